@@ -1,0 +1,55 @@
+"""Divide a picture into K cells: for methods that only look at where tokens lie. Known on the host, from shapes."""
+
+import math
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+__all__ = ["cells", "share_out"]
+
+
+def share_out(budget: int, sizes: list[int]) -> list[int]:
+    """Divide a budget in proportion to sizes, exactly: largest remainders first, then the lower index."""
+    total = sum(sizes)
+    exact = [budget * size / total for size in sizes]
+    shares = [math.floor(x) for x in exact]
+    by_remainder = sorted(range(len(sizes)), key=lambda i: shares[i] - exact[i])
+    for i in by_remainder[: budget - sum(shares)]:
+        shares[i] += 1
+    return shares
+
+
+def cells(where: Tensor, count: int) -> Tensor:
+    """Divide an image's tokens into `count` compact cells of nearly equal size, none empty.
+
+    The thumbnail and the grid of tiles are divided each on its own, in proportion to their tokens: into bands of
+    rows, and each band into stretches of columns.
+
+    Args:
+        where: (N, 3) crop, row, column of each token.
+        count: number of cells, 1 <= count <= N.
+
+    Returns:
+        (N,) the cell of each token, 0 … count - 1.
+    """
+    tile = where[:, 0] > 0
+    scales = [s for s in (~tile, tile) if s.any()]
+    shares = share_out(count, [int(s.sum()) for s in scales])
+    cell = torch.zeros(len(where), dtype=torch.long)
+    for scale, start, share in zip(scales, accumulate([0, *shares]), shares, strict=False):
+        if share:
+            cell[scale] = start + _divide(where[scale, 1:], share)
+        else:
+            cell[scale] = -1
+    return cell
+
+
+def _divide(where: Tensor, count: int) -> Tensor:
+    row, column = (where - where.min(0).values).unbind(1)
+    height, width = int(row.max()) + 1, int(column.max()) + 1
+    bands = max(math.ceil(count / width), min(height, count, round(math.sqrt(count * height / width))))
+    band = row * bands // height
+    widths = torch.tensor([count // bands + (b < count % bands) for b in range(bands)])
+    starts = widths.cumsum(0) - widths
+    return starts[band] + column * widths[band] // width

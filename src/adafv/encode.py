@@ -1,0 +1,146 @@
+"""Run the vision tower once: visual tokens, their saliency, where they lie, and the words they are asked about."""
+
+import inspect
+import zlib
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from adafv.capture import capture_saliency
+from adafv.families import family_of
+from adafv.layout import ImageSpan, Prompt
+
+__all__ = ["Encoding", "VisualTokens", "encode"]
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """What a method may look at: the droppable tokens of I images, padded to the longest.
+
+    Attributes:
+        features: (I, N, D) visual tokens after the projector, in LLM order, newlines left out.
+        mask: (I, N), true where there is a token.
+        counts: N of each image.
+        saliency: (I, N) fp32 attention of the vision tower, each crop its own softmax. None if nobody asked for it.
+        text: (I, M, D) input embeddings of the words each image is asked about. None likewise.
+        text_mask: (I, M), true where there is a word.
+        where: for each image a CPU tensor (N, 3): crop, row and column of each token; see `Family.grid`.
+        seeds: a number for each image's question, the same in every batch and on every device: for methods that draw.
+    """
+
+    features: Tensor
+    mask: Tensor
+    counts: tuple[int, ...]
+    saliency: Tensor | None
+    text: Tensor | None
+    text_mask: Tensor | None
+    where: tuple[Tensor, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The encoded images of a batch, ready to be pruned by any number of methods.
+
+    Attributes:
+        tokens: what methods see.
+        features: one (n, D) tensor per image: all its tokens in LLM order, newlines included.
+        droppable: one (N,) device tensor per image: which of its n tokens may be dropped.
+        fixed: one (n - N,) device tensor per image: which may not.
+        spans: where each image's placeholders are.
+        prompt: the prompts.
+        consumed: names of the inputs that the encoder has used up.
+    """
+
+    tokens: VisualTokens
+    features: list[Tensor]
+    droppable: list[Tensor]
+    fixed: list[Tensor]
+    spans: list[ImageSpan]
+    prompt: Prompt
+    consumed: frozenset[str]
+
+
+def encode(
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    *,
+    saliency: bool = True,
+    text: bool = True,
+    query: Tensor | None = None,
+    skip: frozenset[int] = frozenset(),
+) -> Encoding:
+    """Encode the images of a batch and lay out what the methods need.
+
+    Args:
+        model: a vision-language model of a known family.
+        inputs: what its processor returned, with at least one image.
+        saliency, text: whether to compute the tower's attention and to look up the words.
+        query: (M,) token ids to be used as the question of every image, instead of the text after it.
+        skip: token ids that never count as words of the question.
+
+    Raises:
+        ValueError: an unknown family, or placeholders that don't match the images.
+    """
+    family = family_of(model)
+    prompt = Prompt(inputs, model.config.image_token_id)
+    packing, grid = family.packing(model, inputs), family.grid(model, inputs)
+    spans = prompt.spans([len(p) for p in packing])
+    device = inputs["input_ids"].device
+
+    encoder = model.base_model.get_image_features
+    accepted = [name for name in inspect.signature(encoder).parameters if name in inputs]
+    capture = (
+        capture_saliency(family.tower(model), family.feature_layer(model), family.has_cls(model))
+        if saliency
+        else nullcontext()
+    )
+    with torch.set_grad_enabled(torch.is_grad_enabled() and model.training), capture as observed:
+        output = encoder(**{name: inputs[name] for name in accepted}, return_dict=True)
+    features = list(output.pooler_output)
+
+    patches = [(p >= 0).nonzero()[:, 0] for p in packing]
+    droppable = [_to(p, device) for p in patches]
+    words = [prompt.ids[s.row, prompt.text_after(s, skip)] if query is None else query.cpu() for s in spans]
+    with torch.no_grad():
+        embedded, text_mask = _embed(model, words, device) if text else (None, None)
+        tokens = VisualTokens(
+            features=pad_sequence([f.detach()[i] for f, i in zip(features, droppable, strict=True)], batch_first=True),
+            mask=_to(_padding([len(p) for p in patches]), device),
+            counts=tuple(map(len, patches)),
+            saliency=_in_llm_order(observed.scores, packing, patches, grid, device) if saliency else None,
+            text=embedded,
+            text_mask=text_mask,
+            where=tuple(g[p[i]] for g, p, i in zip(grid, packing, patches, strict=True)),
+            seeds=tuple(zlib.crc32(w.numpy().tobytes()) for w in words),
+        )
+    fixed = [_to((p < 0).nonzero()[:, 0], device) for p in packing]
+    return Encoding(tokens, features, droppable, fixed, spans, prompt, frozenset(accepted))
+
+
+def _in_llm_order(
+    scores: Tensor, packing: list[Tensor], patches: list[Tensor], grid: list[Tensor], device: torch.device
+) -> Tensor:
+    """(crops, patches) scores of the tower as (I, N): each image's droppable tokens in LLM order."""
+    per_image = scores.detach().flatten().split([len(g) for g in grid])
+    ordered = [s[_to(p[i], s.device)] for s, p, i in zip(per_image, packing, patches, strict=True)]
+    return pad_sequence(ordered, batch_first=True).to(device)
+
+
+def _embed(model: PreTrainedModel, words: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    ids = _to(pad_sequence(words, batch_first=True), device)
+    return model.get_input_embeddings()(ids), _to(_padding([len(w) for w in words]), device)
+
+
+def _padding(lengths: list[int]) -> Tensor:
+    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, non_blocking=True)

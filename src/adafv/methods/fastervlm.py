@@ -1,0 +1,27 @@
+"""FasterVLM: saliency alone."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from adafv.encode import VisualTokens
+from adafv.pruner import ScoringPruner
+
+__all__ = ["FasterVLM"]
+
+
+@dataclass(kw_only=True)
+class FasterVLM(ScoringPruner):
+    """Keeps what the CLS token of the vision tower attends to, whatever the question.
+
+    Qizhe Zhang et al., "[CLS] Attention is All You Need for Training-Free Visual Token Pruning", arXiv 2412.01818.
+    Departure: one budget for all crops, not one for each. Towers without CLS: the attention a patch receives.
+    """
+
+    name = "fastervlm"
+    paper = "arXiv 2412.01818"
+    needs_saliency = True
+
+    def score(self, tokens: VisualTokens) -> Tensor:
+        assert tokens.saliency is not None
+        return tokens.saliency

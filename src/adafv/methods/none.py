@@ -1,0 +1,27 @@
+"""No pruning: the dense model behind the same interface."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from adafv.encode import VisualTokens
+from adafv.pruner import ScoringPruner
+
+__all__ = ["NoPruning"]
+
+
+@dataclass(kw_only=True)
+class NoPruning(ScoringPruner):
+    """Keeps every visual token."""
+
+    keep: float | None = 1.0
+
+    name = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep != 1:
+            raise ValueError(f"keep={self.keep} with method 'none', which keeps every token: leave keep out")
+
+    def score(self, tokens: VisualTokens) -> Tensor:
+        return tokens.mask.float()

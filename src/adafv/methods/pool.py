@@ -1,0 +1,35 @@
+"""Pooling: averages instead of a choice."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adafv.cells import cells
+from adafv.encode import VisualTokens
+from adafv.methods.uniform import Uniform, centers
+from adafv.pruner import Selection
+
+__all__ = ["Pool"]
+
+
+@dataclass(kw_only=True)
+class Pool(Uniform):
+    """Averages the tokens of each of K equal cells of the picture; the average sits where the cell's middle was."""
+
+    name = "pool"
+
+    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+        device = tokens.features.device
+        kept, features = [], []
+        for where, k, tokens_of_image in zip(tokens.where, budget, tokens.features, strict=True):
+            cell = cells(where, k)
+            middle = centers(where, cell)
+            features.append(_means(tokens_of_image[: len(where)], cell.to(device), k)[cell[middle].to(device)])
+            kept.append(middle.to(device, non_blocking=True))
+        return Selection(kept, features)
+
+
+def _means(features: Tensor, cell: Tensor, count: int) -> Tensor:
+    weight = (cell == torch.arange(count, device=cell.device)[:, None]).double()
+    return ((weight / weight.sum(1, keepdim=True)) @ features.double()).to(features.dtype)

@@ -1,0 +1,30 @@
+"""Random tokens: what every method has to beat."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adafv.encode import VisualTokens
+from adafv.pruner import ScoringPruner
+
+__all__ = ["Random"]
+
+
+@dataclass(kw_only=True)
+class Random(ScoringPruner):
+    """Keeps tokens at random; the same ones for the same question, seed and image size, in any batch.
+
+    Args:
+        seed: another seed, another draw.
+    """
+
+    seed: int = 0
+
+    name = "random"
+
+    def score(self, tokens: VisualTokens) -> Tensor:
+        scores = torch.zeros(tokens.mask.shape)
+        for row, count, seed in zip(scores, tokens.counts, tokens.seeds, strict=True):
+            row[:count] = torch.rand(count, generator=torch.Generator().manual_seed(seed ^ self.seed))
+        return scores.to(tokens.features.device, non_blocking=True)

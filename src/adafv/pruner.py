@@ -1,0 +1,213 @@
+"""The pruner: encode, score, select, rebuild. Every invariant is kept here, once, whatever the method."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from adafv.attach import attached
+from adafv.encode import Encoding, VisualTokens, encode
+
+__all__ = ["Pruner", "ScoringPruner", "Selection"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What stays of a batch of images.
+
+    Attributes:
+        kept: for each image the indices (K,) of the tokens that stay, ascending.
+        features: for each image their features (K, D), where the method changes them; None where it doesn't.
+        split: for each image (k_t, k_v), where the method mixes two lists: a (I, 2) tensor.
+    """
+
+    kept: list[Tensor]
+    features: list[Tensor] | None = None
+    split: Tensor | None = None
+
+
+@dataclass(kw_only=True)
+class Pruner(ABC):
+    """Keeps K of the N visual tokens of each image, before the language model reads them.
+
+        pruner = AdaFV(keep=0.05)
+        model.generate(**pruner(model, inputs))
+
+        with pruner.attached(model):
+            model.generate(**inputs)
+
+    A method is a subclass with one method: `select`, or `score` if it is a ranking (see `ScoringPruner`).
+
+    Args:
+        keep: share of each image's visual tokens that stays, 0 < keep <= 1; K = max(1, floor(keep · N + 0.5)).
+        tokens: K itself; give one of the two. More than an image has keeps them all. N counts the patches of every
+            crop, not the newline tokens.
+        positions: "packed": kept tokens are numbered anew, as in the paper; "original": they keep the position ids
+            of the full prompt, which grounding needs.
+        newlines: what becomes of newline tokens of an image that is pruned. "drop" (the authors), "rows": those of
+            rows that keep a token (reads the selection back from the device), "all".
+        query: (M,) token ids of the question, for every image. None: the text that follows each image.
+        skip: token ids that don't count as words of the question, e.g. `adafv.text.boilerplate(processor)`.
+        strict: a prompt without an image is an error instead of passing through.
+
+    Raises:
+        ValueError: keep or tokens out of range, neither or both given, an unknown option.
+    """
+
+    keep: float | None = None
+    tokens: int | None = None
+    positions: Literal["packed", "original"] = "packed"
+    newlines: Literal["drop", "rows", "all"] = "drop"
+    query: Tensor | None = field(default=None, repr=False)
+    skip: Iterable[int] = field(default=(), repr=False)
+    strict: bool = False
+
+    name: ClassVar[str]
+    paper: ClassVar[str] = ""
+    needs_saliency: ClassVar[bool] = False
+    needs_text: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if (self.keep is None) == (self.tokens is None):
+            given = "both are" if self.keep is not None else "neither is"
+            raise ValueError(f"{given} given: pass either keep (a share, e.g. 0.1) or tokens (a number, e.g. 144)")
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise ValueError(f"keep={self.keep} is not a share of the visual tokens: pass 0 < keep <= 1")
+        if self.tokens is not None and (self.tokens < 1 or self.tokens != int(self.tokens)):
+            raise ValueError(f"tokens={self.tokens} is not a number of visual tokens: pass an integer of 1 or more")
+        one_of("positions", self.positions, "packed", "original")
+        one_of("newlines", self.newlines, "drop", "rows", "all")
+        self.skip = frozenset(self.skip)
+
+    @abstractmethod
+    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+        """What stays of each image: exactly `budget[i]` tokens of image i."""
+
+    def budget(self, count: int) -> int:
+        """K of an image of `count` visual tokens."""
+        if self.tokens is not None:
+            return min(int(self.tokens), count)
+        assert self.keep is not None
+        return max(1, math.floor(self.keep * count + 0.5))
+
+    def __call__(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Encode the images of `inputs` and return shorter inputs for the same model.
+
+        Args:
+            model: a vision-language model of a family in `adafv.families`.
+            inputs: what the model's processor returned.
+
+        Returns:
+            The same dict with fewer placeholders and the encoded images (`mm_encoder_outputs`) in place of the
+            pixels, for `model(**…)` and `model.generate(**…)`. Without an image: the inputs as they are.
+
+        Raises:
+            ValueError: an unknown family, or, with `strict`, a prompt without an image.
+        """
+        if inputs.get("pixel_values") is None:
+            if self.strict:
+                raise ValueError("the prompt has no image to prune: pass one, or set strict=False to let it through")
+            return dict(inputs)
+        return self.prune(model, inputs, self.encode(model, inputs))
+
+    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Encoding:
+        """Run the vision tower, with the signals that this method needs."""
+        return encode(
+            model,
+            inputs,
+            saliency=self.needs_saliency,
+            text=self.needs_text,
+            query=self.query,
+            skip=frozenset(self.skip),
+        )
+
+    def prune(self, model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding) -> dict[str, Any]:
+        """The shorter inputs, from images that are encoded already; several methods may share one encoding."""
+        with torch.no_grad():
+            selection = self.select(encoding.tokens, [self.budget(n) for n in encoding.tokens.counts])
+        return self.rebuild(model, inputs, encoding, selection)
+
+    def rebuild(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding, selection: Selection
+    ) -> dict[str, Any]:
+        """Put what is kept into a shorter prompt: ids, masks, labels, positions and features shrink together."""
+        offsets = [self._offsets(encoding, i, kept) for i, kept in enumerate(selection.kept)]
+        features = [f[o] for f, o in zip(encoding.features, offsets, strict=True)]
+        if selection.features is not None:
+            for i, (kept, merged) in enumerate(zip(selection.kept, selection.features, strict=True)):
+                features[i][torch.searchsorted(offsets[i], encoding.droppable[i][kept])] = merged.to(features[i])
+        kept = [
+            (span.row, span.positions.to(o.device, non_blocking=True)[o])
+            for span, o in zip(encoding.spans, offsets, strict=True)
+        ]
+        rest = {name: value for name, value in inputs.items() if name not in encoding.consumed}
+        out = rest | encoding.prompt.shorten(rest, kept, _pad_id(model))
+        if self.positions == "original":
+            out["position_ids"] = encoding.prompt.original_positions(out["input_ids"].device, kept)
+        elif "position_ids" in rest:
+            out["position_ids"] = (out["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        out["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+        return out
+
+    def _offsets(self, encoding: Encoding, image: int, kept: Tensor) -> Tensor:
+        """Where the tokens that stay are among all tokens of an image, those that may not be dropped included."""
+        droppable, fixed = encoding.droppable[image], encoding.fixed[image]
+        stay = droppable[kept]
+        if len(kept) < len(droppable) and self.newlines != "all":
+            fixed = self._newlines_of_rows(stay, fixed) if self.newlines == "rows" else fixed[:0]
+        return torch.cat([stay, fixed]).sort().values
+
+    @staticmethod
+    def _newlines_of_rows(stay: Tensor, newlines: Tensor) -> Tensor:
+        used = torch.searchsorted(newlines, stay)
+        return newlines[torch.bincount(used, minlength=len(newlines) + 1)[:-1] > 0]
+
+    def attached(self, model: PreTrainedModel):
+        """A context in which the model's own `generate` and `forward` prune whatever images they get.
+
+        `generate` returns ids that begin with the caller's own prompt, and `max_length` counts that prompt. On
+        leaving, after an exception too, the model is as it was.
+
+        Raises:
+            ValueError: another pruner is attached to this model.
+        """
+        return attached(self, model)
+
+
+class ScoringPruner(Pruner):
+    """A method that ranks the tokens: the K highest scores stay, the lower index first where they tie."""
+
+    @abstractmethod
+    def score(self, tokens: VisualTokens) -> Tensor:
+        """(I, N) importance of every token; what it says of padding doesn't matter."""
+
+    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+        scores = self.score(tokens).masked_fill(~tokens.mask, -torch.inf)
+        return Selection(first(scores.sort(dim=1, descending=True, stable=True).indices, budget))
+
+
+def first(order: Tensor, budget: list[int]) -> list[Tensor]:
+    """The first `budget[i]` entries of each row of (I, N), ascending."""
+    return [row[:k].sort().values for row, k in zip(order, budget, strict=True)]
+
+
+def one_of(name: str, value: object, *known: str) -> None:
+    """Raise a `ValueError` unless an option has one of its known values."""
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is unknown: pass one of {', '.join(map(repr, known))}")
+
+
+def _pad_id(model: PreTrainedModel) -> int:
+    generation, text = model.generation_config, model.config.get_text_config()
+    for candidate in (generation.pad_token_id, text.pad_token_id, generation.eos_token_id, text.eos_token_id):
+        if isinstance(candidate, list):
+            candidate = candidate[0]
+        if candidate is not None and candidate >= 0:
+            return candidate
+    return 0

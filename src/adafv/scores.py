@@ -1,0 +1,87 @@
+"""The two signals that cost almost nothing: tensors in, tensors out."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["cls_attention", "received_attention", "text_to_image_attention"]
+
+
+def text_to_image_attention(
+    text: Tensor,
+    visual: Tensor,
+    text_mask: Tensor | None = None,
+    visual_mask: Tensor | None = None,
+    *,
+    temperature: float = 0.01,
+    center: bool = False,
+    top: int = 1,
+) -> Tensor:
+    """How strongly the words of a question point at each visual token, before any LLM layer.
+
+    Cosine of every word embedding with every visual token, a softmax over the visual tokens at `temperature`, then
+    the maximum over the words (AdaFV, arXiv 2501.09532, section 3.2). The temperature makes the result as peaked as
+    the attention of a vision tower.
+
+    Args:
+        text: (B, M, D) input embeddings of the question.
+        visual: (B, N, D) visual tokens after the projector.
+        text_mask: (B, M), true where `text` is a word. None: everywhere.
+        visual_mask: (B, N), true where `visual` is a token. None: everywhere.
+        temperature: divisor of the cosines.
+        center: subtract the mean of the words from `text` and of the tokens from `visual` first (paper: no).
+        top: mean of the `top` strongest words instead of the strongest alone (paper: 1).
+
+    Returns:
+        (B, N) fp32, non-negative, never NaN; 0 where `visual_mask` is false or a prompt has no word.
+    """
+    text, visual = text.float(), visual.float()
+    text_mask = text.new_ones(text.shape[:2], dtype=torch.bool) if text_mask is None else text_mask
+    visual_mask = visual.new_ones(visual.shape[:2], dtype=torch.bool) if visual_mask is None else visual_mask
+    if center:
+        text, visual = _centered(text, text_mask), _centered(visual, visual_mask)
+    similarity = F.normalize(text, dim=-1) @ F.normalize(visual, dim=-1).mT
+    logits = (similarity / temperature).masked_fill(~visual_mask[:, None], -torch.inf)
+    attention = logits.softmax(-1).nan_to_num() * text_mask[..., None]
+    if attention.shape[1] == 0:
+        return visual.new_zeros(visual.shape[:2])
+    top = min(top, attention.shape[1])
+    strongest = attention.topk(top, dim=1).values.sum(1)
+    return strongest / text_mask.sum(1, keepdim=True).clamp(1, top)
+
+
+def _centered(x: Tensor, mask: Tensor) -> Tensor:
+    mean = (x * mask[..., None]).sum(1, keepdim=True) / mask.sum(1)[:, None, None].clamp(min=1)
+    return x - mean
+
+
+def cls_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Attention of the CLS token to every patch: one row of the attention map, mean over heads.
+
+    Args:
+        query, key: (B, heads, 1 + P, head_dim) of one layer, CLS first.
+        scale: the layer's factor on query · key.
+
+    Returns:
+        (B, P) fp32. The softmax runs over CLS and patches, so a row sums to less than 1.
+    """
+    row = (query[:, :, :1].float() * scale) @ key.float().mT
+    return row.softmax(-1).mean(1)[:, 0, 1:]
+
+
+def received_attention(query: Tensor, key: Tensor, scale: float, *, chunk: int = 256) -> Tensor:
+    """Mean attention every token receives, over queries and heads: the saliency of towers that have no CLS.
+
+    Args:
+        query, key: (B, heads, P, head_dim) of one layer.
+        scale: the layer's factor on query · key.
+        chunk: queries per step; memory is B · heads · chunk · P.
+
+    Returns:
+        (B, P) fp32, each row sums to 1.
+    """
+    key = key.float().mT
+    total = key.new_zeros(key.shape[0], key.shape[-1])
+    for part in query.split(chunk, dim=2):
+        total += ((part.float() * scale) @ key).softmax(-1).mean(1).sum(1)
+    return total / query.shape[2]

@@ -1,0 +1,122 @@
+"""Tiny random models of the real classes, with real processors; nothing is downloaded."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessorPil,
+    LlavaNextProcessor,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+WORDS = (
+    "USER : ASSISTANT what color is the anchor knight left of there a red blue ? how many . and compare with".split()
+)
+SPECIAL = ["<unk>", "<pad>", "<s>", "</s>", "<image>"]
+CHAT = (
+    "{% for m in messages %}{{ m['role'].upper() }} : {% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT :{% endif %}"
+)
+BACKBONES = ("llama", "mistral", "qwen2")
+FAMILIES = ("llava", "llava_next")
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {word: i for i, word in enumerate(SPECIAL + WORDS)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        extra_special_tokens={"image_token": "<image>"},
+        padding_side="left",
+    )
+
+
+@cache
+def tiny_processor(family: str):
+    if family == "llava":
+        images = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
+        return LlavaProcessor(
+            images, tokenizer(), patch_size=4, vision_feature_select_strategy="default",
+            chat_template=CHAT, num_additional_image_tokens=1,
+        )  # fmt: skip
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 24},
+        crop_size={"height": 24, "width": 24},
+        image_grid_pinpoints=[[24, 48], [48, 24], [48, 48], [24, 72]],
+    )
+    return LlavaNextProcessor(
+        images, tokenizer(), patch_size=4, vision_feature_select_strategy="default",
+        chat_template=CHAT, num_additional_image_tokens=1,
+    )  # fmt: skip
+
+
+def tiny_model(family: str, backbone: str = "llama", seed: int = 0):
+    """36 patches per crop; LLaVA-NeXT: a thumbnail and two to four tiles."""
+    torch.manual_seed(seed)
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, image_size=24, patch_size=4,
+        initializer_range=0.5, initializer_factor=4.0,
+    )  # fmt: skip
+    text = AutoConfig.for_model(
+        backbone, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=len(SPECIAL + WORDS), bos_token_id=2, eos_token_id=3, pad_token_id=1,
+        initializer_range=0.5,
+    )  # fmt: skip
+    options = dict(vision_config=vision, text_config=text, image_token_id=SPECIAL.index("<image>"))
+    if family == "llava":
+        model = LlavaForConditionalGeneration(LlavaConfig(**options))
+    else:
+        pinpoints = tiny_processor("llava_next").image_processor.image_grid_pinpoints
+        model = LlavaNextForConditionalGeneration(LlavaNextConfig(**options, image_grid_pinpoints=pinpoints))
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 1
+    return model.eval()
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def model(family):
+    return tiny_model(family)
+
+
+@pytest.fixture(scope="session")
+def processor(family):
+    return tiny_processor(family)
+
+
+def picture(width: int = 48, height: int = 48, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def prompt(*questions: str, images: int = 1) -> str:
+    return "USER : " + "<image> " * images + " ".join(questions or ("what color is the anchor ?",)) + " ASSISTANT :"
+
+
+def inputs_for(processor, *samples: tuple[str, list[Image.Image]], side: str = "left"):
+    """A batch from (text, images) pairs."""
+    processor.tokenizer.padding_side = side
+    images = [image for _, pictures in samples for image in pictures]
+    return dict(processor(text=[text for text, _ in samples], images=images or None, return_tensors="pt", padding=True))
