@@ -22,9 +22,10 @@ from transformers import (
 )
 
 WORDS = (
-    "USER : ASSISTANT what color is the anchor knight left of there a red blue ? how many . and compare with".split()
+    *("USER", ":", "ASSISTANT", "what", "color", "is", "the", "anchor", "knight", "left", "of", "there", "a"),
+    *("red", "blue", "?", "how", "many", ".", "and", "compare", "with"),
 )
-SPECIAL = ["<unk>", "<pad>", "<s>", "</s>", "<image>"]
+SPECIAL = ("<unk>", "<pad>", "<s>", "</s>", "<image>")
 CHAT = (
     "{% for m in messages %}{{ m['role'].upper() }} : {% for c in m['content'] %}"
     "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}"
@@ -35,7 +36,7 @@ FAMILIES = ("llava", "llava_next")
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {word: i for i, word in enumerate(SPECIAL + WORDS)}
+    vocabulary = {word: i for i, word in enumerate((*SPECIAL, *WORDS))}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -77,7 +78,7 @@ def tiny_model(family: str, backbone: str = "llama", seed: int = 0):
     )  # fmt: skip
     text = AutoConfig.for_model(
         backbone, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=len(SPECIAL + WORDS), bos_token_id=2, eos_token_id=3, pad_token_id=1,
+        num_key_value_heads=2, vocab_size=len((*SPECIAL, *WORDS)), bos_token_id=2, eos_token_id=3, pad_token_id=1,
         initializer_range=0.5,
     )  # fmt: skip
     options = dict(vision_config=vision, text_config=text, image_token_id=SPECIAL.index("<image>"))

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
+from functools import wraps
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 if TYPE_CHECKING:
     from adafv.pruner import Pruner
@@ -17,32 +20,35 @@ __all__ = ["attached"]
 @contextmanager
 def attached(pruner: "Pruner", model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     """See `Pruner.attached`."""
+    instance: Any = model
     own = {name: vars(model).get(name) for name in ("generate", "forward")}
-    if hasattr(own["generate"], "pruner"):
-        raise ValueError(
-            f"{type(own['generate'].pruner).__name__} is attached to this model already: leave its context first"
-        )
-    generate, forward = model.generate, model.forward
+    if other := getattr(own["generate"], "pruner", None):
+        raise ValueError(f"{type(other).__name__} is attached to this model already: leave its context first")
+    generate, forward = instance.generate, instance.forward
 
-    def pruned_forward(input_ids: Tensor | None = None, pixel_values: Tensor | None = None, **kwargs: Any):
-        if pixel_values is None or input_ids is None:
-            return forward(input_ids=input_ids, pixel_values=pixel_values, **kwargs)
-        return forward(**pruner(model, {"input_ids": input_ids, "pixel_values": pixel_values, **kwargs}))
+    @wraps(forward)  # generate reads the signature to learn what forward accepts
+    def pruned_forward(*args: Any, **kwargs: Any):
+        inputs = dict(zip(signature(forward).parameters, args, strict=False)) | kwargs
+        if inputs.get("pixel_values") is None or inputs.get("input_ids") is None:
+            return forward(**inputs)
+        return forward(**pruner(model, inputs))
 
-    def pruned_generate(inputs: Tensor | None = None, *args: Any, **kwargs: Any):
+    @wraps(generate)
+    def pruned_generate(inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any):
         ids = kwargs.pop("input_ids", inputs)
         if ids is None or kwargs.get("pixel_values") is None:
-            return generate(ids, *args, **kwargs)
+            return generate(ids, generation_config, **kwargs)
         with torch.no_grad():
             short = pruner(model, {"input_ids": ids, **kwargs})
         removed = ids.shape[1] - short["input_ids"].shape[1]
-        for limit in ("max_length", "min_length"):
-            if short.get(limit) is not None:
-                short[limit] = max(short[limit] - removed, 0)
-        return _with_full_prompt(generate(*args, **short), ids, short["input_ids"].shape[1])
+        if generation_config is not None:
+            generation_config = copy(generation_config)
+            _lower(vars(generation_config), removed)
+        _lower(short, removed)
+        return _with_full_prompt(generate(generation_config=generation_config, **short), ids, removed)
 
     pruned_generate.pruner = pruner  # type: ignore[attr-defined]
-    model.generate, model.forward = pruned_generate, pruned_forward  # type: ignore[method-assign]
+    instance.generate, instance.forward = pruned_generate, pruned_forward
     try:
         yield model
     finally:
@@ -53,10 +59,18 @@ def attached(pruner: "Pruner", model: PreTrainedModel) -> Iterator[PreTrainedMod
                 setattr(model, name, function)
 
 
-def _with_full_prompt(output: Any, prompt: Tensor, short: int) -> Any:
+def _lower(options: dict[str, Any], removed: int) -> None:
+    """Lengths that count the caller's prompt, in terms of the shorter one."""
+    for name in ("max_length", "min_length"):
+        if options.get(name):
+            options[name] = max(options[name] - removed, 0)
+
+
+def _with_full_prompt(output: Any, prompt: Tensor, removed: int) -> Any:
     sequences = output if isinstance(output, Tensor) else output.sequences
     copies = sequences.shape[0] // prompt.shape[0]
-    full = torch.cat([prompt.repeat_interleave(copies, dim=0).to(sequences), sequences[:, short:]], dim=1)
+    new = sequences[:, prompt.shape[1] - removed :]
+    full = torch.cat([prompt.repeat_interleave(copies, dim=0).to(sequences), new], dim=1)
     if isinstance(output, Tensor):
         return full
     output.sequences = full

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -20,11 +20,11 @@ PREFIX = "adafv_"
 
 @dataclass
 class Saliency:
-    """What a capture sees: `scores` is (crops, patches) fp32 once the tower has run, None before."""
+    """What a capture sees; `scores` is (crops, patches) fp32 once the tower has run."""
 
     layer: nn.Module
     has_cls: bool
-    scores: Tensor | None = None
+    scores: Tensor = field(init=False)
 
     def observe(self, module: nn.Module, query: Tensor, key: Tensor, scale: float | None) -> None:
         if any(module is part for part in self.layer.modules()):

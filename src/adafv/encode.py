@@ -3,7 +3,7 @@
 import inspect
 import zlib
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from adafv.capture import capture_saliency
+from adafv.capture import Saliency, capture_saliency
 from adafv.families import family_of
 from adafv.layout import ImageSpan, Prompt
 
@@ -94,13 +94,12 @@ def encode(
     spans = prompt.spans([len(p) for p in packing])
     device = inputs["input_ids"].device
 
-    encoder = model.base_model.get_image_features
+    base: Any = model.base_model
+    encoder = base.get_image_features
     accepted = [name for name in inspect.signature(encoder).parameters if name in inputs]
-    capture = (
-        capture_saliency(family.tower(model), family.feature_layer(model), family.has_cls(model))
-        if saliency
-        else nullcontext()
-    )
+    capture: AbstractContextManager[Saliency | None] = nullcontext()
+    if saliency:
+        capture = capture_saliency(family.tower(model), family.feature_layer(model), family.has_cls(model))
     with torch.set_grad_enabled(torch.is_grad_enabled() and model.training), capture as observed:
         output = encoder(**{name: inputs[name] for name in accepted}, return_dict=True)
     features = list(output.pooler_output)
@@ -114,7 +113,7 @@ def encode(
             features=pad_sequence([f.detach()[i] for f, i in zip(features, droppable, strict=True)], batch_first=True),
             mask=_to(_padding([len(p) for p in patches]), device),
             counts=tuple(map(len, patches)),
-            saliency=_in_llm_order(observed.scores, packing, patches, grid, device) if saliency else None,
+            saliency=_in_llm_order(observed.scores, packing, patches, grid, device) if observed else None,
             text=embedded,
             text_mask=text_mask,
             where=tuple(g[p[i]] for g, p, i in zip(grid, packing, patches, strict=True)),

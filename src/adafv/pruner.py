@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -142,31 +142,33 @@ class Pruner(ABC):
         if selection.features is not None:
             for i, (kept, merged) in enumerate(zip(selection.kept, selection.features, strict=True)):
                 features[i][torch.searchsorted(offsets[i], encoding.droppable[i][kept])] = merged.to(features[i])
-        kept = [
+        stay = [
             (span.row, span.positions.to(o.device, non_blocking=True)[o])
             for span, o in zip(encoding.spans, offsets, strict=True)
         ]
         rest = {name: value for name, value in inputs.items() if name not in encoding.consumed}
-        out = rest | encoding.prompt.shorten(rest, kept, _pad_id(model))
+        out = rest | encoding.prompt.shorten(rest, stay, _pad_id(model))
         if self.positions == "original":
-            out["position_ids"] = encoding.prompt.original_positions(out["input_ids"].device, kept)
+            out["position_ids"] = encoding.prompt.original_positions(out["input_ids"].device, stay)
         elif "position_ids" in rest:
             out["position_ids"] = (out["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        out["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=features)}
+        out["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=cast(Any, features))}
         return out
 
     def _offsets(self, encoding: Encoding, image: int, kept: Tensor) -> Tensor:
         """Where the tokens that stay are among all tokens of an image, those that may not be dropped included."""
         droppable, fixed = encoding.droppable[image], encoding.fixed[image]
-        stay = droppable[kept]
         if len(kept) < len(droppable) and self.newlines != "all":
-            fixed = self._newlines_of_rows(stay, fixed) if self.newlines == "rows" else fixed[:0]
-        return torch.cat([stay, fixed]).sort().values
+            fixed = self._newlines_of_rows(encoding, image, kept) if self.newlines == "rows" else fixed[:0]
+        return torch.cat([droppable[kept], fixed]).sort().values
 
     @staticmethod
-    def _newlines_of_rows(stay: Tensor, newlines: Tensor) -> Tensor:
-        used = torch.searchsorted(newlines, stay)
-        return newlines[torch.bincount(used, minlength=len(newlines) + 1)[:-1] > 0]
+    def _newlines_of_rows(encoding: Encoding, image: int, kept: Tensor) -> Tensor:
+        newlines, crop = encoding.fixed[image], encoding.tokens.where[image][:, 0]
+        ends_in_newline = (crop >= crop.max().clamp(max=1)).to(kept.device)  # the thumbnail's rows don't
+        tokens = encoding.droppable[image][kept[ends_in_newline[kept]]]
+        used = torch.searchsorted(newlines, tokens).bincount(minlength=len(newlines) + 1)
+        return newlines[used[:-1] > 0]
 
     def attached(self, model: PreTrainedModel):
         """A context in which the model's own `generate` and `forward` prune whatever images they get.

@@ -15,7 +15,8 @@ class Family(ABC):
 
     def tower(self, model: PreTrainedModel) -> PreTrainedModel:
         """The vision tower."""
-        return model.base_model.vision_tower
+        base: Any = model.base_model
+        return base.vision_tower
 
     def has_cls(self, model: PreTrainedModel) -> bool:
         """Whether the first token of the tower is CLS."""

@@ -44,7 +44,8 @@ class LlavaNext(Family):
         sizes, patches = inputs["image_sizes"].cpu(), _side(model) ** 2
         crops = [self._crops(model, size) for size in sizes]
         index = [torch.arange(n * patches, dtype=torch.float64).view(n, patches, 1) for n in crops]
-        packed, _ = model.base_model.pack_image_features(
+        base: Any = model.base_model
+        packed, _ = base.pack_image_features(
             index, sizes, model.config.vision_feature_select_strategy, torch.full((1,), -1, dtype=torch.float64)
         )
         return [p.flatten().long() for p in packed]

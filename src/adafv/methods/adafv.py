@@ -56,8 +56,8 @@ class AdaFV(TextToImage):
         sizes = crop.bincount().tolist()
         members = crop.argsort(stable=True).to(relevance.device, non_blocking=True).split(sizes)
         shares = share_out(budget, sizes)
-        lists = [pad_sequence([x[m] for m in members], batch_first=True) for x in (relevance, saliency)]
+        a_t, a_v = (pad_sequence([x[m] for m in members], batch_first=True) for x in (relevance, saliency))
         mask = pad_sequence([torch.ones_like(m, dtype=torch.bool) for m in members], batch_first=True)
-        mixture = mix(*lists, torch.tensor(shares), reserve=self.reserve, mask=mask)
+        mixture = mix(a_t, a_v, torch.tensor(shares), reserve=self.reserve, mask=mask)
         kept = first(mixture.order, shares)
         return torch.cat([m[k] for m, k in zip(members, kept, strict=True)]).sort().values

@@ -1,0 +1,75 @@
+"""The methods in plain loops, close to their papers: the oracles of the fast implementations."""
+
+import math
+from fractions import Fraction
+
+import torch
+
+
+def descending(scores: list[float]) -> list[int]:
+    return sorted(range(len(scores)), key=lambda j: (-scores[j], j))
+
+
+def prefix_sums(scores: list[float], order: list[int]) -> list[Fraction]:
+    sums = [Fraction(0)]
+    for j in order:
+        sums.append(sums[-1] + Fraction(scores[j]))
+    return sums
+
+
+def best_split(relevance: list[float], saliency: list[float], total: int, reserved: int) -> tuple[int, int]:
+    """Every split k_t + k_v = total is tried, in exact arithmetic; of equal ones the smaller k_t."""
+    p_t = prefix_sums(relevance, descending(relevance))
+    p_v = prefix_sums(saliency, descending(saliency))
+    n, best = len(relevance), None
+    for k_t in range(reserved, n + 1):
+        k_v = total - k_t
+        if reserved <= k_v <= n and (best is None or p_t[k_t] * p_v[k_v] > best[0]):
+            best = (p_t[k_t] * p_v[k_v], k_t, k_v)
+    assert best is not None
+    return best[1], best[2]
+
+
+def sacmam(relevance: list[float], saliency: list[float], k: int, reserve: float) -> tuple[list[int], int, int]:
+    """The union of the best split of the smallest K' >= K whose union has K tokens."""
+    for total in range(k, 2 * len(relevance) + 1):
+        k_t, k_v = best_split(relevance, saliency, total, math.floor(reserve * k))
+        union = set(descending(relevance)[:k_t]) | set(descending(saliency)[:k_v])
+        if len(union) >= k:
+            return sorted(union), k_t, k_v
+    raise AssertionError("no total is enough")
+
+
+def text_to_image_attention(text: torch.Tensor, visual: torch.Tensor, temperature: float = 0.01) -> list[float]:
+    """(M, D) words, (N, D) tokens."""
+    rows = []
+    for word in text.double():
+        cosines = [float(word @ token / (word.norm() * token.norm())) for token in visual.double()]
+        highest = max(cosines)
+        weights = [math.exp((c - highest) / temperature) for c in cosines]
+        rows.append([w / sum(weights) for w in weights])
+    return [max(row[j] for row in rows) for j in range(len(visual))]
+
+
+def released(relevance: list[float], saliency: list[float], crop: list[int], k: int, reserve: float) -> list[int]:
+    """The authors' code as released, step by step; ids may repeat."""
+    crops = max(crop) + 1
+    per_crop = int(int(k / 2) / crops)
+    total = 2 * per_crop * crops
+    t_list = descending(relevance)[:total]
+    v_list, v_score = [], []
+    for c in range(crops):
+        own = [saliency[j] for j in range(len(crop)) if crop[j] == c]
+        for j in descending(own)[: 2 * per_crop]:
+            v_list.append(min(j + c, len(crop) - 1))
+            v_score.append(own[j])
+    sure = int(reserve * total)
+    kept = t_list[:sure] + v_list[:sure]
+    rest_t, rest_v = t_list[sure:], descending(v_score[sure:])
+    p_t = prefix_sums(relevance, rest_t)
+    p_v = prefix_sums(v_score[sure:], rest_v)
+    left = total - 2 * sure
+    splits = [k1 for k1 in range(left + 1) if k1 < len(p_t) and left - k1 < len(p_v)]
+    k1 = max(splits, key=lambda k1: (p_t[k1] * p_v[left - k1], -k1))
+    kept += rest_t[:k1] + [v_list[sure:][j] for j in rest_v[: left - k1]]
+    return sorted(kept)

@@ -1,0 +1,101 @@
+"""Relevance and saliency: what they are, and that reading them changes nothing."""
+
+import pytest
+import reference
+import torch
+from conftest import FAMILIES, inputs_for, picture, prompt, tiny_model, tiny_processor
+
+from adafv.capture import capture_saliency
+from adafv.families import family_of
+from adafv.scores import received_attention, text_to_image_attention
+
+
+def test_text_to_image_attention_is_the_papers():
+    """Cosine, softmax over the tokens at 0.01, maximum over the words: against plain loops."""
+    torch.manual_seed(0)
+    text, visual = torch.randn(5, 16), torch.randn(20, 16)
+    fast = text_to_image_attention(text[None], visual[None])[0]
+    torch.testing.assert_close(fast.double(), torch.tensor(reference.text_to_image_attention(text, visual)).double())
+
+
+def test_padding_does_not_change_it():
+    """Other images and questions of a batch stay outside the softmax and the maximum."""
+    torch.manual_seed(0)
+    text, visual = torch.randn(1, 5, 16), torch.randn(1, 20, 16)
+    padded = text_to_image_attention(
+        torch.cat([text, torch.randn(1, 3, 16)], 1),
+        torch.cat([visual, torch.randn(1, 9, 16)], 1),
+        torch.arange(8)[None] < 5,
+        torch.arange(29)[None] < 20,
+    )
+    torch.testing.assert_close(padded[:, :20], text_to_image_attention(text, visual))
+    assert (padded[:, 20:] == 0).all()
+
+
+def test_no_nan_for_empty_questions_and_zero_vectors():
+    """A prompt without a word, a dead token: zeros or a flat row, never NaN."""
+    visual = torch.zeros(1, 4, 8)
+    for text in (torch.zeros(1, 0, 8), torch.zeros(1, 3, 8)):
+        assert text_to_image_attention(text, visual).isfinite().all()
+    words = torch.randn(2, 3, 8)
+    none_counts = text_to_image_attention(words, torch.randn(2, 4, 8), torch.tensor([[True] * 3, [False] * 3]))
+    assert (none_counts[1] == 0).all() and none_counts.isfinite().all()
+
+
+def test_centering_and_top_words():
+    """`center` removes what all share; `top` averages the strongest words."""
+    torch.manual_seed(0)
+    text, visual, shift = torch.randn(1, 5, 16), torch.randn(1, 20, 16), 10 * torch.randn(16)
+    torch.testing.assert_close(
+        text_to_image_attention(text, visual + shift, center=True),
+        text_to_image_attention(text, visual, center=True),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+    one_word = torch.stack([text_to_image_attention(text[:, i : i + 1], visual) for i in range(5)])
+    torch.testing.assert_close(
+        text_to_image_attention(text, visual, top=2), one_word.sort(0, descending=True).values[:2].mean(0)
+    )
+
+
+def test_received_attention_in_chunks_is_the_column_mean():
+    """Memory stays linear: the chunked mean equals that of the whole map."""
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 3, 50, 8), torch.randn(2, 3, 50, 8)
+    whole = (query * 8**-0.5 @ key.mT).softmax(-1).mean((1, 2))
+    torch.testing.assert_close(received_attention(query, key, 8**-0.5, chunk=7), whole)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cls_row_is_the_eager_maps_and_features_are_untouched(family, implementation):
+    """The captured row is the one of the full attention map; the tower computes what it always computes."""
+    model, processor = tiny_model(family), tiny_processor(family)
+    tower, kind = model.base_model.vision_tower, family_of(model)
+    pixels = inputs_for(processor, (prompt(), [picture()]))["pixel_values"].flatten(0, -4)
+    tower.set_attn_implementation("eager")
+    eager = tower(pixels, output_attentions=True).attentions[-2].mean(1)[:, 0, 1:]
+    tower.set_attn_implementation(implementation)
+    plain = tower(pixels, output_hidden_states=True).hidden_states[-2]
+    with capture_saliency(tower, kind.feature_layer(model), kind.has_cls(model)) as saliency:
+        captured = tower(pixels, output_hidden_states=True).hidden_states[-2]
+    assert torch.equal(plain, captured)
+    torch.testing.assert_close(saliency.scores, eager, rtol=1e-5, atol=1e-7)
+    assert tower.config._attn_implementation == implementation
+
+
+def test_capture_restores_the_tower_after_an_exception():
+    """A failing picture doesn't leave the tower watched."""
+    model = tiny_model("llava")
+    tower = model.base_model.vision_tower
+    with pytest.raises(RuntimeError, match="lost"), capture_saliency(tower, -2, True):
+        raise RuntimeError("lost")
+    assert tower.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("layer", [0, 5, -5])
+def test_a_layer_without_attention_is_refused(layer):
+    """hidden_states[0] is the embedding: no attention produced it."""
+    tower = tiny_model("llava").base_model.vision_tower
+    with pytest.raises(ValueError, match="vision_feature_layer"), capture_saliency(tower, layer, True):
+        pass
