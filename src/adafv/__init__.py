@@ -1,19 +1,23 @@
 """Training-free pruning of visual tokens: AdaFV and its rivals, on stock Hugging Face models."""
 
-from adafv.encode import Encoding, VisualTokens, encode
-from adafv.methods import (
-    METHODS,
-    AdaFV,
-    AdaFVReleased,
-    FasterVLM,
-    NoPruning,
-    Pool,
-    Random,
-    TextToImage,
-    Uniform,
-    method,
-)
-from adafv.pruner import Pruner, Selection
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adafv.encode import Encoding, VisualTokens
+    from adafv.methods import (
+        METHODS,
+        AdaFV,
+        AdaFVReleased,
+        FasterVLM,
+        NoPruning,
+        Pool,
+        Random,
+        TextToImage,
+        Uniform,
+        method,
+    )
+    from adafv.pruner import Pruner, ScoringPruner, Selection
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,10 +30,25 @@ __all__ = [
     "Pool",
     "Pruner",
     "Random",
+    "ScoringPruner",
     "Selection",
     "TextToImage",
     "Uniform",
     "VisualTokens",
-    "encode",
     "method",
 ]
+
+_HOMES = {
+    "Encoding": "encode",
+    "VisualTokens": "encode",
+    "Pruner": "pruner",
+    "ScoringPruner": "pruner",
+    "Selection": "pruner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and transformers on first use: `adafv --help` needs neither."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"adafv.{_HOMES.get(name, 'methods')}"), name)

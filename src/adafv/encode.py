@@ -2,9 +2,9 @@
 
 import inspect
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from adafv.capture import Saliency, capture_saliency
 from adafv.families import family_of
 from adafv.layout import ImageSpan, Prompt
 
-__all__ = ["Encoding", "VisualTokens", "encode"]
+__all__ = ["Encoding", "VisualTokens", "encode", "reask"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def encode(
 
     patches = [(p >= 0).nonzero()[:, 0] for p in packing]
     droppable = [_to(p, device) for p in patches]
-    words = [prompt.ids[s.row, prompt.text_after(s, skip)] if query is None else query.cpu() for s in spans]
+    words = _words(prompt, spans, query, skip)
     with torch.no_grad():
         embedded, text_mask = _embed(model, words, device) if text else (None, None)
         tokens = VisualTokens(
@@ -117,10 +117,65 @@ def encode(
             text=embedded,
             text_mask=text_mask,
             where=tuple(g[p[i]] for g, p, i in zip(grid, packing, patches, strict=True)),
-            seeds=tuple(zlib.crc32(w.numpy().tobytes()) for w in words),
+            seeds=_seeds(words),
         )
     fixed = [_to((p < 0).nonzero()[:, 0], device) for p in packing]
     return Encoding(tokens, features, droppable, fixed, spans, prompt, frozenset(accepted))
+
+
+def reask(
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    encoding: Encoding,
+    images: Sequence[int] | None = None,
+    *,
+    text: bool = True,
+    query: Tensor | None = None,
+    skip: frozenset[int] = frozenset(),
+) -> Encoding:
+    """Ask something else about images that are encoded already: the vision tower does not run again.
+
+    Args:
+        inputs: the new prompts, `input_ids` and `attention_mask` with as many placeholders as the images have tokens.
+        encoding: the encoded images.
+        images: which of them the prompts' images are, in reading order; one may occur any number of times. None: all
+            of them, once each.
+        text, query, skip: as in `encode`.
+
+    Raises:
+        ValueError: placeholders that don't match the images.
+    """
+    images = range(len(encoding.features)) if images is None else images
+    old, device = encoding.tokens, inputs["input_ids"].device
+    prompt = Prompt(inputs, model.config.image_token_id)
+    spans = prompt.spans([len(encoding.features[i]) for i in images])
+    words = _words(prompt, spans, query, skip)
+    index = _to(torch.tensor(list(images)), device)
+    with torch.no_grad():
+        embedded, text_mask = _embed(model, words, device) if text else (None, None)
+        tokens = replace(
+            old,
+            features=old.features[index],
+            mask=old.mask[index],
+            counts=tuple(old.counts[i] for i in images),
+            saliency=None if old.saliency is None else old.saliency[index],
+            text=embedded,
+            text_mask=text_mask,
+            where=tuple(old.where[i] for i in images),
+            seeds=_seeds(words),
+        )
+    features, droppable, fixed = (
+        [part[i] for i in images] for part in (encoding.features, encoding.droppable, encoding.fixed)
+    )
+    return Encoding(tokens, features, droppable, fixed, spans, prompt, encoding.consumed)
+
+
+def _words(prompt: Prompt, spans: list[ImageSpan], query: Tensor | None, skip: frozenset[int]) -> list[Tensor]:
+    return [prompt.ids[s.row, prompt.text_after(s, skip)] if query is None else query.cpu() for s in spans]
+
+
+def _seeds(words: list[Tensor]) -> tuple[int, ...]:
+    return tuple(zlib.crc32(w.numpy().tobytes()) for w in words)
 
 
 def _in_llm_order(

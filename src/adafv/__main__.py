@@ -1,0 +1,7 @@
+"""`python -m adafv`."""
+
+import sys
+
+from adafv.cli import main
+
+sys.exit(main())

@@ -1,0 +1,120 @@
+"""The log of an evaluation: one line per answer, never lost, never twice."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from adafv.files import writable_folder, write_text
+
+__all__ = ["AnswerLog", "Key"]
+
+Key = tuple[str, str, int, str, float]
+"""suite, sample id, question index, method, keep"""
+
+
+class AnswerLog:
+    """`answers.jsonl` in a folder, with the `settings.json` that the answers were given under.
+
+    Opening it takes up an earlier run with the same settings: answers that are there need not be given again, and a
+    last line that a kill has torn is cut off. Only one process may hold a folder.
+
+    Args:
+        folder: made where it is missing.
+        settings: JSON-able; what must be the same for answers to belong together.
+
+    Raises:
+        ValueError: the folder cannot be written, holds a run with other settings, is in use, or has a damaged line.
+    """
+
+    def __init__(self, folder: str | Path, settings: dict[str, Any]) -> None:
+        self.folder = writable_folder(folder)
+        self.path = self.folder / "answers.jsonl"
+        self.records: dict[Key, dict[str, Any]] = {}
+        self._check(settings)
+        self._file = self._open()
+        self._read()
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self.records
+
+    def __enter__(self) -> "AnswerLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def append(self, records: Iterable[dict[str, Any]]) -> None:
+        """Add answers that are not there yet and put them on the disk.
+
+        Raises:
+            ValueError: the disk is full; what was there before stays whole.
+        """
+        new = {key_of(record): record for record in records if key_of(record) not in self.records}
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            data = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in new.values()).encode()
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+            raise ValueError(
+                f"{self.path} cannot be written ({error.strerror}): make room and run the same command again, "
+                "it goes on where it stopped"
+            ) from error
+        self.records |= new
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        path = self.folder / "settings.json"
+        settings = json.loads(json.dumps(settings))
+        if not path.exists():
+            if self.path.exists() and self.path.stat().st_size:
+                raise ValueError(f"{self.path} has answers but no settings.json beside it: pass another --out")
+            write_text(path, json.dumps(settings, indent=1) + "\n")
+            return
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise ValueError(f"{path} is damaged: pass another --out") from None
+        names = [n for n in {**settings, **before} if settings.get(n) != before.get(n)]
+        if names:
+            was = ", ".join(f"{n}={before.get(n)!r} (now {settings.get(n)!r})" for n in names)
+            raise ValueError(f"{self.folder} holds a run with {was}: pass another --out, or the same settings")
+
+    def _open(self) -> BinaryIO:
+        file: Any = self.path.open("a+b", buffering=0)
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass  # Windows has no flock
+        except OSError:
+            file.close()
+            raise ValueError(
+                f"{self.folder} is being written by another run: wait for it, or pass another --out"
+            ) from None
+        return file
+
+    def _read(self) -> None:
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            self._file.truncate(whole)
+        for number, line in enumerate(content[:whole].splitlines(), 1):
+            try:
+                record = json.loads(line)
+                self.records[key_of(record)] = record
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(
+                    f"{self.path} is damaged in line {number}: delete that line, or pass another --out"
+                ) from None
+
+
+def key_of(record: dict[str, Any]) -> Key:
+    """What an answer is an answer to."""
+    return record["suite"], record["id"], record["question"], record["method"], record["keep"]

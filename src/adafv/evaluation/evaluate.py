@@ -1,0 +1,224 @@
+"""Accuracy of methods at budgets: every question of a suite, dense, blind and pruned, from one pass of the tower."""
+
+import difflib
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel, ProcessorMixin
+
+from adafv import __version__
+from adafv.ask import build_batch, build_text, decode, generate
+from adafv.encode import Encoding, encode, reask
+from adafv.evaluation import suites
+from adafv.evaluation.answers import AnswerLog, Key
+from adafv.methods import method
+from adafv.pruner import Pruner
+
+__all__ = ["BLIND", "Configuration", "Evaluation"]
+
+BLIND = "blind"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One line of the comparison: a method at a budget. Without a pruner: the blind model, no picture in its prompt."""
+
+    method: str
+    keep: float
+    pruner: Pruner | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What to compare on what. Dense (`none`, keep 1) and blind (keep 0) always take part.
+
+    Args:
+        methods: names in `adafv.METHODS`.
+        keeps: shares of the visual tokens, 0 < keep <= 1; 1 is the dense model, once for all methods.
+        suites: names in `adafv.evaluation.suites.SUITES`.
+        limit: questions of each suite; None: all.
+        seed: of the suites that are drawn.
+        batch_size: prompts that the language model reads at once; about as many are encoded at once.
+        max_new_tokens: length of an answer.
+
+    Raises:
+        ValueError: an unknown name, a keep out of range, or a number below 1.
+    """
+
+    methods: Sequence[str]
+    keeps: Sequence[float]
+    suites: Sequence[str]
+    limit: int | None = None
+    seed: int = 0
+    batch_size: int = 16
+    max_new_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "batch_size", "max_new_tokens"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}={value} is too few: pass 1 or more")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} is negative: pass 0 or more")
+        for name in ("methods", "keeps", "suites"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is an empty list: pass at least one, e.g. adafv, 0.1 or scenes")
+        for suite in self.suites:
+            if suite not in suites.SUITES:
+                close = difflib.get_close_matches(suite, suites.SUITES, n=1, cutoff=0.5)
+                hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(suites.SUITES)}"
+                raise ValueError(f"suite {suite!r} is unknown: {hint}")
+        _ = self.configurations
+
+    @cached_property
+    def configurations(self) -> list[Configuration]:
+        """Dense and blind, then each method at each budget."""
+        fixed = [Configuration("none", 1.0, method("none")), Configuration(BLIND, 0.0, None)]
+        pruned = [
+            Configuration(name, float(keep), method(name, keep=keep))
+            for name in dict.fromkeys(self.methods)
+            if name != "none"
+            for keep in dict.fromkeys(self.keeps)
+        ]
+        return fixed + [c for c in pruned if c.keep != 1]
+
+    def run(
+        self, model: PreTrainedModel, processor: ProcessorMixin, out: str | Path, *, name: str, progress: bool = False
+    ) -> list[dict[str, Any]]:
+        """Answer what has no answer in `out` yet.
+
+        Args:
+            out: folder for `answers.jsonl` and `settings.json`.
+            name: of the model; a folder is only taken up by a run of the same model, dtype and seed.
+            progress: a bar on stderr.
+
+        Returns:
+            One record per question of the suites and configuration: suite, id, question (its index), type, method,
+            keep, visual_tokens, kept_tokens, answer, truth, correct, seconds (selection, prefill and decoding, its
+            share of the batch's; without the vision tower).
+
+        Raises:
+            ValueError: see `AnswerLog`.
+        """
+        asked: list[Key] = []
+        with AnswerLog(out, self._settings(model, name)) as log:
+            for suite in dict.fromkeys(self.suites):
+                total = suites.suite_length(suite, self.limit)
+                with tqdm(total=total, desc=suite, unit="question", disable=not progress, leave=True) as bar:
+                    for samples in self._chunks(suite):
+                        asked += self._chunk(model, processor, log, suite, samples)
+                        bar.update(sum(len(sample.questions) for sample in samples))
+            return [log.records[key] for key in dict.fromkeys(asked)]
+
+    def _settings(self, model: PreTrainedModel, name: str) -> dict[str, Any]:
+        return {
+            "adafv": __version__,
+            "model": name,
+            "weights": _fingerprint(model),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            **{key: getattr(self, key) for key in ("limit", "seed", "max_new_tokens")},
+        }
+
+    def _chunks(self, suite: str) -> Iterator[list[Any]]:
+        """Pictures whose questions fill a batch."""
+        chunk: list[Any] = []
+        for sample in suites.load_suite(suite, self.limit, self.seed):
+            if sample.questions:
+                chunk.append(sample)
+            if sum(len(s.questions) for s in chunk) >= self.batch_size:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+
+    def _chunk(
+        self, model: PreTrainedModel, processor: ProcessorMixin, log: AnswerLog, suite: str, samples: list[Any]
+    ) -> list[Key]:
+        """Answer the questions on some pictures that the log lacks; the keys of all of them."""
+        items = [(i, q) for i, sample in enumerate(samples) for q in range(len(sample.questions))]
+
+        def key(item: tuple[int, int], c: Configuration) -> Key:
+            return suite, samples[item[0]].id, item[1], c.method, c.keep
+
+        keys = [key(item, c) for item in items for c in self.configurations]
+        items = [item for item in items if any(key(item, c) not in log for c in self.configurations)]
+        if not items:
+            return keys
+        with torch.no_grad():
+            encoding = self._encode(model, processor, samples)
+            for start in range(0, len(items), self.batch_size):
+                batch = items[start : start + self.batch_size]
+                questions = [samples[i].questions[q] for i, q in batch]
+                prompts = _Prompts(model, processor, encoding, [i for i, _ in batch], [q.text for q in questions])
+                records = []
+                for c in self.configurations:
+                    if all(key(item, c) in log for item in batch):
+                        continue
+                    answers = prompts.answer(c.pruner, self.max_new_tokens)
+                    for item, question, answer in zip(batch, questions, answers, strict=True):
+                        records.append(_record(key(item, c), question, answer))
+                log.append(records)
+        return keys
+
+    def _encode(self, model: PreTrainedModel, processor: ProcessorMixin, samples: list[Any]) -> Encoding:
+        pruners = [c.pruner for c in self.configurations if c.pruner]
+        questions = [sample.questions[0].text for sample in samples]
+        inputs = build_batch(processor, [s.image for s in samples], questions, model.device, model.dtype)
+        return encode(model, inputs, saliency=any(p.needs_saliency for p in pruners), text=False)
+
+
+class _Prompts:
+    """A batch of questions on encoded pictures, to be answered under one configuration after another."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        encoding: Encoding,
+        images: list[int],
+        questions: list[str],
+    ) -> None:
+        self.model, self.processor = model, processor
+        self.inputs = build_text(processor, questions, [len(encoding.features[i]) for i in images], model.device)
+        self.blind = build_text(processor, questions, [0] * len(questions), model.device)
+        self.encoding = reask(model, self.inputs, encoding, images)
+
+    def answer(self, pruner: Pruner | None, max_new_tokens: int) -> list[dict[str, Any]]:
+        """Text, visual_tokens, kept_tokens and seconds of each."""
+        counts = self.encoding.tokens.counts
+        start = time.perf_counter()
+        if pruner is None:
+            short, kept = self.blind, [torch.empty(0)] * len(counts)
+        else:
+            selection = pruner.select(self.encoding.tokens, [pruner.budget(n) for n in counts])
+            short, kept = pruner.rebuild(self.model, self.inputs, self.encoding, selection), selection.kept
+        texts = decode(self.processor, generate(self.model, short, max_new_tokens))
+        seconds = (time.perf_counter() - start) / len(texts)
+        return [_answer(text, count, k, seconds) for text, count, k in zip(texts, counts, kept, strict=True)]
+
+
+def _fingerprint(model: PreTrainedModel) -> str:
+    """Tells a model from its retrained successor: a checksum over the beginnings of its weights."""
+    checksum = 0
+    for weight in model.parameters():
+        checksum = zlib.crc32(weight.detach().flatten()[:64].float().cpu().numpy().tobytes(), checksum)
+    return f"{checksum:08x}"
+
+
+def _answer(text: str, count: int, kept: Tensor, seconds: float) -> dict[str, Any]:
+    return {"answer": text, "visual_tokens": count, "kept_tokens": len(kept), "seconds": round(seconds, 6)}
+
+
+def _record(key: Key, question: Any, answer: dict[str, Any]) -> dict[str, Any]:
+    place = dict(zip(("suite", "id", "question", "method", "keep"), key, strict=True))
+    truth = question.answer
+    correct = answer["answer"].strip().casefold() == truth.strip().casefold()
+    return {**place, "type": question.type, **answer, "truth": truth, "correct": correct}

@@ -1,0 +1,172 @@
+"""What an evaluation found: rows, files, a table and a picture."""
+
+import csv
+import io
+import json
+import math
+import platform
+import shlex
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from rich.table import Table
+from transformers import PreTrainedModel
+
+from adafv import __version__
+from adafv.evaluation.plot import draw
+from adafv.files import atomic, write_text
+
+__all__ = ["COLUMNS", "INTERVAL", "meta_of", "rows_of", "table", "wilson", "write"]
+
+COLUMNS = (
+    "method", "keep", "kept_tokens", "visual_tokens", "suite", "question_type", "n",
+    "accuracy", "ci_low", "ci_high", "retention", "seconds",
+)  # fmt: skip
+INTERVAL = "95 %, Wilson, with n divided by the design effect of several questions on one picture"
+_Z = 1.959964
+
+
+def rows_of(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per suite, method, keep and type of question ("all" first), in the order of the records.
+
+    kept_tokens and visual_tokens are means, seconds a sum; retention is accuracy over that of the dense model, None
+    where that is 0.
+    """
+    groups: dict[tuple[str, str, float], dict[str, list[dict[str, Any]]]] = {}
+    for record in records:
+        types = groups.setdefault((record["suite"], record["method"], record["keep"]), {"all": []})
+        types["all"].append(record)
+        types.setdefault(str(record["type"]), []).append(record)
+    dense = {
+        (suite, kind): _mean(answers, "correct")
+        for (suite, name, _), types in groups.items()
+        if name == "none"
+        for kind, answers in types.items()
+    }
+    return [
+        _row(suite, name, keep, kind, answers, dense.get((suite, kind)))
+        for (suite, name, keep), types in groups.items()
+        for kind, answers in types.items()
+    ]
+
+
+def _row(
+    suite: str, name: str, keep: float, kind: str, answers: list[dict[str, Any]], dense: float | None
+) -> dict[str, Any]:
+    accuracy = _mean(answers, "correct")
+    pictures = defaultdict(list)
+    for answer in answers:
+        pictures[answer["id"]].append(answer["correct"])
+    low, high = wilson(list(pictures.values()))
+    values = (
+        name, keep, _mean(answers, "kept_tokens"), _mean(answers, "visual_tokens"), suite, kind, len(answers),
+        accuracy, low, high, accuracy / dense if dense else None, sum(a["seconds"] for a in answers),
+    )  # fmt: skip
+    return {
+        column: round(value, 6) if isinstance(value, float) else value
+        for column, value in zip(COLUMNS, values, strict=True)
+    }
+
+
+def _mean(answers: list[dict[str, Any]], name: str) -> float:
+    return float(np.mean([answer[name] for answer in answers]))
+
+
+def wilson(pictures: Sequence[Sequence[bool]]) -> tuple[float, float]:
+    """95 % interval of a share of right answers, where answers on the same picture may go right or wrong together.
+
+    Wilson's score interval on the effective number of answers, n / deff, after Dean & Pagano, "Evaluating confidence
+    interval methods for binomial proportions in clustered surveys", J. Surv. Stat. Methodol. 2015. Unlike a bootstrap
+    it doesn't shrink to a point where all answers are right. There, deff cannot be estimated and every picture counts
+    once, as it does with one answer per picture, where this is Wilson's interval itself.
+
+    Args:
+        pictures: for each picture whether each answer is right; at least one answer in all.
+    """
+    sizes = np.array([len(p) for p in pictures], dtype=float)
+    right = np.array([sum(p) for p in pictures], dtype=float)
+    n, clusters = sizes.sum(), len(sizes)
+    share = right.sum() / n
+    effective = float(clusters)
+    if 0 < share < 1 and 1 < clusters < n:
+        variance = clusters / (clusters - 1) * ((right - share * sizes) ** 2).sum() / n**2
+        effective = n / max(1.0, variance / (share * (1 - share) / n))
+    middle = (share + _Z**2 / (2 * effective)) / (1 + _Z**2 / effective)
+    half = _Z / (1 + _Z**2 / effective) * math.sqrt(share * (1 - share) / effective + _Z**2 / (4 * effective**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def meta_of(model: PreTrainedModel, name: str, start: datetime, **settings: Any) -> dict[str, Any]:
+    """What made the rows: versions, command line, model, settings, and the time since `start` (UTC)."""
+    return {
+        "versions": {
+            "adafv": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "command": shlex.join(["adafv", *sys.argv[1:]]),
+        "model": name,
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        **settings,
+        "interval": INTERVAL,
+        "started": start.isoformat(timespec="seconds"),
+        "wall_seconds": round((datetime.now(UTC) - start).total_seconds(), 3),
+    }
+
+
+def write(out: str | Path, meta: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Write results.json, results.csv and accuracy.png, each whole or not at all.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    out = Path(out)
+    write_text(out / "results.json", json.dumps({"meta": meta, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
+    sheet = io.StringIO()
+    writer = csv.DictWriter(sheet, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / "results.csv", sheet.getvalue())
+    with atomic(out / "accuracy.png") as temporary:
+        draw(rows, temporary)
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """Accuracy on all questions of each suite, with the share of the dense model's in brackets."""
+    rows = [row for row in rows if row["question_type"] == "all"]
+    suites = list(dict.fromkeys(row["suite"] for row in rows))
+    lines = {(r["keep"], r["method"]): {} for r in rows}  # type: dict[tuple[float, str], dict[str, dict[str, Any]]]
+    for row in rows:
+        lines[row["keep"], row["method"]][row["suite"]] = row
+    result = Table(title="Accuracy, 95 % interval, and share of the dense model's", title_justify="left")
+    result.add_column("kept", justify="right")
+    result.add_column("tokens", justify="right")
+    result.add_column("method")
+    for suite in suites:
+        result.add_column(suite, justify="right")
+    budget = None
+    for (keep, name), cells in sorted(lines.items(), key=lambda line: -line[0][0]):
+        if budget not in (None, keep):
+            result.add_section()
+        budget = keep
+        tokens = np.mean([cell["kept_tokens"] for cell in cells.values()])
+        label = {"none": "dense"}.get(name, name)
+        result.add_row(f"{keep:.4g}", f"{tokens:.0f}", label, *(_cell(cells.get(suite)) for suite in suites))
+    return result
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    half = 50 * (row["ci_high"] - row["ci_low"])
+    share = "–" if row["retention"] is None else f"{100 * row['retention']:.0f} %"
+    return f"{100 * row['accuracy']:.1f} ± {half:.1f} ({share})"

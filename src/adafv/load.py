@@ -1,0 +1,118 @@
+"""A model and its processor: the embedded one, a hub id, or a local folder."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from adafv.families import family_of
+
+__all__ = ["DTYPES", "load"]
+
+DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+
+
+def load(
+    model: str | Path | None = None, device: str | None = None, dtype: str | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Load a vision-language model and its processor, ready to answer.
+
+    Weights come from safetensors, no code comes from the hub, and pictures are prepared with Pillow, so that the same
+    picture gives the same pixels whether or not torchvision is installed. The family is checked before any weight is
+    read.
+
+    Args:
+        model: hub id or local folder in the Hugging Face format; None: the model that ships with the package.
+        device: "cpu", "cuda", "cuda:1", …; None: cuda if there is one, else cpu.
+        dtype: a name in `DTYPES`; None: bfloat16 on cuda, float32 elsewhere.
+
+    Returns:
+        The model, in eval mode on its device, and its processor.
+
+    Raises:
+        ValueError: an unknown device or dtype, a folder or id that cannot be loaded, a family that is not supported,
+            a model without a vision tower, or weights that are missing, damaged or not in safetensors.
+    """
+    place = _device(device)
+    precision = _dtype(dtype, place)
+    source = _source(model)
+    config = _try(source, AutoConfig.from_pretrained)
+    family_of(config)
+    processor = _try(source, AutoProcessor.from_pretrained, backend="pil")
+    loaded, info = _try(
+        source,
+        AutoModelForImageTextToText.from_pretrained,
+        config=config,
+        dtype=precision,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if lacking := sorted(info["missing_keys"]):
+        raise ValueError(f"model {source!r} lacks {len(lacking)} weights ({lacking[0]}, …): download it again")
+    return loaded.to(place).eval(), processor
+
+
+def _source(model: str | Path | None) -> str:
+    if model is None:
+        from adafv.embedded import MODEL_DIR
+
+        if not (Path(MODEL_DIR) / "config.json").is_file():
+            raise ValueError("the embedded model is not in this installation: reinstall adafv, or pass --model")
+        return str(MODEL_DIR)
+    name = str(model)
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"folder {name!r} has no config.json: pass a model folder in the Hugging Face format")
+        return str(path)
+    if name and path.exists():
+        raise ValueError(f"{name!r} is a file: pass the model's folder, or a hub id")
+    if isinstance(model, Path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        raise ValueError(f"model folder {name!r} does not exist: check the path, or pass a hub id such as owner/name")
+    return name
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used ({_sentence(error)}): pass cpu, or leave it out") from None
+    return device
+
+
+def _dtype(name: str | None, device: torch.device) -> torch.dtype:
+    if name is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name.lower() not in DTYPES:
+        raise ValueError(f"dtype {name!r} is unknown: pass one of {', '.join(DTYPES)}")
+    return DTYPES[name.lower()]
+
+
+def _try(source: str, load: Any, **options: Any) -> Any:
+    """Load something, with one sentence for whatever goes wrong on the way to the files and in them."""
+    try:
+        return load(source, trust_remote_code=False, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ValueError(
+            f"model {source!r} cannot be loaded ({_sentence(error)}): check the id or folder, and the connection if "
+            "it has to be downloaded"
+        ) from error
+
+
+def _sentence(error: Exception) -> str:
+    """The first line of a message, without its full stop."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".:")

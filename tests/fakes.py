@@ -1,0 +1,70 @@
+"""Tiny checkpoints on disk and a tiny suite of questions."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from conftest import picture, tiny_model, tiny_processor
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class FakeQuestion:
+    text: str
+    answer: str
+    type: str
+    boxes: tuple = ()
+
+
+@dataclass(frozen=True)
+class FakeSample:
+    id: str
+    image: Image.Image
+    questions: tuple[FakeQuestion, ...]
+    things: tuple = field(default=())
+
+
+TEXTS = ("what color is the anchor ?", "is there a knight", "how many red . left of the anchor ?")
+
+
+def fake_samples(count: int) -> list[FakeSample]:
+    """Pictures of several shapes, with one to three questions each."""
+    shapes = ((48, 48), (30, 60), (72, 24), (24, 24))
+    return [
+        FakeSample(
+            f"p{i}",
+            picture(*shapes[i % 4], seed=i),
+            tuple(FakeQuestion(TEXTS[j], "red" if i % 2 else "blue", "ABC"[j]) for j in range(1 + i % 3)),
+        )
+        for i in range(count)
+    ]
+
+
+class FakeSuites:
+    """Stands in for `adafv.evaluation.suites`; its limit counts pictures."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int = 5) -> None:
+        from adafv.evaluation import suites
+
+        self.samples = fake_samples(count)
+        monkeypatch.setattr(suites, "SUITES", ("shapes", "more"), raising=False)
+        monkeypatch.setattr(suites, "load_suite", self.load_suite, raising=False)
+        monkeypatch.setattr(suites, "suite_length", self.suite_length, raising=False)
+
+    def load_suite(self, name: str, limit: int | None = None, seed: int = 0) -> Iterator[FakeSample]:
+        yield from self.samples[:limit]
+
+    def suite_length(self, name: str, limit: int | None = None) -> int:
+        return sum(len(sample.questions) for sample in self.samples[:limit])
+
+    @property
+    def questions(self) -> int:
+        return sum(len(sample.questions) for sample in self.samples)
+
+
+def save_tiny(folder: Path, family: str = "llava_next") -> Path:
+    """A checkpoint folder as the hub has them."""
+    tiny_model(family).save_pretrained(folder)
+    tiny_processor(family).save_pretrained(folder)
+    return folder
