@@ -127,14 +127,15 @@ def _relation(rng: random.Random, things: Things, size: tuple[int, int], limit: 
 
 
 def _beside(rng: random.Random, things: Things, size: tuple[int, int], limit: float) -> Question | None:
-    found = []
+    least, found = 0.14 * min(size), []
     for thing in _only(things):
         for side in OPPOSITE:
             near = neighbours(thing, things, side)
-            if len(near) == 1 and near[0].name != CARD and min(_side(near[0].box), _side(thing.box)) >= 0.14 * min(size):
-                gap = abs(_center(near[0].box)[side in ("above", "below")] - _center(thing.box)[side in ("above", "below")])
-                if gap < 0.4 * min(size):
-                    found.append((thing, near[0], side))
+            if len(near) != 1 or near[0].name == CARD or min(_side(near[0].box), _side(thing.box)) < least:
+                continue
+            axis = side in ("above", "below")
+            if abs(_center(near[0].box)[axis] - _center(thing.box)[axis]) < 0.4 * min(size):
+                found.append((thing, near[0], side))
     if not found:
         return None
     thing, other, side = rng.choice(found)
@@ -144,7 +145,7 @@ def _beside(rng: random.Random, things: Things, size: tuple[int, int], limit: fl
 
 def _text(rng: random.Random, things: Things, size: tuple[int, int], limit: float) -> Question | None:
     cards = [t for t in things if t.text]
-    options = []
+    options: list[tuple[str, Thing, tuple[Box, ...]]] = []
     for icon in _only(things):
         gaps = sorted((_gap(icon.box, card.box), i) for i, card in enumerate(cards))
         if gaps and gaps[0][0] <= 0.06 * min(size) and (len(gaps) == 1 or gaps[1][0] > 0.15 * min(size)):

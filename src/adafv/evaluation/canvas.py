@@ -46,7 +46,7 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(_font_file(name), size)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _glyph(name: str) -> Image.Image:
     """The icon as a large mask, cut to its ink."""
     mask = Image.new("L", (400, 400), 0)

@@ -13,7 +13,16 @@ from typing import Literal
 from PIL import Image
 
 from adafv.evaluation.canvas import (
-    CARD, COLORS, ICONS, NUMBERS, WORDS, Box, background, card_masks, icon_mask, ink_color,
+    CARD,
+    COLORS,
+    ICONS,
+    NUMBERS,
+    WORDS,
+    Box,
+    background,
+    card_masks,
+    icon_mask,
+    ink_color,
 )  # fmt: skip
 
 Split = Literal["train", "test"]
