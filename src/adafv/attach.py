@@ -1,24 +1,23 @@
 """Lend a model a pruner: `generate` and `forward` of one instance, given back in `finally`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import wraps
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-if TYPE_CHECKING:
-    from adafv.pruner import Pruner
+Prune = Callable[[PreTrainedModel, dict[str, Any]], dict[str, Any]]
 
 __all__ = ["attached"]
 
 
 @contextmanager
-def attached(pruner: "Pruner", model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+def attached(pruner: Prune, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     """See `Pruner.attached`."""
     instance: Any = model
     own = {name: vars(model).get(name) for name in ("generate", "forward")}
