@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from adafv.ask import Answer, ask
-from adafv.evaluation.scenes import Question, Sample, draw
+from adafv.evaluation.sample import Question, Sample
+from adafv.evaluation.scenes import draw
 from adafv.evaluation.suites import load_suite
 from adafv.files import atomic, writable_folder
 from adafv.load import load
@@ -57,10 +58,10 @@ class Case:
 
 
 CASES = (
-    Case("scenes-small", 0, "color", "what is asked about is small and dull, saliency prefers the rest"),
+    Case("scenes-small", 0, "color", "what is asked about is small and dull, the rest large and loud"),
     Case("scenes", 0, "beside", "the answer is a neighbour that the question doesn't name"),
-    Case("scenes-text", 0, "text", "a word to read: every letter counts"),
-    Case("scenes", 3, "count", "everything of a kind matters"),
+    Case("scenes-text", 0, "text", "a card to read: every stroke counts"),
+    Case("scenes", 3, "count", "counting: nothing may be missed"),
     Case("scenes", 1, "two", "two named things, far apart"),
     Case(EASY_VQA, 0, "", "from a public test set that nobody here wrote"),
 )

@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from itertools import permutations
 
-from adafv.evaluation.canvas import CARD, COLORS, ICONS, Box
-from adafv.evaluation.scenes import Question, Thing
+from adafv.evaluation.canvas import CARD, COLORS, ICONS
+from adafv.evaluation.sample import Box, Question, Thing
 
 Things = tuple[Thing, ...]
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}

@@ -32,7 +32,6 @@ WORDS = (
 )  # fmt: skip
 NUMBERS = tuple(str(n) for n in range(1, 21))
 CARD = "card"
-Box = tuple[int, int, int, int]
 
 
 def _font_file(name: str) -> str:

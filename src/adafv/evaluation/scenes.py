@@ -12,51 +12,24 @@ from typing import Literal
 
 from PIL import Image
 
+from adafv.evaluation.asking import ask
 from adafv.evaluation.canvas import (
     CARD,
     COLORS,
     ICONS,
     NUMBERS,
     WORDS,
-    Box,
     background,
     card_masks,
     icon_mask,
     ink_color,
-)  # fmt: skip
+)
+from adafv.evaluation.sample import Box, Question, Sample, Thing
+
+__all__ = ["SCENE_SUITES", "Question", "Sample", "Split", "Thing", "compose", "draw", "stream"]
 
 Split = Literal["train", "test"]
 SCENE_SUITES = ("scenes", "scenes-small", "scenes-text")
-
-
-@dataclass(frozen=True)
-class Thing:
-    """One drawn thing. `box` is left, top, right, bottom in pixels; `text` is what a card bears."""
-
-    name: str
-    color: str
-    box: Box
-    text: str | None = None
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question, its one-word answer, its type, and the boxes of what must be looked at to answer it."""
-
-    text: str
-    answer: str
-    type: str
-    boxes: tuple[Box, ...]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A picture with the questions asked about it. `things` is empty where nobody knows them (easy-vqa)."""
-
-    id: str
-    image: Image.Image
-    questions: tuple[Question, ...]
-    things: tuple[Thing, ...]
 
 
 @dataclass(frozen=True)
@@ -217,8 +190,6 @@ def draw(seed: int, *, split: Split, suite: str = "scenes", size: tuple[int, int
 
     Raises ValueError for an unknown split or suite, or a side below 96 pixels.
     """
-    from adafv.evaluation.asking import ask
-
     if split not in ("train", "test"):
         raise ValueError(f"split={split!r} is unknown; use 'train' or 'test'")
     if suite not in SCENE_SUITES:

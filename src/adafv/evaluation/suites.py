@@ -9,7 +9,8 @@ from itertools import count
 
 from PIL import Image
 
-from adafv.evaluation.scenes import SCENE_SUITES, Question, Sample, draw
+from adafv.evaluation.sample import Question, Sample
+from adafv.evaluation.scenes import SCENE_SUITES, draw
 
 SUITES: tuple[str, ...] = (*SCENE_SUITES, "easy-vqa")
 DRAWN_QUESTIONS = 2_000
