@@ -128,7 +128,7 @@ def compose(rng: random.Random, suite: str, size: tuple[int, int]) -> tuple[Imag
         for _ in range(rng.randint(1, 2)):
             board.put(card(12, 20))
         total = len(board.placed) + rng.randint(0, 2)
-        kinds = ("tiny", "small", "medium")
+        kinds: tuple[str, ...] = ("tiny", "small", "medium")
     elif suite == "scenes-small":
         for _ in range(rng.randint(2, 3)):
             board.put(icon("large"))

@@ -66,7 +66,8 @@ def _easy_questions() -> tuple[list[str], list[str], list[int]]:
 def _easy_vqa() -> Iterator[Sample]:
     from easy_vqa import get_test_image_paths
 
-    paths, asked = get_test_image_paths(), {}
+    paths = get_test_image_paths()
+    asked: dict[int, list[Question]] = {}
     for text, answer, image in zip(*_easy_questions(), strict=True):
         asked.setdefault(image, []).append(Question(text, answer, _easy_type(answer), ()))
     for index, questions in asked.items():

@@ -74,12 +74,12 @@ def draw_relevance(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
 def _heat(sheet: Sheet, x: float, y: float, what: Explanation, values: NDArray, color: str) -> float:
     """Maps of a score over the picture; returns where the room beside the large one begins.
 
-    Both grids share one scale. The shade is the square root of the score, or the peaks would be all there is to see.
+    Both grids share one scale. The shade is the score to the power 0.7, or the peaks would be all there is to see.
     """
 
     def paint(axes: Axes, scale: Scale, box: Box, width: float, height: float) -> None:
         _ground(axes, what, width, height)
-        shade = np.sqrt(np.nan_to_num(scale.map(values)) / max(values.max(), 1e-30))
+        shade = (np.nan_to_num(scale.map(values)) / max(values.max(), 1e-30)) ** 0.7
         layer = np.empty((*shade.shape, 4))
         layer[..., :3], layer[..., 3] = to_rgb(color), 0.92 * shade
         axes.imshow(layer, extent=(box[0], box[2], box[3], box[1]), aspect="auto", interpolation="nearest")
@@ -151,7 +151,7 @@ def _each_scale(sheet: Sheet, x: float, y: float, what: Explanation, paint: Pain
 def _ground(axes: Axes, what: Explanation, width: float, height: float) -> None:
     """The picture, pale and grey, to lay colours on."""
     grey = np.asarray(_canvas(what.image, width, height).convert("L"), dtype=float) / 255
-    axes.imshow(0.68 + 0.29 * grey, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), aspect="auto")
+    axes.imshow(0.78 + 0.2 * grey, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), aspect="auto")
 
 
 def _canvas(image: Image.Image, width: float, height: float) -> Image.Image:
