@@ -51,10 +51,7 @@ def build_tokenizer() -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"[^\w<>/]"), "isolated")]
     )
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace(Regex("$"), " "), decoders.Fuse(), decoders.Strip(" ", 0, 1)]
-    )
+    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)  # words joined by spaces
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", words["<s>"])])
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
     return PreTrainedTokenizerFast(

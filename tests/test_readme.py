@@ -1,0 +1,41 @@
+"""What the README shows is what happens."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+from rich.console import Console
+
+from adafv import METHODS
+from adafv.evaluation import report
+from adafv.evaluation.scenes import draw
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_ten_lines_run(tmp_path, monkeypatch, capsys):
+    """The first Python block, as it stands, on a picture of the scenes."""
+    monkeypatch.chdir(tmp_path)
+    draw(0, split="test", suite="scenes").image.save("picture.png")
+    block = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert block
+    exec(compile(block[1], "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_every_method_has_its_line():
+    """No method is left out of the table."""
+    for name in METHODS:
+        assert f"| `{name}`" in README
+
+
+def test_the_accuracy_table_is_the_measured_one():
+    """The README's table is what `adafv eval` printed for the committed results."""
+    results = json.loads((ROOT / "benchmarks" / "accuracy" / "results.json").read_text(encoding="utf-8"))
+    console = Console(width=160, file=io.StringIO())
+    console.print(report.table(results["rows"]))
+    printed = [line.rstrip() for line in console.file.getvalue().strip().splitlines()]
+    shown = [line.strip() for line in README.splitlines()]
+    assert all(line.strip() in shown for line in printed)
