@@ -62,7 +62,7 @@ CASES = (
     Case("scenes-small", 2, "color", "what is asked about is small and dull, the rest is large and loud"),
     Case("scenes", 9, "beside", "the answer is a neighbour that the question doesn't name"),
     Case("scenes", 4, "text", "a word to read, on a card that only its neighbour names"),
-    Case("scenes", 4, "count", "everything matters: no small budget is enough"),
+    Case("scenes", 4, "count", "everything matters, named or not"),
     Case("scenes", 5, "two", "two named things, far apart"),
     Case(EASY_VQA, 0, "", "from a public test set that nobody here wrote"),
 )

@@ -166,11 +166,11 @@ def compose(rng: random.Random, suite: str, size: tuple[int, int]) -> tuple[Imag
 def _paint(rng: random.Random, board: _Board, size: tuple[int, int]) -> tuple[Image.Image, tuple[Thing, ...]]:
     image = background(rng, size)
     for plan, box in board.placed:
-        fill = COLORS[plan.color]
+        fill: tuple[int, ...] = COLORS[plan.color]
         if plan.dull:
             behind = image.getpixel((box[0], box[1]))
             assert isinstance(behind, tuple)
-            fill = tuple(round(0.75 * f + 0.25 * b) for f, b in zip(fill, behind, strict=True))  # type: ignore[assignment]
+            fill = tuple(round(0.75 * f + 0.25 * b) for f, b in zip(fill, behind, strict=True))
         if plan.text:
             area, ink = card_masks(plan.text, plan.pixels)
             image.paste(fill, box[:2], area)
