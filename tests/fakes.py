@@ -48,11 +48,12 @@ class FakeSuites:
         from adafv.evaluation import suites
 
         self.samples = fake_samples(count)
-        monkeypatch.setattr(suites, "SUITES", ("shapes", "more"), raising=False)
-        monkeypatch.setattr(suites, "load_suite", self.load_suite, raising=False)
-        monkeypatch.setattr(suites, "suite_length", self.suite_length, raising=False)
+        monkeypatch.setattr(suites, "SUITES", ("shapes", "more"))
+        monkeypatch.setattr(suites, "suites_of", lambda split: suites.SUITES)
+        monkeypatch.setattr(suites, "load_suite", self.load_suite)
+        monkeypatch.setattr(suites, "suite_length", self.suite_length)
 
-    def load_suite(self, name: str, limit: int | None = None, seed: int = 0) -> Iterator[FakeSample]:
+    def load_suite(self, name: str, limit: int | None = None, seed: int = 0, split: str = "test") -> Iterator[FakeSample]:
         yield from self.samples[:limit]
 
     def suite_length(self, name: str, limit: int | None = None) -> int:

@@ -215,7 +215,7 @@ EVAL = ("eval", "--methods", "adafv,random", "--keep", "1,0.25", "--suite", "sha
 
 
 def test_eval(run, tmp_path, monkeypatch):
-    """results.json, results.csv and accuracy.png; JSON is what results.json holds; the bar is on stderr."""
+    """results.json, results.csv, pairs.csv and accuracy.png; JSON is what results.json holds; the bar is on stderr."""
     FakeSuites(monkeypatch)
     out = tmp_path / "a" / "b"
     status, said, err = run(*EVAL, "--out", out, "--json", "--limit", 3)
@@ -229,7 +229,7 @@ def test_eval(run, tmp_path, monkeypatch):
         ("none", 1.0), ("blind", 0.0), ("adafv", 0.25), ("random", 0.25),
     }  # fmt: skip
     assert sorted(p.name for p in out.iterdir()) == [
-        "accuracy.png", "answers.jsonl", "results.csv", "results.json", "settings.json",
+        "accuracy.png", "answers.jsonl", "pairs.csv", "results.csv", "results.json", "settings.json",
     ]  # fmt: skip
     status, said, _ = run(*EVAL, "--out", out, "--limit", 3)
     assert status == 0 and "dense" in said and "results.json" in said

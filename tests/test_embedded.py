@@ -128,10 +128,11 @@ def test_stage_2_computes_what_the_shipped_model_computes():
     first = tower.Stage1(model)
     bank = lm.encode(first, *lm.scene_crops(scenes, slice(None)), lm.packing(), "cpu")
     questions = lm.scene_questions(scenes, 0, 2)
-    asked = [lm.encode_questions(q) for q in questions]
+    asked = [lm.encode_questions(q, things) for q, things in zip(questions, scenes.things, strict=True)]
     batch = lm.make_batch(bank, asked, np.arange(2), np.random.default_rng(0), None, 3, None, "cpu")
     with torch.no_grad():
         hidden = stage(batch.image, batch.newline, batch.ids, batch.mask, batch.positions)[-1]
+        assert stage.loss(batch)[0].isfinite()
     ours = stage.head(hidden)[1, batch.last[1, 2]]
     text = processor.tokenizer.decode(batch.ids[1, 2 * lm.LENGTH : batch.last[1, 2] + 1])
     restore_attention(model)
@@ -141,6 +142,20 @@ def test_stage_2_computes_what_the_shipped_model_computes():
     with torch.no_grad():
         theirs = model(**inputs).logits[0, -1]
     assert (ours - theirs).abs().max() < 0.05 * theirs.abs().max()  # bf16 features
+
+
+def test_a_grown_language_model_begins_as_the_shallower_one():
+    """Layers that are added change nothing until they are trained."""
+    from adafv.embedded import lm, tower
+
+    model, deep = build_model(seed=1), build_model(seed=2)
+    shallow, stage = (lm.Stage2(m, tower.Stage1(m)) for m in (model, deep))
+    stage.grow({k: v for k, v in shallow.state_dict().items() if not k.startswith("lm.layers.5.")})
+    shallow.lm.layers = shallow.lm.layers[:5]
+    prompt = dict(image=torch.randn(1, 4, 192), newline=torch.zeros(1, 4, dtype=torch.bool),
+                  ids=torch.arange(3)[None], mask=torch.zeros(1, 1, 10, 10), positions=torch.arange(10)[None])  # fmt: skip
+    with torch.no_grad():
+        assert torch.equal(stage(**prompt)[-1], shallow(**prompt)[-1])
 
 
 def test_an_answer_without_a_word_decodes(loaded):

@@ -16,7 +16,7 @@ from PIL import Image
 from adafv import AdaFV, method
 from adafv.ask import ask, build_batch, build_text
 from adafv.encode import encode, reask
-from adafv.evaluation import evaluate, report
+from adafv.evaluation import evaluate, prompts, report
 from adafv.evaluation.answers import AnswerLog
 from adafv.evaluation.evaluate import Evaluation
 
@@ -179,9 +179,9 @@ def test_a_killed_run_goes_on(model, processor, suite, tmp_path, whole, monkeypa
     known = len(lines_whole(path))
 
     generated = []
-    generate = evaluate.generate
+    generate = prompts.generate
     monkeypatch.setattr(
-        evaluate, "generate", lambda m, i, n: (generated.append(len(i["input_ids"])), generate(m, i, n))[1]
+        prompts, "generate", lambda m, i, n: (generated.append(len(i["input_ids"])), generate(m, i, n))[1]
     )
     records = plan().run(model, processor, folder, name="tiny")
     assert timeless(records) == timeless(whole) == timeless(lines(folder))
@@ -221,6 +221,24 @@ def test_retrained_weights_are_refused(processor, suite, tmp_path, whole):
 
 def record(i: int) -> dict:
     return {"suite": "s", "id": str(i), "question": 0, "method": "adafv", "keep": 0.1, "answer": "x" * 200}
+
+
+def test_a_budget_that_cannot_be_met_is_left_out(model, processor, suite, tmp_path):
+    """One method's limit doesn't end the comparison: its rows are missing, the reason is there, the rest is whole."""
+    evaluation = plan(methods=("adafv_released", "random"), keeps=(0.5, 0.01))
+    records = evaluation.run(model, processor, tmp_path, name="tiny")
+    found = {(r["method"], r["keep"]) for r in records}
+    assert found == {("none", 1.0), ("blind", 0.0), ("random", 0.5), ("random", 0.01), ("adafv_released", 0.5)}
+    assert len(records) == suite.questions * len(found)
+    assert "adafv_released keeps nothing" in evaluation.left_out["adafv_released", 0.01]
+    again = plan(methods=("adafv_released", "random"), keeps=(0.5, 0.01))
+    assert timeless(again.run(model, processor, tmp_path, name="tiny")) == timeless(records)
+
+
+def test_oracle_only_where_things_are_known(model, processor, suite, tmp_path):
+    """A suite without boxes has no oracle rows."""
+    records = plan(methods=("oracle",)).run(model, processor, tmp_path, name="tiny")
+    assert {r["method"] for r in records} == {"none", "blind"}
 
 
 def test_log_of_two_processes(tmp_path):
@@ -339,7 +357,7 @@ def test_files_and_table(whole, tmp_path):
 
     rows = report.rows_of(whole)
     report.write(tmp_path, {"seed": 0}, rows)
-    assert json.loads((tmp_path / "results.json").read_text()) == {"meta": {"seed": 0}, "rows": rows}
+    assert json.loads((tmp_path / "results.json").read_text()) == {"meta": {"seed": 0}, "rows": rows, "pairs": []}
     with (tmp_path / "results.csv").open() as file:
         read = list(csv.DictReader(file))
     assert [float(r["accuracy"]) for r in read] == [r["accuracy"] for r in rows]

@@ -1,10 +1,13 @@
 """The eight invariants of the pruner, for every method and family."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import inputs_for, picture, prompt, tiny_model, tiny_processor
 
 from adafv import METHODS, AdaFV, FasterVLM, NoPruning, method
+from adafv.capture import SALIENCY
 
 PRUNING = [name for name in METHODS if name != "none"]
 EXACT = [name for name in PRUNING if name != "adafv_released"]
@@ -206,8 +209,10 @@ def test_6_nothing_is_read_back_from_the_device(model, processor, name, options)
     encoding = pruner.encode(model, inputs)
     moved = {k: v.to("meta") for k, v in inputs.items()}
     tokens = encoding.tokens
-    on_meta = type(tokens)(
-        **vars(tokens) | {k: v.to("meta") for k, v in vars(tokens).items() if isinstance(v, torch.Tensor)}
+    on_meta = replace(
+        tokens,
+        **{k: v.to("meta") for k, v in vars(tokens).items() if isinstance(v, torch.Tensor)},
+        signals={s: x.to("meta") for s, x in tokens.signals.items()},
     )
     meta = type(encoding)(
         **vars(encoding)
@@ -272,7 +277,7 @@ def test_8_ties_go_to_the_lower_index(model, processor):
     """Invariant 8: a dead tower scores every token the same; the first ones stay."""
     inputs = inputs_for(processor, (prompt(), [picture()]))
     encoding = FasterVLM(tokens=5).encode(model, inputs)
-    flat = type(encoding.tokens)(**vars(encoding.tokens) | {"saliency": torch.ones_like(encoding.tokens.saliency)})
+    flat = replace(encoding.tokens, signals={SALIENCY: torch.ones_like(encoding.tokens.saliency)})
     assert FasterVLM(tokens=5).select(flat, [5]).kept[0].tolist() == [0, 1, 2, 3, 4]
 
 

@@ -5,7 +5,7 @@ import reference
 import torch
 from conftest import FAMILIES, inputs_for, picture, prompt, tiny_model, tiny_processor
 
-from adafv.capture import capture_saliency
+from adafv.capture import HIDDEN, KEYS, SALIENCY, Signal, capture
 from adafv.families import family_of
 from adafv.scores import received_attention, text_to_image_attention
 
@@ -68,34 +68,47 @@ def test_received_attention_in_chunks_is_the_column_mean():
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_cls_row_is_the_eager_maps_and_features_are_untouched(family, implementation):
-    """The captured row is the one of the full attention map; the tower computes what it always computes."""
+def test_signals_are_the_eager_towers_and_features_are_untouched(family, implementation):
+    """What is captured is what a full attention map would say; the tower computes what it always computes."""
     model, processor = tiny_model(family), tiny_processor(family)
     tower, kind = model.base_model.vision_tower, family_of(model)
     pixels = inputs_for(processor, (prompt(), [picture()]))["pixel_values"].flatten(0, -4)
     tower.set_attn_implementation("eager")
-    eager = tower(pixels, output_attentions=True).attentions[-2].mean(1)[:, 0, 1:]
+    maps = [layer.mean(1) for layer in tower(pixels, output_attentions=True).attentions]
     tower.set_attn_implementation(implementation)
     plain = tower(pixels, output_hidden_states=True).hidden_states[-2]
-    with capture_saliency(tower, kind.feature_layer(model), kind.has_cls(model)) as saliency:
+    first, received, middle = Signal("attention", 0.0), Signal("received"), Signal("received", 0.34)
+    wanted = {SALIENCY, KEYS, HIDDEN, first, received, middle}
+    with capture(tower, kind.feature_layer(model), kind.has_cls(model), wanted) as found:
         captured = tower(pixels, output_hidden_states=True).hidden_states[-2]
     assert torch.equal(plain, captured)
-    torch.testing.assert_close(saliency.scores, eager, rtol=1e-5, atol=1e-7)
     assert tower.config._attn_implementation == implementation
+    layer = next(m for n, m in tower.named_modules() if n.endswith("layers.2.self_attn"))
+    hidden = tower(pixels, output_hidden_states=True).hidden_states[2]
+    norm = next(m for n, m in tower.named_modules() if n.endswith("layers.2.layer_norm1"))
+    keys = layer.k_proj(norm(hidden)).unflatten(-1, (layer.num_heads, -1)).mean(2)
+    expected = {
+        SALIENCY: maps[2][:, 0, 1:], first: maps[0][:, 0, 1:], KEYS: keys[:, 1:], HIDDEN: plain[:, 1:],
+        received: maps[2].mean(1)[:, 1:], middle: maps[1].mean(1)[:, 1:],
+    }  # fmt: skip
+    assert found.keys() == expected.keys() == wanted
+    for signal, value in expected.items():
+        torch.testing.assert_close(found[signal], value, rtol=1e-4, atol=1e-6, msg=str(signal))
 
 
 def test_capture_restores_the_tower_after_an_exception():
     """A failing picture doesn't leave the tower watched."""
     model = tiny_model("llava")
     tower = model.base_model.vision_tower
-    with pytest.raises(RuntimeError, match="lost"), capture_saliency(tower, -2, True):
+    with pytest.raises(RuntimeError, match="lost"), capture(tower, -2, True, [SALIENCY, HIDDEN]):
         raise RuntimeError("lost")
     assert tower.config._attn_implementation == "sdpa"
+    assert not any(module._forward_hooks for module in tower.modules())
 
 
 @pytest.mark.parametrize("layer", [0, 5, -5])
 def test_a_layer_without_attention_is_refused(layer):
     """hidden_states[0] is the embedding: no attention produced it."""
     tower = tiny_model("llava").base_model.vision_tower
-    with pytest.raises(ValueError, match="vision_feature_layer"), capture_saliency(tower, layer, True):
+    with pytest.raises(ValueError, match="vision_feature_layer"), capture(tower, layer, True, [SALIENCY]):
         pass

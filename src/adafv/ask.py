@@ -24,7 +24,7 @@ class Answer:
         answer: the text, stripped.
         method: name of the pruning method.
         visual_tokens: N, the tokens that could have been dropped.
-        kept_tokens: how many of them the language model read.
+        kept_tokens: how many of them the language model read (between its layers: on average).
         prefill_ms: from inputs on the device to the first token's logits: vision tower, selection and prefill.
         total_ms: from inputs on the device to the last token.
 
@@ -63,13 +63,14 @@ def ask(
         selection = pruner.select(encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts])
         short = pruner.rebuild(model, inputs, encoding, selection)
         _check_length(model, short["input_ids"])
-        output = generate(model, short, max_new_tokens, logits_processor=LogitsProcessorList([clock]))
+        with pruner.inside(model, encoding):
+            output = generate(model, short, max_new_tokens, logits_processor=LogitsProcessorList([clock]))
     total_ms = clock.read()
     return Answer(
         answer=decode(processor, output)[0],
         method=pruner.name,
         visual_tokens=sum(encoding.tokens.counts),
-        kept_tokens=sum(len(kept) for kept in selection.kept),
+        kept_tokens=round(sum(selection.tokens_read)),
         prefill_ms=clock.first_token_ms,
         total_ms=total_ms,
     )

@@ -1,10 +1,11 @@
-"""The vision tower's attention, read on the way past: no eager attention, no attention map in memory."""
+"""What a model attends to, read on the way past: no eager attention, no attention map in memory."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -13,64 +14,140 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adafv.scores import cls_attention, received_attention
 
-__all__ = ["Saliency", "capture_saliency"]
+__all__ = ["HIDDEN", "KEYS", "SALIENCY", "Signal", "capture", "layers_of", "observe"]
 
 PREFIX = "adafv_"
 
+Observer = Callable[[nn.Module, Tensor, Tensor, float], None]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Something of the vision tower that a method looks at, for every patch of every crop.
+
+    Attributes:
+        kind: "attention": (N,) attention of CLS to each patch, mean over heads; without CLS the attention received.
+            "received": (N,) attention each patch receives, mean over heads and queries.
+            "keys": (N, d) its key, mean over heads. "hidden": (N, width) the layer's output.
+        depth: of the layer, 0 (the first) to 1 (the last); None: the layer the features are taken from.
+    """
+
+    kind: Literal["attention", "received", "keys", "hidden"]
+    depth: float | None = None
+
+    def layer(self, count: int, of_features: int) -> int:
+        """Index of the layer in a tower of `count`."""
+        return of_features if self.depth is None else round(self.depth * (count - 1))
+
+
+SALIENCY = Signal("attention")
+KEYS = Signal("keys")
+HIDDEN = Signal("hidden")
+
 
 @dataclass
-class Saliency:
-    """What a capture sees; `scores` is (crops, patches) fp32 once the tower has run."""
+class _Observer:
+    """Fills `found` with (crops, patches[, d]) tensors while the tower runs."""
 
-    layer: nn.Module
+    watched: dict[Signal, nn.Module]
     has_cls: bool
-    scores: Tensor = field(init=False)
+    found: dict[Signal, Tensor]
 
-    def observe(self, module: nn.Module, query: Tensor, key: Tensor, scale: float | None) -> None:
-        if any(module is part for part in self.layer.modules()):
-            scale = query.shape[-1] ** -0.5 if scale is None else scale
-            self.scores = (cls_attention if self.has_cls else received_attention)(query, key, scale)
+    def attention(self, module: nn.Module, query: Tensor, key: Tensor, scale: float) -> None:
+        for signal, layer in self.watched.items():
+            if signal.kind != "hidden" and any(module is part for part in layer.modules()):
+                self.found[signal] = self._read(signal.kind, query, key, scale)
+
+    def _read(self, kind: str, query: Tensor, key: Tensor, scale: float) -> Tensor:
+        if kind == "keys":
+            return key.float().mean(1)[:, int(self.has_cls) :]
+        if kind == "attention" and self.has_cls:
+            return cls_attention(query, key, scale)
+        return received_attention(query, key, scale)[:, int(self.has_cls) :]
+
+    def hook(self, signal: Signal) -> Callable[..., None]:
+        def output(module: nn.Module, inputs: Any, out: Any) -> None:
+            hidden = out if isinstance(out, Tensor) else out[0]
+            self.found[signal] = hidden.detach()[:, int(self.has_cls) :]
+
+        return output
 
 
-_observer: ContextVar[Saliency | None] = ContextVar("adafv_saliency", default=None)
+_observer: ContextVar[Observer | None] = ContextVar("adafv_observer", default=None)
 
 
 @contextmanager
-def capture_saliency(tower: PreTrainedModel, layer: int, has_cls: bool) -> Iterator[Saliency]:
-    """While open, the attention of one layer of a vision tower is summarised as the tower runs.
+def observe(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
+    """While open, q and k of every attention of a model are shown to an observer, in the thread that opened it.
+
+    The model's own attention function (SDPA, flash, eager) still computes the outputs, which stay bit-identical.
+
+    Args:
+        model: a vision tower or a language model.
+        observer: gets the attention module, query (B, heads, Q, d), key (B, key heads, K, d) and the scale of their
+            product. Rotary positions are applied, and the keys of a cache included.
+    """
+    before = model.config._attn_implementation
+    model.set_attn_implementation(_observed(before))
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+        model.set_attn_implementation(before)
+
+
+@contextmanager
+def capture(
+    tower: PreTrainedModel, layer: int, has_cls: bool, signals: Iterable[Signal]
+) -> Iterator[dict[Signal, Tensor]]:
+    """While open, what `signals` name is read off a vision tower as it runs.
 
     The tower's own attention function (SDPA, flash, eager) still computes the features, which stay bit-identical;
-    beside it one CLS row is computed (or, without CLS, the attention every patch receives).
+    beside it one CLS row is computed (or, where a signal asks, the attention every patch receives).
 
     Args:
         tower: the vision tower.
-        layer: which of `hidden_states` the features are taken from, as in `vision_feature_layer` (LLaVA: -2). The
-            attention is that of the layer which produces it.
+        layer: which of `hidden_states` the features are taken from, as in `vision_feature_layer` (LLaVA: -2). Their
+            layer is the one which produces it.
         has_cls: the first token of the tower is CLS.
+        signals: what to read; none leaves the tower alone.
+
+    Yields:
+        A dict that holds (crops, patches) or (crops, patches, d) tensors, CLS left out, once the tower has run.
 
     Raises:
         ValueError: the tower has no stack of layers, or an attention that cannot be observed.
     """
-    layers = _layers(tower)
+    signals = frozenset(signals)
+    if not signals:
+        yield {}
+        return
+    layers = layers_of(tower)
     if not -len(layers) <= layer <= len(layers) or layer == 0:
         raise ValueError(f"vision_feature_layer={layer} has no attention: the tower has {len(layers)} layers")
-    saliency = Saliency(layers[layer - 1 if layer > 0 else layer], has_cls)
-    before = tower.config._attn_implementation
-    tower.set_attn_implementation(_observed(before))
-    token = _observer.set(saliency)
+    of_features = layer - 1 if layer > 0 else len(layers) + layer
+    observer = _Observer({s: layers[s.layer(len(layers), of_features)] for s in signals}, has_cls, {})
+    hooks = [observer.watched[s].register_forward_hook(observer.hook(s)) for s in signals if s.kind == "hidden"]
     try:
-        yield saliency
+        with observe(tower, observer.attention):
+            yield observer.found
     finally:
-        _observer.reset(token)
-        tower.set_attn_implementation(before)
+        for handle in hooks:
+            handle.remove()
 
 
-def _layers(tower: PreTrainedModel) -> nn.ModuleList:
-    count = tower.config.num_hidden_layers
-    for module in tower.modules():
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The stack of layers of a vision tower or a language model.
+
+    Raises:
+        ValueError: it has none.
+    """
+    count = model.config.num_hidden_layers
+    for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
-    raise ValueError(f"no stack of {count} layers in {type(tower).__name__}: its attention cannot be observed")
+    raise ValueError(f"no stack of {count} layers in {type(model).__name__}: its attention cannot be observed")
 
 
 def _observed(name: str) -> str:
@@ -80,7 +157,8 @@ def _observed(name: str) -> str:
 
         def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args, **kwargs):
             if (observer := _observer.get()) is not None:
-                observer.observe(module, query, key, kwargs.get("scaling"))
+                scale = kwargs.get("scaling")
+                observer(module, query, key, query.shape[-1] ** -0.5 if scale is None else scale)
             return _plain(name, module)(module, query, key, value, *args, **kwargs)
 
         AttentionInterface.register(twin, attention)

@@ -156,6 +156,7 @@ def evaluate(
     suite: Annotated[str, typer.Option(metavar="S,…", help="Suites of questions; default: all.")] = "",
     limit: Annotated[int | None, typer.Option(metavar="N", help="Questions of each suite; default: all.")] = None,
     seed: Annotated[int, typer.Option(help="Of the suites that are drawn.")] = 0,
+    split: Annotated[str, typer.Option(metavar="S", help="validation to make choices, test to report.")] = "test",
     batch_size: Annotated[int, typer.Option(help="Prompts read at once.")] = 16,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 16,
     model: Model = None,
@@ -166,16 +167,18 @@ def evaluate(
     """Measure accuracy: methods x budgets x suites. Takes up an interrupted run where it stopped."""
     from adafv.evaluation import report
     from adafv.evaluation.evaluate import Evaluation
-    from adafv.evaluation.suites import SUITES
+    from adafv.evaluation.paired import paired
+    from adafv.evaluation.suites import suites_of
     from adafv.files import writable_folder
     from adafv.methods import METHODS
 
     plan = Evaluation(
-        methods=_names(methods) or list(METHODS),
+        methods=_names(methods) or [*METHODS, "oracle"],
         keeps=[_share(text) for text in _names(keep)],
-        suites=_names(suite) or SUITES,
+        suites=_names(suite) or suites_of(split),
         limit=limit,
         seed=seed,
+        split=split,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
     )
@@ -186,14 +189,18 @@ def evaluate(
     name, start = model or "embedded", datetime.now(UTC)
     loaded, processor = load(model, device, dtype)
     records = plan.run(loaded, processor, out, name=name, progress=True)
-    rows = report.rows_of(records)
-    settings = {key: getattr(plan, key) for key in ("seed", "limit", "batch_size", "max_new_tokens")}
-    meta = report.meta_of(loaded, name, start, **settings)
-    report.write(out, meta, rows)
+    rows, pairs = report.rows_of(records), paired(records, ("adafv", "adafv+"))
+    settings = {key: getattr(plan, key) for key in ("seed", "split", "limit", "batch_size", "max_new_tokens")}
+    left_out = [{"method": m, "keep": k, "reason": reason} for (m, k), reason in plan.left_out.items()]
+    meta = report.meta_of(loaded, name, start, **settings, left_out=left_out)
+    report.write(out, meta, rows, pairs)
     if as_json:
-        _print_json({"meta": meta, "rows": rows})
+        _print_json({"meta": meta, "rows": rows, "pairs": pairs})
         return
-    _print_table(report.table(rows))
+    _print_table(report.table(rows, pairs))
+    typer.echo("▲ better, ▼ worse than adafv, p < 0.05 (pairs.csv has the differences)")
+    for entry in left_out:
+        typer.echo(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}")
     typer.echo(f"written: {', '.join(str(out / name) for name in ('results.json', 'results.csv', 'accuracy.png'))}")
 
 

@@ -2,8 +2,7 @@
 
 import inspect
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from adafv.capture import Saliency, capture_saliency
+from adafv.capture import SALIENCY, Signal, capture
 from adafv.families import family_of
 from adafv.layout import ImageSpan, Prompt
 
@@ -27,21 +26,28 @@ class VisualTokens:
         features: (I, N, D) visual tokens after the projector, in LLM order, newlines left out.
         mask: (I, N), true where there is a token.
         counts: N of each image.
-        saliency: (I, N) fp32 attention of the vision tower, each crop its own softmax. None if nobody asked for it.
-        text: (I, M, D) input embeddings of the words each image is asked about. None likewise.
+        signals: what was asked for of the vision tower, (I, N) or (I, N, d) each; see `adafv.capture.Signal`.
+        text: (I, M, D) input embeddings of the words each image is asked about. None if nobody asked for them.
         text_mask: (I, M), true where there is a word.
         where: for each image a CPU tensor (N, 3): crop, row and column of each token; see `Family.grid`.
         seeds: a number for each image's question, the same in every batch and on every device: for methods that draw.
+        layers: how many layers the LLM has: for methods that prune between them.
     """
 
     features: Tensor
     mask: Tensor
     counts: tuple[int, ...]
-    saliency: Tensor | None
+    signals: Mapping[Signal, Tensor]
     text: Tensor | None
     text_mask: Tensor | None
     where: tuple[Tensor, ...]
     seeds: tuple[int, ...]
+    layers: int
+
+    @property
+    def saliency(self) -> Tensor:
+        """(I, N) fp32 attention of the vision tower at the features' layer, each crop its own softmax."""
+        return self.signals[SALIENCY]
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def encode(
     model: PreTrainedModel,
     inputs: Mapping[str, Any],
     *,
-    saliency: bool = True,
+    signals: Iterable[Signal] = (SALIENCY,),
     text: bool = True,
     query: Tensor | None = None,
     skip: frozenset[int] = frozenset(),
@@ -81,7 +87,8 @@ def encode(
     Args:
         model: a vision-language model of a known family.
         inputs: what its processor returned, with at least one image.
-        saliency, text: whether to compute the tower's attention and to look up the words.
+        signals: what to read off the vision tower.
+        text: whether to look up the words.
         query: (M,) token ids to be used as the question of every image, instead of the text after it.
         skip: token ids that never count as words of the question.
 
@@ -97,10 +104,8 @@ def encode(
     base: Any = model.base_model
     encoder = base.get_image_features
     accepted = [name for name in inspect.signature(encoder).parameters if name in inputs]
-    capture: AbstractContextManager[Saliency | None] = nullcontext()
-    if saliency:
-        capture = capture_saliency(family.tower(model), family.feature_layer(model), family.has_cls(model))
-    with torch.set_grad_enabled(torch.is_grad_enabled() and model.training), capture as observed:
+    reading = capture(family.tower(model), family.feature_layer(model), family.has_cls(model), signals)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and model.training), reading as found:
         output = encoder(**{name: inputs[name] for name in accepted}, return_dict=True)
     features = list(output.pooler_output)
 
@@ -113,11 +118,12 @@ def encode(
             features=pad_sequence([f.detach()[i] for f, i in zip(features, droppable, strict=True)], batch_first=True),
             mask=_to(_padding([len(p) for p in patches]), device),
             counts=tuple(map(len, patches)),
-            saliency=_in_llm_order(observed.scores, packing, patches, grid, device) if observed else None,
+            signals={s: _in_llm_order(x, packing, patches, grid, device) for s, x in found.items()},
             text=embedded,
             text_mask=text_mask,
             where=tuple(g[p[i]] for g, p, i in zip(grid, packing, patches, strict=True)),
             seeds=_seeds(words),
+            layers=model.config.get_text_config().num_hidden_layers,
         )
     fixed = [_to((p < 0).nonzero()[:, 0], device) for p in packing]
     return Encoding(tokens, features, droppable, fixed, spans, prompt, frozenset(accepted))
@@ -158,7 +164,7 @@ def reask(
             features=old.features[index],
             mask=old.mask[index],
             counts=tuple(old.counts[i] for i in images),
-            saliency=None if old.saliency is None else old.saliency[index],
+            signals={s: x[index] for s, x in old.signals.items()},
             text=embedded,
             text_mask=text_mask,
             where=tuple(old.where[i] for i in images),
@@ -181,8 +187,8 @@ def _seeds(words: list[Tensor]) -> tuple[int, ...]:
 def _in_llm_order(
     scores: Tensor, packing: list[Tensor], patches: list[Tensor], grid: list[Tensor], device: torch.device
 ) -> Tensor:
-    """(crops, patches) scores of the tower as (I, N): each image's droppable tokens in LLM order."""
-    per_image = scores.detach().flatten().split([len(g) for g in grid])
+    """(crops, patches[, d]) of the tower as (I, N[, d]): each image's droppable tokens in LLM order."""
+    per_image = scores.detach().flatten(0, 1).split([len(g) for g in grid])
     ordered = [s[_to(p[i], s.device)] for s, p, i in zip(per_image, packing, patches, strict=True)]
     return pad_sequence(ordered, batch_first=True).to(device)
 

@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, cast
 
@@ -12,9 +13,14 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from adafv.attach import attached
+from adafv.capture import Signal
 from adafv.encode import Encoding, VisualTokens, encode
 
-__all__ = ["Pruner", "ScoringPruner", "Selection"]
+__all__ = ["BudgetError", "Pruner", "ScoringPruner", "Selection"]
+
+
+class BudgetError(ValueError):
+    """A method cannot meet this budget on this image or model."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +31,19 @@ class Selection:
         kept: for each image the indices (K,) of the tokens that stay, ascending.
         features: for each image their features (K, D), where the method changes them; None where it doesn't.
         split: for each image (k_t, k_v), where the method mixes two lists: a (I, 2) tensor.
+        read: for each image how many of its visual tokens a layer of the LLM reads, mean over layers, where the
+            method drops them between layers; None: all that is kept.
     """
 
     kept: list[Tensor]
     features: list[Tensor] | None = None
     split: Tensor | None = None
+    read: list[float] | None = None
+
+    @property
+    def tokens_read(self) -> list[float]:
+        """For each image the visual tokens that the LLM reads."""
+        return [float(len(kept)) for kept in self.kept] if self.read is None else self.read
 
 
 @dataclass(kw_only=True)
@@ -70,7 +84,7 @@ class Pruner(ABC):
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""
-    needs_saliency: ClassVar[bool] = False
+    signals: ClassVar[frozenset[Signal]] = frozenset()
     needs_text: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -121,7 +135,7 @@ class Pruner(ABC):
         return encode(
             model,
             inputs,
-            saliency=self.needs_saliency,
+            signals=self.signals,
             text=self.needs_text,
             query=self.query,
             skip=frozenset(self.skip),
@@ -142,10 +156,7 @@ class Pruner(ABC):
         if selection.features is not None:
             for i, (kept, merged) in enumerate(zip(selection.kept, selection.features, strict=True)):
                 features[i][torch.searchsorted(offsets[i], encoding.droppable[i][kept])] = merged.to(features[i])
-        stay = [
-            (span.row, span.positions.to(o.device, non_blocking=True)[o])
-            for span, o in zip(encoding.spans, offsets, strict=True)
-        ]
+        stay = self._stay(encoding, offsets)
         rest = {name: value for name, value in inputs.items() if name not in encoding.consumed}
         out = rest | encoding.prompt.shorten(rest, stay, _pad_id(model))
         if self.positions == "original":
@@ -154,6 +165,14 @@ class Pruner(ABC):
             out["position_ids"] = (out["attention_mask"].cumsum(-1) - 1).clamp(min=0)
         out["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=cast(Any, features))}
         return out
+
+    @staticmethod
+    def _stay(encoding: Encoding, offsets: list[Tensor]) -> list[tuple[int, Tensor]]:
+        """For each image its row and the positions in the prompt of the tokens that stay."""
+        return [
+            (span.row, span.positions.to(o.device, non_blocking=True)[o])
+            for span, o in zip(encoding.spans, offsets, strict=True)
+        ]
 
     def _offsets(self, encoding: Encoding, image: int, kept: Tensor) -> Tensor:
         """Where the tokens that stay are among all tokens of an image, those that may not be dropped included."""
@@ -169,6 +188,18 @@ class Pruner(ABC):
         tokens = encoding.droppable[image][kept[ends_in_newline[kept]]]
         used = torch.searchsorted(newlines, tokens).bincount(minlength=len(newlines) + 1)
         return newlines[used[:-1] > 0]
+
+    def inside(self, model: PreTrainedModel, encoding: Encoding) -> AbstractContextManager[None]:
+        """To be held open while the model reads what `prune` returned: for methods that prune between its layers."""
+        return nullcontext()
+
+    @contextmanager
+    def applied(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the shorter inputs of a prompt with an image; the model is to read them while this is open."""
+        encoding = self.encode(model, inputs)
+        short = self.prune(model, inputs, encoding)
+        with self.inside(model, encoding):
+            yield short
 
     def attached(self, model: PreTrainedModel):
         """A context in which the model's own `generate` and `forward` prune whatever images they get.

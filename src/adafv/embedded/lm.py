@@ -1,7 +1,8 @@
 """Stage 2: the language model alone, on the frozen features of stage 1.
 
 Several questions share one image prefix: a question sees the picture and itself, and its positions continue after the
-picture. The noun and the last position also learn to say where the thing meant lies, else where-questions need hours.
+picture. The noun also learns to say where the thing meant lies and what colour it has, the last position where the
+answer lies: else questions that take several looks need hours.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from adafv.embedded.data import NONE, SIZE, Scenes, crops_of
 from adafv.embedded.recipe import GRID, LABELS, PLURALS, TEXT_WIDTH, vocabulary
 from adafv.embedded.tower import POSITIONS, Stage1, to_pixels
 from adafv.evaluation.asking import ask
-from adafv.evaluation.canvas import ICONS
-from adafv.evaluation.scenes import Question
+from adafv.evaluation.canvas import COLORS, ICONS
+from adafv.evaluation.sample import Question, Thing
 
 NORM, LENGTH = 0.5, 14
 """Norm of word embeddings and of the mean feature; tokens of the longest question with template and answer."""
@@ -76,14 +77,17 @@ class Asked(NamedTuple):
     nouns: np.ndarray
     points: np.ndarray
     """(q, 3, 2): where the first noun, the second noun and the answer lie, 0 … 1; NaN for none."""
+    colors: np.ndarray
+    """(q, 2): the colour of what the nouns name; NONE for none."""
     types: list[str]
 
 
-def encode_questions(questions: list[Question]) -> Asked:
+def encode_questions(questions: list[Question], things: tuple[Thing, ...] = ()) -> Asked:
     """Tokenize as the chat template does: words, "?", "assistant :", answer, "</s>"."""
+    color_at = {thing.box: list(COLORS).index(thing.color) for thing in things}
     ids = np.full((len(questions), LENGTH), IDS["<pad>"], np.int64)
     last, nouns = np.zeros(len(questions), np.int64), np.zeros((len(questions), 2), np.int64)
-    points = np.full((len(questions), 3, 2), np.nan, np.float32)
+    points, colors = np.full((len(questions), 3, 2), np.nan, np.float32), np.full((len(questions), 2), NONE)
     for i, question in enumerate(questions):
         words = question.text.lower().replace("?", " ?").split()
         row = [*words, "assistant", ":", question.answer, "</s>"]
@@ -92,11 +96,11 @@ def encode_questions(questions: list[Question]) -> Asked:
         centers = [((b[0] + b[2]) / 2 / SIZE[0], (b[1] + b[3]) / 2 / SIZE[1]) for b in question.boxes]
         named = [k for k, w in enumerate(words) if w in ICONS]
         if question.type in ("color", "relation", "beside", "two", "text"):
-            for k, (at, center) in enumerate(zip(named[:2], centers, strict=False)):
-                nouns[i, k], points[i, k] = at, center
+            for k, (at, center, box) in enumerate(zip(named[:2], centers, question.boxes, strict=False)):
+                nouns[i, k], points[i, k], colors[i, k] = at, center, color_at[box]
         if question.type in ("beside", "text"):
             points[i, 2] = centers[-1]
-    return Asked(ids, last, nouns, points, [q.type for q in questions])
+    return Asked(ids, last, nouns, points, colors, [q.type for q in questions])
 
 
 def scene_questions(scenes: Scenes, seed: int, times: int) -> list[list[Question]]:
@@ -127,7 +131,7 @@ class Stage2(nn.Module):
         self.newline = model.model.image_newline
         AttentionInterface.register("adafv_masked", masked_attention)
         self.lm.set_attn_implementation("adafv_masked")
-        self.readouts = nn.ModuleList([nn.Linear(TEXT_WIDTH, POSITIONS) for _ in range(2)])
+        self.readouts = nn.ModuleList([nn.Linear(TEXT_WIDTH, n) for n in (POSITIONS, POSITIONS, len(COLORS))])
         table = self.lm.embed_tokens.weight
         with torch.no_grad():
             table.copy_(F.normalize(torch.randn(table.shape, generator=torch.Generator().manual_seed(seed)), dim=-1))
@@ -139,6 +143,15 @@ class Stage2(nn.Module):
             self.head.weight.copy_(table)
             table.mul_(NORM)
             self.newline.mul_(NORM / self.newline.norm())
+
+    def grow(self, state: dict[str, Tensor]) -> None:
+        """Take over a shallower model; the layers it lacks begin as the identity."""
+        known = self.state_dict()
+        self.load_state_dict({k: v for k, v in state.items() if v.shape == known[k].shape}, strict=False)
+        for i, layer in enumerate(self.lm.layers):
+            if f"lm.layers.{i}.mlp.down_proj.weight" not in state:
+                nn.init.zeros_(layer.self_attn.o_proj.weight)
+                nn.init.zeros_(layer.mlp.down_proj.weight)
 
     def forward(
         self, image: Tensor, newline: Tensor, ids: Tensor, mask: Tensor, positions: Tensor
@@ -165,7 +178,7 @@ class Stage2(nn.Module):
         right = (at_answer.argmax(-1) == answers).float()
         parts = {"right": right.mean().item()}
         aux = losses.new_zeros(())
-        for level, which, at in ((2, 0, batch.nouns[..., 0]), (2, 1, batch.nouns[..., 1]), (3, 2, batch.last)):
+        for level, which, at in ((2, 0, batch.nouns[..., 0]), (2, 1, batch.nouns[..., 1]), (4, 2, batch.last)):
             target = batch.points[..., which, :]
             known = ~target[..., 0].isnan()
             if known.any():
@@ -173,6 +186,11 @@ class Stage2(nn.Module):
                 miss = (said - waves(target[known])).square().mean()
                 aux = aux + miss
                 parts[f"aux{which}"] = miss.item()
+        known = batch.colors != NONE
+        if known.any():
+            said = self.readouts[2](hidden[3][rows[..., None], batch.nouns][known]).float()
+            aux = aux + 0.3 * F.cross_entropy(said, batch.colors[known])
+            parts["seen"] = (said.argmax(-1) == batch.colors[known]).float().mean().item()
         return losses.mean() + 0.1 * end + aux, parts
 
 
@@ -185,6 +203,7 @@ class Batch(NamedTuple):
     last: Tensor
     nouns: Tensor
     points: Tensor
+    colors: Tensor
     mask: Tensor
     positions: Tensor
     types: list[list[str]]
@@ -207,7 +226,7 @@ def shared_prefix(image: int, questions: int) -> tuple[Tensor, Tensor]:
     return torch.where(sees, 0.0, -1e4)[None, None], positions[None]
 
 
-HARD = {"beside": 3.0, "count": 3.0, "text": 2.0, "two": 2.0}
+HARD = {"beside": 4.0, "count": 4.0, "text": 2.0, "two": 3.0}
 """How much more often than the other types these are asked: they need several steps of looking."""
 
 
@@ -243,6 +262,7 @@ def make_batch(bank: Bank, asked: list[Asked], rows: np.ndarray, rng: np.random.
         last=torch.from_numpy(np.stack([a.last[p] for a, p in pick]) + shift).to(device),
         nouns=torch.from_numpy(np.stack([a.nouns[p] for a, p in pick]) + shift[..., None]).to(device),
         points=torch.from_numpy(np.stack([a.points[p] for a, p in pick])).to(device),
+        colors=torch.from_numpy(np.stack([a.colors[p] for a, p in pick])).to(device),
         mask=mask.to(device),
         positions=positions.to(device),
         types=[[a.types[i] for i in p] for a, p in pick],

@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
     "{% if m['role'] == 'user' %} {% else %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-VISION_WIDTH, VISION_LAYERS, TEXT_WIDTH, TEXT_LAYERS = 160, 6, 192, 4
+VISION_WIDTH, VISION_LAYERS, TEXT_WIDTH, TEXT_LAYERS = 160, 6, 192, 6
 
 
 def vocabulary() -> list[str]:

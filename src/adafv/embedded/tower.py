@@ -85,10 +85,11 @@ class Stage1(nn.Module):
         kind = (aux[..., POSITIONS] - AMPLITUDE * (2 * thumb[:, None] - 1)).square().mean()
         center = labels[..., 3].float()
         middle = ((aux[..., POSITIONS + 1] - 0.3 * center).square() * (1 + 8 * center)).mean()
-        here = targets.amax(1)
-        cls = F.binary_cross_entropy_with_logits(self.present(hidden[:, 0]).float(), here, 1 + 2 * here)
+        area = targets.sum(1)
+        share = area / area.sum(-1, keepdim=True).clamp(min=1)  # what is large counts for more, as in a caption
+        cls = -(share * self.present(hidden[:, 0]).float().log_softmax(-1)).sum(-1).mean()
         parts |= {"where": where.item(), "middle": middle.item(), "cls": cls.item()}
-        return loss + 5 * where + 5 * kind + 20 * middle + 5 * cls, parts
+        return loss + 5 * where + 5 * kind + 20 * middle + 0.5 * cls, parts
 
 
 def position_targets() -> Tensor:

@@ -106,17 +106,18 @@ def stage2(args: argparse.Namespace, model: Any) -> int:
     from adafv.embedded import lm
 
     banks, held_out, stage = prepare(args, model)
-    kinds = [("color", "exists", "text"), None]
+    if args.grow:
+        stage.grow(torch.load(args.grow, map_location=args.device, weights_only=True)["module"])
 
     def loss_of(step: int) -> Any:
         rng = np.random.default_rng((args.seed, 2, step))
-        done = step / args.steps2
+        done = max(step / args.steps2, 0.3 if args.grow else 0.0)
         which = 1 if rng.random() < 0.2 else 0
         whole = rng.random() < (0.0 if done < 0.3 else 0.25 if done < 0.7 else 0.5)
         keep = None if whole else int(rng.choice([128, 160, 192] if done < 0.3 else [64, 128, 192, 256]))
         bank, asked = banks[which]
         rows = rng.integers(len(bank.features), size=args.batch2 // 3 if whole and not which else args.batch2)
-        types = kinds[0] if done < 0.06 and not which else None
+        types = ("color", "exists", "text") if done < 0.06 and not which else None
         batch = lm.make_batch(bank, asked, rows, rng, keep, 10, types, args.device)
         return stage.loss(batch)
 
@@ -149,7 +150,7 @@ def prepare(args: argparse.Namespace, model: Any) -> tuple[list[Any], list[Any],
 
     first, order = freeze(args, model), lm.packing()
     scenes, held_out = data.render(0, args.scenes2, args.workers), data.render(HELD_OUT, 192, 1)
-    asked = [lm.encode_questions(q) for q in lm.scene_questions(scenes, args.seed, 6)]
+    asked = _asked(scenes, args.seed, 6)
     parts = [lm.encode(first, *lm.scene_crops(scenes, slice(i, i + 960)), order, args.device)
              for i in tqdm(range(0, args.scenes2, 960), desc="features", file=sys.stderr)]  # fmt: skip
     bank = lm.Bank(torch.cat([b.features for b in parts]), order, np.concatenate([b.weight for b in parts]))
@@ -158,13 +159,20 @@ def prepare(args: argparse.Namespace, model: Any) -> tuple[list[Any], list[Any],
     easy_asked = [lm.encode_questions([Question(q, a, "easy", ()) for q, a in p]) for p in pairs]
     split = len(pairs) - min(150, len(pairs) // 2)
     test = lm.encode(first, *lm.scene_crops(held_out, slice(None)), order, args.device)
-    test_asked = [lm.encode_questions(q) for q in lm.scene_questions(held_out, args.seed + 1, 4)]
+    test_asked = _asked(held_out, args.seed + 1, 4)
     watched = [
         (test, test_asked),
         (lm.Bank(easy.features[split:], easy.order, easy.weight[split:]), easy_asked[split:]),
     ]
     trained = [(bank, asked), (lm.Bank(easy.features[:split], easy.order, easy.weight[:split]), easy_asked[:split])]
     return trained, watched, lm.Stage2(model, first, args.seed).to(args.device)
+
+
+def _asked(scenes: Any, seed: int, times: int) -> list[Any]:
+    from adafv.embedded import lm
+
+    questions = lm.scene_questions(scenes, seed, times)
+    return [lm.encode_questions(q, things) for q, things in zip(questions, scenes.things, strict=True)]
 
 
 def finish(args: argparse.Namespace, model: Any) -> None:
@@ -202,6 +210,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--until", type=int, help="stop at this step (resume later)")
     p.add_argument("--scenes", type=int, default=30_000, help="training pictures")
     p.add_argument("--scenes2", type=int, default=14_000, help="of these, the ones that stage 2 sees")
+    p.add_argument("--grow", type=Path, help="stage2.pt to start stage 2 from, perhaps of a model with fewer layers")
     p.add_argument("--batch2", type=int, default=24)
     p.add_argument("--batch1", type=int, default=64)
     p.add_argument("--every", type=int, default=400, help="steps between looks at held-out pictures")

@@ -20,7 +20,7 @@ ICONS: dict[str, str] = {
     "plane": "✈", "letter": "✉", "pencil": "✎", "check": "✔", "cross": "✖", "snowflake": "❄", "house": "⌂",
     "arrow": "➤", "scissors": "✂", "keyboard": "⌨",
 }  # fmt: skip
-THIN = {"cup", "scale", "bolt", "pencil", "house", "scissors", "keyboard", "snowflake", "anchor", "skull"}
+THIN = {"cup", "scale", "bolt", "pencil", "house", "scissors", "snowflake", "anchor", "skull"}
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (225, 25, 30), "orange": (255, 140, 0), "yellow": (250, 235, 40), "green": (20, 140, 40),
     "cyan": (40, 225, 230), "blue": (35, 60, 225), "purple": (125, 20, 165), "pink": (255, 140, 200),

@@ -1,7 +1,6 @@
 """Accuracy of methods at budgets: every question of a suite, dense, blind and pruned, from one pass of the tower."""
 
 import difflib
-import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv import __version__
-from adafv.ask import build_batch, build_text, decode, generate
-from adafv.encode import Encoding, encode, reask
+from adafv.ask import build_batch
+from adafv.encode import Encoding, encode
 from adafv.evaluation import suites
 from adafv.evaluation.answers import AnswerLog, Key
+from adafv.evaluation.oracle import Oracle
+from adafv.evaluation.prompts import Prompts
+from adafv.evaluation.scenes import SPLITS
 from adafv.methods import method
-from adafv.pruner import Pruner
+from adafv.pruner import BudgetError, Pruner
 
 __all__ = ["BLIND", "Configuration", "Evaluation"]
 
@@ -41,11 +42,12 @@ class Evaluation:
     """What to compare on what. Dense (`none`, keep 1) and blind (keep 0) always take part.
 
     Args:
-        methods: names in `adafv.METHODS`.
+        methods: names in `adafv.METHODS`, or "oracle" (left out where a suite has no boxes).
         keeps: shares of the visual tokens, 0 < keep <= 1; 1 is the dense model, once for all methods.
         suites: names in `adafv.evaluation.suites.SUITES`.
         limit: questions of each suite; None: all.
         seed: of the suites that are drawn.
+        split: of the suites; choices are made on "validation", figures reported on "test".
         batch_size: prompts that the language model reads at once; about as many are encoded at once.
         max_new_tokens: length of an answer.
 
@@ -58,6 +60,7 @@ class Evaluation:
     suites: Sequence[str]
     limit: int | None = None
     seed: int = 0
+    split: str = "test"
     batch_size: int = 16
     max_new_tokens: int = 16
 
@@ -75,6 +78,8 @@ class Evaluation:
                 close = difflib.get_close_matches(suite, suites.SUITES, n=1, cutoff=0.5)
                 hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(suites.SUITES)}"
                 raise ValueError(f"suite {suite!r} is unknown: {hint}")
+        if self.split not in SPLITS:
+            raise ValueError(f"split={self.split!r} is unknown: pass one of {', '.join(SPLITS)}")
         _ = self.configurations
 
     @cached_property
@@ -82,12 +87,17 @@ class Evaluation:
         """Dense and blind, then each method at each budget."""
         fixed = [Configuration("none", 1.0, method("none")), Configuration(BLIND, 0.0, None)]
         pruned = [
-            Configuration(name, float(keep), method(name, keep=keep))
+            Configuration(name, float(keep), Oracle(keep=keep) if name == Oracle.name else method(name, keep=keep))
             for name in dict.fromkeys(self.methods)
             if name != "none"
             for keep in dict.fromkeys(self.keeps)
         ]
         return fixed + [c for c in pruned if c.keep != 1]
+
+    @cached_property
+    def left_out(self) -> dict[tuple[str, float], str]:
+        """Methods and budgets that could not be met on this model, each with its reason; known after `run`."""
+        return {}
 
     def run(
         self, model: PreTrainedModel, processor: ProcessorMixin, out: str | Path, *, name: str, progress: bool = False
@@ -102,7 +112,7 @@ class Evaluation:
         Returns:
             One record per question of the suites and configuration: suite, id, question (its index), type, method,
             keep, visual_tokens, kept_tokens, answer, truth, correct, seconds (selection, prefill and decoding, its
-            share of the batch's; without the vision tower).
+            share of the batch's; without the vision tower). None of what is `left_out`.
 
         Raises:
             ValueError: see `AnswerLog`.
@@ -115,7 +125,7 @@ class Evaluation:
                     for samples in self._chunks(suite):
                         asked += self._chunk(model, processor, log, suite, samples)
                         bar.update(sum(len(sample.questions) for sample in samples))
-            return [log.records[key] for key in dict.fromkeys(asked)]
+            return [log.records[key] for key in dict.fromkeys(asked) if key[3:] not in self.left_out]
 
     def _settings(self, model: PreTrainedModel, name: str) -> dict[str, Any]:
         return {
@@ -124,13 +134,13 @@ class Evaluation:
             "weights": _fingerprint(model),
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
-            **{key: getattr(self, key) for key in ("limit", "seed", "max_new_tokens")},
+            **{key: getattr(self, key) for key in ("limit", "seed", "split", "max_new_tokens")},
         }
 
     def _chunks(self, suite: str) -> Iterator[list[Any]]:
         """Pictures whose questions fill a batch."""
         chunk: list[Any] = []
-        for sample in suites.load_suite(suite, self.limit, self.seed):
+        for sample in suites.load_suite(suite, self.limit, self.seed, self.split):
             if sample.questions:
                 chunk.append(sample)
             if sum(len(s.questions) for s in chunk) >= self.batch_size:
@@ -143,66 +153,45 @@ class Evaluation:
         self, model: PreTrainedModel, processor: ProcessorMixin, log: AnswerLog, suite: str, samples: list[Any]
     ) -> list[Key]:
         """Answer the questions on some pictures that the log lacks; the keys of all of them."""
-        items = [(i, q) for i, sample in enumerate(samples) for q in range(len(sample.questions))]
 
         def key(item: tuple[int, int], c: Configuration) -> Key:
             return suite, samples[item[0]].id, item[1], c.method, c.keep
 
-        keys = [key(item, c) for item in items for c in self.configurations]
-        items = [item for item in items if any(key(item, c) not in log for c in self.configurations)]
-        if not items:
-            return keys
-        with torch.no_grad():
+        items = [(i, q) for i, sample in enumerate(samples) for q in range(len(sample.questions))]
+        planned = [c for c in self.configurations if c.method != Oracle.name or any(s.things for s in samples)]
+        lacking = [item for item in items if any(key(item, c) not in log for c in self._possible(planned))]
+        if lacking:
             encoding = self._encode(model, processor, samples)
-            for start in range(0, len(items), self.batch_size):
-                batch = items[start : start + self.batch_size]
-                questions = [samples[i].questions[q] for i, q in batch]
-                prompts = _Prompts(model, processor, encoding, [i for i, _ in batch], [q.text for q in questions])
-                records = []
-                for c in self.configurations:
-                    if all(key(item, c) in log for item in batch):
-                        continue
-                    answers = prompts.answer(c.pruner, self.max_new_tokens)
-                    for item, question, answer in zip(batch, questions, answers, strict=True):
-                        records.append(_record(key(item, c), question, answer))
-                log.append(records)
-        return keys
+            for start in range(0, len(lacking), self.batch_size):
+                batch = lacking[start : start + self.batch_size]
+                asked = [samples[i].questions[q] for i, q in batch]
+                prompts = Prompts(model, processor, encoding, [i for i, _ in batch], samples, asked)
+                wanted = [c for c in self._possible(planned) if any(key(item, c) not in log for item in batch)]
+                log.append(
+                    _record(key(item, c), question, answer)
+                    for c in wanted
+                    for item, question, answer in zip(batch, asked, self._answers(prompts, c), strict=False)
+                )
+        return [key(item, c) for item in items for c in self._possible(planned)]
 
+    def _possible(self, configurations: list[Configuration]) -> list[Configuration]:
+        return [c for c in configurations if (c.method, c.keep) not in self.left_out]
+
+    @torch.no_grad()
+    def _answers(self, prompts: Prompts, c: Configuration) -> list[dict[str, Any]]:
+        """The answers of a batch; none where the budget cannot be met."""
+        try:
+            return prompts.answer(c.pruner, self.max_new_tokens)
+        except BudgetError as error:
+            self.left_out[c.method, c.keep] = str(error)
+            return []
+
+    @torch.no_grad()
     def _encode(self, model: PreTrainedModel, processor: ProcessorMixin, samples: list[Any]) -> Encoding:
         pruners = [c.pruner for c in self.configurations if c.pruner]
         questions = [sample.questions[0].text for sample in samples]
         inputs = build_batch(processor, [s.image for s in samples], questions, model.device, model.dtype)
-        return encode(model, inputs, saliency=any(p.needs_saliency for p in pruners), text=False)
-
-
-class _Prompts:
-    """A batch of questions on encoded pictures, to be answered under one configuration after another."""
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        processor: ProcessorMixin,
-        encoding: Encoding,
-        images: list[int],
-        questions: list[str],
-    ) -> None:
-        self.model, self.processor = model, processor
-        self.inputs = build_text(processor, questions, [len(encoding.features[i]) for i in images], model.device)
-        self.blind = build_text(processor, questions, [0] * len(questions), model.device)
-        self.encoding = reask(model, self.inputs, encoding, images)
-
-    def answer(self, pruner: Pruner | None, max_new_tokens: int) -> list[dict[str, Any]]:
-        """Text, visual_tokens, kept_tokens and seconds of each."""
-        counts = self.encoding.tokens.counts
-        start = time.perf_counter()
-        if pruner is None:
-            short, kept = self.blind, [torch.empty(0)] * len(counts)
-        else:
-            selection = pruner.select(self.encoding.tokens, [pruner.budget(n) for n in counts])
-            short, kept = pruner.rebuild(self.model, self.inputs, self.encoding, selection), selection.kept
-        texts = decode(self.processor, generate(self.model, short, max_new_tokens))
-        seconds = (time.perf_counter() - start) / len(texts)
-        return [_answer(text, count, k, seconds) for text, count, k in zip(texts, counts, kept, strict=True)]
+        return encode(model, inputs, signals=frozenset().union(*(p.signals for p in pruners)), text=False)
 
 
 def _fingerprint(model: PreTrainedModel) -> str:
@@ -211,10 +200,6 @@ def _fingerprint(model: PreTrainedModel) -> str:
     for weight in model.parameters():
         checksum = zlib.crc32(weight.detach().flatten()[:64].float().cpu().numpy().tobytes(), checksum)
     return f"{checksum:08x}"
-
-
-def _answer(text: str, count: int, kept: Tensor, seconds: float) -> dict[str, Any]:
-    return {"answer": text, "visual_tokens": count, "kept_tokens": len(kept), "seconds": round(seconds, 6)}
 
 
 def _record(key: Key, question: Any, answer: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from adafv import __version__
+from adafv.evaluation.paired import SIGNIFICANT
 from adafv.evaluation.plot import draw
 from adafv.files import atomic, write_text
 
@@ -123,28 +124,45 @@ def meta_of(model: PreTrainedModel, name: str, start: datetime, **settings: Any)
     }
 
 
-def write(out: str | Path, meta: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Write results.json, results.csv and accuracy.png, each whole or not at all.
+def write(
+    out: str | Path, meta: dict[str, Any], rows: list[dict[str, Any]], pairs: Sequence[dict[str, Any]] = ()
+) -> None:
+    """Write results.json, results.csv, pairs.csv and accuracy.png, each whole or not at all.
 
     Raises:
         ValueError: the folder cannot be written.
     """
     out = Path(out)
-    write_text(out / "results.json", json.dumps({"meta": meta, "rows": rows}, indent=1, ensure_ascii=False) + "\n")
-    sheet = io.StringIO()
-    writer = csv.DictWriter(sheet, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / "results.csv", sheet.getvalue())
+    whole = {"meta": meta, "rows": rows, "pairs": pairs}
+    write_text(out / "results.json", json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / "results.csv", _csv(COLUMNS, rows))
+    if pairs:
+        write_text(out / "pairs.csv", _csv(pairs[0], pairs))
     with atomic(out / "accuracy.png") as temporary:
         draw(rows, temporary)
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
-    """Accuracy on all questions of each suite, with the share of the dense model's in brackets."""
+def _csv(columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
+    sheet = io.StringIO()
+    writer = csv.DictWriter(sheet, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return sheet.getvalue()
+
+
+def table(rows: list[dict[str, Any]], pairs: Iterable[dict[str, Any]] = (), against: str = "adafv") -> Table:
+    """Accuracy on all questions of each suite, with the share of the dense model's in brackets.
+
+    Of `pairs`, those of the method `against` mark what is better (▲) or worse (▼) than it beyond luck.
+    """
+    marks = {
+        (pair["keep"], pair["rival"], pair["suite"]): "▼" if pair["difference"] > 0 else "▲"
+        for pair in pairs
+        if pair["method"] == against and pair["p"] < SIGNIFICANT
+    }
     rows = [row for row in rows if row["question_type"] == "all"]
     suites = list(dict.fromkeys(row["suite"] for row in rows))
-    lines = {(r["keep"], r["method"]): {} for r in rows}  # type: dict[tuple[float, str], dict[str, dict[str, Any]]]
+    lines: dict[tuple[float, str], dict[str, dict[str, Any]]] = {(r["keep"], r["method"]): {} for r in rows}
     for row in rows:
         lines[row["keep"], row["method"]][row["suite"]] = row
     result = Table(title="Accuracy, 95 % interval, and share of the dense model's", title_justify="left")
@@ -160,13 +178,18 @@ def table(rows: list[dict[str, Any]]) -> Table:
         budget = keep
         tokens = np.mean([cell["kept_tokens"] for cell in cells.values()])
         label = {"none": "dense"}.get(name, name)
-        result.add_row(f"{keep:.4g}", f"{tokens:.0f}", label, *(_cell(cells.get(suite)) for suite in suites))
+        result.add_row(
+            f"{keep:.4g}",
+            f"{tokens:.0f}",
+            label,
+            *(_cell(cells.get(suite), marks.get((keep, name, suite), "")) for suite in suites),
+        )
     return result
 
 
-def _cell(row: dict[str, Any] | None) -> str:
+def _cell(row: dict[str, Any] | None, mark: str) -> str:
     if row is None:
         return "–"
     half = 50 * (row["ci_high"] - row["ci_low"])
     share = "–" if row["retention"] is None else f"{100 * row['retention']:.0f} %"
-    return f"{100 * row['accuracy']:.1f} ± {half:.1f} ({share})"
+    return f"{100 * row['accuracy']:.1f} ± {half:.1f} ({share}){mark}"

@@ -1,14 +1,13 @@
 """Scenes: pictures drawn by code, whose every thing, box and answer is known.
 
-A scene is a pure function of (split, suite, seed, size). `split` is part of what the generator is seeded with, so a
-training picture and a test picture never share a stream of random numbers, whatever their seeds.
+A scene is a pure function of (split, suite, seed, size). `split` is part of what the generator is seeded with, so
+pictures of two splits never share a stream of random numbers, whatever their seeds.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from PIL import Image
 
@@ -26,9 +25,9 @@ from adafv.evaluation.canvas import (
 )
 from adafv.evaluation.sample import Box, Question, Sample, Thing
 
-__all__ = ["SCENE_SUITES", "Question", "Sample", "Split", "Thing", "compose", "draw", "stream"]
+__all__ = ["SCENE_SUITES", "SPLITS", "Question", "Sample", "Thing", "compose", "draw", "stream"]
 
-Split = Literal["train", "test"]
+SPLITS = ("train", "validation", "test")
 SCENE_SUITES = ("scenes", "scenes-small", "scenes-text")
 
 
@@ -67,12 +66,13 @@ class _Board:
             for _, o in self.placed
         )
 
-    def put(self, plan: _Plan, margin: int = 5, tries: int = 60) -> Box | None:
-        """Place `plan` anywhere; None where no room was found."""
+    def put(self, plan: _Plan, within: Box | None = None, margin: int = 5, tries: int = 60) -> Box | None:
+        """Place `plan` anywhere `within` (the picture); None where no room was found."""
         width, height = self._shape(plan)
+        x, y, right, bottom = within or (0, 0, *self.size)
         for _ in range(tries):
-            left = self.rng.randint(0, max(0, self.size[0] - width))
-            top = self.rng.randint(0, max(0, self.size[1] - height))
+            left = self.rng.randint(x, max(x, right - width))
+            top = self.rng.randint(y, max(y, bottom - height))
             box = (left, top, left + width, top + height)
             if self._free(box, margin):
                 self.placed.append((plan, box))
@@ -130,8 +130,9 @@ def compose(rng: random.Random, suite: str, size: tuple[int, int]) -> tuple[Imag
         total = len(board.placed) + rng.randint(0, 2)
         kinds: tuple[str, ...] = ("tiny", "small", "medium")
     elif suite == "scenes-small":
-        for _ in range(rng.randint(2, 3)):
-            board.put(icon("large"))
+        x, y = size[0] // 2, size[1] // 2
+        for left, top in ((0, 0), (x, 0), (0, y), (x, y)):  # something loud in every crop
+            board.put(icon("large"), (left, top, left + x, top + y))
         for _ in range(rng.randint(2, 3)):
             board.put(icon("tiny", dull=True))
         if rng.random() < 0.5:  # a twin of something tiny, for questions that one glance does not answer
@@ -180,18 +181,18 @@ def _paint(rng: random.Random, board: _Board, size: tuple[int, int]) -> tuple[Im
     return image, tuple(Thing(plan.name, plan.color, box, plan.text) for plan, box in board.placed)
 
 
-def stream(seed: int, *, split: Split, suite: str, size: tuple[int, int]) -> random.Random:
+def stream(seed: int, *, split: str, suite: str, size: tuple[int, int]) -> random.Random:
     """The generator a scene is drawn from; the split is part of its seed, so the splits can't meet."""
     return random.Random(f"adafv/{split}/{suite}/{size[0]}x{size[1]}/{seed}")
 
 
-def draw(seed: int, *, split: Split, suite: str = "scenes", size: tuple[int, int] = (192, 192)) -> Sample:
+def draw(seed: int, *, split: str, suite: str = "scenes", size: tuple[int, int] = (192, 192)) -> Sample:
     """Draw scene `seed` of `suite` with its questions; `size` is (width, height) in pixels.
 
     Raises ValueError for an unknown split or suite, or a side below 96 pixels.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split={split!r} is unknown; use 'train' or 'test'")
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} is unknown; use one of {', '.join(SPLITS)}")
     if suite not in SCENE_SUITES:
         raise ValueError(f"suite={suite!r} is not drawn by code; known: {', '.join(SCENE_SUITES)}")
     if min(size) < 96:

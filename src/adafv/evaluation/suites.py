@@ -19,16 +19,23 @@ _SEEDS = 1_000_000
 """Pictures a seed of `load_suite` has for itself."""
 
 
-def load_suite(name: str, limit: int | None = None, seed: int = 0) -> Iterator[Sample]:
+def load_suite(name: str, limit: int | None = None, seed: int = 0, split: str = "test") -> Iterator[Sample]:
     """Samples of suite `name` with `limit` questions in all; the last sample is cut to fit.
 
-    `seed` chooses the pictures of a drawn suite (always of the test namespace); easy-vqa has one order.
-    Raises ValueError for an unknown name, a limit below 1 or a negative seed.
+    `seed` chooses the pictures of a drawn suite; easy-vqa has one order, and a test split alone.
+    Raises ValueError for an unknown name, a limit below 1, a negative seed, or a split that the suite lacks.
     """
     total = suite_length(name, limit)
     if seed < 0:
         raise ValueError(f"seed={seed} is negative; use 0 or more")
-    return _cut(_easy_vqa() if name == "easy-vqa" else _drawn(name, seed), total)
+    if name == "easy-vqa" and split != "test":
+        raise ValueError(f"split={split!r} of easy-vqa is not to be had: leave the suite out")
+    return _cut(_easy_vqa() if name == "easy-vqa" else _drawn(name, seed, split), total)
+
+
+def suites_of(split: str) -> tuple[str, ...]:
+    """The suites that have this split."""
+    return SUITES if split == "test" else SCENE_SUITES
 
 
 def suite_length(name: str, limit: int | None = None) -> int:
@@ -50,9 +57,9 @@ def _cut(samples: Iterator[Sample], total: int) -> Iterator[Sample]:
         yield sample
 
 
-def _drawn(name: str, seed: int) -> Iterator[Sample]:
+def _drawn(name: str, seed: int, split: str) -> Iterator[Sample]:
     for index in count(seed * _SEEDS):
-        yield draw(index, split="test", suite=name)
+        yield draw(index, split=split, suite=name)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from adafv.capture import SALIENCY
 from adafv.cells import share_out
 from adafv.encode import VisualTokens
 from adafv.methods.t2i import TextToImage
@@ -35,7 +36,7 @@ class AdaFV(TextToImage):
 
     name = "adafv"
     paper = "arXiv 2501.09532"
-    needs_saliency = True
+    signals = frozenset({SALIENCY})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,7 +46,6 @@ class AdaFV(TextToImage):
 
     def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         relevance, saliency = self.score(tokens), tokens.saliency
-        assert saliency is not None
         if self.crops == "global":
             mixture = mix(relevance, saliency, torch.tensor(budget), reserve=self.reserve, mask=tokens.mask)
             return Selection(first(mixture.order, budget), split=torch.stack([mixture.text, mixture.vision], dim=1))

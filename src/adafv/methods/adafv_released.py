@@ -7,7 +7,7 @@ from torch import Tensor
 
 from adafv.encode import VisualTokens
 from adafv.methods.adafv import AdaFV
-from adafv.pruner import Selection
+from adafv.pruner import BudgetError, Selection
 
 __all__ = ["AdaFVReleased"]
 
@@ -32,7 +32,6 @@ class AdaFVReleased(AdaFV):
 
     def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         relevance, saliency = self.score(tokens), tokens.saliency
-        assert saliency is not None
         kept = []
         for i, (count, k) in enumerate(zip(tokens.counts, budget, strict=True)):
             if k == count:
@@ -46,7 +45,7 @@ class AdaFVReleased(AdaFV):
         crops = int(crop.max()) + 1
         per_crop = budget // 2 // crops
         if per_crop == 0:
-            raise ValueError(
+            raise BudgetError(
                 f"adafv_released keeps nothing of {budget} tokens over {crops} crops: pass tokens >= {2 * crops}"
             )
         total = 2 * per_crop * crops

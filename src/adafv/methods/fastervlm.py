@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from adafv.capture import SALIENCY
 from adafv.encode import VisualTokens
 from adafv.pruner import ScoringPruner
 
@@ -20,8 +21,7 @@ class FasterVLM(ScoringPruner):
 
     name = "fastervlm"
     paper = "arXiv 2412.01818"
-    needs_saliency = True
+    signals = frozenset({SALIENCY})
 
     def score(self, tokens: VisualTokens) -> Tensor:
-        assert tokens.saliency is not None
         return tokens.saliency

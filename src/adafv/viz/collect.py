@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adafv.ask import Answer, ask, build_inputs
+from adafv.capture import SALIENCY
 from adafv.encode import Encoding
 from adafv.methods import NoPruning, TextToImage
 from adafv.pruner import Pruner
@@ -99,7 +100,7 @@ def explanation(
         selection = pruner.select(encoding.tokens, [budget])
         relevance, by_word = _relevance(pruner, encoding)
     kept = np.unique(selection.kept[0].cpu().numpy())
-    saliency = encoding.tokens.saliency
+    saliency = encoding.tokens.signals.get(SALIENCY)
     split = None if selection.split is None else selection.split[0].tolist()
     return Explanation(
         image=image,

@@ -1,0 +1,49 @@
+"""The oracle: a bound for every method, from boxes that no method sees."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adafv.encode import VisualTokens
+from adafv.methods.uniform import Uniform
+from adafv.pruner import Selection
+
+__all__ = ["Oracle"]
+
+
+@dataclass(kw_only=True)
+class Oracle(Uniform):
+    """Keeps the tokens inside the boxes of what is asked about, then an even stride over the rest.
+
+    Where the budget doesn't hold them all the boxes take turns, each with its innermost token next. A bound on what
+    knowing where to look is worth, not on what can be reached: a question may hang on what is in no box.
+
+    Args:
+        shown: for each image, (N, boxes) of `adafv.evaluation.places.shown`.
+    """
+
+    shown: Sequence[Tensor] = ()
+
+    name = "oracle"
+
+    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+        kept = []
+        for where, shown, k in zip(tokens.where, self.shown, budget, strict=True):
+            named = inside_out(shown)[:k]
+            rest = torch.ones(len(where), dtype=torch.bool)
+            rest[named] = False
+            left = rest.nonzero()[:, 0]
+            stride = (torch.arange(k - len(named)) + 0.5) * len(left) / max(1, k - len(named))
+            kept.append(torch.cat([named, left[stride.long()]]).sort().values.to(tokens.features.device))
+        return Selection(kept)
+
+
+def inside_out(shown: Tensor) -> Tensor:
+    """The tokens in any box, in the order in which the boxes, taking turns, name them from the middle outwards."""
+    if shown.shape[1] == 0:
+        return torch.empty(0, dtype=torch.long)
+    order = shown.argsort(dim=0, stable=True)
+    turns = order.flatten()[shown.gather(0, order).flatten().isfinite()]
+    return torch.tensor(list(dict.fromkeys(turns.tolist())), dtype=torch.long)

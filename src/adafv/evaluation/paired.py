@@ -1,0 +1,68 @@
+"""Is one method better than another on the same questions, or is it luck?"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+__all__ = ["DRAWS", "SIGNIFICANT", "paired"]
+
+DRAWS, SIGNIFICANT = 4_000, 0.05
+_BATCH = 500
+Group = tuple[str, float]
+
+
+def paired(records: Iterable[dict[str, Any]], methods: Iterable[str], seed: int = 0) -> list[dict[str, Any]]:
+    """Each of `methods` against every other method at the same budget, question by question.
+
+    Questions on one picture go right or wrong together, so pictures are what is drawn: the interval of the difference
+    is a bootstrap over pictures, the p-value a sign-flip permutation test over them (two-sided; McNemar's test, where
+    there is one question per picture). Neither is corrected for the number of comparisons.
+
+    Args:
+        records: of an evaluation, see `Evaluation.run`.
+        methods: names; those that are not in the records are passed over.
+
+    Returns:
+        Rows of suite, keep, method, rival, n, difference (accuracy of the method minus that of the rival), ci_low,
+        ci_high, p.
+    """
+    groups: dict[Group, dict[str, dict[tuple[str, int], bool]]] = defaultdict(lambda: defaultdict(dict))
+    for r in records:
+        groups[r["suite"], r["keep"]][r["method"]][r["id"], r["question"]] = r["correct"]
+    rows = []
+    for (suite, keep), right in groups.items():
+        for method, rival in ((m, r) for m in methods if m in right for r in right if r != m):
+            questions = [q for q in right[method] if q in right[rival]]
+            difference, low, high, p = _compare(
+                [q[0] for q in questions], [right[method][q] - right[rival][q] for q in questions], seed
+            )
+            values = suite, keep, method, rival, len(questions), difference, low, high, p
+            names = ("suite", "keep", "method", "rival", "n", "difference", "ci_low", "ci_high", "p")
+            rows.append({k: round(v, 6) if isinstance(v, float) else v for k, v in zip(names, values, strict=True)})
+    return rows
+
+
+def _compare(pictures: list[str], gains: list[int], seed: int) -> tuple[float, float, float, float]:
+    """Mean gain, its 95 % interval, and the p-value of no difference."""
+    index = np.unique(pictures, return_inverse=True)[1]
+    gain = np.bincount(index, gains)
+    size = np.bincount(index)
+    observed = gain.sum()
+    means, flips = [], 1
+    for drawn, signs in _draws(len(size), seed):
+        means.append(drawn @ gain / (drawn @ size))
+        flips += int((abs(signs @ gain) >= abs(observed) - 1e-9).sum())
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    return float(observed / size.sum()), float(low), float(high), flips / (DRAWS + 1)
+
+
+def _draws(pictures: int, seed: int) -> Iterator[tuple[Any, Any]]:
+    """How often each picture is drawn, and which sign it gets: (batch, pictures) each."""
+    rng = np.random.default_rng(seed)
+    for _ in range(DRAWS // _BATCH):
+        yield (
+            rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=_BATCH).astype(float),
+            rng.choice([-1.0, 1.0], size=(_BATCH, pictures)),
+        )

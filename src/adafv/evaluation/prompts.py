@@ -1,0 +1,62 @@
+"""Questions on encoded pictures, answered under one configuration after another."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, ProcessorMixin
+
+from adafv.ask import build_text, decode, generate
+from adafv.encode import Encoding, reask
+from adafv.evaluation.oracle import Oracle
+from adafv.evaluation.places import centers, shown
+from adafv.pruner import Pruner
+
+__all__ = ["Prompts"]
+
+
+class Prompts:
+    """A batch of questions, each on one of the pictures that an encoding holds."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        encoding: Encoding,
+        images: list[int],
+        samples: list[Any],
+        asked: list[Any],
+    ) -> None:
+        self.model, self.processor = model, processor
+        self.pictures, self.asked = [samples[i].image.size for i in images], asked
+        questions = [question.text for question in asked]
+        self.inputs = build_text(processor, questions, [len(encoding.features[i]) for i in images], model.device)
+        self.blind = build_text(processor, questions, [0] * len(questions), model.device)
+        self.encoding = reask(model, self.inputs, encoding, images)
+
+    def answer(self, pruner: Pruner | None, max_new_tokens: int) -> list[dict[str, Any]]:
+        """Text, visual_tokens, kept_tokens and seconds of each."""
+        counts = self.encoding.tokens.counts
+        start = time.perf_counter()
+        if pruner is None:
+            read = [0.0] * len(counts)
+            output = generate(self.model, self.blind, max_new_tokens)
+        else:
+            if isinstance(pruner, Oracle):
+                pruner = replace(pruner, shown=self._shown())
+            selection = pruner.select(self.encoding.tokens, [pruner.budget(n) for n in counts])
+            short, read = pruner.rebuild(self.model, self.inputs, self.encoding, selection), selection.tokens_read
+            with pruner.inside(self.model, self.encoding):
+                output = generate(self.model, short, max_new_tokens)
+        texts = decode(self.processor, output)
+        seconds = (time.perf_counter() - start) / len(texts)
+        return [_answer(text, count, k, seconds) for text, count, k in zip(texts, counts, read, strict=True)]
+
+    def _shown(self) -> list[Tensor]:
+        places = zip(self.pictures, self.encoding.tokens.where, self.asked, strict=True)
+        return [shown(centers(self.processor, size, where), question.boxes) for size, where, question in places]
+
+
+def _answer(text: str, count: int, read: float, seconds: float) -> dict[str, Any]:
+    return {"answer": text, "visual_tokens": count, "kept_tokens": read, "seconds": round(seconds, 6)}
