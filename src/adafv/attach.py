@@ -1,19 +1,23 @@
 """Lend a model a pruner: `generate` and `forward` of one instance, given back in `finally`."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from functools import wraps
 from inspect import signature
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-Prune = Callable[[PreTrainedModel, dict[str, Any]], dict[str, Any]]
-
 __all__ = ["attached"]
+
+
+class Prune(Protocol):
+    """What is lent: a context in which the model may read the shorter inputs that it yields."""
+
+    def applied(self, model: PreTrainedModel, inputs: dict[str, Any]) -> AbstractContextManager[dict[str, Any]]: ...
 
 
 @contextmanager
@@ -30,21 +34,21 @@ def attached(pruner: Prune, model: PreTrainedModel) -> Iterator[PreTrainedModel]
         inputs = dict(zip(signature(forward).parameters, args, strict=False)) | kwargs
         if inputs.get("pixel_values") is None or inputs.get("input_ids") is None:
             return forward(**inputs)
-        return forward(**pruner(model, inputs))
+        with pruner.applied(model, inputs) as short:
+            return forward(**short)
 
     @wraps(generate)
     def pruned_generate(inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any):
         ids = kwargs.pop("input_ids", inputs)
         if ids is None or kwargs.get("pixel_values") is None:
             return generate(ids, generation_config, **kwargs)
-        with torch.no_grad():
-            short = pruner(model, {"input_ids": ids, **kwargs})
-        removed = ids.shape[1] - short["input_ids"].shape[1]
-        if generation_config is not None:
-            generation_config = copy(generation_config)
-            _lower(vars(generation_config), removed)
-        _lower(short, removed)
-        return _with_full_prompt(generate(generation_config=generation_config, **short), ids, removed)
+        with torch.no_grad(), pruner.applied(model, {"input_ids": ids, **kwargs}) as short:
+            removed = ids.shape[1] - short["input_ids"].shape[1]
+            if generation_config is not None:
+                generation_config = copy(generation_config)
+                _lower(vars(generation_config), removed)
+            _lower(short, removed)
+            return _with_full_prompt(generate(generation_config=generation_config, **short), ids, removed)
 
     pruned_generate.pruner = pruner  # type: ignore[attr-defined]
     instance.generate, instance.forward = pruned_generate, pruned_forward

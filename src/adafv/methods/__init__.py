@@ -1,34 +1,87 @@
-"""The methods by name. A new one is a file here and its class in `METHODS`."""
+"""The methods by name. A new one is a file here and its class in `CLASSES`."""
 
 import difflib
 from typing import Any
 
 from adafv.methods.adafv import AdaFV
 from adafv.methods.adafv_released import AdaFVReleased
+from adafv.methods.cdpruner import CDPruner
+from adafv.methods.dart import DART
+from adafv.methods.divprune import DivPrune
 from adafv.methods.fastervlm import FasterVLM
+from adafv.methods.fastv import FastV
+from adafv.methods.hiprune import HiPrune
+from adafv.methods.hired import HiRED
+from adafv.methods.mmtok import MMTok
 from adafv.methods.none import NoPruning
+from adafv.methods.pdrop import PyramidDrop
 from adafv.methods.pool import Pool
+from adafv.methods.prumerge import PruMerge, PruMergePlus
 from adafv.methods.random import Random
+from adafv.methods.scope import Scope
+from adafv.methods.sparsevlm import SparseVLM
 from adafv.methods.t2i import TextToImage
+from adafv.methods.tome import ToMe
 from adafv.methods.uniform import Uniform
+from adafv.methods.visionzip import VisionZip
+from adafv.methods.vispruner import VisPruner
 from adafv.pruner import Pruner
 
 __all__ = [
+    "CLASSES",
+    "DART",
     "METHODS",
     "AdaFV",
     "AdaFVReleased",
+    "CDPruner",
+    "DivPrune",
+    "FastV",
     "FasterVLM",
+    "HiPrune",
+    "HiRED",
+    "MMTok",
     "NoPruning",
     "Pool",
+    "PruMerge",
+    "PruMergePlus",
+    "PyramidDrop",
     "Random",
+    "Scope",
+    "SparseVLM",
     "TextToImage",
+    "ToMe",
     "Uniform",
+    "VisPruner",
+    "VisionZip",
     "method",
 ]
 
-METHODS: dict[str, type[Pruner]] = {
-    cls.name: cls for cls in (AdaFV, AdaFVReleased, FasterVLM, TextToImage, Random, Uniform, Pool, NoPruning)
-}
+CLASSES: tuple[type[Pruner], ...] = (
+    AdaFV,
+    AdaFVReleased,
+    FasterVLM,
+    TextToImage,
+    VisPruner,
+    VisionZip,
+    PruMerge,
+    PruMergePlus,
+    HiRED,
+    HiPrune,
+    DivPrune,
+    CDPruner,
+    DART,
+    Scope,
+    MMTok,
+    ToMe,
+    FastV,
+    SparseVLM,
+    PyramidDrop,
+    Random,
+    Uniform,
+    Pool,
+    NoPruning,
+)
+METHODS: dict[str, type[Pruner]] = {cls.name: cls for cls in CLASSES}
 
 
 def method(name: str, **options: Any) -> Pruner:

@@ -1,0 +1,59 @@
+"""What the methods that add one token at a time have in common."""
+
+from abc import abstractmethod
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adafv.encode import VisualTokens
+from adafv.pruner import Pruner, Selection, first
+
+__all__ = ["Gains", "GreedyPruner", "cosines", "coverage"]
+
+GRID = 2.0**40
+
+Gains = Generator[Tensor, Tensor, None]
+"""Yields the gain (I, N) of every token, given those picked so far, and is sent the next picks (I, 1)."""
+
+
+@dataclass(kw_only=True)
+class GreedyPruner(Pruner):
+    """A method that picks K tokens one after the other, each time the one that gains most; ties: the lower index."""
+
+    @abstractmethod
+    def gains(self, tokens: VisualTokens) -> Gains:
+        """The gain of every token, pick after pick; what it says of padding and of picked tokens doesn't matter."""
+
+    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+        gains = self.gains(tokens)
+        gain, free, picks = next(gains), tokens.mask, []
+        for _ in range(max(budget)):
+            pick = gain.masked_fill(~free, -torch.inf).argmax(dim=1, keepdim=True)
+            free = free.scatter(1, pick, False)
+            picks.append(pick)
+            gain = gains.send(pick)
+        return Selection(first(torch.cat(picks, dim=1), budget))
+
+
+def cosines(x: Tensor, y: Tensor) -> Tensor:
+    """(…, M, N) fp64 cosines of (…, M, D) with (…, N, D), 0 where either vector is 0.
+
+    They lie on a grid of 2^-40, so that thousands of them add up exactly and no pick hangs on how a device sums.
+    """
+    cosine = F.normalize(x.double(), dim=-1) @ F.normalize(y.double(), dim=-1).mT
+    return cosine.mul_(GRID).round_().div_(GRID)
+
+
+def coverage(rows: Tensor) -> Gains:
+    """Gains of sum_i max_{j in S} rows[i, j], the coverage of every row by the tokens S picked so far.
+
+    Args:
+        rows: (I, R, N), non-negative; 0 where a row or a token is padding.
+    """
+    uncovered = rows
+    while True:
+        pick = yield uncovered.sum(1)
+        uncovered = (uncovered - uncovered.take_along_dim(pick[:, None], dim=2)).relu_()

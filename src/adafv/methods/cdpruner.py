@@ -1,0 +1,59 @@
+"""CDPruner: diverse tokens, given the question."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adafv.encode import VisualTokens
+from adafv.methods._greedy import Gains, GreedyPruner, cosines
+
+__all__ = ["CDPruner"]
+
+NOTHING = 1e-9  # below it the gain of a token in the span of those picked is rounding
+
+
+@dataclass(kw_only=True)
+class CDPruner(GreedyPruner):
+    """Keeps the most probable subset of a determinantal point process conditioned on the question.
+
+    Qizhe Zhang et al., "Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs",
+    NeurIPS 2025, arXiv 2506.10967. The kernel is r_i · cos(i, j) · r_j with r the relevance of each visual token to
+    the question, min-max normalised over the image. Greedy MAP: each pick adds most to the log-determinant, by an
+    incremental Cholesky factorisation.
+
+    Departure: the paper's relevance is the (negated) cosine of a CLIP text tower with CLIP's patches. Here it is the
+    mean over the words of the cosine with the LLM's own input embeddings, not negated, as any model has those.
+    Departure: one budget for all crops, not one for each.
+    Departure: beyond the rank of the kernel no token gains anything; the lowest indices fill the budget. Where the
+    question tells no token from another (or there is none) r is 1 everywhere: diversity alone.
+    """
+
+    name = "cdpruner"
+    paper = "arXiv 2506.10967"
+    needs_text = True
+
+    def gains(self, tokens: VisualTokens) -> Gains:
+        relevance = _relevance(tokens)
+        kernel = relevance[:, :, None] * cosines(tokens.features, tokens.features) * relevance[:, None]
+        gain = kernel.diagonal(dim1=1, dim2=2)
+        factor = kernel[:, :0]
+        while True:
+            gain = gain.where(gain > NOTHING, 0)
+            pick = yield gain
+            column = factor.take_along_dim(pick[:, None], dim=2)
+            row = kernel.take_along_dim(pick[..., None], dim=1) - column.mT @ factor
+            height = gain.gather(1, pick)[..., None]
+            row = (row / height.sqrt()).where(height > 0, 0)
+            factor = torch.cat([factor, row], dim=1)
+            gain = gain - row[:, 0].square()
+
+
+def _relevance(tokens: VisualTokens) -> Tensor:
+    """(I, N) mean cosine with the words, from 0 to 1 over each image."""
+    assert tokens.text is not None and tokens.text_mask is not None
+    words = tokens.text_mask[..., None]
+    mean = (cosines(tokens.text, tokens.features) * words).sum(1) / words.sum(1).clamp(min=1)
+    low = mean.masked_fill(~tokens.mask, torch.inf).amin(1, keepdim=True)
+    high = mean.masked_fill(~tokens.mask, -torch.inf).amax(1, keepdim=True)
+    return ((mean - low) / (high - low)).where(high > low, 1)

@@ -1,0 +1,73 @@
+"""DART: tokens that duplicate none of a few pivots."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adafv.cells import share_out
+from adafv.encode import VisualTokens
+from adafv.methods._greedy import cosines
+from adafv.pruner import Pruner, Selection
+
+__all__ = ["DART"]
+
+
+@dataclass(kw_only=True)
+class DART(Pruner):
+    """Keeps a few pivots and, for each of them, the tokens that resemble it least.
+
+    Zichen Wen et al., "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More",
+    EMNLP 2025, arXiv 2502.11494. Four visual tokens and four words are pivots; each in turn adds an eighth of what is
+    left of the budget, the tokens of lowest cosine among those that remain. Kept are the visual pivots and what was
+    added.
+
+    Departure: this is the variant before the LLM, on its input embeddings, as in NVIDIA's TensorRT-Edge-LLM. The paper
+    prunes before the LLM's layer 2, on hidden states, and pivots are the tokens with the largest norm of their keys.
+    Here it is the L1 norm of the embedding.
+    Departure: pivots take turns by falling norm, visual ones first (the authors: in the order of a set); the first
+    ones add one more where the budget doesn't divide. A visual pivot has a second turn in place of a word that the
+    question doesn't have. A budget below the number of visual pivots keeps those of largest norm.
+
+    Args:
+        pivots: how many visual tokens, and how many words, are pivots (paper: 4).
+    """
+
+    pivots: int = 4
+
+    name = "dart"
+    paper = "arXiv 2502.11494"
+    needs_text = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pivots < 1 or self.pivots != int(self.pivots):
+            raise ValueError(f"pivots={self.pivots} is not a number of tokens: pass an integer of 1 or more, e.g. 4")
+
+    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+        assert tokens.text is not None and tokens.text_mask is not None
+        images = zip(tokens.features, tokens.counts, tokens.text, tokens.text_mask, budget, strict=True)
+        return Selection([self._select(visual[:n], text, mask, k) for visual, n, text, mask, k in images])
+
+    def _select(self, visual: Tensor, text: Tensor, text_mask: Tensor, budget: int) -> Tensor:
+        pivots = min(int(self.pivots), budget)
+        by_norm = _descending(_norm(visual))[:pivots]
+        text, text_mask = F.pad(text, (0, 0, 0, pivots)), F.pad(text_mask, (0, pivots))
+        words = _descending(_norm(text).masked_fill(~text_mask, -1))[:pivots]
+        words = text[words].where(text_mask[words, None], visual[by_norm])
+        similarity = cosines(torch.cat([visual[by_norm], words]), visual)
+
+        kept = [by_norm]
+        for cosine, share in zip(similarity, share_out(budget - pivots, [1] * len(similarity)), strict=True):
+            remaining = cosine.index_fill(0, torch.cat(kept), torch.inf)
+            kept.append(remaining.argsort(stable=True)[:share])
+        return torch.cat(kept).sort().values
+
+
+def _norm(x: Tensor) -> Tensor:
+    return x.double().abs().sum(-1)
+
+
+def _descending(x: Tensor) -> Tensor:
+    return x.argsort(descending=True, stable=True)

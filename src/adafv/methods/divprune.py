@@ -1,0 +1,33 @@
+"""DivPrune: the subset whose closest pair is farthest apart."""
+
+from dataclasses import dataclass
+
+import torch
+
+from adafv.encode import VisualTokens
+from adafv.methods._greedy import Gains, GreedyPruner, cosines
+
+__all__ = ["DivPrune"]
+
+
+@dataclass(kw_only=True)
+class DivPrune(GreedyPruner):
+    """Keeps tokens that are far from one another, whatever stands out and whatever the question.
+
+    Saeed Ranjbar Alvar et al., "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models", CVPR 2025.
+    The max-min diversity problem, greedily: with the distance 1 - cos of the visual tokens, first the token whose
+    nearest other token is farthest, then again and again the one farthest from all picked so far.
+    Departure: newline tokens of LLaVA-NeXT are not among the candidates, as for every method here.
+    """
+
+    name = "divprune"
+    paper = "CVPR 2025, arXiv 2503.02175"
+
+    def gains(self, tokens: VisualTokens) -> Gains:
+        distance = 1 - cosines(tokens.features, tokens.features)
+        distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+        nearest = torch.full_like(distance[:, 0], torch.inf)
+        pick = yield distance.masked_fill(~tokens.mask[:, None], torch.inf).amin(2)
+        while True:
+            nearest = nearest.minimum(distance.take_along_dim(pick[..., None], dim=1)[:, 0])
+            pick = yield nearest

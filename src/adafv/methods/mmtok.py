@@ -1,0 +1,64 @@
+"""MMTok: tokens that cover the words of the question and the picture."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adafv.encode import VisualTokens
+from adafv.methods._greedy import Gains, GreedyPruner, cosines, coverage
+
+__all__ = ["MMTok"]
+
+GRID = 2.0**50
+
+
+@dataclass(kw_only=True)
+class MMTok(GreedyPruner):
+    """Keeps the tokens that together answer best to every word and to every visual token.
+
+    Sixun Dong et al., "MMTok: Multimodal Coverage Maximization for Efficient Inference of VLMs", ICLR 2026,
+    arXiv 2508.18264. Each of the M words and of the N visual tokens is a row: its similarity with every visual token,
+    cos / temperature, as a softmax. Greedy maximum coverage of
+
+        1/M · sum over the words of max_{j in S} + weight/N · sum over the visual tokens of max_{j in S}.
+
+    Departure: the words are all those of the prompt after the image; the authors leave out the prompt's boilerplate,
+    which is `skip=adafv.text.boilerplate(processor)` here. Padding patches, which they drop, are candidates.
+
+    Args:
+        text_temperature: of the softmax of a word over the visual tokens (paper: 0.02; 0.01 for Qwen).
+        visual_temperature: of that of a visual token (paper: 0.2).
+        weight: of covering the picture beside covering the question (paper: 0.5).
+    """
+
+    text_temperature: float = 0.02
+    visual_temperature: float = 0.2
+    weight: float = 0.5
+
+    name = "mmtok"
+    paper = "arXiv 2508.18264"
+    needs_text = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option in ("text_temperature", "visual_temperature"):
+            if not getattr(self, option) > 0:
+                raise ValueError(f"{option}={getattr(self, option)} is not positive: pass e.g. 0.02")
+        if not 0 <= self.weight < float("inf"):
+            raise ValueError(
+                f"weight={self.weight} of the picture's coverage is out of range: pass 0 or more, e.g. 0.5"
+            )
+
+    def gains(self, tokens: VisualTokens) -> Gains:
+        assert tokens.text is not None and tokens.text_mask is not None
+        words = _shares(cosines(tokens.text, tokens.features) / self.text_temperature, tokens.text_mask, tokens.mask)
+        visual = cosines(tokens.features, tokens.features) / self.visual_temperature
+        rows = torch.cat([words, self.weight * _shares(visual, tokens.mask, tokens.mask)], dim=1)
+        return coverage(rows.mul_(GRID).round_().div_(GRID))  # exact sums, as in `cosines`
+
+
+def _shares(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Softmax over the columns (I, R, N), divided by the number of rows that aren't padding."""
+    probability = logits.masked_fill(~columns[:, None], -torch.inf).softmax(-1)
+    return probability * (rows.double() / rows.sum(1, keepdim=True).clamp(min=1))[..., None]

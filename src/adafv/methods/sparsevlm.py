@@ -1,0 +1,55 @@
+"""SparseVLM: the words that the picture is relevant to rate it, layer after layer."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from adafv.encode import Encoding, VisualTokens
+from adafv.inside import LayerPruner, Raters, after_share
+
+__all__ = ["SparseVLM"]
+
+
+@dataclass(kw_only=True)
+class SparseVLM(LayerPruner):
+    """Keeps what the visually relevant words of the question attend to, fewer after each of three layers.
+
+    Yuan Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference", ICML
+    2025, arXiv 2410.04417. Raters, before the first layer: R = mean over the visual tokens of softmax over the words
+    of T · Vᵀ; a word rates if its R is at least the mean of R. Score of a visual token: attention it gets in the layer
+    before the stage, mean over raters and heads. Stages after 2, 6 and 15 of 32 layers, scaled to the model; in
+    shallow models some coincide.
+    Departure: how many stay is N · λ^s with λ from the budget, not the rank of the attention (paper) nor a table for
+    four budgets (code). Departure: dropped tokens are not recycled as averages of clusters, so that the budget counts
+    tokens of the image. Departure: words come after the image, as in every method here; if none do, they can't see
+    it, all scores tie and the first tokens stay.
+    """
+
+    name = "sparsevlm"
+    paper = "arXiv 2410.04417"
+    needs_text = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.query is not None:
+            raise ValueError("query is given, but only words of the prompt have attention in sparsevlm: leave it out")
+
+    def stages(self, layers: int) -> list[int]:
+        return after_share(layers, 2 / 32, 6 / 32, 15 / 32)
+
+    def raters(self, encoding: Encoding) -> Raters:
+        weights = rating_words(encoding.tokens)
+        words = [encoding.prompt.text_after(span, frozenset(self.skip)) for span in encoding.spans]
+        return [(positions, w[: len(positions)]) for positions, w in zip(words, weights, strict=True)]
+
+
+def rating_words(tokens: VisualTokens) -> Tensor:
+    """(I, M) weights of the words of each question: 1 / raters for those that rate, 0 for the others."""
+    assert tokens.text is not None and tokens.text_mask is not None
+    similarity = tokens.text.float() @ tokens.features.float().mT
+    relevance = similarity.masked_fill(~tokens.text_mask[..., None], -float("inf")).softmax(1).nan_to_num()
+    relevance = (relevance * tokens.mask[:, None]).sum(2) / tokens.mask.sum(1, keepdim=True)
+    # Relevance sums to 1 over the words; equal words all rate, however the mean is rounded.
+    mean = (1 - 1e-5) / tokens.text_mask.sum(1, keepdim=True)
+    rates = (tokens.text_mask & (relevance >= mean)).float()
+    return rates / rates.sum(1, keepdim=True).clamp(min=1)

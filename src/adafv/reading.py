@@ -1,0 +1,184 @@
+"""A language model that reads fewer visual tokens from layer to layer: hidden states, positions, masks and cache."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+from adafv.capture import layers_of, observe
+from adafv.encode import Encoding
+from adafv.pruner import Pruner, first
+
+__all__ = ["Raters", "Reading", "View"]
+
+Raters = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class View:
+    """What a layer reads of the prompts.
+
+    Attributes:
+        kept: for each image which of its droppable tokens.
+        columns: (B, W) columns of the whole prompts, padded with 0.
+        real: (B, W), false where padded.
+        full: nothing is padded.
+    """
+
+    kept: list[Tensor]
+    columns: Tensor
+    real: Tensor
+    full: bool
+
+    def place(self, width: int) -> Tensor:
+        """(B, width) where each column of the whole prompts is in this view."""
+        places = self.columns.new_zeros(len(self.columns), width + 1)
+        order = torch.arange(self.columns.shape[1], device=places.device).expand_as(self.columns)
+        return places.scatter_(1, self.columns.where(self.real, width), order)[:, :width]
+
+
+class Reading:
+    """A language model on its way through a batch of prompts, and through the answers to them.
+
+    Args:
+        pruner: says which newline tokens stay.
+        encoding: the prompts and their images.
+        decoder: the language model.
+        stages: after how many of its layers tokens are dropped.
+        plans: for each image how many of its tokens are left after each stage.
+        raters: for each image whose attention ranks its tokens.
+    """
+
+    def __init__(
+        self,
+        pruner: Pruner,
+        encoding: Encoding,
+        decoder: PreTrainedModel,
+        stages: list[int],
+        plans: list[list[int]],
+        raters: Raters,
+    ) -> None:
+        self.pruner, self.encoding, self.decoder = pruner, encoding, decoder
+        self.stages, self.plans, self.raters = stages, plans, raters
+        self.layers, self.width = layers_of(decoder), encoding.prompt.ids.shape[1]
+        self.watched = {module for stage in stages for module in self.layers[stage - 1].modules()}
+        device = encoding.tokens.features.device
+        whole = self._view([torch.arange(n, device=device) for n in encoding.tokens.counts])
+        self.views = [whole] * (len(stages) + 1)
+        self.seen: list[tuple[Tensor, Tensor, float]] = []
+        self.masks: dict[bool, Any] = {}
+        self.rotary: tuple[Tensor, ...] = ()
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """While open, the language model reads the prompts with fewer visual tokens after every stage."""
+        with observe(self.decoder, self.observe), ExitStack() as hooks:
+            for stage, (start, end) in enumerate(pairwise([*self.stages, len(self.layers)])):
+                for index in range(start, end):
+                    hook = partial(self.enter, stage, index)
+                    hooks.callback(self.layers[index].register_forward_pre_hook(hook, with_kwargs=True).remove)
+            yield
+
+    def observe(self, module: nn.Module, query: Tensor, key: Tensor, scale: float) -> None:
+        if module in self.watched and query.shape[2] > 1:
+            self.seen = [(query.detach(), key.detach(), scale)]
+
+    def enter(self, stage: int, index: int, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """What layer `index`, which comes after a stage, reads instead of the whole prompts."""
+        hidden, past = args[0], kwargs.get("past_key_values")
+        prefill = past is None or not past.get_seq_length(index)
+        if index == self.stages[stage]:
+            self.masks = {}
+            if prefill:
+                hidden = self._prune(stage, hidden, kwargs["position_embeddings"])
+        changed = {"attention_mask": self._mask(self.views[stage + 1], index, hidden, past)}
+        # The rotary embedding tells positions; from position_ids with gaps flash attention would infer packed prompts.
+        changed["position_ids"] = None
+        if prefill:
+            changed["position_embeddings"] = self.rotary
+        return (hidden, *args[1:]), kwargs | changed
+
+    def _prune(self, stage: int, hidden: Tensor, rotary: tuple[Tensor, ...]) -> Tensor:
+        """(B, W, D) hidden states of the prompts, perhaps followed by an answer, without what this stage drops."""
+        answer = rotary[0].shape[1] - self.width
+        if answer < 0:
+            raise ValueError(
+                f"the model reads {rotary[0].shape[1]} of the prompt's {self.width} tokens at once: {self.pruner.name} "
+                "needs the whole prompt in one pass, leave prefill_chunk_size out"
+            )
+        before = self.views[stage]
+        copies = len(hidden) // len(before.columns)
+        with torch.no_grad():
+            after = self._view(self._best(stage, before, copies))
+            steps = before.place(self.width).gather(1, after.columns)
+            steps = _follow(steps, before.columns.shape[1], answer).repeat_interleave(copies, 0)
+            columns = _follow(after.columns, self.width, answer).repeat_interleave(copies, 0)
+        self.views[stage + 1] = after
+        self.rotary = tuple(_take(part, columns) for part in rotary)
+        return _take(hidden, steps)
+
+    def _best(self, stage: int, before: View, copies: int) -> list[Tensor]:
+        """For each image the tokens that stay: those with the highest weighted sum of the raters' attention."""
+        query, key, scale = self.seen.pop()
+        place, width, kept = before.place(self.width), before.columns.shape[1], []
+        for i, (span, plan) in enumerate(zip(self.encoding.spans, self.plans, strict=True)):
+            row, (raters, weights) = span.row, self.raters[i]
+            raters = place[row, raters.to(place.device, non_blocking=True)]
+            columns = span.positions.to(place.device, non_blocking=True)[self.encoding.droppable[i][before.kept[i]]]
+            sees = before.real[row] & (torch.arange(width, device=place.device) <= raters[:, None])
+            q, k = query[row * copies][:, raters], key[row * copies][:, :width]
+            score = (weights @ _attention(q, k, scale, sees))[place[row, columns]]
+            order = score.sort(descending=True, stable=True).indices
+            kept.append(before.kept[i][first(order[None], [plan[stage]])[0]])
+        return kept
+
+    def _view(self, kept: list[Tensor]) -> View:
+        prompt = self.encoding.prompt
+        offsets = [self.pruner._offsets(self.encoding, i, k) for i, k in enumerate(kept)]
+        stay = self.pruner._stay(self.encoding, offsets)
+        columns = torch.arange(self.width, device=offsets[0].device).expand(prompt.ids.shape)
+        short = prompt.shorten({"input_ids": columns}, stay, pad=0)
+        columns, real = short["input_ids"], short["attention_mask"].bool()
+        count = int((prompt.mask & ~prompt.placeholder).sum()) + sum(map(len, offsets))
+        return View(kept, columns, real, full=count == real.numel())
+
+    def _mask(self, view: View, index: int, hidden: Tensor, past: Any) -> Any:
+        """The model's own kind of mask, of the tokens that a layer has in its cache and reads now."""
+        config = self.decoder.config
+        types = getattr(config, "layer_types", None)
+        sliding = (types[index] == "sliding_attention") if types else getattr(config, "sliding_window", None)
+        if (sliding := bool(sliding)) not in self.masks:
+            real = None
+            if not view.full:
+                answer = hidden.shape[1] - view.real.shape[1] + (0 if past is None else past.get_seq_length(index))
+                real = F.pad(view.real, (0, answer), value=True)
+                real = real.repeat_interleave(len(hidden) // len(real), 0)
+            make = create_sliding_window_causal_mask if sliding else create_causal_mask
+            self.masks[sliding] = make(config, hidden, real, past, layer_idx=index)
+        return self.masks[sliding]
+
+
+def _attention(query: Tensor, key: Tensor, scale: float, sees: Tensor) -> Tensor:
+    """(M, W) attention, mean over heads, of queries (heads, M, d) to keys (key heads, W, d) that they see (M, W)."""
+    grouped = query.float().unflatten(0, (len(key), -1))
+    logits = (grouped * scale) @ key.float().mT[:, None]
+    return logits.masked_fill(~sees, -torch.inf).softmax(-1).mean((0, 1))
+
+
+def _follow(index: Tensor, start: int, count: int) -> Tensor:
+    """(B, W + count) an index that goes on from `start`."""
+    more = torch.arange(start, start + count, device=index.device)
+    return torch.cat([index, more.expand(len(index), count)], dim=1)
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    """(B, W, D) rows (B, W) of each sample of (B or 1, …, D)."""
+    return x.expand(len(index), -1, -1).take_along_dim(index[..., None], dim=1)
