@@ -1,8 +1,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LMMS := .venv-lmms
 
-.PHONY: env demo test lint clean
+.PHONY: env demo test test-lmms lint clean
 
 env: $(VENV)/ready
 
@@ -18,10 +19,22 @@ demo: env
 test: env lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest  # tiny models: a second thread only waits
 
+test-lmms: $(LMMS)/ready
+	OMP_NUM_THREADS=1 $(LMMS)/bin/pytest tests/lmms
+
+# lmms-eval without its dependencies: PyPI's torchvision is built for CUDA and breaks beside a CPU build of PyTorch,
+# and most of the hundred others serve models and benchmarks that this test doesn't run.
+$(LMMS)/ready: pyproject.toml constraints.txt tests/lmms/requirements.txt
+	$(PYTHON) -m venv $(LMMS)
+	$(LMMS)/bin/pip install --quiet --upgrade pip
+	$(LMMS)/bin/pip install --quiet --constraint constraints.txt --editable . --requirement tests/lmms/requirements.txt
+	$(LMMS)/bin/pip install --quiet --no-deps 'lmms-eval>=0.7'
+	touch $@
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist out .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(LMMS) build dist out .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -21,6 +21,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from adafv import METHODS
+from adafv.inside import LayerPruner
+
 WORDS = (
     *("USER", ":", "ASSISTANT", "what", "color", "is", "the", "anchor", "knight", "left", "of", "there", "a"),
     *("red", "blue", "?", "how", "many", ".", "and", "compare", "with"),
@@ -31,6 +34,8 @@ CHAT = (
     "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT :{% endif %}"
 )
+INSIDE = tuple(name for name, cls in METHODS.items() if issubclass(cls, LayerPruner))
+BEFORE = tuple(name for name in METHODS if name not in INSIDE)
 BACKBONES = ("llama", "mistral", "qwen2")
 FAMILIES = ("llava", "llava_next")
 

@@ -53,7 +53,9 @@ class FakeSuites:
         monkeypatch.setattr(suites, "load_suite", self.load_suite)
         monkeypatch.setattr(suites, "suite_length", self.suite_length)
 
-    def load_suite(self, name: str, limit: int | None = None, seed: int = 0, split: str = "test") -> Iterator[FakeSample]:
+    def load_suite(
+        self, name: str, limit: int | None = None, seed: int = 0, split: str = "test"
+    ) -> Iterator[FakeSample]:
         yield from self.samples[:limit]
 
     def suite_length(self, name: str, limit: int | None = None) -> int:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import picture
+from conftest import INSIDE, picture
 from fakes import FakeSuites, save_tiny
 from PIL import Image
 
@@ -104,11 +104,12 @@ def test_ask(run, image):
 @pytest.mark.parametrize("method", METHODS)
 def test_ask_json(run, image, method):
     """The keys of the contract, for every method; a tenth is kept where nothing is said."""
-    status, out, err = run("ask", image, QUESTION, "--method", method, "--json")
+    given = ["--keep", 0.6] if method in INSIDE else []
+    status, out, err = run("ask", image, QUESTION, "--method", method, "--json", *given)
     result = json.loads(out)
     assert status == 0 and err == "" and result.keys() == ANSWER_KEYS and result["method"] == method
-    share = 1 if method == "none" else 0.1
-    assert abs(result["kept_tokens"] - share * result["visual_tokens"]) <= (15 if method == "adafv_released" else 0.5)
+    share = 1 if method == "none" else 0.6 if given else 0.1
+    assert abs(result["kept_tokens"] - share * result["visual_tokens"]) <= (15 if method == "adafv_released" else 1)
 
 
 def test_ask_budgets(run, image):
@@ -233,6 +234,20 @@ def test_eval(run, tmp_path, monkeypatch):
     ]  # fmt: skip
     status, said, _ = run(*EVAL, "--out", out, "--limit", 3)
     assert status == 0 and "dense" in said and "results.json" in said
+    status, printed, _ = run("table", out / "results.json", model=False)
+    assert status == 0 and printed.rstrip() in said
+    status, printed, _ = run("table", out / "results.json", "--keep", 0.9, "--json", model=False)
+    assert {row["method"] for row in json.loads(printed)["rows"]} == {"none", "blind"}
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"rows": []}', '{"meta": {}, "rows": [{}]}'])
+def test_table_of_something_else(run, tmp_path, content):
+    """A file that is missing or no evaluation's: one line."""
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_text(content)
+    status, out, err = run("table", path, model=False)
+    assert (status, out) == (2, "") and err.count("\n") == 1 and "results.json" in err
 
 
 def test_eval_refuses_other_settings(run, tmp_path, monkeypatch):
@@ -240,8 +255,8 @@ def test_eval_refuses_other_settings(run, tmp_path, monkeypatch):
     FakeSuites(monkeypatch)
     assert run(*EVAL, "--out", tmp_path, "--limit", 1)[0] == 0
     before = (tmp_path / "results.json").read_text()
-    status, _, err = run(*EVAL, "--out", tmp_path, "--limit", 2)
-    assert status == 2 and "limit=1 (now 2)" in err.splitlines()[-1] and "Traceback" not in err
+    status, _, err = run(*EVAL, "--out", tmp_path, "--limit", 1, "--seed", 3)
+    assert status == 2 and "seed=0 (now 3)" in err.splitlines()[-1] and "Traceback" not in err
     assert (tmp_path / "results.json").read_text() == before
 
 

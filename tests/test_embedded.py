@@ -152,8 +152,13 @@ def test_a_grown_language_model_begins_as_the_shallower_one():
     shallow, stage = (lm.Stage2(m, tower.Stage1(m)) for m in (model, deep))
     stage.grow({k: v for k, v in shallow.state_dict().items() if not k.startswith("lm.layers.5.")})
     shallow.lm.layers = shallow.lm.layers[:5]
-    prompt = dict(image=torch.randn(1, 4, 192), newline=torch.zeros(1, 4, dtype=torch.bool),
-                  ids=torch.arange(3)[None], mask=torch.zeros(1, 1, 10, 10), positions=torch.arange(10)[None])  # fmt: skip
+    prompt = dict(
+        image=torch.randn(1, 4, 192),
+        newline=torch.zeros(1, 4, dtype=torch.bool),
+        ids=torch.arange(3)[None],
+        mask=torch.zeros(1, 1, 10, 10),
+        positions=torch.arange(10)[None],
+    )
     with torch.no_grad():
         assert torch.equal(stage(**prompt)[-1], shallow(**prompt)[-1])
 

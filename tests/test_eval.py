@@ -202,7 +202,7 @@ def test_more_methods_use_what_is_there(model, processor, suite, tmp_path, whole
     assert len(lines(tmp_path / "whole")) == before + suite.questions
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"limit": 2}, {"max_new_tokens": 9}, {"name": "other"}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"split": "validation"}, {"max_new_tokens": 9}, {"name": "other"}])
 def test_other_settings_are_refused(model, processor, suite, tmp_path, whole, change):
     """Answers of another model, seed or length are never mixed in."""
     before = (tmp_path / "whole" / "answers.jsonl").read_bytes()
@@ -221,6 +221,13 @@ def test_retrained_weights_are_refused(processor, suite, tmp_path, whole):
 
 def record(i: int) -> dict:
     return {"suite": "s", "id": str(i), "question": 0, "method": "adafv", "keep": 0.1, "answer": "x" * 200}
+
+
+def test_a_larger_limit_goes_on(model, processor, suite, tmp_path, whole):
+    """What a short run measured is not measured again, and a shorter run afterwards reports what it was asked."""
+    few = plan(limit=2).run(model, processor, tmp_path, name="tiny")
+    assert timeless(plan().run(model, processor, tmp_path, name="tiny")) == timeless(whole)
+    assert timeless(plan(limit=2).run(model, processor, tmp_path, name="tiny")) == timeless(few)
 
 
 def test_a_budget_that_cannot_be_met_is_left_out(model, processor, suite, tmp_path):

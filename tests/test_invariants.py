@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import inputs_for, picture, prompt, tiny_model, tiny_processor
+from conftest import BEFORE, inputs_for, picture, prompt, tiny_model, tiny_processor
 
 from adafv import METHODS, AdaFV, FasterVLM, NoPruning, method
 from adafv.capture import SALIENCY
-from adafv.inside import LayerPruner
 
-PRUNING = [name for name, cls in METHODS.items() if name != "none" and not issubclass(cls, LayerPruner)]
+PRUNING = [name for name in BEFORE if name != "none"]
 EXACT = [name for name in PRUNING if name != "adafv_released"]
 
 

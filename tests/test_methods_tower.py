@@ -127,13 +127,24 @@ def test_hired(tokens, k, alpha):
 )
 def test_hired_fills_the_tile_with_the_votes(tokens, k, of_each_crop):
     """A quarter of the thumbnail has all votes: its tile is filled first, the others get what it can't hold."""
-    where = tokens.where[0]
-    corner = (where[:, 0] == 0) & (where[:, 1] < 3) & (where[:, 2] < 3)
-    votes = torch.zeros_like(tokens.saliency)
-    votes[0, : len(where)] = corner.float()
-    one_corner = replace(tokens, signals=dict(tokens.signals) | {CONTENT: votes})
-    kept = HiRED(tokens=k, alpha=0.75).select(one_corner, [k, 1]).kept[0]
-    assert where[kept, 0].bincount().tolist() == of_each_crop
+    corner = [j for j, (crop, row, column) in enumerate(places(tokens, 0)) if crop == 0 and row < 3 and column < 3]
+    assert crops_of(tokens, corner, k, alpha=0.75) == of_each_crop
+
+
+@pytest.mark.parametrize("family", ["llava_next"], indirect=True)
+def test_hired_rounds_shares_to_the_nearest(tokens):
+    """9 votes to 2 are 3.3 to 0.7 of four tokens, hence 3 to 1."""
+    row_by_row = [*range(3), *range(6, 9), *range(12, 15)]
+    assert crops_of(tokens, [*row_by_row, 34, 35], 10, alpha=0.69) == [6, 3, 0, 0, 1]
+
+
+def crops_of(tokens, voters, k, alpha):
+    """How many tokens HiRED keeps of each crop of the first image, if these tokens of its thumbnail stand out."""
+    content = torch.zeros_like(tokens.saliency)
+    content[0, voters] = 1
+    marked = replace(tokens, signals=dict(tokens.signals) | {CONTENT: content})
+    kept = HiRED(tokens=k, alpha=alpha).select(marked, [k, 1]).kept[0]
+    return tokens.where[0][kept, 0].bincount().tolist()
 
 
 @each_budget

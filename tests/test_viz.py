@@ -4,10 +4,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import inputs_for, picture, prompt
+from conftest import BEFORE, inputs_for, picture, prompt
 from PIL import Image
 
-from adafv import METHODS, AdaFV, method, viz
+from adafv import AdaFV, method, viz
 from adafv.ask import ask
 from adafv.scores import text_to_image_attention
 from adafv.viz import collect
@@ -25,7 +25,7 @@ def pruner(name: str):
     return method(name) if name == "none" else method(name, keep=0.2)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", BEFORE)
 def test_every_method_has_a_page(model, processor, tmp_path, name):
     out = tmp_path / "page.png"
     summary = viz.explain(model, processor, picture(60, 40), QUESTION, pruner(name), out)
@@ -36,6 +36,13 @@ def test_every_method_has_a_page(model, processor, tmp_path, name):
     assert summary["method"] == name and summary["kept_tokens"] <= summary["visual_tokens"]
     assert (summary["k_t"] is not None) == (name == "adafv")
     assert bool(summary["words"]) == (name in ("adafv", "adafv_released", "t2i"))
+
+
+def test_no_page_for_what_happens_between_layers(model, processor, tmp_path):
+    """A page that shows every token as kept would mislead."""
+    with pytest.raises(ValueError, match="fastv chooses between the layers"):
+        viz.explain(model, processor, picture(), QUESTION, method("fastv", keep=0.5), tmp_path / "page.png")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_summary_says_what_ask_says(model, processor, tmp_path):

@@ -5,10 +5,12 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from adafv.encode import Encoding, VisualTokens
@@ -113,10 +115,15 @@ class LayerPruner(Pruner):
             return
         layers = encoding.tokens.layers
         plans = [self.plan(layers, n, k) for n, k in zip(encoding.tokens.counts, budget, strict=True)]
+        stay = partial(self._stay_with_newlines, encoding)
         with torch.no_grad():
             raters = self.raters(encoding)
-        with Reading(self, encoding, model.get_decoder(), self.stages(layers), plans, raters).hooked():
+            reading = Reading(encoding, model.get_decoder(), self.stages(layers), plans, raters, stay)
+        with reading.hooked():
             yield
+
+    def _stay_with_newlines(self, encoding: Encoding, kept: list[Tensor]) -> list[tuple[int, Tensor]]:
+        return self._stay(encoding, [self._offsets(encoding, i, k) for i, k in enumerate(kept)])
 
 
 def last_token(encoding: Encoding) -> Raters:

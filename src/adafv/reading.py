@@ -1,6 +1,6 @@
 """A language model that reads fewer visual tokens from layer to layer: hidden states, positions, masks and cache."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 
 from adafv.capture import layers_of, observe
 from adafv.encode import Encoding
-from adafv.pruner import Pruner, first
+from adafv.pruner import first
 
 __all__ = ["Raters", "Reading", "View"]
 
@@ -49,24 +49,24 @@ class Reading:
     """A language model on its way through a batch of prompts, and through the answers to them.
 
     Args:
-        pruner: says which newline tokens stay.
         encoding: the prompts and their images.
         decoder: the language model.
         stages: after how many of its layers tokens are dropped.
         plans: for each image how many of its tokens are left after each stage.
         raters: for each image whose attention ranks its tokens.
+        stay: from the droppable tokens that each image keeps to its row and the positions in the prompt that stay.
     """
 
     def __init__(
         self,
-        pruner: Pruner,
         encoding: Encoding,
         decoder: PreTrainedModel,
         stages: list[int],
         plans: list[list[int]],
         raters: Raters,
+        stay: Callable[[list[Tensor]], list[tuple[int, Tensor]]],
     ) -> None:
-        self.pruner, self.encoding, self.decoder = pruner, encoding, decoder
+        self.encoding, self.decoder, self.stay = encoding, decoder, stay
         self.stages, self.plans, self.raters = stages, plans, raters
         self.layers, self.width = layers_of(decoder), encoding.prompt.ids.shape[1]
         self.watched = {module for stage in stages for module in self.layers[stage - 1].modules()}
@@ -111,8 +111,8 @@ class Reading:
         answer = rotary[0].shape[1] - self.width
         if answer < 0:
             raise ValueError(
-                f"the model reads {rotary[0].shape[1]} of the prompt's {self.width} tokens at once: {self.pruner.name} "
-                "needs the whole prompt in one pass, leave prefill_chunk_size out"
+                f"the model reads {rotary[0].shape[1]} of the prompt's {self.width} tokens at once: pruning between "
+                "layers needs the whole prompt in one pass, leave prefill_chunk_size out"
             )
         before = self.views[stage]
         copies = len(hidden) // len(before.columns)
@@ -141,13 +141,11 @@ class Reading:
         return kept
 
     def _view(self, kept: list[Tensor]) -> View:
-        prompt = self.encoding.prompt
-        offsets = [self.pruner._offsets(self.encoding, i, k) for i, k in enumerate(kept)]
-        stay = self.pruner._stay(self.encoding, offsets)
-        columns = torch.arange(self.width, device=offsets[0].device).expand(prompt.ids.shape)
+        prompt, stay = self.encoding.prompt, self.stay(kept)
+        columns = torch.arange(self.width, device=kept[0].device).expand(prompt.ids.shape)
         short = prompt.shorten({"input_ids": columns}, stay, pad=0)
         columns, real = short["input_ids"], short["attention_mask"].bool()
-        count = int((prompt.mask & ~prompt.placeholder).sum()) + sum(map(len, offsets))
+        count = int((prompt.mask & ~prompt.placeholder).sum()) + sum(len(positions) for _, positions in stay)
         return View(kept, columns, real, full=count == real.numel())
 
     def _mask(self, view: View, index: int, hidden: Tensor, past: Any) -> Any:

@@ -134,7 +134,7 @@ class Evaluation:
             "weights": _fingerprint(model),
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
-            **{key: getattr(self, key) for key in ("limit", "seed", "split", "max_new_tokens")},
+            **{key: getattr(self, key) for key in ("seed", "split", "max_new_tokens")},
         }
 
     def _chunks(self, suite: str) -> Iterator[list[Any]]:

@@ -24,12 +24,13 @@ from adafv.evaluation.paired import SIGNIFICANT
 from adafv.evaluation.plot import draw
 from adafv.files import atomic, write_text
 
-__all__ = ["COLUMNS", "INTERVAL", "meta_of", "rows_of", "table", "wilson", "write"]
+__all__ = ["COLUMNS", "INTERVAL", "LEGEND", "meta_of", "read", "rows_of", "table", "wilson", "write"]
 
 COLUMNS = (
     "method", "keep", "kept_tokens", "visual_tokens", "suite", "question_type", "n",
     "accuracy", "ci_low", "ci_high", "retention", "seconds",
 )  # fmt: skip
+LEGEND = "▲ better, ▼ worse than adafv by more than luck (p < 0.05, paired; the differences are in pairs.csv)"
 INTERVAL = "95 %, Wilson, with n divided by the design effect of several questions on one picture"
 _Z = 1.959964
 
@@ -122,6 +123,22 @@ def meta_of(model: PreTrainedModel, name: str, start: datetime, **settings: Any)
         "started": start.isoformat(timespec="seconds"),
         "wall_seconds": round((datetime.now(UTC) - start).total_seconds(), 3),
     }
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """What `write` wrote: meta, rows and pairs.
+
+    Raises:
+        ValueError: the file is missing or not of an evaluation.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        rows = {"meta": found["meta"], "rows": [{name: row[name] for name in COLUMNS} for row in found["rows"]]}
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): pass results.json of `adafv eval`") from error
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path} is not results.json of `adafv eval`: pass one that is") from None
+    return rows | {"pairs": found.get("pairs", [])}
 
 
 def write(

@@ -15,13 +15,13 @@ GRID = 2.0**50
 
 @dataclass(kw_only=True)
 class MMTok(GreedyPruner):
-    """Keeps the tokens that together answer best to every word and to every visual token.
+    """Keeps the tokens that together come closest to every word and to every visual token.
 
     Sixun Dong et al., "MMTok: Multimodal Coverage Maximization for Efficient Inference of VLMs", ICLR 2026,
-    arXiv 2508.18264. Each of the M words and of the N visual tokens is a row: its similarity with every visual token,
-    cos / temperature, as a softmax. Greedy maximum coverage of
+    arXiv 2508.18264. Each of the M words and of the N visual tokens is a row p_i: softmax over the visual tokens j of
+    cos(i, j) / temperature. Greedy maximum coverage of
 
-        1/M · sum over the words of max_{j in S} + weight/N · sum over the visual tokens of max_{j in S}.
+        1/M · sum over words i of max_{j in S} p_ij + weight/N · sum over visual tokens i of max_{j in S} p_ij.
 
     Departure: the words are all those of the prompt after the image; the authors leave out the prompt's boilerplate,
     which is `skip=adafv.text.boilerplate(processor)` here. Padding patches, which they drop, are candidates.

@@ -10,7 +10,7 @@ from adafv.encode import VisualTokens
 from adafv.methods.uniform import Uniform, centers
 from adafv.pruner import Selection
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "means"]
 
 
 @dataclass(kw_only=True)
@@ -25,11 +25,11 @@ class Pool(Uniform):
         for where, k, tokens_of_image in zip(tokens.where, budget, tokens.features, strict=True):
             cell = cells(where, k)
             middle = centers(where, cell)
-            features.append(_means(tokens_of_image[: len(where)], cell.to(device), k)[cell[middle].to(device)])
+            features.append(means(tokens_of_image[: len(where)], cell.to(device), k)[cell[middle].to(device)])
             kept.append(middle.to(device, non_blocking=True))
         return Selection(kept, features)
 
 
-def _means(features: Tensor, cell: Tensor, count: int) -> Tensor:
+def means(features: Tensor, cell: Tensor, count: int) -> Tensor:
     weight = (cell == torch.arange(count, device=cell.device)[:, None]).double()
     return ((weight / weight.sum(1, keepdim=True)) @ features.double()).to(features.dtype)

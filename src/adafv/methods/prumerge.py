@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from adafv.capture import KEYS, SALIENCY
 from adafv.encode import VisualTokens
+from adafv.methods._greedy import cosines
 from adafv.pruner import Pruner, Selection
 
 __all__ = ["PruMerge", "PruMergePlus"]
@@ -57,9 +57,9 @@ class PruMerge(Pruner):
 
     def _weight(self, saliency: Tensor, keys: Tensor, stay: Tensor, drop: Tensor) -> Tensor:
         """(K, dropped): how much of each dropped token is added to each that stays."""
-        similarity = F.normalize(keys[stay], dim=-1) @ F.normalize(keys[drop], dim=-1).mT
+        similarity = cosines(keys[stay], keys[drop])
         nearest = similarity.argsort(dim=1, descending=True, stable=True)[:, : self.neighbours]
-        return torch.zeros_like(similarity).scatter(1, nearest, saliency[drop[nearest]])
+        return torch.zeros_like(similarity, dtype=saliency.dtype).scatter(1, nearest, saliency[drop[nearest]])
 
 
 @dataclass(kw_only=True)

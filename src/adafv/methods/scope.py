@@ -13,7 +13,7 @@ __all__ = ["Scope"]
 class Scope(GreedyPruner):
     """Keeps salient tokens that resemble many tokens which none of those kept resembles.
 
-    Jinhong Deng et al., "SCOPE: Saliency-Coverage Oriented Token Pruning for Efficient Multimodal LLMs", NeurIPS 2025,
+    Jinhong Deng et al., "SCOPE: Saliency-Coverage Oriented Token Pruning for Efficient Multimodel LLMs", NeurIPS 2025,
     arXiv 2510.24214. The coverage of a set S is sum_i max_{j in S} cos(i, j); each pick has the largest gain in
     coverage times saliency^alpha.
 

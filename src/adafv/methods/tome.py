@@ -8,7 +8,7 @@ from torch import Tensor
 from adafv.capture import KEYS
 from adafv.encode import VisualTokens
 from adafv.methods._greedy import cosines
-from adafv.methods.pool import _means
+from adafv.methods.pool import means
 from adafv.pruner import Pruner, Selection
 
 __all__ = ["ToMe"]
@@ -38,7 +38,7 @@ class ToMe(Pruner):
         for visual, keys, n, k in zip(tokens.features, tokens.signals[KEYS], tokens.counts, budget, strict=True):
             places, group = _match(keys[:n], k)
             kept.append(places)
-            features.append(_means(visual[:n], group, k))
+            features.append(means(visual[:n], group, k))
         return Selection(kept, features)
 
 
@@ -47,7 +47,7 @@ def _match(keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
     places = group = torch.arange(len(keys), device=keys.device)
     while (left := len(places)) > count:
         merged = min(left - count, left // 2)
-        keys_left = _means(keys.double(), group, left)
+        keys_left = means(keys.double(), group, left)
         similarity, partner = cosines(keys_left[::2], keys_left[1::2]).max(1)
         by_similarity = similarity.argsort(descending=True, stable=True)
         a, alone = (2 * by_similarity).split([merged, len(by_similarity) - merged])

@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from adafv.capture import KEYS, SALIENCY
 from adafv.encode import VisualTokens
+from adafv.methods._greedy import cosines
 from adafv.pruner import Pruner, Selection
 
 __all__ = ["VisionZip"]
@@ -71,8 +71,7 @@ def _stride(rest: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _merge(features: Tensor, keys: Tensor, targets: Tensor, others: Tensor) -> Tensor:
-    similarity = F.normalize(keys[others], dim=-1) @ F.normalize(keys[targets], dim=-1).mT
-    mine = similarity.argmax(1) == torch.arange(len(targets), device=targets.device)[:, None]
+    mine = cosines(keys[others], keys[targets]).argmax(1) == torch.arange(len(targets), device=targets.device)[:, None]
     size = mine.sum(1, keepdim=True)
     mean = mine.float() @ features[others].float() / size.clamp(min=1)
     return torch.where(size > 0, ((features[targets].float() + mean) / 2).to(features.dtype), features[targets])

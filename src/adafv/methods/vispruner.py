@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from adafv.capture import HIDDEN, SALIENCY
 from adafv.encode import VisualTokens
+from adafv.methods._greedy import cosines
 from adafv.pruner import Pruner, Selection
 
 __all__ = ["VisPruner"]
@@ -52,8 +52,7 @@ class VisPruner(Pruner):
 
 def _distinct(features: Tensor, count: int) -> Tensor:
     """Which `count` of (R, d) features are left when duplicates are dropped, round by round."""
-    directions = F.normalize(features.float(), dim=-1)
-    similarity = directions @ directions.mT
+    similarity = cosines(features, features)
     left = torch.arange(len(features) if count else 0, device=features.device)
     while len(left) > count:
         first, second = left[::2], left[1::2]

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from adafv.ask import Answer, ask, build_inputs
 from adafv.capture import SALIENCY
 from adafv.encode import Encoding
+from adafv.inside import LayerPruner
 from adafv.methods import NoPruning, TextToImage
 from adafv.pruner import Pruner
 from adafv.scores import text_to_image_attention
@@ -89,6 +90,8 @@ def explanation(
 
     The pruned model is asked twice and timed the second time, so that neither answer pays for a cold start.
     """
+    if isinstance(pruner, LayerPruner):
+        raise ValueError(f"{pruner.name} chooses between the layers of the model, which no page shows: pass e.g. adafv")
     image = image.convert("RGB")
     ask(model, processor, image, question, pruner)
     pruned = ask(model, processor, image, question, pruner)

@@ -1,0 +1,213 @@
+"""The measuring: every question with boxes, its signals against its boxes, its methods until they meet one."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel, ProcessorMixin
+
+from adafv.analysis.fewest import Fewest, fewest
+from adafv.analysis.signals import chance, llm_attention, measured_layers, similarity
+from adafv.analysis.sources import Source
+from adafv.analysis.statistics import Array, area_under_curve, profile
+from adafv.ask import build_batch, build_text, check_question
+from adafv.capture import SALIENCY
+from adafv.encode import Encoding, encode, reask
+from adafv.evaluation.places import centers, shown
+from adafv.evaluation.sample import Question, Sample
+from adafv.methods import TextToImage, method
+from adafv.pruner import Pruner
+
+__all__ = ["CHANCE", "COSINE", "RELEVANCE", "TOWER", "TRUTH", "Analysis", "Finding", "Findings"]
+
+COSINE, RELEVANCE, TOWER, CHANCE = "T2I similarity", "T2I attention", "saliency", "random"
+TRUTH = "related tokens"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one question showed. Dicts are by name of the signal, `fewest` by method.
+
+    Attributes:
+        suite, picture: what was asked about.
+        visual_tokens, related_tokens: N, and how many of them the question is about.
+        thumbnail: share of the N tokens that are the thumbnail's; 0 for a single crop.
+        auc: of telling related tokens from the rest.
+        position, centre: see `profile`; `TRUTH` stands for the related tokens themselves.
+        similarity: the cosines of the related tokens, and those of the rest.
+        fewest: tokens to keep until one is related.
+    """
+
+    suite: str
+    picture: str
+    visual_tokens: int
+    related_tokens: int
+    thumbnail: float
+    auc: dict[str, float]
+    position: dict[str, Array]
+    centre: dict[str, float]
+    similarity: tuple[Array, Array]
+    fewest: dict[str, Fewest]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All findings, and for each suite how many questions were left out, by reason."""
+
+    questions: list[Finding] = field(default_factory=list)
+    left_out: dict[str, Counter[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """What to measure on what.
+
+    Args:
+        sources: where the questions come from.
+        methods: names in `adafv.METHODS` for the fewest tokens; methods that choose before the language model.
+        seed: of the random control.
+        batch_size: prompts that the language model reads at once; about as many are encoded at once.
+
+    Raises:
+        ValueError: an unknown method, one that keeps everything or chooses inside the language model, an empty list,
+            or a batch size below 1.
+    """
+
+    sources: Sequence[Source]
+    methods: Sequence[str]
+    seed: int = 0
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} is too few: pass 1 or more")
+        for name in ("sources", "methods"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is an empty list: pass at least one")
+        _ = self.pruners
+
+    @cached_property
+    def pruners(self) -> dict[str, Pruner]:
+        """The methods; their own budget is not used."""
+        found = {name: method(name) if name == "none" else method(name, tokens=1) for name in self.methods}
+        for name, pruner in found.items():
+            if name == "none":
+                raise ValueError("method 'none' keeps every token, there is nothing to count: leave it out")
+            if type(pruner).inside is not Pruner.inside:
+                raise ValueError(f"method {name!r} chooses inside the language model, not before it: leave it out")
+        return found
+
+    def run(self, model: PreTrainedModel, processor: ProcessorMixin, *, progress: bool = False) -> Findings:
+        """Measure every question that has boxes, with visual tokens inside them and outside.
+
+        Raises:
+            ValueError: there is no such question, or one holds a control token of the model.
+        """
+        findings = Findings()
+        for source in self.sources:
+            out = findings.left_out[source.name] = Counter()
+            with tqdm(total=source.questions, desc=source.name, unit="question", disable=not progress) as bar:
+                for samples in self._chunks(source, out, bar):
+                    findings.questions.extend(self._chunk(model, processor, source.name, samples, out))
+                    bar.update(sum(len(sample.questions) for sample in samples))
+        if not findings.questions:
+            names = ", ".join(source.name for source in self.sources)
+            raise ValueError(
+                f"no question of {names} has a box with visual tokens inside and outside: pass a scenes suite, or "
+                "--boxes with boxes of what must be looked at"
+            )
+        return findings
+
+    def _chunks(self, source: Source, out: Counter[str], bar: tqdm) -> Iterator[list[Sample]]:
+        """Pictures whose questions with boxes fill a batch; the other questions are counted and gone."""
+        chunk: list[Sample] = []
+        for sample in source.samples:
+            asked = tuple(q for q in sample.questions if q.boxes)
+            if without := len(sample.questions) - len(asked):
+                bar.update(without)
+                out["no box"] += without
+            if asked:
+                chunk.append(replace(sample, questions=asked))
+            if sum(len(s.questions) for s in chunk) >= self.batch_size:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+
+    @torch.no_grad()
+    def _chunk(
+        self, model: PreTrainedModel, processor: ProcessorMixin, suite: str, samples: list[Sample], out: Counter[str]
+    ) -> Iterator[Finding]:
+        pictures = self._encode(model, processor, suite, samples)
+        items = []
+        for i, (sample, where) in enumerate(zip(samples, pictures.tokens.where, strict=True)):
+            places = centers(processor, sample.image.size, where)
+            for question in sample.questions:
+                about = shown(places, question.boxes).isfinite().any(1).numpy()
+                if about.any() and not about.all():
+                    items.append((i, question.text, about))
+                else:
+                    out["every token in the boxes" if about.any() else "no token in the boxes"] += 1
+        for start in range(0, len(items), self.batch_size):
+            images, texts, marks = zip(*items[start : start + self.batch_size], strict=True)
+            prompts = build_text(processor, texts, [len(pictures.features[i]) for i in images], model.device)
+            encoding = reask(model, prompts, pictures, images)
+            scores = self._scores(model, prompts, encoding)
+            counted = {name: fewest(pruner, encoding.tokens, marks) for name, pruner in self.pruners.items()}
+            for i, (image, text, about) in enumerate(zip(images, texts, marks, strict=True)):
+                own = {name: score[i].float().cpu().numpy() for name, score in scores.items()}
+                own[CHANCE] = chance(len(about), self.seed, suite, samples[image].id, text)
+                tokens = {name: counts[i] for name, counts in counted.items()}
+                yield _finding(suite, samples[image].id, encoding.tokens.where[i][:, 0].numpy(), about, own, tokens)
+
+    def _encode(self, model: PreTrainedModel, processor: ProcessorMixin, suite: str, samples: list[Sample]) -> Encoding:
+        for sample in samples:
+            for question in sample.questions:
+                _check(processor, suite, question)
+        signals = frozenset({SALIENCY}).union(*(p.signals for p in self.pruners.values()))
+        first = [sample.questions[0].text for sample in samples]
+        inputs = build_batch(processor, [s.image for s in samples], first, model.device, model.dtype)
+        return encode(model, inputs, signals=signals, text=False)
+
+    def _scores(self, model: PreTrainedModel, prompts: dict[str, Any], encoding: Encoding) -> dict[str, list[Tensor]]:
+        """For each signal, one (N,) tensor per question."""
+        tokens, layers = encoding.tokens, measured_layers(encoding.tokens.layers)
+        attention = llm_attention(model, prompts, encoding, layers)
+        padded = {
+            COSINE: similarity(tokens),
+            RELEVANCE: TextToImage(tokens=1).score(tokens),
+            TOWER: tokens.saliency,
+        }
+        scores = {name: [s[:n] for s, n in zip(score, tokens.counts, strict=True)] for name, score in padded.items()}
+        return scores | {f"LLM attention, layer {i + 1}": rows for i, rows in zip(layers, attention, strict=True)}
+
+
+def _finding(
+    suite: str, picture: str, crop: Array, about: Array, scores: dict[str, Array], tokens: dict[str, Fewest]
+) -> Finding:
+    spread = {name: profile(score) for name, score in scores.items() if name != COSINE}
+    spread[TRUTH] = profile(about)
+    return Finding(
+        suite=suite,
+        picture=picture,
+        visual_tokens=len(about),
+        related_tokens=int(about.sum()),
+        thumbnail=float((crop == 0).mean()) if crop.max() else 0.0,
+        auc={name: area_under_curve(about, score) for name, score in scores.items()},
+        position={name: stretches for name, (stretches, _) in spread.items()},
+        centre={name: centre for name, (_, centre) in spread.items()},
+        similarity=(scores[COSINE][about], scores[COSINE][~about]),
+        fewest=tokens,
+    )
+
+
+def _check(processor: ProcessorMixin, suite: str, question: Question) -> None:
+    try:
+        check_question(processor, question.text)
+    except ValueError as error:
+        raise ValueError(f"{suite}, question {question.text!r}: {error}") from None

@@ -1,0 +1,80 @@
+"""What is compared: scores of the visual tokens of a question."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from adafv.analysis.statistics import Array
+from adafv.capture import layers_of, observe
+from adafv.encode import Encoding, VisualTokens
+from adafv.methods import NoPruning
+
+__all__ = ["chance", "llm_attention", "measured_layers", "similarity"]
+
+
+def similarity(tokens: VisualTokens) -> Tensor:
+    """(I, N) cosine of each visual token with the word of the question that it resembles most.
+
+    Before the softmax that makes text-to-image attention of it, see `adafv.scores.text_to_image_attention`.
+    """
+    assert tokens.text is not None and tokens.text_mask is not None
+    cosine = F.normalize(tokens.text.float(), dim=-1) @ F.normalize(tokens.features.float(), dim=-1).mT
+    return cosine.masked_fill(~tokens.text_mask[..., None], -torch.inf).amax(1)
+
+
+def chance(count: int, seed: int, *names: str) -> Array:
+    """(N,) random numbers, others for every picture and question: the control."""
+    return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)]).random(count)
+
+
+def measured_layers(count: int) -> list[int]:
+    """The layers of a language model whose attention is measured: the second, which FastV (arXiv 2403.06764) reads,
+    and the middle one."""
+    return sorted({min(1, count - 1), count // 2})
+
+
+def llm_attention(
+    model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding, layers: Sequence[int]
+) -> list[list[Tensor]]:
+    """Attention of the last token of a prompt to its visual tokens, mean over heads, with every visual token kept.
+
+    The language model runs once, under its own attention function; the one row is computed beside it. Causal attention
+    of the last token is taken to see everything: a sliding window is not observed.
+
+    Args:
+        inputs: prompts padded on the left, as `adafv.ask.build_text` makes them, with one image each.
+        encoding: of those prompts.
+        layers: indices of decoder layers.
+
+    Returns:
+        For each layer, one (N,) fp32 tensor per image; the rest of the row's mass is on text.
+    """
+    decoder: Any = model.get_decoder()
+    layer_of = {module: i for i in layers for module in layers_of(decoder)[i].modules()}
+    real = encoding.prompt.mask.to(model.device)
+    rows: dict[int, Tensor] = {}
+
+    def keep_last_row(module: nn.Module, query: Tensor, key: Tensor, scale: float) -> None:
+        if module in layer_of:
+            rows[layer_of[module]] = _last_row(query, key, scale, real)
+
+    with observe(decoder, keep_last_row):
+        model(**NoPruning().prune(model, inputs, encoding), use_cache=False, logits_to_keep=1)
+    places = [
+        span.positions.to(droppable.device)[droppable]
+        for span, droppable in zip(encoding.spans, encoding.droppable, strict=True)
+    ]
+    return [[rows[i][span.row, p] for span, p in zip(encoding.spans, places, strict=True)] for i in layers]
+
+
+def _last_row(query: Tensor, key: Tensor, scale: float, real: Tensor) -> Tensor:
+    """(B, L) attention of the last of queries (B, heads, L, d) to keys (B, key heads, L, d) that are real."""
+    grouped = query[:, :, -1:].float().unflatten(1, (key.shape[1], -1))
+    logits = (grouped * scale) @ key.float().mT[:, :, None]
+    return logits.masked_fill(~real[:, None, None, None], -torch.inf).softmax(-1).mean((1, 2))[:, 0]

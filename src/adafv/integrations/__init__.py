@@ -1,0 +1,1 @@
+"""Where adafv plugs into other people's programs; each module imports the program it is for."""
