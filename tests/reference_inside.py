@@ -10,6 +10,13 @@ def descending(scores: list[float]) -> list[int]:
     return sorted(range(len(scores)), key=lambda j: (-scores[j], j))
 
 
+def softmax(logits: list[float]) -> list[float]:
+    highest = max(logits)
+    weights = [math.exp(x - highest) for x in logits]
+    total = sum(weights)
+    return [w / total for w in weights]
+
+
 def attention_row(decoder, layer, hidden, positions, rater: int) -> list[float]:
     """What the token at place `rater` attends to in a layer: softmax over all places up to its own, mean over heads."""
     attention, width = layer.self_attn, layer.self_attn.head_dim
@@ -20,12 +27,9 @@ def attention_row(decoder, layer, hidden, positions, rater: int) -> list[float]:
     heads, repeats = query.shape[1], query.shape[1] // key.shape[1]
     mean = [0.0] * len(positions)
     for head in range(heads):
-        logits = [
-            float(query[0, head, rater] @ key[0, head // repeats, j]) / math.sqrt(width) for j in range(rater + 1)
-        ]
-        weights = [math.exp(x - max(logits)) for x in logits]
-        for j, weight in enumerate(weights):
-            mean[j] += weight / sum(weights) / heads
+        seen = key[0, head // repeats, : rater + 1]
+        for j, weight in enumerate(softmax((seen @ query[0, head, rater] / math.sqrt(width)).tolist())):
+            mean[j] += weight / heads
     return mean
 
 
@@ -46,7 +50,8 @@ def run(model, embeddings, images: list[dict[int, bool]], raters: list[list[int]
             scores = [0.0] * len(patches)
             for rater in rating:
                 row = attention_row(decoder, decoder.layers[index - 1], entered, columns, columns.index(rater))
-                scores = [s + row[columns.index(c)] / len(rating) for s, c in zip(scores, patches, strict=True)]
+                attention = dict(zip(columns, row, strict=True))
+                scores = [s + attention[c] / len(rating) for s, c in zip(scores, patches, strict=True)]
             drop |= set(image) - {patches[j] for j in descending(scores)[: plan[index]]}
         stay = [j for j, c in enumerate(columns) if c not in drop]
         columns, entered = [columns[j] for j in stay], hidden[:, stay]
@@ -60,8 +65,6 @@ def rating_words(words: torch.Tensor, visual: torch.Tensor) -> list[int]:
     """Words (M, D) whose mean softmaxed product with the visual tokens (N, D) is at least the words' mean."""
     relevance = [0.0] * len(words)
     for token in visual:
-        logits = [float(word @ token) for word in words]
-        weights = [math.exp(x - max(logits)) for x in logits]
-        for m, weight in enumerate(weights):
-            relevance[m] += weight / sum(weights) / len(visual)
+        for m, weight in enumerate(softmax((words @ token).tolist())):
+            relevance[m] += weight / len(visual)
     return [m for m, r in enumerate(relevance) if r >= sum(relevance) / len(relevance)]

@@ -212,6 +212,12 @@ def test_options_out_of_range_are_errors(options):
         AdaFV(keep=0.1, **options)
 
 
+def test_unknown_options_are_errors():
+    """A typo in an option is named, with what there is."""
+    with pytest.raises(ValueError, match=r"kep=0.1 is no option of adafv: it takes keep, tokens"):
+        method("adafv", kep=0.1)
+
+
 def test_none_refuses_a_budget():
     """Asking the dense model for a tenth would silently not prune."""
     with pytest.raises(ValueError, match="keeps every token"):

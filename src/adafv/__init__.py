@@ -4,69 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adafv.encode import Encoding, VisualTokens
-    from adafv.methods import (
-        DART,
-        METHODS,
-        AdaFV,
-        AdaFVReleased,
-        CDPruner,
-        DivPrune,
-        FasterVLM,
-        FastV,
-        HiPrune,
-        HiRED,
-        MMTok,
-        NoPruning,
-        Pool,
-        PruMerge,
-        PruMergePlus,
-        PyramidDrop,
-        Random,
-        Scope,
-        SparseVLM,
-        TextToImage,
-        ToMe,
-        Uniform,
-        VisionZip,
-        VisPruner,
-        method,
-    )
-    from adafv.pruner import Pruner, ScoringPruner, Selection
+    from adafv.encode import Encoding as Encoding
+    from adafv.encode import VisualTokens as VisualTokens
+    from adafv.methods import *  # noqa: F403
+    from adafv.pruner import Pruner as Pruner
+    from adafv.pruner import ScoringPruner as ScoringPruner
+    from adafv.pruner import Selection as Selection
 
 __version__ = "0.1.0"
-__all__ = [
-    "DART",
-    "METHODS",
-    "AdaFV",
-    "AdaFVReleased",
-    "CDPruner",
-    "DivPrune",
-    "Encoding",
-    "FastV",
-    "FasterVLM",
-    "HiPrune",
-    "HiRED",
-    "MMTok",
-    "NoPruning",
-    "Pool",
-    "PruMerge",
-    "PruMergePlus",
-    "Pruner",
-    "PyramidDrop",
-    "Random",
-    "Scope",
-    "ScoringPruner",
-    "Selection",
-    "SparseVLM",
-    "TextToImage",
-    "ToMe",
-    "Uniform",
-    "VisPruner",
-    "VisionZip",
-    "VisualTokens",
-    "method",
-]
 
 _HOMES = {
     "Encoding": "encode",
@@ -78,7 +23,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch and transformers on first use: `adafv --help` needs neither."""
-    if name not in __all__:
+    """The core and every method, imported on first use: `adafv --help` needs neither torch nor transformers."""
+    if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"adafv.{_HOMES.get(name, 'methods')}"), name)

@@ -13,7 +13,19 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 from adafv.images import check_image, to_rgb
 from adafv.pruner import Pruner
 
-__all__ = ["Answer", "ask", "build_inputs", "check_question", "prompt_for"]
+__all__ = [
+    "Answer",
+    "ask",
+    "build_batch",
+    "build_inputs",
+    "build_text",
+    "check_length",
+    "check_question",
+    "decode",
+    "generate",
+    "prompt_for",
+    "tokenizer_options",
+]
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,7 @@ def ask(
         encoding = pruner.encode(model, inputs)
         selection = pruner.select(encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts])
         short = pruner.rebuild(model, inputs, encoding, selection)
-        _check_length(model, short["input_ids"])
+        check_length(model, short["input_ids"])
         with pruner.inside(model, encoding):
             output = generate(model, short, max_new_tokens, logits_processor=LogitsProcessorList([clock]))
     total_ms = clock.read()
@@ -102,7 +114,7 @@ def build_batch(
     for image in images:
         check_image(image)
     prompts = [prompt_for(processor, question) for question in questions]
-    batch = processor(images=[to_rgb(i) for i in images], text=prompts, **_options(processor, prompts[0]))
+    batch = processor(images=[to_rgb(i) for i in images], text=prompts, **tokenizer_options(processor, prompts[0]))
     return dict(batch.to(device=device, dtype=dtype) if dtype else batch.to(device=device))
 
 
@@ -118,7 +130,7 @@ def build_text(
     for question, count in zip(questions, visual_tokens, strict=True):
         prompt = prompt_for(processor, question, image=count > 0)
         prompts.append(prompt.replace(tools.image_token, tools.image_token * count) if count else prompt)
-    batch = tools.tokenizer(prompts, **_options(processor, prompts[0]))
+    batch = tools.tokenizer(prompts, **tokenizer_options(processor, prompts[0]))
     return {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
@@ -170,7 +182,7 @@ def decode(processor: ProcessorMixin, output: Tensor) -> list[str]:
     return [text.strip() for text in processor.batch_decode(output, skip_special_tokens=True)]
 
 
-def _options(processor: ProcessorMixin, prompt: str) -> dict[str, Any]:
+def tokenizer_options(processor: ProcessorMixin, prompt: str) -> dict[str, Any]:
     tools: Any = processor
     bos = tools.tokenizer.bos_token
     return {
@@ -181,7 +193,7 @@ def _options(processor: ProcessorMixin, prompt: str) -> dict[str, Any]:
     }
 
 
-def _check_length(model: PreTrainedModel, ids: Tensor) -> None:
+def check_length(model: PreTrainedModel, ids: Tensor) -> None:
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit and ids.shape[1] > limit:
         raise ValueError(f"the prompt has {ids.shape[1]} tokens, the model reads {limit}: shorten the question")

@@ -77,7 +77,8 @@ def fewest_caption(rows: Rows) -> str:
 
 
 def _with_interval(row: dict[str, Any]) -> str:
-    return f"{row['value']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+    interval = "" if row["ci_low"] is None else f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+    return f"{row['value']:.2f}{interval}"
 
 
 def _distinct(rows: Rows, column: str, wanted: Any = lambda row: True) -> list[Any]:

@@ -31,10 +31,10 @@ def fewest(pruner: Pruner, tokens: VisualTokens, related: Sequence[NDArray[np.bo
     """The fewest tokens to keep so that at least one related token is among them (arXiv 2501.09532, Fig. 4).
 
     For a method that ranks, that is the rank of the first related token. For any other, which may choose quite other
-    tokens under another budget, the budget is found by bisection, which takes a token once kept to be kept under
-    every larger budget. That is then put to the test at budgets from 1 to the one found, all of them up to 16 and in
-    steps of a quarter beyond; where one of them keeps a related token, every budget is tried from 1 upwards. A lucky
-    budget between two that are tested goes unseen.
+    tokens under another budget, budgets are doubled and then bisected, which takes a token once kept to be kept under
+    every larger budget. That is then put to the test at budgets below the one found, all of them up to 16 and in steps
+    of a quarter beyond; where one of them keeps a related token, every budget is tried from 1 upwards. A lucky budget
+    between two that are tested goes unseen.
 
     Args:
         pruner: a method; its own budget doesn't matter.
@@ -61,7 +61,9 @@ def _hit(pruner: Pruner, image: VisualTokens, related: NDArray[np.bool_]) -> Cal
 
 
 def _search(hit: Callable[[int], bool], count: int) -> Fewest:
-    low, high = 0, count  # which keeps everything
+    low, high = 0, 1
+    while high < count and not hit(high):  # at `count` everything is kept
+        low, high = high, min(2 * high, count)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if hit(middle) else (middle, high)

@@ -49,8 +49,17 @@ def draw_scores(rows: Rows, caption: str) -> Figure:
     panels[0].set_ylabel("score, % of the dense model's", color=INK, fontsize=9)
     panels[0].set_xlabel("visual tokens gone", loc="left", fontsize=9, color=INK)
     lines = {line.get_label(): line for axes in panels for line in axes.get_legend_handles_labels()[0]}
-    figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False, fontsize=9)
+    best = sorted(lines, key=lambda name: -_last_score(rows, name))
+    figure.legend([lines[name] for name in best], best, loc="outside right center", frameon=False, fontsize=9)
     return figure
+
+
+def _last_score(rows: Rows, name: Any) -> float:
+    """Mean score at a method's strongest reduction: the order of the lines at their right end."""
+    own = [row for row in rows if row["method"] == name]
+    last = max(row["reduction"] for row in own)
+    scores = [row["score"] for row in own if row["reduction"] == last]
+    return sum(scores) / len(scores)
 
 
 def _score_line(axes: Axes, rows: Rows, reductions: list[float], i: int, name: str) -> None:
@@ -78,13 +87,14 @@ def draw_auc(rows: Rows, caption: str) -> Figure:
     colors = _signal_colors(signals)
     figure = _page(6 + 2.1 * len(suites), 3.1, "Which signal knows what a question is about", caption)
     panels = figure.subplots(1, len(suites) + 1, width_ratios=[1] * len(suites) + [2.1])
-    low = min(0.4, min(row["ci_low"] for row in auc) - 0.03)
+    low = min(0.4, min(row["value"] if row["ci_low"] is None else row["ci_low"] for row in auc) - 0.03)
     for axes, suite in zip(panels, suites, strict=False):
         axes.axvline(0.5, color=GREY, linewidth=1, linestyle=(0, (3, 3)))
         for row in auc:
             if row["suite"] == suite:
                 y, color = signals.index(row["signal"]), colors[row["signal"]]
-                axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=color, linewidth=2.2, solid_capstyle="butt")
+                if row["ci_low"] is not None:
+                    axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=color, linewidth=2.2)
                 axes.plot(row["value"], y, "o", color=color, markersize=7, markeredgecolor=PAPER)
                 _beside(axes, y, f"{row['value']:.2f}", "AUC" if y == 0 else "")
         _rows_of(axes, signals if suite == suites[0] else [""] * len(signals))
@@ -149,7 +159,7 @@ def draw_fewest(rows: Rows, caption: str) -> Figure:
     """Fig. 4: a panel for each suite, a row for each method."""
     suites, names = _distinct(rows, "suite"), _distinct(rows, "method")
     figure = _page(max(7.0, 1.4 + 3.2 * len(suites)), 0.95 + 0.3 * len(names),
-                   "Fewest visual tokens until one of them is what the question is about", caption)  # fmt: skip
+                   "Fewest tokens until one is what is asked about", caption)  # fmt: skip
     panels = figure.subplots(1, len(suites), sharex=True, squeeze=False)[0]
     for axes, suite in zip(panels, suites, strict=True):
         for row in rows:
@@ -209,7 +219,7 @@ def _beside(axes: Axes, y: float, text: str, heading: str) -> None:
     place = axes.get_yaxis_transform()
     axes.text(1.03, y, text, transform=place, fontsize=8.5, color=INK, va="center")
     if heading:
-        axes.text(1.03, 1.02, heading, transform=axes.transAxes, fontsize=8, color=GREY, va="bottom")
+        axes.annotate(heading, (1.03, 1), (0, 5), "axes fraction", "offset points", fontsize=8, color=GREY)
 
 
 def _signal_colors(signals: list[str]) -> dict[str, str]:

@@ -44,8 +44,12 @@ def profile(score: Array) -> tuple[Array, float]:
     return np.divide(total, size, out=np.full(BINS, np.nan), where=size > 0), float(share @ place)
 
 
-def bootstrap(values: Sequence[float], groups: Sequence[str], seed: int = 0) -> tuple[float, float, float]:
+def bootstrap(
+    values: Sequence[float], groups: Sequence[str], seed: int = 0
+) -> tuple[float, float | None, float | None]:
     """Mean, and a 95 % percentile interval by resampling pictures, each with all its questions.
+
+    One picture says nothing of others: it has no interval.
 
     Args:
         values: one for each question.
@@ -54,6 +58,8 @@ def bootstrap(values: Sequence[float], groups: Sequence[str], seed: int = 0) -> 
     """
     _, member = np.unique(np.asarray(groups), return_inverse=True)
     total, size = np.bincount(member, weights=values), np.bincount(member)
+    if len(size) == 1:
+        return float(np.mean(values)), None, None
     drawn = np.random.default_rng(seed).integers(0, len(size), (RESAMPLES, len(size)))
     means = total[drawn].sum(1) / size[drawn].sum(1)
     low, high = np.quantile(means, (0.025, 0.975))

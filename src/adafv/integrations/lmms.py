@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
 from statistics import fmean
 from typing import Any
 
@@ -18,10 +17,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from adafv import __version__
-from adafv.ask import _check_length, _options, decode, generate
+from adafv.ask import check_length, decode, generate, tokenizer_options
 from adafv.images import check_image, open_image, to_rgb
 from adafv.load import load
-from adafv.methods import METHODS
 from adafv.methods import method as pruner_of
 
 __all__ = ["Counts", "Pruned", "manifests"]
@@ -80,7 +78,7 @@ class Pruned(lmms):
     ) -> None:
         super().__init__()
         self.batch_size = _batch_size(batch_size)
-        self.pruner = pruner_of(method, **_known(method, options))
+        self.pruner = pruner_of(method, **options)
         self.model, self.processor = load(None if pretrained == "embedded" else pretrained, device, dtype)
         self.device = self.model.device
         # The class's name is the one text about a model that lmms-eval takes over into its results, besides model_args.
@@ -122,7 +120,7 @@ class Pruned(lmms):
     def _generate(self, chats: list[ChatMessages], wanted: Mapping[str, Any]) -> list[GenerationResult]:
         max_new_tokens, stops = _limits(wanted)
         short, counts, inside = self._prune(self._inputs(chats))
-        _check_length(self.model, short["input_ids"])
+        check_length(self.model, short["input_ids"])
         with inside:
             output = generate(self.model, short, max_new_tokens)
         special = torch.tensor(self.processor.tokenizer.all_special_ids, device=output.device)
@@ -158,7 +156,7 @@ class Pruned(lmms):
             self.processor.apply_chat_template(chat.to_hf_messages(), add_generation_prompt=True, tokenize=False)
             for chat in chats
         ]
-        batch = self.processor(images=pictures or None, text=prompts, **_options(self.processor, prompts[0]))
+        batch = self.processor(images=pictures or None, text=prompts, **tokenizer_options(self.processor, prompts[0]))
         return dict(batch.to(device=self.model.device, dtype=self.model.dtype))
 
     def _log(self, counts: Sequence[Counts], seconds: float) -> None:
@@ -172,14 +170,6 @@ def _batch_size(value: int | str) -> int:
     if not str(value).isdecimal() or int(value) < 1:
         raise ValueError(f"batch_size={value!r} is not a number of requests: pass 1 or more")
     return int(value)
-
-
-def _known(method: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options, unless the method has no such."""
-    names = [field.name for field in fields(METHODS[method])] if method in METHODS else list(options)
-    if unknown := [name for name in options if name not in names]:
-        raise ValueError(f"{unknown[0]}={options[unknown[0]]!r} is no option of {method}: it takes {', '.join(names)}")
-    return options
 
 
 def _limits(wanted: Mapping[str, Any]) -> tuple[int, list[str]]:

@@ -1,6 +1,7 @@
 """The methods by name. A new one is a file here and its class in `CLASSES`."""
 
 import difflib
+from dataclasses import fields
 from typing import Any
 
 from adafv.methods.adafv import AdaFV
@@ -91,6 +92,10 @@ def method(name: str, **options: Any) -> Pruner:
         ValueError: an unknown name (the closest one is suggested), or options the method refuses.
     """
     if cls := METHODS.get(name):
+        known = [field.name for field in fields(cls)]
+        if unknown := [option for option in options if option not in known]:
+            given = f"{unknown[0]}={options[unknown[0]]!r}"
+            raise ValueError(f"{given} is no option of {name}: it takes {', '.join(known)}")
         return cls(**options)
     close = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(METHODS)}"

@@ -1,0 +1,64 @@
+"""The command line. Heavy imports happen inside the commands: `adafv --help` needs no torch."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from adafv import __version__
+from adafv.cli import asking, measuring
+
+__all__ = ["main"]
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    help="Fewer visual tokens for vision-language models: AdaFV and its rivals.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (asking.ask, asking.explain, asking.methods):
+    app.command()(command)
+app.command(name="eval")(measuring.evaluate)
+for command in (measuring.table, measuring.analyze):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _adafv(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 2 for bad input (one line on stderr), 130 when interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        status = typer.main.get_command(app).main(arguments, prog_name="adafv", standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        status = INTERRUPTED
+    except ValueError as error:
+        return _fail(str(error), BAD_INPUT)
+    except BrokenPipeError:
+        sys.stderr.close()  # keeps the interpreter from complaining about the closed stdout
+        return 0
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's usage errors, which have no public base class
+            raise
+        return _fail(f"{error.format_message()} See 'adafv --help'.", BAD_INPUT)
+    return _fail("stopped", status) if status == INTERRUPTED else status or 0
+
+
+def _fail(message: str, status: int) -> int:
+    typer.echo(f"adafv: {' '.join(message.split())}", err=True)
+    return status

@@ -1,0 +1,152 @@
+"""Many questions: eval, its table, analyze."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adafv.cli.options import Device, Dtype, Json, Model, names_in, print_json, print_table, quiet, share_in
+
+
+def evaluate(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.", show_default=False)],
+    methods: Annotated[str, typer.Option(metavar="M,…", help="Methods; default: all.")] = "",
+    keep: Annotated[str, typer.Option(metavar="F,…", help="Shares of the visual tokens; 1 is dense.")] = (
+        "1,0.25,0.1,0.05"
+    ),
+    suite: Annotated[str, typer.Option(metavar="S,…", help="Suites of questions; default: all.")] = "",
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Questions of each suite; default: all.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the suites that are drawn.")] = 0,
+    split: Annotated[str, typer.Option(metavar="S", help="validation to make choices, test to report.")] = "test",
+    batch_size: Annotated[int, typer.Option(help="Prompts read at once.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 16,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Measure accuracy: methods x budgets x suites. Takes up an interrupted run where it stopped."""
+    from adafv.evaluation import report
+    from adafv.evaluation.evaluate import Evaluation
+    from adafv.evaluation.paired import paired
+    from adafv.evaluation.suites import suites_of
+    from adafv.files import writable_folder
+    from adafv.methods import METHODS
+
+    plan = Evaluation(
+        methods=names_in(methods) or [*METHODS, "oracle"],
+        keeps=[share_in(text) for text in names_in(keep)],
+        suites=names_in(suite) or suites_of(split),
+        limit=limit,
+        seed=seed,
+        split=split,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+    )
+    writable_folder(out)
+    quiet()
+    from adafv.load import load
+
+    name, start = model or "embedded", datetime.now(UTC)
+    loaded, processor = load(model, device, dtype)
+    records = plan.run(loaded, processor, out, name=name, progress=True)
+    rows, pairs = report.rows_of(records), paired(records, ("adafv", "adafv+"))
+    settings = {key: getattr(plan, key) for key in ("seed", "split", "limit", "batch_size", "max_new_tokens")}
+    left_out = [{"method": m, "keep": k, "reason": reason} for (m, k), reason in plan.left_out.items()]
+    meta = report.meta_of(loaded, name, start, **settings, left_out=left_out)
+    report.write(out, meta, rows, pairs)
+    if as_json:
+        print_json({"meta": meta, "rows": rows, "pairs": pairs})
+        return
+    print_table(report.table(rows, pairs))
+    typer.echo(report.LEGEND)
+    for entry in left_out:
+        typer.echo(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}")
+    typer.echo(f"written: {', '.join(str(out / name) for name in ('results.json', 'results.csv', 'accuracy.png'))}")
+
+
+def analyze(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the figures.", show_default=False)],
+    results: Annotated[
+        Path | None, typer.Option("--results", metavar="FILE", help="results.json of `adafv eval`, for Fig. 1.")
+    ] = None,
+    suite: Annotated[
+        str, typer.Option(metavar="S,…", help="Suites of questions; default: the scenes, or with --boxes none.")
+    ] = "",
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            "--boxes",
+            metavar="FILE",
+            help='Your own: JSONL of {"image": …, "question": …, "boxes": [[left, top, right, bottom], …]}.',
+        ),
+    ] = None,
+    methods: Annotated[str, typer.Option(metavar="M,…", help="Methods of Fig. 4, that choose before the LLM.")] = (
+        "adafv,fastervlm,t2i,random,uniform"
+    ),
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Questions of each suite; default: 200, of --boxes all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the suites that are drawn and of what is left to chance.")] = 0,
+    split: Annotated[str, typer.Option(metavar="S", help="validation to make choices, test to report.")] = "test",
+    batch_size: Annotated[int, typer.Option(help="Prompts read at once.")] = 8,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the paper's figures 1 to 4 from measurements: who can tell what a question is about, and how soon."""
+    from adafv.analysis import report
+    from adafv.analysis.measure import Analysis
+    from adafv.analysis.sources import SUITE_QUESTIONS, from_boxes, from_suite
+    from adafv.analysis.tables import read_results
+    from adafv.evaluation.report import meta_of
+    from adafv.evaluation.scenes import SCENE_SUITES
+    from adafv.files import writable_folder
+
+    names = names_in(suite) or ([] if boxes else list(SCENE_SUITES))
+    questions = SUITE_QUESTIONS if limit is None else limit
+    sources = [from_suite(name, questions, seed, split) for name in dict.fromkeys(names)]
+    sources += [from_boxes(boxes, limit)] if boxes else []
+    scores = read_results(results) if results else None
+    plan = Analysis(sources=sources, methods=names_in(methods), seed=seed, batch_size=batch_size)
+    writable_folder(out)
+    quiet()
+    from adafv.load import load
+
+    name, start = model or "embedded", datetime.now(UTC)
+    loaded, processor = load(model, device, dtype)
+    findings = plan.run(loaded, processor, progress=True)
+    settings = {
+        "suites": [source.name for source in sources], "methods": list(plan.pruners), "limit": limit, "seed": seed,
+        "split": split, "batch_size": batch_size, "results": str(results) if results else None,
+    }  # fmt: skip
+    meta = meta_of(loaded, name, start, **settings) | {"interval": report.INTERVAL}
+    drawings, notes = report.drawings_of(findings, scores, seed), report.notes_of(findings, scores)
+    whole = report.write(out, meta, drawings, findings, notes)
+    if as_json:
+        print_json(whole)
+        return
+    for drawing in drawings:
+        typer.echo(f"{out / drawing.name}.png, .csv\n  {drawing.caption}")
+    for note in notes:
+        typer.echo(note)
+
+
+def table(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS.json", help="Of `adafv eval`.", show_default=False)],
+    keep: Annotated[str, typer.Option(metavar="F,…", help="Shares of the visual tokens; default: all.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Print what an evaluation found."""
+    from adafv.evaluation import report
+
+    found = report.read(results)
+    keeps = {share_in(text) for text in names_in(keep)}
+    rows = [row for row in found["rows"] if not keeps or row["keep"] in keeps | {0, 1}]
+    if as_json:
+        print_json(found | {"rows": rows})
+        return
+    print_table(report.table(rows, found["pairs"]))
+    typer.echo(report.LEGEND)

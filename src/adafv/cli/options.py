@@ -1,0 +1,85 @@
+"""What the commands share: options, their checks, and how they print."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from adafv.pruner import Pruner
+
+DEFAULT_KEEP = 0.1
+
+Picture = Annotated[str, typer.Argument(metavar="IMAGE", help="A picture file.", show_default=False)]
+Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about it.", show_default=False)]
+Method = Annotated[str, typer.Option("--method", metavar="M", help="See `adafv methods`.")]
+Keep = Annotated[
+    float | None, typer.Option("--keep", metavar="F", help=f"Share of the visual tokens to keep, 0 < F <= 1 "
+                               f"(without --tokens: {DEFAULT_KEEP}).", show_default=False)
+]  # fmt: skip
+Tokens = Annotated[
+    int | None, typer.Option("--tokens", metavar="K", help="Number of visual tokens to keep.", show_default=False)
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="ID_OR_PATH", help="Hub id or folder; default: the embedded model."),
+]
+Device = Annotated[str | None, typer.Option("--device", metavar="D", help="cpu, cuda, …; default: cuda if present.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", metavar="T", help="float32, bfloat16, float16; default: bfloat16 on cuda, else float32."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+
+
+def open_picture(path: str, question: str) -> Any:
+    from adafv.images import open_image
+
+    if not question.strip():
+        raise ValueError("the question is empty: ask something about the picture")
+    return open_image(path)
+
+
+def pruner_of(name: str, keep: float | None, tokens: int | None) -> "Pruner":
+    from adafv.methods import method
+
+    if name == "none":
+        if tokens is not None:
+            raise ValueError("--tokens with method 'none', which keeps every token: leave it out")
+        return method(name, keep=1.0 if keep is None else keep)
+    return method(name, keep=DEFAULT_KEEP if keep is None and tokens is None else keep, tokens=tokens)
+
+
+def names_in(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def share_in(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--keep {text!r} is not a number: pass shares such as 1,0.25,0.1") from None
+
+
+def quiet() -> None:
+    """Leave stderr to progress bars and our own sentences."""
+    import warnings
+
+    from huggingface_hub.utils import logging as hub
+    from transformers.utils import logging
+
+    warnings.simplefilter("ignore")
+    hub.set_verbosity_error()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def print_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(table: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.print(table) if console.is_terminal else Console(width=160).print(table)
