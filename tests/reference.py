@@ -51,6 +51,20 @@ def text_to_image_attention(text: torch.Tensor, visual: torch.Tensor, temperatur
     return [max(row[j] for row in rows) for j in range(len(visual))]
 
 
+def discounted(scores: list[float], features: torch.Tensor, where: list[list[int]], reach: int) -> list[float]:
+    """AdaFV+: every score times 1 - the largest cosine with a better token nearby on the same grid."""
+    result = []
+    for j, (crop, row, column) in enumerate(where):
+        echo = 0.0
+        for i, (other_crop, other_row, other_column) in enumerate(where):
+            near = max(abs(row - other_row), abs(column - other_column)) <= reach and (crop == 0) == (other_crop == 0)
+            if i != j and near and (-scores[i], i) < (-scores[j], j):
+                v, u = features[j].double(), features[i].double()
+                echo = max(echo, float(v @ u / (v.norm() * u.norm())))
+        result.append(scores[j] * (1 - echo))
+    return result
+
+
 def released(relevance: list[float], saliency: list[float], crop: list[int], k: int, reserve: float) -> list[int]:
     """The authors' code as released, step by step; ids may repeat."""
     crops = max(crop) + 1

@@ -1,13 +1,26 @@
 """Each method against its paper in plain loops, and the options they share."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import reference
 import torch
 from conftest import inputs_for, picture, prompt
 
-from adafv import METHODS, AdaFV, AdaFVReleased, FasterVLM, NoPruning, Pool, Random, TextToImage, Uniform, method
+from adafv import (
+    METHODS,
+    AdaFV,
+    AdaFVPlus,
+    AdaFVReleased,
+    FasterVLM,
+    NoPruning,
+    Pool,
+    Random,
+    TextToImage,
+    Uniform,
+    method,
+)
 from adafv.cells import cells, share_out
 from adafv.scores import text_to_image_attention
 
@@ -36,6 +49,40 @@ def test_adafv_is_sacmam(tokens, k, reserve):
     for i, kept in enumerate(selection.kept):
         expected, k_t, k_v = reference.sacmam(*scores_of(tokens, i), k, reserve)
         assert (kept.tolist(), selection.split[i].tolist()) == (expected, [k_t, k_v])
+
+
+@pytest.mark.parametrize("reach", [1, 2, 40])
+def test_adafv_plus_discounts_what_a_better_neighbour_says(tokens, reach):
+    """Both lists, in both grids of a picture, of pictures of different shapes; then the mixture as ever."""
+    pruner = AdaFVPlus(tokens=9, reach=reach)
+    ours, plain = pruner.attentions(tokens), AdaFV(tokens=9).attentions(tokens)
+    for i, n in enumerate(tokens.counts):
+        where, features = tokens.where[i].tolist(), tokens.features[i, :n]
+        expected = [reference.discounted(x[i, :n].tolist(), features, where, reach) for x in plain]
+        for mine, theirs in zip(ours, expected, strict=True):
+            torch.testing.assert_close(mine[i, :n], torch.tensor(theirs), rtol=1e-4, atol=1e-7)
+        kept = pruner.select(tokens, [9, 9]).kept[i].tolist()
+        assert kept == reference.sacmam(*(x[i, :n].tolist() for x in ours), 9, 0.25)[0]
+
+
+def test_adafv_plus_keeps_one_of_many_copies(tokens):
+    """Of a picture whose tokens are all the same, the best of every neighbourhood comes first."""
+    same = replace(tokens, features=torch.ones_like(tokens.features))
+    relevance, saliency = AdaFVPlus(tokens=4, reach=1).attentions(same)
+    for scores in (relevance, saliency):
+        alive = (scores[0, : tokens.counts[0]] > 1e-5 * scores[0].max()).nonzero()[:, 0]
+        where = tokens.where[0][alive]
+        near = (where[:, None, 1:] - where[None, :, 1:]).abs().amax(-1) <= 1
+        assert 0 < len(alive) < tokens.counts[0] / 3
+        assert (near & ((where[:, None, 0] > 0) == (where[None, :, 0] > 0))).sum() == len(alive)
+
+
+def test_adafv_plus_without_reach_is_adafv(tokens):
+    """The discount is all that differs."""
+    plus, plain = (p.select(tokens, [11, 7]) for p in (AdaFVPlus(tokens=11, reach=0), AdaFV(tokens=11)))
+    assert all(torch.equal(a, b) for a, b in zip(plus.kept, plain.kept, strict=True))
+    with pytest.raises(ValueError, match="reach=-1 is not a number of rows"):
+        AdaFVPlus(keep=0.1, reach=-1)
 
 
 @pytest.mark.parametrize("k", [12, 21, 30])

@@ -6,7 +6,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-__all__ = ["cells", "share_out"]
+__all__ = ["cells", "grids", "share_out"]
 
 
 def share_out(budget: int, sizes: list[int]) -> list[int]:
@@ -43,6 +43,22 @@ def cells(where: Tensor, count: int) -> Tensor:
         else:
             cell[scale] = -1
     return cell
+
+
+def grids(where: Tensor) -> list[Tensor]:
+    """The rectangles that an image's tokens lie on, the thumbnail's first: (H, W) indices of tokens.
+
+    Args:
+        where: (N, 3) crop, row, column of each token.
+    """
+    found = []
+    for scale in (where[:, 0] == 0, where[:, 0] > 0):
+        if scale.any():
+            row, column = (where[scale, 1:] - where[scale, 1:].min(0).values).unbind(1)
+            grid = torch.empty(int(row.max()) + 1, int(column.max()) + 1, dtype=torch.long)
+            grid[row, column] = scale.nonzero()[:, 0]
+            found.append(grid)
+    return found
 
 
 def _divide(where: Tensor, count: int) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from adafv.methods.adafv import AdaFV
+from adafv.methods.adafv_plus import AdaFVPlus
 from adafv.methods.adafv_released import AdaFVReleased
 from adafv.methods.cdpruner import CDPruner
 from adafv.methods.dart import DART
@@ -33,6 +34,7 @@ __all__ = [
     "DART",
     "METHODS",
     "AdaFV",
+    "AdaFVPlus",
     "AdaFVReleased",
     "CDPruner",
     "DivPrune",
@@ -59,6 +61,7 @@ __all__ = [
 
 CLASSES: tuple[type[Pruner], ...] = (
     AdaFV,
+    AdaFVPlus,
     AdaFVReleased,
     FasterVLM,
     TextToImage,

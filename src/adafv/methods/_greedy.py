@@ -53,7 +53,7 @@ def coverage(rows: Tensor) -> Gains:
     Args:
         rows: (I, R, N), non-negative; 0 where a row or a token is padding.
     """
-    uncovered = rows
+    uncovered = rows.clone()
     while True:
         pick = yield uncovered.sum(1)
-        uncovered = (uncovered - uncovered.take_along_dim(pick[:, None], dim=2)).relu_()
+        uncovered.sub_(uncovered.take_along_dim(pick[:, None], dim=2)).relu_()

@@ -44,8 +44,12 @@ class AdaFV(TextToImage):
             raise ValueError(f"reserve={self.reserve} is not a share both lists can have: pass 0 to 0.5")
         one_of("crops", self.crops, "global", "each")
 
+    def attentions(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
+        """(I, N) each: a_t and a_v, the two lists that are mixed."""
+        return self.score(tokens), tokens.saliency
+
     def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        relevance, saliency = self.score(tokens), tokens.saliency
+        relevance, saliency = self.attentions(tokens)
         if self.crops == "global":
             mixture = mix(relevance, saliency, torch.tensor(budget), reserve=self.reserve, mask=tokens.mask)
             return Selection(first(mixture.order, budget), split=torch.stack([mixture.text, mixture.vision], dim=1))

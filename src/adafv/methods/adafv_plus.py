@@ -1,0 +1,87 @@
+"""AdaFV+: AdaFV that doesn't keep what a neighbour already says."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adafv.cells import grids
+from adafv.encode import VisualTokens
+from adafv.methods.adafv import AdaFV
+
+__all__ = ["AdaFVPlus"]
+
+
+@dataclass(kw_only=True)
+class AdaFVPlus(AdaFV):
+    """AdaFV with both attentions discounted by what a better neighbour already says.
+
+    Ours. A large thing fills dozens of patches that say the same, and both lists of AdaFV rank them all before the
+    first patch of anything else. So, in each list on its own and before the mixture, a token's score is multiplied by
+    1 - max cos(v_j, v_i) over the tokens i near it on the same grid, at most `reach` rows and columns away, that the
+    list ranks higher. The best token of a neighbourhood keeps its score, a copy of it has none, and what differs from
+    its surroundings (an edge, a letter) stays. No loop over picks; still a function of (V, a_v, T) and of where the
+    tokens lie.
+
+    Args:
+        reach: rows and columns that a neighbourhood extends to each side; 0: AdaFV.
+    """
+
+    reach: int = 2
+
+    name = "adafv+"
+    paper = "ours, on arXiv 2501.09532"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reach < 0 or self.reach != int(self.reach):
+            raise ValueError(f"reach={self.reach} is not a number of rows and columns: pass an integer of 0 or more")
+
+    def attentions(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
+        lists = torch.stack(super().attentions(tokens), dim=1)
+        for images, grid in _alike(tokens.where):
+            image, place = (x.to(lists.device, non_blocking=True) for x in (images[:, None, None], grid))
+            scores = lists[image, :, place].movedim(-1, 1)
+            echo = echoes(tokens.features[image, place], scores, int(self.reach))
+            lists[image, :, place] = (scores * (1 - echo)).movedim(1, -1)
+        return lists[:, 0], lists[:, 1]
+
+
+def echoes(features: Tensor, scores: Tensor, reach: int) -> Tensor:
+    """(I, L, H, W): the largest cosine of each token with one nearby that a list ranks higher, at least 0.
+
+    Args:
+        features: (I, H, W, D) of the tokens of one grid.
+        scores: (I, L, H, W) of L lists. Equal scores: the earlier token is the better one.
+        reach: rows and columns to each side.
+    """
+    unit, echo = F.normalize(features.float(), dim=-1), torch.zeros_like(scores)
+    for down, right in product(range(reach + 1), range(-reach, reach + 1)):
+        if (down, right) <= (0, 0) or down >= scores.shape[-2] or abs(right) >= scores.shape[-1]:
+            continue
+        one, other = _shifted(down, right)
+        cosine = (unit[:, *one] * unit[:, *other]).sum(-1)[:, None]
+        better = scores[..., *one] >= scores[..., *other]
+        for worse, place in ((better, other), (~better, one)):
+            echo[..., *place] = torch.maximum(echo[..., *place], cosine * worse)
+    return echo
+
+
+def _shifted(down: int, right: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Rows and columns of all tokens that have one `down` and `right` of them, and of the latter."""
+    one = slice(None, -down or None), slice(max(0, -right), -right if right > 0 else None)
+    other = slice(down, None), slice(max(0, right), right if right < 0 else None)
+    return one, other
+
+
+def _alike(where: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and the (H, W) indices of their tokens on a grid, images of equal grids together."""
+    members: dict[bytes, list[int]] = {}
+    for i, place in enumerate(where):
+        members.setdefault(place.numpy().tobytes(), []).append(i)
+    for images in members.values():
+        for grid in grids(where[images[0]]):
+            yield torch.tensor(images), grid
