@@ -26,7 +26,7 @@ def test_dense_answer_is_the_plain_models(model, processor):
 @pytest.mark.parametrize("name", METHODS)
 def test_counts_and_times(model, processor, name):
     """Counts are the budget's; the first token comes after the start and before the last."""
-    pruner = NoPruning() if name == "none" else method(name, tokens=60 if name in INSIDE else 12)
+    pruner = NoPruning() if name == "none" else method(name, tokens=120 if name in INSIDE else 12)
     before = time.perf_counter()
     answer = ask(model, processor, picture(), QUESTION, pruner, max_new_tokens=4)
     wall = (time.perf_counter() - before) * 1000

@@ -34,8 +34,8 @@ def test_every_method_has_a_page(model, processor, tmp_path, name):
     with Image.open(out) as drawn:
         assert drawn.format == "PNG" and min(drawn.size) > 500
     assert summary["method"] == name and summary["kept_tokens"] <= summary["visual_tokens"]
-    assert (summary["k_t"] is not None) == (name == "adafv")
-    assert bool(summary["words"]) == (name in ("adafv", "adafv_released", "t2i"))
+    assert (summary["k_t"] is not None) == (name in ("adafv", "adafv+"))
+    assert bool(summary["words"]) == (name in ("adafv", "adafv+", "adafv_released", "t2i"))
 
 
 def test_no_page_for_what_happens_between_layers(model, processor, tmp_path):

@@ -35,8 +35,9 @@ def auc_caption(rows: Rows) -> str:
     places = "; ".join(f"{r['signal']} {_with_interval(r)}" for r in rows if r["panel"] == "mean position")
     return (
         "Fig. 2. Left: the chance that a visual token in a question's boxes scores higher than one outside them (AUC), "
-        f"mean over questions, with 95 % intervals. {' '.join(parts)} Right: mean score along the image's sequence of "
-        f"visual tokens, 1 where it is even. Mean place, from 0, the first token, to 1, the last: {places}."
+        "mean over questions, with 95 % intervals; content words are all but the chat template's and function words. "
+        f"{' '.join(parts)} Right: mean score along the image's sequence of visual tokens, 1 where it is even. "
+        f"Mean place, from 0, the first token, to 1, the last: {places}."
     )
 
 

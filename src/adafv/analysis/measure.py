@@ -22,10 +22,13 @@ from adafv.evaluation.places import centers, shown
 from adafv.evaluation.sample import Question, Sample
 from adafv.methods import TextToImage, method
 from adafv.pruner import Pruner
+from adafv.text import boilerplate
 
-__all__ = ["CHANCE", "COSINE", "RELEVANCE", "TOWER", "TRUTH", "Analysis", "Finding", "Findings"]
+__all__ = ["CHANCE", "CONTENT", "COSINE", "RELEVANCE", "TOWER", "TRUTH", "Analysis", "Finding", "Findings"]
 
 COSINE, RELEVANCE, TOWER, CHANCE = "T2I similarity", "T2I attention", "saliency", "random"
+CONTENT = ", content words"
+"""What follows the name of a signal whose words are those that `adafv.text.boilerplate` leaves."""
 TRUTH = "related tokens"
 
 
@@ -157,7 +160,7 @@ class Analysis:
             images, texts, marks = zip(*items[start : start + self.batch_size], strict=True)
             prompts = build_text(processor, texts, [len(pictures.features[i]) for i in images], model.device)
             encoding = reask(model, prompts, pictures, images)
-            scores = self._scores(model, prompts, encoding)
+            scores = self._scores(model, processor, prompts, encoding)
             counted = {name: fewest(pruner, encoding.tokens, marks) for name, pruner in self.pruners.items()}
             for i, (image, text, about) in enumerate(zip(images, texts, marks, strict=True)):
                 own = {name: score[i].float().cpu().numpy() for name, score in scores.items()}
@@ -174,13 +177,18 @@ class Analysis:
         inputs = build_batch(processor, [s.image for s in samples], first, model.device, model.dtype)
         return encode(model, inputs, signals=signals, text=False)
 
-    def _scores(self, model: PreTrainedModel, prompts: dict[str, Any], encoding: Encoding) -> dict[str, list[Tensor]]:
+    def _scores(
+        self, model: PreTrainedModel, processor: ProcessorMixin, prompts: dict[str, Any], encoding: Encoding
+    ) -> dict[str, list[Tensor]]:
         """For each signal, one (N,) tensor per question."""
         tokens, layers = encoding.tokens, measured_layers(encoding.tokens.layers)
         attention = llm_attention(model, prompts, encoding, layers)
+        content = reask(model, prompts, encoding, skip=boilerplate(processor)).tokens
         padded = {
             COSINE: similarity(tokens),
+            COSINE + CONTENT: similarity(content),
             RELEVANCE: TextToImage(tokens=1).score(tokens),
+            RELEVANCE + CONTENT: TextToImage(tokens=1).score(content),
             TOWER: tokens.saliency,
         }
         scores = {name: [s[:n] for s, n in zip(score, tokens.counts, strict=True)] for name, score in padded.items()}
@@ -190,7 +198,7 @@ class Analysis:
 def _finding(
     suite: str, picture: str, crop: Array, about: Array, scores: dict[str, Array], tokens: dict[str, Fewest]
 ) -> Finding:
-    spread = {name: profile(score) for name, score in scores.items() if name != COSINE}
+    spread = {name: profile(score) for name, score in scores.items() if not name.startswith(COSINE)}
     spread[TRUTH] = profile(about)
     return Finding(
         suite=suite,

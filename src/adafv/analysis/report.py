@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from adafv.analysis import captions, figures, tables
 from adafv.analysis.measure import Findings
 from adafv.analysis.tables import Rows
-from adafv.evaluation.report import _csv
+from adafv.evaluation.report import as_csv
 from adafv.files import atomic, write_text
 
 __all__ = ["INTERVAL", "NO_SCORES", "Drawing", "drawings_of", "notes_of", "write"]
@@ -72,7 +72,7 @@ def write(
     """
     out = Path(out)
     for drawing in drawings:
-        write_text(out / f"{drawing.name}.csv", _csv(drawing.rows[0], drawing.rows))
+        write_text(out / f"{drawing.name}.csv", as_csv(drawing.rows[0], drawing.rows))
         with atomic(out / f"{drawing.name}.png") as temporary:
             drawing.draw(drawing.rows, drawing.caption).savefig(temporary, format="png")
     whole = {

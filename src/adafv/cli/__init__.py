@@ -18,11 +18,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (asking.ask, asking.explain, asking.methods):
-    app.command()(command)
+app.command()(asking.ask)
+app.command()(asking.explain)
+app.command()(asking.methods)
 app.command(name="eval")(measuring.evaluate)
-for command in (measuring.table, measuring.analyze):
-    app.command()(command)
+app.command()(measuring.table)
+app.command()(measuring.analyze)
 
 
 def _version(wanted: bool) -> None:

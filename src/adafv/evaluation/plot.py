@@ -11,18 +11,20 @@ __all__ = ["draw"]
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8C564B", "#B8A000", "#6A3D9A")
 _MARKERS = "oDs^vPX*"
-_FIRST = "adafv"
+_OURS, _DULL = ("adafv", "adafv+"), ("random", "uniform", "pool")
+_REST = "#cccccc"
 _INK, _FAINT = "#222222", "#888888"
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw the rows of an evaluation: share of the dense model's accuracy against the share of tokens kept.
 
-    Dense and blind are horizontal lines in bands of their 95 % intervals.
+    Dense and blind are horizontal lines in bands of their 95 % intervals. Of many methods only ours, the dull baselines
+    and the best of the others at the smallest budget have a colour; the rest is grey.
     """
     rows = [row for row in rows if row["question_type"] == "all"]
     suites = list(dict.fromkeys(row["suite"] for row in rows))
-    names = sorted({row["method"] for row in rows} - {"none", "blind"}, key=lambda name: (name != _FIRST, name))
+    names = _colored(rows)
     figure = Figure(figsize=(1.6 + 3.9 * len(suites), 4.4), dpi=160, layout="constrained", facecolor="white")
     panels = figure.subplots(1, len(suites), sharey=True, squeeze=False)[0]
     for axes, suite in zip(panels, suites, strict=True):
@@ -36,6 +38,20 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
+def _colored(rows: list[dict[str, Any]]) -> list[str]:
+    """Up to as many methods as there are colours, in the order of the legend."""
+    there = {row["method"] for row in rows} - {"none", "blind"}
+    least = min((row["keep"] for row in rows if row["method"] in there), default=0.0)
+    found: dict[str, list[float]] = {name: [] for name in sorted(there)}
+    for row in rows:
+        if row["method"] in there and row["keep"] == least:
+            found[row["method"]].append(row["accuracy"])
+    best = sorted(found, key=lambda name: -sum(found[name]) / max(1, len(found[name])))
+    fixed = [name for name in (*_OURS, *_DULL) if name in there]
+    chosen = {*fixed, *[name for name in best if name not in fixed][: len(_COLOURS) - len(fixed)]}
+    return [*[n for n in _OURS if n in chosen], *[n for n in best if n in chosen and n not in _OURS]]
+
+
 def _panel(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None:
     dense = next(row for row in rows if row["method"] == "none")
     keeps = sorted({row["keep"] for row in rows if row["keep"] > 0})
@@ -43,12 +59,17 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None:
     for row in rows:
         if row["method"] in ("none", "blind"):
             _band(axes, row, scale)
+
+    def line(name: str) -> Any:
+        points = [(row["keep"], row["accuracy"] * scale) for row in rows if row["method"] == name]
+        return zip(*sorted([*points, (1.0, dense["accuracy"] * scale)]), strict=True)
+
+    for i, name in enumerate(sorted({row["method"] for row in rows} - {"none", "blind", *names})):
+        axes.plot(*line(name), label="_" if i else "others", color=_REST, linewidth=1, zorder=2)
     for i, name in enumerate(names):
-        line = sorted((row["keep"], row["accuracy"] * scale) for row in rows if row["method"] == name)
-        line.append((1.0, dense["accuracy"] * scale))
-        first = name == _FIRST
+        first = name in _OURS
         axes.plot(
-            *zip(*line, strict=True), label=name, color=_COLOURS[i % len(_COLOURS)], marker=_MARKERS[i % len(_MARKERS)],
+            *line(name), label=name, color=_COLOURS[i % len(_COLOURS)], marker=_MARKERS[i % len(_MARKERS)],
             linewidth=2.6 if first else 1.5, markersize=7 if first else 5, zorder=4 if first else 3,
         )  # fmt: skip
     axes.set_xscale("log")

@@ -24,7 +24,7 @@ from adafv.evaluation.paired import SIGNIFICANT
 from adafv.evaluation.plot import draw
 from adafv.files import atomic, write_text
 
-__all__ = ["COLUMNS", "INTERVAL", "LEGEND", "meta_of", "read", "rows_of", "table", "wilson", "write"]
+__all__ = ["COLUMNS", "INTERVAL", "LEGEND", "as_csv", "meta_of", "read", "rows_of", "table", "wilson", "write"]
 
 COLUMNS = (
     "method", "keep", "kept_tokens", "visual_tokens", "suite", "question_type", "n",
@@ -152,14 +152,14 @@ def write(
     out = Path(out)
     whole = {"meta": meta, "rows": rows, "pairs": pairs}
     write_text(out / "results.json", json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-    write_text(out / "results.csv", _csv(COLUMNS, rows))
+    write_text(out / "results.csv", as_csv(COLUMNS, rows))
     if pairs:
-        write_text(out / "pairs.csv", _csv(pairs[0], pairs))
+        write_text(out / "pairs.csv", as_csv(pairs[0], pairs))
     with atomic(out / "accuracy.png") as temporary:
         draw(rows, temporary)
 
 
-def _csv(columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
+def as_csv(columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
     sheet = io.StringIO()
     writer = csv.DictWriter(sheet, list(columns), lineterminator="\n")
     writer.writeheader()

@@ -15,7 +15,7 @@ from adafv.ask import Answer, ask, build_inputs
 from adafv.capture import SALIENCY
 from adafv.encode import Encoding
 from adafv.inside import LayerPruner
-from adafv.methods import NoPruning, TextToImage
+from adafv.methods import AdaFV, NoPruning, TextToImage
 from adafv.pruner import Pruner
 from adafv.scores import text_to_image_attention
 from adafv.viz.grids import Scale, scales, view
@@ -102,8 +102,10 @@ def explanation(
         budget = pruner.budget(encoding.tokens.counts[0])
         selection = pruner.select(encoding.tokens, [budget])
         relevance, by_word = _relevance(pruner, encoding)
+        saliency = encoding.tokens.signals.get(SALIENCY)
+        if isinstance(pruner, AdaFV):
+            relevance, saliency = pruner.attentions(encoding.tokens)
     kept = np.unique(selection.kept[0].cpu().numpy())
-    saliency = encoding.tokens.signals.get(SALIENCY)
     split = None if selection.split is None else selection.split[0].tolist()
     return Explanation(
         image=image,
@@ -115,7 +117,7 @@ def explanation(
         kept=kept,
         merged=selection.features is not None,
         saliency=None if saliency is None else saliency[0].float().cpu().numpy(),
-        relevance=None if relevance is None else relevance.cpu().numpy(),
+        relevance=None if relevance is None else relevance[0].cpu().numpy(),
         words=[] if by_word is None else words(_pieces(processor.tokenizer, pruner, encoding), by_word, kept),
         split=None if split is None else (split[0], split[1]),
         reserve=int(getattr(pruner, "reserve", 0.0) * budget),
@@ -163,7 +165,7 @@ def _mass(scores: Array) -> Array:
 
 
 def _relevance(pruner: Pruner, encoding: Encoding) -> tuple[Tensor | None, Array | None]:
-    """a_t (N,) as the method computes it, and beside it each word's own attention (M, N)."""
+    """a_t (1, N) as the method computes it, and beside it each word's own attention (M, N)."""
     tokens = encoding.tokens
     if not isinstance(pruner, TextToImage) or tokens.text is None:
         return None, None
@@ -173,7 +175,7 @@ def _relevance(pruner: Pruner, encoding: Encoding) -> tuple[Tensor | None, Array
     each = text_to_image_attention(
         text[:, None], visual.expand(len(text), -1, -1), temperature=pruner.temperature
     )  # a batch in which every word is a question of its own
-    return pruner.score(tokens)[0], each.cpu().numpy()
+    return pruner.score(tokens), each.cpu().numpy()
 
 
 def _pieces(tokenizer: Any, pruner: Pruner, encoding: Encoding) -> list[tuple[str, bool]]:
