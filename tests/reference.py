@@ -51,6 +51,18 @@ def text_to_image_attention(text: torch.Tensor, visual: torch.Tensor, temperatur
     return [max(row[j] for row in rows) for j in range(len(visual))]
 
 
+def standing_out(text: torch.Tensor, visual: torch.Tensor, temperature: float) -> list[float]:
+    """AdaFV+: every word's cosines in standard deviations from their mean; the largest, and a softmax."""
+    best = [-math.inf] * len(visual)
+    for word in text.double():
+        cosines = [float(word @ token / (word.norm() * token.norm())) for token in visual.double()]
+        mean = sum(cosines) / len(cosines)
+        deviation = math.sqrt(sum((c - mean) ** 2 for c in cosines) / len(cosines))
+        best = [max(b, (c - mean) / deviation) for b, c in zip(best, cosines, strict=True)]
+    weights = [math.exp((b - max(best)) / temperature) for b in best]
+    return [w / sum(weights) for w in weights]
+
+
 def discounted(scores: list[float], features: torch.Tensor, where: list[list[int]], reach: int) -> list[float]:
     """AdaFV+: every score times 1 - the largest cosine with a better token nearby on the same grid."""
     result = []

@@ -55,7 +55,7 @@ def test_adafv_is_sacmam(tokens, k, reserve):
 def test_adafv_plus_discounts_what_a_better_neighbour_says(tokens, reach):
     """Both lists, in both grids of a picture, of pictures of different shapes; then the mixture as ever."""
     pruner = AdaFVPlus(tokens=9, reach=reach)
-    ours, plain = pruner.attentions(tokens), AdaFV(tokens=9).attentions(tokens)
+    ours, plain = pruner.attentions(tokens), AdaFVPlus(tokens=9, reach=0).attentions(tokens)
     for i, n in enumerate(tokens.counts):
         where, features = tokens.where[i].tolist(), tokens.features[i, :n]
         expected = [reference.discounted(x[i, :n].tolist(), features, where, reach) for x in plain]
@@ -77,12 +77,33 @@ def test_adafv_plus_keeps_one_of_many_copies(tokens):
         assert (near & ((where[:, None, 0] > 0) == (where[None, :, 0] > 0))).sum() == len(alive)
 
 
-def test_adafv_plus_without_reach_is_adafv(tokens):
-    """The discount is all that differs."""
-    plus, plain = (p.select(tokens, [11, 7]) for p in (AdaFVPlus(tokens=11, reach=0), AdaFV(tokens=11)))
-    assert all(torch.equal(a, b) for a, b in zip(plus.kept, plain.kept, strict=True))
-    with pytest.raises(ValueError, match="reach=-1 is not a number of rows"):
-        AdaFVPlus(keep=0.1, reach=-1)
+def test_adafv_plus_puts_words_on_one_scale(tokens):
+    """Standardised word by word, over the image's own tokens, whatever the padding."""
+    pruner = AdaFVPlus(tokens=9, reach=0)
+    relevance, saliency = pruner.attentions(tokens)
+    assert torch.equal(saliency, tokens.saliency)
+    for i, n in enumerate(tokens.counts):
+        text = tokens.text[i, tokens.text_mask[i]]
+        expected = reference.standing_out(text, tokens.features[i, :n], pruner.temperature)
+        torch.testing.assert_close(relevance[i, :n], torch.tensor(expected), rtol=1e-3, atol=1e-6)
+        assert not relevance[i, n:].any()
+
+
+def test_adafv_plus_without_words_or_differences(tokens):
+    """No word, or a picture of one colour: no NaN, and exactly K."""
+    blank = replace(tokens, features=torch.zeros_like(tokens.features))
+    wordless = replace(tokens, text=tokens.text[:, :0], text_mask=tokens.text_mask[:, :0])
+    masked = replace(tokens, text_mask=torch.zeros_like(tokens.text_mask))
+    for odd in (blank, wordless, masked):
+        assert all(x.isfinite().all() for x in AdaFVPlus(tokens=9).attentions(odd))
+        assert [len(k) for k in AdaFVPlus(tokens=9).select(odd, [9, 9]).kept] == [9, 9]
+
+
+@pytest.mark.parametrize("options", [{"reach": -1}, {"center": True}, {"top": 2}])
+def test_adafv_plus_refuses_what_it_does_not_take(options):
+    """An option that would be ignored is an error."""
+    with pytest.raises(ValueError, match=f"{next(iter(options))}="):
+        AdaFVPlus(keep=0.1, **options)
 
 
 @pytest.mark.parametrize("k", [12, 21, 30])

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cls_attention", "received_attention", "text_to_image_attention"]
+__all__ = ["cls_attention", "received_attention", "standardised_cosines", "text_to_image_attention"]
 
 
 def text_to_image_attention(
@@ -48,6 +48,26 @@ def text_to_image_attention(
     top = min(top, attention.shape[1])
     strongest = attention.topk(top, dim=1).values.sum(1)
     return strongest / text_mask.sum(1, keepdim=True).clamp(1, top)
+
+
+def standardised_cosines(text: Tensor, visual: Tensor, visual_mask: Tensor) -> Tensor:
+    """Cosine of every word with every visual token, in standard deviations from the word's mean over the tokens.
+
+    A word that names something stands far above its mean at a few tokens. One that names nothing ("is", a template's
+    word) resembles the many tokens of the background a little, and stands out nowhere.
+
+    Args:
+        text: (B, M, D). visual: (B, N, D). visual_mask: (B, N), true where `visual` is a token.
+
+    Returns:
+        (B, M, N) fp32, never NaN: 0 for a word that resembles all tokens alike, and where `visual_mask` is false.
+    """
+    cosine = F.normalize(text.float(), dim=-1) @ F.normalize(visual.float(), dim=-1).mT
+    there = visual_mask[:, None]
+    count = there.sum(-1, keepdim=True)
+    away = (cosine - (cosine * there).sum(-1, keepdim=True) / count) * there
+    deviation = (away.square().sum(-1, keepdim=True) / count).sqrt()
+    return away / deviation.clamp(min=1e-6)
 
 
 def _centered(x: Tensor, mask: Tensor) -> Tensor:

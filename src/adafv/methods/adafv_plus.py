@@ -1,4 +1,4 @@
-"""AdaFV+: AdaFV that doesn't keep what a neighbour already says."""
+"""AdaFV+: words on one scale, and nothing that a better neighbour already says."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,26 +11,33 @@ from torch import Tensor
 from adafv.cells import grids
 from adafv.encode import VisualTokens
 from adafv.methods.adafv import AdaFV
+from adafv.scores import standardised_cosines
 
 __all__ = ["AdaFVPlus"]
 
 
 @dataclass(kw_only=True)
 class AdaFVPlus(AdaFV):
-    """AdaFV with both attentions discounted by what a better neighbour already says.
+    """AdaFV with the words of the question on one scale, and without what a better neighbour already says.
 
-    Ours. A large thing fills dozens of patches that say the same, and both lists of AdaFV rank them all before the
-    first patch of anything else. So, in each list on its own and before the mixture, a token's score is multiplied by
-    1 - max cos(v_j, v_i) over the tokens i near it on the same grid, at most `reach` rows and columns away, that the
-    list ranks higher. The best token of a neighbourhood keeps its score, a copy of it has none, and what differs from
-    its surroundings (an edge, a letter) stays. No loop over picks; still a function of (V, a_v, T) and of where the
-    tokens lie.
+    Ours; both parts were chosen on the validation split.
+    Relevance: AdaFV gives every word the same mass over the visual tokens, and words that name nothing spend theirs on
+    the background. Here each word's cosines are standardised over the tokens first, the largest of all words counts,
+    and one softmax over the tokens follows: a_t = softmax_N(max_M z / temperature).
+    News: a large thing fills dozens of patches that say the same, and both lists rank them all before the first patch
+    of anything else. So, in each list on its own and before the mixture, a token's score is multiplied by
+    1 - max cos(v_j, v_i) over the tokens i near it on the same grid that the list ranks higher. The best token of a
+    neighbourhood keeps its score, a copy of it has none, and what differs from its surroundings (an edge, a letter)
+    stays.
+    No loop over picks; still a function of (V, a_v, T) and of where the tokens lie.
 
     Args:
-        reach: rows and columns that a neighbourhood extends to each side; 0: AdaFV.
+        temperature: of the softmax, in standard deviations.
+        reach: rows and columns that a neighbourhood extends to each side; 0: no discount.
     """
 
-    reach: int = 2
+    temperature: float = 0.5
+    reach: int = 1
 
     name = "adafv+"
     paper = "ours, on arXiv 2501.09532"
@@ -39,6 +46,15 @@ class AdaFVPlus(AdaFV):
         super().__post_init__()
         if self.reach < 0 or self.reach != int(self.reach):
             raise ValueError(f"reach={self.reach} is not a number of rows and columns: pass an integer of 0 or more")
+        if self.center or self.top != 1:
+            raise ValueError(f"center={self.center}, top={self.top}: adafv+ standardises instead, leave both out")
+
+    def score(self, tokens: VisualTokens) -> Tensor:
+        assert tokens.text is not None and tokens.text_mask is not None
+        standing = standardised_cosines(tokens.text, tokens.features, tokens.mask)
+        standing = standing.masked_fill(~tokens.text_mask[..., None], -torch.inf)
+        strongest = standing.amax(1) if standing.shape[1] else tokens.mask.float()
+        return (strongest / self.temperature).masked_fill(~tokens.mask, -torch.inf).softmax(-1).nan_to_num()
 
     def attentions(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
         lists = torch.stack(super().attentions(tokens), dim=1)

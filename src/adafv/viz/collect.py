@@ -15,9 +15,9 @@ from adafv.ask import Answer, ask, build_inputs
 from adafv.capture import SALIENCY
 from adafv.encode import Encoding
 from adafv.inside import LayerPruner
-from adafv.methods import AdaFV, NoPruning, TextToImage
+from adafv.methods import AdaFV, AdaFVPlus, NoPruning, TextToImage
 from adafv.pruner import Pruner
-from adafv.scores import text_to_image_attention
+from adafv.scores import standardised_cosines, text_to_image_attention
 from adafv.viz.grids import Scale, scales, view
 
 __all__ = ["Explanation", "Word", "explanation", "split_curves", "words"]
@@ -170,6 +170,9 @@ def _relevance(pruner: Pruner, encoding: Encoding) -> tuple[Tensor | None, Array
     if not isinstance(pruner, TextToImage) or tokens.text is None:
         return None, None
     text, visual = tokens.text[0].float(), tokens.features[0].float()
+    if isinstance(pruner, AdaFVPlus):
+        standing = standardised_cosines(tokens.text, tokens.features, tokens.mask)[0] / pruner.temperature
+        return pruner.score(tokens), (standing - standing.max()).exp().cpu().numpy()
     if pruner.center:
         text, visual = text - text.mean(0), visual - visual.mean(0)
     each = text_to_image_attention(
