@@ -35,7 +35,7 @@ def draw_scores(rows: Rows, caption: str) -> Figure:
     names = sorted(_distinct(rows, "method"), key=lambda name: (name not in OURS, name))
     names = [name for name in names if name != "blind"]
     reductions = sorted({row["reduction"] for row in rows if row["method"] != "blind"})
-    figure = _page(1.9 + 2.5 * len(suites), 3.5, "Score against reduction", caption)
+    figure = _page(1.9 + 2.5 * len(suites), max(3.5, 0.21 * len(names)), "Score against reduction", caption)
     panels = figure.subplots(1, len(suites), sharey=True, squeeze=False)[0]
     for axes, suite in zip(panels, suites, strict=True):
         own = [row for row in rows if row["suite"] == suite]
