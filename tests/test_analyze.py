@@ -261,7 +261,7 @@ def results(folder: Path, **changes) -> Path:
     """What `adafv eval` writes, of two suites."""
     rows = [
         {"method": m, "keep": k, "suite": s, "question_type": "all", "n": 50, "accuracy": a, "ci_low": a - 0.1,
-         "ci_high": a + 0.1, "retention": None, "seconds": 1.0} | changes
+         "ci_high": a + 0.1, "retention": None, "seconds": 1.0, "kept_tokens": 9.0, "visual_tokens": 36.0} | changes
         for s, dense in (("scenes", 0.8), ("more", 0.5))
         for m, k, a in (("none", 1, dense), ("blind", 0, dense / 2), ("adafv", 0.25, dense), ("adafv", 0.1, dense / 4))
     ]  # fmt: skip

@@ -6,7 +6,7 @@ from conftest import picture, tiny_model, tiny_processor
 from adafv.ask import build_inputs
 from adafv.encode import encode
 from adafv.evaluation.oracle import Oracle, inside_out
-from adafv.evaluation.places import centers, shown
+from adafv.evaluation.places import centers, distances
 from adafv.evaluation.scenes import draw
 
 
@@ -28,9 +28,9 @@ def test_tokens_lie_where_their_patches_do():
 def test_boxes_hold_the_tokens_whose_middle_is_inside():
     """The left and upper edge belong to a box, the right and lower ones to its neighbour."""
     place = centers(*where_of((96, 96))[:1], (96, 96), where_of((96, 96))[1].where[0])
-    inside = shown(place, ((4, 4, 12, 12),))[:, 0].isfinite()
+    inside = distances(place, ((4, 4, 12, 12),))[:, 0].isfinite()
     assert {tuple(xy) for xy in place[inside.numpy()].tolist()} == {(8, 8), (4, 4)}
-    assert shown(place, ()).shape == (len(place), 0)
+    assert distances(place, ()).shape == (len(place), 0)
 
 
 def test_boxes_take_turns_from_the_middle_outwards():
@@ -44,10 +44,10 @@ def test_boxes_take_turns_from_the_middle_outwards():
 def test_oracle_keeps_what_is_asked_about_first():
     """All of it where the budget allows, nothing but it where it doesn't, an even stride over the rest."""
     processor, tokens = where_of((96, 96))
-    named = shown(centers(processor, (96, 96), tokens.where[0]), ((0, 0, 33, 33), (60, 60, 96, 96)))
+    named = distances(centers(processor, (96, 96), tokens.where[0]), ((0, 0, 33, 33), (60, 60, 96, 96)))
     inside = set(named.isfinite().any(1).nonzero()[:, 0].tolist())
     for k in (1, 7, len(inside), len(inside) + 20, tokens.counts[0]):
-        (kept,) = Oracle(tokens=k, shown=[named]).select(tokens, [k]).kept
+        (kept,) = Oracle(tokens=k, distances=[named]).select(tokens, [k]).kept
         assert len(set(kept.tolist())) == k and kept.tolist() == sorted(kept.tolist())
         assert len(inside & set(kept.tolist())) == min(k, len(inside))
 
@@ -63,4 +63,4 @@ def test_boxes_of_the_scenes_hold_tokens():
         tokens = encode(model, build_inputs(processor, sample.image, "is there a cup?"), signals=()).tokens
         place = centers(processor, sample.image.size, tokens.where[0])
         for question in sample.questions:
-            assert shown(place, question.boxes).isfinite().any(0).all()
+            assert distances(place, question.boxes).isfinite().any(0).all()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adafv.encode import Encoding as Encoding
     from adafv.encode import VisualTokens as VisualTokens
-    from adafv.methods import *  # noqa: F403
+    from adafv.methods import *  # noqa: F403 (every method, as listed there)
     from adafv.pruner import Pruner as Pruner
     from adafv.pruner import ScoringPruner as ScoringPruner
     from adafv.pruner import Selection as Selection

@@ -183,6 +183,7 @@ def decode(processor: ProcessorMixin, output: Tensor) -> list[str]:
 
 
 def tokenizer_options(processor: ProcessorMixin, prompt: str) -> dict[str, Any]:
+    """How prompts like `prompt` are tokenized: padded on the left, and never with a second BOS."""
     tools: Any = processor
     bos = tools.tokenizer.bos_token
     return {
@@ -194,6 +195,7 @@ def tokenizer_options(processor: ProcessorMixin, prompt: str) -> dict[str, Any]:
 
 
 def check_length(model: PreTrainedModel, ids: Tensor) -> None:
+    """Raise a `ValueError` if prompts (B, L) are longer than the model reads."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit and ids.shape[1] > limit:
         raise ValueError(f"the prompt has {ids.shape[1]} tokens, the model reads {limit}: shorten the question")

@@ -16,6 +16,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 from adafv.capture import layers_of, observe
 from adafv.encode import Encoding
 from adafv.pruner import first
+from adafv.scores import attention_rows
 
 __all__ = ["Raters", "Reading", "View"]
 
@@ -135,7 +136,7 @@ class Reading:
             columns = span.positions.to(place.device, non_blocking=True)[self.encoding.droppable[i][before.kept[i]]]
             sees = before.real[row] & (torch.arange(width, device=place.device) <= raters[:, None])
             q, k = query[row * copies][:, raters], key[row * copies][:, :width]
-            score = (weights @ _attention(q, k, scale, sees))[place[row, columns]]
+            score = (weights @ attention_rows(q, k, scale, sees))[place[row, columns]]
             order = score.sort(descending=True, stable=True).indices
             kept.append(before.kept[i][first(order[None], [plan[stage]])[0]])
         return kept
@@ -162,13 +163,6 @@ class Reading:
             make = create_sliding_window_causal_mask if sliding else create_causal_mask
             self.masks[sliding] = make(config, hidden, real, past, layer_idx=index)
         return self.masks[sliding]
-
-
-def _attention(query: Tensor, key: Tensor, scale: float, sees: Tensor) -> Tensor:
-    """(M, W) attention, mean over heads, of queries (heads, M, d) to keys (key heads, W, d) that they see (M, W)."""
-    grouped = query.float().unflatten(0, (len(key), -1))
-    logits = (grouped * scale) @ key.float().mT[:, None]
-    return logits.masked_fill(~sees, -torch.inf).softmax(-1).mean((0, 1))
 
 
 def _follow(index: Tensor, start: int, count: int) -> Tensor:

@@ -4,7 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["cls_attention", "received_attention", "standardised_cosines", "text_to_image_attention"]
+__all__ = [
+    "attention_rows",
+    "cls_attention",
+    "cosines",
+    "received_attention",
+    "standardised_cosines",
+    "text_to_image_attention",
+]
+
+GRID = 2.0**40
 
 
 def text_to_image_attention(
@@ -70,6 +79,15 @@ def standardised_cosines(text: Tensor, visual: Tensor, visual_mask: Tensor) -> T
     return away / deviation.clamp(min=1e-6)
 
 
+def cosines(x: Tensor, y: Tensor) -> Tensor:
+    """(…, M, N) fp64 cosines of (…, M, D) with (…, N, D), 0 where either vector is 0.
+
+    They lie on a grid of 2^-40, so that thousands of them add up exactly and no pick hangs on how a device sums.
+    """
+    cosine = F.normalize(x.double(), dim=-1) @ F.normalize(y.double(), dim=-1).mT
+    return cosine.mul_(GRID).round_().div_(GRID)
+
+
 def _centered(x: Tensor, mask: Tensor) -> Tensor:
     mean = (x * mask[..., None]).sum(1, keepdim=True) / mask.sum(1)[:, None, None].clamp(min=1)
     return x - mean
@@ -87,6 +105,23 @@ def cls_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """
     row = (query[:, :, :1].float() * scale) @ key.float().mT
     return row.softmax(-1).mean(1)[:, 0, 1:]
+
+
+def attention_rows(query: Tensor, key: Tensor, scale: float, sees: Tensor) -> Tensor:
+    """Some rows of a layer's attention map, mean over heads.
+
+    Args:
+        query: (…, heads, M, head_dim).
+        key: (…, key heads, N, head_dim); each key head serves as many query heads as there are for it.
+        scale: the layer's factor on query · key.
+        sees: (…, M, N), true where a query may look.
+
+    Returns:
+        (…, M, N) fp32, each row sums to 1.
+    """
+    grouped = query.float().unflatten(-3, (key.shape[-3], -1))
+    logits = (grouped * scale) @ key.float().mT.unsqueeze(-3)
+    return logits.masked_fill(~sees[..., None, None, :, :], -torch.inf).softmax(-1).mean((-4, -3))
 
 
 def received_attention(query: Tensor, key: Tensor, scale: float, *, chunk: int = 256) -> Tensor:

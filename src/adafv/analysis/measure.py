@@ -18,7 +18,7 @@ from adafv.analysis.statistics import Array, area_under_curve, profile
 from adafv.ask import build_batch, build_text, check_question
 from adafv.capture import SALIENCY
 from adafv.encode import Encoding, encode, reask
-from adafv.evaluation.places import centers, shown
+from adafv.evaluation.places import centers, distances
 from adafv.evaluation.sample import Question, Sample
 from adafv.methods import TextToImage, method
 from adafv.pruner import Pruner
@@ -151,7 +151,7 @@ class Analysis:
         for i, (sample, where) in enumerate(zip(samples, pictures.tokens.where, strict=True)):
             places = centers(processor, sample.image.size, where)
             for question in sample.questions:
-                about = shown(places, question.boxes).isfinite().any(1).numpy()
+                about = distances(places, question.boxes).isfinite().any(1).numpy()
                 if about.any() and not about.all():
                     items.append((i, question.text, about))
                 else:

@@ -14,6 +14,7 @@ from adafv.analysis.statistics import Array
 from adafv.capture import layers_of, observe
 from adafv.encode import Encoding, VisualTokens
 from adafv.methods import NoPruning
+from adafv.scores import attention_rows
 
 __all__ = ["chance", "llm_attention", "measured_layers", "similarity"]
 
@@ -62,7 +63,7 @@ def llm_attention(
 
     def keep_last_row(module: nn.Module, query: Tensor, key: Tensor, scale: float) -> None:
         if module in layer_of:
-            rows[layer_of[module]] = _last_row(query, key, scale, real)
+            rows[layer_of[module]] = attention_rows(query[:, :, -1:], key, scale, real[:, None])[:, 0]
 
     with observe(decoder, keep_last_row):
         model(**NoPruning().prune(model, inputs, encoding), use_cache=False, logits_to_keep=1)
@@ -71,10 +72,3 @@ def llm_attention(
         for span, droppable in zip(encoding.spans, encoding.droppable, strict=True)
     ]
     return [[rows[i][span.row, p] for span, p in zip(encoding.spans, places, strict=True)] for i in layers]
-
-
-def _last_row(query: Tensor, key: Tensor, scale: float, real: Tensor) -> Tensor:
-    """(B, L) attention of the last of queries (B, heads, L, d) to keys (B, key heads, L, d) that are real."""
-    grouped = query[:, :, -1:].float().unflatten(1, (key.shape[1], -1))
-    logits = (grouped * scale) @ key.float().mT[:, :, None]
-    return logits.masked_fill(~real[:, None, None, None], -torch.inf).softmax(-1).mean((1, 2))[:, 0]

@@ -1,6 +1,5 @@
 """The rows behind each figure: from findings, and for Fig. 1 from the rows of an evaluation."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from adafv.analysis.measure import CHANCE, CONTENT, Finding
 from adafv.analysis.statistics import BINS, bootstrap, histogram
+from adafv.evaluation.report import read
 
 __all__ = ["MEAN", "auc_rows", "fewest_rows", "read_results", "score_rows", "similarity_rows"]
 
@@ -18,7 +18,6 @@ Rows = list[dict[str, Any]]
 MEAN = "mean of suites"
 REDUCTIONS = (0.75, 0.9, 0.95)
 QUANTILES = {"p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9}
-_COLUMNS = ("method", "keep", "suite", "n", "accuracy", "ci_low", "ci_high")
 
 
 def read_results(path: str | Path) -> Rows:
@@ -27,13 +26,7 @@ def read_results(path: str | Path) -> Rows:
     Raises:
         ValueError: the file cannot be read, is no such file, or has no row of a pruned model.
     """
-    try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
-        rows = [{name: row[name] for name in _COLUMNS} for row in rows if row["question_type"] == "all"]
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}): pass the results.json of adafv eval") from None
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path} is no result of adafv eval: pass the results.json it writes") from None
+    rows = [row for row in read(path)["rows"] if row["question_type"] == "all"]
     if not any(0 < row["keep"] < 1 and _dense(rows).get(row["suite"]) for row in rows):
         raise ValueError(f"{path} has no row of a pruned model: run adafv eval with --keep 0.25,0.1,0.05")
     return rows

@@ -33,6 +33,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, n
 
 
 def open_picture(path: str, question: str) -> Any:
+    """The picture that a question is about; a `ValueError` before any model is loaded if either is no good."""
     from adafv.images import open_image
 
     if not question.strip():
@@ -41,6 +42,7 @@ def open_picture(path: str, question: str) -> Any:
 
 
 def pruner_of(name: str, keep: float | None, tokens: int | None) -> "Pruner":
+    """The method at the budget of the command line."""
     from adafv.methods import method
 
     if name == "none":
@@ -51,10 +53,12 @@ def pruner_of(name: str, keep: float | None, tokens: int | None) -> "Pruner":
 
 
 def names_in(text: str) -> list[str]:
+    """The entries of a comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def share_in(text: str) -> float:
+    """One entry of --keep as a number."""
     try:
         return float(text)
     except ValueError:
@@ -75,10 +79,12 @@ def quiet() -> None:
 
 
 def print_json(value: dict[str, Any]) -> None:
+    """The one line of --json."""
     typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def print_table(table: Any) -> None:
+    """A rich table, 160 columns wide where the output is no terminal."""
     from rich.console import Console
 
     console = Console()

@@ -21,17 +21,17 @@ class Oracle(Uniform):
     knowing where to look is worth, not on what can be reached: a question may hang on what is in no box.
 
     Args:
-        shown: for each image, (N, boxes) of `adafv.evaluation.places.shown`.
+        distances: for each image, (N, boxes) of `adafv.evaluation.places.distances`.
     """
 
-    shown: Sequence[Tensor] = ()
+    distances: Sequence[Tensor] = ()
 
     name = "oracle"
 
     def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         kept = []
-        for where, shown, k in zip(tokens.where, self.shown, budget, strict=True):
-            named = inside_out(shown)[:k]
+        for where, distances, k in zip(tokens.where, self.distances, budget, strict=True):
+            named = inside_out(distances)[:k]
             rest = torch.ones(len(where), dtype=torch.bool)
             rest[named] = False
             left = rest.nonzero()[:, 0]
@@ -40,10 +40,10 @@ class Oracle(Uniform):
         return Selection(kept)
 
 
-def inside_out(shown: Tensor) -> Tensor:
+def inside_out(distances: Tensor) -> Tensor:
     """The tokens in any box, in the order in which the boxes, taking turns, name them from the middle outwards."""
-    if shown.shape[1] == 0:
+    if distances.shape[1] == 0:
         return torch.empty(0, dtype=torch.long)
-    order = shown.argsort(dim=0, stable=True)
-    turns = order.flatten()[shown.gather(0, order).flatten().isfinite()]
+    order = distances.argsort(dim=0, stable=True)
+    turns = order.flatten()[distances.gather(0, order).flatten().isfinite()]
     return torch.tensor(list(dict.fromkeys(turns.tolist())), dtype=torch.long)

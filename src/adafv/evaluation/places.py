@@ -10,7 +10,7 @@ from torch import Tensor
 from adafv.evaluation.sample import Box
 from adafv.viz.grids import scales, view
 
-__all__ = ["centers", "shown"]
+__all__ = ["centers", "distances"]
 
 
 def centers(processor: Any, size: tuple[int, int], where: Tensor) -> NDArray[Any]:
@@ -24,7 +24,7 @@ def centers(processor: Any, size: tuple[int, int], where: Tensor) -> NDArray[Any
     return place
 
 
-def shown(centers: NDArray[Any], boxes: tuple[Box, ...]) -> Tensor:
+def distances(centers: NDArray[Any], boxes: tuple[Box, ...]) -> Tensor:
     """(N, boxes): how far each token's middle is from the middle of each box it lies in, in pixels; inf outside."""
     distance = np.full((len(centers), len(boxes)), np.inf)
     for i, (left, top, right, bottom) in enumerate(boxes):

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from adafv.ask import build_text, decode, generate
 from adafv.encode import Encoding, reask
 from adafv.evaluation.oracle import Oracle
-from adafv.evaluation.places import centers, shown
+from adafv.evaluation.places import centers, distances
 from adafv.pruner import Pruner
 
 __all__ = ["Prompts"]
@@ -44,7 +44,7 @@ class Prompts:
             output = generate(self.model, self.blind, max_new_tokens)
         else:
             if isinstance(pruner, Oracle):
-                pruner = replace(pruner, shown=self._shown())
+                pruner = replace(pruner, distances=self._distances())
             selection = pruner.select(self.encoding.tokens, [pruner.budget(n) for n in counts])
             short, read = pruner.rebuild(self.model, self.inputs, self.encoding, selection), selection.tokens_read
             with pruner.inside(self.model, self.encoding):
@@ -53,9 +53,9 @@ class Prompts:
         seconds = (time.perf_counter() - start) / len(texts)
         return [_answer(text, count, k, seconds) for text, count, k in zip(texts, counts, read, strict=True)]
 
-    def _shown(self) -> list[Tensor]:
+    def _distances(self) -> list[Tensor]:
         places = zip(self.pictures, self.encoding.tokens.where, self.asked, strict=True)
-        return [shown(centers(self.processor, size, where), question.boxes) for size, where, question in places]
+        return [distances(centers(self.processor, size, where), question.boxes) for size, where, question in places]
 
 
 def _answer(text: str, count: int, read: float, seconds: float) -> dict[str, Any]:

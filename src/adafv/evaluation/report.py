@@ -160,6 +160,7 @@ def write(
 
 
 def as_csv(columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
+    """The rows as the text of a CSV file with a header."""
     sheet = io.StringIO()
     writer = csv.DictWriter(sheet, list(columns), lineterminator="\n")
     writer.writeheader()

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from adafv.encode import VisualTokens
-from adafv.methods._greedy import Gains, GreedyPruner, cosines
+from adafv.greedy import Gains, GreedyPruner
+from adafv.scores import cosines
 
 __all__ = ["CDPruner"]
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from adafv.cells import share_out
 from adafv.encode import VisualTokens
-from adafv.methods._greedy import cosines
 from adafv.pruner import Pruner, Selection
+from adafv.scores import cosines
 
 __all__ = ["DART"]
 

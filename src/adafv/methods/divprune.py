@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from adafv.encode import VisualTokens
-from adafv.methods._greedy import Gains, GreedyPruner, cosines
+from adafv.greedy import Gains, GreedyPruner
+from adafv.scores import cosines
 
 __all__ = ["DivPrune"]
 

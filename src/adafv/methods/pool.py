@@ -31,5 +31,6 @@ class Pool(Uniform):
 
 
 def means(features: Tensor, cell: Tensor, count: int) -> Tensor:
+    """(count, D) mean of the features (N, D) of each cell; `cell` (N,) says which, -1 for none."""
     weight = (cell == torch.arange(count, device=cell.device)[:, None]).double()
     return ((weight / weight.sum(1, keepdim=True)) @ features.double()).to(features.dtype)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from adafv.capture import SALIENCY
 from adafv.encode import VisualTokens
-from adafv.methods._greedy import Gains, GreedyPruner, cosines, coverage
+from adafv.greedy import Gains, GreedyPruner, coverage
+from adafv.scores import cosines
 
 __all__ = ["Scope"]
 

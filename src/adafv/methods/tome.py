@@ -7,9 +7,9 @@ from torch import Tensor
 
 from adafv.capture import KEYS
 from adafv.encode import VisualTokens
-from adafv.methods._greedy import cosines
 from adafv.methods.pool import means
 from adafv.pruner import Pruner, Selection
+from adafv.scores import cosines
 
 __all__ = ["ToMe"]
 

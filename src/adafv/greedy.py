@@ -1,19 +1,16 @@
-"""What the methods that add one token at a time have in common."""
+"""Pruning one token at a time: each time the one that gains most."""
 
 from abc import abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from adafv.encode import VisualTokens
 from adafv.pruner import Pruner, Selection, first
 
-__all__ = ["Gains", "GreedyPruner", "cosines", "coverage"]
-
-GRID = 2.0**40
+__all__ = ["Gains", "GreedyPruner", "coverage"]
 
 Gains = Generator[Tensor, Tensor, None]
 """Yields the gain (I, N) of every token, given those picked so far, and is sent the next picks (I, 1)."""
@@ -36,15 +33,6 @@ class GreedyPruner(Pruner):
             picks.append(pick)
             gain = gains.send(pick)
         return Selection(first(torch.cat(picks, dim=1), budget))
-
-
-def cosines(x: Tensor, y: Tensor) -> Tensor:
-    """(…, M, N) fp64 cosines of (…, M, D) with (…, N, D), 0 where either vector is 0.
-
-    They lie on a grid of 2^-40, so that thousands of them add up exactly and no pick hangs on how a device sums.
-    """
-    cosine = F.normalize(x.double(), dim=-1) @ F.normalize(y.double(), dim=-1).mT
-    return cosine.mul_(GRID).round_().div_(GRID)
 
 
 def coverage(rows: Tensor) -> Gains:
