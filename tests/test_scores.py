@@ -79,7 +79,7 @@ def test_signals_are_the_eager_towers_and_features_are_untouched(family, impleme
     plain = tower(pixels, output_hidden_states=True).hidden_states[-2]
     first, received, middle = Signal("attention", 0.0), Signal("received"), Signal("received", 0.34)
     wanted = {SALIENCY, KEYS, HIDDEN, first, received, middle}
-    with capture(tower, kind.feature_layer(model), kind.has_cls(model), wanted) as found:
+    with capture(tower, kind.feature_layer(model), kind.cls_place(model), wanted) as found:
         captured = tower(pixels, output_hidden_states=True).hidden_states[-2]
     assert torch.equal(plain, captured)
     assert tower.config._attn_implementation == implementation
@@ -93,14 +93,14 @@ def test_signals_are_the_eager_towers_and_features_are_untouched(family, impleme
     }  # fmt: skip
     assert found.keys() == expected.keys() == wanted
     for signal, value in expected.items():
-        torch.testing.assert_close(found[signal], value, rtol=1e-4, atol=1e-6, msg=str(signal))
+        torch.testing.assert_close(found[signal], value.flatten(0, 1), rtol=1e-4, atol=1e-6, msg=str(signal))
 
 
 def test_capture_restores_the_tower_after_an_exception():
     """A failing picture doesn't leave the tower watched."""
     model = tiny_model("llava")
     tower = model.base_model.vision_tower
-    with pytest.raises(RuntimeError, match="lost"), capture(tower, -2, True, [SALIENCY, HIDDEN]):
+    with pytest.raises(RuntimeError, match="lost"), capture(tower, -2, 0, [SALIENCY, HIDDEN]):
         raise RuntimeError("lost")
     assert tower.config._attn_implementation == "sdpa"
     assert not any(module._forward_hooks for module in tower.modules())
@@ -110,5 +110,5 @@ def test_capture_restores_the_tower_after_an_exception():
 def test_a_layer_without_attention_is_refused(layer):
     """hidden_states[0] is the embedding: no attention produced it."""
     tower = tiny_model("llava").base_model.vision_tower
-    with pytest.raises(ValueError, match="vision_feature_layer"), capture(tower, layer, True, [SALIENCY]):
+    with pytest.raises(ValueError, match="vision_feature_layer"), capture(tower, layer, 0, [SALIENCY]):
         pass

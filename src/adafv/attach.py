@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from adafv.layout import has_images
+
 __all__ = ["attached"]
 
 
@@ -32,7 +34,7 @@ def attached(pruner: Prune, model: PreTrainedModel) -> Iterator[PreTrainedModel]
     @wraps(forward)  # generate reads the signature to learn what forward accepts
     def pruned_forward(*args: Any, **kwargs: Any):
         inputs = dict(zip(signature(forward).parameters, args, strict=False)) | kwargs
-        if inputs.get("pixel_values") is None or inputs.get("input_ids") is None:
+        if not has_images(inputs) or inputs.get("input_ids") is None:
             return forward(**inputs)
         with pruner.applied(model, inputs) as short:
             return forward(**short)
@@ -40,7 +42,7 @@ def attached(pruner: Prune, model: PreTrainedModel) -> Iterator[PreTrainedModel]
     @wraps(generate)
     def pruned_generate(inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any):
         ids = kwargs.pop("input_ids", inputs)
-        if ids is None or kwargs.get("pixel_values") is None:
+        if ids is None or not has_images(kwargs):
             return generate(ids, generation_config, **kwargs)
         with torch.no_grad(), pruner.applied(model, {"input_ids": ids, **kwargs}) as short:
             removed = ids.shape[1] - short["input_ids"].shape[1]

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -17,8 +18,9 @@ from adafv.scores import cls_attention, received_attention
 __all__ = ["HIDDEN", "KEYS", "SALIENCY", "Signal", "capture", "layers_of", "observe"]
 
 PREFIX = "adafv_"
+DEPTHS = ("num_hidden_layers", "depth", "num_layers")
 
-Observer = Callable[[nn.Module, Tensor, Tensor, float], None]
+Observer = Callable[[nn.Module, Tensor, Tensor, float, Tensor | None], None]
 
 
 @dataclass(frozen=True)
@@ -47,28 +49,36 @@ HIDDEN = Signal("hidden")
 
 @dataclass
 class _Observer:
-    """Fills `found` with (crops, patches[, d]) tensors while the tower runs."""
+    """Collects what the layers show while the tower runs: one call per layer, or one per image of a packed batch."""
 
     watched: dict[Signal, nn.Module]
-    has_cls: bool
-    found: dict[Signal, Tensor]
+    cls: int | None
+    seen: dict[Signal, list[Tensor]]
 
-    def attention(self, module: nn.Module, query: Tensor, key: Tensor, scale: float) -> None:
+    def attention(self, module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> None:
         for signal, layer in self.watched.items():
             if signal.kind != "hidden" and any(module is part for part in layer.modules()):
-                self.found[signal] = self._read(signal.kind, query, key, scale)
+                read = self._read(signal.kind, query, key, scale, mask)
+                self.seen.setdefault(signal, []).append(read.detach().flatten(0, 1))
 
-    def _read(self, kind: str, query: Tensor, key: Tensor, scale: float) -> Tensor:
+    def _read(self, kind: str, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> Tensor:
         if kind == "keys":
-            return key.float().mean(1)[:, int(self.has_cls) :]
-        if kind == "attention" and self.has_cls:
+            return self._patches(key.float().mean(1))
+        if kind == "attention" and self.cls is not None:
+            if self.cls == -1:
+                query, key = query.roll(1, dims=2), key.roll(1, dims=2)
             return cls_attention(query, key, scale)
-        return received_attention(query, key, scale)[:, int(self.has_cls) :]
+        return self._patches(received_attention(query, key, scale, mask))
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """(B, P, …) without CLS."""
+        return x if self.cls is None else x[:, 1:] if self.cls == 0 else x[:, :-1]
 
     def hook(self, signal: Signal) -> Callable[..., None]:
         def output(module: nn.Module, inputs: Any, out: Any) -> None:
-            hidden = out if isinstance(out, Tensor) else out[0]
-            self.found[signal] = hidden.detach()[:, int(self.has_cls) :]
+            hidden = (out if isinstance(out, Tensor) else out[0]).detach()
+            hidden = hidden if hidden.dim() == 3 else hidden[None]
+            self.seen.setdefault(signal, []).append(self._patches(hidden).flatten(0, 1))
 
         return output
 
@@ -84,8 +94,9 @@ def observe(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
 
     Args:
         model: a vision tower or a language model.
-        observer: gets the attention module, query (B, heads, Q, d), key (B, key heads, K, d) and the scale of their
-            product. Rotary positions are applied, and the keys of a cache included.
+        observer: gets the attention module, query (B, heads, Q, d), key (B, key heads, K, d), the scale of their
+            product, and the mask as the model made it. Rotary positions are applied, and the keys of a cache included.
+            A tower that packs its images into one sequence is shown one image, or one window, after the other.
     """
     before = model.config._attn_implementation
     model.set_attn_implementation(_observed(before))
@@ -99,7 +110,7 @@ def observe(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
 
 @contextmanager
 def capture(
-    tower: PreTrainedModel, layer: int, has_cls: bool, signals: Iterable[Signal]
+    tower: PreTrainedModel, layer: int, cls: int | None, signals: Iterable[Signal]
 ) -> Iterator[dict[Signal, Tensor]]:
     """While open, what `signals` name is read off a vision tower as it runs.
 
@@ -110,11 +121,12 @@ def capture(
         tower: the vision tower.
         layer: which of `hidden_states` the features are taken from, as in `vision_feature_layer` (LLaVA: -2). Their
             layer is the one which produces it.
-        has_cls: the first token of the tower is CLS.
+        cls: which token of the tower is CLS: 0, -1, or None.
         signals: what to read; none leaves the tower alone.
 
     Yields:
-        A dict that holds (crops, patches) or (crops, patches, d) tensors, CLS left out, once the tower has run.
+        A dict that holds (P,) or (P, d) tensors once the tower has run: all patches of all crops in the tower's order,
+        padding included, CLS left out.
 
     Raises:
         ValueError: the tower has no stack of layers, or an attention that cannot be observed.
@@ -127,11 +139,13 @@ def capture(
     if not -len(layers) <= layer <= len(layers) or layer == 0:
         raise ValueError(f"vision_feature_layer={layer} has no attention: the tower has {len(layers)} layers")
     of_features = layer - 1 if layer > 0 else len(layers) + layer
-    observer = _Observer({s: layers[s.layer(len(layers), of_features)] for s in signals}, has_cls, {})
+    observer = _Observer({s: layers[s.layer(len(layers), of_features)] for s in signals}, cls, {})
     hooks = [observer.watched[s].register_forward_hook(observer.hook(s)) for s in signals if s.kind == "hidden"]
+    found: dict[Signal, Tensor] = {}
     try:
         with observe(tower, observer.attention):
-            yield observer.found
+            yield found
+        found |= {signal: torch.cat(seen) for signal, seen in observer.seen.items()}
     finally:
         for handle in hooks:
             handle.remove()
@@ -143,7 +157,8 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     Raises:
         ValueError: it has none.
     """
-    count = model.config.num_hidden_layers
+    config = model.config
+    count = next((n for name in DEPTHS if (n := getattr(config, name, None)) is not None), None)
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
@@ -158,13 +173,25 @@ def _observed(name: str) -> str:
         def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args, **kwargs):
             if (observer := _observer.get()) is not None:
                 scale = kwargs.get("scaling")
-                observer(module, query, key, query.shape[-1] ** -0.5 if scale is None else scale)
+                scale = query.shape[-1] ** -0.5 if scale is None else scale
+                mask = args[0] if args else kwargs.get("attention_mask")
+                for q, k in _sequences(query, key, kwargs.get("cu_seq_lens_q")):
+                    observer(module, q, k, scale, mask)
             return _plain(name, module)(module, query, key, value, *args, **kwargs)
 
         AttentionInterface.register(twin, attention)
         if name in ALL_MASK_ATTENTION_FUNCTIONS:
             AttentionMaskInterface.register(twin, ALL_MASK_ATTENTION_FUNCTIONS[name])
     return twin
+
+
+def _sequences(query: Tensor, key: Tensor, bounds: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """The sequences that a tower packed into one for flash attention, which gets their bounds."""
+    if bounds is None:
+        yield query, key
+        return
+    lengths = bounds.diff().tolist()
+    yield from zip(query.split(lengths, dim=2), key.split(lengths, dim=2), strict=True)
 
 
 def _plain(name: str, module: nn.Module) -> Callable:

@@ -1,6 +1,7 @@
 """Run the vision tower once: visual tokens, their saliency, where they lie, and the words they are asked about."""
 
 import inspect
+import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,10 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from adafv.capture import SALIENCY, Signal, capture
 from adafv.families import family_of
-from adafv.layout import ImageSpan, Prompt
+from adafv.families.base import Layout
+from adafv.layout import ImageSpan, Prompt, placeholder
+from adafv.scores import received_attention
+
+HEAVY = ("last_hidden_state", "hidden_states", "attentions")
 
 __all__ = ["Encoding", "VisualTokens", "encode", "reask"]
 
@@ -62,6 +68,9 @@ class Encoding:
         spans: where each image's placeholders are.
         prompt: the prompts.
         consumed: names of the inputs that the encoder has used up.
+        planes: for each deeper layer of the LLM that reads features of its own (DeepStack), those of each image.
+        output: what the encoder returned.
+        door: name of the field in it that the LLM reads.
     """
 
     tokens: VisualTokens
@@ -71,6 +80,24 @@ class Encoding:
     spans: list[ImageSpan]
     prompt: Prompt
     consumed: frozenset[str]
+    planes: list[list[Tensor]]
+    output: ModelOutput
+    door: str
+
+    def returned(self, features: list[Tensor], planes: list[list[Tensor]]) -> ModelOutput:
+        """Other features (k, D) of each image, as the encoder would have returned them.
+
+        Where the model expects one tensor of equal pieces, the pieces are the largest that no image shares.
+        """
+        kept = {name: x for name, x in self.output.items() if name not in HEAVY}
+        output = type(self.output)(**kept)
+        output[self.door] = features
+        if isinstance(whole := self.output[self.door], Tensor):
+            piece = math.gcd(*map(len, features)) if whole.dim() == 3 else 0
+            output[self.door] = torch.cat(features).unflatten(0, (-1, piece)) if piece else torch.cat(features)
+        if planes:
+            output["deepstack_features"] = planes
+        return output
 
 
 def encode(
@@ -96,37 +123,42 @@ def encode(
         ValueError: an unknown family, or placeholders that don't match the images.
     """
     family = family_of(model)
-    prompt = Prompt(inputs, model.config.image_token_id)
-    packing, grid = family.packing(model, inputs), family.grid(model, inputs)
-    spans = prompt.spans([len(p) for p in packing])
+    prompt = Prompt(inputs, placeholder(model.config))
     device = inputs["input_ids"].device
 
     base: Any = model.base_model
     encoder = base.get_image_features
     accepted = [name for name in inspect.signature(encoder).parameters if name in inputs]
-    reading = capture(family.tower(model), family.feature_layer(model), family.has_cls(model), signals)
+    observed = signals if family.attends else ()
+    reading = capture(family.tower(model), family.feature_layer(model), family.cls_place(model), observed)
     with torch.set_grad_enabled(torch.is_grad_enabled() and model.training), reading as found:
         output = encoder(**{name: inputs[name] for name in accepted}, return_dict=True)
-    features = list(output.pooler_output)
+    pieces = family.pieces(output)
+    layouts = family.layouts(model, inputs, prompt, [len(piece) for piece in pieces])
+    lengths = [len(layout.patches) for layout in layouts]
+    spans = prompt.spans(lengths)
+    features = list(torch.cat(pieces).split(lengths))
 
-    patches = [(p >= 0).nonzero()[:, 0] for p in packing]
+    patches = [(x.patches[:, 0] >= 0).nonzero()[:, 0] for x in layouts]
     droppable = [_to(p, device) for p in patches]
     words = _words(prompt, spans, query, skip)
     with torch.no_grad():
         embedded, text_mask = _embed(model, words, device) if text else (None, None)
+        seen = [family.project(model, f.detach()[i]) for f, i in zip(features, droppable, strict=True)]
         tokens = VisualTokens(
-            features=pad_sequence([f.detach()[i] for f, i in zip(features, droppable, strict=True)], batch_first=True),
+            features=pad_sequence(seen, batch_first=True),
             mask=_to(_padding([len(p) for p in patches]), device),
             counts=tuple(map(len, patches)),
-            signals={s: _in_llm_order(x, packing, patches, grid, device) for s, x in found.items()},
+            signals=_signals(found, layouts, patches) if family.attends else {s: _own(s, seen) for s in signals},
             text=embedded,
             text_mask=text_mask,
-            where=tuple(g[p[i]] for g, p, i in zip(grid, packing, patches, strict=True)),
+            where=tuple(x.where[p] for x, p in zip(layouts, patches, strict=True)),
             seeds=_seeds(words),
             layers=model.config.get_text_config().num_hidden_layers,
         )
-    fixed = [_to((p < 0).nonzero()[:, 0], device) for p in packing]
-    return Encoding(tokens, features, droppable, fixed, spans, prompt, frozenset(accepted))
+    fixed = [_to((x.patches[:, 0] < 0).nonzero()[:, 0], device) for x in layouts]
+    planes = [list(torch.cat(list(plane)).split(lengths)) for plane in output.get("deepstack_features") or ()]
+    return Encoding(tokens, features, droppable, fixed, spans, prompt, frozenset(accepted), planes, output, family.door)
 
 
 def reask(
@@ -153,7 +185,7 @@ def reask(
     """
     images = range(len(encoding.features)) if images is None else images
     old, device = encoding.tokens, inputs["input_ids"].device
-    prompt = Prompt(inputs, model.config.image_token_id)
+    prompt = Prompt(inputs, placeholder(model.config))
     spans = prompt.spans([len(encoding.features[i]) for i in images])
     words = _words(prompt, spans, query, skip)
     index = _to(torch.tensor(list(images)), device)
@@ -173,7 +205,16 @@ def reask(
     features, droppable, fixed = (
         [part[i] for i in images] for part in (encoding.features, encoding.droppable, encoding.fixed)
     )
-    return Encoding(tokens, features, droppable, fixed, spans, prompt, encoding.consumed)
+    return replace(
+        encoding,
+        tokens=tokens,
+        features=features,
+        droppable=droppable,
+        fixed=fixed,
+        spans=spans,
+        prompt=prompt,
+        planes=[[plane[i] for i in images] for plane in encoding.planes],
+    )
 
 
 def _words(prompt: Prompt, spans: list[ImageSpan], query: Tensor | None, skip: frozenset[int]) -> list[Tensor]:
@@ -184,13 +225,25 @@ def _seeds(words: list[Tensor]) -> tuple[int, ...]:
     return tuple(zlib.crc32(w.numpy().tobytes()) for w in words)
 
 
-def _in_llm_order(
-    scores: Tensor, packing: list[Tensor], patches: list[Tensor], grid: list[Tensor], device: torch.device
-) -> Tensor:
-    """(crops, patches[, d]) of the tower as (I, N[, d]): each image's droppable tokens in LLM order."""
-    per_image = scores.detach().flatten(0, 1).split([len(g) for g in grid])
-    ordered = [s[_to(p[i], s.device)] for s, p, i in zip(per_image, packing, patches, strict=True)]
-    return pad_sequence(ordered, batch_first=True).to(device)
+def _signals(found: Mapping[Signal, Tensor], layouts: list[Layout], patches: list[Tensor]) -> dict[Signal, Tensor]:
+    """What the tower's patches showed as (I, N[, d]): the mean over the patches that each token is made of."""
+    signals = {}
+    for signal, seen in found.items():
+        per_image = seen.split([layout.size for layout in layouts])
+        tokens = [
+            x[_to(layout.patches[p], x.device)].mean(1)
+            for x, layout, p in zip(per_image, layouts, patches, strict=True)
+        ]
+        signals[signal] = pad_sequence(tokens, batch_first=True)
+    return signals
+
+
+def _own(signal: Signal, features: list[Tensor]) -> Tensor:
+    """In place of a tower that cannot be observed: the visual tokens, and their attention to each other."""
+    if signal.kind in ("keys", "hidden"):
+        return pad_sequence([f.float() for f in features], batch_first=True)
+    received = [received_attention(f[None, None], f[None, None], f.shape[-1] ** -0.5)[0] for f in features]
+    return pad_sequence(received, batch_first=True)
 
 
 def _embed(model: PreTrainedModel, words: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adafv.encode import Encoding, VisualTokens
+from adafv.layout import has_images
 from adafv.pruner import BudgetError, Pruner, Selection
 from adafv.reading import Raters, Reading
 
@@ -93,7 +94,7 @@ class LayerPruner(Pruner):
         return Selection([torch.arange(n, device=device) for n in tokens.counts], read=read)
 
     def __call__(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        if self.keep != 1 and inputs.get("pixel_values") is not None:
+        if self.keep != 1 and has_images(inputs):
             raise ValueError(
                 f"{self.name} prunes between the layers of the model, which shorter inputs cannot express: "
                 "call model.generate(**inputs) inside `with pruner.attached(model):`"

@@ -3,16 +3,18 @@
 Everything here is known on the host before the vision tower runs; only which tokens are kept lives on the device.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["ImageSpan", "Prompt"]
+__all__ = ["ImageSpan", "Prompt", "has_images", "placeholder"]
 
 FILL = {"labels": -100}
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,21 @@ class Prompt:
             spans.append(ImageSpan(int(row[0]), columns_))
         return spans
 
+    def groups(self, crops: Sequence[T], lengths: list[int], gap: int) -> list[list[T]]:
+        """Crops of `lengths` tokens put together to images: those at most `gap` other tokens apart.
+
+        Raises:
+            ValueError: see `spans`.
+        """
+        groups: list[list[T]] = []
+        before = None
+        for crop, span in zip(crops, self.spans(lengths), strict=True):
+            if before is None or span.row != before.row or span.positions[0] - before.positions[-1] > gap + 1:
+                groups.append([])
+            groups[-1].append(crop)
+            before = span
+        return groups
+
     def text_after(self, span: ImageSpan, skip: frozenset[int] = frozenset()) -> Tensor:
         """Positions of the words an image is asked about: all text after it, or all text where none follows.
 
@@ -96,11 +113,18 @@ class Prompt:
             out["attention_mask"] = real.long()
         return out
 
-    def original_positions(self, device: torch.device, kept: list[tuple[int, Tensor]]) -> Tensor:
-        """(B, L') position ids that the kept tokens had in the full prompt."""
+    def original_positions(
+        self, device: torch.device, kept: list[tuple[int, Tensor]], positions: Tensor | None = None
+    ) -> Tensor:
+        """(B, L') or (…, B, L') position ids that the kept tokens had in the full prompt.
+
+        Args:
+            positions: (…, B, L) those of the full prompt. None: 0, 1, 2, …
+        """
         index, real = self._index(kept, device)
-        positions = (self.mask.long().cumsum(-1) - 1).to(device, non_blocking=True)
-        return positions.gather(-1, index).where(real, 0)
+        if positions is None:
+            positions = (self.mask.long().cumsum(-1) - 1).to(device, non_blocking=True)
+        return positions.gather(-1, index.expand(*positions.shape[:-1], -1)).where(real, 0)
 
     def _index(self, kept: list[tuple[int, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
         """(B, L') where each token of the shortened rows comes from, padded on the same side, and which are real."""
@@ -121,3 +145,16 @@ class Prompt:
     @property
     def _pads_right(self) -> bool:
         return not bool(self.mask[:, -1].all())
+
+
+def has_images(inputs: Mapping[str, Any]) -> bool:
+    """Whether there is a picture among the inputs of a model."""
+    return any(inputs.get(name) is not None for name in ("pixel_values", "pixel_values_images"))
+
+
+def placeholder(config: Any) -> int:
+    """The id that stands for a visual token in the prompts of a model."""
+    for name in ("image_token_id", "image_token_index"):
+        if (token := getattr(config, name, None)) is not None:
+            return token
+    raise ValueError(f"the configuration of {config.model_type!r} names no image_token_id: add it to config.json")

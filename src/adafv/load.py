@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
 from adafv.families import family_of
+from adafv.processors import processor_class
 
 __all__ = ["DTYPES", "load"]
 
@@ -48,7 +49,7 @@ def load(
     source = _source(model)
     config = _try(source, AutoConfig.from_pretrained)
     family_of(config)
-    processor = _try(source, AutoProcessor.from_pretrained, backend="pil")
+    processor = _try(source, processor_class(config).from_pretrained, backend="pil")
     loaded, info = _try(
         source,
         AutoModelForImageTextToText.from_pretrained,

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from adafv.attach import attached
 from adafv.capture import Signal
 from adafv.encode import Encoding, VisualTokens, encode
+from adafv.layout import has_images
 
 __all__ = ["BudgetError", "Pruner", "ScoringPruner", "Selection"]
 
@@ -63,7 +63,8 @@ class Pruner(ABC):
         tokens: K itself; give one of the two. More than an image has keeps them all. N counts the patches of every
             crop, not the newline tokens.
         positions: "packed": kept tokens are numbered anew, as in the paper; "original": they keep the position ids
-            of the full prompt, which grounding needs.
+            of the full prompt, which grounding needs. Models with M-RoPE, whose position ids tell rows and columns,
+            always keep them.
         newlines: what becomes of newline tokens of an image that is pruned. "drop" (the authors), "rows": those of
             rows that keep a token (reads the selection back from the device), "all".
         query: (M,) token ids of the question, for every image. None: the text that follows each image.
@@ -124,7 +125,7 @@ class Pruner(ABC):
         Raises:
             ValueError: an unknown family, or, with `strict`, a prompt without an image.
         """
-        if inputs.get("pixel_values") is None:
+        if not has_images(inputs):
             if self.strict:
                 raise ValueError("the prompt has no image to prune: pass one, or set strict=False to let it through")
             return dict(inputs)
@@ -159,12 +160,32 @@ class Pruner(ABC):
         stay = self._stay(encoding, offsets)
         rest = {name: value for name, value in inputs.items() if name not in encoding.consumed}
         out = rest | encoding.prompt.shorten(rest, stay, _pad_id(model))
-        if self.positions == "original":
-            out["position_ids"] = encoding.prompt.original_positions(out["input_ids"].device, stay)
-        elif "position_ids" in rest:
-            out["position_ids"] = (out["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        out["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=cast(Any, features))}
+        out |= self._positions(model, inputs, encoding, stay, out["attention_mask"])
+        planes = [[p[o] for p, o in zip(plane, offsets, strict=True)] for plane in encoding.planes]
+        out["mm_encoder_outputs"] = {"image": encoding.returned(features, planes)}
         return out
+
+    def _positions(
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, Any],
+        encoding: Encoding,
+        stay: list[tuple[int, Tensor]],
+        mask: Tensor,
+    ) -> dict[str, Tensor]:
+        """The position ids of the shorter prompts, where the model wouldn't number them so itself."""
+        prompt, base, generator = encoding.prompt, cast(Any, model.base_model), cast(Any, model)
+        packed = (mask.cumsum(-1) - 1).clamp(min=0)
+        if hasattr(base, "get_rope_index"):
+            full = generator._prepare_position_ids_for_generation(inputs["input_ids"], dict(inputs))
+            positions = prompt.original_positions(mask.device, stay, full)
+            if len(positions) == 4:
+                positions[0] = packed
+            base.rope_deltas = positions[-3:].amax((0, 2))[:, None] + 1 - mask.sum(1, keepdim=True)
+            return {"position_ids": positions}
+        if self.positions == "original":
+            return {"position_ids": prompt.original_positions(mask.device, stay)}
+        return {"position_ids": packed} if "position_ids" in inputs else {}
 
     @staticmethod
     def _stay(encoding: Encoding, offsets: list[Tensor]) -> list[tuple[int, Tensor]]:

@@ -88,7 +88,7 @@ class Reading:
                     hooks.callback(self.layers[index].register_forward_pre_hook(hook, with_kwargs=True).remove)
             yield
 
-    def observe(self, module: nn.Module, query: Tensor, key: Tensor, scale: float) -> None:
+    def observe(self, module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> None:
         if module in self.watched and query.shape[2] > 1:
             self.seen = [(query.detach(), key.detach(), scale)]
 

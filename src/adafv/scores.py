@@ -124,19 +124,33 @@ def attention_rows(query: Tensor, key: Tensor, scale: float, sees: Tensor) -> Te
     return logits.masked_fill(~sees[..., None, None, :, :], -torch.inf).softmax(-1).mean((-4, -3))
 
 
-def received_attention(query: Tensor, key: Tensor, scale: float, *, chunk: int = 256) -> Tensor:
-    """Mean attention every token receives, over queries and heads: the saliency of towers that have no CLS.
+def received_attention(
+    query: Tensor, key: Tensor, scale: float, mask: Tensor | None = None, *, chunk: int = 256
+) -> Tensor:
+    """Mean attention every token receives, over heads and the queries that may look at it.
+
+    The saliency of towers that have no CLS.
 
     Args:
         query, key: (B, heads, P, head_dim) of one layer.
         scale: the layer's factor on query · key.
+        mask: (B, 1, P, P), true or 0 where a query may look; or (B, P), true or 1 where a patch is no padding. Images
+            packed into one sequence are blocks on its diagonal. A padded query doesn't count. None: all see all.
         chunk: queries per step; memory is B · heads · chunk · P.
 
     Returns:
-        (B, P) fp32, each row sums to 1.
+        (B, P) fp32, 0 for padding; without a mask each row sums to 1.
     """
+    count = query.shape[2]
+    if mask is not None:
+        mask = mask[:, None, None].expand(-1, 1, count, -1) if mask.dim() == 2 else mask[..., :count, :]
+        mask = mask >= 0 if mask.is_floating_point() else mask.bool()
+        mask = mask & mask.diagonal(dim1=-2, dim2=-1)[..., None]
     key = key.float().mT
     total = key.new_zeros(key.shape[0], key.shape[-1])
-    for part in query.split(chunk, dim=2):
-        total += ((part.float() * scale) @ key).softmax(-1).mean(1).sum(1)
-    return total / query.shape[2]
+    for start in range(0, count, chunk):
+        logits = (query[:, :, start : start + chunk].float() * scale) @ key
+        if mask is not None:
+            logits = logits.masked_fill(~mask[:, :, start : start + chunk], -torch.inf)
+        total += logits.softmax(-1).nan_to_num().mean(1).sum(1)
+    return total / (count if mask is None else mask.sum((1, 2)).clamp(min=1))

@@ -61,7 +61,7 @@ def llm_attention(
     real = encoding.prompt.mask.to(model.device)
     rows: dict[int, Tensor] = {}
 
-    def keep_last_row(module: nn.Module, query: Tensor, key: Tensor, scale: float) -> None:
+    def keep_last_row(module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> None:
         if module in layer_of:
             rows[layer_of[module]] = attention_rows(query[:, :, -1:], key, scale, real[:, None])[:, 0]
 

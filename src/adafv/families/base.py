@@ -1,45 +1,159 @@
-"""The interface of a model family."""
+"""The interface of a model family: how its tower is reached, and how patches become visual tokens."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-__all__ = ["Family"]
+from adafv.capture import layers_of
+from adafv.layout import Prompt
+
+__all__ = ["Crop", "Family", "Layout", "blocks", "raster", "side"]
 
 
-class Family(ABC):
-    """Everything the pruner has to know about a family of models."""
+@dataclass(frozen=True)
+class Crop:
+    """What the tower saw of a picture at once, and the visual tokens it became.
+
+    Attributes:
+        patches: (height · width, m) int64, which of the crop's patches each visual token is made of.
+        height, width: of the grid of visual tokens.
+        size: patches that the tower has of the crop, its padding included.
+    """
+
+    patches: Tensor
+    height: int
+    width: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The placeholders of one image.
+
+    Attributes:
+        patches: (n, m) int64, which of the image's patches, crop after crop in the tower's order, each placeholder
+            stands for; -1 for a token that is no patch (a newline).
+        where: (n, 3) int64, crop, row and column of each. Crops are counted in the order of the tower, but 0 is
+            always a thumbnail, or all there is. Row and column run over one picture at one scale: the tiles of a grid
+            share theirs, a thumbnail has its own.
+        size: patches that the tower has of the image.
+    """
+
+    patches: Tensor
+    where: Tensor
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Everything the pruner has to know about a family of models.
+
+    A subclass says how a crop's patches become its visual tokens; the rest is data.
+
+    Attributes:
+        vision: path of the vision tower in the base model.
+        gap: crops of one image are at most so many tokens apart in the prompt; images that follow one another more
+            closely share a budget. None: every crop is an image.
+        thumbnail: which of an image's several crops shows all of it: 0 the first, -1 the last. None: none does.
+        cls: where the tower has its CLS token: 0 or -1. None: wherever its parameters say, first if it has one.
+        door: the field of the encoder's output that the language model reads.
+        attends: the tower's attention can be observed, and its patches become tokens of their own. Otherwise the
+            attention of the visual tokens to each other stands in for the tower's.
+    """
+
+    vision: str = "vision_tower"
+    gap: int | None = None
+    thumbnail: int | None = None
+    cls: int | None = None
+    door: str = "pooler_output"
+    attends: bool = True
 
     def tower(self, model: PreTrainedModel) -> PreTrainedModel:
         """The vision tower."""
-        base: Any = model.base_model
-        return base.vision_tower
+        root: Any = model.base_model
+        return reduce(getattr, self.vision.split("."), root)
 
-    def has_cls(self, model: PreTrainedModel) -> bool:
-        """Whether the first token of the tower is CLS."""
-        return any(name.endswith("class_embedding") for name, _ in self.tower(model).named_parameters())
+    def cls_place(self, model: PreTrainedModel) -> int | None:
+        """Which token of the tower is CLS: 0, -1 or None."""
+        if self.cls is not None:
+            return self.cls
+        names = ("class_embedding", "cls_token")
+        return 0 if any(name.endswith(names) for name, _ in self.tower(model).named_parameters()) else None
 
     def feature_layer(self, model: PreTrainedModel) -> int:
-        """Index into the tower's `hidden_states` of the (last) layer the features are taken from."""
-        layer = model.config.vision_feature_layer
-        return layer if isinstance(layer, int) else layer[-1]
+        """Index into the tower's `hidden_states` of the deepest layer that the features are taken from."""
+        config = model.config
+        chosen = getattr(config, "vision_feature_layer", getattr(config, "vision_feature_layers", -1))
+        if isinstance(chosen, int):
+            return chosen
+        count = len(layers_of(self.tower(model)))
+        return max(layer if layer >= 0 else count + 1 + layer for layer in chosen)
 
-    @abstractmethod
-    def packing(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Tensor]:
-        """For each image, which patch of the tower each of its placeholders stands for.
+    def pieces(self, output: Any) -> list[Tensor]:
+        """The encoder's features in pieces (n, D'): of an image, of a crop, or of a prompt."""
+        features = getattr(output, self.door)
+        return [features] if isinstance(features, Tensor) and features.dim() == 2 else list(features)
 
-        Returns:
-            One int64 CPU tensor per image, in the order in which the LLM reads them: the patch's index among all
-            patches of the image's crops, crop after crop, or -1 for a token that is no patch (a newline).
+    def project(self, model: PreTrainedModel, features: Tensor) -> Tensor:
+        """(n, D) what the language model will see of (n, D') features that go in at its door."""
+        return features
+
+    def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
+        """The crops of a batch, in the order of the tower.
+
+        Args:
+            tokens: lengths of the pieces in which the encoder returns its features.
         """
+        raise NotImplementedError
 
-    @abstractmethod
-    def grid(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Tensor]:
-        """For each image, where every patch of its crops lies: an int64 CPU tensor (patches, 3) of crop, row, column.
+    def layouts(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], prompt: Prompt, tokens: Sequence[int]
+    ) -> list[Layout]:
+        """For each image, in reading order, what its placeholders stand for."""
+        crops = self.crops(model, inputs, tokens)
+        lengths = [len(crop.patches) for crop in crops]
+        groups = [[crop] for crop in crops] if self.gap is None else prompt.groups(crops, lengths, self.gap)
+        return [self._join(group) for group in groups]
 
-        Crops are counted in the order of the tower. Row and column run over one picture at one scale: the tiles of
-        a grid share theirs, a thumbnail has its own.
-        """
+    def _join(self, crops: list[Crop]) -> Layout:
+        patches, where, start, down = [], [], 0, 0
+        whole = None if self.thumbnail is None else self.thumbnail % len(crops)
+        for i, crop in enumerate(crops):
+            cells = _cells(crop.height, crop.width)
+            if i == whole or len(crops) == 1:
+                number = 0
+            else:
+                number = i + (1 if whole is None or i < whole else 0)
+                cells, down = cells + torch.tensor([down, 0]), down + crop.height
+            patches.append(crop.patches + start)
+            where.append(torch.cat([torch.full((len(cells), 1), number), cells], dim=1))
+            start += crop.size
+        return Layout(torch.cat(patches), torch.cat(where), start)
+
+
+def side(model: PreTrainedModel) -> int:
+    """Patches along one side of a square crop."""
+    vision = model.config.vision_config
+    size, patch = (x if isinstance(x, int) else x[0] for x in (vision.image_size, vision.patch_size))
+    return size // patch
+
+
+def raster(height: int, width: int, merge: int = 1, size: int | None = None) -> Crop:
+    """height · width tokens in raster order, each of merge · merge patches of a tower that reads in raster order."""
+    index = torch.arange(height * width * merge**2).view(height, merge, width, merge)
+    return Crop(index.transpose(1, 2).reshape(height * width, -1), height, width, size or index.numel())
+
+
+def blocks(height: int, width: int, merge: int = 1) -> Crop:
+    """As `raster`, of a tower that reads the patches of a token one after another."""
+    index = torch.arange(height * width * merge**2).view(height * width, -1)
+    return Crop(index, height, width, index.numel())
+
+
+def _cells(rows: int, columns: int) -> Tensor:
+    return torch.cartesian_prod(torch.arange(rows), torch.arange(columns))

@@ -1,6 +1,7 @@
-"""LLaVA-1.5 (one crop) and LLaVA-NeXT (a thumbnail and a grid of tiles), with any text backbone."""
+"""LLaVA: one crop (1.5), or a thumbnail and a grid of tiles packed into one picture (NeXT, OneVision)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,63 +9,93 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, image_size_to_num_patches
 
-from adafv.families.base import Family
+from adafv.families.base import Family, Layout, side
+from adafv.families.crops import Crops, Sized
+from adafv.layout import Prompt
 
-__all__ = ["Llava", "LlavaNext"]
-
-
-def _side(model: PreTrainedModel) -> int:
-    vision = model.config.vision_config
-    return vision.image_size // vision.patch_size
+__all__ = ["AnyRes", "Llava"]
 
 
-def _cells(rows: int, columns: int) -> Tensor:
-    return torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+@dataclass(frozen=True, kw_only=True)
+class Llava(Crops):
+    """Haotian Liu et al., arXiv 2310.03744: every image is one crop. With Pixtral's tower: of any shape."""
+
+    def layouts(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], prompt: Prompt, tokens: Sequence[int]
+    ) -> list[Layout]:
+        if inputs.get("image_sizes") is not None:
+            return Sized().layouts(model, inputs, prompt, tokens)
+        if model.config.vision_feature_select_strategy == "default" or self.cls_place(model) is None:
+            return super().layouts(model, inputs, prompt, tokens)
+        without = super().layouts(model, inputs, prompt, [n - 1 for n in tokens])
+        cls = torch.full((1, 1), -1)
+        return [Layout(torch.cat([cls, x.patches]), torch.cat([cls.expand(1, 3), x.where]), x.size) for x in without]
 
 
-class Llava(Family):
-    """Haotian Liu et al., arXiv 2310.03744: every image is one crop, its patches in raster order."""
+@dataclass(frozen=True, kw_only=True)
+class AnyRes(Family):
+    """LLaVA-NeXT: thumbnail first, then the tiles of the best-fitting grid, unpadded, a newline after each row.
 
-    def packing(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Tensor]:
-        patches = torch.arange(_side(model) ** 2)
-        if model.config.vision_feature_select_strategy == "full" and self.has_cls(model):
-            patches = torch.cat([torch.tensor([-1]), patches])
-        return [patches] * len(inputs["pixel_values"])
+    OneVision shrinks a large grid of tiles to fewer tokens than patches: a token stands for the patch at its centre.
+    """
 
-    def grid(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Tensor]:
-        cells = _cells(_side(model), _side(model))
-        cells = torch.cat([torch.zeros(len(cells), 1, dtype=cells.dtype), cells], dim=1)
-        return [cells] * len(inputs["pixel_values"])
+    def layouts(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], prompt: Prompt, tokens: Sequence[int]
+    ) -> list[Layout]:
+        sizes = inputs["image_sizes"].cpu()
+        crops = self._crops(model, inputs, sizes)
+        coordinates = [self._coordinates(model, s, n) for s, n in zip(sizes, crops, strict=True)]
+        packed = self._packed(model, coordinates, sizes)
+        return [self._layout(model, s, n, p) for s, n, p in zip(sizes, crops, packed, strict=True)]
 
+    def _crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], sizes: Tensor) -> list[int]:
+        pinpoints, edge = model.config.image_grid_pinpoints, model.config.vision_config.image_size
+        together = inputs.get("batch_num_images")
+        alone = [True] * len(sizes) if together is None else [n == 1 for n in together for _ in range(n)]
+        return [image_size_to_num_patches(s, pinpoints, edge) if a else 1 for s, a in zip(sizes, alone, strict=True)]
 
-class LlavaNext(Family):
-    """LLaVA-NeXT: thumbnail first, then the tiles of the best-fitting grid, unpadded, a newline after each row."""
+    def _coordinates(self, model: PreTrainedModel, size: Tensor, crops: int) -> Tensor:
+        """(crops, patches, 3) scale (0 the thumbnail, 1 the tiles), row and column of every patch."""
+        edge = side(model)
+        cells = torch.cartesian_prod(torch.arange(edge), torch.arange(edge))
+        origins = torch.zeros(1, 2, dtype=torch.long)
+        if crops > 1:
+            rows, columns = self._tiles(model, size)
+            tiles = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+            origins = torch.cat([origins, tiles * edge])
+        scale = (torch.arange(crops) > 0).long()[:, None, None].expand(-1, len(cells), 1)
+        return torch.cat([scale, origins[:, None] + cells], dim=2)
 
-    def packing(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Tensor]:
-        sizes, patches = inputs["image_sizes"].cpu(), _side(model) ** 2
-        crops = [self._crops(model, size) for size in sizes]
-        index = [torch.arange(n * patches, dtype=torch.float64).view(n, patches, 1) for n in crops]
-        base: Any = model.base_model
-        packed, _ = base.pack_image_features(
-            index, sizes, model.config.vision_feature_select_strategy, torch.full((1,), -1, dtype=torch.float64)
-        )
-        return [p.flatten().long() for p in packed]
-
-    def grid(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Tensor]:
-        return [self._grid(model, size) for size in inputs["image_sizes"].cpu()]
-
-    def _grid(self, model: PreTrainedModel, size: Tensor) -> Tensor:
-        side = _side(model)
-        cells = _cells(side, side)
-        if (crops := self._crops(model, size)) == 1:
-            origins = torch.zeros(1, 2, dtype=torch.long)
+    def _packed(self, model: PreTrainedModel, coordinates: list[Tensor], sizes: Tensor) -> list[Tensor]:
+        """(n, 3) coordinates as the model packs features; -1 for newlines."""
+        config, base = model.config, model.base_model
+        pack: Any = base.pack_image_features
+        options = {"image_newline": torch.full((3,), -1.0)}
+        if hasattr(config, "vision_aspect_ratio"):
+            options["vision_aspect_ratio"] = config.vision_aspect_ratio
         else:
-            image_size, pinpoints = model.config.vision_config.image_size, model.config.image_grid_pinpoints
-            tiles = get_anyres_image_grid_shape(size, pinpoints, image_size)
-            origins = torch.cat([torch.zeros(1, 2, dtype=torch.long), _cells(*tiles) * side])
-        where = (origins[:, None] + cells).flatten(0, 1)
-        return torch.cat([torch.arange(crops).repeat_interleave(len(cells))[:, None], where], dim=1)
+            options["vision_feature_select_strategy"] = config.vision_feature_select_strategy
+        packed, _ = pack([c.float() for c in coordinates], sizes, **options)
+        return list(packed)
 
-    def _crops(self, model: PreTrainedModel, size: Tensor) -> int:
-        pinpoints, image_size = model.config.image_grid_pinpoints, model.config.vision_config.image_size
-        return image_size_to_num_patches(size, pinpoints, image_size)
+    def _layout(self, model: PreTrainedModel, size: Tensor, crops: int, packed: Tensor) -> Layout:
+        edge = side(model)
+        scale, row, column = packed.round().long().unbind(1)
+        crop = scale.clone()
+        if crops > 1:
+            crop += (scale > 0) * (row // edge * self._tiles(model, size)[1] + column // edge)
+        patches = torch.where(scale < 0, -1, crop * edge**2 + row % edge * edge + column % edge)
+        where = torch.stack([crop, row, column], dim=1)
+        if (tiles := scale > 0).any():
+            where[tiles, 1:] = torch.stack([_ranks(x) for x in packed[tiles, 1:].unbind(1)], dim=1)
+        return Layout(patches[:, None], where, crops * edge**2)
+
+    def _tiles(self, model: PreTrainedModel, size: Tensor) -> tuple[int, int]:
+        edge = model.config.vision_config.image_size
+        return get_anyres_image_grid_shape(size, model.config.image_grid_pinpoints, edge)
+
+
+def _ranks(x: Tensor) -> Tensor:
+    """Consecutive integers in the order of the values, from the smallest one's floor."""
+    values, rank = x.unique(return_inverse=True)
+    return rank + int(values[0])

@@ -1,0 +1,26 @@
+"""Llama 4: the projector lies behind the door."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from adafv.families.crops import Crops
+
+__all__ = ["Llama4"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama4(Crops):
+    """The model takes the tower's features and projects them itself. CLS is the tower's last token."""
+
+    door: str = "last_hidden_state"
+    vision: str = "vision_model"
+    cls: int | None = -1
+    gap: int | None = 1
+    thumbnail: int | None = -1
+
+    def project(self, model: PreTrainedModel, features: Tensor) -> Tensor:
+        base: Any = model.base_model
+        return base.multi_modal_projector(features)

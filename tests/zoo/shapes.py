@@ -1,0 +1,1 @@
+"""Towers that see pictures of any shape, one after another or padded."""
