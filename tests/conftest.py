@@ -20,6 +20,7 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
+from zoo.record import enter, settle
 
 from adafv import METHODS
 from adafv.inside import LayerPruner
@@ -126,3 +127,25 @@ def inputs_for(processor, *samples: tuple[str, list[Image.Image]], side: str = "
     processor.tokenizer.padding_side = side
     images = [image for _, pictures in samples for image in pictures]
     return dict(processor(text=[text for text, _ in samples], images=images or None, return_tensors="pt", padding=True))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--record", action="store_true", help="write what test_families.py proves to proven.json")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "proves(check): what a test of a family proves, for adafv/families/proven.json")
+    config.outcomes = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    enter(item.config.outcomes, item, report)
+    return report
+
+
+def pytest_sessionfinish(session):
+    if complaint := settle(session.config.outcomes, session.config.getoption("--record")):
+        print(f"\n{complaint}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

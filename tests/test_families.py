@@ -1,17 +1,18 @@
 """One matrix: every family that is proven, against every invariant."""
 
+import warnings
 from copy import copy
 
 import pytest
 import torch
 from zoo import ZOO, ask, show, tiny
 
-from adafv import METHODS, AdaFV, method
+from adafv import METHODS, AdaFV, families, method
 from adafv.capture import layers_of
 from adafv.encode import encode
-from adafv.families import FAMILIES, family_of
+from adafv.families import FAMILIES, UnprovenFamilyWarning, family_of
 from adafv.inside import LayerPruner
-from adafv.layout import placeholder
+from adafv.layout import placeholders
 
 QUESTION = "what color is the anchor ?"
 OTHER = "is there a red knight left of the anchor ?"
@@ -35,6 +36,7 @@ def logits(name: str, inputs: dict) -> torch.Tensor:
     return tiny(name).model(**inputs, use_cache=False).logits
 
 
+@pytest.mark.proves("identity")
 def test_keeping_everything_is_the_identity(name):
     """keep=1.0 changes neither a logit nor a generated token, bit for bit."""
     inputs = ask(name, (QUESTION, [show(80, 48)]))
@@ -44,6 +46,7 @@ def test_keeping_everything_is_the_identity(name):
     assert generated(name, whole) == generated(name, inputs)
 
 
+@pytest.mark.proves("budget")
 @pytest.mark.parametrize("keep", [0.05, 0.4])
 def test_each_image_keeps_its_budget_and_the_text_stays(name, keep):
     """Exactly K of the patches of every image, no structural token among them; not a word lost or moved."""
@@ -51,7 +54,7 @@ def test_each_image_keeps_its_budget_and_the_text_stays(name, keep):
     model, pruner = tiny(name).model, AdaFV(keep=keep)
     encoding = pruner.encode(model, inputs)
     short = pruner.prune(model, inputs, encoding)
-    image = placeholder(model.config)
+    image = placeholders(model.config)["image"]
     for row, (ids, before, count) in enumerate(
         zip(short["input_ids"], inputs["input_ids"], encoding.tokens.counts, strict=True)
     ):
@@ -61,6 +64,7 @@ def test_each_image_keeps_its_budget_and_the_text_stays(name, keep):
     assert generated(name, short)
 
 
+@pytest.mark.proves("batch")
 def test_a_batch_is_its_samples(name):
     """Two prompts at once give what each gives alone, padding and packing of pictures notwithstanding."""
     samples = [(QUESTION, [show(80, 48)]), (OTHER, [show(48, 48, seed=1)])]
@@ -75,6 +79,7 @@ def test_a_batch_is_its_samples(name):
         assert batch[i] == generated(name, pruner(model, ask(name, sample)))[0]
 
 
+@pytest.mark.proves("images")
 def test_several_images_in_a_prompt(name):
     """Pictures with words between them keep a budget each."""
     found = tiny(name)
@@ -89,6 +94,7 @@ def test_several_images_in_a_prompt(name):
     assert generated(name, pruner(found.model, inputs))
 
 
+@pytest.mark.proves("cache")
 @pytest.mark.parametrize("positions", ["packed", "original"])
 def test_decoding_from_the_cache_is_reading_everything_again(name, positions):
     """The cache of a shorter prompt goes on at the right position."""
@@ -116,6 +122,7 @@ def read_again(model, inputs: dict, count: int) -> list[int]:
     return answer
 
 
+@pytest.mark.proves("methods")
 @pytest.mark.parametrize("chosen", BEFORE)
 def test_every_method(name, chosen):
     """A method knows nothing of models: all keep their budget on all of them, and the model reads the result."""
@@ -130,6 +137,7 @@ def test_every_method(name, chosen):
     assert torch.isfinite(logits(name, pruner.prune(model, inputs, encoding))).all()
 
 
+@pytest.mark.proves("inside")
 @pytest.mark.parametrize("chosen", INSIDE)
 def test_every_method_inside_the_language_model(name, chosen):
     inputs = ask(name, (QUESTION, [show(80, 48)]))
@@ -138,6 +146,7 @@ def test_every_method_inside_the_language_model(name, chosen):
     assert out.shape[1] == inputs["input_ids"].shape[1] + 3
 
 
+@pytest.mark.proves("layout")
 @torch.no_grad()
 def test_a_token_is_made_of_the_patches_its_layout_names(name):
     """Disturb one patch behind the tower's last layer that features are taken from: only its tokens change."""
@@ -151,7 +160,7 @@ def test_a_token_is_made_of_the_patches_its_layout_names(name):
     layer = layers[depth - 1 if depth > 0 else depth]
     cls = 1 if kind.cls_place(model) == 0 else 0
     plain = encode(model, inputs)
-    prompt, pieces = plain.prompt, kind.pieces(plain.output)
+    prompt, pieces = plain.prompt, kind.pieces(plain.returned[0].output)
     (layout,) = kind.layouts(model, inputs, prompt, [len(p) for p in pieces])
     patches = layout.patches[layout.patches[:, 0] >= 0]
     for token in (0, len(patches) // 2, len(patches) - 1):
@@ -169,3 +178,53 @@ def test_a_token_is_made_of_the_patches_its_layout_names(name):
         expected = (patches == patch).any(1).nonzero()[:, 0].tolist()
         assert (changed.abs().amax(-1) > 1e-5).nonzero()[:, 0].tolist() == expected
     assert FAMILIES[name] is kind
+
+
+@pytest.mark.parametrize("stranger", ["llava", "qwen2_vl", "llava_next"])
+def test_a_family_that_is_not_proven_warns_once_and_goes_the_generic_way(stranger, monkeypatch):
+    """Nothing is known of its tower; budgets and the identity hold all the same."""
+    monkeypatch.delitem(FAMILIES, stranger)
+    families._warn.cache_clear()
+    model, inputs = tiny(stranger).model, ask(stranger, (QUESTION, [show(80, 48)]))
+    pruner = AdaFV(keep=0.25)
+    with pytest.warns(UnprovenFamilyWarning, match=stranger):
+        encoding = pruner.encode(model, inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        short = pruner.prune(model, inputs, pruner.encode(model, inputs))
+        whole = AdaFV(keep=1.0)(model, inputs)
+    (count,) = encoding.tokens.counts
+    assert int((short["input_ids"] == placeholders(model.config)["image"]).sum()) == pruner.budget(count)
+    assert torch.equal(logits(stranger, whole), logits(stranger, inputs))
+
+
+@pytest.mark.parametrize(
+    ("name", "lost", "message"),
+    [
+        ("qwen2_vl", "image_grid_thw", "lack image_grid_thw, which models of the family 'qwen2_vl'"),
+        ("qwen2_vl", "mm_token_type_ids", "lack mm_token_type_ids"),
+        ("llava_next", "image_sizes", "lack image_sizes"),
+    ],
+)
+def test_inputs_of_another_processor(name, lost, message):
+    """One sentence that names the family and what is missing."""
+    inputs = ask(name, (QUESTION, [show()]))
+    del inputs[lost]
+    with pytest.raises(ValueError, match=message):
+        AdaFV(keep=0.5)(tiny(name).model, inputs)
+
+
+def test_pictures_of_another_processor():
+    """A size that the tower rejects, and pictures that were flattened for another family."""
+    for pixels in (torch.zeros(1, 3, 20, 20), torch.zeros(36, 48)):
+        inputs = ask("llava", (QUESTION, [show()])) | {"pixel_values": pixels}
+        with pytest.raises(ValueError, match="'llava' model refuses the images .*own processor"):
+            AdaFV(keep=0.5)(tiny("llava").model, inputs)
+
+
+def test_placeholders_of_another_processor():
+    """More of them than the picture has tokens."""
+    inputs = ask("qwen2_vl", (QUESTION, [show(48, 48)]))
+    larger = ask("qwen2_vl", (QUESTION, [show(80, 48)]))
+    with pytest.raises(ValueError, match="placeholders"):
+        AdaFV(keep=0.5)(tiny("qwen2_vl").model, larger | {k: inputs[k] for k in ("pixel_values", "image_grid_thw")})

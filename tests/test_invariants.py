@@ -252,7 +252,7 @@ def test_7_a_prompt_without_an_image(model, processor):
 
 
 def test_7_an_unknown_family_is_an_error(model, processor):
-    """Invariant 7: a text model, and a vision-language model that nobody has proven."""
+    """Invariant 7: a text model, and a vision-language model that reads no encoded images."""
     from transformers import BlipConfig, BlipForQuestionAnswering, LlamaConfig, LlamaForCausalLM
 
     sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
@@ -260,7 +260,7 @@ def test_7_an_unknown_family_is_an_error(model, processor):
     with pytest.raises(ValueError, match="no vision tower"):
         AdaFV(keep=0.1)(LlamaForCausalLM(LlamaConfig(vocab_size=30, **sizes)), inputs)
     blip = BlipForQuestionAnswering(BlipConfig(text_config=sizes, vision_config=sizes | {"image_size": 16}))
-    with pytest.raises(ValueError, match=r"'blip' is not supported: .*llava"):
+    with pytest.raises(ValueError, match=r"'blip' reads no encoded images.*llava"):
         AdaFV(keep=0.1)(blip, inputs)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import FAMILIES, inputs_for, picture, prompt, tiny_model, tiny_processor
 from fakes import save_tiny
-from transformers import BertConfig, CLIPConfig, LlamaConfig, Qwen2VLConfig
+from transformers import BertConfig, BlipConfig, CLIPConfig, LlamaConfig
 
 import adafv.embedded
 from adafv.load import load
@@ -98,7 +98,7 @@ def test_models_without_a_vision_tower(tmp_path, config):
     assert "no vision tower" in refused(tmp_path)
 
 
-@pytest.mark.parametrize("config", [CLIPConfig(), Qwen2VLConfig()])
+@pytest.mark.parametrize("config", [CLIPConfig(), BlipConfig()])
 def test_unknown_families(tmp_path, config):
     """Never silently not pruned."""
     config.save_pretrained(tmp_path)

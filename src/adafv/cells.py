@@ -48,6 +48,8 @@ def cells(where: Tensor, count: int) -> Tensor:
 def grids(where: Tensor) -> list[Tensor]:
     """The rectangles that an image's tokens lie on, the thumbnail's first: (H, W) indices of tokens.
 
+    A clip without the tokens that repeat the frame before has none.
+
     Args:
         where: (N, 3) crop, row, column of each token.
     """
@@ -55,9 +57,10 @@ def grids(where: Tensor) -> list[Tensor]:
     for scale in (where[:, 0] == 0, where[:, 0] > 0):
         if scale.any():
             row, column = (where[scale, 1:] - where[scale, 1:].min(0).values).unbind(1)
-            grid = torch.empty(int(row.max()) + 1, int(column.max()) + 1, dtype=torch.long)
+            grid = torch.full((int(row.max()) + 1, int(column.max()) + 1), -1)
             grid[row, column] = scale.nonzero()[:, 0]
-            found.append(grid)
+            if (grid >= 0).all():
+                found.append(grid)
     return found
 
 

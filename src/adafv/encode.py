@@ -4,10 +4,13 @@ import inspect
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
@@ -15,11 +18,12 @@ from transformers.utils import ModelOutput
 
 from adafv.capture import SALIENCY, Signal, capture
 from adafv.families import family_of
-from adafv.families.base import Layout
-from adafv.layout import ImageSpan, Prompt, placeholder
+from adafv.families.base import Family, Layout
+from adafv.layout import PIXELS, ImageSpan, Prompt, placeholders
 from adafv.scores import received_attention
 
 HEAVY = ("last_hidden_state", "hidden_states", "attentions")
+SAME = 0.9999  # cosine of a token with that of the frame before, from which on it shows nothing new
 
 __all__ = ["Encoding", "VisualTokens", "encode", "reask"]
 
@@ -57,20 +61,51 @@ class VisualTokens:
 
 
 @dataclass(frozen=True)
+class Returned:
+    """What one of a model's encoders returned.
+
+    Attributes:
+        modality: "image" or "video".
+        count: of how many images (or clips).
+        output: as it came.
+        door: name of the field that the LLM reads.
+    """
+
+    modality: str
+    count: int
+    output: ModelOutput
+    door: str
+
+    def but(self, features: list[Tensor], planes: list[list[Tensor]]) -> ModelOutput:
+        """The same with other features (k, D) of each image.
+
+        Where the model expects one tensor of equal pieces, the pieces are the largest that no image shares.
+        """
+        output = type(self.output)(**{name: x for name, x in self.output.items() if name not in HEAVY})
+        output[self.door] = features
+        if isinstance(whole := self.output[self.door], Tensor):
+            piece = math.gcd(*map(len, features)) if whole.dim() == 3 else 0
+            output[self.door] = torch.cat(features).unflatten(0, (-1, piece)) if piece else torch.cat(features)
+        if planes:
+            output["deepstack_features"] = planes
+        return output
+
+
+@dataclass(frozen=True)
 class Encoding:
-    """The encoded images of a batch, ready to be pruned by any number of methods.
+    """The encoded images of a batch, ready to be pruned by any number of methods. A clip counts as an image.
 
     Attributes:
         tokens: what methods see.
         features: one (n, D) tensor per image: all its tokens in LLM order, newlines included.
-        droppable: one (N,) device tensor per image: which of its n tokens may be dropped.
-        fixed: one (n - N,) device tensor per image: which may not.
+        droppable: one (N,) device tensor per image: which of its n tokens a method chooses from.
+        fixed: one (n - N,) device tensor per image: which are no patches. They go as `Pruner.newlines` says.
         spans: where each image's placeholders are.
         prompt: the prompts.
-        consumed: names of the inputs that the encoder has used up.
+        consumed: names of the inputs that the encoders have used up.
         planes: for each deeper layer of the LLM that reads features of its own (DeepStack), those of each image.
-        output: what the encoder returned.
-        door: name of the field in it that the LLM reads.
+        returned: what the encoders returned, in the order of the images.
+        merges: the features are what the LLM reads, so that a method may change them.
     """
 
     tokens: VisualTokens
@@ -81,23 +116,17 @@ class Encoding:
     prompt: Prompt
     consumed: frozenset[str]
     planes: list[list[Tensor]]
-    output: ModelOutput
-    door: str
+    returned: list[Returned]
+    merges: bool
 
-    def returned(self, features: list[Tensor], planes: list[list[Tensor]]) -> ModelOutput:
-        """Other features (k, D) of each image, as the encoder would have returned them.
-
-        Where the model expects one tensor of equal pieces, the pieces are the largest that no image shares.
-        """
-        kept = {name: x for name, x in self.output.items() if name not in HEAVY}
-        output = type(self.output)(**kept)
-        output[self.door] = features
-        if isinstance(whole := self.output[self.door], Tensor):
-            piece = math.gcd(*map(len, features)) if whole.dim() == 3 else 0
-            output[self.door] = torch.cat(features).unflatten(0, (-1, piece)) if piece else torch.cat(features)
-        if planes:
-            output["deepstack_features"] = planes
-        return output
+    def encoded(self, features: list[Tensor], planes: list[list[Tensor]]) -> dict[str, ModelOutput]:
+        """Other features (k, D) of each image by modality, for `mm_encoder_outputs`."""
+        found, start = {}, 0
+        for part in self.returned:
+            own = slice(start, start + part.count)
+            found[part.modality] = part.but(features[own], [plane[own] for plane in planes])
+            start += part.count
+        return found
 
 
 def encode(
@@ -122,29 +151,19 @@ def encode(
     Raises:
         ValueError: an unknown family, or placeholders that don't match the images.
     """
-    family = family_of(model)
-    prompt = Prompt(inputs, placeholder(model.config))
-    device = inputs["input_ids"].device
+    family, device = family_of(model), inputs["input_ids"].device
+    modalities = [m for m, name in PIXELS.items() if inputs.get(name) is not None] or ["image"]
+    prompt = Prompt(inputs, placeholders(model.config))
+    parts = [_run(model, family, inputs, prompt, modality, signals) for modality in modalities]
+    features, layouts, spans = (list(chain(*x)) for x in zip(*((p.features, p.layouts, p.spans) for p in parts)))
 
-    base: Any = model.base_model
-    encoder = base.get_image_features
-    accepted = [name for name in inspect.signature(encoder).parameters if name in inputs]
-    observed = signals if family.attends else ()
-    reading = capture(family.tower(model), family.feature_layer(model), family.cls_place(model), observed)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and model.training), reading as found:
-        output = encoder(**{name: inputs[name] for name in accepted}, return_dict=True)
-    pieces = family.pieces(output)
-    layouts = family.layouts(model, inputs, prompt, [len(piece) for piece in pieces])
-    lengths = [len(layout.patches) for layout in layouts]
-    spans = prompt.spans(lengths)
-    features = list(torch.cat(pieces).split(lengths))
-
-    patches = [(x.patches[:, 0] >= 0).nonzero()[:, 0] for x in layouts]
+    patches = [_candidates(x, f) for x, f in zip(layouts, features, strict=True)]
     droppable = [_to(p, device) for p in patches]
     words = _words(prompt, spans, query, skip)
     with torch.no_grad():
         embedded, text_mask = _embed(model, words, device) if text else (None, None)
         seen = [family.project(model, f.detach()[i]) for f, i in zip(features, droppable, strict=True)]
+        found = {s: torch.cat([p.found[s] for p in parts]) for s in parts[0].found}
         tokens = VisualTokens(
             features=pad_sequence(seen, batch_first=True),
             mask=_to(_padding([len(p) for p in patches]), device),
@@ -156,9 +175,106 @@ def encode(
             seeds=_seeds(words),
             layers=model.config.get_text_config().num_hidden_layers,
         )
-    fixed = [_to((x.patches[:, 0] < 0).nonzero()[:, 0], device) for x in layouts]
+    return Encoding(
+        tokens=tokens,
+        features=features,
+        droppable=droppable,
+        fixed=[_to((x.patches[:, 0] < 0).nonzero()[:, 0], device) for x in layouts],
+        spans=spans,
+        prompt=prompt,
+        consumed=frozenset().union(*(p.consumed for p in parts)),
+        planes=[list(chain(*planes)) for planes in zip(*(p.planes for p in parts), strict=True)],
+        returned=[p.returned for p in parts],
+        merges=type(family).project is Family.project,
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one of a model's encoders made of the images, or of the clips, of a batch."""
+
+    features: list[Tensor]
+    layouts: list[Layout]
+    spans: list[ImageSpan]
+    found: dict[Signal, Tensor]
+    planes: list[list[Tensor]]
+    consumed: frozenset[str]
+    returned: Returned
+
+
+def _run(
+    model: PreTrainedModel,
+    family: Family,
+    inputs: Mapping[str, Any],
+    prompt: Prompt,
+    modality: str,
+    signals: Iterable[Signal],
+) -> _Part:
+    if modality == "video" and type(family).clips is Family.clips:
+        raise ValueError(
+            f"clips are not pruned in models of the family {model.config.model_type!r}: pass frames as pictures"
+        )
+    reading: AbstractContextManager[dict[Signal, Tensor]] = nullcontext({})
+    if family.attends:
+        reading = capture(family.tower(model), family.feature_layer(model), family.cls_place(model), signals)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and model.training), reading as found:
+        consumed, output = _call(model, family, inputs, modality)
+    pieces = family.pieces(output)
+    lay = family.layouts if modality == "image" else family.clips
+    layouts = lay(model, inputs, prompt, [len(piece) for piece in pieces])
+    lengths = [len(layout.patches) for layout in layouts]
     planes = [list(torch.cat(list(plane)).split(lengths)) for plane in output.get("deepstack_features") or ()]
-    return Encoding(tokens, features, droppable, fixed, spans, prompt, frozenset(accepted), planes, output, family.door)
+    return _Part(
+        features=list(torch.cat(pieces).split(lengths)),
+        layouts=layouts,
+        spans=prompt.spans(lengths, modality),
+        found=found,
+        planes=planes,
+        consumed=consumed,
+        returned=Returned(modality, len(layouts), output, family.door),
+    )
+
+
+def _call(
+    model: PreTrainedModel, family: Family, inputs: Mapping[str, Any], modality: str
+) -> tuple[frozenset[str], ModelOutput]:
+    """The names of the inputs that the model's encoder takes, and what it returns."""
+    encoder = getattr(model.base_model, f"get_{modality}_features")
+    parameters = inspect.signature(encoder).parameters
+    required = {name for name, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+    needs = {name if modality == "image" else name.replace("image", "video") for name in family.needs}
+    if lacking := sorted((required | needs) - {name for name, x in inputs.items() if x is not None}):
+        raise ValueError(
+            f"the inputs lack {', '.join(lacking)}, which models of the family {model.config.model_type!r} need: "
+            "prepare text and images with the model's own processor"
+        )
+    accepted = frozenset(parameters) & frozenset(inputs)
+    try:
+        return accepted, encoder(**{name: inputs[name] for name in accepted}, return_dict=True)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ValueError(
+            f"the vision tower of this {model.config.model_type!r} model refuses the images ({reason}): prepare them "
+            "with the model's own processor"
+        ) from error
+
+
+def _candidates(layout: Layout, features: Tensor) -> Tensor:
+    """Which of an image's tokens (n,) a method chooses from: its patches; of a clip those that show something new.
+
+    A token of a clip that is the same as that of the frame before, at the same place, says nothing: it is not counted,
+    and goes as soon as any token goes. So a clip of a scene that stands still costs what a still costs.
+    """
+    patches = (layout.patches[:, 0] >= 0).nonzero()[:, 0]
+    if layout.frames == 1:
+        return patches
+    frames = F.normalize(features.detach()[_to(patches, features.device)].float(), dim=-1).unflatten(
+        0, (layout.frames, -1)
+    )
+    news = (frames[1:] * frames[:-1]).sum(-1) < SAME
+    return patches[torch.cat([torch.ones_like(news[:1]), news]).flatten().cpu()]
 
 
 def reask(
@@ -185,7 +301,7 @@ def reask(
     """
     images = range(len(encoding.features)) if images is None else images
     old, device = encoding.tokens, inputs["input_ids"].device
-    prompt = Prompt(inputs, placeholder(model.config))
+    prompt = Prompt(inputs, placeholders(model.config))
     spans = prompt.spans([len(encoding.features[i]) for i in images])
     words = _words(prompt, spans, query, skip)
     index = _to(torch.tensor(list(images)), device)
@@ -214,6 +330,7 @@ def reask(
         spans=spans,
         prompt=prompt,
         planes=[[plane[i] for i in images] for plane in encoding.planes],
+        returned=[replace(part, count=len(images)) for part in encoding.returned],
     )
 
 

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["ImageSpan", "Prompt", "has_images", "placeholder"]
+__all__ = ["PIXELS", "ImageSpan", "Prompt", "has_images", "placeholders"]
 
 FILL = {"labels": -100}
+PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 T = TypeVar("T")
 
@@ -30,10 +31,10 @@ class Prompt:
 
     Args:
         inputs: what the processor returned: `input_ids` (B, L), perhaps `attention_mask` (B, L).
-        image_token: id of the placeholder.
+        tokens: ids of the placeholders by modality, "image" and "video".
     """
 
-    def __init__(self, inputs: Mapping[str, Any], image_token: int) -> None:
+    def __init__(self, inputs: Mapping[str, Any], tokens: Mapping[str, int]) -> None:
         self.ids: Tensor = inputs["input_ids"].cpu()
         mask = inputs.get("attention_mask")
         if mask is not None and mask.shape != self.ids.shape:
@@ -42,18 +43,19 @@ class Prompt:
                 "prompt and the processor's own mask, without a prefilled cache"
             )
         self.mask = torch.ones_like(self.ids, dtype=torch.bool) if mask is None else mask.cpu().bool()
-        self.placeholder = (self.ids == image_token) & self.mask
+        self.tokens = tokens
+        self.placeholder = torch.isin(self.ids, torch.tensor(list(tokens.values()))) & self.mask
 
-    def spans(self, lengths: list[int]) -> list[ImageSpan]:
-        """Hand the placeholders out to images of `lengths` tokens, in reading order.
+    def spans(self, lengths: list[int], modality: str = "image") -> list[ImageSpan]:
+        """Hand the placeholders of a modality out to images of `lengths` tokens, in reading order.
 
         Raises:
             ValueError: the prompt's placeholders don't add up to the images.
         """
-        rows, columns = self.placeholder.nonzero(as_tuple=True)
+        rows, columns = ((self.ids == self.tokens[modality]) & self.mask).nonzero(as_tuple=True)
         if len(rows) != sum(lengths):
             raise ValueError(
-                f"the prompt holds {len(rows)} image placeholders, the images make {sum(lengths)} tokens: "
+                f"the prompt holds {len(rows)} {modality} placeholders, the {modality}s make {sum(lengths)} tokens: "
                 "pass text and images through the model's own processor together, without truncation"
             )
         spans = []
@@ -148,13 +150,17 @@ class Prompt:
 
 
 def has_images(inputs: Mapping[str, Any]) -> bool:
-    """Whether there is a picture among the inputs of a model."""
-    return any(inputs.get(name) is not None for name in ("pixel_values", "pixel_values_images"))
+    """Whether there is a picture or a clip among the inputs of a model."""
+    return any(inputs.get(name) is not None for name in (*PIXELS.values(), "pixel_values_images"))
 
 
-def placeholder(config: Any) -> int:
-    """The id that stands for a visual token in the prompts of a model."""
-    for name in ("image_token_id", "image_token_index"):
-        if (token := getattr(config, name, None)) is not None:
-            return token
-    raise ValueError(f"the configuration of {config.model_type!r} names no image_token_id: add it to config.json")
+def placeholders(config: Any) -> dict[str, int]:
+    """The ids that stand for a visual token in the prompts of a model, by modality."""
+    found: dict[str, int] = {}
+    for modality in PIXELS:
+        for name in (f"{modality}_token_id", f"{modality}_token_index"):
+            if (token := getattr(config, name, None)) is not None:
+                found.setdefault(modality, token)
+    if "image" not in found:
+        raise ValueError(f"the configuration of {config.model_type!r} names no image_token_id: add it to config.json")
+    return found

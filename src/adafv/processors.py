@@ -21,5 +21,22 @@ def processor_class(config: PreTrainedConfig) -> Any:
 @cache
 def pictures_only(cls: type[ProcessorMixin]) -> type[ProcessorMixin]:
     """A processor class that goes without its video processor."""
-    attributes = [name for name in cls.get_attributes() if name != "video_processor"]
-    return type(cls.__name__, (cls,), {"get_attributes": classmethod(lambda _: attributes)})
+    names = cls.get_attributes()
+    place = names.index("video_processor")
+
+    class Pictures(ProcessorMixin):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            parts = dict(zip(names, args, strict=False)) | options
+            parts.pop("video_processor", None)
+            super().__init__(**parts)
+
+        @classmethod
+        def get_attributes(cls) -> list[str]:
+            return names[:place] + names[place + 1 :]
+
+        @classmethod
+        def _get_arguments_from_pretrained(cls, *args: Any, **options: Any) -> list[Any]:
+            parts = super()._get_arguments_from_pretrained(*args, **options)
+            return parts[:place] + [None] + parts[place:]
+
+    return type(cls.__name__, (cls, Pictures), {"get_attributes": Pictures.get_attributes})

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -155,6 +156,11 @@ class Pruner(ABC):
         offsets = [self._offsets(encoding, i, kept) for i, kept in enumerate(selection.kept)]
         features = [f[o] for f, o in zip(encoding.features, offsets, strict=True)]
         if selection.features is not None:
+            if not encoding.merges:
+                raise ValueError(
+                    f"{self.name} merges tokens, but models of the family {model.config.model_type!r} take them before "
+                    "their projector: choose a method that keeps tokens as they are"
+                )
             for i, (kept, merged) in enumerate(zip(selection.kept, selection.features, strict=True)):
                 features[i][torch.searchsorted(offsets[i], encoding.droppable[i][kept])] = merged.to(features[i])
         stay = self._stay(encoding, offsets)
@@ -162,7 +168,7 @@ class Pruner(ABC):
         out = rest | encoding.prompt.shorten(rest, stay, _pad_id(model))
         out |= self._positions(model, inputs, encoding, stay, out["attention_mask"])
         planes = [[p[o] for p, o in zip(plane, offsets, strict=True)] for plane in encoding.planes]
-        out["mm_encoder_outputs"] = {"image": encoding.returned(features, planes)}
+        out["mm_encoder_outputs"] = encoding.encoded(features, planes)
         return out
 
     def _positions(
@@ -177,6 +183,11 @@ class Pruner(ABC):
         prompt, base, generator = encoding.prompt, cast(Any, model.base_model), cast(Any, model)
         packed = (mask.cumsum(-1) - 1).clamp(min=0)
         if hasattr(base, "get_rope_index"):
+            if "mm_token_type_ids" in signature(base.get_rope_index).parameters and "mm_token_type_ids" not in inputs:
+                raise ValueError(
+                    f"the inputs lack mm_token_type_ids, from which models of the family {model.config.model_type!r} "
+                    "number their visual tokens: pass on everything that the processor returns"
+                )
             full = generator._prepare_position_ids_for_generation(inputs["input_ids"], dict(inputs))
             positions = prompt.original_positions(mask.device, stay, full)
             if len(positions) == 4:
@@ -198,7 +209,9 @@ class Pruner(ABC):
     def _offsets(self, encoding: Encoding, image: int, kept: Tensor) -> Tensor:
         """Where the tokens that stay are among all tokens of an image, those that may not be dropped included."""
         droppable, fixed = encoding.droppable[image], encoding.fixed[image]
-        if len(kept) < len(droppable) and self.newlines != "all":
+        if len(kept) == len(droppable):
+            return torch.arange(len(encoding.features[image]), device=kept.device)
+        if self.newlines != "all":
             fixed = self._newlines_of_rows(encoding, image, kept) if self.newlines == "rows" else fixed[:0]
         return torch.cat([droppable[kept], fixed]).sort().values
 

@@ -44,6 +44,7 @@ def tiny(name: str) -> Tiny:
     assert model.config.model_type == name
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = BASIC.index("<pad>")
+    model.get_output_embeddings().weight.data[model.config.image_token_id] = 0  # no answer holds a placeholder
     return found
 
 

@@ -1,1 +1,64 @@
 """Towers that see pictures of any shape, one after another or padded."""
+
+from typing import Any
+
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    Lfm2VlProcessor,
+    LightOnOcrProcessor,
+    PixtralImageProcessorPil,
+)
+
+from zoo.base import Tiny, family, text, vision, words
+from zoo.transforms import without_torchvision
+
+WITHOUT_INSIDE: dict[str, str] = {}
+
+
+def build(name: str, **options: Any) -> Any:
+    """The model of a configuration."""
+    config = CONFIG_MAPPING[name](**options)
+    return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config)
+
+
+@family
+def mistral3() -> Tiny:
+    tokens = words("[IMG]", "[IMG_BREAK]", "[IMG_END]")
+    images = PixtralImageProcessorPil(patch_size=4, size={"longest_edge": 48})
+    processor = without_torchvision("pixtral.processing_pixtral", "PixtralProcessor")
+    processor = processor(images, tokens, patch_size=4, spatial_merge_size=2)
+    model = build(
+        "mistral3", vision_config=vision(model_type="pixtral", image_size=48, head_dim=8),
+        text_config=text(tokens, model_type="mistral", head_dim=8), spatial_merge_size=2,
+        image_token_index=tokens.convert_tokens_to_ids("[IMG]"),
+    )  # fmt: skip
+    return Tiny(model, processor, "[IMG]")
+
+
+@family
+def lighton_ocr() -> Tiny:
+    tokens = words(image_token="<image>", image_break_token="<break>", image_end_token="<end>")
+    images = PixtralImageProcessorPil(patch_size=8, size={"longest_edge": 48})
+    processor = LightOnOcrProcessor(images, tokens, patch_size=4, spatial_merge_size=2)
+    model = build(
+        "lighton_ocr", vision_config=vision(model_type="pixtral", image_size=48, head_dim=8),
+        text_config=text(tokens, model_type="qwen3", head_dim=8), spatial_merge_size=2,
+        image_token_id=tokens.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    return Tiny(model, processor, "<image>")
+
+
+@family
+def lfm2_vl() -> Tiny:
+    places = [f"<|img_row_{row}_col_{column}|>" for row in (1, 2) for column in (1, 2)]
+    tokens = words("<image>", "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>", *places)
+    images = without_torchvision("lfm2_vl.image_processing_lfm2_vl", "Lfm2VlImageProcessor")(
+        encoder_patch_size=4, tile_size=24, min_image_tokens=4, max_image_tokens=16, max_tiles=4
+    )
+    model = build(
+        "lfm2_vl", vision_config=vision(model_type="siglip2_vision_model", num_patches=36),
+        text_config=text(tokens, model_type="lfm2", full_attn_idxs=[0, 2]), projector_hidden_size=32,
+        image_token_id=tokens.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    return Tiny(model, Lfm2VlProcessor(images, tokens), "<image>")

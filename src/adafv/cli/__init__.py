@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command()(asking.ask)
 app.command()(asking.explain)
 app.command()(asking.methods)
+app.command()(asking.families)
 app.command(name="eval")(measuring.evaluate)
 app.command()(measuring.table)
 app.command()(measuring.analyze)

@@ -1,4 +1,4 @@
-"""One picture, one question: ask, explain. And what methods there are."""
+"""One picture, one question: ask, explain. And what methods and model families there are."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -102,3 +102,29 @@ def methods(
     for entry in known:
         table.add_row(entry["name"], entry["summary"], entry["paper"])
     print_table(table)
+
+
+def families(
+    model: Annotated[str | None, typer.Option("--model", hidden=True)] = None,
+    device: Annotated[str | None, typer.Option("--device", hidden=True)] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", hidden=True)] = None,
+    as_json: Json = False,
+) -> None:
+    """List the model families that the test matrix covers, with what it proved of each."""
+    from adafv.families import IMPOSSIBLE, record
+
+    found = record()
+    if as_json:
+        print_json({**found, "impossible": IMPOSSIBLE})
+        return
+    from rich.table import Table
+
+    checks = sorted({check for family in found["families"].values() for check in family["passed"]})
+    table = Table("family", "model", "saliency: attention", *checks, box=None, pad_edge=False)
+    for name, family in found["families"].items():
+        cells = [str(count) if (count := family["passed"][check]) else "–" for check in checks]
+        table.add_row(name, family["model"], family["saliency"], *cells)
+    print_table(table)
+    typer.echo(f"\n{len(found['families'])} families, tests passed of each kind (transformers {found['transformers']})")
+    for name, reason in IMPOSSIBLE.items():
+        typer.echo(f"not {name}: {reason}")

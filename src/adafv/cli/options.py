@@ -72,7 +72,11 @@ def quiet() -> None:
     from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
+    from adafv.families import UnprovenFamilyWarning
+
     warnings.simplefilter("ignore")
+    warnings.simplefilter("once", UnprovenFamilyWarning)
+    warnings.formatwarning = lambda message, *_, **__: f"adafv: {message}\n"
     hub.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

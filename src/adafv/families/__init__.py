@@ -1,13 +1,20 @@
 """What a model family does differently: how the tower is reached and how its patches become visual tokens."""
 
-from transformers import PreTrainedConfig, PreTrainedModel
+import inspect
+import json
+import warnings
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from adafv.families.base import Family
-from adafv.families.crops import Crops, Grid, Shapes, Sized
+from adafv.families.crops import Crops, Generic, Grid, Shapes, Sized
 from adafv.families.llama4 import Llama4
 from adafv.families.llava import AnyRes, Llava
 
-__all__ = ["FAMILIES", "Family", "family_of"]
+__all__ = ["FAMILIES", "IMPOSSIBLE", "Family", "UnprovenFamilyWarning", "family_of", "record"]
 
 FAMILIES: dict[str, Family] = {
     "aya_vision": Crops(gap=1, thumbnail=-1),
@@ -26,7 +33,7 @@ FAMILIES: dict[str, Family] = {
     "idefics3": Crops(vision="vision_model", merge="scale_factor", gap=4, thumbnail=-1),
     "internvl": Crops(gap=0, thumbnail=-1),
     "janus": Crops(vision="vision_model"),
-    "kimi_k25": Grid(vision="vision_tower", merge="vision_config.merge_kernel_size", together=False),
+    "kimi_k25": Grid(vision="vision_tower", together=False),
     "lfm2_vl": Shapes(gap=1, thumbnail=-1),
     "lighton_ocr": Sized(vision="vision_encoder"),
     "llama4": Llama4(),
@@ -46,27 +53,61 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": Grid(),
     "qwen3_vl_moe": Grid(),
     "smolvlm": Crops(vision="vision_model", merge="scale_factor", gap=4, thumbnail=-1),
+    "video_llama_3": Grid(vision="vision_model"),
     "video_llava": Crops(vision="image_tower"),
     "vipllava": Crops(),
 }
 
 
+IMPOSSIBLE: dict[str, str] = {}
+
+
+class UnprovenFamilyWarning(UserWarning):
+    """A model of a family that the test matrix does not cover."""
+
+
 def family_of(model: PreTrainedModel | PreTrainedConfig) -> Family:
     """The family of a model, or of a configuration whose weights are not loaded yet, by its `model_type`.
 
+    One that nobody has proven warns once and goes the generic way, see `Generic`.
+
     Raises:
-        ValueError: a model without a vision tower, or of a family that nobody has proven.
+        ValueError: a model that takes no encoded images, or of a family in `IMPOSSIBLE`.
     """
     config = model if isinstance(model, PreTrainedConfig) else model.config
-    if family := FAMILIES.get(config.model_type):
+    kind = config.model_type
+    if family := FAMILIES.get(kind):
         return family
-    known = ", ".join(FAMILIES)
-    if getattr(config, "vision_config", None) is None:
-        raise ValueError(
-            f"{type(model).__name__} (model type {config.model_type!r}) has no vision tower, hence nothing to prune: "
-            f"load a vision-language model of one of these families: {known}"
-        )
-    raise ValueError(
-        f"model family {config.model_type!r} is not supported: use a model of {known}, "
-        "or add its family to adafv.families"
+    if kind in IMPOSSIBLE:
+        raise ValueError(f"models of the family {kind!r} cannot be pruned: {IMPOSSIBLE[kind]}. {_remedy()}")
+    if not _takes_encoded_images(model):
+        lack = "reads no encoded images" if hasattr(config, "vision_config") else "has no vision tower"
+        raise ValueError(f"model type {kind!r} {lack}, hence nothing can be pruned. {_remedy()}")
+    _warn(kind)
+    return Generic()
+
+
+def record() -> dict[str, Any]:
+    """What the test matrix proved when it last ran: `{"transformers": version, "families": {name: …}}`."""
+    return json.loads(files("adafv.families").joinpath("proven.json").read_text())
+
+
+def _remedy() -> str:
+    return f"Load a vision-language model of one of these families: {', '.join(FAMILIES)}"
+
+
+def _takes_encoded_images(model: PreTrainedModel | PreTrainedConfig) -> bool:
+    if isinstance(model, PreTrainedConfig):
+        cls: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(model), None)
+        return cls is not None and "mm_encoder_outputs" in inspect.signature(cls.forward).parameters
+    return "mm_encoder_outputs" in inspect.signature(model.forward).parameters
+
+
+@cache
+def _warn(kind: str) -> None:
+    warnings.warn(
+        f"no test of adafv covers models of the family {kind!r}: their vision tower is not looked at, methods that "
+        "need its attention get that of the visual tokens to each other",
+        UnprovenFamilyWarning,
+        stacklevel=3,
     )

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from adafv.capture import layers_of
 from adafv.layout import Prompt
 
-__all__ = ["Crop", "Family", "Layout", "blocks", "raster", "side"]
+__all__ = ["Crop", "Family", "Layout", "blocks", "join", "raster", "side"]
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,13 @@ class Layout:
             always a thumbnail, or all there is. Row and column run over one picture at one scale: the tiles of a grid
             share theirs, a thumbnail has its own.
         size: patches that the tower has of the image.
+        frames: of a clip.
     """
 
     patches: Tensor
     where: Tensor
     size: int
+    frames: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,7 @@ class Family:
         door: the field of the encoder's output that the language model reads.
         attends: the tower's attention can be observed, and its patches become tokens of their own. Otherwise the
             attention of the visual tokens to each other stands in for the tower's.
+        needs: inputs without which the crops' shapes are unknown.
     """
 
     vision: str = "vision_tower"
@@ -72,6 +75,7 @@ class Family:
     cls: int | None = None
     door: str = "pooler_output"
     attends: bool = True
+    needs: tuple[str, ...] = ()
 
     def tower(self, model: PreTrainedModel) -> PreTrainedModel:
         """The vision tower."""
@@ -118,22 +122,30 @@ class Family:
         crops = self.crops(model, inputs, tokens)
         lengths = [len(crop.patches) for crop in crops]
         groups = [[crop] for crop in crops] if self.gap is None else prompt.groups(crops, lengths, self.gap)
-        return [self._join(group) for group in groups]
+        return [join(group, self.thumbnail) for group in groups]
 
-    def _join(self, crops: list[Crop]) -> Layout:
-        patches, where, start, down = [], [], 0, 0
-        whole = None if self.thumbnail is None else self.thumbnail % len(crops)
-        for i, crop in enumerate(crops):
-            cells = _cells(crop.height, crop.width)
-            if i == whole or len(crops) == 1:
-                number = 0
-            else:
-                number = i + (1 if whole is None or i < whole else 0)
-                cells, down = cells + torch.tensor([down, 0]), down + crop.height
-            patches.append(crop.patches + start)
-            where.append(torch.cat([torch.full((len(cells), 1), number), cells], dim=1))
-            start += crop.size
-        return Layout(torch.cat(patches), torch.cat(where), start)
+    def clips(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], prompt: Prompt, tokens: Sequence[int]
+    ) -> list[Layout]:
+        """As `layouts`, for each clip: its frames are its crops."""
+        raise NotImplementedError
+
+
+def join(crops: Sequence[Crop], thumbnail: int | None = None, frames: int = 1) -> Layout:
+    """The layout of an image of several crops, one below the other, or of a clip of several frames."""
+    patches, where, start, down = [], [], 0, 0
+    whole = None if thumbnail is None else thumbnail % len(crops)
+    for i, crop in enumerate(crops):
+        cells = _cells(crop.height, crop.width)
+        if i == whole or len(crops) == 1:
+            number = 0
+        else:
+            number = i + (1 if whole is None or i < whole else 0)
+            cells, down = cells + torch.tensor([down, 0]), down + crop.height
+        patches.append(crop.patches + start)
+        where.append(torch.cat([torch.full((len(cells), 1), number), cells], dim=1))
+        start += crop.size
+    return Layout(torch.cat(patches), torch.cat(where), start, frames)
 
 
 def side(model: PreTrainedModel) -> int:

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from adafv.families.base import Crop, Family, blocks, raster, side
+from adafv.families.base import Crop, Family, Layout, blocks, join, raster, side
+from adafv.layout import Prompt
 
-__all__ = ["Crops", "Grid", "Shapes", "Sized"]
+__all__ = ["Crops", "Generic", "Grid", "Shapes", "Sized"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,35 +42,45 @@ class Grid(Family):
     """Qwen-VL and its kin: pictures of any shape, packed one after another; m · m patches merge into a token.
 
     Attributes:
-        merge: path of m in the configuration.
         together: the tower reads the patches of a token one after another; otherwise all in raster order.
         windows: the tower reads window after window; its method tells their order.
     """
 
     vision: str = "visual"
-    merge: str = "vision_config.spatial_merge_size"
     together: bool = True
     windows: bool = False
+    needs: tuple[str, ...] = ("image_grid_thw",)
 
     def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
-        merge = _path(model.config, self.merge)
-        merge = merge if isinstance(merge, int) else merge[0]
-        make = blocks if self.together else raster
+        grids = inputs["image_grid_thw"].cpu()
+        return [self._crop(model, grid, count) for grid, count in zip(grids, tokens, strict=True)]
+
+    def clips(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], prompt: Prompt, tokens: Sequence[int]
+    ) -> list[Layout]:
         found = []
-        for grid in inputs["image_grid_thw"].cpu():
-            time, height, width = grid.tolist()
-            crop = make(time * height // merge, width // merge, merge)
-            if self.windows:
-                tower: Any = self.tower(model)
-                order = tower.get_window_index(grid[None])[0].cpu()
-                crop = Crop(crop.patches[order.argsort()], crop.height, crop.width, crop.size)
-            found.append(crop)
+        for grid, count in zip(inputs["video_grid_thw"].cpu(), tokens, strict=True):
+            whole, frames = self._crop(model, grid, count), int(grid[0])
+            frame = raster(whole.height // frames, whole.width)
+            found.append(replace(join([frame] * frames, frames=frames), patches=whole.patches, size=whole.size))
         return found
+
+    def _crop(self, model: PreTrainedModel, grid: Tensor, count: int) -> Crop:
+        time, height, width = grid.tolist()
+        merge = math.isqrt(time * height * width // count)
+        crop = (blocks if self.together else raster)(time * height // merge, width // merge, merge)
+        if not self.windows:
+            return crop
+        tower: Any = self.tower(model)
+        order = tower.get_window_index(grid[None])[0].cpu()
+        return replace(crop, patches=crop.patches[order.argsort()])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sized(Family):
     """Pixtral's tower: pictures of any shape, packed in raster order, their sizes given in pixels."""
+
+    needs: tuple[str, ...] = ("image_sizes",)
 
     def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
         merge = getattr(model.config, "spatial_merge_size", 1)
@@ -91,6 +103,16 @@ class Shapes(Family):
     def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
         merge, size = _path(model.config, self.merge), inputs["pixel_values"].shape[1]
         return [raster(int(h) // merge, int(w) // merge, merge, size) for h, w in inputs[self.shapes]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generic(Family):
+    """A family that nobody has looked at: every piece of the encoder's features is an image, in one row."""
+
+    attends: bool = False
+
+    def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
+        return [raster(1, count) for count in tokens]
 
 
 def _path(root: Any, path: str) -> Any:

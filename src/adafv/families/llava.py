@@ -39,6 +39,8 @@ class AnyRes(Family):
     OneVision shrinks a large grid of tiles to fewer tokens than patches: a token stands for the patch at its centre.
     """
 
+    needs: tuple[str, ...] = ("image_sizes",)
+
     def layouts(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], prompt: Prompt, tokens: Sequence[int]
     ) -> list[Layout]:

@@ -58,10 +58,14 @@ class HiRED(Pruner):
         return Selection(kept)
 
     def _turns(self, content: Tensor, where: Tensor) -> Tensor:
-        """In which order the tiles' tokens, tile by tile and the most salient first, are admitted."""
+        """In which order the tiles' tokens, tile by tile and the most salient first, are admitted.
+
+        Without a thumbnail (the frames of a clip) all tiles have the same votes.
+        """
         thumbnail = (where[:, 0] == 0).nonzero()[:, 0].to(content.device, non_blocking=True)
+        tile_of = _tile_of(where) if len(thumbnail) else thumbnail
         voters = content[thumbnail].argsort(descending=True, stable=True)[: int((1 - self.alpha) * len(thumbnail))]
-        vote = _tile_of(where).to(content.device, non_blocking=True)[voters]
+        vote = tile_of.to(content.device, non_blocking=True)[voters]
         tile, size = where[where[:, 0] > 0, 0].unique(return_counts=True)
         turn = torch.cat([2 * torch.arange(n) + 1 for n in size.tolist()]).to(content.device, non_blocking=True)
         tile = tile.repeat_interleave(size).to(content.device, non_blocking=True)

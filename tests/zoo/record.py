@@ -1,0 +1,54 @@
+"""What the matrix of families proved in a run, and the record of it that ships with the package."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import transformers
+
+from adafv.families import family_of
+
+RECORD = Path(str(files("adafv.families"))) / "proven.json"
+
+Outcomes = dict[str, dict[str, list[str]]]
+
+
+def enter(outcomes: Outcomes, item: pytest.Item, report: pytest.TestReport) -> None:
+    """One more outcome of a test that is marked with what it proves."""
+    mark = item.get_closest_marker("proves")
+    if mark and (report.when == "call" or report.outcome != "passed"):
+        family = item.callspec.params["name"]
+        outcomes.setdefault(family, {}).setdefault(mark.args[0], []).append(report.outcome)
+
+
+def summary(outcomes: Outcomes) -> dict[str, dict]:
+    """For each family its model class, whose attention is its saliency, and how many tests of a kind passed."""
+    from zoo import tiny
+
+    found = {}
+    for name in sorted(outcomes):
+        model = tiny(name).model
+        family = family_of(model)
+        saliency = "tokens to each other"
+        if family.attends:
+            saliency = "received" if family.cls_place(model) is None else "CLS"
+        passed = {check: results.count("passed") for check, results in sorted(outcomes[name].items())}
+        found[name] = {"model": type(model).__name__, "saliency": saliency, "passed": passed}
+    return found
+
+
+def settle(outcomes: Outcomes, write: bool) -> str | None:
+    """Write the record, or say how the run differs from it; a part of the matrix settles nothing."""
+    from zoo import ZOO
+
+    checks = {check for found in outcomes.values() for check in found}
+    if set(outcomes) != set(ZOO) or any(set(found) != checks for found in outcomes.values()):
+        return None
+    families = summary(outcomes)
+    if write:
+        record = {"transformers": transformers.__version__, "families": families}
+        RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    elif json.loads(RECORD.read_text())["families"] != families:
+        return "adafv/families/proven.json is not what the tests proved: run pytest tests/test_families.py --record"
+    return None
