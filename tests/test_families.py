@@ -2,20 +2,33 @@
 
 import warnings
 from copy import copy
+from inspect import signature
 
 import pytest
 import torch
+from transformers.utils import is_torchvision_available
 from zoo import ZOO, ask, show, tiny
+from zoo.base import WORDS
 
 from adafv import METHODS, AdaFV, families, method
+from adafv.ask import ask as answer_question
+from adafv.ask import build_inputs
 from adafv.capture import layers_of
 from adafv.encode import encode
 from adafv.families import FAMILIES, UnprovenFamilyWarning, family_of
+from adafv.families.base import base_of
 from adafv.inside import LayerPruner
 from adafv.layout import placeholders
+from adafv.load import load
 
 QUESTION = "what color is the anchor ?"
 OTHER = "is there a red knight left of the anchor ?"
+CHAT = (
+    "{% for m in messages %}{{ m['role'].upper() }} : {% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}MARKER {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT :{% endif %}"
+)
+RECURRENT = ("lfm2_vl", "lfm3_vl", "qwen3_5", "qwen3_5_moe")
 BEFORE = [name for name, cls in METHODS.items() if not issubclass(cls, LayerPruner)]
 INSIDE = [name for name in METHODS if name not in BEFORE]
 
@@ -71,12 +84,15 @@ def test_a_batch_is_its_samples(name):
     model, pruner = tiny(name).model, AdaFV(keep=0.3)
     together = pruner.encode(model, ask(name, *samples))
     batch = generated(name, pruner(model, ask(name, *samples)))
+    scores = logits(name, pruner(model, ask(name, *samples)))[:, -1]
     for i, sample in enumerate(samples):
         alone = pruner.encode(model, ask(name, sample))
         count = alone.tokens.counts[0]
         assert together.tokens.counts[i] == count
         torch.testing.assert_close(together.tokens.saliency[i, :count], alone.tokens.saliency[0], rtol=1e-3, atol=1e-6)
         assert batch[i] == generated(name, pruner(model, ask(name, sample)))[0]
+        alone_scores = logits(name, pruner(model, ask(name, sample)))[0, -1]
+        torch.testing.assert_close(scores[i], alone_scores, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.proves("images")
@@ -120,6 +136,28 @@ def read_again(model, inputs: dict, count: int) -> list[int]:
         logits = model(**inputs | more | {"mm_encoder_outputs": copy(inputs["mm_encoder_outputs"])}, use_cache=False)
         answer.append(int(logits.logits[0, -1].argmax()))
     return answer
+
+
+@pytest.mark.proves("hidden")
+@torch.no_grad()
+def test_a_token_that_is_dropped_is_a_token_that_nobody_sees(name, monkeypatch):
+    """The shorter prompt at its original positions gives what the whole prompt gives with the dropped tokens masked.
+
+    Position ids of rows and columns, DeepStack planes and bidirectional masks of images have to shrink along for that.
+    """
+    if name in RECURRENT:
+        pytest.skip("its language model carries a state from token to token, which a mask doesn't cut out")
+    model, inputs = tiny(name).model, ask(name, (QUESTION, [show(80, 48)]))
+    monkeypatch.setattr(model.config.get_text_config(), "sliding_window", 1000, raising=False)  # counts what is left
+    pruner = AdaFV(keep=0.3, positions="original")
+    encoding = pruner.encode(model, inputs)
+    whole = pruner.rebuild(model, inputs, encoding, AdaFV(keep=1.0).select(encoding.tokens, [*encoding.tokens.counts]))
+    (kept,) = pruner.select(encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts]).kept
+    short = pruner.prune(model, inputs, encoding)
+    stay = encoding.prompt.mask & ~encoding.prompt.placeholder
+    stay[0, encoding.spans[0].positions[encoding.droppable[0][kept]]] = True
+    masked = model(**whole | {"attention_mask": stay.long()}, use_cache=False).logits[0, stay[0]]
+    torch.testing.assert_close(logits(name, short)[0], masked, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.proves("methods")
@@ -218,7 +256,7 @@ def test_pictures_of_another_processor():
     """A size that the tower rejects, and pictures that were flattened for another family."""
     for pixels in (torch.zeros(1, 3, 20, 20), torch.zeros(36, 48)):
         inputs = ask("llava", (QUESTION, [show()])) | {"pixel_values": pixels}
-        with pytest.raises(ValueError, match="'llava' model refuses the images .*own processor"):
+        with pytest.raises(ValueError, match=r"'llava' model refuses the images .*own processor"):
             AdaFV(keep=0.5)(tiny("llava").model, inputs)
 
 
@@ -228,3 +266,90 @@ def test_placeholders_of_another_processor():
     larger = ask("qwen2_vl", (QUESTION, [show(80, 48)]))
     with pytest.raises(ValueError, match="placeholders"):
         AdaFV(keep=0.5)(tiny("qwen2_vl").model, larger | {k: inputs[k] for k in ("pixel_values", "image_grid_thw")})
+
+
+@pytest.mark.proves("m-rope")
+@torch.no_grad()
+def test_rows_and_columns_stay_where_they_were(name):
+    """M-RoPE: what is kept has the (t, h, w) of the whole prompt, and a cache is read on from the right place."""
+    model = tiny(name).model
+    if not hasattr(base_of(model), "get_rope_index"):
+        pytest.skip("its tokens are numbered one after another")
+    inputs = ask(name, (QUESTION, [show(80, 48)]), (OTHER, [show(48, 48, seed=1)]))
+    number, pruner = base_of(model).get_rope_index, AdaFV(keep=0.3)
+    full = number(**{name: x for name, x in inputs.items() if name in signature(number).parameters})[0]
+    encoding = pruner.encode(model, inputs)
+    short = pruner.prune(model, inputs, encoding)
+    selected = pruner.select(encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts])
+    stay = encoding.prompt.mask & ~encoding.prompt.placeholder
+    for span, droppable, kept in zip(encoding.spans, encoding.droppable, selected.kept, strict=True):
+        stay[span.row, span.positions[droppable[kept]]] = True
+    for row, there in enumerate(short["attention_mask"].bool()):
+        assert torch.equal(short["position_ids"][-3:, row, there], full[-3:, row, stay[row]])
+    alone = ask(name, (QUESTION, [show(80, 48)]))
+    first = model(**pruner(model, alone), use_cache=True)
+    token = first.logits[:, -1:].argmax(-1)
+    second = model(input_ids=token, past_key_values=first.past_key_values).logits[0, -1].argmax()
+    assert generated(name, pruner(model, alone), max_new_tokens=2) == [[int(token), int(second)]]
+
+
+def words_of(name: str, pruner, prompt: str, pictures: list) -> list[list[str]]:
+    """The words that a pruner takes each picture of a prompt to be asked about."""
+    found = tiny(name)
+    inputs = dict(found.processor(text=[prompt], images=[pictures], return_tensors="pt"))
+    tokens = pruner.encode(found.model, inputs).tokens
+    table = found.model.get_input_embeddings().weight
+    ids = [(table == row).all(1).nonzero()[0, 0] for row in tokens.text[tokens.text_mask]]
+    lengths = tokens.text_mask.sum(1).tolist()
+    return [found.processor.tokenizer.convert_ids_to_tokens(part) for part in torch.stack(ids).split(lengths)]
+
+
+@pytest.mark.parametrize("name", ["llava", "internvl", "idefics3"])
+def test_the_question_of_a_picture_is_the_text_after_it(name):
+    """Of every later turn, too; `query`, as text or as ids, replaces it for every picture."""
+    found, pictures = tiny(name), [show(48, 48), show(48, 48, seed=1)]
+    first, second = "is there a red knight ?", "how many anchor ?"
+    prompt = f"USER : {found.marker} {first} ASSISTANT : a USER : {found.marker} {second} ASSISTANT :"
+    spoken = {*WORDS} - {"\n"}  # not what stands between the tiles of a picture
+    of_first, of_second = words_of(name, AdaFV(keep=0.3), prompt, pictures)
+    assert " ".join(w for w in of_first if w in spoken) == prompt.removeprefix(f"USER : {found.marker} ").replace(
+        f"{found.marker} ", ""
+    )
+    assert " ".join(w for w in of_second if w in spoken) == f"{second} ASSISTANT :"
+    for query in ("left of", found.processor.tokenizer("left of", return_tensors="pt")["input_ids"][0]):
+        pruner = AdaFV(keep=0.3, query=query, tokenizer=found.processor)
+        assert words_of(name, pruner, prompt, pictures) == [["left", "of"]] * 2
+    with pytest.raises(ValueError, match="tokenizer="):
+        AdaFV(keep=0.3, query="left of")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("aya_vision", "gemma3", "glm4v", "idefics3", "internvl", "janus", "llava_onevision", "deepseek_vl"),
+        *("paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"),
+    ],
+)
+def test_ask_a_saved_checkpoint(name, tmp_path):
+    """`adafv ask --model FOLDER`: weights, configuration and the family's own processor from a folder."""
+    found, processor = tiny(name), copy(tiny(name).processor)
+    processor.chat_template = CHAT.replace("MARKER", found.marker)
+    found.model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    show(80, 48).save(tmp_path / "picture.png")
+    model, loaded = load(tmp_path / "model")
+    inputs = build_inputs(loaded, show(80, 48), QUESTION)
+    whole = answer_question(model, loaded, show(80, 48), QUESTION, AdaFV(keep=1.0), 4)
+    plain = model.generate(**inputs, do_sample=False, max_new_tokens=4)[0, inputs["input_ids"].shape[1] :]
+    assert whole.answer == loaded.decode(plain, skip_special_tokens=True).strip()
+    few = answer_question(model, loaded, show(80, 48), QUESTION, AdaFV(keep=0.3), 4)
+    assert few.kept_tokens < few.visual_tokens == whole.kept_tokens
+
+
+def test_a_processor_that_needs_what_is_not_installed(tmp_path):
+    """One sentence that says what; not a traceback. (Mistral's processor is written for torchvision.)"""
+    if is_torchvision_available():
+        pytest.skip("torchvision is installed")
+    tiny("mistral3").model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be loaded \(.*[Tt]orchvision"):
+        load(tmp_path)

@@ -8,7 +8,7 @@ from adafv import METHODS, AdaFV, method
 from adafv.inside import LayerPruner
 from adafv.layout import placeholders
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "glm4v")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 QUESTION = "what color is the anchor ?"
 
 
@@ -23,8 +23,12 @@ def film(name: str, *frames: int) -> dict:
     ids, tokens = stills[0]["input_ids"][0], placeholders(tiny(name).model.config)
     image = ids == tokens["image"]
     first, last = int(image.nonzero()[0]), int(image.nonzero()[-1])
-    count = int(image.sum()) * len(frames)
-    ids = torch.cat([ids[:first], torch.full((count,), tokens["video"]), ids[last + 1 :]])[None]
+    before, frame, after = ids[:first], torch.full((int(image.sum()),), tokens["video"]), ids[last + 1 :]
+    if name == "qwen3_vl":  # frames stand apart, with their times between them
+        between = torch.cat([after[:1], before[-1:]])
+        ids = torch.cat([before, frame, *[torch.cat([between, frame])] * (len(frames) - 1), after])[None]
+    else:
+        ids = torch.cat([before, *[frame] * len(frames), after])[None]
     grid = stills[0]["image_grid_thw"] * torch.tensor([len(frames), 1, 1])
     return {
         "input_ids": ids,

@@ -64,6 +64,7 @@ class _Observer:
     def _read(self, kind: str, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> Tensor:
         if kind == "keys":
             return self._patches(key.float().mean(1))
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         if kind == "attention" and self.cls is not None:
             if self.cls == -1:
                 query, key = query.roll(1, dims=2), key.roll(1, dims=2)

@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 
 from adafv.capture import SALIENCY, Signal, capture
 from adafv.families import family_of
-from adafv.families.base import Family, Layout
+from adafv.families.base import Family, Layout, base_of
 from adafv.layout import PIXELS, ImageSpan, Prompt, placeholders
 from adafv.scores import received_attention
 
@@ -155,7 +155,9 @@ def encode(
     modalities = [m for m, name in PIXELS.items() if inputs.get(name) is not None] or ["image"]
     prompt = Prompt(inputs, placeholders(model.config))
     parts = [_run(model, family, inputs, prompt, modality, signals) for modality in modalities]
-    features, layouts, spans = (list(chain(*x)) for x in zip(*((p.features, p.layouts, p.spans) for p in parts)))
+    features, layouts, spans = (
+        [*chain(*x)] for x in zip(*((p.features, p.layouts, p.spans) for p in parts), strict=True)
+    )
 
     patches = [_candidates(x, f) for x, f in zip(layouts, features, strict=True)]
     droppable = [_to(p, device) for p in patches]
@@ -239,7 +241,7 @@ def _call(
     model: PreTrainedModel, family: Family, inputs: Mapping[str, Any], modality: str
 ) -> tuple[frozenset[str], ModelOutput]:
     """The names of the inputs that the model's encoder takes, and what it returns."""
-    encoder = getattr(model.base_model, f"get_{modality}_features")
+    encoder = getattr(base_of(model), f"get_{modality}_features")
     parameters = inspect.signature(encoder).parameters
     required = {name for name, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
     needs = {name if modality == "image" else name.replace("image", "video") for name in family.needs}

@@ -119,7 +119,9 @@ class LayerPruner(Pruner):
         stay = partial(self._stay_with_newlines, encoding)
         with torch.no_grad():
             raters = self.raters(encoding)
-            reading = Reading(encoding, model.get_decoder(), self.stages(layers), plans, raters, stay)
+            mesh = getattr(model, "_device_mesh", None)  # of tensor parallelism
+            group = None if mesh is None else mesh["tp"].get_group()
+            reading = Reading(encoding, model.get_decoder(), self.stages(layers), plans, raters, stay, group)
         with reading.hooked():
             yield
 

@@ -106,7 +106,7 @@ def _try(source: str, load: Any, **options: Any) -> Any:
     """Load something, with one sentence for whatever goes wrong on the way to the files and in them."""
     try:
         return load(source, trust_remote_code=False, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise ValueError(
             f"model {source!r} cannot be loaded ({_sentence(error)}): check the id or folder, and the connection if "
             "it has to be downloaded"

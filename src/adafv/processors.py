@@ -13,9 +13,8 @@ __all__ = ["pictures_only", "processor_class"]
 def processor_class(config: PreTrainedConfig) -> Any:
     """What loads the processor of a model: `AutoProcessor`, or where torchvision is missing its class for pictures."""
     cls: Any = PROCESSOR_MAPPING.get(type(config), None)
-    if is_torchvision_available() or cls is None or "video_processor" not in cls.get_attributes():
-        return AutoProcessor
-    return pictures_only(cls)
+    with_video = isinstance(cls, type) and issubclass(cls, ProcessorMixin) and "video_processor" in cls.get_attributes()
+    return pictures_only(cls) if with_video and not is_torchvision_available() else AutoProcessor
 
 
 @cache

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from adafv.attach import attached
 from adafv.capture import Signal
 from adafv.encode import Encoding, VisualTokens, encode
+from adafv.families.base import base_of
 from adafv.layout import has_images
 
 __all__ = ["BudgetError", "Pruner", "ScoringPruner", "Selection"]
@@ -68,7 +69,9 @@ class Pruner(ABC):
             always keep them.
         newlines: what becomes of newline tokens of an image that is pruned. "drop" (the authors), "rows": those of
             rows that keep a token (reads the selection back from the device), "all".
-        query: (M,) token ids of the question, for every image. None: the text that follows each image.
+        query: the question for every image, as text or as (M,) token ids. None: the text that follows each image, up
+            to the end of the prompt, so that in a chat later turns count for earlier images too.
+        tokenizer: for a query in text: that of the model, or its processor.
         skip: token ids that don't count as words of the question, e.g. `adafv.text.boilerplate(processor)`.
         strict: a prompt without an image is an error instead of passing through.
 
@@ -80,7 +83,8 @@ class Pruner(ABC):
     tokens: int | None = None
     positions: Literal["packed", "original"] = "packed"
     newlines: Literal["drop", "rows", "all"] = "drop"
-    query: Tensor | None = field(default=None, repr=False)
+    query: str | Tensor | None = field(default=None, repr=False)
+    tokenizer: Any = field(default=None, repr=False)
     skip: Iterable[int] = field(default=(), repr=False)
     strict: bool = False
 
@@ -100,6 +104,11 @@ class Pruner(ABC):
         one_of("positions", self.positions, "packed", "original")
         one_of("newlines", self.newlines, "drop", "rows", "all")
         self.skip = frozenset(self.skip)
+        if isinstance(self.query, str):
+            if self.tokenizer is None:
+                raise ValueError(f"query={self.query!r} is text: pass tokenizer=processor too, or its token ids")
+            tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)
+            self.query = tokenizer(self.query, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
 
     @abstractmethod
     def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
@@ -139,7 +148,7 @@ class Pruner(ABC):
             inputs,
             signals=self.signals,
             text=self.needs_text,
-            query=self.query,
+            query=cast(Tensor | None, self.query),
             skip=frozenset(self.skip),
         )
 
@@ -180,7 +189,7 @@ class Pruner(ABC):
         mask: Tensor,
     ) -> dict[str, Tensor]:
         """The position ids of the shorter prompts, where the model wouldn't number them so itself."""
-        prompt, base, generator = encoding.prompt, cast(Any, model.base_model), cast(Any, model)
+        prompt, base, generator = encoding.prompt, base_of(model), cast(Any, model)
         packed = (mask.cumsum(-1) - 1).clamp(min=0)
         if hasattr(base, "get_rope_index"):
             if "mm_token_type_ids" in signature(base.get_rope_index).parameters and "mm_token_type_ids" not in inputs:
@@ -190,7 +199,8 @@ class Pruner(ABC):
                 )
             full = generator._prepare_position_ids_for_generation(inputs["input_ids"], dict(inputs))
             positions = prompt.original_positions(mask.device, stay, full)
-            if len(positions) == 4:
+            axes = model.config.get_text_config().rope_parameters.get("mrope_section", "thw")
+            if len(positions) > len(axes):
                 positions[0] = packed
             base.rope_deltas = positions[-3:].amax((0, 2))[:, None] + 1 - mask.sum(1, keepdim=True)
             return {"position_ids": positions}

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -56,6 +57,7 @@ class Reading:
         plans: for each image how many of its tokens are left after each stage.
         raters: for each image whose attention ranks its tokens.
         stay: from the droppable tokens that each image keeps to its row and the positions in the prompt that stay.
+        group: the processes that hold the heads of the language model, where it is split over several.
     """
 
     def __init__(
@@ -66,8 +68,9 @@ class Reading:
         plans: list[list[int]],
         raters: Raters,
         stay: Callable[[list[Tensor]], list[tuple[int, Tensor]]],
+        group: Any = None,
     ) -> None:
-        self.encoding, self.decoder, self.stay = encoding, decoder, stay
+        self.encoding, self.decoder, self.stay, self.group = encoding, decoder, stay, group
         self.stages, self.plans, self.raters = stages, plans, raters
         self.layers, self.width = layers_of(decoder), encoding.prompt.ids.shape[1]
         self.watched = {module for stage in stages for module in self.layers[stage - 1].modules()}
@@ -137,6 +140,8 @@ class Reading:
             sees = before.real[row] & (torch.arange(width, device=place.device) <= raters[:, None])
             q, k = query[row * copies][:, raters], key[row * copies][:, :width]
             score = (weights @ attention_rows(q, k, scale, sees))[place[row, columns]]
+            if self.group is not None:
+                dist.all_reduce(score, group=self.group)
             order = score.sort(descending=True, stable=True).indices
             kept.append(before.kept[i][first(order[None], [plan[stage]])[0]])
         return kept

@@ -4,10 +4,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AriaConfig,
-    AriaForConditionalGeneration,
-    AriaImageProcessorPil,
-    AriaProcessor,
     AyaVisionConfig,
     AyaVisionForConditionalGeneration,
     AyaVisionProcessor,
@@ -26,14 +22,11 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     Gemma3ImageProcessorPil,
     Gemma3Processor,
-    GotOcr2Config,
-    GotOcr2ForConditionalGeneration,
     GotOcr2ImageProcessorPil,
-    GotOcr2Processor,
-    Idefics2Config,
-    Idefics2ForConditionalGeneration,
-    Idefics2ImageProcessorPil,
-    Idefics2Processor,
+    GraniteDoclingConfig,
+    GraniteDoclingForConditionalGeneration,
+    GraniteDoclingImageProcessorPil,
+    GraniteDoclingProcessor,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessorPil,
@@ -71,6 +64,13 @@ from zoo.llava import SIGLIP
 from zoo.transforms import without_torchvision
 
 EDGE = {"height": 24, "width": 24}
+BOTH_WAYS = "visual tokens attend to each other both ways, which the layers after a stage do not yet"
+WITHOUT_INSIDE = {
+    "gemma3": BOTH_WAYS,
+    "granite_docling": "DeepStack adds features between the first layers, at places of the whole prompt",
+    "llama4": "its rotary embedding is one complex tensor, not a cosine and a sine",
+    "paligemma": BOTH_WAYS,
+}
 TILES: dict[str, Any] = {"size": EDGE, "crop_to_patches": True, "min_patches": 1, "max_patches": 4}
 
 
@@ -171,16 +171,14 @@ def smolvlm() -> Tiny:
 
 
 @family
-def idefics2() -> Tiny:
-    tokens = words("<image>", "<fake_token_around_image>", "<end_of_utterance>")
-    images = Idefics2ImageProcessorPil(size={"shortest_edge": 24, "longest_edge": 32}, do_image_splitting=True)
-    perceiver = {
-        "hidden_size": 32, "resampler_n_latents": 9, "resampler_depth": 1, "resampler_n_heads": 4,
-        "resampler_head_dim": 8, "num_key_value_heads": 2,
-    }  # fmt: skip
-    tower = {"model_type": "idefics2_vision", "image_size": 32}
-    config = Idefics2Config(**parts(tokens, "<image>", "mistral", **tower), perceiver_config=perceiver)
-    return Tiny(Idefics2ForConditionalGeneration(config), Idefics2Processor(images, tokens, image_seq_len=9), "<image>")
+def granite_docling() -> Tiny:
+    tokens = idefics_words()
+    images = GraniteDoclingImageProcessorPil(**TILES)
+    tower = {"model_type": "granite_docling_vision", "out_hidden_size": 32, "scale_factor": 2}
+    options = parts(tokens, "<image>", "granite_docling_text", **tower, deepstack_visual_indexes=[0, 2])
+    config = GraniteDoclingConfig(**options, pad_token_id=1)
+    processor = GraniteDoclingProcessor(images, tokens, image_seq_len=9)
+    return Tiny(GraniteDoclingForConditionalGeneration(config), processor, "<image>")
 
 
 @family
@@ -243,35 +241,3 @@ def ovis2() -> Tiny:
         visual_indicator_token_ids=tokens.convert_tokens_to_ids(places),
     )  # fmt: skip
     return Tiny(Ovis2ForConditionalGeneration(config), processor, "<image>")
-
-
-class FlatGotOcr2Processor(GotOcr2Processor):
-    """Takes the pictures of a batch as the others do: a list for each prompt."""
-
-    def __call__(self, images: Any = None, text: Any = None, **options: Any) -> Any:
-        return super().__call__([picture for pictures in images for picture in pictures], text, **options)
-
-
-@family
-def got_ocr2() -> Tiny:
-    tokens = words("<img>", "</img>", "<imgpad>", "<|im_start|>", "<|im_end|>")
-    processor = FlatGotOcr2Processor(GotOcr2ImageProcessorPil(size={"height": 64, "width": 64}), tokens)
-    processor.images_kwargs, processor.num_image_tokens = {"crop_to_patches": True, "max_patches": 4}, 16
-    tower = {"image_size": 64, "output_channels": 8, "mlp_dim": 48, "window_size": 4, "global_attn_indexes": [1, 3]}
-    config = GotOcr2Config(
-        **parts(tokens, "<imgpad>", "qwen2", model_type="got_ocr2_vision", **tower), image_seq_length=16
-    )
-    return Tiny(GotOcr2ForConditionalGeneration(config), processor, "<img><imgpad></img>")
-
-
-@family
-def aria() -> Tiny:
-    tokens = words(image_token="<image>")
-    images = AriaImageProcessorPil(max_image_size=490)
-    processor = AriaProcessor(images, tokens, size_conversion={490: 16})
-    processor.images_kwargs = {"max_image_size": 490}
-    options = parts(tokens, "<image>", model_type="idefics3_vision", image_size=490, patch_size=70)
-    del options["text_config"]["model_type"]
-    options["text_config"] |= {"moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1}
-    config = AriaConfig(**options, projector_patch_to_query_dict={49: 16})
-    return Tiny(AriaForConditionalGeneration(config), processor, "<image>")

@@ -5,15 +5,22 @@ from typing import Any
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    Gemma4AudioFeatureExtractor,
+    Gemma4ImageProcessorPil,
+    Gemma4Processor,
     Lfm2VlProcessor,
     LightOnOcrProcessor,
     PixtralImageProcessorPil,
 )
 
+from adafv.processors import pictures_only
 from zoo.base import Tiny, family, text, vision, words
 from zoo.transforms import without_torchvision
 
-WITHOUT_INSIDE: dict[str, str] = {}
+WITHOUT_INSIDE = {
+    "gemma4": "every layer reads embeddings of its own of the whole prompt",
+    "lfm2_vl": "layers of convolutions have no attention to rank tokens by",
+}
 
 
 def build(name: str, **options: Any) -> Any:
@@ -62,3 +69,26 @@ def lfm2_vl() -> Tiny:
         image_token_id=tokens.convert_tokens_to_ids("<image>"),
     )  # fmt: skip
     return Tiny(model, Lfm2VlProcessor(images, tokens), "<image>")
+
+
+@family
+def gemma4() -> Tiny:
+    """Its smallest budget is 70 visual tokens a picture."""
+    tokens = words(
+        image_token="<image>", boi_token="<boi>", eoi_token="<eoi>", audio_token="<audio>", boa_token="<boa>",
+        eoa_token="<eoa>",
+    )  # fmt: skip
+    images = Gemma4ImageProcessorPil(patch_size=4, max_soft_tokens=70, pooling_kernel_size=2)
+    sight = vision(head_dim=8, pooling_kernel_size=2, position_embedding_size=64, num_key_value_heads=4)
+    found = ("image", "boi", "eoi", "boa", "audio")
+    model = build(
+        "gemma4", vision_config=sight, audio_config=None,
+        text_config=text(
+            tokens, head_dim=8, global_head_dim=8, hidden_size_per_layer_input=8,
+            vocab_size_per_layer_input=len(tokens), layer_types=["sliding_attention", "full_attention"] * 2,
+            num_hidden_layers=4, use_bidirectional_attention="vision",
+        ),
+        **{f"{name}_token_id": getattr(tokens, f"{name}_token_id") for name in found},
+    )  # fmt: skip
+    processor = pictures_only(Gemma4Processor)(Gemma4AudioFeatureExtractor(), images, tokens, None)
+    return Tiny(model, processor, "<image>")

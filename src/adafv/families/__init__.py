@@ -10,43 +10,56 @@ from typing import Any
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from adafv.families.base import Family
-from adafv.families.crops import Crops, Generic, Grid, Shapes, Sized
+from adafv.families.crops import Codes, Crops, Generic, Grid, Latents, Shapes, Sized, TwoRoutes
+from adafv.families.gemma4 import Gemma4
+from adafv.families.hunyuan import HunYuan
 from adafv.families.llama4 import Llama4
 from adafv.families.llava import AnyRes, Llava
 
 __all__ = ["FAMILIES", "IMPOSSIBLE", "Family", "UnprovenFamilyWarning", "family_of", "record"]
 
 FAMILIES: dict[str, Family] = {
+    "aria": Latents(gap=0),
     "aya_vision": Crops(gap=1, thumbnail=-1),
+    "chameleon": Crops(attends=False),
     "cohere2_vision": Crops(gap=1, thumbnail=-1),
+    "deepseek_ocr2": Latents(closing=1),
+    "cosmos3_edge": Grid(),
     "deepseek_vl": Crops(vision="vision_model"),
     "deepseek_vl_hybrid": Crops(vision="vision_model"),
-    "exaone4_5": Grid(windows=True),
+    "ernie4_5_vl_moe": Grid(vision="vision_tower"),
+    "emu3": Codes(),
+    "exaone4_5": Grid(),
     "gemma3": Crops(),
+    "gemma4": Gemma4(),
     "glm46v": Grid(),
     "glm4v": Grid(),
     "glm4v_moe": Grid(),
     "glm_ocr": Grid(),
-    "got_ocr2": Crops(attends=False),
-    "hyperclovax_vision_v2": Grid(vision="vision_model", windows=True),
-    "idefics2": Crops(vision="vision_model", attends=False),
+    "got_ocr2": Crops(gap=0, thumbnail=-1, attends=False),
+    "hunyuan_vl": HunYuan(),
+    "granite_docling": TwoRoutes(vision="vision_model", merge="vision_config.scale_factor", gap=4, thumbnail=-1),
+    "hyperclovax_vision_v2": Grid(vision="vision_model"),
+    "idefics2": Latents(count="perceiver_config.resampler_n_latents", gap=1, thumbnail=-1),
     "idefics3": Crops(vision="vision_model", merge="scale_factor", gap=4, thumbnail=-1),
     "internvl": Crops(gap=0, thumbnail=-1),
     "janus": Crops(vision="vision_model"),
     "kimi_k25": Grid(vision="vision_tower", together=False),
     "lfm2_vl": Shapes(gap=1, thumbnail=-1),
+    "lfm3_vl": Grid(vision="vision_tower", attends=False),
     "lighton_ocr": Sized(vision="vision_encoder"),
     "llama4": Llama4(),
     "llava": Llava(),
     "llava_next": AnyRes(),
     "llava_next_video": AnyRes(),
     "llava_onevision": AnyRes(),
+    "minimax_m3_vl": Grid(vision="vision_tower"),
     "mistral3": Sized(),
     "ovis2": Crops(gap=1, thumbnail=0),
     "paddleocr_vl": Grid(together=False),
     "paligemma": Crops(),
     "qianfan_ocr": Crops(gap=0, thumbnail=-1),
-    "qwen2_5_vl": Grid(windows=True),
+    "qwen2_5_vl": Grid(),
     "qwen2_vl": Grid(),
     "qwen3_5": Grid(),
     "qwen3_5_moe": Grid(),

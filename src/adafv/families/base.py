@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from adafv.capture import layers_of
 from adafv.layout import Prompt
 
-__all__ = ["Crop", "Family", "Layout", "blocks", "join", "raster", "side"]
+__all__ = ["Crop", "Family", "Layout", "base_of", "blocks", "join", "raster", "side"]
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,7 @@ class Family:
 
     def tower(self, model: PreTrainedModel) -> PreTrainedModel:
         """The vision tower."""
-        root: Any = model.base_model
-        return reduce(getattr, self.vision.split("."), root)
+        return reduce(getattr, self.vision.split("."), base_of(model))
 
     def cls_place(self, model: PreTrainedModel) -> int | None:
         """Which token of the tower is CLS: 0, -1 or None."""
@@ -146,6 +145,12 @@ def join(crops: Sequence[Crop], thumbnail: int | None = None, frames: int = 1) -
         where.append(torch.cat([torch.full((len(cells), 1), number), cells], dim=1))
         start += crop.size
     return Layout(torch.cat(patches), torch.cat(where), start, frames)
+
+
+def base_of(model: PreTrainedModel) -> Any:
+    """What encodes and reads, without the head of the language model and without adapters of PEFT around it."""
+    inner: Any = getattr(model, "get_base_model", lambda: model)()
+    return inner.base_model
 
 
 def side(model: PreTrainedModel) -> int:

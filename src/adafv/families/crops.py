@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.vision_utils import get_vision_window_index
 
 from adafv.families.base import Crop, Family, Layout, blocks, join, raster, side
 from adafv.layout import Prompt
 
-__all__ = ["Crops", "Generic", "Grid", "Shapes", "Sized"]
+__all__ = ["Codes", "Crops", "Generic", "Grid", "Latents", "Shapes", "Sized", "TwoRoutes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +30,26 @@ class Crops(Family):
 
     def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
         if self.merge is not None:
-            count = (side(model) // _path(model.config, self.merge)) ** 2
+            count = (side(model) // self._merged(model, inputs)) ** 2
             tokens = [count] * (sum(tokens) // count)
         return [self._square(model, count) for count in tokens]
+
+    def _merged(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
+        assert self.merge is not None
+        return _path(model.config, self.merge)
 
     def _square(self, model: PreTrainedModel, count: int) -> Crop:
         edge = math.isqrt(count)
         return raster(edge, edge, side(model) // edge if self.attends else 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoRoutes(Crops):
+    """Granite Docling: where the processor chose the fine route, a token is a square of half the side."""
+
+    def _merged(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
+        side = super()._merged(model, inputs)
+        return side if inputs.get("tile_fine_mask") is None else side // 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +58,10 @@ class Grid(Family):
 
     Attributes:
         together: the tower reads the patches of a token one after another; otherwise all in raster order.
-        windows: the tower reads window after window; its method tells their order.
     """
 
     vision: str = "visual"
     together: bool = True
-    windows: bool = False
     needs: tuple[str, ...] = ("image_grid_thw",)
 
     def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
@@ -69,10 +82,10 @@ class Grid(Family):
         time, height, width = grid.tolist()
         merge = math.isqrt(time * height * width // count)
         crop = (blocks if self.together else raster)(time * height // merge, width // merge, merge)
-        if not self.windows:
+        vision = model.config.vision_config
+        if (window := getattr(vision, "window_size", None)) is None:
             return crop
-        tower: Any = self.tower(model)
-        order = tower.get_window_index(grid[None])[0].cpu()
+        order = get_vision_window_index(grid[None], merge, window, vision.patch_size)[0]
         return replace(crop, patches=crop.patches[order.argsort()])
 
 
@@ -113,6 +126,48 @@ class Generic(Family):
 
     def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
         return [raster(1, count) for count in tokens]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latents(Family):
+    """Crops that a resampler sums up: its tokens look at all patches and lie in one row.
+
+    Attributes:
+        count: path, in the configuration, of how many tokens a crop becomes, where the encoder returns the features of
+            several crops in one piece. None: each crop is a piece.
+        closing: how many tokens at the end of a crop stand for no part of it.
+    """
+
+    attends: bool = False
+    count: str | None = None
+    closing: int = 0
+
+    def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
+        if self.count is not None:
+            count = _path(model.config, self.count)
+            tokens = [count] * (sum(tokens) // count)
+        return [self._row(count) for count in tokens]
+
+    def _row(self, count: int) -> Crop:
+        index = torch.arange(count)
+        return Crop(index.where(index < count - self.closing, -1)[:, None], 1, count, count - self.closing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes(Family):
+    """Pictures of any shape as codes of a codebook: row after row, each closed by a newline."""
+
+    attends: bool = False
+    needs: tuple[str, ...] = ("image_sizes",)
+
+    def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
+        base: Any = model.base_model
+        factor = base.vqmodel.vision_spatial_factor
+        return [self._rows(int(height) // factor, int(width) // factor) for height, width in inputs["image_sizes"]]
+
+    def _rows(self, height: int, width: int) -> Crop:
+        index = torch.nn.functional.pad(torch.arange(height * width).view(height, width), (0, 1), value=-1)
+        return Crop(index.view(-1, 1), height, width + 1, height * width)
 
 
 def _path(root: Any, path: str) -> Any:

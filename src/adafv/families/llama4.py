@@ -1,11 +1,11 @@
 """Llama 4: the projector lies behind the door."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from adafv.families.base import base_of
 from adafv.families.crops import Crops
 
 __all__ = ["Llama4"]
@@ -18,9 +18,9 @@ class Llama4(Crops):
     door: str = "last_hidden_state"
     vision: str = "vision_model"
     cls: int | None = -1
-    gap: int | None = 1
+    gap: int | None = 2
     thumbnail: int | None = -1
 
     def project(self, model: PreTrainedModel, features: Tensor) -> Tensor:
-        base: Any = model.base_model
+        base = base_of(model)
         return base.multi_modal_projector(features)

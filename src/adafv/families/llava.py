@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, image_size_to_num_patches
 
-from adafv.families.base import Family, Layout, side
+from adafv.families.base import Family, Layout, base_of, side
 from adafv.families.crops import Crops, Sized
 from adafv.layout import Prompt
 
@@ -70,8 +70,8 @@ class AnyRes(Family):
 
     def _packed(self, model: PreTrainedModel, coordinates: list[Tensor], sizes: Tensor) -> list[Tensor]:
         """(n, 3) coordinates as the model packs features; -1 for newlines."""
-        config, base = model.config, model.base_model
-        pack: Any = base.pack_image_features
+        config = model.config
+        pack = base_of(model).pack_image_features
         options = {"image_newline": torch.full((3,), -1.0)}
         if hasattr(config, "vision_aspect_ratio"):
             options["vision_aspect_ratio"] = config.vision_aspect_ratio

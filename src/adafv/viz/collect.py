@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -185,7 +185,7 @@ def _pieces(tokenizer: Any, pruner: Pruner, encoding: Encoding) -> list[tuple[st
     """Text of the question's tokens, and whether each begins a word."""
     span = encoding.spans[0]
     ids = encoding.prompt.ids[span.row, encoding.prompt.text_after(span, frozenset(pruner.skip))]
-    names = tokenizer.convert_ids_to_tokens(ids if pruner.query is None else pruner.query.cpu())
+    names = tokenizer.convert_ids_to_tokens(ids if pruner.query is None else cast(Tensor, pruner.query).cpu())
     marked = any(name.startswith(("▁", "Ġ")) for name in names)
     texts = [name.replace("▁", "").replace("Ġ", "").replace("Ċ", "↵").replace("<0x0A>", "↵") for name in names]
     begins = [
