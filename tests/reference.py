@@ -64,13 +64,14 @@ def standing_out(text: torch.Tensor, visual: torch.Tensor, temperature: float) -
 
 
 def discounted(scores: list[float], features: torch.Tensor, where: list[list[int]], reach: int) -> list[float]:
-    """AdaFV+: every score times 1 - the largest cosine with a better token nearby on the same grid."""
+    """AdaFV+: every score times 1 - the largest cosine with a better token in its row or column of the same grid."""
     result = []
     for j, (crop, row, column) in enumerate(where):
         echo = 0.0
         for i, (other_crop, other_row, other_column) in enumerate(where):
-            near = max(abs(row - other_row), abs(column - other_column)) <= reach and (crop == 0) == (other_crop == 0)
-            if i != j and near and (-scores[i], i) < (-scores[j], j):
+            down, right = abs(row - other_row), abs(column - other_column)
+            near = min(down, right) == 0 < max(down, right) <= reach and (crop == 0) == (other_crop == 0)
+            if near and (-scores[i], i) < (-scores[j], j):
                 v, u = features[j].double(), features[i].double()
                 echo = max(echo, float(v @ u / (v.norm() * u.norm())))
         result.append(scores[j] * (1 - echo))
@@ -99,3 +100,19 @@ def released(relevance: list[float], saliency: list[float], crop: list[int], k: 
     k1 = max(splits, key=lambda k1: (p_t[k1] * p_v[left - k1], -k1))
     kept += rest_t[:k1] + [v_list[sure:][j] for j in rest_v[: left - k1]]
     return sorted(kept)
+
+
+def received_attention(query, key, scale, sees):
+    """Mean attention each key receives, over heads and the queries that see it; a query that is padding has none."""
+    batch, heads, count, _ = query.shape
+    received = torch.zeros(batch, count)
+    for b in range(batch):
+        for j in range(count):
+            rows = []
+            for i in range(count):
+                if sees[b, i, i] and sees[b, i, j]:
+                    for h in range(heads):
+                        logits = torch.stack([query[b, h, i] @ key[b, h, k] * scale for k in range(count)])
+                        rows.append(logits.masked_fill(~sees[b, i], -torch.inf).softmax(0)[j])
+            received[b, j] = torch.stack(rows).mean() if rows else 0
+    return received

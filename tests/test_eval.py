@@ -19,6 +19,7 @@ from adafv.encode import encode, reask
 from adafv.evaluation import evaluate, prompts, report
 from adafv.evaluation.answers import AnswerLog
 from adafv.evaluation.evaluate import Evaluation
+from adafv.text import boilerplate
 
 METHODS, KEEPS = ("adafv", "random", "pool"), (1, 0.25, 0.05)
 CONFIGURATIONS = 2 + 3 * 2
@@ -242,6 +243,19 @@ def test_a_budget_that_cannot_be_met_is_left_out(model, processor, suite, tmp_pa
     assert timeless(again.run(model, processor, tmp_path, name="tiny")) == timeless(records)
 
 
+def test_options_in_a_list_of_methods(model, processor, suite, tmp_path):
+    """A method with options is a line of its own, named as it was written; its skipped words are left out of its T."""
+    spec, skip = "adafv:skip=template:temperature=0.02", boilerplate(processor)
+    records = plan(methods=("adafv", spec), keeps=(0.05,)).run(model, processor, tmp_path, name="tiny")
+    assert {r["method"] for r in records} == {"none", "blind", "adafv", spec}
+    samples, pruner = {s.id: s for s in suite.samples}, AdaFV(keep=0.05, skip=skip, temperature=0.02)
+    for r in (r for r in records if r["method"] == spec):
+        sample = samples[r["id"]]
+        assert (
+            r["answer"] == ask(model, processor, sample.image, sample.questions[r["question"]].text, pruner, 4).answer
+        )
+
+
 def test_oracle_only_where_things_are_known(model, processor, suite, tmp_path):
     """A suite without boxes has no oracle rows."""
     records = plan(methods=("oracle",)).run(model, processor, tmp_path, name="tiny")
@@ -310,7 +324,7 @@ def test_full_disk_keeps_what_is_there(tmp_path):
     [
         {"methods": ("adafw",)}, {"methods": ()}, {"keeps": (0,)}, {"keeps": (-1,)}, {"keeps": (1.5,)}, {"keeps": ()},
         {"keeps": (math.nan,)}, {"suites": ("shape",)}, {"suites": ()}, {"seed": -1}, {"limit": 0}, {"batch_size": 0},
-        {"max_new_tokens": -1},
+        {"max_new_tokens": -1}, {"methods": ("adafv:top=x",)}, {"methods": ("adafv:skip=all",)},
     ],
 )  # fmt: skip
 def test_bad_plans(suite, options):

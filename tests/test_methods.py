@@ -22,6 +22,7 @@ from adafv import (
     method,
 )
 from adafv.cells import cells, share_out
+from adafv.methods import from_spec
 from adafv.scores import text_to_image_attention
 
 
@@ -72,7 +73,7 @@ def test_adafv_plus_keeps_one_of_many_copies(tokens):
     for scores in (relevance, saliency):
         alive = (scores[0, : tokens.counts[0]] > 1e-5 * scores[0].max()).nonzero()[:, 0]
         where = tokens.where[0][alive]
-        near = (where[:, None, 1:] - where[None, :, 1:]).abs().amax(-1) <= 1
+        near = (where[:, None, 1:] - where[None, :, 1:]).abs().sum(-1) <= 1
         assert 0 < len(alive) < tokens.counts[0] / 3
         assert (near & ((where[:, None, 0] > 0) == (where[None, :, 0] > 0))).sum() == len(alive)
 
@@ -290,3 +291,35 @@ def test_none_refuses_a_budget():
     """Asking the dense model for a tenth would silently not prune."""
     with pytest.raises(ValueError, match="keeps every token"):
         NoPruning(keep=0.1)
+
+
+def test_from_spec_is_method_with_options():
+    """What a list of methods says is what the class gets, each value as its option's type."""
+    pruner = from_spec("adafv:reserve=0.5:top=3:center=true:crops=each:newlines=rows", keep=0.1)
+    assert pruner == AdaFV(keep=0.1, reserve=0.5, top=3, center=True, crops="each", newlines="rows")
+    assert from_spec("adafv+", tokens=9) == AdaFVPlus(tokens=9)
+    assert from_spec("adafv:skip=template", lambda: {3, 4}, keep=0.1).skip == frozenset({3, 4})
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("adafw:top=1", "did you mean 'adafv'"),
+        ("adafv:reserved=1", "no option of adafv"),
+        ("adafv:top", "option=value"),
+        ("adafv:top=", "option=value"),
+        ("adafv:", "option=value"),
+        ("adafv:top=1.5", "a number such as 1"),
+        ("adafv:top=0", "too few"),
+        ("adafv:center=1", "true or false"),
+        ("adafv:crops=some", "'global', 'each'"),
+        ("adafv:skip=words", "skip=template"),
+        ("adafv:query=3", "in Python"),
+        ("adafv:top=1:top=2", "given already"),
+        ("adafv:keep=0.2", "given already"),
+    ],
+)
+def test_from_spec_refuses(spec, words):
+    """One sentence that names what is wrong and what to write instead."""
+    with pytest.raises(ValueError, match=words):
+        from_spec(spec, keep=0.1)

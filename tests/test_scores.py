@@ -4,8 +4,9 @@ import pytest
 import reference
 import torch
 from conftest import FAMILIES, inputs_for, picture, prompt, tiny_model, tiny_processor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from adafv.capture import HIDDEN, KEYS, SALIENCY, Signal, capture
+from adafv.capture import HIDDEN, KEYS, SALIENCY, Signal, _observed, _observer, capture
 from adafv.families import family_of
 from adafv.scores import received_attention, text_to_image_attention
 
@@ -112,3 +113,38 @@ def test_a_layer_without_attention_is_refused(layer):
     tower = tiny_model("llava").base_model.vision_tower
     with pytest.raises(ValueError, match="vision_feature_layer"), capture(tower, layer, 0, [SALIENCY]):
         pass
+
+
+@pytest.mark.parametrize("kind", ["padding", "additive", "blocks"])
+def test_received_attention_counts_only_those_who_may_look(kind):
+    """Padding neither gives nor gets; pictures packed into one sequence don't look at each other."""
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 2, 7, 4), torch.randn(2, 2, 7, 4)
+    sees = torch.ones(2, 7, 7, dtype=torch.bool)
+    if kind == "blocks":
+        sees = torch.block_diag(torch.ones(3, 3), torch.ones(4, 4)).bool().expand(2, 7, 7)
+    else:
+        sees[1, :, 5:] = False
+    mask = sees[:, None]
+    if kind == "padding":
+        mask = torch.tensor([[1] * 7, [1] * 5 + [0] * 2])
+        sees[1, 5:] = False
+    if kind == "additive":
+        mask = torch.zeros(2, 1, 7, 7).masked_fill(~sees[:, None], torch.finfo(torch.float32).min)
+    got = received_attention(query, key, 0.5, mask, chunk=3)
+    torch.testing.assert_close(got, reference.received_attention(query, key, 0.5, sees))
+
+
+def test_a_sequence_packed_for_flash_attention_is_shown_image_by_image():
+    """Flash attention gets one sequence and the bounds of the pictures in it."""
+    torch.manual_seed(0)
+    query, key, seen = torch.randn(1, 2, 9, 4), torch.randn(1, 2, 9, 4), []
+    ALL_ATTENTION_FUNCTIONS.register("toy_flash", lambda module, q, k, v, mask, **options: (v, None))
+    twin = ALL_ATTENTION_FUNCTIONS[_observed("toy_flash")]
+    token = _observer.set(lambda module, q, k, scale, mask: seen.append((q, k, scale)))
+    try:
+        twin(torch.nn.Identity(), query, key, key, None, scaling=0.5, cu_seq_lens_q=torch.tensor([0, 4, 9]))
+    finally:
+        _observer.reset(token)
+    for (q, k, scale), part in zip(seen, (slice(0, 4), slice(4, 9)), strict=True):
+        assert torch.equal(q, query[:, :, part]) and torch.equal(k, key[:, :, part]) and scale == 0.5

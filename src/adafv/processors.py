@@ -36,6 +36,6 @@ def pictures_only(cls: type[ProcessorMixin]) -> type[ProcessorMixin]:
         @classmethod
         def _get_arguments_from_pretrained(cls, *args: Any, **options: Any) -> list[Any]:
             parts = super()._get_arguments_from_pretrained(*args, **options)
-            return parts[:place] + [None] + parts[place:]
+            return [*parts[:place], None, *parts[place:]]
 
     return type(cls.__name__, (cls, Pictures), {"get_attributes": Pictures.get_attributes})

@@ -71,7 +71,8 @@ def standardised_cosines(text: Tensor, visual: Tensor, visual_mask: Tensor) -> T
     Returns:
         (B, M, N) fp32, never NaN: 0 for a word that resembles all tokens alike, and where `visual_mask` is false.
     """
-    cosine = F.normalize(text.float(), dim=-1) @ F.normalize(visual.float(), dim=-1).mT
+    visual = visual.float()
+    cosine = F.normalize(text.float(), dim=-1) @ visual.mT / visual.norm(dim=-1)[:, None].clamp(min=1e-12)
     there = visual_mask[:, None]
     count = there.sum(-1, keepdim=True)
     away = (cosine - (cosine * there).sum(-1, keepdim=True) / count) * there

@@ -195,7 +195,9 @@ def kimi_k25() -> Tiny:
 def cosmos3_edge() -> Tiny:
     sight = vision(num_patches=36, spatial_merge_size=2)
     top = {"projector_hidden_size": 32}
-    return qwen("cosmos3_edge", sight, Cosmos3EdgeImageProcessorPil, top, head_dim=8)
+    found = qwen("cosmos3_edge", sight, Cosmos3EdgeImageProcessorPil, top, head_dim=8)
+    found.processor.return_mm_token_type_ids = True  # the model needs them, its processor leaves them out
+    return found
 
 
 @family

@@ -11,7 +11,9 @@ from adafv.cli.options import Device, Dtype, Json, Model, names_in, print_json, 
 
 def evaluate(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.", show_default=False)],
-    methods: Annotated[str, typer.Option(metavar="M,…", help="Methods; default: all.")] = "",
+    methods: Annotated[
+        str, typer.Option(metavar="M,…", help="Methods, with options as in adafv:reserve=0.5:top=3; default: all.")
+    ] = "",
     keep: Annotated[str, typer.Option(metavar="F,…", help="Shares of the visual tokens; 1 is dense.")] = (
         "1,0.25,0.1,0.05"
     ),

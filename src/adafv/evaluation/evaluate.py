@@ -2,7 +2,7 @@
 
 import difflib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +20,9 @@ from adafv.evaluation.answers import AnswerLog, Key
 from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.prompts import Prompts
 from adafv.evaluation.scenes import SPLITS
-from adafv.methods import method
+from adafv.methods import from_spec, method
 from adafv.pruner import BudgetError, Pruner
+from adafv.text import boilerplate
 
 __all__ = ["BLIND", "Configuration", "Evaluation"]
 
@@ -42,7 +43,8 @@ class Evaluation:
     """What to compare on what. Dense (`none`, keep 1) and blind (keep 0) always take part.
 
     Args:
-        methods: names in `adafv.METHODS`, or "oracle" (left out where a suite has no boxes).
+        methods: as `adafv.methods.from_spec` reads them, e.g. "adafv" or "adafv:reserve=0.5:skip=template", or "oracle"
+            (left out where a suite has no boxes).
         keeps: shares of the visual tokens, 0 < keep <= 1; 1 is the dense model, once for all methods.
         suites: names in `adafv.evaluation.suites.SUITES`.
         limit: questions of each suite; None: all.
@@ -84,10 +86,15 @@ class Evaluation:
 
     @cached_property
     def configurations(self) -> list[Configuration]:
-        """Dense and blind, then each method at each budget."""
+        """Dense and blind, then each method at each budget; `skip=template` skips nothing, for want of a processor."""
+        return self._configured()
+
+    def _configured(self, template: Callable[[], Iterable[int]] = tuple) -> list[Configuration]:
         fixed = [Configuration("none", 1.0, method("none")), Configuration(BLIND, 0.0, None)]
         pruned = [
-            Configuration(name, float(keep), Oracle(keep=keep) if name == Oracle.name else method(name, keep=keep))
+            Configuration(
+                name, float(keep), Oracle(keep=keep) if name == Oracle.name else from_spec(name, template, keep=keep)
+            )
             for name in dict.fromkeys(self.methods)
             if name != "none"
             for keep in dict.fromkeys(self.keeps)
@@ -118,12 +125,13 @@ class Evaluation:
             ValueError: see `AnswerLog`.
         """
         asked: list[Key] = []
+        configurations = self._configured(lambda: boilerplate(processor))
         with AnswerLog(out, self._settings(model, name)) as log:
             for suite in dict.fromkeys(self.suites):
                 total = suites.suite_length(suite, self.limit)
                 with tqdm(total=total, desc=suite, unit="question", disable=not progress, leave=True) as bar:
                     for samples in self._chunks(suite):
-                        asked += self._chunk(model, processor, log, suite, samples)
+                        asked += self._chunk(model, processor, log, suite, samples, configurations)
                         bar.update(sum(len(sample.questions) for sample in samples))
             return [log.records[key] for key in dict.fromkeys(asked) if key[3:] not in self.left_out]
 
@@ -150,7 +158,13 @@ class Evaluation:
             yield chunk
 
     def _chunk(
-        self, model: PreTrainedModel, processor: ProcessorMixin, log: AnswerLog, suite: str, samples: list[Any]
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        log: AnswerLog,
+        suite: str,
+        samples: list[Any],
+        configurations: list[Configuration],
     ) -> list[Key]:
         """Answer the questions on some pictures that the log lacks; the keys of all of them."""
 
@@ -158,7 +172,7 @@ class Evaluation:
             return suite, samples[item[0]].id, item[1], c.method, c.keep
 
         items = [(i, q) for i, sample in enumerate(samples) for q in range(len(sample.questions))]
-        planned = [c for c in self.configurations if c.method != Oracle.name or any(s.things for s in samples)]
+        planned = [c for c in configurations if c.method != Oracle.name or any(s.things for s in samples)]
         lacking = [item for item in items if any(key(item, c) not in log for c in self._possible(planned))]
         if lacking:
             encoding = self._encode(model, processor, samples)

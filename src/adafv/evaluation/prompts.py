@@ -33,11 +33,12 @@ class Prompts:
         questions = [question.text for question in asked]
         self.inputs = build_text(processor, questions, [len(encoding.features[i]) for i in images], model.device)
         self.blind = build_text(processor, questions, [0] * len(questions), model.device)
-        self.encoding = reask(model, self.inputs, encoding, images)
+        self.encodings = {frozenset[int](): reask(model, self.inputs, encoding, images)}
 
     def answer(self, pruner: Pruner | None, max_new_tokens: int) -> list[dict[str, Any]]:
         """Text, visual_tokens, kept_tokens and seconds of each."""
-        counts = self.encoding.tokens.counts
+        encoding = self._without(frozenset(pruner.skip) if pruner else frozenset())
+        counts = encoding.tokens.counts
         start = time.perf_counter()
         if pruner is None:
             read = [0.0] * len(counts)
@@ -45,16 +46,22 @@ class Prompts:
         else:
             if isinstance(pruner, Oracle):
                 pruner = replace(pruner, distances=self._distances())
-            selection = pruner.select(self.encoding.tokens, [pruner.budget(n) for n in counts])
-            short, read = pruner.rebuild(self.model, self.inputs, self.encoding, selection), selection.tokens_read
-            with pruner.inside(self.model, self.encoding):
+            selection = pruner.select(encoding.tokens, [pruner.budget(n) for n in counts])
+            short, read = pruner.rebuild(self.model, self.inputs, encoding, selection), selection.tokens_read
+            with pruner.inside(self.model, encoding):
                 output = generate(self.model, short, max_new_tokens)
         texts = decode(self.processor, output)
         seconds = (time.perf_counter() - start) / len(texts)
         return [_answer(text, count, k, seconds) for text, count, k in zip(texts, counts, read, strict=True)]
 
+    def _without(self, skip: frozenset[int]) -> Encoding:
+        """The pictures with the words they are asked about, `skip` left out."""
+        if skip not in self.encodings:
+            self.encodings[skip] = reask(self.model, self.inputs, self.encodings[frozenset()], skip=skip)
+        return self.encodings[skip]
+
     def _distances(self) -> list[Tensor]:
-        places = zip(self.pictures, self.encoding.tokens.where, self.asked, strict=True)
+        places = zip(self.pictures, self.encodings[frozenset()].tokens.where, self.asked, strict=True)
         return [distances(centers(self.processor, size, where), question.boxes) for size, where, question in places]
 
 

@@ -1,6 +1,7 @@
 """The methods by name. A new one is a file here and its class in `CLASSES`."""
 
 import difflib
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -56,6 +57,7 @@ __all__ = [
     "Uniform",
     "VisPruner",
     "VisionZip",
+    "from_spec",
     "method",
 ]
 
@@ -86,6 +88,12 @@ CLASSES: tuple[type[Pruner], ...] = (
     NoPruning,
 )
 METHODS: dict[str, type[Pruner]] = {cls.name: cls for cls in CLASSES}
+_READERS: dict[type, Callable[[str], Any]] = {
+    bool: {"true": True, "false": False}.__getitem__,
+    int: int,
+    float: float,
+    str: str,
+}
 
 
 def method(name: str, **options: Any) -> Pruner:
@@ -103,3 +111,40 @@ def method(name: str, **options: Any) -> Pruner:
     close = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(METHODS)}"
     raise ValueError(f"method {name!r} is unknown: {hint}")
+
+
+def from_spec(spec: str, template: Callable[[], Iterable[int]] = tuple, **options: Any) -> Pruner:
+    """A pruner as lists of methods write it: `from_spec("adafv:reserve=0.5:top=3", keep=0.1)`.
+
+    Args:
+        spec: a name, then any number of `:option=value`.
+        template: gives the token ids that `skip=template` stands for, see `adafv.text.boilerplate`.
+        options: of the method, beside those of the spec.
+
+    Raises:
+        ValueError: see `method`; an option without a value, twice, or with a value that is not of its type.
+    """
+    name, *given = spec.split(":")
+    for part in given:
+        option, equals, value = part.partition("=")
+        if not (option and equals and value):
+            raise ValueError(f"{part!r} in {spec!r} is no option: write option=value, e.g. adafv:reserve=0.5")
+        if option in options:
+            raise ValueError(f"{option} of {spec!r} is given already: leave one of the two out")
+        options[option] = _value(name, option, value, template)
+    return method(name, **options)
+
+
+def _value(name: str, option: str, value: str, template: Callable[[], Iterable[int]]) -> Any:
+    if option == "skip":
+        if value != "template":
+            raise ValueError(f"skip={value!r} is unknown in a list of methods: pass skip=template")
+        return template()
+    default = {field.name: field.default for field in fields(METHODS[name])}.get(option, "") if name in METHODS else ""
+    if type(default) not in _READERS:
+        raise ValueError(f"{option}={value!r} cannot be given in a list of methods: set it in Python")
+    try:
+        return _READERS[type(default)](value)
+    except (KeyError, ValueError):
+        kind = "true or false" if isinstance(default, bool) else f"a number such as {default}"
+        raise ValueError(f"{option}={value!r} of {name} is none: pass {kind}") from None
