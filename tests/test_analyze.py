@@ -16,7 +16,7 @@ from PIL import Image
 from adafv import AdaFV, AdaFVReleased, FasterVLM, Random, TextToImage, Uniform
 from adafv.analysis import tables
 from adafv.analysis.fewest import Fewest, fewest
-from adafv.analysis.measure import CHANCE, CONTENT, COSINE, RELEVANCE, TRUTH, Analysis
+from adafv.analysis.measure import CHANCE, CONTENT, COSINE, DISTINCT, MUTUAL, RECEIVED, RELEVANCE, TRUTH, Analysis
 from adafv.analysis.signals import chance, llm_attention, measured_layers, similarity
 from adafv.analysis.sources import Source, from_boxes, from_suite
 from adafv.analysis.statistics import BINS, area_under_curve, bootstrap, profile
@@ -198,8 +198,8 @@ def test_related_tokens_have_their_middle_in_a_box(model, processor):
     assert (found.visual_tokens, found.related_tokens, found.thumbnail) == (180, 4 + 1 + 1, 0.2)
     assert [len(values) for values in found.similarity] == [6, 174]
     words = {COSINE, COSINE + CONTENT, RELEVANCE, RELEVANCE + CONTENT}
-    assert found.auc.keys() == {*words, "saliency", "LLM attention, layer 2", CHANCE}
-    assert found.position.keys() == found.auc.keys() - {COSINE, COSINE + CONTENT} | {TRUTH}
+    assert found.auc.keys() == {*words, "saliency", *RECEIVED, MUTUAL, DISTINCT, "LLM attention, layer 2", CHANCE}
+    assert found.position.keys() == found.auc.keys() - {COSINE, COSINE + CONTENT, *RECEIVED} | {TRUTH}
     assert found.fewest.keys() == {"adafv", "uniform"}
 
 

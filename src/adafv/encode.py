@@ -20,7 +20,7 @@ from adafv.capture import SALIENCY, Signal, capture
 from adafv.families import family_of
 from adafv.families.base import Family, Layout, base_of
 from adafv.layout import PIXELS, ImageSpan, Prompt, placeholders
-from adafv.scores import received_attention
+from adafv.scores import distinctness
 
 HEAVY = ("last_hidden_state", "hidden_states", "attentions")
 SAME = 0.9999  # cosine of a token with that of the frame before, from which on it shows nothing new
@@ -358,11 +358,10 @@ def _signals(found: Mapping[Signal, Tensor], layouts: list[Layout], patches: lis
 
 
 def _own(signal: Signal, features: list[Tensor]) -> Tensor:
-    """In place of a tower that cannot be observed: the visual tokens, and their attention to each other."""
+    """In place of a tower that cannot be observed: the visual tokens, and how much each differs from the others."""
     if signal.kind in ("keys", "hidden"):
         return pad_sequence([f.float() for f in features], batch_first=True)
-    received = [received_attention(f[None, None], f[None, None], f.shape[-1] ** -0.5)[0] for f in features]
-    return pad_sequence(received, batch_first=True)
+    return pad_sequence([distinctness(f) for f in features], batch_first=True)
 
 
 def _embed(model: PreTrainedModel, words: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:

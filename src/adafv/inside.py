@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adafv.encode import Encoding, VisualTokens
+from adafv.families import family_of
 from adafv.layout import has_images
 from adafv.pruner import BudgetError, Pruner, Selection
 from adafv.reading import Raters, Reading
@@ -114,6 +115,11 @@ class LayerPruner(Pruner):
         if budget == list(encoding.tokens.counts):
             yield
             return
+        if reason := family_of(model).whole:
+            raise ValueError(
+                f"{self.name} prunes between the layers of the language model, which models of the family "
+                f"{model.config.model_type!r} don't allow: {reason}. Choose a method that prunes before it, e.g. adafv"
+            )
         layers = encoding.tokens.layers
         plans = [self.plan(layers, n, k) for n, k in zip(encoding.tokens.counts, budget, strict=True)]
         stay = partial(self._stay_with_newlines, encoding)

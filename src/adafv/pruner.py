@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from adafv.attach import attached
 from adafv.capture import Signal
 from adafv.encode import Encoding, VisualTokens, encode
+from adafv.families import family_of
 from adafv.families.base import base_of
 from adafv.layout import has_images
 
@@ -195,7 +196,8 @@ class Pruner(ABC):
             if "mm_token_type_ids" in signature(base.get_rope_index).parameters and "mm_token_type_ids" not in inputs:
                 raise ValueError(
                     f"the inputs lack mm_token_type_ids, from which models of the family {model.config.model_type!r} "
-                    "number their visual tokens: pass on everything that the processor returns"
+                    "number their visual tokens: pass on everything that the processor returns, and "
+                    "return_mm_token_type_ids=True to a processor that leaves them out"
                 )
             full = generator._prepare_position_ids_for_generation(inputs["input_ids"], dict(inputs))
             positions = prompt.original_positions(mask.device, stay, full)
@@ -205,6 +207,11 @@ class Pruner(ABC):
             base.rope_deltas = positions[-3:].amax((0, 2))[:, None] + 1 - mask.sum(1, keepdim=True)
             return {"position_ids": positions}
         if self.positions == "original":
+            if family_of(model).counts:
+                raise ValueError(
+                    f"positions='original' has no effect in models of the family {model.config.model_type!r}, which "
+                    "number their tokens by counting them: pass positions='packed'"
+                )
             return {"position_ids": prompt.original_positions(mask.device, stay)}
         return {"position_ids": packed} if "position_ids" in inputs else {}
 

@@ -8,6 +8,7 @@ __all__ = [
     "attention_rows",
     "cls_attention",
     "cosines",
+    "distinctness",
     "received_attention",
     "standardised_cosines",
     "text_to_image_attention",
@@ -92,6 +93,22 @@ def cosines(x: Tensor, y: Tensor) -> Tensor:
 def _centered(x: Tensor, mask: Tensor) -> Tensor:
     mean = (x * mask[..., None]).sum(1, keepdim=True) / mask.sum(1)[:, None, None].clamp(min=1)
     return x - mean
+
+
+def distinctness(visual: Tensor) -> Tensor:
+    """How much a visual token differs from the others of its image: 1 - mean cosine with all of them.
+
+    Stands in for the saliency of towers whose attention cannot be observed. (The attention of the tokens to each other
+    is no use: it is highest for the background, which resembles itself most; see `benchmarks/analysis`, Fig. 2.)
+
+    Args:
+        visual: (N, D).
+
+    Returns:
+        (N,) fp32, 0 to 2.
+    """
+    unit = F.normalize(visual.float(), dim=-1)
+    return 1 - unit @ unit.mean(0)
 
 
 def cls_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:

@@ -93,5 +93,7 @@ def ask(name: str, *samples: tuple[str, list[Image.Image]]) -> dict[str, Any]:
     found = tiny(name)
     prompts = [f"USER : {' '.join([found.marker] * len(p))} {question} ASSISTANT :" for question, p in samples]
     pictures = [p for _, p in samples]
-    batch: Any = found.processor
-    return dict(batch(text=prompts, images=pictures, return_tensors="pt", padding=True))
+    processor: Any = found.processor
+    inputs = dict(processor(text=prompts, images=pictures, return_tensors="pt", padding=True))
+    inputs.pop("labels", None)  # PaliGemma's, for training
+    return inputs

@@ -11,8 +11,6 @@ from transformers import (
     Glm4vImageProcessorPil,
     Glm46VImageProcessorPil,
     Glm46VProcessor,
-    HunYuanVLImageProcessorPil,
-    HunYuanVLProcessor,
     PaddleOCRVLImageProcessorPil,
     PreTrainedTokenizerFast,
     Qwen2VLImageProcessorPil,
@@ -22,17 +20,6 @@ from transformers import (
 from adafv.processors import pictures_only
 from zoo.base import Tiny, family, text, vision, words
 from zoo.transforms import without_torchvision
-
-DEEP = "DeepStack adds features between the first layers, at places of the whole prompt"
-LINEAR_ATTENTION = "layers of linear attention have no attention to rank tokens by"
-WITHOUT_INSIDE = {
-    "ernie4_5_vl_moe": "its experts are chosen by the modality of every token of the whole prompt",
-    "lfm3_vl": "layers of convolutions have no attention to rank tokens by",
-    "qwen3_5": LINEAR_ATTENTION,
-    "qwen3_5_moe": LINEAR_ATTENTION,
-    "qwen3_vl": DEEP,
-    "qwen3_vl_moe": DEEP,
-}
 
 MARKER = "<|vision_start|><|image_pad|><|vision_end|>"
 CONTROL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -227,19 +214,6 @@ def ernie4_5_vl_moe() -> Tiny:
     processor = pictures_only(PROCESSOR_MAPPING[type(config)])(images, tokens)
     model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config)
     return Tiny(model, processor, "<image_start><image><image_end>")
-
-
-@family
-def hunyuan_vl() -> Tiny:
-    tokens = words(image_token="<image>", image_start_token="<image_start>", image_end_token="<image_end>")
-    images = HunYuanVLImageProcessorPil(**PIXELS)
-    config = CONFIG_MAPPING["hunyuan_vl"](
-        text_config=text(tokens, head_dim=8, rope_parameters=ROPE | {"mrope_section": [1, 1, 1, 1]}),
-        vision_config=vision(spatial_merge_size=2, text_hidden_size=32, max_image_size=48),
-        **ids(tokens, image="<image>"),
-    )  # fmt: skip
-    model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config)
-    return Tiny(model, HunYuanVLProcessor(images, tokens), "<image_start><image><image_end>")
 
 
 @family

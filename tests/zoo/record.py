@@ -30,9 +30,9 @@ def summary(outcomes: Outcomes) -> dict[str, dict]:
     for name in sorted(outcomes):
         model = tiny(name).model
         family = family_of(model)
-        saliency = "tokens to each other"
+        saliency = "distinctness"
         if family.attends:
-            saliency = "received" if family.cls_place(model) is None else "CLS"
+            saliency = "attention received" if family.cls_place(model) is None else "attention of CLS"
         passed = {check: results.count("passed") for check, results in sorted(outcomes[name].items())}
         found[name] = {"model": type(model).__name__, "saliency": saliency, "passed": passed}
     return found

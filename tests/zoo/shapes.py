@@ -17,11 +17,6 @@ from adafv.processors import pictures_only
 from zoo.base import Tiny, family, text, vision, words
 from zoo.transforms import without_torchvision
 
-WITHOUT_INSIDE = {
-    "gemma4": "every layer reads embeddings of its own of the whole prompt",
-    "lfm2_vl": "layers of convolutions have no attention to rank tokens by",
-}
-
 
 def build(name: str, **options: Any) -> Any:
     """The model of a configuration."""

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from adafv.analysis.measure import CHANCE, CONTENT, COSINE, RELEVANCE, TOWER, TRUTH
+from adafv.analysis.measure import CHANCE, CONTENT, COSINE, DISTINCT, MUTUAL, RECEIVED, RELEVANCE, TOWER, TRUTH
 from adafv.analysis.tables import MEAN, Rows
 from adafv.viz.sheet import FAINT, GREY, INK, PAPER
 from adafv.viz.sheet import RELEVANCE as ORANGE
@@ -20,7 +20,7 @@ COLORS = (BLUE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c564b", "#b8a000"
 MARKERS = "oDs^vPX*"
 SIGNALS = {
     COSINE: "#e69f00", COSINE + CONTENT: "#e69f00", RELEVANCE: ORANGE, RELEVANCE + CONTENT: ORANGE, TOWER: BLUE,
-    CHANCE: "#999999", TRUTH: "#999999",
+    CHANCE: "#999999", TRUTH: "#999999", MUTUAL: "#8c564b", DISTINCT: "#8c564b", **dict.fromkeys(RECEIVED, "#56b4e9"),
 }  # fmt: skip
 LLM = ("#009e73", "#6a3d9a")
 OURS = ("adafv", "adafv+")
@@ -88,7 +88,7 @@ def draw_auc(rows: Rows, caption: str) -> Figure:
     auc = [row for row in rows if row["panel"] == "auc"]
     suites, signals = _distinct(auc, "suite"), _distinct(auc, "signal")
     colors = _signal_colors(signals)
-    figure = _page(6.6 + 2.1 * len(suites), 3.4, "Which signal knows what a question is about", caption)
+    figure = _page(6.6 + 2.1 * len(suites), 0.4 * len(signals), "Which signal knows what a question is about", caption)
     panels = figure.subplots(1, len(suites) + 1, width_ratios=[1] * len(suites) + [2.1])
     low = min(0.4, min(row["value"] if row["ci_low"] is None else row["ci_low"] for row in auc) - 0.03)
     for axes, suite in zip(panels, suites, strict=False):

@@ -12,11 +12,11 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv.analysis.fewest import Fewest, fewest
-from adafv.analysis.signals import chance, llm_attention, measured_layers, similarity
+from adafv.analysis.signals import chance, distinct, llm_attention, measured_layers, mutual_attention, similarity
 from adafv.analysis.sources import Source
 from adafv.analysis.statistics import Array, area_under_curve, profile
 from adafv.ask import build_batch, build_text, check_question
-from adafv.capture import SALIENCY
+from adafv.capture import SALIENCY, Signal
 from adafv.encode import Encoding, encode, reask
 from adafv.evaluation.places import centers, distances
 from adafv.evaluation.sample import Question, Sample
@@ -24,11 +24,31 @@ from adafv.methods import TextToImage, method
 from adafv.pruner import Pruner
 from adafv.text import boilerplate
 
-__all__ = ["CHANCE", "CONTENT", "COSINE", "RELEVANCE", "TOWER", "TRUTH", "Analysis", "Finding", "Findings"]
+__all__ = [
+    "CHANCE",
+    "CONTENT",
+    "COSINE",
+    "DISTINCT",
+    "MUTUAL",
+    "RECEIVED",
+    "RELEVANCE",
+    "TOWER",
+    "TRUTH",
+    "Analysis",
+    "Finding",
+    "Findings",
+]
 
 COSINE, RELEVANCE, TOWER, CHANCE = "T2I similarity", "T2I attention", "saliency", "random"
 CONTENT = ", content words"
 """What follows the name of a signal whose words are those that `adafv.text.boilerplate` leaves."""
+MUTUAL, DISTINCT = "tokens to each other", "distinctness"
+RECEIVED = {
+    "received, first layer": Signal("received", 0.0),
+    "received, middle layer": Signal("received", 0.5),
+    "received, features' layer": Signal("received"),
+}
+"""What stands for saliency in a tower without CLS; `DISTINCT` where no attention can be observed at all."""
 TRUTH = "related tokens"
 
 
@@ -172,7 +192,7 @@ class Analysis:
         for sample in samples:
             for question in sample.questions:
                 _check(processor, suite, question)
-        signals = frozenset({SALIENCY}).union(*(p.signals for p in self.pruners.values()))
+        signals = frozenset({SALIENCY, *RECEIVED.values()}).union(*(p.signals for p in self.pruners.values()))
         first = [sample.questions[0].text for sample in samples]
         inputs = build_batch(processor, [s.image for s in samples], first, model.device, model.dtype)
         return encode(model, inputs, signals=signals, text=False)
@@ -190,6 +210,9 @@ class Analysis:
             RELEVANCE: TextToImage(tokens=1).score(tokens),
             RELEVANCE + CONTENT: TextToImage(tokens=1).score(content),
             TOWER: tokens.saliency,
+            **{name: tokens.signals[signal] for name, signal in RECEIVED.items()},
+            MUTUAL: mutual_attention(tokens),
+            DISTINCT: distinct(tokens),
         }
         scores = {name: [s[:n] for s, n in zip(score, tokens.counts, strict=True)] for name, score in padded.items()}
         return scores | {f"LLM attention, layer {i + 1}": rows for i, rows in zip(layers, attention, strict=True)}
@@ -198,7 +221,7 @@ class Analysis:
 def _finding(
     suite: str, picture: str, crop: Array, about: Array, scores: dict[str, Array], tokens: dict[str, Fewest]
 ) -> Finding:
-    spread = {name: profile(score) for name, score in scores.items() if not name.startswith(COSINE)}
+    spread = {name: profile(score) for name, score in scores.items() if not name.startswith((COSINE, "received"))}
     spread[TRUTH] = profile(about)
     return Finding(
         suite=suite,

@@ -8,15 +8,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from adafv.analysis.statistics import Array
 from adafv.capture import layers_of, observe
 from adafv.encode import Encoding, VisualTokens
 from adafv.methods import NoPruning
-from adafv.scores import attention_rows
+from adafv.scores import attention_rows, distinctness, received_attention
 
-__all__ = ["chance", "llm_attention", "measured_layers", "similarity"]
+__all__ = ["chance", "distinct", "llm_attention", "measured_layers", "mutual_attention", "similarity"]
 
 
 def similarity(tokens: VisualTokens) -> Tensor:
@@ -27,6 +28,18 @@ def similarity(tokens: VisualTokens) -> Tensor:
     assert tokens.text is not None and tokens.text_mask is not None
     cosine = F.normalize(tokens.text.float(), dim=-1) @ F.normalize(tokens.features.float(), dim=-1).mT
     return cosine.masked_fill(~tokens.text_mask[..., None], -torch.inf).amax(1)
+
+
+def mutual_attention(tokens: VisualTokens) -> Tensor:
+    """(I, N) attention that each visual token receives from the others: softmax of V · Vᵀ / √D, mean over rows."""
+    features = tokens.features[:, None]
+    return received_attention(features, features, features.shape[-1] ** -0.5, tokens.mask)
+
+
+def distinct(tokens: VisualTokens) -> Tensor:
+    """(I, N) how much each visual token differs from the others, see `adafv.scores.distinctness`."""
+    each = [distinctness(f[:n]) for f, n in zip(tokens.features, tokens.counts, strict=True)]
+    return pad_sequence(each, batch_first=True)
 
 
 def chance(count: int, seed: int, *names: str) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from adafv.analysis.measure import CHANCE, CONTENT, Finding
+from adafv.analysis.measure import CHANCE, CONTENT, DISTINCT, MUTUAL, Finding
 from adafv.analysis.statistics import BINS, bootstrap, histogram
 from adafv.evaluation.report import read
 
@@ -91,7 +91,7 @@ def auc_rows(findings: Sequence[Finding], seed: int = 0) -> Rows:
     rows.append(_auc_row("thumbnail", "all", "", None, thumbnail, None, None, len(findings)))
     pictures = [f"{f.suite}/{f.picture}" for f in findings]
     for signal in findings[0].position:
-        if signal == CHANCE or signal.endswith(CONTENT):
+        if signal in (CHANCE, MUTUAL, DISTINCT) or signal.endswith(CONTENT):
             continue
         value, low, high = bootstrap([f.centre[signal] for f in findings], pictures, seed)
         rows.append(_auc_row("mean position", "all", signal, None, value, low, high, len(findings)))

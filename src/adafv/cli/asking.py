@@ -120,7 +120,7 @@ def families(
     from rich.table import Table
 
     checks = sorted({check for family in found["families"].values() for check in family["passed"]})
-    table = Table("family", "model", "saliency: attention", *checks, box=None, pad_edge=False)
+    table = Table("family", "model", "saliency", *checks, box=None, pad_edge=False)
     for name, family in found["families"].items():
         cells = [str(count) if (count := family["passed"][check]) else "–" for check in checks]
         table.add_row(name, family["model"], family["saliency"], *cells)

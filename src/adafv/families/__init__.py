@@ -12,59 +12,64 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PreTrainedConfig,
 from adafv.families.base import Family
 from adafv.families.crops import Codes, Crops, Generic, Grid, Latents, Shapes, Sized, TwoRoutes
 from adafv.families.gemma4 import Gemma4
-from adafv.families.hunyuan import HunYuan
 from adafv.families.llama4 import Llama4
 from adafv.families.llava import AnyRes, Llava
 
 __all__ = ["FAMILIES", "IMPOSSIBLE", "Family", "UnprovenFamilyWarning", "family_of", "record"]
+
+BOTH_WAYS = "its visual tokens look at each other both ways"
+ROTARY = "its rotary embedding is one complex tensor"
+STATE = "some of its layers carry a state from token to token and have no attention to rank tokens by"
+WHOLE = "its layers read more of the whole prompt than hidden states"
 
 FAMILIES: dict[str, Family] = {
     "aria": Latents(gap=0),
     "aya_vision": Crops(gap=1, thumbnail=-1),
     "chameleon": Crops(attends=False),
     "cohere2_vision": Crops(gap=1, thumbnail=-1),
-    "deepseek_ocr2": Latents(closing=1),
     "cosmos3_edge": Grid(),
+    "deepseek_ocr2": Latents(closing=1),
     "deepseek_vl": Crops(vision="vision_model"),
     "deepseek_vl_hybrid": Crops(vision="vision_model"),
-    "ernie4_5_vl_moe": Grid(vision="vision_tower"),
     "emu3": Codes(),
-    "exaone4_5": Grid(),
-    "gemma3": Crops(),
-    "gemma4": Gemma4(),
+    "ernie4_5_vl_moe": Grid(vision="vision_tower", whole=WHOLE),
+    "exaone4_5": Grid(counts=True),
+    "gemma3": Crops(whole=BOTH_WAYS),
+    "gemma4": Gemma4(whole=WHOLE),
     "glm46v": Grid(),
     "glm4v": Grid(),
     "glm4v_moe": Grid(),
     "glm_ocr": Grid(),
     "got_ocr2": Crops(gap=0, thumbnail=-1, attends=False),
-    "hunyuan_vl": HunYuan(),
-    "granite_docling": TwoRoutes(vision="vision_model", merge="vision_config.scale_factor", gap=4, thumbnail=-1),
-    "hyperclovax_vision_v2": Grid(vision="vision_model"),
+    "granite_docling": TwoRoutes(
+        vision="vision_model", merge="vision_config.scale_factor", gap=4, thumbnail=-1, whole=WHOLE
+    ),
+    "hyperclovax_vision_v2": Grid(vision="vision_model", counts=True),
     "idefics2": Latents(count="perceiver_config.resampler_n_latents", gap=1, thumbnail=-1),
     "idefics3": Crops(vision="vision_model", merge="scale_factor", gap=4, thumbnail=-1),
     "internvl": Crops(gap=0, thumbnail=-1),
     "janus": Crops(vision="vision_model"),
     "kimi_k25": Grid(vision="vision_tower", together=False),
-    "lfm2_vl": Shapes(gap=1, thumbnail=-1),
-    "lfm3_vl": Grid(vision="vision_tower", attends=False),
+    "lfm2_vl": Shapes(gap=1, thumbnail=-1, whole=STATE),
+    "lfm3_vl": Grid(vision="vision_tower", attends=False, whole=STATE),
     "lighton_ocr": Sized(vision="vision_encoder"),
-    "llama4": Llama4(),
+    "llama4": Llama4(whole=ROTARY),
     "llava": Llava(),
     "llava_next": AnyRes(),
     "llava_next_video": AnyRes(),
     "llava_onevision": AnyRes(),
-    "minimax_m3_vl": Grid(vision="vision_tower"),
+    "minimax_m3_vl": Grid(vision="vision_tower", counts=True),
     "mistral3": Sized(),
     "ovis2": Crops(gap=1, thumbnail=0),
     "paddleocr_vl": Grid(together=False),
-    "paligemma": Crops(),
+    "paligemma": Crops(whole=BOTH_WAYS),
     "qianfan_ocr": Crops(gap=0, thumbnail=-1),
     "qwen2_5_vl": Grid(),
     "qwen2_vl": Grid(),
-    "qwen3_5": Grid(),
-    "qwen3_5_moe": Grid(),
-    "qwen3_vl": Grid(),
-    "qwen3_vl_moe": Grid(),
+    "qwen3_5": Grid(whole=STATE),
+    "qwen3_5_moe": Grid(whole=STATE),
+    "qwen3_vl": Grid(whole=WHOLE),
+    "qwen3_vl_moe": Grid(whole=WHOLE),
     "smolvlm": Crops(vision="vision_model", merge="scale_factor", gap=4, thumbnail=-1),
     "video_llama_3": Grid(vision="vision_model"),
     "video_llava": Crops(vision="image_tower"),
@@ -72,7 +77,11 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-IMPOSSIBLE: dict[str, str] = {}
+IMPOSSIBLE: dict[str, str] = {
+    "blip_2": "its generate runs the encoder itself and takes no encoded images",
+    "florence2": "it is an encoder-decoder whose forward takes no encoded images",
+    "instructblip": "its generate runs the encoder itself and takes no encoded images",
+}
 
 
 class UnprovenFamilyWarning(UserWarning):
@@ -120,7 +129,7 @@ def _takes_encoded_images(model: PreTrainedModel | PreTrainedConfig) -> bool:
 def _warn(kind: str) -> None:
     warnings.warn(
         f"no test of adafv covers models of the family {kind!r}: their vision tower is not looked at, methods that "
-        "need its attention get that of the visual tokens to each other",
+        "need its attention get how much a visual token differs from the others",
         UnprovenFamilyWarning,
         stacklevel=3,
     )

@@ -65,7 +65,10 @@ class Family:
         cls: where the tower has its CLS token: 0 or -1. None: wherever its parameters say, first if it has one.
         door: the field of the encoder's output that the language model reads.
         attends: the tower's attention can be observed, and its patches become tokens of their own. Otherwise the
-            attention of the visual tokens to each other stands in for the tower's.
+            distinctness of the visual tokens stands in for it.
+        whole: why the language model has to read the whole prompt in every layer, so that nothing can be pruned
+            between them. Empty: it hasn't.
+        counts: the model numbers its tokens by counting them, whatever position ids it is given.
         needs: inputs without which the crops' shapes are unknown.
     """
 
@@ -75,6 +78,8 @@ class Family:
     cls: int | None = None
     door: str = "pooler_output"
     attends: bool = True
+    whole: str = ""
+    counts: bool = False
     needs: tuple[str, ...] = ()
 
     def tower(self, model: PreTrainedModel) -> PreTrainedModel:
