@@ -1,11 +1,16 @@
 """One matrix: every family that is proven, against every invariant."""
 
+import json
 import warnings
 from copy import copy
 from inspect import signature
+from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import is_torchvision_available
 from zoo import ZOO, ask, show, tiny
 from zoo.base import WORDS
@@ -14,8 +19,9 @@ from adafv import METHODS, AdaFV, families, method
 from adafv.ask import ask as answer_question
 from adafv.ask import build_inputs
 from adafv.capture import layers_of
+from adafv.cli import main
 from adafv.encode import encode
-from adafv.families import FAMILIES, UnprovenFamilyWarning, family_of
+from adafv.families import FAMILIES, IMPOSSIBLE, UNPROVEN, UnprovenFamilyWarning, family_of, record
 from adafv.families.base import base_of
 from adafv.inside import LayerPruner
 from adafv.layout import placeholders
@@ -80,9 +86,8 @@ def test_each_image_keeps_its_budget_and_the_text_stays(name, keep):
 @pytest.mark.proves("batch")
 def test_a_batch_is_its_samples(name):
     """Two prompts at once give what each gives alone, padding and packing of pictures notwithstanding."""
-    if name == "emu3":
-        pytest.skip("its encoder looks at the padding of smaller pictures, with the whole model too")
-    samples = [(QUESTION, [show(80, 48)]), (OTHER, [show(48, 48, seed=1)])]
+    width = 80 if name == "emu3" else 48  # whose encoder looks at the padding of smaller pictures
+    samples = [(QUESTION, [show(80, 48)]), (OTHER, [show(width, 48, seed=1)])]
     model, pruner = tiny(name).model, AdaFV(keep=0.3)
     together = pruner.encode(model, ask(name, *samples))
     batch = generated(name, pruner(model, ask(name, *samples)))
@@ -374,3 +379,28 @@ def test_a_processor_that_needs_what_is_not_installed(tmp_path):
     tiny("mistral3").model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"cannot be loaded \(.*[Tt]orchvision"):
         load(tmp_path)
+
+
+def test_every_family_that_takes_encoded_images_is_proven_or_has_a_reason():
+    """A new one in transformers shows up here."""
+    home = Path(transformers.__file__).parent / "models"
+    takes = {f.parent.name for f in home.glob("*/modeling_*.py") if "mm_encoder_outputs" in f.read_text()}
+    known = {*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
+    assert takes & known == {*FAMILIES, *IMPOSSIBLE, *UNPROVEN} & known
+    assert len(record()["families"]) == len(FAMILIES) == len(ZOO)
+
+
+@pytest.mark.parametrize("kind", ["blip-2", "florence2", "instructblip"])
+def test_a_family_that_cannot_be_pruned_says_why(kind):
+    with pytest.raises(ValueError, match=rf"{kind}.*cannot be pruned: .*Load a vision-language model of one of"):
+        family_of(CONFIG_MAPPING[kind]())
+
+
+def test_families_prints_the_record(capsys):
+    """From what the tests proved, not from a list."""
+    assert main(["families", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["families"].keys() == ZOO.keys()
+    assert printed["families"]["llava"]["passed"]["methods"] == len(BEFORE)
+    assert main(["families"]) == 0
+    assert f"{len(ZOO)} families" in capsys.readouterr().out

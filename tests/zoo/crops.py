@@ -64,13 +64,6 @@ from zoo.llava import SIGLIP
 from zoo.transforms import without_torchvision
 
 EDGE = {"height": 24, "width": 24}
-BOTH_WAYS = "visual tokens attend to each other both ways, which the layers after a stage do not yet"
-WITHOUT_INSIDE = {
-    "gemma3": BOTH_WAYS,
-    "granite_docling": "DeepStack adds features between the first layers, at places of the whole prompt",
-    "llama4": "its rotary embedding is one complex tensor, not a cosine and a sine",
-    "paligemma": BOTH_WAYS,
-}
 TILES: dict[str, Any] = {"size": EDGE, "crop_to_patches": True, "min_patches": 1, "max_patches": 4}
 
 

@@ -32,12 +32,6 @@ from transformers.models.emu3.image_processing_emu3 import Emu3ImageProcessor
 from zoo.base import Tiny, family, text, vision, words
 from zoo.crops import parts
 
-IMPOSSIBLE = {
-    "blip_2": "its generate runs the encoder itself and takes no encoded images",
-    "florence2": "it is an encoder-decoder whose forward takes no encoded images",
-    "instructblip": "its generate runs the encoder itself and takes no encoded images",
-}
-ALONE = {"emu3": "its encoder looks at the padding of smaller pictures in a batch, with the whole model too"}
 SAM = {"output_channels": 8, "mlp_dim": 48, "window_size": 4}
 
 

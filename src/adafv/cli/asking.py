@@ -111,11 +111,11 @@ def families(
     as_json: Json = False,
 ) -> None:
     """List the model families that the test matrix covers, with what it proved of each."""
-    from adafv.families import IMPOSSIBLE, record
+    from adafv.families import IMPOSSIBLE, UNPROVEN, record
 
     found = record()
     if as_json:
-        print_json({**found, "impossible": IMPOSSIBLE})
+        print_json({**found, "unproven": UNPROVEN, "impossible": IMPOSSIBLE})
         return
     from rich.table import Table
 
@@ -126,5 +126,7 @@ def families(
         table.add_row(name, family["model"], family["saliency"], *cells)
     print_table(table)
     typer.echo(f"\n{len(found['families'])} families, tests passed of each kind (transformers {found['transformers']})")
-    for name, reason in IMPOSSIBLE.items():
-        typer.echo(f"not {name}: {reason}")
+    for title, reasons in (("Not proven, with a warning", UNPROVEN), ("Refused", IMPOSSIBLE)):
+        typer.echo(f"\n{title}:")
+        for name, reason in reasons.items():
+            typer.echo(f"  {name}: {reason}")

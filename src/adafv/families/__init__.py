@@ -14,8 +14,9 @@ from adafv.families.crops import Codes, Crops, Generic, Grid, Latents, Shapes, S
 from adafv.families.gemma4 import Gemma4
 from adafv.families.llama4 import Llama4
 from adafv.families.llava import AnyRes, Llava
+from adafv.families.others import IMPOSSIBLE, UNPROVEN
 
-__all__ = ["FAMILIES", "IMPOSSIBLE", "Family", "UnprovenFamilyWarning", "family_of", "record"]
+__all__ = ["FAMILIES", "IMPOSSIBLE", "UNPROVEN", "Family", "UnprovenFamilyWarning", "family_of", "record"]
 
 BOTH_WAYS = "its visual tokens look at each other both ways"
 ROTARY = "its rotary embedding is one complex tensor"
@@ -74,13 +75,6 @@ FAMILIES: dict[str, Family] = {
     "video_llama_3": Grid(vision="vision_model"),
     "video_llava": Crops(vision="image_tower"),
     "vipllava": Crops(),
-}
-
-
-IMPOSSIBLE: dict[str, str] = {
-    "blip_2": "its generate runs the encoder itself and takes no encoded images",
-    "florence2": "it is an encoder-decoder whose forward takes no encoded images",
-    "instructblip": "its generate runs the encoder itself and takes no encoded images",
 }
 
 

@@ -1,0 +1,43 @@
+"""Families that take encoded images and that the test matrix does not cover, each with the reason."""
+
+__all__ = ["IMPOSSIBLE", "UNPROVEN"]
+
+IMPOSSIBLE: dict[str, str] = {
+    "blip-2": "its generate runs the encoder itself and takes no encoded images",
+    "florence2": "it is an encoder-decoder whose forward takes no encoded images",
+    "instructblip": "its generate runs the encoder itself and takes no encoded images",
+    "instructblipvideo": "its generate runs the encoder itself and takes no encoded images",
+}
+"""A model of these is refused."""
+
+_UNTRIED = "no tiny model of it is in the tests yet"
+_TIMM = "its tower comes from timm, which needs torchvision; it has not been run here"
+
+UNPROVEN: dict[str, str] = {
+    "cohere_compass": _UNTRIED,
+    "cosmos3_omni": _UNTRIED,
+    "diffusion_gemma": "it writes by diffusion, not token by token",
+    "dots3_note": _UNTRIED,
+    "fast_vlm": _TIMM,
+    "fuyu": "it has no tower: patches go straight into the language model",
+    "gemma3n": _TIMM,
+    "gemma4_unified": _UNTRIED,
+    "glm5_next": _UNTRIED,
+    "granite4_vision": "its features exist only as pairs of a layer and what that layer adds",
+    "hunyuan_vl": "it numbers the rows of a second prompt in a batch after those of the first",
+    "inkling2": _UNTRIED,
+    "minicpm_ocr": "its encoder needs the sizes of slices, and its merger is optional",
+    "minicpmv4_6": "its tower merges patches half way up, and its processor asks its video processor",
+    "minicpmv4_7": "its tower merges patches half way up, and its processor asks its video processor",
+    "mistral_large4": _UNTRIED,
+    "molmo2": "its processor says which patches a token pools; that is not read yet",
+    "muse_glimmer": _UNTRIED,
+    "muse_spark": _UNTRIED,
+    "nemotron_h_omni": _UNTRIED,
+    "perception_lm": _TIMM,
+    "qwen4_exp": _UNTRIED,
+    "step3p7": "its tower runs twice, over whole pictures and over crops, in another order than the tokens'",
+    "t5gemma2": "it is an encoder-decoder",
+    "unlimited_ocr": _UNTRIED,
+}
+"""A model of these goes the generic way, with a warning."""
