@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adafv.encode import Encoding as Encoding
-    from adafv.encode import VisualTokens as VisualTokens
+    from adafv.encoding import Encoding as Encoding
+    from adafv.encoding import VisualTokens as VisualTokens
     from adafv.methods import *  # noqa: F403 (every method, as listed there)
     from adafv.pruner import Pruner as Pruner
     from adafv.pruner import ScoringPruner as ScoringPruner
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Encoding": "encode",
-    "VisualTokens": "encode",
+    "Encoding": "encoding",
+    "VisualTokens": "encoding",
     "Pruner": "pruner",
     "ScoringPruner": "pruner",
     "Selection": "pruner",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.encode import VisualTokens
+from adafv.encoding import VisualTokens
 from adafv.pruner import Pruner, Selection, first
 
 __all__ = ["Gains", "GreedyPruner", "coverage"]

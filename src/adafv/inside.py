@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from adafv.encode import Encoding, VisualTokens
+from adafv.encoding import Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.layout import has_images
 from adafv.pruner import BudgetError, Pruner, Selection

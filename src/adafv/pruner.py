@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from adafv.attach import attached
 from adafv.capture import Signal
-from adafv.encode import Encoding, VisualTokens, encode
+from adafv.encode import encode
+from adafv.encoding import Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.families.base import base_of
 from adafv.layout import has_images

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from adafv.capture import layers_of, observe
-from adafv.encode import Encoding
+from adafv.encoding import Encoding
 from adafv.pruner import first
 from adafv.scores import attention_rows
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adafv.encode import VisualTokens
+from adafv.encoding import VisualTokens
 from adafv.pruner import BudgetError, Pruner, ScoringPruner
 
 __all__ = ["Fewest", "fewest"]

@@ -17,7 +17,8 @@ from adafv.analysis.sources import Source
 from adafv.analysis.statistics import Array, area_under_curve, profile
 from adafv.ask import build_batch, build_text, check_question
 from adafv.capture import SALIENCY, Signal
-from adafv.encode import Encoding, encode, reask
+from adafv.encode import encode, reask
+from adafv.encoding import Encoding
 from adafv.evaluation.places import centers, distances
 from adafv.evaluation.sample import Question, Sample
 from adafv.methods import TextToImage, method

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from adafv.analysis.statistics import Array
 from adafv.capture import layers_of, observe
-from adafv.encode import Encoding, VisualTokens
+from adafv.encoding import Encoding, VisualTokens
 from adafv.methods import NoPruning
 from adafv.scores import attention_rows, distinctness, received_attention
 

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv import __version__
 from adafv.ask import build_batch
-from adafv.encode import Encoding, encode
+from adafv.encode import encode
+from adafv.encoding import Encoding
 from adafv.evaluation import suites
 from adafv.evaluation.answers import AnswerLog, Key
 from adafv.evaluation.oracle import Oracle

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.encode import VisualTokens
+from adafv.encoding import VisualTokens
 from adafv.methods.uniform import Uniform
 from adafv.pruner import Selection
 

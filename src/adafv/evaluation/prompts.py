@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv.ask import build_text, decode, generate
-from adafv.encode import Encoding, reask
+from adafv.encode import reask
+from adafv.encoding import Encoding
 from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.places import centers, distances
 from adafv.pruner import Pruner

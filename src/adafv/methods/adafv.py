@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from adafv.capture import SALIENCY
 from adafv.cells import share_out
-from adafv.encode import VisualTokens
+from adafv.encoding import VisualTokens
 from adafv.methods.t2i import TextToImage
 from adafv.mixture import mix
 from adafv.pruner import Selection, first, one_of

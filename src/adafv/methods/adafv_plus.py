@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adafv.cells import grids
-from adafv.encode import VisualTokens
+from adafv.encoding import VisualTokens
 from adafv.methods.adafv import AdaFV
 from adafv.scores import standardised_cosines
 

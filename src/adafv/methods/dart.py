@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adafv.cells import share_out
-from adafv.encode import VisualTokens
+from adafv.encoding import VisualTokens
 from adafv.pruner import Pruner, Selection
 from adafv.scores import cosines
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from adafv.encode import VisualTokens
+from adafv.encoding import VisualTokens
 from adafv.greedy import Gains, GreedyPruner
 from adafv.scores import cosines
 

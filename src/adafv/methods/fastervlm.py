@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from adafv.capture import SALIENCY
-from adafv.encode import VisualTokens
+from adafv.encoding import VisualTokens
 from adafv.pruner import ScoringPruner
 
 __all__ = ["FasterVLM"]

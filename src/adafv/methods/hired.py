@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from adafv.capture import SALIENCY, Signal
-from adafv.encode import VisualTokens
+from adafv.encoding import VisualTokens
 from adafv.pruner import Pruner, Selection
 
 __all__ = ["HiRED"]

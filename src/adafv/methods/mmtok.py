@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.encode import VisualTokens
+from adafv.encoding import VisualTokens
 from adafv.greedy import Gains, GreedyPruner, coverage
 from adafv.scores import cosines
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from adafv.encode import Encoding
+from adafv.encoding import Encoding
 from adafv.inside import LayerPruner, Raters, last_token
 
 __all__ = ["PyramidDrop"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.encode import VisualTokens
+from adafv.encoding import VisualTokens
 from adafv.pruner import ScoringPruner
 
 __all__ = ["Random"]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from adafv.capture import SALIENCY
-from adafv.encode import VisualTokens
+from adafv.encoding import VisualTokens
 from adafv.greedy import Gains, GreedyPruner, coverage
 from adafv.scores import cosines
 

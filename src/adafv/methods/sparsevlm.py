@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from adafv.encode import Encoding, VisualTokens
+from adafv.encoding import Encoding, VisualTokens
 from adafv.inside import LayerPruner, Raters, after_share
 
 __all__ = ["SparseVLM"]

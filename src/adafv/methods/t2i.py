@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from adafv.encode import VisualTokens
+from adafv.encoding import VisualTokens
 from adafv.pruner import ScoringPruner
 from adafv.scores import text_to_image_attention
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from adafv.cells import cells
-from adafv.encode import VisualTokens
+from adafv.encoding import VisualTokens
 from adafv.pruner import Pruner, Selection
 
 __all__ = ["Uniform", "centers"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adafv.capture import KEYS, SALIENCY
-from adafv.encode import VisualTokens
+from adafv.encoding import VisualTokens
 from adafv.pruner import Pruner, Selection
 from adafv.scores import cosines
 

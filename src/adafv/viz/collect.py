@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from adafv.ask import Answer, ask, build_inputs
 from adafv.capture import SALIENCY
-from adafv.encode import Encoding
+from adafv.encoding import Encoding
 from adafv.inside import LayerPruner
 from adafv.methods import AdaFV, AdaFVPlus, NoPruning, TextToImage
 from adafv.pruner import Pruner
