@@ -7,6 +7,7 @@ import reference_tower
 import torch
 from conftest import inputs_for, picture, prompt
 
+from adafv import method
 from adafv.capture import HIDDEN, KEYS, SALIENCY, Signal
 from adafv.encode import encode
 from adafv.methods.hiprune import DEEP, MIDDLE, HiPrune
@@ -257,3 +258,23 @@ def test_options_out_of_range_are_errors(cls, options):
     (name, value), *_ = options.items()
     with pytest.raises(ValueError, match=f"{name}={value} .*pass"):
         cls(keep=0.1, **options)
+
+
+@pytest.mark.parametrize("saliency", ["attention", "received", "distinctness"])
+def test_fastervlm_of_another_saliency(model, inputs, saliency):
+    """Which layer and which reduction is asked of the tower; distinctness asks nothing of it."""
+    pruner = method("fastervlm", keep=0.2, saliency=saliency, depth=0.5)
+    tokens = pruner.encode(model, inputs).tokens
+    if saliency == "distinctness":
+        assert not tokens.signals
+        unit = torch.nn.functional.normalize(tokens.features[0, : tokens.counts[0]], dim=-1)
+        expected = torch.stack([1 - torch.stack([a @ b for b in unit]).mean() for a in unit])
+    else:
+        expected = tokens.signals[Signal(saliency, 0.5)][0, : tokens.counts[0]]
+    torch.testing.assert_close(pruner.score(tokens)[0, : tokens.counts[0]], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_saliency_that_does_not_exist():
+    for options in ({"saliency": "loud"}, {"depth": 2.0}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            method("fastervlm", keep=0.2, **options)

@@ -6,6 +6,7 @@ from pathlib import Path
 from adafv import METHODS
 from adafv.cli import main
 from adafv.evaluation.scenes import draw
+from adafv.families import record
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,3 +37,11 @@ def test_the_accuracy_table_is_the_measured_one(monkeypatch, capsys):
     printed = [line.strip() for line in capsys.readouterr().out.strip().splitlines()]
     shown = [line.strip() for line in README.splitlines()]
     assert len(printed) > 20 and all(line in shown for line in printed)
+
+
+def test_the_families_are_those_that_the_tests_proved():
+    """All of them, no other, and their number."""
+    section = README.split("## Models")[1].split("## ")[0].split("- **")[0]
+    proven = record()["families"]
+    assert set(re.findall(r"`(\w+)`[,.]", section)) == set(proven)
+    assert f"[{len(proven)} model families](#models)" in README

@@ -140,11 +140,13 @@ def _value(name: str, option: str, value: str, template: Callable[[], Iterable[i
         if value != "template":
             raise ValueError(f"skip={value!r} is unknown in a list of methods: pass skip=template")
         return template()
-    default = {field.name: field.default for field in fields(METHODS[name])}.get(option, "") if name in METHODS else ""
-    if type(default) not in _READERS:
+    known = {field.name: field for field in fields(METHODS[name])} if name in METHODS else {}
+    default = known[option].default if option in known else ""
+    kind_of = float if option in known and known[option].type == float | None else type(default)
+    if kind_of not in _READERS:
         raise ValueError(f"{option}={value!r} cannot be given in a list of methods: set it in Python")
     try:
-        return _READERS[type(default)](value)
+        return _READERS[kind_of](value)
     except (KeyError, ValueError):
         kind = "true or false" if isinstance(default, bool) else f"a number such as {default}"
         raise ValueError(f"{option}={value!r} of {name} is none: pass {kind}") from None

@@ -1,12 +1,15 @@
 """FasterVLM: saliency alone."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from adafv.capture import SALIENCY
+from adafv.capture import SALIENCY, Signal
 from adafv.encoding import VisualTokens
-from adafv.pruner import ScoringPruner
+from adafv.pruner import ScoringPruner, one_of
+from adafv.scores import distinctness
 
 __all__ = ["FasterVLM"]
 
@@ -17,11 +20,30 @@ class FasterVLM(ScoringPruner):
 
     Qizhe Zhang et al., "[CLS] Attention is All You Need for Training-Free Visual Token Pruning", arXiv 2412.01818.
     Departure: one budget for all crops, not one for each. Towers without CLS: the attention a patch receives.
+
+    Args:
+        saliency: "attention": see above. "received": the mean attention a patch receives, with CLS or without.
+            "distinctness": how much a visual token differs from the others; no attention at all.
+        depth: of the layer whose attention counts, 0 (the first) to 1 (the last). None: that of the features.
     """
+
+    saliency: Literal["attention", "received", "distinctness"] = "attention"
+    depth: float | None = None
 
     name = "fastervlm"
     paper = "arXiv 2412.01818"
     signals = frozenset({SALIENCY})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("saliency", self.saliency, "attention", "received", "distinctness")
+        if self.depth is not None and not 0 <= self.depth <= 1:
+            raise ValueError(f"depth={self.depth} is no place in the tower: pass 0 (the first layer) to 1 (the last)")
+        read = () if self.saliency == "distinctness" else (Signal(self.saliency, self.depth),)
+        self.signals = frozenset(read)  # type: ignore[misc]
+
     def score(self, tokens: VisualTokens) -> Tensor:
-        return tokens.saliency
+        if self.saliency == "distinctness":
+            each = [distinctness(f[:n]) for f, n in zip(tokens.features, tokens.counts, strict=True)]
+            return pad_sequence(each, batch_first=True)
+        return tokens.signals[Signal(self.saliency, self.depth)]
