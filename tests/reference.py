@@ -64,14 +64,13 @@ def standing_out(text: torch.Tensor, visual: torch.Tensor, temperature: float) -
 
 
 def discounted(scores: list[float], features: torch.Tensor, where: list[list[int]], reach: int) -> list[float]:
-    """AdaFV+: every score times 1 - the largest cosine with a better token in its row or column of the same grid."""
+    """AdaFV+: every score times 1 - the largest cosine with a better token nearby on the same grid."""
     result = []
     for j, (crop, row, column) in enumerate(where):
         echo = 0.0
         for i, (other_crop, other_row, other_column) in enumerate(where):
-            down, right = abs(row - other_row), abs(column - other_column)
-            near = min(down, right) == 0 < max(down, right) <= reach and (crop == 0) == (other_crop == 0)
-            if near and (-scores[i], i) < (-scores[j], j):
+            near = max(abs(row - other_row), abs(column - other_column)) <= reach and (crop == 0) == (other_crop == 0)
+            if i != j and near and (-scores[i], i) < (-scores[j], j):
                 v, u = features[j].double(), features[i].double()
                 echo = max(echo, float(v @ u / (v.norm() * u.norm())))
         result.append(scores[j] * (1 - echo))
