@@ -29,8 +29,8 @@ class AdaFVPlus(AdaFV):
     neighbourhood keeps its score, a copy of it has none, and what differs from its surroundings (an edge, a letter)
     stays.
     No loop over picks; still a function of (V, a_v, T) and of where the tokens lie.
-    Worth at 5 % kept, on 400 validation questions a suite (`benchmarks/ablation`): without the discount (`reach=0`) 18.0
-    points of scenes-text and 6.8 of scenes are lost; larger neighbourhoods add nothing.
+    Worth at 5 % kept, on 400 validation questions a suite (`benchmarks/ablation`): without the discount (`reach=0`)
+    18.0 points of scenes-text and 6.8 of scenes are lost; larger neighbourhoods add nothing.
 
     Args:
         temperature: of the softmax, in standard deviations.
