@@ -51,7 +51,7 @@ def encode(
     """
     family, device = family_of(model), inputs["input_ids"].device
     modalities = [m for m, name in PIXELS.items() if inputs.get(name) is not None] or ["image"]
-    prompt = Prompt(inputs, placeholders(model.config))
+    prompt = Prompt(inputs, placeholders(model.config), model.config.model_type)
     parts = [_run(model, family, inputs, prompt, modality, signals) for modality in modalities]
     features, layouts, spans = (
         [*chain(*x)] for x in zip(*((p.features, p.layouts, p.spans) for p in parts), strict=True)
@@ -201,7 +201,7 @@ def reask(
     """
     images = range(len(encoding.features)) if images is None else images
     old, device = encoding.tokens, inputs["input_ids"].device
-    prompt = Prompt(inputs, placeholders(model.config))
+    prompt = Prompt(inputs, placeholders(model.config), model.config.model_type)
     spans = prompt.spans([len(encoding.features[i]) for i in images])
     words = _words(prompt, spans, query, skip)
     index = _to(torch.tensor(list(images)), device)

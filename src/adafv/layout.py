@@ -32,9 +32,11 @@ class Prompt:
     Args:
         inputs: what the processor returned: `input_ids` (B, L), perhaps `attention_mask` (B, L).
         tokens: ids of the placeholders by modality, "image" and "video".
+        family: of the model, for what goes wrong.
     """
 
-    def __init__(self, inputs: Mapping[str, Any], tokens: Mapping[str, int]) -> None:
+    def __init__(self, inputs: Mapping[str, Any], tokens: Mapping[str, int], family: str) -> None:
+        self.family = family
         self.ids: Tensor = inputs["input_ids"].cpu()
         mask = inputs.get("attention_mask")
         if mask is not None and mask.shape != self.ids.shape:
@@ -56,7 +58,7 @@ class Prompt:
         if len(rows) != sum(lengths):
             raise ValueError(
                 f"the prompt holds {len(rows)} {modality} placeholders, the {modality}s make {sum(lengths)} tokens: "
-                "pass text and images through the model's own processor together, without truncation"
+                f"pass both through the processor of this {self.family!r} model together, without truncation"
             )
         spans = []
         for row, columns_ in zip(rows.split(lengths), columns.split(lengths), strict=True):
