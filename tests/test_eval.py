@@ -12,9 +12,10 @@ import torch
 from conftest import inputs_for, picture, prompt, tiny_model, tiny_processor
 from fakes import TEXTS, FakeSuites
 from PIL import Image
+from zoo import tiny
 
 from adafv import AdaFV, method
-from adafv.ask import ask, build_batch, build_text
+from adafv.ask import ask, build_batch
 from adafv.encode import encode, reask
 from adafv.evaluation import evaluate, prompts, report
 from adafv.evaluation.answers import AnswerLog
@@ -66,8 +67,8 @@ def test_reask_is_a_fresh_encoding(model, processor):
     images = [picture(48, 48, 1), picture(30, 60, 2)]
     first = encode(model, build_batch(processor, images, TEXTS[:2]), text=False)
     index, texts = [1, 0, 1], [TEXTS[2], TEXTS[1], TEXTS[0]]
-    inputs = build_text(processor, texts, [len(first.features[i]) for i in index], "cpu")
     full = build_batch(processor, [images[i] for i in index], texts)
+    inputs = {name: full[name] for name in ("input_ids", "attention_mask")}
     pruner = AdaFV(keep=0.2)
     short = pruner.prune(model, inputs, reask(model, inputs, first, index))
     fresh = pruner(model, full)
@@ -397,3 +398,13 @@ def test_only_dense(model, processor, suite, tmp_path):
     records = plan(keeps=(1,)).run(model, processor, tmp_path, name="tiny")
     assert {r["method"] for r in records} == {"none", "blind"}
     report.write(tmp_path, {}, report.rows_of(records))
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "internvl", "idefics3", "gemma3", "qwen3_vl"])
+def test_another_family(family, suite, tmp_path):
+    """Evaluation asks a model of any family what its own processor would ask."""
+    found = tiny(family)
+    records = plan(methods=("adafv",), keeps=(0.3,)).run(found.model, found.processor, tmp_path, name="tiny")
+    assert {r["method"] for r in records} == {"none", "blind", "adafv"}
+    for record in (r for r in records if r["method"] == "adafv"):
+        assert record["kept_tokens"] == AdaFV(keep=0.3).budget(record["visual_tokens"])

@@ -26,6 +26,7 @@ from adafv.families.base import base_of
 from adafv.inside import LayerPruner
 from adafv.layout import placeholders
 from adafv.load import load
+from adafv.viz.collect import explanation
 
 QUESTION = "what color is the anchor ?"
 OTHER = "is there a red knight left of the anchor ?"
@@ -405,3 +406,10 @@ def test_families_prints_the_record(capsys):
     assert printed["families"]["llava"]["passed"]["methods"] == len(BEFORE)
     assert main(["families"]) == 0
     assert f"{len(ZOO)} families" in capsys.readouterr().out
+
+
+def test_a_picture_that_cannot_be_drawn_on(tmp_path):
+    """Tiles whose place in the picture nobody knows: one sentence instead of a wrong drawing."""
+    found = tiny("internvl")
+    with pytest.raises(ValueError, match=r"'internvl' model lie in a picture is not known"):
+        explanation(found.model, found.processor, show(), QUESTION, AdaFV(keep=0.3))

@@ -114,22 +114,14 @@ def build_batch(
     for image in images:
         check_image(image)
     prompts = [prompt_for(processor, question) for question in questions]
-    batch = processor(images=[to_rgb(i) for i in images], text=prompts, **tokenizer_options(processor, prompts[0]))
+    batch = processor(images=[[to_rgb(i)] for i in images], text=prompts, **tokenizer_options(processor, prompts[0]))
     return dict(batch.to(device=device, dtype=dtype) if dtype else batch.to(device=device))
 
 
-def build_text(
-    processor: ProcessorMixin, questions: Sequence[str], visual_tokens: Sequence[int], device: torch.device | str
-) -> dict[str, Any]:
-    """Prompts (B, L) for pictures that are encoded already, padded on the left; with 0 visual tokens: no picture.
-
-    The same ids as `build_batch` gives, without preparing the pixels again.
-    """
+def build_text(processor: ProcessorMixin, questions: Sequence[str], device: torch.device | str) -> dict[str, Any]:
+    """As `build_batch`, without pictures: prompts (B, L) of a blind model."""
     tools: Any = processor
-    prompts = []
-    for question, count in zip(questions, visual_tokens, strict=True):
-        prompt = prompt_for(processor, question, image=count > 0)
-        prompts.append(prompt.replace(tools.image_token, tools.image_token * count) if count else prompt)
+    prompts = [prompt_for(processor, question, image=False) for question in questions]
     batch = tools.tokenizer(prompts, **tokenizer_options(processor, prompts[0]))
     return {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
 

@@ -15,12 +15,13 @@ from adafv.analysis.fewest import Fewest, fewest
 from adafv.analysis.signals import chance, distinct, llm_attention, measured_layers, mutual_attention, similarity
 from adafv.analysis.sources import Source
 from adafv.analysis.statistics import Array, area_under_curve, profile
-from adafv.ask import build_batch, build_text, check_question
+from adafv.ask import build_batch, check_question
 from adafv.capture import SALIENCY, Signal
 from adafv.encode import encode, reask
 from adafv.encoding import Encoding
 from adafv.evaluation.places import centers, distances
 from adafv.evaluation.sample import Question, Sample
+from adafv.families import check_placed
 from adafv.methods import TextToImage, method
 from adafv.pruner import Pruner
 from adafv.text import boilerplate
@@ -132,6 +133,7 @@ class Analysis:
         Raises:
             ValueError: there is no such question, or one holds a control token of the model.
         """
+        check_placed(model)
         findings = Findings()
         for source in self.sources:
             out = findings.left_out[source.name] = Counter()
@@ -179,7 +181,8 @@ class Analysis:
                     out["every token in the boxes" if about.any() else "no token in the boxes"] += 1
         for start in range(0, len(items), self.batch_size):
             images, texts, marks = zip(*items[start : start + self.batch_size], strict=True)
-            prompts = build_text(processor, texts, [len(pictures.features[i]) for i in images], model.device)
+            asked = [samples[i].image for i in images]
+            prompts = build_batch(processor, asked, texts, model.device, model.dtype)
             encoding = reask(model, prompts, pictures, images)
             scores = self._scores(model, processor, prompts, encoding)
             counted = {name: fewest(pruner, encoding.tokens, marks) for name, pruner in self.pruners.items()}

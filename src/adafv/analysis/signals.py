@@ -62,7 +62,7 @@ def llm_attention(
     of the last token is taken to see everything: a sliding window is not observed.
 
     Args:
-        inputs: prompts padded on the left, as `adafv.ask.build_text` makes them, with one image each.
+        inputs: prompts padded on the left, as `adafv.ask.build_batch` makes them, with one image each.
         encoding: of those prompts.
         layers: indices of decoder layers.
 

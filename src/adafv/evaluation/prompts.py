@@ -7,12 +7,13 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from adafv.ask import build_text, decode, generate
+from adafv.ask import build_batch, build_text, decode, generate
 from adafv.encode import reask
 from adafv.encoding import Encoding
 from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.places import centers, distances
-from adafv.pruner import Pruner
+from adafv.families import check_placed
+from adafv.pruner import BudgetError, Pruner
 
 __all__ = ["Prompts"]
 
@@ -32,8 +33,8 @@ class Prompts:
         self.model, self.processor = model, processor
         self.pictures, self.asked = [samples[i].image.size for i in images], asked
         questions = [question.text for question in asked]
-        self.inputs = build_text(processor, questions, [len(encoding.features[i]) for i in images], model.device)
-        self.blind = build_text(processor, questions, [0] * len(questions), model.device)
+        self.inputs = build_batch(processor, [samples[i].image for i in images], questions, model.device, model.dtype)
+        self.blind = build_text(processor, questions, model.device)
         self.encodings = {frozenset[int](): reask(model, self.inputs, encoding, images)}
 
     def answer(self, pruner: Pruner | None, max_new_tokens: int) -> list[dict[str, Any]]:
@@ -62,6 +63,10 @@ class Prompts:
         return self.encodings[skip]
 
     def _distances(self) -> list[Tensor]:
+        try:
+            check_placed(self.model)
+        except ValueError as error:
+            raise BudgetError(str(error)) from None
         places = zip(self.pictures, self.encodings[frozenset()].tokens.where, self.asked, strict=True)
         return [distances(centers(self.processor, size, where), question.boxes) for size, where, question in places]
 

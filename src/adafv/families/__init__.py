@@ -16,7 +16,16 @@ from adafv.families.llama4 import Llama4
 from adafv.families.llava import AnyRes, Llava
 from adafv.families.others import IMPOSSIBLE, UNPROVEN
 
-__all__ = ["FAMILIES", "IMPOSSIBLE", "UNPROVEN", "Family", "UnprovenFamilyWarning", "family_of", "record"]
+__all__ = [
+    "FAMILIES",
+    "IMPOSSIBLE",
+    "UNPROVEN",
+    "Family",
+    "UnprovenFamilyWarning",
+    "check_placed",
+    "family_of",
+    "record",
+]
 
 BOTH_WAYS = "its visual tokens look at each other both ways"
 ROTARY = "its rotary embedding is one complex tensor"
@@ -101,6 +110,15 @@ def family_of(model: PreTrainedModel | PreTrainedConfig) -> Family:
         raise ValueError(f"model type {kind!r} {lack}, hence nothing can be pruned. {_remedy()}")
     _warn(kind)
     return Generic()
+
+
+def check_placed(model: PreTrainedModel) -> None:
+    """Raise a `ValueError` if nobody knows where the visual tokens of a model lie in a picture."""
+    if not family_of(model).placed:
+        raise ValueError(
+            f"where the visual tokens of a {model.config.model_type!r} model lie in a picture is not known, so they "
+            "cannot be drawn on it or held against boxes: use a model whose crops share one grid, e.g. LLaVA or Qwen-VL"
+        )
 
 
 def record() -> dict[str, Any]:

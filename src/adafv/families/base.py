@@ -82,6 +82,11 @@ class Family:
     counts: bool = False
     needs: tuple[str, ...] = ()
 
+    @property
+    def placed(self) -> bool:
+        """Rows and columns run over the picture, so that a token's place in it is known."""
+        return self.gap is None
+
     def tower(self, model: PreTrainedModel) -> PreTrainedModel:
         """The vision tower."""
         return reduce(getattr, self.vision.split("."), base_of(model))

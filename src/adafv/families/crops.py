@@ -124,6 +124,10 @@ class Generic(Family):
 
     attends: bool = False
 
+    @property
+    def placed(self) -> bool:
+        return False
+
     def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
         return [raster(1, count) for count in tokens]
 
@@ -141,6 +145,10 @@ class Latents(Family):
     attends: bool = False
     count: str | None = None
     closing: int = 0
+
+    @property
+    def placed(self) -> bool:
+        return False
 
     def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
         if self.count is not None:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from adafv.ask import Answer, ask, build_inputs
 from adafv.capture import SALIENCY
 from adafv.encoding import Encoding
+from adafv.families import check_placed
 from adafv.inside import LayerPruner
 from adafv.methods import AdaFV, AdaFVPlus, NoPruning, TextToImage
 from adafv.pruner import Pruner
@@ -92,6 +93,7 @@ def explanation(
     """
     if isinstance(pruner, LayerPruner):
         raise ValueError(f"{pruner.name} chooses between the layers of the model, which no page shows: pass e.g. adafv")
+    check_placed(model)
     image = image.convert("RGB")
     ask(model, processor, image, question, pruner)
     pruned = ask(model, processor, image, question, pruner)
