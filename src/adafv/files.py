@@ -59,4 +59,4 @@ def writable_folder(path: str | Path) -> Path:
 
 def _unwritable(path: Path, error: OSError) -> ValueError:
     reason = error.strerror or type(error).__name__
-    return ValueError(f"{path} cannot be written ({reason}): pass another --out, or make room and permissions there")
+    return ValueError(f"{path} cannot be written ({reason}): pass another path, or make room and permissions there")

@@ -1,6 +1,7 @@
 """A model and its processor: the embedded one, a hub id, or a local folder."""
 
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from adafv.families import family_of
 from adafv.processors import processor_class
 
-__all__ = ["DTYPES", "load"]
+__all__ = ["DTYPES", "fingerprint", "load"]
 
 DTYPES = {
     "float32": torch.float32,
@@ -117,3 +118,11 @@ def _sentence(error: Exception) -> str:
     """The first line of a message, without its full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].strip().rstrip(".:")
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """Tells a model from its retrained successor: a checksum over the beginnings of its weights."""
+    checksum = 0
+    for weight in model.parameters():
+        checksum = zlib.crc32(weight.detach().flatten()[:64].float().cpu().numpy().tobytes(), checksum)
+    return f"{checksum:08x}"

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from adafv import __version__
-from adafv.cli import asking, measuring
+from adafv.cli import asking, measuring, serving
 
 __all__ = ["main"]
 
@@ -25,6 +25,7 @@ app.command()(asking.families)
 app.command(name="eval")(measuring.evaluate)
 app.command()(measuring.table)
 app.command()(measuring.analyze)
+app.command()(serving.batch)
 
 
 def _version(wanted: bool) -> None:

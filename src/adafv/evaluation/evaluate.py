@@ -1,7 +1,6 @@
 """Accuracy of methods at budgets: every question of a suite, dense, blind and pruned, from one pass of the tower."""
 
 import difflib
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from adafv.evaluation.answers import AnswerLog, Key
 from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.prompts import Prompts
 from adafv.evaluation.scenes import SPLITS
+from adafv.load import fingerprint
 from adafv.methods import from_spec, method
 from adafv.pruner import BudgetError, Pruner
 from adafv.text import boilerplate
@@ -140,7 +140,7 @@ class Evaluation:
         return {
             "adafv": __version__,
             "model": name,
-            "weights": _fingerprint(model),
+            "weights": fingerprint(model),
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
             **{key: getattr(self, key) for key in ("seed", "split", "max_new_tokens")},
@@ -207,14 +207,6 @@ class Evaluation:
         questions = [sample.questions[0].text for sample in samples]
         inputs = build_batch(processor, [s.image for s in samples], questions, model.device, model.dtype)
         return encode(model, inputs, signals=frozenset().union(*(p.signals for p in pruners)), text=False)
-
-
-def _fingerprint(model: PreTrainedModel) -> str:
-    """Tells a model from its retrained successor: a checksum over the beginnings of its weights."""
-    checksum = 0
-    for weight in model.parameters():
-        checksum = zlib.crc32(weight.detach().flatten()[:64].float().cpu().numpy().tobytes(), checksum)
-    return f"{checksum:08x}"
 
 
 def _record(key: Key, question: Any, answer: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Answering for others: many questions from a file."""

@@ -1,0 +1,205 @@
+"""Questions from a JSONL file, and their results in another: in order, none twice, none lost."""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from adafv.files import write_text
+
+__all__ = ["Line", "Results", "read_lines"]
+
+_EXAMPLE = '{"image": "a.png", "question": "what is on the table?"}'
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the input.
+
+    Attributes:
+        number: from 1.
+        id: its own, or its number; None where it cannot be read and another line has its number for an id.
+        image: path of the picture, or an address.
+        question: as written.
+        keep: the share of the visual tokens to keep, where the line has one of its own.
+        error: why it cannot be answered; image and question are then empty.
+    """
+
+    number: int
+    id: str | int | float | None
+    image: str = ""
+    question: str = ""
+    keep: float | None = None
+    error: str | None = None
+
+
+def read_lines(path: Path) -> tuple[list[Line], str]:
+    """The lines of a file and a checksum of it. What is wrong with a line is told in its `error`.
+
+    Raises:
+        ValueError: the file cannot be read or is empty, or two lines have the same id.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): check the path of the questions") from None
+    if not content.strip():
+        raise ValueError(f"{path} is empty: give it one line for each question, such as {_EXAMPLE}")
+    lines = [_line(raw, number, path.parent) for number, raw in enumerate(content.rstrip().split(b"\n"), 1)]
+    first: dict[Any, int] = {}
+    for line in lines:
+        if line.id is not None and first.setdefault(line.id, line.number) != line.number:
+            raise ValueError(
+                f"id {line.id!r} of line {line.number} of {path} is that of line {first[line.id]} too: "
+                "give each its own (a line without an id has its number)"
+            )
+    named = [replace(x, id=x.number) if x.id is None and x.number not in first else x for x in lines]
+    return named, hashlib.sha256(content).hexdigest()[:16]
+
+
+def _line(raw: bytes, number: int, folder: Path) -> Line:
+    own = None
+    try:
+        entry = _entry(raw, number)
+        own = _id(entry, number)
+        for key, what in (("image", "a path"), ("question", "text")):
+            if not isinstance(entry.get(key), str):
+                raise ValueError(f"{key}={entry.get(key)!r} is not {what}: write the line as {_EXAMPLE}")
+        image, keep = entry["image"], entry.get("keep")
+        if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int | float)):
+            raise ValueError(f"keep={keep!r} is not a number: pass 0 < keep <= 1, or leave it out")
+        is_address = "://" in image or image.startswith("data:")
+        return Line(number, own, image if is_address else str(folder / image), entry["question"], keep)
+    except ValueError as error:
+        return Line(number, own, error=str(error))
+
+
+def _entry(raw: bytes, number: int) -> dict[str, Any]:
+    try:
+        entry = json.loads(raw)
+    except UnicodeDecodeError:
+        raise ValueError(f"line {number} is not UTF-8 text: save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise ValueError(f"line {number} is no JSON ({reason}): write it as {_EXAMPLE}") from None
+    if not isinstance(entry, dict):
+        raise ValueError(f"line {number} is no JSON object: write it as {_EXAMPLE}")
+    return entry
+
+
+def _id(entry: dict[str, Any], number: int) -> str | int | float:
+    own = entry.get("id")
+    if own is None:
+        return number
+    if isinstance(own, bool) or not isinstance(own, str | int | float):
+        raise ValueError(f"the id of line {number} is neither text nor a number: pass one, or leave it out")
+    if isinstance(own, float) and not math.isfinite(own):
+        raise ValueError(f"the id of line {number} is {own}: pass a finite number or text, or leave it out")
+    return own
+
+
+class Results:
+    """A JSONL file of results, with the settings that made them in `….settings.json` beside it.
+
+    Opening it takes up an earlier run of the same questions under the same settings: `records` are its results, and a
+    last line that a kill has torn is cut off. Only one process may hold a file.
+
+    Args:
+        path: made where it is missing; its folder is there.
+        settings: JSON-able; what must be the same for results to belong together.
+        ids: of the questions, in order.
+
+    Raises:
+        ValueError: the file cannot be written, holds results of other questions or settings, is in use, or has a
+            damaged line.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], ids: Sequence[Any]) -> None:
+        self.path = path
+        self._file = _locked(path)
+        try:
+            content = path.read_bytes()
+            self._check(json.loads(json.dumps(settings)), bool(content))
+            whole = content.rfind(b"\n") + 1
+            self.records = [self._record(line, i, ids) for i, line in enumerate(content[:whole].split(b"\n")[:-1])]
+            self._file.truncate(whole)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> "Results":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def append(self, records: Iterable[dict[str, Any]]) -> None:
+        """Add results and put them on the disk.
+
+        Raises:
+            ValueError: the disk is full; what was there before stays whole.
+        """
+        new = list(records)
+        # A surrogate that no UTF-8 can hold becomes \udxxx, which is how JSON writes it.
+        data = "".join(f"{json.dumps(r, ensure_ascii=False)}\n" for r in new).encode("utf-8", "backslashreplace")
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+            raise ValueError(
+                f"{self.path} cannot be written ({error.strerror}): make room and run the same command again, "
+                "it goes on where it stopped"
+            ) from error
+        self.records += new
+
+    def _check(self, settings: dict[str, Any], taken: bool) -> None:
+        path = self.path.with_name(f"{self.path.name}.settings.json")
+        if not taken:
+            write_text(path, json.dumps(settings, indent=1) + "\n")
+            return
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            names = [name for name in {**settings, **before} if settings.get(name) != before.get(name)]
+        except (OSError, ValueError, TypeError):
+            raise ValueError(
+                f"{self.path} has content, but what made it cannot be read from {path.name} beside it: pass another OUT"
+            ) from None
+        if names:
+            was = ", ".join(f"{n}={before.get(n)!r} (now {settings.get(n)!r})" for n in names)
+            raise ValueError(f"{self.path} holds results with {was}: pass another OUT, or the same input and settings")
+
+    def _record(self, line: bytes, index: int, ids: Sequence[Any]) -> dict[str, Any]:
+        with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
+            record = json.loads(line)
+            if record["id"] == ids[index] and {"answer", "error"} <= record.keys():
+                return record
+        raise ValueError(
+            f"line {index + 1} of {self.path} is not the result of line {index + 1} of the input: delete it and what "
+            "follows it, or pass another OUT"
+        )
+
+
+def _locked(path: Path) -> BinaryIO:
+    try:
+        file: Any = path.open("a+b", buffering=0)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}): pass another OUT") from None
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass  # Windows has no flock
+    except OSError:
+        file.close()
+        raise ValueError(f"{path} is being written by another run: wait for it, or pass another OUT") from None
+    return file

@@ -1,0 +1,373 @@
+"""Batches: what asking one by one says, in order; every bad line named; nothing lost to a kill or a full disk."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import INSIDE, picture, tiny_model, tiny_processor
+from fakes import TEXTS, save_tiny
+from PIL import Image
+
+from adafv import AdaFV, method
+from adafv.ask import ask
+from adafv.cli import main
+from adafv.serving import hf
+from adafv.serving.batch import Batch
+
+KEYS = ["id", "answer", "method", "visual_tokens", "kept_tokens", "error"]
+SHAPES = ((48, 48), (30, 60), (72, 24), (24, 24))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llava_next")
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor("llava_next")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> str:
+    return str(save_tiny(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    """Seven questions on four pictures of several shapes, some on the same one."""
+    for i, shape in enumerate(SHAPES):
+        picture(*shape, seed=i).save(tmp_path / f"{i}.png")
+    return write(tmp_path, [{"image": f"{i % 4 if i < 5 else 2}.png", "question": TEXTS[i % 3]} for i in range(7)])
+
+
+def write(folder: Path, lines: list) -> Path:
+    path = folder / "in.jsonl"
+    path.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines))
+    return path
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def batch(source: Path, out: str = "out.jsonl", pruner=None, **options) -> Batch:
+    pruner = pruner or AdaFV(keep=0.2)
+    return Batch(source=source, out=source.parent / out, pruner=pruner, **{"max_new_tokens": 4, **options})
+
+
+def run(plan: Batch, model, processor) -> list[dict]:
+    plan.run(model, processor, name="tiny")
+    return read(plan.out)
+
+
+@pytest.mark.parametrize("name", ["adafv", "sparsevlm", "visionzip", "none"])
+def test_answers_are_those_of_asking_one_by_one(model, processor, source, name):
+    """Batching, and sharing a picture's encoding, change no answer and no count; the order is the input's."""
+    pruner = method("none") if name == "none" else method(name, keep=0.6 if name in INSIDE else 0.2)
+    results = run(batch(source, pruner=pruner, batch_size=3), model, processor)
+    for number, (line, result) in enumerate(zip(read(source), results, strict=True), 1):
+        image = Image.open(source.parent / line["image"])
+        alone = ask(model, processor, image, line["question"], pruner, max_new_tokens=4)
+        assert list(result) == KEYS and result["error"] is None
+        assert [result[key] for key in KEYS[:-1]] == [
+            number, alone.answer, name, alone.visual_tokens, alone.kept_tokens,
+        ]  # fmt: skip
+
+
+def test_a_picture_is_encoded_once_per_batch(model, processor, source):
+    """Seven questions on four pictures in one batch: four pictures through the tower."""
+    seen = []
+    hook = model.model.vision_tower.register_forward_hook(lambda _, x, __: seen.append(len(x[0])), always_call=True)
+    try:
+        run(batch(source, out="a", batch_size=7), model, processor)
+        together = sum(seen)
+        seen.clear()
+        run(batch(source, out="b", batch_size=1), model, processor)
+    finally:
+        hook.remove()
+    assert 0 < together < sum(seen)
+
+
+def test_a_line_has_its_own_budget(model, processor, source):
+    """keep of a line replaces the command's budget, whichever of the two it was."""
+    lines = read(source)[:4]
+    lines[1]["keep"], lines[2]["keep"] = 0.5, 1
+    for pruner, expected in ((AdaFV(keep=0.1), 0.1), (AdaFV(tokens=5), None)):
+        results = run(batch(write(source.parent, lines), f"{expected}.jsonl", pruner), model, processor)
+        shares = [expected, 0.5, 1, expected]
+        for result, share in zip(results, shares, strict=True):
+            assert result["kept_tokens"] == (5 if share is None else int(share * result["visual_tokens"] + 0.5))
+
+
+def test_ids(model, processor, source):
+    """Text, numbers, and where there is none the line's number; they come back as they were."""
+    lines = [line | {"id": x} for line, x in zip(read(source), ["a", 9, 1.5, "9", "é\ud800"], strict=False)]
+    lines.append(read(source)[0])
+    plan = batch(write(source.parent, lines))
+    assert [r["id"] for r in run(plan, model, processor)] == ["a", 9, 1.5, "9", "é\ud800", 6]
+    assert plan.run(model, processor, name="tiny")["resumed"] == 6
+
+
+BAD = {
+    "no.png": ({"image": "no.png", "question": "what"}, "does not exist"),
+    "corrupt": ({"image": "corrupt.png", "question": "what"}, "corrupt.png"),
+    "truncated": ({"image": "half.png", "question": "what"}, "half.png"),
+    "folder": ({"image": "", "question": "what"}, "a folder"),
+    "http": ({"image": "http://example.org/a.png", "question": "what"}, "download"),
+    "https": ({"image": "HTTPS://example.org/a.png", "question": "what"}, "download"),
+    "data": ({"image": "data:image/png;base64," + "A" * 9999, "question": "what"}, "download"),
+    "null byte": ({"image": "a\0.png", "question": "what"}, "a"),
+    "surrogate": ({"image": "\ud800.png", "question": "what"}, "does not exist"),
+    "empty question": ({"image": "0.png", "question": "  "}, "question is empty"),
+    "control token": ({"image": "0.png", "question": "a <image>"}, "control token"),
+    "no question": ({"image": "0.png"}, "question=None"),
+    "no image": ({"question": "what"}, "image=None"),
+    "number": ({"image": 3, "question": "what"}, "image=3"),
+    "keep 0": ({"image": "0.png", "question": "what", "keep": 0}, "keep=0"),
+    "keep 2": ({"image": "0.png", "question": "what", "keep": 2}, "keep=2"),
+    "keep nan": ('{"image": "0.png", "question": "what", "keep": NaN}', "keep=nan"),
+    "keep text": ({"image": "0.png", "question": "what", "keep": "0.1"}, "keep='0.1'"),
+    "keep true": ({"image": "0.png", "question": "what", "keep": True}, "keep=True"),
+    "no JSON": ('{"image": "0.png", ', "no JSON"),
+    "blank": ("", "no JSON"),
+    "deep": ("[" * 100_000, "no JSON"),
+    "a list": ("[1]", "no JSON object"),
+    "bad id": ({"id": [1], "image": "0.png", "question": "what"}, "id"),
+    "infinite id": ('{"id": 1e999, "image": "0.png", "question": "what"}', "id"),
+    "too long": ({"image": "0.png", "question": "what " * 600}, "the model reads"),
+}
+
+
+def test_every_bad_line(model, processor, source, monkeypatch):
+    """Each gets one sentence in its place; the good ones between them are answered as if it weren't there."""
+    monkeypatch.setattr(model.config.text_config, "max_position_embeddings", 500)
+    good, folder = read(source)[0], source.parent
+    (folder / "corrupt.png").write_text("text")
+    (folder / "half.png").write_bytes((folder / "0.png").read_bytes()[:2000])
+    lines = [x for bad, _ in BAD.values() for x in (good, bad)]
+    results = run(batch(write(folder, lines), batch_size=8), model, processor)
+    assert [r["id"] for r in results] == list(range(1, len(lines) + 1))
+    assert len({r["answer"] for r in results[::2]}) == 1 and {r["error"] for r in results[::2]} == {None}
+    for name, result, (_, words) in zip(BAD, results[1::2], BAD.values(), strict=True):
+        assert words in result["error"], name
+        assert "\n" not in result["error"] and len(result["error"]) < 500, name
+        assert result["answer"] is result["visual_tokens"] is result["kept_tokens"] is None
+
+
+def test_bytes_that_are_no_text(model, processor, source):
+    """A line in Latin-1 is that line's fault alone; a BOM and Windows line ends are nobody's."""
+    line = json.dumps(read(source)[0]).encode()
+    source.write_bytes(b"\xef\xbb\xbf" + line + b"\r\n" + line.replace(b"what", b"wh\xe4t") + b"\r\n" + line)
+    errors = [r["error"] for r in run(batch(source), model, processor)]
+    assert errors[0] is errors[2] is None and "line 2 is not UTF-8" in errors[1]
+
+
+def test_a_broken_line_takes_nobodys_id(model, processor, source):
+    """Its number may be the id of another line, whose answer a reader by id would lose."""
+    good = read(source)[0]
+    results = run(batch(write(source.parent, [good | {"id": 2}, "{", good | {"id": 0}, "{"])), model, processor)
+    assert [r["id"] for r in results] == [2, None, 0, 4] and "line 2" in results[1]["error"]
+
+
+@pytest.mark.parametrize("ids", [("a", "a"), (1, 1.0), (2, None)])
+def test_the_same_id_twice(source, ids):
+    """Before anything runs; a line's number counts as its id."""
+    lines = [line | {"id": x} for line, x in zip(read(source), ids, strict=False)]
+    with pytest.raises(ValueError, match=r"line 2 .* line 1"):
+        batch(write(source.parent, lines))
+
+
+@pytest.mark.parametrize("room", [2, 0])
+def test_out_of_memory(model, processor, source, monkeypatch, room):
+    """A batch that doesn't fit is halved; a picture that doesn't fit alone is that line's error."""
+    original = hf.generate
+
+    def generate(model, inputs, *rest):
+        if len(inputs["input_ids"]) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(model, inputs, *rest)
+
+    expected = run(batch(source, "a"), model, processor)
+    monkeypatch.setattr(hf, "generate", generate)
+    results = run(batch(source, "b"), model, processor)
+    assert results == expected if room else all("memory" in r["error"] for r in results)
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"id": 4, "answer": "r', b'{"id": 4, "answer": "\xc3'])
+def test_a_second_run_goes_on(model, processor, source, torn, monkeypatch):
+    """Stopped in the middle, the last line torn: the same file as without a stop, and nothing answered twice."""
+    whole = run(batch(source, "whole"), model, processor)
+    plan = batch(source, batch_size=2)
+    run(plan, model, processor)
+    kept = b"".join(plan.out.read_bytes().splitlines(keepends=True)[:3])
+    plan.out.write_bytes(kept + torn)
+    generated, original = [], hf.generate
+    monkeypatch.setattr(hf, "generate", lambda m, i, n: (generated.append(len(i["input_ids"])), original(m, i, n))[1])
+    assert run(plan, model, processor) == whole and sum(generated) == 4
+    assert plan.run(model, processor, name="tiny") == {"lines": 7, "resumed": 7, "failed": 0, "first_error": None}
+    assert sum(generated) == 4
+
+
+@pytest.mark.parametrize(
+    "options, name, words",
+    [
+        ({"pruner": AdaFV(keep=0.3)}, "tiny", "keep=0.2 (now 0.3)"),
+        ({"pruner": AdaFV(tokens=9)}, "tiny", "tokens=None (now 9)"),
+        ({"pruner": method("random", keep=0.2)}, "tiny", "method='adafv' (now 'random')"),
+        ({"max_new_tokens": 5}, "tiny", "max_new_tokens=4 (now 5)"),
+        ({}, "other", "model='tiny' (now 'other')"),
+    ],
+)
+def test_other_settings(model, processor, source, options, name, words):
+    """Results under two settings don't belong in one file; what is there stays."""
+    run(batch(source), model, processor)
+    before = (source.parent / "out.jsonl").read_bytes()
+    with pytest.raises(ValueError) as info:
+        batch(source, **options).run(model, processor, name=name)
+    assert words in str(info.value) and (source.parent / "out.jsonl").read_bytes() == before
+
+
+def test_another_input(model, processor, source):
+    """The same number of other questions would be taken for answered."""
+    run(batch(source), model, processor)
+    source.write_text(source.read_text().replace("anchor", "knight"))
+    with pytest.raises(ValueError, match="input="):
+        batch(source).run(model, processor, name="tiny")
+
+
+def test_the_batch_size_may_change(model, processor, source):
+    """It is no setting of the answers: after running out of memory one goes on with a smaller one."""
+    run(batch(source), model, processor)
+    assert batch(source, batch_size=1).run(model, processor, name="tiny")["resumed"] == 7
+
+
+@pytest.mark.parametrize("content", ["notes", "notes\n", '{"id": 1}\n'])
+def test_somebody_elses_file(model, processor, source, content):
+    """A file that no batch has made is not written into."""
+    (source.parent / "out.jsonl").write_text(content)
+    with pytest.raises(ValueError, match="pass another OUT"):
+        batch(source).run(model, processor, name="tiny")
+    assert (source.parent / "out.jsonl").read_text() == content
+
+
+@pytest.mark.parametrize("damage", ["garbage", "[]", '{"id": 7, "answer": "red", "error": null}'])
+def test_a_damaged_result(model, processor, source, damage):
+    """Damage that no kill explains is named, not answered over."""
+    plan = batch(source)
+    run(plan, model, processor)
+    lines = plan.out.read_text().splitlines()
+    plan.out.write_text("\n".join([*lines[:2], damage, *lines[3:]]) + "\n")
+    with pytest.raises(ValueError, match="line 3 of"):
+        plan.run(model, processor, name="tiny")
+
+
+def test_two_at_once(model, processor, source):
+    """Two runs into one file would write every line twice."""
+    from adafv.serving.jsonl import Results
+
+    with Results(source.parent / "out.jsonl", {}, []), pytest.raises(ValueError, match="another run"):
+        batch(source).run(model, processor, name="tiny")
+
+
+def command(source: Path, checkpoint: str, *options: object, out: str = "out.jsonl") -> list[str]:
+    given = ["--max-new-tokens", 4, "--model", checkpoint, *options]
+    return ["batch", str(source), str(source.parent / out), *map(str, given)]
+
+
+def test_a_full_disk(source, checkpoint, capsys):
+    """One sentence and exit 2; what was written stays whole, and the run can be taken up once there is room."""
+    write(source.parent, read(source) * 5)
+    assert main(command(source, checkpoint, out="whole.jsonl")) == 0
+    whole, limits = (source.parent / "whole.jsonl").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    capsys.readouterr()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, limits[1]))
+    try:
+        status = main(command(source, checkpoint, "--batch-size", 2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    complaint = capsys.readouterr().err.splitlines()[-1]
+    assert status == 2 and "make room and run the same command again" in complaint
+    written = (source.parent / "out.jsonl").read_bytes()
+    assert written.endswith(b"\n") and 0 < len(written) < len(whole) and whole.startswith(written)
+    assert main(command(source, checkpoint)) == 0
+    assert (source.parent / "out.jsonl").read_bytes() == whole
+
+
+def test_killed(source, checkpoint):
+    """kill -9 while it writes, again and again: in the end the file is that of a run that nobody killed."""
+    lines = [line | {"id": f"{i}"} for i in range(30) for line in read(source)[:1]]
+    source = write(source.parent, lines)
+    words = [sys.executable, "-m", "adafv", *command(source, checkpoint, "--batch-size", 1)]
+    out, before = source.parent / "out.jsonl", 0
+    for _ in range(2):
+        process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while (not out.exists() or out.read_bytes().count(b"\n") < before + 4) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        before = out.read_bytes().count(b"\n")
+        assert 4 <= before < 30
+    assert main(command(source, checkpoint)) == 0
+    assert main(command(source, checkpoint, out="whole.jsonl")) == 0
+    assert read(out) == read(source.parent / "whole.jsonl") and len(read(out)) == 30
+
+
+def test_the_command(source, checkpoint, capsys):
+    """JSON alone on stdout, the bar on stderr; a person is told what failed."""
+    assert main(command(source, checkpoint, "--keep", 0.5, "--json")) == 0
+    said, bar = capsys.readouterr()
+    summary = json.loads(said)
+    assert said.count("\n") == 1 and summary["lines"] == 7 and summary["failed"] == summary["resumed"] == 0
+    assert "line/s" in bar and "100%" in bar
+    write(source.parent, [*read(source), "{"])
+    assert main(command(source, checkpoint, out="b.jsonl")) == 0
+    assert "failed: 1 lines, the first because: line 8 is no JSON" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--engine", "vllm"], "--engine vllm is not built yet: pass --engine hf"),
+        (["--engine", "ray"], "--engine ray is not built yet: pass --engine hf"),
+        (["--engine", "tgi"], "'tgi'"),
+        (["--batch-size", 0], "batch_size=0"),
+        (["--max-new-tokens", 0], "max_new_tokens=0"),
+        (["--keep", 2], "keep=2"),
+        (["--method", "adafw"], "did you mean 'adafv'"),
+    ],
+)
+def test_bad_options(source, checkpoint, capsys, options, words):
+    """One line, exit 2, no file left behind."""
+    assert main(command(source, checkpoint, *options)) == 2
+    said, complaint = capsys.readouterr()
+    assert said == "" and complaint.count("\n") == 1 and words in complaint
+    assert not (source.parent / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("place", ["in.jsonl", "folder", "/dev/full", "0.png/out.jsonl", "x" * 300])
+def test_bad_places(source, checkpoint, capsys, place):
+    """The input itself, a folder, a device, below a file, a name that is too long."""
+    (source.parent / "folder").mkdir()
+    before = source.read_bytes()
+    assert main(command(source, checkpoint, out=place)) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.count("\n") == 1 and "Traceback" not in complaint and place.split("/")[0] in complaint
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n \n"])
+def test_bad_inputs(source, checkpoint, capsys, content):
+    """Missing or without a line."""
+    source.unlink()
+    if content is not None:
+        source.write_bytes(content)
+    assert main(command(source, checkpoint)) == 2
+    assert "in.jsonl" in capsys.readouterr().err
