@@ -5,10 +5,11 @@ import torch
 from zoo import ask, show, tiny
 
 from adafv import METHODS, AdaFV, method
+from adafv.families import FAMILIES as ALL
 from adafv.inside import LayerPruner
 from adafv.layout import placeholders
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = tuple(sorted(name for name, family in ALL.items() if family.films))
 QUESTION = "what color is the anchor ?"
 
 
@@ -24,7 +25,7 @@ def film(name: str, *frames: int) -> dict:
     image = ids == tokens["image"]
     first, last = int(image.nonzero()[0]), int(image.nonzero()[-1])
     before, frame, after = ids[:first], torch.full((int(image.sum()),), tokens["video"]), ids[last + 1 :]
-    if name == "qwen3_vl":  # frames stand apart, with their times between them
+    if name.startswith("qwen3"):  # frames stand apart, with their times between them
         between = torch.cat([after[:1], before[-1:]])
         ids = torch.cat([before, frame, *[torch.cat([between, frame])] * (len(frames) - 1), after])[None]
     else:

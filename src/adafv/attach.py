@@ -21,6 +21,8 @@ class Prune(Protocol):
 
     def applied(self, model: PreTrainedModel, inputs: dict[str, Any]) -> AbstractContextManager[dict[str, Any]]: ...
 
+    def check(self, inputs: dict[str, Any]) -> None: ...
+
 
 @contextmanager
 def attached(pruner: Prune, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
@@ -34,29 +36,36 @@ def attached(pruner: Prune, model: PreTrainedModel) -> Iterator[PreTrainedModel]
     @wraps(forward)  # generate reads the signature to learn what forward accepts
     def pruned_forward(*args: Any, **kwargs: Any):
         inputs = dict(zip(signature(forward).parameters, args, strict=False)) | kwargs
-        if not has_images(inputs) or inputs.get("input_ids") is None:
+        if not has_images(inputs):
             return forward(**inputs)
+        if inputs.get("input_ids") is None:
+            raise ValueError("pictures beside inputs_embeds cannot be pruned: pass input_ids")
         with pruner.applied(model, inputs) as short:
             return forward(**short)
 
     @wraps(generate)
     def pruned_generate(inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any):
         ids = kwargs.pop("input_ids", inputs)
-        if ids is None or not has_images(kwargs):
+        if not has_images(kwargs):
+            pruner.check(kwargs)
             return generate(ids, generation_config, **kwargs)
+        if ids is None:
+            raise ValueError("pictures beside inputs_embeds cannot be pruned: pass input_ids")
         with torch.no_grad(), pruner.applied(model, {"input_ids": ids, **kwargs}) as short:
             removed = ids.shape[1] - short["input_ids"].shape[1]
-            if generation_config is not None:
-                generation_config = copy(generation_config)
-                _lower(vars(generation_config), removed)
+            generation_config = copy(generation_config or instance.generation_config)
+            _lower(vars(generation_config), removed)
             _lower(short, removed)
             return _with_full_prompt(generate(generation_config=generation_config, **short), ids, removed)
 
     pruned_generate.pruner = pruner  # type: ignore[attr-defined]
     instance.generate, instance.forward = pruned_generate, pruned_forward
+    decoder_state = {module: module.rope_deltas for module in model.modules() if hasattr(module, "rope_deltas")}
     try:
         yield model
     finally:
+        for module, deltas in decoder_state.items():
+            module.rope_deltas = deltas
         for name, function in own.items():
             if function is None:
                 delattr(model, name)

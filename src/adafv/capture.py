@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any, Literal
 
 import torch
@@ -55,6 +56,7 @@ class _Observer:
     cls: int | None
     seen: dict[Signal, list[Tensor]]
 
+    @torch.no_grad()
     def attention(self, module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> None:
         for signal, layer in self.watched.items():
             if signal.kind != "hidden" and any(module is part for part in layer.modules()):
@@ -84,12 +86,15 @@ class _Observer:
         return output
 
 
+_lock = RLock()  # the attention function is the model's, whichever thread runs it
 _observer: ContextVar[Observer | None] = ContextVar("adafv_observer", default=None)
 
 
 @contextmanager
 def observe(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
     """While open, q and k of every attention of a model are shown to an observer, in the thread that opened it.
+
+    One thread at a time: others wait until it is closed.
 
     The model's own attention function (SDPA, flash, eager) still computes the outputs, which stay bit-identical.
 
@@ -99,14 +104,15 @@ def observe(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
             product, and the mask as the model made it. Rotary positions are applied, and the keys of a cache included.
             A tower that packs its images into one sequence is shown one image, or one window, after the other.
     """
-    before = model.config._attn_implementation
-    model.set_attn_implementation(_observed(before))
-    token = _observer.set(observer)
-    try:
-        yield
-    finally:
-        _observer.reset(token)
-        model.set_attn_implementation(before)
+    with _lock:
+        before = model.config._attn_implementation
+        model.set_attn_implementation(_observed(before))
+        token = _observer.set(observer)
+        try:
+            yield
+        finally:
+            _observer.reset(token)
+            model.set_attn_implementation(before)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from adafv.families.base import Family, Layout, base_of
 from adafv.layout import PIXELS, ImageSpan, Prompt, placeholders
 from adafv.scores import distinctness
 
+LARGE = 100_000  # numbers; what is smaller describes pictures, and is copied to the host before the tower runs
 SAME = 0.9999  # cosine of a token with that of the frame before, from which on it shows nothing new
 
 __all__ = ["encode", "reask"]
@@ -50,9 +51,11 @@ def encode(
         ValueError: an unknown family, or placeholders that don't match the images.
     """
     family, device = family_of(model), inputs["input_ids"].device
+    positions = _full_positions(model, inputs)
+    shapes = {name: x.cpu() if isinstance(x, Tensor) and x.numel() < LARGE else x for name, x in inputs.items()}
     modalities = [m for m, name in PIXELS.items() if inputs.get(name) is not None] or ["image"]
     prompt = Prompt(inputs, placeholders(model.config), model.config.model_type)
-    parts = [_run(model, family, inputs, prompt, modality, signals) for modality in modalities]
+    parts = [_run(model, family, inputs, shapes, prompt, modality, signals) for modality in modalities]
     features, layouts, spans = (
         [*chain(*x)] for x in zip(*((p.features, p.layouts, p.spans) for p in parts), strict=True)
     )
@@ -85,6 +88,7 @@ def encode(
         consumed=frozenset().union(*(p.consumed for p in parts)),
         planes=[list(chain(*planes)) for planes in zip(*(p.planes for p in parts), strict=True)],
         returned=[p.returned for p in parts],
+        positions=positions,
         merges=type(family).project is Family.project,
     )
 
@@ -106,11 +110,12 @@ def _run(
     model: PreTrainedModel,
     family: Family,
     inputs: Mapping[str, Any],
+    shapes: Mapping[str, Any],
     prompt: Prompt,
     modality: str,
     signals: Iterable[Signal],
 ) -> _Part:
-    if modality == "video" and type(family).clips is Family.clips:
+    if modality == "video" and not family.films:
         raise ValueError(
             f"clips are not pruned in models of the family {model.config.model_type!r}: pass frames as pictures"
         )
@@ -121,7 +126,7 @@ def _run(
         consumed, output = _call(model, family, inputs, modality)
     pieces = family.pieces(output)
     lay = family.layouts if modality == "image" else family.clips
-    layouts = lay(model, inputs, prompt, [len(piece) for piece in pieces])
+    layouts = lay(model, shapes, prompt, [len(piece) for piece in pieces])
     lengths = [len(layout.patches) for layout in layouts]
     planes = [list(torch.cat(list(plane)).split(lengths)) for plane in output.get("deepstack_features") or ()]
     return _Part(
@@ -199,6 +204,8 @@ def reask(
     Raises:
         ValueError: placeholders that don't match the images.
     """
+    if any(part.modality == "video" for part in encoding.returned):
+        raise ValueError("clips cannot be asked about again without encoding them: call encode once for each question")
     images = range(len(encoding.features)) if images is None else images
     old, device = encoding.tokens, inputs["input_ids"].device
     prompt = Prompt(inputs, placeholders(model.config), model.config.model_type)
@@ -231,7 +238,33 @@ def reask(
         prompt=prompt,
         planes=[[plane[i] for i in images] for plane in encoding.planes],
         returned=[replace(part, count=len(images)) for part in encoding.returned],
+        positions=_full_positions(model, inputs),
     )
+
+
+def _full_positions(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor | None:
+    """(3 or more, B, L) position ids of the whole prompts, for models with M-RoPE; worked out on the host."""
+    number = getattr(base_of(model), "get_rope_index", None)
+    if number is None:
+        return None
+    if (given := inputs.get("position_ids")) is not None:
+        return given
+    if "mm_token_type_ids" in inspect.signature(number).parameters and "mm_token_type_ids" not in inputs:
+        raise ValueError(
+            f"the inputs lack mm_token_type_ids, from which models of the family {model.config.model_type!r} number "
+            "their visual tokens: pass on everything that the processor returns, and return_mm_token_type_ids=True to "
+            "a processor that leaves them out"
+        )
+    generator: Any = model
+    host = {name: x.cpu() if isinstance(x, Tensor) and x.numel() < LARGE else x for name, x in inputs.items()}
+    try:
+        positions = generator._prepare_position_ids_for_generation(host["input_ids"], host)
+    except (RuntimeError, IndexError, StopIteration) as error:
+        raise ValueError(
+            "the prompt's placeholders don't fit the pictures: pass both through the processor of this "
+            f"{model.config.model_type!r} model together, without truncation"
+        ) from error
+    return _to(positions, inputs["input_ids"].device)
 
 
 def _words(prompt: Prompt, spans: list[ImageSpan], query: Tensor | None, skip: frozenset[int]) -> list[Tensor]:

@@ -93,6 +93,7 @@ class Encoding:
         consumed: names of the inputs that the encoders have used up.
         planes: for each deeper layer of the LLM that reads features of its own (DeepStack), those of each image.
         returned: what the encoders returned, in the order of the images.
+        positions: (3 or more, B, L) position ids of the whole prompts, where the model has M-RoPE.
         merges: the features are what the LLM reads, so that a method may change them.
     """
 
@@ -105,6 +106,7 @@ class Encoding:
     consumed: frozenset[str]
     planes: list[list[Tensor]]
     returned: list[Returned]
+    positions: Tensor | None
     merges: bool
 
     def encoded(self, features: list[Tensor], planes: list[list[Tensor]]) -> dict[str, ModelOutput]:

@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from inspect import signature
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -132,16 +131,21 @@ class Pruner(ABC):
 
         Returns:
             The same dict with fewer placeholders and the encoded images (`mm_encoder_outputs`) in place of the
-            pixels, for `model(**…)` and `model.generate(**…)`. Without an image: the inputs as they are.
+            pixels, for `model(**…)` and `model.generate(**…)`. Without an image: the inputs as they are. A model with
+            M-RoPE notes where decoding goes on (`rope_deltas`), so by hand decode one prompt before pruning the next.
 
         Raises:
             ValueError: an unknown family, or, with `strict`, a prompt without an image.
         """
+        self.check(inputs)
         if not has_images(inputs):
-            if self.strict:
-                raise ValueError("the prompt has no image to prune: pass one, or set strict=False to let it through")
             return dict(inputs)
         return self.prune(model, inputs, self.encode(model, inputs))
+
+    def check(self, inputs: Mapping[str, Any]) -> None:
+        """Raise a `ValueError` if there must be an image among the inputs of a model and is none."""
+        if self.strict and not has_images(inputs):
+            raise ValueError("the prompt has no image to prune: pass one, or set strict=False to let it through")
 
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Encoding:
         """Run the vision tower, with the signals that this method needs."""
@@ -177,35 +181,25 @@ class Pruner(ABC):
         stay = self._stay(encoding, offsets)
         rest = {name: value for name, value in inputs.items() if name not in encoding.consumed}
         out = rest | encoding.prompt.shorten(rest, stay, _pad_id(model))
-        out |= self._positions(model, inputs, encoding, stay, out["attention_mask"])
+        out |= self._positions(model, encoding, stay, out)
+        if encoding.positions is not None:  # where decoding goes on, as the model notes it for itself
+            last = out["position_ids"][-3:].amax((0, 2))[:, None]
+            base_of(model).rope_deltas = last + 1 - out["attention_mask"].sum(1, keepdim=True)
         planes = [[p[o] for p, o in zip(plane, offsets, strict=True)] for plane in encoding.planes]
         out["mm_encoder_outputs"] = encoding.encoded(features, planes)
         return out
 
     def _positions(
-        self,
-        model: PreTrainedModel,
-        inputs: Mapping[str, Any],
-        encoding: Encoding,
-        stay: list[tuple[int, Tensor]],
-        mask: Tensor,
+        self, model: PreTrainedModel, encoding: Encoding, stay: list[tuple[int, Tensor]], short: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """The position ids of the shorter prompts, where the model wouldn't number them so itself."""
-        prompt, base, generator = encoding.prompt, base_of(model), cast(Any, model)
+        """The position ids of the shorter prompts, where neither the caller nor the model has numbered them so."""
+        prompt, mask = encoding.prompt, short["attention_mask"]
         packed = (mask.cumsum(-1) - 1).clamp(min=0)
-        if hasattr(base, "get_rope_index"):
-            if "mm_token_type_ids" in signature(base.get_rope_index).parameters and "mm_token_type_ids" not in inputs:
-                raise ValueError(
-                    f"the inputs lack mm_token_type_ids, from which models of the family {model.config.model_type!r} "
-                    "number their visual tokens: pass on everything that the processor returns, and "
-                    "return_mm_token_type_ids=True to a processor that leaves them out"
-                )
-            full = generator._prepare_position_ids_for_generation(inputs["input_ids"], dict(inputs))
-            positions = prompt.original_positions(mask.device, stay, full)
-            axes = model.config.get_text_config().rope_parameters.get("mrope_section", "thw")
+        if encoding.positions is not None:
+            positions = prompt.original_positions(mask.device, stay, encoding.positions)
+            axes = model.config.get_text_config().rope_parameters.get("mrope_section", range(3))
             if len(positions) > len(axes):
                 positions[0] = packed
-            base.rope_deltas = positions[-3:].amax((0, 2))[:, None] + 1 - mask.sum(1, keepdim=True)
             return {"position_ids": positions}
         if self.positions == "original":
             if family_of(model).counts:
@@ -213,8 +207,9 @@ class Pruner(ABC):
                     f"positions='original' has no effect in models of the family {model.config.model_type!r}, which "
                     "number their tokens by counting them: pass positions='packed'"
                 )
-            return {"position_ids": prompt.original_positions(mask.device, stay)}
-        return {"position_ids": packed} if "position_ids" in inputs else {}
+            return {} if "position_ids" in short else {"position_ids": prompt.original_positions(mask.device, stay)}
+        pruned = sum(len(positions) for _, positions in stay) < int(prompt.placeholder.sum())
+        return {"position_ids": packed} if pruned and "position_ids" in short else {}
 
     @staticmethod
     def _stay(encoding: Encoding, offsets: list[Tensor]) -> list[tuple[int, Tensor]]:
@@ -256,8 +251,9 @@ class Pruner(ABC):
     def attached(self, model: PreTrainedModel):
         """A context in which the model's own `generate` and `forward` prune whatever images they get.
 
-        `generate` returns ids that begin with the caller's own prompt, and `max_length` counts that prompt. On
-        leaving, after an exception too, the model is as it was.
+        `generate` returns ids that begin with the caller's own prompt, and `max_length` counts that prompt;
+        stopping criteria and logits processors are shown the shorter one. On leaving, after an exception too, the model
+        is as it was.
 
         Raises:
             ValueError: another pruner is attached to this model.

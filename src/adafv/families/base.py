@@ -69,6 +69,7 @@ class Family:
         whole: why the language model has to read the whole prompt in every layer, so that nothing can be pruned
             between them. Empty: it hasn't.
         counts: the model numbers its tokens by counting them, whatever position ids it is given.
+        films: its clips are pruned, too.
         needs: inputs without which the crops' shapes are unknown.
     """
 
@@ -80,6 +81,7 @@ class Family:
     attends: bool = True
     whole: str = ""
     counts: bool = False
+    films: bool = False
     needs: tuple[str, ...] = ()
 
     @property

@@ -28,6 +28,16 @@ class Crops(Family):
 
     merge: str | None = None
 
+    def layouts(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], prompt: Prompt, tokens: Sequence[int]
+    ) -> list[Layout]:
+        strategy = getattr(model.config, "vision_feature_select_strategy", "default")
+        if strategy == "default" or self.cls_place(model) is None:
+            return super().layouts(model, inputs, prompt, tokens)
+        without = super().layouts(model, inputs, prompt, [n - 1 for n in tokens])
+        cls = torch.full((1, 1), -1)
+        return [Layout(torch.cat([cls, x.patches]), torch.cat([cls.expand(1, 3), x.where]), x.size) for x in without]
+
     def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
         if self.merge is not None:
             count = (side(model) // self._merged(model, inputs)) ** 2
@@ -65,14 +75,14 @@ class Grid(Family):
     needs: tuple[str, ...] = ("image_grid_thw",)
 
     def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
-        grids = inputs["image_grid_thw"].cpu()
+        grids = inputs["image_grid_thw"]
         return [self._crop(model, grid, count) for grid, count in zip(grids, tokens, strict=True)]
 
     def clips(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], prompt: Prompt, tokens: Sequence[int]
     ) -> list[Layout]:
         found = []
-        for grid, count in zip(inputs["video_grid_thw"].cpu(), tokens, strict=True):
+        for grid, count in zip(inputs["video_grid_thw"], tokens, strict=True):
             whole, frames = self._crop(model, grid, count), int(grid[0])
             frame = raster(whole.height // frames, whole.width)
             found.append(replace(join([frame] * frames, frames=frames), patches=whole.patches, size=whole.size))

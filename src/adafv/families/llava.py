@@ -25,11 +25,7 @@ class Llava(Crops):
     ) -> list[Layout]:
         if inputs.get("image_sizes") is not None:
             return Sized().layouts(model, inputs, prompt, tokens)
-        if model.config.vision_feature_select_strategy == "default" or self.cls_place(model) is None:
-            return super().layouts(model, inputs, prompt, tokens)
-        without = super().layouts(model, inputs, prompt, [n - 1 for n in tokens])
-        cls = torch.full((1, 1), -1)
-        return [Layout(torch.cat([cls, x.patches]), torch.cat([cls.expand(1, 3), x.where]), x.size) for x in without]
+        return super().layouts(model, inputs, prompt, tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
