@@ -128,6 +128,11 @@ def _run(
     lay = family.layouts if modality == "image" else family.clips
     layouts = lay(model, shapes, prompt, [len(piece) for piece in pieces])
     lengths = [len(layout.patches) for layout in layouts]
+    if sum(lengths) != sum(map(len, pieces)):
+        raise ValueError(
+            f"the encoder of this {model.config.model_type!r} model made {sum(map(len, pieces))} tokens of what should "
+            f"be {sum(lengths)}: this way of preparing {modality}s is not known, please report it"
+        )
     planes = [list(torch.cat(list(plane)).split(lengths)) for plane in output.get("deepstack_features") or ()]
     return _Part(
         features=list(torch.cat(pieces).split(lengths)),
@@ -162,7 +167,7 @@ def _call(
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(
             f"the vision tower of this {model.config.model_type!r} model refuses the images ({reason}): prepare them "
-            "with the model's own processor"
+            "with the model's own processor, in its dtype and on its device"
         ) from error
 
 
