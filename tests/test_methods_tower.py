@@ -275,6 +275,6 @@ def test_fastervlm_of_another_saliency(model, inputs, saliency):
 
 
 def test_a_saliency_that_does_not_exist():
-    for options in ({"saliency": "loud"}, {"depth": 2.0}):
+    for options in ({"saliency": "loud"}, {"depth": 2.0}, {"heads": "sum"}):
         with pytest.raises(ValueError, match=next(iter(options))):
             method("fastervlm", keep=0.2, **options)

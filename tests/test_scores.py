@@ -65,6 +65,8 @@ def test_received_attention_in_chunks_is_the_column_mean():
     query, key = torch.randn(2, 3, 50, 8), torch.randn(2, 3, 50, 8)
     whole = (query * 8**-0.5 @ key.mT).softmax(-1).mean((1, 2))
     torch.testing.assert_close(received_attention(query, key, 8**-0.5, chunk=7), whole)
+    strongest = (query * 8**-0.5 @ key.mT).softmax(-1).amax(1).mean(1)
+    torch.testing.assert_close(received_attention(query, key, 8**-0.5, heads="max", chunk=7), strongest)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])

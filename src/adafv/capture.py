@@ -33,10 +33,12 @@ class Signal:
             "received": (N,) attention each patch receives, mean over heads and queries.
             "keys": (N, d) its key, mean over heads. "hidden": (N, width) the layer's output.
         depth: of the layer, 0 (the first) to 1 (the last); None: the layer the features are taken from.
+        heads: how the heads of "received" are put together: "mean", or "max", the strongest for each query.
     """
 
     kind: Literal["attention", "received", "keys", "hidden"]
     depth: float | None = None
+    heads: Literal["mean", "max"] = "mean"
 
     def layer(self, count: int, of_features: int) -> int:
         """Index of the layer in a tower of `count`."""
@@ -60,18 +62,18 @@ class _Observer:
     def attention(self, module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> None:
         for signal, layer in self.watched.items():
             if signal.kind != "hidden" and any(module is part for part in layer.modules()):
-                read = self._read(signal.kind, query, key, scale, mask)
+                read = self._read(signal, query, key, scale, mask)
                 self.seen.setdefault(signal, []).append(read.detach().flatten(0, 1))
 
-    def _read(self, kind: str, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-        if kind == "keys":
+    def _read(self, signal: Signal, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+        if signal.kind == "keys":
             return self._patches(key.float().mean(1))
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-        if kind == "attention" and self.cls is not None:
+        if signal.kind == "attention" and self.cls is not None:
             if self.cls == -1:
                 query, key = query.roll(1, dims=2), key.roll(1, dims=2)
             return cls_attention(query, key, scale)
-        return self._patches(received_attention(query, key, scale, mask))
+        return self._patches(received_attention(query, key, scale, mask, heads=signal.heads))
 
     def _patches(self, x: Tensor) -> Tensor:
         """(B, P, …) without CLS."""

@@ -3,8 +3,7 @@
 import inspect
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -13,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
 
-from adafv.capture import SALIENCY, Signal, capture
-from adafv.encoding import Encoding, Returned, VisualTokens
+from adafv.capture import SALIENCY, Signal
+from adafv.encoders import run
+from adafv.encoding import Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.families.base import Family, Layout, base_of
 from adafv.layout import PIXELS, ImageSpan, Prompt, placeholders
@@ -50,12 +49,11 @@ def encode(
     Raises:
         ValueError: an unknown family, or placeholders that don't match the images.
     """
-    family, device = family_of(model), inputs["input_ids"].device
-    positions = _full_positions(model, inputs)
-    shapes = {name: x.cpu() if isinstance(x, Tensor) and x.numel() < LARGE else x for name, x in inputs.items()}
+    family, device, host = family_of(model), inputs["input_ids"].device, _host(inputs)
+    positions = _full_positions(model, host, device)
     modalities = [m for m, name in PIXELS.items() if inputs.get(name) is not None] or ["image"]
     prompt = Prompt(inputs, placeholders(model.config), model.config.model_type)
-    parts = [_run(model, family, inputs, shapes, prompt, modality, signals) for modality in modalities]
+    parts = [run(model, family, inputs, host, prompt, modality, signals) for modality in modalities]
     features, layouts, spans = (
         [*chain(*x)] for x in zip(*((p.features, p.layouts, p.spans) for p in parts), strict=True)
     )
@@ -91,84 +89,6 @@ def encode(
         positions=positions,
         merges=type(family).project is Family.project,
     )
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What one of a model's encoders made of the images, or of the clips, of a batch."""
-
-    features: list[Tensor]
-    layouts: list[Layout]
-    spans: list[ImageSpan]
-    found: dict[Signal, Tensor]
-    planes: list[list[Tensor]]
-    consumed: frozenset[str]
-    returned: Returned
-
-
-def _run(
-    model: PreTrainedModel,
-    family: Family,
-    inputs: Mapping[str, Any],
-    shapes: Mapping[str, Any],
-    prompt: Prompt,
-    modality: str,
-    signals: Iterable[Signal],
-) -> _Part:
-    if modality == "video" and not family.films:
-        raise ValueError(
-            f"clips are not pruned in models of the family {model.config.model_type!r}: pass frames as pictures"
-        )
-    reading: AbstractContextManager[dict[Signal, Tensor]] = nullcontext({})
-    if family.attends:
-        reading = capture(family.tower(model), family.feature_layer(model), family.cls_place(model), signals)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and model.training), reading as found:
-        consumed, output = _call(model, family, inputs, modality)
-    pieces = family.pieces(output)
-    lay = family.layouts if modality == "image" else family.clips
-    layouts = lay(model, shapes, prompt, [len(piece) for piece in pieces])
-    lengths = [len(layout.patches) for layout in layouts]
-    if sum(lengths) != sum(map(len, pieces)):
-        raise ValueError(
-            f"the encoder of this {model.config.model_type!r} model made {sum(map(len, pieces))} tokens of what should "
-            f"be {sum(lengths)}: this way of preparing {modality}s is not known, please report it"
-        )
-    planes = [list(torch.cat(list(plane)).split(lengths)) for plane in output.get("deepstack_features") or ()]
-    return _Part(
-        features=list(torch.cat(pieces).split(lengths)),
-        layouts=layouts,
-        spans=prompt.spans(lengths, modality),
-        found=found,
-        planes=planes,
-        consumed=consumed,
-        returned=Returned(modality, len(layouts), output, family.door),
-    )
-
-
-def _call(
-    model: PreTrainedModel, family: Family, inputs: Mapping[str, Any], modality: str
-) -> tuple[frozenset[str], ModelOutput]:
-    """The names of the inputs that the model's encoder takes, and what it returns."""
-    encoder = getattr(base_of(model), f"get_{modality}_features")
-    parameters = inspect.signature(encoder).parameters
-    required = {name for name, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
-    needs = {name if modality == "image" else name.replace("image", "video") for name in family.needs}
-    if lacking := sorted((required | needs) - {name for name, x in inputs.items() if x is not None}):
-        raise ValueError(
-            f"the inputs lack {', '.join(lacking)}, which models of the family {model.config.model_type!r} need: "
-            "prepare text and images with the model's own processor"
-        )
-    accepted = frozenset(parameters) & frozenset(inputs)
-    try:
-        return accepted, encoder(**{name: inputs[name] for name in accepted}, return_dict=True)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ValueError(
-            f"the vision tower of this {model.config.model_type!r} model refuses the images ({reason}): prepare them "
-            "with the model's own processor, in its dtype and on its device"
-        ) from error
 
 
 def _candidates(layout: Layout, features: Tensor) -> Tensor:
@@ -243,25 +163,29 @@ def reask(
         prompt=prompt,
         planes=[[plane[i] for i in images] for plane in encoding.planes],
         returned=[replace(part, count=len(images)) for part in encoding.returned],
-        positions=_full_positions(model, inputs),
+        positions=_full_positions(model, _host(inputs), device),
     )
 
 
-def _full_positions(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor | None:
+def _host(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs, with all but the pixels on the host."""
+    return {name: x.cpu() if isinstance(x, Tensor) and x.numel() < LARGE else x for name, x in inputs.items()}
+
+
+def _full_positions(model: PreTrainedModel, host: dict[str, Any], device: torch.device) -> Tensor | None:
     """(3 or more, B, L) position ids of the whole prompts, for models with M-RoPE; worked out on the host."""
     number = getattr(base_of(model), "get_rope_index", None)
     if number is None:
         return None
-    if (given := inputs.get("position_ids")) is not None:
-        return given
-    if "mm_token_type_ids" in inspect.signature(number).parameters and "mm_token_type_ids" not in inputs:
+    if (given := host.get("position_ids")) is not None:
+        return _to(given, device)
+    if "mm_token_type_ids" in inspect.signature(number).parameters and "mm_token_type_ids" not in host:
         raise ValueError(
             f"the inputs lack mm_token_type_ids, from which models of the family {model.config.model_type!r} number "
             "their visual tokens: pass on everything that the processor returns, and return_mm_token_type_ids=True to "
             "a processor that leaves them out"
         )
     generator: Any = model
-    host = {name: x.cpu() if isinstance(x, Tensor) and x.numel() < LARGE else x for name, x in inputs.items()}
     try:
         positions = generator._prepare_position_ids_for_generation(host["input_ids"], host)
     except (RuntimeError, IndexError, StopIteration) as error:
@@ -269,7 +193,7 @@ def _full_positions(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor
             "the prompt's placeholders don't fit the pictures: pass both through the processor of this "
             f"{model.config.model_type!r} model together, without truncation"
         ) from error
-    return _to(positions, inputs["input_ids"].device)
+    return _to(positions, device)
 
 
 def _words(prompt: Prompt, spans: list[ImageSpan], query: Tensor | None, skip: frozenset[int]) -> list[Tensor]:

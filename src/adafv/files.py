@@ -1,12 +1,15 @@
-"""Output files: whole or not at all."""
+"""Output files: whole or not at all, and files that grow line by line."""
 
+import contextlib
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["atomic", "writable_folder", "write_text"]
+__all__ = ["Lines", "atomic", "writable_folder", "write_text"]
 
 
 @contextmanager
@@ -55,6 +58,68 @@ def writable_folder(path: str | Path) -> Path:
     except OSError as error:
         raise _unwritable(path, error) from None
     return path
+
+
+class Lines:
+    """A JSONL file that grows, held by one process at a time: no line is lost, torn or written by two.
+
+    Args:
+        path: made where it is missing.
+        elsewhere: what to pass instead, for messages: "another --out".
+
+    Attributes:
+        before: the whole lines that were there. A last one that a kill has torn is left out, and cut off by `trim`.
+
+    Raises:
+        ValueError: the file cannot be written, or is in use.
+    """
+
+    def __init__(self, path: Path, elsewhere: str) -> None:
+        self.path = path
+        try:
+            self._file: Any = path.open("a+b", buffering=0)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written ({error.strerror}): pass {elsewhere}") from None
+        try:
+            import fcntl
+
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass  # Windows has no flock
+        except OSError:
+            self._file.close()
+            raise ValueError(f"{path} is being written by another run: wait for it, or pass {elsewhere}") from None
+        content = path.read_bytes()
+        self._whole = content.rfind(b"\n") + 1
+        self.before = content[: self._whole].split(b"\n")[:-1]
+
+    def trim(self) -> None:
+        """Cut off a torn last line."""
+        self._file.truncate(self._whole)
+
+    def append(self, records: Iterable[dict[str, Any]]) -> None:
+        """Add records and put them on the disk.
+
+        Raises:
+            ValueError: the disk is full; what was there before stays whole.
+        """
+        # A surrogate that no UTF-8 can hold becomes \udxxx, which is how JSON writes it.
+        data = "".join(f"{json.dumps(r, ensure_ascii=False)}\n" for r in records).encode("utf-8", "backslashreplace")
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+            raise ValueError(
+                f"{self.path} cannot be written ({error.strerror}): make room and run the same command again, "
+                "it goes on where it stopped"
+            ) from error
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _unwritable(path: Path, error: OSError) -> ValueError:

@@ -143,7 +143,7 @@ def attention_rows(query: Tensor, key: Tensor, scale: float, sees: Tensor) -> Te
 
 
 def received_attention(
-    query: Tensor, key: Tensor, scale: float, mask: Tensor | None = None, *, chunk: int = 256
+    query: Tensor, key: Tensor, scale: float, mask: Tensor | None = None, *, heads: str = "mean", chunk: int = 256
 ) -> Tensor:
     """Mean attention every token receives, over heads and the queries that may look at it.
 
@@ -154,10 +154,11 @@ def received_attention(
         scale: the layer's factor on query · key.
         mask: (B, 1, P, P), true or 0 where a query may look; or (B, P), true or 1 where a patch is no padding. Images
             packed into one sequence are blocks on its diagonal. A padded query doesn't count. None: all see all.
+        heads: "mean" of them, or "max", the strongest for each query.
         chunk: queries per step; memory is B · heads · chunk · P.
 
     Returns:
-        (B, P) fp32, 0 for padding; without a mask each row sums to 1.
+        (B, P) fp32, 0 for padding; without a mask each row of a mean sums to 1.
     """
     count = query.shape[2]
     if mask is not None:
@@ -170,5 +171,6 @@ def received_attention(
         logits = (query[:, :, start : start + chunk].float() * scale) @ key
         if mask is not None:
             logits = logits.masked_fill(~mask[:, :, start : start + chunk], -torch.inf)
-        total += logits.softmax(-1).nan_to_num().mean(1).sum(1)
+        attention = logits.softmax(-1).nan_to_num()
+        total += (attention.mean(1) if heads == "mean" else attention.amax(1)).sum(1)
     return total / (count if mask is None else mask.sum((1, 2)).clamp(min=1))

@@ -1,13 +1,11 @@
 """The log of an evaluation: one line per answer, never lost, never twice."""
 
-import contextlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from adafv.files import writable_folder, write_text
+from adafv.files import Lines, writable_folder, write_text
 
 __all__ = ["AnswerLog", "Key"]
 
@@ -34,8 +32,16 @@ class AnswerLog:
         self.path = self.folder / "answers.jsonl"
         self.records: dict[Key, dict[str, Any]] = {}
         self._check(settings)
-        self._file = self._open()
-        self._read()
+        self._lines = Lines(self.path, "another --out")
+        self._lines.trim()
+        for number, line in enumerate(self._lines.before, 1):
+            try:
+                record = json.loads(line)
+                self.records[key_of(record)] = record
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(
+                    f"{self.path} is damaged in line {number}: delete that line, or pass another --out"
+                ) from None
 
     def __contains__(self, key: Key) -> bool:
         return key in self.records
@@ -44,7 +50,7 @@ class AnswerLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        self._lines.close()
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Add answers that are not there yet and put them on the disk.
@@ -53,19 +59,7 @@ class AnswerLog:
             ValueError: the disk is full; what was there before stays whole.
         """
         new = {key_of(record): record for record in records if key_of(record) not in self.records}
-        end = self._file.seek(0, os.SEEK_END)
-        try:
-            data = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in new.values()).encode()
-            while data:
-                data = data[self._file.write(data) :]
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._file.truncate(end)
-            raise ValueError(
-                f"{self.path} cannot be written ({error.strerror}): make room and run the same command again, "
-                "it goes on where it stopped"
-            ) from error
+        self._lines.append(new.values())
         self.records |= new
 
     def _check(self, settings: dict[str, Any]) -> None:
@@ -84,35 +78,6 @@ class AnswerLog:
         if names:
             was = ", ".join(f"{n}={before.get(n)!r} (now {settings.get(n)!r})" for n in names)
             raise ValueError(f"{self.folder} holds a run with {was}: pass another --out, or the same settings")
-
-    def _open(self) -> BinaryIO:
-        file: Any = self.path.open("a+b", buffering=0)
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # Windows has no flock
-        except OSError:
-            file.close()
-            raise ValueError(
-                f"{self.folder} is being written by another run: wait for it, or pass another --out"
-            ) from None
-        return file
-
-    def _read(self) -> None:
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            self._file.truncate(whole)
-        for number, line in enumerate(content[:whole].splitlines(), 1):
-            try:
-                record = json.loads(line)
-                self.records[key_of(record)] = record
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(
-                    f"{self.path} is damaged in line {number}: delete that line, or pass another --out"
-                ) from None
 
 
 def key_of(record: dict[str, Any]) -> Key:

@@ -24,10 +24,12 @@ class FasterVLM(ScoringPruner):
     Args:
         saliency: "attention": see above. "received": the mean attention a patch receives, with CLS or without.
             "distinctness": how much a visual token differs from the others; no attention at all.
+        heads: of "received": "mean", or "max", the strongest for each query.
         depth: of the layer whose attention counts, 0 (the first) to 1 (the last). None: that of the features.
     """
 
     saliency: Literal["attention", "received", "distinctness"] = "attention"
+    heads: Literal["mean", "max"] = "mean"
     depth: float | None = None
 
     name = "fastervlm"
@@ -37,13 +39,18 @@ class FasterVLM(ScoringPruner):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("saliency", self.saliency, "attention", "received", "distinctness")
+        one_of("heads", self.heads, "mean", "max")
         if self.depth is not None and not 0 <= self.depth <= 1:
             raise ValueError(f"depth={self.depth} is no place in the tower: pass 0 (the first layer) to 1 (the last)")
-        read = () if self.saliency == "distinctness" else (Signal(self.saliency, self.depth),)
-        self.signals = frozenset(read)  # type: ignore[misc]
+        self.signals = frozenset(self._read())  # type: ignore[misc]
 
     def score(self, tokens: VisualTokens) -> Tensor:
         if self.saliency == "distinctness":
             each = [distinctness(f[:n]) for f, n in zip(tokens.features, tokens.counts, strict=True)]
             return pad_sequence(each, batch_first=True)
-        return tokens.signals[Signal(self.saliency, self.depth)]
+        (signal,) = self._read()
+        return tokens.signals[signal]
+
+    def _read(self) -> tuple[Signal, ...]:
+        """What it asks of the tower: one signal, or none."""
+        return () if self.saliency == "distinctness" else (Signal(self.saliency, self.depth, self.heads),)

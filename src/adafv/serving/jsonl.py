@@ -4,13 +4,12 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from adafv.files import write_text
+from adafv.files import Lines, write_text
 
 __all__ = ["Line", "Results", "read_lines"]
 
@@ -120,23 +119,20 @@ class Results:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], ids: Sequence[Any]) -> None:
-        self.path = path
-        self._file = _locked(path)
+        self.path, self._lines = path, Lines(path, "another OUT")
         try:
-            content = path.read_bytes()
-            self._check(json.loads(json.dumps(settings)), bool(content))
-            whole = content.rfind(b"\n") + 1
-            self.records = [self._record(line, i, ids) for i, line in enumerate(content[:whole].split(b"\n")[:-1])]
-            self._file.truncate(whole)
+            self._check(json.loads(json.dumps(settings)), bool(path.stat().st_size))
+            self.records = [self._record(line, i, ids) for i, line in enumerate(self._lines.before)]
+            self._lines.trim()
         except BaseException:
-            self._file.close()
+            self._lines.close()
             raise
 
     def __enter__(self) -> "Results":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        self._lines.close()
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Add results and put them on the disk.
@@ -145,20 +141,7 @@ class Results:
             ValueError: the disk is full; what was there before stays whole.
         """
         new = list(records)
-        # A surrogate that no UTF-8 can hold becomes \udxxx, which is how JSON writes it.
-        data = "".join(f"{json.dumps(r, ensure_ascii=False)}\n" for r in new).encode("utf-8", "backslashreplace")
-        end = self._file.seek(0, os.SEEK_END)
-        try:
-            while data:
-                data = data[self._file.write(data) :]
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._file.truncate(end)
-            raise ValueError(
-                f"{self.path} cannot be written ({error.strerror}): make room and run the same command again, "
-                "it goes on where it stopped"
-            ) from error
+        self._lines.append(new)
         self.records += new
 
     def _check(self, settings: dict[str, Any], taken: bool) -> None:
@@ -186,20 +169,3 @@ class Results:
             f"line {index + 1} of {self.path} is not the result of line {index + 1} of the input: delete it and what "
             "follows it, or pass another OUT"
         )
-
-
-def _locked(path: Path) -> BinaryIO:
-    try:
-        file: Any = path.open("a+b", buffering=0)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written ({error.strerror}): pass another OUT") from None
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        pass  # Windows has no flock
-    except OSError:
-        file.close()
-        raise ValueError(f"{path} is being written by another run: wait for it, or pass another OUT") from None
-    return file
