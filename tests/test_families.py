@@ -357,7 +357,7 @@ def test_the_question_of_a_picture_is_the_text_after_it(name):
         *("paligemma", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"),
     ],
 )
-def test_ask_a_saved_checkpoint(name, tmp_path):
+def test_ask_a_saved_checkpoint(name, tmp_path, capsys):
     """`adafv ask --model FOLDER`: weights, configuration and the family's own processor from a folder."""
     found, processor = tiny(name), copy(tiny(name).processor)
     processor.chat_template = CHAT.replace("MARKER", found.marker)
@@ -371,6 +371,10 @@ def test_ask_a_saved_checkpoint(name, tmp_path):
     assert whole.answer == loaded.decode(plain, skip_special_tokens=True).strip()
     few = answer_question(model, loaded, show(80, 48), QUESTION, AdaFV(keep=0.3), 4)
     assert few.kept_tokens < few.visual_tokens == whole.kept_tokens
+    capsys.readouterr()
+    options = ["--model", str(tmp_path / "model"), "--keep", "0.3", "--json"]
+    assert main(["ask", str(tmp_path / "picture.png"), QUESTION, *options]) == 0
+    assert json.loads(capsys.readouterr().out)["kept_tokens"] == few.kept_tokens
 
 
 def test_a_processor_that_needs_what_is_not_installed(tmp_path):

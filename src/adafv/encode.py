@@ -17,7 +17,7 @@ from adafv.capture import SALIENCY, Signal
 from adafv.encoders import run
 from adafv.encoding import Encoding, VisualTokens
 from adafv.families import family_of
-from adafv.families.base import Family, Layout, base_of
+from adafv.families.base import Layout, base_of
 from adafv.layout import PIXELS, ImageSpan, Prompt, placeholders
 from adafv.scores import distinctness
 
@@ -87,7 +87,7 @@ def encode(
         planes=[list(chain(*planes)) for planes in zip(*(p.planes for p in parts), strict=True)],
         returned=[p.returned for p in parts],
         positions=positions,
-        merges=type(family).project is Family.project,
+        merges=family.merges,
     )
 
 

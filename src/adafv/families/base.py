@@ -70,6 +70,7 @@ class Family:
             between them. Empty: it hasn't.
         counts: the model numbers its tokens by counting them, whatever position ids it is given.
         films: its clips are pruned, too.
+        merges: what goes in at the door is what the language model reads, so that methods may merge it.
         needs: inputs without which the crops' shapes are unknown.
     """
 
@@ -82,6 +83,7 @@ class Family:
     whole: str = ""
     counts: bool = False
     films: bool = False
+    merges: bool = True
     needs: tuple[str, ...] = ()
 
     @property

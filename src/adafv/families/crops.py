@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.vision_utils import get_vision_window_index
 
-from adafv.families.base import Crop, Family, Layout, blocks, join, raster, side
+from adafv.families.base import Crop, Family, Layout, base_of, blocks, join, raster, side
 from adafv.layout import Prompt
 
 __all__ = ["Codes", "Crops", "Generic", "Grid", "Latents", "Shapes", "Sized", "TwoRoutes"]
@@ -179,8 +179,7 @@ class Codes(Family):
     needs: tuple[str, ...] = ("image_sizes",)
 
     def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
-        base: Any = model.base_model
-        factor = base.vqmodel.vision_spatial_factor
+        factor = base_of(model).vqmodel.vision_spatial_factor
         return [self._rows(int(height) // factor, int(width) // factor) for height, width in inputs["image_sizes"]]
 
     def _rows(self, height: int, width: int) -> Crop:

@@ -16,6 +16,7 @@ class Llama4(Crops):
     """The model takes the tower's features and projects them itself. CLS is the tower's last token."""
 
     door: str = "last_hidden_state"
+    merges: bool = False
     vision: str = "vision_model"
     cls: int | None = -1
     gap: int | None = 2
