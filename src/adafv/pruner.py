@@ -93,6 +93,7 @@ class Pruner(ABC):
     paper: ClassVar[str] = ""
     signals: ClassVar[frozenset[Signal]] = frozenset()
     needs_text: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if (self.keep is None) == (self.tokens is None):

@@ -4,7 +4,7 @@ from typing import Any
 
 from adafv.ask import prompt_for
 
-__all__ = ["STOP_WORDS", "boilerplate"]
+__all__ = ["STOP_WORDS", "answer_opening", "boilerplate"]
 
 _WORDS = """
     a an the this that these those it its i me my we us our you your he him his she her they them their
@@ -49,3 +49,17 @@ def boilerplate(processor: Any, stop_words: bool = True) -> frozenset[int]:
         pieces = [tokenizer(variant, add_special_tokens=False)["input_ids"] for variant in variants]
         outside |= {ids[0] for ids in pieces if len(ids) == 1}
     return frozenset(outside - {tokenizer.unk_token_id, tokenizer.convert_tokens_to_ids(processor.image_token)})
+
+
+def answer_opening(processor: Any) -> list[int]:
+    """Token ids with which the chat template opens an answer, e.g. of "ASSISTANT:".
+
+    Args:
+        processor: with a tokenizer and, usually, a chat template.
+    """
+    prompt = prompt_for(processor, _QUESTION)
+    end = prompt.rindex(_QUESTION) + len(_QUESTION)
+    start = end + len(prompt[end:]) - len(prompt[end:].lstrip())
+    tokens = processor.tokenizer(prompt, return_offsets_mapping=True, add_special_tokens=False)
+    pairs = zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
+    return [token for token, (_, last) in pairs if last > start]

@@ -50,6 +50,10 @@ class Layout:
     size: int
     frames: int = 1
 
+    def pooled(self, seen: Tensor, tokens: Tensor) -> Tensor:
+        """(N, …) the mean over the patches that each of some tokens (N,) is made of, of what all (size, …) showed."""
+        return seen[self.patches[tokens].to(seen.device, non_blocking=True)].mean(1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:

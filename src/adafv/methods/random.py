@@ -22,6 +22,7 @@ class Random(ScoringPruner):
     seed: int = 0
 
     name = "random"
+    draws = True
 
     def score(self, tokens: VisualTokens) -> Tensor:
         scores = torch.zeros(tokens.mask.shape)

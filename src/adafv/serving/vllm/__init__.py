@@ -1,0 +1,25 @@
+"""A plugin for vLLM: its models read only the visual tokens that a method keeps.
+
+    adafv serve llava-hf/llava-1.5-7b-hf --keep 0.1
+
+vLLM finds it by its entry point (`vllm.general_plugins`). Nothing changes until a budget is given: for the server, or
+with a request as `mm_processor_kwargs={"adafv_keep": 0.25}`.
+"""
+
+__all__ = ["ARCHITECTURES", "register"]
+
+ARCHITECTURES = {
+    "LlavaForConditionalGeneration": "PrunedLlava",
+    "LlavaNextForConditionalGeneration": "PrunedLlavaNext",
+    "LlavaOnevisionForConditionalGeneration": "PrunedLlavaOnevision",
+    "Qwen2_5_VLForConditionalGeneration": "PrunedQwen2_5VL",
+}
+"""The models that are pruned on vLLM, by the architecture in their configuration."""
+
+
+def register() -> None:
+    """Put the pruned models in the place of vLLM's own."""
+    from vllm import ModelRegistry
+
+    for architecture, name in ARCHITECTURES.items():
+        ModelRegistry.register_model(architecture, f"adafv.serving.vllm.models:{name}")

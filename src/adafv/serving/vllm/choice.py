@@ -1,0 +1,150 @@
+"""What a request asks for, and the ticket that says it to the model, one per picture."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from adafv.capture import SALIENCY
+from adafv.inside import LayerPruner
+from adafv.methods import from_spec
+from adafv.pruner import Pruner, one_of
+
+__all__ = ["FIELD", "OPTIONS", "Choice", "Ticket", "pruner_of", "settings"]
+
+FIELD = "adafv"
+OPTIONS = ("adafv_keep", "adafv_tokens", "adafv_method", "adafv_pin")
+SERVER = ("adafv_cache_mb", "adafv_only")
+BUDGETS = ("adafv_keep", "adafv_tokens")
+DEFAULT_METHOD = "adafv"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method at a budget, for all pictures of a prompt.
+
+    Attributes:
+        method: as lists of methods write it, e.g. "adafv+" or "adafv:reserve=0.5"; see `adafv.methods.from_spec`.
+        keep, tokens: the budget, one of the two; see `adafv.Pruner`.
+        pin: "none": all text after a picture is its question, so that each turn of a chat chooses anew. "first": the
+            text up to the first answer; the choice stays for the whole chat, and so does its prefix cache.
+    """
+
+    method: str = DEFAULT_METHOD
+    keep: float | None = None
+    tokens: int | None = None
+    pin: Literal["none", "first"] = "none"
+
+    @classmethod
+    def of(cls, request: Mapping[str, Any], server: Mapping[str, Any]) -> "Choice | None":
+        """What a request asks for, on a server with defaults of its own. None: nothing is asked for, nothing pruned.
+
+        Raises:
+            ValueError: an option that no method has, or a value that is none.
+        """
+        known = (*OPTIONS, *SERVER) if request is server else OPTIONS
+        if wrong := [name for name in request if name.startswith("adafv") and name not in known]:
+            raise ValueError(f"{wrong[0]} is no option of a request: pass {', '.join(OPTIONS)}")
+        asked = {name: request[name] for name in OPTIONS if request.get(name) is not None}
+        given = {name: server[name] for name in OPTIONS if server.get(name) is not None}
+        if asked.keys() & {*BUDGETS}:
+            given = {name: value for name, value in given.items() if name not in BUDGETS}
+        options = {name.removeprefix("adafv_"): value for name, value in {**given, **asked}.items()}
+        if not options:
+            return None
+        if options.get("method") == "none":
+            options = {"keep": 1.0, **options}
+        choice = cls(**options)
+        choice.check()
+        return choice
+
+    def check(self) -> None:
+        """Raise a `ValueError` if this cannot be done on vLLM."""
+        one_of("adafv_pin", self.pin, "none", "first")
+        if not isinstance(self.method, str):
+            raise ValueError(f"adafv_method={self.method!r} is not text: pass the name of a method, e.g. 'adafv+'")
+        for name, value in (("adafv_keep", self.keep), ("adafv_tokens", self.tokens)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise ValueError(f"{name}={value!r} is not a number: pass adafv_keep=0.1 or adafv_tokens=144")
+        pruner = pruner_of(self.method, self.keep, self.tokens)
+        if isinstance(pruner, LayerPruner):
+            raise ValueError(f"{self.method} prunes between the layers of the language model, which vLLM doesn't do")
+        if lacking := pruner.signals - {SALIENCY}:
+            kind = next(iter(lacking)).kind
+            raise ValueError(f"{self.method} looks at {kind!r} of the vision tower, which is not read off on vLLM")
+        for name, known in (("positions", "packed"), ("newlines", "drop")):
+            if getattr(pruner, name) != known:
+                raise ValueError(f"{name}={getattr(pruner, name)!r} is not done on vLLM: leave it out")
+
+    @property
+    def dense(self) -> bool:
+        """Nothing is to be pruned."""
+        return self.keep == 1 or self.method == "none"
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """All that decides which visual tokens of a picture stay, and so what it has in common with equal pictures.
+
+    Attributes:
+        image: hash of the picture itself.
+        method, keep, tokens: see `Choice`.
+        words: ids of the question, where the method looks at it.
+    """
+
+    image: str
+    method: str = "none"
+    keep: float | None = 1.0
+    tokens: int | None = None
+    words: tuple[int, ...] = ()
+
+    @property
+    def dense(self) -> bool:
+        return self.method == "none"
+
+    @property
+    def hash(self) -> str:
+        """Identity in vLLM's caches. A picture that stays whole has its own, as without this plugin."""
+        return self.image if self.dense else hashlib.sha256(self._bytes()).hexdigest()
+
+    @property
+    def pruner(self) -> Pruner:
+        return pruner_of(self.method, self.keep, self.tokens)
+
+    def tensor(self) -> Tensor:
+        """(n,) uint8, to travel with the pixels."""
+        return torch.frombuffer(bytearray(self._bytes()), dtype=torch.uint8)
+
+    @classmethod
+    def read(cls, tensor: Tensor) -> "Ticket":
+        fields = json.loads(bytes(tensor.tolist()))
+        return cls(**{**fields, "words": tuple(fields["words"])})
+
+    def _bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+
+@lru_cache(maxsize=1024)
+def pruner_of(method: str, keep: float | None, tokens: int | None, skip: Iterable[int] = ()) -> Pruner:
+    """The method at its budget; `skip` are the ids that `skip=template` stands for."""
+    return from_spec(method, lambda: skip, keep=keep, tokens=tokens)
+
+
+def settings(model_config: Any) -> dict[str, Any]:
+    """The server's own options, from `--mm-processor-kwargs` or the `adafv` block of the model's configuration.
+
+    They are moved to the configuration, where the model's processor does not stumble over them.
+    """
+    config, multimodal = model_config.hf_config, model_config.get_multimodal_config()
+    given = multimodal.mm_processor_kwargs or {}
+    ours = {name: value for name, value in given.items() if name.startswith("adafv")}
+    if ours:
+        multimodal.mm_processor_kwargs = {name: value for name, value in given.items() if name not in ours} or None
+    block = {f"adafv_{name}": value for name, value in (getattr(config, FIELD, None) or {}).items()}
+    config.adafv = {name.removeprefix("adafv_"): value for name, value in {**block, **ours}.items()}
+    return {**block, **ours}

@@ -1,0 +1,289 @@
+"""vLLM's models, reading only the visual tokens that stay. Their weights, layers and kernels are vLLM's own."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from vllm.model_executor.models.llava import (
+    LlavaDummyInputsBuilder,
+    LlavaForConditionalGeneration,
+    LlavaMultiModalProcessor,
+    LlavaProcessingInfo,
+    PixtralHFMultiModalProcessor,
+    _build_llava_or_pixtral_hf_info,
+)
+from vllm.model_executor.models.llava_next import (
+    LlavaNextForConditionalGeneration,
+    LlavaNextMultiModalProcessor,
+    LlavaNextProcessingInfo,
+)
+from vllm.model_executor.models.llava_onevision import (
+    LlavaOnevisionDummyInputsBuilder,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionMultiModalProcessor,
+    LlavaOnevisionProcessingInfo,
+)
+from vllm.model_executor.models.qwen2_5_vl import (
+    Qwen2_5_VLDummyInputsBuilder,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLMultiModalProcessor,
+    Qwen2_5_VLProcessingInfo,
+)
+from vllm.model_executor.models.utils import WeightsMapper
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from adafv.serving.vllm.choice import FIELD, Ticket, settings
+from adafv.serving.vllm.encodings import Encoded, Encodings
+from adafv.serving.vllm.processor import Pruned
+from adafv.serving.vllm.selector import Stay, select
+from adafv.serving.vllm.skeleton import Skeleton
+from adafv.serving.vllm.tower import last_attention, watch
+
+__all__ = ["PrunedLlava", "PrunedLlavaNext", "PrunedLlavaOnevision", "PrunedQwen2_5VL"]
+
+CACHE_MB = 512
+TOWER_PARTS = ("embeddings", "encoder", "pre_layrnorm", "post_layernorm")
+NAMES = WeightsMapper(orig_to_new_prefix={f"vision_tower.{x}.": f"vision_tower.vision_model.{x}." for x in TOWER_PARTS})
+"""From the names under which transformers 5 saves a tower to those of older checkpoints, which vLLM reads."""
+DIGIT = 128  # rows and columns travel as two digits each: bfloat16 holds integers up to 256
+
+
+class PrunedModel:
+    """Stands before a model of vLLM: encodes each picture once, then keeps what its tickets say.
+
+    A picture comes with a ticket (`adafv.serving.vllm.choice.Ticket`). Encodings are kept under the picture's own
+    hash (`adafv_cache_mb`, 512 by default), so that another question about it costs a selection.
+    """
+
+    tower_name = "vision_tower"
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        config = vllm_config.model_config
+        options = settings(config)
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        if config.multimodal_config.mm_encoder_tp_mode == "data":
+            raise ValueError("--mm-encoder-tp-mode data shows no rank the attention of all pictures: leave it out")
+        self.skeleton = Skeleton(config.hf_config)
+        self.encodings = Encodings(int(options.get("adafv_cache_mb", CACHE_MB) * 2**20))
+        self.layers = config.hf_config.get_text_config().num_hidden_layers
+        self.at_once = vllm_config.scheduler_config.max_num_batched_tokens
+
+    def embed_multimodal(self, **kwargs: Any) -> Any:
+        tickets = [Ticket.read(ticket) for ticket in kwargs.pop(FIELD, ())]
+        if all(ticket.dense for ticket in tickets):
+            return self.whole(super().embed_multimodal(**kwargs), kwargs)  # type: ignore[misc]
+        return self.embeddings(select(tickets, self._encoded(tickets, kwargs), self._embed, self.layers))
+
+    def embeddings(self, stay: list[Stay]) -> list[Tensor]:
+        """What the language model gets of each picture."""
+        return [features for features, _ in stay]
+
+    def whole(self, features: Any, kwargs: dict[str, Any]) -> Any:
+        """What the language model gets of pictures or clips of which everything stays."""
+        return features
+
+    def pictures(self, kwargs: dict[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
+        """The inputs of some pictures."""
+        return {name: _these(x, chosen) for name, x in kwargs.items()}
+
+    def count(self, kwargs: dict[str, Any], index: int) -> int:
+        """Patches of a picture, padding included."""
+        pixels = kwargs["pixel_values"][index]
+        crops = len(pixels) if pixels.dim() == 4 else 1
+        return crops * int(np.prod([n // self.config.vision_config.patch_size for n in pixels.shape[-2:]]))  # type: ignore[attr-defined]
+
+    def _encoded(self, tickets: Sequence[Ticket], kwargs: dict[str, Any]) -> list[Encoded]:
+        found: dict[str, Encoded] = {}
+        new: dict[str, int] = {}
+        for i, ticket in enumerate(tickets):
+            if ticket.image in found or ticket.image in new:
+                self.encodings.reused += 1
+            elif (known := self.encodings.find(ticket.image)) is not None:
+                found[ticket.image] = known
+            else:
+                new[ticket.image] = i
+        for part in self._parts(kwargs, list(new.values())):
+            for i, encoded in zip(part, self._encode(self.pictures(kwargs, part)), strict=True):
+                found[tickets[i].image] = encoded
+                self.encodings.add(tickets[i].image, encoded)
+        return [found[ticket.image] for ticket in tickets]
+
+    def _parts(self, kwargs: dict[str, Any], chosen: list[int]) -> Iterator[list[int]]:
+        """As many pictures at once as the measurement of memory had: the scheduler counts only what stays of them."""
+        part: list[int] = []
+        room = self.at_once
+        for i in chosen:
+            size = self.count(kwargs, i)
+            if part and size > room:
+                yield part
+                part, room = [], self.at_once
+            part.append(i)
+            room -= size
+        if part:
+            yield part
+
+    def _encode(self, kwargs: dict[str, Any]) -> list[Encoded]:
+        with watch(last_attention(getattr(self, self.tower_name)), self.skeleton.cls) as seen:
+            features = list(super().embed_multimodal(**kwargs))  # type: ignore[misc]
+        shapes = [
+            {n: kwargs[n][i] for n in ("image_sizes", "image_grid_thw") if n in kwargs} for i in range(len(features))
+        ]
+        layouts = [self.skeleton.layout(len(f), shape) for f, shape in zip(features, shapes, strict=True)]
+        patches = torch.cat([x.flatten() for x in seen]).split([layout.size for layout in layouts])
+        return [
+            Encoded(f, layout.pooled(p, (layout.patches[:, 0] >= 0).nonzero()[:, 0]), layout)
+            for f, p, layout in zip(features, patches, layouts, strict=True)
+        ]
+
+    def _embed(self, words: Tensor) -> Tensor:
+        return self.get_language_model().embed_input_ids(words)  # type: ignore[attr-defined]
+
+
+def _these(x: Any, chosen: Sequence[int]) -> Any:
+    return x[list(chosen)] if isinstance(x, Tensor) else [x[i] for i in chosen]
+
+
+class _Llava(Pruned, LlavaMultiModalProcessor):
+    pass
+
+
+class _Pixtral(PixtralHFMultiModalProcessor):
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        if any(
+            name.startswith(FIELD) for name in (*inputs.hf_processor_mm_kwargs, *settings(self.info.ctx.model_config))
+        ):
+            raise ValueError("models with Pixtral's tower are not pruned on vLLM: leave adafv's options out")
+        return super().apply(inputs, timing_ctx)
+
+
+def _llava_processor(info: Any, dummy_inputs: Any) -> Any:
+    return (_Llava if isinstance(info, LlavaProcessingInfo) else _Pixtral)(info, dummy_inputs)
+
+
+class _LlavaNext(Pruned, LlavaNextMultiModalProcessor):
+    pass
+
+
+class _LlavaOnevision(Pruned, LlavaOnevisionMultiModalProcessor):
+    pass
+
+
+class _Qwen2_5VL(Pruned, Qwen2_5_VLMultiModalProcessor):
+    pass
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    _llava_processor, info=_build_llava_or_pixtral_hf_info, dummy_inputs=LlavaDummyInputsBuilder
+)
+class PrunedLlava(PrunedModel, LlavaForConditionalGeneration):
+    """LLaVA-1.5."""
+
+    hf_to_vllm_mapper = LlavaForConditionalGeneration.hf_to_vllm_mapper | NAMES
+
+
+@MULTIMODAL_REGISTRY.register_processor(_LlavaNext, info=LlavaNextProcessingInfo, dummy_inputs=LlavaDummyInputsBuilder)
+class PrunedLlavaNext(PrunedModel, LlavaNextForConditionalGeneration):
+    """LLaVA-NeXT. The newlines of a picture that is pruned go."""
+
+    hf_to_vllm_mapper = LlavaNextForConditionalGeneration.hf_to_vllm_mapper | NAMES
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    _LlavaOnevision, info=LlavaOnevisionProcessingInfo, dummy_inputs=LlavaOnevisionDummyInputsBuilder
+)
+class PrunedLlavaOnevision(PrunedModel, LlavaOnevisionForConditionalGeneration):
+    """LLaVA-OneVision; SigLIP has no CLS, so saliency is the attention a patch receives."""
+
+    hf_to_vllm_mapper = LlavaOnevisionForConditionalGeneration.hf_to_vllm_mapper | NAMES
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    _Qwen2_5VL, info=Qwen2_5_VLProcessingInfo, dummy_inputs=Qwen2_5_VLDummyInputsBuilder
+)
+class PrunedQwen2_5VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
+    """Qwen2.5-VL. Kept tokens keep the rows and columns they have in the whole prompt (M-RoPE).
+
+    vLLM numbers a prompt before it knows which tokens stay. Text is right from the start; rows and columns come
+    with the embeddings, as four more channels, the way vLLM's own pruning of clips hands them over.
+    """
+
+    tower_name = "visual"
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        # so that vLLM asks for positions once the pictures are encoded
+        vllm_config.model_config.multimodal_config.is_multimodal_pruning_enabled = partial(bool, True)
+
+    def count(self, kwargs: dict[str, Any], index: int) -> int:
+        return int(kwargs["image_grid_thw"][index].prod())
+
+    def pictures(self, kwargs: dict[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
+        grids = kwargs["image_grid_thw"]
+        pixels = kwargs["pixel_values"].split(grids.prod(-1).tolist())
+        rest = {name: _these(x, chosen) for name, x in kwargs.items() if name != "pixel_values"}
+        return {**rest, "pixel_values": torch.cat([pixels[i] for i in chosen])}
+
+    def embeddings(self, stay: list[Stay]) -> list[Tensor]:
+        return [_with_places(features, where) for features, where in stay]
+
+    def whole(self, features: Any, kwargs: dict[str, Any]) -> Any:
+        return [_with_places(x, torch.full((len(x), 2), -1)) for x in features]
+
+    def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
+        positions: list[np.ndarray] = []
+        done, start = 0, 0
+        features = sorted(mm_features, key=lambda feature: feature.mm_position.offset)
+        for feature, (offset, *grid, seconds) in zip(features, self.iter_mm_grid_thw(mm_features), strict=True):
+            text, count = offset - done, feature.mm_position.length
+            positions.append(np.broadcast_to(np.arange(start, start + text), (3, text)))
+            places = np.indices(grid).reshape(3, -1)
+            places[0] = (places[0] * seconds).astype(np.int64)
+            start += text
+            known = places if places.shape[1] == count else np.zeros((3, count), dtype=np.int64)
+            positions.append(known + start)
+            start += int(places.max()) + 1
+            done = offset + count
+        positions.append(
+            np.broadcast_to(np.arange(start, start + len(input_tokens) - done), (3, len(input_tokens) - done))
+        )
+        whole = torch.from_numpy(np.concatenate(positions, axis=1))
+        return whole, int(whole.max()) + 1 - len(input_tokens)
+
+    def recompute_mrope_positions(
+        self,
+        input_ids: list[int] | Tensor,
+        multimodal_embeddings: Sequence[Tensor],
+        mrope_positions: Tensor,
+        num_computed_tokens: int,
+    ) -> tuple[list[Tensor], Tensor, int]:
+        positions = mrope_positions.clone()
+        ids = torch.as_tensor(input_ids, device=positions.device)
+        media = torch.isin(
+            ids, torch.tensor([self.config.image_token_id, self.config.video_token_id], device=ids.device)
+        )
+        index = torch.arange(len(ids), device=ids.device)
+        text_before = torch.where(media, -1, index).cummax(0).values
+        at = (media & (index >= num_computed_tokens)).nonzero()[:, 0]
+        if multimodal_embeddings:
+            digits = torch.cat([x[:, -4:] for x in multimodal_embeddings]).to(positions.device).long()
+            at = at[: len(digits)][digits[:, 0] >= 0]
+            digits = digits[digits[:, 0] >= 0]
+            before = text_before[at]
+            base = torch.where(before < 0, 0, positions[0, before.clamp(min=0)] + 1)
+            positions[1, at] = base + digits[:, 0] * DIGIT + digits[:, 1]
+            positions[2, at] = base + digits[:, 2] * DIGIT + digits[:, 3]
+        embeddings = [x[:, :-4] for x in multimodal_embeddings]
+        return embeddings, positions, self._delta(positions, media, len(ids))
+
+    def _delta(self, positions: Tensor, media: Tensor, length: int) -> int:
+        return int(positions.max()) + 1 - length
+
+
+def _with_places(features: Tensor, where: Tensor) -> Tensor:
+    """(k, D + 4) features, and the digits of their rows and columns; -1 where their positions are known already."""
+    digits = torch.stack([where[:, 0] // DIGIT, where[:, 0] % DIGIT, where[:, 1] // DIGIT, where[:, 1] % DIGIT], dim=1)
+    digits = digits.where(where[:, :1] >= 0, -1)
+    return torch.cat([features, digits.to(features)], dim=1)
