@@ -17,6 +17,9 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: env
 	$(BIN)/python -m adafv.demo
 
+serve-demo: $(VLLM)/ready
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m adafv.serving.demo
+
 test: env lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest  # tiny models: a second thread only waits
 

@@ -5,7 +5,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from zoo import ask, show, tiny
+from zoo.families import ask, show, tiny
 
 from adafv import AdaFV
 from adafv.encode import reask

@@ -12,7 +12,7 @@ import torch
 from conftest import inputs_for, picture, prompt, tiny_model, tiny_processor
 from fakes import TEXTS, FakeSuites
 from PIL import Image
-from zoo import tiny
+from zoo.families import tiny
 
 from adafv import AdaFV, method
 from adafv.ask import ask, build_batch

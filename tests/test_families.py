@@ -12,8 +12,8 @@ import transformers
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import is_torchvision_available
-from zoo import ZOO, ask, show, tiny
 from zoo.base import WORDS
+from zoo.families import ZOO, ask, show, tiny
 
 from adafv import METHODS, AdaFV, families, method
 from adafv.ask import ask as answer_question

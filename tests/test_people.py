@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
-from zoo import ask, show, tiny
+from zoo.families import ask, show, tiny
 
 from adafv import AdaFV, method
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from zoo import ask, show, tiny
+from zoo.families import ask, show, tiny
 
 from adafv import METHODS, AdaFV, method
 from adafv.families import FAMILIES as ALL

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from adafv import __version__
-from adafv.cli import asking, measuring, serving
+from adafv.cli import asking, measuring, serve, serving
 
 __all__ = ["main"]
 
@@ -26,6 +26,7 @@ app.command(name="eval")(measuring.evaluate)
 app.command()(measuring.table)
 app.command()(measuring.analyze)
 app.command()(serving.batch)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve.serve)
 
 
 def _version(wanted: bool) -> None:

@@ -1,28 +1,23 @@
-"""Many questions from a file, answered in batches; takes up an interrupted run where it stopped."""
+"""Many questions from a file, answered by an engine; takes up an interrupted run where it stopped."""
 
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv import __version__
 from adafv.ask import check_question
-from adafv.images import open_image
-from adafv.load import fingerprint
 from adafv.pruner import Pruner
-from adafv.serving.hf import Asked, answers
+from adafv.serving.engine import Asked, Engine, Outcome, failed
 from adafv.serving.jsonl import Line, Results, read_lines
 
 __all__ = ["Batch"]
-
-LONGEST_ERROR = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +34,7 @@ class Batch:
         out: the results, with `….settings.json` beside it. Results that are there and were made from the same input
             (its text; pictures are taken to be the same) under the same settings are kept, failed lines included.
         pruner: the method at its budget.
-        batch_size: lines that are answered, and written, at once. Questions about the same picture share its encoding.
+        batch_size: questions that the engine has at once; None: what it does best with.
         max_new_tokens: the longest answer.
 
     Raises:
@@ -50,12 +45,12 @@ class Batch:
     source: Path
     out: Path
     pruner: Pruner
-    batch_size: int = 8
+    batch_size: int | None = None
     max_new_tokens: int = 64
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_new_tokens"):
-            if (value := getattr(self, name)) < 1:
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} is too few: pass 1 or more")
         if os.path.exists(self.out) and not os.path.isfile(self.out):
             raise ValueError(f"{self.out} is not a regular file: pass another OUT, which can be gone on with")
@@ -67,13 +62,11 @@ class Batch:
     def _read(self) -> tuple[list[Line], str]:
         return read_lines(self.source)
 
-    def run(
-        self, model: PreTrainedModel, processor: ProcessorMixin, *, name: str, progress: bool = False
-    ) -> dict[str, Any]:
+    def run(self, engine: Engine, *, progress: bool = False) -> dict[str, Any]:
         """Answer the lines that have no result yet.
 
         Args:
-            name: of the model; results are only taken up by a run of the same model and dtype.
+            engine: results are only taken up by a run with the same settings of it, its model among them.
             progress: a bar on stderr.
 
         Returns:
@@ -81,21 +74,21 @@ class Batch:
             first reason for that (first_error).
 
         Raises:
-            ValueError: see `Results`; the disk is full.
+            ValueError: see `Results`; the disk is full; the engine cannot prune so, cannot start or has died.
         """
+        engine.check(self.pruner)
         lines = self._read[0]
-        with Results(self.out, self._settings(model, name), [line.id for line in lines]) as results:
+        with Results(self.out, self._settings(engine), [line.id for line in lines]) as results:
             resumed = len(results.records)
             with tqdm(total=len(lines), initial=resumed, desc=self.out.name, unit="line", disable=not progress) as bar:
-                for start in range(resumed, len(lines), self.batch_size):
-                    batch = lines[start : start + self.batch_size]
-                    results.append(self._results(model, processor, batch))
-                    bar.update(len(batch))
+                for new in self._new(engine, lines[resumed:]):
+                    results.append(new)
+                    bar.update(len(new))
             errors = [record["error"] for record in results.records if record["error"] is not None]
         first = errors[0] if errors else None
         return {"lines": len(lines), "resumed": resumed, "failed": len(errors), "first_error": first}
 
-    def _settings(self, model: PreTrainedModel, name: str) -> dict[str, Any]:
+    def _settings(self, engine: Engine) -> dict[str, Any]:
         options = {f.name: getattr(self.pruner, f.name) for f in fields(self.pruner) if f.name != "tokenizer"}
         options |= {"skip": sorted(self.pruner.skip)}
         if isinstance(query := self.pruner.query, Tensor):
@@ -103,56 +96,40 @@ class Batch:
         return {
             "adafv": __version__,
             "input": self._read[1],
-            "model": name,
-            "weights": fingerprint(model),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "device": model.device.type,
+            **engine.settings,
             "max_new_tokens": self.max_new_tokens,
             "method": self.pruner.name,
             **options,
         }
 
-    def _results(self, model: PreTrainedModel, processor: ProcessorMixin, lines: list[Line]) -> list[dict[str, Any]]:
-        opened = cache(open_image)
-        outcomes: dict[int, dict[str, Any]] = {}
-        groups: dict[float | None, list[Asked]] = {}
+    def _new(self, engine: Engine, lines: list[Line]) -> Iterator[list[dict[str, Any]]]:
+        """Results in the order of the lines, as many at once as there are; what comes early waits for its turn."""
+        waiting, known = deque(lines), dict[int, Outcome]()
+        asked = self._asked(engine, lines, known)
+        for outcomes in engine.outcomes(asked, self.batch_size or engine.batch_size, self.max_new_tokens):
+            known |= outcomes
+            if new := self._ready(waiting, known):
+                yield new
+        if new := self._ready(waiting, known):
+            yield new
+
+    def _asked(self, engine: Engine, lines: list[Line], known: dict[int, Outcome]) -> Iterator[Asked]:
+        """The lines that can be put to an engine; the outcomes of the others become known."""
         for line in lines:
             try:
                 if line.error is not None:
                     raise ValueError(line.error)
-                question = check_question(processor, line.question)
+                question = check_question(engine.processor, line.question)
                 pruner = self.pruner if line.keep is None else replace(self.pruner, keep=line.keep, tokens=None)
-                asked = Asked(line.number, opened(line.image), question, pruner)
-                groups.setdefault(line.keep, []).append(asked)
             except ValueError as error:
-                outcomes[line.number] = _failed(error)
-        for group in groups.values():
-            found = self._outcomes(model, processor, group)
-            outcomes |= zip((asked.number for asked in group), found, strict=True)
-        return [self._result(line) | outcomes[line.number] for line in lines]
+                known[line.number] = failed(error)
+            else:
+                yield Asked(line.number, line.image, question, pruner)
 
-    def _result(self, line: Line) -> dict[str, Any]:
-        empty = dict.fromkeys(("answer", "method", "visual_tokens", "kept_tokens", "error"))
-        return {"id": line.id, **empty, "method": self.pruner.name}
-
-    def _outcomes(
-        self, model: PreTrainedModel, processor: ProcessorMixin, group: Sequence[Asked]
-    ) -> list[dict[str, Any]]:
-        """Answers to questions at one budget; of those that cannot be answered together, half by half."""
-        try:
-            return answers(model, processor, group, self.max_new_tokens)
-        except torch.OutOfMemoryError:
-            failure = ValueError("the memory of the device is too small for this picture: pass a smaller --keep")
-        except ValueError as error:
-            failure = error
-        if len(group) == 1:
-            return [_failed(failure)]
-        half = len(group) // 2
-        return [x for part in (group[:half], group[half:]) for x in self._outcomes(model, processor, part)]
-
-
-def _failed(error: ValueError) -> dict[str, str]:
-    sentence = " ".join(str(error).split())
-    if len(sentence) > LONGEST_ERROR:
-        sentence = f"{sentence[: LONGEST_ERROR // 2]} … {sentence[-LONGEST_ERROR // 2 :]}"
-    return {"error": sentence}
+    def _ready(self, waiting: deque[Line], known: dict[int, Outcome]) -> list[dict[str, Any]]:
+        new = []
+        while waiting and waiting[0].number in known:
+            line = waiting.popleft()
+            empty = dict.fromkeys(("answer", "method", "visual_tokens", "kept_tokens", "error"))
+            new.append({"id": line.id, **empty, "method": self.pruner.name} | known.pop(line.number))
+        return new

@@ -1,8 +1,10 @@
 """The Hugging Face engine: questions on pictures, answered together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import cache
+from itertools import islice
+from typing import Any, ClassVar, cast
 
 import torch
 from PIL import Image
@@ -12,31 +14,88 @@ from transformers import PreTrainedModel, ProcessorMixin
 from adafv.ask import build_batch, check_length, decode, generate
 from adafv.encode import encode, reask
 from adafv.encoding import Encoding
+from adafv.images import open_image
+from adafv.load import fingerprint
 from adafv.pruner import Pruner
+from adafv.serving.engine import Asked, Outcome, failed
 
-__all__ = ["Asked", "answers"]
+__all__ = ["HuggingFace"]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A line that has a picture and a question; the same picture is the same object."""
+class Opened:
+    """A question with its picture; the same picture is the same object."""
 
-    number: int
+    asked: Asked
     picture: Image.Image
-    question: str
-    pruner: Pruner
+
+
+class HuggingFace:
+    """Stock transformers models, in this process, a batch after the other. A picture is encoded once per batch.
+
+    Args:
+        name: of the model.
+    """
+
+    batch_size: ClassVar[int] = 8
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, name: str) -> None:
+        self.model, self.processor, self.name = model, processor, name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {
+            "engine": "hf",
+            "model": self.name,
+            "weights": fingerprint(self.model),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": self.model.device.type,
+        }
+
+    def check(self, pruner: Pruner) -> None:
+        """Every method is done."""
+
+    def outcomes(self, asked: Iterator[Asked], batch_size: int, max_new_tokens: int) -> Iterator[dict[int, Outcome]]:
+        while batch := list(islice(asked, batch_size)):
+            yield self._outcomes(batch, max_new_tokens)
+
+    def _outcomes(self, batch: list[Asked], max_new_tokens: int) -> dict[int, Outcome]:
+        found: dict[int, Outcome] = {}
+        opened = cache(open_image)
+        groups: dict[float | None, list[Opened]] = {}
+        for asked in batch:
+            try:
+                groups.setdefault(asked.pruner.keep, []).append(Opened(asked, opened(asked.image)))
+            except ValueError as error:
+                found[asked.number] = failed(error)
+        for group in groups.values():
+            found |= zip((x.asked.number for x in group), self._answers(group, max_new_tokens), strict=True)
+        return found
+
+    def _answers(self, group: Sequence[Opened], max_new_tokens: int) -> list[Outcome]:
+        """Answers to questions at one budget; of those that cannot be answered together, half by half."""
+        try:
+            return answers(self.model, self.processor, group, max_new_tokens)
+        except torch.OutOfMemoryError:
+            failure = ValueError("the memory of the device is too small for this picture: pass a smaller --keep")
+        except ValueError as error:
+            failure = error
+        if len(group) == 1:
+            return [failed(failure)]
+        half = len(group) // 2
+        return [x for part in (group[:half], group[half:]) for x in self._answers(part, max_new_tokens)]
 
 
 @torch.no_grad()
 def answers(
-    model: PreTrainedModel, processor: ProcessorMixin, group: Sequence[Asked], max_new_tokens: int
-) -> list[dict[str, Any]]:
+    model: PreTrainedModel, processor: ProcessorMixin, group: Sequence[Opened], max_new_tokens: int
+) -> list[Outcome]:
     """Answer, visual_tokens and kept_tokens of each question; the first one's pruner holds for all.
 
     Raises:
         ValueError: a question, picture or budget among them that cannot be answered.
     """
-    pruner, inputs = group[0].pruner, _inputs(model, processor, group)
+    pruner, inputs = group[0].asked.pruner, _inputs(model, processor, group)
     encoding = _encoding(model, processor, group, inputs)
     counts = encoding.tokens.counts
     selection = pruner.select(encoding.tokens, [pruner.budget(n) for n in counts])
@@ -55,10 +114,10 @@ def answers(
 
 
 def _encoding(
-    model: PreTrainedModel, processor: ProcessorMixin, group: Sequence[Asked], inputs: dict[str, Any]
+    model: PreTrainedModel, processor: ProcessorMixin, group: Sequence[Opened], inputs: dict[str, Any]
 ) -> Encoding:
     """The encoded pictures of a group, each run through the tower once."""
-    pruner, distinct = group[0].pruner, {id(asked.picture): asked for asked in group}
+    pruner, distinct = group[0].asked.pruner, {id(x.picture): x for x in group}
     if len(distinct) == len(group):
         return pruner.encode(model, inputs)
     once = encode(model, _inputs(model, processor, [*distinct.values()]), signals=pruner.signals, text=False)
@@ -67,13 +126,13 @@ def _encoding(
         model,
         inputs,
         once,
-        [place[id(asked.picture)] for asked in group],
+        [place[id(x.picture)] for x in group],
         text=pruner.needs_text,
         query=cast(Tensor | None, pruner.query),
         skip=frozenset(pruner.skip),
     )
 
 
-def _inputs(model: PreTrainedModel, processor: ProcessorMixin, group: Sequence[Asked]) -> dict[str, Any]:
-    pictures, questions = [asked.picture for asked in group], [asked.question for asked in group]
+def _inputs(model: PreTrainedModel, processor: ProcessorMixin, group: Sequence[Opened]) -> dict[str, Any]:
+    pictures, questions = [x.picture for x in group], [x.asked.question for x in group]
     return build_batch(processor, pictures, questions, model.device, model.dtype)

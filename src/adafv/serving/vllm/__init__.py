@@ -6,6 +6,11 @@ vLLM finds it by its entry point (`vllm.general_plugins`). Nothing changes until
 with a request as `mm_processor_kwargs={"adafv_keep": 0.25}`.
 """
 
+import multiprocessing
+import os
+import threading
+from typing import Any
+
 __all__ = ["ARCHITECTURES", "register"]
 
 ARCHITECTURES = {
@@ -23,3 +28,11 @@ def register() -> None:
 
     for architecture, name in ARCHITECTURES.items():
         ModelRegistry.register_model(architecture, f"adafv.serving.vllm.models:{name}")
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: Any) -> None:
+    """End with the process that started this engine, which would hold its memory for ever where that one is killed."""
+    parent.join()
+    os._exit(1)

@@ -1,7 +1,6 @@
 """vLLM's models, reading only the visual tokens that stay. Their weights, layers and kernels are vLLM's own."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,6 +36,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from adafv.serving.vllm.choice import FIELD, Ticket, settings
 from adafv.serving.vllm.encodings import Encoded, Encodings
+from adafv.serving.vllm.places import CHANNELS, numbered, places_of, with_places
 from adafv.serving.vllm.processor import Pruned
 from adafv.serving.vllm.selector import Stay, select
 from adafv.serving.vllm.skeleton import Skeleton
@@ -48,7 +48,6 @@ CACHE_MB = 512
 TOWER_PARTS = ("embeddings", "encoder", "pre_layrnorm", "post_layernorm")
 NAMES = WeightsMapper(orig_to_new_prefix={f"vision_tower.{x}.": f"vision_tower.vision_model.{x}." for x in TOWER_PARTS})
 """From the names under which transformers 5 saves a tower to those of older checkpoints, which vLLM reads."""
-DIGIT = 128  # rows and columns travel as two digits each: bfloat16 holds integers up to 256
 
 
 class PrunedModel:
@@ -79,7 +78,7 @@ class PrunedModel:
 
     def embeddings(self, stay: list[Stay]) -> list[Tensor]:
         """What the language model gets of each picture."""
-        return [features for features, _ in stay]
+        return [s.features for s in stay]
 
     def whole(self, features: Any, kwargs: dict[str, Any]) -> Any:
         """What the language model gets of pictures or clips of which everything stays."""
@@ -128,11 +127,9 @@ class PrunedModel:
     def _encode(self, kwargs: dict[str, Any]) -> list[Encoded]:
         with watch(last_attention(getattr(self, self.tower_name)), self.skeleton.cls) as seen:
             features = list(super().embed_multimodal(**kwargs))  # type: ignore[misc]
-        shapes = [
-            {n: kwargs[n][i] for n in ("image_sizes", "image_grid_thw") if n in kwargs} for i in range(len(features))
-        ]
-        layouts = [self.skeleton.layout(len(f), shape) for f, shape in zip(features, shapes, strict=True)]
-        patches = torch.cat([x.flatten() for x in seen]).split([layout.size for layout in layouts])
+        shapes = {name: x for name, x in kwargs.items() if name != "pixel_values"}
+        layouts = [self.skeleton.layout(len(f), {n: x[i] for n, x in shapes.items()}) for i, f in enumerate(features)]
+        patches = torch.cat([x.flatten() for x in seen]).split([self.count(kwargs, i) for i in range(len(layouts))])
         return [
             Encoded(f, layout.pooled(p, (layout.patches[:, 0] >= 0).nonzero()[:, 0]), layout)
             for f, p, layout in zip(features, patches, layouts, strict=True)
@@ -204,86 +201,56 @@ class PrunedLlavaOnevision(PrunedModel, LlavaOnevisionForConditionalGeneration):
     _Qwen2_5VL, info=Qwen2_5_VLProcessingInfo, dummy_inputs=Qwen2_5_VLDummyInputsBuilder
 )
 class PrunedQwen2_5VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
-    """Qwen2.5-VL. Kept tokens keep the rows and columns they have in the whole prompt (M-RoPE).
+    """Qwen2.5-VL. Kept tokens keep the rows and columns they have in the whole picture (M-RoPE).
 
-    vLLM numbers a prompt before it knows which tokens stay. Text is right from the start; rows and columns come
-    with the embeddings, as four more channels, the way vLLM's own pruning of clips hands them over.
+    vLLM numbers a prompt before it knows which tokens stay. So text is numbered as if all had stayed, a picture that is
+    pruned has the number of its first token everywhere, and the rows and columns travel with the embeddings, as four
+    more channels, to be added when the language model reads them.
     """
 
     tower_name = "visual"
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        # so that vLLM asks for positions once the pictures are encoded
-        vllm_config.model_config.multimodal_config.is_multimodal_pruning_enabled = partial(bool, True)
+        parallel = vllm_config.parallel_config
+        if parallel.pipeline_parallel_size > 1 or parallel.enable_dbo or self.is_multimodal_pruning_enabled:
+            raise ValueError(
+                "Qwen2.5-VL is not pruned with --pipeline-parallel-size, --enable-dbo or --video-pruning-rate: "
+                "leave them out"
+            )
+        places = torch.zeros(2, self.at_once, dtype=torch.long, device=vllm_config.device_config.device)
+        self.register_buffer("places", places, persistent=False)
 
     def count(self, kwargs: dict[str, Any], index: int) -> int:
         return int(kwargs["image_grid_thw"][index].prod())
 
     def pictures(self, kwargs: dict[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
-        grids = kwargs["image_grid_thw"]
-        pixels = kwargs["pixel_values"].split(grids.prod(-1).tolist())
+        pixels = kwargs["pixel_values"].split(kwargs["image_grid_thw"].prod(-1).tolist())
         rest = {name: _these(x, chosen) for name, x in kwargs.items() if name != "pixel_values"}
         return {**rest, "pixel_values": torch.cat([pixels[i] for i in chosen])}
 
     def embeddings(self, stay: list[Stay]) -> list[Tensor]:
-        return [_with_places(features, where) for features, where in stay]
+        return [with_places(s.features, s.where if s.pruned else torch.zeros_like(s.where)) for s in stay]
 
     def whole(self, features: Any, kwargs: dict[str, Any]) -> Any:
-        return [_with_places(x, torch.full((len(x), 2), -1)) for x in features]
+        return [with_places(x, torch.zeros(len(x), 2, dtype=torch.long)) for x in features]
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
-        positions: list[np.ndarray] = []
-        done, start = 0, 0
         features = sorted(mm_features, key=lambda feature: feature.mm_position.offset)
-        for feature, (offset, *grid, seconds) in zip(features, self.iter_mm_grid_thw(mm_features), strict=True):
-            text, count = offset - done, feature.mm_position.length
-            positions.append(np.broadcast_to(np.arange(start, start + text), (3, text)))
-            places = np.indices(grid).reshape(3, -1)
-            places[0] = (places[0] * seconds).astype(np.int64)
-            start += text
-            known = places if places.shape[1] == count else np.zeros((3, count), dtype=np.int64)
-            positions.append(known + start)
-            start += int(places.max()) + 1
-            done = offset + count
-        positions.append(
-            np.broadcast_to(np.arange(start, start + len(input_tokens) - done), (3, len(input_tokens) - done))
-        )
-        whole = torch.from_numpy(np.concatenate(positions, axis=1))
-        return whole, int(whole.max()) + 1 - len(input_tokens)
+        spans = [(feature.mm_position.offset, feature.mm_position.length) for feature in features]
+        grids = [(tuple(grid), seconds) for _, *grid, seconds in self.iter_mm_grid_thw(mm_features)]
+        return numbered(len(input_tokens), spans, grids)
 
-    def recompute_mrope_positions(
-        self,
-        input_ids: list[int] | Tensor,
-        multimodal_embeddings: Sequence[Tensor],
-        mrope_positions: Tensor,
-        num_computed_tokens: int,
-    ) -> tuple[list[Tensor], Tensor, int]:
-        positions = mrope_positions.clone()
-        ids = torch.as_tensor(input_ids, device=positions.device)
-        media = torch.isin(
-            ids, torch.tensor([self.config.image_token_id, self.config.video_token_id], device=ids.device)
-        )
-        index = torch.arange(len(ids), device=ids.device)
-        text_before = torch.where(media, -1, index).cummax(0).values
-        at = (media & (index >= num_computed_tokens)).nonzero()[:, 0]
-        if multimodal_embeddings:
-            digits = torch.cat([x[:, -4:] for x in multimodal_embeddings]).to(positions.device).long()
-            at = at[: len(digits)][digits[:, 0] >= 0]
-            digits = digits[digits[:, 0] >= 0]
-            before = text_before[at]
-            base = torch.where(before < 0, 0, positions[0, before.clamp(min=0)] + 1)
-            positions[1, at] = base + digits[:, 0] * DIGIT + digits[:, 1]
-            positions[2, at] = base + digits[:, 2] * DIGIT + digits[:, 3]
-        embeddings = [x[:, :-4] for x in multimodal_embeddings]
-        return embeddings, positions, self._delta(positions, media, len(ids))
+    def embed_input_ids(
+        self, input_ids: Tensor, multimodal_embeddings: Any = None, *, is_multimodal: Tensor | None = None
+    ) -> Tensor:
+        places = self.places[:, : len(input_ids)].zero_()
+        if multimodal_embeddings is not None and len(multimodal_embeddings) and is_multimodal is not None:
+            found = torch.cat([places_of(x) for x in multimodal_embeddings]).to(places.device)
+            places.masked_scatter_(is_multimodal.to(places.device), found.mT)
+            multimodal_embeddings = [x[:, :-CHANNELS] for x in multimodal_embeddings]
+        return super().embed_input_ids(input_ids, multimodal_embeddings, is_multimodal=is_multimodal)
 
-    def _delta(self, positions: Tensor, media: Tensor, length: int) -> int:
-        return int(positions.max()) + 1 - length
-
-
-def _with_places(features: Tensor, where: Tensor) -> Tensor:
-    """(k, D + 4) features, and the digits of their rows and columns; -1 where their positions are known already."""
-    digits = torch.stack([where[:, 0] // DIGIT, where[:, 0] % DIGIT, where[:, 1] // DIGIT, where[:, 1] % DIGIT], dim=1)
-    digits = digits.where(where[:, :1] >= 0, -1)
-    return torch.cat([features, digits.to(features)], dim=1)
+    def forward(self, input_ids: Tensor | None, positions: Tensor, *args: Any, **kwargs: Any) -> Any:
+        places = torch.nn.functional.pad(self.places[:, : positions.shape[-1]], (0, 0, 1, 0))
+        return super().forward(input_ids, positions + places, *args, **kwargs)

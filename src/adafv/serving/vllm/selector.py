@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -15,8 +16,22 @@ from adafv.serving.vllm.encodings import Encoded
 
 __all__ = ["Stay", "select"]
 
-Stay = tuple[Tensor, Tensor]
-"""The features (k, D) of a picture that stay, and where each lies in it: (k, 2) row and column, -1 for a newline."""
+
+@dataclass(frozen=True)
+class Stay:
+    """What stays of a picture.
+
+    Attributes:
+        features: (k, D) for the language model, newlines included where everything stays.
+        where: (k, 2) row and column of each; -1 for a newline.
+        kept: (K,) which of its patches stay.
+        pruned: something went.
+    """
+
+    features: Tensor
+    where: Tensor
+    kept: Tensor
+    pruned: bool
 
 
 def select(
@@ -29,15 +44,15 @@ def select(
         layers: of the language model.
     """
     stay: list[Stay] = []
-    pairs = list(zip(tickets, pictures, strict=True))
+    pairs = zip(tickets, pictures, strict=True)
     for method, of_method in groupby(pairs, key=lambda pair: pair[0].method):
         group = list(of_method)
-        stay += (
-            [(p.features, p.layout.where[:, 1:]) for _, p in group]
-            if method == "none"
-            else _chosen(group, embed, layers)
-        )
+        stay += [_whole(p) for _, p in group] if method == "none" else _chosen(group, embed, layers)
     return stay
+
+
+def _whole(picture: Encoded) -> Stay:
+    return Stay(picture.features, picture.layout.where[:, 1:], torch.arange(len(picture.saliency)), False)
 
 
 def _chosen(group: list[tuple[Ticket, Encoded]], embed: Callable[[Tensor], Tensor], layers: int) -> list[Stay]:
@@ -63,14 +78,13 @@ def _chosen(group: list[tuple[Ticket, Encoded]], embed: Callable[[Tensor], Tenso
     selection = pruner.select(tokens, budgets)
     stay = []
     for i, (picture, kept) in enumerate(zip(pictures, selection.kept, strict=True)):
-        features = picture.features
+        features, where = picture.features, picture.layout.where[:, 1:]
         if selection.features is not None:
             features = features.index_copy(0, droppable[i][kept], selection.features[i].to(features))
         if len(kept) < counts[i]:
             chosen = droppable[i][kept]
-            stay.append((features[chosen], picture.layout.where[:, 1:].to(device)[chosen]))
-        else:
-            stay.append((features, picture.layout.where[:, 1:]))
+            features, where = features[chosen], where.to(device, non_blocking=True)[chosen]
+        stay.append(Stay(features, where, kept, len(kept) < counts[i]))
     return stay
 
 

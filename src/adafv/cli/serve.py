@@ -1,0 +1,142 @@
+"""Serving over HTTP: serve."""
+
+import importlib.util
+import json
+import os
+import shlex
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from adafv.cli.options import DEFAULT_KEEP, Keep, Method, Model, Tokens, pruner_of, quiet
+
+CHECKS = "adafv.serving.vllm.http.Checks"
+CONNECTOR = {"VLLM_MEDIA_CONNECTOR": "adafv", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
+PICTURES = {"backend": "pil"}  # prepared as everywhere in this library
+OPTIONS = "--mm-processor-kwargs"
+LIMIT, MAX_PICTURES = "--limit-mm-per-prompt", 64
+TRUST = "--trust-request-mm-kwargs"
+
+
+def serve(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL|VLLM-FLAG",
+            help="Hub id or folder (default: the embedded model), then e.g. --port 8001 --dtype float32.",
+            show_default=False,
+        ),
+    ] = None,
+    method: Method = "adafv",
+    keep: Keep = None,
+    tokens: Tokens = None,
+    pin: Annotated[
+        str, typer.Option(metavar="P", help="none: each turn of a chat chooses anew. first: the first choice stays.")
+    ] = "none",
+    cache_mb: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Memory for encoded pictures, in MiB.", show_default="512")
+    ] = None,
+    model: Model = None,
+) -> None:
+    """Serve a model over HTTP with vLLM, as OpenAI's API, reading only the visual tokens that a method keeps.
+
+    Flags that are not listed here go to vLLM: `python -m vllm.entrypoints.openai.api_server --help=all`. No address
+    is fetched for a request and no file read, unless --allowed-media-domains or --allowed-local-media-path allows it,
+    and a prompt may hold 64 pictures, unless --limit-mm-per-prompt allows more.
+
+    A request may differ from the server:
+
+    \b
+      {"model": …, "messages": […], "mm_processor_kwargs": {"adafv_keep": 0.25}}
+      adafv_keep    share of the visual tokens to keep; 1 keeps them all
+      adafv_tokens  or their number
+      adafv_method  see `adafv methods`; those that vLLM cannot do are refused
+      adafv_pin     none or first
+    """
+    flags = list(words or [])
+    if flags and not flags[0].startswith("-"):
+        if model is not None:
+            raise ValueError(f"MODEL is {flags[0]!r}, --model is {model!r}: pass one of them")
+        model = flags.pop(0)
+    given = _given(flags)
+    ours = _choice({"method": method, "keep": keep, "tokens": tokens, "pin": pin}, given)
+    if importlib.util.find_spec("vllm") is None:
+        raise ValueError("vLLM is not installed: pip install 'adafv[vllm]'")
+    if "adafv" not in os.environ.get("VLLM_PLUGINS", "adafv").split(","):
+        raise ValueError(f"VLLM_PLUGINS={os.environ['VLLM_PLUGINS']!r} leaves adafv out: add it, or unset the variable")
+    source = _checked(model)
+    if cache_mb is not None:
+        ours["adafv_cache_mb"] = cache_mb
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", source, "--middleware", CHECKS]
+    names = {_name(flag) for flag in flags}
+    if model is None and "--served-model-name" not in names:
+        command += ["--served-model-name", "embedded"]
+    if not names & {TRUST, "--no-trust-request-mm-kwargs"}:
+        command += [TRUST]
+        ours["adafv_only"] = True
+    if "--allowed-media-domains" not in names:
+        command += ["--allowed-media-domains", "(none)"]
+    if not any(name.startswith(LIMIT) for name in names):
+        command += [LIMIT, json.dumps({"image": MAX_PICTURES})]
+    command += [*flags, OPTIONS, json.dumps({**PICTURES, **given, **ours})]
+    for variable, value in CONNECTOR.items():
+        os.environ.setdefault(variable, value)
+    typer.echo(f"adafv: starting {shlex.join(command)}", err=True)
+    os.execv(sys.executable, command)
+
+
+def _name(flag: str) -> str:
+    """A flag of vLLM as its parser reads it."""
+    return flag.partition("=")[0].replace("_", "-")
+
+
+def _given(flags: list[str]) -> dict[str, Any]:
+    """The options of vLLM's own flag, which is taken out."""
+    found: dict[str, Any] = {}
+    for i in reversed([i for i, flag in enumerate(flags) if _name(flag).startswith(OPTIONS)]):
+        flag, equals, value = flags.pop(i).partition("=")
+        if _name(flag) != OPTIONS:
+            raise ValueError(f"{flag} sets one option: pass them all in {OPTIONS}, as a JSON object")
+        if not equals:
+            value = flags.pop(i) if i < len(flags) else ""
+        try:
+            found = {**json.loads(value), **found}
+        except (ValueError, TypeError):
+            example = json.dumps({"adafv_keep": DEFAULT_KEEP})
+            raise ValueError(f"{flag} {value!r} is no JSON object: pass e.g. {OPTIONS} '{example}'") from None
+    return found
+
+
+def _choice(asked: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The server's own options, of which flags go before what was `given` in JSON."""
+    from adafv.pruner import one_of
+    from adafv.serving.vllm.choice import Choice
+
+    one_of("--pin", asked["pin"], "none", "first")
+    if asked["method"] == "none":
+        pruner_of("none", asked["keep"], asked["tokens"])
+    elif asked["keep"] is None and asked["tokens"] is None and not {"adafv_keep", "adafv_tokens"} & given.keys():
+        asked = {**asked, "keep": DEFAULT_KEEP}
+    ours = {f"adafv_{name}": value for name, value in asked.items() if value is not None}
+    both = {**given, **ours}
+    Choice.of(both, both)
+    return ours
+
+
+def _checked(model: str | None) -> str:
+    """The folder or hub id of a model that the plugin prunes."""
+    quiet()
+    from transformers import AutoConfig
+
+    from adafv.load import _source, _try
+    from adafv.serving.vllm import ARCHITECTURES
+
+    source = _source(model)
+    config = _try(source, AutoConfig.from_pretrained)
+    names = config.architectures or [type(config).__name__]
+    if not ARCHITECTURES.keys() & set(names):
+        raise ValueError(f"{names[0]} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: pass such a model")
+    if getattr(getattr(config, "vision_config", None), "model_type", None) == "pixtral":
+        raise ValueError(f"model {source!r} has Pixtral's vision tower, which is not pruned on vLLM: pass another one")
+    return source

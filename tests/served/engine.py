@@ -1,0 +1,141 @@
+"""What the library on Hugging Face says, and what vLLM says, of the same questions."""
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from checkpoints import MARKER
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from zoo.base import show
+
+from adafv import method
+
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+
+ANSWER = 6
+SHAPES = ((96, 96), (48, 96), (90, 60), (48, 48))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question on pictures, which are counted."""
+
+    question: str
+    pictures: tuple[int, ...] = (0,)
+    keep: float = 0.3
+    method: str = "adafv"
+    before: str = ""
+
+    def prompt(self, family: str) -> str:
+        markers = " ".join([MARKER[family]] * len(self.pictures))
+        return f"USER : {self.before}{markers} {self.question} ASSISTANT :"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"adafv_keep": self.keep, "adafv_method": self.method}
+
+
+@dataclass
+class Said:
+    """An answer: its ids, the length of the prompt that was read, and what was kept of each picture."""
+
+    ids: list[int]
+    length: int
+    kept: list[list[int]] = field(default_factory=list)
+    cached: int = 0
+
+
+@cache
+def picture(number: int) -> Any:
+    return show(*SHAPES[number % len(SHAPES)], seed=number)
+
+
+class Library:
+    """`adafv` on Hugging Face, one question at a time."""
+
+    def __init__(self, family: str, folder: Path) -> None:
+        self.family = family
+        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+        self.processor = AutoProcessor.from_pretrained(folder)
+
+    @torch.no_grad()
+    def says(self, asked: Asked, length: int = ANSWER) -> Said:
+        pictures = [picture(i) for i in asked.pictures]
+        if not pictures:
+            inputs = dict(self.processor(text=[asked.prompt(self.family)], return_tensors="pt"))
+            return Said(self._answer(inputs, length), inputs["input_ids"].shape[1])
+        # vLLM prepares each picture as if it were alone; OneVision's own processor does so with a flat list
+        images = pictures if self.family == "llava_onevision" else [pictures]
+        inputs = dict(self.processor(text=[asked.prompt(self.family)], images=images, return_tensors="pt"))
+        pruner = method(asked.method, keep=asked.keep)
+        encoding = pruner.encode(self.model, inputs)
+        selection = pruner.select(encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts])
+        short = pruner.rebuild(self.model, inputs, encoding, selection)
+        return Said(self._answer(short, length), short["input_ids"].shape[1], [k.tolist() for k in selection.kept])
+
+    def _answer(self, inputs: dict[str, Any], length: int) -> list[int]:
+        output = self.model.generate(**inputs, max_new_tokens=length, do_sample=False)
+        return output[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+class Engine:
+    """vLLM with the plugin, in this process."""
+
+    def __init__(self, family: str, folder: Path, **options: Any) -> None:
+        from vllm import LLM
+
+        self.family = family
+        defaults = dict(
+            dtype="float32", max_model_len=1024, max_num_seqs=16, max_num_batched_tokens=1024, enforce_eager=True,
+            block_size=32, limit_mm_per_prompt={"image": 4}, disable_log_stats=False,
+        )  # fmt: skip
+        self.llm = LLM(str(folder), **defaults | options)
+
+    def say(self, *asked: Asked, **options: Any) -> list[Said]:
+        """Answers to questions in one batch."""
+        return self.answer([self.request(a) for a in asked], **options)
+
+    def request(self, asked: Asked) -> dict[str, Any]:
+        request: dict[str, Any] = {"prompt": asked.prompt(self.family)}
+        if asked.pictures:
+            request |= {"multi_modal_data": {"image": [picture(i) for i in asked.pictures]}}
+            request |= {"mm_processor_kwargs": asked.options}
+        return request
+
+    def answer(self, requests: list[dict[str, Any]], max_tokens: int = ANSWER) -> list[Said]:
+        from vllm import SamplingParams
+
+        greedy = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+        found = self.llm.generate(requests, greedy, use_tqdm=False)
+        return [Said(list(o.outputs[0].token_ids), len(o.prompt_token_ids), [], o.num_cached_tokens) for o in found]
+
+    @property
+    def model(self) -> Any:
+        return self.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner.get_model()
+
+    def count(self, name: str) -> int:
+        """One of vLLM's own counters."""
+        return sum(int(metric.value) for metric in self.llm.get_metrics() if metric.name == f"vllm:{name}")
+
+    def close(self) -> None:
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+
+@contextmanager
+def engine(family: str, folder: Path, **options: Any) -> Iterator[Engine]:
+    made = Engine(family, folder, **options)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -1,0 +1,211 @@
+"""On vLLM the kept indices and the greedy answers are the library's, whatever is batched, cached, cut or recomputed."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
+
+from checkpoints import FAMILIES, save
+from engine import Asked, Engine, Library, Said, engine
+
+from adafv.serving.vllm import models
+from adafv.serving.vllm.choice import Ticket
+
+COLOR, KNIGHT, COUNT = "what color is the anchor ?", "is there a knight", "how many red . left of the anchor ?"
+SEVERAL = [
+    Asked(COLOR), Asked(KNIGHT), Asked(COUNT), Asked(COLOR),
+    Asked(COLOR, keep=0.1), Asked(COLOR, keep=1.0), Asked(COLOR, keep=0.5, method="adafv+"),
+    Asked(COLOR, (1,)), Asked(KNIGHT, (2,), method="fastervlm"), Asked(COUNT, (3,), method="random"),
+    Asked(COLOR, (0, 0)), Asked(KNIGHT, (0, 1, 2)), Asked(COLOR, (1, 1), keep=0.6, method="divprune"),
+    Asked(f"{COLOR} ASSISTANT : red USER : {KNIGHT}"),
+    Asked(f"{COLOR} ASSISTANT : red USER : {KNIGHT} ASSISTANT : a USER : {COUNT}", method="adafv+"),
+    Asked(COLOR, ()), Asked(KNIGHT, before="compare red and blue . "),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict:
+    return {family: save(family, tmp_path_factory.mktemp(family)) for family in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def libraries(folders) -> dict[str, Library]:
+    return {family: Library(family, folder) for family, folder in folders.items()}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def served(family, folders) -> Iterator[Engine]:
+    with engine(family, folders[family]) as made:
+        yield made
+
+
+@pytest.fixture
+def kept(monkeypatch) -> dict[tuple, list[int]]:
+    """What was kept of each picture, by picture, method, budget and words."""
+    found: dict[tuple, list[int]] = {}
+    select = models.select
+
+    def noting(tickets, *rest):
+        stay = select(tickets, *rest)
+        found.update(
+            {(t.image, t.method, t.keep, t.words): s.kept.tolist() for t, s in zip(tickets, stay, strict=True)}
+        )
+        return stay
+
+    monkeypatch.setattr(models, "select", noting)
+    return found
+
+
+def check(said: list[Said], library: Library, asked: list[Asked]) -> None:
+    for one, of in zip(said, asked, strict=True):
+        expected = library.says(of)
+        assert (one.ids, one.length) == (expected.ids, expected.length), of
+
+
+def test_all_kinds_of_questions_in_one_batch(served, family, libraries, kept):
+    """Several and repeated questions, equal pictures twice, several pictures, turns, mixed keeps and methods, text."""
+    check(served.say(*SEVERAL), libraries[family], SEVERAL)
+    wanted = sorted(k for a in SEVERAL if 0 < a.keep < 1 for k in libraries[family].says(a).kept)
+    assert kept and all(k in wanted for (_, method, *_), k in kept.items() if method != "none")
+
+
+def test_kept_indices(served, family, libraries, kept):
+    """Alone, too: exactly the library's indices, picture by picture."""
+    for asked in (Asked(KNIGHT, (4, 5)), Asked(COUNT, (6,), method="adafv+"), Asked(COLOR, (7,), keep=0.15)):
+        kept.clear()
+        check(served.say(asked), libraries[family], [asked])
+        assert sorted(kept.values()) == sorted(libraries[family].says(asked).kept)
+
+
+def test_the_prefix_cache(served, family, libraries):
+    """A prompt that begins with whole blocks of one before, pictures included, is read from the cache, and right."""
+    long = [Asked(COLOR, (0, 1), keep=0.9), Asked(f"{COLOR} {KNIGHT}", (0, 1), keep=0.9)]
+    check(served.say(long[0]), libraries[family], long[:1])
+    again, other = served.say(long[0])[0], served.say(long[1])[0]
+    assert again.cached >= 32 and other.cached < 32  # another question, another choice
+    check([again, other], libraries[family], long)
+
+
+def test_a_picture_is_encoded_once(served, family, libraries):
+    """A second question about a picture costs a selection, not an encoding."""
+    before = served.model.encodings.encoded
+    asked = [Asked(COLOR, (8,)), Asked(KNIGHT, (8,)), Asked(COUNT, (8, 8)), Asked(COUNT, (8,), keep=0.7)]
+    for one in asked:
+        check(served.say(one), libraries[family], [one])
+    assert served.model.encodings.encoded == before + 1
+
+
+def test_encodings_stay_within_their_memory(served, family, libraries, monkeypatch):
+    """What doesn't fit is let go, the oldest first, and encoded again when it is asked about."""
+    encodings = served.model.encodings
+    served.say(Asked(COLOR, (10,)))
+    monkeypatch.setattr(encodings, "bytes", encodings.used)
+    evicted = encodings.evicted
+    asked = [Asked(COLOR, (i,)) for i in (11, 12, 13)] + [Asked(KNIGHT, (10,)), Asked(COUNT, (13,))]
+    check([served.say(a)[0] for a in asked], libraries[family], asked)
+    assert encodings.evicted > evicted and encodings.used <= encodings.bytes
+
+
+def test_more_pictures_than_memory_was_measured_for(served, family, libraries, monkeypatch):
+    """The scheduler counts what stays of a picture; the tower still sees no more at once than it was measured with."""
+    monkeypatch.setattr(served.model, "at_once", 200)
+    asked = [Asked(COLOR, (20 + i,), keep=0.05) for i in range(6)]
+    check(served.say(*asked), libraries[family], asked)
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"])
+def test_keep_1_is_stock_vllm(family, folders):
+    """Bit for bit: tokens and logprobs, with the plugin in place and a budget of 1, or none at all."""
+    stock, ours = (
+        subprocess.run(
+            [sys.executable, Path(__file__).with_name("stock.py"), family, folders[family]],
+            env=os.environ | plugins, capture_output=True, text=True, check=True,
+        ).stdout.splitlines()[-1]
+        for plugins in ({"VLLM_PLUGINS": ""}, {})
+    )  # fmt: skip
+    assert [json.loads(stock)["none"]] * 2 == [json.loads(ours)[budget] for budget in ("none", "1")]
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"])
+def test_chunked_prefill(family, folders, libraries):
+    """A picture is cut where a step's budget of tokens ends, and read in the next."""
+    with engine(
+        family, folders[family], max_num_batched_tokens=64, max_num_seqs=2, long_prefill_token_threshold=24
+    ) as made:
+        check(made.say(*SEVERAL), libraries[family], SEVERAL)
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"])
+def test_preemption_and_recompute(family, folders, libraries):
+    """Where the KV cache is too small for the load, requests are thrown out, and come back with the same choice."""
+    asked = [Asked(q, (i,), keep=0.5) for i in range(4) for q in (COLOR, KNIGHT)]
+    with engine(family, folders[family], num_gpu_blocks_override=9, max_model_len=256) as made:
+        said = made.say(*asked, max_tokens=60)
+        assert made.count("num_preemptions") > 0
+        longer = [libraries[family].says(a, 60) for a in asked]
+        assert [x.ids for x in said] == [x.ids for x in longer]
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"])
+def test_torch_compile(family, folders, libraries):
+    """vLLM's compiled language model reads the same tokens."""
+    with engine(family, folders[family], enforce_eager=False) as made:
+        check(made.say(*SEVERAL), libraries[family], SEVERAL)
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"])
+def test_two_ranks(family, folders, libraries, monkeypatch):
+    """With tensor parallelism each rank sees half of the heads; both choose as one would."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    with engine(family, folders[family], tensor_parallel_size=2) as made:
+        check(made.say(*SEVERAL), libraries[family], SEVERAL)
+
+
+@pytest.mark.parametrize("family", ["llava_next"])
+def test_a_hash_without_the_question_would_be_caught(family, folders, libraries, monkeypatch):
+    """The negative control: with the text left out of the hash, these tests fail."""
+    monkeypatch.setattr(Ticket, "hash", property(lambda self: f"{self.image}-{self.method}-{self.keep}"))
+    with engine(family, folders[family]) as made, pytest.raises(AssertionError):
+        check(made.say(*SEVERAL), libraries[family], SEVERAL)
+
+
+def test_a_server_has_its_own_budget(folders, libraries):
+    """Without options a request gets the server's; with some, its own."""
+    given = {"adafv_keep": 0.2, "adafv_method": "adafv+"}
+    with engine("llava", folders["llava"], mm_processor_kwargs=given) as made:
+        plain = made.request(Asked(COLOR))
+        options = [{}, {"adafv_keep": 0.5}, {"adafv_tokens": 7}, {"adafv_method": "fastervlm"}, {"adafv_keep": 1.0}]
+        said = made.answer([{**plain, "mm_processor_kwargs": x} for x in options])
+    budgets = [(0.2, "adafv+"), (0.5, "adafv+"), (7 / 36, "adafv+"), (0.2, "fastervlm"), (1.0, "adafv")]
+    check(said, libraries["llava"], [Asked(COLOR, keep=k, method=m) for k, m in budgets])
+
+
+def test_a_pinned_chat_keeps_its_prefix(folders, libraries):
+    """With pin="first" later turns read the choice of the first, from the cache; without, they choose anew."""
+    first = f"{COLOR} {COUNT}"
+    turns = [
+        first,
+        f"{first} ASSISTANT : red USER : {KNIGHT}",
+        f"{first} ASSISTANT : red USER : {KNIGHT} ASSISTANT : a USER : {COLOR}",
+    ]
+    with engine("llava_next", folders["llava_next"]) as made:
+        for pin in ("first", "none"):
+            requests = [made.request(Asked(turn, keep=0.9)) for turn in turns]
+            for request in requests:
+                request["mm_processor_kwargs"]["adafv_pin"] = pin
+            made.llm.reset_prefix_cache()
+            said = [made.answer([request])[0] for request in requests]
+            assert [x.cached >= 32 for x in said] == [False, pin == "first", pin == "first"]
+        same = [made.model.encodings.encoded, made.model.encodings.reused]
+        assert same[0] == 1 and same[1] >= 3

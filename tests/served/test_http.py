@@ -1,0 +1,275 @@
+"""Pruning over HTTP: the library's answers, one sentence for bad input, and a server that bears a load."""
+
+import asyncio
+import json
+import random
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
+
+from PIL import Image
+from server import CHAT, FLAT, Said, about, ask, blank, data_url, memory, pruned, stream, text
+
+from adafv import method
+from adafv.ask import ask as ask_library
+from adafv.evaluation.suites import load_suite
+from adafv.load import load
+from adafv.serving.demo import Server, chat, serving
+
+RED = data_url(blank(64, 48))
+LOAD, WARM_UP, AT_ONCE = 500, 150, 32
+GROWTH = 64 * 2**20
+"""Of the server's memory over the load, in bytes."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving(*FLAT) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def library():
+    return load(None, "cpu", "float32")
+
+
+@cache
+def asked() -> list:
+    """Pictures of scenes with three questions each."""
+    return [(s.image, q.text) for s in load_suite("scenes", limit=3, seed=5) for q in s.questions[:3]]
+
+
+def at_once(server: Server, bodies: list) -> list[Said]:
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda body: ask(server, body), bodies))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keep": 1.0},
+        {"keep": 0.25},
+        {"keep": 0.05},
+        {"tokens": 20},
+        {"keep": 0.1, "method": "adafv+"},
+        {"keep": 0.1, "method": "fastervlm"},
+        {"keep": 0.1, "method": "random"},
+    ],
+    ids=str,
+)
+def test_a_request_gets_the_librarys_answers(server, library, options):
+    """Method and budget of a request count, not the server's; questions that arrive together don't mix."""
+    pruner = method(**{"name": "adafv"} | {"name" if n == "method" else n: v for n, v in options.items()})
+    said = at_once(server, [chat(picture, question, **options) for picture, question in asked()])
+    expected = [ask_library(*library, picture, question, pruner) for picture, question in asked()]
+    assert [s.text for s in said] == [e.answer for e in expected]
+
+
+def test_a_request_that_says_nothing_gets_the_servers_budget(server):
+    """`adafv serve --keep 0.1` prunes without being asked, and reads as much less as it says."""
+    picture, question = asked()[0]
+    plain, same, half, whole = (
+        ask(server, chat(picture, question, **options)) for options in ({}, {"keep": 0.1}, {"keep": 0.5}, {"keep": 1})
+    )
+    assert plain == same and plain.tokens < half.tokens < whole.tokens
+    assert 0.09 < (plain.tokens - 15) / whole.tokens < 0.11
+
+
+def test_streaming(server):
+    """The pieces of a streamed answer are the answer; bad input is refused before the stream begins."""
+    request = chat(*asked()[0], keep=0.25)
+    pieces = stream(server, request)
+    assert len(pieces) > 1 and "".join(pieces).strip() == ask(server, request).text
+    assert ask(server, {**chat(*asked()[0], keep=3), "stream": True}).status == 400
+
+
+def test_text_only(server):
+    """A prompt without a picture is served as by vLLM, beside others."""
+    said = ask(server, text("what color is it?"))
+    assert said.status == 200 and said.text and said.tokens < 20
+
+
+def test_the_other_endpoints(server):
+    """What takes options prunes, what doesn't says so and prunes as the server does."""
+    picture = [{"type": "input_image", "image_url": RED, "detail": "auto"}, {"type": "input_text", "text": "what?"}]
+    request = {"model": "embedded", "input": [{"role": "user", "content": picture}], "max_output_tokens": 4}
+    counts = [
+        server.post("/v1/responses", {**request, "mm_processor_kwargs": {"adafv_keep": keep}})[1]["usage"][
+            "input_tokens"
+        ]
+        for keep in (1, 0.05)
+    ]
+    assert counts[0] > 200 and counts[1] < 40
+    status, counted = server.post("/tokenize", {**pruned(adafv_keep=0.05)})
+    assert status == 200 and counted["count"] < 40
+    source = {"type": "base64", "media_type": "image/png", "data": RED.partition(",")[2]}
+    content = [{"type": "image", "source": source}, {"type": "text", "text": "what?"}]
+    claude = {"model": "embedded", "max_tokens": 4, "messages": [{"role": "user", "content": content}]}
+    status, answer = server.post("/v1/messages", claude)
+    assert status == 200 and answer["usage"]["input_tokens"] < 60
+    said = ask(server, {**claude, "mm_processor_kwargs": {"adafv_keep": 1}}, "/v1/messages")
+    assert said.status == 400 and "/v1/messages has no adafv_keep" in said.text
+
+
+def bad() -> dict:
+    """Requests that are refused, with words of the sentence."""
+    png = blank(300, 300)
+    many = {"mm_processor_kwargs": {"adafv_keep": 0.5}}
+    return {
+        "keep zero": (pruned(adafv_keep=0), "keep=0"),
+        "keep two": (pruned(adafv_keep=2), "keep=2"),
+        "keep nan": (pruned(adafv_keep=float("nan")), "keep=nan"),
+        "keep text": (pruned(adafv_keep="half"), "adafv_keep='half' is not a number"),
+        "keep list": (pruned(adafv_keep=[1]), "is not a number"),
+        "tokens zero": (pruned(adafv_tokens=0), "tokens=0"),
+        "keep and tokens": (pruned(adafv_keep=0.5, adafv_tokens=3), "both"),
+        "unknown method": (pruned(adafv_method="adafx"), "'adafx' is unknown"),
+        "fastv": (pruned(adafv_method="fastv", adafv_keep=0.6), "between the layers"),
+        "visionzip": (pruned(adafv_method="visionzip", adafv_keep=0.6), "visionzip looks at"),
+        "unknown pin": (pruned(adafv_pin="last"), "adafv_pin='last'"),
+        "unknown option": (pruned(adafv_kep=0.5), "adafv_kep"),
+        "option of the server": (pruned(adafv_only=False), "adafv_only"),
+        "option of vLLM": (pruned(do_resize=False), "do_resize"),
+        "both options": (pruned(do_resize=False, adafv_keep=0.5), "do_resize"),
+        "options that are none": (pruned() | {"mm_processor_kwargs": 3}, "is no object"),
+        "reading option": (pruned() | {"media_io_kwargs": {"image": {"image_mode": "L"}}}, "media_io_kwargs"),
+        "option in the wrong place": (pruned() | {"adafv_keep": 0.5}, "in mm_processor_kwargs"),
+        "text with keep": (text("hi", mm_processor_kwargs={"adafv_keep": 0.5}), "without a picture"),
+        "no image": (about(data_url(b"no picture")), "is not an image"),
+        "truncated": (about(data_url(png[:60])), "cannot be read as an image"),
+        "no bytes": (about(data_url(b"")), "is not an image"),
+        "not base64": (about("data:image/png;base64,@@@"), "not valid base64"),
+        "not encoded": (about("data:image/svg+xml,<svg/>"), "is not base64"),
+        "30,000 x 30,000": (about(data_url(blank(30_000, 30_000))), "Pillow's limit"),
+        "12,000 x 12,000": (about(data_url(blank(12_000, 12_000))), "Pillow's limit"),
+        "five of 9,000 x 9,000": (about(data_url(blank(9_000, 9_000)), count=5), "together"),
+        "a line": (about(data_url(blank(2_000, 3))), "longer than 100:1"),
+        "200 images": (about(data_url(png), count=200), "At most 64 image"),
+        "60 images": (about(data_url(blank(30, 30)), count=60, **many), "maximum context length"),
+        "long prompt": (about(RED, "color " * 5000), "maximum context length"),
+        "long text": (text("color " * 5000), "maximum context length"),
+        "empty question": (about(RED, ""), "the question is empty"),
+        "blank question": (about(RED, " \n"), "the question is empty"),
+        "half a character": (about(RED, "\ud800 what?"), "surrogate"),
+        "http": (about("http://127.0.0.1:9/picture.png"), "is not fetched"),
+        "file": (about("file:///etc/passwd"), "is not read"),
+        "path": (about("/etc/passwd"), "no address of a picture"),
+        "empty address": (about(""), "image_url holds no address"),
+        "no address": (about(None), "image_url holds no address"),
+        "unknown model": (text("hi") | {"model": "other"}, "other"),
+    }  # fmt: skip
+
+
+BAD = bad()
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(server, name):
+    """A client's mistake is a 4xx with one sentence, no page of repr, and the server lives."""
+    body, word = BAD[name]
+    said = ask(server, body)
+    assert 400 <= said.status < 500, said
+    assert word in said.text and len(said.text) < 300
+    assert not any(mark in said.text for mark in ("\n", "Traceback", "pydantic", "object at 0x"))
+    assert server.healthy()
+
+
+def test_no_json(server):
+    """Broken JSON, and JSON too deep for Python, are vLLM's to refuse."""
+    for body in (b"{nope", b"[" * 100_000, b""):
+        status, _ = server.post(CHAT, body)
+        assert 400 <= status < 500
+    assert server.healthy()
+
+
+@pytest.mark.parametrize("key, status", [("right", 400), ("wrong", 401)])
+def test_strangers_learn_nothing(key, status):
+    """A body is looked at behind vLLM's authentication: nobody without a key has one read."""
+    from fastapi import FastAPI, Request
+    from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
+
+    from adafv.serving.vllm.http import Checks
+
+    app = FastAPI()
+    app.state.args = Namespace(mm_processor_kwargs=None)
+    app.add_middleware(AuthenticationMiddleware, tokens=["right"])
+    app.add_middleware(Checks)
+    reads, sent = [], []
+
+    @app.post(CHAT)
+    async def answer(request: Request) -> dict:
+        return await request.json()
+
+    async def receive() -> dict:
+        reads.append(len(reads))
+        return {
+            "type": "http.request",
+            "body": b'{"adafv' if len(reads) == 1 else b'_keep": 1}',
+            "more_body": len(reads) == 1,
+        }
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", f"Bearer {key}".encode()), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": CHAT, "headers": headers, "query_string": b""}
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == status and len(reads) == (2 if status == 400 else 0)
+
+
+def mixed(seed: int, count: int) -> list[tuple[dict, object]]:
+    """Requests, and what identifies those that read equally long prompts; None: to be refused."""
+    draw = random.Random(seed)
+    wrong = [body for body, _ in BAD.values()]
+    made: list[tuple[dict, object]] = []
+    for i in range(count):
+        number, keep = draw.randrange(len(asked())), draw.choice([1, 0.25, 0.1, 0.05])
+        if i % 10 == 9:
+            made.append((draw.choice(wrong), None))
+        elif i % 10 == 4:
+            made.append((text("what color is it?"), "text"))
+        else:
+            picture, question = asked()[number]
+            made.append((chat(marked(picture, seed * count + i // 3), question, keep=keep), (number, keep)))
+    return made
+
+
+def marked(picture: Image.Image, number: int) -> Image.Image:
+    """The same scene as a new picture: its first pixel is the number."""
+    copy = picture.copy()
+    copy.putpixel((0, 0), (number % 256, number // 256 % 256, 7))
+    return copy
+
+
+def bear(server: Server, load: list) -> list[Said]:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(lambda request: ask(server, request[0]), load))
+
+
+def test_a_load(server):
+    """500 requests, 32 at once, a tenth of them bad: each gets its own answer, and memory stays.
+
+    After a warm-up that fills the caches (4 and 20 MiB) no more than `GROWTH` is added: a leak of a tenth of what
+    a request brings (some 2 MB of pixels and features) would add more.
+    """
+    bear(server, mixed(1, WARM_UP))
+    before = memory(server)
+    load = mixed(2, LOAD)
+    said = bear(server, load)
+    after = memory(server)
+    print(json.dumps({"before_mib": before >> 20, "after_mib": after >> 20}))
+    assert len(said) == LOAD
+    lengths = defaultdict(set)
+    for (_, kind), answer in zip(load, said, strict=True):
+        assert answer.status == 200 if kind else 400 <= answer.status < 500, answer
+        if kind:
+            lengths[kind].add(answer.tokens)
+    assert all(len(found) == 1 for found in lengths.values())
+    assert server.healthy() and ask(server, chat(*asked()[0], keep=0.25)).status == 200
+    assert after - before < GROWTH
