@@ -19,6 +19,7 @@ from adafv.ask import ask
 from adafv.cli import main
 from adafv.serving import hf
 from adafv.serving.batch import Batch
+from adafv.serving.hf import HuggingFace
 
 KEYS = ["id", "answer", "method", "visual_tokens", "kept_tokens", "error"]
 SHAPES = ((48, 48), (30, 60), (72, 24), (24, 24))
@@ -63,7 +64,7 @@ def batch(source: Path, out: str = "out.jsonl", pruner=None, **options) -> Batch
 
 
 def run(plan: Batch, model, processor) -> list[dict]:
-    plan.run(model, processor, name="tiny")
+    plan.run(HuggingFace(model, processor, "tiny"))
     return read(plan.out)
 
 
@@ -112,7 +113,7 @@ def test_ids(model, processor, source):
     lines.append(read(source)[0])
     plan = batch(write(source.parent, lines))
     assert [r["id"] for r in run(plan, model, processor)] == ["a", 9, 1.5, "9", "é\ud800", 6]
-    assert plan.run(model, processor, name="tiny")["resumed"] == 6
+    assert plan.run(HuggingFace(model, processor, "tiny"))["resumed"] == 6
 
 
 BAD = {
@@ -211,7 +212,8 @@ def test_a_second_run_goes_on(model, processor, source, torn, monkeypatch):
     generated, original = [], hf.generate
     monkeypatch.setattr(hf, "generate", lambda m, i, n: (generated.append(len(i["input_ids"])), original(m, i, n))[1])
     assert run(plan, model, processor) == whole and sum(generated) == 4
-    assert plan.run(model, processor, name="tiny") == {"lines": 7, "resumed": 7, "failed": 0, "first_error": None}
+    summary = plan.run(HuggingFace(model, processor, "tiny"))
+    assert summary == {"lines": 7, "resumed": 7, "failed": 0, "first_error": None}
     assert sum(generated) == 4
 
 
@@ -230,7 +232,7 @@ def test_other_settings(model, processor, source, options, name, words):
     run(batch(source), model, processor)
     before = (source.parent / "out.jsonl").read_bytes()
     with pytest.raises(ValueError) as info:
-        batch(source, **options).run(model, processor, name=name)
+        batch(source, **options).run(HuggingFace(model, processor, name))
     assert words in str(info.value) and (source.parent / "out.jsonl").read_bytes() == before
 
 
@@ -239,13 +241,13 @@ def test_another_input(model, processor, source):
     run(batch(source), model, processor)
     source.write_text(source.read_text().replace("anchor", "knight"))
     with pytest.raises(ValueError, match="input="):
-        batch(source).run(model, processor, name="tiny")
+        batch(source).run(HuggingFace(model, processor, "tiny"))
 
 
 def test_the_batch_size_may_change(model, processor, source):
     """It is no setting of the answers: after running out of memory one goes on with a smaller one."""
     run(batch(source), model, processor)
-    assert batch(source, batch_size=1).run(model, processor, name="tiny")["resumed"] == 7
+    assert batch(source, batch_size=1).run(HuggingFace(model, processor, "tiny"))["resumed"] == 7
 
 
 @pytest.mark.parametrize("content", ["notes", "notes\n", '{"id": 1}\n'])
@@ -253,7 +255,7 @@ def test_somebody_elses_file(model, processor, source, content):
     """A file that no batch has made is not written into."""
     (source.parent / "out.jsonl").write_text(content)
     with pytest.raises(ValueError, match="pass another OUT"):
-        batch(source).run(model, processor, name="tiny")
+        batch(source).run(HuggingFace(model, processor, "tiny"))
     assert (source.parent / "out.jsonl").read_text() == content
 
 
@@ -265,7 +267,7 @@ def test_a_damaged_result(model, processor, source, damage):
     lines = plan.out.read_text().splitlines()
     plan.out.write_text("\n".join([*lines[:2], damage, *lines[3:]]) + "\n")
     with pytest.raises(ValueError, match="line 3 of"):
-        plan.run(model, processor, name="tiny")
+        plan.run(HuggingFace(model, processor, "tiny"))
 
 
 def test_two_at_once(model, processor, source):
@@ -273,7 +275,7 @@ def test_two_at_once(model, processor, source):
     from adafv.serving.jsonl import Results
 
     with Results(source.parent / "out.jsonl", {}, []), pytest.raises(ValueError, match="another run"):
-        batch(source).run(model, processor, name="tiny")
+        batch(source).run(HuggingFace(model, processor, "tiny"))
 
 
 def command(source: Path, checkpoint: str, *options: object, out: str = "out.jsonl") -> list[str]:
@@ -335,9 +337,10 @@ def test_the_command(source, checkpoint, capsys):
 @pytest.mark.parametrize(
     "options, words",
     [
-        (["--engine", "vllm"], "--engine vllm is not built yet: pass --engine hf"),
-        (["--engine", "ray"], "--engine ray is not built yet: pass --engine hf"),
         (["--engine", "tgi"], "'tgi'"),
+        (["--engine", "vllm", "--device", "cpu"], "--device cpu with --engine vllm"),
+        (["--workers", 2], "--workers 2 with --engine hf"),
+        (["--engine", "ray", "--workers", 0], "--workers 0"),
         (["--batch-size", 0], "batch_size=0"),
         (["--max-new-tokens", 0], "max_new_tokens=0"),
         (["--keep", 2], "keep=2"),
@@ -350,6 +353,16 @@ def test_bad_options(source, checkpoint, capsys, options, words):
     said, complaint = capsys.readouterr()
     assert said == "" and complaint.count("\n") == 1 and words in complaint
     assert not (source.parent / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "engine, package", [("vllm", "needs vllm, which is not installed: pip install 'adafv[vllm]'"), ("ray", "[ray]")]
+)
+def test_a_missing_package(source, checkpoint, capsys, monkeypatch, engine, package):
+    """vLLM and Ray are optional: without them one line says how to get them."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(command(source, checkpoint, "--engine", engine)) == 2
+    assert package in capsys.readouterr().err and not (source.parent / "out.jsonl").exists()
 
 
 @pytest.mark.parametrize("place", ["in.jsonl", "folder", "/dev/full", "0.png/out.jsonl", "x" * 300])

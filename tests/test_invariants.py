@@ -10,7 +10,7 @@ from adafv import METHODS, AdaFV, FasterVLM, NoPruning, method
 from adafv.capture import SALIENCY
 
 PRUNING = [name for name in BEFORE if name != "none"]
-EXACT = [name for name in PRUNING if name != "adafv_released"]
+EXACT = [name for name in PRUNING if METHODS[name].exact]
 
 
 def mixed_batch(processor, side="left"):

@@ -57,6 +57,7 @@ def test_the_embedded_model_at_a_tenth(serve):
     assert json.loads(value(command, "--limit-mm-per-prompt")) == {"image": 64}
     ours = {"adafv_keep": 0.1, "adafv_method": "adafv", "adafv_pin": "none", "adafv_only": True}
     assert options(command) == {"backend": "pil", **ours}
+    assert os.environ["PILLOW_BLOCK_SIZE"] == "64m"
     assert os.environ["VLLM_MEDIA_CONNECTOR"] == "adafv" and os.environ["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
 
 

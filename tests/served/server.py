@@ -14,8 +14,18 @@ from PIL import Image
 from adafv.serving.demo import FLAGS, Server, chat
 
 CHAT = "/v1/chat/completions"
-FLAT = (*FLAGS, "--keep", "0.1", "--cache-mb", "4", "--mm-processor-cache-gb", "0.02")
-"""Caches so small that a load fills them early."""
+FLAT = (
+    *FLAGS,
+    "--keep",
+    "0.1",
+    "--cache-mb",
+    "4",
+    "--mm-processor-cache-gb",
+    "0.02",
+    "--num-gpu-blocks-override",
+    "256",
+)
+"""Caches so small that a warm-up fills them: of encoded pictures, of prepared ones, and of keys and values."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,8 @@ def data_url(content: bytes, kind: str = "image/png") -> str:
 def about(address: Any, question: Any = "what color is it?", count: int = 1, **options: Any) -> dict[str, Any]:
     """A question about a picture at an address; other fields of the request as they are."""
     picture = {"type": "image_url", "image_url": {"url": address}}
+    if "uuid" in options:
+        picture["uuid"] = options.pop("uuid")
     content = [*[picture] * count, {"type": "text", "text": question}]
     return {"model": "embedded", "messages": [{"role": "user", "content": content}], "max_tokens": 4, **options}
 

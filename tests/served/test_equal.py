@@ -207,5 +207,4 @@ def test_a_pinned_chat_keeps_its_prefix(folders, libraries):
             made.llm.reset_prefix_cache()
             said = [made.answer([request])[0] for request in requests]
             assert [x.cached >= 32 for x in said] == [False, pin == "first", pin == "first"]
-        same = [made.model.encodings.encoded, made.model.encodings.reused]
-        assert same[0] == 1 and same[1] >= 3
+        assert made.model.encodings.encoded == 1

@@ -12,7 +12,11 @@ import typer
 from adafv.cli.options import DEFAULT_KEEP, Keep, Method, Model, Tokens, pruner_of, quiet
 
 CHECKS = "adafv.serving.vllm.http.Checks"
-CONNECTOR = {"VLLM_MEDIA_CONNECTOR": "adafv", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0"}
+VARIABLES = {
+    "VLLM_MEDIA_CONNECTOR": "adafv",
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+    "PILLOW_BLOCK_SIZE": "64m",  # malloc never gives Pillow's own 16 MiB back: up to 400 MB for each thread that reads
+}
 PICTURES = {"backend": "pil"}  # prepared as everywhere in this library
 OPTIONS = "--mm-processor-kwargs"
 LIMIT, MAX_PICTURES = "--limit-mm-per-prompt", 64
@@ -80,7 +84,7 @@ def serve(
     if not any(name.startswith(LIMIT) for name in names):
         command += [LIMIT, json.dumps({"image": MAX_PICTURES})]
     command += [*flags, OPTIONS, json.dumps({**PICTURES, **given, **ours})]
-    for variable, value in CONNECTOR.items():
+    for variable, value in VARIABLES.items():
         os.environ.setdefault(variable, value)
     typer.echo(f"adafv: starting {shlex.join(command)}", err=True)
     os.execv(sys.executable, command)

@@ -28,6 +28,7 @@ class AdaFVReleased(AdaFV):
     """
 
     name = "adafv_released"
+    exact = False
     paper = "arXiv 2501.09532, released code"
 
     def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:

@@ -39,7 +39,7 @@ class Cluster:
 
     def __init__(self, model: str | None = None, dtype: str | None = None, *, workers: int = 1, **options: Any) -> None:
         needs("vllm", "ray")
-        needs("ray.data", "ray")
+        needs("ray", "ray")
         self.environment = prepare()
         self.requests = Requests(model)
         self.processor = self.requests.processor

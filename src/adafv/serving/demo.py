@@ -33,7 +33,7 @@ SHOWN = (0, 1, 4, 5)
 """Which of `adafv.demo.CASES` are asked."""
 ON_A_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 FLAGS = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "2048", "--disable-uvicorn-access-log")
-PATIENCE = 300
+PATIENCE = 600
 GRACE = 20
 
 

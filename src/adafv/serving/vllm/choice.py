@@ -47,8 +47,7 @@ class Choice:
         Raises:
             ValueError: an option that no method has, or a value that is none.
         """
-        known = (*OPTIONS, *SERVER) if request is server else OPTIONS
-        if wrong := [name for name in request if name.startswith("adafv") and name not in known]:
+        if wrong := [name for name in request if name.startswith("adafv") and name not in OPTIONS]:
             raise ValueError(f"{wrong[0]} is no option of a request: pass {', '.join(OPTIONS)}")
         asked = {name: request[name] for name in OPTIONS if request.get(name) is not None}
         given = {name: server[name] for name in OPTIONS if server.get(name) is not None}
@@ -77,6 +76,8 @@ class Choice:
         if lacking := pruner.signals - {SALIENCY}:
             kind = next(iter(lacking)).kind
             raise ValueError(f"{self.method} looks at {kind!r} of the vision tower, which is not read off on vLLM")
+        if not pruner.exact:
+            raise ValueError(f"{self.method} doesn't keep to its budget, which vLLM has to know before: pass 'adafv'")
         for name, known in (("positions", "packed"), ("newlines", "drop")):
             if getattr(pruner, name) != known:
                 raise ValueError(f"{name}={getattr(pruner, name)!r} is not done on vLLM: leave it out")
@@ -139,6 +140,9 @@ def settings(model_config: Any) -> dict[str, Any]:
     """The server's own options, from `--mm-processor-kwargs` or the `adafv` block of the model's configuration.
 
     They are moved to the configuration, where the model's processor does not stumble over them.
+
+    Raises:
+        ValueError: an unknown option, or a cache without a size.
     """
     config, multimodal = model_config.hf_config, model_config.get_multimodal_config()
     given = multimodal.mm_processor_kwargs or {}
@@ -146,5 +150,11 @@ def settings(model_config: Any) -> dict[str, Any]:
     if ours:
         multimodal.mm_processor_kwargs = {name: value for name, value in given.items() if name not in ours} or None
     block = {f"adafv_{name}": value for name, value in (getattr(config, FIELD, None) or {}).items()}
-    config.adafv = {name.removeprefix("adafv_"): value for name, value in {**block, **ours}.items()}
-    return {**block, **ours}
+    options = {**block, **ours}
+    config.adafv = {name.removeprefix("adafv_"): value for name, value in options.items()}
+    if wrong := [name for name in options if name not in (*OPTIONS, *SERVER)]:
+        raise ValueError(f"{wrong[0]} is no option of a server: pass {', '.join((*OPTIONS, *SERVER))}")
+    size = options.get("adafv_cache_mb", 0)
+    if isinstance(size, bool) or not isinstance(size, int | float) or size < 0:
+        raise ValueError(f"adafv_cache_mb={size!r} is no size: pass megabytes, 0 for no cache")
+    return options

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from adafv.families.base import Layout
@@ -33,14 +34,23 @@ class Encoded:
 class Encodings:
     """The most recently used pictures, by their hash, in bounded memory.
 
+    Args:
+        bytes: as much as they may have.
+
     Attributes:
+        used: bytes that they have.
         encoded, reused, evicted: how often.
     """
 
-    def __init__(self, bytes: int) -> None:
-        self.bytes, self.used = bytes, 0
+    def __init__(self, bytes: float) -> None:
+        self.bytes, self.used = int(bytes), 0
         self.encoded = self.reused = self.evicted = 0
         self._kept: OrderedDict[str, Encoded] = OrderedDict()
+        self._reserved: Tensor | None = None
+
+    def reserve(self, device: torch.device | str) -> None:
+        """Hold the memory until the first picture, so that vLLM, which measures what is left, leaves room for them."""
+        self._reserved = torch.empty(self.bytes, dtype=torch.uint8, device=device)
 
     def find(self, image: str) -> Encoded | None:
         """A picture that is kept."""
@@ -52,6 +62,7 @@ class Encodings:
     def add(self, image: str, new: Encoded) -> None:
         """Keep a picture, and let the oldest go where there is no room."""
         self.encoded += 1
+        self._reserved = None
         if new.size > self.bytes:
             return
         self._kept[image] = new

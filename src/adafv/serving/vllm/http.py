@@ -114,12 +114,13 @@ def _holds(part: Mapping[str, Any], kinds: frozenset[str]) -> bool:
 
 
 def _check_address(picture: Mapping[str, Any]) -> None:
-    if picture.get("type", "image_url") not in ("image_url", "input_image") or picture.get("uuid") is not None:
+    if picture.get("type", "image_url") not in ("image_url", "input_image"):
         return
     address = picture.get("image_url")
-    if picture.get("type") != "input_image" and isinstance(address, Mapping):
+    if isinstance(address, Mapping):
         address = address.get("url")
-    if not isinstance(address, str) or not address:
+    known = address is None and picture.get("uuid") is not None  # a picture that vLLM has seen under this name
+    if not known and not (isinstance(address, str) and address):
         raise ValueError('image_url holds no address: pass {"url": "data:image/png;base64,…"}')
 
 

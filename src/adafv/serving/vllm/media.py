@@ -21,8 +21,8 @@ __all__ = ["MAX_PIXELS", "NOWHERE", "PIXELS", "Connector"]
 
 NOWHERE = "(none)"
 """The one allowed domain of a server that fetches nothing; no host has this name."""
-MAX_PIXELS = 4 * (Image.MAX_IMAGE_PIXELS or 0)
-"""Of all pictures of a request together: 1 GiB once they are decoded."""
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+"""Of all pictures of a request together: half a GiB once they are decoded."""
 PIXELS: ContextVar[list[int] | None] = ContextVar("pixels", default=None)
 """How many each picture of this request has, as far as they are read."""
 LONGEST_NAME = 80

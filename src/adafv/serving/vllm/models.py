@@ -36,6 +36,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from adafv.serving.vllm.choice import FIELD, Ticket, settings
 from adafv.serving.vllm.encodings import Encoded, Encodings
+from adafv.serving.vllm.limits import check_config, check_positions
 from adafv.serving.vllm.places import CHANNELS, numbered, places_of, with_places
 from adafv.serving.vllm.processor import Pruned
 from adafv.serving.vllm.selector import Stay, select
@@ -62,11 +63,12 @@ class PrunedModel:
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         config = vllm_config.model_config
         options = settings(config)
+        check_config(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
-        if config.multimodal_config.mm_encoder_tp_mode == "data":
-            raise ValueError("--mm-encoder-tp-mode data shows no rank the attention of all pictures: leave it out")
         self.skeleton = Skeleton(config.hf_config)
-        self.encodings = Encodings(int(options.get("adafv_cache_mb", CACHE_MB) * 2**20))
+        self.encodings = Encodings(options.get("adafv_cache_mb", CACHE_MB) * 2**20)
+        if options:
+            self.encodings.reserve(vllm_config.device_config.device)
         self.layers = config.hf_config.get_text_config().num_hidden_layers
         self.at_once = vllm_config.scheduler_config.max_num_batched_tokens
 
@@ -212,12 +214,7 @@ class PrunedQwen2_5VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        parallel = vllm_config.parallel_config
-        if parallel.pipeline_parallel_size > 1 or parallel.enable_dbo or self.is_multimodal_pruning_enabled:
-            raise ValueError(
-                "Qwen2.5-VL is not pruned with --pipeline-parallel-size, --enable-dbo or --video-pruning-rate: "
-                "leave them out"
-            )
+        check_positions(vllm_config)
         places = torch.zeros(2, self.at_once, dtype=torch.long, device=vllm_config.device_config.device)
         self.register_buffer("places", places, persistent=False)
 
@@ -252,5 +249,7 @@ class PrunedQwen2_5VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
         return super().embed_input_ids(input_ids, multimodal_embeddings, is_multimodal=is_multimodal)
 
     def forward(self, input_ids: Tensor | None, positions: Tensor, *args: Any, **kwargs: Any) -> Any:
-        places = torch.nn.functional.pad(self.places[:, : positions.shape[-1]], (0, 0, 1, 0))
-        return super().forward(input_ids, positions + places, *args, **kwargs)
+        places = self.places[:, : positions.shape[-1]]
+        moved = positions + torch.nn.functional.pad(places, (0, 0, 1, 0))
+        places.zero_()
+        return super().forward(input_ids, moved, *args, **kwargs)

@@ -35,7 +35,7 @@ class Pruned(BaseMultiModalProcessor):
     def __init__(self, info: Any, dummy_inputs: Any) -> None:
         super().__init__(info, dummy_inputs)
         self.server = settings(info.ctx.model_config)
-        Choice.of(self.server, self.server)
+        Choice.of({}, self.server)
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         asked, rest = _apart(inputs.hf_processor_mm_kwargs)

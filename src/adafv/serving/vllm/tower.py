@@ -64,4 +64,4 @@ def _sequences(query: Tensor, key: Tensor, bounds: Tensor | None) -> Iterator[tu
 def _over_all_heads(mean: Tensor) -> Tensor:
     """The mean over the heads of all ranks, each of which has as many."""
     ranks = get_tensor_model_parallel_world_size()
-    return mean if ranks == 1 else tensor_model_parallel_all_reduce(mean) / ranks
+    return mean if ranks == 1 else tensor_model_parallel_all_reduce(mean.contiguous()) / ranks
