@@ -59,9 +59,9 @@ class Pruner(ABC):
         with pruner.attached(model):
             model.generate(**inputs)
 
-    A method is a subclass with one method: `select`, or `score` if it is a ranking (see `ScoringPruner`). Its class says
-    what it looks at: which `signals` of the vision tower, the question (`needs_text`, or `draws`: as a seed), and whether
-    it keeps `exact`ly K.
+    A method is a subclass with one method: `select`, or `score` if it is a ranking (see `ScoringPruner`). Its class
+    says what it looks at: which `signals` of the vision tower, the question (`needs_text`; as the seed of what it
+    `draws`); and whether it keeps `exact`ly K.
 
     Args:
         keep: share of each image's visual tokens that stays, 0 < keep <= 1; K = max(1, floor(keep · N + 0.5)).

@@ -33,7 +33,7 @@ BAD = {
     "keep": {"image": "0.png", "question": "is there a flag?", "keep": 2},
     "no question": {"image": "0.png"},
 }
-WORDS = ("not an image", "does not exist", "maximum model length", "keep=2", "question=None")
+WORDS = ("not an image", "does not exist", "maximum context length", "keep=2", "question=None")
 
 
 @pytest.fixture(scope="module")
