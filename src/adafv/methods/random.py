@@ -24,6 +24,11 @@ class Random(ScoringPruner):
     name = "random"
     draws = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed} is no seed: pass an integer from 0 to 2^63 - 1")
+
     def score(self, tokens: VisualTokens) -> Tensor:
         scores = torch.zeros(tokens.mask.shape)
         for row, count, seed in zip(scores, tokens.counts, tokens.seeds, strict=True):
