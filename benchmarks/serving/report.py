@@ -65,7 +65,7 @@ def _row(
     ratios = [_rate(c) / _rate(first[c["repeat"]]) for c in cells if c["repeat"] in first]
     waits = [np.median(first[c["repeat"]]["ttft_ms"]) / np.median(c["ttft_ms"]) for c in cells if c["repeat"] in first]
     ideal = sum(theirs.values()) / sum(ours.values()) if key[1] == "new" else None
-    blocks = -(-(round(prompt) + answer) // cache["block_size"])
+    blocks = -(-(round(prompt) + answer - 1) // cache["block_size"])  # nothing reads the last token
     ttft = np.percentile([t for cell in cells for t in cell["ttft_ms"]], [50, 95])
     values = (
         *name, *key, len(cells), sum(cell["requests"] for cell in cells), shape.visual_tokens(name[1]), prompt,
