@@ -78,8 +78,9 @@ def echoes(features: Tensor, scores: Tensor, reach: int) -> Tensor:
     """
     features = features.float()
     length, echo = features.norm(dim=-1).clamp(min=1e-12), torch.zeros_like(scores)
-    for down, right in product(range(reach + 1), range(-reach, reach + 1)):
-        if (down, right) <= (0, 0) or down >= scores.shape[-2] or abs(right) >= scores.shape[-1]:
+    below, aside = (min(reach, side - 1) for side in scores.shape[-2:])
+    for down, right in product(range(below + 1), range(-aside, aside + 1)):
+        if (down, right) <= (0, 0):
             continue
         one, other = _shifted(down, right)
         cosine = (features[:, *one] * features[:, *other]).sum(-1) / (length[:, *one] * length[:, *other])

@@ -17,6 +17,7 @@ __all__ = ["Checks", "check"]
 PICTURES = frozenset({"image_url", "input_image", "image", "image_pil", "image_embeds"})
 MEDIA = PICTURES | {"video_url", "video_embeds"}
 WITHOUT_OPTIONS = ("/v1/messages", "/cohere")
+LONGEST_OPTION = 200
 EXAMPLE = '{"adafv_keep": 0.25}'
 
 
@@ -76,6 +77,14 @@ def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> N
     options = request.get("mm_processor_kwargs") or {}
     if not isinstance(options, Mapping):
         raise ValueError(f"mm_processor_kwargs is no object: pass e.g. {EXAMPLE}")
+    if long := [name for name, value in options.items() if len(f"{name}{value}") > LONGEST_OPTION]:
+        raise ValueError(f"{long[0][:LONGEST_OPTION]} has more than {LONGEST_OPTION} characters: write less")
+    method = options.get("adafv_method")
+    if server.get("adafv_only") and isinstance(method, str) and ":" in method and method != server.get("adafv_method"):
+        raise ValueError(
+            f"the options of adafv_method={method!r} are for the server to set: name the method alone, or start the "
+            f"server with --method {method}"
+        )
     if request.get("media_io_kwargs") and server.get("adafv_only"):
         raise ValueError("media_io_kwargs: this server takes options of adafv only, in mm_processor_kwargs")
     messages = [request.get("messages"), request.get("input")]
