@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adafv.scores import cls_attention, received_attention
 
-__all__ = ["HIDDEN", "KEYS", "SALIENCY", "Signal", "capture", "layers_of", "observe"]
+__all__ = ["HIDDEN", "KEYS", "SALIENCY", "Signal", "capture", "layers_of", "observe", "sequences"]
 
 PREFIX = "adafv_"
 DEPTHS = ("num_hidden_layers", "depth", "num_layers")
@@ -184,7 +184,7 @@ def _observed(name: str) -> str:
                 scale = kwargs.get("scaling")
                 scale = query.shape[-1] ** -0.5 if scale is None else scale
                 mask = args[0] if args else kwargs.get("attention_mask")
-                for q, k in _sequences(query, key, kwargs.get("cu_seq_lens_q")):
+                for q, k in sequences(query, key, kwargs.get("cu_seq_lens_q")):
                     observer(module, q, k, scale, mask)
             return _plain(name, module)(module, query, key, value, *args, **kwargs)
 
@@ -194,8 +194,8 @@ def _observed(name: str) -> str:
     return twin
 
 
-def _sequences(query: Tensor, key: Tensor, bounds: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """The sequences that a tower packed into one for flash attention, which gets their bounds."""
+def sequences(query: Tensor, key: Tensor, bounds: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """The sequences (B, heads, P, d) that a tower packed into one, where it is given their bounds."""
     if bounds is None:
         yield query, key
         return

@@ -1,5 +1,7 @@
 """Answering for others: batch."""
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +55,8 @@ def batch(
     plan = Batch(source=source, out=out, pruner=pruner, batch_size=batch_size, max_new_tokens=max_new_tokens)
     writable_folder(out.parent)
     quiet()
-    summary = plan.run(_engine(engine, workers or 1, model, device, dtype), progress=True)
+    with redirect_stdout(sys.stderr):  # Ray talks
+        summary = plan.run(_engine(engine, workers or 1, model, device, dtype), progress=True)
     if as_json:
         print_json({"out": str(out), "method": pruner.name, **summary})
         return

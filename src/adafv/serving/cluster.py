@@ -1,5 +1,6 @@
 """vLLM on a Ray cluster: as many engines as there are workers, on any number of nodes."""
 
+import logging
 import os
 from collections.abc import Iterator
 from functools import cache, cached_property, partial
@@ -16,7 +17,7 @@ from adafv.serving.request import Requests, engine_options, fingerprint, needs, 
 __all__ = ["Cluster"]
 
 ERROR = "__inference_error__"  # Ray's own column; a row that has one goes past the engine
-LOCAL: dict[str, Any] = {"address": "local", "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # at 0 Ray listens on 127.0.0.1 alone, on Linux too
 
 
 class Cluster:
@@ -40,7 +41,8 @@ class Cluster:
     def __init__(self, model: str | None = None, dtype: str | None = None, *, workers: int = 1, **options: Any) -> None:
         needs("vllm", "ray")
         needs("ray", "ray")
-        self.environment = prepare()
+        # engines that share a machine would all bind themselves to the same cores
+        self.environment = prepare() | {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         self.requests = Requests(model)
         self.processor = self.requests.processor
         self.wanted, self.workers, self.options = dtype, workers, options
@@ -112,15 +114,21 @@ class Cluster:
     def _resources(self) -> dict[str, float]:
         """What the cluster has; connecting to it, or starting it, is part of asking."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # what it collects it prints to stdout as the process ends
+        local = not os.environ.get("RAY_ADDRESS")
+        if local:
+            os.environ.setdefault(LOOPBACK, "0")
         import ray
 
         if not ray.is_initialized():
-            room = {"num_cpus": (os.cpu_count() or 1) + self.workers}
-            place = {"address": "auto"} if os.environ.get("RAY_ADDRESS") else LOCAL | room
+            cores = (os.cpu_count() or 1) + self.workers
+            new = {"address": "local", "include_dashboard": False, "num_cpus": cores}
             try:
-                ray.init(**place, log_to_driver=False, logging_level="ERROR")
+                ray.init(**(new if local else {"address": "auto"}), log_to_driver=False, logging_level="ERROR")
             except Exception as error:
                 raise EngineError(f"Ray cannot start ({_sentence(error)}): check RAY_ADDRESS") from error
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         return ray.cluster_resources()

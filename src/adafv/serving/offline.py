@@ -1,7 +1,9 @@
 """vLLM in this process, without a server: new questions come in as others are answered."""
 
+import threading
 from collections.abc import Iterator
 from functools import cached_property
+from multiprocessing import connection
 from typing import Any, ClassVar
 
 import torch
@@ -104,9 +106,21 @@ class Offline:
         from vllm import LLM
 
         try:
-            return LLM(self.requests.source, dtype=self.dtype, **self.options)
+            llm = LLM(self.requests.source, dtype=self.dtype, **self.options)
         except Exception as error:
             raise EngineError(f"vLLM cannot start with {self.requests.source!r} ({sentence(error)})") from error
+        core = llm.llm_engine.engine_core
+        if hasattr(core, "outputs_queue"):  # the engine is a process of its own
+            threading.Thread(target=_watch, args=(core,), daemon=True).start()
+        return llm
+
+
+def _watch(core: Any) -> None:
+    """Wake whoever waits for an engine that has died, which vLLM 0.32 leaves waiting for ever."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    connection.wait(core.resources.engine_manager.sentinels())
+    core.outputs_queue.put_nowait(EngineDeadError())
 
 
 def _death(error: Exception) -> EngineError:

@@ -1,6 +1,7 @@
 """vLLM's models, reading only the visual tokens that stay. Their weights, layers and kernels are vLLM's own."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,8 @@ class PrunedModel:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         self.skeleton = Skeleton(config.hf_config)
         self.encodings = Encodings(options.get("adafv_cache_mb", CACHE_MB) * 2**20)
-        if options:
+        self.prunes = bool(options)
+        if self.prunes:
             self.encodings.reserve(vllm_config.device_config.device)
         self.layers = config.hf_config.get_text_config().num_hidden_layers
         self.at_once = vllm_config.scheduler_config.max_num_batched_tokens
@@ -75,7 +77,9 @@ class PrunedModel:
     def embed_multimodal(self, **kwargs: Any) -> Any:
         tickets = [Ticket.read(ticket) for ticket in kwargs.pop(FIELD, ())]
         if all(ticket.dense for ticket in tickets):
-            return self.whole(super().embed_multimodal(**kwargs), kwargs)  # type: ignore[misc]
+            # vLLM measures its memory with whole pictures: with a budget of its own, a server has to look here, too
+            with self._watched() if self.prunes else nullcontext():
+                return self.whole(super().embed_multimodal(**kwargs), kwargs)  # type: ignore[misc]
         return self.embeddings(select(tickets, self._encoded(tickets, kwargs), self._embed, self.layers))
 
     def embeddings(self, stay: list[Stay]) -> list[Tensor]:
@@ -127,7 +131,7 @@ class PrunedModel:
             yield part
 
     def _encode(self, kwargs: dict[str, Any]) -> list[Encoded]:
-        with watch(last_attention(getattr(self, self.tower_name)), self.skeleton.cls) as seen:
+        with self._watched() as seen:
             features = list(super().embed_multimodal(**kwargs))  # type: ignore[misc]
         shapes = {name: x for name, x in kwargs.items() if name != "pixel_values"}
         layouts = [self.skeleton.layout(len(f), {n: x[i] for n, x in shapes.items()}) for i, f in enumerate(features)]
@@ -136,6 +140,9 @@ class PrunedModel:
             Encoded(f, layout.pooled(p, (layout.patches[:, 0] >= 0).nonzero()[:, 0]), layout)
             for f, p, layout in zip(features, patches, layouts, strict=True)
         ]
+
+    def _watched(self) -> AbstractContextManager[list[Tensor]]:
+        return watch(last_attention(getattr(self, self.tower_name)), self.skeleton.cls)
 
     def _embed(self, words: Tensor) -> Tensor:
         return self.get_language_model().embed_input_ids(words)  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_reduce
 from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderAttention
 
+from adafv.capture import sequences
 from adafv.scores import cls_attention, received_attention
 
 __all__ = ["last_attention", "watch"]
@@ -41,7 +42,7 @@ def watch(layer: MMEncoderAttention, cls: int | None) -> Iterator[list[Tensor]]:
             x if x.dim() == 4 else x.unflatten(-1, (-1, layer.head_size)) for x in (given["query"], given["key"])
         )
         key = key.repeat_interleave(layer.num_queries_per_kv, dim=2)
-        for q, k in _sequences(query.transpose(1, 2), key.transpose(1, 2), kwargs.get("cu_seqlens")):
+        for q, k in sequences(query.transpose(1, 2), key.transpose(1, 2), kwargs.get("cu_seqlens")):
             seen = received_attention(q, k, layer.scale) if cls is None else cls_attention(q, k, layer.scale)
             found.append(_over_all_heads(seen))
 
@@ -50,15 +51,6 @@ def watch(layer: MMEncoderAttention, cls: int | None) -> Iterator[list[Tensor]]:
         yield found
     finally:
         handle.remove()
-
-
-def _sequences(query: Tensor, key: Tensor, bounds: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """The pictures that a tower packed into one sequence, (B, heads, P, d) each."""
-    if bounds is None:
-        yield query, key
-        return
-    lengths = bounds.diff().tolist()
-    yield from zip(query.split(lengths, dim=2), key.split(lengths, dim=2), strict=True)
 
 
 def _over_all_heads(mean: Tensor) -> Tensor:
