@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from adafv.families import family_of
 from adafv.processors import processor_class
 
-__all__ = ["DTYPES", "fingerprint", "load"]
+__all__ = ["DTYPES", "dtype_of", "fingerprint", "from_files", "load", "sentence", "source_of"]
 
 DTYPES = {
     "float32": torch.float32,
@@ -46,12 +46,12 @@ def load(
             a model without a vision tower, or weights that are missing, damaged or not in safetensors.
     """
     place = _device(device)
-    precision = _dtype(dtype, place)
-    source = _source(model)
-    config = _try(source, AutoConfig.from_pretrained)
+    precision = dtype_of(dtype, place)
+    source = source_of(model)
+    config = from_files(source, AutoConfig.from_pretrained)
     family_of(config)
-    processor = _try(source, processor_class(config).from_pretrained, backend="pil")
-    loaded, info = _try(
+    processor = from_files(source, processor_class(config).from_pretrained, backend="pil")
+    loaded, info = from_files(
         source,
         AutoModelForImageTextToText.from_pretrained,
         config=config,
@@ -64,7 +64,12 @@ def load(
     return loaded.to(place).eval(), processor
 
 
-def _source(model: str | Path | None) -> str:
+def source_of(model: str | Path | None) -> str:
+    """The folder, or hub id, of a model; None: the one that ships with the package.
+
+    Raises:
+        ValueError: a folder that isn't there or holds no model, or something that is neither.
+    """
     if model is None:
         from adafv.embedded import MODEL_DIR
 
@@ -91,11 +96,12 @@ def _device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {name!r} cannot be used ({_sentence(error)}): pass cpu, or leave it out") from None
+        raise ValueError(f"device {name!r} cannot be used ({sentence(error)}): pass cpu, or leave it out") from None
     return device
 
 
-def _dtype(name: str | None, device: torch.device) -> torch.dtype:
+def dtype_of(name: str | None, device: torch.device) -> torch.dtype:
+    """A name in `DTYPES` as a dtype; None: what suits the device. Raises a `ValueError` if it is unknown."""
     if name is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if name.lower() not in DTYPES:
@@ -103,18 +109,18 @@ def _dtype(name: str | None, device: torch.device) -> torch.dtype:
     return DTYPES[name.lower()]
 
 
-def _try(source: str, load: Any, **options: Any) -> Any:
+def from_files(source: str, load: Any, **options: Any) -> Any:
     """Load something, with one sentence for whatever goes wrong on the way to the files and in them."""
     try:
         return load(source, trust_remote_code=False, **options)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise ValueError(
-            f"model {source!r} cannot be loaded ({_sentence(error)}): check the id or folder, and the connection if "
+            f"model {source!r} cannot be loaded ({sentence(error)}): check the id or folder, and the connection if "
             "it has to be downloaded"
         ) from error
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     """The first line of a message, without its full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].strip().rstrip(".:")

@@ -84,7 +84,9 @@ def serve(
     if not any(name.startswith(LIMIT) for name in names):
         command += [LIMIT, json.dumps({"image": MAX_PICTURES})]
     command += [*flags, OPTIONS, json.dumps({**PICTURES, **given, **ours})]
-    for variable, value in VARIABLES.items():
+    from adafv.serving.vllm import FOLLOWS
+
+    for variable, value in {**VARIABLES, **FOLLOWS}.items():
         os.environ.setdefault(variable, value)
     typer.echo(f"adafv: starting {shlex.join(command)}", err=True)
     os.execv(sys.executable, command)
@@ -133,11 +135,11 @@ def _checked(model: str | None) -> str:
     quiet()
     from transformers import AutoConfig
 
-    from adafv.load import _source, _try
+    from adafv.load import from_files, source_of
     from adafv.serving.vllm import ARCHITECTURES
 
-    source = _source(model)
-    config = _try(source, AutoConfig.from_pretrained)
+    source = source_of(model)
+    config = from_files(source, AutoConfig.from_pretrained)
     names = config.architectures or [type(config).__name__]
     if not ARCHITECTURES.keys() & set(names):
         raise ValueError(f"{names[0]} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: pass such a model")

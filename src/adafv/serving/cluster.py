@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from adafv.images import open_image
-from adafv.load import _dtype, _sentence
+from adafv.load import dtype_of, sentence
 from adafv.pruner import Pruner
 from adafv.serving.engine import Asked, EngineError, Outcome, failed
 from adafv.serving.request import Requests, engine_options, fingerprint, needs, prepare
@@ -72,7 +72,7 @@ class Cluster:
             for block in answered.iter_batches(batch_size=None, batch_format="pyarrow"):
                 yield {row["number"]: _outcome(row) for row in block.to_pylist()}
         except ray.exceptions.RayError as error:
-            raise EngineError(f"Ray has stopped ({_sentence(error)}): run the same command again") from error
+            raise EngineError(f"Ray has stopped ({sentence(error)}): run the same command again") from error
 
     def _row(self, asked: Asked, max_new_tokens: int) -> dict[str, Any]:
         return {
@@ -108,7 +108,7 @@ class Cluster:
 
     @cached_property
     def _dtype(self) -> str:
-        return str(_dtype(self.wanted, torch.device(self._device))).removeprefix("torch.")
+        return str(dtype_of(self.wanted, torch.device(self._device))).removeprefix("torch.")
 
     @cached_property
     def _resources(self) -> dict[str, float]:
@@ -126,7 +126,7 @@ class Cluster:
             try:
                 ray.init(**(new if local else {"address": "auto"}), log_to_driver=False, logging_level="ERROR")
             except Exception as error:
-                raise EngineError(f"Ray cannot start ({_sentence(error)}): check RAY_ADDRESS") from error
+                raise EngineError(f"Ray cannot start ({sentence(error)}): check RAY_ADDRESS") from error
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()

@@ -126,6 +126,7 @@ def run(console: Console) -> None:
 
 def main() -> int:
     """Run the demo on the embedded model; 2 where the server doesn't start."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped, too
     try:
         run(Console(width=None if sys.stdout.isatty() else 150))
     except ValueError as error:

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from adafv.images import open_image
-from adafv.load import _dtype
-from adafv.load import _sentence as sentence
+from adafv.load import dtype_of, sentence
 from adafv.pruner import Pruner
 from adafv.serving.engine import Asked, EngineError, Outcome, failed
 from adafv.serving.request import Requests, engine_options, fingerprint, needs, prepare
@@ -42,7 +41,7 @@ class Offline:
         self.requests = Requests(model)
         self.processor = self.requests.processor
         self.device = current_platform.device_type
-        self.dtype = str(_dtype(dtype, torch.device(self.device))).removeprefix("torch.")
+        self.dtype = str(dtype_of(dtype, torch.device(self.device))).removeprefix("torch.")
         self.options = engine_options(self.device) | options
 
     @property

@@ -16,11 +16,11 @@ from transformers import AutoConfig, GenerationConfig, ProcessorMixin
 
 from adafv.ask import prompt_for, tokenizer_options
 from adafv.layout import placeholders
-from adafv.load import _source, _try
+from adafv.load import from_files, source_of
 from adafv.processors import processor_class
 from adafv.pruner import Pruner
 from adafv.serving.engine import Outcome
-from adafv.serving.vllm import ARCHITECTURES
+from adafv.serving.vllm import ARCHITECTURES, FOLLOWS
 from adafv.serving.vllm.choice import Choice
 from adafv.serving.vllm.skeleton import Skeleton
 
@@ -35,6 +35,7 @@ ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "PYTHONWARNINGS": "ignore",
+    **FOLLOWS,
 }
 
 
@@ -49,9 +50,11 @@ class Requests:
     """
 
     def __init__(self, model: str | None) -> None:
-        self.name, self.source = model or "embedded", _source(model)
-        self.config = _try(self.source, AutoConfig.from_pretrained)
-        self.processor: ProcessorMixin = _try(self.source, processor_class(self.config).from_pretrained, backend="pil")
+        self.name, self.source = model or "embedded", source_of(model)
+        self.config = from_files(self.source, AutoConfig.from_pretrained)
+        self.processor: ProcessorMixin = from_files(
+            self.source, processor_class(self.config).from_pretrained, backend="pil"
+        )
 
     def check(self, pruner: Pruner) -> None:
         """Raise a `ValueError` if the model or the method is not pruned on vLLM."""

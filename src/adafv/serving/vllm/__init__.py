@@ -11,7 +11,7 @@ import os
 import threading
 from typing import Any
 
-__all__ = ["ARCHITECTURES", "register"]
+__all__ = ["ARCHITECTURES", "FOLLOWS", "register"]
 
 ARCHITECTURES = {
     "LlavaForConditionalGeneration": "PrunedLlava",
@@ -21,6 +21,9 @@ ARCHITECTURES = {
 }
 """The models that are pruned on vLLM, by the architecture in their configuration."""
 
+FOLLOWS = {"ADAFV_ENGINE_FOLLOWS": "1"}
+"""In the environment of a process whose engines are to end with it, even where it is killed."""
+
 
 def register() -> None:
     """Put the pruned models in the place of vLLM's own."""
@@ -28,11 +31,12 @@ def register() -> None:
 
     for architecture, name in ARCHITECTURES.items():
         ModelRegistry.register_model(architecture, f"adafv.serving.vllm.models:{name}")
-    if (parent := multiprocessing.parent_process()) is not None:
+    parent = multiprocessing.parent_process()
+    if parent is not None and FOLLOWS.items() <= os.environ.items():
         threading.Thread(target=_follow, args=(parent,), daemon=True).start()
 
 
 def _follow(parent: Any) -> None:
-    """End with the process that started this engine, which would hold its memory for ever where that one is killed."""
+    """End with the process that started this engine, which otherwise holds its memory for ever."""
     parent.join()
     os._exit(1)

@@ -257,6 +257,6 @@ class PrunedQwen2_5VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
 
     def forward(self, input_ids: Tensor | None, positions: Tensor, *args: Any, **kwargs: Any) -> Any:
         places = self.places[:, : positions.shape[-1]]
-        moved = positions + torch.nn.functional.pad(places, (0, 0, 1, 0))
+        positions[1:] += places  # in place: CUDA graphs read vLLM's own buffer, which it fills anew for every step
         places.zero_()
-        return super().forward(input_ids, moved, *args, **kwargs)
+        return super().forward(input_ids, positions, *args, **kwargs)
