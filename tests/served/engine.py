@@ -9,14 +9,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from checkpoints import MARKER
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from zoo.base import show
 
 from adafv import method
+from adafv.serving.demo import ON_A_CPU
 
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ |= ON_A_CPU
 
 ANSWER = 6
 SHAPES = ((96, 96), (48, 96), (90, 60), (48, 48))
@@ -95,7 +97,9 @@ class Engine:
             dtype="float32", max_model_len=1024, max_num_seqs=16, max_num_batched_tokens=1024, enforce_eager=True,
             block_size=32, limit_mm_per_prompt={"image": 4}, disable_log_stats=False,
         )  # fmt: skip
-        self.llm = LLM(str(folder), **defaults | options)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+            self.llm = LLM(str(folder), **defaults | options)
 
     def say(self, *asked: Asked, **options: Any) -> list[Said]:
         """Answers to questions in one batch."""
