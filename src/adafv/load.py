@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from adafv.families import family_of
 from adafv.processors import processor_class
 
-__all__ = ["DTYPES", "dtype_of", "fingerprint", "from_files", "load", "sentence", "source_of"]
+__all__ = ["DTYPES", "device_of", "dtype_of", "fingerprint", "from_files", "load", "sentence", "source_of"]
 
 DTYPES = {
     "float32": torch.float32,
@@ -45,7 +45,7 @@ def load(
         ValueError: an unknown device or dtype, a folder or id that cannot be loaded, a family that is not supported,
             a model without a vision tower, or weights that are missing, damaged or not in safetensors.
     """
-    place = _device(device)
+    place = device_of(device)
     precision = dtype_of(dtype, place)
     source = source_of(model)
     config = from_files(source, AutoConfig.from_pretrained)
@@ -89,7 +89,7 @@ def source_of(model: str | Path | None) -> str:
     return name
 
 
-def _device(name: str | None) -> torch.device:
+def device_of(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -127,13 +127,12 @@ def test_more_pictures_than_memory_was_measured_for(served, family, libraries, m
 @pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"])
 def test_keep_1_is_stock_vllm(family, folders):
     """Bit for bit: tokens and logprobs, with the plugin in place and a budget of 1, or none at all."""
-    stock, ours = (
-        subprocess.run(
-            [sys.executable, Path(__file__).with_name("stock.py"), family, folders[family]],
-            env=os.environ | plugins, capture_output=True, text=True, check=True,
-        ).stdout.splitlines()[-1]
+    command = [sys.executable, Path(__file__).with_name("stock.py"), family, folders[family]]
+    both = [
+        subprocess.Popen(command, env=os.environ | plugins, stdout=subprocess.PIPE, text=True)
         for plugins in ({"VLLM_PLUGINS": ""}, {})
-    )  # fmt: skip
+    ]
+    stock, ours = (process.communicate()[0].splitlines()[-1] for process in both)
     assert [json.loads(stock)["none"]] * 2 == [json.loads(ours)[budget] for budget in ("none", "1")]
 
 

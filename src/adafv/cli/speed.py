@@ -1,0 +1,80 @@
+"""speed: stage times of pruned prompts against what the arithmetic allows."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adafv.cli.options import Device, Dtype, Json, names_in, print_json, print_table, quiet, share_in
+
+
+def speed(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.", show_default=False)],
+    shape: Annotated[
+        str,
+        typer.Option(
+            metavar="S",
+            help="tiny, llava-1.5-7b, llava-1.5-13b, llava-next-7b, qwen2.5-vl-7b or qwen3-vl-8b; random weights.",
+        ),
+    ] = "tiny",
+    layers: Annotated[
+        int | None, typer.Option(metavar="N", help="Cut the language model to its first N layers; default: all.")
+    ] = None,
+    batch: Annotated[str, typer.Option(metavar="B,…", help="How many prompts at once.")] = "1",
+    keep: Annotated[str, typer.Option(metavar="F,…", help="Shares of the visual tokens; 1 is dense.")] = (
+        "1,0.25,0.1,0.05"
+    ),
+    methods: Annotated[
+        str, typer.Option(metavar="M,…", help="See `adafv methods`; eager: adafv by full maps.")
+    ] = "adafv",
+    repeats: Annotated[int, typer.Option(metavar="N", help="Repetitions of everything.")] = 10,
+    answer: Annotated[int, typer.Option(metavar="N", help="Tokens of an answer, the first included.")] = 8,
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the prefill; on cuda as CUDA graphs.")] = False,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Measure time: stages, TTFT, memory, and the share of the ideal speed-up. Takes up an interrupted run."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read once, when torch is imported: stderr is the progress bar's
+    from adafv.files import writable_folder
+    from adafv.load import device_of, dtype_of
+    from adafv.speed import report
+    from adafv.speed.run import Measurement
+
+    measurement = Measurement(
+        shape=shape,
+        layers=layers,
+        batches=[_number(text) for text in names_in(batch)],
+        methods=names_in(methods),
+        keeps=[share_in(text) for text in names_in(keep)],
+        repeats=repeats,
+        answer=answer,
+        compile=compile_,
+    )
+    place = device_of(device)
+    precision = dtype_of(dtype, place)
+    writable_folder(out)
+    quiet()
+    start = datetime.now(UTC)
+    records, settings = measurement.run(place, precision, out, progress=True)
+    rows, meta = report.rows_of(records, settings, measurement.config), report.meta_of(records, settings, start)
+    report.write(out, meta, rows)
+    if as_json:
+        print_json({"meta": meta, "rows": rows})
+        return
+    print_table(report.table(rows, meta))
+    typer.echo(report.LEGEND)
+    for count, (low, middle, high) in meta["noise_floor"].items():
+        typer.echo(f"noise floor, dense against dense, batch {count}: {low:.2f} to {high:.2f}, median {middle:.2f}")
+    for entry in meta["left_out"]:
+        typer.echo(f"left out: {entry['method']} at {entry['keep']}, batch {entry['batch']}: {entry['reason']}")
+    typer.echo(f"written: {', '.join(str(out / name) for name in ('results.json', 'results.csv', 'speed.png'))}")
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"--batch {text!r} is not a number of prompts: pass numbers such as 1,8,32") from None

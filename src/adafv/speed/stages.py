@@ -1,0 +1,181 @@
+"""One batch of prompts from inputs on the device to an answer, timed stage by stage; dense or pruned."""
+
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import PreTrainedModel
+
+from adafv.families.base import base_of
+from adafv.pruner import Pruner
+from adafv.speed.ceilings import wait
+
+__all__ = ["STAGES", "Timed", "answer", "compiled", "peak_bytes", "read_text"]
+
+STAGES = ("vision", "select", "rebuild", "prefill")
+"""Their times add up to TTFT. Vision is all of `Pruner.encode`: tower, what is read off it, layout, words."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What an answer took.
+
+    Attributes:
+        stages: milliseconds of each of `STAGES`.
+        ttft_ms: from inputs on the device to the first token's id.
+        decode_ms: a later token of each answer, mean.
+        kept: visual tokens of a prompt that the language model read, mean over layers and prompts.
+        lengths: for each of its layers the tokens of a prompt that are in its cache after the prefill.
+        kv_bytes: of the whole batch's cache by then.
+    """
+
+    stages: dict[str, float]
+    ttft_ms: float
+    decode_ms: float
+    kept: float | None
+    lengths: list[int]
+    kv_bytes: int
+
+
+class Clock:
+    """Marks on the device's own timeline: CUDA events, elsewhere the host's clock once the device is done."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        wait(device)
+        self.start = time.perf_counter()
+        self._names: list[str] = []
+        self._marks = [self._now()]
+
+    def mark(self, name: str) -> None:
+        self._names.append(name)
+        self._marks.append(self._now())
+
+    def stop(self) -> float:
+        """Milliseconds on the host since it was made, once the device is done."""
+        wait(self.device)
+        return 1000 * (time.perf_counter() - self.start)
+
+    def stages(self) -> dict[str, float]:
+        """Milliseconds before each mark, since the one before; after `stop`."""
+        pairs = zip(self._names, self._marks, self._marks[1:], strict=False)
+        if self.device.type == "cuda":
+            return {name: before.elapsed_time(after) for name, before, after in pairs}
+        return {name: 1000 * (after - before) for name, before, after in pairs}
+
+    def _now(self) -> Any:
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            return event
+        wait(self.device)
+        return time.perf_counter()
+
+
+@torch.inference_mode()
+def answer(
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    pruner: Pruner | None,
+    tokens: int,
+    prefill: AbstractContextManager[Any] | None = None,
+) -> Timed:
+    """Answer a batch of prompts greedily with `tokens` tokens each.
+
+    Args:
+        inputs: of the processor, on the device, without padding.
+        pruner: None: the stock model, by what its own forward does with pixels.
+        prefill: held open while the prompts are read, see `compiled`.
+
+    Raises:
+        ValueError: what the method refuses.
+    """
+    kept = None
+    with ExitStack() as stack:
+        clock = Clock(model.device)
+        if pruner is None:
+            short = _encoded(model, inputs)
+            clock.mark("vision")
+        else:
+            encoding = pruner.encode(model, inputs)
+            clock.mark("vision")
+            selection = pruner.select(encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts])
+            clock.mark("select")
+            short = pruner.rebuild(model, inputs, encoding, selection)
+            stack.enter_context(pruner.inside(model, encoding))
+            clock.mark("rebuild")
+            kept = sum(selection.tokens_read) / len(selection.tokens_read)
+        with prefill or nullcontext():
+            output = model(**short, use_cache=True, logits_to_keep=1)
+        token = output.logits[:, -1].argmax(-1, keepdim=True)
+        clock.mark("prefill")
+        ttft = clock.stop()
+        cache = output.past_key_values
+        lengths = [layer.keys.shape[-2] for layer in cache.layers]
+        size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+        later = Clock(model.device)
+        for _ in range(tokens - 1):
+            token = model(input_ids=token, past_key_values=cache, use_cache=True).logits[:, -1].argmax(-1, keepdim=True)
+        decode = later.stop() / max(1, tokens - 1)
+    return Timed({name: 0.0 for name in STAGES} | clock.stages(), ttft, decode, kept, lengths, size)
+
+
+def _encoded(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs with encoded images for pixels, as the model's own forward makes them."""
+    encoder = base_of(model).get_image_features
+    taken = {name: inputs[name] for name in inspect.signature(encoder).parameters if name in inputs}
+    rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    return rest | {"mm_encoder_outputs": {"image": encoder(**taken, return_dict=True)}}
+
+
+@torch.inference_mode()
+def read_text(
+    model: PreTrainedModel, batch: int, length: int, prefill: AbstractContextManager[Any] | None = None
+) -> float:
+    """Milliseconds to the first token of prompts of text alone: how long a prompt of some length takes."""
+    ids = torch.full((batch, length), int(model.config.get_text_config().bos_token_id), device=model.device)
+    clock = Clock(model.device)
+    with prefill or nullcontext():
+        model(input_ids=ids, use_cache=True, logits_to_keep=1).logits.argmax(-1)
+    return clock.stop()
+
+
+def compiled(model: PreTrainedModel) -> Callable[[], AbstractContextManager[Any]]:
+    """Contexts in which the language model's layers run compiled, once for each length; on CUDA as CUDA graphs."""
+    decoder: Any = model.get_decoder()
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    mode = "reduce-overhead" if model.device.type == "cuda" else None
+    fast = torch.compile(decoder.forward, dynamic=False, mode=mode)
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        decoder.forward = fast
+        try:
+            yield
+        finally:
+            del decoder.forward
+
+    return context
+
+
+def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
+    """The most memory that a call held at once, beyond what was held before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    level = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        level += event.nbytes()
+        peak = max(peak, level)
+    return peak
