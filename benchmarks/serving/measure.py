@@ -26,7 +26,7 @@ from servers import Server, Watch
 from shapes import SHAPES
 from tqdm import tqdm
 
-from adafv.files import Lines, writable_folder, write_text
+from adafv.speed.log import Log
 
 QUICK = {"shape": "tiny", "keep": [0.25], "concurrency": [1, 4], "repeats": 1, "answer": 4, "kv_gib": 1}
 DENSE = 1.0
@@ -45,7 +45,7 @@ def plan(options: argparse.Namespace) -> Iterator[list[Cell]]:
                 yield [cell, cell._replace(question="again")] if concurrency == 1 else [cell]
 
 
-def measure(options: argparse.Namespace, lines: Lines, todo: list[list[Cell]]) -> None:
+def measure(options: argparse.Namespace, log: Log, todo: list[list[Cell]]) -> None:
     """Start both servers, and add a line for each cell."""
     shape = SHAPES[options.shape]
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
@@ -65,7 +65,7 @@ def measure(options: argparse.Namespace, lines: Lines, todo: list[list[Cell]]) -
         with ThreadPoolExecutor() as both:
             list(both.map(Server.wait, servers.values()))
         for engine, server in servers.items():
-            lines.append([{"engine": engine, **server.cache()}])
+            log.append([{"engine": engine, **server.cache()}])
         seeds = np.random.default_rng()
         for engine, keep in dict.fromkeys((cell.engine, cell.keep) for cells in todo for cell in cells):
             client.run(servers[engine], Cell(-1, 4, engine, keep), 4, int(seeds.integers(2**32)))
@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace, lines: Lines, todo: list[list[Cell]]) -
                 with Watch(servers[cell.engine]) as watch:
                     found = client.run(servers[cell.engine], cell, requests, seed)
                 records.append({**cell._asdict(), **_record(found, watch)})
-            lines.append(records)
+            log.append(records)
 
 
 def _record(found: dict[str, Any], watch: Watch) -> dict[str, Any]:
@@ -157,19 +157,12 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers go too
     settings = settings_of(options)
-    lines = Lines(writable_folder(options.out) / "cells.jsonl", "another --out")
-    kept = options.out / "settings.json"
-    if lines.before and json.loads(kept.read_text()) != settings:
-        raise ValueError(f"{options.out} holds a run with other settings or versions: pass them, or another --out")
-    write_text(kept, json.dumps(settings, indent=1) + "\n")
-    lines.trim()
-    there = [json.loads(line) for line in lines.before]
-    done = {tuple(line[name] for name in Cell._fields) for line in there if "repeat" in line}
-    todo = [cells for cells in plan(options) if not done.issuperset(map(tuple, cells))]
-    if todo:
-        measure(options, lines, todo)
-    lines.close()
-    records = [json.loads(line) for line in lines.path.read_text().splitlines()]
+    with Log(options.out, settings) as log:
+        done = {tuple(line[name] for name in Cell._fields) for line in log.records if "repeat" in line}
+        todo = [cells for cells in plan(options) if not done.issuperset(map(tuple, cells))]
+        if todo:
+            measure(options, log, todo)
+    records = [json.loads(line) for line in log.path.read_text().splitlines()]
     command = " ".join([*chosen, shlex.join(["python", "benchmarks/serving/measure.py", *(arguments or sys.argv[1:])])])
     print(write(options.out, SHAPES[options.shape], settings, records, command))
 

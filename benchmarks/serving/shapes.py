@@ -18,6 +18,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from adafv.speed import flops
+
 __all__ = ["SHAPES", "Shape"]
 
 SPECIAL = ("<unk>", "<pad>", "<s>", "</s>", "<image>", "USER", "ASSISTANT", ":")
@@ -69,32 +71,31 @@ class Shape:
 
     def save(self, folder: Path) -> Path:
         """Write all that vLLM reads of a model but its weights."""
-        config, processor = self._next() if self.tiles else self._llava()
+        config, processor = self._configured()
         config.save_pretrained(folder)
         processor.save_pretrained(folder)
         GenerationConfig(bos_token_id=2, eos_token_id=3, pad_token_id=1).save_pretrained(folder)
         return folder
 
     def flops(self, prompt: int, answer: int) -> dict[str, float]:
-        """Of one request: two for each multiplication of a weight, and those of attention.
+        """Of one request, by stage; see `adafv.speed.flops`.
 
         Args:
             prompt: tokens that the language model reads, visual ones included.
             answer: tokens it writes; the first comes from the prefill.
         """
-        crops, patches = 1 + self.tiles**2, self.patches // (1 + self.tiles**2)
-        wide, inner = self.tower["hidden_size"], self.tower["intermediate_size"]
-        layer = 4 * wide**2 + 2 * wide * inner
-        seen = patches + 1
-        tower = crops * (self.tower["num_hidden_layers"] - 1) * (2 * layer * seen + 4 * wide * seen**2)
-        hidden, depth = self.text["hidden_size"], self.text["num_hidden_layers"]
-        tower += 2 * self.patches * (wide * hidden + hidden**2)
-        layer = 4 * hidden**2 + 3 * hidden * self.text["intermediate_size"]
-        head = 2 * hidden * self.vocabulary
-        prefill = depth * (2 * layer * prompt + 2 * hidden * prompt**2) + head
-        steps = range(prompt + 1, prompt + answer)
-        decode = sum(depth * (2 * layer + 4 * hidden * length) + head for length in steps)
-        return {"vision": float(tower), "prefill": float(prefill), "decode": float(decode)}
+        config, edge = self._configured()[0], self.tower["image_size"] // self.tower["patch_size"]
+        depth = config.text_config.num_hidden_layers
+        steps = (flops.decode(config, [length] * depth) for length in range(prompt, prompt + answer - 1))
+        return {
+            "vision": flops.vision(config, [(edge, edge)] * (1 + self.tiles**2)).flops,
+            "prefill": flops.prefill(config, [prompt] * depth).flops,
+            "decode": sum(step.flops for step in steps),
+        }
+
+    def _configured(self) -> tuple[Any, Any]:
+        """Configuration and processor."""
+        return self._next() if self.tiles else self._llava()
 
     def _llava(self) -> tuple[Any, Any]:
         side = self.tower["image_size"]

@@ -80,7 +80,7 @@ def encode(
         tokens=tokens,
         features=features,
         droppable=droppable,
-        fixed=[_to((x.patches[:, 0] < 0).nonzero()[:, 0], device) for x in layouts],
+        fixed=[_to(x.fixed, device) for x in layouts],
         spans=spans,
         prompt=prompt,
         consumed=frozenset().union(*(p.consumed for p in parts)),
@@ -97,7 +97,7 @@ def _candidates(layout: Layout, features: Tensor) -> Tensor:
     A token of a clip that is the same as that of the frame before, at the same place, says nothing: it is not counted,
     and goes as soon as any token goes. So a clip of a scene that stands still costs what a still costs.
     """
-    patches = (layout.patches[:, 0] >= 0).nonzero()[:, 0]
+    patches = layout.droppable
     if layout.frames == 1:
         return patches
     frames = F.normalize(features.detach()[_to(patches, features.device)].float(), dim=-1).unflatten(

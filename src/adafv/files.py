@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-__all__ = ["Lines", "atomic", "writable_folder", "write_text"]
+__all__ = ["Lines", "atomic", "differences", "writable_folder", "write_text"]
 
 
 @contextmanager
@@ -120,6 +120,18 @@ class Lines:
 
     def close(self) -> None:
         self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Where two settings part: "keep=0.1 (now 0.2), …"; empty where they don't."""
+    names = [name for name in {**now, **before} if now.get(name) != before.get(name)]
+    return ", ".join(f"{name}={before.get(name)!r} (now {now.get(name)!r})" for name in names)
 
 
 def _unwritable(path: Path, error: OSError) -> ValueError:

@@ -90,6 +90,7 @@ def source_of(model: str | Path | None) -> str:
 
 
 def device_of(name: str | None) -> torch.device:
+    """A device by its name; None: cuda if there is one, else cpu. Raises a `ValueError` if it cannot be used."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from adafv.files import Lines, writable_folder, write_text
+from adafv.files import Lines, differences, writable_folder, write_text
 
 __all__ = ["AnswerLog", "Key"]
 
@@ -13,7 +13,7 @@ Key = tuple[str, str, int, str, float]
 """suite, sample id, question index, method, keep"""
 
 
-class AnswerLog:
+class AnswerLog(Lines):
     """`answers.jsonl` in a folder, with the `settings.json` that the answers were given under.
 
     Opening it takes up an earlier run with the same settings: answers that are there need not be given again, and a
@@ -28,13 +28,12 @@ class AnswerLog:
     """
 
     def __init__(self, folder: str | Path, settings: dict[str, Any]) -> None:
-        self.folder = writable_folder(folder)
-        self.path = self.folder / "answers.jsonl"
+        path = writable_folder(folder) / "answers.jsonl"
+        _check(path, json.loads(json.dumps(settings)))
+        super().__init__(path, "another --out")
+        self.trim()
         self.records: dict[Key, dict[str, Any]] = {}
-        self._check(settings)
-        self._lines = Lines(self.path, "another --out")
-        self._lines.trim()
-        for number, line in enumerate(self._lines.before, 1):
+        for number, line in enumerate(self.before, 1):
             try:
                 record = json.loads(line)
                 self.records[key_of(record)] = record
@@ -46,12 +45,6 @@ class AnswerLog:
     def __contains__(self, key: Key) -> bool:
         return key in self.records
 
-    def __enter__(self) -> "AnswerLog":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._lines.close()
-
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Add answers that are not there yet and put them on the disk.
 
@@ -59,25 +52,23 @@ class AnswerLog:
             ValueError: the disk is full; what was there before stays whole.
         """
         new = {key_of(record): record for record in records if key_of(record) not in self.records}
-        self._lines.append(new.values())
+        super().append(new.values())
         self.records |= new
 
-    def _check(self, settings: dict[str, Any]) -> None:
-        path = self.folder / "settings.json"
-        settings = json.loads(json.dumps(settings))
-        if not path.exists():
-            if self.path.exists() and self.path.stat().st_size:
-                raise ValueError(f"{self.path} has answers but no settings.json beside it: pass another --out")
-            write_text(path, json.dumps(settings, indent=1) + "\n")
-            return
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise ValueError(f"{path} is damaged: pass another --out") from None
-        names = [n for n in {**settings, **before} if settings.get(n) != before.get(n)]
-        if names:
-            was = ", ".join(f"{n}={before.get(n)!r} (now {settings.get(n)!r})" for n in names)
-            raise ValueError(f"{self.folder} holds a run with {was}: pass another --out, or the same settings")
+
+def _check(path: Path, settings: dict[str, Any]) -> None:
+    beside = path.with_name("settings.json")
+    if not beside.exists():
+        if path.exists() and path.stat().st_size:
+            raise ValueError(f"{path} has answers but no settings.json beside it: pass another --out")
+        write_text(beside, json.dumps(settings, indent=1) + "\n")
+        return
+    try:
+        before = json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{beside} is damaged: pass another --out") from None
+    if was := differences(before, settings):
+        raise ValueError(f"{path.parent} holds a run with {was}: pass another --out, or the same settings")
 
 
 def key_of(record: dict[str, Any]) -> Key:

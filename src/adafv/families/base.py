@@ -50,6 +50,16 @@ class Layout:
     size: int
     frames: int = 1
 
+    @property
+    def droppable(self) -> Tensor:
+        """(N,) which of the n placeholders stand for patches."""
+        return (self.patches[:, 0] >= 0).nonzero()[:, 0]
+
+    @property
+    def fixed(self) -> Tensor:
+        """(n - N,) the others."""
+        return (self.patches[:, 0] < 0).nonzero()[:, 0]
+
     def pooled(self, seen: Tensor, tokens: Tensor) -> Tensor:
         """(N, …) the mean over the patches that each of some tokens (N,) is made of, of what all (size, …) showed."""
         return seen[self.patches[tokens].to(seen.device, non_blocking=True)].mean(1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adafv.files import Lines, write_text
+from adafv.files import Lines, differences, write_text
 
 __all__ = ["Line", "Results", "read_lines"]
 
@@ -102,7 +102,7 @@ def _id(entry: dict[str, Any], number: int) -> str | int | float:
     return own
 
 
-class Results:
+class Results(Lines):
     """A JSONL file of results, with the settings that made them in `….settings.json` beside it.
 
     Opening it takes up an earlier run of the same questions under the same settings: `records` are its results, and a
@@ -119,20 +119,14 @@ class Results:
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], ids: Sequence[Any]) -> None:
-        self.path, self._lines = path, Lines(path, "another OUT")
+        super().__init__(path, "another OUT")
         try:
             self._check(json.loads(json.dumps(settings)), bool(path.stat().st_size))
-            self.records = [self._record(line, i, ids) for i, line in enumerate(self._lines.before)]
-            self._lines.trim()
+            self.records = [self._record(line, i, ids) for i, line in enumerate(self.before)]
+            self.trim()
         except BaseException:
-            self._lines.close()
+            self.close()
             raise
-
-    def __enter__(self) -> "Results":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._lines.close()
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Add results and put them on the disk.
@@ -141,7 +135,7 @@ class Results:
             ValueError: the disk is full; what was there before stays whole.
         """
         new = list(records)
-        self._lines.append(new)
+        super().append(new)
         self.records += new
 
     def _check(self, settings: dict[str, Any], taken: bool) -> None:
@@ -151,13 +145,12 @@ class Results:
             return
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
-            names = [name for name in {**settings, **before} if settings.get(name) != before.get(name)]
+            was = differences(before, settings)
         except (OSError, ValueError, TypeError):
             raise ValueError(
                 f"{self.path} has content, but what made it cannot be read from {path.name} beside it: pass another OUT"
             ) from None
-        if names:
-            was = ", ".join(f"{n}={before.get(n)!r} (now {settings.get(n)!r})" for n in names)
+        if was:
             raise ValueError(f"{self.path} holds results with {was}: pass another OUT, or the same input and settings")
 
     def _record(self, line: bytes, index: int, ids: Sequence[Any]) -> dict[str, Any]:

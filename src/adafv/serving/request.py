@@ -91,7 +91,7 @@ class Requests:
         if not hasattr(self.config, "image_grid_pinpoints"):
             return count
         layout = self._skeleton.layout(count, {"image_sizes": torch.tensor([height, width])})
-        return int((layout.patches[:, 0] >= 0).sum())
+        return len(layout.droppable)
 
     def answered(self, text: str, prompt: Sequence[int], visual_tokens: int) -> Outcome:
         """The outcome, from what was read and written."""

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from adafv.files import Lines, writable_folder, write_text
+from adafv.files import Lines, differences, writable_folder, write_text
 
 __all__ = ["Log"]
 
 
-class Log:
+class Log(Lines):
     """`cells.jsonl` in a folder, with `settings.json` beside it. Opening it takes up an earlier run.
 
     Attributes:
@@ -21,33 +21,26 @@ class Log:
 
     def __init__(self, folder: str | Path, settings: dict[str, Any]) -> None:
         folder = writable_folder(folder)
-        path = folder / "settings.json"
+        beside = folder / "settings.json"
         settings = json.loads(json.dumps(settings))
-        self._lines = Lines(folder / "cells.jsonl", "another --out")
+        super().__init__(folder / "cells.jsonl", "another --out")
         try:
-            self.records: list[dict[str, Any]] = [json.loads(line) for line in self._lines.before]
-            before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        except ValueError:
-            self._lines.close()
+            self.records = [json.loads(line) for line in self.before]
+            before = json.loads(beside.read_text(encoding="utf-8")) if self.records else settings
+            was = differences(before, settings)
+        except (OSError, ValueError, AttributeError):
+            self.close()
             raise ValueError(f"{folder} holds a damaged cells.jsonl or settings.json: pass another --out") from None
-        if self.records and before != settings:
-            self._lines.close()
-            names = [n for n in {**settings, **(before or {})} if settings.get(n) != (before or {}).get(n)]
-            was = ", ".join(f"{n}={(before or {}).get(n)!r} (now {settings.get(n)!r})" for n in names)
+        if was:
+            self.close()
             raise ValueError(f"{folder} holds a run with {was}: pass another --out, or the same settings")
-        write_text(path, json.dumps(settings, indent=1) + "\n")
-        self._lines.trim()
-
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._lines.close()
+        write_text(beside, json.dumps(settings, indent=1) + "\n")
+        self.trim()
 
     def add(self, kind: str, **record: Any) -> None:
         """Put a line on the disk."""
         line = {"kind": kind, **record}
-        self._lines.append([line])
+        self.append([line])
         self.records.append(line)
 
     def of(self, kind: str) -> list[dict[str, Any]]:

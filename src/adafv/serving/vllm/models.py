@@ -137,7 +137,7 @@ class PrunedModel:
         layouts = [self.skeleton.layout(len(f), {n: x[i] for n, x in shapes.items()}) for i, f in enumerate(features)]
         patches = torch.cat([x.flatten() for x in seen]).split([self.count(kwargs, i) for i in range(len(layouts))])
         return [
-            Encoded(f, layout.pooled(p, (layout.patches[:, 0] >= 0).nonzero()[:, 0]), layout)
+            Encoded(f, layout.pooled(p, layout.droppable), layout)
             for f, p, layout in zip(features, patches, layouts, strict=True)
         ]
 

@@ -142,7 +142,7 @@ class Pruned(BaseMultiModalProcessor):
             if pictures[index].dense:
                 return whole
             item = {name: x for name, x in kwargs["image"][index].get_data().items() if isinstance(x, Tensor)}
-            count = int((self.skeleton.layout(len(whole), item).patches[:, 0] >= 0).sum())
+            count = len(self.skeleton.layout(len(whole), item).droppable)
             kept = pictures[index].pruner.budget(count)
             return whole if kept == count else whole[:kept]
 

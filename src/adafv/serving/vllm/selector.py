@@ -59,7 +59,7 @@ def _chosen(group: list[tuple[Ticket, Encoded]], embed: Callable[[Tensor], Tenso
     """What a method keeps; the pictures' budgets and questions may differ."""
     tickets, pictures = zip(*group, strict=True)
     device, pruner = pictures[0].features.device, tickets[0].pruner
-    patches = [(p.layout.patches[:, 0] >= 0).nonzero()[:, 0] for p in pictures]
+    patches = [p.layout.droppable for p in pictures]
     droppable = [p.to(device, non_blocking=True) for p in patches]
     words = [torch.tensor(t.words, dtype=torch.long) for t in tickets]
     counts = tuple(map(len, patches))
