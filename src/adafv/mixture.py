@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["Mixture", "mix"]
@@ -54,36 +55,37 @@ def mix(
     if mask is None:
         mask = torch.ones_like(relevance, dtype=torch.bool)
     tokens = tokens.to(relevance.device, non_blocking=True)[:, None]
-    reserved = (tokens.double() * reserve).floor()
-    # With no mass in either list every split scores 0 and the smaller k_t wins: saliency goes first.
-    by_relevance, gain_t = _gains(relevance, mask, reserved, without_mass=0.0)
-    by_saliency, gain_v = _gains(saliency, mask, reserved, without_mass=FIRST)
+    lists = torch.stack([saliency, relevance], dim=1)  # so that where two gains are equal saliency goes first
+    by_score, gain = _gains(lists, mask[:, None], (tokens.double() * reserve).floor()[:, None])
 
-    merged = torch.cat([gain_v, gain_t], dim=1).sort(dim=1, descending=True, stable=True).indices
-    place = _inverse(merged)
-    arrival_v, arrival_t = place[:, :count], place[:, count:]
-    arrival = torch.minimum(_scatter(by_saliency, arrival_v), _scatter(by_relevance, arrival_t))
-    arrival = arrival.masked_fill(~mask, 2 * count)
+    merged = gain.flatten(1).sort(dim=1, descending=True, stable=True).indices
+    place = _inverse(merged).unflatten(1, (2, count))
+    arrival = _scatter(by_score, place).amin(1).masked_fill_(~mask, 2 * count)
 
     admitted, order = arrival.sort(dim=1, stable=True)
     last = admitted.gather(1, (tokens - 1).clamp(0, count - 1))
-    return Mixture(order, (arrival_t <= last).sum(1), (arrival_v <= last).sum(1))
+    vision, text = (place <= last[:, None]).sum(-1).unbind(1)
+    return Mixture(order, text, vision)
 
 
-def _gains(scores: Tensor, mask: Tensor, reserved: Tensor, without_mass: float) -> tuple[Tensor, Tensor]:
-    """Descending order of the scores, and what each next one adds in proportion to those before it."""
-    ranked, order = scores.float().masked_fill(~mask, -1).sort(dim=1, descending=True, stable=True)
+def _gains(lists: Tensor, mask: Tensor, reserved: Tensor) -> tuple[Tensor, Tensor]:
+    """Descending order of the scores, and what each next one adds in proportion to those before it.
+
+    Args:
+        lists: (B, 2, N) saliency and relevance. mask: (B, 1, N). reserved: (B, 1, 1) tokens that each is sure of.
+    """
+    ranked, order = lists.float().masked_fill(~mask, -1).sort(dim=-1, descending=True, stable=True)
     ranked = ranked.double()  # so that the order of the gains does not hang on how a device sums
-    before = ranked.clamp(min=0).cumsum(1).roll(1, dims=1)
-    before[:, 0] = 0
+    before = F.pad(ranked.clamp(min=0).cumsum(-1)[..., :-1], (1, 0))
     gain = torch.where(before > 0, ranked / before, FIRST)
-    gain = torch.where(ranked[:, :1] > 0, gain, without_mass)
-    gain = torch.where(torch.arange(scores.shape[1], device=scores.device) < reserved, torch.inf, gain)
-    return order, gain.masked_fill(ranked < 0, -torch.inf)
+    # Without mass in either list every split scores 0 and the smaller k_t wins: saliency goes first, relevance last.
+    gain[:, 1].masked_fill_(ranked[:, 1, :1] <= 0, 0.0)
+    gain.masked_fill_(torch.arange(lists.shape[-1], device=lists.device) < reserved, torch.inf)
+    return order, gain.masked_fill_(ranked < 0, -torch.inf)
 
 
 def _scatter(index: Tensor, values: Tensor) -> Tensor:
-    return torch.empty_like(values).scatter_(1, index, values)
+    return torch.empty_like(values).scatter_(-1, index, values)
 
 
 def _inverse(permutation: Tensor) -> Tensor:

@@ -12,9 +12,12 @@ __all__ = [
     "received_attention",
     "standardised_cosines",
     "text_to_image_attention",
+    "word_cosines",
 ]
 
+CHUNK = 8192
 GRID = 2.0**40
+TINY = 1e-12  # as in `F.normalize`
 
 
 def text_to_image_attention(
@@ -45,19 +48,37 @@ def text_to_image_attention(
     Returns:
         (B, N) fp32, non-negative, never NaN; 0 where `visual_mask` is false or a prompt has no word.
     """
-    text, visual = text.float(), visual.float()
     text_mask = text.new_ones(text.shape[:2], dtype=torch.bool) if text_mask is None else text_mask
     visual_mask = visual.new_ones(visual.shape[:2], dtype=torch.bool) if visual_mask is None else visual_mask
     if center:
-        text, visual = _centered(text, text_mask), _centered(visual, visual_mask)
-    similarity = F.normalize(text, dim=-1) @ F.normalize(visual, dim=-1).mT
-    logits = (similarity / temperature).masked_fill(~visual_mask[:, None], -torch.inf)
-    attention = logits.softmax(-1).nan_to_num() * text_mask[..., None]
+        text, visual = _centered(text.float(), text_mask), _centered(visual.float(), visual_mask)
+    logits = word_cosines(text, visual).div_(temperature).masked_fill_(~visual_mask[:, None], -torch.inf)
+    attention = logits.softmax(-1).nan_to_num_().mul_(text_mask[..., None])
     if attention.shape[1] == 0:
-        return visual.new_zeros(visual.shape[:2])
+        return attention.sum(1)
+    if top == 1:
+        return attention.amax(1)
     top = min(top, attention.shape[1])
     strongest = attention.topk(top, dim=1).values.sum(1)
     return strongest / text_mask.sum(1, keepdim=True).clamp(1, top)
+
+
+def word_cosines(text: Tensor, visual: Tensor) -> Tensor:
+    """Cosine of every word with every visual token, in fp32 whatever the dtype of either.
+
+    The visual tokens, the one large tensor, go into the matrix product as they are; their lengths divide the result.
+    Of tokens in half precision no more than `CHUNK` are held in fp32 at a time.
+
+    Args:
+        text: (B, M, D). visual: (B, N, D).
+
+    Returns:
+        (B, M, N), 0 where a token is 0.
+    """
+    words = F.normalize(text.float(), dim=-1)
+    products = [words @ part.float().mT for part in visual.split(CHUNK, dim=1)]
+    length = torch.linalg.vector_norm(visual, dim=-1, dtype=torch.float32).clamp_(min=TINY)
+    return (products[0] if len(products) == 1 else torch.cat(products, dim=-1)).div_(length[:, None])
 
 
 def standardised_cosines(text: Tensor, visual: Tensor, visual_mask: Tensor) -> Tensor:
@@ -72,8 +93,7 @@ def standardised_cosines(text: Tensor, visual: Tensor, visual_mask: Tensor) -> T
     Returns:
         (B, M, N) fp32, never NaN: 0 for a word that resembles all tokens alike, and where `visual_mask` is false.
     """
-    visual = visual.float()
-    cosine = F.normalize(text.float(), dim=-1) @ visual.mT / visual.norm(dim=-1)[:, None].clamp(min=1e-12)
+    cosine = word_cosines(text, visual)
     there = visual_mask[:, None]
     count = there.sum(-1, keepdim=True)
     away = (cosine - (cosine * there).sum(-1, keepdim=True) / count) * there
