@@ -1,12 +1,15 @@
 """Relevance and saliency: what they are, and that reading them changes nothing."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import reference
 import torch
 from conftest import FAMILIES, inputs_for, picture, prompt, tiny_model, tiny_processor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from adafv.capture import HIDDEN, KEYS, SALIENCY, Signal, _observed, _observer, capture
+from adafv.capture import HIDDEN, KEYS, SALIENCY, Signal, _observed, _observer, capture, layers_of
+from adafv.encoders import ending
 from adafv.families import family_of
 from adafv.scores import received_attention, text_to_image_attention
 
@@ -107,6 +110,34 @@ def test_capture_restores_the_tower_after_an_exception():
         raise RuntimeError("lost")
     assert tower.config._attn_implementation == "sdpa"
     assert not any(module._forward_hooks for module in tower.modules())
+
+
+def test_the_tower_ends_where_the_features_are_taken():
+    """Layers above it are not computed, unless a signal looks at them; in other threads, and afterwards, all are."""
+    model, processor = tiny_model("llava"), tiny_processor("llava")
+    tower, pixels = model.base_model.vision_tower, inputs_for(processor, (prompt(), [picture()]))["pixel_values"]
+    layers = layers_of(tower)
+    ran: list[int] = []
+    for i, layer in enumerate(layers):
+        layer.mlp.register_forward_hook(lambda *_, i=i: ran.append(i))
+
+    def features():
+        ran.clear()
+        return tower(pixels, output_hidden_states=True).hidden_states[-2]
+
+    whole, every = features(), list(range(len(layers)))
+    hooks = [dict(layer._forward_hooks) for layer in layers]
+    with ending(tower, -2, [SALIENCY]):
+        assert torch.equal(features(), whole) and ran == every[:-1]
+        with ThreadPoolExecutor(1) as other:
+            assert torch.equal(other.submit(features).result(), whole) and ran == every
+    with ending(tower, -2, [Signal("hidden", 1.0)]):
+        assert torch.equal(features(), whole) and ran == every
+    with pytest.raises(RuntimeError, match="lost"), ending(tower, -2, []):
+        raise RuntimeError("lost")
+    assert torch.equal(features(), whole) and ran == every
+    assert [dict(layer._forward_hooks) for layer in layers] == hooks
+    assert not any("forward" in vars(layer) for layer in layers)
 
 
 @pytest.mark.parametrize("layer", [0, 5, -5])

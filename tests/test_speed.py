@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from adafv.ask import build_batch
 from adafv.cli import main
+from adafv.encode import encode
 from adafv.families import family_of
 from adafv.families.base import base_of
 from adafv.methods import METHODS, AdaFV, method
@@ -77,18 +78,22 @@ def counted(call) -> int:
 
 @pytest.mark.parametrize("kind", SMALL)
 def test_flops_are_those_that_torch_counts(kind):
-    """Tower, windows, projector, DeepStack, grouped queries, gated MLPs: the count is of what the model computes."""
+    """Tower, windows, projector, DeepStack, grouped queries, gated MLPs: the count is of what the model computes.
+
+    The stock tower of LLaVA computes layers above the features', ours ends there.
+    """
     model, inputs = prepared(kind)
     model.set_attn_implementation("eager")
-    if kind.startswith("llava"):
-        model.config.vision_feature_layer = -1  # the stock tower computes the layers above the features', too
     encoder = base_of(model).get_image_features
     names = ("pixel_values", "image_sizes", "image_grid_thw")
     seen = counted(
         lambda: encoder(**{n: inputs[n] for n in names if n in inputs and (n, kind) != ("image_sizes", "llava")})
     )
     grids = flops.grids_of(model.config, inputs)
-    assert flops.vision(model.config, grids).flops == pytest.approx(seen, rel=0.02)
+    assert flops.vision(model.config, grids, whole=True).flops == pytest.approx(seen, rel=0.02)
+    ours = counted(lambda: encode(model, inputs, signals=(), text=False))
+    assert flops.vision(model.config, grids).flops == pytest.approx(ours, rel=0.02)
+    assert (ours < seen) == kind.startswith("llava")
     seen = counted(lambda: model(input_ids=torch.full((1, 100), 2), logits_to_keep=1))
     assert flops.prefill(model.config, [100] * 4, causal=False).flops == pytest.approx(seen, rel=0.02)
 
@@ -174,7 +179,7 @@ def test_eager_peer_chooses_the_same():
         kept = [p.select(e.tokens, [8]).kept[0] for p in (ours, theirs) for e in [p.encode(model, inputs)]]
     hook.remove()
     assert torch.equal(*kept)
-    assert seen[0] is None and len(seen[1]) == 4 and seen[1][0].shape[-1] == seen[1][0].shape[-2]
+    assert seen[0] is None and len(seen[1]) == 3 and seen[1][0].shape[-1] == seen[1][0].shape[-2]
     assert "forward" not in vars(tower) and tower.config._attn_implementation == "sdpa"
     with pytest.raises(ValueError, match="no CLS"):
         Eager(keep=0.25).encode(*prepared("qwen2_5_vl"))
@@ -240,9 +245,9 @@ def test_rows():
     assert first["method"] == DENSE and first["speedup"] == first["ideal_speedup"] == first["share_of_ideal"] == 1
     assert tuple(row)[: len(CONTRACT)] == CONTRACT
     assert row["speedup"] == 4 and row["speedup_low"] == 3.2 and row["speedup_high"] == 5
-    tower = flops.vision(config, [(24, 24)]).flops
+    stock, tower = (flops.vision(config, [(24, 24)], whole=whole).flops for whole in (True, False))
     long, short = (flops.prefill(config, [n] * 4).flops for n in (626, 108))
-    assert row["ideal_speedup"] == pytest.approx((tower + long) / (tower + short), abs=1e-3)
+    assert row["ideal_speedup"] == pytest.approx((stock + long) / (tower + short), abs=1e-3)
     assert row["share_of_ideal"] == pytest.approx(row["speedup"] / row["ideal_speedup"], abs=1e-3)
     assert row["prefill_speedup"] == pytest.approx(99 / 23.5, abs=1e-3)
     assert row["prefill_share"] == pytest.approx(row["prefill_speedup"] / row["prefill_ideal"], abs=1e-3)

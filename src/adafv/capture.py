@@ -10,15 +10,18 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adafv.scores import cls_attention, received_attention
 
-__all__ = ["HIDDEN", "KEYS", "SALIENCY", "Signal", "capture", "layers_of", "observe", "sequences"]
+__all__ = ["HIDDEN", "KEYS", "LABEL", "SALIENCY", "Signal", "capture", "layers_of", "observe", "sequences"]
 
 PREFIX = "adafv_"
+LABEL = "adafv.capture"
+"""What profilers call the time that is spent on reading."""
 DEPTHS = ("num_hidden_layers", "depth", "num_layers")
 
 Observer = Callable[[nn.Module, Tensor, Tensor, float, Tensor | None], None]
@@ -62,7 +65,8 @@ class _Observer:
     def attention(self, module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> None:
         for signal, layer in self.watched.items():
             if signal.kind != "hidden" and any(module is part for part in layer.modules()):
-                read = self._read(signal, query, key, scale, mask)
+                with record_function(LABEL):
+                    read = self._read(signal, query, key, scale, mask)
                 self.seen.setdefault(signal, []).append(read.detach().flatten(0, 1))
 
     def _read(self, signal: Signal, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> Tensor:

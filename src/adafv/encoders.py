@@ -1,22 +1,25 @@
 """A model's own encoders, watched while they run."""
 
 import inspect
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import wraps
+from threading import RLock
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from adafv.capture import Signal, capture
+from adafv.capture import Signal, capture, layers_of
 from adafv.encoding import Returned
 from adafv.families.base import Family, Layout, base_of
 from adafv.layout import ImageSpan, Prompt
 
-__all__ = ["Part", "run"]
+__all__ = ["Part", "ending", "run"]
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,12 @@ def run(
         raise ValueError(
             f"clips are not pruned in models of the family {model.config.model_type!r}: pass frames as pictures"
         )
-    reading: AbstractContextManager[dict[Signal, Tensor]] = nullcontext({})
-    if family.attends:
-        reading = capture(family.tower(model), family.feature_layer(model), family.cls_place(model), signals)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and model.training), reading as found:
+    found: dict[Signal, Tensor] = {}
+    with torch.set_grad_enabled(torch.is_grad_enabled() and model.training), ExitStack() as stack:
+        if family.attends:
+            tower, layer = family.tower(model), family.feature_layer(model)
+            found = stack.enter_context(capture(tower, layer, family.cls_place(model), signals))
+            stack.enter_context(ending(tower, layer, signals))
         consumed, output = _call(model, family, inputs, modality)
     pieces = family.pieces(output)
     lay = family.layouts if modality == "image" else family.clips
@@ -81,6 +86,60 @@ def run(
         consumed=consumed,
         returned=Returned(modality, len(layouts), output, family.door),
     )
+
+
+_lock = RLock()  # a layer is the model's, whichever thread runs it
+_returned: ContextVar[list[Any] | None] = ContextVar("adafv_returned", default=None)
+
+
+@contextmanager
+def ending(tower: PreTrainedModel, layer: int, signals: Iterable[Signal]) -> Iterator[None]:
+    """While open, a vision tower computes no layer above the features' and those that signals look at.
+
+    The layers above hand on what the last one returned, in the thread that opened it; one thread at a time.
+
+    Args:
+        tower: the vision tower.
+        layer: which of `hidden_states` the features are taken from (LLaVA: -2).
+        signals: what is read off the tower.
+    """
+    if layer == -1:
+        yield
+        return
+    layers = layers_of(tower)
+    of_features = layer - 1 if layer > 0 else len(layers) + layer
+    last = max([of_features, *(signal.layer(len(layers), of_features) for signal in signals)])
+    with _lock:
+        own: list[Any] = [vars(above).get("forward") for above in layers[last + 1 :]]
+        handle = layers[last].register_forward_hook(_keep)
+        token = _returned.set([None])
+        try:
+            for above in layers[last + 1 :]:
+                above.forward = _handing_on(above)
+            yield
+        finally:
+            _returned.reset(token)
+            handle.remove()
+            for above, forward in zip(layers[last + 1 :], own, strict=True):
+                del above.forward
+                if forward is not None:
+                    above.forward = forward
+
+
+def _keep(module: nn.Module, inputs: Any, output: Any) -> None:
+    if (returned := _returned.get()) is not None:
+        returned[0] = output
+
+
+def _handing_on(layer: nn.Module) -> Callable[..., Any]:
+    forward = layer.forward
+
+    @wraps(forward)
+    def hand_on(*args: Any, **kwargs: Any) -> Any:
+        returned = _returned.get()
+        return forward(*args, **kwargs) if returned is None else returned[0]
+
+    return hand_on
 
 
 def _call(

@@ -67,25 +67,27 @@ def text_stack(config: PreTrainedConfig) -> Stack:
     return Stack(text.num_hidden_layers, text.hidden_size, text.intermediate_size, 3, queries, keys)
 
 
-def tower_stack(config: PreTrainedConfig) -> Stack:
-    """The vision tower's layers, up to the one whose features the language model reads."""
+def tower_stack(config: PreTrainedConfig, whole: bool = False) -> Stack:
+    """The vision tower's layers, up to the one whose features the language model reads; or the whole of it."""
     tower: Any = config.vision_config
     width, gated = tower.hidden_size, hasattr(tower, "window_size")
     if hasattr(tower, "depth"):
         return Stack(tower.depth, width, tower.intermediate_size, 3 if gated else 2, width, width)
     chosen, depth = config.vision_feature_layer, tower.num_hidden_layers
-    return Stack(chosen if chosen >= 0 else depth + 1 + chosen, width, tower.intermediate_size, 2, width, width)
+    last = depth if whole else chosen if chosen >= 0 else depth + 1 + chosen
+    return Stack(last, width, tower.intermediate_size, 2, width, width)
 
 
-def vision(config: PreTrainedConfig, grids: Sequence[Grid], batch: int = 1, size: int = 2) -> Work:
+def vision(config: PreTrainedConfig, grids: Sequence[Grid], batch: int = 1, size: int = 2, whole: bool = False) -> Work:
     """The tower and the projector.
 
     Args:
         grids: what the tower sees of one prompt.
         batch: prompts.
         size: bytes of a number.
+        whole: with the layers above the features', which stock models compute for nothing.
     """
-    tower, stack = config.vision_config, tower_stack(config)
+    tower, stack = config.vision_config, tower_stack(config, whole)
     patches = sum(rows * columns for rows, columns in grids)
     embedding = 3 * tower.patch_size**2 * getattr(tower, "temporal_patch_size", 1) * stack.width
     if hasattr(tower, "depth"):

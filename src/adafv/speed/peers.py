@@ -19,7 +19,8 @@ __all__ = ["Eager"]
 class Eager(AdaFV):
     """AdaFV as released codes get at its saliency: eager attention, `output_attentions=True`, all maps in memory.
 
-    The row of CLS is read off as ever, beside the maps: its cost is below 1 % of theirs.
+    The row of CLS is read off as ever, beside the maps: its cost is below 1 % of theirs. The tower ends at the layer of
+    the features, as ours does and those of released codes don't.
 
     Raises:
         ValueError: a tower without CLS, in `encode`.

@@ -33,7 +33,7 @@ COLUMNS = (
     "decode_ms_per_token", "ttft_ms", "ttft_p95_ms", "kv_bytes", "speedup", "ideal_speedup", "share_of_ideal",
     "prefill_speedup", "prefill_ideal", "prefill_share",
     "rebuild_ms", "preprocess_ms", "prompt_tokens", "peak_bytes", "speedup_low", "speedup_high", "repeats",
-    "bound", "prefill_bound", "share_of_ceiling", "break_even",
+    "bound", "prefill_bound", "share_of_ceiling", "break_even", "capture_ms",
 )  # fmt: skip
 RATIOS = (
     ("speedup", "ideal_speedup", "share_of_ideal"), ("prefill_speedup", "prefill_ideal", "prefill_share"),
@@ -55,7 +55,8 @@ def rows_of(
     speedup is the ratio of medians, speedup_low and speedup_high those of single repetitions. peak_bytes is beyond the
     weights. share_of_ceiling is the time that the arithmetic or the traffic takes at the ceilings, whichever is longer,
     as a share of TTFT. break_even is None where pruning doesn't pay at the picture's own number of tokens, and for
-    methods that prune between layers.
+    methods that prune between layers. capture_ms is the part of vision_ms in which attention is read off the tower, by
+    the profiler; of eager, whose maps the tower itself computes, only the rest.
     """
     kinds: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
@@ -84,12 +85,14 @@ class _Batch:
         self.batch, self.limits, self.config, self.size = batch, limits, config, size
         self.facts = found["batch"][-1]
         self.peaks = {(r["method"], r["keep"]): r["bytes"] for r in found.get("peak", ())}
+        self.captures = {(r["method"], r["keep"]): r["ms"] for r in found.get("capture", ())}
         self.text = {r["length"]: r["ms"] for r in found["text"]}
         self.cells: dict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
         for cell in found["cell"]:
             self.cells[cell["method"], cell["keep"]].append(cell)
         self.dense = self.cells[DENSE, 1.0]
-        self.vision = flops.vision(config, [(a, b) for a, b in self.facts["grids"]], batch, size)
+        grids = [(a, b) for a, b in self.facts["grids"]]
+        self.vision, self.stock = (flops.vision(config, grids, batch, size, whole) for whole in (False, True))
         one = self._prefill([1] * len(self.dense[0]["lengths"]))
         self.launch = max(0.0, self.text[1] - max(limits.compute_ms(one.flops), limits.memory_ms(one.bytes)))
 
@@ -102,12 +105,13 @@ class _Batch:
         ms = {stage: _median(cells, stage) for stage in STAGES}
         ttft = [cell["ttft_ms"] for cell in cells]
         ours, theirs = self._prefill(cells[0]["lengths"]), self._prefill(dense[0]["lengths"])
-        ideal = (self.vision + theirs).flops / (self.vision + ours).flops
+        both = (self.stock if name[0] == DENSE else self.vision) + ours
+        ideal = (self.stock + theirs).flops / both.flops
         reached = median(c["ttft_ms"] for c in dense) / median(ttft)
         prefill_ideal, prefill_reached = theirs.flops / ours.flops, _median(dense, "prefill") / ms["prefill"]
         first = {cell["repeat"]: cell["ttft_ms"] for cell in dense}
         ratios = [first[c["repeat"]] / c["ttft_ms"] for c in cells if c["repeat"] in first]
-        both, depth = self.vision + ours, flops.text_stack(self.config).layers
+        depth = flops.text_stack(self.config).layers
         deep = depth + flops.tower_stack(self.config).layers
         floor = max(self.limits.compute_ms(both.flops), self.limits.memory_ms(both.bytes))
         visual, kept = self.facts["visual_tokens"], cells[0]["kept"]
@@ -119,6 +123,7 @@ class _Batch:
             self.peaks.get(name), min(ratios, default=None), max(ratios, default=None), len(cells),
             self._bound(both, self.launch * deep / depth), self._bound(ours, self.launch), floor / median(ttft),
             None if kept is None or len(set(cells[0]["lengths"])) > 1 else self._pays(name[1], cells),
+            self.captures.get(name),
         )  # fmt: skip
         return {c: round(v, 4) if isinstance(v, float) else v for c, v in zip(COLUMNS, values, strict=True)}
 

@@ -26,7 +26,7 @@ from adafv.speed.flops import grids_of
 from adafv.speed.log import Log
 from adafv.speed.peers import Eager
 from adafv.speed.shapes import QUESTION, Shape, build, picture, shape_of
-from adafv.speed.stages import Timed, answer, compiled, peak_bytes, read_text
+from adafv.speed.stages import Timed, answer, capture_ms, compiled, peak_bytes, read_text
 
 __all__ = ["DENSE", "Cell", "Measurement", "plan"]
 
@@ -189,6 +189,9 @@ class Measurement:
                 if name not in peaks:
                     peak = peak_bytes(partial(once, name), model.device)
                     log.add("peak", batch=batch, method=name[0], keep=name[1], bytes=peak)
+                    if (pruner := self.pruners[name]) is not None:
+                        read = capture_ms(model, inputs, pruner)
+                        log.add("capture", batch=batch, method=name[0], keep=name[1], ms=read)
             except ValueError as error:
                 refused.add(name)
                 log.add("left_out", batch=batch, method=name[0], keep=name[1], reason=str(error))

@@ -11,11 +11,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
 
+from adafv.capture import LABEL
 from adafv.families.base import base_of
 from adafv.pruner import Pruner
 from adafv.speed.ceilings import wait
 
-__all__ = ["STAGES", "Timed", "answer", "compiled", "peak_bytes", "read_text"]
+__all__ = ["STAGES", "Timed", "answer", "capture_ms", "compiled", "peak_bytes", "read_text"]
 
 STAGES = ("vision", "select", "rebuild", "prefill")
 """Their times add up to TTFT. Vision is all of `Pruner.encode`: tower, what is read off it, layout, words."""
@@ -161,6 +162,16 @@ def compiled(model: PreTrainedModel) -> Callable[[], AbstractContextManager[Any]
             del decoder.forward
 
     return context
+
+
+@torch.inference_mode()
+def capture_ms(model: PreTrainedModel, inputs: Mapping[str, Any], pruner: Pruner) -> float:
+    """Milliseconds of a method's encoding that go into what it reads off the vision tower."""
+    cuda = model.device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
+        pruner.encode(model, inputs)
+    read = [event for event in profiler.key_averages() if event.key == LABEL]
+    return sum(event.device_time_total if cuda else event.cpu_time_total for event in read) / 1000
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
