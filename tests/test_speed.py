@@ -1,21 +1,25 @@
 """The instrument that times pruning: its count of FLOPs, its order, its arithmetic on times, its command."""
 
 import csv
+import importlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from adafv.ask import build_batch
+from adafv.capture import SALIENCY
 from adafv.cli import main
 from adafv.encode import encode
+from adafv.encoding import VisualTokens
 from adafv.families import family_of
 from adafv.families.base import base_of
 from adafv.methods import METHODS, AdaFV, method
 from adafv.speed import ceilings, flops, report, run
-from adafv.speed.peers import Eager
+from adafv.speed.peers import PEERS, Eager, Listed
 from adafv.speed.run import DENSE, TWIN, Measurement, plan
 from adafv.speed.shapes import QUESTION, SHAPES, Shape, build, picture, shape_of
 from adafv.speed.stages import STAGES, answer, compiled, read_text
@@ -185,6 +189,43 @@ def test_eager_peer_chooses_the_same():
         Eager(keep=0.25).encode(*prepared("qwen2_5_vl"))
 
 
+def scored(relevance, saliency, counts) -> VisualTokens:
+    """Images padded to the longest, whose words are as relevant as said: features and text are not looked at."""
+    mask = torch.arange(relevance.shape[1]) < torch.tensor(counts)[:, None]
+    return VisualTokens(
+        relevance[..., None], mask, tuple(counts), {SALIENCY: saliency}, None, None, (), (0,) * len(counts), 4
+    )
+
+
+@pytest.mark.parametrize("kind", ["real", "ties", "without mass"])
+@pytest.mark.parametrize("reserve", [0.0, 0.25, 0.5])
+def test_listed_peer_chooses_the_same(monkeypatch, kind, reserve):
+    """The rival way to the mixture: read back, image by image; the same tokens stay, whatever the scores."""
+    monkeypatch.setattr(AdaFV, "score", lambda self, tokens: tokens.features[..., 0])
+    ours, theirs = AdaFV(keep=0.1, reserve=reserve), Listed(keep=0.1, reserve=reserve)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        lists = torch.rand(2, 3, 60, generator=draw) if kind == "real" else None
+        lists = torch.randint(0, 5, (2, 3, 60), generator=draw).float() if lists is None else lists
+        if kind == "without mass":
+            lists[torch.rand(2, 3, generator=draw) < 0.5] = 0
+        counts = [60, *torch.randint(1, 61, (2,), generator=draw).tolist()]
+        budget = [int(torch.randint(1, n + 1, (), generator=draw)) for n in counts]
+        tokens = scored(*lists, counts)
+        kept = [pruner.select(tokens, budget).kept for pruner in (ours, theirs)]
+        assert [k.tolist() for k in kept[0]] == [k.tolist() for k in kept[1]]
+    with pytest.raises(ValueError, match="crops='each'"):
+        Listed(keep=0.1, crops="each")
+
+
+def test_listed_peer_reads_a_model_as_adafv_does(llava):
+    """On a model's own scores, too."""
+    model, inputs = llava
+    encoding = AdaFV(keep=0.25).encode(model, inputs)
+    kept = [cls(keep=0.25).select(encoding.tokens, [4, 4]).kept for cls in (AdaFV, Listed)]
+    assert all(map(torch.equal, *kept))
+
+
 def test_dense_is_the_stock_model(llava):
     """The baseline answers as the model's own forward on pixels does."""
     model, inputs = llava
@@ -322,6 +363,14 @@ def test_command(small, tmp_path, capsys):
     assert [row["method"] for row in json.loads(out)["rows"]] == [DENSE, "adafv"]
 
 
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_are_methods_here(small, tmp_path, capsys, name):
+    """`--methods` knows them, though the registry doesn't."""
+    assert name not in METHODS
+    status, out, _ = speed(capsys, *QUICK, "--methods", name, "--keep", "0.5", "--out", tmp_path)
+    assert status == 0 and [row["method"] for row in json.loads(out)["rows"]] == [DENSE, name]
+
+
 def test_table(small, tmp_path, capsys):
     """Without --json: a table that says how much of the model it is, and the noise floor."""
     status, out, _ = speed(capsys, *QUICK[:-1], "--layers", 2, "--out", tmp_path)
@@ -375,3 +424,54 @@ def test_measurement_counts_one_dense():
     measured = Measurement(methods=["adafv", "none"], keeps=[1.0, 0.1])
     assert list(measured.pruners) == [(DENSE, 1.0), (TWIN, 1.0), ("adafv", 0.1)]
     assert replace(measured, layers=2).config.get_text_config().num_hidden_layers == 2
+
+
+SELECTION = Path(__file__).parents[1] / "benchmarks" / "speed"
+
+
+def test_selection_is_measured(monkeypatch, tmp_path, capsys):
+    """The script: a row for each method and N, lines through them, and nothing that our selection waits for."""
+    monkeypatch.syspath_prepend(SELECTION)
+    script = importlib.import_module("selection")
+    script.main(["--quick", "--quiet", "--device", "cpu", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "selection.json").read_text())
+    names = [(row["method"], row["visual_tokens"], row["kept_tokens"]) for row in found["rows"]]
+    assert names == [(m, n, n // 20) for n in script.QUICK["counts"] for m in script.METHODS]
+    assert all(row["low_ms"] <= row["select_ms"] <= row["high_ms"] for row in found["rows"])
+    for name in script.METHODS:
+        assert found["fits"][name]["peak_bytes"]["exponent"] == pytest.approx(1, abs=0.15)
+    counts = {(row["method"], row["stage"]): row for row in found["counts"]}
+    assert all(row["visual_tokens"] == 2880 and row["operators"] > 10 for row in counts.values())
+    assert {key for key, row in counts.items() if row["reads"]} == {("listed", "select")}
+    with open(tmp_path / "selection.csv") as file:
+        assert len(list(csv.DictReader(file))) == len(names)
+    assert (tmp_path / "selection.png").stat().st_size > 10_000
+    out = capsys.readouterr().out
+    assert all(words in out for words in (*script.METHODS, "ms / 1,000", "exponent", "operators", "rebuild"))
+
+
+def test_fit(monkeypatch):
+    """A straight line is found; a square isn't one."""
+    monkeypatch.syspath_prepend(SELECTION)
+    fit = importlib.import_module("selection").fit
+    line = fit([{"visual_tokens": n, "ms": 0.002 * n} for n in (1000, 3000, 9000)], "ms")
+    assert (line["per_1000"], line["r2"], line["exponent"]) == pytest.approx((2, 1, 1))
+    square = fit([{"visual_tokens": n, "ms": n**2} for n in (1000, 3000, 9000)], "ms")
+    assert square["exponent"] == pytest.approx(2) and square["r2"] < 0.98
+
+
+@pytest.mark.parametrize(
+    ("read", "count"),
+    [
+        (lambda x: x.tolist(), 1), (lambda x: int(x.sum()) + float(x[0]), 2), (lambda x: x[x > 0], 1),
+        (lambda x: bool((x > 0).any()), 1), (lambda x: torch.nonzero(x), 1), (lambda x: (x + 1).max().item(), 1),
+        (lambda x: torch.ones(3)[0].item(), 0),
+        (lambda x: x.sort().values[:2].softmax(-1).masked_fill(x[:2] > 0, 0), 0),
+    ],
+)  # fmt: skip
+def test_reads_are_those_of_the_device(monkeypatch, read, count):
+    """Whatever makes the host wait counts, also of what was computed; the host's own tensors don't."""
+    monkeypatch.syspath_prepend(SELECTION)
+    counts = importlib.import_module("counts")
+    watched = counts._watched(torch.tensor([1.0, -1.0, 2.0]))
+    assert counts._reads(lambda: read(watched)) == count

@@ -27,7 +27,10 @@ def speed(
         "1,0.25,0.1,0.05"
     ),
     methods: Annotated[
-        str, typer.Option(metavar="M,…", help="See `adafv methods`; eager: adafv by full maps.")
+        str,
+        typer.Option(
+            metavar="M,…", help="See `adafv methods`; eager: adafv by full maps; listed: adafv by Python lists."
+        ),
     ] = "adafv",
     repeats: Annotated[int, typer.Option(metavar="N", help="Repetitions of everything.")] = 10,
     answer: Annotated[int, typer.Option(metavar="N", help="Tokens of an answer, the first included.")] = 8,

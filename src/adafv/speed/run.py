@@ -24,7 +24,7 @@ from adafv.pruner import Pruner
 from adafv.speed import ceilings
 from adafv.speed.flops import grids_of
 from adafv.speed.log import Log
-from adafv.speed.peers import Eager
+from adafv.speed.peers import PEERS
 from adafv.speed.shapes import QUESTION, Shape, build, picture, shape_of
 from adafv.speed.stages import Timed, answer, capture_ms, compiled, peak_bytes, read_text
 
@@ -65,7 +65,7 @@ class Measurement:
         shape: a name in `adafv.speed.shapes.SHAPES`.
         layers: of the language model; None: all.
         batches: how many prompts at once.
-        methods: as `adafv.methods.from_spec` reads them, or "eager", see `adafv.speed.peers`.
+        methods: as `adafv.methods.from_spec` reads them, or a peer, see `adafv.speed.peers`.
         keeps: shares of the visual tokens, 0 < keep <= 1; 1 is the dense model.
         repeats: of everything.
         answer: tokens of an answer, the first included.
@@ -225,7 +225,7 @@ class Measurement:
 
 
 def _pruner(name: str, keep: float) -> Pruner:
-    return Eager(keep=keep) if name == Eager.name else from_spec(name, keep=keep)
+    return PEERS[name](keep=keep) if name in PEERS else from_spec(name, keep=keep)
 
 
 def _lengths(longest: int) -> list[int]:
