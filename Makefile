@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 LMMS := .venv-lmms
 VLLM := .venv-vllm
 
-.PHONY: env demo serve-demo test test-lmms test-vllm lint clean
+.PHONY: env demo serve-demo test test-lmms test-vllm bench-cpu lint clean
 
 env: $(VENV)/ready
 
@@ -47,6 +47,15 @@ $(VLLM)/ready: pyproject.toml tests/served/requirements.txt tests/served/torchvi
 	$(VLLM)/bin/pip uninstall --quiet --yes torchaudio torchcodec
 	cp tests/served/torchvision.pth $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 	touch $@
+
+SPEED := $(BIN)/adafv speed --device cpu --dtype float32
+WHERE := benchmarks/speed
+
+bench-cpu: env
+	$(SPEED) --methods adafv,adafv+,eager,listed,fastv,sparsevlm --batch 1,8 --repeats 20 --out $(WHERE)/tiny
+	$(SPEED) --shape llava-next-7b --layers 2 --keep 1,0.05 --methods adafv,adafv+,eager,listed --repeats 5 --out $(WHERE)/llava-next-7b
+	$(BIN)/python $(WHERE)/selection.py --out $(WHERE)/selection
+	$(BIN)/python $(WHERE)/pages.py
 
 lint: env
 	$(BIN)/ruff check .

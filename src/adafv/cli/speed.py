@@ -43,7 +43,7 @@ def speed(
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read once, when torch is imported: stderr is the progress bar's
     from adafv.files import writable_folder
     from adafv.load import device_of, dtype_of
-    from adafv.speed import report
+    from adafv.speed import report, tables
     from adafv.speed.run import Measurement
 
     measurement = Measurement(
@@ -67,8 +67,8 @@ def speed(
     if as_json:
         print_json({"meta": meta, "rows": rows})
         return
-    print_table(report.table(rows, meta))
-    typer.echo(report.LEGEND)
+    print_table(tables.table(rows, meta))
+    typer.echo(tables.LEGEND)
     for count, (low, middle, high) in meta["noise_floor"].items():
         typer.echo(f"noise floor, dense against dense, batch {count}: {low:.2f} to {high:.2f}, median {middle:.2f}")
     for entry in meta["left_out"]:

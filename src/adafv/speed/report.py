@@ -6,14 +6,11 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from transformers import PreTrainedConfig
 
 from adafv.evaluation.report import as_csv
@@ -25,8 +22,9 @@ from adafv.speed.flops import Work
 from adafv.speed.plot import draw
 from adafv.speed.run import DENSE, TWIN
 from adafv.speed.stages import STAGES
+from adafv.speed.tables import title
 
-__all__ = ["COLUMNS", "LEGEND", "break_even", "meta_of", "rows_of", "table", "write"]
+__all__ = ["COLUMNS", "break_even", "meta_of", "rows_of", "write"]
 
 COLUMNS = (
     "method", "keep", "batch", "visual_tokens", "kept_tokens", "vision_ms", "select_ms", "prefill_ms",
@@ -35,14 +33,6 @@ COLUMNS = (
     "rebuild_ms", "preprocess_ms", "prompt_tokens", "peak_bytes", "speedup_low", "speedup_high", "repeats",
     "bound", "prefill_bound", "share_of_ceiling", "break_even", "capture_ms",
 )  # fmt: skip
-RATIOS = (
-    ("speedup", "ideal_speedup", "share_of_ideal"), ("prefill_speedup", "prefill_ideal", "prefill_share"),
-)  # fmt: skip
-LEGEND = (
-    "choose: select and rebuild. ideal: ratio of FLOPs. of it: the share reached. bound: the longest of compute, "
-    "memory and\nlaunch at this machine's ceilings. pays from: fewest visual tokens at which this share is faster than "
-    "all of them (–: it isn't, or the method prunes between layers)"
-)
 
 
 def rows_of(
@@ -214,46 +204,5 @@ def write(out: str | Path, meta: dict[str, Any], rows: list[dict[str, Any]]) -> 
         draw(rows, title(meta), temporary)
 
 
-def title(meta: dict[str, Any]) -> str:
-    """Shape, how much of it, precision and machine."""
-    cut = "" if meta["layers"] in (None, meta["of_layers"]) else f", {meta['layers']} of {meta['of_layers']} LLM layers"
-    machine = meta["machine"]
-    threads = f", threads: {machine['threads']}" if "threads" in machine else ""
-    return f"{meta['shape']}{cut}, random weights, {meta['dtype']}, {machine['name']}{threads}"
-
-
-def table(rows: list[dict[str, Any]], meta: dict[str, Any]) -> Table:
-    """One line for each row."""
-    result = Table(title=f"{title(meta)}. Times in ms", title_justify="left", box=SIMPLE_HEAD)
-    for name in (
-        "batch", "method", "kept", "vision", "choose", "prefill", "TTFT p50", "p95", "× (ideal, of it)",
-        "prefill × (ideal, of it)", "token", "KV MiB", "peak MiB", "bound", "pays from",
-    ):  # fmt: skip
-        result.add_column(name, justify="left" if name in ("method", "bound") else "right")
-    for row, after in pairwise([*rows, {"batch": 0}]):
-        dense, last = row["method"] == DENSE, row["batch"] != after["batch"]
-        pays = "" if dense else "–" if row["break_even"] is None else str(row["break_even"])
-        result.add_row(
-            str(row["batch"]), "dense" if dense else row["method"], str(row["kept_tokens"]), _ms(row["vision_ms"]),
-            "" if dense else _ms(row["select_ms"] + row["rebuild_ms"]), _ms(row["prefill_ms"]), _ms(row["ttft_ms"]),
-            _ms(row["ttft_p95_ms"]), *("" if dense else _ratio(*(row[n] for n in names)) for names in RATIOS),
-            _ms(row["decode_ms_per_token"]), _mib(row["kv_bytes"]), _mib(row["peak_bytes"]), row["bound"], pays,
-            end_section=last,
-        )  # fmt: skip
-    return result
-
-
-def _ratio(reached: float, ideal: float, share: float) -> str:
-    return f"{reached:.2f} ({ideal:.2f}, {share:.0%})"
-
-
 def _median(cells: Sequence[dict[str, Any]], stage: str) -> float:
     return median(cell["stages"][stage] for cell in cells)
-
-
-def _ms(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _mib(value: int | None) -> str:
-    return "–" if value is None else f"{value / 2**20:.3g}" if value < 100 * 2**20 else f"{value / 2**20:.0f}"
