@@ -176,12 +176,10 @@ def main(arguments: list[str] | None = None) -> None:
     with torch.inference_mode():
         rows = timed(pruners, options, device, dtype)
     counts = counted({name: p for name, p in pruners.items() if name in COUNTED}, options.width, device, dtype)
-    fits = {
-        name: {column: fit([row for row in rows if row["method"] == name], column) for column in FITTED}
-        for name in pruners
-    }
+    own = {name: [row for row in rows if row["method"] == name] for name in pruners}
+    fits = {name: {column: fit(own[name], column) for column in FITTED} for name in pruners}
     settings = Measurement().settings(device, dtype)
-    meta: dict[str, Any] = {name: settings[name] for name in ("device", "dtype", "machine", "versions")}
+    meta = {name: settings[name] for name in ("device", "dtype", "machine", "versions")}
     command = shlex.join(["python", "benchmarks/speed/selection.py", *(arguments or sys.argv[1:])])
     meta |= {"command": command, "keep": KEEP, "words": WORDS, "width": options.width, "repeats": options.repeats}
     found = {"meta": meta, "rows": rows, "fits": fits, "counts": counts}
