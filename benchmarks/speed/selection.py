@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -43,7 +44,6 @@ from adafv.speed.stages import peak_bytes
 KEEP, WORDS, COLUMNS = 0.05, 64, 40
 COUNTS = (1000, 2000, 2880, 5000, 10_000, 20_000, 50_000, 100_000)
 METHODS = ("adafv", "adafv+", "fastervlm", "t2i", "listed")
-COUNTED = ("adafv", "adafv+", "listed")
 FITTED = ("select_ms", "peak_bytes")
 QUICK = {"counts": [400, 800, 1600], "width": 256, "repeats": 2}
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
@@ -108,7 +108,7 @@ def draw(rows: list[dict[str, Any]], fits: dict[str, dict[str, dict[str, float]]
     figure = Figure(figsize=(11, 4.8), dpi=160, layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2)
     for axes, column, scale, unit in zip((left, right), FITTED, (1, 2**20), ("ms", "MiB"), strict=True):
-        for (name, found), colour in zip(fits.items(), COLOURS * 9, strict=False):
+        for (name, found), colour in zip(fits.items(), cycle(COLOURS), strict=False):
             own = [row for row in rows if row["method"] == name]
             x, y = (np.array([row[c] for row in own], dtype=float) for c in ("visual_tokens", column))
             line, grid = found[column], np.geomspace(x.min(), x.max(), 99)
@@ -175,13 +175,11 @@ def main(arguments: list[str] | None = None) -> None:
     quiet()
     with torch.inference_mode():
         rows = timed(pruners, options, device, dtype)
-    counts = counted({name: p for name, p in pruners.items() if name in COUNTED}, options.width, device, dtype)
-    fits = {
-        name: {column: fit([row for row in rows if row["method"] == name], column) for column in FITTED}
-        for name in pruners
-    }
+    counts = counted(pruners, options.width, device, dtype)
+    own = {name: [row for row in rows if row["method"] == name] for name in pruners}
+    fits = {name: {column: fit(own[name], column) for column in FITTED} for name in pruners}
     settings = Measurement().settings(device, dtype)
-    meta: dict[str, Any] = {name: settings[name] for name in ("device", "dtype", "machine", "versions")}
+    meta = {name: settings[name] for name in ("device", "dtype", "machine", "versions")}
     command = shlex.join(["python", "benchmarks/speed/selection.py", *(arguments or sys.argv[1:])])
     meta |= {"command": command, "keep": KEEP, "words": WORDS, "width": options.width, "repeats": options.repeats}
     found = {"meta": meta, "rows": rows, "fits": fits, "counts": counts}
