@@ -1,0 +1,2 @@
+def readme(meta, rows, pairs):
+    return ""
