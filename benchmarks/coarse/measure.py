@@ -24,11 +24,11 @@ from adafv.evaluation.paired import paired
 from adafv.evaluation.scenes import SCENE_SUITES
 from adafv.files import write_text
 from adafv.load import load
-from adafv.methods import METHODS
+from adafv.methods import AdaFV, AdaFVPlus
 from adafv.speed.shapes import QUESTION, SHAPES
 
 KEEP = 0.05
-BASES = ("adafv", "adafv+")
+BASES: dict[str, type[AdaFV]] = {cls.name: cls for cls in (AdaFV, AdaFVPlus)}
 SHAPE, ASKED = "llava-next-7b", "what color is the anchor?"
 COLUMNS = ("method", "tiles", "keep", "kept_tokens", "suite", "n", "accuracy", "ci_low", "ci_high", "retention")
 
@@ -50,7 +50,7 @@ class Comparison(Evaluation):
         found = [c for c in super()._configured(template) if c.pruner]  # without the blind model
         for base in self.methods:
             for tiles, keep, chance in dict.fromkeys(self.coarse):
-                pruner = Coarse(fine=METHODS[base](keep=keep), tiles=tiles, chance=chance, keep=keep)
+                pruner = Coarse(fine=BASES[base](keep=keep), tiles=tiles, chance=chance, keep=keep)
                 found.append(Configuration(named(base, tiles, chance), keep, pruner))
         return found
 
@@ -61,7 +61,7 @@ def named(base: str, tiles: int, chance: bool = False) -> str:
 
 
 def rivals(clock: Clock, whole: int) -> Iterator[tuple[int, float, float]]:
-    """Equal times: tiles, the share that coarse keeps, and the share that plain pruning keeps in the same time; 0: none.
+    """Equal times: tiles, the share that coarse keeps, and the share that plain pruning keeps, 0 where none is short.
 
     Either plain keeps `KEEP`, and coarse reads more tokens for the tiles it leaves out; or coarse keeps `KEEP`, and
     plain reads fewer. Shares are rounded to tokens of the model that answers, which has `whole`.
@@ -117,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     whole = clocks[0].tokens(TILES)
     equal = [rival for clock in clocks for rival in rivals(clock, whole)]
     plan = Comparison(
-        methods=BASES,
+        methods=list(BASES),
         keeps=[keep for keep in dict.fromkeys([KEEP, *(plain for *_, plain in equal)]) if keep],
         coarse=[
             *((tiles, KEEP, False) for tiles in range(TILES)),
@@ -140,13 +140,14 @@ def main(arguments: list[str] | None = None) -> None:
     pairs = pairs_of(records, clocks, whole)
     command = shlex.join(["python", "benchmarks/coarse/measure.py", *(arguments or sys.argv[1:])])
     settings = {name: getattr(plan, name) for name in ("seed", "split", "limit")} | {
-        "clocks": {c.name: {"words": c.words, "vision": c.vision(TILES) / 1e9} for c in clocks}
+        "clocks": {c.name: {"words": c.words, "share": c.vision(TILES) / c.flops(TILES, KEEP)} for c in clocks}
     }
     meta = report.meta_of(model, "embedded", start, **settings) | {"command": command}
+    del meta["wall_seconds"]  # of the last part of an interrupted run
     whole_text = json.dumps({"meta": meta, "rows": rows, "pairs": pairs}, indent=1, ensure_ascii=False)
     write_text(options.out / "results.json", whole_text + "\n")
     write_text(options.out / "results.csv", report.as_csv(rows[0], rows))
-    write_text(options.out / "README.md", readme(meta, rows, pairs))
+    write_text(options.out / "README.md", readme(meta, rows, pairs, KEEP))
 
 
 if __name__ == "__main__":
