@@ -9,7 +9,7 @@ from adafv.capture import SALIENCY, Signal
 from adafv.encoding import VisualTokens
 from adafv.pruner import Pruner, Selection
 
-__all__ = ["HiRED"]
+__all__ = ["HiRED", "tile_of"]
 
 CONTENT = Signal("attention", 0.0)
 NO_VOTE = 1e-6
@@ -63,9 +63,9 @@ class HiRED(Pruner):
         Without a thumbnail (the frames of a clip) all tiles have the same votes.
         """
         thumbnail = (where[:, 0] == 0).nonzero()[:, 0].to(content.device, non_blocking=True)
-        tile_of = _tile_of(where) if len(thumbnail) else thumbnail
+        shown_by = tile_of(where) if len(thumbnail) else thumbnail
         voters = content[thumbnail].argsort(descending=True, stable=True)[: int((1 - self.alpha) * len(thumbnail))]
-        vote = tile_of.to(content.device, non_blocking=True)[voters]
+        vote = shown_by.to(content.device, non_blocking=True)[voters]
         tile, size = where[where[:, 0] > 0, 0].unique(return_counts=True)
         turn = torch.cat([2 * torch.arange(n) + 1 for n in size.tolist()]).to(content.device, non_blocking=True)
         tile = tile.repeat_interleave(size).to(content.device, non_blocking=True)
@@ -79,7 +79,7 @@ def _crop_by_crop(saliency: Tensor, crop: Tensor) -> Tensor:
     return order[crop.to(order.device, non_blocking=True)[order].argsort(stable=True)]
 
 
-def _tile_of(where: Tensor) -> Tensor:
+def tile_of(where: Tensor) -> Tensor:
     """For each token of the thumbnail the tile that shows its middle."""
     in_tile = where[:, 0] > 0
     thumbnail, tiles = where[~in_tile, 1:], where[in_tile]
