@@ -20,7 +20,7 @@ from adafv.speed import ceilings, flops, report, run
 from adafv.speed.peers import PEERS, Eager, Listed
 from adafv.speed.run import DENSE, TWIN, Measurement, plan
 from adafv.speed.shapes import QUESTION, SHAPES, Shape, build, picture, shape_of
-from adafv.speed.stages import STAGES, answer, compiled, read_text
+from adafv.speed.stages import STAGES, answer
 
 CONTRACT = (
     "method", "keep", "batch", "visual_tokens", "kept_tokens", "vision_ms", "select_ms", "prefill_ms",
@@ -231,16 +231,6 @@ def test_dense_is_the_stock_model(llava):
 
     with torch.no_grad():
         assert torch.equal(model(**_encoded(model, inputs)).logits, model(**inputs).logits)
-
-
-def test_compiled_prefill_is_lent(llava):
-    """Only the prefill is compiled, and the model is given back."""
-    model, _ = llava
-    own = model.get_decoder().forward
-    with compiled(model)():
-        assert model.get_decoder().forward != own
-    assert model.get_decoder().forward == own
-    assert read_text(model, 1, 4) > 0
 
 
 def test_plan_interleaves():

@@ -34,7 +34,7 @@ def speed(
     ] = "adafv",
     repeats: Annotated[int, typer.Option(metavar="N", help="Repetitions of everything.")] = 10,
     answer: Annotated[int, typer.Option(metavar="N", help="Tokens of an answer, the first included.")] = 8,
-    compile_: Annotated[bool, typer.Option("--compile", help="Compile the prefill; on cuda as CUDA graphs.")] = False,
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the LLM; on cuda as CUDA graphs.")] = False,
     device: Device = None,
     dtype: Dtype = None,
     as_json: Json = False,

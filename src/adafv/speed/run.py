@@ -3,9 +3,9 @@
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 import torch
 import transformers
 from tqdm import tqdm
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin, StaticCache
 
 from adafv import __version__
 from adafv.ask import build_batch
+from adafv.compiled import compiled
 from adafv.encode import encode
 from adafv.inside import LayerPruner
 from adafv.methods import from_spec
@@ -26,13 +27,14 @@ from adafv.speed.flops import grids_of
 from adafv.speed.log import Log
 from adafv.speed.peers import PEERS
 from adafv.speed.shapes import QUESTION, Shape, build, picture, shape_of
-from adafv.speed.stages import Timed, answer, capture_ms, compiled, peak_bytes, read_text
+from adafv.speed.stages import Timed, answer, capture_ms, peak_bytes, read_text
 
 __all__ = ["DENSE", "Cell", "Measurement", "plan"]
 
 DENSE, TWIN = "none", "none again"
 SHORTEST = 16
 TRIES = 3
+WARM = 3  # answers of a compiled model until it replays: it is compiled, recorded and replayed
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Measurement:
         keeps: shares of the visual tokens, 0 < keep <= 1; 1 is the dense model.
         repeats: of everything.
         answer: tokens of an answer, the first included.
-        compile: the language model's prefill.
+        compile: the language model, see `adafv.compiled`. Peaks of memory are those of the model as it is.
 
     Raises:
         ValueError: an unknown name, a keep out of range, a number below 1, or a method that cannot be compiled.
@@ -130,10 +132,9 @@ class Measurement:
             if any(self.todo(log, batch) for batch in self.batches):
                 log.add("ceilings", **asdict(ceilings.measure(device, dtype)))
                 model, processor = build(self.config, device, dtype), self.sizes.processor()
-                prefill = compiled(model) if self.compile else None
                 for batch in self.batches:
                     if todo := self.todo(log, batch):
-                        self._batch(model, processor, prefill, log, batch, todo, progress)
+                        self._batch(model, processor, log, batch, todo, progress)
             return [record for record in log.records if self._asked(record)], settings
 
     def _asked(self, record: dict[str, Any]) -> bool:
@@ -167,7 +168,6 @@ class Measurement:
         self,
         model: PreTrainedModel,
         processor: ProcessorMixin,
-        prefill: Callable[[], AbstractContextManager[Any]] | None,
         log: Log,
         batch: int,
         todo: list[Cell],
@@ -176,15 +176,15 @@ class Measurement:
         bar = partial(tqdm, disable=not progress, leave=False)
         inputs = self._inputs(model, processor, log, batch)
 
-        def once(name: tuple[str, float]) -> Timed:
-            return answer(model, inputs, self.pruners[name], self.answer, prefill and prefill())
+        def once(name: tuple[str, float], room: Callable[[int], StaticCache] | None = None) -> Timed:
+            return answer(model, inputs, self.pruners[name], self.answer, room)
 
         peaks = {(r["method"], r["keep"]) for r in log.of("peak") if r["batch"] == batch}
         refused = set()
         names = dict.fromkeys(cell.name for cell in todo if cell.method != TWIN)
         for name in bar(list(names), desc=f"batch {batch}, warm-up"):
             try:
-                if prefill or model.device.type != "cpu" or name in peaks:
+                if model.device.type != "cpu" or name in peaks:
                     once(name)
                 if name not in peaks:
                     peak = peak_bytes(partial(once, name), model.device)
@@ -196,13 +196,20 @@ class Measurement:
                 refused.add(name)
                 log.add("left_out", batch=batch, method=name[0], keep=name[1], reason=str(error))
         there = {r["length"] for r in log.of("text") if r["batch"] == batch}
-        lengths = [n for n in _lengths(1 if prefill else inputs["input_ids"].shape[1]) if n not in there]
-        for n in bar(lengths, desc=f"batch {batch}, text"):
-            times = [read_text(model, batch, n, prefill and prefill()) for _ in range(TRIES)]
-            log.add("text", batch=batch, length=n, ms=min(times))
+        lengths = [n for n in _lengths(1 if self.compile else inputs["input_ids"].shape[1]) if n not in there]
         wanted = [cell for cell in todo if cell.name not in refused]
-        for cell in bar(wanted, desc=f"batch {batch}", leave=True):
-            log.add("cell", **asdict(cell), **asdict(once(cell.name)))
+        with compiled(model) if self.compile else nullcontext():
+            room = None
+            if self.compile:
+                room = cache(
+                    partial(StaticCache, model.config)
+                )  # graphs are recorded for addresses: one for each length
+                for name in bar([n for n in names if n not in refused] * WARM, desc=f"batch {batch}, compiling"):
+                    once(name, room)
+            for n in bar(lengths, desc=f"batch {batch}, text"):
+                log.add("text", batch=batch, length=n, ms=min(read_text(model, batch, n) for _ in range(TRIES)))
+            for cell in bar(wanted, desc=f"batch {batch}", leave=True):
+                log.add("cell", **asdict(cell), **asdict(once(cell.name, room)))
 
     def _inputs(self, model: PreTrainedModel, processor: ProcessorMixin, log: Log, batch: int) -> dict[str, Any]:
         """A batch on the model's device; what it is made of goes to the log, once."""

@@ -2,21 +2,21 @@
 
 import inspect
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, StaticCache
 
 from adafv.capture import LABEL
 from adafv.families.base import base_of
 from adafv.pruner import Pruner
 from adafv.speed.ceilings import wait
 
-__all__ = ["STAGES", "Timed", "answer", "capture_ms", "compiled", "peak_bytes", "read_text"]
+__all__ = ["STAGES", "Timed", "answer", "capture_ms", "peak_bytes", "read_text"]
 
 STAGES = ("vision", "select", "rebuild", "prefill")
 """Their times add up to TTFT. Vision is all of `Pruner.encode`: tower, what is read off it, layout, words."""
@@ -31,8 +31,9 @@ class Timed:
         ttft_ms: from inputs on the device to the first token's id.
         decode_ms: a later token of each answer, mean.
         kept: visual tokens of a prompt that the language model read, mean over layers and prompts.
-        lengths: for each of its layers the tokens of a prompt that are in its cache after the prefill.
-        kv_bytes: of the whole batch's cache by then.
+        lengths: for each of its layers the tokens of a prompt that are in its cache after the prefill. What a compiled
+            prefill pads is not among them: the ideal is that of the prompt, and padding shows as a smaller share of it.
+        kv_bytes: of the whole batch's cache by then; of a static cache with room for the answer.
     """
 
     stages: dict[str, float]
@@ -84,14 +85,14 @@ def answer(
     inputs: Mapping[str, Any],
     pruner: Pruner | None,
     tokens: int,
-    prefill: AbstractContextManager[Any] | None = None,
+    room: Callable[[int], StaticCache] | None = None,
 ) -> Timed:
     """Answer a batch of prompts greedily with `tokens` tokens each.
 
     Args:
         inputs: of the processor, on the device, without padding.
         pruner: None: the stock model, by what its own forward does with pixels.
-        prefill: held open while the prompts are read, see `compiled`.
+        room: an empty cache of a length, for a model that is `compiled`; it is given back empty. None: the model's own.
 
     Raises:
         ValueError: what the method refuses.
@@ -111,18 +112,20 @@ def answer(
             stack.enter_context(pruner.inside(model, encoding))
             clock.mark("rebuild")
             kept = sum(selection.tokens_read) / len(selection.tokens_read)
-        with prefill or nullcontext():
-            output = model(**short, use_cache=True, logits_to_keep=1)
+        past = room(short["input_ids"].shape[1] + tokens) if room else None
+        output = model(**short, past_key_values=past, use_cache=True, logits_to_keep=1)
         token = output.logits[:, -1].argmax(-1, keepdim=True)
         clock.mark("prefill")
         ttft = clock.stop()
         cache = output.past_key_values
-        lengths = [layer.keys.shape[-2] for layer in cache.layers]
+        lengths = [int(layer.get_seq_length()) for layer in cache.layers]
         size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
         later = Clock(model.device)
         for _ in range(tokens - 1):
             token = model(input_ids=token, past_key_values=cache, use_cache=True).logits[:, -1].argmax(-1, keepdim=True)
         decode = later.stop() / max(1, tokens - 1)
+        if room:
+            cache.reset()
     return Timed({name: 0.0 for name in STAGES} | clock.stages(), ttft, decode, kept, lengths, size)
 
 
@@ -135,40 +138,20 @@ def _encoded(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any
 
 
 @torch.inference_mode()
-def read_text(
-    model: PreTrainedModel, batch: int, length: int, prefill: AbstractContextManager[Any] | None = None
-) -> float:
+def read_text(model: PreTrainedModel, batch: int, length: int) -> float:
     """Milliseconds to the first token of prompts of text alone: how long a prompt of some length takes."""
     ids = torch.full((batch, length), int(model.config.get_text_config().bos_token_id), device=model.device)
     clock = Clock(model.device)
-    with prefill or nullcontext():
-        model(input_ids=ids, use_cache=True, logits_to_keep=1).logits.argmax(-1)
+    model(input_ids=ids, use_cache=True, logits_to_keep=1).logits.argmax(-1)
     return clock.stop()
-
-
-def compiled(model: PreTrainedModel) -> Callable[[], AbstractContextManager[Any]]:
-    """Contexts in which the language model's layers run compiled, once for each length; on CUDA as CUDA graphs."""
-    decoder: Any = model.get_decoder()
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-    mode = "reduce-overhead" if model.device.type == "cuda" else None
-    fast = torch.compile(decoder.forward, dynamic=False, mode=mode)
-
-    @contextmanager
-    def context() -> Iterator[None]:
-        decoder.forward = fast
-        try:
-            yield
-        finally:
-            del decoder.forward
-
-    return context
 
 
 @torch.inference_mode()
 def capture_ms(model: PreTrainedModel, inputs: Mapping[str, Any], pruner: Pruner) -> float:
     """Milliseconds of a method's encoding that go into what it reads off the vision tower."""
     cuda = model.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as profiler:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as profiler:
         pruner.encode(model, inputs)
     read = [event for event in profiler.key_averages() if event.key == LABEL]
     return sum(event.device_time_total if cuda else event.cpu_time_total for event in read) / 1000
