@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 LMMS := .venv-lmms
 VLLM := .venv-vllm
 
-.PHONY: env demo serve-demo test test-lmms test-vllm bench-cpu lint clean
+.PHONY: env demo serve-demo test test-lmms test-vllm bench-cpu bench-gpu lint clean
 
 env: $(VENV)/ready
 
@@ -48,14 +48,20 @@ $(VLLM)/ready: pyproject.toml tests/served/requirements.txt tests/served/torchvi
 	cp tests/served/torchvision.pth $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 	touch $@
 
-SPEED := $(BIN)/adafv speed --device cpu --dtype float32
+SPEED := $(BIN)/adafv speed
 WHERE := benchmarks/speed
+CPU := --device cpu --dtype float32
 
 bench-cpu: env
-	$(SPEED) --methods adafv,adafv+,eager,listed,fastv,sparsevlm --batch 1,8 --repeats 20 --out $(WHERE)/tiny
-	$(SPEED) --shape llava-next-7b --layers 2 --keep 1,0.05 --methods adafv,adafv+,eager,listed --repeats 5 --out $(WHERE)/llava-next-7b
-	$(BIN)/python $(WHERE)/selection.py --out $(WHERE)/selection
+	$(SPEED) $(CPU) --methods adafv,adafv+,eager,listed,fastv --keep 1,0.6,0.25,0.05 --batch 8 --repeats 6 --out $(WHERE)/tiny
+	$(SPEED) $(CPU) --shape llava-next-7b --layers 2 --keep 1,0.05 --methods adafv,adafv+,eager,listed --repeats 5 --out $(WHERE)/llava-next-7b
+	$(BIN)/python $(WHERE)/selection.py $(CPU) --out $(WHERE)/selection
 	$(BIN)/python $(WHERE)/pages.py
+
+# At most ten minutes on one GPU of 80 GB.
+bench-gpu: env
+	$(SPEED) --device cuda --dtype bfloat16 --shape llava-next-7b --batch 1,8 --keep 1,0.25,0.05 --methods adafv,adafv+,eager --compile --out $(WHERE)/gpu
+	$(BIN)/python $(WHERE)/selection.py --device cuda --dtype bfloat16 --out $(WHERE)/selection-gpu
 
 lint: env
 	$(BIN)/ruff check .

@@ -2,7 +2,10 @@
 
 import csv
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -412,3 +415,10 @@ def test_measurement_counts_one_dense():
     measured = Measurement(methods=["adafv", "none"], keeps=[1.0, 0.1])
     assert list(measured.pruners) == [(DENSE, 1.0), (TWIN, 1.0), ("adafv", 0.1)]
     assert replace(measured, layers=2).config.get_text_config().num_hidden_layers == 2
+
+
+def test_pages_say_what_was_measured():
+    """The tables of the README and of docs/speed.md are those of the committed results."""
+    script = Path(__file__).parents[1] / "benchmarks" / "speed" / "pages.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

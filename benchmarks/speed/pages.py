@@ -3,13 +3,15 @@
     python benchmarks/speed/pages.py            # after measuring
     python benchmarks/speed/pages.py --check    # exit 1 where a page says something else than its results
 
-A page shows a table between `<!-- speed: FOLDER -->`, a folder under benchmarks/speed, and `<!-- end -->`.
+A page shows a table between `<!-- speed: FOLDER -->`, a folder under benchmarks/speed, and `<!-- end -->`; of a folder
+with a selection.json what choosing cost before and after it was made faster.
 """
 
 import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from adafv.speed.tables import markdown
 
@@ -20,8 +22,38 @@ TABLE = re.compile(r"(<!-- speed: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def shown(match: re.Match[str]) -> str:
     """A table as its results are now, between its marks."""
-    found = json.loads((ROOT / "benchmarks" / "speed" / match[2] / "results.json").read_text(encoding="utf-8"))
+    folder = ROOT / "benchmarks" / "speed" / match[2]
+    if (folder / "selection.json").exists():
+        return f"{match[1]}{selection(folder)}\n{match[3]}"
+    found = _read(folder / "results.json")
     return f"{match[1]}{markdown(found['rows'], found['meta'])}\n{match[3]}"
+
+
+def selection(folder: Path) -> str:
+    """Time, memory and operators of `select` as before.json has them, and as they are."""
+    before, now = _read(folder / "before.json"), _read(folder / "selection.json")
+    lines = [
+        "| method | ms at 2,880 | ms at 100,000 | line: r², exponent | MiB per 1,000 | operators | reads |",
+        "| :-- | --: | --: | --: | --: | --: | --: |",
+    ]
+    for name, fits in now["fits"].items():
+        both = [_facts(found, name) for found in (before, now)]
+        cells = [f"{a} → {b}" for a, b in zip(*both, strict=True)]
+        line = f"{fits['select_ms']['r2']:.3f}, {fits['select_ms']['exponent']:.2f}"
+        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {line} | {cells[2]} | {cells[3]} | {cells[4]} |")
+    return "\n".join(lines)
+
+
+def _facts(found: dict[str, Any], name: str) -> list[str]:
+    times = {row["visual_tokens"]: row["select_ms"] for row in found["rows"] if row["method"] == name}
+    (count,) = (row for row in found["counts"] if (row["method"], row["stage"]) == (name, "select"))
+    memory = found["fits"][name]["peak_bytes"]["per_1000"] / 2**20
+    numbers = (times[2880], times[100_000], memory)
+    return [*(f"{x:.3g}" if x < 100 else f"{x:.0f}" for x in numbers), str(count["operators"]), str(count["reads"])]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def main() -> None:
