@@ -14,7 +14,7 @@ from adafv.evaluation.scenes import draw
 
 DOCS = Path(__file__).parents[1] / "docs"
 NOT_RUN = "<!-- not run: "
-BLOCK = re.compile(r"^(<!-- not run: .*\n)?```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^(<!-- not run: [^\n]*\n)?```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if page.name != "adding-a-method.md"]  # test_docs.py follows that
 
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from adafv.evaluation import report
 from adafv.inside import LayerPruner
-from adafv.methods import CLASSES, method
+from adafv.methods import CLASSES, NoPruning, method
 from adafv.pruner import Pruner
 from adafv.serving.vllm.choice import Choice
 
@@ -118,6 +118,8 @@ def options_table(cls: type[Pruner], options: dict[str, str]) -> str:
 
 def cost(cls: type[Pruner]) -> str:
     """What it looks at, and how many operations it takes."""
+    if cls is NoPruning:
+        return "**Cost.** That of the plain model."
     looks = [SIGNALS[signal.kind] + _depth(signal.depth) for signal in sorted(cls.signals, key=repr)]
     looks += ["the question's word embeddings"] if cls.needs_text else []
     seen = ", ".join(looks) or "the visual tokens and where they lie"
@@ -136,6 +138,8 @@ def _depth(depth: float | None) -> str:
 
 def failures(cls: type[Pruner]) -> str:
     """Where the measurements show it to lose, and where it is refused."""
+    if cls is NoPruning:
+        return ""
     said = [f"Refused at {percent(keep)}: {reason}." for keep, reason in left_out().get(cls.name, {}).items()]
     keeps = [keep for keep in budgets() if (cls.name, "scenes", "all", keep) in measured()]
     if keeps:
@@ -143,7 +147,7 @@ def failures(cls: type[Pruner]) -> str:
     if not issubclass(cls, LayerPruner) and selected(cls, min(budgets()))[1]:
         said.append("It merges tokens, which families whose language model takes them before its projector refuse.")
     try:
-        Choice(method=cls.name, keep=1.0 if cls.name == "none" else 0.1).check()
+        Choice(method=cls.name, keep=0.1).check()
     except ValueError as error:
         said.append(f"Not served: {error}.")
     return f"**When it fails.** {' '.join(said)}" if said else ""
@@ -172,7 +176,7 @@ def lost(name: str, keep: float) -> str:
 
 def retention(cls: type[Pruner]) -> str:
     """What it holds on each suite."""
-    if cls.name == "none":
+    if cls is NoPruning:
         return ""
     rows = [[f"`{suite}`", *(holds(cls.name, suite, "all", keep) for keep in budgets())] for suite in SUITES]
     return table(["holds", *(f"{percent(keep)} kept" for keep in budgets())], rows)
@@ -182,7 +186,7 @@ def retention(cls: type[Pruner]) -> str:
 def selected(cls: type[Pruner], keep: float) -> tuple[int, bool]:
     """Tensor operations of the selection, and whether it merges."""
     model, inputs = explained_inputs()
-    pruner = method(cls.name, keep=keep)
+    pruner = method(cls.name, keep=1.0 if cls is NoPruning else keep)
     tokens = pruner.encode(model, inputs).tokens
     with torch.no_grad(), Operations() as operations:
         selection = pruner.select(tokens, [pruner.budget(n) for n in tokens.counts])

@@ -30,7 +30,7 @@ ELSEWHERE = {
 """Files of the repository that are pages or pictures of the site, too."""
 HOMES = {**ELSEWHERE, "benchmarks/accuracy": "choosing-a-budget.md"}
 ORIGINS = {page: origin for origin, page in ELSEWHERE.items()}
-LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)\)")
+LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]+)?\)")
 TABLE = re.compile(r"^<!-- table: (\S+) -->$", re.MULTILINE)
 
 
@@ -48,14 +48,15 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Fill in the tables, and turn links of the repository into links of the site."""
     uri = page.file.src_uri
     filled = TABLE.sub(lambda found: TABLES[found[1]](), markdown)
-    return LINK.sub(lambda found: link(found[1], found[2], uri), filled)
+    return LINK.sub(lambda found: link(found[1], found[2], found[3] or "", uri), filled)
 
 
-def link(text: str, target: str, uri: str) -> str:
+def link(text: str, target: str, anchor: str, uri: str) -> str:
     """A link on the page `uri`: to the page of a file, to the reference of a module, or as it was.
 
     Args:
         target: path in the repository, from the file that the page is made of.
+        anchor: of a heading, with its #, or nothing.
     """
     folder = posixpath.dirname(ORIGINS.get(uri, f"docs/{uri}"))
     path = posixpath.normpath(posixpath.join(folder, target))
@@ -63,4 +64,4 @@ def link(text: str, target: str, uri: str) -> str:
         module = path.removeprefix("src/").removesuffix(".py").removesuffix("/__init__")
         return f"[{text}][{module.replace('/', '.')}]"
     home = HOMES.get(path, path.removeprefix("docs/"))
-    return f"[{text}]({os.path.relpath(home, posixpath.dirname(uri) or '.')})"
+    return f"[{text}]({os.path.relpath(home, posixpath.dirname(uri) or '.')}{anchor})"
