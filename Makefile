@@ -18,7 +18,7 @@ demo: env
 	$(BIN)/python -m adafv.demo
 
 docs: $(VENV)/docs
-	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
 $(VENV)/docs: $(VENV)/ready
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -31,9 +31,9 @@ HEAD = """# Methods
 Made from the code: ideas and departures are the docstrings', figures those of `benchmarks/accuracy` ({command}).
 They are the [embedded model's](../src/adafv/embedded/README.md), and show how methods behave beside each other, not
 what a 7B model scores. *Holds* is the share of the dense model's accuracy. *Operations* are the tensor operations of
-the selection for a picture of {count} visual tokens, counted when this page was built: where the count grows with the
-budget, tokens are picked one after another. What a selection takes in milliseconds depends on the machine:
-`adafv speed --methods …` measures it.
+the selection for a picture of {count} visual tokens, counted when this page was built: where the count depends on the
+budget, tokens are picked or dropped in steps, one after another. What a selection takes in milliseconds depends on the
+machine: `adafv speed --methods …` measures it.
 """
 
 
