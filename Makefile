@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 LMMS := .venv-lmms
 VLLM := .venv-vllm
 
-.PHONY: env demo serve-demo test test-lmms test-vllm bench-cpu bench-gpu lint clean
+.PHONY: env demo docs serve-demo test test-lmms test-vllm bench-cpu bench-gpu lint clean
 
 env: $(VENV)/ready
 
@@ -16,6 +16,13 @@ $(VENV)/ready: pyproject.toml constraints.txt
 
 demo: env
 	$(BIN)/python -m adafv.demo
+
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
+
+$(VENV)/docs: $(VENV)/ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
 
 serve-demo: $(VLLM)/ready
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m adafv.serving.demo

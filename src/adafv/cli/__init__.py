@@ -14,7 +14,6 @@ BAD_INPUT, INTERRUPTED = 2, 130
 
 app = typer.Typer(
     help="Fewer visual tokens for vision-language models: AdaFV and its rivals.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -1,5 +1,6 @@
 """Many questions: eval, its table, analyze."""
 
+import importlib.util
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -99,6 +100,8 @@ def analyze(
     as_json: Json = False,
 ) -> None:
     """Draw the paper's figures 1 to 4 from measurements: who can tell what a question is about, and how soon."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise ValueError("scikit-learn is not installed: pip install 'adafv[bench]'")
     from adafv.analysis import report
     from adafv.analysis.measure import Analysis
     from adafv.analysis.sources import SUITE_QUESTIONS, from_boxes, from_suite

@@ -1,0 +1,199 @@
+"""The page of methods, made of the registry, the docstrings, the committed measurements and a count of operations."""
+
+import inspect
+import re
+from dataclasses import MISSING, fields
+from functools import cache
+from typing import Any
+
+import torch
+from drawings import explained_inputs
+from tables import ACCURACY, budgets, holds, left_out, measured, percent, table
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from adafv.evaluation import report
+from adafv.inside import LayerPruner
+from adafv.methods import CLASSES, NoPruning, method
+from adafv.pruner import Pruner
+from adafv.serving.vllm.choice import Choice
+
+SUITES = ("scenes", "scenes-small", "scenes-text", "easy-vqa")
+FAILS = 0.9
+WORST = 3
+SIGNALS = {
+    "attention": "attention of CLS in the vision tower (without CLS: attention received)",
+    "received": "attention received in the vision tower",
+    "keys": "keys of the vision tower",
+    "hidden": "hidden states of the vision tower",
+}
+HEAD = """# Methods
+
+Made from the code: ideas and departures are the docstrings', figures those of `benchmarks/accuracy` ({command}).
+They are the [embedded model's](../src/adafv/embedded/README.md), and show how methods behave beside each other, not
+what a 7B model scores. *Holds* is the share of the dense model's accuracy. *Operations* are the tensor operations of
+the selection for a picture of {count} visual tokens, counted when this page was built: where the count depends on the
+budget, tokens are picked or dropped in steps, one after another. What a selection takes in milliseconds depends on the
+machine: `adafv speed --methods …` measures it.
+"""
+
+
+class Operations(TorchDispatchMode):
+    """Counts the tensor operations that run in its context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def methods_page() -> str:
+    """Everything, an overview first."""
+    command = f"`{report.read(ACCURACY)['meta']['command']}`"
+    head = HEAD.format(command=command, count=visual_tokens())
+    return "\n\n".join([head, overview(), *map(section, CLASSES)]) + "\n"
+
+
+def overview() -> str:
+    """A line for each method."""
+    least = min(budgets())
+    names = ("method", "the question", "tokens", f"holds at {percent(least)}: `scenes`", "`scenes-text`", "operations")
+    rows = [
+        [
+            f"[`{cls.name}`](#{anchor(cls)})",
+            "read" if cls.needs_text else "seed" if cls.draws else "–",
+            "between layers" if issubclass(cls, LayerPruner) else "merged" if selected(cls, least)[1] else "kept",
+            holds(cls.name, "scenes", "all", least),
+            holds(cls.name, "scenes-text", "all", least),
+            "–" if issubclass(cls, LayerPruner) else f"{selected(cls, least)[0]:,}",
+        ]
+        for cls in CLASSES
+    ]
+    return table(names, rows)
+
+
+def section(cls: type[Pruner]) -> str:
+    """One method: idea, options, cost, and where it fails."""
+    summary, idea, departures, options = parts(inspect.getdoc(cls) or "")
+    title = f"## `{cls.name}` {{#{anchor(cls)}}}"
+    blocks = [title, f"**{summary}**", linked(idea), "\n".join(f"- Departure: {linked(text)}" for text in departures)]
+    blocks += [options_table(cls, options), cost(cls), failures(cls), retention(cls)]
+    reference = f"Reference: [`adafv.methods.{cls.__name__}`][{cls.__module__}.{cls.__name__}]"
+    return "\n\n".join(block for block in (*blocks, reference) if block)
+
+
+def anchor(cls: type[Pruner]) -> str:
+    return cls.name.replace("+", "-plus")
+
+
+def parts(doc: str) -> tuple[str, str, list[str], dict[str, str]]:
+    """A docstring's first line, what follows it, its departures, and its arguments."""
+    summary, _, rest = doc.partition("\n")
+    body, *tail = re.split(r"^(Args|Raises):\n", rest.strip(), flags=re.MULTILINE)
+    idea, *departures = re.split(r"\s*\bDeparture: ", body.strip())
+    options: dict[str, str] = {}
+    for title, text in zip(tail[::2], tail[1::2], strict=True):
+        if title == "Args":
+            entries = re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {5,}.*)*)", text, re.MULTILINE)
+            options = {name: " ".join(words.split()) for name, words in entries}
+    return summary, idea, [" ".join(text.split()) for text in departures], options
+
+
+def linked(text: str) -> str:
+    """Text with its arXiv ids as links."""
+    return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+
+
+def options_table(cls: type[Pruner], options: dict[str, str]) -> str:
+    """The method's own options with their defaults."""
+    defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+    rows = [
+        [", ".join(f"`{name}={defaults[name]!r}`" for name in names.split(", ")), linked(words)]
+        for names, words in options.items()
+    ]
+    return table(["option", ""], rows) if rows else ""
+
+
+def cost(cls: type[Pruner]) -> str:
+    """What it looks at, and how many operations it takes."""
+    if cls is NoPruning:
+        return "**Cost.** That of the plain model."
+    looks = [SIGNALS[signal.kind] + _depth(signal.depth) for signal in sorted(cls.signals, key=repr)]
+    looks += ["the question's word embeddings"] if cls.needs_text else []
+    seen = ", ".join(looks) or "the visual tokens and where they lie"
+    if issubclass(cls, LayerPruner):
+        return (
+            "**Cost.** The first layers read every visual token; K is the mean over the layers, so that the language "
+            "model's arithmetic is that of a method which prunes before it at the same budget."
+        )
+    counts = ", ".join(f"{selected(cls, keep)[0]:,} at {percent(keep)}" for keep in budgets())
+    return f"**Cost.** Looks at: {seen}. Operations: {counts}."
+
+
+def _depth(depth: float | None) -> str:
+    return "" if depth is None else f", at {percent(depth)} of its depth" if depth else ", first layer"
+
+
+def failures(cls: type[Pruner]) -> str:
+    """Where the measurements show it to lose, and where it is refused."""
+    if cls is NoPruning:
+        return ""
+    said = [f"Refused at {percent(keep)}: {reason}." for keep, reason in left_out().get(cls.name, {}).items()]
+    keeps = [keep for keep in budgets() if (cls.name, "scenes", "all", keep) in measured()]
+    if keeps:
+        said.append(lost(cls.name, min(keeps)))
+    if not issubclass(cls, LayerPruner) and selected(cls, min(budgets()))[1]:
+        said.append("It merges tokens, which families whose language model takes them before its projector refuse.")
+    try:
+        Choice(method=cls.name, keep=0.1).check()
+    except ValueError as error:
+        said.append(f"Not served: {error}.")
+    return f"**When it fails.** {' '.join(said)}" if said else ""
+
+
+def lost(name: str, keep: float) -> str:
+    """The types of question that suffer most, with chance beside them, and the suites on which chance is as good."""
+    rows = [row for (who, _, kind, at), row in measured().items() if (who, at) == (name, keep) and kind != "all"]
+    worst = sorted((row for row in rows if row["retention"] < FAILS), key=lambda row: row["retention"])[:WORST]
+    listed = ", ".join(
+        f"`{row['question_type']}` of `{row['suite']}` {percent(row['retention'])}"
+        f" ({holds('random', row['suite'], row['question_type'], keep)})"
+        for row in worst
+    )
+    chance = [
+        f"`{suite}`"
+        for suite in SUITES
+        if name != "random"
+        and measured()[name, suite, "all", keep]["accuracy"] <= measured()["random", suite, "all", keep]["accuracy"]
+    ]
+    said = f"At {percent(keep)} it holds least of (in brackets: `random`): {listed}." if worst else (
+        f"At {percent(keep)} it holds {percent(FAILS)} or more of every type of question."
+    )  # fmt: skip
+    return said + (f" No better than `random` on {', '.join(chance)}." if chance else "")
+
+
+def retention(cls: type[Pruner]) -> str:
+    """What it holds on each suite."""
+    if cls is NoPruning:
+        return ""
+    rows = [[f"`{suite}`", *(holds(cls.name, suite, "all", keep) for keep in budgets())] for suite in SUITES]
+    return table(["holds", *(f"{percent(keep)} kept" for keep in budgets())], rows)
+
+
+@cache
+def selected(cls: type[Pruner], keep: float) -> tuple[int, bool]:
+    """Tensor operations of the selection, and whether it merges."""
+    model, inputs = explained_inputs()
+    pruner = method(cls.name, keep=1.0 if cls is NoPruning else keep)
+    tokens = pruner.encode(model, inputs).tokens
+    with torch.no_grad(), Operations() as operations:
+        selection = pruner.select(tokens, [pruner.budget(n) for n in tokens.counts])
+    return operations.count, selection.features is not None
+
+
+def visual_tokens() -> int:
+    """N of the picture that the operations are counted with."""
+    model, inputs = explained_inputs()
+    return method("none", keep=1.0).encode(model, inputs).tokens.counts[0]

@@ -1,0 +1,139 @@
+"""Tables of the documentation, made of the committed measurements and of arithmetic. Nothing is typed in."""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from adafv.evaluation import report
+from adafv.methods import CLASSES
+from adafv.speed import flops
+from adafv.speed.shapes import QUESTION, SHAPES, picture
+
+ACCURACY = Path(__file__).parents[2] / "benchmarks" / "accuracy" / "results.json"
+KINDS = {
+    ("scenes", "all"): "a bit of everything",
+    ("scenes-small", "all"): "small, dull things beside loud ones",
+    ("scenes", "exists"): "whether something is there",
+    ("scenes", "color"): "the colour of what the question names",
+    ("scenes", "relation"): "how two named things lie to each other",
+    ("scenes", "two"): "a comparison of two named things",
+    ("scenes", "beside"): "what is beside a named thing",
+    ("scenes", "text"): "a word on a card that the question points at",
+    ("scenes-text", "all"): "reading only",
+    ("easy-vqa", "all"): "one large shape",
+}
+"""Suite and type of question, in words."""
+TARGETS = (0.98, 0.95, 0.9)
+READERS = ("adafv+", "adafv", "fastervlm", "t2i", "fastv", "pdrop", "random")
+LARGE = ("llava-1.5-7b", "llava-next-7b", "qwen2.5-vl-7b", "qwen3-vl-8b")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n".join(lines)
+
+
+@cache
+def measured() -> dict[tuple[str, str, str, float], dict[str, Any]]:
+    """The rows of the accuracy measurement by method, suite, type of question and share kept."""
+    rows = report.read(ACCURACY)["rows"]
+    return {(row["method"], row["suite"], row["question_type"], row["keep"]): row for row in rows}
+
+
+@cache
+def left_out() -> dict[str, dict[float, str]]:
+    """For each method the shares that could not be measured, with the reason."""
+    found: dict[str, dict[float, str]] = {}
+    for entry in report.read(ACCURACY)["meta"]["left_out"]:
+        found.setdefault(entry["method"], {})[entry["keep"]] = entry["reason"]
+    return found
+
+
+def budgets() -> list[float]:
+    """The shares that were measured, the largest first, without all and none."""
+    return sorted({keep for *_, keep in measured() if 0 < keep < 1}, reverse=True)
+
+
+def percent(share: float) -> str:
+    return f"{share:.3g} %" if (share := 100 * share) < 99.5 else f"{share:.0f} %"
+
+
+def holds(method: str, suite: str, kind: str, keep: float) -> str:
+    """Share of the dense model's accuracy; a dash where it wasn't measured."""
+    row = measured().get((method, suite, kind, keep))
+    return percent(row["retention"]) if row else "–"
+
+
+def smallest(method: str, suite: str, kind: str, target: float) -> str:
+    """The smallest measured share that holds `target` of the dense accuracy at the lower end of its interval."""
+    dense = measured()["none", suite, kind, 1.0]["accuracy"]
+    enough = [
+        keep
+        for keep in budgets()
+        if (row := measured().get((method, suite, kind, keep))) and row["ci_low"] >= target * dense
+    ]
+    return percent(min(enough)) if enough else "more"
+
+
+def choice() -> str:
+    """What to keep, by what is asked and by how much may be lost, for `adafv+`."""
+    rows = [[words, *(smallest("adafv+", *kind, target) for target in TARGETS)] for kind, words in KINDS.items()]
+    return table(["questions about", *(f"to hold {percent(target)}" for target in TARGETS)], rows)
+
+
+def choice_by_method() -> str:
+    """The share each method needs to hold 95 % on each suite."""
+    suites = list(dict.fromkeys(suite for _, suite, *_ in measured()))
+    names = [cls.name for cls in CLASSES if cls.name != "none"]
+    rows = [[f"`{name}`", *(smallest(name, suite, "all", 0.95) for suite in suites)] for name in names]
+    return table(["method", *(f"`{suite}`" for suite in suites)], rows)
+
+
+def by_kind() -> str:
+    """What `adafv` and `adafv+` hold of each type of question, at each share."""
+    head = ["questions about", *(f"`{name}` {percent(keep)}" for name in ("adafv", "adafv+") for keep in budgets())]
+    rows = [
+        [words, *(holds(name, *kind, keep) for name in ("adafv", "adafv+") for keep in budgets())]
+        for kind, words in KINDS.items()
+    ]
+    return table(head, rows)
+
+
+def reading() -> str:
+    """What reading keeps of its accuracy, by method."""
+    rows = [[f"`{name}`", *(holds(name, "scenes-text", "all", keep) for keep in budgets())] for name in READERS]
+    return table(["`scenes-text`", *(f"{percent(keep)} kept" for keep in budgets())], rows)
+
+
+def ceilings() -> str:
+    """By how much the arithmetic until the first token shrinks, by model and share kept."""
+    head = ["shape", "visual tokens", "tower's share", *(f"{percent(keep)} kept" for keep in budgets())]
+    return table(head, [_ceiling(name) for name in LARGE])
+
+
+def _ceiling(name: str) -> list[str]:
+    shape = SHAPES[name]
+    config, processor = shape.config(), shape.processor()
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
+    text = processor.apply_chat_template(chat, add_generation_prompt=True)
+    inputs = processor(images=[picture(shape.side, 0)], text=[text], return_tensors="pt")
+    visual, length = int((inputs["input_ids"] == config.image_token_id).sum()), inputs["input_ids"].shape[1]
+    depth = config.get_text_config().num_hidden_layers
+    tower = flops.vision(config, flops.grids_of(config, inputs)).flops
+    dense = flops.prefill(config, [length] * depth).flops
+    gains = [
+        (tower + dense) / (tower + flops.prefill(config, [length - visual + round(keep * visual)] * depth).flops)
+        for keep in budgets()
+    ]
+    return [f"`{name}`", f"{visual:,}", percent(tower / (tower + dense)), *(f"{gain:.2f} ×" for gain in gains)]
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "by-kind": by_kind,
+    "ceilings": ceilings,
+    "choice": choice,
+    "choice-by-method": choice_by_method,
+    "reading": reading,
+}

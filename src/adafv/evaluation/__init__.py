@@ -1,0 +1,1 @@
+"""Questions about pictures, methods and budgets: suites, answers, paired differences, reports."""
