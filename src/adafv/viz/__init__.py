@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from adafv.files import atomic
 from adafv.pruner import Pruner
-from adafv.viz.collect import Explanation, Word, explanation, split_curves
+from adafv.viz.collect import Explanation, Word, check_drawable, explained, explanation, split_curves
 from adafv.viz.grids import Scale, scales, token_map, view
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ __all__ = [
     "Explanation",
     "Scale",
     "Word",
+    "check_drawable",
     "explain",
+    "explained",
     "explanation",
     "page",
     "scales",

@@ -17,11 +17,11 @@ from adafv.encoding import Encoding
 from adafv.families import check_placed
 from adafv.inside import LayerPruner
 from adafv.methods import AdaFV, AdaFVPlus, NoPruning, TextToImage
-from adafv.pruner import Pruner
+from adafv.pruner import Pruner, Selection
 from adafv.scores import standardised_cosines, text_to_image_attention
 from adafv.viz.grids import Scale, scales, view
 
-__all__ = ["Explanation", "Word", "explanation", "split_curves", "words"]
+__all__ = ["Explanation", "Word", "check_drawable", "explained", "explanation", "split_curves", "words"]
 
 Array = NDArray[Any]
 
@@ -91,9 +91,7 @@ def explanation(
 
     The pruned model is asked twice and timed the second time, so that neither answer pays for a cold start.
     """
-    if isinstance(pruner, LayerPruner):
-        raise ValueError(f"{pruner.name} chooses between the layers of the model, which no page shows: pass e.g. adafv")
-    check_placed(model)
+    check_drawable(model, pruner)
     image = image.convert("RGB")
     ask(model, processor, image, question, pruner)
     pruned = ask(model, processor, image, question, pruner)
@@ -101,12 +99,34 @@ def explanation(
     inputs = build_inputs(processor, image, question, model.device, model.dtype)
     with torch.no_grad():
         encoding = pruner.encode(model, inputs)
-        budget = pruner.budget(encoding.tokens.counts[0])
-        selection = pruner.select(encoding.tokens, [budget])
-        relevance, by_word = _relevance(pruner, encoding)
-        saliency = encoding.tokens.signals.get(SALIENCY)
-        if isinstance(pruner, AdaFV):
-            relevance, saliency = pruner.attentions(encoding.tokens)
+        selection = pruner.select(encoding.tokens, [pruner.budget(encoding.tokens.counts[0])])
+    return explained(processor, image, question, pruner, encoding, selection, dense, pruned)
+
+
+def check_drawable(model: PreTrainedModel, pruner: Pruner) -> None:
+    """Raise a `ValueError` if what a method keeps of a model's visual tokens cannot be drawn on a picture."""
+    if isinstance(pruner, LayerPruner):
+        raise ValueError(f"{pruner.name} chooses between the layers of the model, which no page shows: pass e.g. adafv")
+    check_placed(model)
+
+
+@torch.no_grad()
+def explained(
+    processor: Any,
+    image: Image.Image,
+    question: str,
+    pruner: Pruner,
+    encoding: Encoding,
+    selection: Selection,
+    dense: Answer,
+    pruned: Answer,
+) -> Explanation:
+    """What led to an answer that is there already: `selection` by `pruner` from the `encoding` of one picture."""
+    relevance, by_word = _relevance(pruner, encoding)
+    saliency = encoding.tokens.signals.get(SALIENCY) if SALIENCY in pruner.signals else None
+    if isinstance(pruner, AdaFV):
+        relevance, saliency = pruner.attentions(encoding.tokens)
+    budget = pruner.budget(encoding.tokens.counts[0])
     kept = np.unique(selection.kept[0].cpu().numpy())
     split = None if selection.split is None else selection.split[0].tolist()
     return Explanation(
