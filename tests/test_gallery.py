@@ -110,9 +110,12 @@ def test_the_notebook_runs_and_shows_the_cases_that_the_rule_finds():
     kinds = [kind for cell in executed.cells for output in cell.get("outputs", ()) for kind in output.get("data", ())]
     assert kinds.count("image/jpeg") == 6  # five cases and a page
     assert NOTEBOOK.stat().st_size < 700_000
+    assert not [
+        output for cell in committed.cells for output in cell.get("outputs", ()) if output.get("name") == "stderr"
+    ]
 
 
 def printed(notebook: nbformat.NotebookNode) -> str:
     """What the cell that finds the cases says."""
     (cell,) = [cell for cell in notebook.cells if "cases" in cell.metadata.get("tags", ())]
-    return "".join(output["text"] for output in cell.outputs)
+    return "".join(output["text"] for output in cell.outputs if output.get("name") == "stdout")
