@@ -1,3 +1,4 @@
+import io
 import json
 from functools import partial
 
@@ -133,3 +134,33 @@ def test_odd_pictures_and_questions(model, processor, tmp_path, size):
     question = "$what^ color " + "is the anchor " * 20 + "?"
     summary = viz.explain(model, processor, picture(*size), question, AdaFV(tokens=1), tmp_path / "page.png")
     assert summary["kept_tokens"] == 1
+
+
+def test_maps_hold_the_scores_and_the_choice_of_every_token(model, processor, family):
+    """Nothing is lost or made up on the way to the grids."""
+    what = viz.explanation(model, processor, picture(60, 40), QUESTION, AdaFV(keep=0.2))
+    assert len(what.maps) == len(what.scales) == (1 if family == "llava" else 2)
+    for grid, scale in zip(what.maps, what.scales, strict=True):
+        assert grid.saliency.shape == grid.relevance.shape == grid.kept.shape == scale.shape
+        assert grid.words.shape == (len(what.words), *scale.shape)
+        assert np.allclose(grid.relevance, grid.words.max(0), atol=1e-6, equal_nan=True)
+        place = tuple(scale.where.T)
+        assert np.array_equal(grid.saliency[place], what.saliency[scale.index].astype(float))
+    assert sum(int(grid.kept.sum()) for grid in what.maps) == len(what.kept)
+    assert what.maps[0].box == what.view
+
+
+def test_maps_of_a_method_that_looks_at_neither(model, processor):
+    """No map stands for a score that wasn't used."""
+    what = viz.explanation(model, processor, picture(60, 40), QUESTION, method("random", keep=0.2))
+    assert all(m.saliency is None and m.relevance is None and m.words.shape[0] == 0 for m in what.maps)
+    assert sum(int(m.kept.sum()) for m in what.maps) == len(what.kept)
+
+
+def test_an_explanation_shows_itself_in_a_notebook(model, processor):
+    """As the page that `explain` writes."""
+    what = viz.explanation(model, processor, picture(60, 40), QUESTION, AdaFV(keep=0.2))
+    with Image.open(io.BytesIO(what._repr_png_())) as shown:
+        assert shown.format == "PNG" and shown.size == tuple(
+            round(100 * side) for side in what.figure().get_size_inches()
+        )

@@ -10,12 +10,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, ProcessorMixin
 
+from adafv.encoding import Encoding
 from adafv.images import check_image, to_rgb
-from adafv.pruner import Pruner
+from adafv.pruner import Pruner, Selection
 
 __all__ = [
     "Answer",
     "ask",
+    "ask_encoded",
     "build_batch",
     "build_inputs",
     "build_text",
@@ -72,13 +74,49 @@ def ask(
     clock = _Clock(model.device)
     with torch.no_grad():
         encoding = pruner.encode(model, inputs)
-        selection = pruner.select(encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts])
-        short = pruner.rebuild(model, inputs, encoding, selection)
-        check_length(model, short["input_ids"])
-        with pruner.inside(model, encoding):
-            output = generate(model, short, max_new_tokens, logits_processor=LogitsProcessorList([clock]))
+    return _answer(model, processor, inputs, encoding, pruner, max_new_tokens, clock)[0]
+
+
+def ask_encoded(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    inputs: dict[str, Any],
+    encoding: Encoding,
+    pruner: Pruner,
+    max_new_tokens: int = 64,
+) -> tuple[Answer, Selection]:
+    """As `ask`, about a picture that is encoded already; both times leave the vision tower out.
+
+    Args:
+        inputs: the prompt, see `build_inputs`.
+        encoding: of its picture, with the signals and words that the pruner looks at.
+
+    Returns:
+        The answer, and which tokens it was given from.
+
+    Raises:
+        ValueError: a budget that the pruner refuses, or a prompt longer than the model reads.
+    """
+    return _answer(model, processor, inputs, encoding, pruner, max_new_tokens, _Clock(model.device))
+
+
+@torch.no_grad()
+def _answer(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    inputs: dict[str, Any],
+    encoding: Encoding,
+    pruner: Pruner,
+    max_new_tokens: int,
+    clock: "_Clock",
+) -> tuple[Answer, Selection]:
+    selection = pruner.select(encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts])
+    short = pruner.rebuild(model, inputs, encoding, selection)
+    check_length(model, short["input_ids"])
+    with pruner.inside(model, encoding):
+        output = generate(model, short, max_new_tokens, logits_processor=LogitsProcessorList([clock]))
     total_ms = clock.read()
-    return Answer(
+    answer = Answer(
         answer=decode(processor, output)[0],
         method=pruner.name,
         visual_tokens=sum(encoding.tokens.counts),
@@ -86,6 +124,7 @@ def ask(
         prefill_ms=clock.first_token_ms,
         total_ms=total_ms,
     )
+    return answer, selection
 
 
 def build_inputs(

@@ -1,27 +1,29 @@
 """One question, explained: what the tower attends to, what the words point at, how the budget was split, what stays."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 from transformers import PreTrainedModel
 
 from adafv.files import atomic
 from adafv.pruner import Pruner
-from adafv.viz.collect import Explanation, Word, explanation, split_curves
-from adafv.viz.grids import Scale, scales, token_map, view
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from adafv.viz.beside import explanations, side_by_side
+from adafv.viz.collect import Explanation, Word, check_drawable, explained, explanation, split_curves
+from adafv.viz.grids import Maps, Scale, scales, token_map, view
 
 __all__ = [
     "Explanation",
+    "Maps",
     "Scale",
     "Word",
+    "check_drawable",
     "explain",
+    "explained",
     "explanation",
-    "page",
+    "explanations",
     "scales",
+    "side_by_side",
     "split_curves",
     "token_map",
     "view",
@@ -54,7 +56,7 @@ def explain(
         raise ValueError(f"out={str(out)!r} is a folder: pass the name of a file in it, e.g. {out / 'explain.png'}")
     with atomic(out) as temporary:
         what = explanation(model, processor, image, question, pruner)
-        page(what).savefig(temporary, format="png")
+        what.figure().savefig(temporary, format="png")
     k_t, k_v = what.split or (None, None)
     return {
         "out": str(out),
@@ -68,10 +70,3 @@ def explain(
         "k_v": k_v,
         "words": [{"word": w.text, "max": w.strongest, "share": w.share} for w in what.words],
     }
-
-
-def page(what: Explanation) -> "Figure":
-    """Draw an explanation: a matplotlib figure that belongs to no window and no pyplot state."""
-    from adafv.viz.panels import draw  # matplotlib takes a second to import
-
-    return draw(what)

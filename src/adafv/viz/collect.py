@@ -1,8 +1,9 @@
-"""What led to an answer: collected, not drawn."""
+"""What led to an answer: collected, and drawn when it is asked for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -17,11 +18,14 @@ from adafv.encoding import Encoding
 from adafv.families import check_placed
 from adafv.inside import LayerPruner
 from adafv.methods import AdaFV, AdaFVPlus, NoPruning, TextToImage
-from adafv.pruner import Pruner
+from adafv.pruner import Pruner, Selection
 from adafv.scores import standardised_cosines, text_to_image_attention
-from adafv.viz.grids import Scale, scales, view
+from adafv.viz.grids import Maps, Scale, scales, view
 
-__all__ = ["Explanation", "Word", "explanation", "split_curves", "words"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Explanation", "Word", "check_drawable", "explained", "explanation", "split_curves", "words"]
 
 Array = NDArray[Any]
 
@@ -32,18 +36,23 @@ class Word:
 
     Attributes:
         text: the word.
-        strongest: its highest attention to any visual token.
+        attention: (N,) to each visual token; the highest of its pieces'.
         share: of all relevance that is kept, the part which lies on tokens that this word points at most.
     """
 
     text: str
-    strongest: float
+    attention: Array
     share: float
+
+    @property
+    def strongest(self) -> float:
+        """The highest attention to any visual token."""
+        return float(self.attention.max())
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Everything the page shows; N visual tokens, K of them kept.
+    """What led to an answer; N visual tokens, K of them kept. Shows itself as a page in a notebook.
 
     Attributes:
         image, question, method, budget: what was asked, of whom; K as asked for.
@@ -74,6 +83,33 @@ class Explanation:
     dense: Answer
     pruned: Answer
 
+    @property
+    def maps(self) -> list[Maps]:
+        """Scores and choice as pictures, one for each of `scales`: the finest first, a thumbnail second."""
+        whole = (0.0, 0.0, float(self.image.width), float(self.image.height))
+        chosen = np.isin(np.arange(self.pruned.visual_tokens), self.kept)
+        return [
+            Maps(
+                box=box,
+                saliency=None if self.saliency is None else scale.map(self.saliency),
+                relevance=None if self.relevance is None else scale.map(self.relevance),
+                words=np.array([scale.map(word.attention) for word in self.words]).reshape(-1, *scale.shape),
+                kept=scale.map(chosen) == 1,
+            )
+            for scale, box in zip(self.scales, (self.view, whole), strict=False)
+        ]
+
+    def figure(self) -> "Figure":
+        """The page: a matplotlib figure that belongs to no window and no pyplot state."""
+        from adafv.viz.panels import draw  # matplotlib takes a second to import
+
+        return draw(self)
+
+    def _repr_png_(self) -> bytes:
+        buffer = BytesIO()
+        self.figure().savefig(buffer, format="png")
+        return buffer.getvalue()
+
     def chosen_by(self) -> tuple[Array, Array]:
         """For each kept token whether it is among the k_t most relevant and among the k_v most salient ones."""
         none = np.zeros(len(self.kept), dtype=bool)
@@ -91,9 +127,7 @@ def explanation(
 
     The pruned model is asked twice and timed the second time, so that neither answer pays for a cold start.
     """
-    if isinstance(pruner, LayerPruner):
-        raise ValueError(f"{pruner.name} chooses between the layers of the model, which no page shows: pass e.g. adafv")
-    check_placed(model)
+    check_drawable(model, pruner)
     image = image.convert("RGB")
     ask(model, processor, image, question, pruner)
     pruned = ask(model, processor, image, question, pruner)
@@ -101,12 +135,34 @@ def explanation(
     inputs = build_inputs(processor, image, question, model.device, model.dtype)
     with torch.no_grad():
         encoding = pruner.encode(model, inputs)
-        budget = pruner.budget(encoding.tokens.counts[0])
-        selection = pruner.select(encoding.tokens, [budget])
-        relevance, by_word = _relevance(pruner, encoding)
-        saliency = encoding.tokens.signals.get(SALIENCY)
-        if isinstance(pruner, AdaFV):
-            relevance, saliency = pruner.attentions(encoding.tokens)
+        selection = pruner.select(encoding.tokens, [pruner.budget(encoding.tokens.counts[0])])
+    return explained(processor, image, question, pruner, encoding, selection, dense, pruned)
+
+
+def check_drawable(model: PreTrainedModel, pruner: Pruner) -> None:
+    """Raise a `ValueError` if what a method keeps of a model's visual tokens cannot be drawn on a picture."""
+    if isinstance(pruner, LayerPruner):
+        raise ValueError(f"{pruner.name} chooses between the layers of the model, which no page shows: pass e.g. adafv")
+    check_placed(model)
+
+
+@torch.no_grad()
+def explained(
+    processor: Any,
+    image: Image.Image,
+    question: str,
+    pruner: Pruner,
+    encoding: Encoding,
+    selection: Selection,
+    dense: Answer,
+    pruned: Answer,
+) -> Explanation:
+    """What led to an answer that is there already: `selection` by `pruner` from the `encoding` of one picture."""
+    relevance, by_word = _relevance(pruner, encoding)
+    saliency = encoding.tokens.signals.get(SALIENCY) if SALIENCY in pruner.signals else None
+    if isinstance(pruner, AdaFV):
+        relevance, saliency = pruner.attentions(encoding.tokens)
+    budget = pruner.budget(encoding.tokens.counts[0])
     kept = np.unique(selection.kept[0].cpu().numpy())
     split = None if selection.split is None else selection.split[0].tolist()
     return Explanation(
@@ -157,7 +213,7 @@ def words(pieces: Sequence[tuple[str, bool]], by_word: Array, kept: Array) -> li
     for word in range(owner[-1] + 1 if len(owner) else 0):
         members = owner == word
         text = "".join(piece for (piece, _), member in zip(pieces, members, strict=True) if member)
-        out.append(Word(text, float(by_word[members].max()), float(share[members].sum())))
+        out.append(Word(text, by_word[members].max(0), float(share[members].sum())))
     return out
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Scale", "scales", "token_map", "view"]
+__all__ = ["Maps", "Scale", "scales", "token_map", "view"]
 
 Array = NDArray[Any]
 
@@ -29,6 +29,26 @@ class Scale:
     def map(self, values: Array) -> Array:
         """The values (N,) of all the picture's tokens, laid out on this grid; NaN where it has no token."""
         return token_map(self.where, values[self.index], self.shape)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What led to a choice, on one grid of a picture; scores are NaN and `kept` False where the grid has no token.
+
+    Attributes:
+        box: left, top, right, bottom of the grid, in pixels of the picture.
+        saliency: (rows, columns) a_v; None where the method doesn't use it.
+        relevance: (rows, columns) a_t; None where the method doesn't use it.
+        words: (W, rows, columns) attention of each word of the question, in its order; W is 0 where the method doesn't
+            read it.
+        kept: (rows, columns) bool.
+    """
+
+    box: tuple[float, float, float, float]
+    saliency: Array | None
+    relevance: Array | None
+    words: Array
+    kept: NDArray[np.bool_]
 
 
 def token_map(where: Array | Tensor, values: Array | Tensor, shape: tuple[int, int]) -> Array:

@@ -1,0 +1,84 @@
+"""Several methods on one question: explained from one pass of the vision tower, drawn beside one another."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from adafv.ask import ask_encoded, build_inputs
+from adafv.encode import encode, reask
+from adafv.methods import NoPruning
+from adafv.pruner import Pruner
+from adafv.viz.collect import Explanation, check_drawable, explained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["explanations", "side_by_side"]
+
+COLUMNS = 3
+
+
+@torch.no_grad()
+def explanations(
+    model: PreTrainedModel, processor: Any, image: Image.Image, question: str, pruners: Sequence[Pruner]
+) -> list[Explanation]:
+    """As `explanation`, for several methods: the picture is encoded once, and times leave the vision tower out.
+
+    Raises:
+        ValueError: a method whose choice cannot be drawn, or what `ask` refuses.
+    """
+    for pruner in pruners:
+        check_drawable(model, pruner)
+    image = image.convert("RGB")
+    inputs = build_inputs(processor, image, question, model.device, model.dtype)
+    picture = encode(model, inputs, signals=frozenset().union(*(p.signals for p in pruners)), text=False)
+    dense, _ = ask_encoded(model, processor, inputs, picture, NoPruning())
+    found = []
+    for pruner in pruners:
+        query, skip = cast(Tensor | None, pruner.query), frozenset(pruner.skip)
+        encoding = reask(model, inputs, picture, text=pruner.needs_text, query=query, skip=skip)
+        answer, selection = ask_encoded(model, processor, inputs, encoding, pruner)
+        found.append(explained(processor, image, question, pruner, encoding, selection, dense, answer))
+    return found
+
+
+def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Figure":
+    """Draw what several methods keep of one picture for one question, and what each answers from it.
+
+    Args:
+        whats: one or more, see `explanations`.
+        truth: the right answer, against which answers are marked; None: the dense model's.
+    """
+    from adafv.viz.maps import draw_kept, draw_picture  # matplotlib takes a second to import
+    from adafv.viz.sheet import BODY, BOTTOM, GAP, GREY, HEAD, INK, MARGIN, PANEL, PLAIN, RELEVANCE, ROW, Sheet
+
+    first, rows = whats[0], -(-len(whats) // COLUMNS)
+    columns = min(max(len(whats), 2), COLUMNS)
+    high = HEAD + BODY + ROW
+    sheet = Sheet(2 * MARGIN + columns * PANEL + (columns - 1) * GAP, MARGIN + BODY + ROW + rows * high + BOTTOM)
+
+    def answer(x: float, y: float, text: str) -> None:
+        right = text.casefold() == (truth or first.dense.answer).casefold()
+        mark, hue = ("✓", PLAIN) if right else ("✗", RELEVANCE)
+        sheet.text(x, y, f"{mark}  {textwrap.shorten(text, 24, placeholder=' …') or '(nothing)'}", 22, hue)
+
+    draw_picture(sheet, MARGIN, MARGIN, first)
+    beside = MARGIN + PANEL + GAP
+    for i, line in enumerate(textwrap.wrap(first.question, 30 * (columns - 1), max_lines=3, placeholder=" …")):
+        sheet.text(beside, MARGIN + 24 + 36 * i, line, 27, INK, weight="bold")
+    sheet.text(beside, MARGIN + 160, "from all tokens", 17, GREY)
+    answer(beside, MARGIN + 192, first.dense.answer)
+    if truth is not None:
+        sheet.text(beside, MARGIN + 250, "the truth", 17, GREY)
+        sheet.text(beside, MARGIN + 282, truth, 22, INK)
+    for i, what in enumerate(whats):
+        x, y = MARGIN + i % COLUMNS * (PANEL + GAP), MARGIN + BODY + ROW + i // COLUMNS * high
+        sheet.text(x, y + 30, what.method, 22, INK, weight="bold")
+        answer(x + 190, y + 30, what.pruned.answer)
+        draw_kept(sheet, x, y + HEAD, what)
+    return sheet.figure
