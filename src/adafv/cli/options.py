@@ -98,9 +98,16 @@ def print_json(value: dict[str, Any]) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
-def print_table(table: Any) -> None:
-    """A rich table, 160 columns wide where the output is no terminal."""
+def print_table(table: Any, markdown: bool = False) -> None:
+    """A rich table, 160 columns wide where the output is no terminal; as Markdown it is as wide as it has to be."""
+    from rich import box
     from rich.console import Console
 
     console = Console()
-    console.print(table) if console.is_terminal else Console(width=160).print(table)
+    if markdown:
+        table.box, table.title = box.MARKDOWN, None
+        for row in table.rows:
+            row.end_section = False
+        Console(width=1_000).print(table)
+    else:
+        console.print(table) if console.is_terminal else Console(width=160).print(table)
