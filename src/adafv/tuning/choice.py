@@ -90,8 +90,8 @@ def verdict(rows: Sequence[Row], pictures: int, min_retention: float) -> str:
     if counted < (least := pictures_needed(min_retention)):
         more = _more(least, counted, pictures)
         return (
-            f"Too few pictures to show {wanted}: {counted} count in the half that chooses, and it takes {least} "
-            f"even if no answer differs. Add lines on {more} more pictures (the best so far: {name}, {_interval(best)})."
+            f"Too few pictures to show {wanted}: {counted} count in the half that chooses, and it takes {least} even "
+            f"if no answer differs. Add lines on {more} more. The best so far, {name}, retains {_interval(best)}."
         )
     share = min(best["retention"], 1.0)
     if share > min_retention:
