@@ -19,11 +19,12 @@ from adafv.ask import ask
 from adafv.cli import main
 from adafv.evaluation import prompts
 from adafv.evaluation.report import wilson
+from adafv.evaluation.sample import Question
 from adafv.saved import FILE
 from adafv.tuning import report
-from adafv.tuning.choice import CHOOSING, COLUMNS, REPORTING, choose, is_candidate, rows_of, verdict
+from adafv.tuning.choice import CHOOSING, COLUMNS, REPORTING, answers_of, choose, is_candidate, rows_of, verdict
 from adafv.tuning.questions import Picture, halves, read_pictures
-from adafv.tuning.retention import pictures_needed, retention
+from adafv.tuning.retention import Effects, effects_of, needed, retention
 from adafv.tuning.run import KEEPS, METHODS, Tuning
 
 PAIRS = st.lists(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=3), min_size=1, max_size=30)
@@ -48,27 +49,31 @@ def write(folder: Path, lines: list[dict], name: str = "my.jsonl") -> Path:
 
 
 @given(PAIRS)
-def test_retention_is_a_ratio_within_its_interval(pictures):
-    """Right answers over right answers; with the dense model for truth, Wilson's interval of the agreement."""
-    dense, pruned = (sum(pair[i] for own in pictures for pair in own) for i in (0, 1))
-    found = retention(pictures)
+def test_retention_is_a_ratio_within_its_interval(answers):
+    """Right answers over right answers; with the dense model for truth and one question each, Wilson's interval."""
+    dense, pruned = (sum(pair[i] for own in answers for pair in own) for i in (0, 1))
+    found = retention(answers, effects_of([answers]))
     if not dense:
         assert found is None
         return
     assert found is not None and found.value == pytest.approx(pruned / dense)
-    assert found.low <= found.value <= found.high
-    agreed = [[(True, right) for _, right in own] for own in pictures]
-    found, expected = retention(agreed), wilson([[right for _, right in own] for own in agreed])
-    assert found is not None and found.high == pytest.approx(expected[1]) and found.low <= expected[0] + 1e-9
+    assert found.low <= found.value <= found.high and 1 <= found.effective <= dense
+    agreed = [[(True, own[0][1])] for own in answers]
+    found, expected = retention(agreed), wilson([[right] for [(_, right)] in agreed])
+    assert found is not None and (found.low, found.high) == pytest.approx(expected)
 
 
 def test_a_lone_loss_proves_no_more_than_none():
-    """Many questions on few pictures: losing one may not raise the lower end."""
+    """Many questions on few pictures: losing one may not raise the lower end, whatever other methods lose."""
     whole = [[(True, True)] * 5 for _ in range(40)]
     one = [[(True, False), *whole[0][1:]], *whole[1:]]
-    for few in (whole, one):
-        found = retention(few)
-        assert found is not None and found.low <= 40 / (40 + 1.959964**2) + 1e-9
+    apart = [[(True, False), *own[1:]] if i < 20 else own for i, own in enumerate(whole)]
+    together = [[(True, False)] * 5 if i < 4 else own for i, own in enumerate(whole)]
+    for others, counted in (([], 40), ([apart], 200), ([together], 40)):
+        effects = effects_of([whole, one, *others])
+        best, less = retention(whole, effects), retention(one, effects)
+        assert best is not None and less is not None and less.low < best.low
+        assert best.effective == pytest.approx(counted, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -91,27 +96,28 @@ def test_the_interval_covers(pictures, each, right, lost, gained, alike):
         kept = rng.random((pictures, each)) >= rates(lost)
         won = rng.random((pictures, each)) < rates(gained)
         pruned = np.where(dense, kept, won)
-        found = retention([[*zip(d, p, strict=True)] for d, p in zip(dense.tolist(), pruned.tolist(), strict=True)])
+        answers = [[*zip(d, p, strict=True)] for d, p in zip(dense.tolist(), pruned.tolist(), strict=True)]
+        found = retention(answers, effects_of([answers]))
         wrong += found is not None and found.low > true
     assert wrong <= 0.05 * 300
 
 
 @pytest.mark.parametrize("at_least", [0.5, 0.9, 0.98, 0.999])
-def test_pictures_needed(at_least):
+def test_answers_needed(at_least):
     """Exactly from where on the interval lies above; of a share below 1 as Wilson's interval says."""
-    needed = pictures_needed(at_least)
-    assert wilson([[True]] * needed)[0] >= at_least - 1e-9
-    assert needed == 1 or wilson([[True]] * (needed - 1))[0] < at_least
+    least = needed(at_least)
+    assert wilson([[True]] * least)[0] >= at_least - 1e-9
+    assert least == 1 or wilson([[True]] * (least - 1))[0] < at_least
     share = (1 + at_least) / 2
-    n = pictures_needed(at_least, share)
+    n = needed(at_least, share)
     right = round(share * n)
     low = wilson([[True]] * right + [[False]] * (n - right))[0]
     assert low == pytest.approx(at_least, abs=2 / n)
 
 
-def row(name: str, keep: float, retained: float, holds: bool, half: str = CHOOSING, pictures: int = 400) -> dict:
+def row(name: str, keep: float, retained: float, holds: bool, half: str = CHOOSING, effective: float = 400) -> dict:
     low = retained - 0.01
-    values = half, name, keep, 9.0, 99.0, pictures, pictures, pictures, retained, low, retained + 0.01, holds
+    values = half, name, keep, 9.0, 99.0, 200, 400, 400, effective, retained, low, retained + 0.01, holds
     return dict(zip(COLUMNS, values, strict=True))
 
 
@@ -131,18 +137,18 @@ def test_the_choice():
 
 
 @pytest.mark.parametrize(
-    ("rows", "pictures", "words"),
+    ("rows", "words"),
     [
-        ([row("t2i", 0.5, 0.99, True), row("t2i", 0.5, 0.985, False, REPORTING)], 800, "t2i at keep=0.5 holds 0.98"),
-        ([row("t2i", 0.5, 0.99, True), row("t2i", 0.5, 0.97, False, REPORTING)], 800, "not confirmed"),
-        ([row("t2i", 0.5, 1.0, False, pictures=100)], 200, "100 count in .* it takes 189 .* on 178 more"),
-        ([row("t2i", 0.5, 0.99, False)], 800, "The best, t2i at keep=0.5, .* about 7[0-9][0-9] more pictures"),
-        ([row("t2i", 0.5, 0.9, False)], 800, "Nothing holds 0.98 .* larger budgets"),
+        ([row("t2i", 0.5, 0.99, True), row("t2i", 0.5, 0.985, False, REPORTING)], "t2i at keep=0.5 holds 0.98"),
+        ([row("t2i", 0.5, 0.99, True), row("t2i", 0.5, 0.97, False, REPORTING)], "not confirmed"),
+        ([row("t2i", 0.5, 1.0, False, effective=100)], "count as 100, .* it takes 189 .* about 712 more"),
+        ([row("t2i", 0.5, 0.99, False)], "The best, t2i at keep=0.5, .* about 706 more lines"),
+        ([row("t2i", 0.5, 0.9, False)], "Nothing holds 0.98 .* larger budgets"),
     ],
 )
-def test_the_verdict(rows, pictures, words):
+def test_the_verdict(rows, words):
     """What came out and what to do about it, whichever way it went."""
-    found = verdict([*FIXED, *rows], pictures, 0.98)
+    found = verdict([*FIXED, *rows], 800, 0.98)
     assert re.search(words, found) and "\n" not in found
 
 
@@ -150,7 +156,8 @@ def test_rows_of_mixed_lines():
     """Truth where a line has it, the dense model's answer elsewhere; case and space don't count."""
     truth = {"a": "Red", "b": "", "c": "blue"}
     pictures = [
-        Picture(name, name, (prompts_question(answer),), (i,)) for i, (name, answer) in enumerate(truth.items(), 1)
+        Picture(name, name, (Question("what", answer, "", ()),), (i,))
+        for i, (name, answer) in enumerate(truth.items(), 1)
     ]
     said = {"none": ("red ", "two", "green"), "adafv": ("RED", "three", " Blue"), "blind": ("x", "Two", "x")}
     records = [
@@ -158,22 +165,16 @@ def test_rows_of_mixed_lines():
         for m, k, answers in (("none", 1.0, said["none"]), ("blind", 0.0, said["blind"]), ("adafv", 0.1, said["adafv"]))
         for i, name in enumerate(truth)
     ]
-    rows = rows_of(CHOOSING, pictures, records, 0.5)
+    rows = rows_of(CHOOSING, answers_of(CHOOSING, pictures, records), Effects(), 0.5)
     assert [(r["method"], r["right"], r["retention"]) for r in rows] == [
         ("none", 2, 1),
         ("blind", 1, 0.5),
         ("adafv", 2, 1),
     ]
-    assert all(tuple(r) == COLUMNS and r["n"] == 3 and r["pictures"] == 2 for r in rows)
+    assert all(tuple(r) == COLUMNS and r["n"] == 3 and r["effective"] == 2 for r in rows)
     wrong = [r | {"answer": "never"} for r in records if r["id"] != "b"]
     with pytest.raises(ValueError, match="dense model gives none of the 2 answers"):
-        rows_of(CHOOSING, [p for p in pictures if p.id != "b"], wrong, 0.5)
-
-
-def prompts_question(answer: str):
-    from adafv.evaluation.sample import Question
-
-    return Question("what", answer, "", ())
+        answers_of(CHOOSING, [p for p in pictures if p.id != "b"], wrong)
 
 
 def test_reading(tmp_path):
@@ -397,13 +398,13 @@ def test_the_command(checkpoint, tmp_path, capsys):
     assert sum(line.startswith("| ") for line in table) == 1 + 4 + 1
 
 
-def test_too_few_pictures(checkpoint, tmp_path, capsys):
+def test_too_few_lines(checkpoint, tmp_path, capsys):
     """Said at once and at the end, with how many more; drawn all the same; an earlier adafv.json is left alone."""
     path, out = write(tmp_path, entries(4)), tmp_path / "out"
     method("uniform", keep=0.5).save_pretrained(out)
     status, printed, err = tune(capsys, "--data", path, "--out", out, "--model", checkpoint, "--keep", 0.5)
-    assert status == 0 and "4 pictures are too few" in err and "add lines on 374 more" in err and f"{FILE} is of" in err
-    assert "Too few pictures" in printed and "on 374 more" in " ".join(printed.split())
+    assert status == 0 and "7 lines are too few" in err and "add 371 or more" in err and f"{FILE} is of" in err
+    assert "Too few lines" in printed and "and it takes 189 even if" in " ".join(printed.split())
     assert json.loads((out / "results.json").read_text())["chosen"] is None and (out / "tune.png").stat().st_size
     assert adafv.from_pretrained(out) == method("uniform", keep=0.5)
 

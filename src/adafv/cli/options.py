@@ -103,11 +103,13 @@ def print_table(table: Any, markdown: bool = False) -> None:
     from rich import box
     from rich.console import Console
 
-    console = Console()
+    console = Console(width=1_000) if markdown else Console()
     if markdown:
         table.box, table.title = box.MARKDOWN, None
         for row in table.rows:
             row.end_section = False
-        Console(width=1_000).print(table)
+        with console.capture() as capture:
+            console.print(table)
+        typer.echo(capture.get().strip())
     else:
         console.print(table) if console.is_terminal else Console(width=160).print(table)

@@ -68,7 +68,7 @@ def tune(
     loaded, processor = load(model, device, dtype)
     findings = plan.run(loaded, processor, out, name=name, progress=True)
     settings = {
-        "data": str(data), "questions": sum(len(picture.questions) for picture in plan.pictures),
+        "data": str(data), "questions": plan.questions,
         "pictures": len(plan.pictures), "with_answer": plan.with_answer, "min_retention": min_retention, "seed": seed,
         "batch_size": batch_size, "max_new_tokens": max_new_tokens,
         "left_out": [{"method": m, "keep": k, "reason": reason} for (m, k), reason in findings.left_out.items()],
@@ -77,7 +77,7 @@ def tune(
         "meta": meta_of(loaded, name, start, **settings) | {"interval": INTERVAL},
         "rows": findings.rows,
         "chosen": findings.chosen,
-        "verdict": verdict(findings.rows, len(plan.pictures), min_retention),
+        "verdict": verdict(findings.rows, plan.questions, min_retention),
     }
     report.write(out, whole)
     written = [*report.FILES]

@@ -1,58 +1,92 @@
 """From answers to a choice: one row for each method and budget, and which of them holds."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from statistics import fmean
 from typing import Any
 
 from adafv.evaluation.answering import BLIND
 from adafv.tuning.questions import Picture
-from adafv.tuning.retention import Retention, pictures_needed, retention
+from adafv.tuning.retention import Answers, Effects, Retention, effects_of, needed, retention
 
-__all__ = ["CHOOSING", "COLUMNS", "REPORTING", "Row", "choose", "is_candidate", "rows_of", "verdict"]
+__all__ = [
+    "CHOOSING",
+    "COLUMNS",
+    "REPORTING",
+    "Row",
+    "answers_of",
+    "choose",
+    "effects_in",
+    "is_candidate",
+    "rows_of",
+    "verdict",
+]
 
 CHOOSING, REPORTING = "choosing", "reporting"
 COLUMNS = (
-    "half", "method", "keep", "kept_tokens", "visual_tokens", "pictures", "n", "right",
+    "half", "method", "keep", "kept_tokens", "visual_tokens", "pictures", "n", "right", "effective",
     "retention", "ci_low", "ci_high", "holds",
 )  # fmt: skip
+FIXED = ("none", BLIND)
+Place = tuple[str, float]
+"""method, keep"""
 Row = dict[str, Any]
 
 
-def rows_of(
-    half: str, pictures: Sequence[Picture], records: Iterable[dict[str, Any]], min_retention: float
-) -> list[Row]:
-    """One row for each method and budget on a half of the pictures, in the order of the records.
+def answers_of(
+    half: str, pictures: Sequence[Picture], records: Iterable[dict[str, Any]]
+) -> dict[Place, tuple[Answers, list[dict[str, Any]]]]:
+    """For each method and budget which answers on a half of the pictures are right, and the records, in their order.
 
-    kept_tokens and visual_tokens are means; pictures are those on which the dense model answers anything rightly, n all
-    questions, right those of them that are answered rightly; retention and its interval see `retention`; holds: the
-    lower end of the interval is `min_retention` at least.
+    Right is the line's own answer, or else the dense model's.
 
     Raises:
         ValueError: the dense model is never right.
     """
-    answers: dict[tuple[str, float], dict[tuple[str, int], dict[str, Any]]] = {}
+    given: dict[Place, dict[tuple[str, int], dict[str, Any]]] = {}
     for record in records:
-        answers.setdefault((record["method"], record["keep"]), {})[record["id"], record["question"]] = record
-    dense = answers["none", 1.0]
-    truth = {
-        (picture.id, i): question.answer or dense[picture.id, i]["answer"]
-        for picture in pictures
-        for i, question in enumerate(picture.questions)
+        given.setdefault((record["method"], record["keep"]), {})[record["id"], record["question"]] = record
+    dense = given["none", 1.0]
+
+    def right(own: dict[tuple[str, int], dict[str, Any]], picture: Picture, i: int) -> bool:
+        key = picture.id, i
+        return _same(own[key]["answer"], picture.questions[i].answer or dense[key]["answer"])
+
+    found = {
+        place: [[(right(dense, p, i), right(own, p, i)) for i in range(len(p.questions))] for p in pictures]
+        for place, own in given.items()
     }
-    rows = []
-    for (name, keep), given in answers.items():
-        right = {key: _same(given[key]["answer"], truth[key]) for key in truth}
-        stands = {key: _same(dense[key]["answer"], truth[key]) for key in truth}
-        keys = [[(picture.id, i) for i in range(len(picture.questions))] for picture in pictures]
-        found = retention([[(stands[key], right[key]) for key in own] for own in keys])
-        if found is None:
-            raise ValueError(
-                f"the dense model gives none of the {len(truth)} answers that the lines of the {half} half call right: "
-                "check how they are written, or leave them out and its own answers count"
-            )
-        rows.append(_row(half, name, keep, [*given.values()], sum(right.values()), found, min_retention))
-    return rows
+    if not any(stands for picture in found["none", 1.0] for stands, _ in picture):
+        raise ValueError(
+            f"the dense model gives none of the {len(dense)} answers that the lines of the {half} half call right: "
+            "check how they are written, or leave them out and its own answers count"
+        )
+    return {place: (found[place], [*own.values()]) for place, own in given.items()}
+
+
+def effects_in(answers: Mapping[Place, tuple[Answers, Any]]) -> Effects:
+    """The design effects of a half's questions, from all methods and budgets."""
+    return effects_of(own for (name, _), (own, _) in answers.items() if name not in FIXED)
+
+
+def rows_of(
+    half: str,
+    answers: Mapping[Place, tuple[Answers, list[dict[str, Any]]]],
+    effects: Effects,
+    min_retention: float,
+) -> list[Row]:
+    """One row for each method and budget.
+
+    kept_tokens and visual_tokens are means; pictures, n and right: of the half, the questions, and those answered
+    rightly; effective, retention and its interval: see `retention`; holds: the lower end of the interval is
+    `min_retention` at least.
+    """
+    return [
+        _row(half, place, own, records, found, min_retention)
+        for place, (own, records) in answers.items()
+        if (found := retention(own, effects))
+    ]
 
 
 def choose(rows: Sequence[Row]) -> Row | None:
@@ -69,12 +103,12 @@ def choose(rows: Sequence[Row]) -> Row | None:
     return min(last, key=lambda row: (row["keep"], -row["retention"]), default=None)
 
 
-def verdict(rows: Sequence[Row], pictures: int, min_retention: float) -> str:
+def verdict(rows: Sequence[Row], questions: int, min_retention: float) -> str:
     """What came out, in a sentence or two.
 
     Args:
         rows: of a tuning; those of the reporting half, if there are any, last.
-        pictures: in both halves.
+        questions: in both halves.
         min_retention: what was asked for.
     """
     wanted, last = f"{min_retention:.4g} of the dense model's right answers", rows[-1]
@@ -84,39 +118,39 @@ def verdict(rows: Sequence[Row], pictures: int, min_retention: float) -> str:
         if last["retention"] >= min_retention:
             return f"{name} holds {wanted}: {measured}."
         return f"{name} was chosen for {wanted}, but retains {measured}: not confirmed. Add lines on other pictures."
-    own = [row for row in rows if is_candidate(row)]
-    best = max(own, key=lambda row: (row["retention"], -row["keep"]))
-    name, counted = f"{best['method']} at keep={best['keep']:.4g}", best["pictures"]
-    if counted < (least := pictures_needed(min_retention)):
-        more = _more(least, counted, pictures)
-        return (
-            f"Too few pictures to show {wanted}: {counted} count in the half that chooses, and it takes {least} even "
-            f"if no answer differs. Add lines on {more} more. The best so far, {name}, retains {_interval(best)}."
-        )
+    best = max((row for row in rows if is_candidate(row)), key=lambda row: (row["retention"], -row["keep"]))
+    found = f"{best['method']} at keep={best['keep']:.4g}, retains {_interval(best)}"
     share = min(best["retention"], 1.0)
-    if share > min_retention:
-        more = max(1, _more(pictures_needed(min_retention, share), counted, pictures))
+    if best["effective"] < (least := needed(min_retention)):
         return (
-            f"Nothing is shown to hold {wanted}. The best, {name}, retains {_interval(best)}: if that is the truth, "
-            f"lines on about {more} more pictures would show it."
+            f"Too few lines to show {wanted}: those of the half that chooses count as {best['effective']:.0f}, and it "
+            f"takes {least} even if no answer differs. Add about {_more(least, best, questions)} more, best on other "
+            f"pictures. The best so far, {found}."
+        )
+    if share > min_retention:
+        more = _more(needed(min_retention, share), best, questions)
+        return (
+            f"Nothing is shown to hold {wanted}. The best, {found}: if that is the truth, about {more} more lines "
+            "would show it."
         )
     return (
-        f"Nothing holds {wanted} at these budgets. The best, {name}, retains {_interval(best)}: pass larger budgets, "
-        "other methods or a smaller retention."
+        f"Nothing holds {wanted} at these budgets. The best, {found}: pass larger budgets, other methods or a smaller "
+        "retention."
     )
 
 
-def _more(needed: int, counted: int, pictures: int) -> int:
-    """Pictures to add so that `needed` count in each half, if as many of the new ones count."""
-    return -(-needed * pictures // counted) - pictures
+def _more(count: int, row: Row, questions: int) -> int:
+    """Lines to add so that those of each half count as `count`, if the new ones are like these."""
+    return max(1, math.ceil(2 * count * row["n"] / row["effective"]) - questions)
 
 
 def _row(
-    half: str, name: str, keep: float, given: list[dict[str, Any]], right: int, found: Retention, min_retention: float
+    half: str, place: Place, own: Answers, records: list[dict[str, Any]], found: Retention, min_retention: float
 ) -> Row:
-    tokens = [fmean(answer[kind] for answer in given) for kind in ("kept_tokens", "visual_tokens")]
+    tokens = [fmean(record[kind] for record in records) for kind in ("kept_tokens", "visual_tokens")]
+    right = sum(pruned for picture in own for _, pruned in picture)
     values = (
-        half, name, keep, *tokens, found.pictures, len(given), right, found.value, found.low, found.high,
+        half, *place, *tokens, len(own), len(records), right, found.effective, found.value, found.low, found.high,
         found.low >= min_retention,
     )  # fmt: skip
     return {k: round(v, 6) if isinstance(v, float) else v for k, v in zip(COLUMNS, values, strict=True)}
@@ -128,7 +162,7 @@ def _same(answer: str, truth: str) -> bool:
 
 def is_candidate(row: Row) -> bool:
     """Something to choose from."""
-    return row["half"] == CHOOSING and row["method"] not in ("none", BLIND)
+    return row["half"] == CHOOSING and row["method"] not in FIXED
 
 
 def _holds(row: Row) -> bool:
@@ -136,4 +170,4 @@ def _holds(row: Row) -> bool:
 
 
 def _interval(row: Row) -> str:
-    return f"{row['retention']:.1%} ({row['ci_low']:.1%} to {row['ci_high']:.1%}, {row['pictures']} pictures)"
+    return f"{row['retention']:.1%} ({row['ci_low']:.1%} to {row['ci_high']:.1%})"

@@ -18,9 +18,9 @@ from adafv.evaluation.sample import Question
 from adafv.load import fingerprint
 from adafv.pruner import Pruner
 from adafv.text import boilerplate
-from adafv.tuning.choice import CHOOSING, REPORTING, Row, choose, is_candidate, rows_of
+from adafv.tuning.choice import CHOOSING, REPORTING, Row, answers_of, choose, effects_in, is_candidate, rows_of
 from adafv.tuning.questions import Picture, halves, read_pictures
-from adafv.tuning.retention import pictures_needed
+from adafv.tuning.retention import needed
 
 __all__ = ["KEEPS", "METHODS", "Findings", "Tuning"]
 
@@ -104,19 +104,24 @@ class Tuning:
         return dict(zip((CHOOSING, REPORTING), halves(self.pictures, self.seed), strict=True))
 
     @property
+    def questions(self) -> int:
+        """How many there are."""
+        return sum(len(picture.questions) for picture in self.pictures)
+
+    @property
     def with_answer(self) -> int:
         """How many questions come with the truth."""
         return sum(bool(question.answer) for picture in self.pictures for question in picture.questions)
 
     @property
     def shortage(self) -> str | None:
-        """Before anything is answered: a sentence if there are too few pictures to prove the retention, else None."""
-        lacking = 2 * pictures_needed(self.min_retention) - len(self.pictures)
+        """Before anything is answered: a sentence if there are too few lines to prove the retention, else None."""
+        lacking = 2 * needed(self.min_retention) - self.questions
         if lacking <= 0:
             return None
         return (
-            f"{len(self.pictures)} pictures are too few to show a retention of {self.min_retention:.4g}, even if no "
-            f"answer differs: add lines on {lacking} more; until then this only draws the trade-off"
+            f"{self.questions} lines are too few to show a retention of {self.min_retention:.4g}, even if no answer "
+            f"differs: add {lacking} or more; until then this only draws the trade-off"
         )
 
     def run(
@@ -128,7 +133,7 @@ class Tuning:
             out: folder for `answers.jsonl` and `settings.json`. Answers of an earlier run on the same model are used,
                 whatever its methods, budgets and retention, and lines may have come on at the end of the data since.
             name: of the model.
-            progress: bars on stderr, and a line before them if the pictures are too few.
+            progress: bars on stderr, and a line before them if the questions are too few.
 
         Raises:
             ValueError: a question that the model cannot be asked; a dense model that is never right; other lines than
@@ -141,15 +146,16 @@ class Tuning:
             if progress and self.shortage:
                 tqdm.write(f"adafv: {self.shortage}", file=sys.stderr)
 
-            def measured(half: str, configurations: list[Configuration]) -> list[Row]:
+            def answers(half: str, configurations: list[Configuration]) -> Any:
                 answering = Answering(
                     model, processor, log, configurations, _record, self.batch_size, self.max_new_tokens, left_out
                 )
-                records = self._answered(answering, half, progress)
-                return rows_of(half, self.split[half], records, self.min_retention)
+                return answers_of(half, self.split[half], self._answered(answering, half, progress))
 
             configurations = configured(self.methods, self.keeps, lambda: boilerplate(processor))
-            rows = measured(CHOOSING, configurations)
+            found = answers(CHOOSING, configurations)
+            effects = effects_in(found)
+            rows = rows_of(CHOOSING, found, effects, self.min_retention)
             if not any(map(is_candidate, rows)):
                 raise ValueError(f"none of the budgets can be met, the first because: {next(iter(left_out.values()))}")
             best = choose(rows)
@@ -157,7 +163,8 @@ class Tuning:
                 return Findings(rows, left_out=left_out)
             place = best["method"], best["keep"]
             [chosen] = [c for c in configurations if (c.method, c.keep) == place]
-            rows += measured(REPORTING, [*configured((), ()), chosen])
+            reported = answers(REPORTING, [*configured((), ()), chosen])
+            rows += rows_of(REPORTING, reported, effects, self.min_retention)
             if place in left_out:
                 raise ValueError(f"{best['method']} was chosen and cannot answer the other half: {left_out[place]}")
         holds = rows[-1]["retention"] >= self.min_retention
