@@ -139,11 +139,11 @@ def test_the_choice():
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([row("t2i", 0.5, 0.99, True), row("t2i", 0.5, 0.985, False, REPORTING)], "t2i at keep=0.5 holds 0.98"),
+        ([row("t2i", 0.5, 0.99, True), row("t2i", 0.5, 0.985, False, REPORTING)], "t2i at keep=0.5 holds 98 %"),
         ([row("t2i", 0.5, 0.99, True), row("t2i", 0.5, 0.97, False, REPORTING)], "not confirmed"),
         ([row("t2i", 0.5, 1.0, False, effective=100)], "count as 100, .* it takes 189 .* about 712 more"),
         ([row("t2i", 0.5, 0.99, False)], "The best, t2i at keep=0.5, .* about 706 more lines"),
-        ([row("t2i", 0.5, 0.9, False)], "Nothing holds 0.98 .* larger budgets"),
+        ([row("t2i", 0.5, 0.9, False)], "Nothing holds 98 % .* larger budgets"),
     ],
 )
 def test_the_verdict(rows, words):

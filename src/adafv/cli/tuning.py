@@ -67,11 +67,12 @@ def tune(
     name, start = model or "embedded", datetime.now(UTC)
     loaded, processor = load(model, device, dtype)
     findings = plan.run(loaded, processor, out, name=name, progress=True)
+    left_out = [{"method": m, "keep": k, "reason": reason} for (m, k), reason in findings.left_out.items()]
     settings = {
         "data": str(data), "questions": plan.questions,
         "pictures": len(plan.pictures), "with_answer": plan.with_answer, "min_retention": min_retention, "seed": seed,
         "batch_size": batch_size, "max_new_tokens": max_new_tokens,
-        "left_out": [{"method": m, "keep": k, "reason": reason} for (m, k), reason in findings.left_out.items()],
+        "left_out": left_out,
     }  # fmt: skip
     whole = {
         "meta": meta_of(loaded, name, start, **settings) | {"interval": INTERVAL},
@@ -90,7 +91,7 @@ def tune(
         return
     print_table(report.table(findings.rows))
     typer.echo(report.LEGEND)
-    for entry in settings["left_out"]:
+    for entry in left_out:
         typer.echo(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}")
     typer.echo(whole["verdict"])
     typer.echo(f"written: {', '.join(str(out / file) for file in written)}")

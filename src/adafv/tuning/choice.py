@@ -111,7 +111,7 @@ def verdict(rows: Sequence[Row], questions: int, min_retention: float) -> str:
         questions: in both halves.
         min_retention: what was asked for.
     """
-    wanted, last = f"{min_retention:.4g} of the dense model's right answers", rows[-1]
+    wanted, last = f"{100 * min_retention:.4g} % of the dense model's right answers", rows[-1]
     if last["half"] == REPORTING:
         name = f"{last['method']} at keep={last['keep']:.4g}"
         measured = f"{_interval(last)} on the half that had no say in the choice"
@@ -170,4 +170,5 @@ def _holds(row: Row) -> bool:
 
 
 def _interval(row: Row) -> str:
-    return f"{row['retention']:.1%} ({row['ci_low']:.1%} to {row['ci_high']:.1%})"
+    retained, low, high = (100 * row[name] for name in ("retention", "ci_low", "ci_high"))
+    return f"{retained:.1f} % ({low:.1f} to {high:.1f})"

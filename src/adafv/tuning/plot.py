@@ -36,10 +36,13 @@ def draw(rows: list[Row], min_retention: float, path: Path) -> None:
     axes.axhline(100 * min_retention, color=INK, linewidth=1.1, label=f"asked for: {100 * min_retention:.4g} %")
     if rows[-1]["half"] == REPORTING:
         last = rows[-1]
-        _point(axes, last, label=f"chosen: {last['method']}, on the other half")
+        _point(axes, last, len(names), label=f"chosen: {last['method']}, on the other half")
     _axis(axes, sorted({row["keep"] for row in own}))
     axes.set_title(
-        f"{own[0]['n']} questions on {own[0]['pictures']} pictures, 95 % intervals", loc="left", fontsize=10, color=INK
+        f"{own[0]['n']} questions on {own[0]['pictures']} pictures, 95 % intervals; filled: holds",
+        loc="left",
+        fontsize=10,
+        color=INK,
     )
     figure.legend(loc="outside right center", frameon=False, fontsize=9)
     figure.savefig(path)
@@ -67,10 +70,11 @@ def _line(axes: Axes, rows: list[Row], index: int, shift: float) -> None:
     )
 
 
-def _point(axes: Axes, row: Row, label: str) -> None:
+def _point(axes: Axes, row: Row, beside: int, label: str) -> None:
     value, low, high = (100 * row[name] for name in ("retention", "ci_low", "ci_high"))
+    keep = row["keep"] / _APART ** ((beside + 1) / 2)
     axes.errorbar(
-        [row["keep"]], [value], yerr=[[value - low], [high - value]], label=label, color=INK, marker="*", markersize=14,
+        [keep], [value], yerr=[[value - low], [high - value]], label=label, color=INK, marker="*", markersize=14,
         linestyle="", elinewidth=1.5, capsize=4, zorder=5,
     )  # fmt: skip
 

@@ -56,8 +56,7 @@ def table(rows: Sequence[Row]) -> Table:
         result.add_column(name, justify="right")
     result.add_column("method")
     for half in HALVES:
-        [some] = [row for row in rows if (row["half"], row["method"]) == (half, "none")] or [None]
-        count = f" ({some['n']} questions)" if some else ""
+        count = next((f" ({row['n']} questions)" for row in rows if row["half"] == half), "")
         result.add_column(f"{half} half{count}", justify="right")
     budget = None
     for (keep, name), own in sorted(cells.items(), key=lambda cell: -cell[0][0]):
