@@ -17,7 +17,7 @@ from zoo.families import tiny
 from adafv import AdaFV, method
 from adafv.ask import ask, build_batch
 from adafv.encode import encode, reask
-from adafv.evaluation import evaluate, prompts, report
+from adafv.evaluation import answering, prompts, report
 from adafv.evaluation.answers import AnswerLog
 from adafv.evaluation.evaluate import Evaluation
 from adafv.text import boilerplate
@@ -109,9 +109,9 @@ def test_blind_sees_no_picture(model, processor, suite, whole):
 def test_the_tower_runs_once_per_picture(model, processor, suite, tmp_path, monkeypatch):
     """For all its questions, methods and budgets."""
     pictures, runs = [], []
-    original = evaluate.encode
+    original = answering.encode
     monkeypatch.setattr(
-        evaluate, "encode", lambda m, i, **k: (pictures.append(len(i["pixel_values"])), original(m, i, **k))[1]
+        answering, "encode", lambda m, i, **k: (pictures.append(len(i["pixel_values"])), original(m, i, **k))[1]
     )
     hook = model.model.vision_tower.register_forward_hook(lambda *_: runs.append(1))
     try:

@@ -38,7 +38,8 @@ QUESTION, OTHER = "what color is the anchor ?", "how many red . left of the knig
 class Config:
     """What `settings` reads of vLLM's configuration."""
 
-    def __init__(self, given: dict | None, block: dict | None = None) -> None:
+    def __init__(self, given: dict | None, block: dict | None = None, model: str = "owner/name") -> None:
+        self.model = model
         self.hf_config = type("Hf", (), {"adafv": block} if block else {})()
         self.mm_processor_kwargs = given
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from adafv.pruner import Pruner as Pruner
     from adafv.pruner import ScoringPruner as ScoringPruner
     from adafv.pruner import Selection as Selection
+    from adafv.saved import from_pretrained as from_pretrained
 
 __version__ = "0.1.0"
 
@@ -19,6 +20,7 @@ _HOMES = {
     "Pruner": "pruner",
     "ScoringPruner": "pruner",
     "Selection": "pruner",
+    "from_pretrained": "saved",
 }
 
 

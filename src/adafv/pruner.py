@@ -5,7 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from torch import Tensor
@@ -251,6 +252,40 @@ class Pruner(ABC):
         short = self.prune(model, inputs, encoding)
         with self.inside(model, encoding):
             yield short
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the method, its options and its budget to `adafv.json` in a folder, usually that of a model.
+
+        `query` and `tokenizer` are not saved: they belong to a prompt. `adafv ask`, `batch`, `serve` and `explain` take
+        the budget of a model's folder where none is given.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ValueError: the folder cannot be written, its config.json says already how to prune, the method is not in
+                `adafv.METHODS`, or an option is neither a plain number nor text.
+        """
+        from adafv.saved import save
+
+        return save(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """The pruner that `save_pretrained` wrote: `Pruner.from_pretrained` of any method, `AdaFV.from_pretrained` an
+        AdaFV. See `adafv.saved.from_pretrained`.
+
+        Raises:
+            ValueError: nothing there, a damaged file, or a pruner of another class.
+        """
+        from adafv.saved import from_pretrained
+
+        pruner = from_pretrained(folder)
+        if not isinstance(pruner, cls):
+            raise ValueError(
+                f"{str(folder)!r} carries {pruner.name!r}, which is no {cls.__name__}: call adafv.from_pretrained"
+            )
+        return pruner
 
     def attached(self, model: PreTrainedModel):
         """A context in which the model's own `generate` and `forward` prune whatever images they get.

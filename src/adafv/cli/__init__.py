@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from adafv import __version__
-from adafv.cli import asking, measuring, serve, serving, speed
+from adafv.cli import asking, measuring, serve, serving, speed, tuning
 
 __all__ = ["main"]
 
@@ -24,6 +24,7 @@ app.command()(asking.families)
 app.command(name="eval")(measuring.evaluate)
 app.command()(measuring.table)
 app.command()(measuring.analyze)
+app.command()(tuning.tune)
 app.command()(speed.speed)
 app.command()(serving.batch)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve.serve)

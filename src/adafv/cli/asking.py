@@ -27,7 +27,7 @@ from adafv.cli.options import (
 def ask(
     image: Picture,
     question: Question,
-    method: Method = "adafv",
+    method: Method = None,
     keep: Keep = None,
     tokens: Tokens = None,
     model: Model = None,
@@ -36,7 +36,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer a question about a picture."""
-    picture, pruner = open_picture(image, question), pruner_of(method, keep, tokens)
+    picture, pruner = open_picture(image, question), pruner_of(method, keep, tokens, model)
     quiet()
     from adafv.ask import ask as answer_question
     from adafv.load import load
@@ -56,7 +56,7 @@ def explain(
     image: Picture,
     question: Question,
     out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="Where to draw it.", show_default=False)],
-    method: Method = "adafv",
+    method: Method = None,
     keep: Keep = None,
     tokens: Tokens = None,
     model: Model = None,
@@ -67,7 +67,7 @@ def explain(
     """Draw how the visual tokens were chosen, and the answers with and without the rest."""
     from adafv.files import writable_folder
 
-    picture, pruner = open_picture(image, question), pruner_of(method, keep, tokens)
+    picture, pruner = open_picture(image, question), pruner_of(method, keep, tokens, model)
     writable_folder(out.parent)
     quiet()
     from adafv import viz

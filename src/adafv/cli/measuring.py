@@ -140,18 +140,26 @@ def analyze(
 
 
 def table(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS.json", help="Of `adafv eval`.", show_default=False)],
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS.json", help="Of `adafv eval` or `adafv tune`.", show_default=False)
+    ],
     keep: Annotated[str, typer.Option(metavar="F,…", help="Shares of the visual tokens; default: all.")] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown, e.g. for a model card.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print what an evaluation found."""
+    """Print what an evaluation or a tuning found."""
     from adafv.evaluation import report
+    from adafv.tuning import report as tuning
 
-    found = report.read(results)
+    tuned = tuning.read(results)
+    found = tuned or report.read(results)
     keeps = {share_in(text) for text in names_in(keep)}
     rows = [row for row in found["rows"] if not keeps or row["keep"] in keeps | {0, 1}]
     if as_json:
         print_json(found | {"rows": rows})
-        return
-    print_table(report.table(rows, found["pairs"]))
-    typer.echo(report.LEGEND)
+    elif tuned:
+        print_table(tuning.table(rows), markdown)
+        typer.echo(f"{tuning.LEGEND}\n{tuned['verdict']}")
+    else:
+        print_table(report.table(rows, found["pairs"]), markdown)
+        typer.echo(report.LEGEND)

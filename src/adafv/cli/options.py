@@ -12,10 +12,13 @@ DEFAULT_KEEP = 0.1
 
 Picture = Annotated[str, typer.Argument(metavar="IMAGE", help="A picture file.", show_default=False)]
 Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about it.", show_default=False)]
-Method = Annotated[str, typer.Option("--method", metavar="M", help="See `adafv methods`.")]
+Method = Annotated[
+    str | None,
+    typer.Option("--method", metavar="M", help="See `adafv methods`; default: that of the model's folder, or adafv."),
+]
 Keep = Annotated[
     float | None, typer.Option("--keep", metavar="F", help=f"Share of the visual tokens to keep, 0 < F <= 1 "
-                               f"(without --tokens: {DEFAULT_KEEP}).", show_default=False)
+                               f"default: that of the model's folder, or {DEFAULT_KEEP}.", show_default=False)
 ]  # fmt: skip
 Tokens = Annotated[
     int | None, typer.Option("--tokens", metavar="K", help="Number of visual tokens to keep.", show_default=False)
@@ -41,15 +44,23 @@ def open_picture(path: str, question: str) -> Any:
     return open_image(path)
 
 
-def pruner_of(name: str, keep: float | None, tokens: int | None) -> "Pruner":
-    """The method at the budget of the command line."""
+def pruner_of(name: str | None, keep: float | None, tokens: int | None, model: str | None = None) -> "Pruner":
+    """The method at the budget of the command line; what it leaves open is that of the model's folder."""
+    from dataclasses import replace
+
     from adafv.methods import method
+    from adafv.saved import DEFAULT_METHOD, carried
 
     if name == "none":
         if tokens is not None:
             raise ValueError("--tokens with method 'none', which keeps every token: leave it out")
         return method(name, keep=1.0 if keep is None else keep)
-    return method(name, keep=DEFAULT_KEEP if keep is None and tokens is None else keep, tokens=tokens)
+    saved = carried(model) if model is not None else None
+    if keep is None and tokens is None:
+        keep, tokens = (saved.keep, saved.tokens) if saved else (DEFAULT_KEEP, None)
+    if saved is None or name is not None:
+        return method(name or DEFAULT_METHOD, keep=keep, tokens=tokens)
+    return replace(saved, keep=keep, tokens=tokens)
 
 
 def names_in(text: str) -> list[str]:
@@ -87,9 +98,18 @@ def print_json(value: dict[str, Any]) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
-def print_table(table: Any) -> None:
-    """A rich table, 160 columns wide where the output is no terminal."""
+def print_table(table: Any, markdown: bool = False) -> None:
+    """A rich table, 160 columns wide where the output is no terminal; as Markdown it is as wide as it has to be."""
+    from rich import box
     from rich.console import Console
 
-    console = Console()
-    console.print(table) if console.is_terminal else Console(width=160).print(table)
+    console = Console(width=1_000) if markdown else Console()
+    if markdown:
+        table.box, table.title = box.MARKDOWN, None
+        for row in table.rows:
+            row.end_section = False
+        with console.capture() as capture:
+            console.print(table)
+        typer.echo(capture.get().strip())
+    else:
+        console.print(table) if console.is_terminal else Console(width=160).print(table)

@@ -19,6 +19,7 @@ VARIABLES = {
 }
 PICTURES = {"backend": "pil"}  # prepared as everywhere in this library
 OPTIONS = "--mm-processor-kwargs"
+DEFAULTS = {"adafv_method": "adafv", "adafv_pin": "none"}
 LIMIT, MAX_PICTURES = "--limit-mm-per-prompt", 64
 TRUST = "--trust-request-mm-kwargs"
 
@@ -32,12 +33,17 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    method: Method = "adafv",
+    method: Method = None,
     keep: Keep = None,
     tokens: Tokens = None,
     pin: Annotated[
-        str, typer.Option(metavar="P", help="none: each turn of a chat chooses anew. first: the first choice stays.")
-    ] = "none",
+        str | None,
+        typer.Option(
+            metavar="P",
+            help="none: each turn of a chat chooses anew. first: the first choice stays.",
+            show_default="none",
+        ),
+    ] = None,
     cache_mb: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Memory for encoded pictures, in MiB.", show_default="512")
     ] = None,
@@ -63,27 +69,26 @@ def serve(
         if model is not None:
             raise ValueError(f"MODEL is {flags[0]!r}, --model is {model!r}: pass one of them")
         model = flags.pop(0)
-    given = _given(flags)
-    ours = _choice({"method": method, "keep": keep, "tokens": tokens, "pin": pin}, given)
+    options = _choice({"method": method, "keep": keep, "tokens": tokens, "pin": pin}, _given(flags), model)
     if importlib.util.find_spec("vllm") is None:
         raise ValueError("vLLM is not installed: pip install 'adafv[vllm]'")
     if "adafv" not in os.environ.get("VLLM_PLUGINS", "adafv").split(","):
         raise ValueError(f"VLLM_PLUGINS={os.environ['VLLM_PLUGINS']!r} leaves adafv out: add it, or unset the variable")
     source = _checked(model)
     if cache_mb is not None:
-        ours["adafv_cache_mb"] = cache_mb
+        options["adafv_cache_mb"] = cache_mb
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", source, "--middleware", CHECKS]
     names = {_name(flag) for flag in flags}
     if model is None and "--served-model-name" not in names:
         command += ["--served-model-name", "embedded"]
     if not names & {TRUST, "--no-trust-request-mm-kwargs"}:
         command += [TRUST]
-        ours["adafv_only"] = True
+        options["adafv_only"] = True
     if "--allowed-media-domains" not in names:
         command += ["--allowed-media-domains", "(none)"]
     if not any(name.startswith(LIMIT) for name in names):
         command += [LIMIT, json.dumps({"image": MAX_PICTURES})]
-    command += [*flags, OPTIONS, json.dumps({**PICTURES, **given, **ours})]
+    command += [*flags, OPTIONS, json.dumps({**PICTURES, **options})]
     from adafv.serving.vllm import FOLLOWS
 
     for variable, value in {**VARIABLES, **FOLLOWS}.items():
@@ -114,20 +119,27 @@ def _given(flags: list[str]) -> dict[str, Any]:
     return found
 
 
-def _choice(asked: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """The server's own options, of which flags go before what was `given` in JSON."""
-    from adafv.pruner import one_of
-    from adafv.serving.vllm.choice import Choice
+def _choice(asked: dict[str, Any], given: dict[str, Any], model: str | None) -> dict[str, Any]:
+    """All options of vLLM's own flag: ours go before what was `given` there, and that before what the folder says.
 
-    one_of("--pin", asked["pin"], "none", "first")
+    What the model's folder says is checked with them and left to the server to read.
+    """
+    from adafv.pruner import one_of
+    from adafv.saved import read
+    from adafv.serving.vllm import choice
+
+    one_of("--pin", asked["pin"] or "none", "none", "first")
     if asked["method"] == "none":
         pruner_of("none", asked["keep"], asked["tokens"])
-    elif asked["keep"] is None and asked["tokens"] is None and not {"adafv_keep", "adafv_tokens"} & given.keys():
-        asked = {**asked, "keep": DEFAULT_KEEP}
-    ours = {f"adafv_{name}": value for name, value in asked.items() if value is not None}
-    both = {**given, **ours}
-    Choice.of(both, both)
-    return ours
+    options = choice.over(given, {f"adafv_{name}": value for name, value in asked.items() if value is not None})
+    carried = choice.options_in(read(model) if model else {})
+    dense = options.get("adafv_method") == "none"
+    if not {*choice.BUDGETS} & ({*options} if dense else {*options, *carried}):
+        options["adafv_keep"] = 1.0 if dense else DEFAULT_KEEP
+    options |= {name: value for name, value in DEFAULTS.items() if name not in {*options, *carried}}
+    both = choice.over(carried, options)
+    choice.Choice.of({name: value for name, value in both.items() if name not in choice.SERVER}, both)
+    return options
 
 
 def _checked(model: str | None) -> str:

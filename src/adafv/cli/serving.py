@@ -27,7 +27,7 @@ def batch(
     out: Annotated[
         Path, typer.Argument(metavar="OUT.jsonl", help="A result for each line, in order.", show_default=False)
     ],
-    method: Method = "adafv",
+    method: Method = None,
     keep: Keep = None,
     tokens: Tokens = None,
     engine: Annotated[
@@ -48,7 +48,7 @@ def batch(
 ) -> None:
     """Answer a file of questions, a result per line. Takes up an interrupted run where it stopped."""
     _check(engine, workers, device)
-    pruner = pruner_of(method, keep, tokens)
+    pruner = pruner_of(method, keep, tokens, model)
     from adafv.files import writable_folder
     from adafv.serving.batch import Batch
 

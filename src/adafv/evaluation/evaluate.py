@@ -1,42 +1,24 @@
 """Accuracy of methods at budgets: every question of a suite, dense, blind and pruned, from one pass of the tower."""
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv import __version__
-from adafv.ask import build_batch
-from adafv.encode import encode
-from adafv.encoding import Encoding
 from adafv.evaluation import suites
+from adafv.evaluation.answering import Answering, Configuration, chunks, configured
 from adafv.evaluation.answers import AnswerLog, Key
-from adafv.evaluation.oracle import Oracle
-from adafv.evaluation.prompts import Prompts
 from adafv.evaluation.scenes import SPLITS
 from adafv.load import fingerprint
-from adafv.methods import from_spec, method
-from adafv.pruner import BudgetError, Pruner
 from adafv.text import boilerplate
 
-__all__ = ["BLIND", "Configuration", "Evaluation"]
-
-BLIND = "blind"
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """One line of the comparison: a method at a budget. Without a pruner: the blind model, no picture in its prompt."""
-
-    method: str
-    keep: float
-    pruner: Pruner | None
+__all__ = ["Evaluation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,19 +70,7 @@ class Evaluation:
     @cached_property
     def configurations(self) -> list[Configuration]:
         """Dense and blind, then each method at each budget; `skip=template` skips nothing, for want of a processor."""
-        return self._configured()
-
-    def _configured(self, template: Callable[[], Iterable[int]] = tuple) -> list[Configuration]:
-        fixed = [Configuration("none", 1.0, method("none")), Configuration(BLIND, 0.0, None)]
-        pruned = [
-            Configuration(
-                name, float(keep), Oracle(keep=keep) if name == Oracle.name else from_spec(name, template, keep=keep)
-            )
-            for name in dict.fromkeys(self.methods)
-            if name != "none"
-            for keep in dict.fromkeys(self.keeps)
-        ]
-        return fixed + [c for c in pruned if c.keep != 1]
+        return configured(self.methods, self.keeps)
 
     @cached_property
     def left_out(self) -> dict[tuple[str, float], str]:
@@ -126,15 +96,19 @@ class Evaluation:
             ValueError: see `AnswerLog`.
         """
         asked: list[Key] = []
-        configurations = self._configured(lambda: boilerplate(processor))
+        configurations = configured(self.methods, self.keeps, lambda: boilerplate(processor))
         with AnswerLog(out, self._settings(model, name)) as log:
+            answering = Answering(
+                model, processor, log, configurations, _judged, self.batch_size, self.max_new_tokens, self.left_out
+            )
             for suite in dict.fromkeys(self.suites):
                 total = suites.suite_length(suite, self.limit)
                 with tqdm(total=total, desc=suite, unit="question", disable=not progress, leave=True) as bar:
-                    for samples in self._chunks(suite):
-                        asked += self._chunk(model, processor, log, suite, samples, configurations)
+                    questions = suites.load_suite(suite, self.limit, self.seed, self.split)
+                    for samples in chunks(questions, self.batch_size):
+                        asked += answering.answer(suite, samples)
                         bar.update(sum(len(sample.questions) for sample in samples))
-            return [log.records[key] for key in dict.fromkeys(asked) if key[3:] not in self.left_out]
+            return answering.records(asked)
 
     def _settings(self, model: PreTrainedModel, name: str) -> dict[str, Any]:
         return {
@@ -146,71 +120,8 @@ class Evaluation:
             **{key: getattr(self, key) for key in ("seed", "split", "max_new_tokens")},
         }
 
-    def _chunks(self, suite: str) -> Iterator[list[Any]]:
-        """Pictures whose questions fill a batch."""
-        chunk: list[Any] = []
-        for sample in suites.load_suite(suite, self.limit, self.seed, self.split):
-            if sample.questions:
-                chunk.append(sample)
-            if sum(len(s.questions) for s in chunk) >= self.batch_size:
-                yield chunk
-                chunk = []
-        if chunk:
-            yield chunk
 
-    def _chunk(
-        self,
-        model: PreTrainedModel,
-        processor: ProcessorMixin,
-        log: AnswerLog,
-        suite: str,
-        samples: list[Any],
-        configurations: list[Configuration],
-    ) -> list[Key]:
-        """Answer the questions on some pictures that the log lacks; the keys of all of them."""
-
-        def key(item: tuple[int, int], c: Configuration) -> Key:
-            return suite, samples[item[0]].id, item[1], c.method, c.keep
-
-        items = [(i, q) for i, sample in enumerate(samples) for q in range(len(sample.questions))]
-        planned = [c for c in configurations if c.method != Oracle.name or any(s.things for s in samples)]
-        lacking = [item for item in items if any(key(item, c) not in log for c in self._possible(planned))]
-        if lacking:
-            encoding = self._encode(model, processor, samples)
-            for start in range(0, len(lacking), self.batch_size):
-                batch = lacking[start : start + self.batch_size]
-                asked = [samples[i].questions[q] for i, q in batch]
-                prompts = Prompts(model, processor, encoding, [i for i, _ in batch], samples, asked)
-                wanted = [c for c in self._possible(planned) if any(key(item, c) not in log for item in batch)]
-                log.append(
-                    _record(key(item, c), question, answer)
-                    for c in wanted
-                    for item, question, answer in zip(batch, asked, self._answers(prompts, c), strict=False)
-                )
-        return [key(item, c) for item in items for c in self._possible(planned)]
-
-    def _possible(self, configurations: list[Configuration]) -> list[Configuration]:
-        return [c for c in configurations if (c.method, c.keep) not in self.left_out]
-
-    @torch.no_grad()
-    def _answers(self, prompts: Prompts, c: Configuration) -> list[dict[str, Any]]:
-        """The answers of a batch; none where the budget cannot be met."""
-        try:
-            return prompts.answer(c.pruner, self.max_new_tokens)
-        except BudgetError as error:
-            self.left_out[c.method, c.keep] = str(error)
-            return []
-
-    @torch.no_grad()
-    def _encode(self, model: PreTrainedModel, processor: ProcessorMixin, samples: list[Any]) -> Encoding:
-        pruners = [c.pruner for c in self.configurations if c.pruner]
-        questions = [sample.questions[0].text for sample in samples]
-        inputs = build_batch(processor, [s.image for s in samples], questions, model.device, model.dtype)
-        return encode(model, inputs, signals=frozenset().union(*(p.signals for p in pruners)), text=False)
-
-
-def _record(key: Key, question: Any, answer: dict[str, Any]) -> dict[str, Any]:
-    place = dict(zip(("suite", "id", "question", "method", "keep"), key, strict=True))
+def _judged(question: Any, answer: dict[str, Any]) -> dict[str, Any]:
     truth = question.answer
     correct = answer["answer"].strip().casefold() == truth.strip().casefold()
-    return {**place, "type": question.type, **answer, "truth": truth, "correct": correct}
+    return {"type": question.type, **answer, "truth": truth, "correct": correct}

@@ -7,13 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-__all__ = ["draw"]
+__all__ = ["COLOURS", "FAINT", "INK", "MARKERS", "draw"]
 
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8C564B", "#B8A000", "#6A3D9A")
-_MARKERS = "oDs^vPX*"
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8C564B", "#B8A000", "#6A3D9A")
+MARKERS = "oDs^vPX*"
 _OURS, _DULL = ("adafv", "adafv+"), ("random", "uniform", "pool")
 _REST = "#cccccc"
-_INK, _FAINT = "#222222", "#888888"
+INK, FAINT = "#222222", "#888888"
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -29,9 +29,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     panels = figure.subplots(1, len(suites), sharey=True, squeeze=False)[0]
     for axes, suite in zip(panels, suites, strict=True):
         _panel(axes, [row for row in rows if row["suite"] == suite], names)
-        axes.set_title(suite, loc="left", fontsize=12, fontweight="bold", color=_INK)
-    panels[0].set_ylabel("accuracy, % of the dense model", color=_INK)
-    figure.supxlabel("visual tokens kept", fontsize=10, color=_INK)
+        axes.set_title(suite, loc="left", fontsize=12, fontweight="bold", color=INK)
+    panels[0].set_ylabel("accuracy, % of the dense model", color=INK)
+    figure.supxlabel("visual tokens kept", fontsize=10, color=INK)
     if names:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=10)
@@ -48,7 +48,7 @@ def _colored(rows: list[dict[str, Any]]) -> list[str]:
             found[row["method"]].append(row["accuracy"])
     best = sorted(found, key=lambda name: -sum(found[name]) / max(1, len(found[name])))
     fixed = [name for name in (*_OURS, *_DULL) if name in there]
-    chosen = {*fixed, *[name for name in best if name not in fixed][: len(_COLOURS) - len(fixed)]}
+    chosen = {*fixed, *[name for name in best if name not in fixed][: len(COLOURS) - len(fixed)]}
     return [*[n for n in _OURS if n in chosen], *[n for n in best if n in chosen and n not in _OURS]]
 
 
@@ -69,7 +69,7 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None:
     for i, name in enumerate(names):
         first = name in _OURS
         axes.plot(
-            *line(name), label=name, color=_COLOURS[i % len(_COLOURS)], marker=_MARKERS[i % len(_MARKERS)],
+            *line(name), label=name, color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
             linewidth=2.6 if first else 1.5, markersize=7 if first else 5, zorder=4 if first else 3,
         )  # fmt: skip
     axes.set_xscale("log")
@@ -81,15 +81,15 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e8e8e8", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, labelsize=9)
+    axes.tick_params(colors=INK, labelsize=9)
     axes.set_ylim(bottom=0)
 
 
 def _band(axes: Axes, row: dict[str, Any], scale: float) -> None:
     label = "dense" if row["method"] == "none" else "blind"
     height = row["accuracy"] * scale
-    axes.axhspan(row["ci_low"] * scale, row["ci_high"] * scale, color=_FAINT, alpha=0.15, linewidth=0)
-    axes.axhline(height, color=_FAINT, linewidth=1.1, linestyle="-" if label == "dense" else (0, (4, 3)))
+    axes.axhspan(row["ci_low"] * scale, row["ci_high"] * scale, color=FAINT, alpha=0.15, linewidth=0)
+    axes.axhline(height, color=FAINT, linewidth=1.1, linestyle="-" if label == "dense" else (0, (4, 3)))
     axes.annotate(
         f"{label}, {100 * row['accuracy']:.1f} % right", (0.0, height), xycoords=("axes fraction", "data"),
         xytext=(3, 3), textcoords="offset points", fontsize=9, color="#555555",

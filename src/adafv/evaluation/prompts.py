@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from adafv.ask import build_batch, build_text, decode, generate
+from adafv.ask import build_batch, build_text, check_length, decode, generate
 from adafv.encode import reask
 from adafv.encoding import Encoding
 from adafv.evaluation.oracle import Oracle
@@ -34,6 +34,7 @@ class Prompts:
         self.pictures, self.asked = [samples[i].image.size for i in images], asked
         questions = [question.text for question in asked]
         self.inputs = build_batch(processor, [samples[i].image for i in images], questions, model.device, model.dtype)
+        check_length(model, self.inputs["input_ids"])
         self.blind = build_text(processor, questions, model.device)
         self.encodings = {frozenset[int](): reask(model, self.inputs, encoding, images)}
 

@@ -24,7 +24,20 @@ from adafv.evaluation.paired import SIGNIFICANT
 from adafv.evaluation.plot import draw
 from adafv.files import atomic, write_text
 
-__all__ = ["COLUMNS", "INTERVAL", "LEGEND", "as_csv", "meta_of", "read", "rows_of", "table", "wilson", "write"]
+__all__ = [
+    "COLUMNS",
+    "INTERVAL",
+    "LEGEND",
+    "Z",
+    "as_csv",
+    "meta_of",
+    "read",
+    "rows_of",
+    "score_interval",
+    "table",
+    "wilson",
+    "write",
+]
 
 COLUMNS = (
     "method", "keep", "kept_tokens", "visual_tokens", "suite", "question_type", "n",
@@ -32,7 +45,8 @@ COLUMNS = (
 )  # fmt: skip
 LEGEND = "▲ better, ▼ worse than adafv by more than luck (p < 0.05, paired; the differences are in pairs.csv)"
 INTERVAL = "95 %, Wilson, with n divided by the design effect of several questions on one picture"
-_Z = 1.959964
+Z = 1.959964
+"""Of a 95 % interval."""
 
 
 def rows_of(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -100,8 +114,13 @@ def wilson(pictures: Sequence[Sequence[bool]]) -> tuple[float, float]:
     if 0 < share < 1 and 1 < clusters < n:
         variance = clusters / (clusters - 1) * ((right - share * sizes) ** 2).sum() / n**2
         effective = n / max(1.0, variance / (share * (1 - share) / n))
-    middle = (share + _Z**2 / (2 * effective)) / (1 + _Z**2 / effective)
-    half = _Z / (1 + _Z**2 / effective) * math.sqrt(share * (1 - share) / effective + _Z**2 / (4 * effective**2))
+    return score_interval(share, effective)
+
+
+def score_interval(share: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of n answers."""
+    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     return max(0.0, middle - half), min(1.0, middle + half)
 
 

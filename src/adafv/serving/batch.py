@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from adafv import __version__
 from adafv.ask import check_question
 from adafv.pruner import Pruner
+from adafv.saved import options_of
 from adafv.serving.engine import Asked, Engine, Outcome, failed
 from adafv.serving.jsonl import Line, Results, read_lines
 
@@ -89,17 +90,15 @@ class Batch:
         return {"lines": len(lines), "resumed": resumed, "failed": len(errors), "first_error": first}
 
     def _settings(self, engine: Engine) -> dict[str, Any]:
-        options = {f.name: getattr(self.pruner, f.name) for f in fields(self.pruner) if f.name != "tokenizer"}
-        options |= {"skip": sorted(self.pruner.skip)}
-        if isinstance(query := self.pruner.query, Tensor):
-            options["query"] = query.tolist()
+        query = self.pruner.query
         return {
             "adafv": __version__,
             "input": self._read[1],
             **engine.settings,
             "max_new_tokens": self.max_new_tokens,
             "method": self.pruner.name,
-            **options,
+            **options_of(self.pruner),
+            "query": query.tolist() if isinstance(query, Tensor) else query,
         }
 
     def _new(self, engine: Engine, lines: list[Line]) -> Iterator[list[dict[str, Any]]]:

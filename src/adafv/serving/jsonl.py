@@ -26,6 +26,7 @@ class Line:
         image: path of the picture, or an address.
         question: as written.
         keep: the share of the visual tokens to keep, where the line has one of its own.
+        answer: the truth, as far as the line has one, unchecked; only `adafv tune` looks at it.
         error: why it cannot be answered; image and question are then empty.
     """
 
@@ -34,6 +35,7 @@ class Line:
     image: str = ""
     question: str = ""
     keep: float | None = None
+    answer: Any = None
     error: str | None = None
 
 
@@ -73,7 +75,8 @@ def _line(raw: bytes, number: int, folder: Path) -> Line:
         if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int | float)):
             raise ValueError(f"keep={keep!r} is not a number: pass 0 < keep <= 1, or leave it out")
         is_address = "://" in image or image.startswith("data:")
-        return Line(number, own, image if is_address else str(folder / image), entry["question"], keep)
+        place = image if is_address else str(folder / image)
+        return Line(number, own, place, entry["question"], keep, entry.get("answer"))
     except ValueError as error:
         return Line(number, own, error=str(error))
 

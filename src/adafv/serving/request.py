@@ -5,7 +5,6 @@ import json
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from adafv.layout import placeholders
 from adafv.load import from_files, source_of
 from adafv.processors import processor_class
 from adafv.pruner import Pruner
+from adafv.saved import options_of
 from adafv.serving.engine import Outcome
 from adafv.serving.vllm import ARCHITECTURES, FOLLOWS
-from adafv.serving.vllm.choice import Choice
+from adafv.serving.vllm.choice import Choice, options_in
 from adafv.serving.vllm.skeleton import Skeleton
 
 __all__ = ["Requests", "engine_options", "fingerprint", "needs", "prepare"]
@@ -64,7 +64,7 @@ class Requests:
                 f"{architecture} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: pass --engine hf"
             )
         try:
-            Choice(**_choice(pruner)).check()
+            Choice.of(_options(pruner), {})
         except ValueError as error:
             raise ValueError(f"{error}: pass --engine hf, or another method") from None
 
@@ -77,7 +77,7 @@ class Requests:
 
     def options(self, pruner: Pruner) -> dict[str, Any]:
         """mm_processor_kwargs that prune so."""
-        return {f"adafv_{name}": value for name, value in _choice(pruner).items()}
+        return _options(pruner)
 
     def sampling(self, max_new_tokens: int) -> dict[str, Any]:
         """Parameters of a greedy answer, such as transformers gives."""
@@ -163,17 +163,7 @@ def prepare() -> dict[str, str]:
     return {name: os.environ.setdefault(name, value) for name, value in ENVIRONMENT.items()}
 
 
-def _choice(pruner: Pruner) -> dict[str, Any]:
-    """The arguments of a `Choice`."""
-    if pruner.query is not None or pruner.skip:
-        raise ValueError("query and skip of a pruner cannot be handed to vLLM")
-    default = {f.name: f.default if f.default is not MISSING else None for f in fields(pruner)}
-    aside = {"keep", "tokens", "query", "tokenizer", "skip", "strict"}
-    options = {n: getattr(pruner, n) for n in default.keys() - aside if getattr(pruner, n) != default[n]}
-    spec = ":".join([pruner.name, *(f"{name}={_word(value)}" for name, value in sorted(options.items()))])
-    budget = {"keep": pruner.keep, "tokens": pruner.tokens}
-    return {"method": spec, **{name: value for name, value in budget.items() if value is not None}}
-
-
-def _word(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _options(pruner: Pruner) -> dict[str, Any]:
+    if pruner.query is not None:
+        raise ValueError("query of a pruner cannot be handed to vLLM")
+    return options_in({"method": pruner.name, **options_of(pruner)})

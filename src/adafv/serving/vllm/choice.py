@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -12,16 +12,16 @@ from torch import Tensor
 
 from adafv.capture import SALIENCY
 from adafv.inside import LayerPruner
-from adafv.methods import from_spec
+from adafv.methods import METHODS, NoPruning, from_spec
 from adafv.pruner import Pruner, one_of
+from adafv.saved import BLOCK, DEFAULT_METHOD, read
 
-__all__ = ["FIELD", "OPTIONS", "Choice", "Ticket", "pruner_of", "settings"]
+__all__ = ["FIELD", "OPTIONS", "Choice", "Ticket", "options_in", "over", "pruner_of", "settings"]
 
 FIELD = "adafv"
 OPTIONS = ("adafv_keep", "adafv_tokens", "adafv_method", "adafv_pin")
 SERVER = ("adafv_cache_mb", "adafv_only")
 BUDGETS = ("adafv_keep", "adafv_tokens")
-DEFAULT_METHOD = "adafv"
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,7 @@ class Choice:
             raise ValueError(f"{wrong[0]} is no option of a request: pass {', '.join(OPTIONS)}")
         asked = {name: request[name] for name in OPTIONS if request.get(name) is not None}
         given = {name: server[name] for name in OPTIONS if server.get(name) is not None}
-        if asked.keys() & {*BUDGETS}:
-            given = {name: value for name, value in given.items() if name not in BUDGETS}
-        options = {name.removeprefix("adafv_"): value for name, value in {**given, **asked}.items()}
+        options = {name.removeprefix("adafv_"): value for name, value in over(given, asked).items()}
         if not options:
             return None
         if options.get("method") == "none":
@@ -136,8 +134,37 @@ def pruner_of(method: str, keep: float | None, tokens: int | None, skip: Iterabl
     return from_spec(method, lambda: skip, keep=keep, tokens=tokens)
 
 
+def over(given: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that go before others, and one budget before another."""
+    aside = BUDGETS if asked.keys() & {*BUDGETS} else ()
+    return {**{name: value for name, value in given.items() if name not in aside}, **asked}
+
+
+def options_in(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What a pruner saved as JSON (see `adafv.saved`) is as options of a server or a request.
+
+    Options of its method go into the method's name, as lists of methods write them. Names that no method has are left
+    for others to refuse.
+
+    Raises:
+        ValueError: words that don't count (skip) as a list of ids.
+    """
+    rest = {name: value for name, value in saved.items() if name not in ("version", "strict") and value is not None}
+    method = rest.pop("method", None)
+    cls = METHODS.get(str(method or DEFAULT_METHOD).partition(":")[0], NoPruning)
+    default = {f.name: f.default for f in fields(cls) if f"adafv_{f.name}" not in BUDGETS}
+    own = {name: rest.pop(name) for name in default if name in rest}
+    if own.pop("skip", ()):
+        raise ValueError("skip as a list of ids cannot be handed to vLLM: write the method as e.g. adafv:skip=template")
+    words = [f":{name}={_word(value)}" for name, value in sorted(own.items()) if value != default[name]]
+    if words:
+        method = f"{method or DEFAULT_METHOD}{''.join(words)}"
+    named = {} if method is None else {"method": method}
+    return {f"adafv_{name}": value for name, value in {**rest, **named}.items()}
+
+
 def settings(model_config: Any) -> dict[str, Any]:
-    """The server's own options, from `--mm-processor-kwargs` or the `adafv` block of the model's configuration.
+    """The server's own options, from `--mm-processor-kwargs` or what the model's folder says (see `adafv.saved`).
 
     They are moved to the configuration, where the model's processor does not stumble over them.
 
@@ -149,8 +176,8 @@ def settings(model_config: Any) -> dict[str, Any]:
     ours = {name: value for name, value in given.items() if name.startswith("adafv")}
     if ours:
         multimodal.mm_processor_kwargs = {name: value for name, value in given.items() if name not in ours} or None
-    block = {f"adafv_{name}": value for name, value in (getattr(config, FIELD, None) or {}).items()}
-    options = {**block, **ours}
+    block = getattr(config, BLOCK, None)
+    options = over(options_in(read(model_config.model) if block is None else block), ours)
     config.adafv = {name.removeprefix("adafv_"): value for name, value in options.items()}
     if wrong := [name for name in options if name not in (*OPTIONS, *SERVER)]:
         raise ValueError(f"{wrong[0]} is no option of a server: pass {', '.join((*OPTIONS, *SERVER))}")
@@ -158,3 +185,7 @@ def settings(model_config: Any) -> dict[str, Any]:
     if isinstance(size, bool) or not isinstance(size, int | float) or size < 0:
         raise ValueError(f"adafv_cache_mb={size!r} is no size: pass megabytes, 0 for no cache")
     return options
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

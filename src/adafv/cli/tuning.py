@@ -1,0 +1,97 @@
+"""Choosing for a user: tune."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adafv.cli.options import Device, Dtype, Json, Model, names_in, print_json, print_table, quiet, share_in
+
+
+def tune(
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data",
+            metavar="FILE.jsonl",
+            help='Lines of {"image": FILE, "question": …}, "answer" where the truth is known; files relative to it.',
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.", show_default=False)],
+    min_retention: Annotated[
+        float, typer.Option("--min-retention", metavar="F", help="Of the dense model's right answers, 0 < F < 1.")
+    ] = 0.98,
+    methods: Annotated[
+        str, typer.Option(metavar="M,…", help="Methods to choose from, with options as in adafv:reserve=0.5.")
+    ] = "adafv,adafv+,fastervlm,uniform",
+    keep: Annotated[str, typer.Option(metavar="F,…", help="Shares of the visual tokens to choose from.")] = (
+        "0.5,0.35,0.25,0.15,0.1,0.05"
+    ),
+    seed: Annotated[int, typer.Option(help="Of the split into two halves.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Prompts read at once.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 16,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Find the smallest budget, and its method, that holds on your own questions.
+
+    An answer counts as right that is the line's "answer", or, where it has none, the dense model's. The choice is made
+    on one half of the pictures and measured on the other. If it holds, adafv.json in DIR says it: copy that into the
+    model's folder. Takes up an interrupted run where it stopped; lines may be added at the end of FILE.
+    """
+    from adafv.evaluation.report import meta_of
+    from adafv.files import writable_folder
+    from adafv.saved import FILE
+    from adafv.tuning import report
+    from adafv.tuning.choice import verdict
+    from adafv.tuning.retention import INTERVAL
+    from adafv.tuning.run import Tuning
+
+    plan = Tuning(
+        data=data,
+        min_retention=min_retention,
+        methods=names_in(methods),
+        keeps=[share_in(text) for text in names_in(keep)],
+        seed=seed,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+    )
+    writable_folder(out)
+    quiet()
+    from adafv.load import load
+
+    name, start = model or "embedded", datetime.now(UTC)
+    loaded, processor = load(model, device, dtype)
+    findings = plan.run(loaded, processor, out, name=name, progress=True)
+    left_out = [{"method": m, "keep": k, "reason": reason} for (m, k), reason in findings.left_out.items()]
+    settings = {
+        "data": str(data), "questions": plan.questions,
+        "pictures": len(plan.pictures), "with_answer": plan.with_answer, "min_retention": min_retention, "seed": seed,
+        "batch_size": batch_size, "max_new_tokens": max_new_tokens,
+        "left_out": left_out,
+    }  # fmt: skip
+    whole = {
+        "meta": meta_of(loaded, name, start, **settings) | {"interval": INTERVAL},
+        "rows": findings.rows,
+        "chosen": findings.chosen,
+        "verdict": verdict(findings.rows, plan.questions, min_retention),
+    }
+    report.write(out, whole)
+    written = [*report.FILES]
+    if findings.pruner is not None:
+        written.append(findings.pruner.save_pretrained(out).name)
+    elif (out / FILE).exists():
+        typer.echo(f"adafv: {out / FILE} is of another run, and left as it is", err=True)
+    if as_json:
+        print_json(whole)
+        return
+    print_table(report.table(findings.rows))
+    typer.echo(report.LEGEND)
+    for entry in left_out:
+        typer.echo(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}")
+    typer.echo(whole["verdict"])
+    typer.echo(f"written: {', '.join(str(out / file) for file in written)}")

@@ -1,0 +1,214 @@
+"""Tuning: which method at which budget holds, chosen on one half of the pictures and measured on the other."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers import PreTrainedModel, ProcessorMixin
+
+from adafv import __version__
+from adafv.ask import check_question
+from adafv.evaluation.answering import Answering, Configuration, chunks, configured
+from adafv.evaluation.answers import AnswerLog, Key
+from adafv.evaluation.sample import Question
+from adafv.load import fingerprint
+from adafv.pruner import Pruner
+from adafv.text import boilerplate
+from adafv.tuning.choice import CHOOSING, REPORTING, Row, answers_of, choose, effects_in, is_candidate, rows_of
+from adafv.tuning.questions import Picture, halves, read_pictures
+from adafv.tuning.retention import needed
+
+__all__ = ["KEEPS", "METHODS", "Findings", "Tuning"]
+
+METHODS = ("adafv", "adafv+", "fastervlm", "uniform")
+KEEPS = (0.5, 0.35, 0.25, 0.15, 0.1, 0.05)
+SUITE = "own"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a tuning found.
+
+    Attributes:
+        rows: see `adafv.tuning.choice.rows_of`; first those of the half that the choice was made on.
+        chosen: the row, on the other half, of what was chosen on the first; None: nothing was.
+        pruner: the method at its budget, if it holds there.
+        left_out: methods and budgets that cannot be met on this model, each with its reason.
+    """
+
+    rows: list[Row]
+    chosen: Row | None = None
+    pruner: Pruner | None = None
+    left_out: dict[tuple[str, float], str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """The smallest budget, and its method, that holds a retention on a user's own questions.
+
+    Retention is the right answers of a pruned model over those of the dense one; an answer is right that is the truth,
+    or, where the line has none, the dense model's own answer, but for case and space around it. The pictures are split
+    in half at random. Methods and budgets are compared on one half: a budget holds if the lower end of the 95 %
+    interval of its retention is `min_retention` at least. For each method the budgets are gone through from the largest
+    on, up to the first that does not hold, so that no small one is taken for one lucky draw. The smallest budget of all
+    methods is chosen; among equals the method that retains most. It then answers the other half, which had no say in
+    the choice: these figures are the ones to quote, and it counts as found if it retains `min_retention` there, too.
+
+    Args:
+        data: the questions, see `adafv.tuning.questions.read_pictures`.
+        min_retention: above 0 and below 1, which no sample could prove.
+        methods: as `adafv.methods.from_spec` reads them.
+        keeps: shares of the visual tokens, 0 < keep < 1.
+        seed: of the split.
+        batch_size: prompts that the language model reads at once; about as many pictures are encoded at once.
+        max_new_tokens: length of an answer; where nothing but agreement with the dense model's counts, short ones say
+            more than long ones, of which one word differs easily.
+
+    Raises:
+        ValueError: an argument out of range, an unknown method, or lines that `read_pictures` refuses.
+    """
+
+    data: Path
+    min_retention: float = 0.98
+    methods: Sequence[str] = METHODS
+    keeps: Sequence[float] = KEEPS
+    seed: int = 0
+    batch_size: int = 16
+    max_new_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_retention < 1:
+            raise ValueError(
+                f"min_retention={self.min_retention} is no share that a sample can prove: pass more than 0 and less "
+                "than 1, e.g. 0.98"
+            )
+        for name in ("batch_size", "max_new_tokens"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}={value} is too few: pass 1 or more")
+        if len(configured(self.methods, self.keeps)) == len(configured((), ())):
+            raise ValueError("nothing to choose from: pass methods other than none, and budgets below 1")
+        _ = self.pictures
+
+    @cached_property
+    def pictures(self) -> list[Picture]:
+        """What is asked, by picture."""
+        return read_pictures(self.data)
+
+    @cached_property
+    def split(self) -> dict[str, list[Picture]]:
+        """The half for the choice and the one for the report."""
+        return dict(zip((CHOOSING, REPORTING), halves(self.pictures, self.seed), strict=True))
+
+    @property
+    def questions(self) -> int:
+        """How many there are."""
+        return sum(len(picture.questions) for picture in self.pictures)
+
+    @property
+    def with_answer(self) -> int:
+        """How many questions come with the truth."""
+        return sum(bool(question.answer) for picture in self.pictures for question in picture.questions)
+
+    @property
+    def shortage(self) -> str | None:
+        """Before anything is answered: a sentence if there are too few lines to prove the retention, else None."""
+        lacking = 2 * needed(self.min_retention) - self.questions
+        if lacking <= 0:
+            return None
+        return (
+            f"{self.questions} lines are too few to show a retention of {self.min_retention:.4g}, even if no answer "
+            f"differs: add {lacking} or more; until then this only draws the trade-off"
+        )
+
+    def run(
+        self, model: PreTrainedModel, processor: ProcessorMixin, out: str | Path, *, name: str, progress: bool = False
+    ) -> Findings:
+        """Answer what has no answer in `out` yet, and choose.
+
+        Args:
+            out: folder for `answers.jsonl` and `settings.json`. Answers of an earlier run on the same model are used,
+                whatever its methods, budgets and retention, and lines may have come on at the end of the data since.
+            name: of the model.
+            progress: bars on stderr, and a line before them if the questions are too few.
+
+        Raises:
+            ValueError: a question that the model cannot be asked; a dense model that is never right; other lines than
+                those that `out` has answers to; see also `AnswerLog`.
+        """
+        self._check(processor)
+        left_out: dict[tuple[str, float], str] = {}
+        with AnswerLog(out, self._settings(model, name)) as log:
+            self._compare(log)
+            if progress and self.shortage:
+                tqdm.write(f"adafv: {self.shortage}", file=sys.stderr)
+
+            def answers(half: str, configurations: list[Configuration]) -> Any:
+                answering = Answering(
+                    model, processor, log, configurations, _record, self.batch_size, self.max_new_tokens, left_out
+                )
+                return answers_of(half, self.split[half], self._answered(answering, half, progress))
+
+            configurations = configured(self.methods, self.keeps, lambda: boilerplate(processor))
+            found = answers(CHOOSING, configurations)
+            effects = effects_in(found)
+            rows = rows_of(CHOOSING, found, effects, self.min_retention)
+            if not any(map(is_candidate, rows)):
+                raise ValueError(f"none of the budgets can be met, the first because: {next(iter(left_out.values()))}")
+            best = choose(rows)
+            if best is None:
+                return Findings(rows, left_out=left_out)
+            place = best["method"], best["keep"]
+            [chosen] = [c for c in configurations if (c.method, c.keep) == place]
+            reported = answers(REPORTING, [*configured((), ()), chosen])
+            rows += rows_of(REPORTING, reported, effects, self.min_retention)
+            if place in left_out:
+                raise ValueError(f"{best['method']} was chosen and cannot answer the other half: {left_out[place]}")
+        holds = rows[-1]["retention"] >= self.min_retention
+        return Findings(rows, rows[-1], chosen.pruner if holds else None, left_out)
+
+    def _answered(self, answering: Answering, half: str, progress: bool) -> list[dict[str, Any]]:
+        pictures = self.split[half]
+        total = sum(len(picture.questions) for picture in pictures)
+        keys: list[Key] = []
+        with tqdm(total=total, desc=half, unit="question", disable=not progress) as bar:
+            for samples in chunks((picture.sample() for picture in pictures), self.batch_size):
+                keys += answering.answer(SUITE, samples)
+                bar.update(sum(len(sample.questions) for sample in samples))
+        return answering.records(keys)
+
+    def _check(self, processor: ProcessorMixin) -> None:
+        for picture in self.pictures:
+            for question, line in zip(picture.questions, picture.lines, strict=True):
+                try:
+                    check_question(processor, question.text)
+                except ValueError as error:
+                    raise ValueError(f"line {line} of {self.data}: {error}") from None
+
+    def _compare(self, log: AnswerLog) -> None:
+        asked = {(p.id, i): q.text for p in self.pictures for i, q in enumerate(p.questions)}
+        for record in log.records.values():
+            before = record["text"]
+            if (now := asked.get((record["id"], record["question"]), before)) != before:
+                raise ValueError(
+                    f"{log.path} has the answer to {before!r} where {self.data} asks {now!r}: pass another --out; only "
+                    "lines at the end may be new"
+                )
+
+    def _settings(self, model: PreTrainedModel, name: str) -> dict[str, Any]:
+        return {
+            "adafv": __version__,
+            "model": name,
+            "weights": fingerprint(model),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "questions": SUITE,
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+
+def _record(question: Question, answer: dict[str, Any]) -> dict[str, Any]:
+    return {"text": question.text, **answer}
