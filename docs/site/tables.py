@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from adafv.evaluation import report
 from adafv.methods import CLASSES
@@ -115,7 +115,7 @@ def ceilings() -> str:
 
 def _ceiling(name: str) -> list[str]:
     shape = SHAPES[name]
-    config, processor = shape.config(), shape.processor()
+    config, processor = shape.config(), cast(Any, shape.processor())
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True)
     inputs = processor(images=[picture(shape.side, 0)], text=[text], return_tensors="pt")
