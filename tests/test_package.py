@@ -67,9 +67,7 @@ def installed(built, tmp_path_factory) -> Path:
     scripts = folder / Path(sysconfig.get_path("scripts")).name
     pip = ("-m", "pip", "--python", str(scripts / "python"), "install", "--quiet", "--no-deps", "--no-index")
     python(*pip, str(built[1]))
-    purelib = Path(
-        python("-c", "import sysconfig; print(sysconfig.get_path('purelib'))", executable=scripts / "python")
-    )
+    purelib = python("-c", "import sysconfig; print(sysconfig.get_path('purelib'))", executable=str(scripts / "python"))
     borrowed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     write_text(Path(purelib.strip()) / "borrowed.pth", "\n".join(borrowed))
     return scripts
