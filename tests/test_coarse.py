@@ -7,6 +7,7 @@ import torch
 from coarse import TILES, Clock, Coarse, best_tiles
 from conftest import inputs_for, picture, prompt, tiny_model, tiny_processor
 from measure import KEEP, rivals
+from report import ahead
 
 from adafv import AdaFV, AdaFVPlus
 from adafv.speed.shapes import QUESTION, SHAPES
@@ -106,6 +107,18 @@ def test_time_for_nothing_and_for_everything(clock):
 
 def test_rivals_take_turns_at_the_budget(clock):
     """Coarse reads more than 5 % in the time of plain pruning to 5 %, and plain less in that of coarse at 5 %."""
-    found = list(rivals(clock, 720))
+    found = list(rivals(clock, 720, range(1, TILES)))
     assert [tiles for tiles, *_ in found] == [1, 1, 2, 2, 3, 3]
     assert all(ours > plain and KEEP in (ours, plain) for _, ours, plain in found)
+
+
+@pytest.mark.parametrize(
+    ("suites", "won"),
+    [
+        ([(0.02, 0.01), (0.0, 1.0)], True),
+        ([(0.02, 0.01), (-0.01, 0.5)], False),
+        ([(0.02, 0.07), (0.0, 1.0)], False),
+    ],
+)
+def test_ahead_is_worse_nowhere_and_better_beyond_luck_somewhere(suites, won):
+    assert ahead([{"difference": difference, "p": p} for difference, p in suites]) is won

@@ -19,7 +19,7 @@ from coarse import TILES, Clock, Coarse
 from report import readme
 
 from adafv.evaluation import report
-from adafv.evaluation.evaluate import Configuration, Evaluation
+from adafv.evaluation.evaluate import BLIND, Configuration, Evaluation
 from adafv.evaluation.paired import paired
 from adafv.evaluation.scenes import SCENE_SUITES
 from adafv.files import write_text
@@ -30,6 +30,8 @@ from adafv.speed.shapes import QUESTION, SHAPES
 KEEP = 0.05
 BASES: dict[str, type[AdaFV]] = {cls.name: cls for cls in (AdaFV, AdaFVPlus)}
 SHAPE, ASKED = "llava-next-7b", "what color is the anchor?"
+CLOSEST = (["adafv+"], [TILES - 1])
+"""What was neither ahead nor behind on the first pictures, and is asked again on others."""
 COLUMNS = ("method", "tiles", "keep", "kept_tokens", "suite", "n", "accuracy", "ci_low", "ci_high", "retention")
 
 Name = tuple[str, float]
@@ -42,12 +44,15 @@ class Comparison(Evaluation):
 
     Args:
         coarse: tiles, share of all visual tokens, and whether chance chooses the tiles.
+        dense: the dense model takes part, which takes longer than all others together.
     """
 
     coarse: Sequence[tuple[int, float, bool]]
+    dense: bool = True
 
     def _configured(self, template: Callable[[], Iterable[int]] = tuple) -> list[Configuration]:
-        found = [c for c in super()._configured(template) if c.pruner]  # without the blind model
+        left_out = {BLIND} if self.dense else {BLIND, "none"}
+        found = [c for c in super()._configured(template) if c.method not in left_out]
         for base in self.methods:
             for tiles, keep, chance in dict.fromkeys(self.coarse):
                 pruner = Coarse(fine=BASES[base](keep=keep), tiles=tiles, chance=chance, keep=keep)
@@ -60,17 +65,17 @@ def named(base: str, tiles: int, chance: bool = False) -> str:
     return f"{base}, {f'{tiles} of {TILES} tiles' if tiles else 'thumbnail'}{' by chance' if chance else ''}"
 
 
-def rivals(clock: Clock, whole: int) -> Iterator[tuple[int, float, float]]:
+def rivals(clock: Clock, whole: int, tiles: Iterable[int]) -> Iterator[tuple[int, float, float]]:
     """Equal times: tiles, the share that coarse keeps, and the share that plain pruning keeps, 0 where none is short.
 
     Either plain keeps `KEEP`, and coarse reads more tokens for the tiles it leaves out; or coarse keeps `KEEP`, and
     plain reads fewer. Shares are rounded to tokens of the model that answers, which has `whole`.
     """
-    for tiles in range(1, TILES):
-        more = clock.affords(clock.flops(TILES, KEEP), tiles)
-        fewer = clock.affords(clock.flops(tiles, KEEP), TILES)
-        yield tiles, round(more * whole) / whole, KEEP
-        yield tiles, KEEP, round(fewer * whole) / whole
+    for count in tiles:
+        more = clock.affords(clock.flops(TILES, KEEP), count)
+        fewer = clock.affords(clock.flops(count, KEEP), TILES)
+        yield count, round(more * whole) / whole, KEEP
+        yield count, KEEP, round(fewer * whole) / whole
 
 
 def compare(records: Iterable[dict[str, Any]], ours: Name, rival: Name, **about: Any) -> list[dict[str, Any]]:
@@ -82,19 +87,49 @@ def compare(records: Iterable[dict[str, Any]], ours: Name, rival: Name, **about:
     return [{**about, **who, **{k: v for k, v in row.items() if k not in who}} for row in rows]
 
 
-def pairs_of(records: list[dict[str, Any]], clocks: Sequence[Clock], whole: int) -> list[dict[str, Any]]:
-    """Coarse against plain pruning at equal time on each clock, against chance, the thumbnail alone and plain."""
-    rows = []
-    for base in BASES:
+def comparison(clocks: Sequence[Clock], methods: Sequence[str], tiles: Sequence[int], **asked: Any) -> Comparison:
+    """Of so many tiles with plain pruning at equal time, with the thumbnail alone and with tiles drawn by chance."""
+    whole = clocks[0].tokens(TILES)
+    equal = [rival for clock in clocks for rival in rivals(clock, whole, tiles)]
+    return Comparison(
+        methods=methods,
+        keeps=[keep for keep in dict.fromkeys([KEEP, *(plain for *_, plain in equal)]) if keep],
+        coarse=[
+            *((count, KEEP, False) for count in (0, *tiles)),
+            *((count, keep, False) for count, keep, _ in equal),
+            *((count, KEEP, True) for count in tiles if count < TILES - 1),
+        ],
+        suites=SCENE_SUITES,
+        split="validation",
+        batch_size=32,
+        **asked,
+    )
+
+
+def rows_of(records: list[dict[str, Any]], plan: Comparison, clocks: Sequence[Clock]) -> list[dict[str, Any]]:
+    """Accuracy, and GFLOPs by clock, of each configuration on each suite."""
+    tiles = {c.method: c.pruner.tiles for c in plan.configurations if isinstance(c.pruner, Coarse)}
+    return [
+        {name: row.get(name, tiles.get(row["method"], TILES)) for name in COLUMNS}
+        | {clock.name: round(clock.flops(tiles.get(row["method"], TILES), row["keep"]) / 1e9, 3) for clock in clocks}
+        for row in report.rows_of(records)
+        if row["question_type"] == "all"
+    ]
+
+
+def pairs_of(records: list[dict[str, Any]], plan: Comparison, clocks: Sequence[Clock]) -> list[dict[str, Any]]:
+    """Coarse against plain pruning at equal time, by clock; then against plain, the thumbnail alone, and chance."""
+    rows, whole = [], clocks[0].tokens(TILES)
+    encoded = [tiles for tiles in dict.fromkeys(tiles for tiles, *_ in plan.coarse) if tiles]
+    for base in plan.methods:
         for clock in clocks:
-            for tiles, keep, plain in rivals(clock, whole):
+            for tiles, keep, plain in rivals(clock, whole, encoded):
                 if plain:
                     rows += compare(records, (named(base, tiles), keep), (base, plain), clock=clock.name, tiles=tiles)
-        for tiles in range(1, TILES):
-            others = [(base, KEEP), (named(base, 0), KEEP)]
-            others += [(named(base, tiles, True), KEEP)] if tiles < TILES - 1 else []
+        for tiles in encoded:
+            others = [base, named(base, 0)] + [named(base, tiles, True)] * ((tiles, KEEP, True) in plan.coarse)
             for rival in others:
-                rows += compare(records, (named(base, tiles), KEEP), rival, clock=None, tiles=tiles)
+                rows += compare(records, (named(base, tiles), KEEP), (rival, KEEP), clock=None, tiles=tiles)
     return rows
 
 
@@ -102,6 +137,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--limit", type=int, default=300, metavar="N", help="questions of each suite")
+    parser.add_argument("--again", type=int, default=1000, metavar="N", help="the same, for the closest call")
     parser.add_argument("--dtype", default="float32")
     return parser.parse_args(arguments)
 
@@ -114,40 +150,22 @@ def main(arguments: list[str] | None = None) -> None:
         Clock.of("embedded", model.config, processor, ASKED),
         Clock.of(SHAPE, shape.config(), shape.processor(), QUESTION),
     )
-    whole = clocks[0].tokens(TILES)
-    equal = [rival for clock in clocks for rival in rivals(clock, whole)]
-    plan = Comparison(
-        methods=list(BASES),
-        keeps=[keep for keep in dict.fromkeys([KEEP, *(plain for *_, plain in equal)]) if keep],
-        coarse=[
-            *((tiles, KEEP, False) for tiles in range(TILES)),
-            *((tiles, keep, False) for tiles, keep, _ in equal),
-            *((tiles, KEEP, True) for tiles in range(1, TILES - 1)),
-        ],
-        suites=SCENE_SUITES,
-        limit=options.limit,
-        split="validation",
-        batch_size=32,
-    )
-    records = plan.run(model, processor, options.out, name="embedded", progress=True)
-    tiles = {c.method: c.pruner.tiles for c in plan.configurations if isinstance(c.pruner, Coarse)}
-    rows = [
-        {name: row.get(name, tiles.get(row["method"], TILES)) for name in COLUMNS}
-        | {clock.name: round(clock.flops(tiles.get(row["method"], TILES), row["keep"]) / 1e9, 3) for clock in clocks}
-        for row in report.rows_of(records)
-        if row["question_type"] == "all"
-    ]
-    pairs = pairs_of(records, clocks, whole)
-    command = shlex.join(["python", "benchmarks/coarse/measure.py", *(arguments or sys.argv[1:])])
-    settings = {name: getattr(plan, name) for name in ("seed", "split", "limit")} | {
-        "clocks": {c.name: {"words": c.words, "share": c.vision(TILES) / c.flops(TILES, KEEP)} for c in clocks}
-    }
-    meta = report.meta_of(model, "embedded", start, **settings) | {"command": command}
+    first = comparison(clocks, list(BASES), range(1, TILES), limit=options.limit)
+    again = comparison(clocks, *CLOSEST, limit=options.again, seed=2, dense=False)
+    found: dict[str, Any] = {"rows": [], "pairs": []}
+    for plan, folder in ((first, options.out), (again, options.out / "again")):
+        records = plan.run(model, processor, folder, name="embedded", progress=True)
+        found["rows"] += [{"seed": plan.seed, **row} for row in rows_of(records, plan, clocks)]
+        found["pairs"] += [{"seed": plan.seed, **pair} for pair in pairs_of(records, plan, clocks)]
+    shares = {clock.name: clock.vision(TILES) / clock.flops(TILES, KEEP) for clock in clocks}
+    settings = {"split": first.split, "words": {c.name: c.words for c in clocks}, "tower_share": shares}
+    meta = report.meta_of(model, "embedded", start, **settings)
+    meta["command"] = shlex.join(["python", "benchmarks/coarse/measure.py", *(arguments or sys.argv[1:])])
     del meta["wall_seconds"]  # of the last part of an interrupted run
-    whole_text = json.dumps({"meta": meta, "rows": rows, "pairs": pairs}, indent=1, ensure_ascii=False)
-    write_text(options.out / "results.json", whole_text + "\n")
-    write_text(options.out / "results.csv", report.as_csv(rows[0], rows))
-    write_text(options.out / "README.md", readme(meta, rows, pairs, KEEP))
+    text = json.dumps({"meta": meta, **found}, indent=1, ensure_ascii=False)
+    write_text(options.out / "results.json", text + "\n")
+    write_text(options.out / "results.csv", report.as_csv(found["rows"][0], found["rows"]))
+    write_text(options.out / "README.md", readme(meta, found["rows"], found["pairs"], KEEP))
 
 
 if __name__ == "__main__":
