@@ -19,7 +19,8 @@ from coarse import TILES, Clock, Coarse
 from report import readme
 
 from adafv.evaluation import report
-from adafv.evaluation.evaluate import BLIND, Configuration, Evaluation
+from adafv.evaluation.answering import BLIND, Configuration
+from adafv.evaluation.evaluate import Evaluation
 from adafv.evaluation.paired import paired
 from adafv.evaluation.scenes import SCENE_SUITES
 from adafv.files import write_text

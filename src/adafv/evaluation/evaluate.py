@@ -1,7 +1,7 @@
 """Accuracy of methods at budgets: every question of a suite, dense, blind and pruned, from one pass of the tower."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,7 +70,10 @@ class Evaluation:
     @cached_property
     def configurations(self) -> list[Configuration]:
         """Dense and blind, then each method at each budget; `skip=template` skips nothing, for want of a processor."""
-        return configured(self.methods, self.keeps)
+        return self._configured()
+
+    def _configured(self, template: Callable[[], Iterable[int]] = tuple) -> list[Configuration]:
+        return configured(self.methods, self.keeps, template)
 
     @cached_property
     def left_out(self) -> dict[tuple[str, float], str]:
@@ -96,7 +99,7 @@ class Evaluation:
             ValueError: see `AnswerLog`.
         """
         asked: list[Key] = []
-        configurations = configured(self.methods, self.keeps, lambda: boilerplate(processor))
+        configurations = self._configured(lambda: boilerplate(processor))
         with AnswerLog(out, self._settings(model, name)) as log:
             answering = Answering(
                 model, processor, log, configurations, _judged, self.batch_size, self.max_new_tokens, self.left_out
