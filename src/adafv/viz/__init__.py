@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from adafv.files import atomic
 from adafv.pruner import Pruner
 from adafv.viz.collect import Explanation, Word, check_drawable, explained, explanation, split_curves
-from adafv.viz.grids import Scale, scales, token_map, view
+from adafv.viz.grids import Scale, scales, shade, token_map, view
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +24,7 @@ __all__ = [
     "explanation",
     "page",
     "scales",
+    "shade",
     "split_curves",
     "token_map",
     "view",
