@@ -17,7 +17,7 @@ from adafv.methods import METHODS
 from adafv.viz import Explanation, Scale, shade
 from adafv.viz.sheet import BOTH, PLAIN, RELEVANCE, SALIENCY
 
-__all__ = ["LAYERS", "cards", "notice", "picture", "waiting"]
+__all__ = ["LAYERS", "cards", "heading", "notice", "picture", "waiting"]
 
 KEPT, OUT, IN, BARE = "kept", "saliency", "relevance", "picture"
 LAYERS = {
@@ -34,6 +34,14 @@ SIDE, NOMINAL = 768, 320
 
 Array = NDArray[Any]
 Box = tuple[float, float, float, float]
+
+
+def heading(model: str, device: str) -> str:
+    """What this is."""
+    return (
+        '<header class="top"><h1>adafv</h1><p>One question, answered from every visual token and from a few of them.'
+        f"</p><p>{escape(model)} on {escape(device)}</p></header>"
+    )
 
 
 def picture(image: Image.Image) -> str:
@@ -134,7 +142,9 @@ def _kept(what: Explanation, scale: Scale, box: Box) -> list[str]:
     layers.append(f'<path fill="url(#{PICTURE}-fill)" d="{path(here, 0)}"/>')
     for color, members in _chosen_by(what).items():
         if tokens := [i for i in here if i in members]:
-            layers.append(f'<path fill="none" stroke="{color}" stroke-width="{line:.2f}" d="{path(tokens, line / 2)}"/>')
+            layers.append(
+                f'<path fill="none" stroke="{color}" stroke-width="{line:.2f}" d="{path(tokens, line / 2)}"/>'
+            )
     return layers
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv.ask import Answer, ask_encoded, build_inputs, check_question, now
 from adafv.capture import SALIENCY
-from adafv.demo import CASES
+from adafv.demo import CASES, EXPLAINED
 from adafv.encode import encode, reask
 from adafv.encoding import Encoding
 from adafv.evaluation.sample import Sample
@@ -116,6 +116,11 @@ class Playground:
         self.model, self.processor, self.name = model, processor, name
         self.desks: OrderedDict[str, Desk] = OrderedDict()
         self._lock = RLock()
+
+    def warm_up(self) -> None:
+        """Ask once, so that no visitor's times pay for a cold start."""
+        self.look("", str(EXPLAINED), bundled(EXPLAINED).questions[0].text, ["adafv"], 0.05)
+        self.forget("")
 
     def picture(self, visitor: str, source: str) -> Image.Image:
         """Put a picture on a visitor's desk, if it isn't there.
