@@ -179,7 +179,7 @@ def _figure(size: tuple[int, int], layers: Sequence[str], label: str, small: boo
 
 
 def _ground(pale: bool = False) -> str:
-    return f'<use href="#{PICTURE}"{" class=pale" if pale else ""}/>'
+    return f'<use href="#{PICTURE}" class="{"pale" if pale else "bright"}"/>'
 
 
 def _answer(answer: Answer, dense: Answer | None) -> str:

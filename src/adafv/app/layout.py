@@ -57,8 +57,9 @@ def build(playground: Playground) -> gr.Blocks:
             with gr.Column(scale=0, min_width=320, elem_classes="controls"):
                 gallery = gr.Gallery(
                     [(bundled(i).image, bundled(i).questions[0].text) for i in range(len(CASES))],
-                    label="A bundled picture",
-                    columns=6,
+                    label="Bundled pictures",
+                    show_label=False,
+                    columns=len(CASES),
                     height="auto",
                     allow_preview=False,
                     interactive=False,
@@ -66,7 +67,9 @@ def build(playground: Playground) -> gr.Blocks:
                     format="png",
                     elem_classes="bundled",
                 )
-                upload = gr.File(label="Or drop one of yours", file_types=["image"], height=88, elem_classes="drop")
+                upload = gr.File(
+                    label="A picture of yours", show_label=False, file_types=["image"], height=56, elem_classes="drop"
+                )
                 question = gr.Textbox(
                     start.questions[0].text, label="Question", max_lines=3, submit_btn="Ask", elem_classes="question"
                 )

@@ -24,14 +24,18 @@ def free_port(host: str, port: int | None) -> int:
     Raises:
         ValueError: the host is none, or there is no such port.
     """
+    stranger = ValueError(f"--host {host!r} is no address of this machine: pass 127.0.0.1, or 0.0.0.0 for all of them")
+    try:
+        family = socket.getaddrinfo(host, None)[0][0]
+    except (socket.gaierror, UnicodeError):
+        raise stranger from None
     for candidate in PORTS if port is None else (port,):
         try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
             with socket.create_server((host, candidate), family=family) as listening:
                 return listening.getsockname()[1]
         except (OSError, OverflowError) as error:
-            if isinstance(error, socket.gaierror) or getattr(error, "errno", 0) == errno.EADDRNOTAVAIL:
-                raise ValueError(f"--host {host!r} is no address of this machine: pass 127.0.0.1 or 0.0.0.0") from None
+            if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+                raise stranger from None
     wanted = f"--port {port}" if port is not None else f"every port from {PORTS.start} to {PORTS.stop - 1}"
     raise ValueError(f"{wanted} cannot be listened on, it is in use or not allowed: pass another --port, 0 for any")
 
