@@ -11,9 +11,10 @@ from PIL import Image
 
 from adafv import METHODS, method
 from adafv.app import cards, desk
-from adafv.app.desk import DENSE, Playground, bundled
+from adafv.app.desk import Playground, bundled
 from adafv.app.page import NOTHING, Choices, Page
 from adafv.app.server import free_port
+from adafv.app.sight import DENSE
 from adafv.ask import ask, ask_encoded
 from adafv.cli import main
 from adafv.demo import CASES

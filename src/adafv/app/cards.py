@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from PIL import Image
 
-from adafv.app.desk import DENSE, Result, Sight
+from adafv.app.sight import DENSE, Result, Sight
 from adafv.ask import Answer
 from adafv.methods import METHODS
 from adafv.viz import Explanation, Scale, shade
@@ -104,11 +104,15 @@ def _drawing(sight: Sight, result: Result, layer: str) -> str:
     if what is None or layer == BARE:
         return _figure(size, [_ground()], "the picture")
     own = {OUT: what.saliency, IN: what.relevance}.get(layer)
-    values = {OUT: sight.saliency, IN: sight.relevance}[layer] if layer != KEPT and own is None else own
     caption = _caption(result.method, what, layer, own is not None)
-    figures = []
-    for scale, box in zip(what.scales, (what.view, (0.0, 0.0, *map(float, size))), strict=False):
-        layers = _kept(what, scale, box) if layer == KEPT else _heat(what, scale, box, values, layer)
+    boxes: list[Box] = [what.view, (0.0, 0.0, float(size[0]), float(size[1]))]
+    figures: list[str] = []
+    for scale, box in zip(what.scales, boxes, strict=False):
+        if layer == KEPT:
+            layers = _kept(what, scale, box)
+        else:
+            values = own if own is not None else sight.saliency if layer == OUT else sight.relevance
+            layers = _heat(what, scale, box, values, layer)
         figures.append(_figure(size, layers, caption, small=bool(figures)))
     return f'{"".join(figures)}<p class="small caption">{escape(caption)}</p>'
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
-from adafv.ask import Answer, ask_encoded, build_inputs, check_question, now
+from adafv.app.sight import DENSE, Result, Sight
+from adafv.ask import ask_encoded, build_inputs, check_question, now
 from adafv.capture import SALIENCY
 from adafv.demo import CASES, EXPLAINED
 from adafv.encode import encode, reask
@@ -22,59 +23,18 @@ from adafv.evaluation.sample import Sample
 from adafv.images import open_image
 from adafv.methods import TextToImage, method
 from adafv.pruner import Pruner
-from adafv.viz import Explanation, check_drawable, explained
+from adafv.viz import check_drawable, explained
 
-__all__ = ["DENSE", "VISITORS", "Desk", "Playground", "Result", "Sight", "bundled"]
+__all__ = ["VISITORS", "Desk", "Playground", "bundled"]
 
-DENSE = "none"
 VISITORS = 16
 """Visitors whose pictures stay in memory; the one who has been quiet for longest goes first."""
 QUESTIONS, RESULTS = 2, 256
 """Of one picture: questions (this one and the one before) and answers that stay in memory."""
 
 Array = NDArray[Any]
-K, V = TypeVar("K"), TypeVar("V")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one method made of a question.
-
-    Attributes:
-        method: its name.
-        answer: None where there is none; `note` says why.
-        what: what led to the answer; None where it cannot be drawn.
-        note: a sentence, if anything is missing.
-        others: how many of the kept tokens were not kept for the question before; None without one.
-    """
-
-    method: str
-    answer: Answer | None = None
-    what: Explanation | None = None
-    note: str = ""
-    others: int | None = None
-
-
-@dataclass(frozen=True)
-class Sight:
-    """Everything the page shows.
-
-    Attributes:
-        image, question, keep: what was asked.
-        results: the dense model's, then those of the methods.
-        saliency, relevance: (N,) the picture's own a_v and a_t, for methods that don't look at them.
-        vision_ms: what the picture's encoding took.
-        before: the question before this one, on the same picture.
-    """
-
-    image: Image.Image
-    question: str
-    keep: float
-    results: list[Result]
-    saliency: Array
-    relevance: Array
-    vision_ms: float
-    before: str | None
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)

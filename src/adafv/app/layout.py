@@ -8,8 +8,9 @@ from gradio.themes import Base
 from gradio.themes.utils.fonts import Font
 
 from adafv.app import cards
-from adafv.app.desk import DENSE, Playground, bundled
+from adafv.app.desk import Playground, bundled
 from adafv.app.page import NOTHING, Choices, Page, Reply
+from adafv.app.sight import DENSE
 from adafv.demo import CASES, EXPLAINED
 from adafv.methods import METHODS
 
