@@ -3,8 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 LMMS := .venv-lmms
 VLLM := .venv-vllm
+UI := .venv-ui
 
-.PHONY: env demo docs serve-demo test test-lmms test-vllm bench-cpu bench-gpu lint clean
+.PHONY: env demo docs serve-demo test test-lmms test-vllm test-ui bench-cpu bench-gpu lint clean
 
 env: $(VENV)/ready
 
@@ -55,6 +56,18 @@ $(VLLM)/ready: pyproject.toml tests/served/requirements.txt tests/served/torchvi
 	cp tests/served/torchvision.pth $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 	touch $@
 
+test-ui: $(UI)/ready
+	@command -v chromium > /dev/null || { apt-get update && apt-get install --yes chromium; } > /dev/null 2>&1 || \
+		{ echo "chromium is not installed: sudo apt-get install chromium"; exit 1; }
+	OMP_NUM_THREADS=1 $(UI)/bin/pytest tests/test_app.py tests/browser
+
+# Chromium comes from Debian: Playwright's own build would be another 170 MB from elsewhere.
+$(UI)/ready: pyproject.toml constraints.txt tests/browser/requirements.txt
+	$(PYTHON) -m venv $(UI)
+	$(UI)/bin/pip install --quiet --upgrade pip
+	$(UI)/bin/pip install --quiet --constraint constraints.txt --editable '.[ui]' --requirement tests/browser/requirements.txt
+	touch $@
+
 SPEED := $(BIN)/adafv speed
 WHERE := benchmarks/speed
 CPU := --device cpu --dtype float32
@@ -76,4 +89,4 @@ lint: env
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(LMMS) $(VLLM) build dist out .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(LMMS) $(VLLM) $(UI) build dist out .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -25,6 +25,7 @@ __all__ = [
     "check_question",
     "decode",
     "generate",
+    "now",
     "prompt_for",
     "tokenizer_options",
 ]
@@ -225,6 +226,13 @@ def tokenizer_options(processor: ProcessorMixin, prompt: str) -> dict[str, Any]:
     }
 
 
+def now(device: torch.device) -> float:
+    """Seconds on a clock, read once the device has done all it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
 def check_length(model: PreTrainedModel, ids: Tensor) -> None:
     """Raise a `ValueError` if prompts (B, L) are longer than the model reads."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -233,22 +241,17 @@ def check_length(model: PreTrainedModel, ids: Tensor) -> None:
 
 
 class _Clock(LogitsProcessor):
-    """Milliseconds since it was made, and when the first logits came; waits for the device before each reading."""
+    """Milliseconds since it was made, and when the first logits came."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.start = self._now()
+        self.start = now(device)
         self.first_token_ms = 0.0
 
     def read(self) -> float:
-        return (self._now() - self.start) * 1000
+        return (now(self.device) - self.start) * 1000
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if not self.first_token_ms:
             self.first_token_ms = self.read()
         return scores
-
-    def _now(self) -> float:
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
-        return time.perf_counter()

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from adafv import __version__
-from adafv.cli import asking, measuring, serve, serving, speed, tuning
+from adafv.cli import asking, measuring, serve, serving, speed, tuning, ui
 
 __all__ = ["main"]
 
@@ -28,6 +28,7 @@ app.command()(tuning.tune)
 app.command()(speed.speed)
 app.command()(serving.batch)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve.serve)
+app.command()(ui.ui)
 
 
 def _version(wanted: bool) -> None:

@@ -10,7 +10,7 @@ from adafv.files import atomic
 from adafv.pruner import Pruner
 from adafv.viz.beside import explanations, side_by_side
 from adafv.viz.collect import Explanation, Word, check_drawable, explained, explanation, split_curves
-from adafv.viz.grids import Maps, Scale, scales, token_map, view
+from adafv.viz.grids import Maps, Scale, scales, shade, token_map, view
 
 __all__ = [
     "Explanation",
@@ -23,6 +23,7 @@ __all__ = [
     "explanation",
     "explanations",
     "scales",
+    "shade",
     "side_by_side",
     "split_curves",
     "token_map",

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Maps", "Scale", "scales", "token_map", "view"]
+__all__ = ["Maps", "Scale", "scales", "shade", "token_map", "view"]
 
 Array = NDArray[Any]
 
@@ -49,6 +49,14 @@ class Maps:
     relevance: Array | None
     words: Array
     kept: NDArray[np.bool_]
+
+
+def shade(scale: Scale, values: Array) -> Array:
+    """How strongly (0 to 1) each cell of a grid is painted for the scores (N,) of all the picture's tokens.
+
+    All grids of a picture share one scale. It is the score to the power 0.7, or the peaks would be all there is to see.
+    """
+    return (np.nan_to_num(scale.map(values)) / max(values.max(), 1e-30)) ** 0.7
 
 
 def token_map(where: Array | Tensor, values: Array | Tensor, shape: tuple[int, int]) -> Array:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from adafv.viz.collect import Explanation
-from adafv.viz.grids import Scale
+from adafv.viz.grids import Scale, shade
 from adafv.viz.sheet import BODY, BOTH, DPI, FAINT, GREY, INK, PAPER, PLAIN, RELEVANCE, SALIENCY, SIDE, Sheet
 
 __all__ = ["draw_kept", "draw_picture", "draw_relevance", "draw_saliency"]
@@ -72,16 +72,12 @@ def draw_relevance(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
 
 
 def _heat(sheet: Sheet, x: float, y: float, what: Explanation, values: NDArray, color: str) -> float:
-    """Maps of a score over the picture; returns where the room beside the large one begins.
-
-    Both grids share one scale. The shade is the score to the power 0.7, or the peaks would be all there is to see.
-    """
+    """Maps of a score over the picture; returns where the room beside the large one begins."""
 
     def paint(axes: Axes, scale: Scale, box: Box, width: float, height: float) -> None:
         _ground(axes, what, width, height)
-        shade = (np.nan_to_num(scale.map(values)) / max(values.max(), 1e-30)) ** 0.7
-        layer = np.empty((*shade.shape, 4))
-        layer[..., :3], layer[..., 3] = to_rgb(color), 0.92 * shade
+        layer = np.empty((*scale.shape, 4))
+        layer[..., :3], layer[..., 3] = to_rgb(color), 0.92 * shade(scale, values)
         axes.imshow(layer, extent=(box[0], box[2], box[3], box[1]), aspect="auto", interpolation="nearest")
 
     return _each_scale(sheet, x, y, what, paint)

@@ -1,0 +1,133 @@
+"""What is on the page, and which function each part of it calls: the only room that knows Gradio."""
+
+from importlib.resources import files
+from typing import Any
+
+import gradio as gr
+from gradio.themes import Base
+from gradio.themes.utils.fonts import Font
+
+from adafv.app import cards
+from adafv.app.desk import Playground, bundled
+from adafv.app.page import NOTHING, Choices, Page, Reply
+from adafv.app.sight import DENSE
+from adafv.demo import CASES, EXPLAINED
+from adafv.methods import METHODS
+
+__all__ = ["LAUNCH", "build"]
+
+FIRST, SECOND, BUDGET = "adafv", "random", 5
+CLEAN_EVERY, CLEAN_AFTER = 600, 3600  # seconds; uploaded files
+CALL: dict[str, Any] = {
+    "concurrency_id": "model",
+    "concurrency_limit": 1,
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}
+LAUNCH: dict[str, Any] = {
+    "theme": Base(
+        primary_hue="blue",
+        neutral_hue="slate",
+        font=(Font("system-ui"), Font("sans-serif")),
+        font_mono=(Font("monospace"),),
+    ),
+    "css": files("adafv.app").joinpath("style.css").read_text(encoding="utf-8"),
+    "max_file_size": "32mb",
+    "footer_links": [],
+    "run_history": False,
+    "enable_monitoring": False,
+    "share": False,
+    "ssr_mode": False,
+    "pwa": False,
+    "mcp_server": False,
+    "state_session_capacity": 256,
+}
+"""How Gradio is to serve the page: to nobody else, with no font or script from elsewhere, keeping no record."""
+
+
+def build(playground: Playground) -> gr.Blocks:
+    """The page of a playground, to be launched with `LAUNCH`."""
+    page, start = Page(playground), bundled(EXPLAINED)
+    methods = [name for name in METHODS if name != DENSE]
+    with gr.Blocks(
+        title="adafv", analytics_enabled=False, fill_width=True, delete_cache=(CLEAN_EVERY, CLEAN_AFTER)
+    ) as app:
+        gr.HTML(cards.heading(playground.name, playground.model.device.type))
+        source = gr.State(str(EXPLAINED))
+        with gr.Row(elem_classes="desk"):
+            with gr.Column(scale=0, min_width=320, elem_classes="controls"):
+                gallery = gr.Gallery(
+                    [(bundled(i).image, bundled(i).questions[0].text) for i in range(len(CASES))],
+                    label="Bundled pictures",
+                    show_label=False,
+                    columns=len(CASES),
+                    height="auto",
+                    allow_preview=False,
+                    interactive=False,
+                    buttons=[],
+                    format="png",
+                    elem_classes="bundled",
+                )
+                upload = gr.File(
+                    label="A picture of yours", show_label=False, file_types=["image"], height=56, elem_classes="drop"
+                )
+                question = gr.Textbox(
+                    start.questions[0].text, label="Question", max_lines=3, submit_btn="Ask", elem_classes="question"
+                )
+                suggested = gr.Dataset(
+                    components=[gr.Textbox(visible=False)],
+                    samples=_samples([q.text for q in start.questions]),
+                    label="Questions to try",
+                    elem_classes="suggested",
+                )
+                budget = gr.Slider(1, 100, BUDGET, step=1, label="Visual tokens to keep, in %", buttons=[])
+                with gr.Row():
+                    first = gr.Dropdown(methods, value=FIRST, label="Method", min_width=120)
+                    second = gr.Dropdown([NOTHING, *methods], value=SECOND, label="Beside it", min_width=120)
+                layer = gr.Radio(list(cards.LAYERS), value=next(iter(cards.LAYERS)), label="Drawn over the picture")
+            with gr.Column(scale=1, min_width=320, elem_classes="results"):
+                notice = gr.HTML()
+                picture = gr.HTML(cards.picture(start.image))
+                drawn = gr.HTML()
+        choices = [question, first, second, budget, layer]
+        outputs = [notice, drawn, picture, source, question, suggested]
+
+        def look(request: gr.Request, at: str, *values: Any) -> Any:
+            return _shown(page.look(_visitor(request), at, Choices(*values)))
+
+        def suggest(request: gr.Request, sample: list[str], at: str, *values: Any) -> Any:
+            return _shown(page.suggest(_visitor(request), at, Choices(*values)._replace(question=sample[0])))
+
+        def take_file(request: gr.Request, path: str, *values: Any) -> Any:
+            return *_shown(page.take_file(_visitor(request), path, Choices(*values))), None
+
+        def take_bundled(request: gr.Request, event: gr.SelectData, *values: Any) -> Any:
+            return _shown(page.take_bundled(_visitor(request), event.index, Choices(*values)))
+
+        def leave(request: gr.Request) -> None:
+            playground.forget(_visitor(request))
+
+        touched = [app.load, question.submit, budget.change, first.input, second.input, layer.input]
+        gr.on(touched, look, [source, *choices], outputs, trigger_mode="always_last", **CALL)
+        suggested.click(suggest, [suggested, source, *choices], outputs, **CALL)
+        upload.upload(take_file, [upload, *choices], [*outputs, upload], **CALL)
+        gallery.select(take_bundled, choices, outputs, **CALL)
+        app.unload(leave)
+    return app
+
+
+def _visitor(request: gr.Request) -> str:
+    return request.session_hash or ""
+
+
+def _shown(reply: Reply) -> list[Any]:
+    """A reply as Gradio's outputs."""
+    suggested = None
+    if reply.suggested is not None:
+        suggested = gr.Dataset(samples=_samples(reply.suggested), visible=bool(reply.suggested))
+    parts = [reply.notice, reply.cards, reply.picture, reply.source, reply.question, suggested]
+    return [gr.skip() if part is None else part for part in parts]
+
+
+def _samples(questions: list[str]) -> list[list[str]]:
+    return [[question] for question in questions]

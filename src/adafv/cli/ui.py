@@ -1,0 +1,51 @@
+"""ui: the playground in a browser."""
+
+import importlib.util
+import signal
+from typing import Annotated
+
+import typer
+
+from adafv.cli.options import Device, Dtype, Json, Model, print_json, quiet
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def ui(
+    host: Annotated[
+        str, typer.Option(metavar="H", help="Address to listen on; 0.0.0.0 lets other machines in.")
+    ] = LOOPBACK[0],
+    port: Annotated[
+        int | None,
+        typer.Option(metavar="P", help="0 for any; default: the first free one from 7860.", show_default=False),
+    ] = None,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    as_json: Json = False,
+) -> None:
+    """Try methods and budgets on a picture in the browser, beside the dense model. Sends nothing anywhere."""
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError("Gradio is not installed: pip install 'adafv[ui]'")
+    from adafv.app.server import free_port
+
+    port = free_port(host, port)
+    quiet()
+    from adafv.app.desk import Playground
+    from adafv.app.server import serve
+    from adafv.load import load
+
+    name = model or "embedded"
+    playground = Playground(*load(model, device, dtype), name)
+    playground.warm_up()
+
+    def ready(url: str) -> None:
+        if as_json:
+            print_json({"url": url, "model": name})
+            return
+        typer.echo(f"{url}  (Ctrl-C stops it)")
+        if host not in LOOPBACK:
+            typer.echo("adafv: whoever reaches this machine can use the page, and its model", err=True)
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    serve(playground, host, port, ready)

@@ -1,0 +1,364 @@
+"""The playground as a person meets it, in a real Chromium."""
+
+import gc
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("playwright", reason="needs Playwright: make test-ui")
+pytest.importorskip("gradio", reason="needs Gradio: make test-ui")
+
+from chromium import chromium
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from adafv import AdaFV, NoPruning
+from adafv.app.desk import Playground, bundled
+from adafv.app.layout import BUDGET, LAUNCH, build
+from adafv.ask import ask
+from adafv.load import load
+
+DESK, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
+
+
+@pytest.fixture(scope="module")
+def playground() -> Playground:
+    made = Playground(*load(None, "cpu"), "embedded")
+    made.warm_up()
+    return made
+
+
+@pytest.fixture(scope="module")
+def url(playground) -> Iterator[str]:
+    app = build(playground)
+    _, address, _ = app.launch(server_port=free(), prevent_thread_lock=True, quiet=True, **LAUNCH)
+    yield address
+    app.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser, url) -> Iterator[Page]:
+    yield from opened(browser, url, viewport=DESK)
+
+
+@pytest.fixture
+def phone(browser, url) -> Iterator[Page]:
+    yield from opened(browser, url, viewport=PHONE, has_touch=True, is_mobile=True)
+
+
+@pytest.fixture
+def drawing(tmp_path) -> str:
+    """A picture of one's own, wider than high."""
+    path = tmp_path / "mine.png"
+    sample = bundled(4).image
+    sample.resize((288, 192)).save(path)
+    return str(path)
+
+
+def free() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+def opened(browser: Browser, url: str, **options) -> Iterator[Page]:
+    """A visitor's own window, in which nothing may go wrong and nothing is asked of another host."""
+    context = browser.new_context(**options)
+    page, wrong = context.new_page(), []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: wrong.append(request.url) if foreign(request.url, url) else None)
+    page.goto(url)
+    expect(page.locator(".card")).to_have_count(3)
+    yield page
+    context.close()
+    assert not wrong
+
+
+def foreign(address: str, url: str) -> bool:
+    return not address.startswith((url, "data:", "blob:"))
+
+
+def answers(page: Page) -> dict[str, str]:
+    """What each card says."""
+    cards = page.locator(".card")
+    found = {}
+    for i in range(cards.count()):
+        said = cards.nth(i).locator(".answer").evaluate("node => node.firstChild.textContent.trim()")
+        found[cards.nth(i).locator("h3").inner_text()] = said
+    return found
+
+
+def tokens(page: Page, card: int = 1) -> int:
+    return int(re.sub(r"\D", "", page.locator(".card").nth(card).locator(".bar span").first.inner_text()))
+
+
+def field(page: Page) -> Locator:
+    return page.locator(".question textarea")
+
+
+def slider(page: Page) -> Locator:
+    return page.locator("input[type=range]")
+
+
+def ask_for(page: Page, question: str) -> None:
+    field(page).fill(question)
+    page.get_by_role("button", name="Ask").click()
+
+
+def test_the_first_look(page, playground):
+    """The bundled question is answered at once, from every token and from a few, as the library answers it."""
+    sample = bundled(0)
+    said = answers(page)
+    expected = [
+        ask(playground.model, playground.processor, sample.image, sample.questions[0].text, pruner)
+        for pruner in (NoPruning(), AdaFV(keep=BUDGET / 100))
+    ]
+    assert [said["every token"], said["adafv"]] == [answer.answer for answer in expected]
+    assert [tokens(page, i) for i in range(2)] == [answer.kept_tokens for answer in expected]
+    assert "same answer" in page.locator(".card").nth(1).inner_text()
+    assert "most relevant" in page.locator(".card").nth(1).inner_text()
+    assert page.locator(".card svg use").first.evaluate("node => node.getBBox().width") == sample.image.width
+
+
+def test_ready_in_seconds(browser, url):
+    """From the address to the answers."""
+    start = time.perf_counter()
+    for _ in opened(browser, url, viewport=DESK):
+        assert time.perf_counter() - start < 10
+
+
+def test_ask(page):
+    """Enter and the button; the encoding is used again, and the page tells what the question changed."""
+    question = field(page)
+    question.fill("is there a club?")
+    question.press("Enter")
+    expect(page.locator(".card").nth(1)).to_contain_text("others than for “what color is the cup?”")
+    ask_for(page, "are the crown and the cup the same color?")
+    expect(page.locator(".card").nth(1)).to_contain_text("others than for “is there a club?”")
+    assert answers(page)["every token"] in ("yes", "no")
+
+
+def test_suggested_questions(page):
+    """One click asks; they belong to the picture."""
+    page.get_by_role("button", name="is there a blue cup?").click()
+    expect(field(page)).to_have_value("is there a blue cup?")
+    expect(page.locator(".card").nth(1)).to_contain_text("others than")
+    page.locator(".bundled button").nth(2).click()
+    expect(field(page)).to_have_value(bundled(2).questions[0].text)
+    expect(page.get_by_role("button", name=bundled(2).questions[1].text)).to_be_visible()
+
+
+def test_drag_the_budget(page, playground):
+    """From 100 % to 1 % in one movement: fewer and fewer tokens while the mouse moves, and no other encoding."""
+    slider(page).fill("100")
+    expect(page.locator(".card").nth(1)).to_contain_text("All 720 tokens")
+    visitor = next(reversed(playground.desks))
+    encoding = playground.desks[visitor].encoding
+    box = slider(page).bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] - 8, middle)
+    page.mouse.down()
+    seen = []
+    for step in range(20, -1, -1):
+        page.mouse.move(box["x"] + 8 + (box["width"] - 16) * step / 20, middle)
+        page.wait_for_timeout(120)
+        seen.append(tokens(page))
+    page.mouse.up()
+    slider(page).fill("1")
+    expect(page.locator(".card").nth(1)).to_contain_text("7 of 720 tokens")
+    assert seen == sorted(seen, reverse=True) and len(set(seen)) > 4
+    assert playground.desks[visitor].encoding is encoding
+
+
+def test_two_methods(page):
+    """Any two side by side; the same twice, or nothing, is one card less."""
+    choose(page, "Method", "adafv+")
+    choose(page, "Beside it", "fastervlm")
+    expect(page.locator(".card h3")).to_have_text(["every token", "adafv+", "fastervlm"])
+    choose(page, "Beside it", "nothing")
+    expect(page.locator(".card h3")).to_have_text(["every token", "adafv+"])
+
+
+def choose(page: Page, label: str, name: str) -> None:
+    page.get_by_label(label, exact=True).click()
+    page.get_by_role("option", name=name, exact=True).click()
+
+
+def test_maps(page):
+    """Saliency, relevance, the picture alone, and back."""
+    for name, heats in (("what stands out", 6), ("what the words point at", 6), ("the picture alone", 0)):
+        page.get_by_label(name).check()
+        expect(page.locator(".card .heat")).to_have_count(heats)
+        expect(page.locator(".card path")).to_have_count(0)
+    page.get_by_label("what is kept").check()
+    expect(page.locator(".card path").first).to_be_visible()
+
+
+def test_upload(page, drawing):
+    """By the file dialog and by a drop: the picture takes the place of the one before, and is asked about."""
+    page.locator("input[type=file]").set_input_files(drawing)
+    expect(page.locator(".card .view").first).to_have_attribute("viewBox", "0 0 288 192")
+    assert len(answers(page)) == 3
+    data = page.evaluate_handle(
+        """() => { const data = new DataTransfer(), canvas = document.createElement('canvas');
+        canvas.width = 90; canvas.height = 120;
+        const bytes = Uint8Array.from(atob(canvas.toDataURL('image/png').split(',')[1]), c => c.charCodeAt(0));
+        data.items.add(new File([bytes], 'dropped.png', {type: 'image/png'})); return data; }"""
+    )
+    page.locator(".drop button").first.dispatch_event("drop", {"dataTransfer": data})
+    expect(page.locator(".card .view").first).to_have_attribute("viewBox", "0 0 90 120")
+
+
+def test_bad_files(page, tmp_path):
+    """One sentence in the page; the picture, the question and the answers stay. The next good file clears it."""
+    before = page.locator(".cards").inner_html()
+    bad = tmp_path / "holiday.png"
+    bad.write_bytes(b"no picture")
+    page.locator("input[type=file]").set_input_files(str(bad))
+    expect(page.get_by_role("alert")).to_contain_text("Holiday.png is not an image")
+    assert page.locator(".cards").inner_html() == before
+    huge = tmp_path / "huge.png"
+    Image.new("1", (20_000, 20_000)).save(huge)
+    page.locator("input[type=file]").set_input_files(str(huge))
+    expect(page.get_by_role("alert")).to_contain_text("pixels")
+    assert page.locator(".cards").inner_html() == before
+    page.locator(".bundled button").nth(1).click()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert len(answers(page)) == 3
+
+
+def test_files_that_are_too_large(browser, url, tmp_path):
+    """Said before they are read; nothing is lost."""
+    large = tmp_path / "large.png"
+    large.write_bytes(b"\x89PNG" + bytes(33 * 2**20))
+    context = browser.new_context(viewport=DESK)
+    page = context.new_page()
+    page.goto(url)
+    expect(page.locator(".card")).to_have_count(3)
+    page.locator("input[type=file]").set_input_files(str(large))
+    expect(page.get_by_text(re.compile("exceed", re.IGNORECASE)).first).to_be_visible()
+    assert len(answers(page)) == 3
+    context.close()
+
+
+@pytest.mark.parametrize("question, word", [("", "empty"), ("what <image> is", "control token")])
+def test_bad_questions(page, question, word):
+    """One sentence; the next good question clears it."""
+    ask_for(page, question)
+    expect(page.get_by_role("alert")).to_contain_text(word)
+    assert len(answers(page)) == 3
+    ask_for(page, "is there a club?")
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_keyboard(page):
+    """Without a mouse: pick a picture, ask, change the budget, a method and the map."""
+    seen = set()
+    page.locator(".bundled button").nth(1).focus()
+    page.keyboard.press("Enter")
+    expect(field(page)).to_have_value(bundled(1).questions[0].text)
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate("document.activeElement.type + ' ' + (document.activeElement.ariaLabel || '')"))
+    kinds = {name.split(" ")[0] for name in seen}
+    assert {"range", "radio", "textarea"} <= kinds
+    slider(page).focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".card").nth(1)).to_contain_text("43 of 720 tokens")
+    page.get_by_label("Method", exact=True).focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.locator(".card h3").nth(1)).to_have_text("adafv+")
+    page.get_by_label("what is kept").focus()
+    page.keyboard.press("ArrowDown")
+    expect(page.locator(".card .heat")).to_have_count(6)
+
+
+def test_small_screens(phone, drawing):
+    """Nothing is wider than the screen, everything works by touch."""
+    width = phone.evaluate("document.documentElement.scrollWidth")
+    assert width <= PHONE["width"]
+    phone.locator(".bundled button").nth(2).tap()
+    expect(field(phone)).to_have_value(bundled(2).questions[0].text)
+    slider(phone).fill("50")
+    expect(phone.locator(".card").nth(1)).to_contain_text("360 of 720 tokens")
+    for card in (1, 2):
+        view = phone.locator(".card").nth(card).locator(".view").first
+        view.scroll_into_view_if_needed()
+        assert view.bounding_box()["width"] > 0.8 * PHONE["width"]
+    for control in phone.locator("button:visible, input[type=range]").all():
+        box = control.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"] + 1
+
+
+def test_two_visitors(browser, url, drawing):
+    """Pictures, questions and budgets are each visitor's own, whoever was last."""
+    one, two = (opened(browser, url, viewport=DESK) for _ in range(2))
+    first, second = next(one), next(two)
+    first.locator("input[type=file]").set_input_files(drawing)
+    expect(first.locator(".card .view").first).to_have_attribute("viewBox", "0 0 288 192")
+    second.locator(".bundled button").nth(5).click()
+    expect(second.locator(".card .view").first).to_have_attribute("viewBox", "0 0 64 64")
+    slider(second).fill("50")
+    expect(second.locator(".card").nth(1)).to_contain_text("144 of 288 tokens")
+    slider(first).fill("10")
+    expect(first.locator(".card").nth(1).locator(".caption")).not_to_have_text("")
+    expect(first.locator(".card .view").first).to_have_attribute("viewBox", "0 0 288 192")
+    expect(second.locator(".card .view").first).to_have_attribute("viewBox", "0 0 64 64")
+    for visitor in (one, two):
+        assert next(visitor, None) is None
+
+
+def test_a_closed_tab_frees_its_memory(browser, url, playground):
+    """The encoding goes, not only the name; reloading the page is leaving, too."""
+    for _ in opened(browser, url, viewport=DESK):
+        visitor = next(reversed(playground.desks))
+        features = weakref.ref(playground.desks[visitor].encoding.features[0])
+    for _ in range(100):
+        if visitor not in playground.desks:
+            break
+        time.sleep(0.1)
+    gc.collect()
+    assert visitor not in playground.desks and features() is None
+
+
+def test_the_command(browser, tmp_path):
+    """`adafv ui` as a process: one JSON line, loopback only, nothing asked of the network, a clean end."""
+    proxy = socket.create_server(("127.0.0.1", 0))
+    address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), address)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "adafv", "ui", "--port", "0", "--device", "cpu", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | proxies | {"TMPDIR": str(tmp_path)},
+    )
+    assert process.stdout is not None
+    said = json.loads(process.stdout.readline())
+    assert said["model"] == "embedded" and said["url"].startswith("http://127.0.0.1:")
+    for page in opened(browser, said["url"], viewport=DESK):
+        assert len(answers(page)) == 3
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == "" and err == "adafv: stopped\n"
+    assert not list(tmp_path.iterdir())
+    proxy.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        proxy.accept()
