@@ -41,7 +41,7 @@ def python(*arguments: str, executable: str = sys.executable, **options) -> str:
 
 def sources() -> set[str]:
     """What has to be in a wheel, below `src`."""
-    data = ("py.typed", "embedded/README.md", "families/proven.json")
+    data = ("py.typed", "app/style.css", "embedded/README.md", "families/proven.json")
     package = ROOT / "src" / "adafv"
     files = [*package.rglob("*.py"), *(package / "embedded" / "model").iterdir(), *(package / name for name in data)]
     return {file.relative_to(package.parent).as_posix() for file in files}
