@@ -185,7 +185,7 @@ def test_files_that_are_no_pictures(page, image, tmp_path, content, words):
     bad = tmp_path / "holiday.png"
     bad.write_bytes(Path(image).read_bytes()[:4000] if content == b"half" else content)
     reply = page.take_file("a", str(bad), CHOICES)
-    assert words in reply.notice and "Holiday.png" in reply.notice and str(tmp_path) not in reply.notice
+    assert words in reply.notice and "holiday.png" in reply.notice and str(tmp_path) not in reply.notice
     assert (reply.cards, reply.picture, reply.source, reply.question, reply.suggested) == (None,) * 5
     assert page.playground.desks["a"] is before
 

@@ -59,7 +59,7 @@ def picture(image: Image.Image) -> str:
 
 def notice(sentence: str) -> str:
     """What is wrong, or nothing."""
-    return f'<p class="notice" role="alert">{escape(_sentence(sentence))}</p>' if sentence else ""
+    return f'<p class="notice" role="alert">{escape(sentence)}</p>' if sentence else ""
 
 
 def waiting(image: Image.Image) -> str:
@@ -93,7 +93,7 @@ def _card(sight: Sight, result: Result, layer: str, dense: Answer | None, longes
     if result.answer is not None:
         parts += [_answer(result.answer, None if plain else dense), _bars(result.answer, longest)]
     if result.note:
-        parts.append(f'<p class="small">{escape(_sentence(result.note))}</p>')
+        parts.append(f'<p class="small">{escape(result.note)}</p>')
     if result.what is not None and not plain:
         parts += [_split(result.what), _words(result.what), _others(result, sight.before)]
     return f'<article class="card{" dense" if plain else ""}">{"".join(parts)}</article>'
@@ -240,10 +240,6 @@ def _others(result: Result, before: str | None) -> str:
 
 def _summary(name: str) -> str:
     return (METHODS[name].__doc__ or "").strip().splitlines()[0]
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _data(image: Image.Image, kind: str, **options: Any) -> str:

@@ -186,13 +186,13 @@ class Playground:
         try:
             answer, selection = ask_encoded(self.model, self.processor, asked.inputs, asked.encoding, pruner)
         except ValueError as error:
-            return Result(pruner.name, note=f"{error}.")
+            return Result(pruner.name, note=str(error))
         except torch.OutOfMemoryError:
-            return Result(pruner.name, note="The memory of the device is too small for so many tokens: keep fewer.")
+            return Result(pruner.name, note="the memory of the device is too small for so many tokens: keep fewer")
         try:
             check_drawable(self.model, pruner)
         except ValueError as error:
-            return Result(pruner.name, answer, note=f"{error}.")
+            return Result(pruner.name, answer, note=str(error))
         known = desk.results.get((question, DENSE, 1.0))
         dense = known.answer if known and known.answer else answer
         what = explained(self.processor, desk.image, question, pruner, asked.encoding, selection, dense, answer)

@@ -21,7 +21,7 @@ CLEAN_EVERY, CLEAN_AFTER = 600, 3600  # seconds; uploaded files
 CALL: dict[str, Any] = {
     "concurrency_id": "model",
     "concurrency_limit": 1,
-    "show_progress": "hidden",
+    "show_progress": "minimal",
     "api_visibility": "private",
 }
 LAUNCH: dict[str, Any] = {
@@ -80,14 +80,16 @@ def build(playground: Playground) -> gr.Blocks:
                     label="Questions to try",
                     elem_classes="suggested",
                 )
-                budget = gr.Slider(1, 100, BUDGET, step=1, label="Visual tokens to keep, in %", buttons=[])
+                budget = gr.Slider(
+                    1, 100, BUDGET, step=1, label="Visual tokens to keep, in %", buttons=[], elem_classes="budget"
+                )
                 with gr.Row():
                     first = gr.Dropdown(methods, value=FIRST, label="Method", min_width=120)
                     second = gr.Dropdown([NOTHING, *methods], value=SECOND, label="Beside it", min_width=120)
                 layer = gr.Radio(list(cards.LAYERS), value=next(iter(cards.LAYERS)), label="Drawn over the picture")
             with gr.Column(scale=1, min_width=320, elem_classes="results"):
-                notice = gr.HTML()
-                picture = gr.HTML(cards.picture(start.image))
+                notice = gr.HTML(elem_classes="said")
+                picture = gr.HTML(cards.picture(start.image), elem_classes="stored")
                 drawn = gr.HTML()
         choices = [question, first, second, budget, layer]
         outputs = [notice, drawn, picture, source, question, suggested]
@@ -108,10 +110,11 @@ def build(playground: Playground) -> gr.Blocks:
             playground.forget(_visitor(request))
 
         touched = [app.load, question.submit, budget.change, first.input, second.input, layer.input]
-        gr.on(touched, look, [source, *choices], outputs, trigger_mode="always_last", **CALL)
-        suggested.click(suggest, [suggested, source, *choices], outputs, **CALL)
-        upload.upload(take_file, [upload, *choices], [*outputs, upload], **CALL)
-        gallery.select(take_bundled, choices, outputs, **CALL)
+        call = CALL | {"show_progress_on": drawn}
+        gr.on(touched, look, [source, *choices], outputs, trigger_mode="always_last", **call)
+        suggested.click(suggest, [suggested, source, *choices], outputs, **call)
+        upload.upload(take_file, [upload, *choices], [*outputs, upload], **call)
+        gallery.select(take_bundled, choices, outputs, **call)
         app.unload(leave)
     return app
 

@@ -95,4 +95,6 @@ class Page:
 
 def _notice(error: ValueError, source: str) -> str:
     """The sentence, with the name that the visitor gave the file."""
-    return cards.notice(str(error).replace(source, Path(source).name))
+    name = Path(source).name
+    text = str(error).replace(source, name)
+    return cards.notice(text if text.startswith(name) else text[:1].upper() + text[1:])
