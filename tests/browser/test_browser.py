@@ -304,6 +304,7 @@ def test_small_screens(phone, drawing):
         view = phone.locator(".card").nth(card).locator(".view").first
         view.scroll_into_view_if_needed()
         assert view.bounding_box()["width"] > 0.8 * PHONE["width"]
+        expect(slider(phone)).to_be_in_viewport()
     for control in phone.locator("button:visible, input[type=range]").all():
         box = control.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"] + 1
