@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-__all__ = ["COLOURS", "FAINT", "INK", "MARKERS", "draw"]
+__all__ = ["COLOURS", "FAINT", "INK", "MARKERS", "budget_axis", "draw"]
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8C564B", "#B8A000", "#6A3D9A")
 MARKERS = "oDs^vPX*"
@@ -36,6 +36,20 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=10)
     figure.savefig(path)
+
+
+def budget_axis(axes: Axes, keeps: list[float]) -> None:
+    """Shares of the visual tokens from left (most) to right, on a logarithmic scale."""
+    axes.set_xscale("log")
+    axes.set_xlim(min(keeps) / 1.25, max(keeps) * 1.25)
+    axes.invert_xaxis()
+    axes.xaxis.set_major_locator(FixedLocator(keeps))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda keep, _: f"{100 * keep:.3g} %"))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e8e8e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, labelsize=9)
 
 
 def _colored(rows: list[dict[str, Any]]) -> list[str]:
@@ -72,16 +86,7 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None:
             *line(name), label=name, color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
             linewidth=2.6 if first else 1.5, markersize=7 if first else 5, zorder=4 if first else 3,
         )  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_xlim(min(keeps) / 1.25, max(keeps) * 1.25)
-    axes.invert_xaxis()
-    axes.xaxis.set_major_locator(FixedLocator(keeps))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda keep, _: f"{100 * keep:.3g} %"))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e8e8e8", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=9)
+    budget_axis(axes, keeps)
     axes.set_ylim(bottom=0)
 
 

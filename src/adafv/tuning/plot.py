@@ -4,10 +4,9 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from adafv.evaluation.answering import BLIND
-from adafv.evaluation.plot import COLOURS, FAINT, INK, MARKERS
+from adafv.evaluation.plot import COLOURS, FAINT, INK, MARKERS, budget_axis
 from adafv.tuning.choice import CHOOSING, REPORTING, Row, is_candidate
 
 __all__ = ["draw"]
@@ -37,7 +36,9 @@ def draw(rows: list[Row], min_retention: float, path: Path) -> None:
     if rows[-1]["half"] == REPORTING:
         last = rows[-1]
         _point(axes, last, len(names), label=f"chosen: {last['method']}, on the other half")
-    _axis(axes, sorted({row["keep"] for row in own}))
+    budget_axis(axes, sorted({row["keep"] for row in own}))
+    axes.set_xlabel("visual tokens kept", color=INK)
+    axes.set_ylabel("right answers, % of the dense model's", color=INK)
     axes.set_title(
         f"{own[0]['n']} questions on {own[0]['pictures']} pictures, 95 % intervals; filled: holds",
         loc="left",
@@ -77,18 +78,3 @@ def _point(axes: Axes, row: Row, beside: int, label: str) -> None:
         [keep], [value], yerr=[[value - low], [high - value]], label=label, color=INK, marker="*", markersize=14,
         linestyle="", elinewidth=1.5, capsize=4, zorder=5,
     )  # fmt: skip
-
-
-def _axis(axes: Axes, keeps: list[float]) -> None:
-    axes.set_xscale("log")
-    axes.set_xlim(min(keeps) / 1.25, max(keeps) * 1.25)
-    axes.invert_xaxis()
-    axes.xaxis.set_major_locator(FixedLocator(keeps))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda keep, _: f"{100 * keep:.3g} %"))
-    axes.set_xlabel("visual tokens kept", color=INK)
-    axes.set_ylabel("right answers, % of the dense model's", color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e8e8e8", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=9)
