@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adafv.embedded.data import NONE, SIZE, Scenes, crops_of
 from adafv.embedded.recipe import GRID, LABELS, PLURALS, TEXT_WIDTH, vocabulary
-from adafv.embedded.tower import POSITIONS, Stage1, to_pixels
+from adafv.embedded.tower import POSITIONS, Stage1, mixed_precision, to_pixels
 from adafv.evaluation.asking import ask
 from adafv.evaluation.canvas import COLORS, ICONS
 from adafv.evaluation.sample import Question, Thing
@@ -54,7 +54,7 @@ def encode(stage: Stage1, pixels: np.ndarray, labels: np.ndarray, order: np.ndar
     """Encode pictures given as crops (n, c, 96, 96, 3); labels (n, c, 12, 12, 4)."""
     out = []
     for part in np.array_split(pixels, max(1, len(pixels) // 24)):
-        with torch.autocast(device.split(":")[0], torch.bfloat16):
+        with mixed_precision(device):
             x = to_pixels(part.reshape(-1, *part.shape[2:])).to(device)
             projected = stage.features(x)[1]
         out.append(projected.bfloat16().reshape(len(part), -1, TEXT_WIDTH).cpu())
@@ -276,7 +276,7 @@ def measure(stage: Stage2, bank: Bank, asked: list[Asked], device: str, keep: in
     right: dict[str, list[float]] = {}
     for rows in np.array_split(np.arange(len(bank.features)), max(1, len(bank.features) // 8)):
         batch = make_batch(bank, asked, rows, rng, keep, 8, None, device)
-        with torch.autocast(device.split(":")[0], torch.bfloat16):
+        with mixed_precision(device):
             hidden = stage(batch.image, batch.newline, batch.ids, batch.mask, batch.positions)[-1]
             said = stage.head(hidden).argmax(-1)
         index = torch.arange(len(said), device=said.device)[:, None]

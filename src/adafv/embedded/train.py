@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from adafv.embedded.recipe import GRID
+from adafv.embedded.tower import mixed_precision
 
 HELD_OUT = 10_000_000
 """First seed of the pictures that training is watched on: train namespace, never trained on, never a test picture."""
@@ -62,7 +63,7 @@ def run(module: torch.nn.Module, loss_of: Any, *, steps: int, peak: float, path:
     while step < end and (minutes is None or time.monotonic() - start < 60 * minutes):
         for group in optimizer.param_groups:
             group["lr"] = rate(step, steps, peak)
-        with torch.autocast(device.split(":")[0], torch.bfloat16):
+        with mixed_precision(device):
             loss, parts = loss_of(step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
