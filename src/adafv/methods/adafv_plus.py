@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from torch import Tensor
@@ -61,8 +60,8 @@ class AdaFVPlus(AdaFV):
         lists = torch.stack(super().attentions(tokens), dim=1)
         for images, grid in _alike(tokens.where) if self.reach else ():
             image, place = (x.to(lists.device, non_blocking=True) for x in (images, grid.flatten()))
-            scores = lists.index_select(0, image).index_select(2, place).unflatten(2, grid.shape)
-            features = tokens.features.index_select(0, image).index_select(1, place).unflatten(1, grid.shape)
+            scores = lists[image[:, None], :, place].mT.unflatten(2, grid.shape)
+            features = tokens.features[image[:, None], place].unflatten(1, grid.shape)
             news = scores * (1 - echoes(features, scores, int(self.reach)))
             lists[image[:, None], :, place] = news.flatten(2).mT
         return lists[:, 0], lists[:, 1]
@@ -79,22 +78,22 @@ def echoes(features: Tensor, scores: Tensor, reach: int) -> Tensor:
     features = features.float()
     length, echo = features.norm(dim=-1).clamp(min=1e-12), torch.zeros_like(scores)
     below, aside = (min(reach, side - 1) for side in scores.shape[-2:])
-    for down, right in product(range(below + 1), range(-aside, aside + 1)):
-        if (down, right) <= (0, 0):
-            continue
-        one, other = _shifted(down, right)
-        cosine = (features[:, *one] * features[:, *other]).sum(-1) / (length[:, *one] * length[:, *other])
-        better = scores[..., *one] >= scores[..., *other]
-        for worse, place in ((better, other), (~better, one)):
-            echo[..., *place] = torch.maximum(echo[..., *place], cosine[:, None] * worse)
+    for down in range(below + 1):
+        above, beneath = _apart(down)
+        rows = features[:, above] @ features[:, beneath].mT  # whole rows with whole rows: neighbours are its diagonals
+        rows.div_(length[:, above, :, None] * length[:, beneath, None])
+        for right in range(-aside if down else 1, aside + 1):
+            cosine = rows.diagonal(right, dim1=-2, dim2=-1)
+            one, other = zip((above, beneath), _apart(right), strict=True)
+            better = scores[..., *one] >= scores[..., *other]
+            for worse, place in ((better, other), (~better, one)):
+                echo[..., *place] = torch.maximum(echo[..., *place], cosine[:, None] * worse)
     return echo
 
 
-def _shifted(down: int, right: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Rows and columns of all tokens that have one `down` and `right` of them, and of the latter."""
-    one = slice(None, -down or None), slice(max(0, -right), -right if right > 0 else None)
-    other = slice(down, None), slice(max(0, right), right if right < 0 else None)
-    return one, other
+def _apart(shift: int) -> tuple[slice, slice]:
+    """Along one side of a grid: all places that have one `shift` further on, and the latter."""
+    return slice(max(0, -shift), -shift if shift > 0 else None), slice(max(0, shift), min(0, shift) or None)
 
 
 def _alike(where: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
