@@ -73,15 +73,20 @@ WHERE := benchmarks/speed
 CPU := --device cpu --dtype float32
 
 bench-cpu: env
-	$(SPEED) $(CPU) --methods adafv,adafv+,eager,listed,fastv --keep 1,0.6,0.25,0.05 --batch 8 --repeats 6 --out $(WHERE)/tiny
+	$(SPEED) $(CPU) --methods adafv,adafv+,eager,listed,fastv,sparsevlm --keep 1,0.6,0.25,0.05 --batch 8 --repeats 6 --out $(WHERE)/tiny
 	$(SPEED) $(CPU) --shape llava-next-7b --layers 2 --keep 1,0.05 --methods adafv,adafv+,eager,listed --repeats 5 --out $(WHERE)/llava-next-7b
 	$(BIN)/python $(WHERE)/selection.py $(CPU) --out $(WHERE)/selection
 	$(BIN)/python $(WHERE)/pages.py
 
-# At most ten minutes on one GPU of 80 GB.
-bench-gpu: env
-	$(SPEED) --device cuda --dtype bfloat16 --shape llava-next-7b --batch 1,8 --keep 1,0.25,0.05 --methods adafv,adafv+,eager --compile --out $(WHERE)/gpu
-	$(BIN)/python $(WHERE)/selection.py --device cuda --dtype bfloat16 --out $(WHERE)/selection-gpu
+# With the PyTorch that $(PYTHON) has, which must know the GPU. On a CPU, to see that it runs:
+# make bench-gpu PYTHON=.venv/bin/python GPU='--device cpu --dtype float32' SHAPE=tiny GPU_RESULTS=out/gpu
+GPU := --device cuda --dtype bfloat16
+SHAPE := llava-next-7b
+GPU_RESULTS := $(WHERE)/gpu
+
+bench-gpu:
+	PYTHONPATH=src $(PYTHON) -m adafv speed $(GPU) --shape $(SHAPE) --batch 1,8 --keep 1,0.05 --methods adafv,adafv+,eager --repeats 10 --compile --out $(GPU_RESULTS)
+	PYTHONPATH=src $(PYTHON) $(WHERE)/selection.py $(GPU) --out $(GPU_RESULTS)/selection
 
 lint: env
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_speed import SMALL, prepared
 from torch._dynamo.testing import CompileCounter
+from transformers import StaticCache
 
 from adafv import AdaFV
 from adafv.ask import build_batch
@@ -78,6 +79,25 @@ def test_answers_and_logits_are_those_of_the_plain_model(kind, counter):
             torch.testing.assert_close(model(**prompt).logits, logits, rtol=1e-4, atol=1e-5)
             assert answers(model, prompt, **GREEDY) == answers(model, prompt, **STATIC) == plain
     assert counter.frame_count > 0
+
+
+@pytest.mark.parametrize("options", [GREEDY, STATIC], ids=["growing", "static"])
+def test_masks_are_compiled_too(kind, options, counter):
+    """Padding on the left needs a mask, which `generate` makes for a static cache: one, or one for each kind of layer.
+
+    The prefill is compiled under either; the tokens after it where the cache is static and no layer has a window.
+    """
+    model, _ = prepared(kind)
+    inputs = asked(kind, 5, 12)
+    assert not inputs["attention_mask"].all()
+    short = PRUNER(model, inputs)
+    plain = answers(model, short, **GREEDY)
+    with compiled(model, bucket=64), torch.no_grad():
+        answers(model, short, **options | {"max_new_tokens": 1})
+        prefill = counter.frame_count
+        assert answers(model, short, **options) == plain
+    decoded = options is STATIC and not any(StaticCache(model.config, 8).is_sliding)
+    assert prefill > 0 and counter.frame_count == prefill + decoded
 
 
 def test_attached_pruners_work_as_ever(counter):

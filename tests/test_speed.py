@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -401,6 +402,19 @@ def test_bad_input(tmp_path, capsys, words, said):
     """One line with the remedy, exit 2, before anything is timed."""
     status, out, err = speed(capsys, "--out", tmp_path / "new", *words)
     assert status == 2 and out == "" and err.count("\n") == 1 and said in err
+
+
+def test_compiled_command(small, tmp_path, capsys, monkeypatch):
+    """What `make bench-gpu` asks for runs on any device: dense, pruned and eager rows, traced but not made faster."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    options = ("--compile", "--batch", "1,2", "--methods", "adafv,eager", "--keep", "1,0.5", "--out", tmp_path)
+    status, out, _ = speed(capsys, *QUICK, *options)
+    assert status == 0
+    found = json.loads(out)
+    assert found["meta"]["compile"] and not found["meta"]["left_out"]
+    names = [(row["batch"], row["method"]) for row in found["rows"]]
+    assert names == [(b, m) for b in (1, 2) for m in (DENSE, "adafv", "eager")]
+    assert all(row["peak_bytes"] and row["prefill_ms"] and row["decode_ms_per_token"] for row in found["rows"])
 
 
 def test_other_settings_do_not_mix(small, tmp_path, capsys):

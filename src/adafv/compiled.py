@@ -103,24 +103,30 @@ def _known(inputs: Mapping[str, Any]) -> bool:
     """Whether a call of the language model is one whose prompts may be padded: embeddings, no gradient, no extras."""
     if torch.is_grad_enabled() or inputs.get("inputs_embeds") is None or inputs.get("use_cache") is False:
         return False
-    masks = inputs.get("attention_mask")
-    if isinstance(masks, Mapping) and any(mask is not None for mask in masks.values()):
+    if not all(mask is None or isinstance(mask, Tensor) for mask in _masks(inputs).values()):
         return False
     rest = {name: value for name, value in inputs.items() if name not in ALONG}
     return not any(isinstance(x, Tensor) or (x and name.startswith("output_")) for name, x in rest.items())
 
 
+def _masks(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The attention masks by kind of layer, where there is more than one kind."""
+    mask = inputs.get("attention_mask")
+    return dict(mask) if isinstance(mask, Mapping) else {"": mask}
+
+
 def _padded(inputs: Mapping[str, Any], bucket: int) -> dict[str, Any]:
     """What the layers read of prompts without a cache, up to the next multiple of `bucket`."""
     out = {name: value for name, value in inputs.items() if name not in ("past_key_values", "use_cache")}
-    length = out["inputs_embeds"].shape[1]
-    pad = -length % bucket
-    mask = out.get("attention_mask")
-    if isinstance(mask, Tensor) and mask.dim() == 2:
-        out["attention_mask"] = None if mask.all() else _longer(mask, pad)
-    elif isinstance(mask, Tensor):  # of `generate`, as wide as a static cache
-        pad = min(pad, mask.shape[-1] - length)
-        out["attention_mask"] = _longer(mask[..., : length + pad], pad, dim=-2)
+    length, masks = out["inputs_embeds"].shape[1], _masks(inputs)
+    # (B, 1, L, W) masks say of W keys, as many as a static cache has, who may see them: no more of them can be padding
+    pad = min([-length % bucket, *(m.shape[-1] - length for m in masks.values() if m is not None and m.dim() == 4)])
+    for name, mask in masks.items():
+        if mask is not None and mask.dim() == 4:
+            masks[name] = _longer(mask[..., : length + pad], pad, dim=-2)
+        elif mask is not None:
+            masks[name] = None if mask.all() else _longer(mask, pad)
+    out["attention_mask"] = masks.get("", masks)
     out["inputs_embeds"] = _longer(out["inputs_embeds"], pad, dim=1)
     if (positions := out.get("position_ids")) is not None:
         more = positions[..., -1:] + torch.arange(1, pad + 1, device=positions.device)

@@ -135,6 +135,7 @@ class Measurement:
                 for batch in self.batches:
                     if todo := self.todo(log, batch):
                         self._batch(model, processor, log, batch, todo, progress)
+                log.add("ceilings", **asdict(ceilings.measure(device, dtype)))
             return [record for record in log.records if self._asked(record)], settings
 
     def _asked(self, record: dict[str, Any]) -> bool:
