@@ -1,6 +1,7 @@
 """What the README shows is what happens."""
 
 import re
+import tomllib
 from pathlib import Path
 
 from adafv import METHODS
@@ -30,18 +31,41 @@ def test_every_method_has_its_line():
 
 
 def test_the_accuracy_table_is_the_measured_one(monkeypatch, capsys):
-    """The README's table is what its command prints of the committed results."""
+    """The table of docs/accuracy.md is what its command prints of the committed results."""
     monkeypatch.chdir(ROOT)
-    (command,) = re.findall(r"^    adafv (table benchmarks/.*)$", README, re.MULTILINE)
+    page = (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^    adafv (table benchmarks/.*)$", page, re.MULTILINE)
     assert main(command.split()) == 0
     printed = [line.strip() for line in capsys.readouterr().out.strip().splitlines()]
-    shown = [line.strip() for line in README.splitlines()]
+    shown = [line.strip() for line in page.splitlines()]
     assert len(printed) > 20 and all(line in shown for line in printed)
 
 
 def test_the_families_are_those_that_the_tests_proved():
     """All of them, no other, and their number."""
-    section = README.split("## Models")[1].split("## ")[0].split("- **")[0]
+    section = (ROOT / "docs" / "models.md").read_text(encoding="utf-8").split("- **")[0]
     proven = record()["families"]
     assert set(re.findall(r"`(\w+)`[,.]", section)) == set(proven)
-    assert f"[{len(proven)} model families](#models)" in README
+    assert f"[{len(proven)} model families](docs/models.md)" in README
+
+
+def test_the_badges_are_true():
+    """Each says what the package's own files say."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    facts = {
+        "licence": project["license"],
+        "python": project["requires-python"].removeprefix(">=") + "+",
+        "typed": "py.typed",
+        "methods": str(len(METHODS)),
+        "model families": str(len(record()["families"])),
+    }
+    badges = re.findall(r"^!\[(.*)\]\(https://img\.shields\.io/badge/(.*)-\w+\)$", README, re.MULTILINE)
+    shown = [re.split(r"(?<!-)-(?!-)", badge) for _, badge in badges]
+    assert {name.replace("_", " "): value.replace("--", "-") for name, value in shown} == facts
+    assert (ROOT / "src" / "adafv" / "py.typed").exists()
+
+
+def test_links_lead_somewhere():
+    """Every file that the front page names is there."""
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert len(targets) > 10 and all((ROOT / target).exists() for target in targets)

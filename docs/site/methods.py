@@ -34,6 +34,10 @@ what a 7B model scores. *Holds* is the share of the dense model's accuracy. *Ope
 the selection for a picture of {count} visual tokens, counted when this page was built: where the count depends on the
 budget, tokens are picked or dropped in steps, one after another. What a selection takes in milliseconds depends on the
 machine: `adafv speed --methods …` measures it.
+
+`fastv`, `sparsevlm` and `pdrop` prune between the layers of the language model, where K is the mean over the layers, so
+that all methods are compared at equal compute; they run inside `attached`, and refuse a budget that their first layers
+exceed. Merging methods hand over K tokens, too. A new method is [one file and one name](adding-a-method.md).
 """
 
 

@@ -30,7 +30,7 @@ ELSEWHERE = {
     "CONTRIBUTING.md": "contributing.md",
 }
 """Files of the repository that are pages or pictures of the site, too."""
-HOMES = {**ELSEWHERE, "benchmarks/accuracy": "choosing-a-budget.md"}
+HOMES = {**ELSEWHERE, "benchmarks/accuracy": "accuracy.md"}
 ORIGINS = {page: origin for origin, page in ELSEWHERE.items()}
 LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]+)?\)")
 TABLE = re.compile(r"^<!-- table: (\S+) -->$", re.MULTILINE)

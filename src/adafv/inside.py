@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from adafv.encoding import Encoding, VisualTokens
@@ -18,6 +17,7 @@ from adafv.families import family_of
 from adafv.layout import has_images
 from adafv.pruner import BudgetError, Pruner, Selection
 from adafv.reading import Raters, Reading
+from adafv.rebuild import stay
 
 __all__ = ["LayerPruner", "Raters", "after_share", "last_token"]
 
@@ -122,17 +122,14 @@ class LayerPruner(Pruner):
             )
         layers = encoding.tokens.layers
         plans = [self.plan(layers, n, k) for n, k in zip(encoding.tokens.counts, budget, strict=True)]
-        stay = partial(self._stay_with_newlines, encoding)
+        places = partial(stay, encoding, newlines=self.newlines)
         with torch.no_grad():
             raters = self.raters(encoding)
             mesh = getattr(model, "_device_mesh", None)  # of tensor parallelism
             group = None if mesh is None else mesh["tp"].get_group()
-            reading = Reading(encoding, model.get_decoder(), self.stages(layers), plans, raters, stay, group)
+            reading = Reading(encoding, model.get_decoder(), self.stages(layers), plans, raters, places, group)
         with reading.hooked():
             yield
-
-    def _stay_with_newlines(self, encoding: Encoding, kept: list[Tensor]) -> list[tuple[int, Tensor]]:
-        return self._stay(encoding, [self._offsets(encoding, i, k) for i, k in enumerate(kept)])
 
 
 def last_token(encoding: Encoding) -> Raters:

@@ -16,9 +16,8 @@ from adafv.attach import attached
 from adafv.capture import Signal
 from adafv.encode import encode
 from adafv.encoding import Encoding, VisualTokens
-from adafv.families import family_of
-from adafv.families.base import base_of
 from adafv.layout import has_images
+from adafv.rebuild import rebuild
 
 __all__ = ["BudgetError", "Pruner", "ScoringPruner", "Selection"]
 
@@ -173,73 +172,20 @@ class Pruner(ABC):
         self, model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding, selection: Selection
     ) -> dict[str, Any]:
         """Put what is kept into a shorter prompt: ids, masks, labels, positions and features shrink together."""
-        offsets = [self._offsets(encoding, i, kept) for i, kept in enumerate(selection.kept)]
-        features = [f[o] for f, o in zip(encoding.features, offsets, strict=True)]
-        if selection.features is not None:
-            if not encoding.merges:
-                raise ValueError(
-                    f"{self.name} merges tokens, but models of the family {model.config.model_type!r} take them before "
-                    "their projector: choose a method that keeps tokens as they are"
-                )
-            for i, (kept, merged) in enumerate(zip(selection.kept, selection.features, strict=True)):
-                features[i][torch.searchsorted(offsets[i], encoding.droppable[i][kept])] = merged.to(features[i])
-        stay = self._stay(encoding, offsets)
-        rest = {name: value for name, value in inputs.items() if name not in encoding.consumed}
-        out = rest | encoding.prompt.shorten(rest, stay, _pad_id(model))
-        out |= self._positions(model, encoding, stay, out)
-        if encoding.positions is not None:  # where decoding goes on, as the model notes it for itself
-            last = out["position_ids"][-3:].amax((0, 2))[:, None]
-            base_of(model).rope_deltas = last + 1 - out["attention_mask"].sum(1, keepdim=True)
-        planes = [[p[o] for p, o in zip(plane, offsets, strict=True)] for plane in encoding.planes]
-        out["mm_encoder_outputs"] = encoding.encoded(features, planes)
-        return out
-
-    def _positions(
-        self, model: PreTrainedModel, encoding: Encoding, stay: list[tuple[int, Tensor]], short: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """The position ids of the shorter prompts, where neither the caller nor the model has numbered them so."""
-        prompt, mask = encoding.prompt, short["attention_mask"]
-        packed = (mask.cumsum(-1) - 1).clamp(min=0)
-        if encoding.positions is not None:
-            positions = prompt.original_positions(mask.device, stay, encoding.positions)
-            axes = model.config.get_text_config().rope_parameters.get("mrope_section", range(3))
-            if len(positions) > len(axes):
-                positions[0] = packed
-            return {"position_ids": positions}
-        if self.positions == "original":
-            if family_of(model).counts:
-                raise ValueError(
-                    f"positions='original' has no effect in models of the family {model.config.model_type!r}, which "
-                    "number their tokens by counting them: pass positions='packed'"
-                )
-            return {} if "position_ids" in short else {"position_ids": prompt.original_positions(mask.device, stay)}
-        pruned = sum(len(positions) for _, positions in stay) < int(prompt.placeholder.sum())
-        return {"position_ids": packed} if pruned and "position_ids" in short else {}
-
-    @staticmethod
-    def _stay(encoding: Encoding, offsets: list[Tensor]) -> list[tuple[int, Tensor]]:
-        """For each image its row and the positions in the prompt of the tokens that stay."""
-        return [
-            (span.row, span.positions.to(o.device, non_blocking=True)[o])
-            for span, o in zip(encoding.spans, offsets, strict=True)
-        ]
-
-    def _offsets(self, encoding: Encoding, image: int, kept: Tensor) -> Tensor:
-        """Where the tokens that stay are among all tokens of an image, those that may not be dropped included."""
-        droppable, fixed = encoding.droppable[image], encoding.fixed[image]
-        if len(kept) == len(droppable):
-            return torch.arange(len(encoding.features[image]), device=kept.device)
-        if self.newlines != "all":
-            fixed = self._newlines_of_rows(encoding, image, kept) if self.newlines == "rows" else fixed[:0]
-        return torch.cat([droppable[kept], fixed]).sort().values
-
-    @staticmethod
-    def _newlines_of_rows(encoding: Encoding, image: int, kept: Tensor) -> Tensor:
-        newlines, crop = encoding.fixed[image], encoding.tokens.where[image][:, 0]
-        ends_in_newline = (crop >= crop.max().clamp(max=1)).to(kept.device)  # the thumbnail's rows don't
-        tokens = encoding.droppable[image][kept[ends_in_newline[kept]]]
-        used = torch.searchsorted(newlines, tokens).bincount(minlength=len(newlines) + 1)
-        return newlines[used[:-1] > 0]
+        if selection.features is not None and not encoding.merges:
+            raise ValueError(
+                f"{self.name} merges tokens, but models of the family {model.config.model_type!r} take them before "
+                "their projector: choose a method that keeps tokens as they are"
+            )
+        return rebuild(
+            model,
+            inputs,
+            encoding,
+            selection.kept,
+            selection.features,
+            positions=self.positions,
+            newlines=self.newlines,
+        )
 
     def inside(self, model: PreTrainedModel, encoding: Encoding) -> AbstractContextManager[None]:
         """To be held open while the model reads what `prune` returned: for methods that prune between its layers."""
@@ -321,13 +267,3 @@ def one_of(name: str, value: object, *known: str) -> None:
     """Raise a `ValueError` unless an option has one of its known values."""
     if value not in known:
         raise ValueError(f"{name}={value!r} is unknown: pass one of {', '.join(map(repr, known))}")
-
-
-def _pad_id(model: PreTrainedModel) -> int:
-    generation, text = model.generation_config, model.config.get_text_config()
-    for candidate in (generation.pad_token_id, text.pad_token_id, generation.eos_token_id, text.eos_token_id):
-        if isinstance(candidate, list):
-            candidate = candidate[0]
-        if candidate is not None and candidate >= 0:
-            return candidate
-    return 0

@@ -1,0 +1,117 @@
+"""A shorter prompt around the tokens that stay: ids, masks, labels, positions and features shrink together."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from adafv.encoding import Encoding
+from adafv.families import family_of
+from adafv.families.base import base_of
+
+__all__ = ["rebuild", "stay"]
+
+
+def rebuild(
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    encoding: Encoding,
+    kept: list[Tensor],
+    merged: list[Tensor] | None = None,
+    *,
+    positions: str = "packed",
+    newlines: str = "drop",
+) -> dict[str, Any]:
+    """The inputs of a model with fewer placeholders, and encoded images in place of the pixels.
+
+    Args:
+        kept: for each image the indices (K,) of the droppable tokens that stay, ascending.
+        merged: for each image their features (K, D) instead of the encoded ones. None: those.
+        positions, newlines: see `Pruner`.
+
+    Raises:
+        ValueError: positions="original" in a family that numbers its tokens by counting them.
+    """
+    offsets = [_offsets(encoding, i, indices, newlines) for i, indices in enumerate(kept)]
+    features = [f[o] for f, o in zip(encoding.features, offsets, strict=True)]
+    for i, new in enumerate(merged or ()):
+        features[i][torch.searchsorted(offsets[i], encoding.droppable[i][kept[i]])] = new.to(features[i])
+    places = _places(encoding, offsets)
+    rest = {name: value for name, value in inputs.items() if name not in encoding.consumed}
+    out = rest | encoding.prompt.shorten(rest, places, _pad_id(model))
+    out |= _positions(model, encoding, places, out, positions)
+    if encoding.positions is not None:  # where decoding goes on, as the model notes it for itself
+        last = out["position_ids"][-3:].amax((0, 2))[:, None]
+        base_of(model).rope_deltas = last + 1 - out["attention_mask"].sum(1, keepdim=True)
+    planes = [[p[o] for p, o in zip(plane, offsets, strict=True)] for plane in encoding.planes]
+    out["mm_encoder_outputs"] = encoding.encoded(features, planes)
+    return out
+
+
+def stay(encoding: Encoding, kept: list[Tensor], newlines: str) -> list[tuple[int, Tensor]]:
+    """For each image its row and the positions in the prompt of the tokens that stay, newlines among them."""
+    return _places(encoding, [_offsets(encoding, i, indices, newlines) for i, indices in enumerate(kept)])
+
+
+def _places(encoding: Encoding, offsets: list[Tensor]) -> list[tuple[int, Tensor]]:
+    return [
+        (span.row, span.positions.to(o.device, non_blocking=True)[o])
+        for span, o in zip(encoding.spans, offsets, strict=True)
+    ]
+
+
+def _offsets(encoding: Encoding, image: int, kept: Tensor, newlines: str) -> Tensor:
+    """Where the tokens that stay are among all tokens of an image, those that may not be dropped included."""
+    droppable, fixed = encoding.droppable[image], encoding.fixed[image]
+    if len(kept) == len(droppable):
+        return torch.arange(len(encoding.features[image]), device=kept.device)
+    if newlines != "all":
+        fixed = _newlines_of_rows(encoding, image, kept) if newlines == "rows" else fixed[:0]
+    return torch.cat([droppable[kept], fixed]).sort().values
+
+
+def _newlines_of_rows(encoding: Encoding, image: int, kept: Tensor) -> Tensor:
+    newlines, crop = encoding.fixed[image], encoding.tokens.where[image][:, 0]
+    ends_in_newline = (crop >= crop.max().clamp(max=1)).to(kept.device)  # the thumbnail's rows don't
+    tokens = encoding.droppable[image][kept[ends_in_newline[kept]]]
+    used = torch.searchsorted(newlines, tokens).bincount(minlength=len(newlines) + 1)
+    return newlines[used[:-1] > 0]
+
+
+def _positions(
+    model: PreTrainedModel,
+    encoding: Encoding,
+    places: list[tuple[int, Tensor]],
+    short: Mapping[str, Tensor],
+    wanted: str,
+) -> dict[str, Tensor]:
+    """The position ids of the shorter prompts, where neither the caller nor the model has numbered them so."""
+    prompt, mask = encoding.prompt, short["attention_mask"]
+    packed = (mask.cumsum(-1) - 1).clamp(min=0)
+    if encoding.positions is not None:
+        positions = prompt.original_positions(mask.device, places, encoding.positions)
+        axes = model.config.get_text_config().rope_parameters.get("mrope_section", range(3))
+        if len(positions) > len(axes):
+            positions[0] = packed
+        return {"position_ids": positions}
+    if wanted == "original":
+        if family_of(model).counts:
+            raise ValueError(
+                f"positions='original' has no effect in models of the family {model.config.model_type!r}, which "
+                "number their tokens by counting them: pass positions='packed'"
+            )
+        return {} if "position_ids" in short else {"position_ids": prompt.original_positions(mask.device, places)}
+    pruned = sum(len(positions) for _, positions in places) < int(prompt.placeholder.sum())
+    return {"position_ids": packed} if pruned and "position_ids" in short else {}
+
+
+def _pad_id(model: PreTrainedModel) -> int:
+    generation, text = model.generation_config, model.config.get_text_config()
+    for candidate in (generation.pad_token_id, text.pad_token_id, generation.eos_token_id, text.eos_token_id):
+        if isinstance(candidate, list):
+            candidate = candidate[0]
+        if candidate is not None and candidate >= 0:
+            return candidate
+    return 0
