@@ -75,6 +75,7 @@ CPU := --device cpu --dtype float32
 bench-cpu: env
 	$(SPEED) $(CPU) --methods adafv,adafv+,eager,listed,fastv,sparsevlm --keep 1,0.6,0.25,0.05 --batch 8 --repeats 6 --out $(WHERE)/tiny
 	$(SPEED) $(CPU) --shape llava-next-7b --layers 2 --keep 1,0.05 --methods adafv,adafv+,eager,listed --repeats 5 --out $(WHERE)/llava-next-7b
+	$(SPEED) $(CPU) --shape llava-next-7b --layers 2 --keep 1,0.05 --methods adafv --batch 4 --repeats 3 --out $(WHERE)/llava-next-7b-batch-4
 	$(BIN)/python $(WHERE)/selection.py $(CPU) --out $(WHERE)/selection
 	$(BIN)/python $(WHERE)/pages.py
 

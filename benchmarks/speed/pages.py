@@ -4,7 +4,8 @@
     python benchmarks/speed/pages.py --check    # exit 1 where a page says something else than its results
 
 A page shows a table between `<!-- speed: FOLDER -->`, a folder under benchmarks/speed, and `<!-- end -->`; of a folder
-with a selection.json what choosing cost before and after it was made faster.
+with a selection.json what choosing cost before and after it was made faster. `<!-- text: FOLDER -->` is for the prefills
+of text alone that every measurement times, too.
 """
 
 import json
@@ -13,20 +14,38 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from adafv.load import DTYPES
+from adafv.speed import flops
+from adafv.speed.run import Measurement
 from adafv.speed.tables import markdown
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md")
-TABLE = re.compile(r"(<!-- speed: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- (speed|text): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def shown(match: re.Match[str]) -> str:
     """A table as its results are now, between its marks."""
-    folder = ROOT / "benchmarks" / "speed" / match[2]
+    head, kind, name, end = match.groups()
+    folder = ROOT / "benchmarks" / "speed" / name
     if (folder / "selection.json").exists():
-        return f"{match[1]}{selection(folder)}\n{match[3]}"
+        return f"{head}{selection(folder)}\n{end}"
     found = _read(folder / "results.json")
-    return f"{match[1]}{markdown(found['rows'], found['meta'])}\n{match[3]}"
+    made = text(found["meta"]) if kind == "text" else markdown(found["rows"], found["meta"])
+    return f"{head}{made}\n{end}"
+
+
+def text(meta: dict[str, Any]) -> str:
+    """How fast a prompt of text alone is read, by its length: what no pruning changes."""
+    config = Measurement(shape=meta["shape"], layers=meta["layers"]).config
+    layers, size = config.get_text_config().num_hidden_layers, DTYPES[meta["dtype"]].itemsize
+    rows = []
+    for record in meta["text_prefill_ms"]:
+        work = flops.prefill(config, [record["length"]] * layers, record["batch"], size)
+        rows.append((f"{record['length']:,}", f"{record['ms']:.0f}", f"{work.flops / record['ms'] / 1e6:.0f}"))
+    names = ("tokens", "ms", "GFLOP/s")
+    lines = [f"| {name} | {' | '.join(cells)} |" for name, cells in zip(names, zip(*rows, strict=True), strict=True)]
+    return "\n".join([lines[0], f"| :-- |{' --: |' * len(rows)}", *lines[1:]])
 
 
 def selection(folder: Path) -> str:
