@@ -4,8 +4,8 @@
     python benchmarks/speed/pages.py --check    # exit 1 where a page says something else than its results
 
 A page shows a table between `<!-- speed: FOLDER -->`, a folder under benchmarks/speed, and `<!-- end -->`; of a folder
-with a selection.json what choosing cost before and after it was made faster. `<!-- text: FOLDER -->` is for the prefills
-of text alone that every measurement times, too.
+with a selection.json what choosing cost before and after it was made faster. `<!-- text: FOLDER -->` stands for the
+prefills of text alone that every measurement times, too.
 """
 
 import json
