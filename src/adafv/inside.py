@@ -17,7 +17,7 @@ from adafv.families import family_of
 from adafv.layout import has_images
 from adafv.pruner import BudgetError, Pruner, Selection
 from adafv.reading import Raters, Reading
-from adafv.rebuild import stay
+from adafv.rebuild import kept_places
 
 __all__ = ["LayerPruner", "Raters", "after_share", "last_token"]
 
@@ -122,7 +122,7 @@ class LayerPruner(Pruner):
             )
         layers = encoding.tokens.layers
         plans = [self.plan(layers, n, k) for n, k in zip(encoding.tokens.counts, budget, strict=True)]
-        places = partial(stay, encoding, newlines=self.newlines)
+        places = partial(kept_places, encoding, newlines=self.newlines)
         with torch.no_grad():
             raters = self.raters(encoding)
             mesh = getattr(model, "_device_mesh", None)  # of tensor parallelism

@@ -11,7 +11,7 @@ from adafv.encoding import Encoding
 from adafv.families import family_of
 from adafv.families.base import base_of
 
-__all__ = ["rebuild", "stay"]
+__all__ = ["kept_places", "rebuild"]
 
 
 def rebuild(
@@ -50,7 +50,7 @@ def rebuild(
     return out
 
 
-def stay(encoding: Encoding, kept: list[Tensor], newlines: str) -> list[tuple[int, Tensor]]:
+def kept_places(encoding: Encoding, kept: list[Tensor], newlines: str) -> list[tuple[int, Tensor]]:
     """For each image its row and the positions in the prompt of the tokens that stay, newlines among them."""
     return _places(encoding, [_offsets(encoding, i, indices, newlines) for i, indices in enumerate(kept)])
 

@@ -38,11 +38,11 @@ def _panel(axes: Axes, rows: list[dict[str, Any]]) -> None:
         widths = [row[f"{stage}_ms"] for row in rows]
         axes.barh(places, widths, left=start, color=colour, label=stage, height=0.66)
         start = [a + b for a, b in zip(start, widths, strict=True)]
-    for place, row, end in zip(places, rows, start, strict=True):
-        text = f"{row['speedup']:.2f}× ({row['share_of_ideal']:.0%} of ideal)" if place else f"{row['ttft_ms']:,.0f} ms"
-        axes.annotate(text, (end, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
     ideal = [rows[0]["ttft_ms"] / row["ideal_speedup"] for row in rows]
     axes.plot(ideal, places, linestyle="", marker="|", markersize=17, color="black", label="ideal")
+    for place, row, end in zip(places, rows, map(max, start, ideal), strict=True):
+        text = f"{row['speedup']:.2f}× ({row['share_of_ideal']:.0%} of ideal)" if place else f"{row['ttft_ms']:,.0f} ms"
+        axes.annotate(text, (end, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(places, names, fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.25 * max(start))
