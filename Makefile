@@ -5,7 +5,7 @@ LMMS := .venv-lmms
 VLLM := .venv-vllm
 UI := .venv-ui
 
-.PHONY: env demo docs serve-demo test test-lmms test-vllm test-ui bench-cpu bench-gpu lint clean
+.PHONY: env demo docs serve-demo test test-lmms test-vllm test-ui bench-cpu bench-cpu-whole bench-gpu lint clean
 
 env: $(VENV)/ready
 
@@ -75,8 +75,12 @@ CPU := --device cpu --dtype float32
 bench-cpu: env
 	$(SPEED) $(CPU) --methods adafv,adafv+,eager,listed,fastv,sparsevlm --keep 1,0.6,0.25,0.05 --batch 8 --repeats 6 --out $(WHERE)/tiny
 	$(SPEED) $(CPU) --shape llava-next-7b --layers 2 --keep 1,0.05 --methods adafv,adafv+,eager,listed --repeats 5 --out $(WHERE)/llava-next-7b
-	$(SPEED) $(CPU) --shape llava-next-7b --layers 2 --keep 1,0.05 --methods adafv --batch 4 --repeats 3 --out $(WHERE)/llava-next-7b-batch-4
 	$(BIN)/python $(WHERE)/selection.py $(CPU) --out $(WHERE)/selection
+	$(BIN)/python $(WHERE)/pages.py
+
+# Half an hour on two cores that multiply bfloat16 themselves; days on those that don't.
+bench-cpu-whole: env
+	$(SPEED) --device cpu --dtype bfloat16 --shape llava-next-7b --keep 1,0.25,0.1,0.05 --methods adafv,adafv+,eager --repeats 3 --out $(WHERE)/llava-next-7b-whole
 	$(BIN)/python $(WHERE)/pages.py
 
 # With the PyTorch that $(PYTHON) has, which must know the GPU. On a CPU, to see that it runs:

@@ -256,10 +256,10 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
-    """Name, and of a CPU the threads."""
+    """Name; of a CPU with the widest instructions that PyTorch uses there, and the threads."""
     if device.type == "cuda":
         return {"name": torch.cuda.get_device_name(device)}
     name = platform.processor() or platform.machine()
     if (info := Path("/proc/cpuinfo")).exists():
         name = next((line.split(": ")[1] for line in info.read_text().splitlines() if "model name" in line), name)
-    return {"name": name, "threads": torch.get_num_threads()}
+    return {"name": f"{name}, {torch.backends.cpu.get_cpu_capability()}", "threads": torch.get_num_threads()}
