@@ -57,9 +57,14 @@ class PrunedModel:
 
     A picture comes with a ticket (`adafv.serving.vllm.choice.Ticket`). Encodings are kept under the picture's own
     hash (`adafv_cache_mb`, 512 by default), so that another question about it costs a selection.
+
+    Attributes:
+        config, get_language_model: of the vLLM model that it stands before.
     """
 
     tower_name = "vision_tower"
+    config: Any
+    get_language_model: Any
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         config = vllm_config.model_config
@@ -98,7 +103,7 @@ class PrunedModel:
         """Patches of a picture, padding included."""
         pixels = kwargs["pixel_values"][index]
         crops = len(pixels) if pixels.dim() == 4 else 1
-        return crops * int(np.prod([n // self.config.vision_config.patch_size for n in pixels.shape[-2:]]))  # type: ignore[attr-defined]
+        return crops * int(np.prod([n // self.config.vision_config.patch_size for n in pixels.shape[-2:]]))
 
     def _encoded(self, tickets: Sequence[Ticket], kwargs: dict[str, Any]) -> list[Encoded]:
         found: dict[str, Encoded] = {}
@@ -145,7 +150,7 @@ class PrunedModel:
         return watch(last_attention(getattr(self, self.tower_name)), self.skeleton.cls)
 
     def _embed(self, words: Tensor) -> Tensor:
-        return self.get_language_model().embed_input_ids(words)  # type: ignore[attr-defined]
+        return self.get_language_model().embed_input_ids(words)
 
 
 def _these(x: Any, chosen: Sequence[int]) -> Any:
