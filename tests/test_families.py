@@ -169,6 +169,8 @@ def test_a_token_that_is_dropped_is_a_token_that_nobody_sees(name, monkeypatch):
     pruner = AdaFV(keep=0.3, positions="original")
     encoding = pruner.encode(model, inputs)
     whole = pruner.rebuild(model, inputs, encoding, AdaFV(keep=1.0).select(encoding.tokens, [*encoding.tokens.counts]))
+    if encoding.positions is not None:
+        whole["position_ids"] = encoding.positions
     (kept,) = pruner.select(encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts]).kept
     short = pruner.prune(model, inputs, encoding)
     stay = encoding.prompt.mask & ~encoding.prompt.placeholder
@@ -332,17 +334,19 @@ def words_of(name: str, pruner, prompt: str, pictures: list) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", ["llava", "internvl", "idefics3"])
-def test_the_question_of_a_picture_is_the_text_after_it(name):
-    """Of every later turn, too; `query`, as text or as ids, replaces it for every picture."""
+def test_the_question_of_a_picture_is_the_users_words_of_its_turn(name):
+    """All text where nothing tells the chat template; `query`, as text or as ids, replaces it for every picture."""
     found, pictures = tiny(name), [show(48, 48), show(48, 48, seed=1)]
     first, second = "is there a red knight ?", "how many anchor ?"
-    prompt = f"USER : {found.marker} {first} ASSISTANT : a USER : {found.marker} {second} ASSISTANT :"
+    prompt = f"USER : {found.marker} {first} ASSISTANT : a USER : {second} {found.marker} ASSISTANT :"
     spoken = {*WORDS} - {"\n"}  # not what stands between the tiles of a picture
-    of_first, of_second = words_of(name, AdaFV(keep=0.3), prompt, pictures)
-    assert " ".join(w for w in of_first if w in spoken) == prompt.removeprefix(f"USER : {found.marker} ").replace(
-        f"{found.marker} ", ""
-    )
-    assert " ".join(w for w in of_second if w in spoken) == f"{second} ASSISTANT :"
+    for words in words_of(name, AdaFV(keep=0.3), prompt, pictures):
+        assert [w for w in words if w in spoken] == prompt.replace(found.marker, "").split()
+    processor = copy(found.processor)
+    processor.chat_template = CHAT.replace("MARKER", found.marker)
+    for of, said in (("turn", [first, second]), ("chat", [f"{first} {second}", second])):
+        found_words = words_of(name, AdaFV(keep=0.3, tokenizer=processor, question=of), prompt, pictures)
+        assert [" ".join(w for w in words if w in spoken) for words in found_words] == said
     for query in ("left of", found.processor.tokenizer("left of", return_tensors="pt")["input_ids"][0]):
         pruner = AdaFV(keep=0.3, query=query, tokenizer=found.processor)
         assert words_of(name, pruner, prompt, pictures) == [["left", "of"]] * 2

@@ -70,7 +70,7 @@ def plain_loops(pruner, model, inputs):
     for i, span in enumerate(encoding.spans):
         patches = set(span.positions[encoding.droppable[i]].tolist())
         images.append({c: c in patches for c in span.positions.tolist()})
-        words = encoding.prompt.text_after(span)
+        words = encoding.prompt.question(span)
         if isinstance(pruner, SparseVLM):
             visual = tokens.features[i, : tokens.counts[i]]
             raters.append([int(words[m]) for m in reference_inside.rating_words(tokens.text[i, : len(words)], visual)])

@@ -55,7 +55,7 @@ def test_the_embedded_model_at_a_tenth(serve):
     assert value(command, "--middleware") == "adafv.serving.vllm.http.Checks"
     assert value(command, "--allowed-media-domains") == "(none)" and "--trust-request-mm-kwargs" in command
     assert json.loads(value(command, "--limit-mm-per-prompt")) == {"image": 64}
-    ours = {"adafv_keep": 0.1, "adafv_method": "adafv", "adafv_pin": "none", "adafv_only": True}
+    ours = {"adafv_keep": 0.1, "adafv_method": "adafv", "adafv_pin": "first", "adafv_only": True}
     assert options(command) == {"backend": "pil", **ours}
     assert os.environ["PILLOW_BLOCK_SIZE"] == "64m"
     assert os.environ["VLLM_MEDIA_CONNECTOR"] == "adafv" and os.environ["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
@@ -63,10 +63,10 @@ def test_the_embedded_model_at_a_tenth(serve):
 
 def test_our_options(serve):
     """Each option arrives; a number takes the place of the default share, and a method may have its own options."""
-    _, command, _ = serve("--tokens", 40, "--method", "adafv:reserve=0.5", "--pin", "first", "--cache-mb", 64)
+    _, command, _ = serve("--tokens", 40, "--method", "adafv:reserve=0.5", "--pin", "none", "--cache-mb", 64)
     found = options(command)
     assert "adafv_keep" not in found and found["adafv_tokens"] == 40 and found["adafv_cache_mb"] == 64
-    assert found["adafv_method"] == "adafv:reserve=0.5" and found["adafv_pin"] == "first"
+    assert found["adafv_method"] == "adafv:reserve=0.5" and found["adafv_pin"] == "none"
     assert options(serve("--method", "none")[1])["adafv_method"] == "none"
 
 

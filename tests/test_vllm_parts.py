@@ -13,7 +13,6 @@ from adafv.serving.vllm.encodings import Encoded, Encodings
 from adafv.serving.vllm.places import CHANNELS, numbered, places_of, with_places
 from adafv.serving.vllm.selector import select
 from adafv.serving.vllm.skeleton import Skeleton
-from adafv.text import answer_opening
 
 SERVED = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl")
 METHODS_SERVED = (
@@ -147,7 +146,7 @@ def test_what_stays_is_what_the_library_keeps(family, name):
         layout = skeleton.layout(len(features), shapes)
         saliency = tokens.saliency[0] if tokens.signals else torch.zeros(tokens.counts[0])
         pictures.append(Encoded(features, saliency, layout))
-        words = encoding.prompt.ids[0, encoding.prompt.text_after(encoding.spans[0])]
+        words = encoding.prompt.ids[0, encoding.prompt.question(encoding.spans[0])]
         tickets.append(Ticket(str(i), name, keep, None, tuple(words.tolist())))
         budget = [pruner.budget(tokens.counts[0])]
         selection = pruner.select(tokens, budget)
@@ -217,12 +216,3 @@ def test_positions_are_the_models_own(shapes):
     shorter = [(start - sum(n - 1 for _, n in spans[:i]), 1) for i, (start, _) in enumerate(spans)]
     pruned, later = numbered(len(ids) - gone, shorter, [(grid, 1.0) for grid in grids])
     assert torch.equal(pruned[:, -3:], found[:, -3:]) and later == more + gone
-
-
-def test_where_an_answer_opens():
-    """The ids with which the chat template lets the model speak; a question's own end is none of them."""
-    from adafv.load import load
-
-    _, processor = load()
-    opening = answer_opening(processor)
-    assert processor.tokenizer.decode(opening).strip() == "assistant :"

@@ -18,10 +18,12 @@ from adafv.encoders import run
 from adafv.encoding import Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.families.base import Layout, base_of
-from adafv.layout import PIXELS, ImageSpan, Prompt, placeholders
+from adafv.layout import PIXELS, ImageSpan, Prompt, Question, as_tensors, placeholders
 from adafv.scores import distinctness
+from adafv.turns import template_for
 
 LARGE = 100_000  # numbers; what is smaller describes pictures, and is copied to the host before the tower runs
+STILLS = (PIXELS["image"], "pixel_values_images")
 SAME = 0.9999  # cosine of a token with that of the frame before, from which on it shows nothing new
 
 __all__ = ["encode", "reask"]
@@ -35,6 +37,8 @@ def encode(
     text: bool = True,
     query: Tensor | None = None,
     skip: frozenset[int] = frozenset(),
+    of: Question = "turn",
+    tokenizer: Any = None,
 ) -> Encoding:
     """Encode the images of a batch and lay out what the methods need.
 
@@ -43,16 +47,20 @@ def encode(
         inputs: what its processor returned, with at least one image.
         signals: what to read off the vision tower.
         text: whether to look up the words.
-        query: (M,) token ids to be used as the question of every image, instead of the text after it.
+        query: (M,) token ids to be used as the question of every image, instead of the user's words.
         skip: token ids that never count as words of the question.
+        of: "turn": an image is asked about by the words of its turn; "chat": by those of later turns, too.
+        tokenizer: of the model, or its processor, to tell the user's words from the chat template's; see
+            `adafv.turns.template_for` for where it is found otherwise.
 
     Raises:
         ValueError: an unknown family, or placeholders that don't match the images.
     """
+    inputs = as_tensors(inputs, model.device)
     family, device, host = family_of(model), inputs["input_ids"].device, _host(inputs)
-    positions = _full_positions(model, host, device)
+    prompt = _prompt(model, inputs, tokenizer)
+    positions = _full_positions(model, host, prompt, device)
     modalities = [m for m, name in PIXELS.items() if inputs.get(name) is not None] or ["image"]
-    prompt = Prompt(inputs, placeholders(model.config), model.config.model_type)
     parts = [run(model, family, inputs, host, prompt, modality, signals) for modality in modalities]
     features, layouts, spans = (
         [*chain(*x)] for x in zip(*((p.features, p.layouts, p.spans) for p in parts), strict=True)
@@ -60,7 +68,7 @@ def encode(
 
     patches = [_candidates(x, f) for x, f in zip(layouts, features, strict=True)]
     droppable = [_to(p, device) for p in patches]
-    words = _words(prompt, spans, query, skip)
+    words = _words(prompt, spans, query, skip, of)
     with torch.no_grad():
         embedded, text_mask = _embed(model, words, device) if text else (None, None)
         seen = [family.project(model, f.detach()[i]) for f, i in zip(features, droppable, strict=True)]
@@ -87,6 +95,8 @@ def encode(
         planes=[list(chain(*planes)) for planes in zip(*(p.planes for p in parts), strict=True)],
         returned=[p.returned for p in parts],
         positions=positions,
+        numbering=_numbering(model),
+        question=of,
         merges=family.merges,
     )
 
@@ -116,6 +126,8 @@ def reask(
     text: bool = True,
     query: Tensor | None = None,
     skip: frozenset[int] = frozenset(),
+    of: Question = "turn",
+    tokenizer: Any = None,
 ) -> Encoding:
     """Ask something else about images that are encoded already: the vision tower does not run again.
 
@@ -124,18 +136,19 @@ def reask(
         encoding: the encoded images.
         images: which of them the prompts' images are, in reading order; one may occur any number of times. None: all
             of them, once each.
-        text, query, skip: as in `encode`.
+        text, query, skip, of, tokenizer: as in `encode`.
 
     Raises:
         ValueError: placeholders that don't match the images.
     """
     if any(part.modality == "video" for part in encoding.returned):
         raise ValueError("clips cannot be asked about again without encoding them: call encode once for each question")
+    inputs = as_tensors(inputs, model.device)
     images = range(len(encoding.features)) if images is None else images
     old, device = encoding.tokens, inputs["input_ids"].device
-    prompt = Prompt(inputs, placeholders(model.config), model.config.model_type)
+    prompt = _prompt(model, inputs, tokenizer)
     spans = prompt.spans([len(encoding.features[i]) for i in images])
-    words = _words(prompt, spans, query, skip)
+    words = _words(prompt, spans, query, skip, of)
     index = _to(torch.tensor(list(images)), device)
     with torch.no_grad():
         embedded, text_mask = _embed(model, words, device) if text else (None, None)
@@ -161,9 +174,10 @@ def reask(
         fixed=fixed,
         spans=spans,
         prompt=prompt,
+        question=of,
         planes=[[plane[i] for i in images] for plane in encoding.planes],
         returned=[replace(part, count=len(images)) for part in encoding.returned],
-        positions=_full_positions(model, _host(inputs), device),
+        positions=_full_positions(model, _host(inputs), prompt, device),
     )
 
 
@@ -172,22 +186,49 @@ def _host(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: x.cpu() if isinstance(x, Tensor) and x.numel() < LARGE else x for name, x in inputs.items()}
 
 
-def _full_positions(model: PreTrainedModel, host: dict[str, Any], device: torch.device) -> Tensor | None:
-    """(3 or more, B, L) position ids of the whole prompts, for models with M-RoPE; worked out on the host."""
+def _prompt(model: PreTrainedModel, inputs: Mapping[str, Any], tokenizer: Any) -> Prompt:
+    """The prompts, with those ids for placeholders whose pixels are given; the others are words."""
+    tokens = placeholders(model.config)
+    if inputs.get(PIXELS["video"]) is None:
+        tokens.pop("video", None)
+    elif not any(inputs.get(name) is not None for name in STILLS):
+        tokens.pop("image")
+    template = template_for(model, tokenizer)
+    return Prompt(inputs, tokens, model.config.model_type, template, _told_by(model, inputs["input_ids"]))
+
+
+def _told_by(model: PreTrainedModel, ids: Tensor) -> int | None:
+    """The id by which `generate` tells padding where there is no mask. None: by none."""
+    generation = getattr(model, "generation_config", None)
+    pad, eos = getattr(generation, "pad_token_id", None), getattr(generation, "eos_token_id", None)
+    ends = eos if isinstance(eos, list) else [eos]
+    return None if pad is None or pad in ends else pad
+
+
+def _numbering(model: PreTrainedModel) -> frozenset[str]:
+    """Names of the inputs from which a model with M-RoPE numbers its tokens."""
     number = getattr(base_of(model), "get_rope_index", None)
-    if number is None:
+    return frozenset() if number is None else frozenset(inspect.signature(number).parameters)
+
+
+def _full_positions(
+    model: PreTrainedModel, host: dict[str, Any], prompt: Prompt, device: torch.device
+) -> Tensor | None:
+    """(3 or more, B, L) position ids of the whole prompts, for models with M-RoPE; worked out on the host."""
+    if not (numbering := _numbering(model)):
         return None
     if (given := host.get("position_ids")) is not None:
-        return _to(given, device)
-    if "mm_token_type_ids" in inspect.signature(number).parameters and "mm_token_type_ids" not in host:
+        return _to(given.expand(3, *prompt.ids.shape) if given.dim() == 2 else given, device)
+    if "mm_token_type_ids" in numbering and "mm_token_type_ids" not in host:
         raise ValueError(
             f"the inputs lack mm_token_type_ids, from which models of the family {model.config.model_type!r} number "
             "their visual tokens: pass on everything that the processor returns, and return_mm_token_type_ids=True to "
             "a processor that leaves them out"
         )
     generator: Any = model
+    masked = {**host, "attention_mask": prompt.mask.long()}
     try:
-        positions = generator._prepare_position_ids_for_generation(host["input_ids"], host)
+        positions = generator._prepare_position_ids_for_generation(host["input_ids"], masked)
     except (RuntimeError, IndexError, StopIteration) as error:
         raise ValueError(
             "the prompt's placeholders don't fit the pictures: pass both through the processor of this "
@@ -196,8 +237,12 @@ def _full_positions(model: PreTrainedModel, host: dict[str, Any], device: torch.
     return _to(positions, device)
 
 
-def _words(prompt: Prompt, spans: list[ImageSpan], query: Tensor | None, skip: frozenset[int]) -> list[Tensor]:
-    return [prompt.ids[s.row, prompt.text_after(s, skip)] if query is None else query.cpu() for s in spans]
+def _words(
+    prompt: Prompt, spans: list[ImageSpan], query: Tensor | None, skip: frozenset[int], of: Question
+) -> list[Tensor]:
+    if query is not None:
+        return [query.cpu().long()] * len(spans)
+    return [prompt.ids[span.row, prompt.question(span, skip, of)] for span in spans]
 
 
 def _seeds(words: list[Tensor]) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from adafv.capture import SALIENCY, Signal
-from adafv.layout import ImageSpan, Prompt
+from adafv.layout import ImageSpan, Prompt, Question
 
 __all__ = ["Encoding", "Returned", "VisualTokens"]
 
@@ -94,6 +94,8 @@ class Encoding:
         planes: for each deeper layer of the LLM that reads features of its own (DeepStack), those of each image.
         returned: what the encoders returned, in the order of the images.
         positions: (3 or more, B, L) position ids of the whole prompts, where the model has M-RoPE.
+        numbering: names of the inputs from which the model numbers its tokens.
+        question: whose words an image is asked about by, those of its "turn" or of the "chat" from there on.
         merges: the features are what the LLM reads, so that a method may change them.
     """
 
@@ -107,6 +109,8 @@ class Encoding:
     planes: list[list[Tensor]]
     returned: list[Returned]
     positions: Tensor | None
+    numbering: frozenset[str]
+    question: Question
     merges: bool
 
     def encoded(self, features: list[Tensor], planes: list[list[Tensor]]) -> dict[str, ModelOutput]:

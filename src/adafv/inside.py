@@ -133,9 +133,10 @@ class LayerPruner(Pruner):
 
 
 def last_token(encoding: Encoding) -> Raters:
-    """The last token of the prompt rates, that of the chat template included: it is the first to answer."""
+    """The last token before the answer rates, that of the chat template included: it is the first to answer."""
     weight = torch.ones(1, device=encoding.tokens.features.device)
-    return [(encoding.prompt.mask[span.row].nonzero()[-1], weight) for span in encoding.spans]
+    places = [encoding.prompt.last_before_answer(span, encoding.question) for span in encoding.spans]
+    return [(torch.tensor([place]), weight) for place in places]
 
 
 def after_share(layers: int, *shares: float) -> list[int]:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 
 from adafv.families import family_of
 from adafv.processors import processor_class
+from adafv.turns import remember
 
 __all__ = ["DTYPES", "device_of", "dtype_of", "fingerprint", "from_files", "load", "sentence", "source_of"]
 
@@ -61,6 +62,7 @@ def load(
     )
     if lacking := sorted(info["missing_keys"]):
         raise ValueError(f"model {source!r} lacks {len(lacking)} weights ({lacking[0]}, …): download it again")
+    remember(loaded, processor)
     return loaded.to(place).eval(), processor
 
 

@@ -16,7 +16,7 @@ from adafv.attach import attached
 from adafv.capture import Signal
 from adafv.encode import encode
 from adafv.encoding import Encoding, VisualTokens
-from adafv.layout import has_images
+from adafv.layout import Question, as_tensors, has_images
 from adafv.rebuild import rebuild
 
 __all__ = ["BudgetError", "Pruner", "ScoringPruner", "Selection"]
@@ -72,9 +72,12 @@ class Pruner(ABC):
             always keep them.
         newlines: what becomes of newline tokens of an image that is pruned. "drop" (the authors), "rows": those of
             rows that keep a token (reads the selection back from the device), "all".
-        query: the question for every image, as text or as (M,) token ids. None: the text that follows each image, up
-            to the end of the prompt, so that in a chat later turns count for earlier images too.
-        tokenizer: for a query in text: that of the model, or its processor.
+        query: the question for every image, as text or as (M,) token ids. None: the user's words, see `question`.
+        question: "turn": an image is asked about by what the user says in its turn, before it and after it, so that
+            later turns of a chat and answers never change what is kept of it; "chat": by what later turns say, too.
+            Words of the chat template and control tokens don't count.
+        tokenizer: that of the model, or its processor: for a query in text, and to know the chat template. None: that
+            of `adafv.load`, or the one beside the model's files, see `adafv.turns.template_for`.
         skip: token ids that don't count as words of the question, e.g. `adafv.text.boilerplate(processor)`.
         strict: a prompt without an image is an error instead of passing through.
 
@@ -87,6 +90,7 @@ class Pruner(ABC):
     positions: Literal["packed", "original"] = "packed"
     newlines: Literal["drop", "rows", "all"] = "drop"
     query: str | Tensor | None = field(default=None, repr=False)
+    question: Question = "turn"
     tokenizer: Any = field(default=None, repr=False)
     skip: Iterable[int] = field(default=(), repr=False)
     strict: bool = False
@@ -108,6 +112,7 @@ class Pruner(ABC):
             raise ValueError(f"tokens={self.tokens} is not a number of visual tokens: pass an integer of 1 or more")
         one_of("positions", self.positions, "packed", "original")
         one_of("newlines", self.newlines, "drop", "rows", "all")
+        one_of("question", self.question, "turn", "chat")
         self.skip = frozenset(self.skip)
         if isinstance(self.query, str):
             if self.tokenizer is None:
@@ -141,9 +146,12 @@ class Pruner(ABC):
         Raises:
             ValueError: an unknown family, or, with `strict`, a prompt without an image.
         """
+        if not isinstance(inputs, Mapping):
+            raise ValueError(f"inputs is a {type(inputs).__name__}: pass the dict that the model's processor returned")
         self.check(inputs)
         if not has_images(inputs):
             return dict(inputs)
+        inputs = as_tensors(inputs, model.device)
         return self.prune(model, inputs, self.encode(model, inputs))
 
     def check(self, inputs: Mapping[str, Any]) -> None:
@@ -160,6 +168,8 @@ class Pruner(ABC):
             text=self.needs_text,
             query=cast(Tensor | None, self.query),
             skip=frozenset(self.skip),
+            of=self.question,
+            tokenizer=self.tokenizer,
         )
 
     def prune(self, model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding) -> dict[str, Any]:
@@ -179,7 +189,7 @@ class Pruner(ABC):
             )
         return rebuild(
             model,
-            inputs,
+            as_tensors(inputs, model.device),
             encoding,
             selection.kept,
             selection.features,

@@ -148,9 +148,8 @@ class Reading:
 
     def _view(self, kept: list[Tensor]) -> View:
         prompt, stay = self.encoding.prompt, self.stay(kept)
-        columns = torch.arange(self.width, device=kept[0].device).expand(prompt.ids.shape)
-        short = prompt.shorten({"input_ids": columns}, stay, pad=0)
-        columns, real = short["input_ids"], short["attention_mask"].bool()
+        columns, exists = prompt.columns(stay, kept[0].device)
+        real = prompt.gathered(prompt.mask, columns) & exists
         count = int((prompt.mask & ~prompt.placeholder).sum()) + sum(len(positions) for _, positions in stay)
         return View(kept, columns, real, full=count == real.numel())
 

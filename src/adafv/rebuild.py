@@ -13,6 +13,8 @@ from adafv.families.base import base_of
 
 __all__ = ["kept_places", "rebuild"]
 
+BOUNDS = ("cu_seq_lens_q", "cu_seq_lens_k")
+
 
 def rebuild(
     model: PreTrainedModel,
@@ -39,14 +41,31 @@ def rebuild(
     for i, new in enumerate(merged or ()):
         features[i][torch.searchsorted(offsets[i], encoding.droppable[i][kept[i]])] = new.to(features[i])
     places = _places(encoding, offsets)
-    rest = {name: value for name, value in inputs.items() if name not in encoding.consumed}
-    out = rest | encoding.prompt.shorten(rest, places, _pad_id(model))
-    out |= _positions(model, encoding, places, out, positions)
-    if encoding.positions is not None:  # where decoding goes on, as the model notes it for itself
-        last = out["position_ids"][-3:].amax((0, 2))[:, None]
-        base_of(model).rope_deltas = last + 1 - out["attention_mask"].sum(1, keepdim=True)
+    out = _sequence(model, inputs, encoding, places, positions)
     planes = [[p[o] for p, o in zip(plane, offsets, strict=True)] for plane in encoding.planes]
     out["mm_encoder_outputs"] = encoding.encoded(features, planes)
+    return out
+
+
+def _sequence(
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    encoding: Encoding,
+    places: list[tuple[int, Tensor]],
+    positions: str,
+) -> dict[str, Any]:
+    """The inputs without pixels and without the placeholders that go; as they are where none goes."""
+    rest = {name: value for name, value in inputs.items() if name not in encoding.consumed}
+    if not encoding.prompt.loses(places):
+        return rest | {name: inputs[name] for name in encoding.numbering if name in inputs}
+    out = rest | encoding.prompt.shorten(rest, places, _pad_id(model))
+    out |= _lengths(inputs, encoding, places)
+    out |= _positions(model, inputs, encoding, places, positions)
+    if encoding.positions is not None:  # where decoding goes on, as the model notes it for itself
+        last = out["position_ids"][-3:].amax((0, 2))[:, None]  # (B, 1)
+        mask = out.get("attention_mask")
+        count = out["input_ids"].shape[1] if mask is None else mask.sum(1, keepdim=True)
+        base_of(model).rope_deltas = last + 1 - count
     return out
 
 
@@ -82,19 +101,19 @@ def _newlines_of_rows(encoding: Encoding, image: int, kept: Tensor) -> Tensor:
 
 def _positions(
     model: PreTrainedModel,
+    inputs: Mapping[str, Any],
     encoding: Encoding,
     places: list[tuple[int, Tensor]],
-    short: Mapping[str, Tensor],
     wanted: str,
 ) -> dict[str, Tensor]:
-    """The position ids of the shorter prompts, where neither the caller nor the model has numbered them so."""
-    prompt, mask = encoding.prompt, short["attention_mask"]
-    packed = (mask.cumsum(-1) - 1).clamp(min=0)
+    """The position ids of the shorter prompts, where the model would not number them so itself."""
+    prompt, given = encoding.prompt, inputs.get("position_ids")
+    device = inputs["input_ids"].device
     if encoding.positions is not None:
-        positions = prompt.original_positions(mask.device, places, encoding.positions)
+        positions = prompt.original_positions(device, places, encoding.positions)
         axes = model.config.get_text_config().rope_parameters.get("mrope_section", range(3))
         if len(positions) > len(axes):
-            positions[0] = packed
+            positions[0] = prompt.packed_positions(places, encoding.positions[0])
         return {"position_ids": positions}
     if wanted == "original":
         if family_of(model).counts:
@@ -102,14 +121,35 @@ def _positions(
                 f"positions='original' has no effect in models of the family {model.config.model_type!r}, which "
                 "number their tokens by counting them: pass positions='packed'"
             )
-        return {} if "position_ids" in short else {"position_ids": prompt.original_positions(mask.device, places)}
-    pruned = sum(len(positions) for _, positions in places) < int(prompt.placeholder.sum())
-    return {"position_ids": packed} if pruned and "position_ids" in short else {}
+        if prompt.packed:
+            raise ValueError(
+                "positions='original' leaves gaps, at which a packed row would fall apart: pass positions='packed'"
+            )
+        return {} if given is not None else {"position_ids": prompt.original_positions(device, places)}
+    if given is None:
+        return {}
+    return {"position_ids": prompt.packed_positions(places, given.expand(prompt.ids.shape))}
+
+
+def _lengths(inputs: Mapping[str, Any], encoding: Encoding, places: list[tuple[int, Tensor]]) -> dict[str, Tensor]:
+    """The bounds of packed sequences, as attention kernels take them, in columns of the shorter row."""
+    names = [name for name in BOUNDS if inputs.get(name) is not None]
+    if not names:
+        return {}
+    prompt, device = encoding.prompt, inputs["input_ids"].device
+    index, exists = prompt.columns(places, device)
+    if len(index) != 1:
+        raise ValueError(f"{names[0]} comes with {len(index)} rows: pack all sequences into one row")
+    stays = torch.zeros(prompt.ids.shape[1] + 1, dtype=torch.long, device=device)
+    stays[index[0] + 1] = exists[0].long()
+    before = stays.cumsum(0)  # (L + 1,) columns that stay before each
+    return {name: before[inputs[name].long()].to(inputs[name]) for name in names}
 
 
 def _pad_id(model: PreTrainedModel) -> int:
-    generation, text = model.generation_config, model.config.get_text_config()
-    for candidate in (generation.pad_token_id, text.pad_token_id, generation.eos_token_id, text.eos_token_id):
+    generation, text = getattr(model, "generation_config", None), model.config.get_text_config()
+    places = [(part, name) for name in ("pad_token_id", "eos_token_id") for part in (generation, text)]
+    for candidate in (getattr(part, name, None) for part, name in places):
         if isinstance(candidate, list):
             candidate = candidate[0]
         if candidate is not None and candidate >= 0:

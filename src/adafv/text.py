@@ -4,7 +4,7 @@ from typing import Any
 
 from adafv.ask import prompt_for
 
-__all__ = ["STOP_WORDS", "answer_opening", "boilerplate"]
+__all__ = ["STOP_WORDS", "boilerplate"]
 
 _WORDS = """
     a an the this that these those it its i me my we us our you your he him his she her they them their
@@ -22,10 +22,9 @@ _QUESTION = "zzqx"
 def boilerplate(processor: Any, stop_words: bool = True) -> frozenset[int]:
     """Token ids of the chat template's own words and, if wanted, of English function words: for `Pruner(skip=…)`.
 
-    The paper (arXiv 2501.09532) counts every token after the image as a word of the question, the template's
-    "ASSISTANT:" included, and each may claim visual tokens with its softmax. Words that are in every prompt, or that
-    no patch can look like, then spend budget on whatever they happen to resemble. Skipping them leaves the budget to
-    the words that name something; the default of every method is the paper's.
+    What the template writes doesn't count as a word of the question anyway (see `adafv.turns`). Function words do, and
+    each may claim visual tokens with its softmax: words that are in every prompt, or that no patch can look like, then
+    spend budget on whatever they happen to resemble. Skipping them leaves the budget to the words that name something.
 
     Ids are skipped wherever they stand, in the user's own text too: with a template that says "USER:" a question's
     colon doesn't count either. A question of nothing else is all text around the image that isn't skipped, or,
@@ -49,17 +48,3 @@ def boilerplate(processor: Any, stop_words: bool = True) -> frozenset[int]:
         pieces = [tokenizer(variant, add_special_tokens=False)["input_ids"] for variant in variants]
         outside |= {ids[0] for ids in pieces if len(ids) == 1}
     return frozenset(outside - {tokenizer.unk_token_id, tokenizer.convert_tokens_to_ids(processor.image_token)})
-
-
-def answer_opening(processor: Any) -> list[int]:
-    """Token ids with which the chat template opens an answer, e.g. of "ASSISTANT:".
-
-    Args:
-        processor: with a tokenizer and, usually, a chat template.
-    """
-    prompt = prompt_for(processor, _QUESTION)
-    end = prompt.rindex(_QUESTION) + len(_QUESTION)
-    start = end + len(prompt[end:]) - len(prompt[end:].lstrip())
-    tokens = processor.tokenizer(prompt, return_offsets_mapping=True, add_special_tokens=False)
-    pairs = zip(tokens["input_ids"], tokens["offset_mapping"], strict=True)
-    return [token for token, (_, last) in pairs if last > start]

@@ -44,7 +44,9 @@ def tiny(name: str) -> Tiny:
     assert model.config.model_type == name
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = BASIC.index("<pad>")
-    model.get_output_embeddings().weight.data[model.config.image_token_id] = 0  # no answer holds a placeholder
+    around = getattr(model.config, "visual_indicator_token_ids", [])  # Ovis2's, which are features, too
+    no_answers = [model.config.image_token_id, *around]
+    model.get_output_embeddings().weight.data[no_answers] = 0
     return found
 
 

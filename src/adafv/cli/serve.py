@@ -19,7 +19,7 @@ VARIABLES = {
 }
 PICTURES = {"backend": "pil"}  # prepared as everywhere in this library
 OPTIONS = "--mm-processor-kwargs"
-DEFAULTS = {"adafv_method": "adafv", "adafv_pin": "none"}
+DEFAULTS = {"adafv_method": "adafv", "adafv_pin": "first"}
 LIMIT, MAX_PICTURES = "--limit-mm-per-prompt", 64
 TRUST = "--trust-request-mm-kwargs"
 
@@ -40,8 +40,8 @@ def serve(
         str | None,
         typer.Option(
             metavar="P",
-            help="none: each turn of a chat chooses anew. first: the first choice stays.",
-            show_default="none",
+            help="first: a picture keeps the choice of its turn. none: each turn of a chat chooses anew.",
+            show_default="first",
         ),
     ] = None,
     cache_mb: Annotated[
@@ -128,7 +128,7 @@ def _choice(asked: dict[str, Any], given: dict[str, Any], model: str | None) -> 
     from adafv.saved import read
     from adafv.serving.vllm import choice
 
-    one_of("--pin", asked["pin"] or "none", "none", "first")
+    one_of("--pin", asked["pin"] or "first", "none", "first")
     if asked["method"] == "none":
         pruner_of("none", asked["keep"], asked["tokens"])
     options = choice.over(given, {f"adafv_{name}": value for name, value in asked.items() if value is not None})

@@ -39,7 +39,7 @@ class SparseVLM(LayerPruner):
 
     def raters(self, encoding: Encoding) -> Raters:
         weights = rating_words(encoding.tokens)
-        words = [encoding.prompt.text_after(span, frozenset(self.skip)) for span in encoding.spans]
+        words = [encoding.prompt.question(span, frozenset(self.skip), encoding.question) for span in encoding.spans]
         return [(positions, w[: len(positions)]) for positions, w in zip(words, weights, strict=True)]
 
 

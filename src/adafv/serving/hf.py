@@ -130,6 +130,8 @@ def _encoding(
         text=pruner.needs_text,
         query=cast(Tensor | None, pruner.query),
         skip=frozenset(pruner.skip),
+        of=pruner.question,
+        tokenizer=pruner.tokenizer or processor,
     )
 
 

@@ -41,7 +41,7 @@ def explanations(
     found = []
     for pruner in pruners:
         query, skip = cast(Tensor | None, pruner.query), frozenset(pruner.skip)
-        encoding = reask(model, inputs, picture, text=pruner.needs_text, query=query, skip=skip)
+        encoding = reask(model, inputs, picture, text=pruner.needs_text, query=query, skip=skip, of=pruner.question)
         answer, selection = ask_encoded(model, processor, inputs, encoding, pruner)
         found.append(explained(processor, image, question, pruner, encoding, selection, dense, answer))
     return found

@@ -242,7 +242,7 @@ def _relevance(pruner: Pruner, encoding: Encoding) -> tuple[Tensor | None, Array
 def _pieces(tokenizer: Any, pruner: Pruner, encoding: Encoding) -> list[tuple[str, bool]]:
     """Text of the question's tokens, and whether each begins a word."""
     span = encoding.spans[0]
-    ids = encoding.prompt.ids[span.row, encoding.prompt.text_after(span, frozenset(pruner.skip))]
+    ids = encoding.prompt.ids[span.row, encoding.prompt.question(span, frozenset(pruner.skip), encoding.question)]
     names = tokenizer.convert_ids_to_tokens(ids if pruner.query is None else cast(Tensor, pruner.query).cpu())
     marked = any(name.startswith(("▁", "Ġ")) for name in names)
     texts = [name.replace("▁", "").replace("Ġ", "").replace("Ċ", "↵").replace("<0x0A>", "↵") for name in names]

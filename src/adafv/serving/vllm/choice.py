@@ -31,14 +31,15 @@ class Choice:
     Attributes:
         method: as lists of methods write it, e.g. "adafv+" or "adafv:reserve=0.5"; see `adafv.methods.from_spec`.
         keep, tokens: the budget, one of the two; see `adafv.Pruner`.
-        pin: "none": all text after a picture is its question, so that each turn of a chat chooses anew. "first": the
-            text up to the first answer; the choice stays for the whole chat, and so does its prefix cache.
+        pin: "first": a picture is asked about by the user's words of its turn, as in the library; the choice stays for
+            the whole chat, and so does its prefix cache. "none": by those of later turns, too, so that each turn of a
+            chat chooses anew.
     """
 
     method: str = DEFAULT_METHOD
     keep: float | None = None
     tokens: int | None = None
-    pin: Literal["none", "first"] = "none"
+    pin: Literal["none", "first"] = "first"
 
     @classmethod
     def of(cls, request: Mapping[str, Any], server: Mapping[str, Any]) -> "Choice | None":

@@ -11,10 +11,11 @@ from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import EmbeddingItems
 from vllm.multimodal.processing import BaseMultiModalProcessor, PromptReplacement
 
-from adafv.layout import Prompt, placeholders
+from adafv.layout import Prompt, Question, placeholders
 from adafv.serving.vllm.choice import FIELD, Choice, Ticket, pruner_of, settings
 from adafv.serving.vllm.skeleton import Skeleton
-from adafv.text import answer_opening, boilerplate
+from adafv.text import boilerplate
+from adafv.turns import Template, template_of
 
 __all__ = ["Pruned"]
 
@@ -70,27 +71,13 @@ class Pruned(BaseMultiModalProcessor):
         )
 
     def _words(self, ids: Sequence[int], pictures: int, choice: Choice, skip: frozenset[int]) -> list[tuple[int, ...]]:
-        """For each picture the ids of the words it is asked about."""
+        """For each picture the ids of the words it is asked about, as the library finds them."""
         config = self.info.get_hf_config()
-        tokens = placeholders(config)
-        spans = Prompt({"input_ids": torch.tensor([ids])}, tokens, config.model_type).spans([1] * pictures)
-        found = []
-        for span in spans:
-            end = self._first_answer(ids, int(span.positions[-1])) if choice.pin == "first" else len(ids)
-            prompt = Prompt({"input_ids": torch.tensor([ids[:end]])}, tokens, config.model_type)
-            found.append(tuple(prompt.ids[0, prompt.text_after(span, skip)].tolist()))
-        return found
-
-    def _first_answer(self, ids: Sequence[int], start: int) -> int:
-        """Where the first answer after a place in a prompt begins."""
-        opening = self.opening
-        for i in range(start, len(ids) - len(opening) + 1):
-            if list(ids[i : i + len(opening)]) == opening:
-                return i + len(opening)
-        raise ValueError(
-            "adafv_pin='first' needs to know where the first question ends, but nothing in the prompt opens an answer "
-            "as the model's chat template does: use that template, or pass adafv_pin='none'"
-        )
+        tokens = {"image": placeholders(config)["image"]}
+        prompt = Prompt({"input_ids": torch.tensor([ids])}, tokens, config.model_type, self.chat)
+        of: Question = "turn" if choice.pin == "first" else "chat"
+        words = [prompt.ids[0, prompt.question(span, skip, of)] for span in prompt.spans([1] * pictures)]
+        return [tuple(found.tolist()) for found in words]
 
     @cached_property
     def skeleton(self) -> Skeleton:
@@ -101,8 +88,8 @@ class Pruned(BaseMultiModalProcessor):
         return boilerplate(self.info.get_hf_processor())
 
     @cached_property
-    def opening(self) -> list[int]:
-        return answer_opening(self.info.get_hf_processor())
+    def chat(self) -> Template:
+        return template_of(self.info.get_hf_processor()).including(self.info.get_hf_config())
 
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
         tickets = inputs.hf_processor_mm_kwargs[FIELD]
