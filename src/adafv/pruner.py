@@ -182,7 +182,9 @@ class Pruner(ABC):
         self, model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding, selection: Selection
     ) -> dict[str, Any]:
         """Put what is kept into a shorter prompt: ids, masks, labels, positions and features shrink together."""
-        if selection.features is not None and not encoding.merges:
+        everything = [len(kept) for kept in selection.kept] == list(encoding.tokens.counts)
+        merged = None if everything else selection.features
+        if merged is not None and not encoding.merges:
             raise ValueError(
                 f"{self.name} merges tokens, but models of the family {model.config.model_type!r} take them before "
                 "their projector: choose a method that keeps tokens as they are"
@@ -192,7 +194,7 @@ class Pruner(ABC):
             as_tensors(inputs, model.device),
             encoding,
             selection.kept,
-            selection.features,
+            merged,
             positions=self.positions,
             newlines=self.newlines,
         )
