@@ -282,8 +282,8 @@ def as_tensors(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any
     ids = out.get("input_ids")
     if not isinstance(ids, Tensor):
         raise ValueError(
-            "the inputs lack input_ids, by which visual tokens are found in the prompt: pass what the model's processor "
-            "returned, not inputs_embeds"
+            "the inputs lack input_ids, by which visual tokens are found in the prompt: pass what the model's "
+            "processor returned, not inputs_embeds"
         )
     if ids.is_floating_point() or ids.is_complex():
         raise ValueError(f"input_ids are {ids.dtype}: pass token ids, whole numbers")
