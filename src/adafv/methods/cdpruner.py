@@ -25,7 +25,8 @@ class CDPruner(GreedyPruner):
 
     Departure: the paper's relevance is the (negated) cosine of a CLIP text tower with CLIP's patches. Here it is the
     mean over the words of the cosine with the LLM's own input embeddings, not negated, as any model has those.
-    Departure: one budget for all crops, not one for each.
+    Departure: one budget for all crops, where the published figures of LLaVA-NeXT have one for each (`crops="each"`) and
+    the crops' padding among the candidates.
     Departure: beyond the rank of the kernel no token gains anything; the lowest indices fill the budget. Where the
     question tells no token from another (or there is none) r is 1 everywhere: diversity alone.
     """
@@ -34,19 +35,20 @@ class CDPruner(GreedyPruner):
     paper = "arXiv 2506.10967"
     needs_text = True
 
-    def gains(self, tokens: VisualTokens) -> Gains:
+    def gains(self, tokens: VisualTokens, count: int) -> Gains:
         relevance = _relevance(tokens)
         kernel = relevance[:, :, None] * cosines(tokens.features, tokens.features) * relevance[:, None]
         gain = kernel.diagonal(dim1=1, dim2=2)
-        factor = kernel[:, :0]
-        while True:
+        factor = kernel.new_empty(len(kernel), count, kernel.shape[2])  # a row for each pick
+        for turn in range(count):
             gain = gain.where(gain > NOTHING, 0)
             pick = yield gain
-            column = factor.take_along_dim(pick[:, None], dim=2)
-            row = kernel.take_along_dim(pick[..., None], dim=1) - column.mT @ factor
+            before = factor[:, :turn]
+            column = before.take_along_dim(pick[:, None], dim=2)
+            row = kernel.take_along_dim(pick[..., None], dim=1) - column.mT @ before
             height = gain.gather(1, pick)[..., None]
             row = (row / height.sqrt()).where(height > 0, 0)
-            factor = torch.cat([factor, row], dim=1)
+            factor[:, turn] = row[:, 0]
             gain = gain - row[:, 0].square()
 
 

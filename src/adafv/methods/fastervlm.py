@@ -19,7 +19,8 @@ class FasterVLM(ScoringPruner):
     """Keeps what the CLS token of the vision tower attends to, whatever the question.
 
     Qizhe Zhang et al., "[CLS] Attention is All You Need for Training-Free Visual Token Pruning", arXiv 2412.01818.
-    Departure: one budget for all crops, not one for each. Towers without CLS: the attention a patch receives.
+    Departure: one budget for all crops, where the published figures of LLaVA-NeXT have one for each (`crops="each"`) and
+    the crops' padding among the candidates. Towers without CLS: the attention a patch receives.
 
     Args:
         saliency: "attention": see above. "received": the mean attention a patch receives, with CLS or without.

@@ -27,7 +27,9 @@ class HiRED(Pruner):
     at (2 j - 1) / v, and the earliest turns win. It needs one sort and no vote is read back from the device.
     Departure: a crop with fewer tokens than its share leaves what is over to the others, in proportion to their votes;
     a tile without votes gets something only when the others are full.
-    Departure: the thumbnail's tokens vote for the tile that shows their middle, with the tiles' padding cut off.
+    Departure: the thumbnail's tokens vote for the tile that shows their middle, with the tiles' padding cut off. In the
+    released code tiles have the votes of equal bands of the thumbnail's rows, which is right for grids of one column.
+    With `crops="each"` nobody votes: every crop keeps its most salient tokens, as in `fastervlm`.
 
     Args:
         alpha: share of the budget that goes to the thumbnail (paper: 0.5).
@@ -44,7 +46,7 @@ class HiRED(Pruner):
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha={self.alpha} is not a share of the budget: pass 0 to 1")
 
-    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         content, kept = tokens.signals[CONTENT], []
         for i, (where, k) in enumerate(zip(tokens.where, budget, strict=True)):
             crop = where[:, 0]
