@@ -84,10 +84,16 @@ def scope(visual: Sequence[Vector], saliency: Vector, alpha: float) -> list[int]
 
 
 def mmtok(
-    visual: Sequence[Vector], words: Sequence[Vector], tau_t: float = 0.02, tau_v: float = 0.2, weight: float = 0.5
+    visual: Sequence[Vector],
+    hidden: Sequence[Vector],
+    words: Sequence[Vector],
+    tau_t: float = 0.02,
+    tau_v: float = 0.2,
+    weight: float = 0.5,
 ) -> list[int]:
+    """Words meet the tokens after the projector, tokens meet each other before it."""
     rows = [[p / len(words) for p in softmax([c / tau_t for c in row])] for row in cosines(words, visual)]
-    rows += [[weight * p / len(visual) for p in softmax([c / tau_v for c in row])] for row in cosines(visual, visual)]
+    rows += [[weight * p / len(visual) for p in softmax([c / tau_v for c in row])] for row in cosines(hidden, hidden)]
     return cover(rows, [1.0] * len(visual))
 
 

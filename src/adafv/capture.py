@@ -1,7 +1,7 @@
 """What a model attends to, read on the way past: no eager attention, no attention map in memory."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Signal:
             "received": (N,) attention each patch receives, mean over heads and queries.
             "keys": (N, d) its key, mean over heads. "hidden": (N, width) the layer's output.
         depth: of the layer, 0 (the first) to 1 (the last); None: the layer the features are taken from. Where it
-            attends within windows, the next layer that sees the whole picture.
+            attends within windows, the next layer that sees the whole picture, or the last such one.
         heads: how the heads of "received" are put together: "mean", or "max", the strongest for each query.
     """
 
@@ -46,7 +46,7 @@ class Signal:
     depth: float | None = None
     heads: Literal["mean", "max"] = "mean"
 
-    def layer(self, count: int, of_features: int, whole: Iterable[int] | None = None) -> int:
+    def layer(self, count: int, of_features: int, whole: Sequence[int] | None = None) -> int:
         """Index of the layer in a tower of `count`.
 
         Args:
@@ -56,7 +56,7 @@ class Signal:
         if self.depth is None:
             return of_features
         nearest = round(self.depth * (count - 1))
-        return nearest if whole is None else min((i for i in whole if i >= nearest), default=nearest)
+        return min((i for i in whole if i >= nearest), default=max(whole)) if whole else nearest
 
 
 SALIENCY = Signal("attention")

@@ -81,7 +81,7 @@ class Reading:
         self.encoding, self.decoder, self.stay, self.group = encoding, decoder, stay, group
         self.stages, self.plans, self.raters = stages, plans, raters
         self.layers, self.width = layers_of(decoder), encoding.prompt.ids.shape[1]
-        self.watched = {module for stage in stages for module in self.layers[stage - (not ahead)].modules()}
+        self.watched = {module for stage in stages for module in self.layers[stage if ahead else stage - 1].modules()}
         device = encoding.tokens.features.device
         whole = self._view([torch.arange(n, device=device) for n in encoding.tokens.counts])
         self.views = [whole] * (len(stages) + 1)
@@ -114,7 +114,7 @@ class Reading:
             self.masks = {}
             if prefill:
                 if self.ahead:
-                    self._ask(layer, args, kwargs)
+                    self._ask(stage, layer, args, kwargs)
                 hidden = self._prune(stage, hidden, kwargs["position_embeddings"])
         changed = {"attention_mask": self._mask(self.views[stage + 1], index, hidden, past)}
         # The rotary embedding tells positions; from position_ids with gaps flash attention would infer packed prompts.
@@ -123,12 +123,13 @@ class Reading:
             changed["position_embeddings"] = self.rotary
         return (hidden, *args[1:]), kwargs | changed
 
-    def _ask(self, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """Let a layer read until its queries and keys are seen, and no further."""
-        before = {"position_embeddings": self.rotary} if self.rotary else {}
+    def _ask(self, stage: int, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Let a layer read what comes in until its queries and keys are seen, and no further."""
+        before = {"position_embeddings": self.rotary} if stage else {}
         self.asking = True
         try:
-            layer.forward(*args, **kwargs | before | {"past_key_values": None, "use_cache": False})
+            with torch.no_grad():
+                layer.forward(*args, **kwargs | before | {"past_key_values": None, "use_cache": False})
         except _Answered:
             pass
         finally:
