@@ -220,7 +220,6 @@ def test_share_out_is_exact():
     assert share_out(3, [1] * 10) == [1, 1, 1] + [0] * 7
 
 
-
 def test_newlines_of_a_pruned_image(model, processor):
     """Dropped as the authors do, kept for rows that keep a token, or all kept; an unpruned image keeps all."""
     inputs = inputs_for(processor, (prompt(), [picture()]))

@@ -26,7 +26,6 @@ METHODS_SERVED = (
         "cdpruner",
         "dart",
         "scope",
-        "mmtok",
         "random",
         "uniform",
         "pool",

@@ -1,4 +1,4 @@
-"""The crops of images as images of their own: a budget for each, all of them side by side in one batch."""
+"""The crops of images as images of their own: a budget for each, all side by side in one batch."""
 
 from dataclasses import dataclass, replace
 
@@ -33,7 +33,7 @@ class CropBatch:
 
 
 def apart(tokens: VisualTokens, budget: list[int]) -> CropBatch:
-    """Take images apart into their crops, and share out the budget of each in proportion to their tokens."""
+    """Take images apart into crops, and share out the budget of each in proportion to its tokens."""
     images: list[int] = []
     shares: list[int] = []
     members: list[Tensor] = []
@@ -51,7 +51,8 @@ def apart(tokens: VisualTokens, budget: list[int]) -> CropBatch:
 
     device = tokens.features.device
     counts = tuple(len(inside) for inside in members)
-    mask = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).to(device, non_blocking=True)  # (C, n)
+    mask = torch.arange(max(counts)) < torch.tensor(counts)[:, None]  # (C, n)
+    mask = mask.to(device, non_blocking=True)
     index = pad_sequence(members, batch_first=True).to(device, non_blocking=True)  # (C, n)
     image = torch.tensor(images).to(device, non_blocking=True)  # (C,)
 
@@ -60,7 +61,8 @@ def apart(tokens: VisualTokens, budget: list[int]) -> CropBatch:
         real = mask if x.dim() == 2 else mask[..., None]
         return x[image[:, None], index].masked_fill_(~real, 0)
 
-    alone = torch.tensor([0, 1, 1])  # a crop is the whole of its image
+    alone = torch.tensor([0, 1, 1])  # a crop is the first of its image
+    places = [tokens.where[i][inside] * alone for i, inside in zip(images, members, strict=True)]
     return CropBatch(
         tokens=replace(
             tokens,
@@ -70,7 +72,7 @@ def apart(tokens: VisualTokens, budget: list[int]) -> CropBatch:
             signals={signal: taken(x) for signal, x in tokens.signals.items()},
             text=None if tokens.text is None else tokens.text[image],
             text_mask=None if tokens.text_mask is None else tokens.text_mask[image],
-            where=tuple(tokens.where[i][inside] * alone for i, inside in zip(images, members, strict=True)),
+            where=tuple(places),
             seeds=tuple(seeds),
         ),
         budget=shares,
@@ -82,21 +84,25 @@ def apart(tokens: VisualTokens, budget: list[int]) -> CropBatch:
 
 def together(selection: Selection, crops: CropBatch) -> Selection:
     """Put what stays of the crops together to what stays of their images."""
-    kept: list[list[Tensor]] = [[] for _ in range(crops.count)]
-    for image, index, of_crop in zip(crops.images, crops.index, selection.kept, strict=True):
-        kept[image].append(index[of_crop])
-    joined = [torch.cat(parts) for parts in kept]
-    orders = [indices.argsort(stable=True) for indices in joined]
+    in_image = [index[kept] for index, kept in zip(crops.index, selection.kept, strict=True)]
+    joined = _of_images(in_image, crops)
+    orders = [kept.argsort(stable=True) for kept in joined]
 
     features = None
     if selection.features is not None:
-        parts: list[list[Tensor]] = [[] for _ in range(crops.count)]
-        for image, of_crop in zip(crops.images, selection.features, strict=True):
-            parts[image].append(of_crop)
-        features = [torch.cat(part)[order] for part, order in zip(parts, orders, strict=True)]
+        unsorted = _of_images(selection.features, crops)
+        features = [x[order] for x, order in zip(unsorted, orders, strict=True)]
 
     split = None
     if selection.split is not None:
         image = torch.tensor(crops.images).to(selection.split.device, non_blocking=True)
         split = selection.split.new_zeros(crops.count, 2).index_add_(0, image, selection.split)
     return Selection([x[order] for x, order in zip(joined, orders, strict=True)], features, split)
+
+
+def _of_images(of_crops: list[Tensor], crops: CropBatch) -> list[Tensor]:
+    """For each image what its crops have, one after the other."""
+    parts: list[list[Tensor]] = [[] for _ in range(crops.count)]
+    for image, of_crop in zip(crops.images, of_crops, strict=True):
+        parts[image].append(of_crop)
+    return [torch.cat(part) for part in parts]

@@ -19,16 +19,19 @@ __all__ = ["AdaFV"]
 class AdaFV(TextToImage):
     """Self-adaptive mixture of saliency and text-to-image attention (SACMAM), under an exact budget.
 
-    Jiayi Han et al., "AdaFV: Rethinking of Visual-Language alignment for VLM acceleration", arXiv 2501.09532;
-    "AdaV: Adaptive Text-visual Redirection for Vision-Language Models", Findings of ACL 2025, pp. 4985-4997.
-    Departure: the two top lists may overlap; the total grows until their union has K tokens. See `adafv.mixture`.
+    Jiayi Han et al., "AdaFV: Rethinking of Visual-Language alignment for VLM acceleration", arXiv
+    2501.09532; "AdaV: Adaptive Text-visual Redirection for Vision-Language Models", Findings of ACL
+    2025, pp. 4985-4997.
+    Departure: the two top lists may overlap; the total grows until their union has K tokens. See
+    `adafv.mixture`.
 
     Args:
         temperature, center, top: of the text-to-image attention, see `TextToImage`.
         reserve: share of the budget each list is sure of, 0 to 0.5 (authors' code: 0.25).
-        mass: what the mixture weighs: "whole", all that either list captures, as the paper says; "beyond", what it
-            captures beyond its reserve, as in the authors' code. One image in ten keeps the same tokens with both; at
-            10 % kept the authors' costs 2.5 points of reading (p = .002).
+        mass: what the mixture weighs: "whole", all that either list captures, as the paper says;
+            "beyond", what it captures beyond its reserve, as in the authors' code. One image in ten
+            keeps the same tokens with both; at 10 % kept the authors' costs 2.5 points of reading
+            (p = .002).
     """
 
     reserve: float = 0.25
@@ -50,7 +53,5 @@ class AdaFV(TextToImage):
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         relevance, saliency = self.attentions(tokens)
-        mixture = mix(
-            relevance, saliency, torch.tensor(budget), reserve=self.reserve, mass=self.mass, mask=tokens.mask
-        )
+        mixture = mix(relevance, saliency, torch.tensor(budget), reserve=self.reserve, mass=self.mass, mask=tokens.mask)
         return Selection(first(mixture.order, budget), split=torch.stack([mixture.text, mixture.vision], dim=1))

@@ -21,17 +21,20 @@ class AdaFVReleased(AdaFV):
 
     - K is cut to 2 · floor(floor(K / 2) / crops) · crops;
     - the salient tokens of crop c are taken from the thumbnail, c places further on;
-    - the reserve of the saliency list comes from the first crops, since the lists are joined, not merged;
+    - the reserve of the saliency list comes from the first crops, since the lists are joined, not
+      merged;
     - the mixture weighs what the lists capture beyond their reserves alone;
     - a token on both lists is fed twice, so fewer than K different tokens are read.
 
-    Departure: the patches that pad a tile are no candidates and take no part in the softmax, since the model's own
-    packing cuts them off; so pictures that fill their tiles keep the authors' tokens, others most of them. Should it
-    take one all the same, the thumbnail's last token stands in. Departure: a share `keep` is one of the tokens that the
-    model reads, not of 576 for each crop: pass `tokens` for their K.
+    Departure: the patches that pad a tile are no candidates and take no part in the softmax, since
+    the model's own packing cuts them off; so pictures that fill their tiles keep the authors'
+    tokens, others most of them. Should it take one all the same, the thumbnail's last token stands
+    in. Departure: a share `keep` is one of the tokens that the model reads, not of 576 for each
+    crop: pass `tokens` for their K.
 
     Raises:
-        ValueError: a budget of fewer than two tokens per crop, for which the released code keeps nothing.
+        ValueError: a budget of fewer than two tokens per crop, for which the released code keeps
+            nothing.
     """
 
     mass: Literal["whole", "beyond"] = "beyond"

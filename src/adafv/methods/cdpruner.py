@@ -18,17 +18,19 @@ NOTHING = 1e-9  # below it the gain of a token in the span of those picked is ro
 class CDPruner(GreedyPruner):
     """Keeps the most probable subset of a determinantal point process conditioned on the question.
 
-    Qizhe Zhang et al., "Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs",
-    NeurIPS 2025, arXiv 2506.10967. The kernel is r_i · cos(i, j) · r_j with r the relevance of each visual token to
-    the question, min-max normalised over the image. Greedy MAP: each pick adds most to the log-determinant, by an
-    incremental Cholesky factorisation.
+    Qizhe Zhang et al., "Beyond Attention or Similarity: Maximizing Conditional Diversity for Token
+    Pruning in MLLMs", NeurIPS 2025, arXiv 2506.10967. The kernel is r_i · cos(i, j) · r_j with r
+    the relevance of each visual token to the question, min-max normalised over the image. Greedy
+    MAP: each pick adds most to the log-determinant, by an incremental Cholesky factorisation.
 
-    Departure: the paper's relevance is the (negated) cosine of a CLIP text tower with CLIP's patches. Here it is the
-    mean over the words of the cosine with the LLM's own input embeddings, not negated, as any model has those.
-    Departure: one budget for all crops, where the published figures of LLaVA-NeXT have one for each (`crops="each"`) and
-    the crops' padding among the candidates.
-    Departure: beyond the rank of the kernel no token gains anything; the lowest indices fill the budget. Where the
-    question tells no token from another (or there is none) r is 1 everywhere: diversity alone.
+    Departure: the paper's relevance is the (negated) cosine of a CLIP text tower with CLIP's
+    patches. Here it is the mean over the words of the cosine with the LLM's own input embeddings,
+    not negated, as any model has those.
+    Departure: one budget for all crops, where the published figures of LLaVA-NeXT have one for each
+    (`crops="each"`) and the crops' padding among the candidates.
+    Departure: beyond the rank of the kernel no token gains anything; the lowest indices fill the
+    budget. Where the question tells no token from another (or there is none) r is 1 everywhere:
+    diversity alone.
     """
 
     name = "cdpruner"

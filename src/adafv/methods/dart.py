@@ -18,19 +18,20 @@ __all__ = ["DART"]
 class DART(Pruner):
     """Keeps a few pivots and, for each of them, the tokens that resemble it least.
 
-    Zichen Wen et al., "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More",
-    EMNLP 2025, arXiv 2502.11494. Four visual tokens and four words are pivots; each in turn adds an eighth of what is
-    left of the budget, the tokens of lowest cosine among those that remain. Kept are the visual pivots and what was
-    added.
+    Zichen Wen et al., "Stop Looking for Important Tokens in Multimodal Language Models: Duplication
+    Matters More", EMNLP 2025, arXiv 2502.11494. Four visual tokens and four words are pivots; each
+    in turn adds an eighth of what is left of the budget, the tokens of lowest cosine among those
+    that remain. Kept are the visual pivots and what was added.
 
-    Departure: this is the variant before the LLM, on its input embeddings, as in NVIDIA's TensorRT-Edge-LLM. The paper
-    prunes before the LLM's layer 2, on hidden states, and pivots are the tokens with the largest norm of their keys.
-    Here it is the L1 norm of the embedding.
-    Departure: K is exact. The authors keep 4 + 8 · floor(M / 8) tokens for a budget of M, 132 for "128". Their kept
-    tokens keep their positions (`positions="original"`).
-    Departure: pivots take turns by falling norm, visual ones first (the authors: in the order of a set); the first
-    ones add one more where the budget doesn't divide. A visual pivot has a second turn in place of a word that the
-    question doesn't have. A budget below the number of visual pivots keeps those of largest norm.
+    Departure: this is the variant before the LLM, on its input embeddings, as in NVIDIA's
+    TensorRT-Edge-LLM. The paper prunes before the LLM's layer 2, on hidden states, and pivots are
+    the tokens with the largest norm of their keys. Here it is the L1 norm of the embedding.
+    Departure: K is exact. The authors keep 4 + 8 · floor(M / 8) tokens for a budget of M, 132 for
+    "128". Their kept tokens keep their positions (`positions="original"`).
+    Departure: pivots take turns by falling norm, visual ones first (the authors: in the order of a
+    set); the first ones add one more where the budget doesn't divide. A visual pivot has a second
+    turn in place of a word that the question doesn't have. A budget below the number of visual
+    pivots keeps those of largest norm.
 
     Args:
         pivots: how many visual tokens, and how many words, are pivots (paper: 4).

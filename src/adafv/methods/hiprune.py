@@ -19,15 +19,17 @@ DEEP = Signal("received")
 class HiPrune(Pruner):
     """Keeps what a middle layer attends to with its neighbours, then what a deep layer attends to.
 
-    Jizhihui Liu et al., "HiPrune: Training-Free Visual Token Pruning via Hierarchical Attention in Vision-Language
-    Models", Findings of ACL 2026, arXiv 2508.00553. Attention is what a patch receives, mean over heads and queries.
-    Anchors: the round(alpha · K / 5) highest in layer 9 of CLIP's 24, and as deep in other towers, in Qwen2.5-VL's the
-    next that sees the whole picture, 16 of 32. Buffers: of each the tokens before and after it in reading order and
-    those a row's length before and after, so that a row goes on in the next; beyond the crop's ends its first or last
+    Jizhihui Liu et al., "HiPrune: Training-Free Visual Token Pruning via Hierarchical Attention in
+    Vision-Language Models", Findings of ACL 2026, arXiv 2508.00553. Attention is what a patch
+    receives, mean over heads and queries. Anchors: the round(alpha · K / 5) highest in layer 9 of
+    CLIP's 24, and as deep in other towers, in Qwen2.5-VL's the next that sees the whole picture, 16
+    of 32. Buffers: of each the tokens before and after it in reading order and those a row's length
+    before and after, so that a row goes on in the next; beyond the crop's ends its first or last
     token. Registers: the highest of the rest in the layer of the features, up to the budget.
-    Departure: should anchors and buffers exceed the budget (alpha near 1), the buffers lowest in the deep layer go.
-    Departure: one budget for all crops, where the authors have one for each (`crops="each"`) and the crops' padding
-    among the candidates.
+    Departure: should anchors and buffers exceed the budget (alpha near 1), the buffers lowest in
+    the deep layer go.
+    Departure: one budget for all crops, where the authors have one for each (`crops="each"`) and
+    the crops' padding among the candidates.
 
     Args:
         alpha: share of the budget that goes to anchors and buffers (paper: 0.1).

@@ -19,20 +19,23 @@ GRID = 2.0**50
 class MMTok(GreedyPruner):
     """Keeps the tokens that together come closest to every word and to every visual token.
 
-    Sixun Dong et al., "MMTok: Multimodal Coverage Maximization for Efficient Inference of VLMs", ICLR 2026,
-    arXiv 2508.18264. Each of the M words and of the N visual tokens is a row p_i: softmax over the visual tokens j of
-    cos(i, j) / temperature. A word meets the visual tokens after the projector, in the space of its embedding; visual
-    tokens meet each other before it, as hidden states of the tower at the features' layer. Greedy maximum coverage of
+    Sixun Dong et al., "MMTok: Multimodal Coverage Maximization for Efficient Inference of VLMs",
+    ICLR 2026, arXiv 2508.18264. Each of the M words and of the N visual tokens is a row p_i:
+    softmax over the visual tokens j of cos(i, j) / temperature. A word meets the visual tokens
+    after the projector, in the space of its embedding; visual tokens meet each other before it, as
+    hidden states of the tower at the features' layer. Greedy maximum coverage of
 
         1/M · sum over words i of max_{j in S} p_ij + weight/N · sum over visual tokens i of max_{j in S} p_ij.
 
-    Departure: the words are all those of the question. The authors leave out stop words, punctuation and two sentences
-    that benchmarks add to every question, and split at white space: `skip=adafv.text.boilerplate(processor)` is near.
-    Departure: one budget, one softmax and one coverage for all crops, where the authors have one for each crop of
-    LLaVA-NeXT (`crops="each"`).
+    Departure: the words are all those of the question. The authors leave out stop words,
+    punctuation and two sentences that benchmarks add to every question, and split at white space:
+    `skip=adafv.text.boilerplate(processor)` is near.
+    Departure: one budget, one softmax and one coverage for all crops, where the authors have one
+    for each crop of LLaVA-NeXT (`crops="each"`).
 
     Args:
-        text_temperature: of the softmax of a word over the visual tokens (paper: 0.02; 0.01 for Qwen).
+        text_temperature: of the softmax of a word over the visual tokens (paper: 0.02; 0.01 for
+            Qwen).
         visual_temperature: of that of a visual token (paper: 0.2).
         weight: of covering the picture beside covering the question (paper: 0.5).
     """

@@ -17,17 +17,21 @@ __all__ = ["PruMerge", "PruMergePlus"]
 class PruMerge(Pruner):
     """Keeps the most salient tokens and adds to each the tokens that resemble it.
 
-    Yuzhang Shang et al., "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models", ICCV 2025,
-    arXiv 2403.15388. With a the saliency and y the features, a token that stays becomes y_i + Σ_j a_j · y_j, the sum
-    over the 32 other tokens, kept or dropped, whose keys have the largest cosine with its own. A token may be added to
-    several.
-    Departure: the budget says how many stay. The paper takes the outliers of a, Q3 + 1.5 · IQR or more.
+    Yuzhang Shang et al., "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal
+    Models", ICCV 2025, arXiv 2403.15388. With a the saliency and y the features, a token that stays
+    becomes y_i + Σ_j a_j · y_j, the sum over the 32 other tokens, kept or dropped, whose keys have
+    the largest cosine with its own. A token may be added to several.
+    Departure: the budget says how many stay. The paper takes the outliers of a, Q3 + 1.5 · IQR or
+    more.
     Departure: no extra token for the sum of all that was dropped: it would cost one of K places.
-    Departure: features merge after the projector, not before it. Where all tokens stay none is changed.
-    Departure: saliency and keys of the layer of the features, means over heads, not the last layer's heads in a row.
+    Departure: features merge after the projector, not before it. Where all tokens stay none is
+    changed.
+    Departure: saliency and keys of the layer of the features, means over heads, not the last
+    layer's heads in a row.
 
     Args:
-        neighbours: how many tokens are added to each (authors' code: 32), fewer where there are fewer others.
+        neighbours: how many tokens are added to each (authors' code: 32), fewer where there are
+            fewer others.
     """
 
     neighbours: int = 32
@@ -72,14 +76,16 @@ class PruMerge(Pruner):
 class PruMergePlus(PruMerge):
     """PruMerge with a part of the budget spread evenly over the picture.
 
-    PruMerge+ of the same paper: beside the salient tokens stay others at an even stride, and all of them merge.
-    Departure: the stride runs over the tokens that saliency did not take, so that K different ones stay; the authors'
-    runs over all of them, at a third of one in the share that stands out, and leaves out what it meets there.
+    PruMerge+ of the same paper: beside the salient tokens stay others at an even stride, and all of
+    them merge.
+    Departure: the stride runs over the tokens that saliency did not take, so that K different ones
+    stay; the authors' runs over all of them, at a third of one in the share that stands out, and
+    leaves out what it meets there.
 
     Args:
         neighbours: see `PruMerge`.
-        spread: share of the budget that is spread, floor(spread · K) tokens (paper: about three quarters, 25 % kept
-            where PruMerge keeps 7 %).
+        spread: share of the budget that is spread, floor(spread · K) tokens (paper: about three
+            quarters, 25 % kept where PruMerge keeps 7 %).
     """
 
     spread: float = 0.75

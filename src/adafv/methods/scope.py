@@ -14,12 +14,14 @@ __all__ = ["Scope"]
 class Scope(GreedyPruner):
     """Keeps salient tokens that resemble many tokens which none of those kept resembles.
 
-    Jinhong Deng et al., "SCOPE: Saliency-Coverage Oriented Token Pruning for Efficient Multimodel LLMs", NeurIPS 2025,
-    arXiv 2510.24214. The coverage of a set S is sum_i max_{j in S} cos(i, j), and a negative cosine covers nothing; each
-    pick has the largest gain in coverage times saliency^alpha.
-    Departure: the cosines are those of the visual tokens, after the projector; the authors' script compares the tower's
-    hidden states before it.
-    Departure: one budget for all crops, where the authors' script has one for each (`crops="each"`).
+    Jinhong Deng et al., "SCOPE: Saliency-Coverage Oriented Token Pruning for Efficient Multimodel
+    LLMs", NeurIPS 2025, arXiv 2510.24214. The coverage of a set S is sum_i max_{j in S} cos(i, j),
+    and a negative cosine covers nothing; each pick has the largest gain in coverage times
+    saliency^alpha.
+    Departure: the cosines are those of the visual tokens, after the projector; the authors' script
+    compares the tower's hidden states before it.
+    Departure: one budget for all crops, where the authors' script has one for each
+    (`crops="each"`).
 
     Args:
         alpha: weight of the saliency (authors' code: 1); 0: coverage alone.

@@ -14,17 +14,20 @@ __all__ = ["SparseVLM"]
 class SparseVLM(LayerPruner):
     """Keeps what the visually relevant words of the question attend to, fewer after each of three layers.
 
-    Yuan Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference", ICML
-    2025, arXiv 2410.04417. Raters, before the first layer: R = mean over the visual tokens of softmax over the words
-    of T · Vᵀ; a word rates if its R is at least the mean of R. Score of a visual token: attention it gets in the layer
-    before the stage, mean over raters and heads. Stages after the layers of index 2, 6 and 15 of 32 have run, that is
-    after 3, 7 and 16 of them, scaled to the model; in shallow models some coincide.
-    Departure: how many stay is N · λ^s with λ from the budget, not the rank of the attention (paper) nor a table for
-    four budgets (code), of which those of 192, 128, 96 and 64 tokens really read 206.5, 145.4, 114.1 and 82.3 a layer.
-    Departure: tokens keep their positions, as in the authors' second version; in their first they are numbered anew.
+    Yuan Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model
+    Inference", ICML 2025, arXiv 2410.04417. Raters, before the first layer: R = mean over the
+    visual tokens of softmax over the words of T · Vᵀ; a word rates if its R is at least the mean of
+    R. Score of a visual token: attention it gets in the layer before the stage, mean over raters
+    and heads. Stages after the layers of index 2, 6 and 15 of 32 have run, that is after 3, 7 and
+    16 of them, scaled to the model; in shallow models some coincide.
+    Departure: how many stay is N · λ^s with λ from the budget, not the rank of the attention
+    (paper) nor a table for four budgets (code), of which those of 192, 128, 96 and 64 tokens really
+    read 206.5, 145.4, 114.1 and 82.3 a layer.
+    Departure: tokens keep their positions, as in the authors' second version; in their first they
+    are numbered anew.
     Departure: dropped tokens are not recycled as averages of clusters, so that the budget counts
-    tokens of the image. Departure: words come after the image, as in every method here; if none do, they can't see
-    it, all scores tie and the first tokens stay.
+    tokens of the image. Departure: words come after the image, as in every method here; if none do,
+    they can't see it, all scores tie and the first tokens stay.
     """
 
     name = "sparsevlm"

@@ -19,13 +19,15 @@ PER_ROUND = 8
 class VisPruner(Pruner):
     """Keeps the most salient tokens and, of the rest, those that resemble no other.
 
-    Qizhe Zhang et al., "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs",
-    ICCV 2025, arXiv 2412.01818. floor(important · K) tokens stay for their saliency. The rest, in order of saliency,
-    is dealt into two halves by turns; the 8 tokens of the first half that resemble one of the second most (cosine of
-    the tower's features) are dropped. The next round deals what is left of the first half, the most similar first, and
-    then the second half, until what is left fills the budget.
-    Departure: one budget for all crops, where the published figures of LLaVA-NeXT have one for each (`crops="each"`)
-    and the crops' padding among the candidates; so duplicates are found across crops, too.
+    Qizhe Zhang et al., "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token
+    Pruning in VLMs", ICCV 2025, arXiv 2412.01818. floor(important · K) tokens stay for their
+    saliency. The rest, in order of saliency, is dealt into two halves by turns; the 8 tokens of the
+    first half that resemble one of the second most (cosine of the tower's features) are dropped.
+    The next round deals what is left of the first half, the most similar first, and then the second
+    half, until what is left fills the budget.
+    Departure: one budget for all crops, where the published figures of LLaVA-NeXT have one for each
+    (`crops="each"`) and the crops' padding among the candidates; so duplicates are found across
+    crops, too.
     Departure: an odd number of tokens is dealt as well, the first half getting one more.
 
     Args:
