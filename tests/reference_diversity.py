@@ -49,7 +49,7 @@ def cdpruner(visual: Sequence[Vector], words: Sequence[Vector]) -> list[int]:
     """A determinant is a squared volume: a pick multiplies it by its squared distance from the span of those before."""
     relevance = [sum(cosine(w, v) for w in words) / max(1, len(words)) for v in visual]
     low, high = min(relevance), max(relevance)
-    relevance = [(r - low) / (high - low) if high - low > 1e-12 else 1.0 for r in relevance]
+    relevance = [(r - low + 1e-6) / (high - low) if high - low > 1e-12 else 1.0 for r in relevance]
     length = [math.sqrt(dot(v, v)) for v in visual]
     residual = [[r * x / (n or 1) for x in v] for r, n, v in zip(relevance, length, visual, strict=True)]
     gain = {j: r * r if length[j] else 0.0 for j, r in enumerate(relevance)}

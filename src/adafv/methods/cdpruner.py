@@ -12,6 +12,7 @@ from adafv.scores import cosines
 __all__ = ["CDPruner"]
 
 NOTHING = 1e-9  # below it the gain of a token in the span of those picked is rounding
+LEAST = 1e-6  # what the least relevant token has of the range of relevance, as in the authors' code
 
 
 @dataclass(kw_only=True)
@@ -27,7 +28,8 @@ class CDPruner(GreedyPruner):
     patches. Here it is the mean over the words of the cosine with the LLM's own input embeddings,
     not negated, as any model has those.
     Departure: one budget for all crops, where the published figures of LLaVA-NeXT have one for each
-    (`crops="each"`) and the crops' padding among the candidates.
+    (`crops="each"`) and the crops' padding among the candidates. They normalise relevance over all
+    crops even so, here each crop has its own range.
     Departure: beyond the rank of the kernel no token gains anything; the lowest indices fill the
     budget. Where the question tells no token from another (or there is none) r is 1 everywhere:
     diversity alone.
@@ -55,10 +57,10 @@ class CDPruner(GreedyPruner):
 
 
 def _relevance(tokens: VisualTokens) -> Tensor:
-    """(I, N) mean cosine with the words, from 0 to 1 over each image."""
+    """(I, N) mean cosine with the words, from next to 0 to 1 over each image."""
     assert tokens.text is not None and tokens.text_mask is not None
     words = tokens.text_mask[..., None]
     mean = (cosines(tokens.text, tokens.features) * words).sum(1) / words.sum(1).clamp(min=1)
     low = mean.masked_fill(~tokens.mask, torch.inf).amin(1, keepdim=True)
     high = mean.masked_fill(~tokens.mask, -torch.inf).amax(1, keepdim=True)
-    return ((mean - low) / (high - low)).where(high > low, 1)
+    return ((mean - low + LEAST) / (high - low)).where(high > low, 1)
