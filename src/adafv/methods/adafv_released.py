@@ -67,20 +67,20 @@ class AdaFVReleased(AdaFV):
                 f"adafv_released keeps nothing of {budget} tokens over {crops} crops: pass tokens >= {2 * crops}"
             )
         total = 2 * per_crop * crops
-        relevant = relevance.topk(total)
+        scores, relevant = _descending(relevance, total)
 
         values, places = [], []
         for c in range(crops):
             own = saliency[crop == c]
-            top = own.topk(min(2 * per_crop, len(own)))
-            values.append(top.values)
-            places.append(place[crop == c][top.indices] + c)
+            top, best = _descending(own, 2 * per_crop)
+            values.append(top)
+            places.append(place[crop == c][best] + c)
         value, salient = torch.cat(values), token[torch.cat(places)]
 
         sure = int(self.reserve * total)
-        rest = value[sure:].sort(descending=True)
-        k_t, k_v = _split(relevant.values[sure:], rest.values, total - 2 * sure)
-        parts = [relevant.indices[: sure + k_t], salient[:sure], salient[sure:][rest.indices[:k_v]]]
+        masses, order = _descending(value[sure:], total)
+        k_t, k_v = _split(scores[sure:], masses, total - 2 * sure)
+        parts = [relevant[: sure + k_t], salient[:sure], salient[sure:][order[:k_v]]]
         return torch.cat(parts).sort().values
 
 
@@ -98,6 +98,12 @@ def uncut(where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     token = torch.full(((int(crop.max()) + 1) * size,), int((crop == 0).nonzero()[-1]))
     token[crop * size + place] = torch.arange(len(where))
     return crop, place, token
+
+
+def _descending(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest values, at most `count`, and where they are; of equal ones the first."""
+    values, indices = x.sort(descending=True, stable=True)
+    return values[:count], indices[:count]
 
 
 def _split(first: Tensor, second: Tensor, total: int) -> tuple[int, int]:
