@@ -17,23 +17,33 @@ def prefix_sums(scores: list[float], order: list[int]) -> list[Fraction]:
     return sums
 
 
-def best_split(relevance: list[float], saliency: list[float], total: int, reserved: int) -> tuple[int, int]:
-    """Every split k_t + k_v = total is tried, in exact arithmetic; of equal ones the smaller k_t."""
+def best_split(
+    relevance: list[float], saliency: list[float], total: int, reserved: int, counted_from: int = 0
+) -> tuple[int, int]:
+    """Every split k_t + k_v = total is tried, in exact arithmetic; of equal ones the smaller k_t.
+
+    The authors' code counts what is captured from the reserved tokens on, the paper from the first on.
+    """
     p_t = prefix_sums(relevance, descending(relevance))
     p_v = prefix_sums(saliency, descending(saliency))
     n, best = len(relevance), None
     for k_t in range(reserved, n + 1):
         k_v = total - k_t
-        if reserved <= k_v <= n and (best is None or p_t[k_t] * p_v[k_v] > best[0]):
-            best = (p_t[k_t] * p_v[k_v], k_t, k_v)
+        if reserved <= k_v <= n:
+            product = (p_t[k_t] - p_t[counted_from]) * (p_v[k_v] - p_v[counted_from])
+            if best is None or product > best[0]:
+                best = (product, k_t, k_v)
     assert best is not None
     return best[1], best[2]
 
 
-def sacmam(relevance: list[float], saliency: list[float], k: int, reserve: float) -> tuple[list[int], int, int]:
+def sacmam(
+    relevance: list[float], saliency: list[float], k: int, reserve: float, mass: str = "whole"
+) -> tuple[list[int], int, int]:
     """The union of the best split of the smallest K' >= K whose union has K tokens."""
+    reserved = math.floor(reserve * k)
     for total in range(k, 2 * len(relevance) + 1):
-        k_t, k_v = best_split(relevance, saliency, total, math.floor(reserve * k))
+        k_t, k_v = best_split(relevance, saliency, total, reserved, reserved if mass == "beyond" else 0)
         union = set(descending(relevance)[:k_t]) | set(descending(saliency)[:k_v])
         if len(union) >= k:
             return sorted(union), k_t, k_v
@@ -77,18 +87,27 @@ def discounted(scores: list[float], features: torch.Tensor, where: list[list[int
     return result
 
 
-def released(relevance: list[float], saliency: list[float], crop: list[int], k: int, reserve: float) -> list[int]:
-    """The authors' code as released, step by step; ids may repeat."""
+def released(
+    relevance: list[float], saliency: list[float], where: list[list[int]], k: int, reserve: float
+) -> list[int]:
+    """The authors' code as released, step by step; ids may repeat.
+
+    It numbers the patches of uncut tiles, one tile after the other, each as large as the thumbnail.
+    """
+    crop = [c for c, _, _ in where]
     crops = max(crop) + 1
+    side = math.isqrt(crop.count(0))
+    number = [row % side * side + column % side for _, row, column in where]
+    token = {c * side * side + place: j for j, (c, place) in enumerate(zip(crop, number, strict=True))}
     per_crop = int(int(k / 2) / crops)
     total = 2 * per_crop * crops
     t_list = descending(relevance)[:total]
     v_list, v_score = [], []
     for c in range(crops):
-        own = [saliency[j] for j in range(len(crop)) if crop[j] == c]
-        for j in descending(own)[: 2 * per_crop]:
-            v_list.append(min(j + c, len(crop) - 1))
-            v_score.append(own[j])
+        own = [j for j in range(len(crop)) if crop[j] == c]
+        for j in sorted(own, key=lambda j: -saliency[j])[: 2 * per_crop]:
+            v_list.append(token.get(number[j] + c, side * side - 1))
+            v_score.append(saliency[j])
     sure = int(reserve * total)
     kept = t_list[:sure] + v_list[:sure]
     rest_t, rest_v = t_list[sure:], descending(v_score[sure:])

@@ -49,7 +49,7 @@ def cdpruner(visual: Sequence[Vector], words: Sequence[Vector]) -> list[int]:
     """A determinant is a squared volume: a pick multiplies it by its squared distance from the span of those before."""
     relevance = [sum(cosine(w, v) for w in words) / max(1, len(words)) for v in visual]
     low, high = min(relevance), max(relevance)
-    relevance = [(r - low) / (high - low) if high - low > 1e-12 else 1.0 for r in relevance]
+    relevance = [(r - low + 1e-6) / (high - low) if high - low > 1e-12 else 1.0 for r in relevance]
     length = [math.sqrt(dot(v, v)) for v in visual]
     residual = [[r * x / (n or 1) for x in v] for r, n, v in zip(relevance, length, visual, strict=True)]
     gain = {j: r * r if length[j] else 0.0 for j, r in enumerate(relevance)}
@@ -84,10 +84,16 @@ def scope(visual: Sequence[Vector], saliency: Vector, alpha: float) -> list[int]
 
 
 def mmtok(
-    visual: Sequence[Vector], words: Sequence[Vector], tau_t: float = 0.02, tau_v: float = 0.2, weight: float = 0.5
+    visual: Sequence[Vector],
+    hidden: Sequence[Vector],
+    words: Sequence[Vector],
+    tau_t: float = 0.02,
+    tau_v: float = 0.2,
+    weight: float = 0.5,
 ) -> list[int]:
+    """Words meet the tokens after the projector, tokens meet each other before it."""
     rows = [[p / len(words) for p in softmax([c / tau_t for c in row])] for row in cosines(words, visual)]
-    rows += [[weight * p / len(visual) for p in softmax([c / tau_v for c in row])] for row in cosines(visual, visual)]
+    rows += [[weight * p / len(visual) for p in softmax([c / tau_v for c in row])] for row in cosines(hidden, hidden)]
     return cover(rows, [1.0] * len(visual))
 
 

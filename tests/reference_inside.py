@@ -33,11 +33,20 @@ def attention_row(decoder, layer, hidden, positions, rater: int) -> list[float]:
     return mean
 
 
-def run(model, embeddings, images: list[dict[int, bool]], raters: list[list[int]], plans: list[dict[int, int]]):
+def run(
+    model,
+    embeddings,
+    images: list[dict[int, bool]],
+    raters: list[list[int]],
+    plans: list[dict[int, int]],
+    looks_ahead: bool = False,
+):
     """The logits of one prompt (1, L, D), and the columns that each layer reads.
 
     `images[i]` holds the columns of image i and whether they are patches (newlines go with the first patch that goes),
     `raters[i]` the columns whose attention ranks them; `plans[i]` says before which layer how many patches are left.
+    The attention is that of the layer before, on what it read, or, where a method looks ahead, of that layer itself, on
+    what it would read if nothing went.
     """
     decoder = model.get_decoder()
     columns, hidden, entered, read = list(range(embeddings.shape[1])), embeddings, embeddings, []
@@ -49,7 +58,8 @@ def run(model, embeddings, images: list[dict[int, bool]], raters: list[list[int]
                 continue
             scores = [0.0] * len(patches)
             for rater in rating:
-                row = attention_row(decoder, decoder.layers[index - 1], entered, columns, columns.index(rater))
+                rated_by, reads = (layer, hidden) if looks_ahead else (decoder.layers[index - 1], entered)
+                row = attention_row(decoder, rated_by, reads, columns, columns.index(rater))
                 attention = dict(zip(columns, row, strict=True))
                 scores = [s + attention[c] / len(rating) for s, c in zip(scores, patches, strict=True)]
             drop |= set(image) - {patches[j] for j in descending(scores)[: plan[index]]}

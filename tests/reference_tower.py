@@ -20,16 +20,16 @@ def cosines(vectors: tuple[Vector, ...]) -> list[list[float]]:
 
 
 def vispruner(saliency: list[float], hidden: tuple[Vector, ...], k: int, important: float) -> list[int]:
+    """Survivors of the first half come first in the next round, the most duplicated before the least."""
     order, alike = descending(saliency), cosines(hidden)
     sure = int(k * important)
     rest = order[sure:] if k > sure else []
     while len(rest) > k - sure:
         evens, odds = rest[::2], rest[1::2]
-        duplication = [max(alike[a][b] for b in odds) for a in evens]
-        drop = min(8, len(rest) - (k - sure), len(evens))
-        by_duplication = sorted(range(len(evens)), key=lambda j: duplication[j])
-        dropped = {evens[j] for j in by_duplication[len(evens) - drop :]}
-        rest = [j for j in rest if j not in dropped]
+        duplication = {a: max(alike[a][b] for b in odds) for a in evens}
+        most_duplicated_first = sorted(reversed(evens), key=lambda a: -duplication[a])
+        drop = min(8, len(rest) - (k - sure))
+        rest = most_duplicated_first[drop:] + odds
     return sorted(order[:sure] + rest)
 
 
@@ -62,10 +62,12 @@ def prumerge(
     order, alike = descending(saliency), cosines(keys)
     rest = sorted(order[k - strided :])
     kept = sorted(order[: k - strided] + [rest[j * len(rest) // strided] for j in range(strided)])
-    dropped = [j for j in range(len(saliency)) if j not in kept]
+    if k == len(saliency):
+        return kept, features
     merged = []
     for i in kept:
-        nearest = sorted(dropped, key=lambda j: -alike[i][j])[:neighbours]
+        others = [j for j in range(len(saliency)) if j != i]
+        nearest = sorted(others, key=lambda j: -alike[i][j])[:neighbours]
         merged.append([y + sum(saliency[j] * features[j][d] for j in nearest) for d, y in enumerate(features[i])])
     return kept, merged
 
@@ -96,11 +98,14 @@ def hired(saliency: list[float], content: list[float], places: list[Place], k: i
 
 
 def hiprune(middle: list[float], deep: list[float], places: list[Place], k: int, alpha: float) -> list[int]:
+    """Neighbours by their number in the crop, row after row: one more or less, a row's length more or less."""
     anchors = descending(middle)[: round(alpha * k / 5)]
     beside = set()
-    for crop, row, column in (places[j] for j in anchors):
-        for place in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
-            beside |= {j for j, p in enumerate(places) if p == (crop, *place)}
+    for j in anchors:
+        crop = [i for i, p in enumerate(places) if p[0] == places[j][0]]
+        width = len({places[i][2] for i in crop})
+        for number in (crop.index(j) + step for step in (-1, 1, -width, width)):
+            beside.add(crop[min(max(number, 0), len(crop) - 1)])
     buffers = [j for j in descending(deep) if j in beside and j not in anchors]
     registers = [j for j in descending(deep) if j not in beside and j not in anchors]
     return sorted((anchors + buffers + registers)[:k])

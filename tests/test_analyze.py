@@ -157,7 +157,7 @@ class Fickle(Pruner):
     at: tuple[int, ...] = ()
     name = "fickle"
 
-    def select(self, tokens, budget):
+    def pick(self, tokens, budget):
         kept = [torch.arange(n) if k == n else torch.arange(k) + (k not in self.at)
                 for k, n in zip(budget, tokens.counts, strict=True)]  # fmt: skip
         return Selection(kept)

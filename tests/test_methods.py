@@ -19,6 +19,7 @@ from adafv import (
     Random,
     TextToImage,
     Uniform,
+    VisPruner,
     method,
 )
 from adafv.cells import cells, share_out
@@ -44,11 +45,12 @@ def scores_of(tokens, image):
 
 @pytest.mark.parametrize("k", [1, 5, 20, 30])
 @pytest.mark.parametrize("reserve", [0.0, 0.25, 0.5])
-def test_adafv_is_sacmam(tokens, k, reserve):
-    """Relevance and saliency of a real prompt, mixed as the reference mixes them."""
-    selection = AdaFV(tokens=k, reserve=reserve).select(tokens, [k, k])
+@pytest.mark.parametrize("mass", ["whole", "beyond"])
+def test_adafv_is_sacmam(tokens, k, reserve, mass):
+    """Relevance and saliency of a real prompt, mixed as the reference mixes them; with the authors' product, too."""
+    selection = AdaFV(tokens=k, reserve=reserve, mass=mass).select(tokens, [k, k])
     for i, kept in enumerate(selection.kept):
-        expected, k_t, k_v = reference.sacmam(*scores_of(tokens, i), k, reserve)
+        expected, k_t, k_v = reference.sacmam(*scores_of(tokens, i), k, reserve, mass)
         assert (kept.tolist(), selection.split[i].tolist()) == (expected, [k_t, k_v])
 
 
@@ -107,12 +109,18 @@ def test_adafv_plus_refuses_what_it_does_not_take(options):
         AdaFVPlus(keep=0.1, **options)
 
 
-@pytest.mark.parametrize("k", [12, 21, 30])
-def test_adafv_released_is_the_authors_code(tokens, k):
-    """With its faults: truncated budget, offset crops, a reserve of the first crops, tokens fed twice."""
-    for i, kept in enumerate(AdaFVReleased(tokens=k).select(tokens, [k, k]).kept):
-        crop = tokens.where[i][:, 0].tolist()
-        assert kept.tolist() == reference.released(*scores_of(tokens, i), crop, k, 0.25)
+@pytest.mark.parametrize("k", [12, 21, 30, 60])
+def test_adafv_released_is_the_authors_code(model, processor, tokens, k):
+    """With its faults: truncated budget, offset crops, a reserve of the first crops, tokens fed twice.
+
+    In pictures that fill their tiles and in pictures that padding was cut from, whose tokens are not numbered as there.
+    """
+    padded = inputs_for(processor, (prompt("what ?"), [picture(60, 40)]), (prompt(), [picture(20, 64, 1)]))
+    for some in (tokens, AdaFV(keep=0.5).encode(model, padded).tokens):
+        budget = [min(k, n - 1) for n in some.counts]
+        for i, kept in enumerate(AdaFVReleased(tokens=k).select(some, budget).kept):
+            expected = reference.released(*scores_of(some, i), some.where[i].tolist(), budget[i], 0.25)
+            assert kept.tolist() == expected
 
 
 def test_adafv_released_feeds_tokens_twice(model, inputs):
@@ -209,15 +217,7 @@ def test_share_out_is_exact():
     assert share_out(7, [10, 10, 10]) == [3, 2, 2]
     assert share_out(1, [36, 144]) == [0, 1]
     assert share_out(180, [36, 144]) == [36, 144]
-
-
-def test_a_budget_for_each_crop(model, inputs):
-    """crops="each": every crop keeps its share of its own best tokens."""
-    pruner = AdaFV(keep=0.25, crops="each")
-    tokens = pruner.encode(model, inputs).tokens
-    for i, kept in enumerate(pruner.select(tokens, [pruner.budget(n) for n in tokens.counts]).kept):
-        crop = tokens.where[i][:, 0]
-        assert crop[kept].bincount().tolist() == share_out(len(kept), crop.bincount().tolist())
+    assert share_out(3, [1] * 10) == [1, 1, 1] + [0] * 7
 
 
 def test_newlines_of_a_pruned_image(model, processor):
@@ -273,7 +273,10 @@ def test_every_method_introduces_itself(name):
 
 @pytest.mark.parametrize(
     "options",
-    [{"reserve": 0.6}, {"temperature": 0}, {"top": 0}, {"crops": "some"}, {"positions": "moved"}, {"newlines": "some"}],
+    [
+        *({"reserve": 0.6}, {"temperature": 0}, {"top": 0}, {"mass": "some"}, {"crops": "some"}),
+        *({"positions": "moved"}, {"newlines": "some"}),
+    ],
 )
 def test_options_out_of_range_are_errors(options):
     """The message names the option and what to pass."""
@@ -297,6 +300,7 @@ def test_from_spec_is_method_with_options():
     """What a list of methods says is what the class gets, each value as its option's type."""
     pruner = from_spec("adafv:reserve=0.5:top=3:center=true:crops=each:newlines=rows", keep=0.1)
     assert pruner == AdaFV(keep=0.1, reserve=0.5, top=3, center=True, crops="each", newlines="rows")
+    assert from_spec("vispruner:crops=each", keep=0.1) == VisPruner(keep=0.1, crops="each")
     assert from_spec("adafv+", tokens=9) == AdaFVPlus(tokens=9)
     assert from_spec("adafv:skip=template", lambda: {3, 4}, keep=0.1).skip == frozenset({3, 4})
 

@@ -8,7 +8,7 @@ import reference_diversity as reference
 import torch
 from conftest import inputs_for, picture, prompt
 
-from adafv.capture import KEYS, SALIENCY
+from adafv.capture import HIDDEN, KEYS, SALIENCY
 from adafv.encode import encode
 from adafv.methods.cdpruner import CDPruner
 from adafv.methods.dart import DART
@@ -34,7 +34,7 @@ def inputs(processor):
 
 @pytest.fixture(scope="module")
 def tokens(model, inputs):
-    return encode(model, inputs, signals={SALIENCY, KEYS}).tokens
+    return encode(model, inputs, signals={SALIENCY, KEYS, HIDDEN}).tokens
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,7 @@ def images(tokens):
             words=tokens.text[i, tokens.text_mask[i]].double().tolist(),
             saliency=tokens.saliency[i, :n].double().tolist(),
             keys=tokens.signals[KEYS][i, :n].double().tolist(),
+            hidden=tokens.signals[HIDDEN][i, :n].double().tolist(),
         )
         for i, n in enumerate(tokens.counts)
     ]
@@ -64,7 +65,7 @@ def oracle(images):
             return reference.cdpruner(image["visual"], image["words"])
         if cls is Scope:
             return reference.scope(image["visual"], image["saliency"], 1.0)
-        return reference.mmtok(image["visual"], image["words"])
+        return reference.mmtok(image["visual"], image["hidden"], image["words"])
 
     return picks
 
@@ -146,7 +147,8 @@ def test_mmtok_takes_its_temperatures_and_its_weight(tokens, images):
     """Each option reaches its term."""
     pruner = MMTok(tokens=9, text_temperature=0.3, visual_temperature=0.05, weight=2.0)
     for i, kept in enumerate(pruner.select(tokens, [9, 9]).kept):
-        assert kept.tolist() == sorted(reference.mmtok(images[i]["visual"], images[i]["words"], 0.3, 0.05, 2.0)[:9])
+        order = reference.mmtok(images[i]["visual"], images[i]["hidden"], images[i]["words"], 0.3, 0.05, 2.0)
+        assert kept.tolist() == sorted(order[:9])
 
 
 @pytest.mark.parametrize("cls", METHODS)

@@ -6,9 +6,11 @@ import pytest
 import reference_tower
 import torch
 from conftest import inputs_for, picture, prompt
+from transformers import CLIPVisionConfig, Qwen2_5_VLConfig, SiglipVisionConfig
+from zoo.families import ask, tiny
 
 from adafv import method
-from adafv.capture import HIDDEN, KEYS, SALIENCY, Signal
+from adafv.capture import HIDDEN, KEYS, SALIENCY, WHOLE, Signal
 from adafv.encode import encode
 from adafv.methods.hiprune import DEEP, MIDDLE, HiPrune
 from adafv.methods.hired import CONTENT, HiRED
@@ -158,11 +160,32 @@ def test_hiprune(tokens, k, alpha):
         assert kept.tolist() == reference_tower.hiprune(*signals, budget[i], alpha)
 
 
-def test_hiprune_looks_at_layer_9_of_clip():
-    """Depth 0.39 is layer 9 of 24 as in the paper, and the deep layer that of the features."""
-    assert MIDDLE.layer(24, 22) == 9
-    assert DEEP.layer(24, 22) == 22
-    assert Signal("attention", 0.0) == CONTENT
+@pytest.mark.parametrize(
+    ("tower", "layers", "of_features", "middle"),
+    [
+        (CLIPVisionConfig(num_hidden_layers=24), 24, 22, 8),  # the authors' attentions[9 - 1] and attentions[-2]
+        (SiglipVisionConfig(num_hidden_layers=27), 27, 26, 9),
+        (Qwen2_5_VLConfig().vision_config, 32, 31, 15),  # the authors' attentions[16 - 1]: 11 sees windows alone
+    ],
+    ids=("clip-l", "siglip", "qwen2.5-vl"),
+)
+def test_the_layers_of_real_towers(tower, layers, of_features, middle):
+    """By index: what HiPrune, HiRED and all others look at in towers of 24, 27 and 32 layers."""
+    whole = getattr(tower, WHOLE, None)
+    assert MIDDLE.layer(layers, of_features, whole) == middle
+    for signal in (DEEP, SALIENCY, KEYS, HIDDEN):
+        assert signal.layer(layers, of_features, whole) == of_features
+    assert CONTENT.layer(layers, of_features, whole) == (0 if whole is None else 7)
+
+
+def test_a_tower_of_windows_shows_a_layer_that_sees_all():
+    """Attention within windows says nothing of the picture: the next full layer is watched."""
+    small = tiny("qwen2_5_vl")  # of three layers the second sees the whole picture
+    first, middle, last = (Signal("received", depth) for depth in (0.0, 0.5, 1.0))
+    inputs = ask("qwen2_5_vl", ("what color is the anchor ?", [picture()]))
+    signals = encode(small.model, inputs, signals={first, middle, last}).tokens.signals
+    assert torch.equal(signals[first], signals[middle])
+    assert torch.equal(signals[last], signals[middle])
 
 
 @each_method

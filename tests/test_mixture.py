@@ -25,8 +25,8 @@ def cases(draw, scores=(EXACT, REAL, PEAKED), longest=12):
     return relevance, saliency, draw(st.integers(1, n)), draw(st.sampled_from([0.0, 0.1, 0.25, 0.5]))
 
 
-def run(relevance, saliency, k, reserve):
-    mixture = mix(torch.tensor([relevance]), torch.tensor([saliency]), torch.tensor([k]), reserve=reserve)
+def run(relevance, saliency, k, reserve, mass="whole"):
+    mixture = mix(torch.tensor([relevance]), torch.tensor([saliency]), torch.tensor([k]), reserve=reserve, mass=mass)
     return sorted(mixture.order[0, :k].tolist()), int(mixture.text), int(mixture.vision)
 
 
@@ -35,6 +35,13 @@ def run(relevance, saliency, k, reserve):
 def test_agrees_with_the_search_over_all_splits(case):
     """The sort of gains finds the split that trying every split of every total finds, ties included."""
     assert run(*case) == sacmam(*case)
+
+
+@given(cases(scores=(EXACT,)))
+@settings(max_examples=1_000, deadline=None)
+def test_agrees_with_the_search_for_the_authors_product(case):
+    """Their product leaves the reserved mass out; the sort of gains finds its best split, too."""
+    assert run(*case, "beyond") == sacmam(*case, "beyond")
 
 
 @given(cases(longest=200))

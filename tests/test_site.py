@@ -101,6 +101,23 @@ def test_the_methods_page_has_every_method():
             assert f"https://arxiv.org/abs/{number}" in section
 
 
+def test_rivals_are_held_against_their_authors_code():
+    """Every method of somebody's paper says where its authors' code is, and how often both agree."""
+    import methods
+
+    rows = methods.fidelity()
+    ours = ("adafv+", "t2i", "random", "uniform", "pool", "none")
+    assert rows.keys() == METHODS.keys() - {*ours}
+    for name, row in rows.items():
+        assert row["commit"] is None or re.fullmatch(r"[0-9a-f]{40}", row["commit"])
+        said = methods.held(METHODS[name])
+        for part in (row["one"], row["five"]):
+            assert 0 <= part["identical"] <= part["cases"] and 0 <= part["iou"] <= 1
+            assert f"{part['identical']} of {part['cases']} cases" in said
+        assert row["one"]["identical"] == row["one"]["cases"]
+    assert not any(methods.held(METHODS[name]) for name in ours)
+
+
 def test_a_greedy_method_is_seen_to_be_one():
     """The count of operations tells methods that pick token after token from those that sort."""
     import methods

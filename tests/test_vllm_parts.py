@@ -25,7 +25,6 @@ METHODS_SERVED = (
         "cdpruner",
         "dart",
         "scope",
-        "mmtok",
         "random",
         "uniform",
         "pool",

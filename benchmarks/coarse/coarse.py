@@ -44,7 +44,7 @@ class Coarse(Pruner):
     signals = frozenset({SALIENCY})
     needs_text = True
 
-    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         return self.fine.select(only(tokens, self.encoded(tokens)), budget)
 
     def encoded(self, tokens: VisualTokens) -> Tensor:

@@ -1,7 +1,7 @@
 """What a model attends to, read on the way past: no eager attention, no attention map in memory."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,12 +17,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adafv.scores import cls_attention, received_attention
 
-__all__ = ["HIDDEN", "KEYS", "LABEL", "SALIENCY", "Signal", "capture", "layers_of", "observe", "sequences"]
+__all__ = ["HIDDEN", "KEYS", "LABEL", "SALIENCY", "WHOLE", "Signal", "capture", "layers_of", "observe", "sequences"]
 
 PREFIX = "adafv_"
 LABEL = "adafv.capture"
 """What profilers call the time that is spent on reading."""
 DEPTHS = ("num_hidden_layers", "depth", "num_layers")
+WHOLE = "fullatt_block_indexes"
+"""Where the configuration of a tower whose layers attend within windows names those that don't."""
 
 Observer = Callable[[nn.Module, Tensor, Tensor, float, Tensor | None], None]
 
@@ -35,7 +37,8 @@ class Signal:
         kind: "attention": (N,) attention of CLS to each patch, mean over heads; without CLS the attention received.
             "received": (N,) attention each patch receives, mean over heads and queries.
             "keys": (N, d) its key, mean over heads. "hidden": (N, width) the layer's output.
-        depth: of the layer, 0 (the first) to 1 (the last); None: the layer the features are taken from.
+        depth: of the layer, 0 (the first) to 1 (the last); None: the layer the features are taken from. Where it
+            attends within windows, the next layer that sees the whole picture, or the last such one.
         heads: how the heads of "received" are put together: "mean", or "max", the strongest for each query.
     """
 
@@ -43,9 +46,17 @@ class Signal:
     depth: float | None = None
     heads: Literal["mean", "max"] = "mean"
 
-    def layer(self, count: int, of_features: int) -> int:
-        """Index of the layer in a tower of `count`."""
-        return of_features if self.depth is None else round(self.depth * (count - 1))
+    def layer(self, count: int, of_features: int, whole: Sequence[int] | None = None) -> int:
+        """Index of the layer in a tower of `count`.
+
+        Args:
+            of_features: index of the features' layer.
+            whole: the layers that see the whole picture. None: all of them.
+        """
+        if self.depth is None:
+            return of_features
+        nearest = round(self.depth * (count - 1))
+        return min((i for i in whole if i >= nearest), default=max(whole)) if whole else nearest
 
 
 SALIENCY = Signal("attention")
@@ -152,7 +163,8 @@ def capture(
     if not -len(layers) <= layer <= len(layers) or layer == 0:
         raise ValueError(f"vision_feature_layer={layer} has no attention: the tower has {len(layers)} layers")
     of_features = layer - 1 if layer > 0 else len(layers) + layer
-    observer = _Observer({s: layers[s.layer(len(layers), of_features)] for s in signals}, cls, {})
+    whole = getattr(tower.config, WHOLE, None)
+    observer = _Observer({s: layers[s.layer(len(layers), of_features, whole)] for s in signals}, cls, {})
     hooks = [observer.watched[s].register_forward_hook(observer.hook(s)) for s in signals if s.kind == "hidden"]
     found: dict[Signal, Tensor] = {}
     try:

@@ -12,9 +12,8 @@ __all__ = ["cells", "grids", "share_out"]
 def share_out(budget: int, sizes: list[int]) -> list[int]:
     """Divide a budget in proportion to sizes, exactly: largest remainders first, then the lower index."""
     total = sum(sizes)
-    exact = [budget * size / total for size in sizes]
-    shares = [math.floor(x) for x in exact]
-    by_remainder = sorted(range(len(sizes)), key=lambda i: shares[i] - exact[i])
+    shares = [budget * size // total for size in sizes]
+    by_remainder = sorted(range(len(sizes)), key=lambda i: -(budget * sizes[i] % total))
     for i in by_remainder[: budget - sum(shares)]:
         shares[i] += 1
     return shares

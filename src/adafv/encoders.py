@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from adafv.capture import Signal, capture, layers_of
+from adafv.capture import WHOLE, Signal, capture, layers_of
 from adafv.encoding import Returned
 from adafv.families.base import Family, Layout, base_of
 from adafv.layout import ImageSpan, Prompt
@@ -108,7 +108,8 @@ def ending(tower: PreTrainedModel, layer: int, signals: Iterable[Signal]) -> Ite
         return
     layers = layers_of(tower)
     of_features = layer - 1 if layer > 0 else len(layers) + layer
-    last = max([of_features, *(signal.layer(len(layers), of_features) for signal in signals)])
+    whole = getattr(tower.config, WHOLE, None)
+    last = max([of_features, *(signal.layer(len(layers), of_features, whole) for signal in signals)])
     with _lock:
         own: list[Any] = [vars(above).get("forward") for above in layers[last + 1 :]]
         handle = layers[last].register_forward_hook(_keep)

@@ -21,17 +21,22 @@ class GreedyPruner(Pruner):
     """A method that picks K tokens one after the other, each time the one that gains most; ties: the lower index."""
 
     @abstractmethod
-    def gains(self, tokens: VisualTokens) -> Gains:
-        """The gain of every token, pick after pick; what it says of padding and of picked tokens doesn't matter."""
+    def gains(self, tokens: VisualTokens, count: int) -> Gains:
+        """The gain of every token, pick after pick; what it says of padding and of picked tokens doesn't matter.
 
-    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        gains = self.gains(tokens)
+        Args:
+            count: how many picks there will be at most.
+        """
+
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+        gains = self.gains(tokens, max(budget))
         gain, free, picks = next(gains), tokens.mask, []
-        for _ in range(max(budget)):
-            pick = gain.masked_fill(~free, -torch.inf).argmax(dim=1, keepdim=True)
+        for left in reversed(range(max(budget))):
+            pick = gain.masked_fill(~free, -torch.inf).argmax(dim=1, keepdim=True)  # (I, 1)
             free = free.scatter(1, pick, False)
             picks.append(pick)
-            gain = gains.send(pick)
+            if left:
+                gain = gains.send(pick)
         return Selection(first(torch.cat(picks, dim=1), budget))
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedModel
@@ -42,11 +42,23 @@ class LayerPruner(Pruner):
     forward returns hidden states or logits, those of later layers are shorter than the prompt: of the tokens these
     layers read, in order. Decoding by hand from the cache works while `inside` is open.
 
-    A method says after which layers it prunes (`stages`), and whose attention ranks the visual tokens (`raters`).
+    A method says after which layers it prunes (`stages`), whose attention ranks the visual tokens (`raters`), and
+    whether it is that of the layer before a stage or, asked in advance, of the one after it (`looks_ahead`).
 
     Raises:
-        ValueError: a budget below what the layers before the first stage read already; in a call without a context.
+        ValueError: a budget below what the layers before the first stage read already; a budget for each crop; in a
+            call without a context.
     """
+
+    looks_ahead: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.crops != "global":
+            raise ValueError(
+                f"crops={self.crops!r} divides a budget before the language model, {self.name} prunes inside it: "
+                "pass crops='global'"
+            )
 
     @abstractmethod
     def stages(self, layers: int) -> list[int]:
@@ -54,7 +66,7 @@ class LayerPruner(Pruner):
 
     @abstractmethod
     def raters(self, encoding: Encoding) -> Raters:
-        """For each image the tokens whose attention, in the layer before a stage, ranks its visual tokens.
+        """For each image the tokens whose attention ranks its visual tokens at each stage.
 
         Returns:
             Their positions (M,) in the image's prompt, on the host, and the weights (M,) of their rows, on the device.
@@ -84,7 +96,7 @@ class LayerPruner(Pruner):
             f"below its least, {least}, for an image of {count} tokens: pass {option}={least} or more"
         )
 
-    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         """All tokens: which of them later layers read is only known between the layers."""
         device, lengths = tokens.features.device, _lengths(self.stages(tokens.layers), tokens.layers)
         plans = [self.plan(tokens.layers, n, k) for n, k in zip(tokens.counts, budget, strict=True)]
@@ -127,7 +139,9 @@ class LayerPruner(Pruner):
             raters = self.raters(encoding)
             mesh = getattr(model, "_device_mesh", None)  # of tensor parallelism
             group = None if mesh is None else mesh["tp"].get_group()
-            reading = Reading(encoding, model.get_decoder(), self.stages(layers), plans, raters, places, group)
+            reading = Reading(
+                encoding, model.get_decoder(), self.stages(layers), plans, raters, places, group, self.looks_ahead
+            )
         with reading.hooked():
             yield
 

@@ -1,6 +1,7 @@
 """SACMAM, the self-adaptive cross-modality attention mixture, under an exact budget."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,13 @@ class Mixture:
 
 
 def mix(
-    relevance: Tensor, saliency: Tensor, tokens: Tensor, *, reserve: float = 0.25, mask: Tensor | None = None
+    relevance: Tensor,
+    saliency: Tensor,
+    tokens: Tensor,
+    *,
+    reserve: float = 0.25,
+    mass: Literal["whole", "beyond"] = "whole",
+    mask: Tensor | None = None,
 ) -> Mixture:
     """Split a budget between two score lists so that the geometric mean of the masses they capture is largest.
 
@@ -46,6 +53,8 @@ def mix(
         saliency: (B, N) non-negative attention of the vision tower. Either list may have any scale.
         tokens: (B,) integers, K of each row; on any device.
         reserve: share of K that each list is sure of; r = floor(reserve · K), 0 <= reserve <= 0.5.
+        mass: where P_t and P_v begin: "whole", with the first token of a list; "beyond", behind the r that it is sure
+            of, as in the authors' code.
         mask: (B, N), true where there is a token. None: everywhere.
 
     Returns:
@@ -56,7 +65,8 @@ def mix(
         mask = torch.ones_like(relevance, dtype=torch.bool)
     tokens = tokens.to(relevance.device, non_blocking=True)[:, None]
     lists = torch.stack([saliency, relevance], dim=1)  # so that where two gains are equal saliency goes first
-    by_score, gain = _gains(lists, mask[:, None], (tokens.double() * reserve).floor()[:, None])
+    reserved = (tokens.double() * reserve).floor()[:, None]  # (B, 1, 1)
+    by_score, gain = _gains(lists, mask[:, None], reserved, beyond=mass == "beyond")
 
     merged = gain.flatten(1).sort(dim=1, descending=True, stable=True).indices
     place = _inverse(merged).unflatten(1, (2, count))
@@ -68,19 +78,24 @@ def mix(
     return Mixture(order, text, vision)
 
 
-def _gains(lists: Tensor, mask: Tensor, reserved: Tensor) -> tuple[Tensor, Tensor]:
+def _gains(lists: Tensor, mask: Tensor, reserved: Tensor, *, beyond: bool) -> tuple[Tensor, Tensor]:
     """Descending order of the scores, and what each next one adds in proportion to those before it.
 
     Args:
         lists: (B, 2, N) saliency and relevance. mask: (B, 1, N). reserved: (B, 1, 1) tokens that each is sure of.
+        beyond: the reserved tokens don't count among those before.
     """
     ranked, order = lists.float().masked_fill(~mask, -1).sort(dim=-1, descending=True, stable=True)
     ranked = ranked.double()  # so that the order of the gains does not hang on how a device sums
-    before = F.pad(ranked.clamp(min=0).cumsum(-1)[..., :-1], (1, 0))
+    sure = torch.arange(lists.shape[-1], device=lists.device) < reserved  # (B, 1, N)
+    counted = ranked.clamp(min=0)
+    if beyond:
+        counted = counted.masked_fill(sure, 0)
+    before = F.pad(counted.cumsum(-1)[..., :-1], (1, 0))
     gain = torch.where(before > 0, ranked / before, FIRST)
     # Without mass in either list every split scores 0 and the smaller k_t wins: saliency goes first, relevance last.
-    gain[:, 1].masked_fill_(ranked[:, 1, :1] <= 0, 0.0)
-    gain.masked_fill_(torch.arange(lists.shape[-1], device=lists.device) < reserved, torch.inf)
+    gain[:, 1].masked_fill_(counted[:, 1].amax(-1, keepdim=True) <= 0, 0.0)
+    gain.masked_fill_(sure, torch.inf)
     return order, gain.masked_fill_(ranked < 0, -torch.inf)
 
 

@@ -14,39 +14,18 @@ from transformers import PreTrainedModel
 
 from adafv.attach import attached
 from adafv.capture import Signal
+from adafv.crops import apart, together
 from adafv.encode import encode
 from adafv.encoding import Encoding, VisualTokens
 from adafv.layout import Question, as_tensors, has_images
 from adafv.rebuild import rebuild
+from adafv.selection import Selection
 
 __all__ = ["BudgetError", "Pruner", "ScoringPruner", "Selection"]
 
 
 class BudgetError(ValueError):
     """A method cannot meet this budget on this image or model."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What stays of a batch of images.
-
-    Attributes:
-        kept: for each image the indices (K,) of the tokens that stay, ascending.
-        features: for each image their features (K, D), where the method changes them; None where it doesn't.
-        split: for each image (k_t, k_v), where the method mixes two lists: a (I, 2) tensor.
-        read: for each image how many of its visual tokens a layer of the LLM reads, mean over layers, where the
-            method drops them between layers; None: all that is kept.
-    """
-
-    kept: list[Tensor]
-    features: list[Tensor] | None = None
-    split: Tensor | None = None
-    read: list[float] | None = None
-
-    @property
-    def tokens_read(self) -> list[float]:
-        """For each image the visual tokens that the LLM reads."""
-        return [float(len(kept)) for kept in self.kept] if self.read is None else self.read
 
 
 @dataclass(kw_only=True)
@@ -59,7 +38,7 @@ class Pruner(ABC):
         with pruner.attached(model):
             model.generate(**inputs)
 
-    A method is a subclass with one method: `select`, or `score` if it is a ranking (see `ScoringPruner`). Its class
+    A method is a subclass with one method: `pick`, or `score` if it is a ranking (see `ScoringPruner`). Its class
     says what it looks at: which `signals` of the vision tower, the question (`needs_text`; as the seed of what it
     `draws`); and whether it keeps `exact`ly K.
 
@@ -70,6 +49,9 @@ class Pruner(ABC):
         positions: "packed": kept tokens are numbered anew, as in the paper; "original": they keep the position ids
             of the full prompt, which grounding needs. Models with M-RoPE, whose position ids tell rows and columns,
             always keep them.
+        crops: "global": the crops of an image compete for one budget. "each": every crop is an image of its own and
+            gets a share of K in proportion to its tokens, the largest remainders rounded up; published figures of
+            LLaVA-NeXT are mostly so, and methods that compare tokens with each other are many times cheaper.
         newlines: what becomes of newline tokens of an image that is pruned. "drop" (the authors), "rows": those of
             rows that keep a token (reads the selection back from the device), "all".
         query: the question for every image, as text or as (M,) token ids. None: the user's words, see `question`.
@@ -88,6 +70,7 @@ class Pruner(ABC):
     keep: float | None = None
     tokens: int | None = None
     positions: Literal["packed", "original"] = "packed"
+    crops: Literal["global", "each"] = "global"
     newlines: Literal["drop", "rows", "all"] = "drop"
     query: str | Tensor | None = field(default=None, repr=False)
     question: Question = "turn"
@@ -111,6 +94,7 @@ class Pruner(ABC):
         if self.tokens is not None and (self.tokens < 1 or self.tokens != int(self.tokens)):
             raise ValueError(f"tokens={self.tokens} is not a number of visual tokens: pass an integer of 1 or more")
         one_of("positions", self.positions, "packed", "original")
+        one_of("crops", self.crops, "global", "each")
         one_of("newlines", self.newlines, "drop", "rows", "all")
         one_of("question", self.question, "turn", "chat")
         self.skip = frozenset(self.skip)
@@ -120,9 +104,16 @@ class Pruner(ABC):
             tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)
             self.query = tokenizer(self.query, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
 
-    @abstractmethod
     def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        """What stays of each image: exactly `budget[i]` tokens of image i."""
+        """Keep exactly `budget[i]` tokens of image i, or of each of its crops their share of them."""
+        if self.crops == "global":
+            return self.pick(tokens, budget)
+        crops = apart(tokens, budget)
+        return together(self.pick(crops.tokens, crops.budget), crops)
+
+    @abstractmethod
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+        """Keep exactly `budget[i]` tokens of image i: what a method is."""
 
     def budget(self, count: int) -> int:
         """K of an image of `count` visual tokens."""
@@ -265,7 +256,7 @@ class ScoringPruner(Pruner):
     def score(self, tokens: VisualTokens) -> Tensor:
         """(I, N) importance of every token; what it says of padding doesn't matter."""
 
-    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         scores = self.score(tokens).masked_fill(~tokens.mask, -torch.inf)
         return Selection(first(scores.sort(dim=1, descending=True, stable=True).indices, budget))
 

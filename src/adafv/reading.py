@@ -24,6 +24,10 @@ __all__ = ["Raters", "Reading", "View"]
 Raters = list[tuple[Tensor, Tensor]]
 
 
+class _Answered(Exception):
+    """A layer has shown its queries and keys."""
+
+
 @dataclass(frozen=True)
 class View:
     """What a layer reads of the prompts.
@@ -58,6 +62,8 @@ class Reading:
         raters: for each image whose attention ranks its tokens.
         stay: from the droppable tokens that each image keeps to its row and the positions in the prompt that stay.
         group: the processes that hold the heads of the language model, where it is split over several.
+        ahead: the attention that ranks is that of the layer after a stage, asked before it reads; else that of the
+            layer before.
     """
 
     def __init__(
@@ -69,17 +75,20 @@ class Reading:
         raters: Raters,
         stay: Callable[[list[Tensor]], list[tuple[int, Tensor]]],
         group: Any = None,
+        ahead: bool = False,
     ) -> None:
+        self.ahead = ahead
         self.encoding, self.decoder, self.stay, self.group = encoding, decoder, stay, group
         self.stages, self.plans, self.raters = stages, plans, raters
         self.layers, self.width = layers_of(decoder), encoding.prompt.ids.shape[1]
-        self.watched = {module for stage in stages for module in self.layers[stage - 1].modules()}
+        self.watched = {module for stage in stages for module in self.layers[stage if ahead else stage - 1].modules()}
         device = encoding.tokens.features.device
         whole = self._view([torch.arange(n, device=device) for n in encoding.tokens.counts])
         self.views = [whole] * (len(stages) + 1)
         self.seen: list[tuple[Tensor, Tensor, float]] = []
         self.masks: dict[bool, Any] = {}
         self.rotary: tuple[Tensor, ...] = ()
+        self.asking = False
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -92,8 +101,10 @@ class Reading:
             yield
 
     def observe(self, module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> None:
-        if module in self.watched and query.shape[2] > 1:
+        if module in self.watched and query.shape[2] > 1 and (self.asking or not self.ahead):
             self.seen = [(query.detach(), key.detach(), scale)]
+            if self.asking:
+                raise _Answered
 
     def enter(self, stage: int, index: int, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """What layer `index`, which comes after a stage, reads instead of the whole prompts."""
@@ -102,6 +113,8 @@ class Reading:
         if index == self.stages[stage]:
             self.masks = {}
             if prefill:
+                if self.ahead:
+                    self._ask(stage, layer, args, kwargs)
                 hidden = self._prune(stage, hidden, kwargs["position_embeddings"])
         changed = {"attention_mask": self._mask(self.views[stage + 1], index, hidden, past)}
         # The rotary embedding tells positions; from position_ids with gaps flash attention would infer packed prompts.
@@ -109,6 +122,18 @@ class Reading:
         if prefill:
             changed["position_embeddings"] = self.rotary
         return (hidden, *args[1:]), kwargs | changed
+
+    def _ask(self, stage: int, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Let a layer read what comes in until its queries and keys are seen, and no further."""
+        before = {"position_embeddings": self.rotary} if stage else {}
+        self.asking = True
+        try:
+            with torch.no_grad():
+                layer.forward(*args, **kwargs | before | {"past_key_values": None, "use_cache": False})
+        except _Answered:
+            pass
+        finally:
+            self.asking = False
 
     def _prune(self, stage: int, hidden: Tensor, rotary: tuple[Tensor, ...]) -> Tensor:
         """(B, W, D) hidden states of the prompts, perhaps followed by an answer, without what this stage drops."""

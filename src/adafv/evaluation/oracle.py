@@ -28,7 +28,7 @@ class Oracle(Uniform):
 
     name = "oracle"
 
-    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         kept = []
         for where, distances, k in zip(tokens.where, self.distances, budget, strict=True):
             named = inside_out(distances)[:k]

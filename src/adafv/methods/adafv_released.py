@@ -1,13 +1,14 @@
 """The code that AdaFV's authors released, faults included: for reproducing published numbers."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from adafv.encoding import VisualTokens
 from adafv.methods.adafv import AdaFV
-from adafv.pruner import BudgetError, Selection
+from adafv.pruner import BudgetError, Selection, one_of
 
 __all__ = ["AdaFVReleased"]
 
@@ -20,29 +21,45 @@ class AdaFVReleased(AdaFV):
 
     - K is cut to 2 · floor(floor(K / 2) / crops) · crops;
     - the salient tokens of crop c are taken from the thumbnail, c places further on;
-    - the reserve of the saliency list comes from the first crops, since the lists are joined, not merged;
+    - the reserve of the saliency list comes from the first crops, since the lists are joined, not
+      merged;
+    - the mixture weighs what the lists capture beyond their reserves alone;
     - a token on both lists is fed twice, so fewer than K different tokens are read.
 
+    Departure: the patches that pad a tile are no candidates and take no part in the softmax, since
+    the model's own packing cuts them off; so pictures that fill their tiles keep the authors'
+    tokens, others most of them. Should it take one all the same, the thumbnail's last token stands
+    in. Departure: a share `keep` is one of the tokens that the model reads, not of 576 for each
+    crop: pass `tokens` for their K.
+
     Raises:
-        ValueError: a budget of fewer than two tokens per crop, for which the released code keeps nothing.
+        ValueError: a budget of fewer than two tokens per crop, for which the released code keeps
+            nothing.
     """
+
+    mass: Literal["whole", "beyond"] = "beyond"
 
     name = "adafv_released"
     exact = False
     paper = "arXiv 2501.09532, released code"
 
-    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("mass", self.mass, "beyond")
+
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         relevance, saliency = self.score(tokens), tokens.saliency
         kept = []
-        for i, (count, k) in enumerate(zip(tokens.counts, budget, strict=True)):
+        for i, (where, k) in enumerate(zip(tokens.where, budget, strict=True)):
+            count = len(where)
             if k == count:
                 kept.append(torch.arange(count, device=relevance.device))
             else:
-                crop = tokens.where[i][:, 0].to(relevance.device)
-                kept.append(self._select(relevance[i, :count], saliency[i, :count], crop, k))
+                kept.append(self._pick(relevance[i, :count], saliency[i, :count], where, k))
         return Selection(kept)
 
-    def _select(self, relevance: Tensor, saliency: Tensor, crop: Tensor, budget: int) -> Tensor:
+    def _pick(self, relevance: Tensor, saliency: Tensor, where: Tensor, budget: int) -> Tensor:
+        crop, place, token = (x.to(relevance.device) for x in uncut(where))
         crops = int(crop.max()) + 1
         per_crop = budget // 2 // crops
         if per_crop == 0:
@@ -50,21 +67,43 @@ class AdaFVReleased(AdaFV):
                 f"adafv_released keeps nothing of {budget} tokens over {crops} crops: pass tokens >= {2 * crops}"
             )
         total = 2 * per_crop * crops
-        relevant = relevance.topk(total)
+        scores, relevant = _descending(relevance, total)
 
         values, places = [], []
         for c in range(crops):
             own = saliency[crop == c]
-            top = own.topk(min(2 * per_crop, len(own)))
-            values.append(top.values)
-            places.append(top.indices + c)
-        value, place = torch.cat(values), torch.cat(places)
+            top, best = _descending(own, 2 * per_crop)
+            values.append(top)
+            places.append(place[crop == c][best] + c)
+        value, salient = torch.cat(values), token[torch.cat(places)]
 
         sure = int(self.reserve * total)
-        rest = value[sure:].sort(descending=True)
-        k_t, k_v = _split(relevant.values[sure:], rest.values, total - 2 * sure)
-        parts = [relevant.indices[: sure + k_t], place[:sure], place[sure:][rest.indices[:k_v]]]
-        return torch.cat(parts).clamp(max=len(relevance) - 1).sort().values
+        masses, order = _descending(value[sure:], total)
+        k_t, k_v = _split(scores[sure:], masses, total - 2 * sure)
+        parts = [relevant[: sure + k_t], salient[:sure], salient[sure:][order[:k_v]]]
+        return torch.cat(parts).sort().values
+
+
+def uncut(where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the tokens of an image lie in crops that no padding was cut from, each as large as the first.
+
+    Returns:
+        (N,) the crop of each token, counted from 0; (N,) its place in it; and (crops · places,) the token at each place
+        of one crop after the other, the first crop's last token where there is none.
+    """
+    crop = where[:, 0] - where[:, 0].min()
+    height, width = (where[crop == 0, 1:].amax(0) - where[crop == 0, 1:].amin(0) + 1).tolist()
+    place = where[:, 1] % height * width + where[:, 2] % width
+    size = height * width
+    token = torch.full(((int(crop.max()) + 1) * size,), int((crop == 0).nonzero()[-1]))
+    token[crop * size + place] = torch.arange(len(where))
+    return crop, place, token
+
+
+def _descending(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest values, at most `count`, and where they are; of equal ones the first."""
+    values, indices = x.sort(descending=True, stable=True)
+    return values[:count], indices[:count]
 
 
 def _split(first: Tensor, second: Tensor, total: int) -> tuple[int, int]:

@@ -12,49 +12,55 @@ from adafv.scores import cosines
 __all__ = ["CDPruner"]
 
 NOTHING = 1e-9  # below it the gain of a token in the span of those picked is rounding
+LEAST = 1e-6  # what the least relevant token has of the range of relevance, as in the authors' code
 
 
 @dataclass(kw_only=True)
 class CDPruner(GreedyPruner):
     """Keeps the most probable subset of a determinantal point process conditioned on the question.
 
-    Qizhe Zhang et al., "Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs",
-    NeurIPS 2025, arXiv 2506.10967. The kernel is r_i · cos(i, j) · r_j with r the relevance of each visual token to
-    the question, min-max normalised over the image. Greedy MAP: each pick adds most to the log-determinant, by an
-    incremental Cholesky factorisation.
+    Qizhe Zhang et al., "Beyond Attention or Similarity: Maximizing Conditional Diversity for Token
+    Pruning in MLLMs", NeurIPS 2025, arXiv 2506.10967. The kernel is r_i · cos(i, j) · r_j with r
+    the relevance of each visual token to the question, min-max normalised over the image. Greedy
+    MAP: each pick adds most to the log-determinant, by an incremental Cholesky factorisation.
 
-    Departure: the paper's relevance is the (negated) cosine of a CLIP text tower with CLIP's patches. Here it is the
-    mean over the words of the cosine with the LLM's own input embeddings, not negated, as any model has those.
-    Departure: one budget for all crops, not one for each.
-    Departure: beyond the rank of the kernel no token gains anything; the lowest indices fill the budget. Where the
-    question tells no token from another (or there is none) r is 1 everywhere: diversity alone.
+    Departure: the paper's relevance is the (negated) cosine of a CLIP text tower with CLIP's
+    patches. Here it is the mean over the words of the cosine with the LLM's own input embeddings,
+    not negated, as any model has those.
+    Departure: one budget for all crops, where the published figures of LLaVA-NeXT have one for each
+    (`crops="each"`) and the crops' padding among the candidates. They normalise relevance over all
+    crops even so, here each crop has its own range.
+    Departure: beyond the rank of the kernel no token gains anything; the lowest indices fill the
+    budget. Where the question tells no token from another (or there is none) r is 1 everywhere:
+    diversity alone.
     """
 
     name = "cdpruner"
     paper = "arXiv 2506.10967"
     needs_text = True
 
-    def gains(self, tokens: VisualTokens) -> Gains:
+    def gains(self, tokens: VisualTokens, count: int) -> Gains:
         relevance = _relevance(tokens)
         kernel = relevance[:, :, None] * cosines(tokens.features, tokens.features) * relevance[:, None]
         gain = kernel.diagonal(dim1=1, dim2=2)
-        factor = kernel[:, :0]
-        while True:
+        factor = kernel.new_empty(len(kernel), count, kernel.shape[2])  # a row for each pick
+        for turn in range(count):
             gain = gain.where(gain > NOTHING, 0)
             pick = yield gain
-            column = factor.take_along_dim(pick[:, None], dim=2)
-            row = kernel.take_along_dim(pick[..., None], dim=1) - column.mT @ factor
+            before = factor[:, :turn]
+            column = before.take_along_dim(pick[:, None], dim=2)
+            row = kernel.take_along_dim(pick[..., None], dim=1) - column.mT @ before
             height = gain.gather(1, pick)[..., None]
             row = (row / height.sqrt()).where(height > 0, 0)
-            factor = torch.cat([factor, row], dim=1)
+            factor[:, turn] = row[:, 0]
             gain = gain - row[:, 0].square()
 
 
 def _relevance(tokens: VisualTokens) -> Tensor:
-    """(I, N) mean cosine with the words, from 0 to 1 over each image."""
+    """(I, N) mean cosine with the words, from next to 0 to 1 over each image."""
     assert tokens.text is not None and tokens.text_mask is not None
     words = tokens.text_mask[..., None]
     mean = (cosines(tokens.text, tokens.features) * words).sum(1) / words.sum(1).clamp(min=1)
     low = mean.masked_fill(~tokens.mask, torch.inf).amin(1, keepdim=True)
     high = mean.masked_fill(~tokens.mask, -torch.inf).amax(1, keepdim=True)
-    return ((mean - low) / (high - low)).where(high > low, 1)
+    return ((mean - low + LEAST) / (high - low)).where(high > low, 1)

@@ -18,17 +18,20 @@ __all__ = ["DART"]
 class DART(Pruner):
     """Keeps a few pivots and, for each of them, the tokens that resemble it least.
 
-    Zichen Wen et al., "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters More",
-    EMNLP 2025, arXiv 2502.11494. Four visual tokens and four words are pivots; each in turn adds an eighth of what is
-    left of the budget, the tokens of lowest cosine among those that remain. Kept are the visual pivots and what was
-    added.
+    Zichen Wen et al., "Stop Looking for Important Tokens in Multimodal Language Models: Duplication
+    Matters More", EMNLP 2025, arXiv 2502.11494. Four visual tokens and four words are pivots; each
+    in turn adds an eighth of what is left of the budget, the tokens of lowest cosine among those
+    that remain. Kept are the visual pivots and what was added.
 
-    Departure: this is the variant before the LLM, on its input embeddings, as in NVIDIA's TensorRT-Edge-LLM. The paper
-    prunes before the LLM's layer 2, on hidden states, and pivots are the tokens with the largest norm of their keys.
-    Here it is the L1 norm of the embedding.
-    Departure: pivots take turns by falling norm, visual ones first (the authors: in the order of a set); the first
-    ones add one more where the budget doesn't divide. A visual pivot has a second turn in place of a word that the
-    question doesn't have. A budget below the number of visual pivots keeps those of largest norm.
+    Departure: this is the variant before the LLM, on its input embeddings, as in NVIDIA's
+    TensorRT-Edge-LLM. The paper prunes before the LLM's layer 2, on hidden states, and pivots are
+    the tokens with the largest norm of their keys. Here it is the L1 norm of the embedding.
+    Departure: K is exact. The authors keep 4 + 8 · floor(M / 8) tokens for a budget of M, 132 for
+    "128". Their kept tokens keep their positions (`positions="original"`).
+    Departure: pivots take turns by falling norm, visual ones first (the authors: in the order of a
+    set); the first ones add one more where the budget doesn't divide. A visual pivot has a second
+    turn in place of a word that the question doesn't have. A budget below the number of visual
+    pivots keeps those of largest norm.
 
     Args:
         pivots: how many visual tokens, and how many words, are pivots (paper: 4).
@@ -45,7 +48,7 @@ class DART(Pruner):
         if self.pivots < 1 or self.pivots != int(self.pivots):
             raise ValueError(f"pivots={self.pivots} is not a number of tokens: pass an integer of 1 or more, e.g. 4")
 
-    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         assert tokens.text is not None and tokens.text_mask is not None
         images = zip(tokens.features, tokens.counts, tokens.text, tokens.text_mask, budget, strict=True)
         return Selection([self._select(visual[:n], text, mask, k) for visual, n, text, mask, k in images])

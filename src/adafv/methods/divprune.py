@@ -24,7 +24,7 @@ class DivPrune(GreedyPruner):
     name = "divprune"
     paper = "CVPR 2025, arXiv 2503.02175"
 
-    def gains(self, tokens: VisualTokens) -> Gains:
+    def gains(self, tokens: VisualTokens, count: int) -> Gains:
         distance = 1 - cosines(tokens.features, tokens.features)
         distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
         nearest = torch.full_like(distance[:, 0], torch.inf)

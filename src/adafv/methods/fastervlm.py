@@ -18,14 +18,19 @@ __all__ = ["FasterVLM"]
 class FasterVLM(ScoringPruner):
     """Keeps what the CLS token of the vision tower attends to, whatever the question.
 
-    Qizhe Zhang et al., "[CLS] Attention is All You Need for Training-Free Visual Token Pruning", arXiv 2412.01818.
-    Departure: one budget for all crops, not one for each. Towers without CLS: the attention a patch receives.
+    Qizhe Zhang et al., "[CLS] Attention is All You Need for Training-Free Visual Token Pruning",
+    arXiv 2412.01818.
+    Departure: one budget for all crops, where the published figures of LLaVA-NeXT have one for each
+    (`crops="each"`) and the crops' padding among the candidates. Towers without CLS: the attention
+    a patch receives.
 
     Args:
-        saliency: "attention": see above. "received": the mean attention a patch receives, with CLS or without.
-            "distinctness": how much a visual token differs from the others; no attention at all.
+        saliency: "attention": see above. "received": the mean attention a patch receives, with CLS
+            or without. "distinctness": how much a visual token differs from the others; no
+            attention at all.
         heads: of "received": "mean", or "max", the strongest for each query.
-        depth: of the layer whose attention counts, 0 (the first) to 1 (the last). None: that of the features.
+        depth: of the layer whose attention counts, 0 (the first) to 1 (the last). None: that of the
+            features.
     """
 
     saliency: Literal["attention", "received", "distinctness"] = "attention"

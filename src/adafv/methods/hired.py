@@ -19,15 +19,20 @@ NO_VOTE = 1e-6
 class HiRED(Pruner):
     """Keeps the most salient tokens of each crop; crops where more is to be seen keep more.
 
-    Kazi Hasan Ibn Arif et al., "HiRED: Attention-Guided Token Dropping for Efficient Inference of High-Resolution
-    Vision-Language Models", AAAI 2025, arXiv 2408.10945. The thumbnail gets alpha · K. The tiles divide the rest in
-    proportion to their votes: how many of the thumbnail's (1 - alpha) · N_0 tokens with the highest CLS attention in
-    the first layer of the tower lie in each of them. An image of one crop keeps its K most salient tokens.
-    Departure: shares are exact by highest averages (Sainte-Laguë): the j-th token of a tile with v votes has its turn
-    at (2 j - 1) / v, and the earliest turns win. It needs one sort and no vote is read back from the device.
-    Departure: a crop with fewer tokens than its share leaves what is over to the others, in proportion to their votes;
-    a tile without votes gets something only when the others are full.
-    Departure: the thumbnail's tokens vote for the tile that shows their middle, with the tiles' padding cut off.
+    Kazi Hasan Ibn Arif et al., "HiRED: Attention-Guided Token Dropping for Efficient Inference of
+    High-Resolution Vision-Language Models", AAAI 2025, arXiv 2408.10945. The thumbnail gets alpha ·
+    K. The tiles divide the rest in proportion to their votes: how many of the thumbnail's (1 -
+    alpha) · N_0 tokens with the highest CLS attention in the first layer of the tower lie in each
+    of them. An image of one crop keeps its K most salient tokens.
+    Departure: shares are exact by highest averages (Sainte-Laguë): the j-th token of a tile with v
+    votes has its turn at (2 j - 1) / v, and the earliest turns win. It needs one sort and no vote
+    is read back from the device.
+    Departure: a crop with fewer tokens than its share leaves what is over to the others, in
+    proportion to their votes; a tile without votes gets something only when the others are full.
+    Departure: the thumbnail's tokens vote for the tile that shows their middle, with the tiles'
+    padding cut off. In the released code tiles have the votes of equal bands of the thumbnail's
+    rows, which is right for grids of one column. With `crops="each"` nobody votes: every crop keeps
+    its most salient tokens, as in `fastervlm`.
 
     Args:
         alpha: share of the budget that goes to the thumbnail (paper: 0.5).
@@ -44,7 +49,7 @@ class HiRED(Pruner):
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha={self.alpha} is not a share of the budget: pass 0 to 1")
 
-    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         content, kept = tokens.signals[CONTENT], []
         for i, (where, k) in enumerate(zip(tokens.where, budget, strict=True)):
             crop = where[:, 0]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adafv.capture import HIDDEN
 from adafv.encoding import VisualTokens
 from adafv.greedy import Gains, GreedyPruner, coverage
 from adafv.scores import cosines
@@ -18,17 +19,23 @@ GRID = 2.0**50
 class MMTok(GreedyPruner):
     """Keeps the tokens that together come closest to every word and to every visual token.
 
-    Sixun Dong et al., "MMTok: Multimodal Coverage Maximization for Efficient Inference of VLMs", ICLR 2026,
-    arXiv 2508.18264. Each of the M words and of the N visual tokens is a row p_i: softmax over the visual tokens j of
-    cos(i, j) / temperature. Greedy maximum coverage of
+    Sixun Dong et al., "MMTok: Multimodal Coverage Maximization for Efficient Inference of VLMs",
+    ICLR 2026, arXiv 2508.18264. Each of the M words and of the N visual tokens is a row p_i:
+    softmax over the visual tokens j of cos(i, j) / temperature. A word meets the visual tokens
+    after the projector, in the space of its embedding; visual tokens meet each other before it, as
+    hidden states of the tower at the features' layer. Greedy maximum coverage of
 
         1/M · sum over words i of max_{j in S} p_ij + weight/N · sum over visual tokens i of max_{j in S} p_ij.
 
-    Departure: the words are all those of the prompt after the image; the authors leave out the prompt's boilerplate,
-    which is `skip=adafv.text.boilerplate(processor)` here. Padding patches, which they drop, are candidates.
+    Departure: the words are all those of the question. The authors leave out stop words,
+    punctuation and two sentences that benchmarks add to every question, and split at white space:
+    `skip=adafv.text.boilerplate(processor)` is near.
+    Departure: one budget, one softmax and one coverage for all crops, where the authors have one
+    for each crop of LLaVA-NeXT (`crops="each"`).
 
     Args:
-        text_temperature: of the softmax of a word over the visual tokens (paper: 0.02; 0.01 for Qwen).
+        text_temperature: of the softmax of a word over the visual tokens (paper: 0.02; 0.01 for
+            Qwen).
         visual_temperature: of that of a visual token (paper: 0.2).
         weight: of covering the picture beside covering the question (paper: 0.5).
     """
@@ -39,6 +46,7 @@ class MMTok(GreedyPruner):
 
     name = "mmtok"
     paper = "arXiv 2508.18264"
+    signals = frozenset({HIDDEN})
     needs_text = True
 
     def __post_init__(self) -> None:
@@ -51,11 +59,14 @@ class MMTok(GreedyPruner):
                 f"weight={self.weight} of the picture's coverage is out of range: pass 0 or more, e.g. 0.5"
             )
 
-    def gains(self, tokens: VisualTokens) -> Gains:
+    def gains(self, tokens: VisualTokens, count: int) -> Gains:
         assert tokens.text is not None and tokens.text_mask is not None
-        words = _shares(cosines(tokens.text, tokens.features) / self.text_temperature, tokens.text_mask, tokens.mask)
-        visual = cosines(tokens.features, tokens.features) / self.visual_temperature
-        rows = torch.cat([words, self.weight * _shares(visual, tokens.mask, tokens.mask)], dim=1)
+        hidden = tokens.signals[HIDDEN]
+        words = cosines(tokens.text, tokens.features) / self.text_temperature  # (I, M, N)
+        visual = cosines(hidden, hidden) / self.visual_temperature  # (I, N, N)
+        words = _shares(words, tokens.text_mask, tokens.mask)
+        visual = self.weight * _shares(visual, tokens.mask, tokens.mask)
+        rows = torch.cat([words, visual], dim=1)  # (I, M + N, N)
         return coverage(rows.mul_(GRID).round_().div_(GRID))  # exact sums, as in `cosines`
 
 

@@ -12,16 +12,19 @@ __all__ = ["PyramidDrop"]
 class PyramidDrop(LayerPruner):
     """After each quarter of the layers keeps the same share of the visual tokens, by the last token's attention.
 
-    Long Xing et al., "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual Redundancy
-    Reduction", CVPR 2025, arXiv 2410.17247. Stages end after 1/4, 1/2 and 3/4 of the layers (rounded down); an image
-    of N tokens has N · λ^s after stage s, ranked by what the last token of the instruction attends to there.
-    Departure: λ follows from the budget (paper: 0.5). Departure: the last token is the prompt's, the chat template's
-    opening of the answer included. Departure: the ranking is the softmaxed attention of the stage's last layer, mean
-    over heads, as in `fastv`; the two differ in their schedule alone.
+    Long Xing et al., "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid
+    Visual Redundancy Reduction", CVPR 2025, arXiv 2410.17247. Stages end after 1/4, 1/2 and 3/4 of
+    the layers (rounded down); an image of N tokens has N · λ^s after stage s, ranked by what the
+    last token of the instruction attends to: softmax of query and key of the next stage's first
+    layer, on the tokens that come in, mean over heads.
+    Departure: λ follows from the budget (paper: 0.5). Departure: the last token is the prompt's,
+    the chat template's opening of the answer included. Departure: tokens keep their positions; the
+    authors number them anew.
     """
 
     name = "pdrop"
     paper = "arXiv 2410.17247"
+    looks_ahead = True
 
     def stages(self, layers: int) -> list[int]:
         return sorted({max(1, layers * quarter // 4) for quarter in (1, 2, 3)})

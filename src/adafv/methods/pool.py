@@ -19,7 +19,7 @@ class Pool(Uniform):
 
     name = "pool"
 
-    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         device = tokens.features.device
         kept, features = [], []
         for where, k, tokens_of_image in zip(tokens.where, budget, tokens.features, strict=True):

@@ -14,16 +14,17 @@ __all__ = ["Scope"]
 class Scope(GreedyPruner):
     """Keeps salient tokens that resemble many tokens which none of those kept resembles.
 
-    Jinhong Deng et al., "SCOPE: Saliency-Coverage Oriented Token Pruning for Efficient Multimodel LLMs", NeurIPS 2025,
-    arXiv 2510.24214. The coverage of a set S is sum_i max_{j in S} cos(i, j); each pick has the largest gain in
-    coverage times saliency^alpha.
-
-    Departure: a negative cosine covers nothing, so that the first pick's gain is one, too.
-    Departure: one budget for all crops; the similarities are those of the visual tokens after the projector.
+    Jinhong Deng et al., "SCOPE: Saliency-Coverage Oriented Token Pruning for Efficient Multimodel
+    LLMs", NeurIPS 2025, arXiv 2510.24214. The coverage of a set S is sum_i max_{j in S} cos(i, j),
+    and a negative cosine covers nothing; each pick has the largest gain in coverage times
+    saliency^alpha.
+    Departure: the cosines are those of the visual tokens, after the projector; the authors' script
+    compares the tower's hidden states before it.
+    Departure: one budget for all crops, where the authors' script has one for each
+    (`crops="each"`).
 
     Args:
-        alpha: weight of the saliency; 0: coverage alone. 1, the plain product, stands in for the value the authors
-            tuned, which we don't know.
+        alpha: weight of the saliency (authors' code: 1); 0: coverage alone.
     """
 
     alpha: float = 1.0
@@ -37,9 +38,10 @@ class Scope(GreedyPruner):
         if not 0 <= self.alpha < float("inf"):
             raise ValueError(f"alpha={self.alpha} is not a weight of the saliency: pass 0 or more, e.g. 1")
 
-    def gains(self, tokens: VisualTokens) -> Gains:
+    def gains(self, tokens: VisualTokens, count: int) -> Gains:
         weight = tokens.saliency.double() ** self.alpha
         gains = coverage(cosines(tokens.features, tokens.features).relu_())
         gain = next(gains)
         while True:
-            gain = gains.send((yield gain * weight))
+            pick = yield gain * weight
+            gain = gains.send(pick)

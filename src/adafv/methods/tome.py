@@ -33,7 +33,7 @@ class ToMe(Pruner):
     paper = "arXiv 2210.09461"
     signals = frozenset({KEYS})
 
-    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         kept, features = [], []
         for visual, keys, n, k in zip(tokens.features, tokens.signals[KEYS], tokens.counts, budget, strict=True):
             places, group = _match(keys[:n], k)

@@ -18,7 +18,7 @@ class Uniform(Pruner):
 
     name = "uniform"
 
-    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         device = tokens.features.device
         kept = [centers(w, cells(w, k)) for w, k in zip(tokens.where, budget, strict=True)]
         return Selection([k.to(device, non_blocking=True) for k in kept])

@@ -18,18 +18,21 @@ __all__ = ["VisionZip"]
 class VisionZip(Pruner):
     """Keeps the most salient (dominant) tokens and merges the rest into a few contextual ones.
 
-    Senqiao Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models", CVPR 2025,
-    arXiv 2412.04467. Of the tokens that are not dominant, C at an even stride are targets; every other one goes to
-    the target whose key resembles its own most, and a contextual token is its target with the mean of what went to it.
-    Departure: a contextual token is the average of its target and that mean. The authors add the two before the
-    projector; after it, where features merge here, a sum would be twice as long as a token.
-    Departure: CLS is not kept: the language model of LLaVA never reads it. Its place goes to one more patch.
+    Senqiao Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models",
+    CVPR 2025, arXiv 2412.04467. Of the tokens that are not dominant, C at an even stride are
+    targets; every other one goes to the target whose key resembles its own most, and a contextual
+    token is its target with the mean of what went to it.
+    Departure: a contextual token is the average of its target and that mean. The authors add the
+    two before the projector; after it, where features merge here, a sum would be twice as long as a
+    token.
+    Departure: CLS is not kept: the language model of LLaVA never reads it. Its place goes to one
+    more patch.
     Departure: a contextual token sits where its target was, not behind the dominant ones.
-    Departure: one budget for all crops, not one for each.
+    Departure: one budget for all crops, where the authors have one for each (`crops="each"`).
 
     Args:
-        contextual: C as a share of the budget (paper: 10 of 64), rounded; at least 1 where K is 2 or more, at most
-            K - 1.
+        contextual: C as a share of the budget (paper: 10 of 64), rounded; at least 1 where K is 2
+            or more, at most K - 1.
     """
 
     contextual: float = 10 / 64
@@ -47,7 +50,7 @@ class VisionZip(Pruner):
         """C for a budget of K."""
         return min(max(1, math.floor(self.contextual * budget + 0.5)), budget - 1)
 
-    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         kept, features = [], []
         for i, (count, k) in enumerate(zip(tokens.counts, budget, strict=True)):
             contextual = self.contextual_tokens(k)

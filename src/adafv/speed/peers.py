@@ -66,7 +66,7 @@ class Listed(AdaFV):
     scores are AdaFV's own, so that only the time of the mixture differs.
 
     Raises:
-        ValueError: crops="each".
+        ValueError: crops="each", mass="beyond".
     """
 
     name = "listed"
@@ -74,8 +74,9 @@ class Listed(AdaFV):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("crops", self.crops, "global")
+        one_of("mass", self.mass, "whole")
 
-    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         relevance, saliency = self.attentions(tokens)
         kept = [
             self._union(relevance[i, :count], saliency[i, :count], k)
