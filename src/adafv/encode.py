@@ -19,7 +19,7 @@ from adafv.encoding import Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.families.base import Layout, base_of
 from adafv.layout import PIXELS, ImageSpan, Prompt, placeholders
-from adafv.scores import distinctness
+from adafv.scores import distinctness, full_precision
 
 LARGE = 100_000  # numbers; what is smaller describes pictures, and is copied to the host before the tower runs
 SAME = 0.9999  # cosine of a token with that of the frame before, from which on it shows nothing new
@@ -47,7 +47,9 @@ def encode(
         skip: token ids that never count as words of the question.
 
     Raises:
-        ValueError: an unknown family, or placeholders that don't match the images.
+        ValueError: an unknown family, or placeholders that don't match the images; features that are not finite. The
+            latter are only known on the device: on CUDA the sentence is that of an assertion there, which stops the
+            process at whatever it waits for next, since to look sooner would be to wait for the tower.
     """
     family, device, host = family_of(model), inputs["input_ids"].device, _host(inputs)
     positions = _full_positions(model, host, device)
@@ -60,10 +62,11 @@ def encode(
 
     patches = [_candidates(x, f) for x, f in zip(layouts, features, strict=True)]
     droppable = [_to(p, device) for p in patches]
-    words = _words(prompt, spans, query, skip)
+    words = [w.long() for w in _words(prompt, spans, query, skip)]
     with torch.no_grad():
-        embedded, text_mask = _embed(model, words, device) if text else (None, None)
         seen = [family.project(model, f.detach()[i]) for f, i in zip(features, droppable, strict=True)]
+    with torch.no_grad(), full_precision(device):
+        embedded, text_mask = _embed(model, words, device) if text else (None, None)
         found = {s: torch.cat([p.found[s] for p in parts]) for s in parts[0].found}
         tokens = VisualTokens(
             features=pad_sequence(seen, batch_first=True),
@@ -76,6 +79,7 @@ def encode(
             seeds=_seeds(words),
             layers=model.config.get_text_config().num_hidden_layers,
         )
+        _check_finite(model, tokens)
     return Encoding(
         tokens=tokens,
         features=features,
@@ -135,7 +139,7 @@ def reask(
     old, device = encoding.tokens, inputs["input_ids"].device
     prompt = Prompt(inputs, placeholders(model.config), model.config.model_type)
     spans = prompt.spans([len(encoding.features[i]) for i in images])
-    words = _words(prompt, spans, query, skip)
+    words = [w.long() for w in _words(prompt, spans, query, skip)]
     index = _to(torch.tensor(list(images)), device)
     with torch.no_grad():
         embedded, text_mask = _embed(model, words, device) if text else (None, None)
@@ -206,12 +210,31 @@ def _seeds(words: list[Tensor]) -> tuple[int, ...]:
 
 def _signals(found: Mapping[Signal, Tensor], layouts: list[Layout], patches: list[Tensor]) -> dict[Signal, Tensor]:
     """What the tower's patches showed as (I, N[, d]): the mean over the patches that each token is made of."""
-    signals = {}
+    signals, sizes = {}, [layout.size for layout in layouts]
     for signal, seen in found.items():
-        per_image = seen.split([layout.size for layout in layouts])
+        if len(seen) != sum(sizes):
+            raise ValueError(
+                f"the vision tower has shown {len(seen)} patches of images that should have {sum(sizes)}: this way of "
+                "preparing images is not known, please report it, or choose a method that looks at no attention"
+            )
+        per_image = seen.split(sizes)
         tokens = [layout.pooled(x, p) for x, layout, p in zip(per_image, layouts, patches, strict=True)]
         signals[signal] = pad_sequence(tokens, batch_first=True)
     return signals
+
+
+def _check_finite(model: PreTrainedModel, tokens: VisualTokens) -> None:
+    """Raise a `ValueError` if a feature or a signal is not finite; nothing is read back from a GPU."""
+    total = sum(x.sum(dtype=torch.float32) for x in (tokens.features, *tokens.signals.values()))
+    finite = torch.as_tensor(total).isfinite()
+    sentence = (
+        f"the vision tower of this {model.config.model_type!r} model makes features of these images that are not "
+        "finite (NaN or inf): check the pixels, or load a model that is in float16 in bfloat16 or float32"
+    )
+    if finite.is_cuda:
+        torch._assert_async(finite, sentence)
+    elif not finite:
+        raise ValueError(sentence)
 
 
 def _own(signal: Signal, features: list[Tensor]) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adafv.scores import exact
+
 __all__ = ["Mixture", "mix"]
 
 FIRST = torch.finfo(torch.float64).max  # the first token of a list lifts the product from 0
@@ -27,6 +29,7 @@ class Mixture:
     vision: Tensor
 
 
+@exact
 def mix(
     relevance: Tensor, saliency: Tensor, tokens: Tensor, *, reserve: float = 0.25, mask: Tensor | None = None
 ) -> Mixture:
