@@ -51,6 +51,7 @@ def encode(
             latter are only known on the device: on CUDA the sentence is that of an assertion there, which stops the
             process at whatever it waits for next, since to look sooner would be to wait for the tower.
     """
+    inputs, query = _wide(inputs), None if query is None else query.long()
     family, device, host = family_of(model), inputs["input_ids"].device, _host(inputs)
     positions = _full_positions(model, host, device)
     modalities = [m for m, name in PIXELS.items() if inputs.get(name) is not None] or ["image"]
@@ -62,7 +63,7 @@ def encode(
 
     patches = [_candidates(x, f) for x, f in zip(layouts, features, strict=True)]
     droppable = [_to(p, device) for p in patches]
-    words = [w.long() for w in _words(prompt, spans, query, skip)]
+    words = _words(prompt, spans, query, skip)
     with torch.no_grad():
         seen = [family.project(model, f.detach()[i]) for f, i in zip(features, droppable, strict=True)]
     with torch.no_grad(), full_precision(device):
@@ -135,11 +136,12 @@ def reask(
     """
     if any(part.modality == "video" for part in encoding.returned):
         raise ValueError("clips cannot be asked about again without encoding them: call encode once for each question")
+    inputs, query = _wide(inputs), None if query is None else query.long()
     images = range(len(encoding.features)) if images is None else images
     old, device = encoding.tokens, inputs["input_ids"].device
     prompt = Prompt(inputs, placeholders(model.config), model.config.model_type)
     spans = prompt.spans([len(encoding.features[i]) for i in images])
-    words = [w.long() for w in _words(prompt, spans, query, skip)]
+    words = _words(prompt, spans, query, skip)
     index = _to(torch.tensor(list(images)), device)
     with torch.no_grad():
         embedded, text_mask = _embed(model, words, device) if text else (None, None)
@@ -169,6 +171,15 @@ def reask(
         returned=[replace(part, count=len(images)) for part in encoding.returned],
         positions=_full_positions(model, _host(inputs), device),
     )
+
+
+def _wide(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs, integers of every type as int64, so that ids are the same words whatever holds them."""
+    return {n: x.long() if _is_integer(x) and not n.startswith("pixel_values") else x for n, x in inputs.items()}
+
+
+def _is_integer(x: Any) -> bool:
+    return isinstance(x, Tensor) and not (x.dtype == torch.bool or x.is_floating_point() or x.is_complex())
 
 
 def _host(inputs: Mapping[str, Any]) -> dict[str, Any]:
