@@ -80,6 +80,11 @@ def run(
             found = stack.enter_context(capture(tower, looked, cls, signals, registers))
             stack.enter_context(ending(tower, looked, signals))
         output = _call(model, family, inputs, consumed, modality)
+    if family.door not in output:
+        raise ValueError(
+            f"the tower {type(family.tower(model)).__name__} hands features on otherwise than those that are known: "
+            f"adafv cannot prune what this {model.config.model_type!r} model makes of images"
+        )
     pieces = family.pieces(output)
     lay = family.layouts if modality == "image" else family.clips
     layouts = lay(model, host, prompt, [len(piece) for piece in pieces])

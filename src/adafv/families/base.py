@@ -124,7 +124,8 @@ class Family:
     def _before_patches(self, model: PreTrainedModel) -> int:
         found = 0
         for name, parameter in self.tower(model).named_parameters():
-            if name.rsplit(".", 1)[-1] in BEFORE_PATCHES:
+            *modules, last = name.split(".")
+            if last in BEFORE_PATCHES and "head" not in modules:  # a pooling head has a CLS token of its own
                 found += parameter.numel() // parameter.shape[-1]
         return found
 
