@@ -176,7 +176,9 @@ def test_a_sequence_packed_for_flash_attention_is_shown_image_by_image():
     tower = tiny_model("llava").base_model.vision_tower
     with observe(tower, lambda module, q, k, scale, mask: seen.append((q, k, scale))):
         attention = ALL_ATTENTION_FUNCTIONS.get_interface("toy_flash", None)
-        attention(layers_of(tower)[0].self_attn, query, key, key, None, scaling=0.5, cu_seq_lens_q=torch.tensor([0, 4, 9]))
+        attention(
+            layers_of(tower)[0].self_attn, query, key, key, None, scaling=0.5, cu_seq_lens_q=torch.tensor([0, 4, 9])
+        )
         attention(torch.nn.Identity(), query, key, key, None, scaling=0.5)  # of another model, in the same thread
     for (q, k, scale), part in zip(seen, (slice(0, 4), slice(4, 9)), strict=True):
         assert torch.equal(q, query[:, :, part]) and torch.equal(k, key[:, :, part]) and scale == 0.5

@@ -15,7 +15,18 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from adafv.scores import cls_attention, full_precision, received_attention
 
-__all__ = ["HIDDEN", "KEYS", "LABEL", "SALIENCY", "Signal", "capture", "hidden_index", "layers_of", "observe", "sequences"]
+__all__ = [
+    "HIDDEN",
+    "KEYS",
+    "LABEL",
+    "SALIENCY",
+    "Signal",
+    "capture",
+    "hidden_index",
+    "layers_of",
+    "observe",
+    "sequences",
+]
 
 LABEL = "adafv.capture"
 """What profilers call the time that is spent on reading."""
@@ -114,18 +125,18 @@ def observe(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
     parts, thread = set(model.modules()), get_ident()
 
     with _lock:
-        look_up = AttentionInterface.get_interface
+        interface: Any = AttentionInterface
+        look_up = interface.get_interface
 
-        @wraps(look_up)
         def observed(self: AttentionInterface, name: str, default: Callable) -> Callable:
             function = look_up(self, name, default)
             return _shown(function, parts, observer) if get_ident() == thread else function
 
-        AttentionInterface.get_interface = observed  # type: ignore[method-assign]
+        interface.get_interface = observed
         try:
             yield
         finally:
-            AttentionInterface.get_interface = look_up  # type: ignore[method-assign]
+            interface.get_interface = look_up
 
 
 @contextmanager
@@ -233,4 +244,3 @@ def sequences(query: Tensor, key: Tensor, bounds: Tensor | None) -> Iterator[tup
         return
     lengths = bounds.diff().tolist()
     yield from zip(query.split(lengths, dim=2), key.split(lengths, dim=2), strict=True)
-

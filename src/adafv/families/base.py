@@ -6,13 +6,14 @@ from functools import reduce
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from adafv.capture import hidden_index, layers_of
 from adafv.layout import Prompt
 
-__all__ = ["Crop", "Family", "Layout", "base_of", "blocks", "grid", "join", "pixels_of", "raster"]
+__all__ = ["Crop", "Family", "Layout", "base_of", "behind", "blocks", "join", "patch_grid", "pixels_of", "raster"]
 
 BEFORE_PATCHES = ("class_embedding", "cls_token", "distillation_token", "register_tokens")
 
@@ -88,6 +89,8 @@ class Family:
         films: its clips are pruned, too.
         merges: what goes in at the door is what the language model reads, so that methods may merge it.
         needs: inputs without which the crops' shapes are unknown.
+        strategy: "default": the first token that the tower makes of a crop is cut off, "full": none is; for families
+            whose configuration has no vision_feature_select_strategy.
     """
 
     vision: str = "vision_tower"
@@ -101,6 +104,7 @@ class Family:
     films: bool = False
     merges: bool = True
     needs: tuple[str, ...] = ()
+    strategy: str = "full"
 
     @property
     def placed(self) -> bool:
@@ -120,6 +124,17 @@ class Family:
     def registers(self, model: PreTrainedModel) -> int:
         """How many tokens of the tower stand between CLS and the patches."""
         return max(0, self._before_patches(model) - 1)
+
+    def lead(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
+        """How many visual tokens of a crop stand before its patches: of CLS and registers all but what is cut off.
+
+        -1: what is cut off is the first patch, in a tower that has nothing before it.
+        """
+        if not self.attends or self.cls_place(model) == -1:
+            return 0
+        strategy = inputs.get("vision_feature_select_strategy")
+        strategy = strategy or getattr(model.config, "vision_feature_select_strategy", self.strategy)
+        return self._before_patches(model) - (strategy == "default")
 
     def _before_patches(self, model: PreTrainedModel) -> int:
         found = 0
@@ -205,13 +220,18 @@ def base_of(model: PreTrainedModel) -> Any:
     return inner.base_model
 
 
+def behind(x: Tensor, lead: int) -> Tensor:
+    """(…, lead + n, m) x behind `lead` tokens that are no patches, -1 each; without its first one where lead is -1."""
+    return F.pad(x, (0, 0, lead, 0), value=-1)
+
+
 def pixels_of(inputs: Mapping[str, Any]) -> Tensor | None:
     """The pixels (…, height, width) of pictures among the inputs of a model, under whichever name."""
     pixels = inputs.get("pixel_values")
     return inputs.get("pixel_values_images") if pixels is None else pixels
 
 
-def grid(model: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[int, int]:
+def patch_grid(model: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[int, int]:
     """Rows and columns of patches of a crop: of its pixels; where only its shape is known, of the configuration's.
 
     Raises:

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.vision_utils import get_vision_window_index
 
-from adafv.families.base import Crop, Family, Layout, base_of, blocks, grid, join, pixels_of, raster
+from adafv.families.base import Crop, Family, Layout, base_of, behind, blocks, join, patch_grid, pixels_of, raster
 from adafv.layout import Prompt
 
-__all__ = ["Codes", "Crops", "Generic", "Grid", "Latents", "Shapes", "Sized", "TwoRoutes", "led"]
+__all__ = ["Codes", "Crops", "Generic", "Grid", "Latents", "Shapes", "Sized", "TwoRoutes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,35 +24,20 @@ class Crops(Family):
     Attributes:
         merge: path, in the configuration, of the side of such a square, where the encoder returns the features of
             several crops in one piece. None: each crop is a piece.
-        strategy: "default": the first token of the tower's output is cut off, "full": none is; for families whose
-            configuration has no vision_feature_select_strategy.
     """
 
     merge: str | None = None
-    strategy: str = "full"
 
     def layouts(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], prompt: Prompt, tokens: Sequence[int]
     ) -> list[Layout]:
-        lead = self._lead(model, inputs)
+        lead = 0 if self.merge is not None else self.lead(model, inputs)
         found = super().layouts(model, inputs, prompt, [n - lead for n in tokens])
-        return [led(x, lead) for x in found]
-
-    def _lead(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
-        """How many visual tokens of a crop stand before its patches: of CLS and registers all but what is cut off.
-
-        -1: what is cut off is the first patch, in a tower that has nothing before it.
-        """
-        if self.merge is not None or not self.attends or self.cls_place(model) == -1:
-            return 0
-        before = self.registers(model) + (self.cls_place(model) is not None)
-        strategy = inputs.get("vision_feature_select_strategy")
-        strategy = strategy or getattr(model.config, "vision_feature_select_strategy", self.strategy)
-        return before - (strategy == "default")
+        return [replace(x, patches=behind(x.patches, lead), where=behind(x.where, lead)) for x in found]
 
     def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
         if self.merge is not None:
-            rows, columns = grid(model, inputs)
+            rows, columns = patch_grid(model, inputs)
             count = rows * columns // self._merged(model, inputs) ** 2
             tokens = [count] * (sum(tokens) // max(1, count))
         return [self._crop(model, inputs, count) for count in tokens]
@@ -65,7 +50,7 @@ class Crops(Family):
         """A crop of `count` tokens, each a square of patches, or of pixels where the tower is not looked at."""
         pixels = pixels_of(inputs)
         if self.attends:
-            rows, columns = grid(model, inputs)
+            rows, columns = patch_grid(model, inputs)
         else:
             rows, columns = (1, count) if pixels is None else pixels.shape[-2:]
         merge = math.isqrt(rows * columns // max(1, count)) or 1
@@ -210,15 +195,6 @@ class Codes(Family):
     def _rows(self, height: int, width: int) -> Crop:
         index = torch.nn.functional.pad(torch.arange(height * width).view(height, width), (0, 1), value=-1)
         return Crop(index.view(-1, 1), height, width + 1, height * width)
-
-
-def led(layout: Layout, lead: int) -> Layout:
-    """A crop's layout behind `lead` tokens that are no patches; -1: without its first token."""
-    if lead < 0:
-        return replace(layout, patches=layout.patches[-lead:], where=layout.where[-lead:])
-    before = torch.full((lead, 3), -1)
-    patches = torch.cat([before[:, :1].expand(-1, layout.patches.shape[1]), layout.patches])
-    return replace(layout, patches=patches, where=torch.cat([before, layout.where]))
 
 
 def _path(root: Any, path: str) -> Any:

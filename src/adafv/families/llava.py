@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, image_size_to_num_patches
 
-from adafv.families.base import Family, Layout, base_of, grid
+from adafv.families.base import Family, Layout, base_of, behind, patch_grid
 from adafv.families.crops import Crops, Sized
 from adafv.layout import Prompt
 
@@ -41,8 +41,8 @@ class AnyRes(Family):
         self, model: PreTrainedModel, inputs: Mapping[str, Any], prompt: Prompt, tokens: Sequence[int]
     ) -> list[Layout]:
         sizes = inputs["image_sizes"].cpu()
-        crops, edges = self._crops(model, inputs, sizes), grid(model, inputs)
-        coordinates = [self._coordinates(model, s, n, edges) for s, n in zip(sizes, crops, strict=True)]
+        crops, edges, lead = self._crops(model, inputs, sizes), patch_grid(model, inputs), self.lead(model, inputs)
+        coordinates = [behind(self._coordinates(model, s, n, edges), lead) for s, n in zip(sizes, crops, strict=True)]
         packed = self._packed(model, inputs, coordinates, sizes)
         return [self._layout(model, s, n, edges, p) for s, n, p in zip(sizes, crops, packed, strict=True)]
 
