@@ -8,7 +8,7 @@ import torch
 from conftest import FAMILIES, inputs_for, picture, prompt, tiny_model, tiny_processor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from adafv.capture import HIDDEN, KEYS, SALIENCY, Signal, _observed, _observer, capture, layers_of
+from adafv.capture import HIDDEN, KEYS, SALIENCY, Signal, capture, layers_of, observe
 from adafv.encoders import ending
 from adafv.families import family_of
 from adafv.scores import received_attention, text_to_image_attention
@@ -173,11 +173,12 @@ def test_a_sequence_packed_for_flash_attention_is_shown_image_by_image():
     torch.manual_seed(0)
     query, key, seen = torch.randn(1, 2, 9, 4), torch.randn(1, 2, 9, 4), []
     ALL_ATTENTION_FUNCTIONS.register("toy_flash", lambda module, q, k, v, mask, **options: (v, None))
-    twin = ALL_ATTENTION_FUNCTIONS[_observed("toy_flash")]
-    token = _observer.set(lambda module, q, k, scale, mask: seen.append((q, k, scale)))
-    try:
-        twin(torch.nn.Identity(), query, key, key, None, scaling=0.5, cu_seq_lens_q=torch.tensor([0, 4, 9]))
-    finally:
-        _observer.reset(token)
+    tower = tiny_model("llava").base_model.vision_tower
+    with observe(tower, lambda module, q, k, scale, mask: seen.append((q, k, scale))):
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface("toy_flash", None)
+        attention(
+            layers_of(tower)[0].self_attn, query, key, key, None, scaling=0.5, cu_seq_lens_q=torch.tensor([0, 4, 9])
+        )
+        attention(torch.nn.Identity(), query, key, key, None, scaling=0.5)  # of another model, in the same thread
     for (q, k, scale), part in zip(seen, (slice(0, 4), slice(4, 9)), strict=True):
         assert torch.equal(q, query[:, :, part]) and torch.equal(k, key[:, :, part]) and scale == 0.5

@@ -1,25 +1,34 @@
 """What a model attends to, read on the way past: no eager attention, no attention map in memory."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from threading import RLock
+from functools import wraps
+from threading import RLock, get_ident
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_mask
 from torch.profiler import record_function
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import AttentionInterface, PreTrainedModel
 
-from adafv.scores import cls_attention, received_attention
+from adafv.scores import cls_attention, full_precision, received_attention
 
-__all__ = ["HIDDEN", "KEYS", "LABEL", "SALIENCY", "WHOLE", "Signal", "capture", "layers_of", "observe", "sequences"]
+__all__ = [
+    "HIDDEN",
+    "KEYS",
+    "LABEL",
+    "SALIENCY",
+    "WHOLE",
+    "Signal",
+    "capture",
+    "hidden_index",
+    "layers_of",
+    "observe",
+    "sequences",
+]
 
-PREFIX = "adafv_"
 LABEL = "adafv.capture"
 """What profilers call the time that is spent on reading."""
 DEPTHS = ("num_hidden_layers", "depth", "num_layers")
@@ -70,13 +79,14 @@ class _Observer:
 
     watched: dict[Signal, nn.Module]
     cls: int | None
+    registers: int
     seen: dict[Signal, list[Tensor]]
 
     @torch.no_grad()
     def attention(self, module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> None:
         for signal, layer in self.watched.items():
             if signal.kind != "hidden" and any(module is part for part in layer.modules()):
-                with record_function(LABEL):
+                with record_function(LABEL), full_precision(query.device):
                     read = self._read(signal, query, key, scale, mask)
                 self.seen.setdefault(signal, []).append(read.detach().flatten(0, 1))
 
@@ -87,12 +97,14 @@ class _Observer:
         if signal.kind == "attention" and self.cls is not None:
             if self.cls == -1:
                 query, key = query.roll(1, dims=2), key.roll(1, dims=2)
-            return cls_attention(query, key, scale)
+            return cls_attention(query, key, scale)[:, self.registers :]
         return self._patches(received_attention(query, key, scale, mask, heads=signal.heads))
 
     def _patches(self, x: Tensor) -> Tensor:
-        """(B, P, …) without CLS."""
-        return x if self.cls is None else x[:, 1:] if self.cls == 0 else x[:, :-1]
+        """(B, P, …) without CLS and registers."""
+        if self.cls == -1:
+            return x[:, :-1]
+        return x[:, self.registers + (self.cls == 0) :]
 
     def hook(self, signal: Signal) -> Callable[..., None]:
         def output(module: nn.Module, inputs: Any, out: Any) -> None:
@@ -103,8 +115,7 @@ class _Observer:
         return output
 
 
-_lock = RLock()  # the attention function is the model's, whichever thread runs it
-_observer: ContextVar[Observer | None] = ContextVar("adafv_observer", default=None)
+_lock = RLock()  # where attention is looked up is one place, whichever thread runs a model
 
 
 @contextmanager
@@ -113,7 +124,9 @@ def observe(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
 
     One thread at a time: others wait until it is closed.
 
-    The model's own attention function (SDPA, flash, eager) still computes the outputs, which stay bit-identical.
+    The model, its configuration and its masks stay as they are, and its own attention function (SDPA, flash, flex, the
+    eager one of its file) still computes the outputs, which stay bit-identical: only where transformers looks that
+    function up, it is handed over with an observer in front, until this is closed.
 
     Args:
         model: a vision tower or a language model.
@@ -121,20 +134,26 @@ def observe(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
             product, and the mask as the model made it. Rotary positions are applied, and the keys of a cache included.
             A tower that packs its images into one sequence is shown one image, or one window, after the other.
     """
+    parts, thread = set(model.modules()), get_ident()
+
     with _lock:
-        before = model.config._attn_implementation
-        model.set_attn_implementation(_observed(before))
-        token = _observer.set(observer)
+        interface: Any = AttentionInterface
+        look_up = interface.get_interface
+
+        def observed(self: AttentionInterface, name: str, default: Callable) -> Callable:
+            function = look_up(self, name, default)
+            return _shown(function, parts, observer) if get_ident() == thread else function
+
+        interface.get_interface = observed
         try:
             yield
         finally:
-            _observer.reset(token)
-            model.set_attn_implementation(before)
+            interface.get_interface = look_up
 
 
 @contextmanager
 def capture(
-    tower: PreTrainedModel, layer: int, cls: int | None, signals: Iterable[Signal]
+    tower: PreTrainedModel, layer: int, cls: int | None, signals: Iterable[Signal], registers: int = 0
 ) -> Iterator[dict[Signal, Tensor]]:
     """While open, what `signals` name is read off a vision tower as it runs.
 
@@ -147,29 +166,39 @@ def capture(
             layer is the one which produces it.
         cls: which token of the tower is CLS: 0, -1, or None.
         signals: what to read; none leaves the tower alone.
+        registers: how many other tokens stand between CLS and the patches.
 
     Yields:
         A dict that holds (P,) or (P, d) tensors once the tower has run: all patches of all crops in the tower's order,
-        padding included, CLS left out.
+        padding included, CLS and registers left out.
 
     Raises:
-        ValueError: the tower has no stack of layers, or an attention that cannot be observed.
+        ValueError: the tower has no stack of layers, or an attention that cannot be observed; a layer it doesn't have.
     """
     signals = frozenset(signals)
     if not signals:
         yield {}
         return
     layers = layers_of(tower)
-    if not -len(layers) <= layer <= len(layers) or layer == 0:
-        raise ValueError(f"vision_feature_layer={layer} has no attention: the tower has {len(layers)} layers")
-    of_features = layer - 1 if layer > 0 else len(layers) + layer
+    index = hidden_index(layer, len(layers))
+    if index == 0:
+        raise ValueError(
+            f"vision_feature_layer={layer} has no attention: it is what the tower's first layer reads. Choose a later "
+            "layer, or a method that looks at no attention, e.g. divprune"
+        )
     whole = getattr(tower.config, WHOLE, None)
-    observer = _Observer({s: layers[s.layer(len(layers), of_features, whole)] for s in signals}, cls, {})
+    watched = {s: layers[s.layer(len(layers), index - 1, whole)] for s in signals}
+    observer = _Observer(watched, cls, registers, {})
     hooks = [observer.watched[s].register_forward_hook(observer.hook(s)) for s in signals if s.kind == "hidden"]
     found: dict[Signal, Tensor] = {}
     try:
         with observe(tower, observer.attention):
             yield found
+        if len(observer.seen) < len(signals):
+            raise ValueError(
+                f"the attention of {type(tower).__name__} cannot be observed, since it doesn't look its function up "
+                "where transformers keeps them: choose a method that looks at no attention, e.g. divprune"
+            )
         found |= {signal: torch.cat(seen) for signal, seen in observer.seen.items()}
     finally:
         for handle in hooks:
@@ -190,24 +219,36 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     raise ValueError(f"no stack of {count} layers in {type(model).__name__}: its attention cannot be observed")
 
 
-def _observed(name: str) -> str:
-    """Register, once per attention function, a twin that also shows q and k to the observer."""
-    twin = PREFIX + name
-    if twin not in ALL_ATTENTION_FUNCTIONS:
+def hidden_index(layer: int, count: int) -> int:
+    """Index, 0 to `count`, into the hidden states of a tower of `count` layers; 0 is what the first layer reads.
 
-        def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args, **kwargs):
-            if (observer := _observer.get()) is not None:
-                scale = kwargs.get("scaling")
-                scale = query.shape[-1] ** -0.5 if scale is None else scale
-                mask = args[0] if args else kwargs.get("attention_mask")
-                for q, k in sequences(query, key, kwargs.get("cu_seq_lens_q")):
-                    observer(module, q, k, scale, mask)
-            return _plain(name, module)(module, query, key, value, *args, **kwargs)
+    Raises:
+        ValueError: it has no such layer.
+    """
+    if not -count - 1 <= layer <= count:
+        raise ValueError(
+            f"vision_feature_layer={layer} is beyond the tower's {count} layers: pass {-count - 1} to {count}"
+        )
+    return layer % (count + 1)
 
-        AttentionInterface.register(twin, attention)
-        if name in ALL_MASK_ATTENTION_FUNCTIONS:
-            AttentionMaskInterface.register(twin, ALL_MASK_ATTENTION_FUNCTIONS[name])
-    return twin
+
+def _shown(function: Callable, parts: set[nn.Module], observer: Observer) -> Callable:
+    """An attention function that first shows q and k of some modules to an observer."""
+
+    @wraps(function)
+    def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if module in parts:
+            scale = kwargs.get("scaling")
+            scale = query.shape[-1] ** -0.5 if scale is None else scale
+            mask = args[0] if args else kwargs.get("attention_mask")
+            if isinstance(mask, BlockMask):
+                batch, heads, _, _ = mask.shape
+                mask = create_mask(mask.mask_mod, batch, heads, query.shape[2], key.shape[2], query.device)
+            for q, k in sequences(query, key, kwargs.get("cu_seq_lens_q")):
+                observer(module, q, k, scale, mask)
+        return function(module, query, key, value, *args, **kwargs)
+
+    return attention
 
 
 def sequences(query: Tensor, key: Tensor, bounds: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -217,9 +258,3 @@ def sequences(query: Tensor, key: Tensor, bounds: Tensor | None) -> Iterator[tup
         return
     lengths = bounds.diff().tolist()
     yield from zip(query.split(lengths, dim=2), key.split(lengths, dim=2), strict=True)
-
-
-def _plain(name: str, module: nn.Module) -> Callable:
-    if name == "eager":
-        return sys.modules[type(module).__module__].eager_attention_forward
-    return ALL_ATTENTION_FUNCTIONS[name]

@@ -19,7 +19,7 @@ from adafv.encoding import Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.families.base import Layout, base_of
 from adafv.layout import PIXELS, ImageSpan, Prompt, Question, as_tensors, placeholders
-from adafv.scores import distinctness
+from adafv.scores import distinctness, full_precision
 from adafv.turns import template_for
 
 LARGE = 100_000  # numbers; what is smaller describes pictures, and is copied to the host before the tower runs
@@ -54,7 +54,9 @@ def encode(
             `adafv.turns.template_for` for where it is found otherwise.
 
     Raises:
-        ValueError: an unknown family, or placeholders that don't match the images.
+        ValueError: an unknown family, or placeholders that don't match the images; features that are not finite. The
+            latter are only known on the device: on CUDA the sentence is that of an assertion there, which stops the
+            process at whatever it waits for next, since to look sooner would be to wait for the tower.
     """
     inputs = as_tensors(inputs, model.device)
     family, device, host = family_of(model), inputs["input_ids"].device, _host(inputs)
@@ -70,8 +72,9 @@ def encode(
     droppable = [_to(p, device) for p in patches]
     words = _words(prompt, spans, query, skip, of)
     with torch.no_grad():
-        embedded, text_mask = _embed(model, words, device) if text else (None, None)
         seen = [family.project(model, f.detach()[i]) for f, i in zip(features, droppable, strict=True)]
+    with torch.no_grad(), full_precision(device):
+        embedded, text_mask = _embed(model, words, device) if text else (None, None)
         found = {s: torch.cat([p.found[s] for p in parts]) for s in parts[0].found}
         tokens = VisualTokens(
             features=pad_sequence(seen, batch_first=True),
@@ -84,6 +87,7 @@ def encode(
             seeds=_seeds(words),
             layers=model.config.get_text_config().num_hidden_layers,
         )
+        _check_finite(model, tokens)
     return Encoding(
         tokens=tokens,
         features=features,
@@ -251,12 +255,31 @@ def _seeds(words: list[Tensor]) -> tuple[int, ...]:
 
 def _signals(found: Mapping[Signal, Tensor], layouts: list[Layout], patches: list[Tensor]) -> dict[Signal, Tensor]:
     """What the tower's patches showed as (I, N[, d]): the mean over the patches that each token is made of."""
-    signals = {}
+    signals, sizes = {}, [layout.size for layout in layouts]
     for signal, seen in found.items():
-        per_image = seen.split([layout.size for layout in layouts])
+        if len(seen) != sum(sizes):
+            raise ValueError(
+                f"the vision tower has shown {len(seen)} patches of images that should have {sum(sizes)}: this way of "
+                "preparing images is not known, please report it, or choose a method that looks at no attention"
+            )
+        per_image = seen.split(sizes)
         tokens = [layout.pooled(x, p) for x, layout, p in zip(per_image, layouts, patches, strict=True)]
         signals[signal] = pad_sequence(tokens, batch_first=True)
     return signals
+
+
+def _check_finite(model: PreTrainedModel, tokens: VisualTokens) -> None:
+    """Raise a `ValueError` if a feature or a signal is not finite; nothing is read back from a GPU."""
+    total = sum(x.sum(dtype=torch.float32) for x in (tokens.features, *tokens.signals.values()))
+    finite = torch.as_tensor(total).isfinite()
+    sentence = (
+        f"the vision tower of this {model.config.model_type!r} model makes features of these images that are not "
+        "finite (NaN or inf): check the pixels, or load a model that is in float16 in bfloat16 or float32"
+    )
+    if finite.is_cuda:
+        torch._assert_async(finite, sentence)
+    elif not finite:
+        raise ValueError(sentence)
 
 
 def _own(signal: Signal, features: list[Tensor]) -> Tensor:

@@ -14,12 +14,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from adafv.capture import WHOLE, Signal, capture, layers_of
+from adafv.capture import WHOLE, Signal, capture, hidden_index, layers_of
 from adafv.encoding import Returned
 from adafv.families.base import Family, Layout, base_of
 from adafv.layout import ImageSpan, Prompt
 
 __all__ = ["Part", "ending", "run"]
+
+CHOICES = ("vision_feature_layer", "vision_feature_select_strategy")
+"""What a call may say of the features otherwise than the configuration."""
+IGNORED = frozenset({"vision_aspect_ratio"})
+"""What LLaVA-OneVision's forward takes and doesn't pass on to its encoder."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +59,32 @@ def run(
         signals: what to read off the tower on the way.
 
     Raises:
-        ValueError: inputs that the family lacks, or that its encoder refuses; clips of a family that has none.
+        ValueError: inputs that the family lacks, or that its encoder refuses; clips of a family that has none; a layer
+            or a strategy that is none.
     """
     if modality == "video" and not family.films:
         raise ValueError(
             f"clips are not pruned in models of the family {model.config.model_type!r}: pass frames as pictures"
         )
+    consumed = _accepted(model, inputs, modality)
+    host = {name: x for name, x in host.items() if name in consumed or name not in CHOICES}
+    if (strategy := host.get("vision_feature_select_strategy")) not in (None, "default", "full"):
+        raise ValueError(f"vision_feature_select_strategy={strategy!r} is unknown: pass 'default' or 'full'")
     found: dict[Signal, Tensor] = {}
     with torch.set_grad_enabled(torch.is_grad_enabled() and model.training), ExitStack() as stack:
         if family.attends:
-            tower, layer = family.tower(model), family.feature_layer(model)
-            found = stack.enter_context(capture(tower, layer, family.cls_place(model), signals))
-            stack.enter_context(ending(tower, layer, signals))
-        consumed, output = _call(model, family, inputs, modality)
+            tower, layer, signals = family.tower(model), family.feature_layer(model, host), frozenset(signals)
+            embedded = bool(signals) and hidden_index(layer, len(layers_of(tower))) == 0
+            looked = 1 if embedded else layer  # the first layer is the one that reads the embeddings
+            cls, registers = family.cls_place(model), family.registers(model)
+            found = stack.enter_context(capture(tower, looked, cls, signals, registers))
+            stack.enter_context(ending(tower, looked, signals))
+        output = _call(model, family, inputs, consumed, modality)
+    if family.door not in output:
+        raise ValueError(
+            f"the tower {type(family.tower(model)).__name__} hands features on otherwise than those that are known: "
+            f"adafv cannot prune what this {model.config.model_type!r} model makes of images"
+        )
     pieces = family.pieces(output)
     lay = family.layouts if modality == "image" else family.clips
     layouts = lay(model, host, prompt, [len(piece) for piece in pieces])
@@ -103,11 +121,11 @@ def ending(tower: PreTrainedModel, layer: int, signals: Iterable[Signal]) -> Ite
         layer: which of `hidden_states` the features are taken from (LLaVA: -2).
         signals: what is read off the tower.
     """
-    if layer == -1:
+    layers = layers_of(tower) if layer != -1 else None
+    if layers is None:
         yield
         return
-    layers = layers_of(tower)
-    of_features = layer - 1 if layer > 0 else len(layers) + layer
+    of_features = max(0, hidden_index(layer, len(layers)) - 1)
     whole = getattr(tower.config, WHOLE, None)
     last = max([of_features, *(signal.layer(len(layers), of_features, whole) for signal in signals)])
     with _lock:
@@ -143,10 +161,18 @@ def _handing_on(layer: nn.Module) -> Callable[..., Any]:
     return hand_on
 
 
+def _accepted(model: PreTrainedModel, inputs: Mapping[str, Any], modality: str) -> frozenset[str]:
+    """Which of the inputs the model's forward would pass on to its encoder of a modality."""
+    base: Any = base_of(model)
+    parameters = inspect.signature(getattr(base, f"get_{modality}_features")).parameters
+    taken = {*inspect.signature(model.forward).parameters, *inspect.signature(base.forward).parameters}
+    return frozenset(name for name in parameters if name in inputs and name in taken - IGNORED)
+
+
 def _call(
-    model: PreTrainedModel, family: Family, inputs: Mapping[str, Any], modality: str
-) -> tuple[frozenset[str], ModelOutput]:
-    """The names of the inputs that the model's encoder takes, and what it returns."""
+    model: PreTrainedModel, family: Family, inputs: Mapping[str, Any], accepted: frozenset[str], modality: str
+) -> ModelOutput:
+    """What the model's encoder returns."""
     encoder = getattr(base_of(model), f"get_{modality}_features")
     parameters = inspect.signature(encoder).parameters
     required = {name for name, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
@@ -156,14 +182,15 @@ def _call(
             f"the inputs lack {', '.join(lacking)}, which models of the family {model.config.model_type!r} need: "
             "prepare text and images with the model's own processor"
         )
-    accepted = frozenset(parameters) & frozenset(inputs)
     try:
-        return accepted, encoder(**{name: inputs[name] for name in accepted}, return_dict=True)
+        return encoder(**{name: inputs[name] for name in accepted}, return_dict=True)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        chosen = " and ".join(name for name in CHOICES if name in accepted)
+        own = f", and leave {chosen} out unless it suits the model" if chosen else ""
         raise ValueError(
             f"the vision tower of this {model.config.model_type!r} model refuses the images ({reason}): prepare them "
-            "with the model's own processor, in its dtype and on its device"
+            f"with the model's own processor, in its dtype and on its device{own}"
         ) from error

@@ -43,6 +43,11 @@ class VisualTokens:
     layers: int
 
     @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.features.device
+
+    @property
     def saliency(self) -> Tensor:
         """(I, N) fp32 attention of the vision tower at the features' layer, each crop its own softmax."""
         return self.signals[SALIENCY]

@@ -18,6 +18,7 @@ from adafv.layout import has_images
 from adafv.pruner import BudgetError, Pruner, Selection
 from adafv.reading import Raters, Reading
 from adafv.rebuild import kept_places
+from adafv.scores import full_precision
 
 __all__ = ["LayerPruner", "Raters", "after_share", "last_token"]
 
@@ -135,7 +136,7 @@ class LayerPruner(Pruner):
         layers = encoding.tokens.layers
         plans = [self.plan(layers, n, k) for n, k in zip(encoding.tokens.counts, budget, strict=True)]
         places = partial(kept_places, encoding, newlines=self.newlines)
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(encoding.tokens.device):
             raters = self.raters(encoding)
             mesh = getattr(model, "_device_mesh", None)  # of tensor parallelism
             group = None if mesh is None else mesh["tp"].get_group()

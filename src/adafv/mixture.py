@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adafv.scores import exact
+
 __all__ = ["Mixture", "mix"]
 
 FIRST = torch.finfo(torch.float64).max  # the first token of a list lifts the product from 0
@@ -28,6 +30,7 @@ class Mixture:
     vision: Tensor
 
 
+@exact
 def mix(
     relevance: Tensor,
     saliency: Tensor,

@@ -19,6 +19,7 @@ from adafv.encode import encode
 from adafv.encoding import Encoding, VisualTokens
 from adafv.layout import Question, as_tensors, has_images
 from adafv.rebuild import rebuild
+from adafv.scores import exact
 from adafv.selection import Selection
 
 __all__ = ["BudgetError", "Pruner", "ScoringPruner", "Selection"]
@@ -84,6 +85,12 @@ class Pruner(ABC):
     needs_text: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     exact: ClassVar[bool] = True
+
+    def __init_subclass__(cls) -> None:
+        """Keep autocast away from what a method computes: from the same features it keeps the same tokens."""
+        super().__init_subclass__()
+        if "select" in vars(cls):
+            cls.select = exact(cls.select)  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
         if (self.keep is None) == (self.tokens is None):

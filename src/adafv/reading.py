@@ -17,7 +17,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 from adafv.capture import layers_of, observe
 from adafv.encoding import Encoding
 from adafv.pruner import first
-from adafv.scores import attention_rows
+from adafv.scores import attention_rows, full_precision
 
 __all__ = ["Raters", "Reading", "View"]
 
@@ -145,7 +145,7 @@ class Reading:
             )
         before = self.views[stage]
         copies = len(hidden) // len(before.columns)
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(hidden.device):
             after = self._view(self._best(stage, before, copies))
             steps = before.place(self.width).gather(1, after.columns)
             steps = _follow(steps, before.columns.shape[1], answer).repeat_interleave(copies, 0)

@@ -1,5 +1,10 @@
 """The two signals that cost almost nothing: tensors in, tensors out."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +14,8 @@ __all__ = [
     "cls_attention",
     "cosines",
     "distinctness",
+    "exact",
+    "full_precision",
     "received_attention",
     "standardised_cosines",
     "text_to_image_attention",
@@ -19,7 +26,30 @@ CHUNK = 8192
 GRID = 2.0**40
 TINY = 1e-12  # as in `F.normalize`
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """While open, autocast does not touch what is computed on a device: a score in bfloat16 would tie with others."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+def exact(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function of tensors, or of visual tokens, so that autocast does not touch what it computes."""
+
+    @wraps(function)
+    def computed(*args: P.args, **kwargs: P.kwargs) -> R:
+        device: Any = next(x.device for x in (*args, *kwargs.values()) if hasattr(x, "device"))
+        with full_precision(device):
+            return function(*args, **kwargs)
+
+    return computed
+
+
+@exact
 def text_to_image_attention(
     text: Tensor,
     visual: Tensor,
@@ -63,6 +93,7 @@ def text_to_image_attention(
     return strongest / text_mask.sum(1, keepdim=True).clamp(1, top)
 
 
+@exact
 def word_cosines(text: Tensor, visual: Tensor) -> Tensor:
     """Cosine of every word with every visual token, in fp32 whatever the dtype of either.
 
@@ -81,6 +112,7 @@ def word_cosines(text: Tensor, visual: Tensor) -> Tensor:
     return (products[0] if len(products) == 1 else torch.cat(products, dim=-1)).div_(length[:, None])
 
 
+@exact
 def standardised_cosines(text: Tensor, visual: Tensor, visual_mask: Tensor) -> Tensor:
     """Cosine of every word with every visual token, in standard deviations from the word's mean over the tokens.
 
@@ -101,6 +133,7 @@ def standardised_cosines(text: Tensor, visual: Tensor, visual_mask: Tensor) -> T
     return away / deviation.clamp(min=1e-6)
 
 
+@exact
 def cosines(x: Tensor, y: Tensor) -> Tensor:
     """(…, M, N) fp64 cosines of (…, M, D) with (…, N, D), 0 where either vector is 0.
 
@@ -115,6 +148,7 @@ def _centered(x: Tensor, mask: Tensor) -> Tensor:
     return x - mean
 
 
+@exact
 def distinctness(visual: Tensor) -> Tensor:
     """How much a visual token differs from the others of its image: 1 - mean cosine with all of them.
 
@@ -131,6 +165,7 @@ def distinctness(visual: Tensor) -> Tensor:
     return 1 - unit @ unit.mean(0)
 
 
+@exact
 def cls_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """Attention of the CLS token to every patch: one row of the attention map, mean over heads.
 
@@ -145,6 +180,7 @@ def cls_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
     return row.softmax(-1).mean(1)[:, 0, 1:]
 
 
+@exact
 def attention_rows(query: Tensor, key: Tensor, scale: float, sees: Tensor) -> Tensor:
     """Some rows of a layer's attention map, mean over heads.
 
@@ -162,6 +198,7 @@ def attention_rows(query: Tensor, key: Tensor, scale: float, sees: Tensor) -> Te
     return logits.masked_fill(~sees[..., None, None, :, :], -torch.inf).softmax(-1).mean((-4, -3))
 
 
+@exact
 def received_attention(
     query: Tensor, key: Tensor, scale: float, mask: Tensor | None = None, *, heads: str = "mean", chunk: int = 256
 ) -> Tensor:

@@ -83,7 +83,7 @@ FAMILIES: dict[str, Family] = {
     "smolvlm": Crops(vision="vision_model", merge="scale_factor", gap=4, thumbnail=-1),
     "video_llama_3": Grid(vision="vision_model"),
     "video_llava": Crops(vision="image_tower"),
-    "vipllava": Crops(),
+    "vipllava": Crops(strategy="default"),
 }
 
 

@@ -6,13 +6,16 @@ from functools import reduce
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from adafv.capture import layers_of
+from adafv.capture import hidden_index, layers_of
 from adafv.layout import Prompt
 
-__all__ = ["Crop", "Family", "Layout", "base_of", "blocks", "join", "raster", "side"]
+__all__ = ["Crop", "Family", "Layout", "base_of", "behind", "blocks", "join", "patch_grid", "pixels_of", "raster"]
+
+BEFORE_PATCHES = ("class_embedding", "cls_token", "distillation_token", "register_tokens")
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class Family:
         films: its clips are pruned, too.
         merges: what goes in at the door is what the language model reads, so that methods may merge it.
         needs: inputs without which the crops' shapes are unknown.
+        strategy: "default": the first token that the tower makes of a crop is cut off, "full": none is; for families
+            whose configuration has no vision_feature_select_strategy.
     """
 
     vision: str = "vision_tower"
@@ -99,6 +104,7 @@ class Family:
     films: bool = False
     merges: bool = True
     needs: tuple[str, ...] = ()
+    strategy: str = "full"
 
     @property
     def placed(self) -> bool:
@@ -113,17 +119,50 @@ class Family:
         """Which token of the tower is CLS: 0, -1 or None."""
         if self.cls is not None:
             return self.cls
-        names = ("class_embedding", "cls_token")
-        return 0 if any(name.endswith(names) for name, _ in self.tower(model).named_parameters()) else None
+        return 0 if self._before_patches(model) else None
 
-    def feature_layer(self, model: PreTrainedModel) -> int:
-        """Index into the tower's `hidden_states` of the deepest layer that the features are taken from."""
+    def registers(self, model: PreTrainedModel) -> int:
+        """How many tokens of the tower stand between CLS and the patches."""
+        return max(0, self._before_patches(model) - 1)
+
+    def lead(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
+        """How many visual tokens of a crop stand before its patches: of CLS and registers all but what is cut off.
+
+        -1: what is cut off is the first patch, in a tower that has nothing before it.
+        """
+        if not self.attends or self.cls_place(model) == -1:
+            return 0
+        strategy = inputs.get("vision_feature_select_strategy")
+        strategy = strategy or getattr(model.config, "vision_feature_select_strategy", self.strategy)
+        return self._before_patches(model) - (strategy == "default")
+
+    def _before_patches(self, model: PreTrainedModel) -> int:
+        found = 0
+        for name, parameter in self.tower(model).named_parameters():
+            *modules, last = name.split(".")
+            if last in BEFORE_PATCHES and "head" not in modules:  # a pooling head has a CLS token of its own
+                found += parameter.numel() // parameter.shape[-1]
+        return found
+
+    def feature_layer(self, model: PreTrainedModel, inputs: Mapping[str, Any] | None = None) -> int:
+        """Index into the tower's `hidden_states` of the deepest layer that the features are taken from.
+
+        Args:
+            inputs: of the call, which may name another layer than the configuration.
+
+        Raises:
+            ValueError: a layer that is none.
+        """
         config = model.config
-        chosen = getattr(config, "vision_feature_layer", getattr(config, "vision_feature_layers", -1))
+        chosen = (inputs or {}).get("vision_feature_layer")
+        if chosen is None:
+            chosen = getattr(config, "vision_feature_layer", getattr(config, "vision_feature_layers", -1))
         if isinstance(chosen, int):
             return chosen
+        if not isinstance(chosen, Sequence) or not chosen or not all(isinstance(layer, int) for layer in chosen):
+            raise ValueError(f"vision_feature_layer={chosen!r} is no layer: pass an integer, or a list of them")
         count = len(layers_of(self.tower(model)))
-        return max(layer if layer >= 0 else count + 1 + layer for layer in chosen)
+        return max(hidden_index(layer, count) for layer in chosen)
 
     def pieces(self, output: Any) -> list[Tensor]:
         """The encoder's features in pieces (n, D'): of an image, of a crop, or of a prompt."""
@@ -181,11 +220,36 @@ def base_of(model: PreTrainedModel) -> Any:
     return inner.base_model
 
 
-def side(model: PreTrainedModel) -> int:
-    """Patches along one side of a square crop."""
-    vision = model.config.vision_config
-    size, patch = (x if isinstance(x, int) else x[0] for x in (vision.image_size, vision.patch_size))
-    return size // patch
+def behind(x: Tensor, lead: int) -> Tensor:
+    """(…, lead + n, m) x behind `lead` tokens that are no patches, -1 each; without its first one where lead is -1."""
+    return F.pad(x, (0, 0, lead, 0), value=-1)
+
+
+def pixels_of(inputs: Mapping[str, Any]) -> Tensor | None:
+    """The pixels (…, height, width) of pictures among the inputs of a model, under whichever name."""
+    pixels = inputs.get("pixel_values")
+    return inputs.get("pixel_values_images") if pixels is None else pixels
+
+
+def patch_grid(model: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns of patches of a crop: of its pixels; where only its shape is known, of the configuration's.
+
+    Raises:
+        ValueError: a tower that doesn't say how large its patches are.
+    """
+    vision, pixels = model.config.vision_config, pixels_of(inputs)
+    if (patch := getattr(vision, "patch_size", None)) is None:
+        raise ValueError(
+            f"the vision tower {vision.model_type!r} doesn't say how large its patches are: adafv cannot tell which "
+            "part of a picture a visual token shows, use a model with another tower"
+        )
+    size = _pair(vision.image_size) if pixels is None else pixels.shape[-2:]
+    rows, columns = (n // p for n, p in zip(size, _pair(patch), strict=True))
+    return rows, columns
+
+
+def _pair(x: Any) -> tuple[int, int]:
+    return (x, x) if isinstance(x, int) else (x[0], x[1])
 
 
 def raster(height: int, width: int, merge: int = 1, size: int | None = None) -> Crop:

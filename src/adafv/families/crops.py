@@ -1,4 +1,4 @@
-"""Towers that see square crops of one size, and towers that see pictures of any shape."""
+"""Towers that see crops of one size, and towers that see pictures of any shape."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.vision_utils import get_vision_window_index
 
-from adafv.families.base import Crop, Family, Layout, base_of, blocks, join, raster, side
+from adafv.families.base import Crop, Family, Layout, base_of, behind, blocks, join, patch_grid, pixels_of, raster
 from adafv.layout import Prompt
 
 __all__ = ["Codes", "Crops", "Generic", "Grid", "Latents", "Shapes", "Sized", "TwoRoutes"]
@@ -19,7 +19,7 @@ __all__ = ["Codes", "Crops", "Generic", "Grid", "Latents", "Shapes", "Sized", "T
 
 @dataclass(frozen=True, kw_only=True)
 class Crops(Family):
-    """Square crops of one size. Their tokens, in raster order, are squares of patches: projected, pooled or shuffled.
+    """Crops of one size. Their tokens, in raster order, are squares of patches: projected, pooled or shuffled.
 
     Attributes:
         merge: path, in the configuration, of the side of such a square, where the encoder returns the features of
@@ -31,26 +31,36 @@ class Crops(Family):
     def layouts(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], prompt: Prompt, tokens: Sequence[int]
     ) -> list[Layout]:
-        strategy = getattr(model.config, "vision_feature_select_strategy", "default")
-        if strategy == "default" or self.cls_place(model) is None:
-            return super().layouts(model, inputs, prompt, tokens)
-        without = super().layouts(model, inputs, prompt, [n - 1 for n in tokens])
-        cls = torch.full((1, 1), -1)
-        return [Layout(torch.cat([cls, x.patches]), torch.cat([cls.expand(1, 3), x.where]), x.size) for x in without]
+        lead = 0 if self.merge is not None else self.lead(model, inputs)
+        found = super().layouts(model, inputs, prompt, [n - lead for n in tokens])
+        return [replace(x, patches=behind(x.patches, lead), where=behind(x.where, lead)) for x in found]
 
     def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
         if self.merge is not None:
-            count = (side(model) // self._merged(model, inputs)) ** 2
-            tokens = [count] * (sum(tokens) // count)
-        return [self._square(model, count) for count in tokens]
+            rows, columns = patch_grid(model, inputs)
+            count = rows * columns // self._merged(model, inputs) ** 2
+            tokens = [count] * (sum(tokens) // max(1, count))
+        return [self._crop(model, inputs, count) for count in tokens]
 
     def _merged(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
         assert self.merge is not None
         return _path(model.config, self.merge)
 
-    def _square(self, model: PreTrainedModel, count: int) -> Crop:
-        edge = math.isqrt(count)
-        return raster(edge, edge, side(model) // edge if self.attends else 1)
+    def _crop(self, model: PreTrainedModel, inputs: Mapping[str, Any], count: int) -> Crop:
+        """A crop of `count` tokens, each a square of patches, or of pixels where the tower is not looked at."""
+        pixels = pixels_of(inputs)
+        if self.attends:
+            rows, columns = patch_grid(model, inputs)
+        else:
+            rows, columns = (1, count) if pixels is None else pixels.shape[-2:]
+        merge = math.isqrt(rows * columns // max(1, count)) or 1
+        crop = raster(rows // merge, columns // merge, merge if self.attends else 1)
+        if self.attends and crop.size != rows * columns:
+            raise ValueError(
+                f"the {rows} x {columns} patches of a crop became {count} tokens in this {model.config.model_type!r} "
+                "model: which token shows which patches is not known, prepare pictures in the size of its processor"
+            )
+        return crop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +68,8 @@ class TwoRoutes(Crops):
     """Granite Docling: where the processor chose the fine route, a token is a square of half the side."""
 
     def _merged(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
-        side = super()._merged(model, inputs)
-        return side if inputs.get("tile_fine_mask") is None else side // 2
+        merge = super()._merged(model, inputs)
+        return merge if inputs.get("tile_fine_mask") is None else merge // 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, image_size_to_num_patches
 
-from adafv.families.base import Family, Layout, base_of, side
+from adafv.families.base import Family, Layout, base_of, behind, patch_grid
 from adafv.families.crops import Crops, Sized
 from adafv.layout import Prompt
 
@@ -41,10 +41,10 @@ class AnyRes(Family):
         self, model: PreTrainedModel, inputs: Mapping[str, Any], prompt: Prompt, tokens: Sequence[int]
     ) -> list[Layout]:
         sizes = inputs["image_sizes"].cpu()
-        crops = self._crops(model, inputs, sizes)
-        coordinates = [self._coordinates(model, s, n) for s, n in zip(sizes, crops, strict=True)]
-        packed = self._packed(model, coordinates, sizes)
-        return [self._layout(model, s, n, p) for s, n, p in zip(sizes, crops, packed, strict=True)]
+        crops, edges, lead = self._crops(model, inputs, sizes), patch_grid(model, inputs), self.lead(model, inputs)
+        coordinates = [behind(self._coordinates(model, s, n, edges), lead) for s, n in zip(sizes, crops, strict=True)]
+        packed = self._packed(model, inputs, coordinates, sizes)
+        return [self._layout(model, s, n, edges, p) for s, n, p in zip(sizes, crops, packed, strict=True)]
 
     def _crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], sizes: Tensor) -> list[int]:
         pinpoints, edge = model.config.image_grid_pinpoints, model.config.vision_config.image_size
@@ -52,19 +52,24 @@ class AnyRes(Family):
         alone = [True] * len(sizes) if together is None else [n == 1 for n in together for _ in range(n)]
         return [image_size_to_num_patches(s, pinpoints, edge) if a else 1 for s, a in zip(sizes, alone, strict=True)]
 
-    def _coordinates(self, model: PreTrainedModel, size: Tensor, crops: int) -> Tensor:
-        """(crops, patches, 3) scale (0 the thumbnail, 1 the tiles), row and column of every patch."""
-        edge = side(model)
-        cells = torch.cartesian_prod(torch.arange(edge), torch.arange(edge))
+    def _coordinates(self, model: PreTrainedModel, size: Tensor, crops: int, edges: tuple[int, int]) -> Tensor:
+        """(crops, patches, 3) scale (0 the thumbnail, 1 the tiles), row and column of every patch.
+
+        Args:
+            edges: rows and columns of a crop.
+        """
+        cells = torch.cartesian_prod(*map(torch.arange, edges))
         origins = torch.zeros(1, 2, dtype=torch.long)
         if crops > 1:
             rows, columns = self._tiles(model, size)
             tiles = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-            origins = torch.cat([origins, tiles * edge])
+            origins = torch.cat([origins, tiles * torch.tensor(edges)])
         scale = (torch.arange(crops) > 0).long()[:, None, None].expand(-1, len(cells), 1)
         return torch.cat([scale, origins[:, None] + cells], dim=2)
 
-    def _packed(self, model: PreTrainedModel, coordinates: list[Tensor], sizes: Tensor) -> list[Tensor]:
+    def _packed(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], coordinates: list[Tensor], sizes: Tensor
+    ) -> list[Tensor]:
         """(n, 3) coordinates as the model packs features; -1 for newlines."""
         config = model.config
         pack = base_of(model).pack_image_features
@@ -72,21 +77,24 @@ class AnyRes(Family):
         if hasattr(config, "vision_aspect_ratio"):
             options["vision_aspect_ratio"] = config.vision_aspect_ratio
         else:
-            options["vision_feature_select_strategy"] = config.vision_feature_select_strategy
+            strategy = inputs.get("vision_feature_select_strategy")
+            options["vision_feature_select_strategy"] = strategy or config.vision_feature_select_strategy
         packed, _ = pack([c.float() for c in coordinates], sizes, **options)
         return list(packed)
 
-    def _layout(self, model: PreTrainedModel, size: Tensor, crops: int, packed: Tensor) -> Layout:
-        edge = side(model)
+    def _layout(
+        self, model: PreTrainedModel, size: Tensor, crops: int, edges: tuple[int, int], packed: Tensor
+    ) -> Layout:
+        rows, columns = edges
         scale, row, column = packed.round().long().unbind(1)
         crop = scale.clone()
         if crops > 1:
-            crop += (scale > 0) * (row // edge * self._tiles(model, size)[1] + column // edge)
-        patches = torch.where(scale < 0, -1, crop * edge**2 + row % edge * edge + column % edge)
+            crop += (scale > 0) * (row // rows * self._tiles(model, size)[1] + column // columns)
+        patches = torch.where(scale < 0, -1, (crop * rows + row % rows) * columns + column % columns)
         where = torch.stack([crop, row, column], dim=1)
         if (tiles := scale > 0).any():
             where[tiles, 1:] = torch.stack([_ranks(x) for x in packed[tiles, 1:].unbind(1)], dim=1)
-        return Layout(patches[:, None], where, crops * edge**2)
+        return Layout(patches[:, None], where, crops * rows * columns)
 
     def _tiles(self, model: PreTrainedModel, size: Tensor) -> tuple[int, int]:
         edge = model.config.vision_config.image_size

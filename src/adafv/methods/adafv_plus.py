@@ -9,7 +9,7 @@ from torch import Tensor
 from adafv.cells import grids
 from adafv.encoding import VisualTokens
 from adafv.methods.adafv import AdaFV
-from adafv.scores import standardised_cosines
+from adafv.scores import exact, standardised_cosines
 
 __all__ = ["AdaFVPlus"]
 
@@ -53,8 +53,9 @@ class AdaFVPlus(AdaFV):
         assert tokens.text is not None and tokens.text_mask is not None
         standing = standardised_cosines(tokens.text, tokens.features, tokens.mask)
         standing = standing.masked_fill(~tokens.text_mask[..., None], -torch.inf)
-        strongest = standing.amax(1) if standing.shape[1] else tokens.mask.float()
-        return (strongest / self.temperature).masked_fill(~tokens.mask, -torch.inf).softmax(-1).nan_to_num()
+        if standing.shape[1] == 0:
+            return standing.sum(1)  # as for a prompt without a word beside others: no relevance
+        return (standing.amax(1) / self.temperature).masked_fill(~tokens.mask, -torch.inf).softmax(-1).nan_to_num()
 
     def attentions(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
         lists = torch.stack(super().attentions(tokens), dim=1)
@@ -67,6 +68,7 @@ class AdaFVPlus(AdaFV):
         return lists[:, 0], lists[:, 1]
 
 
+@exact
 def echoes(features: Tensor, scores: Tensor, reach: int) -> Tensor:
     """(I, L, H, W): the largest cosine of each token with one nearby that a list ranks higher, at least 0.
 

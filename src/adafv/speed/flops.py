@@ -155,5 +155,5 @@ def grids_of(config: PreTrainedConfig, inputs: Mapping[str, Any]) -> list[Grid]:
     if (grids := inputs.get("image_grid_thw")) is not None:
         return [(int(grids[0, 1]), int(grids[0, 2]))]
     pixels: Tensor = inputs["pixel_values"]
-    side = pixels.shape[-1] // config.vision_config.patch_size
-    return [(side, side)] * (pixels.shape[1] if pixels.dim() == 5 else 1)
+    rows, columns = (n // config.vision_config.patch_size for n in pixels.shape[-2:])
+    return [(rows, columns)] * (pixels.shape[1] if pixels.dim() == 5 else 1)
