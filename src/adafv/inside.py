@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import PreTrainedModel
@@ -47,6 +47,8 @@ class LayerPruner(Pruner):
     Raises:
         ValueError: a budget below what the layers before the first stage read already; in a call without a context.
     """
+
+    layerwise: ClassVar[bool] = True
 
     @abstractmethod
     def stages(self, layers: int) -> list[int]:
@@ -110,10 +112,10 @@ class LayerPruner(Pruner):
         return super().rebuild(model, inputs, encoding, selection)
 
     @contextmanager
-    def inside(self, model: PreTrainedModel, encoding: Encoding) -> Iterator[None]:
+    def inside(self, model: PreTrainedModel, encoding: Encoding) -> Iterator[Reading | None]:
         budget = [self.budget(n) for n in encoding.tokens.counts]
         if budget == list(encoding.tokens.counts):
-            yield
+            yield None
             return
         if reason := family_of(model).whole:
             raise ValueError(
@@ -129,7 +131,7 @@ class LayerPruner(Pruner):
             group = None if mesh is None else mesh["tp"].get_group()
             reading = Reading(encoding, model.get_decoder(), self.stages(layers), plans, raters, places, group)
         with reading.hooked():
-            yield
+            yield reading
 
 
 def last_token(encoding: Encoding) -> Raters:

@@ -2,8 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
@@ -97,6 +97,7 @@ class Pruner(ABC):
     needs_text: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     exact: ClassVar[bool] = True
+    layerwise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if (self.keep is None) == (self.tokens is None):
@@ -187,17 +188,9 @@ class Pruner(ABC):
             newlines=self.newlines,
         )
 
-    def inside(self, model: PreTrainedModel, encoding: Encoding) -> AbstractContextManager[None]:
+    def inside(self, model: PreTrainedModel, encoding: Encoding) -> AbstractContextManager[Any]:
         """To be held open while the model reads what `prune` returned: for methods that prune between its layers."""
         return nullcontext()
-
-    @contextmanager
-    def applied(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield the shorter inputs of a prompt with an image; the model is to read them while this is open."""
-        encoding = self.encode(model, inputs)
-        short = self.prune(model, inputs, encoding)
-        with self.inside(model, encoding):
-            yield short
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the method, its options and its budget to `adafv.json` in a folder, usually that of a model.

@@ -108,8 +108,9 @@ def _positions(
 
 
 def _pad_id(model: PreTrainedModel) -> int:
-    generation, text = model.generation_config, model.config.get_text_config()
-    for candidate in (generation.pad_token_id, text.pad_token_id, generation.eos_token_id, text.eos_token_id):
+    generation, text = getattr(model, "generation_config", None), model.config.get_text_config()
+    places = [(part, name) for name in ("pad_token_id", "eos_token_id") for part in (generation, text)]
+    for candidate in (getattr(part, name, None) for part, name in places):
         if isinstance(candidate, list):
             candidate = candidate[0]
         if candidate is not None and candidate >= 0:
