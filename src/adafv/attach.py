@@ -37,7 +37,7 @@ def attached(pruner: Prune, model: PreTrainedModel) -> Iterator[PreTrainedModel]
             raise ValueError(f"{type(other).__name__} is attached to this model already: leave its context first")
         lent = _lent_class(pruner, model)
         own = {name: vars(model).pop(name) for name in LENT if name in vars(model)}
-        model.__class__ = lent
+        object.__setattr__(model, "__class__", lent)
         _lent.add(model)
     numbering = {part: part.rope_deltas for part in model.modules() if hasattr(part, "rope_deltas")}
     try:
@@ -47,13 +47,13 @@ def attached(pruner: Prune, model: PreTrainedModel) -> Iterator[PreTrainedModel]
             part.rope_deltas = deltas
         with _lock:
             _lent.discard(model)
-            model.__class__ = cls
+            object.__setattr__(model, "__class__", cls)
             vars(model).update(own)
 
 
 def _check(model: Any) -> type:
     """Return the class of a model, or raise a `ValueError` if it isn't one that reads images itself."""
-    if isinstance(model, PreTrainedModel) or hasattr(model, "get_base_model"):
+    if hasattr(model, "config") and hasattr(model, "base_model"):  # adapters and compiled modules have those, too
         return type(model)
     inner = vars(model).get("_modules", {}) if isinstance(model, nn.Module) else {}
     name = next((name for name, part in inner.items() if isinstance(part, PreTrainedModel)), None)

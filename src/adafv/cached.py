@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from transformers import Cache
 from adafv.caller import places_of_logits
 from adafv.encode import reask
 from adafv.encoding import Encoding
+from adafv.families import family_of
 from adafv.families.base import base_of
 from adafv.layout import FILL, PIXELS, has_images, placeholders
 
@@ -61,7 +62,8 @@ class CachedPrompt:
         ids: (B, C) the caller's ids that were read.
         short: (B, n) the ids that the cache holds.
         columns: (B, n) which of the caller's columns each column of the cache is; -1 for padding of ours.
-        following: (B, 1) the position of the next token, where the model would not count it so itself. None: it would.
+        following: (B, 1) the position of the next token. None: nothing was lost, the model counts it itself.
+        counted: how: by "columns" (as `forward` does), by the "mask" (as `generate` does), or otherwise, "given".
         shift: the position of the next token as the caller counts, less that of the model; (B, 1) or a number.
         axes: of position ids (axes, B, L); 0 where they are (B, L).
         lost: a token was dropped.
@@ -73,6 +75,7 @@ class CachedPrompt:
     short: Tensor
     columns: Tensor
     following: Tensor | None
+    counted: Literal["columns", "mask", "given"]
     shift: Tensor | int
     axes: int
     lost: bool
@@ -83,6 +86,12 @@ class CachedPrompt:
     def padded(self) -> bool:
         """Rows may have lost different numbers of tokens, so that some are padded."""
         return self.lost and len(self.ids) > 1
+
+    def needs_positions(self, generates: bool) -> bool:
+        """Return whether what follows has to be told its position: the model itself would count otherwise."""
+        if self.following is None or self.counted == "given":
+            return self.following is not None
+        return self.padded and self.counted != ("mask" if generates else "columns")
 
     def cut(self, whole: Tensor, fill: int = 0) -> Tensor:
         """Return (B, n) what the columns of the cache have in a tensor (B, C or more) of the caller's."""
@@ -187,11 +196,13 @@ def begin(pruner: Prune, model: Any, inputs: dict[str, Any], stack: ExitStack, g
 
     lost = _loses(pruner, encoding)
     following = _following(encoding, short, lost, generates)
+    given = encoding.positions is not None or short.get("position_ids") is not None
     after = CachedPrompt(
         ids=ids,
         short=short["input_ids"],
         columns=columns,
         following=following,
+        counted="given" if given else "mask" if generates else "columns",
         shift=_shift(inputs, following, generates) if lost and encoding.positions is None else 0,
         axes=0 if encoding.positions is None else len(encoding.positions),
         lost=lost,
@@ -227,7 +238,7 @@ def resume(pruner: Prune, model: Any, inputs: dict[str, Any], stack: ExitStack, 
     else:
         consumed = _encoder_inputs(model) if has_images(inputs) else set()  # of earlier turns, passed again
         rest = {name: x for name, x in rest.items() if name not in consumed}
-        part = _new_text(known, inputs, _Part(new, new_mask, None, _steps(new), rest, known))
+        part = _new_text(known, inputs, _Part(new, new_mask, None, _steps(new), rest, known), generates)
     if known.layers is not None:
         stack.enter_context(known.layers.resumed(model.get_decoder()))
 
@@ -268,14 +279,14 @@ class _Part:
     after: CachedPrompt
 
 
-def _new_text(known: CachedPrompt, inputs: dict[str, Any], part: _Part) -> _Part:
+def _new_text(known: CachedPrompt, inputs: dict[str, Any], part: _Part, generates: bool) -> _Part:
     width = part.ids.shape[1]
     steps = part.columns if part.mask is None else (part.mask.long().cumsum(1) - 1).clamp(min=0)  # (B, q)
     count = width if part.mask is None else part.mask.long().sum(1, keepdim=True)
     positions = inputs.get("position_ids")
     if positions is not None:
         positions = positions[..., -width:] - known.shift
-    elif known.following is not None:
+    elif known.needs_positions(generates):
         positions = known.following + steps
         positions = positions.expand(known.axes, *steps.shape) if known.axes else positions
     rest = {name: x[..., -width:] if _runs_along(known, name, x, width) else x for name, x in part.rest.items()}
@@ -313,6 +324,11 @@ def _new_images(
     columns = columns.gather(1, order).where(real, -1)  # (B, q')
     new_mask = torch.cat([old, fresh], 1).gather(1, columns.clamp(min=0)).where(real, 0)
     lost = known.lost or _loses(pruner, encoding)
+    if family_of(model).counts and not bool(real.all()):
+        raise ValueError(
+            f"models of the family {model.config.model_type!r} number their tokens by counting, so that no row may get "
+            "padding between two turns: pass prompts that keep different numbers of tokens one by one"
+        )
 
     start = known.following
     if start is None:
@@ -326,11 +342,13 @@ def _new_images(
     else:
         positions = start + (new_mask.cumsum(1) - 1).clamp(min=0)
         following = start + new_mask.sum(1, keepdim=True)
-    numbered = lost or encoding.positions is not None
+    padded = not bool(real.all())
+    numbered = original is not None or padded or known.needs_positions(generates)
     after = known.and_then(part.ids, new_ids := _picked(short["input_ids"], order), (columns - read).clamp(min=-1), 0)
     after = replace(
         after,
-        following=following if numbered else None,
+        following=following if numbered or lost else None,
+        counted="given" if original is not None or padded else known.counted,
         shift=known.shift if original is not None else known.shift + (fresh.sum(1) - new_mask.sum(1))[:, None],
         axes=0 if encoding.positions is None else len(encoding.positions),
         lost=lost,
@@ -433,7 +451,7 @@ def _text_alone(model: Any, inputs: dict[str, Any], from_start: bool) -> CachedP
     ids, count = inputs["input_ids"], _length(inputs["past_key_values"])
     refuse_unknown(model, inputs)
     before = ids[:, :count] if from_start else ids.new_zeros(len(ids), count)
-    return CachedPrompt(before, before, _steps(before), None, 0, 0, lost=False, layers=None)
+    return CachedPrompt(before, before, _steps(before), None, "columns", 0, 0, lost=False, layers=None)
 
 
 def _logits(
