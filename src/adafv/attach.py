@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, signature
 from threading import Lock
 from types import MethodType
 from typing import Any
@@ -91,13 +91,14 @@ def _lent_class(pruner: Prune, model: PreTrainedModel) -> type:
         def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
             return getattr(room, name)(self, plain(self, name), args, kwargs)
 
-        itself = Parameter("self", Parameter.POSITIONAL_ONLY)
-        method.__signature__ = Signature([itself, *signature(before).parameters.values()])  # type: ignore[attr-defined]
+        named = signature(before)
+        parameters = [Parameter("self", Parameter.POSITIONAL_ONLY), *named.parameters.values()]
+        method.__signature__ = named.replace(parameters=parameters)  # type: ignore[attr-defined]
         return method
 
     def reduce(self: Any, protocol: Any) -> Any:
-        make, (first, *rest), state, *more = cls.__reduce_ex__(self, protocol)
-        return make, (cls if first is type(self) else first, *rest), {**state, **own}, *more
+        _, _, state, *more = cls.__reduce_ex__(self, protocol)
+        return object.__new__, (cls,), {**state, **own}, *more
 
     body = {name: lend(name) for name in LENT if hasattr(model, name)}
     named = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}

@@ -234,7 +234,9 @@ def resume(pruner: Prune, model: Any, inputs: dict[str, Any], stack: ExitStack, 
     past_mask, new_mask = _masks(known, mask, new.shape[1])
     rest = {name: x for name, x in inputs.items() if name not in PLACED}
     if has_images(inputs) and _holds_images(model, new):
-        part = _new_images(pruner, model, known, inputs, _Part(new, new_mask, None, _steps(new), rest, known), generates)
+        part = _new_images(
+            pruner, model, known, inputs, _Part(new, new_mask, None, _steps(new), rest, known), generates
+        )
     else:
         consumed = _encoder_inputs(model) if has_images(inputs) else set()  # of earlier turns, passed again
         rest = {name: x for name, x in rest.items() if name not in consumed}
@@ -454,9 +456,7 @@ def _text_alone(model: Any, inputs: dict[str, Any], from_start: bool) -> CachedP
     return CachedPrompt(before, before, _steps(before), None, "columns", 0, 0, lost=False, layers=None)
 
 
-def _logits(
-    inputs: dict[str, Any], encoding: Encoding, columns: Tensor, start: int, layerwise: bool
-) -> dict[str, Any]:
+def _logits(inputs: dict[str, Any], encoding: Encoding, columns: Tensor, start: int, layerwise: bool) -> dict[str, Any]:
     """Return `logits_to_keep` in terms of a shorter prompt, if the caller passed it."""
     wanted = inputs.get("logits_to_keep")
     if wanted is None:
@@ -473,7 +473,12 @@ def _loses(pruner: Prune, encoding: Encoding) -> bool:
 
 def _runs_along(known: CachedPrompt, name: str, x: Any, width: int, old: bool = True) -> bool:
     """Whether something has a number for each new token, or (unless `old` is false) for each of the chat so far."""
-    if not isinstance(x, Tensor) or x.dim() < 2 or x.is_floating_point() or name.startswith(("pixel", "image", "video")):
+    if (
+        not isinstance(x, Tensor)
+        or x.dim() < 2
+        or x.is_floating_point()
+        or name.startswith(("pixel", "image", "video"))
+    ):
         return False
     return x.shape[-2] == len(known.ids) and x.shape[-1] in (width, *((known.ids.shape[1] + width,) if old else ()))
 

@@ -132,7 +132,6 @@ class _Streamer:
         self._streamer.end()
 
 
-
 def places_of_logits(
     wanted: Any, columns: Tensor, last: int, start: int, width: int, ends_in_text: bool, layerwise: bool
 ) -> Any:

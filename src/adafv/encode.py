@@ -185,9 +185,13 @@ def _full_positions(model: PreTrainedModel, host: dict[str, Any], device: torch.
             "their visual tokens: pass on everything that the processor returns, and return_mm_token_type_ids=True to "
             "a processor that leaves them out"
         )
-    generator: Any = model
+    prepare = getattr(model, "_prepare_position_ids_for_generation", None)
+    known = inspect.signature(number).parameters
     try:
-        positions = generator._prepare_position_ids_for_generation(host["input_ids"], host)
+        if prepare is None:  # a model without a head
+            positions, _ = number(**{name: x for name, x in host.items() if name in known})
+        else:
+            positions = prepare(host["input_ids"], host)
     except (RuntimeError, IndexError, StopIteration) as error:
         raise ValueError(
             "the prompt's placeholders don't fit the pictures: pass both through the processor of this "
