@@ -7,17 +7,21 @@ from functools import wraps
 from inspect import Parameter, signature
 from threading import Lock
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import torch
 from torch import nn
 from transformers import Cache, PreTrainedModel
 
+from adafv.cached import filled, recall, refuse_unknown, remember
 from adafv.caller import Caller
+from adafv.calls import Call, begin, resume
 from adafv.families import FAMILIES
 from adafv.layout import has_images
-from adafv.cached import Call, Prune, begin, filled, recall, refuse_unknown, resume
+
+if TYPE_CHECKING:
+    from adafv.pruner import Pruner
 
 __all__ = ["attached"]
 
@@ -29,7 +33,7 @@ _inside: ContextVar[bool] = ContextVar("adafv_inside", default=False)  # a lent 
 
 
 @contextmanager
-def attached(pruner: Prune, model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+def attached(pruner: "Pruner", model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     """See `Pruner.attached`."""
     cls = _check(model)
     with _lock:
@@ -61,7 +65,7 @@ def _check(model: Any) -> type:
     raise ValueError(f"{type(model).__name__} is not a model that reads images itself: {remedy}")
 
 
-def _attached_to(model: nn.Module) -> Prune | None:
+def _attached_to(model: nn.Module) -> "Pruner | None":
     """Return the pruner that is attached to a model, to a part of it, or to what it is a part of."""
     for other in _lent:
         if any(part is model for part in other.modules()) or any(part is other for part in model.modules()):
@@ -69,12 +73,12 @@ def _attached_to(model: nn.Module) -> Prune | None:
     return None
 
 
-def _lent_class(pruner: Prune, model: PreTrainedModel) -> type:
+def _lent_class(pruner: "Pruner", model: PreTrainedModel) -> type:
     """Make a class like that of a model, whose `forward` and `generate`, if it has them, prune.
 
     A copy of a model of it, or a pickle, is of the model's own class: it has no pruner, and nothing of the original.
     """
-    cls = type(model)
+    cls: Any = type(model)
     own = {name: vars(model)[name] for name in LENT if name in vars(model)}
     room = _Room(pruner)
 
@@ -82,7 +86,7 @@ def _lent_class(pruner: Prune, model: PreTrainedModel) -> type:
         if name in own:
             return own[name]
         method = getattr(cls, name, None)
-        return MethodType(method, self) if method else cls.__getattr__(self, name)  # type: ignore[attr-defined]
+        return MethodType(method, self) if method else cls.__getattr__(self, name)
 
     def lend(name: str) -> Callable[..., Any]:
         before = getattr(model, name)
@@ -97,18 +101,18 @@ def _lent_class(pruner: Prune, model: PreTrainedModel) -> type:
         return method
 
     def reduce(self: Any, protocol: Any) -> Any:
-        _, _, state, *more = cls.__reduce_ex__(self, protocol)
-        return object.__new__, (cls,), {**state, **own}, *more
+        state = cls.__reduce_ex__(self, protocol)[2]
+        return object.__new__, (cls,), state | own
 
-    body = {name: lend(name) for name in LENT if hasattr(model, name)}
-    named = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    return type(cls)(cls.__name__, (cls,), body | named | {"__reduce_ex__": reduce, "pruner": pruner})
+    body: dict[str, Any] = {name: lend(name) for name in LENT if hasattr(model, name)}
+    body |= {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(cls)(cls.__name__, (cls,), body | {"__reduce_ex__": reduce, "pruner": pruner})
 
 
 class _Room:
     """What a lent model does instead of its own `forward` and `generate`."""
 
-    def __init__(self, pruner: Prune) -> None:
+    def __init__(self, pruner: "Pruner") -> None:
         self.pruner = pruner
 
     def forward(self, model: Any, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -122,7 +126,7 @@ class _Room:
         with ExitStack() as stack:
             call = self._read(model, inputs, stack, whole=False)
             output = _own(plain, call.inputs)
-        call.remember(_cache_of(output))
+        remember(_cache_of(output), call.after)
         return output
 
     def generate(self, model: Any, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -148,7 +152,7 @@ class _Room:
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         generated = None if caller.beams else sequences[:, inputs["input_ids"].shape[1] :]
         cache = inputs.get("past_key_values")
-        call.remember(_cache_of(output) if cache is None else cache, generated)
+        remember(_cache_of(output) if cache is None else cache, call.after, generated)
         return output
 
     def _check(self, model: Any, inputs: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ class Caller:
     """
 
     def __init__(self, model: Any, inputs: dict[str, Any]) -> None:
-        self.prompt: Tensor | None = inputs["input_ids"]
+        self.prompt: Any = inputs["input_ids"]
         self.given = inputs.get("generation_config")
         self.default = getattr(model, "generation_config", None)
         self.inputs, self.width = inputs, 0
@@ -122,7 +122,8 @@ class _Streamer:
     """A streamer that is first given the caller's prompt."""
 
     def __init__(self, streamer: Any, prompt: Tensor) -> None:
-        self._streamer, self._prompt = streamer, prompt
+        self._streamer = streamer
+        self._prompt: Tensor | None = prompt
 
     def put(self, value: Tensor) -> None:
         prompt, self._prompt = self._prompt, None
