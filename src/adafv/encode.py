@@ -229,10 +229,13 @@ def _full_positions(
             "their visual tokens: pass on everything that the processor returns, and return_mm_token_type_ids=True to "
             "a processor that leaves them out"
         )
-    generator: Any = model
+    prepare = getattr(model, "_prepare_position_ids_for_generation", None)
     masked = {**host, "attention_mask": prompt.mask.long()}
     try:
-        positions = generator._prepare_position_ids_for_generation(host["input_ids"], masked)
+        if prepare is None:  # a model without a head
+            positions, _ = base_of(model).get_rope_index(**{name: x for name, x in masked.items() if name in numbering})
+        else:
+            positions = prepare(host["input_ids"], masked)
     except (RuntimeError, IndexError, StopIteration) as error:
         raise ValueError(
             "the prompt's placeholders don't fit the pictures: pass both through the processor of this "

@@ -51,6 +51,7 @@ class LayerPruner(Pruner):
             call without a context.
     """
 
+    layerwise: ClassVar[bool] = True
     looks_ahead: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -123,10 +124,10 @@ class LayerPruner(Pruner):
         return super().rebuild(model, inputs, encoding, selection)
 
     @contextmanager
-    def inside(self, model: PreTrainedModel, encoding: Encoding) -> Iterator[None]:
+    def inside(self, model: PreTrainedModel, encoding: Encoding) -> Iterator[Reading | None]:
         budget = [self.budget(n) for n in encoding.tokens.counts]
         if budget == list(encoding.tokens.counts):
-            yield
+            yield None
             return
         if reason := family_of(model).whole:
             raise ValueError(
@@ -144,7 +145,7 @@ class LayerPruner(Pruner):
                 encoding, model.get_decoder(), self.stages(layers), plans, raters, places, group, self.looks_ahead
             )
         with reading.hooked():
-            yield
+            yield reading
 
 
 def last_token(encoding: Encoding) -> Raters:

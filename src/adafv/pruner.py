@@ -2,8 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
@@ -85,6 +85,7 @@ class Pruner(ABC):
     needs_text: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     exact: ClassVar[bool] = True
+    layerwise: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         """Keep autocast away from what a method computes: from the same features it keeps the same tokens."""
@@ -197,17 +198,9 @@ class Pruner(ABC):
             newlines=self.newlines,
         )
 
-    def inside(self, model: PreTrainedModel, encoding: Encoding) -> AbstractContextManager[None]:
+    def inside(self, model: PreTrainedModel, encoding: Encoding) -> AbstractContextManager[Any]:
         """To be held open while the model reads what `prune` returned: for methods that prune between its layers."""
         return nullcontext()
-
-    @contextmanager
-    def applied(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield the shorter inputs of a prompt with an image; the model is to read them while this is open."""
-        encoding = self.encode(model, inputs)
-        short = self.prune(model, inputs, encoding)
-        with self.inside(model, encoding):
-            yield short
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the method, its options and its budget to `adafv.json` in a folder, usually that of a model.
@@ -246,12 +239,21 @@ class Pruner(ABC):
     def attached(self, model: PreTrainedModel):
         """A context in which the model's own `generate` and `forward` prune whatever images they get.
 
-        `generate` returns ids that begin with the caller's own prompt, and `max_length` counts that prompt;
-        stopping criteria and logits processors are shown the shorter one. On leaving, after an exception too, the model
-        is as it was.
+        They keep their signatures, and the caller's numbers. `generate` returns ids that begin with the caller's
+        prompt; `max_length`, stopping criteria, logits processors and streamers see that prompt too. A cache goes on
+        in a chat's next turn and in a decoding loop of the caller's own, whose masks and positions count the whole
+        prompts; one that a later call cannot go on from is refused. Images of earlier turns keep what they kept,
+        whether their pixels are passed again or not; those of a later turn are pruned.
+
+        What `forward` returns runs along the shorter prompt: count logits and hidden states from the end, or name
+        their places with `logits_to_keep`, which are the caller's; that of a dropped token is an error.
+
+        For as long as it is open, the model is of a class like its own. On leaving, after an exception too, it is as
+        it was. A copy or a pickle that is made meanwhile is a model of its own, without the pruner.
 
         Raises:
-            ValueError: another pruner is attached to this model.
+            ValueError: a pruner is attached to this model, a part of it or a whole it is a part of; something around
+                a model (a value head, `DataParallel`), in place of the model.
         """
         return attached(self, model)
 

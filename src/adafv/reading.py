@@ -1,10 +1,11 @@
 """A language model that reads fewer visual tokens from layer to layer: hidden states, positions, masks and cache."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from adafv.encoding import Encoding
 from adafv.pruner import first
 from adafv.scores import attention_rows, full_precision
 
-__all__ = ["Raters", "Reading", "View"]
+__all__ = ["KeptLayers", "Raters", "Reading", "Resumed", "View"]
 
 Raters = list[tuple[Tensor, Tensor]]
 
@@ -49,6 +50,25 @@ class View:
         places = self.columns.new_zeros(len(self.columns), width + 1)
         order = torch.arange(self.columns.shape[1], device=places.device).expand_as(self.columns)
         return places.scatter_(1, self.columns.where(self.real, width), order)[:, :width]
+
+
+@dataclass(frozen=True)
+class KeptLayers:
+    """What the layers of a language model have kept of prompts, once they have read them.
+
+    Attributes:
+        stages: after how many layers tokens were dropped.
+        width: of the whole prompts.
+        views: what is read before the first stage, and after each.
+    """
+
+    stages: list[int]
+    width: int
+    views: list[View]
+
+    def resumed(self, decoder: PreTrainedModel) -> AbstractContextManager[None]:
+        """While open, the language model reads on from its cache."""
+        return Resumed(decoder, self).entering()
 
 
 class Reading:
@@ -89,16 +109,36 @@ class Reading:
         self.masks: dict[bool, Any] = {}
         self.rotary: tuple[Tensor, ...] = ()
         self.asking = False
+        self.given: Tensor | None = None
+
+    @property
+    def kept(self) -> KeptLayers:
+        """What the layers have kept, once the prompts are read."""
+        return KeptLayers(self.stages, self.width, self.views)
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """While open, the language model reads the prompts with fewer visual tokens after every stage."""
-        with observe(self.decoder, self.observe), ExitStack() as hooks:
+        with observe(self.decoder, self.observe), self.entering():
+            yield
+
+    @contextmanager
+    def entering(self) -> Iterator[None]:
+        """While open, the layers read what `enter` says, in the thread that opened it."""
+        self.thread = get_ident()
+        with ExitStack() as hooks:
+            hooks.callback(self.decoder.register_forward_pre_hook(self.begin, with_kwargs=True).remove)
             for stage, (start, end) in enumerate(pairwise([*self.stages, len(self.layers)])):
                 for index in range(start, end):
                     hook = partial(self.enter, stage, index)
                     hooks.callback(self.layers[index].register_forward_pre_hook(hook, with_kwargs=True).remove)
             yield
+
+    def begin(self, decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Note the mask (B, all tokens so far) that the model was called with."""
+        if get_ident() == self.thread:
+            mask = kwargs.get("attention_mask")
+            self.given = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
     def observe(self, module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> None:
         if module in self.watched and query.shape[2] > 1 and (self.asking or not self.ahead):
@@ -106,8 +146,12 @@ class Reading:
             if self.asking:
                 raise _Answered
 
-    def enter(self, stage: int, index: int, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def enter(
+        self, stage: int, index: int, layer: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> tuple[Any, Any] | None:
         """What layer `index`, which comes after a stage, reads instead of the whole prompts."""
+        if get_ident() != self.thread:
+            return None
         hidden, past = args[0], kwargs.get("past_key_values")
         prefill = past is None or not past.get_seq_length(index)
         if index == self.stages[stage]:
@@ -185,13 +229,25 @@ class Reading:
         sliding = (types[index] == "sliding_attention") if types else getattr(config, "sliding_window", None)
         if (sliding := bool(sliding)) not in self.masks:
             real = None
-            if not view.full:
+            if not view.full or self.given is not None:
                 answer = hidden.shape[1] - view.real.shape[1] + (0 if past is None else past.get_seq_length(index))
-                real = F.pad(view.real, (0, answer), value=True)
-                real = real.repeat_interleave(len(hidden) // len(real), 0)
+                copies = len(hidden) // len(view.real)
+                real = F.pad(view.real, (0, answer), value=True).repeat_interleave(copies, 0)  # (B, W + answer)
+                if self.given is not None:
+                    columns = _follow(view.columns, self.width, answer).repeat_interleave(copies, 0)
+                    real = real & self.given.bool().gather(1, columns)
             make = create_sliding_window_causal_mask if sliding else create_causal_mask
             self.masks[sliding] = make(config, hidden, real, past, layer_idx=index)
         return self.masks[sliding]
+
+
+class Resumed(Reading):
+    """A language model that reads on from a cache whose layers hold different tokens."""
+
+    def __init__(self, decoder: PreTrainedModel, kept: KeptLayers) -> None:
+        self.decoder, self.layers = decoder, layers_of(decoder)
+        self.stages, self.width, self.views = kept.stages, kept.width, kept.views
+        self.masks, self.given = {}, None
 
 
 def _follow(index: Tensor, start: int, count: int) -> Tensor:
