@@ -21,6 +21,7 @@ __all__ = [
     "build_batch",
     "build_inputs",
     "build_text",
+    "check_answer_length",
     "check_length",
     "check_question",
     "decode",
@@ -28,6 +29,7 @@ __all__ = [
     "now",
     "prompt_for",
     "tokenizer_options",
+    "was_cut",
 ]
 
 
@@ -42,6 +44,7 @@ class Answer:
         kept_tokens: how many of them the language model read (between its layers: on average).
         prefill_ms: from inputs on the device to the first token's logits: vision tower, selection and prefill.
         total_ms: from inputs on the device to the last token.
+        cut: the answer ended because it had `max_new_tokens`, not because the model was done.
 
     Both times leave out loading and resizing the picture. They are wall-clock, of this one call: the first call in a
     process pays for warming up.
@@ -53,6 +56,7 @@ class Answer:
     kept_tokens: int
     prefill_ms: float
     total_ms: float
+    cut: bool = False
 
 
 def ask(
@@ -69,8 +73,7 @@ def ask(
         ValueError: a question or picture that `check_question` or `check_image` refuses, a prompt longer than the
             model reads, or `max_new_tokens` below 1.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens} leaves no room for an answer: pass 1 or more")
+    check_answer_length(max_new_tokens)
     inputs = build_inputs(processor, image, question, model.device, model.dtype)
     clock = _Clock(model.device)
     with torch.no_grad():
@@ -119,11 +122,12 @@ def _answer(
     total_ms = clock.read()
     answer = Answer(
         answer=decode(processor, output)[0],
-        method=pruner.name,
+        method=pruner.spec,
         visual_tokens=sum(encoding.tokens.counts),
         kept_tokens=round(sum(selection.tokens_read)),
         prefill_ms=clock.first_token_ms,
         total_ms=total_ms,
+        cut=was_cut(model, output, max_new_tokens)[0],
     )
     return answer, selection
 
@@ -207,6 +211,19 @@ def generate(model: PreTrainedModel, inputs: dict[str, Any], max_new_tokens: int
     generator: Any = model
     output = generator.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, **options)
     return output[:, inputs["input_ids"].shape[1] :]
+
+
+def was_cut(model: PreTrainedModel, output: Tensor, max_new_tokens: int) -> list[bool]:
+    """For each answer (B, new) whether it ended because it was `max_new_tokens` long, not because the model was done."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    known = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    return [output.shape[1] >= max_new_tokens and not any(token in known for token in row) for row in output.tolist()]
+
+
+def check_answer_length(max_new_tokens: int) -> None:
+    """Raise a `ValueError` if an answer could have no token."""
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens} leaves no room for an answer: pass 1 or more")
 
 
 def decode(processor: ProcessorMixin, output: Tensor) -> list[str]:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
 from adafv.families import family_of
+from adafv.hub import is_reachable
 from adafv.processors import processor_class
 
 __all__ = ["DTYPES", "device_of", "dtype_of", "fingerprint", "from_files", "load", "sentence", "source_of"]
@@ -112,6 +113,8 @@ def dtype_of(name: str | None, device: torch.device) -> torch.dtype:
 
 def from_files(source: str, load: Any, **options: Any) -> Any:
     """Load something, with one sentence for whatever goes wrong on the way to the files and in them."""
+    if not Path(source).is_dir() and not is_reachable():
+        options["local_files_only"] = True  # what is in the cache is used; nothing waits for who does not answer
     try:
         return load(source, trust_remote_code=False, **options)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -114,6 +114,20 @@ class Pruner(ABC):
                 raise ValueError(f"query={self.query!r} is text: pass tokenizer=processor too, or its token ids")
             tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)
             self.query = tokenizer(self.query, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
+
+    @property
+    def spec(self) -> str:
+        """The method as `adafv.methods.from_spec` reads it, without the budget: "adafv", or "adafv:reserve=0.5".
+
+        Options in words and numbers alone; query, tokenizer and skip are not among them.
+        """
+        left_out = ("keep", "tokens", "query", "tokenizer", "skip")
+        parts = [self.name]
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name not in left_out and value != option.default and isinstance(value, bool | int | float | str):
+                parts.append(f"{option.name}={str(value).lower() if isinstance(value, bool) else value}")
+        return ":".join(parts)
 
     @abstractmethod
     def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from adafv import __version__
-from adafv.cli import asking, measuring, serve, serving, speed, tuning, ui
+from adafv.cli import asking, listing, measuring, serve, serving, speed, tuning, ui
 
 __all__ = ["main"]
 
@@ -19,8 +19,8 @@ app = typer.Typer(
 )
 app.command()(asking.ask)
 app.command()(asking.explain)
-app.command()(asking.methods)
-app.command()(asking.families)
+app.command()(listing.methods)
+app.command()(listing.families)
 app.command(name="eval")(measuring.evaluate)
 app.command()(measuring.table)
 app.command()(measuring.analyze)
