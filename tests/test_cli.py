@@ -17,7 +17,7 @@ import adafv
 from adafv import METHODS
 from adafv.cli import main
 
-ANSWER_KEYS = {"answer", "method", "visual_tokens", "kept_tokens", "prefill_ms", "total_ms"}
+ANSWER_KEYS = {"answer", "method", "visual_tokens", "kept_tokens", "prefill_ms", "total_ms", "cut"}
 QUESTION = "what color is the anchor ?"
 
 
@@ -200,15 +200,17 @@ def test_explain(run, image, tmp_path, monkeypatch):
     """`explain` draws into --out, in a folder that it makes, and says what it drew."""
     viz = pytest.importorskip("adafv.viz")
 
-    def explain(model, processor, image, question, pruner, out):
+    def explain(model, processor, image, question, pruner, out, max_new_tokens):
         Path(out).write_bytes(b"png")
-        return {"out": str(out), "answer": "red", "kept": pruner.keep}
+        return {"out": str(out), "answer": "red", "kept": pruner.keep, "cut": max_new_tokens == 64}
 
     monkeypatch.setattr(viz, "explain", explain)
     out = tmp_path / "new" / "page.png"
     status, said, err = run("explain", image, QUESTION, "--out", out, "--json")
-    assert status == 0 and err == "" and json.loads(said) == {"out": str(out), "answer": "red", "kept": 0.1}
-    assert str(out) in run("explain", image, QUESTION, "--out", out)[1]
+    assert status == 0 and err == "" and json.loads(said) == {"out": str(out), "answer": "red", "kept": 0.1, "cut": True}
+    said = run("explain", image, QUESTION, "--out", out, "--max-new-tokens", 3)[1]
+    assert str(out) in said and "cut" not in said
+    assert "cut after 64 tokens" in run("explain", image, QUESTION, "--out", out)[1]
     refused(run("explain", image, QUESTION, "--out", Path(image) / "page.png"), "cannot be written")
 
 

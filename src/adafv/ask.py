@@ -214,7 +214,7 @@ def generate(model: PreTrainedModel, inputs: dict[str, Any], max_new_tokens: int
 
 
 def was_cut(model: PreTrainedModel, output: Tensor, max_new_tokens: int) -> list[bool]:
-    """For each answer (B, new) whether it ended because it was `max_new_tokens` long, not because the model was done."""
+    """For each answer (B, new) whether it ended at `max_new_tokens`, and not because the model was done."""
     ends = getattr(model.generation_config, "eos_token_id", None)
     known = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     return [output.shape[1] >= max_new_tokens and not any(token in known for token in row) for row in output.tolist()]

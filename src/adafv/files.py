@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-__all__ = ["Lines", "atomic", "differences", "writable_folder", "write_text"]
+__all__ = ["Lines", "atomic", "check_own", "differences", "writable_folder", "write_text"]
 
 
 @contextmanager
@@ -126,6 +126,26 @@ class Lines:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def check_own(path: str | Path, columns: Iterable[str], command: str) -> None:
+    """Raise a `ValueError` if a results.json is there that another command has written.
+
+    Args:
+        path: of the file.
+        columns: of its rows, if it is ours.
+        command: that is about to write it.
+    """
+    path, columns = Path(path), set(columns)
+    if not path.exists():
+        return
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        own = bool(rows) and all(columns <= row.keys() for row in rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        own = False
+    if not own:
+        raise ValueError(f"{path} is not of `{command}`, which would overwrite it: pass another --out")
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -69,4 +69,3 @@ def _answers(address: str) -> bool:
     thread.start()
     thread.join(WAIT)
     return bool(answered)
-

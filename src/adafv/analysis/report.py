@@ -13,6 +13,7 @@ from adafv.analysis.measure import Findings
 from adafv.analysis.tables import Rows
 from adafv.evaluation.report import as_csv
 from adafv.files import atomic, write_text
+from adafv.fonts import covering
 
 __all__ = ["INTERVAL", "NO_SCORES", "Drawing", "drawings_of", "notes_of", "write"]
 
@@ -73,7 +74,8 @@ def write(
     out = Path(out)
     for drawing in drawings:
         write_text(out / f"{drawing.name}.csv", as_csv(drawing.rows[0], drawing.rows))
-        with atomic(out / f"{drawing.name}.png") as temporary:
+        texts = [drawing.caption, *(str(value) for row in drawing.rows for value in row.values())]
+        with covering(texts), atomic(out / f"{drawing.name}.png") as temporary:
             drawing.draw(drawing.rows, drawing.caption).savefig(temporary, format="png")
     whole = {
         "meta": meta,

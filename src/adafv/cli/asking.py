@@ -17,7 +17,6 @@ from adafv.cli.options import (
     Picture,
     Question,
     Tokens,
-    complain,
     complain_of_words,
     open_picture,
     print_json,
@@ -25,7 +24,7 @@ from adafv.cli.options import (
     quiet,
 )
 
-CUT = " … (cut after {} tokens: a larger --max-new-tokens lets it go on)"
+CUT = " cut after {} tokens: a larger --max-new-tokens lets it go on"
 
 
 def ask(
@@ -55,10 +54,11 @@ def ask(
     if as_json:
         print_json(asdict(answer))
         return
-    typer.echo(answer.answer + (CUT.format(max_new_tokens) if answer.cut else ""))
+    cut = f";{CUT.format(max_new_tokens)}" if answer.cut else ""
+    typer.echo(f"{answer.answer} …" if cut else answer.answer)
     typer.echo(
         f"({answer.method}: {answer.kept_tokens} of {answer.visual_tokens} visual tokens, "
-        f"first token after {answer.prefill_ms:.0f} ms, {answer.total_ms:.0f} ms in all)"
+        f"first token after {answer.prefill_ms:.0f} ms, {answer.total_ms:.0f} ms in all{cut})"
     )
 
 
@@ -90,10 +90,9 @@ def explain(
     complain_of_words(processor, [question], model)
     pruner = pruner_of(method, keep, tokens, model, processor)
     summary = viz.explain(loaded, processor, picture, question, pruner, out, max_new_tokens)
-    if summary.get("missing_glyphs"):
-        complain(summary["missing_glyphs"])
     if as_json:
         print_json(summary)
     else:
         typer.echo(f"drawn: {out}")
-
+        if summary["cut"]:
+            typer.echo(f"an answer on it was{CUT.format(max_new_tokens)}")

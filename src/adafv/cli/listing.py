@@ -12,18 +12,18 @@ from adafv.cli.options import Json, print_json, print_table, say
 __all__ = ["families", "listed_methods", "methods"]
 
 PROVEN = {
-    "identity": "keep=1 changes no logit and no generated token",
-    "budget": "every picture keeps exactly its budget, and no word is lost",
-    "batch": "a batch gives what its prompts give one by one",
-    "images": "several pictures in a prompt keep a budget each",
-    "cache": "decoding goes on from the cache at the right position",
-    "methods": "every method that chooses before the LLM works",
-    "hidden": "dropping tokens is masking them",
-    "layout": "tokens lie where they are drawn",
-    "inside": "methods between the LLM's layers work",
-    "m-rope": "rows and columns (M-RoPE) stay",
+    "identity": ("identity", "keep=1 changes no logit and no generated token"),
+    "budget": ("budgets", "every picture keeps exactly its budget, and no word is lost"),
+    "batch": ("batches", "a batch gives what its prompts give one by one"),
+    "images": ("several pictures", "several pictures in a prompt keep a budget each"),
+    "cache": ("cache", "decoding goes on from the cache at the right position"),
+    "methods": ("methods", "every method that chooses before the language model works"),
+    "hidden": ("masking", "dropping tokens gives what hiding them from the whole prompt gives"),
+    "layout": ("places", "tokens are made of the patches where they are drawn"),
+    "inside": ("layers", "methods that prune between the layers of the language model work, or say why not"),
+    "m-rope": ("M-RoPE", "kept tokens have the rows and columns of the whole prompt"),
 }
-"""What the tests of a kind prove, in words."""
+"""What the tests of a kind prove: as a word for a table, and in words."""
 
 
 def methods(
@@ -58,9 +58,16 @@ def families(
     reasons = _module("families", "others.py")
     unproven, impossible = _literal(reasons, "UNPROVEN"), _literal(reasons, "IMPOSSIBLE")
     checks = dict.fromkeys(check for family in found["families"].values() for check in family["passed"])
-    meaning = {check: PROVEN.get(check, check) for check in checks}
+    meaning = {check: PROVEN.get(check, (check, check)) for check in checks}
     if as_json:
-        print_json({**found, "meaning": meaning, "unproven": unproven, "impossible": impossible})
+        print_json(
+            {
+                **found,
+                "meaning": {c: words for c, (_, words) in meaning.items()},
+                "unproven": unproven,
+                "impossible": impossible,
+            }
+        )
         return
     from rich.table import Table
 
@@ -70,13 +77,15 @@ def families(
     for name in ("family", "saliency", "proven besides", "model"):
         table.add_column(name, no_wrap=name != "proven besides")
     for name, family in found["families"].items():
-        besides = [meaning[check] for check in proven[name] if check not in everywhere]
-        table.add_row(name, family["saliency"], "; ".join(besides) or "–", family["model"])
+        besides = [meaning[check][0] for check in proven[name] if check not in everywhere]
+        table.add_row(name, family["saliency"], ", ".join(besides) or "–", family["model"])
     print_table(table, drop=("model", "saliency"))
-    say(f"\n{len(proven)} families. Proven of each, with tiny models of the real classes in transformers "
-        f"{found['transformers']}:")  # fmt: skip
-    for check in everywhere:
-        say(f"- {meaning[check]}", indent=2)
+    whole = f"Proven of all {len(proven)}, with tiny models of the real classes (transformers {found['transformers']})"
+    besides = [check for check in checks if check not in everywhere]
+    for title, some in ((whole, everywhere), ("Proven besides, where the table says so", besides)):
+        say(f"\n{title}:")
+        for check in some:
+            say(f"  {meaning[check][0]}: {meaning[check][1]}", indent=4)
     for title, why in (("Not proven, with a warning", unproven), ("Refused", impossible)):
         say(f"\n{title}:")
         for name, reason in why.items():

@@ -131,9 +131,11 @@ def quiet() -> None:
     from transformers.utils import logging
 
     from adafv.families import UnprovenFamilyWarning
+    from adafv.fonts import MissingGlyphWarning
 
     warnings.simplefilter("ignore")
-    warnings.simplefilter("once", UnprovenFamilyWarning)
+    for kind in (UnprovenFamilyWarning, MissingGlyphWarning):
+        warnings.simplefilter("once", kind)
     warnings.formatwarning = lambda message, *_, **__: f"adafv: {message}\n"
     hub.set_verbosity_error()
     logging.set_verbosity_error()

@@ -13,13 +13,11 @@ from adafv.encoding import Encoding
 from adafv.evaluation.answers import AnswerLog, Key
 from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.prompts import Prompts
-from adafv.evaluation.sample import Question, Sample
+from adafv.evaluation.sample import BLIND, Question, Sample
 from adafv.methods import from_spec, method
 from adafv.pruner import BudgetError, Pruner
 
 __all__ = ["BLIND", "Answering", "Configuration", "chunks", "configured"]
-
-BLIND = "blind"
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Log(Lines):
         super().__init__(folder / "cells.jsonl", "another --out")
         try:
             self.records = [json.loads(line) for line in self.before]
-            before = json.loads(beside.read_text(encoding="utf-8")) if self.records else settings
+            before = json.loads(beside.read_text(encoding="utf-8")) if self.records or beside.exists() else settings
             was = differences(before, settings)
         except (OSError, ValueError, AttributeError):
             self.close()

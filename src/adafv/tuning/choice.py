@@ -6,7 +6,7 @@ from itertools import takewhile
 from statistics import fmean
 from typing import Any
 
-from adafv.evaluation.answering import BLIND
+from adafv.evaluation.sample import BLIND
 from adafv.tuning.questions import Picture
 from adafv.tuning.retention import Answers, Effects, Retention, effects_of, needed, retention
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from adafv.evaluation.answering import BLIND
 from adafv.evaluation.plot import COLOURS, FAINT, INK, MARKERS, budget_axis
+from adafv.evaluation.sample import BLIND
 from adafv.tuning.choice import CHOOSING, REPORTING, Row, is_candidate
 
 __all__ = ["draw"]

@@ -121,7 +121,12 @@ class Explanation:
 
 
 def explanation(
-    model: PreTrainedModel, processor: Any, image: Image.Image, question: str, pruner: Pruner
+    model: PreTrainedModel,
+    processor: Any,
+    image: Image.Image,
+    question: str,
+    pruner: Pruner,
+    max_new_tokens: int = 64,
 ) -> Explanation:
     """Ask, dense and pruned, and collect what led to the choice.
 
@@ -129,9 +134,9 @@ def explanation(
     """
     check_drawable(model, pruner)
     image = image.convert("RGB")
-    ask(model, processor, image, question, pruner)
-    pruned = ask(model, processor, image, question, pruner)
-    dense = ask(model, processor, image, question, NoPruning())
+    ask(model, processor, image, question, pruner, max_new_tokens=max_new_tokens)
+    pruned = ask(model, processor, image, question, pruner, max_new_tokens=max_new_tokens)
+    dense = ask(model, processor, image, question, NoPruning(), max_new_tokens=max_new_tokens)
     inputs = build_inputs(processor, image, question, model.device, model.dtype)
     with torch.no_grad():
         encoding = pruner.encode(model, inputs)
@@ -168,7 +173,7 @@ def explained(
     return Explanation(
         image=image,
         question=question,
-        method=pruner.name,
+        method=pruner.spec,
         budget=budget,
         view=view(processor, image.size, encoding.tokens.where[0]),
         scales=scales(encoding.tokens.where[0]),
