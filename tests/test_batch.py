@@ -274,7 +274,7 @@ def test_two_at_once(model, processor, source):
     """Two runs into one file would write every line twice."""
     from adafv.serving.jsonl import Results
 
-    with Results(source.parent / "out.jsonl", {}, []), pytest.raises(ValueError, match="another run"):
+    with Results(source.parent / "out.jsonl", {}, [], []), pytest.raises(ValueError, match="another run"):
         batch(source).run(HuggingFace(model, processor, "tiny"))
 
 
