@@ -207,7 +207,9 @@ def test_explain(run, image, tmp_path, monkeypatch):
     monkeypatch.setattr(viz, "explain", explain)
     out = tmp_path / "new" / "page.png"
     status, said, err = run("explain", image, QUESTION, "--out", out, "--json")
-    assert status == 0 and err == "" and json.loads(said) == {"out": str(out), "answer": "red", "kept": 0.1, "cut": True}
+    assert (
+        status == 0 and err == "" and json.loads(said) == {"out": str(out), "answer": "red", "kept": 0.1, "cut": True}
+    )
     said = run("explain", image, QUESTION, "--out", out, "--max-new-tokens", 3)[1]
     assert str(out) in said and "cut" not in said
     assert "cut after 64 tokens" in run("explain", image, QUESTION, "--out", out)[1]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-__all__ = ["MAX_ASPECT", "check_image", "first_frame", "open_image", "to_rgb"]
+__all__ = ["MAX_ASPECT", "FirstFrameWarning", "check_image", "first_frame", "open_image", "to_rgb"]
 
 MAX_ASPECT = 100
 """Longer side over shorter side. Beyond it a processor that scales the shorter side to 336 pixels would make
@@ -25,12 +25,16 @@ _HEAD = 65_536  # bytes that tell a format
 _FIRST = "adafv_first"  # where a picture notes what it is the first of
 
 
+class FirstFrameWarning(UserWarning):
+    """A picture is the first of several in its file."""
+
+
 def open_image(path: str | Path | bytes) -> Image.Image:
     """Read a picture as RGB.
 
     EXIF rotation is honoured, CMYK, palette and grayscale are converted, 16 bits are scaled to 8, transparency is
-    laid on white, and of an animation the first frame is taken, see `first_frame`. HEIC, the format of phones, is read
-    where pillow-heif is installed.
+    laid on white, and of an animation the first frame is taken, with a `FirstFrameWarning`. HEIC, the format of
+    phones, is read where pillow-heif is installed.
 
     Args:
         path: a local file in any format that Pillow reads, or what such a file holds. Addresses are not fetched.
@@ -71,6 +75,7 @@ def open_image(path: str | Path | bytes) -> Image.Image:
     check_image(rgb, name)
     if kind is not None:
         rgb.info[_FIRST] = kind
+        warnings.warn(first_frame(rgb, name), FirstFrameWarning, stacklevel=2)
     return rgb
 
 

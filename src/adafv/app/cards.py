@@ -92,6 +92,8 @@ def _card(sight: Sight, result: Result, layer: str, dense: Answer | None, longes
     parts = [f'<h3 title="{escape(_summary(result.method))}">{escape(name)}</h3>', _drawing(sight, result, layer)]
     if result.answer is not None:
         parts += [_answer(result.answer, None if plain else dense), _bars(result.answer, longest)]
+        if result.answer.cut:
+            parts.append('<p class="small">The answer was cut: a larger --max-new-tokens lets it go on.</p>')
     if result.note:
         parts.append(f'<p class="small">{escape(result.note)}</p>')
     if result.what is not None and not plain:
@@ -239,7 +241,7 @@ def _others(result: Result, before: str | None) -> str:
 
 
 def _summary(name: str) -> str:
-    return (METHODS[name].__doc__ or "").strip().splitlines()[0]
+    return (METHODS[name.partition(":")[0]].__doc__ or "").strip().splitlines()[0]
 
 
 def _data(image: Image.Image, kind: str, **options: Any) -> str:

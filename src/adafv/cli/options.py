@@ -66,11 +66,15 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, n
 
 def open_picture(path: str, question: str) -> Any:
     """The picture that a question is about; a `ValueError` before any model is loaded if either is no good."""
-    from adafv.images import first_frame, open_image
+    import warnings
+
+    from adafv.images import FirstFrameWarning, first_frame, open_image
 
     if not question.strip():
         raise ValueError("the question is empty: ask something about the picture")
-    image = open_image(_standard_input() if path == "-" else path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FirstFrameWarning)
+        image = open_image(_standard_input() if path == "-" else path)
     if note := first_frame(image, "the picture" if path == "-" else path):
         complain(note)
     return image
@@ -132,9 +136,10 @@ def quiet() -> None:
 
     from adafv.families import UnprovenFamilyWarning
     from adafv.fonts import MissingGlyphWarning
+    from adafv.images import FirstFrameWarning
 
     warnings.simplefilter("ignore")
-    for kind in (UnprovenFamilyWarning, MissingGlyphWarning):
+    for kind in (UnprovenFamilyWarning, MissingGlyphWarning, FirstFrameWarning):
         warnings.simplefilter("once", kind)
     warnings.formatwarning = lambda message, *_, **__: f"adafv: {message}\n"
     hub.set_verbosity_error()

@@ -95,5 +95,5 @@ def tune(
     say(report.LEGEND)
     for entry in left_out:
         say(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}", indent=2)
-    say(whole["verdict"])
+    say(str(whole["verdict"]))
     typer.echo(f"written: {', '.join(str(out / file) for file in written)}")

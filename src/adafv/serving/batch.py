@@ -198,13 +198,12 @@ class _Pruners:
         return self._made[wanted]
 
     def _of(self, method: str | None, keep: float | None, tokens: int | None) -> Pruner:
-        budget = {"keep": keep, "tokens": tokens}
         if method is None:
-            return replace(self.default, **budget)
+            return replace(self.default, keep=keep, tokens=tokens)
         spec, own = without_budget(method)
         if not own and keep is None and tokens is None and spec.partition(":")[0] != "none":
-            budget = {"keep": self.default.keep, "tokens": self.default.tokens}
-        return from_spec(method, self._template, **budget)
+            keep, tokens = self.default.keep, self.default.tokens
+        return from_spec(method, self._template, keep=keep, tokens=tokens)
 
     def _template(self) -> frozenset[int]:
         return boilerplate(self.engine.processor)

@@ -89,7 +89,8 @@ def _line(raw: bytes, number: int, folder: Path, strict: bool) -> Line:
                 raise ValueError(f"{key}={entry.get(key)!r} is not {what}: write the line as {_EXAMPLE}")
         if strict:
             _check_keys(entry)
-        image, keep, tokens, method = (entry.get(key) for key in ("image", "keep", "tokens", "method"))
+        image: str = entry["image"]
+        keep, tokens, method = entry.get("keep"), entry.get("tokens"), entry.get("method")
         if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int | float)):
             raise ValueError(f"keep={keep!r} is not a number: pass 0 < keep <= 1, or leave it out")
         if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int)):
