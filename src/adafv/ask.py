@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, ProcessorMixin
 
+from adafv.checks import checked
 from adafv.encoding import Encoding
 from adafv.images import check_image, to_rgb
 from adafv.pruner import Pruner, Selection
@@ -59,6 +60,7 @@ class Answer:
     cut: bool = False
 
 
+@checked
 def ask(
     model: PreTrainedModel,
     processor: ProcessorMixin,
@@ -81,6 +83,7 @@ def ask(
     return _answer(model, processor, inputs, encoding, pruner, max_new_tokens, clock)[0]
 
 
+@checked
 def ask_encoded(
     model: PreTrainedModel,
     processor: ProcessorMixin,
@@ -132,6 +135,7 @@ def _answer(
     return answer, selection
 
 
+@checked
 def build_inputs(
     processor: ProcessorMixin,
     image: Image.Image,
@@ -147,6 +151,7 @@ def build_inputs(
     return build_batch(processor, [image], [question], device, dtype)
 
 
+@checked
 def build_batch(
     processor: ProcessorMixin,
     images: Sequence[Image.Image],
@@ -162,6 +167,7 @@ def build_batch(
     return dict(batch.to(device=device, dtype=dtype) if dtype else batch.to(device=device))
 
 
+@checked
 def build_text(processor: ProcessorMixin, questions: Sequence[str], device: torch.device | str) -> dict[str, Any]:
     """As `build_batch`, without pictures: prompts (B, L) of a blind model."""
     tools: Any = processor
@@ -170,6 +176,7 @@ def build_text(processor: ProcessorMixin, questions: Sequence[str], device: torc
     return {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
+@checked
 def prompt_for(processor: ProcessorMixin, question: str, image: bool = True) -> str:
     """The prompt in the model's own chat template, with one placeholder, or none for a blind model.
 
@@ -184,6 +191,7 @@ def prompt_for(processor: ProcessorMixin, question: str, image: bool = True) -> 
     return tools.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
 
 
+@checked
 def check_question(processor: ProcessorMixin, question: str) -> str:
     """The question, stripped.
 
@@ -206,6 +214,7 @@ def check_question(processor: ProcessorMixin, question: str) -> str:
     return question
 
 
+@checked
 def generate(model: PreTrainedModel, inputs: dict[str, Any], max_new_tokens: int, **options: Any) -> Tensor:
     """(B, new) ids of a greedy answer."""
     generator: Any = model
@@ -213,6 +222,7 @@ def generate(model: PreTrainedModel, inputs: dict[str, Any], max_new_tokens: int
     return output[:, inputs["input_ids"].shape[1] :]
 
 
+@checked
 def was_cut(model: PreTrainedModel, output: Tensor, max_new_tokens: int) -> list[bool]:
     """For each answer (B, new) whether it ended at `max_new_tokens`, and not because the model was done."""
     ends = getattr(model.generation_config, "eos_token_id", None)
@@ -220,17 +230,20 @@ def was_cut(model: PreTrainedModel, output: Tensor, max_new_tokens: int) -> list
     return [output.shape[1] >= max_new_tokens and not any(token in known for token in row) for row in output.tolist()]
 
 
+@checked
 def check_answer_length(max_new_tokens: int) -> None:
     """Raise a `ValueError` if an answer could have no token."""
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} leaves no room for an answer: pass 1 or more")
 
 
+@checked
 def decode(processor: ProcessorMixin, output: Tensor) -> list[str]:
     """Answers as text, stripped."""
     return [text.strip() for text in processor.batch_decode(output, skip_special_tokens=True)]
 
 
+@checked
 def tokenizer_options(processor: ProcessorMixin, prompt: str) -> dict[str, Any]:
     """How prompts like `prompt` are tokenized: padded on the left, and never with a second BOS."""
     tools: Any = processor
@@ -243,6 +256,7 @@ def tokenizer_options(processor: ProcessorMixin, prompt: str) -> dict[str, Any]:
     }
 
 
+@checked
 def now(device: torch.device) -> float:
     """Seconds on a clock, read once the device has done all it was given."""
     if device.type != "cpu":
@@ -250,6 +264,7 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+@checked
 def check_length(model: PreTrainedModel, ids: Tensor) -> None:
     """Raise a `ValueError` if prompts (B, L) are longer than the model reads."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)

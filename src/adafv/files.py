@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from adafv.checks import checked
+
 __all__ = ["Lines", "as_jsonl", "atomic", "check_own", "differences", "writable_folder", "write_text"]
 
 
@@ -34,6 +36,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@checked
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file, whole or not at all.
 
@@ -44,6 +47,7 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+@checked
 def writable_folder(path: str | Path) -> Path:
     """Make a folder, with its parents, and try that files can be written in it.
 
@@ -60,6 +64,7 @@ def writable_folder(path: str | Path) -> Path:
     return path
 
 
+@checked
 class Lines:
     """A JSONL file that grows, held by one process at a time: no line is lost, torn or written by two.
 
@@ -159,11 +164,13 @@ def _write(file: Any, records: Iterable[dict[str, Any]]) -> None:
     os.fsync(file.fileno())
 
 
+@checked
 def as_jsonl(records: Iterable[dict[str, Any]]) -> bytes:
     """Records as lines of JSON. A surrogate that no UTF-8 can hold becomes \\udxxx, which is how JSON writes it."""
     return "".join(f"{json.dumps(r, ensure_ascii=False)}\n" for r in records).encode("utf-8", "backslashreplace")
 
 
+@checked
 def check_own(path: str | Path, columns: Iterable[str], command: str) -> None:
     """Raise a `ValueError` if a results.json is there that another command has written.
 
@@ -184,6 +191,7 @@ def check_own(path: str | Path, columns: Iterable[str], command: str) -> None:
         raise ValueError(f"{path} is not of `{command}`, which would overwrite it: pass another --out")
 
 
+@checked
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Where two settings part: "keep=0.1 (now 0.2), …"; empty where they don't."""
     names = [name for name in {**now, **before} if now.get(name) != before.get(name)]

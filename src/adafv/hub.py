@@ -9,6 +9,8 @@ from threading import Thread
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from adafv.checks import checked
+
 __all__ = ["WAIT", "check_available", "is_reachable"]
 
 WAIT = 2.0
@@ -18,6 +20,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _PORTS = {"http": 80, "https": 443}
 
 
+@checked
 def check_available(model: str) -> None:
     """Raise a `ValueError` if a model is to be downloaded and the hub cannot be reached.
 

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
+from adafv.checks import checked
 from adafv.families import family_of
 from adafv.hub import is_reachable
 from adafv.processors import processor_class
@@ -90,6 +91,7 @@ def source_of(model: str | Path | None) -> str:
     return name
 
 
+@checked
 def device_of(name: str | None) -> torch.device:
     """A device by its name; None: cuda if there is one, else cpu. Raises a `ValueError` if it cannot be used."""
     if name is None:
@@ -102,6 +104,7 @@ def device_of(name: str | None) -> torch.device:
     return device
 
 
+@checked
 def dtype_of(name: str | None, device: torch.device) -> torch.dtype:
     """A name in `DTYPES` as a dtype; None: what suits the device. Raises a `ValueError` if it is unknown."""
     if name is None:
@@ -111,6 +114,7 @@ def dtype_of(name: str | None, device: torch.device) -> torch.dtype:
     return DTYPES[name.lower()]
 
 
+@checked
 def from_files(source: str, load: Any, **options: Any) -> Any:
     """Load something, with one sentence for whatever goes wrong on the way to the files and in them."""
     if not Path(source).is_dir() and not is_reachable():
@@ -130,6 +134,7 @@ def sentence(error: Exception) -> str:
     return lines[0].strip().rstrip(".:")
 
 
+@checked
 def fingerprint(model: PreTrainedModel) -> str:
     """Tells a model from its retrained successor: a checksum over the beginnings of its weights."""
     checksum = 0

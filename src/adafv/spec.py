@@ -3,9 +3,12 @@
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from adafv.checks import checked
+
 __all__ = ["share_of", "without_budget"]
 
 
+@checked
 def share_of(text: str) -> float:
     """Return a share as a number: "0.1" and "10%" are the same.
 
@@ -21,6 +24,7 @@ def share_of(text: str) -> float:
         raise ValueError(f"{text!r} is not a number: pass a share such as 0.1, or 10%") from None
 
 
+@checked
 def without_budget(spec: str) -> tuple[str, dict[str, Any]]:
     """Take the budget out of a method's spec.
 

@@ -4,12 +4,15 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from adafv.checks import checked
+
 __all__ = ["unknown_words", "unknown_words_notice"]
 
 NAMED = 5
 """Unknown words that a notice names."""
 
 
+@checked
 def unknown_words(processor: Any, question: str) -> list[str]:
     """Return the words of a question that its tokenizer reads as unknown, each once; punctuation is none.
 
@@ -30,6 +33,7 @@ def unknown_words(processor: Any, question: str) -> list[str]:
     return list(dict.fromkeys(unknown))
 
 
+@checked
 def unknown_words_notice(processor: Any, words: Sequence[str]) -> str:
     """Say in one sentence that words are unknown to the embedded model, and what to do.
 

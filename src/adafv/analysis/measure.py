@@ -17,6 +17,7 @@ from adafv.analysis.sources import Source
 from adafv.analysis.statistics import Array, area_under_curve, profile
 from adafv.ask import build_batch, check_question
 from adafv.capture import SALIENCY, Signal
+from adafv.checks import checked
 from adafv.encode import encode, reask
 from adafv.encoding import Encoding
 from adafv.evaluation.places import centers, distances
@@ -88,6 +89,7 @@ class Findings:
     left_out: dict[str, Counter[str]] = field(default_factory=dict)
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
     """What to measure on what.

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from adafv.analysis import captions, figures, tables
 from adafv.analysis.measure import Findings
 from adafv.analysis.tables import Rows
+from adafv.checks import checked
 from adafv.evaluation.report import as_csv
 from adafv.files import atomic, write_text
 from adafv.fonts import covering
@@ -31,6 +32,7 @@ class Drawing:
     draw: Callable[[Rows, str], Figure]
 
 
+@checked
 def drawings_of(findings: Findings, results: Rows | None, seed: int = 0) -> list[Drawing]:
     """Figures 1 (where `results` of an evaluation are given) to 4.
 
@@ -50,6 +52,7 @@ def drawings_of(findings: Findings, results: Rows | None, seed: int = 0) -> list
     return [Drawing(name, rows, caption(rows), draw) for name, rows, caption, draw in made]
 
 
+@checked
 def notes_of(findings: Findings, results: Rows | None) -> list[str]:
     """What was left out, each in a sentence."""
     notes = [] if results is not None else [NO_SCORES]
@@ -60,6 +63,7 @@ def notes_of(findings: Findings, results: Rows | None) -> list[str]:
     return notes
 
 
+@checked
 def write(
     out: str | Path, meta: dict[str, Any], drawings: Sequence[Drawing], findings: Findings, notes: Sequence[str]
 ) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from adafv.app.sight import DENSE, Result, Sight
 from adafv.ask import Answer
+from adafv.checks import checked
 from adafv.methods import METHODS
 from adafv.viz import Explanation, Scale, shade
 from adafv.viz.sheet import BOTH, PLAIN, RELEVANCE, SALIENCY
@@ -36,6 +37,7 @@ Array = NDArray[Any]
 Box = tuple[float, float, float, float]
 
 
+@checked
 def heading(model: str, device: str) -> str:
     """What this is."""
     return (
@@ -44,6 +46,7 @@ def heading(model: str, device: str) -> str:
     )
 
 
+@checked
 def picture(image: Image.Image) -> str:
     """The picture, once; the cards refer to it, so that moving the budget doesn't send it again."""
     small = image.copy()
@@ -57,11 +60,13 @@ def picture(image: Image.Image) -> str:
     )
 
 
+@checked
 def notice(sentence: str) -> str:
     """What is wrong, or nothing."""
     return f'<p class="notice" role="alert">{escape(sentence)}</p>' if sentence else ""
 
 
+@checked
 def waiting(image: Image.Image) -> str:
     """A picture that nothing has been asked about yet."""
     figure = _figure(image.size, [_ground()], "the picture")
@@ -69,6 +74,7 @@ def waiting(image: Image.Image) -> str:
     return f'<div class="cards"><article class="card">{figure}{hint}</article></div>'
 
 
+@checked
 def cards(sight: Sight, layer: str) -> str:
     """The dense answer beside those of the methods, each under the picture.
 

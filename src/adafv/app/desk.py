@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from adafv.app.sight import DENSE, Result, Sight
 from adafv.ask import ask_encoded, build_inputs, check_answer_length, check_question, now
 from adafv.capture import SALIENCY
+from adafv.checks import checked
 from adafv.demo import CASES, EXPLAINED
 from adafv.encode import encode, reask
 from adafv.encoding import Encoding
@@ -229,6 +230,7 @@ def _compared(result: Result, pruner: Pruner, earlier: Encoding) -> Result:
     return replace(result, others=len(np.setdiff1d(result.what.kept, selection.kept[0].cpu().numpy())))
 
 
+@checked
 @cache
 def bundled(number: int) -> Sample:
     """A picture of the demo, with the demo's question first among its questions."""

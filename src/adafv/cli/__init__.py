@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from adafv import __version__
+from adafv.checks import checked
 from adafv.cli import asking, listing, measuring, serve, serving, speed, tuning, ui
 
 __all__ = ["main"]
@@ -46,6 +47,7 @@ def _adafv(
     pass
 
 
+@checked
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for bad input (one line on stderr), 130 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv.ask import build_batch
+from adafv.checks import checked
 from adafv.encode import encode
 from adafv.encoding import Encoding
 from adafv.evaluation.answers import AnswerLog, Key
@@ -29,6 +30,7 @@ class Configuration:
     pruner: Pruner | None
 
 
+@checked
 def configured(
     methods: Iterable[str], keeps: Iterable[float], template: Callable[[], Iterable[int]] = tuple
 ) -> list[Configuration]:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv import __version__
+from adafv.checks import checked
 from adafv.evaluation import suites
 from adafv.evaluation.answering import Answering, Configuration, chunks, configured
 from adafv.evaluation.answers import AnswerLog, Key
@@ -21,6 +22,7 @@ from adafv.text import boilerplate
 __all__ = ["Evaluation"]
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What to compare on what. Dense (`none`, keep 1) and blind (keep 0) always take part.

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from adafv.checks import checked
 from adafv.evaluation.report import COLUMNS, read
 from adafv.files import check_own, differences
 
@@ -19,6 +20,7 @@ Place = tuple[str, str, float]
 """suite, method, keep"""
 
 
+@checked
 def earlier(out: str | Path) -> dict[str, Any] | None:
     """Return meta, rows and pairs of the runs that a folder has results of; None: of none.
 
@@ -30,6 +32,7 @@ def earlier(out: str | Path) -> dict[str, Any] | None:
     return read(path) if path.exists() else None
 
 
+@checked
 def check_mergeable(
     found: Mapping[str, Any] | None, settings: Mapping[str, Any], questions: Mapping[str, int], asked: Iterable[Place]
 ) -> None:
@@ -59,12 +62,14 @@ def check_mergeable(
             )
 
 
+@checked
 def configurations_in(found: Mapping[str, Any] | None) -> list[Place]:
     """Return suite, method and keep of every row."""
     rows = [] if found is None else found["rows"]
     return list(dict.fromkeys((row["suite"], row["method"], row["keep"]) for row in rows))
 
 
+@checked
 def merged(
     found: Mapping[str, Any] | None, rows: list[dict[str, Any]], pairs: list[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -74,6 +79,7 @@ def merged(
     return _over(found["rows"], rows, ROW), _over(found["pairs"], pairs, PAIR)
 
 
+@checked
 def merged_meta(found: Mapping[str, Any] | None, meta: dict[str, Any]) -> dict[str, Any]:
     """Return the meta of a run, with the commands of earlier ones under "earlier"."""
     if found is None:

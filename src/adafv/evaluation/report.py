@@ -17,6 +17,7 @@ import numpy as np
 from rich.table import Table
 
 from adafv import __version__
+from adafv.checks import checked
 from adafv.evaluation.paired import SIGNIFICANT
 from adafv.files import atomic, write_text
 
@@ -52,6 +53,7 @@ Z = 1.959964
 """Of a 95 % interval."""
 
 
+@checked
 def rows_of(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per suite, method, keep and type of question ("all" first), in the order of the records.
 
@@ -98,6 +100,7 @@ def _mean(answers: list[dict[str, Any]], name: str) -> float:
     return float(np.mean([answer[name] for answer in answers]))
 
 
+@checked
 def wilson(pictures: Sequence[Sequence[bool]]) -> tuple[float, float]:
     """95 % interval of a share of right answers, where answers on the same picture may go right or wrong together.
 
@@ -120,6 +123,7 @@ def wilson(pictures: Sequence[Sequence[bool]]) -> tuple[float, float]:
     return score_interval(share, effective)
 
 
+@checked
 def score_interval(share: float, n: float) -> tuple[float, float]:
     """Wilson's 95 % interval of a share of n answers."""
     middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
@@ -127,6 +131,7 @@ def score_interval(share: float, n: float) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+@checked
 def meta_of(model: "PreTrainedModel", name: str, start: datetime, **settings: Any) -> dict[str, Any]:
     """What made the rows: versions, command line, model, settings, and the time since `start` (UTC)."""
     import torch  # here, so that a table of results is printed without
@@ -166,6 +171,7 @@ def read(path: str | Path) -> dict[str, Any]:
     return rows | {"pairs": found.get("pairs", [])}
 
 
+@checked
 def write(
     out: str | Path, meta: dict[str, Any], rows: list[dict[str, Any]], pairs: Sequence[dict[str, Any]] = ()
 ) -> None:
@@ -186,6 +192,7 @@ def write(
         draw(rows, temporary)
 
 
+@checked
 def as_csv(columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
     """The rows as the text of a CSV file with a header."""
     sheet = io.StringIO()
@@ -195,6 +202,7 @@ def as_csv(columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
     return sheet.getvalue()
 
 
+@checked
 def table(rows: list[dict[str, Any]], pairs: Iterable[dict[str, Any]] = (), against: str = "adafv") -> Table:
     """Accuracy on all questions of each suite, its interval, and the share of the dense model's.
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from adafv import __version__
 from adafv.ask import check_question
+from adafv.checks import checked
 from adafv.files import as_jsonl
 from adafv.methods import from_spec
 from adafv.pruner import Pruner
@@ -27,6 +28,7 @@ __all__ = ["Batch"]
 Record = dict[str, Any]
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Questions in a JSONL file, to be answered into another.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from adafv.checks import checked
 from adafv.files import Lines, differences, write_text
 
 __all__ = ["Line", "Results", "checksum", "read_lines"]
@@ -45,6 +46,7 @@ class Line:
     error: str | None = None
 
 
+@checked
 def read_lines(path: Path, strict: bool = False) -> tuple[list[Line], list[bytes]]:
     """The lines of a file, read and as they are. What is wrong with a line is told in its `error`.
 
@@ -74,6 +76,7 @@ def read_lines(path: Path, strict: bool = False) -> tuple[list[Line], list[bytes
     return named, written
 
 
+@checked
 def checksum(lines: Iterable[bytes]) -> str:
     """Tell lines of a file from others."""
     return hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
@@ -136,6 +139,7 @@ def _id(entry: dict[str, Any], number: int) -> str | int | float:
     return own
 
 
+@checked
 class Results(Lines):
     """A JSONL file of results, with the settings that made them in `….settings.json` beside it.
 

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from adafv.checks import checked
 from adafv.files import Lines, differences, writable_folder, write_text
 
 __all__ = ["Log"]
 
 
+@checked
 class Log(Lines):
     """`cells.jsonl` in a folder, with `settings.json` beside it. Opening it takes up an earlier run.
 

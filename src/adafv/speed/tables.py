@@ -7,6 +7,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from adafv.checks import checked
 from adafv.speed.run import DENSE
 
 __all__ = ["LEGEND", "NARROW", "markdown", "table", "title"]
@@ -32,6 +33,7 @@ NARROW = (
 """Columns of `table` that go first where there is no room for all."""
 
 
+@checked
 def title(meta: dict[str, Any]) -> str:
     """Shape, how much of it, precision and machine."""
     cut = "" if meta["layers"] in (None, meta["of_layers"]) else f", {meta['layers']} of {meta['of_layers']} LLM layers"
@@ -40,6 +42,7 @@ def title(meta: dict[str, Any]) -> str:
     return f"{meta['shape']}{cut}, random weights, {meta['dtype']}, {machine['name']}{threads}"
 
 
+@checked
 def table(rows: list[dict[str, Any]], meta: dict[str, Any]) -> Table:
     """One line for each row."""
     result = Table(title=f"{title(meta)}. Times in ms", title_justify="left", box=SIMPLE_HEAD)
@@ -50,6 +53,7 @@ def table(rows: list[dict[str, Any]], meta: dict[str, Any]) -> Table:
     return result
 
 
+@checked
 def markdown(rows: Iterable[dict[str, Any]], meta: dict[str, Any]) -> str:
     """The same for a page, without what a page has no room for; with the command and the noise floor."""
     batches = len({row["batch"] for row in rows}) > 1

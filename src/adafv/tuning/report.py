@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from adafv.checks import checked
 from adafv.evaluation.report import as_csv
 from adafv.files import atomic, write_text
 from adafv.tuning.choice import CHOOSING, COLUMNS, REPORTING, Row
@@ -20,6 +21,7 @@ NARROW = ("tokens",)
 LEGEND = "✓ holds: the lower end of the 95 % interval is what was asked for at least"
 
 
+@checked
 def write(out: str | Path, whole: dict[str, Any]) -> None:
     """Write results.json, results.csv and tune.png, each whole or not at all.
 
@@ -48,6 +50,7 @@ def read(path: str | Path) -> dict[str, Any] | None:
         return None
 
 
+@checked
 def table(rows: Sequence[Row]) -> Table:
     """Retention and its interval by budget and method; of the other half only what was chosen, if anything was."""
     cells: dict[tuple[float, str], dict[str, Row]] = {}

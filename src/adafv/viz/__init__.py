@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image
 from transformers import PreTrainedModel
 
+from adafv.checks import checked
 from adafv.files import atomic
 from adafv.pruner import Pruner
 from adafv.viz.beside import explanations, side_by_side
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 
+@checked
 def explain(
     model: PreTrainedModel,
     processor: Any,

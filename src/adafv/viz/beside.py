@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adafv.ask import ask_encoded, build_inputs
+from adafv.checks import checked
 from adafv.encode import encode, reask
 from adafv.methods import NoPruning
 from adafv.pruner import Pruner
@@ -22,6 +23,7 @@ __all__ = ["explanations", "side_by_side"]
 COLUMNS = 3
 
 
+@checked
 @torch.no_grad()
 def explanations(
     model: PreTrainedModel,
@@ -51,6 +53,7 @@ def explanations(
     return found
 
 
+@checked
 def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Figure":
     """Draw what several methods keep of one picture for one question, and what each answers from it.
 

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from adafv.ask import Answer
+from adafv.checks import checked
 from adafv.viz.collect import Explanation, split_curves
 from adafv.viz.maps import draw_kept, draw_picture, draw_relevance, draw_saliency
 from adafv.viz.sheet import (
@@ -37,6 +38,7 @@ FACTS = 160
 Body = Callable[[Sheet, float, float, Explanation], None]
 
 
+@checked
 def draw(what: Explanation) -> Figure:
     """The page: six panels where a method mixes two signals, fewer where there is less to show."""
     panels = _panels(what)

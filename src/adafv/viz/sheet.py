@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from adafv.checks import checked
 from adafv.fonts import drawable, families_for, warn_of
 
 __all__ = ["Sheet", "wrapped"]
@@ -21,6 +22,7 @@ MARGIN, GAP, PANEL, BODY, SIDE, HEAD = 56, 54, 460, 330, 108, 66
 TOP, ROW, BOTTOM = 150, 38, 30
 
 
+@checked
 class Sheet:
     """A figure that is addressed in pixels."""
 
@@ -59,6 +61,7 @@ class Sheet:
         return self.figure
 
 
+@checked
 def wrapped(text: str, room: int, most: int) -> list[str]:
     """Break a text into lines, between words or wide characters (Chinese, emoji), which count as two.
 
