@@ -1,11 +1,14 @@
 """Arguments of a wrong type: one sentence that names the argument, not a traceback from the depths."""
 
 import inspect
+import operator
+import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import wraps
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 __all__ = ["checked"]
 
@@ -25,36 +28,41 @@ def checked(function: F) -> F:
         function: or a class, whose construction is looked at. Its annotations say what the arguments have to be.
     """
     if isinstance(function, type):
-        function.__init__ = _explained(function.__init__, function)  # type: ignore[misc]
+        function.__init__ = _explained(function.__init__, function.__module__)  # type: ignore[misc]
         return function
-    return typing.cast(F, _explained(function, function))
+    return typing.cast(F, _explained(function, function.__module__))
 
 
-def _explained(call: Callable[..., Any], annotated: Any) -> Callable[..., Any]:
+def _explained(call: Callable[..., Any], module: str) -> Callable[..., Any]:
     @wraps(call)
     def explained(*args: Any, **kwargs: Any) -> Any:
         try:
             return call(*args, **kwargs)
         except _RAW as error:
-            if complaint := _complaint(call, annotated, args, kwargs, error):
+            if complaint := _complaint(call, _hints(call, module), args, kwargs, error):
                 raise ValueError(complaint) from error
             raise
 
     return explained
 
 
+def _hints(call: Callable[..., Any], module: str) -> dict[str, Any]:
+    """The annotations of a call's arguments, without those that only a type checker can resolve."""
+    found: dict[str, Any] = {}
+    for name, hint in call.__annotations__.items():
+        with suppress(Exception):
+            found[name] = eval(hint, vars(sys.modules[module])) if isinstance(hint, str) else hint
+    return found
+
+
 def _complaint(
-    call: Callable[..., Any], annotated: Any, args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception
+    call: Callable[..., Any], hints: dict[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception
 ) -> str:
     """What is wrong with the arguments of a call that has failed; empty: nothing that shows."""
     try:
         arguments = inspect.signature(call).bind(*args, **kwargs).arguments
     except TypeError:
         return ""
-    try:
-        hints = get_type_hints(annotated)
-    except NameError:  # of an annotation that only type checkers import
-        hints = {}
     arguments = {name: value for name, value in arguments.items() if name != "self"}
     for name, value in arguments.items():
         if not _fits(value, hints.get(name, Any)):
@@ -64,6 +72,8 @@ def _complaint(
             return f"{name}={_shown(value)} has no {error.name!r}: pass what the documentation of {name} says"
         if isinstance(error, KeyError) and any(error.args[0] not in entry for entry in _mappings(value)):
             return f"{name} has no entry {error.args[0]!r}: pass what the documentation of {name} says"
+        if isinstance(error, IndexError) and isinstance(value, list | tuple) and not value:
+            return f"{name} is empty: pass at least one"
     return ""
 
 
@@ -82,10 +92,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return value in inner
     if hint is None or hint is NoneType:
         return value is None
-    if hint is float:
-        return isinstance(value, float | int) or hasattr(value, "__float__")
-    if hint is int:
-        return isinstance(value, int) or hasattr(value, "__index__")
+    if hint in (int, float):
+        return _converts(value, hint)
     kind = origin or hint
     if not isinstance(kind, type):
         return True
@@ -93,17 +101,29 @@ def _fits(value: Any, hint: Any) -> bool:
         fitting = isinstance(value, kind)
     except TypeError:  # a protocol that is not for looking at instances
         return True
-    if fitting and inner and isinstance(value, list | tuple) and kind is not Callable:
-        return _entries_fit(value, kind, inner)
-    return fitting
+    return fitting and _entries_fit(value, kind, inner)
 
 
-def _entries_fit(value: Sequence[Any], kind: type, inner: tuple[Any, ...]) -> bool:
+def _converts(value: Any, hint: type) -> bool:
+    if isinstance(value, bool | str):
+        return False
+    try:
+        operator.index(value) if hint is int else float(value)
+    except Exception:  # whatever arrays and tensors make of it
+        return False
+    return True
+
+
+def _entries_fit(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
+    """Whether what a collection holds is of the types in the brackets of its annotation."""
+    if not inner or isinstance(value, Mapping) or not issubclass(kind, Iterable) or not hasattr(value, "__len__"):
+        return True
     if kind is tuple and inner[-1] is not Ellipsis:
         return len(value) == len(inner) and all(_fits(x, one) for x, one in zip(value, inner, strict=True))
-    if issubclass(kind, Iterable):
+    try:
         return all(_fits(x, inner[0]) for x in value)
-    return True
+    except TypeError:  # a tensor of no dimension
+        return False
 
 
 def _wanted(hint: Any) -> str:

@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from adafv.checks import checked
+
 __all__ = ["MissingGlyphWarning", "covering", "drawable", "families_for", "warn_of"]
 
 BASE = "DejaVu Sans"
@@ -21,11 +23,13 @@ class MissingGlyphWarning(UserWarning):
     """Text was to be drawn that no installed font has glyphs for."""
 
 
+@checked
 def families_for(text: str) -> list[str]:
     """Return the font families to draw a text with, matplotlib's own first."""
     return [BASE, *dict.fromkeys(name for c in text if _lacking(c) and (name := _family_with(c)))]
 
 
+@checked
 def drawable(text: str) -> tuple[str, str]:
     """Return a text with `UNKNOWN` in place of every run of characters that no installed font has, and those.
 
@@ -42,6 +46,7 @@ def drawable(text: str) -> tuple[str, str]:
     return "".join(drawn), "".join(missing)
 
 
+@checked
 def warn_of(missing: str) -> None:
     """Warn in one sentence that characters have no glyph in any installed font, and say which font to install."""
     if not missing:

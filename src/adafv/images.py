@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from adafv.checks import checked
+
 __all__ = ["MAX_ASPECT", "FirstFrameWarning", "check_image", "first_frame", "open_image", "to_rgb"]
 
 MAX_ASPECT = 100
@@ -29,6 +31,7 @@ class FirstFrameWarning(UserWarning):
     """A picture is the first of several in its file."""
 
 
+@checked
 def open_image(path: str | Path | bytes) -> Image.Image:
     """Read a picture as RGB.
 
@@ -79,6 +82,7 @@ def open_image(path: str | Path | bytes) -> Image.Image:
     return rgb
 
 
+@checked
 def first_frame(image: Image.Image, name: str = "the picture") -> str:
     """Say in a sentence that a picture is the first frame of an animation, or the first of several pages.
 
@@ -136,6 +140,7 @@ def _what_it_is(head: bytes) -> str:
     return "is not an image: pass a PNG, JPEG, WebP or another file that Pillow reads"
 
 
+@checked
 def check_image(image: Image.Image, name: str = "the picture") -> None:
     """Refuse shapes that no processor turns into something to see.
 
@@ -177,6 +182,7 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
+@checked
 def to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB from any mode: 16 bits are scaled, transparency is laid on white."""
     if image.mode in (*_INTEGER_MODES, "F"):

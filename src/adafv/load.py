@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def dtype_of(name: str | None, device: torch.device) -> torch.dtype:
 
 
 @checked
-def from_files(source: str, load: Any, **options: Any) -> Any:
+def from_files(source: str, load: Callable[..., Any], **options: Any) -> Any:
     """Load something, with one sentence for whatever goes wrong on the way to the files and in them."""
     if not Path(source).is_dir() and not is_reachable():
         options["local_files_only"] = True  # what is in the cache is used; nothing waits for who does not answer

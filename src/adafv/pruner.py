@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -102,6 +103,9 @@ class Pruner(ABC):
         if (self.keep is None) == (self.tokens is None):
             given = "both are" if self.keep is not None else "neither is"
             raise ValueError(f"{given} given: pass either keep (a share, e.g. 0.1) or tokens (a number, e.g. 144)")
+        for name, value in (("keep", self.keep), ("tokens", self.tokens)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+                raise ValueError(f"{name}={value!r} is not a number: pass keep=0.1, or tokens=144")
         if self.keep is not None and not 0 < self.keep <= 1:
             raise ValueError(f"keep={self.keep} is not a share of the visual tokens: pass 0 < keep <= 1")
         if self.tokens is not None and (self.tokens < 1 or self.tokens != int(self.tokens)):

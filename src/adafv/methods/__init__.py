@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
+from adafv.checks import checked
 from adafv.methods.adafv import AdaFV
 from adafv.methods.adafv_plus import AdaFVPlus
 from adafv.methods.adafv_released import AdaFVReleased
@@ -97,6 +98,7 @@ _READERS: dict[type, Callable[[str], Any]] = {
 }
 
 
+@checked
 def method(name: str, **options: Any) -> Pruner:
     """A pruner by its name: `method("adafv", keep=0.1)`.
 
@@ -114,6 +116,7 @@ def method(name: str, **options: Any) -> Pruner:
     raise ValueError(f"method {name!r} is unknown: {hint}")
 
 
+@checked
 def from_spec(spec: str, template: Callable[[], Iterable[int]] = tuple, **options: Any) -> Pruner:
     """A pruner as lists of methods write it: `from_spec("adafv:reserve=0.5:top=3", keep=0.1)`.
 
