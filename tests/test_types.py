@@ -48,6 +48,7 @@ RUNS = {
 OF_THE_CORE = (
     "adafv.capture", "adafv.cells", "adafv.encode", "adafv.encoders", "adafv.families.base", "adafv.inside",
     "adafv.layout", "adafv.mixture", "adafv.processors", "adafv.reading", "adafv.rebuild", "adafv.scores",
+    "adafv.methods.hired", "adafv.methods.pool", "adafv.methods.uniform",
 )  # fmt: skip
 """Modules whose public functions still let errors of Python through; to be emptied."""
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adafv.cli.options import DEFAULT_KEEP, Keep, Method, Model, Tokens, pruner_of, quiet, share_in
+from adafv.cli.options import DEFAULT_KEEP, Keep, Method, Tokens, pruner_of, quiet, share_in
 from adafv.hub import check_available
 
 CHECKS = "adafv.serving.vllm.http.Checks"
@@ -48,7 +48,9 @@ def serve(
     cache_mb: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Memory for encoded pictures, in MiB.", show_default="512")
     ] = None,
-    model: Model = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="ID_OR_PATH", help="The same as MODEL.", show_default=False)
+    ] = None,
 ) -> None:
     """Serve a model over HTTP with vLLM, as OpenAI's API, reading only the visual tokens that a method keeps.
 
@@ -70,6 +72,7 @@ def serve(
         if model is not None:
             raise ValueError(f"MODEL is {flags[0]!r}, --model is {model!r}: pass one of them")
         model = flags.pop(0)
+    if model is not None:
         check_available(model)
     share = None if keep is None else share_in(keep)
     options = _choice({"method": method, "keep": share, "tokens": tokens, "pin": pin}, _given(flags), model)
