@@ -163,7 +163,8 @@ def test_an_interrupted_retry_keeps_what_it_has(model, processor, source, monkey
     original, calls = hf.generate, []
 
     def generate(*rest):
-        if calls.append(1) or len(calls) == 4:
+        calls.append(rest)
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return original(*rest)
 
@@ -172,6 +173,12 @@ def test_an_interrupted_retry_keeps_what_it_has(model, processor, source, monkey
         replace(plan, retry_failed=True).run(HuggingFace(model, processor, "tiny"))
     after = read(plan.out)
     assert [r["error"] is None for r in after] == [True] * 3 + [False] * 4 and after[3:] == before[3:]
+
+
+def test_a_batch_without_a_picture(model, processor, source):
+    """Where no picture of a batch can be opened, each line says so."""
+    lines = [line | {"image": "no.png"} for line in read(source)]
+    assert all("no.png" in r["error"] for r in run(batch(write(source.parent, lines)), model, processor))
 
 
 def test_new_lines_are_taken_up(model, processor, source):

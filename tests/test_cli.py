@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -239,7 +240,7 @@ def test_a_hub_that_cannot_be_reached(tmp_path):
     for command in (["ask", str(path), QUESTION], ["batch", "a", "b"], ["serve"], ["eval", "--out", str(tmp_path)]):
         start = time.perf_counter()
         done = process(*command, "--model", "nope", env=offline)
-        assert time.perf_counter() - start < 5
+        assert time.perf_counter() - start < 10
         refused((done.returncode, done.stdout, done.stderr), "'nope'", "https://hub.invalid cannot be reached")
 
 
@@ -252,9 +253,9 @@ def test_static_text_needs_no_torch(command, tmp_path):
         f"import sys; from adafv.cli import main\nassert main({command}) == 0\n"
         "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)"
     )
-    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=tmp_path, capture_output=True)
-    assert time.perf_counter() - start < 4
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2
 
 
 def test_the_listing_is_the_registry():

@@ -65,9 +65,11 @@ class HuggingFace:
         groups: dict[int, list[Opened]] = {}
         for asked in batch:
             try:
-                groups.setdefault(id(asked.pruner), []).append(Opened(asked, opened(asked.image)))
+                question = Opened(asked, opened(asked.image))
             except ValueError as error:
                 found[asked.number] = failed(error)
+            else:
+                groups.setdefault(id(asked.pruner), []).append(question)
         for group in groups.values():
             found |= zip((x.asked.number for x in group), self._answers(group, max_new_tokens), strict=True)
         return found
