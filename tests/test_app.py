@@ -12,25 +12,23 @@ from PIL import Image
 from adafv import METHODS, method
 from adafv.app import cards, desk
 from adafv.app.desk import Playground, bundled
-from adafv.app.page import NOTHING, Choices, Page
+from adafv.app.page import EMBEDDED, NOTHING, Choices, Page, Reply
 from adafv.app.server import free_port
 from adafv.app.sight import DENSE
-from adafv.ask import ask, ask_encoded
+from adafv.ask import ask
 from adafv.cli import main
 from adafv.demo import CASES
+from adafv.images import FirstFrameWarning
+from adafv.methods import from_spec
+from adafv.text import boilerplate
 
 QUESTION = "what color is the anchor ?"
 CHOICES = Choices(QUESTION, "adafv", "random", 20, "what is kept")
 
 
-@pytest.fixture(autouse=True)
-def short_answers(monkeypatch):
-    monkeypatch.setattr(desk, "ask_encoded", lambda *arguments: ask_encoded(*arguments, max_new_tokens=3))
-
-
 @pytest.fixture
 def playground(model, processor) -> Playground:
-    return Playground(model, processor, "tiny")
+    return Playground(model, processor, "tiny", max_new_tokens=3)
 
 
 @pytest.fixture
@@ -43,6 +41,12 @@ def image(tmp_path) -> str:
     path = tmp_path / "picture.png"
     picture(60, 40).save(path)
     return str(path)
+
+
+def asked(page: Page, visitor: str, path: str, choices: Choices) -> Reply:
+    """A picture of one's own, and then its question."""
+    assert page.take_file(visitor, path, choices).notice == ""
+    return page.look(visitor, path, choices)
 
 
 @pytest.fixture
@@ -104,8 +108,8 @@ def test_visitors_do_not_mix(page, image, tmp_path):
     """Each has a picture and questions of their own."""
     other = tmp_path / "other.png"
     picture(40, 60, seed=1).save(other)
-    mine = page.take_file("a", image, CHOICES)
-    page.take_file("b", str(other), CHOICES._replace(question="how many ?"))
+    mine = asked(page, "a", image, CHOICES)
+    asked(page, "b", str(other), CHOICES._replace(question="how many ?"))
     again = page.look("a", image, CHOICES)
     assert again.cards == mine.cards
     assert page.playground.desks["a"].image.size == (60, 40)
@@ -139,12 +143,13 @@ def test_memory_is_bounded(playground, image, monkeypatch):
 @pytest.mark.parametrize("second", [NOTHING, "adafv", "t2i", "fastv", "tome"])
 def test_every_layer_of_every_kind_of_method(page, image, layer, second):
     """Cards for the dense model and each method, whatever is drawn over the picture; twice the same is one."""
-    reply = page.take_file("a", image, CHOICES._replace(second=second, layer=layer, budget=60))
-    assert reply.notice == "" and reply.source == image and reply.suggested == []
+    taken = page.take_file("a", image, CHOICES)
+    assert taken.notice == "" and taken.source == image and taken.suggested == []
+    reply = page.look("a", image, CHOICES._replace(second=second, layer=layer, budget=60))
     drawn = reply.cards or ""
     assert drawn.count("<article") == (2 if second in (NOTHING, "adafv") else 3)
     assert ("data:image/png" in drawn) == (cards.LAYERS[layer] in ("saliency", "relevance"))
-    assert "data:image/webp" in (reply.picture or "") and "data:image/webp" not in drawn
+    assert "data:image/webp" in (taken.picture or "") and "data:image/webp" not in drawn
     blind = {"what stands out": ("t2i", "tome"), "what the words point at": ("tome",)}.get(layer, ())
     assert ("does not look at it" in drawn) == (second in blind)
 
@@ -152,7 +157,7 @@ def test_every_layer_of_every_kind_of_method(page, image, layer, second):
 @pytest.mark.parametrize("budget", [1, 37, 100])
 def test_kept_tokens_are_drawn_where_they_lie(page, image, budget):
     """As many frames as tokens, none where nothing was dropped, and the split that was found."""
-    drawn = page.take_file("a", image, CHOICES._replace(second=NOTHING, budget=budget)).cards or ""
+    drawn = asked(page, "a", image, CHOICES._replace(second=NOTHING, budget=budget)).cards or ""
     answers = page.playground.desks["a"].results
     what = answers[QUESTION, "adafv", budget / 100].what
     frames = re.findall(r'stroke="#\w+" stroke-width="[\d.]+" d="([^"]*)"', drawn)
@@ -200,30 +205,77 @@ def test_huge_pictures(page, tmp_path):
 @pytest.mark.parametrize("question", ["", "  ", "what <image> is", "what </s>"])
 def test_bad_questions(page, image, question):
     """One sentence; the answers that are there stay."""
-    page.take_file("a", image, CHOICES)
+    asked(page, "a", image, CHOICES)
     reply = page.look("a", image, CHOICES._replace(question=question))
     assert "question" in reply.notice and 'role="alert"' in reply.notice and "<image>" not in reply.notice
     assert reply.cards is None
 
 
-@pytest.mark.parametrize("question", ["", "what <image> is"])
-def test_a_picture_before_its_question(page, image, question):
-    """It is shown; nothing is asked of the picture before."""
-    reply = page.take_file("a", image, CHOICES._replace(question=question))
-    assert "Ask something" in (reply.cards or "") and reply.source == image
-    assert bool(reply.notice) == bool(question)
+def test_a_new_picture_clears_the_question(page, image):
+    """It was about the picture before; asked of the new one, its answer would be nonsense."""
+    page.take_bundled("a", 0, CHOICES)
+    reply = page.take_file("a", image, CHOICES)
+    assert reply.question == "" and reply.suggested == [] and reply.source == image
+    assert "Ask something" in (reply.cards or "") and reply.notice == ""
+    assert not page.playground.desks["a"].results
+
+
+@pytest.mark.parametrize("budget, said", [(0, "0 %"), (150, "150 %"), (-1, "-1 %"), (None, "Nothing")])
+def test_numbers_that_are_no_share(page, image, budget, said):
+    """Typed into the slider's field: one sentence, and what is there stays."""
+    page.take_file("a", image, CHOICES)
+    reply = page.look("a", image, CHOICES._replace(budget=budget))
+    assert f"{said} is no share" in reply.notice and "1 to 100" in reply.notice and reply.cards is None
+
+
+def test_methods_with_options(page, image):
+    """As everywhere on the command line, beside the same method without; an unknown option is one sentence."""
+    options = "adafv:reserve=0.5:skip=template"
+    page.take_file("a", image, CHOICES)
+    reply = page.look("a", image, CHOICES._replace(second=options))
+    assert reply.notice == "" and f">{options}</h3>" in (reply.cards or "") and (reply.cards or "").count("<h3") == 3
+    found = page.playground.desks["a"].results[QUESTION, options, 0.2]
+    pruner = from_spec(options, lambda: boilerplate(page.playground.processor), keep=0.2)
+    alone = ask(page.playground.model, page.playground.processor, picture(60, 40), QUESTION, pruner, max_new_tokens=3)
+    assert found.answer is not None and found.answer.answer == alone.answer
+    for bad in ("adafv:reserve=2", "adafv:nothing=1", "adafw", "adafv:keep=0.5", ""):
+        assert page.look("a", image, CHOICES._replace(second=bad)).notice, bad
+
+
+def test_a_cut_answer_says_so(model, processor, image):
+    """Three tokens are no end of a sentence."""
+    page = Page(Playground(model, processor, "tiny", max_new_tokens=3))
+    assert (asked(page, "a", image, CHOICES).cards or "").count("The answer was cut") == 3
+
+
+def test_words_that_the_embedded_model_does_not_know(processor, model, image):
+    """One sentence that names --model; of other models nothing is said."""
+    strange = CHOICES._replace(question="what color is the zebra ?")
+    known, other = (Page(Playground(model, processor, name, max_new_tokens=3)) for name in (EMBEDDED, "tiny"))
+    notice = asked(known, "a", image, strange).notice
+    assert "&#x27;zebra&#x27; is not among" in notice and "--model" in notice
+    assert asked(known, "a", image, CHOICES).notice == "" == asked(other, "a", image, strange).notice
+
+
+def test_an_animation_says_so(page, tmp_path):
+    """The first frame is what is looked at."""
+    path = tmp_path / "dance.gif"
+    picture(48, 48).save(path, save_all=True, append_images=[picture(48, 48, seed=1)])
+    with pytest.warns(FirstFrameWarning, match=r"dance\.gif is an animation"):
+        reply = page.take_file("a", str(path), CHOICES)
+    assert "dance.gif is an animation, of which the first frame is taken" in reply.notice and reply.cards
 
 
 def test_a_budget_that_one_method_refuses(page, image):
     """Its own card says so; the others answer."""
-    reply = page.take_file("a", image, CHOICES._replace(second="fastv", budget=1))
+    reply = asked(page, "a", image, CHOICES._replace(second="fastv", budget=1))
     drawn = reply.cards or ""
     assert reply.notice == "" and drawn.count('class="answer"') == 2 and "below its least" in drawn
 
 
 def test_what_people_write_is_text():
     """Markup in questions and answers is shown, not run."""
-    page = Page(Playground(tiny_model("llava"), tiny_processor("llava"), "<b>tiny"))
+    page = Page(Playground(tiny_model("llava"), tiny_processor("llava"), "<b>tiny", max_new_tokens=3))
     assert "<b>" not in cards.heading("<b>tiny", "cpu") and "&lt;b&gt;tiny" in cards.heading("<b>tiny", "cpu")
     page.take_bundled("a", 0, CHOICES._replace(second=NOTHING))
     page.look("a", "0", CHOICES._replace(question="<script>alert(1)</script> ?"))

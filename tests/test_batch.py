@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from adafv.cli import main
 from adafv.serving import hf
 from adafv.serving.batch import Batch
 from adafv.serving.hf import HuggingFace
+from adafv.text import boilerplate
 
 KEYS = ["id", "answer", "method", "visual_tokens", "kept_tokens", "error"]
 SHAPES = ((48, 48), (30, 60), (72, 24), (24, 24))
@@ -107,6 +109,117 @@ def test_a_line_has_its_own_budget(model, processor, source):
             assert result["kept_tokens"] == (5 if share is None else int(share * result["visual_tokens"] + 0.5))
 
 
+def test_a_line_has_its_own_method(model, processor, source):
+    """With options and a budget of its own, or at the command's; the result names it and is that of asking alone."""
+    own = [
+        {"method": "random", "tokens": 7},
+        {"method": "adafv:reserve=0.5"},
+        {"method": "none"},
+        {"method": "t2i:keep=0.5"},
+        {"tokens": 4},
+        {"method": "adafv:skip=template"},
+        {},
+    ]
+    lines = [line | extra for line, extra in zip(read(source), own, strict=True)]
+    results = run(batch(write(source.parent, lines)), model, processor)
+    pruners = [
+        method("random", tokens=7), method("adafv", reserve=0.5, keep=0.2), method("none"), method("t2i", keep=0.5),
+        AdaFV(tokens=4), AdaFV(keep=0.2, skip=boilerplate(processor)), AdaFV(keep=0.2),
+    ]  # fmt: skip
+    for line, result, pruner in zip(lines, results, pruners, strict=True):
+        alone = ask(model, processor, Image.open(source.parent / line["image"]), line["question"], pruner, 4)
+        assert result["error"] is None
+        assert [result[key] for key in KEYS[1:-1]] == [
+            alone.answer, pruner.spec, alone.visual_tokens, alone.kept_tokens,
+        ]  # fmt: skip
+
+
+def test_failed_lines_are_tried_again(model, processor, source):
+    """With retry_failed, in their places; what was answered isn't answered twice, and without it nothing changes."""
+    lines = read(source)
+    lines[1]["image"], lines[4]["image"] = "late.png", "never.png"
+    plan = batch(write(source.parent, lines))
+    before = run(plan, model, processor)
+    assert [bool(r["error"]) for r in before] == [i in (1, 4) for i in range(7)]
+    picture(48, 48).save(source.parent / "late.png")
+    assert run(plan, model, processor) == before
+    again = replace(plan, retry_failed=True)
+    summary = again.run(HuggingFace(model, processor, "tiny"))
+    assert summary == {"lines": 7, "resumed": 5, "failed": 1, "first_error": before[4]["error"]}
+    after = read(plan.out)
+    assert after[1]["answer"] is not None and [r for i, r in enumerate(after) if i != 1] == [
+        r for i, r in enumerate(before) if i != 1
+    ]
+    assert sorted(p.name for p in source.parent.glob("*out*")) == ["out.jsonl", "out.jsonl.settings.json"]
+
+
+def test_an_interrupted_retry_keeps_what_it_has(model, processor, source, monkeypatch):
+    """Ctrl-C in the middle: every line has one result, and what was answered anew stays."""
+    lines = [line | {"image": f"late{i}.png"} for i, line in enumerate(read(source))]
+    plan = batch(write(source.parent, lines), batch_size=1)
+    before = run(plan, model, processor)
+    for i in range(7):
+        picture(48, 48, seed=i).save(source.parent / f"late{i}.png")
+    original, calls = hf.generate, []
+
+    def generate(*rest):
+        calls.append(rest)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(*rest)
+
+    monkeypatch.setattr(hf, "generate", generate)
+    with pytest.raises(KeyboardInterrupt):
+        replace(plan, retry_failed=True).run(HuggingFace(model, processor, "tiny"))
+    after = read(plan.out)
+    assert [r["error"] is None for r in after] == [True] * 3 + [False] * 4 and after[3:] == before[3:]
+
+
+def test_a_batch_without_a_picture(model, processor, source):
+    """Where no picture of a batch can be opened, each line says so."""
+    lines = [line | {"image": "no.png"} for line in read(source)]
+    assert all("no.png" in r["error"] for r in run(batch(write(source.parent, lines)), model, processor))
+
+
+def test_new_lines_are_taken_up(model, processor, source):
+    """Appended to the input, with or without a line end before them; lines that change are still refused."""
+    lines = read(source)
+    plan = batch(write(source.parent, lines[:4]))
+    before = run(plan, model, processor)
+    source.write_text("\r\n".join(map(json.dumps, lines)))
+    later = batch(source)
+    assert later.run(HuggingFace(model, processor, "tiny"))["resumed"] == 4
+    assert read(later.out)[:4] == before and len(read(later.out)) == 7
+    write(source.parent, lines[:5])
+    with pytest.raises(ValueError, match="input="):
+        batch(source).run(HuggingFace(model, processor, "tiny"))
+
+
+def test_results_on_stdout(source, checkpoint, capfdbinary):
+    """OUT is -: the lines that a file would have, nothing else; exit 1 where lines failed; no file is made."""
+    write(source.parent, [*read(source)[:2], {"image": "no.png", "question": "what"}])
+    assert main(command(source, checkpoint)) == 1
+    capfdbinary.readouterr()
+    files = sorted(source.parent.iterdir())
+    words = command(source, checkpoint)
+    words[2] = "-"
+    assert main(words) == 1
+    out, err = capfdbinary.readouterr()
+    assert out == (source.parent / "out.jsonl").read_bytes() and b"failed: 1 lines" in err
+    assert sorted(source.parent.iterdir()) == files
+    for option in ("--json", "--retry-failed"):
+        assert main([*words, option]) == 2
+
+
+def test_unknown_words_of_the_embedded_model(source, capsys):
+    """One sentence for all lines, on stderr and in the summary."""
+    source = write(source.parent, [{"image": "0.png", "question": q} for q in ("a zebra?", "the cup?", "a zebra, ox?")])
+    assert main(["batch", str(source), str(source.parent / "o.jsonl"), "--max-new-tokens", "2", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["unknown_words"] == ["zebra", "ox"]
+    assert err.count("'zebra', 'ox' are not among the 184 words") == 1 and "--model" in err
+
+
 def test_ids(model, processor, source):
     """Text, numbers, and where there is none the line's number; they come back as they were."""
     lines = [line | {"id": x} for line, x in zip(read(source), ["a", 9, 1.5, "9", "é\ud800"], strict=False)]
@@ -136,6 +249,15 @@ BAD = {
     "keep nan": ('{"image": "0.png", "question": "what", "keep": NaN}', "keep=nan"),
     "keep text": ({"image": "0.png", "question": "what", "keep": "0.1"}, "keep='0.1'"),
     "keep true": ({"image": "0.png", "question": "what", "keep": True}, "keep=True"),
+    "unknown key": ({"image": "0.png", "question": "what", "kep": 0.5}, "did you mean 'keep'?"),
+    "strange key": ({"image": "0.png", "question": "what", "zzz": 1}, "'zzz' is unknown: a line has id, image"),
+    "tokens 0": ({"image": "0.png", "question": "what", "tokens": 0}, "tokens=0"),
+    "tokens 1.5": ({"image": "0.png", "question": "what", "tokens": 1.5}, "tokens=1.5"),
+    "two budgets": ({"image": "0.png", "question": "what", "tokens": 5, "keep": 0.1}, "both are given"),
+    "method": ({"image": "0.png", "question": "what", "method": "adafw"}, "did you mean 'adafv'"),
+    "method 3": ({"image": "0.png", "question": "what", "method": 3}, "method=3"),
+    "option": ({"image": "0.png", "question": "what", "method": "adafv:reserve=9"}, "reserve=9"),
+    "budget twice": ({"image": "0.png", "question": "what", "method": "t2i:keep=1", "keep": 1}, "given already"),
     "no JSON": ('{"image": "0.png", ', "no JSON"),
     "blank": ("", "no JSON"),
     "deep": ("[" * 100_000, "no JSON"),
@@ -274,7 +396,7 @@ def test_two_at_once(model, processor, source):
     """Two runs into one file would write every line twice."""
     from adafv.serving.jsonl import Results
 
-    with Results(source.parent / "out.jsonl", {}, []), pytest.raises(ValueError, match="another run"):
+    with Results(source.parent / "out.jsonl", {}, [], []), pytest.raises(ValueError, match="another run"):
         batch(source).run(HuggingFace(model, processor, "tiny"))
 
 
@@ -330,7 +452,7 @@ def test_the_command(source, checkpoint, capsys):
     assert said.count("\n") == 1 and summary["lines"] == 7 and summary["failed"] == summary["resumed"] == 0
     assert "line/s" in bar and "100%" in bar
     write(source.parent, [*read(source), "{"])
-    assert main(command(source, checkpoint, out="b.jsonl")) == 0
+    assert main(command(source, checkpoint, out="b.jsonl")) == 1
     assert "failed: 1 lines, the first because: line 8 is no JSON" in capsys.readouterr().out
 
 

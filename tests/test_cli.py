@@ -1,23 +1,38 @@
 """The command line's contract: JSON alone on stdout, one line on stderr and exit 2 for bad input, a fast start."""
 
 import csv
+import io
 import json
 import os
+import re
+import resource
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import ANY
 
 import pytest
+import torch
 from conftest import INSIDE, picture
 from fakes import FakeSuites, save_tiny
 from PIL import Image
 
 import adafv
 from adafv import METHODS
+from adafv.ask import was_cut
 from adafv.cli import main
+from adafv.cli.listing import PROVEN, listed_methods
+from adafv.evaluation.report import COLUMNS
+from adafv.families import IMPOSSIBLE, UNPROVEN, record
+from adafv.load import load
+from adafv.methods import from_spec
+from adafv.spec import share_of
+from adafv.vocabulary import unknown_words, unknown_words_notice
 
-ANSWER_KEYS = {"answer", "method", "visual_tokens", "kept_tokens", "prefill_ms", "total_ms"}
+ANSWER_KEYS = {"answer", "method", "visual_tokens", "kept_tokens", "prefill_ms", "total_ms", "cut"}
 QUESTION = "what color is the anchor ?"
 
 
@@ -119,6 +134,192 @@ def test_ask_budgets(run, image):
         assert result["kept_tokens"] == int(expected * result["visual_tokens"] + 0.5)
 
 
+@pytest.mark.parametrize("keep", ["25%", "25 %", "0.25", " 25.0%"])
+def test_percentages(run, image, keep):
+    """25% is 0.25, on the command line and in a method's own options."""
+    result = json.loads(run("ask", image, QUESTION, "--json", "--keep", keep)[1])
+    assert result["kept_tokens"] == int(0.25 * result["visual_tokens"] + 0.5)
+    assert json.loads(run("ask", image, QUESTION, "--json", "--method", f"adafv:keep={keep.strip()}")[1]) == result | {
+        name: ANY for name in ("prefill_ms", "total_ms")
+    }
+
+
+@pytest.mark.parametrize("text, share", [("10%", 0.1), ("12.3%", 0.123), ("5e-2", 0.05), ("100%", 1.0), ("0", 0.0)])
+def test_shares_are_exact(text, share):
+    """A tenth is the same number however it is written, or answers would be filed under two budgets."""
+    assert share_of(text) == share
+
+
+def test_methods_with_options(run, image):
+    """As lists of methods write them, `skip=template` too; the answer names what it was given from."""
+    status, out, err = run("ask", image, QUESTION, "--json", "--method", "adafv:reserve=0.5:skip=template")
+    assert status == 0 and err == "" and json.loads(out)["method"] == "adafv:reserve=0.5"
+    assert "(adafv:reserve=0.5: " in run("ask", image, QUESTION, "--method", "adafv:reserve=0.5:tokens=5")[1]
+
+
+@pytest.mark.parametrize("spec", ["adafv", "adafv:reserve=0.5:top=3:center=true", "random:seed=3", "none"])
+def test_specs_go_round(spec):
+    """A pruner's own spec makes the same pruner."""
+    pruner = from_spec(spec, keep=None if spec == "none" else 0.1)
+    assert from_spec(pruner.spec, keep=pruner.keep) == pruner
+
+
+def test_a_cut_answer_says_so(run, image):
+    """The tiny model never stops by itself."""
+    status, out, _ = run("ask", image, QUESTION, "--max-new-tokens", 2)
+    assert status == 0 and out.splitlines()[0].endswith(" …") and "cut after 2 tokens" in out
+    assert json.loads(run("ask", image, QUESTION, "--max-new-tokens", 2, "--json")[1])["cut"] is True
+
+
+def test_was_cut():
+    """An answer that ends at the limit with an end of its own is not cut."""
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[3, 4]))
+    output = torch.tensor([[5, 6, 7], [5, 6, 3], [5, 4, 0]])
+    assert was_cut(model, output, 3) == [True, False, False] and was_cut(model, output, 4) == [False] * 3
+    model.generation_config.eos_token_id = None
+    assert was_cut(model, output[:1], 3) == [True]
+
+
+def test_a_picture_from_standard_input(checkpoint, image, tmp_path):
+    """`-` reads it; the answer is that about the file. Nothing there, or no picture, is one sentence."""
+    alone = process("ask", image, QUESTION, "--json", "--model", checkpoint)
+    words = [sys.executable, "-m", "adafv", "ask", "-", QUESTION, "--json", "--model", checkpoint]
+    piped = subprocess.run(words, input=Path(image).read_bytes(), capture_output=True, timeout=120)
+    times = {"prefill_ms": ANY, "total_ms": ANY}
+    assert piped.stderr == b"" and json.loads(piped.stdout) == json.loads(alone.stdout) | times
+
+
+@pytest.mark.parametrize("content, words", [(b"", ["empty", "picture.png"]), (b"text", ["not an image"])])
+def test_no_picture_on_standard_input(run, monkeypatch, content, words):
+    """One sentence, before any model is loaded."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    refused(run("ask", "-", QUESTION), *words)
+    monkeypatch.setattr(sys, "stdin", None)
+    refused(run("explain", "-", QUESTION, "--out", "page.png"), "nothing is piped in")
+
+
+def test_words_that_the_embedded_model_does_not_know(tmp_path):
+    """One sentence on stderr that names --model; the answer comes all the same, and stdout stays JSON."""
+    path = tmp_path / "a.png"
+    picture(96, 96).save(path)
+    done = process("ask", str(path), "What breed is the Dalmatian, or the cup?", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout).keys() == ANSWER_KEYS
+    assert done.stderr.count("\n") == 1 and "'breed', 'Dalmatian' are not among the 184 words" in done.stderr
+    assert "--model" in done.stderr
+
+
+def test_known_words(embedded):
+    """Neither capitals nor punctuation make a word unknown, nor do tokenizers that spell words out."""
+    assert unknown_words(embedded, "What color is the CUP?") == []
+    assert unknown_words(embedded, "zebra, zebra; cup … zoo's ¿") == ["zebra", "zoos"]
+    spelling = SimpleNamespace(tokenizer=SimpleNamespace(unk_token_id=None))
+    assert unknown_words(spelling, "zebra") == []
+    many = unknown_words_notice(embedded, [f"word{i}" for i in range(9)])
+    assert "'word4' and 4 more are not" in many and "'x' is not" in unknown_words_notice(embedded, ["x"])
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load(None, "cpu")[1]
+
+
+def test_an_animation_says_so(run, tmp_path):
+    """On stderr, for every command that opens it: the first frame is what is asked about."""
+    path = tmp_path / "dance.gif"
+    picture().save(path, save_all=True, append_images=[picture(seed=1)])
+    status, out, err = run("ask", path, QUESTION, "--json")
+    assert status == 0 and json.loads(out) and err.count("\n") == 1
+    assert "dance.gif is an animation, of which the first frame is taken" in err
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path):
+    """Said in seconds, before PyTorch is imported, not after half a minute of further tries."""
+    path = tmp_path / "a.png"
+    picture().save(path)
+    offline = os.environ | {"HF_ENDPOINT": "https://hub.invalid", "HF_HOME": str(tmp_path)}
+    for command in (["ask", str(path), QUESTION], ["batch", "a", "b"], ["serve"], ["eval", "--out", str(tmp_path)]):
+        start = time.perf_counter()
+        done = process(*command, "--model", "nope", env=offline)
+        assert time.perf_counter() - start < 10
+        refused((done.returncode, done.stdout, done.stderr), "'nope'", "https://hub.invalid cannot be reached")
+
+
+@pytest.mark.parametrize("command", [["methods"], ["families"], ["table", "results.json"], ["families", "--json"]])
+def test_static_text_needs_no_torch(command, tmp_path):
+    """What is read from text comes at once: PyTorch alone takes seconds."""
+    row = dict.fromkeys(COLUMNS, 0.5) | {"method": "none", "suite": "scenes", "question_type": "all", "n": 3}
+    (tmp_path / "results.json").write_text(json.dumps({"meta": {}, "rows": [row]}))
+    code = (
+        f"import sys; from adafv.cli import main\nassert main({command}) == 0\n"
+        "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=tmp_path, capture_output=True)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2
+
+
+def test_the_listing_is_the_registry():
+    """Read from the source as text, and true all the same."""
+    assert listed_methods() == [
+        {"name": name, "paper": cls.paper, "summary": cls.__doc__.strip().splitlines()[0]}
+        for name, cls in METHODS.items()
+    ]
+
+
+def test_families(run):
+    """What is proven, in words; every kind of test that the record has is explained, and every family listed."""
+    status, out, err = run("families", model=False)
+    assert status == 0 and err == "" and all(f"\n{name} " in out for name in record()["families"])
+    assert "keep=1 changes no logit" in out and "Not proven, with a warning:" in out
+    found = json.loads(run("families", "--json", model=False)[1])
+    assert found["unproven"] == UNPROVEN and found["impossible"] == IMPOSSIBLE
+    assert found["families"] == record()["families"]
+    checks = {check for family in record()["families"].values() for check in family["passed"]}
+    assert checks == PROVEN.keys() == found["meaning"].keys()
+
+
+def results(methods: int = 4) -> dict:
+    """What `adafv eval` writes, with long names."""
+    rows = [
+        dict.fromkeys(COLUMNS, 0.5)
+        | {"method": name, "keep": keep, "suite": suite, "question_type": "all", "n": 3, "ci_low": 0.4, "ci_high": 1.0}
+        for suite in ("scenes", "scenes-small", "scenes-text", "easy-vqa")
+        for name, keep in [("none", 1.0), *((f"adafv:reserve=0.{i}", 0.05) for i in range(methods))]
+    ]
+    return {"meta": {}, "rows": rows, "pairs": []}
+
+
+@pytest.mark.parametrize("command", [["table", "results.json"], ["methods"], ["families"]])
+@pytest.mark.parametrize("width", [80, 60])
+def test_tables_fit_the_terminal(command, width, tmp_path):
+    """Fewer columns, not broken words; a pipe gets all of them."""
+    (tmp_path / "results.json").write_text(json.dumps(results()))
+    shell = shlex.join([sys.executable, "-m", "adafv", *command])
+    narrow = {**os.environ, "COLUMNS": str(width), "TERM": "xterm", "NO_COLOR": "1"}
+    seen, piped = (
+        subprocess.run(
+            words, cwd=tmp_path, env=narrow, capture_output=True, text=True, check=True, timeout=60
+        ).stdout.replace("\r", "")
+        for words in (["script", "-qec", shell, "/dev/null"], shlex.split(shell))
+    )
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", seen)
+    assert max(map(len, plain.splitlines())) <= width
+    words = set(re.findall(r"[\w=.:+-]+", piped))
+    assert not set(re.findall(r"[\w=.:+-]+", plain.partition("Left out")[0])) - words
+    assert ("Left out here: 95 %, of dense" in plain) == (command[0] == "table")
+    if command[0] == "table":
+        assert piped.count("95 %") == 5 and piped.count("40.0–100.0") == 20
+
+
+def test_intervals_in_tables_stay_within_bounds(run, tmp_path):
+    """From and to, as Wilson's formula gives them: never more than 100 or less than 0."""
+    found = results(1)
+    found["rows"] = [row | {"accuracy": 1.0, "ci_low": 0.96, "ci_high": 1.0} for row in found["rows"]]
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    out = run("table", tmp_path / "results.json", model=False)[1]
+    assert "96.0–100.0" in out and "±" not in out
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -134,6 +335,16 @@ def test_ask_budgets(run, image):
         (["--method", "adafw"], ["'adafw'", "did you mean 'adafv'"]),
         (["--method", "none", "--keep", "0.1"], ["none"]),
         (["--method", "none", "--tokens", "5"], ["none"]),
+        (["--keep", "110%"], ["keep=1.1"]),
+        (["--keep", "10%%"], ["--keep", "10%%", "number"]),
+        (["--keep", ""], ["--keep", "number"]),
+        (["--max-new-tokens", "0"], ["max_new_tokens=0", "1 or more"]),
+        (["--method", "adafv:reserve=2"], ["reserve=2"]),
+        (["--method", "adafv:reserv=0.5"], ["reserv=0.5"]),
+        (["--method", "adafv:reserve"], ["option=value"]),
+        (["--method", "adafv:keep=half"], ["half", "number"]),
+        (["--method", "adafv:keep=0.5", "--keep", "0.5"], ["given already"]),
+        (["--method", ""], ["''", "adafv"]),
         (["--device", "tpu"], ["tpu", "cpu"]),
         (["--dtype", "int3"], ["int3", "bfloat16"]),
         (["--no-such-option"], ["--no-such-option", "--help"]),
@@ -200,15 +411,19 @@ def test_explain(run, image, tmp_path, monkeypatch):
     """`explain` draws into --out, in a folder that it makes, and says what it drew."""
     viz = pytest.importorskip("adafv.viz")
 
-    def explain(model, processor, image, question, pruner, out):
+    def explain(model, processor, image, question, pruner, out, max_new_tokens):
         Path(out).write_bytes(b"png")
-        return {"out": str(out), "answer": "red", "kept": pruner.keep}
+        return {"out": str(out), "answer": "red", "kept": pruner.keep, "cut": max_new_tokens == 64}
 
     monkeypatch.setattr(viz, "explain", explain)
     out = tmp_path / "new" / "page.png"
     status, said, err = run("explain", image, QUESTION, "--out", out, "--json")
-    assert status == 0 and err == "" and json.loads(said) == {"out": str(out), "answer": "red", "kept": 0.1}
-    assert str(out) in run("explain", image, QUESTION, "--out", out)[1]
+    assert (
+        status == 0 and err == "" and json.loads(said) == {"out": str(out), "answer": "red", "kept": 0.1, "cut": True}
+    )
+    said = run("explain", image, QUESTION, "--out", out, "--max-new-tokens", 3)[1]
+    assert str(out) in said and "cut" not in said
+    assert "cut after 64 tokens" in run("explain", image, QUESTION, "--out", out)[1]
     refused(run("explain", image, QUESTION, "--out", Path(image) / "page.png"), "cannot be written")
 
 
@@ -248,6 +463,57 @@ def test_table_of_something_else(run, tmp_path, content):
         path.write_text(content)
     status, out, err = run("table", path, model=False)
     assert (status, out) == (2, "") and err.count("\n") == 1 and "results.json" in err
+
+
+def test_eval_keeps_what_another_run_has_measured(run, tmp_path, monkeypatch):
+    """Other methods, budgets and suites come beside it; what is measured again has one row, and pairs are of all."""
+    FakeSuites(monkeypatch)
+    short = ("eval", "--max-new-tokens", 3, "--limit", 2, "--json", "--out", tmp_path)
+    first = json.loads(run(*short, "--methods", "random", "--keep", 0.25, "--suite", "shapes")[1])
+    second = json.loads(run(*short, "--methods", "adafv", "--keep", "25%", "--suite", "shapes,more")[1])
+    third = json.loads(run(*short, "--methods", "adafv", "--keep", 0.5, "--suite", "more")[1])
+    places = {(r["suite"], r["method"], r["keep"]) for r in third["rows"]}
+    fixed = {(suite, *place) for suite in ("shapes", "more") for place in (("none", 1.0), ("blind", 0.0))}
+    own = {("shapes", "adafv", 0.25), ("more", "adafv", 0.25), ("more", "adafv", 0.5), ("shapes", "random", 0.25)}
+    assert places == fixed | own
+    keys = [tuple(r[name] for name in ("suite", "method", "keep", "question_type")) for r in third["rows"]]
+    assert len(keys) == len(set(keys)) and third == json.loads((tmp_path / "results.json").read_text())
+    assert [r for r in third["rows"] if r["method"] == "random"] == [
+        r for r in first["rows"] if r["method"] == "random"
+    ]
+    assert ("adafv", "random") in {(p["method"], p["rival"]) for p in second["pairs"]}
+    assert len(third["meta"]["earlier"]) >= 1
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_eval_refuses_to_mix_numbers_of_questions(run, tmp_path, monkeypatch, limit):
+    """A row on fewer questions would take the place of one on more, or stand beside it as if they were alike."""
+    FakeSuites(monkeypatch)
+    assert run(*EVAL, "--out", tmp_path, "--limit", 2)[0] == 0
+    before = (tmp_path / "results.json").read_bytes()
+    status, _, err = run("eval", "--methods", "t2i", "--max-new-tokens", 3, "--suite", "shapes", "--out", tmp_path,
+                         "--limit", limit)  # fmt: skip
+    assert status == 2 and "questions of 'shapes'" in err.splitlines()[-1]
+    assert (tmp_path / "results.json").read_bytes() == before
+    assert run(*EVAL, "--out", tmp_path, "--limit", limit)[0] == (2 if limit < 2 else 0)
+
+
+def test_nobody_overwrites_results_of_another_command(run, tmp_path, monkeypatch):
+    """eval, tune and speed all write results.json."""
+    FakeSuites(monkeypatch)
+    (tmp_path / "results.json").write_text('{"meta": {}, "rows": [{"a": 1}]}')
+    for command in (EVAL, ("speed",), ("tune", "--data", _questions(tmp_path))):
+        status, _, err = run(*command, "--out", tmp_path, model=command[0] != "speed")
+        assert status == 2 and "would overwrite it: pass another --out" in err.splitlines()[-1]
+    assert json.loads((tmp_path / "results.json").read_text())["rows"] == [{"a": 1}]
+
+
+def _questions(folder: Path) -> Path:
+    for name in "ab":
+        picture(seed=ord(name)).save(folder / f"{name}.png")
+    path = folder / "in.jsonl"
+    path.write_text("".join(f'{{"image": "{name}.png", "question": "what"}}\n' for name in "ab"))
+    return path
 
 
 def test_eval_refuses_other_settings(run, tmp_path, monkeypatch):

@@ -1,16 +1,18 @@
 """Pictures from files: what people really have on their disks is shown upright and whole, the rest is refused."""
 
 import struct
+import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import picture, prompt, tiny_processor
-from PIL import Image
+from PIL import Image, ImageFile
 
 from adafv import AdaFV
-from adafv.images import MAX_ASPECT, check_image, open_image, to_rgb
+from adafv.images import MAX_ASPECT, FirstFrameWarning, check_image, first_frame, open_image, to_rgb
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -103,6 +105,67 @@ def test_every_mode_becomes_rgb(mode):
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("photo.heic", HEIC, "pip install pillow-heif"),
+        ("page.pdf", b"%PDF-1.7\n" + bytes(100), "export the page as PNG"),
+        ("logo.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG drawing, not pixels: export it as PNG"),
+        ("logo.png", b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- x -->\n<svg/>", "SVG drawing"),
+        ("page.xml", b"<?xml version='1.0'?><page/>", "is not an image"),
+    ],
+)
+def test_formats_that_pillow_does_not_read(tmp_path, monkeypatch, name, content, words):
+    """What it is, whatever its name, and what to do about it; from memory as from a file."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    path = tmp_path / name
+    path.write_bytes(content)
+    for source, named in ((path, str(path)), (content, "the picture")):
+        with pytest.raises(ValueError) as info:
+            open_image(source)
+        assert words in str(info.value) and str(info.value).startswith(named)
+
+
+def test_heic_is_read_where_its_reader_is_installed(tmp_path, monkeypatch):
+    """A stand-in for pillow-heif, which enters itself with Pillow when it is asked to."""
+
+    class Photo(ImageFile.ImageFile):
+        format = "HEIF"
+
+        def _open(self) -> None:
+            self._size, self._mode = (3, 2), "RGB"
+
+        def load(self):
+            return Image.new("RGB", self.size, "red").load()
+
+        def convert(self, mode):
+            return Image.new(mode, self.size, "red")
+
+    register = lambda: Image.register_open("HEIF", Photo, lambda head: head[4:12] == b"ftypheic")  # noqa: E731
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register))
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: True)
+    monkeypatch.setattr(Image, "ID", [*Image.ID])
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    path = tmp_path / "photo.heic"
+    path.write_bytes(HEIC)
+    assert open_image(path).size == (3, 2)
+
+
+def test_pages_and_frames_are_named(tmp_path):
+    """A GIF has frames, a TIFF pages; a single picture has nothing to say."""
+    one, two = picture(8, 8), picture(8, 8, seed=1)
+    for name, words in (("a.gif", "is an animation"), ("a.tiff", "has several pages")):
+        one.save(tmp_path / name, save_all=True, append_images=[two])
+        with pytest.warns(FirstFrameWarning, match=words):
+            assert words in first_frame(open_image(tmp_path / name), name)
+    one.save(tmp_path / "a.png")
+    assert first_frame(open_image(tmp_path / "a.png")) == ""
+
+
 def test_animations_show_their_first_frame(tmp_path, suffix):
     """An animation is its first frame."""
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE)]

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, ProcessorMixin
 
+from adafv.checks import checked
 from adafv.encoding import Encoding
 from adafv.images import check_image, to_rgb
 from adafv.pruner import Pruner, Selection
@@ -21,6 +22,7 @@ __all__ = [
     "build_batch",
     "build_inputs",
     "build_text",
+    "check_answer_length",
     "check_length",
     "check_question",
     "decode",
@@ -28,6 +30,7 @@ __all__ = [
     "now",
     "prompt_for",
     "tokenizer_options",
+    "was_cut",
 ]
 
 
@@ -42,6 +45,7 @@ class Answer:
         kept_tokens: how many of them the language model read (between its layers: on average).
         prefill_ms: from inputs on the device to the first token's logits: vision tower, selection and prefill.
         total_ms: from inputs on the device to the last token.
+        cut: the answer ended because it had `max_new_tokens`, not because the model was done.
 
     Both times leave out loading and resizing the picture. They are wall-clock, of this one call: the first call in a
     process pays for warming up.
@@ -53,8 +57,10 @@ class Answer:
     kept_tokens: int
     prefill_ms: float
     total_ms: float
+    cut: bool = False
 
 
+@checked
 def ask(
     model: PreTrainedModel,
     processor: ProcessorMixin,
@@ -69,8 +75,7 @@ def ask(
         ValueError: a question or picture that `check_question` or `check_image` refuses, a prompt longer than the
             model reads, or `max_new_tokens` below 1.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens} leaves no room for an answer: pass 1 or more")
+    check_answer_length(max_new_tokens)
     inputs = build_inputs(processor, image, question, model.device, model.dtype)
     clock = _Clock(model.device)
     with torch.no_grad():
@@ -78,6 +83,7 @@ def ask(
     return _answer(model, processor, inputs, encoding, pruner, max_new_tokens, clock)[0]
 
 
+@checked
 def ask_encoded(
     model: PreTrainedModel,
     processor: ProcessorMixin,
@@ -119,15 +125,17 @@ def _answer(
     total_ms = clock.read()
     answer = Answer(
         answer=decode(processor, output)[0],
-        method=pruner.name,
+        method=pruner.spec,
         visual_tokens=sum(encoding.tokens.counts),
         kept_tokens=round(sum(selection.tokens_read)),
         prefill_ms=clock.first_token_ms,
         total_ms=total_ms,
+        cut=was_cut(model, output, max_new_tokens)[0],
     )
     return answer, selection
 
 
+@checked
 def build_inputs(
     processor: ProcessorMixin,
     image: Image.Image,
@@ -143,6 +151,7 @@ def build_inputs(
     return build_batch(processor, [image], [question], device, dtype)
 
 
+@checked
 def build_batch(
     processor: ProcessorMixin,
     images: Sequence[Image.Image],
@@ -158,6 +167,7 @@ def build_batch(
     return dict(batch.to(device=device, dtype=dtype) if dtype else batch.to(device=device))
 
 
+@checked
 def build_text(processor: ProcessorMixin, questions: Sequence[str], device: torch.device | str) -> dict[str, Any]:
     """As `build_batch`, without pictures: prompts (B, L) of a blind model."""
     tools: Any = processor
@@ -166,6 +176,7 @@ def build_text(processor: ProcessorMixin, questions: Sequence[str], device: torc
     return {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
+@checked
 def prompt_for(processor: ProcessorMixin, question: str, image: bool = True) -> str:
     """The prompt in the model's own chat template, with one placeholder, or none for a blind model.
 
@@ -180,6 +191,7 @@ def prompt_for(processor: ProcessorMixin, question: str, image: bool = True) -> 
     return tools.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
 
 
+@checked
 def check_question(processor: ProcessorMixin, question: str) -> str:
     """The question, stripped.
 
@@ -202,6 +214,7 @@ def check_question(processor: ProcessorMixin, question: str) -> str:
     return question
 
 
+@checked
 def generate(model: PreTrainedModel, inputs: dict[str, Any], max_new_tokens: int, **options: Any) -> Tensor:
     """(B, new) ids of a greedy answer."""
     generator: Any = model
@@ -209,11 +222,28 @@ def generate(model: PreTrainedModel, inputs: dict[str, Any], max_new_tokens: int
     return output[:, inputs["input_ids"].shape[1] :]
 
 
+@checked
+def was_cut(model: PreTrainedModel, output: Tensor, max_new_tokens: int) -> list[bool]:
+    """For each answer (B, new) whether it ended at `max_new_tokens`, and not because the model was done."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    known = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    return [output.shape[1] >= max_new_tokens and not any(token in known for token in row) for row in output.tolist()]
+
+
+@checked
+def check_answer_length(max_new_tokens: int) -> None:
+    """Raise a `ValueError` if an answer could have no token."""
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens} leaves no room for an answer: pass 1 or more")
+
+
+@checked
 def decode(processor: ProcessorMixin, output: Tensor) -> list[str]:
     """Answers as text, stripped."""
     return [text.strip() for text in processor.batch_decode(output, skip_special_tokens=True)]
 
 
+@checked
 def tokenizer_options(processor: ProcessorMixin, prompt: str) -> dict[str, Any]:
     """How prompts like `prompt` are tokenized: padded on the left, and never with a second BOS."""
     tools: Any = processor
@@ -226,6 +256,7 @@ def tokenizer_options(processor: ProcessorMixin, prompt: str) -> dict[str, Any]:
     }
 
 
+@checked
 def now(device: torch.device) -> float:
     """Seconds on a clock, read once the device has done all it was given."""
     if device.type != "cpu":
@@ -233,6 +264,7 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+@checked
 def check_length(model: PreTrainedModel, ids: Tensor) -> None:
     """Raise a `ValueError` if prompts (B, L) are longer than the model reads."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)

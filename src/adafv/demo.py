@@ -16,6 +16,7 @@ from rich.text import Text
 from transformers.utils import logging
 
 from adafv.ask import Answer, ask
+from adafv.checks import checked
 from adafv.evaluation.sample import Question, Sample
 from adafv.evaluation.scenes import draw
 from adafv.evaluation.suites import load_suite
@@ -74,6 +75,7 @@ EXPLAINED = 0
 Loaded = list[tuple[Sample, Question]]
 
 
+@checked
 def run(model: Any, processor: Any, out: Path, console: Console) -> None:
     """Answer the bundled questions at every budget, print the tables, draw the pages.
 

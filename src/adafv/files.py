@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-__all__ = ["Lines", "atomic", "differences", "writable_folder", "write_text"]
+from adafv.checks import checked
+
+__all__ = ["Lines", "as_jsonl", "atomic", "check_own", "differences", "writable_folder", "write_text"]
 
 
 @contextmanager
@@ -34,6 +36,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@checked
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file, whole or not at all.
 
@@ -44,6 +47,7 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+@checked
 def writable_folder(path: str | Path) -> Path:
     """Make a folder, with its parents, and try that files can be written in it.
 
@@ -60,6 +64,7 @@ def writable_folder(path: str | Path) -> Path:
     return path
 
 
+@checked
 class Lines:
     """A JSONL file that grows, held by one process at a time: no line is lost, torn or written by two.
 
@@ -81,11 +86,7 @@ class Lines:
         except OSError as error:
             raise ValueError(f"{path} cannot be written ({error.strerror}): pass {elsewhere}") from None
         try:
-            import fcntl
-
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # Windows has no flock
+            _lock(self._file)
         except OSError:
             self._file.close()
             raise ValueError(f"{path} is being written by another run: wait for it, or pass {elsewhere}") from None
@@ -103,20 +104,39 @@ class Lines:
         Raises:
             ValueError: the disk is full; what was there before stays whole.
         """
-        # A surrogate that no UTF-8 can hold becomes \udxxx, which is how JSON writes it.
-        data = "".join(f"{json.dumps(r, ensure_ascii=False)}\n" for r in records).encode("utf-8", "backslashreplace")
         end = self._file.seek(0, os.SEEK_END)
         try:
-            while data:
-                data = data[self._file.write(data) :]
-            os.fsync(self._file.fileno())
+            _write(self._file, records)
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.truncate(end)
-            raise ValueError(
-                f"{self.path} cannot be written ({error.strerror}): make room and run the same command again, "
-                "it goes on where it stopped"
-            ) from error
+            raise self._no_room(error) from error
+
+    def rewrite(self, records: Iterable[dict[str, Any]]) -> None:
+        """Put records in the place of all that are there, and on the disk.
+
+        Raises:
+            ValueError: the disk is full; what was there before stays whole.
+        """
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        new: Any = temporary.open("a+b", buffering=0)
+        try:
+            _lock(new)
+            _write(new, records)
+            temporary.replace(self.path)
+        except OSError as error:
+            new.close()
+            raise self._no_room(error) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._file.close()
+        self._file = new
+
+    def _no_room(self, error: OSError) -> ValueError:
+        return ValueError(
+            f"{self.path} cannot be written ({error.strerror}): make room and run the same command again, it goes on "
+            "where it stopped"
+        )
 
     def close(self) -> None:
         self._file.close()
@@ -128,6 +148,50 @@ class Lines:
         self.close()
 
 
+def _lock(file: Any) -> None:
+    """Hold a file against other processes; an `OSError` if one of them holds it."""
+    try:
+        import fcntl
+    except ImportError:
+        return  # Windows has no flock
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _write(file: Any, records: Iterable[dict[str, Any]]) -> None:
+    data = as_jsonl(records)
+    while data:
+        data = data[file.write(data) :]
+    os.fsync(file.fileno())
+
+
+@checked
+def as_jsonl(records: Iterable[dict[str, Any]]) -> bytes:
+    """Records as lines of JSON. A surrogate that no UTF-8 can hold becomes \\udxxx, which is how JSON writes it."""
+    return "".join(f"{json.dumps(r, ensure_ascii=False)}\n" for r in records).encode("utf-8", "backslashreplace")
+
+
+@checked
+def check_own(path: str | Path, columns: Iterable[str], command: str) -> None:
+    """Raise a `ValueError` if a results.json is there that another command has written.
+
+    Args:
+        path: of the file.
+        columns: of its rows, if it is ours.
+        command: that is about to write it.
+    """
+    path, columns = Path(path), set(columns)
+    if not path.exists():
+        return
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        own = bool(rows) and all(columns <= row.keys() for row in rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        own = False
+    if not own:
+        raise ValueError(f"{path} is not of `{command}`, which would overwrite it: pass another --out")
+
+
+@checked
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Where two settings part: "keep=0.1 (now 0.2), …"; empty where they don't."""
     names = [name for name in {**now, **before} if now.get(name) != before.get(name)]

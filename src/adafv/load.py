@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
+from adafv.checks import checked
 from adafv.families import family_of
+from adafv.hub import is_reachable
 from adafv.processors import processor_class
 from adafv.turns import remember
 
@@ -91,6 +94,7 @@ def source_of(model: str | Path | None) -> str:
     return name
 
 
+@checked
 def device_of(name: str | None) -> torch.device:
     """A device by its name; None: cuda if there is one, else cpu. Raises a `ValueError` if it cannot be used."""
     if name is None:
@@ -103,6 +107,7 @@ def device_of(name: str | None) -> torch.device:
     return device
 
 
+@checked
 def dtype_of(name: str | None, device: torch.device) -> torch.dtype:
     """A name in `DTYPES` as a dtype; None: what suits the device. Raises a `ValueError` if it is unknown."""
     if name is None:
@@ -112,8 +117,11 @@ def dtype_of(name: str | None, device: torch.device) -> torch.dtype:
     return DTYPES[name.lower()]
 
 
-def from_files(source: str, load: Any, **options: Any) -> Any:
+@checked
+def from_files(source: str, load: Callable[..., Any], **options: Any) -> Any:
     """Load something, with one sentence for whatever goes wrong on the way to the files and in them."""
+    if not Path(source).is_dir() and not is_reachable():
+        options["local_files_only"] = True  # what is in the cache is used; nothing waits for who does not answer
     try:
         return load(source, trust_remote_code=False, **options)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
@@ -129,6 +137,7 @@ def sentence(error: Exception) -> str:
     return lines[0].strip().rstrip(".:")
 
 
+@checked
 def fingerprint(model: PreTrainedModel) -> str:
     """Tells a model from its retrained successor: a checksum over the beginnings of its weights."""
     checksum = 0

@@ -4,7 +4,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -97,6 +98,9 @@ class Pruner(ABC):
         if (self.keep is None) == (self.tokens is None):
             given = "both are" if self.keep is not None else "neither is"
             raise ValueError(f"{given} given: pass either keep (a share, e.g. 0.1) or tokens (a number, e.g. 144)")
+        for name, value in (("keep", self.keep), ("tokens", self.tokens)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+                raise ValueError(f"{name}={value!r} is not a number: pass keep=0.1, or tokens=144")
         if self.keep is not None and not 0 < self.keep <= 1:
             raise ValueError(f"keep={self.keep} is not a share of the visual tokens: pass 0 < keep <= 1")
         if self.tokens is not None and (self.tokens < 1 or self.tokens != int(self.tokens)):
@@ -111,6 +115,20 @@ class Pruner(ABC):
                 raise ValueError(f"query={self.query!r} is text: pass tokenizer=processor too, or its token ids")
             tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)
             self.query = tokenizer(self.query, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
+
+    @property
+    def spec(self) -> str:
+        """The method as `adafv.methods.from_spec` reads it, without the budget: "adafv", or "adafv:reserve=0.5".
+
+        Options in words and numbers alone; query, tokenizer and skip are not among them.
+        """
+        left_out = ("keep", "tokens", "query", "tokenizer", "skip")
+        parts = [self.name]
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name not in left_out and value != option.default and isinstance(value, bool | int | float | str):
+                parts.append(f"{option.name}={str(value).lower() if isinstance(value, bool) else value}")
+        return ":".join(parts)
 
     def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         """Keep exactly `budget[i]` tokens of image i, or of each of its crops their share of them."""

@@ -9,6 +9,7 @@ from types import UnionType
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from adafv import __version__
+from adafv.checks import checked
 from adafv.files import writable_folder, write_text
 from adafv.methods import METHODS, from_spec
 from adafv.pruner import Pruner
@@ -22,6 +23,7 @@ SERVER = ("pin", "cache_mb", "only")
 _QUESTION = ("query", "tokenizer")
 
 
+@checked
 def save(pruner: Pruner, folder: str | Path) -> Path:
     """Write `adafv.json`: see `Pruner.save_pretrained`, which is this."""
     path = writable_folder(folder) / FILE
@@ -40,6 +42,7 @@ def save(pruner: Pruner, folder: str | Path) -> Path:
     return path
 
 
+@checked
 def from_pretrained(folder: str | Path) -> Pruner:
     """The pruner that a model folder carries, of whatever method.
 
@@ -56,12 +59,14 @@ def from_pretrained(folder: str | Path) -> Pruner:
     return pruner
 
 
+@checked
 def carried(folder: str | Path) -> Pruner | None:
     """As `from_pretrained`, None where the folder says nothing about pruning or is none."""
     found, path = _find(Path(folder).expanduser())
     return _pruner(found, path) if found.keys() - {*SERVER, "version"} else None
 
 
+@checked
 def read(folder: str | Path) -> dict[str, Any]:
     """What a folder says about pruning, unchecked; empty: nothing.
 
@@ -71,6 +76,7 @@ def read(folder: str | Path) -> dict[str, Any]:
     return _find(Path(folder).expanduser())[0]
 
 
+@checked
 def options_of(pruner: Pruner) -> dict[str, Any]:
     """All options of a pruner but `query` and `tokenizer`, as plain data."""
     options = {f.name: getattr(pruner, f.name) for f in fields(pruner) if f.name not in _QUESTION}

@@ -3,6 +3,7 @@
 from typing import Any
 
 from adafv.ask import prompt_for
+from adafv.checks import checked
 
 __all__ = ["STOP_WORDS", "boilerplate"]
 
@@ -19,6 +20,7 @@ STOP_WORDS = tuple(_WORDS.split())
 _QUESTION = "zzqx"
 
 
+@checked
 def boilerplate(processor: Any, stop_words: bool = True) -> frozenset[int]:
     """Token ids of the chat template's own words and, if wanted, of English function words: for `Pruner(skip=…)`.
 

@@ -212,10 +212,13 @@ def test_maps(page):
 
 
 def test_upload(page, drawing):
-    """By the file dialog and by a drop: the picture takes the place of the one before, and is asked about."""
+    """By the file dialog and by a drop: the picture takes the place of the one before, whose question goes with it."""
     page.locator("input[type=file]").set_input_files(drawing)
     expect(page.locator(".card .view").first).to_have_attribute("viewBox", "0 0 288 192")
-    assert len(answers(page)) == 3
+    expect(field(page)).to_have_value("")
+    expect(page.locator(".card")).to_have_count(1)
+    ask_for(page, "is there a cup?")
+    expect(page.locator(".card")).to_have_count(3)
     data = page.evaluate_handle(
         """() => { const data = new DataTransfer(), canvas = document.createElement('canvas');
         canvas.width = 90; canvas.height = 120;
@@ -266,6 +269,27 @@ def test_bad_questions(page, question, word):
     assert len(answers(page)) == 3
     ask_for(page, "is there a club?")
     expect(page.get_by_role("alert")).to_have_count(0)
+
+
+@pytest.mark.parametrize("typed", ["0", "150", ""])
+def test_numbers_that_are_no_share(page, capfd, typed):
+    """Typed beside the slider: one sentence or the nearest number, no traceback on the server; the next clears it."""
+    number = page.locator(".budget input[type=number]")
+    number.fill(typed)
+    number.press("Enter")
+    page.wait_for_timeout(1500)
+    assert "Traceback" not in "".join(capfd.readouterr())
+    slider(page).fill("50")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.locator(".card").nth(1)).to_contain_text("360 of 720 tokens")
+
+
+def test_a_method_with_options(page):
+    """Typed where a method is chosen."""
+    chosen = page.get_by_label("Method", exact=True)
+    chosen.fill("adafv:reserve=0.5")
+    chosen.press("Enter")
+    expect(page.locator(".card h3").nth(1)).to_have_text("adafv:reserve=0.5")
 
 
 def test_keyboard(page):
@@ -320,6 +344,7 @@ def test_two_visitors(browser, url, drawing):
     expect(second.locator(".card .view").first).to_have_attribute("viewBox", "0 0 64 64")
     slider(second).fill("50")
     expect(second.locator(".card").nth(1)).to_contain_text("144 of 288 tokens")
+    ask_for(first, "is there a cup?")
     slider(first).fill("10")
     expect(first.locator(".card").nth(1).locator(".caption")).not_to_have_text("")
     expect(first.locator(".card .view").first).to_have_attribute("viewBox", "0 0 288 192")

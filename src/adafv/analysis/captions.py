@@ -3,10 +3,12 @@
 from typing import Any
 
 from adafv.analysis.tables import MEAN, Rows
+from adafv.checks import checked
 
 __all__ = ["auc_caption", "fewest_caption", "score_caption", "similarity_caption"]
 
 
+@checked
 def score_caption(rows: Rows) -> str:
     """Of Fig. 1: the mean over the suites, or the one suite's numbers."""
     reductions = _distinct(rows, "reduction", lambda row: row["method"] != "blind")
@@ -25,6 +27,7 @@ def score_caption(rows: Rows) -> str:
     )
 
 
+@checked
 def auc_caption(rows: Rows) -> str:
     """Of Fig. 2: every AUC with its interval, and every mean place."""
     parts = []
@@ -41,6 +44,7 @@ def auc_caption(rows: Rows) -> str:
     )
 
 
+@checked
 def similarity_caption(rows: Rows) -> str:
     """Of Fig. 3: the means and how many tokens."""
     numbers = []
@@ -57,6 +61,7 @@ def similarity_caption(rows: Rows) -> str:
     )
 
 
+@checked
 def fewest_caption(rows: Rows) -> str:
     """Of Fig. 4: median and 90th percentile of each method, and where a larger budget may lose a token."""
     parts = []

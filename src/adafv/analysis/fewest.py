@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from adafv.checks import checked
 from adafv.encoding import VisualTokens
 from adafv.pruner import BudgetError, Pruner, ScoringPruner
 
@@ -27,6 +28,7 @@ class Fewest:
     scanned: bool = False
 
 
+@checked
 def fewest(pruner: Pruner, tokens: VisualTokens, related: Sequence[NDArray[np.bool_]]) -> list[Fewest]:
     """The fewest tokens to keep so that at least one related token is among them (arXiv 2501.09532, Fig. 4).
 

@@ -10,6 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from adafv.analysis.measure import CHANCE, CONTENT, COSINE, DISTINCT, MUTUAL, RECEIVED, RELEVANCE, TOWER, TRUTH
 from adafv.analysis.tables import MEAN, Rows
+from adafv.checks import checked
 from adafv.viz.sheet import FAINT, GREY, INK, PAPER
 from adafv.viz.sheet import RELEVANCE as ORANGE
 from adafv.viz.sheet import SALIENCY as BLUE
@@ -29,6 +30,7 @@ LINE = 0.165
 """Height of a line of the caption, in inches."""
 
 
+@checked
 def draw_scores(rows: Rows, caption: str) -> Figure:
     """Fig. 1: a panel for each suite and their mean, a line for each method."""
     suites = _distinct(rows, "suite")
@@ -83,6 +85,7 @@ def _score_line(axes: Axes, rows: Rows, reductions: list[float], i: int, name: s
             axes.plot([x, x], [row["ci_low"], row["ci_high"]], color=style["color"], linewidth=0.8, alpha=0.6)
 
 
+@checked
 def draw_auc(rows: Rows, caption: str) -> Figure:
     """Fig. 2: a panel of AUCs for each suite, and one of the position bias."""
     auc = [row for row in rows if row["panel"] == "auc"]
@@ -136,6 +139,7 @@ def _position(axes: Axes, rows: Rows, colors: dict[str, str]) -> None:
     _style(axes, "position bias, all questions", "y")
 
 
+@checked
 def draw_similarity(rows: Rows, caption: str) -> Figure:
     """Fig. 3: a panel for each suite, related tokens over unrelated ones."""
     suites = _distinct(rows, "suite")
@@ -159,6 +163,7 @@ def draw_similarity(rows: Rows, caption: str) -> Figure:
     return figure
 
 
+@checked
 def draw_fewest(rows: Rows, caption: str) -> Figure:
     """Fig. 4: a panel for each suite, a row for each method."""
     suites, names = _distinct(rows, "suite"), _distinct(rows, "method")

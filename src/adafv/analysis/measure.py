@@ -1,7 +1,7 @@
 """The measuring: every question with boxes, its signals against its boxes, its methods until they meet one."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,12 +17,13 @@ from adafv.analysis.sources import Source
 from adafv.analysis.statistics import Array, area_under_curve, profile
 from adafv.ask import build_batch, check_question
 from adafv.capture import SALIENCY, Signal
+from adafv.checks import checked
 from adafv.encode import encode, reask
 from adafv.encoding import Encoding
 from adafv.evaluation.places import centers, distances
 from adafv.evaluation.sample import Question, Sample
 from adafv.families import check_placed
-from adafv.methods import TextToImage, method
+from adafv.methods import TextToImage, from_spec
 from adafv.pruner import Pruner
 from adafv.text import boilerplate
 
@@ -88,13 +89,15 @@ class Findings:
     left_out: dict[str, Counter[str]] = field(default_factory=dict)
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
     """What to measure on what.
 
     Args:
         sources: where the questions come from.
-        methods: names in `adafv.METHODS` for the fewest tokens; methods that choose before the language model.
+        methods: as `adafv.methods.from_spec` reads them, for the fewest tokens; those that choose before the language
+            model.
         seed: of the random control.
         batch_size: prompts that the language model reads at once; about as many are encoded at once.
 
@@ -119,7 +122,10 @@ class Analysis:
     @cached_property
     def pruners(self) -> dict[str, Pruner]:
         """The methods; their own budget is not used."""
-        found = {name: method(name) if name == "none" else method(name, tokens=1) for name in self.methods}
+        return self._pruners(tuple)
+
+    def _pruners(self, template: Callable[[], Iterable[int]]) -> dict[str, Pruner]:
+        found = {name: from_spec(name, template, tokens=None if name == "none" else 1) for name in self.methods}
         for name, pruner in found.items():
             if name == "none":
                 raise ValueError("method 'none' keeps every token, there is nothing to count: leave it out")
@@ -185,7 +191,11 @@ class Analysis:
             prompts = build_batch(processor, asked, texts, model.device, model.dtype)
             encoding = reask(model, prompts, pictures, images)
             scores = self._scores(model, processor, prompts, encoding)
-            counted = {name: fewest(pruner, encoding.tokens, marks) for name, pruner in self.pruners.items()}
+            counted = {}
+            for name, pruner in self._pruners(lambda: boilerplate(processor)).items():
+                skip = frozenset(pruner.skip)
+                read = reask(model, prompts, encoding, skip=skip) if skip else encoding
+                counted[name] = fewest(pruner, read.tokens, marks)
             for i, (image, text, about) in enumerate(zip(images, texts, marks, strict=True)):
                 own = {name: score[i].float().cpu().numpy() for name, score in scores.items()}
                 own[CHANCE] = chance(len(about), self.seed, suite, samples[image].id, text)

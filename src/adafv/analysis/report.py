@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from adafv.analysis import captions, figures, tables
 from adafv.analysis.measure import Findings
 from adafv.analysis.tables import Rows
+from adafv.checks import checked
 from adafv.evaluation.report import as_csv
 from adafv.files import atomic, write_text
+from adafv.fonts import covering
 
 __all__ = ["INTERVAL", "NO_SCORES", "Drawing", "drawings_of", "notes_of", "write"]
 
@@ -30,6 +32,7 @@ class Drawing:
     draw: Callable[[Rows, str], Figure]
 
 
+@checked
 def drawings_of(findings: Findings, results: Rows | None, seed: int = 0) -> list[Drawing]:
     """Figures 1 (where `results` of an evaluation are given) to 4.
 
@@ -49,6 +52,7 @@ def drawings_of(findings: Findings, results: Rows | None, seed: int = 0) -> list
     return [Drawing(name, rows, caption(rows), draw) for name, rows, caption, draw in made]
 
 
+@checked
 def notes_of(findings: Findings, results: Rows | None) -> list[str]:
     """What was left out, each in a sentence."""
     notes = [] if results is not None else [NO_SCORES]
@@ -59,6 +63,7 @@ def notes_of(findings: Findings, results: Rows | None) -> list[str]:
     return notes
 
 
+@checked
 def write(
     out: str | Path, meta: dict[str, Any], drawings: Sequence[Drawing], findings: Findings, notes: Sequence[str]
 ) -> dict[str, Any]:
@@ -73,7 +78,8 @@ def write(
     out = Path(out)
     for drawing in drawings:
         write_text(out / f"{drawing.name}.csv", as_csv(drawing.rows[0], drawing.rows))
-        with atomic(out / f"{drawing.name}.png") as temporary:
+        texts = [drawing.caption, *(str(value) for row in drawing.rows for value in row.values())]
+        with covering(texts), atomic(out / f"{drawing.name}.png") as temporary:
             drawing.draw(drawing.rows, drawing.caption).savefig(temporary, format="png")
     whole = {
         "meta": meta,

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from adafv.analysis.statistics import Array
 from adafv.capture import layers_of, observe
+from adafv.checks import checked
 from adafv.encoding import Encoding, VisualTokens
 from adafv.methods import NoPruning
 from adafv.scores import attention_rows, distinctness, received_attention
@@ -20,6 +21,7 @@ from adafv.scores import attention_rows, distinctness, received_attention
 __all__ = ["chance", "distinct", "llm_attention", "measured_layers", "mutual_attention", "similarity"]
 
 
+@checked
 def similarity(tokens: VisualTokens) -> Tensor:
     """(I, N) cosine of each visual token with the word of the question that it resembles most.
 
@@ -30,29 +32,34 @@ def similarity(tokens: VisualTokens) -> Tensor:
     return cosine.masked_fill(~tokens.text_mask[..., None], -torch.inf).amax(1)
 
 
+@checked
 def mutual_attention(tokens: VisualTokens) -> Tensor:
     """(I, N) attention that each visual token receives from the others: softmax of V · Vᵀ / √D, mean over rows."""
     features = tokens.features[:, None]
     return received_attention(features, features, features.shape[-1] ** -0.5, tokens.mask)
 
 
+@checked
 def distinct(tokens: VisualTokens) -> Tensor:
     """(I, N) how much each visual token differs from the others, see `adafv.scores.distinctness`."""
     each = [distinctness(f[:n]) for f, n in zip(tokens.features, tokens.counts, strict=True)]
     return pad_sequence(each, batch_first=True)
 
 
+@checked
 def chance(count: int, seed: int, *names: str) -> Array:
     """(N,) random numbers, others for every picture and question: the control."""
     return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)]).random(count)
 
 
+@checked
 def measured_layers(count: int) -> list[int]:
     """The layers of a language model whose attention is measured: the second, which FastV (arXiv 2403.06764) reads,
     and the middle one."""
     return sorted({min(1, count - 1), count // 2})
 
 
+@checked
 def llm_attention(
     model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding, layers: Sequence[int]
 ) -> list[list[Tensor]]:

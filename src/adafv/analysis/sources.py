@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from adafv.checks import checked
 from adafv.evaluation.sample import Box, Question, Sample
 from adafv.evaluation.scenes import SPLITS
 from adafv.evaluation.suites import load_suite, suite_length
@@ -40,6 +41,7 @@ def from_suite(name: str, limit: int, seed: int = 0, split: str = "test") -> Sou
     return Source(name, load_suite(name, limit, seed, split), suite_length(name, limit))
 
 
+@checked
 def from_boxes(path: str | Path, limit: int | None = None) -> Source:
     """A user's own questions, with the boxes of what must be looked at to answer them.
 

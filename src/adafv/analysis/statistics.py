@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from adafv.checks import checked
+
 __all__ = ["BINS", "area_under_curve", "bootstrap", "histogram", "profile"]
 
 Array = NDArray[Any]
@@ -16,6 +18,7 @@ BINS = 20
 RESAMPLES = 2_000
 
 
+@checked
 def area_under_curve(about: Array, score: Array) -> float:
     """The chance that a related token scores higher than an unrelated one; ties count half (scikit-learn's AUC).
 
@@ -26,6 +29,7 @@ def area_under_curve(about: Array, score: Array) -> float:
     return float(roc_auc_score(about, score))
 
 
+@checked
 def profile(score: Array) -> tuple[Array, float]:
     """How a score is spread over the image's sequence of visual tokens.
 
@@ -44,6 +48,7 @@ def profile(score: Array) -> tuple[Array, float]:
     return np.divide(total, size, out=np.full(BINS, np.nan), where=size > 0), float(share @ place)
 
 
+@checked
 def bootstrap(
     values: Sequence[float], groups: Sequence[str], seed: int = 0
 ) -> tuple[float, float | None, float | None]:
@@ -66,6 +71,7 @@ def bootstrap(
     return float(np.mean(values)), float(low), float(high)
 
 
+@checked
 def histogram(values: Array, edges: Array) -> Array:
     """Density between `edges`; what lies beyond them counts at the ends."""
     return np.histogram(values.clip(edges[0], edges[-1]), edges, density=True)[0]

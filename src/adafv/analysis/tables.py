@@ -9,6 +9,7 @@ import numpy as np
 
 from adafv.analysis.measure import CHANCE, CONTENT, DISTINCT, MUTUAL, Finding
 from adafv.analysis.statistics import BINS, bootstrap, histogram
+from adafv.checks import checked
 from adafv.evaluation.report import read
 
 __all__ = ["MEAN", "auc_rows", "fewest_rows", "read_results", "score_rows", "similarity_rows"]
@@ -32,6 +33,7 @@ def read_results(path: str | Path) -> Rows:
     return rows
 
 
+@checked
 def score_rows(results: Rows) -> Rows:
     """Fig. 1: score, per cent of the dense model's, against the share of tokens that is gone.
 
@@ -77,6 +79,7 @@ def _reduction(row: dict[str, Any]) -> float:
     return round(1 - row["keep"], 6)
 
 
+@checked
 def auc_rows(findings: Sequence[Finding], seed: int = 0) -> Rows:
     """Fig. 2: the AUC of each signal on each suite, then where the thumbnail ends, and each signal's position bias.
 
@@ -110,6 +113,7 @@ def _auc_row(panel: str, suite: str, signal: str, position: float | None, value:
     }  # fmt: skip
 
 
+@checked
 def similarity_rows(findings: Sequence[Finding], bins: int = 60) -> Rows:
     """Fig. 3: density of the cosines of related and of unrelated tokens, per suite, over all questions."""
     everything = np.concatenate([values for f in findings for values in f.similarity])
@@ -127,6 +131,7 @@ def similarity_rows(findings: Sequence[Finding], bins: int = 60) -> Rows:
     return _rounded(rows)
 
 
+@checked
 def fewest_rows(findings: Sequence[Finding]) -> Rows:
     """Fig. 4: quantiles over the questions of a suite of the fewest tokens that keep a related one.
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from adafv.app.sight import DENSE, Result, Sight
 from adafv.ask import Answer
+from adafv.checks import checked
 from adafv.methods import METHODS
 from adafv.viz import Explanation, Scale, shade
 from adafv.viz.sheet import BOTH, PLAIN, RELEVANCE, SALIENCY
@@ -36,6 +37,7 @@ Array = NDArray[Any]
 Box = tuple[float, float, float, float]
 
 
+@checked
 def heading(model: str, device: str) -> str:
     """What this is."""
     return (
@@ -44,6 +46,7 @@ def heading(model: str, device: str) -> str:
     )
 
 
+@checked
 def picture(image: Image.Image) -> str:
     """The picture, once; the cards refer to it, so that moving the budget doesn't send it again."""
     small = image.copy()
@@ -57,11 +60,13 @@ def picture(image: Image.Image) -> str:
     )
 
 
+@checked
 def notice(sentence: str) -> str:
     """What is wrong, or nothing."""
     return f'<p class="notice" role="alert">{escape(sentence)}</p>' if sentence else ""
 
 
+@checked
 def waiting(image: Image.Image) -> str:
     """A picture that nothing has been asked about yet."""
     figure = _figure(image.size, [_ground()], "the picture")
@@ -69,6 +74,7 @@ def waiting(image: Image.Image) -> str:
     return f'<div class="cards"><article class="card">{figure}{hint}</article></div>'
 
 
+@checked
 def cards(sight: Sight, layer: str) -> str:
     """The dense answer beside those of the methods, each under the picture.
 
@@ -92,6 +98,8 @@ def _card(sight: Sight, result: Result, layer: str, dense: Answer | None, longes
     parts = [f'<h3 title="{escape(_summary(result.method))}">{escape(name)}</h3>', _drawing(sight, result, layer)]
     if result.answer is not None:
         parts += [_answer(result.answer, None if plain else dense), _bars(result.answer, longest)]
+        if result.answer.cut:
+            parts.append('<p class="small">The answer was cut: a larger --max-new-tokens lets it go on.</p>')
     if result.note:
         parts.append(f'<p class="small">{escape(result.note)}</p>')
     if result.what is not None and not plain:
@@ -239,7 +247,7 @@ def _others(result: Result, before: str | None) -> str:
 
 
 def _summary(name: str) -> str:
-    return (METHODS[name].__doc__ or "").strip().splitlines()[0]
+    return (METHODS[name.partition(":")[0]].__doc__ or "").strip().splitlines()[0]
 
 
 def _data(image: Image.Image, kind: str, **options: Any) -> str:

@@ -14,15 +14,17 @@ from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv.app.sight import DENSE, Result, Sight
-from adafv.ask import ask_encoded, build_inputs, check_question, now
+from adafv.ask import ask_encoded, build_inputs, check_answer_length, check_question, now
 from adafv.capture import SALIENCY
+from adafv.checks import checked
 from adafv.demo import CASES, EXPLAINED
 from adafv.encode import encode, reask
 from adafv.encoding import Encoding
 from adafv.evaluation.sample import Sample
 from adafv.images import open_image
-from adafv.methods import TextToImage, method
+from adafv.methods import TextToImage, from_spec
 from adafv.pruner import Pruner
+from adafv.text import boilerplate
 from adafv.viz import check_drawable, explained
 
 __all__ = ["VISITORS", "Desk", "Playground", "bundled"]
@@ -70,10 +72,16 @@ class Playground:
     """A model and its visitors' desks. Calls from several threads wait for each other: there is one model.
 
     A desk is a cache: whatever is forgotten is made again when it is asked for.
+
+    Args:
+        model, processor: that are asked.
+        name: of the model.
+        max_new_tokens: the longest answer.
     """
 
-    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, name: str) -> None:
-        self.model, self.processor, self.name = model, processor, name
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, name: str, max_new_tokens: int = 64) -> None:
+        check_answer_length(max_new_tokens)
+        self.model, self.processor, self.name, self.max_new_tokens = model, processor, name, max_new_tokens
         self.desks: OrderedDict[str, Desk] = OrderedDict()
         self._lock = RLock()
 
@@ -101,7 +109,7 @@ class Playground:
         Args:
             visitor, source: as in `picture`.
             question: what is asked.
-            names: the methods.
+            names: the methods, as `adafv.methods.from_spec` reads them.
             keep: share of the visual tokens.
 
         Raises:
@@ -111,15 +119,18 @@ class Playground:
         with self._lock, torch.no_grad():
             desk = self._desk(visitor, source)
             question = check_question(self.processor, question)
-            pruners = [method(DENSE), *(method(name, keep=keep) for name in names)]
+            pruners = {DENSE: from_spec(DENSE)}
+            for name in names:
+                pruners[name] = from_spec(name, self._template, keep=keep)
             try:
-                asked, before = self._asked(desk, question, pruners)
+                asked, before = self._asked(desk, question, [*pruners.values()])
             except torch.OutOfMemoryError:
                 raise ValueError("the memory of the device is too small for this picture: make it smaller") from None
-            results = [self._result(desk, asked, question, pruner) for pruner in pruners]
+            results = [self._result(desk, asked, question, name, pruner) for name, pruner in pruners.items()]
             if before is not None:
-                earlier = desk.asked[before].encoding
-                results = [_compared(result, pruner, earlier) for result, pruner in zip(results, pruners, strict=True)]
+                earlier = desk.asked[before]
+                pairs = zip(results, pruners.values(), strict=True)
+                results = [_compared(result, pruner, self._read(earlier, pruner)) for result, pruner in pairs]
             return Sight(
                 image=desk.image,
                 question=question,
@@ -174,17 +185,29 @@ class Playground:
             relevance=TextToImage(keep=1.0).score(tokens)[0].cpu().numpy(),
         )
 
-    def _result(self, desk: Desk, asked: Asked, question: str, pruner: Pruner) -> Result:
-        key = (question, pruner.name, pruner.keep or 1.0)
+    def _template(self) -> frozenset[int]:
+        return boilerplate(self.processor)
+
+    def _read(self, asked: Asked, pruner: Pruner) -> Encoding:
+        """A question's encoding, without the words that a method skips."""
+        if not pruner.skip:
+            return asked.encoding
+        return reask(self.model, asked.inputs, asked.encoding, skip=frozenset(pruner.skip))
+
+    def _result(self, desk: Desk, asked: Asked, question: str, name: str, pruner: Pruner) -> Result:
+        key = (question, name, pruner.keep or 1.0)
         result = desk.results.get(key)
         if result is None:
-            result = self._answered(desk, asked, question, pruner)
+            result = replace(self._answered(desk, asked, question, pruner), method=name)
         remember(desk.results, key, result, RESULTS)
         return result
 
     def _answered(self, desk: Desk, asked: Asked, question: str, pruner: Pruner) -> Result:
+        encoding = self._read(asked, pruner)
         try:
-            answer, selection = ask_encoded(self.model, self.processor, asked.inputs, asked.encoding, pruner)
+            answer, selection = ask_encoded(
+                self.model, self.processor, asked.inputs, encoding, pruner, self.max_new_tokens
+            )
         except ValueError as error:
             return Result(pruner.name, note=str(error))
         except torch.OutOfMemoryError:
@@ -195,7 +218,7 @@ class Playground:
             return Result(pruner.name, answer, note=str(error))
         known = desk.results.get((question, DENSE, 1.0))
         dense = known.answer if known and known.answer else answer
-        what = explained(self.processor, desk.image, question, pruner, asked.encoding, selection, dense, answer)
+        what = explained(self.processor, desk.image, question, pruner, encoding, selection, dense, answer)
         return Result(pruner.name, answer, what)
 
 
@@ -207,6 +230,7 @@ def _compared(result: Result, pruner: Pruner, earlier: Encoding) -> Result:
     return replace(result, others=len(np.setdiff1d(result.what.kept, selection.kept[0].cpu().numpy())))
 
 
+@checked
 @cache
 def bundled(number: int) -> Sample:
     """A picture of the demo, with the demo's question first among its questions."""

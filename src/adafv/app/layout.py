@@ -83,9 +83,11 @@ def build(playground: Playground) -> gr.Blocks:
                 budget = gr.Slider(
                     1, 100, BUDGET, step=1, label="Visual tokens to keep, in %", buttons=[], elem_classes="budget"
                 )
+                budget.preprocess = lambda payload: payload  # what is out of range is the page's to say, in a sentence
                 with gr.Row():
-                    first = gr.Dropdown(methods, value=FIRST, label="Method", min_width=120)
-                    second = gr.Dropdown([NOTHING, *methods], value=SECOND, label="Beside it", min_width=120)
+                    own = {"min_width": 120, "allow_custom_value": True}  # adafv:reserve=0.5
+                    first = gr.Dropdown(methods, value=FIRST, label="Method", **own)
+                    second = gr.Dropdown([NOTHING, *methods], value=SECOND, label="Beside it", **own)
                 layer = gr.Radio(list(cards.LAYERS), value=next(iter(cards.LAYERS)), label="Drawn over the picture")
             with gr.Column(scale=1, min_width=320, elem_classes="results"):
                 notice = gr.HTML(elem_classes="said")

@@ -6,20 +6,27 @@ from typing import NamedTuple
 
 from adafv.app import cards
 from adafv.app.desk import Playground, bundled
+from adafv.images import first_frame
+from adafv.vocabulary import unknown_words, unknown_words_notice
 
-__all__ = ["NOTHING", "Choices", "Page", "Reply"]
+__all__ = ["EMBEDDED", "NOTHING", "Choices", "Page", "Reply"]
 
 NOTHING = "nothing"
 """The second method, where there is none."""
+EMBEDDED = "embedded"
+"""The name of the model in the package."""
 
 
 class Choices(NamedTuple):
-    """What is chosen beside the picture: a question, two methods, percent of the tokens, a name in `cards.LAYERS`."""
+    """What is chosen beside the picture: a question, two methods, percent of the tokens, a name in `cards.LAYERS`.
+
+    The percentage is what the field holds: any number, or None where it is empty.
+    """
 
     question: str
     first: str
     second: str
-    budget: float
+    budget: float | None
     layer: str
 
 
@@ -51,12 +58,12 @@ class Page:
 
     def look(self, visitor: str, source: str, choices: Choices) -> Reply:
         """Ask about the picture that is there."""
-        names = [name for name in dict.fromkeys((choices.first, choices.second)) if name != NOTHING]
+        names = [name for name in dict.fromkeys((choices.first, choices.second)) if name not in (NOTHING, None)]
         try:
-            sight = self.playground.look(visitor, source, choices.question, names, choices.budget / 100)
+            sight = self.playground.look(visitor, source, choices.question, names, _share(choices.budget))
         except ValueError as error:
             return Reply(_notice(error, source))
-        return Reply(cards=cards.cards(sight, cards.LAYERS[choices.layer]))
+        return Reply(self._unknown(sight.question), cards.cards(sight, cards.LAYERS[choices.layer]))
 
     def suggest(self, visitor: str, source: str, choices: Choices) -> Reply:
         """Ask a question that the page proposed."""
@@ -64,17 +71,17 @@ class Page:
         return Reply(reply.notice, reply.cards, question=choices.question)
 
     def take_file(self, visitor: str, path: str, choices: Choices) -> Reply:
-        """Take a picture from a file, and ask about it if there is a question."""
+        """Take a picture from a file; the question of the one before is not asked of it."""
         try:
             image = self.playground.picture(visitor, path)
         except ValueError as error:
             return Reply(_notice(error, path))
-        reply = self.look(visitor, path, choices) if choices.question.strip() else Reply()
         return Reply(
-            notice=reply.notice,
-            cards=reply.cards or cards.waiting(image),
+            notice=cards.notice(first_frame(image, Path(path).name)),
+            cards=cards.waiting(image),
             picture=cards.picture(image),
             source=path,
+            question="",
             suggested=[],
         )
 
@@ -92,9 +99,26 @@ class Page:
             suggested=questions,
         )
 
+    def _unknown(self, question: str) -> str:
+        """Which words the embedded model doesn't know."""
+        processor = self.playground.processor
+        unknown = unknown_words(processor, question) if self.playground.name == EMBEDDED else []
+        return cards.notice(_sentence(unknown_words_notice(processor, unknown))) if unknown else ""
+
+
+def _share(percent: float | None) -> float:
+    if not isinstance(percent, int | float) or not 0 < percent <= 100:
+        said = "nothing" if percent is None else f"{percent} %"
+        raise ValueError(f"{said} is no share of the visual tokens: pass a number from 1 to 100")
+    return percent / 100
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
 
 def _notice(error: ValueError, source: str) -> str:
     """The sentence, with the name that the visitor gave the file."""
     name = Path(source).name
     text = str(error).replace(source, name)
-    return cards.notice(text if text.startswith(name) else text[:1].upper() + text[1:])
+    return cards.notice(text if text.startswith(name) else _sentence(text))

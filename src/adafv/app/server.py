@@ -8,12 +8,14 @@ from collections.abc import Callable
 from threading import Event
 
 from adafv.app.desk import Playground
+from adafv.checks import checked
 
 __all__ = ["free_port", "serve"]
 
 PORTS = range(7860, 7960)
 
 
+@checked
 def free_port(host: str, port: int | None) -> int:
     """A port that can be listened on.
 

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from adafv import __version__
-from adafv.cli import asking, measuring, serve, serving, speed, tuning, ui
+from adafv.checks import checked
+from adafv.cli import asking, listing, measuring, serve, serving, speed, tuning, ui
 
 __all__ = ["main"]
 
@@ -19,8 +20,8 @@ app = typer.Typer(
 )
 app.command()(asking.ask)
 app.command()(asking.explain)
-app.command()(asking.methods)
-app.command()(asking.families)
+app.command()(listing.methods)
+app.command()(listing.families)
 app.command(name="eval")(measuring.evaluate)
 app.command()(measuring.table)
 app.command()(measuring.analyze)
@@ -46,6 +47,7 @@ def _adafv(
     pass
 
 
+@checked
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 for bad input (one line on stderr), 130 when interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments

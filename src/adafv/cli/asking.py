@@ -1,4 +1,4 @@
-"""One picture, one question: ask, explain. And what methods and model families there are."""
+"""One picture, one question: ask, explain."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -11,17 +11,20 @@ from adafv.cli.options import (
     Dtype,
     Json,
     Keep,
+    MaxNewTokens,
     Method,
     Model,
     Picture,
     Question,
     Tokens,
+    complain_of_words,
     open_picture,
     print_json,
-    print_table,
     pruner_of,
     quiet,
 )
+
+CUT = " cut after {} tokens: a larger --max-new-tokens lets it go on"
 
 
 def ask(
@@ -30,6 +33,7 @@ def ask(
     method: Method = None,
     keep: Keep = None,
     tokens: Tokens = None,
+    max_new_tokens: MaxNewTokens = 64,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -39,16 +43,22 @@ def ask(
     picture, pruner = open_picture(image, question), pruner_of(method, keep, tokens, model)
     quiet()
     from adafv.ask import ask as answer_question
+    from adafv.ask import check_answer_length
     from adafv.load import load
 
-    answer = answer_question(*load(model, device, dtype), picture, question, pruner)
+    check_answer_length(max_new_tokens)
+    loaded, processor = load(model, device, dtype)
+    complain_of_words(processor, [question], model)
+    pruner = pruner_of(method, keep, tokens, model, processor)
+    answer = answer_question(loaded, processor, picture, question, pruner, max_new_tokens)
     if as_json:
         print_json(asdict(answer))
         return
-    typer.echo(answer.answer)
+    cut = f";{CUT.format(max_new_tokens)}" if answer.cut else ""
+    typer.echo(f"{answer.answer} …" if cut else answer.answer)
     typer.echo(
         f"({answer.method}: {answer.kept_tokens} of {answer.visual_tokens} visual tokens, "
-        f"first token after {answer.prefill_ms:.0f} ms, {answer.total_ms:.0f} ms in all)"
+        f"first token after {answer.prefill_ms:.0f} ms, {answer.total_ms:.0f} ms in all{cut})"
     )
 
 
@@ -59,6 +69,7 @@ def explain(
     method: Method = None,
     keep: Keep = None,
     tokens: Tokens = None,
+    max_new_tokens: MaxNewTokens = 64,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -71,62 +82,17 @@ def explain(
     writable_folder(out.parent)
     quiet()
     from adafv import viz
+    from adafv.ask import check_answer_length
     from adafv.load import load
 
-    summary = viz.explain(*load(model, device, dtype), picture, question, pruner, out)
+    check_answer_length(max_new_tokens)
+    loaded, processor = load(model, device, dtype)
+    complain_of_words(processor, [question], model)
+    pruner = pruner_of(method, keep, tokens, model, processor)
+    summary = viz.explain(loaded, processor, picture, question, pruner, out, max_new_tokens)
     if as_json:
         print_json(summary)
     else:
         typer.echo(f"drawn: {out}")
-
-
-def methods(
-    model: Annotated[str | None, typer.Option("--model", hidden=True)] = None,
-    device: Annotated[str | None, typer.Option("--device", hidden=True)] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", hidden=True)] = None,
-    as_json: Json = False,
-) -> None:
-    """List the methods, each with its paper."""
-    from adafv.methods import METHODS
-
-    known = [
-        {"name": name, "paper": cls.paper, "summary": (cls.__doc__ or "").strip().splitlines()[0]}
-        for name, cls in METHODS.items()
-    ]
-    if as_json:
-        print_json({"methods": known})
-        return
-    from rich.table import Table
-
-    table = Table("method", "what it does", "paper", box=None, pad_edge=False)
-    for entry in known:
-        table.add_row(entry["name"], entry["summary"], entry["paper"])
-    print_table(table)
-
-
-def families(
-    model: Annotated[str | None, typer.Option("--model", hidden=True)] = None,
-    device: Annotated[str | None, typer.Option("--device", hidden=True)] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", hidden=True)] = None,
-    as_json: Json = False,
-) -> None:
-    """List the model families that the test matrix covers, with what it proved of each."""
-    from adafv.families import IMPOSSIBLE, UNPROVEN, record
-
-    found = record()
-    if as_json:
-        print_json({**found, "unproven": UNPROVEN, "impossible": IMPOSSIBLE})
-        return
-    from rich.table import Table
-
-    checks = sorted({check for family in found["families"].values() for check in family["passed"]})
-    table = Table("family", "model", "saliency", *checks, box=None, pad_edge=False)
-    for name, family in found["families"].items():
-        cells = [str(count) if (count := family["passed"][check]) else "–" for check in checks]
-        table.add_row(name, family["model"], family["saliency"], *cells)
-    print_table(table)
-    typer.echo(f"\n{len(found['families'])} families, tests passed of each kind (transformers {found['transformers']})")
-    for title, reasons in (("Not proven, with a warning", UNPROVEN), ("Refused", IMPOSSIBLE)):
-        typer.echo(f"\n{title}:")
-        for name, reason in reasons.items():
-            typer.echo(f"  {name}: {reason}")
+        if summary["cut"]:
+            typer.echo(f"an answer on it was{CUT.format(max_new_tokens)}")

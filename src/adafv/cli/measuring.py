@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from adafv.cli.options import Device, Dtype, Json, Model, names_in, print_json, print_table, quiet, share_in
+from adafv.cli.options import Device, Dtype, Json, Model, names_in, print_json, print_table, quiet, say, share_in
 
 
 def evaluate(
@@ -29,8 +29,11 @@ def evaluate(
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Measure accuracy: methods x budgets x suites. Takes up an interrupted run where it stopped."""
-    from adafv.evaluation import report
+    """Measure accuracy: methods x budgets x suites. Takes up an interrupted run where it stopped.
+
+    DIR may have results of other methods, budgets or suites: they are kept, and the table shows all.
+    """
+    from adafv.evaluation import merge, report
     from adafv.evaluation.evaluate import Evaluation
     from adafv.evaluation.paired import paired
     from adafv.evaluation.suites import suites_of
@@ -48,24 +51,27 @@ def evaluate(
         max_new_tokens=max_new_tokens,
     )
     writable_folder(out)
+    before = merge.earlier(out)
     quiet()
     from adafv.load import load
 
     name, start = model or "embedded", datetime.now(UTC)
     loaded, processor = load(model, device, dtype)
-    records = plan.run(loaded, processor, out, name=name, progress=True)
-    rows, pairs = report.rows_of(records), paired(records, ("adafv", "adafv+"))
     settings = {key: getattr(plan, key) for key in ("seed", "split", "limit", "batch_size", "max_new_tokens")}
+    merge.check_mergeable(before, report.meta_of(loaded, name, start, **settings), plan.counts, plan.places)
+    records = plan.run(loaded, processor, out, name=name, progress=True, beside=merge.configurations_in(before))
+    rows, pairs = merge.merged(before, report.rows_of(records), paired(records, ("adafv", "adafv+")))
     left_out = [{"method": m, "keep": k, "reason": reason} for (m, k), reason in plan.left_out.items()]
     meta = report.meta_of(loaded, name, start, **settings, left_out=left_out)
+    meta = merge.merged_meta(before, meta)
     report.write(out, meta, rows, pairs)
     if as_json:
         print_json({"meta": meta, "rows": rows, "pairs": pairs})
         return
-    print_table(report.table(rows, pairs))
-    typer.echo(report.LEGEND)
+    print_table(report.table(rows, pairs), drop=report.NARROW)
+    say(report.LEGEND)
     for entry in left_out:
-        typer.echo(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}")
+        say(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}", indent=2)
     typer.echo(f"written: {', '.join(str(out / name) for name in ('results.json', 'results.csv', 'accuracy.png'))}")
 
 
@@ -136,7 +142,7 @@ def analyze(
     for drawing in drawings:
         typer.echo(f"{out / drawing.name}.png, .csv\n  {drawing.caption}")
     for note in notes:
-        typer.echo(note)
+        say(note, indent=2)
 
 
 def table(
@@ -158,8 +164,9 @@ def table(
     if as_json:
         print_json(found | {"rows": rows})
     elif tuned:
-        print_table(tuning.table(rows), markdown)
-        typer.echo(f"{tuning.LEGEND}\n{tuned['verdict']}")
+        print_table(tuning.table(rows), markdown, tuning.NARROW)
+        say(tuning.LEGEND)
+        say(tuned["verdict"])
     else:
-        print_table(report.table(rows, found["pairs"]), markdown)
-        typer.echo(report.LEGEND)
+        print_table(report.table(rows, found["pairs"]), markdown, report.NARROW)
+        say(report.LEGEND)

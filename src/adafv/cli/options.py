@@ -1,31 +1,60 @@
 """What the commands share: options, their checks, and how they print."""
 
 import json
+import sys
+import textwrap
+from collections.abc import Iterable
+from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from adafv.hub import check_available
+from adafv.spec import share_of, without_budget
 
 if TYPE_CHECKING:
     from adafv.pruner import Pruner
 
 DEFAULT_KEEP = 0.1
+WIDE = 10_000  # columns: nothing wraps
 
-Picture = Annotated[str, typer.Argument(metavar="IMAGE", help="A picture file.", show_default=False)]
+
+def _available(model: str | None) -> str | None:
+    """Before PyTorch is imported: a model that has to be downloaded and cannot be."""
+    if model is not None:
+        check_available(model)
+    return model
+
+
+Picture = Annotated[
+    str, typer.Argument(metavar="IMAGE", help="A picture file; - reads it from standard input.", show_default=False)
+]
 Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about it.", show_default=False)]
 Method = Annotated[
     str | None,
-    typer.Option("--method", metavar="M", help="See `adafv methods`; default: that of the model's folder, or adafv."),
+    typer.Option(
+        "--method",
+        metavar="M",
+        help="See `adafv methods`; with options as adafv:reserve=0.5; default: that of the model's folder, or adafv.",
+    ),
 ]
 Keep = Annotated[
-    float | None, typer.Option("--keep", metavar="F", help=f"Share of the visual tokens to keep, 0 < F <= 1 "
-                               f"default: that of the model's folder, or {DEFAULT_KEEP}.", show_default=False)
+    str | None, typer.Option("--keep", metavar="F", help=f"Share of the visual tokens to keep, e.g. 0.1 or 10%; "
+                             f"default: that of the model's folder, or {DEFAULT_KEEP}.", show_default=False)
 ]  # fmt: skip
 Tokens = Annotated[
     int | None, typer.Option("--tokens", metavar="K", help="Number of visual tokens to keep.", show_default=False)
 ]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Longest answer, in tokens.")]
 Model = Annotated[
     str | None,
-    typer.Option("--model", metavar="ID_OR_PATH", help="Hub id or folder; default: the embedded model."),
+    typer.Option(
+        "--model",
+        metavar="ID_OR_PATH",
+        help="Hub id or folder; default: the embedded model.",
+        callback=_available,
+    ),
 ]
 Device = Annotated[str | None, typer.Option("--device", metavar="D", help="cpu, cuda, …; default: cuda if present.")]
 Dtype = Annotated[
@@ -37,30 +66,52 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, n
 
 def open_picture(path: str, question: str) -> Any:
     """The picture that a question is about; a `ValueError` before any model is loaded if either is no good."""
-    from adafv.images import open_image
+    import warnings
+
+    from adafv.images import FirstFrameWarning, first_frame, open_image
 
     if not question.strip():
         raise ValueError("the question is empty: ask something about the picture")
-    return open_image(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FirstFrameWarning)
+        image = open_image(_standard_input() if path == "-" else path)
+    if note := first_frame(image, "the picture" if path == "-" else path):
+        complain(note)
+    return image
 
 
-def pruner_of(name: str | None, keep: float | None, tokens: int | None, model: str | None = None) -> "Pruner":
-    """The method at the budget of the command line; what it leaves open is that of the model's folder."""
-    from dataclasses import replace
+def _standard_input() -> bytes:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise ValueError("IMAGE is -, and nothing is piped in: pass a file, or e.g. adafv ask - QUESTION < picture.png")
+    return sys.stdin.buffer.read()
 
-    from adafv.methods import method
+
+def pruner_of(
+    name: str | None, keep: str | None, tokens: int | None, model: str | None = None, processor: Any = None
+) -> "Pruner":
+    """The method at the budget of the command line; what it leaves open is that of the model's folder.
+
+    Args:
+        name: as `adafv.methods.from_spec` reads it, with options and perhaps the budget.
+        keep, tokens: the budget.
+        model: the folder.
+        processor: of the model, whose template's words `skip=template` leaves out; None: before it is loaded.
+    """
+    from adafv.methods import from_spec
     from adafv.saved import DEFAULT_METHOD, carried
+    from adafv.text import boilerplate
 
-    if name == "none":
-        if tokens is not None:
-            raise ValueError("--tokens with method 'none', which keeps every token: leave it out")
-        return method(name, keep=1.0 if keep is None else keep)
+    budget: dict[str, Any] = {"keep": None if keep is None else share_in(keep), "tokens": tokens}
+    spec, own = without_budget(DEFAULT_METHOD if name is None else name)
+    given = any(value is not None for value in (*budget.values(), *own.values()))
+    if spec.partition(":")[0] == "none" and tokens is not None:
+        raise ValueError("--tokens with method 'none', which keeps every token: leave it out")
     saved = carried(model) if model is not None else None
-    if keep is None and tokens is None:
-        keep, tokens = (saved.keep, saved.tokens) if saved else (DEFAULT_KEEP, None)
+    if not given and spec.partition(":")[0] != "none":
+        budget = {"keep": saved.keep, "tokens": saved.tokens} if saved else {"keep": DEFAULT_KEEP}
     if saved is None or name is not None:
-        return method(name or DEFAULT_METHOD, keep=keep, tokens=tokens)
-    return replace(saved, keep=keep, tokens=tokens)
+        return from_spec(name or DEFAULT_METHOD, lambda: () if processor is None else boilerplate(processor), **budget)
+    return replace(saved, **budget)
 
 
 def names_in(text: str) -> list[str]:
@@ -68,12 +119,12 @@ def names_in(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def share_in(text: str) -> float:
-    """One entry of --keep as a number."""
+def share_in(text: str, option: str = "--keep") -> float:
+    """One share of an option as a number; 10% is 0.1."""
     try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"--keep {text!r} is not a number: pass shares such as 1,0.25,0.1") from None
+        return share_of(text)
+    except ValueError as error:
+        raise ValueError(f"{option} {error}") from None
 
 
 def quiet() -> None:
@@ -84,13 +135,33 @@ def quiet() -> None:
     from transformers.utils import logging
 
     from adafv.families import UnprovenFamilyWarning
+    from adafv.fonts import MissingGlyphWarning
+    from adafv.images import FirstFrameWarning
 
     warnings.simplefilter("ignore")
-    warnings.simplefilter("once", UnprovenFamilyWarning)
+    for kind in (UnprovenFamilyWarning, MissingGlyphWarning, FirstFrameWarning):
+        warnings.simplefilter("once", kind)
     warnings.formatwarning = lambda message, *_, **__: f"adafv: {message}\n"
     hub.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def complain(sentence: str) -> None:
+    """Say something on stderr that is no failure."""
+    typer.echo(f"adafv: {' '.join(sentence.split())}", err=True)
+
+
+def complain_of_words(processor: Any, questions: Iterable[str], model: str | None) -> list[str]:
+    """Say which words of some questions the embedded model doesn't know; return them."""
+    from adafv.vocabulary import unknown_words, unknown_words_notice
+
+    if model is not None:
+        return []
+    unknown = list(dict.fromkeys(word for question in questions for word in unknown_words(processor, question)))
+    if unknown:
+        complain(unknown_words_notice(processor, unknown))
+    return unknown
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -98,18 +169,58 @@ def print_json(value: dict[str, Any]) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
-def print_table(table: Any, markdown: bool = False) -> None:
-    """A rich table, 160 columns wide where the output is no terminal; as Markdown it is as wide as it has to be."""
+def say(text: str, indent: int = 0) -> None:
+    """Print a line; on a terminal it breaks between words, and goes on under `indent` spaces."""
+    if (width := _terminal_width()) is None or len(text) <= width:
+        typer.echo(text)
+        return
+    start = text[: len(text) - len(text.lstrip("\n"))]
+    typer.echo(start + textwrap.fill(text.lstrip("\n"), width, subsequent_indent=" " * indent, break_long_words=False))
+
+
+def print_table(table: Any, markdown: bool = False, drop: Iterable[str] = ()) -> None:
+    """Print a rich table, whole where the output is no terminal.
+
+    On a terminal that is too narrow columns are left out, those in `drop` first, then the last ones, and a line under
+    the table names them; words are never broken. As Markdown a table is as wide as it has to be.
+    """
     from rich import box
     from rich.console import Console
 
-    console = Console(width=1_000) if markdown else Console()
+    width = None if markdown else _terminal_width()
     if markdown:
         table.box, table.title = box.MARKDOWN, None
         for row in table.rows:
             row.end_section = False
-        with console.capture() as capture:
-            console.print(table)
-        typer.echo(capture.get().strip())
-    else:
-        console.print(table) if console.is_terminal else Console(width=160).print(table)
+    table, left_out = (table, []) if width is None else _narrowed(table, width, list(drop))
+    console = Console(width=width or WIDE)
+    with console.capture() as capture:
+        console.print(table)
+    lines = [line.rstrip() for line in capture.get().rstrip().splitlines()]
+    typer.echo("\n".join(lines).strip() if markdown else "\n".join(lines))
+    if left_out:
+        say(f"Left out here: {', '.join(left_out)}; a wider terminal, a pipe or --json has them all.")
+
+
+def _terminal_width() -> int | None:
+    """Columns of the terminal that stdout is; None: it is none."""
+    from rich.console import Console
+
+    console = Console()
+    return console.width if console.is_terminal else None
+
+
+def _narrowed(table: Any, width: int, drop: list[str]) -> tuple[Any, list[str]]:
+    """A table with as many columns as fit in `width`, and the names of the others."""
+    from rich.console import Console
+
+    console = Console(width=WIDE)
+    left_out: list[str] = []
+    while console.measure(table).minimum > width and len(table.columns) > 1:
+        names = [column.header for column in table.columns]
+        gone = next((name for name in drop if name in names), names[-1])
+        left_out.append(str(gone))
+        columns = [column for column in table.columns if column.header != gone]
+        table = copy(table)
+        table.columns = [replace(column, _index=i) for i, column in enumerate(columns)]
+    return table, left_out

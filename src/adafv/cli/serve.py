@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from adafv.cli.options import DEFAULT_KEEP, Keep, Method, Model, Tokens, pruner_of, quiet
+from adafv.cli.options import DEFAULT_KEEP, Keep, Method, Tokens, pruner_of, quiet, share_in
+from adafv.hub import check_available
 
 CHECKS = "adafv.serving.vllm.http.Checks"
 VARIABLES = {
@@ -47,7 +48,9 @@ def serve(
     cache_mb: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Memory for encoded pictures, in MiB.", show_default="512")
     ] = None,
-    model: Model = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="ID_OR_PATH", help="The same as MODEL.", show_default=False)
+    ] = None,
 ) -> None:
     """Serve a model over HTTP with vLLM, as OpenAI's API, reading only the visual tokens that a method keeps.
 
@@ -69,7 +72,10 @@ def serve(
         if model is not None:
             raise ValueError(f"MODEL is {flags[0]!r}, --model is {model!r}: pass one of them")
         model = flags.pop(0)
-    options = _choice({"method": method, "keep": keep, "tokens": tokens, "pin": pin}, _given(flags), model)
+    if model is not None:
+        check_available(model)
+    share = None if keep is None else share_in(keep)
+    options = _choice({"method": method, "keep": share, "tokens": tokens, "pin": pin}, _given(flags), model)
     if importlib.util.find_spec("vllm") is None:
         raise ValueError("vLLM is not installed: pip install 'adafv[vllm]'")
     if "adafv" not in os.environ.get("VLLM_PLUGINS", "adafv").split(","):
@@ -130,9 +136,10 @@ def _choice(asked: dict[str, Any], given: dict[str, Any], model: str | None) -> 
 
     one_of("--pin", asked["pin"] or "first", "none", "first")
     if asked["method"] == "none":
-        pruner_of("none", asked["keep"], asked["tokens"])
-    options = choice.over(given, {f"adafv_{name}": value for name, value in asked.items() if value is not None})
-    carried = choice.options_in(read(model) if model else {})
+        pruner_of("none", None if asked["keep"] is None else str(asked["keep"]), asked["tokens"])
+    ours = {f"adafv_{name}": value for name, value in asked.items() if value is not None}
+    options = choice.over(choice.with_budget(given), choice.with_budget(ours))
+    carried = choice.with_budget(choice.options_in(read(model) if model else {}))
     dense = options.get("adafv_method") == "none"
     if not {*choice.BUDGETS} & ({*options} if dense else {*options, *carried}):
         options["adafv_keep"] = 1.0 if dense else DEFAULT_KEEP

@@ -2,17 +2,33 @@
 
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adafv.cli.options import Device, Dtype, Json, Keep, Method, Model, Tokens, print_json, pruner_of, quiet
+from adafv.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    Keep,
+    MaxNewTokens,
+    Method,
+    Model,
+    Tokens,
+    complain_of_words,
+    print_json,
+    pruner_of,
+    quiet,
+    say,
+)
 
 if TYPE_CHECKING:
     from adafv.serving.engine import Engine
 
 ENGINES = ("hf", "vllm", "ray")
+FAILED = 1  # exit status: some lines have failed
 
 
 def batch(
@@ -20,12 +36,15 @@ def batch(
         Path,
         typer.Argument(
             metavar="IN.jsonl",
-            help='Lines of {"image": FILE, "question": …}, "id" and "keep" if wanted; files relative to its folder.',
+            help='Lines of {"image": FILE, "question": …}; "id", "method", "keep" or "tokens" if wanted.',
             show_default=False,
         ),
     ],
     out: Annotated[
-        Path, typer.Argument(metavar="OUT.jsonl", help="A result for each line, in order.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="OUT.jsonl", help="A result for each line, in order; - writes to stdout.", show_default=False
+        ),
     ],
     method: Method = None,
     keep: Keep = None,
@@ -40,29 +59,59 @@ def batch(
         int | None,
         typer.Option(metavar="N", help="Lines answered at once; default: 8 (vllm: 256, ray: 32).", show_default=False),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(metavar="N", help="Longest answer.")] = 64,
+    max_new_tokens: MaxNewTokens = 64,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Answer the lines that failed in an earlier run again.")
+    ] = False,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Answer a file of questions, a result per line. Takes up an interrupted run where it stopped."""
+    """Answer a file of questions, a result per line. Takes up an interrupted run where it stopped.
+
+    Lines may be added at the end of IN meanwhile. Exit status 1: some lines have failed, each with its reason.
+    """
     _check(engine, workers, device)
+    piped = str(out) == "-"
+    if piped and (as_json or retry_failed):
+        given = "--json" if as_json else "--retry-failed"
+        raise ValueError(f"{given} with OUT -, which is the results themselves: pass a file, or leave {given} out")
     pruner = pruner_of(method, keep, tokens, model)
     from adafv.files import writable_folder
     from adafv.serving.batch import Batch
 
-    plan = Batch(source=source, out=out, pruner=pruner, batch_size=batch_size, max_new_tokens=max_new_tokens)
-    writable_folder(out.parent)
+    plan = Batch(
+        source=source,
+        out=None if piped else out,
+        pruner=pruner,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        retry_failed=retry_failed,
+    )
+    if not piped:
+        writable_folder(out.parent)
     quiet()
+    stdout = sys.stdout
     with redirect_stdout(sys.stderr):  # Ray talks
-        summary = plan.run(_engine(engine, workers or 1, model, device, dtype), progress=True)
+        made = _engine(engine, workers or 1, model, device, dtype)
+        plan = replace(plan, pruner=pruner_of(method, keep, tokens, model, made.processor))
+        unknown = complain_of_words(made.processor, plan.questions, model)
+        summary = plan.run(made, progress=True, stream=stdout.buffer if piped else None)
     if as_json:
-        print_json({"out": str(out), "method": pruner.name, **summary})
-        return
-    typer.echo(f"written: {out} ({summary['lines']} lines, {summary['resumed']} of them were there)")
+        print_json({"out": str(out), "method": pruner.spec, **summary, "unknown_words": unknown})
+    else:
+        _report(out, piped, summary)
     if summary["failed"]:
-        typer.echo(f"failed: {summary['failed']} lines, the first because: {summary['first_error']}")
+        raise typer.Exit(FAILED)
+
+
+def _report(out: Path, piped: bool, summary: dict[str, Any]) -> None:
+    if not piped:
+        typer.echo(f"written: {out} ({summary['lines']} lines, {summary['resumed']} of them were there)")
+    if summary["failed"]:
+        text = f"failed: {summary['failed']} lines, the first because: {summary['first_error']}"
+        typer.echo(text, err=True) if piped else say(text)
 
 
 def _check(engine: str, workers: int | None, device: str | None) -> None:

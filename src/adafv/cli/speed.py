@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from adafv.cli.options import Device, Dtype, Json, names_in, print_json, print_table, quiet, share_in
+from adafv.cli.options import Device, Dtype, Json, names_in, print_json, print_table, quiet, say, share_in
 
 
 def speed(
@@ -41,7 +41,7 @@ def speed(
 ) -> None:
     """Measure time: stages, TTFT, memory, and the share of the ideal speed-up. Takes up an interrupted run."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read once, when torch is imported: stderr is the progress bar's
-    from adafv.files import writable_folder
+    from adafv.files import check_own, writable_folder
     from adafv.load import device_of, dtype_of
     from adafv.speed import report, tables
     from adafv.speed.run import Measurement
@@ -59,6 +59,7 @@ def speed(
     place = device_of(device)
     precision = dtype_of(dtype, place)
     writable_folder(out)
+    check_own(out / "results.json", report.COLUMNS, "adafv speed")
     quiet()
     start = datetime.now(UTC)
     records, settings = measurement.run(place, precision, out, progress=True)
@@ -67,8 +68,8 @@ def speed(
     if as_json:
         print_json({"meta": meta, "rows": rows})
         return
-    print_table(tables.table(rows, meta))
-    typer.echo(tables.LEGEND)
+    print_table(tables.table(rows, meta), drop=tables.NARROW)
+    say(tables.LEGEND)
     for count, (low, middle, high) in meta["noise_floor"].items():
         typer.echo(f"noise floor, dense against dense, batch {count}: {low:.2f} to {high:.2f}, median {middle:.2f}")
     for entry in meta["left_out"]:

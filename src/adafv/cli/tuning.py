@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from adafv.cli.options import Device, Dtype, Json, Model, names_in, print_json, print_table, quiet, share_in
+from adafv.cli.options import Device, Dtype, Json, Model, names_in, print_json, print_table, quiet, say, share_in
 
 
 def tune(
@@ -21,8 +21,8 @@ def tune(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.", show_default=False)],
     min_retention: Annotated[
-        float, typer.Option("--min-retention", metavar="F", help="Of the dense model's right answers, 0 < F < 1.")
-    ] = 0.98,
+        str, typer.Option("--min-retention", metavar="F", help="Of the dense model's right answers, e.g. 0.98 or 98%.")
+    ] = "0.98",
     methods: Annotated[
         str, typer.Option(metavar="M,…", help="Methods to choose from, with options as in adafv:reserve=0.5.")
     ] = "adafv,adafv+,fastervlm,uniform",
@@ -44,16 +44,17 @@ def tune(
     model's folder. Takes up an interrupted run where it stopped; lines may be added at the end of FILE.
     """
     from adafv.evaluation.report import meta_of
-    from adafv.files import writable_folder
+    from adafv.files import check_own, writable_folder
     from adafv.saved import FILE
     from adafv.tuning import report
-    from adafv.tuning.choice import verdict
+    from adafv.tuning.choice import COLUMNS, verdict
     from adafv.tuning.retention import INTERVAL
     from adafv.tuning.run import Tuning
 
+    least = share_in(min_retention, "--min-retention")
     plan = Tuning(
         data=data,
-        min_retention=min_retention,
+        min_retention=least,
         methods=names_in(methods),
         keeps=[share_in(text) for text in names_in(keep)],
         seed=seed,
@@ -61,6 +62,7 @@ def tune(
         max_new_tokens=max_new_tokens,
     )
     writable_folder(out)
+    check_own(out / "results.json", COLUMNS, "adafv tune")
     quiet()
     from adafv.load import load
 
@@ -70,7 +72,7 @@ def tune(
     left_out = [{"method": m, "keep": k, "reason": reason} for (m, k), reason in findings.left_out.items()]
     settings = {
         "data": str(data), "questions": plan.questions,
-        "pictures": len(plan.pictures), "with_answer": plan.with_answer, "min_retention": min_retention, "seed": seed,
+        "pictures": len(plan.pictures), "with_answer": plan.with_answer, "min_retention": least, "seed": seed,
         "batch_size": batch_size, "max_new_tokens": max_new_tokens,
         "left_out": left_out,
     }  # fmt: skip
@@ -78,7 +80,7 @@ def tune(
         "meta": meta_of(loaded, name, start, **settings) | {"interval": INTERVAL},
         "rows": findings.rows,
         "chosen": findings.chosen,
-        "verdict": verdict(findings.rows, plan.questions, min_retention),
+        "verdict": verdict(findings.rows, plan.questions, least),
     }
     report.write(out, whole)
     written = [*report.FILES]
@@ -89,9 +91,9 @@ def tune(
     if as_json:
         print_json(whole)
         return
-    print_table(report.table(findings.rows))
-    typer.echo(report.LEGEND)
+    print_table(report.table(findings.rows), drop=report.NARROW)
+    say(report.LEGEND)
     for entry in left_out:
-        typer.echo(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}")
-    typer.echo(whole["verdict"])
+        say(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}", indent=2)
+    say(str(whole["verdict"]))
     typer.echo(f"written: {', '.join(str(out / file) for file in written)}")

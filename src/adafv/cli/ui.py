@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from adafv.cli.options import Device, Dtype, Json, Model, print_json, quiet
+from adafv.cli.options import Device, Dtype, Json, MaxNewTokens, Model, print_json, quiet
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -19,6 +19,7 @@ def ui(
         int | None,
         typer.Option(metavar="P", help="0 for any; default: the first free one from 7860.", show_default=False),
     ] = None,
+    max_new_tokens: MaxNewTokens = 64,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -31,12 +32,15 @@ def ui(
 
     port = free_port(host, port)
     quiet()
+    from adafv.ask import check_answer_length
+
+    check_answer_length(max_new_tokens)
     from adafv.app.desk import Playground
     from adafv.app.server import serve
     from adafv.load import load
 
     name = model or "embedded"
-    playground = Playground(*load(model, device, dtype), name)
+    playground = Playground(*load(model, device, dtype), name, max_new_tokens)
     playground.warm_up()
 
     def ready(url: str) -> None:

@@ -8,18 +8,17 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv.ask import build_batch
+from adafv.checks import checked
 from adafv.encode import encode
 from adafv.encoding import Encoding
 from adafv.evaluation.answers import AnswerLog, Key
 from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.prompts import Prompts
-from adafv.evaluation.sample import Question, Sample
+from adafv.evaluation.sample import BLIND, Question, Sample
 from adafv.methods import from_spec, method
 from adafv.pruner import BudgetError, Pruner
 
 __all__ = ["BLIND", "Answering", "Configuration", "chunks", "configured"]
-
-BLIND = "blind"
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class Configuration:
     pruner: Pruner | None
 
 
+@checked
 def configured(
     methods: Iterable[str], keeps: Iterable[float], template: Callable[[], Iterable[int]] = tuple
 ) -> list[Configuration]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from adafv.checks import checked
 from adafv.files import Lines, differences, writable_folder, write_text
 
 __all__ = ["AnswerLog", "Key"]
@@ -13,6 +14,7 @@ Key = tuple[str, str, int, str, float]
 """suite, sample id, question index, method, keep"""
 
 
+@checked
 class AnswerLog(Lines):
     """`answers.jsonl` in a folder, with the `settings.json` that the answers were given under.
 

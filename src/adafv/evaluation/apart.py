@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from adafv.checks import checked
 from adafv.evaluation.sample import Question, Sample
 from adafv.evaluation.scenes import draw
 
@@ -47,6 +48,7 @@ class Parting:
         return sample, sample.questions[self.question]
 
 
+@checked
 def partings(records: Sequence[dict[str, Any]], count: int) -> list[Parting]:
     """The questions on which methods are divided most, one of each type.
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv import __version__
+from adafv.checks import checked
 from adafv.evaluation import suites
 from adafv.evaluation.answering import Answering, Configuration, chunks, configured
 from adafv.evaluation.answers import AnswerLog, Key
@@ -21,6 +22,7 @@ from adafv.text import boilerplate
 __all__ = ["Evaluation"]
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What to compare on what. Dense (`none`, keep 1) and blind (keep 0) always take part.
@@ -75,13 +77,30 @@ class Evaluation:
     def _configured(self, template: Callable[[], Iterable[int]] = tuple) -> list[Configuration]:
         return configured(self.methods, self.keeps, template)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many questions are asked of each suite."""
+        return {suite: suites.suite_length(suite, self.limit) for suite in self.suites}
+
+    @property
+    def places(self) -> list[tuple[str, str, float]]:
+        """Suite, method and keep of everything that is measured."""
+        return [(suite, c.method, c.keep) for suite in self.suites for c in self.configurations]
+
     @cached_property
     def left_out(self) -> dict[tuple[str, float], str]:
         """Methods and budgets that could not be met on this model, each with its reason; known after `run`."""
         return {}
 
     def run(
-        self, model: PreTrainedModel, processor: ProcessorMixin, out: str | Path, *, name: str, progress: bool = False
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        out: str | Path,
+        *,
+        name: str,
+        progress: bool = False,
+        beside: Iterable[tuple[str, str, float]] = (),
     ) -> list[dict[str, Any]]:
         """Answer what has no answer in `out` yet.
 
@@ -89,6 +108,7 @@ class Evaluation:
             out: folder for `answers.jsonl` and `settings.json`.
             name: of the model; a folder is only taken up by a run of the same model, dtype and seed.
             progress: a bar on stderr.
+            beside: suite, method and keep of earlier runs, whose answers to the same questions are returned, too.
 
         Returns:
             One record per question of the suites and configuration: suite, id, question (its index), type, method,
@@ -111,7 +131,7 @@ class Evaluation:
                     for samples in chunks(questions, self.batch_size):
                         asked += answering.answer(suite, samples)
                         bar.update(sum(len(sample.questions) for sample in samples))
-            return answering.records(asked)
+            return answering.records([*asked, *_answered(log, asked, beside)])
 
     def _settings(self, model: PreTrainedModel, name: str) -> dict[str, Any]:
         return {
@@ -122,6 +142,17 @@ class Evaluation:
             "device": model.device.type,
             **{key: getattr(self, key) for key in ("seed", "split", "max_new_tokens")},
         }
+
+
+def _answered(log: AnswerLog, asked: Iterable[Key], beside: Iterable[tuple[str, str, float]]) -> list[Key]:
+    """Under which of some other configurations all the questions have answers already: their keys."""
+    questions = dict.fromkeys(key[:3] for key in asked)
+    found: list[Key] = []
+    for suite, name, keep in beside:
+        keys = [(*question, name, keep) for question in questions if question[0] == suite]
+        if all(key in log for key in keys):
+            found += keys
+    return found
 
 
 def _judged(question: Any, answer: dict[str, Any]) -> dict[str, Any]:

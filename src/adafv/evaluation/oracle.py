@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adafv.checks import checked
 from adafv.encoding import VisualTokens
 from adafv.methods.uniform import Uniform
 from adafv.pruner import Selection
@@ -13,6 +14,7 @@ from adafv.pruner import Selection
 __all__ = ["Oracle"]
 
 
+@checked
 @dataclass(kw_only=True)
 class Oracle(Uniform):
     """Keeps the tokens inside the boxes of what is asked about, then an even stride over the rest.

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from adafv.checks import checked
+
 __all__ = ["DRAWS", "SIGNIFICANT", "paired"]
 
 DRAWS, SIGNIFICANT = 4_000, 0.05
 Group = tuple[str, float]
 
 
+@checked
 def paired(records: Iterable[dict[str, Any]], methods: Iterable[str], seed: int = 0) -> list[dict[str, Any]]:
     """Each of `methods` against every other method at the same budget, question by question.
 

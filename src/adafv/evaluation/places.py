@@ -7,12 +7,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adafv.checks import checked
 from adafv.evaluation.sample import Box
 from adafv.viz.grids import scales, view
 
 __all__ = ["centers", "distances"]
 
 
+@checked
 def centers(processor: Any, size: tuple[int, int], where: Tensor) -> NDArray[Any]:
     """(N, 2) x and y, in pixels of a picture of `size` (width, height), of the middle of each token's patch."""
     left, top, right, bottom = view(processor, size, where)
@@ -24,6 +26,7 @@ def centers(processor: Any, size: tuple[int, int], where: Tensor) -> NDArray[Any
     return place
 
 
+@checked
 def distances(centers: NDArray[Any], boxes: tuple[Box, ...]) -> Tensor:
     """(N, boxes): how far each token's middle is from the middle of each box it lies in, in pixels; inf outside."""
     distance = np.full((len(centers), len(boxes)), np.inf)

@@ -7,6 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from adafv.checks import checked
+
 __all__ = ["COLOURS", "FAINT", "INK", "MARKERS", "budget_axis", "draw"]
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8C564B", "#B8A000", "#6A3D9A")
@@ -16,6 +18,7 @@ _REST = "#cccccc"
 INK, FAINT = "#222222", "#888888"
 
 
+@checked
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw the rows of an evaluation: share of the dense model's accuracy against the share of tokens kept.
 
@@ -38,6 +41,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
+@checked
 def budget_axis(axes: Axes, keeps: list[float]) -> None:
     """Shares of the visual tokens from left (most) to right, on a logarithmic scale."""
     axes.set_xscale("log")

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv.ask import build_batch, build_text, check_length, decode, generate
+from adafv.checks import checked
 from adafv.encode import reask
 from adafv.encoding import Encoding
 from adafv.evaluation.oracle import Oracle
@@ -18,6 +19,7 @@ from adafv.pruner import BudgetError, Pruner
 __all__ = ["Prompts"]
 
 
+@checked
 class Prompts:
     """A batch of questions, each on one of the pictures that an encoding holds."""
 

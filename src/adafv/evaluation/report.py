@@ -11,23 +11,24 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import transformers
 from rich.table import Table
-from transformers import PreTrainedModel
 
 from adafv import __version__
+from adafv.checks import checked
 from adafv.evaluation.paired import SIGNIFICANT
-from adafv.evaluation.plot import draw
 from adafv.files import atomic, write_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = [
     "COLUMNS",
     "INTERVAL",
     "LEGEND",
+    "NARROW",
     "Z",
     "as_csv",
     "meta_of",
@@ -45,10 +46,14 @@ COLUMNS = (
 )  # fmt: skip
 LEGEND = "▲ better, ▼ worse than adafv by more than luck (p < 0.05, paired; the differences are in pairs.csv)"
 INTERVAL = "95 %, Wilson, with n divided by the design effect of several questions on one picture"
+INTERVAL_COLUMN, SHARE_COLUMN = "95 %", "of dense"
+NARROW = (INTERVAL_COLUMN, SHARE_COLUMN, "tokens")
+"""Columns of `table` that go first where there is no room for all."""
 Z = 1.959964
 """Of a 95 % interval."""
 
 
+@checked
 def rows_of(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per suite, method, keep and type of question ("all" first), in the order of the records.
 
@@ -95,6 +100,7 @@ def _mean(answers: list[dict[str, Any]], name: str) -> float:
     return float(np.mean([answer[name] for answer in answers]))
 
 
+@checked
 def wilson(pictures: Sequence[Sequence[bool]]) -> tuple[float, float]:
     """95 % interval of a share of right answers, where answers on the same picture may go right or wrong together.
 
@@ -117,6 +123,7 @@ def wilson(pictures: Sequence[Sequence[bool]]) -> tuple[float, float]:
     return score_interval(share, effective)
 
 
+@checked
 def score_interval(share: float, n: float) -> tuple[float, float]:
     """Wilson's 95 % interval of a share of n answers."""
     middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
@@ -124,8 +131,12 @@ def score_interval(share: float, n: float) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def meta_of(model: PreTrainedModel, name: str, start: datetime, **settings: Any) -> dict[str, Any]:
+@checked
+def meta_of(model: "PreTrainedModel", name: str, start: datetime, **settings: Any) -> dict[str, Any]:
     """What made the rows: versions, command line, model, settings, and the time since `start` (UTC)."""
+    import torch  # here, so that a table of results is printed without
+    import transformers
+
     return {
         "versions": {
             "adafv": __version__,
@@ -160,6 +171,7 @@ def read(path: str | Path) -> dict[str, Any]:
     return rows | {"pairs": found.get("pairs", [])}
 
 
+@checked
 def write(
     out: str | Path, meta: dict[str, Any], rows: list[dict[str, Any]], pairs: Sequence[dict[str, Any]] = ()
 ) -> None:
@@ -168,6 +180,8 @@ def write(
     Raises:
         ValueError: the folder cannot be written.
     """
+    from adafv.evaluation.plot import draw  # matplotlib takes a second to import
+
     out = Path(out)
     whole = {"meta": meta, "rows": rows, "pairs": pairs}
     write_text(out / "results.json", json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
@@ -178,6 +192,7 @@ def write(
         draw(rows, temporary)
 
 
+@checked
 def as_csv(columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
     """The rows as the text of a CSV file with a header."""
     sheet = io.StringIO()
@@ -187,8 +202,9 @@ def as_csv(columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
     return sheet.getvalue()
 
 
+@checked
 def table(rows: list[dict[str, Any]], pairs: Iterable[dict[str, Any]] = (), against: str = "adafv") -> Table:
-    """Accuracy on all questions of each suite, with the share of the dense model's in brackets.
+    """Accuracy on all questions of each suite, its interval, and the share of the dense model's.
 
     Of `pairs`, those of the method `against` mark what is better (▲) or worse (▼) than it beyond luck.
     """
@@ -202,31 +218,29 @@ def table(rows: list[dict[str, Any]], pairs: Iterable[dict[str, Any]] = (), agai
     lines: dict[tuple[float, str], dict[str, dict[str, Any]]] = {(r["keep"], r["method"]): {} for r in rows}
     for row in rows:
         lines[row["keep"], row["method"]][row["suite"]] = row
-    result = Table(title="Accuracy, 95 % interval, and share of the dense model's", title_justify="left")
-    result.add_column("kept", justify="right")
-    result.add_column("tokens", justify="right")
-    result.add_column("method")
+    result = Table(title="Right answers in %, 95 % interval, and share of the dense model's", title_justify="left")
+    result.add_column("kept", justify="right", no_wrap=True)
+    result.add_column("tokens", justify="right", no_wrap=True)
+    result.add_column("method", no_wrap=True)
     for suite in suites:
-        result.add_column(suite, justify="right")
+        for name in (suite, INTERVAL_COLUMN, SHARE_COLUMN):
+            result.add_column(name, justify="right", no_wrap=True)
     budget = None
     for (keep, name), cells in sorted(lines.items(), key=lambda line: -line[0][0]):
         if budget not in (None, keep):
             result.add_section()
         budget = keep
         tokens = np.mean([cell["kept_tokens"] for cell in cells.values()])
-        label = {"none": "dense"}.get(name, name)
-        result.add_row(
-            f"{keep:.4g}",
-            f"{tokens:.0f}",
-            label,
-            *(_cell(cells.get(suite), marks.get((keep, name, suite), "")) for suite in suites),
-        )
+        line = [f"{keep:.4g}", f"{tokens:.0f}", {"none": "dense"}.get(name, name)]
+        for suite in suites:
+            line += _cells(cells.get(suite), marks.get((keep, name, suite), ""))
+        result.add_row(*line)
     return result
 
 
-def _cell(row: dict[str, Any] | None, mark: str) -> str:
+def _cells(row: dict[str, Any] | None, mark: str) -> list[str]:
+    """Accuracy, its interval, and its share of the dense model's."""
     if row is None:
-        return "–"
-    half = 50 * (row["ci_high"] - row["ci_low"])
+        return ["–", "", ""]
     share = "–" if row["retention"] is None else f"{100 * row['retention']:.0f} %"
-    return f"{100 * row['accuracy']:.1f} ± {half:.1f} ({share}){mark}"
+    return [f"{100 * row['accuracy']:.1f}{mark}", f"{100 * row['ci_low']:.1f}–{100 * row['ci_high']:.1f}", share]

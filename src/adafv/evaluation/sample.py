@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-__all__ = ["Box", "Question", "Sample", "Thing"]
+__all__ = ["BLIND", "Box", "Question", "Sample", "Thing"]
+
+BLIND = "blind"
+"""The name of the model that sees no picture."""
 
 Box = tuple[int, int, int, int]
 

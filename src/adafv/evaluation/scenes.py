@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
+from adafv.checks import checked
 from adafv.evaluation.asking import ask
 from adafv.evaluation.canvas import (
     CARD,
@@ -102,6 +103,7 @@ def _pick_size(rng: random.Random, side: int, kind: str) -> int:
     return max(8, round(rng.randint(low, high) * side / 192))
 
 
+@checked
 def compose(rng: random.Random, suite: str, size: tuple[int, int]) -> tuple[Image.Image, tuple[Thing, ...]]:
     """Draw one picture of `suite`; returns it with its things, in the order they were drawn."""
     board, side = _Board(rng, size), min(size)
@@ -181,6 +183,7 @@ def _paint(rng: random.Random, board: _Board, size: tuple[int, int]) -> tuple[Im
     return image, tuple(Thing(plan.name, plan.color, box, plan.text) for plan, box in board.placed)
 
 
+@checked
 def stream(seed: int, *, split: str, suite: str, size: tuple[int, int]) -> random.Random:
     """The generator a scene is drawn from; the split is part of its seed, so the splits can't meet."""
     return random.Random(f"adafv/{split}/{suite}/{size[0]}x{size[1]}/{seed}")

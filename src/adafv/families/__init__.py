@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PreTrainedConfig, PreTrainedModel
 
+from adafv.checks import checked
 from adafv.families.base import Family
 from adafv.families.crops import Codes, Crops, Generic, Grid, Latents, Shapes, Sized, TwoRoutes
 from adafv.families.gemma4 import Gemma4
@@ -91,6 +92,7 @@ class UnprovenFamilyWarning(UserWarning):
     """A model of a family that the test matrix does not cover."""
 
 
+@checked
 def family_of(model: PreTrainedModel | PreTrainedConfig) -> Family:
     """The family of a model, or of a configuration whose weights are not loaded yet, by its `model_type`.
 
@@ -112,6 +114,7 @@ def family_of(model: PreTrainedModel | PreTrainedConfig) -> Family:
     return Generic()
 
 
+@checked
 def check_placed(model: PreTrainedModel) -> None:
     """Raise a `ValueError` if nobody knows where the visual tokens of a model lie in a picture."""
     if not family_of(model).placed:

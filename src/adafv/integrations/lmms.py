@@ -20,7 +20,7 @@ from adafv import __version__
 from adafv.ask import check_length, decode, generate, tokenizer_options
 from adafv.images import check_image, open_image, to_rgb
 from adafv.load import load
-from adafv.methods import method as pruner_of
+from adafv.methods import from_spec as pruner_of
 
 __all__ = ["Counts", "Pruned", "manifests"]
 
@@ -56,7 +56,7 @@ class Pruned(lmms):
 
     Args:
         pretrained: hub id, folder, or "embedded" for the model that ships with the package.
-        method: a name in `adafv.METHODS`.
+        method: as `adafv.methods.from_spec` reads it, e.g. adafv:reserve=0.5.
         batch_size: requests that are answered at once.
         device, dtype: see `adafv.load.load`.
         options: of the method: `keep` or `tokens`, and whatever else it takes, e.g. `crops=each`.

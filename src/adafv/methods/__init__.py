@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
+from adafv.checks import checked
 from adafv.methods.adafv import AdaFV
 from adafv.methods.adafv_plus import AdaFVPlus
 from adafv.methods.adafv_released import AdaFVReleased
@@ -29,6 +30,7 @@ from adafv.methods.uniform import Uniform
 from adafv.methods.visionzip import VisionZip
 from adafv.methods.vispruner import VisPruner
 from adafv.pruner import Pruner
+from adafv.spec import without_budget
 
 __all__ = [
     "CLASSES",
@@ -96,6 +98,7 @@ _READERS: dict[type, Callable[[str], Any]] = {
 }
 
 
+@checked
 def method(name: str, **options: Any) -> Pruner:
     """A pruner by its name: `method("adafv", keep=0.1)`.
 
@@ -113,19 +116,26 @@ def method(name: str, **options: Any) -> Pruner:
     raise ValueError(f"method {name!r} is unknown: {hint}")
 
 
+@checked
 def from_spec(spec: str, template: Callable[[], Iterable[int]] = tuple, **options: Any) -> Pruner:
     """A pruner as lists of methods write it: `from_spec("adafv:reserve=0.5:top=3", keep=0.1)`.
 
     Args:
-        spec: a name, then any number of `:option=value`.
+        spec: a name, then any number of `:option=value`, the budget among them if it has one of its own.
         template: gives the token ids that `skip=template` stands for, see `adafv.text.boilerplate`.
         options: of the method, beside those of the spec.
 
     Raises:
         ValueError: see `method`; an option without a value, twice, or with a value that is not of its type.
     """
-    name, *given = spec.split(":")
-    for part in given:
+    spec, budget = without_budget(spec)
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, value in budget.items():
+        if option in given:
+            raise ValueError(f"{option}={value!r} of {spec!r} is given already: leave one of the two out")
+    options = {**given, **budget}
+    name, *parts = spec.split(":")
+    for part in parts:
         option, equals, value = part.partition("=")
         if not (option and equals and value):
             raise ValueError(f"{part!r} in {spec!r} is no option: write option=value, e.g. adafv:reserve=0.5")

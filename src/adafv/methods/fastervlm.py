@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from adafv.capture import SALIENCY, Signal
+from adafv.checks import checked
 from adafv.encoding import VisualTokens
 from adafv.pruner import ScoringPruner, one_of
 from adafv.scores import distinctness
@@ -14,6 +15,7 @@ from adafv.scores import distinctness
 __all__ = ["FasterVLM"]
 
 
+@checked
 @dataclass(kw_only=True)
 class FasterVLM(ScoringPruner):
     """Keeps what the CLS token of the vision tower attends to, whatever the question.

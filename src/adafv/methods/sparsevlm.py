@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from adafv.checks import checked
 from adafv.encoding import Encoding, VisualTokens
 from adafv.inside import LayerPruner, Raters, after_share
 
 __all__ = ["SparseVLM"]
 
 
+@checked
 @dataclass(kw_only=True)
 class SparseVLM(LayerPruner):
     """Keeps what the visually relevant words of the question attend to, fewer after each of three layers.

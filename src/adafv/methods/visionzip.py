@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from adafv.capture import KEYS, SALIENCY
+from adafv.checks import checked
 from adafv.encoding import VisualTokens
 from adafv.pruner import Pruner, Selection
 from adafv.scores import cosines
@@ -14,6 +15,7 @@ from adafv.scores import cosines
 __all__ = ["VisionZip"]
 
 
+@checked
 @dataclass(kw_only=True)
 class VisionZip(Pruner):
     """Keeps the most salient (dominant) tokens and merges the rest into a few contextual ones.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from adafv.capture import HIDDEN, SALIENCY
+from adafv.checks import checked
 from adafv.encoding import VisualTokens
 from adafv.pruner import Pruner, Selection
 from adafv.scores import cosines
@@ -15,6 +16,7 @@ __all__ = ["VisPruner"]
 PER_ROUND = 8
 
 
+@checked
 @dataclass(kw_only=True)
 class VisPruner(Pruner):
     """Keeps the most salient tokens and, of the rest, those that resemble no other.

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from adafv.checks import checked
 from adafv.demo import CASES
 from adafv.evaluation.sample import Question, Sample
 
@@ -96,6 +97,7 @@ def serving(*flags: str) -> Iterator[Server]:
             _stop(process)
 
 
+@checked
 def chat(picture: Image.Image, question: str, **options: Any) -> dict[str, Any]:
     """A request for a greedy answer; `options` are of adafv, without the prefix: keep=0.25."""
     file = BytesIO()

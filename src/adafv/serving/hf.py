@@ -62,18 +62,20 @@ class HuggingFace:
     def _outcomes(self, batch: list[Asked], max_new_tokens: int) -> dict[int, Outcome]:
         found: dict[int, Outcome] = {}
         opened = cache(open_image)
-        groups: dict[float | None, list[Opened]] = {}
+        groups: dict[int, list[Opened]] = {}
         for asked in batch:
             try:
-                groups.setdefault(asked.pruner.keep, []).append(Opened(asked, opened(asked.image)))
+                question = Opened(asked, opened(asked.image))
             except ValueError as error:
                 found[asked.number] = failed(error)
+            else:
+                groups.setdefault(id(asked.pruner), []).append(question)
         for group in groups.values():
             found |= zip((x.asked.number for x in group), self._answers(group, max_new_tokens), strict=True)
         return found
 
     def _answers(self, group: Sequence[Opened], max_new_tokens: int) -> list[Outcome]:
-        """Answers to questions at one budget; of those that cannot be answered together, half by half."""
+        """Answers to questions with one pruner; of those that cannot be answered together, half by half."""
         try:
             return answers(self.model, self.processor, group, max_new_tokens)
         except torch.OutOfMemoryError:

@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import AutoConfig, GenerationConfig, ProcessorMixin
 
 from adafv.ask import prompt_for, tokenizer_options
+from adafv.checks import checked
 from adafv.layout import placeholders
 from adafv.load import from_files, source_of
 from adafv.processors import processor_class
@@ -39,6 +40,7 @@ ENVIRONMENT = {
 }
 
 
+@checked
 class Requests:
     """What a model on vLLM is asked.
 
@@ -125,6 +127,7 @@ def engine_options(device: str) -> dict[str, Any]:
     }
 
 
+@checked
 def fingerprint(source: str, config: Any) -> str:
     """Tells a model from its retrained successor without loading either.
 
@@ -144,6 +147,7 @@ def fingerprint(source: str, config: Any) -> str:
     return f"{checksum:08x}"
 
 
+@checked
 def needs(module: str, extra: str) -> None:
     """Raise a `ValueError` if an optional package is not there."""
     if importlib.util.find_spec(module) is None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from adafv.checks import checked
+
 __all__ = ["Ceilings", "measure", "wait"]
 
 LONG = 0.02  # seconds; a larger product would be no faster
@@ -26,12 +28,14 @@ class Ceilings:
         return 1000 * traffic / self.bytes
 
 
+@checked
 def wait(device: torch.device) -> None:
     """Until the device has nothing left to do."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
+@checked
 def measure(device: torch.device, dtype: torch.dtype) -> Ceilings:
     """The best of several matrix products of 256² to 8192², and of copies that no cache holds."""
     fastest = 0.0

@@ -13,6 +13,8 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from adafv.checks import checked
+
 __all__ = ["Stack", "Work", "decode", "grids_of", "kv_bytes", "prefill", "text_stack", "tower_stack", "vision"]
 
 Grid = tuple[int, int]
@@ -59,6 +61,7 @@ class Stack:
         return 2 * self.weights * tokens + 4 * self.queries * pairs
 
 
+@checked
 def text_stack(config: PreTrainedConfig) -> Stack:
     """The language model's layers, all gated."""
     text: Any = config.get_text_config()
@@ -67,6 +70,7 @@ def text_stack(config: PreTrainedConfig) -> Stack:
     return Stack(text.num_hidden_layers, text.hidden_size, text.intermediate_size, 3, queries, keys)
 
 
+@checked
 def tower_stack(config: PreTrainedConfig, whole: bool = False) -> Stack:
     """The vision tower's layers, up to the one whose features the language model reads; or the whole of it."""
     tower: Any = config.vision_config
@@ -78,6 +82,7 @@ def tower_stack(config: PreTrainedConfig, whole: bool = False) -> Stack:
     return Stack(last, width, tower.intermediate_size, 2, width, width)
 
 
+@checked
 def vision(config: PreTrainedConfig, grids: Sequence[Grid], batch: int = 1, size: int = 2, whole: bool = False) -> Work:
     """The tower and the projector.
 
@@ -117,6 +122,7 @@ def _squares(length: int, edge: int) -> int:
     return length // edge * edge**2 + (length % edge) ** 2
 
 
+@checked
 def prefill(
     config: PreTrainedConfig, lengths: Sequence[int], batch: int = 1, size: int = 2, causal: bool = True
 ) -> Work:
@@ -132,6 +138,7 @@ def prefill(
     return Work(batch * (flops + 2 * head), float(read + batch * kv_bytes(config, lengths, size)))
 
 
+@checked
 def decode(config: PreTrainedConfig, lengths: Sequence[int], batch: int = 1, size: int = 2) -> Work:
     """One more token of each answer, after a prompt of which the layers have read `lengths`."""
     stack, head = text_stack(config), _head(config)
@@ -140,6 +147,7 @@ def decode(config: PreTrainedConfig, lengths: Sequence[int], batch: int = 1, siz
     return Work(batch * (flops + 2 * head), float(read + batch * kv_bytes(config, lengths, size)))
 
 
+@checked
 def kv_bytes(config: PreTrainedConfig, lengths: Sequence[int], size: int = 2) -> int:
     """Keys and values of one prompt."""
     return 2 * text_stack(config).keys * size * sum(lengths)
@@ -150,6 +158,7 @@ def _head(config: PreTrainedConfig) -> int:
     return text.hidden_size * text.vocab_size
 
 
+@checked
 def grids_of(config: PreTrainedConfig, inputs: Mapping[str, Any]) -> list[Grid]:
     """What the tower sees of the first prompt of a batch of pictures of one size, one to a prompt."""
     if (grids := inputs.get("image_grid_thw")) is not None:

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from adafv.checks import checked
 from adafv.files import Lines, differences, writable_folder, write_text
 
 __all__ = ["Log"]
 
 
+@checked
 class Log(Lines):
     """`cells.jsonl` in a folder, with `settings.json` beside it. Opening it takes up an earlier run.
 
@@ -26,7 +28,7 @@ class Log(Lines):
         super().__init__(folder / "cells.jsonl", "another --out")
         try:
             self.records = [json.loads(line) for line in self.before]
-            before = json.loads(beside.read_text(encoding="utf-8")) if self.records else settings
+            before = json.loads(beside.read_text(encoding="utf-8")) if self.records or beside.exists() else settings
             was = differences(before, settings)
         except (OSError, ValueError, AttributeError):
             self.close()

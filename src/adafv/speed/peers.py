@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from adafv.checks import checked
 from adafv.encoding import Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.methods.adafv import AdaFV
@@ -18,6 +19,7 @@ from adafv.pruner import Pruner, Selection, one_of
 __all__ = ["PEERS", "Eager", "Listed"]
 
 
+@checked
 @dataclass(kw_only=True)
 class Eager(AdaFV):
     """AdaFV as released codes get at its saliency: eager attention, `output_attentions=True`, all maps in memory.
@@ -56,6 +58,7 @@ def _maps(tower: PreTrainedModel) -> Iterator[None]:
         module.set_attn_implementation(before)
 
 
+@checked
 @dataclass(kw_only=True)
 class Listed(AdaFV):
     """AdaFV with the mixture built as its authors released it: image by image, read back to the host as Python lists.

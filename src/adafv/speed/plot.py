@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from adafv.checks import checked
 from adafv.speed.stages import STAGES
 
 __all__ = ["draw"]
@@ -14,6 +15,7 @@ _COLOURS = dict(zip(STAGES, ("#56B4E9", "#CC79A7", "#E69F00", "#0072B2"), strict
 _INK = "#222222"
 
 
+@checked
 def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     """Draw the rows of `adafv speed`: a panel for each batch; a black tick is dense TTFT over the ideal speed-up."""
     batches = list(dict.fromkeys(row["batch"] for row in rows))

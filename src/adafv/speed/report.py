@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedConfig
 
+from adafv.checks import checked
 from adafv.evaluation.report import as_csv
 from adafv.files import atomic, write_text
 from adafv.load import DTYPES
@@ -35,6 +36,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
+@checked
 def rows_of(
     records: Iterable[dict[str, Any]], settings: dict[str, Any], config: PreTrainedConfig
 ) -> list[dict[str, Any]]:
@@ -137,6 +139,7 @@ class _Batch:
         return break_even(times, words, self.facts["visual_tokens"], keep, overhead)
 
 
+@checked
 def break_even(times: dict[int, float], words: int, visual: int, keep: float, overhead: float) -> int | None:
     """The number of visual tokens from which on pruning pays.
 
@@ -172,6 +175,7 @@ def noise_of(records: Iterable[dict[str, Any]]) -> dict[str, list[float]]:
     return {str(b): [round(x, 4) for x in (min(found), median(found), max(found))] for b, found in ratios.items()}
 
 
+@checked
 def meta_of(records: Sequence[dict[str, Any]], settings: dict[str, Any], start: datetime) -> dict[str, Any]:
     """What made the rows: settings, command, the ceilings, the noise floor, the cost of prefills by length."""
     kept = ("batch", "method", "keep", "reason")
@@ -190,6 +194,7 @@ def meta_of(records: Sequence[dict[str, Any]], settings: dict[str, Any], start: 
     }
 
 
+@checked
 def write(out: str | Path, meta: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Write results.json, results.csv and speed.png, each whole or not at all.
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, ProcessorMixin, StaticCache
 
 from adafv import __version__
 from adafv.ask import build_batch
+from adafv.checks import checked
 from adafv.compiled import compiled
 from adafv.encode import encode
 from adafv.inside import LayerPruner
@@ -59,6 +60,7 @@ def plan(names: Sequence[tuple[str, float]], batch: int, repeats: int) -> Iterat
         yield from (Cell(batch, repeat, *name) for name in order)
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
     """What to time. The dense model takes part twice in every repetition: the second time is the noise floor.

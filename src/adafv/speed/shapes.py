@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
+from adafv.checks import checked
 from adafv.processors import pictures_only
 
 __all__ = ["QUESTION", "SHAPES", "Shape", "build", "picture", "shape_of"]
@@ -100,11 +101,13 @@ class Shape:
         return [[self.tower["image_size"] * rows, self.tower["image_size"] * columns] for rows, columns in PINPOINTS]
 
 
+@checked
 def picture(side: int, seed: int) -> Image.Image:
     """A square picture of noise."""
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
 
 
+@checked
 def build(config: PreTrainedConfig, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """A model of a configuration, in eval mode, on its device at once, its weights one small draw over and over."""
     cls: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
@@ -126,6 +129,7 @@ def _tile(flat: Tensor, block: Tensor) -> None:
         part.copy_(block[: len(part)])
 
 
+@checked
 def shape_of(name: str) -> Shape:
     """One of `SHAPES`. Raises a `ValueError` that suggests the closest, if there is none of this name."""
     if name in SHAPES:

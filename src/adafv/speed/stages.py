@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel, StaticCache
 
 from adafv.capture import LABEL
+from adafv.checks import checked
 from adafv.families.base import base_of
 from adafv.pruner import Pruner
 from adafv.speed.ceilings import wait
@@ -79,6 +80,7 @@ class Clock:
         return time.perf_counter()
 
 
+@checked
 @torch.inference_mode()
 def answer(
     model: PreTrainedModel,
@@ -137,6 +139,7 @@ def _encoded(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any
     return rest | {"mm_encoder_outputs": {"image": encoder(**taken, return_dict=True)}}
 
 
+@checked
 @torch.inference_mode()
 def read_text(model: PreTrainedModel, batch: int, length: int) -> float:
     """Milliseconds to the first token of prompts of text alone: how long a prompt of some length takes."""
@@ -146,6 +149,7 @@ def read_text(model: PreTrainedModel, batch: int, length: int) -> float:
     return clock.stop()
 
 
+@checked
 @torch.inference_mode()
 def capture_ms(model: PreTrainedModel, inputs: Mapping[str, Any], pruner: Pruner) -> float:
     """Milliseconds of a method's encoding that go into what it reads off the vision tower."""
@@ -157,6 +161,7 @@ def capture_ms(model: PreTrainedModel, inputs: Mapping[str, Any], pruner: Pruner
     return sum(event.device_time_total if cuda else event.cpu_time_total for event in read) / 1000
 
 
+@checked
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
     """The most memory that a call held at once, beyond what was held before."""
     if device.type == "cuda":

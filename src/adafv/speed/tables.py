@@ -7,16 +7,18 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from adafv.checks import checked
 from adafv.speed.run import DENSE
 
-__all__ = ["LEGEND", "markdown", "table", "title"]
+__all__ = ["LEGEND", "NARROW", "markdown", "table", "title"]
 
 RATIOS = (
     ("speedup", "ideal_speedup", "share_of_ideal"), ("prefill_speedup", "prefill_ideal", "prefill_share"),
 )  # fmt: skip
 LEGEND = (
     "choose: select and rebuild. ideal: ratio of FLOPs. of it: the share reached. bound: the longest of compute, "
-    "memory and\nlaunch at this machine's ceilings. pays from: fewest visual tokens at which this share is faster than "
+    "memory and "
+    "launch at this machine's ceilings. pays from: fewest visual tokens at which this share is faster than "
     "all of them (–: it isn't, or the method prunes between layers)"
 )
 LEFT = ("method", "bound")
@@ -25,8 +27,13 @@ BRIEF = (
     "KV MiB", "pays from",
 )  # fmt: skip
 """What a page has room for."""
+NARROW = (
+    "peak MiB", "bound", "token", "KV MiB", "p95", "choose", "pays from", "vision", "prefill × (ideal, of it)",
+)  # fmt: skip
+"""Columns of `table` that go first where there is no room for all."""
 
 
+@checked
 def title(meta: dict[str, Any]) -> str:
     """Shape, how much of it, precision and machine."""
     cut = "" if meta["layers"] in (None, meta["of_layers"]) else f", {meta['layers']} of {meta['of_layers']} LLM layers"
@@ -35,16 +42,18 @@ def title(meta: dict[str, Any]) -> str:
     return f"{meta['shape']}{cut}, random weights, {meta['dtype']}, {machine['name']}{threads}"
 
 
+@checked
 def table(rows: list[dict[str, Any]], meta: dict[str, Any]) -> Table:
     """One line for each row."""
     result = Table(title=f"{title(meta)}. Times in ms", title_justify="left", box=SIMPLE_HEAD)
     for name in _cells(rows[0]):
-        result.add_column(name, justify="left" if name in LEFT else "right")
+        result.add_column(name, justify="left" if name in LEFT else "right", no_wrap=True)
     for row, after in pairwise([*rows, {"batch": 0}]):
         result.add_row(*_cells(row).values(), end_section=row["batch"] != after["batch"])
     return result
 
 
+@checked
 def markdown(rows: Iterable[dict[str, Any]], meta: dict[str, Any]) -> str:
     """The same for a page, without what a page has no room for; with the command and the noise floor."""
     batches = len({row["batch"] for row in rows}) > 1

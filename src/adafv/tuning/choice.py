@@ -6,7 +6,8 @@ from itertools import takewhile
 from statistics import fmean
 from typing import Any
 
-from adafv.evaluation.answering import BLIND
+from adafv.checks import checked
+from adafv.evaluation.sample import BLIND
 from adafv.tuning.questions import Picture
 from adafv.tuning.retention import Answers, Effects, Retention, effects_of, needed, retention
 
@@ -34,6 +35,7 @@ Place = tuple[str, float]
 Row = dict[str, Any]
 
 
+@checked
 def answers_of(
     half: str, pictures: Sequence[Picture], records: Iterable[dict[str, Any]]
 ) -> dict[Place, tuple[Answers, list[dict[str, Any]]]]:
@@ -65,11 +67,13 @@ def answers_of(
     return {place: (found[place], [*own.values()]) for place, own in given.items()}
 
 
+@checked
 def effects_in(answers: Mapping[Place, tuple[Answers, Any]]) -> Effects:
     """The design effects of a half's questions, from all methods and budgets."""
     return effects_of(own for (name, _), (own, _) in answers.items() if name not in FIXED)
 
 
+@checked
 def rows_of(
     half: str,
     answers: Mapping[Place, tuple[Answers, list[dict[str, Any]]]],
@@ -89,6 +93,7 @@ def rows_of(
     ]
 
 
+@checked
 def choose(rows: Sequence[Row]) -> Row | None:
     """The row of the choosing half with the smallest budget that holds, as all larger ones of its method do.
 
@@ -103,6 +108,7 @@ def choose(rows: Sequence[Row]) -> Row | None:
     return min(last, key=lambda row: (row["keep"], -row["retention"]), default=None)
 
 
+@checked
 def verdict(rows: Sequence[Row], questions: int, min_retention: float) -> str:
     """What came out, in a sentence or two.
 
@@ -160,6 +166,7 @@ def _same(answer: str, truth: str) -> bool:
     return answer.strip().casefold() == truth.strip().casefold()
 
 
+@checked
 def is_candidate(row: Row) -> bool:
     """Something to choose from."""
     return row["half"] == CHOOSING and row["method"] not in FIXED

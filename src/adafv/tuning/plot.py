@@ -5,8 +5,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from adafv.evaluation.answering import BLIND
+from adafv.checks import checked
 from adafv.evaluation.plot import COLOURS, FAINT, INK, MARKERS, budget_axis
+from adafv.evaluation.sample import BLIND
 from adafv.tuning.choice import CHOOSING, REPORTING, Row, is_candidate
 
 __all__ = ["draw"]
@@ -15,6 +16,7 @@ _APART = 1.035
 """Factor between the points of two methods at one budget, so that their intervals stay apart."""
 
 
+@checked
 def draw(rows: list[Row], min_retention: float, path: Path) -> None:
     """Draw the rows of a tuning: retention and its 95 % interval against the share of tokens kept.
 

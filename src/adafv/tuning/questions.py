@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from adafv.checks import checked
 from adafv.evaluation.sample import Question, Sample
 from adafv.images import open_image
 from adafv.serving.jsonl import Line, read_lines
@@ -34,6 +35,7 @@ class Picture:
         return Sample(self.id, open_image(self.path), self.questions, ())
 
 
+@checked
 def read_pictures(path: Path) -> list[Picture]:
     """The questions of a JSONL file: lines of `{"image": "a.png", "question": "what is there?", "answer": "a cup"}`.
 
@@ -66,6 +68,7 @@ def read_pictures(path: Path) -> list[Picture]:
     ]
 
 
+@checked
 def halves(pictures: Sequence[Picture], seed: int) -> tuple[list[Picture], list[Picture]]:
     """Two halves drawn at random, each in the order of the file; the first has the odd one out."""
     order = list(range(len(pictures)))

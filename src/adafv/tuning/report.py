@@ -7,18 +7,21 @@ from typing import Any
 
 from rich.table import Table
 
+from adafv.checks import checked
 from adafv.evaluation.report import as_csv
 from adafv.files import atomic, write_text
 from adafv.tuning.choice import CHOOSING, COLUMNS, REPORTING, Row
-from adafv.tuning.plot import draw
 
-__all__ = ["FILES", "LEGEND", "read", "table", "write"]
+__all__ = ["FILES", "LEGEND", "NARROW", "read", "table", "write"]
 
 HALVES = (CHOOSING, REPORTING)
 FILES = ("results.json", "results.csv", "tune.png")
+NARROW = ("tokens",)
+"""Columns of `table` that go first where there is no room for all."""
 LEGEND = "✓ holds: the lower end of the 95 % interval is what was asked for at least"
 
 
+@checked
 def write(out: str | Path, whole: dict[str, Any]) -> None:
     """Write results.json, results.csv and tune.png, each whole or not at all.
 
@@ -28,6 +31,8 @@ def write(out: str | Path, whole: dict[str, Any]) -> None:
     Raises:
         ValueError: the folder cannot be written.
     """
+    from adafv.tuning.plot import draw  # matplotlib takes a second to import
+
     out = Path(out)
     write_text(out / "results.json", json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
     write_text(out / "results.csv", as_csv(COLUMNS, whole["rows"]))
@@ -45,6 +50,7 @@ def read(path: str | Path) -> dict[str, Any] | None:
         return None
 
 
+@checked
 def table(rows: Sequence[Row]) -> Table:
     """Retention and its interval by budget and method; of the other half only what was chosen, if anything was."""
     cells: dict[tuple[float, str], dict[str, Row]] = {}
@@ -53,8 +59,8 @@ def table(rows: Sequence[Row]) -> Table:
             cells.setdefault((row["keep"], row["method"]), {})[row["half"]] = row
     result = Table(title="Right answers, % of the dense model's, and 95 % interval", title_justify="left")
     for name in ("kept", "tokens"):
-        result.add_column(name, justify="right")
-    result.add_column("method")
+        result.add_column(name, justify="right", no_wrap=True)
+    result.add_column("method", no_wrap=True)
     for half in HALVES:
         count = next((f" ({row['n']} questions)" for row in rows if row["half"] == half), "")
         result.add_column(f"{half} half{count}", justify="right")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adafv.checks import checked
 from adafv.evaluation.report import Z, score_interval
 
 __all__ = ["INTERVAL", "Answers", "Effects", "Retention", "effects_of", "needed", "retention"]
@@ -46,6 +47,7 @@ class Retention:
     effective: float
 
 
+@checked
 def effects_of(samples: Iterable[Answers]) -> Effects:
     """The design effects of the same questions, from the answers under several methods and budgets together.
 
@@ -57,6 +59,7 @@ def effects_of(samples: Iterable[Answers]) -> Effects:
     )
 
 
+@checked
 def retention(answers: Answers, effects: Effects = Effects()) -> Retention | None:
     """What a pruned model retains of the dense one, question by question.
 
@@ -91,6 +94,7 @@ def retention(answers: Answers, effects: Effects = Effects()) -> Retention | Non
     )
 
 
+@checked
 def needed(at_least: float, share: float = 1.0) -> int:
     """Of how many answers a share must be right so that its interval lies above `at_least` (Wilson, solved for n).
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv import __version__
 from adafv.ask import check_question
+from adafv.checks import checked
 from adafv.evaluation.answering import Answering, Configuration, chunks, configured
 from adafv.evaluation.answers import AnswerLog, Key
 from adafv.evaluation.sample import Question
@@ -46,6 +47,7 @@ class Findings:
     left_out: dict[tuple[str, float], str] = field(default_factory=dict)
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
     """The smallest budget, and its method, that holds a retention on a user's own questions.

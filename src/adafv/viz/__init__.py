@@ -6,6 +6,7 @@ from typing import Any
 from PIL import Image
 from transformers import PreTrainedModel
 
+from adafv.checks import checked
 from adafv.files import atomic
 from adafv.pruner import Pruner
 from adafv.viz.beside import explanations, side_by_side
@@ -31,8 +32,15 @@ __all__ = [
 ]
 
 
+@checked
 def explain(
-    model: PreTrainedModel, processor: Any, image: Image.Image, question: str, pruner: Pruner, out: str | Path
+    model: PreTrainedModel,
+    processor: Any,
+    image: Image.Image,
+    question: str,
+    pruner: Pruner,
+    out: str | Path,
+    max_new_tokens: int = 64,
 ) -> dict[str, Any]:
     """Ask a question and draw how its visual tokens were chosen, on one page (AdaFV, arXiv 2501.09532, Fig. 5).
 
@@ -42,10 +50,12 @@ def explain(
         question: what is asked about it.
         pruner: any method; the page leaves out what it doesn't use.
         out: the PNG file to write.
+        max_new_tokens: the longest answer.
 
     Returns:
         A summary that can be written as JSON: out, method, question, answer, dense_answer, visual_tokens,
-        kept_tokens, k_t, k_v (None for methods that don't mix) and words (word, max, share).
+        kept_tokens, k_t, k_v (None for methods that don't mix), words (word, max, share) and cut: whether either answer
+        ended because it was max_new_tokens long.
 
     Raises:
         ValueError: `out` is no PNG file name or cannot be written (before the model runs), or what `ask` refuses.
@@ -56,7 +66,7 @@ def explain(
     if out.is_dir():
         raise ValueError(f"out={str(out)!r} is a folder: pass the name of a file in it, e.g. {out / 'explain.png'}")
     with atomic(out) as temporary:
-        what = explanation(model, processor, image, question, pruner)
+        what = explanation(model, processor, image, question, pruner, max_new_tokens)
         what.figure().savefig(temporary, format="png")
     k_t, k_v = what.split or (None, None)
     return {
@@ -70,4 +80,5 @@ def explain(
         "k_t": k_t,
         "k_v": k_v,
         "words": [{"word": w.text, "max": w.strongest, "share": w.share} for w in what.words],
+        "cut": what.pruned.cut or what.dense.cut,
     }

@@ -1,6 +1,5 @@
 """Several methods on one question: explained from one pass of the vision tower, drawn beside one another."""
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adafv.ask import ask_encoded, build_inputs
+from adafv.checks import checked
 from adafv.encode import encode, reask
 from adafv.methods import NoPruning
 from adafv.pruner import Pruner
@@ -23,9 +23,15 @@ __all__ = ["explanations", "side_by_side"]
 COLUMNS = 3
 
 
+@checked
 @torch.no_grad()
 def explanations(
-    model: PreTrainedModel, processor: Any, image: Image.Image, question: str, pruners: Sequence[Pruner]
+    model: PreTrainedModel,
+    processor: Any,
+    image: Image.Image,
+    question: str,
+    pruners: Sequence[Pruner],
+    max_new_tokens: int = 64,
 ) -> list[Explanation]:
     """As `explanation`, for several methods: the picture is encoded once, and times leave the vision tower out.
 
@@ -37,16 +43,17 @@ def explanations(
     image = image.convert("RGB")
     inputs = build_inputs(processor, image, question, model.device, model.dtype)
     picture = encode(model, inputs, signals=frozenset().union(*(p.signals for p in pruners)), text=False)
-    dense, _ = ask_encoded(model, processor, inputs, picture, NoPruning())
+    dense, _ = ask_encoded(model, processor, inputs, picture, NoPruning(), max_new_tokens)
     found = []
     for pruner in pruners:
         query, skip = cast(Tensor | None, pruner.query), frozenset(pruner.skip)
         encoding = reask(model, inputs, picture, text=pruner.needs_text, query=query, skip=skip, of=pruner.question)
-        answer, selection = ask_encoded(model, processor, inputs, encoding, pruner)
+        answer, selection = ask_encoded(model, processor, inputs, encoding, pruner, max_new_tokens)
         found.append(explained(processor, image, question, pruner, encoding, selection, dense, answer))
     return found
 
 
+@checked
 def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Figure":
     """Draw what several methods keep of one picture for one question, and what each answers from it.
 
@@ -55,7 +62,7 @@ def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Fig
         truth: the right answer, against which answers are marked; None: the dense model's.
     """
     from adafv.viz.maps import draw_kept, draw_picture  # matplotlib takes a second to import
-    from adafv.viz.sheet import BODY, BOTTOM, GAP, GREY, HEAD, INK, MARGIN, PANEL, PLAIN, RELEVANCE, ROW, Sheet
+    from adafv.viz.sheet import BODY, BOTTOM, GAP, GREY, HEAD, INK, MARGIN, PANEL, PLAIN, RELEVANCE, ROW, Sheet, wrapped
 
     first, rows = whats[0], -(-len(whats) // COLUMNS)
     columns = min(max(len(whats), 2), COLUMNS)
@@ -65,11 +72,11 @@ def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Fig
     def answer(x: float, y: float, text: str) -> None:
         right = text.casefold() == (truth or first.dense.answer).casefold()
         mark, hue = ("✓", PLAIN) if right else ("✗", RELEVANCE)
-        sheet.text(x, y, f"{mark}  {textwrap.shorten(text, 24, placeholder=' …') or '(nothing)'}", 22, hue)
+        sheet.text(x, y, f"{mark}  {wrapped(text, 24, 1)[0] or '(nothing)'}", 22, hue)
 
     draw_picture(sheet, MARGIN, MARGIN, first)
     beside = MARGIN + PANEL + GAP
-    for i, line in enumerate(textwrap.wrap(first.question, 30 * (columns - 1), max_lines=3, placeholder=" …")):
+    for i, line in enumerate(wrapped(first.question, 30 * (columns - 1), 3)):
         sheet.text(beside, MARGIN + 24 + 36 * i, line, 27, INK, weight="bold")
     sheet.text(beside, MARGIN + 160, "from all tokens", 17, GREY)
     answer(beside, MARGIN + 192, first.dense.answer)
@@ -81,4 +88,4 @@ def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Fig
         sheet.text(x, y + 30, what.method, 22, INK, weight="bold")
         answer(x + 190, y + 30, what.pruned.answer)
         draw_kept(sheet, x, y + HEAD, what)
-    return sheet.figure
+    return sheet.finished()

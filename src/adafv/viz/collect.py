@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from adafv.ask import Answer, ask, build_inputs
 from adafv.capture import SALIENCY
+from adafv.checks import checked
 from adafv.encoding import Encoding
 from adafv.families import check_placed
 from adafv.inside import LayerPruner
@@ -120,8 +121,14 @@ class Explanation:
         return by_relevance, by_saliency
 
 
+@checked
 def explanation(
-    model: PreTrainedModel, processor: Any, image: Image.Image, question: str, pruner: Pruner
+    model: PreTrainedModel,
+    processor: Any,
+    image: Image.Image,
+    question: str,
+    pruner: Pruner,
+    max_new_tokens: int = 64,
 ) -> Explanation:
     """Ask, dense and pruned, and collect what led to the choice.
 
@@ -129,9 +136,9 @@ def explanation(
     """
     check_drawable(model, pruner)
     image = image.convert("RGB")
-    ask(model, processor, image, question, pruner)
-    pruned = ask(model, processor, image, question, pruner)
-    dense = ask(model, processor, image, question, NoPruning())
+    ask(model, processor, image, question, pruner, max_new_tokens=max_new_tokens)
+    pruned = ask(model, processor, image, question, pruner, max_new_tokens=max_new_tokens)
+    dense = ask(model, processor, image, question, NoPruning(), max_new_tokens=max_new_tokens)
     inputs = build_inputs(processor, image, question, model.device, model.dtype)
     with torch.no_grad():
         encoding = pruner.encode(model, inputs)
@@ -139,6 +146,7 @@ def explanation(
     return explained(processor, image, question, pruner, encoding, selection, dense, pruned)
 
 
+@checked
 def check_drawable(model: PreTrainedModel, pruner: Pruner) -> None:
     """Raise a `ValueError` if what a method keeps of a model's visual tokens cannot be drawn on a picture."""
     if isinstance(pruner, LayerPruner):
@@ -146,6 +154,7 @@ def check_drawable(model: PreTrainedModel, pruner: Pruner) -> None:
     check_placed(model)
 
 
+@checked
 @torch.no_grad()
 def explained(
     processor: Any,
@@ -168,7 +177,7 @@ def explained(
     return Explanation(
         image=image,
         question=question,
-        method=pruner.name,
+        method=pruner.spec,
         budget=budget,
         view=view(processor, image.size, encoding.tokens.where[0]),
         scales=scales(encoding.tokens.where[0]),
@@ -184,6 +193,7 @@ def explained(
     )
 
 
+@checked
 def split_curves(relevance: Array, saliency: Array, total: int) -> tuple[Array, Array, Array, Array]:
     """What every split of `total` places captures (arXiv 2501.09532, section 3.3).
 
@@ -196,6 +206,7 @@ def split_curves(relevance: Array, saliency: Array, total: int) -> tuple[Array, 
     return k_t, mass_t, mass_v, np.sqrt(mass_t * mass_v)
 
 
+@checked
 def words(pieces: Sequence[tuple[str, bool]], by_word: Array, kept: Array) -> list[Word]:
     """What each word of a question has to say in what is kept.
 

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adafv.checks import checked
+
 __all__ = ["Maps", "Scale", "scales", "shade", "token_map", "view"]
 
 Array = NDArray[Any]
@@ -51,6 +53,7 @@ class Maps:
     kept: NDArray[np.bool_]
 
 
+@checked
 def shade(scale: Scale, values: Array) -> Array:
     """How strongly (0 to 1) each cell of a grid is painted for the scores (N,) of all the picture's tokens.
 
@@ -59,6 +62,7 @@ def shade(scale: Scale, values: Array) -> Array:
     return (np.nan_to_num(scale.map(values)) / max(values.max(), 1e-30)) ** 0.7
 
 
+@checked
 def token_map(where: Array | Tensor, values: Array | Tensor, shape: tuple[int, int]) -> Array:
     """Lay values of visual tokens out as a picture.
 
@@ -83,6 +87,7 @@ def token_map(where: Array | Tensor, values: Array | Tensor, shape: tuple[int, i
     return out
 
 
+@checked
 def scales(where: Array | Tensor) -> list[Scale]:
     """The grids on which a picture's tokens lie, the finest first.
 
@@ -101,6 +106,7 @@ def scales(where: Array | Tensor) -> list[Scale]:
     return found
 
 
+@checked
 def view(processor: Any, size: tuple[int, int], where: Array | Tensor) -> tuple[float, float, float, float]:
     """Left, top, right, bottom of the part of a picture of `size` (width, height) that the model sees.
 

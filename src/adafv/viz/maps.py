@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
+from adafv.checks import checked
 from adafv.viz.collect import Explanation
 from adafv.viz.grids import Scale, shade
 from adafv.viz.sheet import BODY, BOTH, DPI, FAINT, GREY, INK, PAPER, PLAIN, RELEVANCE, SALIENCY, SIDE, Sheet
@@ -23,6 +24,7 @@ Box = tuple[float, float, float, float]
 Paint = Callable[[Axes, Scale, Box, float, float], None]
 
 
+@checked
 def draw_picture(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
     """The picture, and how many visual tokens it makes."""
     width, height = _fit(what.image.size)
@@ -49,12 +51,14 @@ def draw_picture(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
         sheet.text(side, y + 88, "the middle only.", 12, GREY)
 
 
+@checked
 def draw_saliency(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
     """Where the vision tower looks."""
     assert what.saliency is not None
     _heat(sheet, x, y, what, what.saliency, SALIENCY)
 
 
+@checked
 def draw_relevance(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
     """Where the words point, and which of them own how much of the relevance that is kept."""
     assert what.relevance is not None
@@ -83,6 +87,7 @@ def _heat(sheet: Sheet, x: float, y: float, what: Explanation, values: NDArray, 
     return _each_scale(sheet, x, y, what, paint)
 
 
+@checked
 def draw_kept(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
     """The kept patches bright, in a frame of the colour of who chose them; the rest pale."""
     by_relevance, by_saliency = what.chosen_by()

@@ -1,6 +1,5 @@
 """Draws an `Explanation`: panels from the picture to the answer."""
 
-import textwrap
 from collections.abc import Callable
 
 import numpy as np
@@ -8,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from adafv.ask import Answer
+from adafv.checks import checked
 from adafv.viz.collect import Explanation, split_curves
 from adafv.viz.maps import draw_kept, draw_picture, draw_relevance, draw_saliency
 from adafv.viz.sheet import (
@@ -28,6 +28,7 @@ from adafv.viz.sheet import (
     SALIENCY,
     TOP,
     Sheet,
+    wrapped,
 )
 
 __all__ = ["draw"]
@@ -37,6 +38,7 @@ FACTS = 160
 Body = Callable[[Sheet, float, float, Explanation], None]
 
 
+@checked
 def draw(what: Explanation) -> Figure:
     """The page: six panels where a method mixes two signals, fewer where there is less to show."""
     panels = _panels(what)
@@ -54,7 +56,7 @@ def draw(what: Explanation) -> Figure:
             sheet.text(x + 22, y + 12, title, 17, INK, weight="bold")
             sheet.text(x, y + 40, caption, 13, GREY)
             body(sheet, x, y + HEAD, what)
-    return sheet.figure
+    return sheet.finished()
 
 
 def _height(row: list[tuple[str, str, Body]], what: Explanation) -> int:
@@ -96,10 +98,9 @@ def _heading(sheet: Sheet, what: Explanation) -> None:
     budget = f"{what.method}   ·   {kept} of {count} visual tokens kept   ·   {kept / count:.1%}"
     sheet.text(MARGIN, 50, budget, 14, GREY)
     room = int((sheet.width - 2 * MARGIN) / 14.5)
-    question = textwrap.shorten(what.question, 2 * room, placeholder=" …")
-    lines = textwrap.wrap(question, room) or [question]
+    lines = wrapped(what.question, room, 2)
     size = 27 if len(lines) == 1 else 21
-    for i, line in enumerate(lines[:2]):
+    for i, line in enumerate(lines):
         sheet.text(MARGIN, 90 + i * 28 - 10 * (len(lines) - 1), line, size, INK, weight="bold")
 
 
@@ -163,10 +164,12 @@ def _answer(
 ) -> None:
     sheet.text(x, y + 12, title, 13, GREY)
     text = " ".join(answer.answer.split()) or "(nothing)"
-    if len(text) <= 26:
+    if answer.cut:
+        sheet.text(x + PANEL, y + 62, "cut at the limit of tokens", 12, GREY, ha="right")
+    if len(wrapped(text, 26, 2)) == 1:
         sheet.text(x, y + 44, text, 25, INK, weight="bold")
     else:
-        for i, part in enumerate(textwrap.wrap(text, 46, max_lines=2, placeholder=" …")):
+        for i, part in enumerate(wrapped(text, 46, 2)):
             sheet.text(x, y + 36 + 20 * i, part, 15, INK, weight="bold")
     bars = ((f"{answer.kept_tokens:,} tokens", tokens), (f"{answer.total_ms:,.0f} ms", duration))
     for i, (label, portion) in enumerate(bars):

@@ -15,8 +15,9 @@ from adafv.inside import LayerPruner
 from adafv.methods import METHODS, NoPruning, from_spec
 from adafv.pruner import Pruner, one_of
 from adafv.saved import BLOCK, DEFAULT_METHOD, read
+from adafv.spec import without_budget
 
-__all__ = ["FIELD", "OPTIONS", "Choice", "Ticket", "options_in", "over", "pruner_of", "settings"]
+__all__ = ["FIELD", "OPTIONS", "Choice", "Ticket", "options_in", "over", "pruner_of", "settings", "with_budget"]
 
 FIELD = "adafv"
 OPTIONS = ("adafv_keep", "adafv_tokens", "adafv_method", "adafv_pin")
@@ -50,8 +51,7 @@ class Choice:
         """
         if wrong := [name for name in request if name.startswith("adafv") and name not in OPTIONS]:
             raise ValueError(f"{wrong[0]} is no option of a request: pass {', '.join(OPTIONS)}")
-        asked = {name: request[name] for name in OPTIONS if request.get(name) is not None}
-        given = {name: server[name] for name in OPTIONS if server.get(name) is not None}
+        asked, given = (with_budget({n: x[n] for n in OPTIONS if x.get(n) is not None}) for x in (request, server))
         options = {name.removeprefix("adafv_"): value for name, value in over(given, asked).items()}
         if not options:
             return None
@@ -164,6 +164,17 @@ def options_in(saved: Mapping[str, Any]) -> dict[str, Any]:
     return {f"adafv_{name}": value for name, value in {**rest, **named}.items()}
 
 
+def with_budget(options: dict[str, Any]) -> dict[str, Any]:
+    """Options whose method names no budget: that of "adafv:keep=0.2" stands beside it, as any other."""
+    if not isinstance(options.get("adafv_method"), str):
+        return options
+    method, budget = without_budget(options["adafv_method"])
+    for name, value in budget.items():
+        if f"adafv_{name}" in options:
+            raise ValueError(f"{name}={value} of {options['adafv_method']!r} is given already: leave one of them out")
+    return {**options, "adafv_method": method, **{f"adafv_{name}": value for name, value in budget.items()}}
+
+
 def settings(model_config: Any) -> dict[str, Any]:
     """The server's own options, from `--mm-processor-kwargs` or what the model's folder says (see `adafv.saved`).
 
@@ -178,7 +189,8 @@ def settings(model_config: Any) -> dict[str, Any]:
     if ours:
         multimodal.mm_processor_kwargs = {name: value for name, value in given.items() if name not in ours} or None
     block = getattr(config, BLOCK, None)
-    options = over(options_in(read(model_config.model) if block is None else block), ours)
+    saved = options_in(read(model_config.model) if block is None else block)
+    options = over(with_budget(saved), with_budget(ours))
     config.adafv = {name.removeprefix("adafv_"): value for name, value in options.items()}
     if wrong := [name for name in options if name not in (*OPTIONS, *SERVER)]:
         raise ValueError(f"{wrong[0]} is no option of a server: pass {', '.join((*OPTIONS, *SERVER))}")

@@ -1,0 +1,99 @@
+"""Results of several runs in one folder: what another run has measured is kept, or nothing is written."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from adafv.checks import checked
+from adafv.evaluation.report import COLUMNS, read
+from adafv.files import check_own, differences
+
+__all__ = ["check_mergeable", "configurations_in", "earlier", "merged", "merged_meta"]
+
+SETTINGS = ("model", "device", "dtype", "seed", "split", "max_new_tokens")
+"""What rows of one table have in common."""
+ROW = ("suite", "method", "keep", "question_type")
+PAIR = ("suite", "keep", "method", "rival")
+OF_A_RUN = ("command", "started", "limit", "batch_size", "wall_seconds")
+
+Place = tuple[str, str, float]
+"""suite, method, keep"""
+
+
+@checked
+def earlier(out: str | Path) -> dict[str, Any] | None:
+    """Return meta, rows and pairs of the runs that a folder has results of; None: of none.
+
+    Raises:
+        ValueError: its results.json is not of `adafv eval`.
+    """
+    path = Path(out) / "results.json"
+    check_own(path, COLUMNS, "adafv eval")
+    return read(path) if path.exists() else None
+
+
+@checked
+def check_mergeable(
+    found: Mapping[str, Any] | None, settings: Mapping[str, Any], questions: Mapping[str, int], asked: Iterable[Place]
+) -> None:
+    """Raise a `ValueError` if a run would put results of its own in the place of others.
+
+    Args:
+        found: see `earlier`.
+        settings: of the run, those in `SETTINGS` at least.
+        questions: how many of them the run asks of each of its suites.
+        asked: under which configurations; those of earlier runs that are not among them are kept.
+    """
+    if found is None:
+        return
+    before = {name: found["meta"].get(name) for name in SETTINGS}
+    if was := differences(before, {name: settings[name] for name in SETTINGS}):
+        raise ValueError(f"results.json in --out is of a run with {was}: pass another --out, or the same settings")
+    places = {(place[1], place[2]) for place in asked}
+    for suite, count in questions.items():
+        own = [row for row in found["rows"] if row["suite"] == suite and row["question_type"] == "all"]
+        kept = [row["method"] for row in own if (row["method"], row["keep"]) not in places]
+        most = max((row["n"] for row in own), default=0)
+        if most > count or (kept and any(row["n"] != count for row in own)):
+            why = f", {kept[0]!r} among the methods, which this run leaves out" if kept else ""
+            raise ValueError(
+                f"results.json in --out is on {most} questions of {suite!r}{why}, and this run asks {count}: pass "
+                "another --out, or the --limit that it had"
+            )
+
+
+@checked
+def configurations_in(found: Mapping[str, Any] | None) -> list[Place]:
+    """Return suite, method and keep of every row."""
+    rows = [] if found is None else found["rows"]
+    return list(dict.fromkeys((row["suite"], row["method"], row["keep"]) for row in rows))
+
+
+@checked
+def merged(
+    found: Mapping[str, Any] | None, rows: list[dict[str, Any]], pairs: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return rows and pairs of a run with those of earlier ones that it has not measured again."""
+    if found is None:
+        return rows, pairs
+    return _over(found["rows"], rows, ROW), _over(found["pairs"], pairs, PAIR)
+
+
+@checked
+def merged_meta(found: Mapping[str, Any] | None, meta: dict[str, Any]) -> dict[str, Any]:
+    """Return the meta of a run, with the commands of earlier ones under "earlier"."""
+    if found is None:
+        return meta
+    last = {name: found["meta"].get(name) for name in OF_A_RUN}
+    before = [run for run in found["meta"].get("earlier", []) if run["command"] != meta["command"]]
+    if last["command"] != meta["command"]:
+        before.append(last)
+    return {**meta, "earlier": before} if before else meta
+
+
+def _over(old: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]], names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The old entries in their order, each replaced by the new one of the same names; then what is new."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for entry in (*old, *new):
+        found[tuple(entry[name] for name in names)] = entry
+    return list(found.values())
