@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import LogitsProcessorList
 from zoo.families import ZOO, ask, show, tiny
 
 from adafv import AdaFV, method
@@ -175,6 +176,17 @@ def test_lists_arrays_and_ids_of_any_integer_type(name):
             *(x["mm_encoder_outputs"]["image"].pooler_output for x in (short, expected)), strict=True
         ):
             torch.testing.assert_close(mine, theirs)
+
+
+def test_options_of_generate_stay_as_they_are():
+    """Beside the inputs may stand lists of ids, of processors, or of nothing: none is a tensor of the model's."""
+    model, inputs = tiny("llava").model, ask("llava", (QUESTION, [show(48, 48)]))
+    options = {"eos_token_id": [3, 5], "bad_words_ids": [[7], [8, 9]], "logits_processor": LogitsProcessorList()}
+    with AdaFV(keep=0.3).attached(model):
+        out = model.generate(**inputs, **options, stopping_criteria=[], **GREEDY)
+    assert out.shape[1] <= inputs["input_ids"].shape[1] + 4
+    short = AdaFV(keep=0.3)(model, inputs | options)
+    assert all(short[name] is value for name, value in options.items())
 
 
 def test_what_is_no_prompt_is_one_sentence():

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from adafv.cached import CachedPrompt, holds_images, is_placeholder, ones, recall, steps, text_alone
 from adafv.caller import places_of_logits
-from adafv.encode import reask
 from adafv.encoding import Encoding
 from adafv.families import family_of
 from adafv.families.base import base_of
@@ -246,8 +245,7 @@ def _encoded(
     for name in encoding.consumed:
         if isinstance(new[name], Tensor) and len(new[name]) == len(encoding.spans):
             new[name] = new[name][images]
-    options: dict[str, Any] = {"text": pruner.needs_text, "query": pruner.query, "skip": frozenset(pruner.skip)}
-    return reask(model, new, encoding, images, **options), new
+    return pruner.reask(model, new, encoding, images), new
 
 
 def _original_positions(pruner: "Pruner", encoding: Encoding, mask: Tensor, read: int) -> Tensor | None:

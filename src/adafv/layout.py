@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import GenerationConfig
 
 from adafv.turns import Template, answer_starts, user_turns
 
@@ -18,6 +19,7 @@ __all__ = ["PIXELS", "ImageSpan", "Prompt", "as_tensors", "has_images", "placeho
 
 IGNORED = -100  # labels that nobody asks about
 FILL = {"labels": IGNORED, "shift_labels": IGNORED}
+GENERATION = frozenset(vars(GenerationConfig()))  # options of generate, which may be lists of ids
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 Question = Literal["turn", "chat"]
@@ -278,7 +280,8 @@ def as_tensors(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any
     """
     out: dict[str, Any] = {}
     for name, value in inputs.items():
-        out[name] = _tensor(name, value, device) if isinstance(value, list | tuple | np.ndarray) else value
+        numbers = type(value) in (list, tuple, np.ndarray) and len(value) and name not in GENERATION
+        out[name] = _tensor(name, value, device) if numbers else value
     ids = out.get("input_ids")
     if not isinstance(ids, Tensor):
         raise ValueError(

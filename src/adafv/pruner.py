@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from numbers import Real
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from adafv.attach import attached
 from adafv.capture import Signal
 from adafv.crops import apart, together
-from adafv.encode import encode
+from adafv.encode import encode, reask
 from adafv.encoding import Encoding, VisualTokens
 from adafv.layout import Question, as_tensors, has_images
 from adafv.rebuild import rebuild
@@ -182,6 +182,35 @@ class Pruner(ABC):
             model,
             inputs,
             signals=self.signals,
+            text=self.needs_text,
+            query=cast(Tensor | None, self.query),
+            skip=frozenset(self.skip),
+            of=self.question,
+            tokenizer=self.tokenizer,
+        )
+
+    def reask(
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, Any],
+        encoding: Encoding,
+        images: Sequence[int] | None = None,
+    ) -> Encoding:
+        """Ask new prompts about images that are encoded already: the vision tower does not run again.
+
+        Args:
+            inputs: the new prompts.
+            encoding: the images, with the signals that this method needs.
+            images: which of them the prompts' images are, in reading order. None: all of them.
+
+        Raises:
+            ValueError: placeholders that don't match the images.
+        """
+        return reask(
+            model,
+            inputs,
+            encoding,
+            images,
             text=self.needs_text,
             query=cast(Tensor | None, self.query),
             skip=frozenset(self.skip),

@@ -4,15 +4,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
-from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv.ask import build_batch, check_length, decode, generate
-from adafv.encode import encode, reask
+from adafv.encode import encode
 from adafv.encoding import Encoding
 from adafv.images import open_image
 from adafv.load import fingerprint
@@ -124,17 +123,7 @@ def _encoding(
         return pruner.encode(model, inputs)
     once = encode(model, _inputs(model, processor, [*distinct.values()]), signals=pruner.signals, text=False)
     place = {picture: i for i, picture in enumerate(distinct)}
-    return reask(
-        model,
-        inputs,
-        once,
-        [place[id(x.picture)] for x in group],
-        text=pruner.needs_text,
-        query=cast(Tensor | None, pruner.query),
-        skip=frozenset(pruner.skip),
-        of=pruner.question,
-        tokenizer=pruner.tokenizer or processor,
-    )
+    return pruner.reask(model, inputs, once, [place[id(x.picture)] for x in group])
 
 
 def _inputs(model: PreTrainedModel, processor: ProcessorMixin, group: Sequence[Opened]) -> dict[str, Any]:

@@ -1,16 +1,15 @@
 """Several methods on one question: explained from one pass of the vision tower, drawn beside one another."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from adafv.ask import ask_encoded, build_inputs
 from adafv.checks import checked
-from adafv.encode import encode, reask
+from adafv.encode import encode
 from adafv.methods import NoPruning
 from adafv.pruner import Pruner
 from adafv.viz.collect import Explanation, check_drawable, explained
@@ -46,8 +45,7 @@ def explanations(
     dense, _ = ask_encoded(model, processor, inputs, picture, NoPruning(), max_new_tokens)
     found = []
     for pruner in pruners:
-        query, skip = cast(Tensor | None, pruner.query), frozenset(pruner.skip)
-        encoding = reask(model, inputs, picture, text=pruner.needs_text, query=query, skip=skip, of=pruner.question)
+        encoding = pruner.reask(model, inputs, picture)
         answer, selection = ask_encoded(model, processor, inputs, encoding, pruner, max_new_tokens)
         found.append(explained(processor, image, question, pruner, encoding, selection, dense, answer))
     return found
