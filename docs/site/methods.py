@@ -89,7 +89,7 @@ def held(cls: type[Pruner]) -> str:
     for crops, part in (("one crop", row["one"]), ("five crops", row["five"])):
         options = f" (`{part['options']}`)" if part["options"] else ""
         alike = part["identical"] == part["cases"]
-        shared = "" if alike else f", and {percent(part['iou'])} of the tokens of either on average"
+        shared = "" if alike else f", where a departure stands (shared: {percent(part['iou'])})"
         counts.append(f"{part['identical']} of {part['cases']} cases of {crops}{options}{shared}")
     undone = ", with the named departures undone" if parts(inspect.getdoc(cls) or "")[2] else ""
     return f"**Held against** {source}: identical sets in {' and '.join(counts)}{undone}."
