@@ -104,7 +104,6 @@ def test_every_mode_becomes_rgb(mode):
     assert to_rgb(source.convert(mode)).mode == "RGB"
 
 
-@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
 
 
@@ -166,6 +165,7 @@ def test_pages_and_frames_are_named(tmp_path):
     assert first_frame(open_image(tmp_path / "a.png")) == ""
 
 
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
 def test_animations_show_their_first_frame(tmp_path, suffix):
     """An animation is its first frame."""
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, BLUE)]
