@@ -25,6 +25,7 @@ from adafv import METHODS
 from adafv.ask import was_cut
 from adafv.cli import main
 from adafv.cli.listing import PROVEN, listed_methods
+from adafv.evaluation.merge import merged_meta
 from adafv.evaluation.report import COLUMNS
 from adafv.families import IMPOSSIBLE, UNPROVEN, record
 from adafv.load import load
@@ -34,6 +35,8 @@ from adafv.vocabulary import unknown_words, unknown_words_notice
 
 ANSWER_KEYS = {"answer", "method", "visual_tokens", "kept_tokens", "prefill_ms", "total_ms", "cut"}
 QUESTION = "what color is the anchor ?"
+HERE = os.environ | {"PYTHONPATH": str(Path(adafv.__file__).parents[1])}
+"""For processes in other folders: the code that is tested."""
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +257,7 @@ def test_static_text_needs_no_torch(command, tmp_path):
         "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=tmp_path, capture_output=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=tmp_path, env=HERE, capture_output=True)
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 2
 
 
@@ -295,7 +298,7 @@ def test_tables_fit_the_terminal(command, width, tmp_path):
     """Fewer columns, not broken words; a pipe gets all of them."""
     (tmp_path / "results.json").write_text(json.dumps(results()))
     shell = shlex.join([sys.executable, "-m", "adafv", *command])
-    narrow = {**os.environ, "COLUMNS": str(width), "TERM": "xterm", "NO_COLOR": "1"}
+    narrow = {**HERE, "COLUMNS": str(width), "TERM": "xterm", "NO_COLOR": "1"}
     seen, piped = (
         subprocess.run(
             words, cwd=tmp_path, env=narrow, capture_output=True, text=True, check=True, timeout=60
@@ -482,7 +485,16 @@ def test_eval_keeps_what_another_run_has_measured(run, tmp_path, monkeypatch):
         r for r in first["rows"] if r["method"] == "random"
     ]
     assert ("adafv", "random") in {(p["method"], p["rival"]) for p in second["pairs"]}
-    assert len(third["meta"]["earlier"]) >= 1
+
+
+def test_the_commands_of_earlier_runs_are_kept():
+    """Each once, the last one's in its own place."""
+    first, second, third = ({"command": f"adafv eval {i}", "started": i} for i in range(3))
+    once = merged_meta({"meta": first}, second)
+    twice = merged_meta({"meta": once}, third)
+    assert merged_meta(None, first) == first == merged_meta({"meta": first}, first)
+    assert [run["command"] for run in twice["earlier"]] == ["adafv eval 0", "adafv eval 1"]
+    assert merged_meta({"meta": twice}, third)["earlier"] == twice["earlier"]
 
 
 @pytest.mark.parametrize("limit", [1, 3])

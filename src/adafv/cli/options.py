@@ -212,9 +212,13 @@ def _terminal_width() -> int | None:
 
 def _narrowed(table: Any, width: int, drop: list[str]) -> tuple[Any, list[str]]:
     """A table with as many columns as fit in `width`, and the names of the others."""
+    from rich.cells import cell_len
     from rich.console import Console
 
     console = Console(width=WIDE)
+    for column in table.columns:
+        if column.no_wrap:
+            column.min_width = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
     left_out: list[str] = []
     while console.measure(table).minimum > width and len(table.columns) > 1:
         names = [column.header for column in table.columns]
