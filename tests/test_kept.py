@@ -13,7 +13,8 @@ from adafv.load import load
 from adafv.methods import method
 
 KEPT = json.loads((Path(__file__).parent / "kept.json").read_text())
-"""By suite, question and method: indices at 5 %, as of revision ca2137f, before the selection was made faster."""
+"""By suite, question and method: indices at 5 %, before the selection was made faster, and since words of the
+chat template are no words of the question."""
 
 
 @pytest.fixture(scope="module")
