@@ -45,12 +45,6 @@ RUNS = {
     "adafv.cli.listing.families", "adafv.cli.listing.methods", "adafv.checks.checked",
 }  # fmt: skip
 """Commands and servers, which a sweep would start, and the decorator itself."""
-OF_THE_CORE = (
-    "adafv.capture", "adafv.cells", "adafv.encode", "adafv.encoders", "adafv.families.base", "adafv.inside",
-    "adafv.layout", "adafv.mixture", "adafv.processors", "adafv.reading", "adafv.rebuild", "adafv.scores",
-    "adafv.methods.hired", "adafv.methods.pool", "adafv.methods.uniform",
-)  # fmt: skip
-"""Modules whose public functions still let errors of Python through; to be emptied."""
 
 
 def modules() -> list[str]:
@@ -83,8 +77,6 @@ def required(call: Callable[..., Any]) -> list[str]:
 @pytest.mark.parametrize("module", modules())
 def test_wrong_types(module, tmp_path, monkeypatch):
     """Every argument the same odd thing: none of Python's own errors comes through."""
-    if module in OF_THE_CORE:
-        pytest.skip("still lets errors of Python through")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["adafv"])
     found = []

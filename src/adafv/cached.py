@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from adafv.checks import checked
 from adafv.layout import placeholders
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
 NOTE = "_adafv"
 
 
+@checked
 @dataclass(frozen=True)
 class CachedPrompt:
     """What a cache holds, in its own columns and in the caller's.
@@ -106,6 +108,7 @@ class CachedPrompt:
         return replace(self, **changed)
 
 
+@checked
 def remember(cache: Cache | None, after: CachedPrompt, generated: Tensor | None = None) -> None:
     """Note on a cache what it holds now, or that nobody knows.
 
@@ -123,11 +126,13 @@ def remember(cache: Cache | None, after: CachedPrompt, generated: Tensor | None 
     setattr(cache, NOTE, replace(after, keys=_keys(cache)) if known else None)
 
 
+@checked
 def filled(cache: Any) -> bool:
     """Return whether there is a cache that holds anything."""
     return isinstance(cache, Cache) and length(cache) > 0
 
 
+@checked
 def recall(cache: Any) -> CachedPrompt | None:
     """Return the note on a cache, None if it has none.
 
@@ -145,6 +150,7 @@ def recall(cache: Any) -> CachedPrompt | None:
     return note
 
 
+@checked
 def refuse_unknown(model: Any, inputs: Mapping[str, Any]) -> None:
     """Raise a `ValueError` if a cache without a note has to hold an image of the prompt that `generate` gets."""
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
@@ -157,6 +163,7 @@ def refuse_unknown(model: Any, inputs: Mapping[str, Any]) -> None:
         )
 
 
+@checked
 def text_alone(model: Any, inputs: dict[str, Any], from_start: bool) -> CachedPrompt:
     """Return what a cache without a note holds: text that was read as the caller says.
 
@@ -169,14 +176,17 @@ def text_alone(model: Any, inputs: dict[str, Any], from_start: bool) -> CachedPr
     return CachedPrompt(before, before, steps(before), None, "columns", 0, 0, lost=False, layers=None)
 
 
+@checked
 def holds_images(model: Any, ids: Tensor) -> bool:
     return bool(is_placeholder(model, ids).any())
 
 
+@checked
 def is_placeholder(model: Any, ids: Tensor) -> Tensor:
     return torch.isin(ids, torch.tensor([*placeholders(model.config).values()], device=ids.device))
 
 
+@checked
 def length(cache: Cache) -> int:
     return int(cache.get_seq_length())
 
@@ -189,10 +199,12 @@ def _keys(cache: Cache) -> Tensor | None:
     return next((keys for keys in found if keys is not None), None)
 
 
+@checked
 def steps(ids: Tensor) -> Tensor:
     """Return 0, 1, … along each row of (B, L)."""
     return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
 
 
+@checked
 def ones(like: Tensor) -> Tensor:
     return torch.ones_like(like, dtype=torch.long)

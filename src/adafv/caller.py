@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 from transformers import MaxLengthCriteria
 
+from adafv.checks import checked
+
 __all__ = ["Caller", "places_of_logits"]
 
 LENGTHS = ("max_length", "min_length")
 
 
+@checked
 class Caller:
     """What a caller of `generate` said, and wants to be told.
 
@@ -133,6 +136,7 @@ class _Streamer:
         self._streamer.end()
 
 
+@checked
 def places_of_logits(
     wanted: Any, columns: Tensor, last: int, start: int, width: int, ends_in_text: bool, layerwise: bool
 ) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from adafv.cached import CachedPrompt, holds_images, is_placeholder, ones, recall, steps, text_alone
 from adafv.caller import places_of_logits
+from adafv.checks import checked
 from adafv.encoding import Encoding
 from adafv.families import family_of
 from adafv.families.base import base_of
@@ -27,6 +28,7 @@ ENCODERS = ("get_image_features", "get_video_features")
 LARGE = 1_000_000
 
 
+@checked
 @dataclass(frozen=True)
 class Call:
     """What a model is to read.
@@ -40,6 +42,7 @@ class Call:
     after: CachedPrompt
 
 
+@checked
 def begin(pruner: "Pruner", model: Any, inputs: dict[str, Any], stack: ExitStack, generates: bool) -> Call:
     """Return a pruned prompt, to be read within contexts that `stack` holds open."""
     ids = inputs["input_ids"]  # (B, L)
@@ -67,6 +70,7 @@ def begin(pruner: "Pruner", model: Any, inputs: dict[str, Any], stack: ExitStack
     return Call(short, after)
 
 
+@checked
 def resume(pruner: "Pruner", model: Any, inputs: dict[str, Any], stack: ExitStack, generates: bool) -> Call:
     """Return what follows a prompt that is in a cache, to be read within contexts that `stack` holds open.
 

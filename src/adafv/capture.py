@@ -13,6 +13,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_mask
 from torch.profiler import record_function
 from transformers import AttentionInterface, PreTrainedModel
 
+from adafv.checks import checked
 from adafv.scores import cls_attention, full_precision, received_attention
 
 __all__ = [
@@ -38,6 +39,7 @@ WHOLE = "fullatt_block_indexes"
 Observer = Callable[[nn.Module, Tensor, Tensor, float, Tensor | None], None]
 
 
+@checked
 @dataclass(frozen=True)
 class Signal:
     """Something of the vision tower that a method looks at, for every patch of every crop.
@@ -118,6 +120,7 @@ class _Observer:
 _lock = RLock()  # where attention is looked up is one place, whichever thread runs a model
 
 
+@checked
 @contextmanager
 def observe(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
     """While open, q and k of every attention of a model are shown to an observer, in the thread that opened it.
@@ -151,6 +154,7 @@ def observe(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
             interface.get_interface = look_up
 
 
+@checked
 @contextmanager
 def capture(
     tower: PreTrainedModel, layer: int, cls: int | None, signals: Iterable[Signal], registers: int = 0
@@ -205,6 +209,7 @@ def capture(
             handle.remove()
 
 
+@checked
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     """The stack of layers of a vision tower or a language model.
 
@@ -219,6 +224,7 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     raise ValueError(f"no stack of {count} layers in {type(model).__name__}: its attention cannot be observed")
 
 
+@checked
 def hidden_index(layer: int, count: int) -> int:
     """Index, 0 to `count`, into the hidden states of a tower of `count` layers; 0 is what the first layer reads.
 
@@ -251,6 +257,7 @@ def _shown(function: Callable, parts: set[nn.Module], observer: Observer) -> Cal
     return attention
 
 
+@checked
 def sequences(query: Tensor, key: Tensor, bounds: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
     """The sequences (B, heads, P, d) that a tower packed into one, where it is given their bounds."""
     if bounds is None:

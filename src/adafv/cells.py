@@ -6,9 +6,12 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from adafv.checks import checked
+
 __all__ = ["cells", "grids", "share_out"]
 
 
+@checked
 def share_out(budget: int, sizes: list[int]) -> list[int]:
     """Divide a budget in proportion to sizes, exactly: largest remainders first, then the lower index."""
     total = sum(sizes)
@@ -19,6 +22,7 @@ def share_out(budget: int, sizes: list[int]) -> list[int]:
     return shares
 
 
+@checked
 def cells(where: Tensor, count: int) -> Tensor:
     """Divide an image's tokens into `count` compact cells of nearly equal size, none empty.
 
@@ -44,6 +48,7 @@ def cells(where: Tensor, count: int) -> Tensor:
     return cell
 
 
+@checked
 def grids(where: Tensor) -> list[Tensor]:
     """The rectangles that an image's tokens lie on, the thumbnail's first: (H, W) indices of tokens.
 

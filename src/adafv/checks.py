@@ -74,6 +74,12 @@ def _complaint(
             return f"{name} has no entry {error.args[0]!r}: pass what the documentation of {name} says"
         if isinstance(error, IndexError) and isinstance(value, list | tuple) and not value:
             return f"{name} is empty: pass at least one"
+    shapes = [f"{name} {tuple(value.shape)}" for name, value in arguments.items() if hasattr(value, "shape")]
+    if shapes and isinstance(error, RuntimeError | IndexError) and type(error).__name__ != "OutOfMemoryError":
+        reason = str(error).split("\n")[0]
+        return (
+            f"{call.__name__} cannot take {', '.join(shapes)} ({reason}): pass the shapes that its documentation gives"
+        )
     return ""
 
 

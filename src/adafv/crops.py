@@ -7,12 +7,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from adafv.cells import share_out
+from adafv.checks import checked
 from adafv.encoding import VisualTokens
 from adafv.selection import Selection
 
 __all__ = ["CropBatch", "apart", "together"]
 
 
+@checked
 @dataclass(frozen=True)
 class CropBatch:
     """The crops of a batch of images.
@@ -32,6 +34,7 @@ class CropBatch:
     count: int
 
 
+@checked
 def apart(tokens: VisualTokens, budget: list[int]) -> CropBatch:
     """Take images apart into crops, and share out the budget of each in proportion to its tokens."""
     images: list[int] = []
@@ -82,6 +85,7 @@ def apart(tokens: VisualTokens, budget: list[int]) -> CropBatch:
     )
 
 
+@checked
 def together(selection: Selection, crops: CropBatch) -> Selection:
     """Put what stays of the crops together to what stays of their images."""
     in_image = [index[kept] for index, kept in zip(crops.index, selection.kept, strict=True)]

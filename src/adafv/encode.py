@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from adafv.capture import SALIENCY, Signal
+from adafv.checks import checked
 from adafv.encoders import run
 from adafv.encoding import Encoding, VisualTokens
 from adafv.families import family_of
@@ -29,6 +30,7 @@ SAME = 0.9999  # cosine of a token with that of the frame before, from which on 
 __all__ = ["encode", "reask"]
 
 
+@checked
 def encode(
     model: PreTrainedModel,
     inputs: Mapping[str, Any],
@@ -121,6 +123,7 @@ def _candidates(layout: Layout, features: Tensor) -> Tensor:
     return patches[torch.cat([torch.ones_like(news[:1]), news]).flatten().cpu()]
 
 
+@checked
 def reask(
     model: PreTrainedModel,
     inputs: Mapping[str, Any],

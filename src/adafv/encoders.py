@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from adafv.capture import WHOLE, Signal, capture, hidden_index, layers_of
+from adafv.checks import checked
 from adafv.encoding import Returned
 from adafv.families.base import Family, Layout, base_of
 from adafv.layout import ImageSpan, Prompt
@@ -27,6 +28,7 @@ IGNORED = frozenset({"vision_aspect_ratio"})
 """What LLaVA-OneVision's forward takes and doesn't pass on to its encoder."""
 
 
+@checked
 @dataclass(frozen=True)
 class Part:
     """What one of a model's encoders made of the images, or of the clips, of a batch."""
@@ -40,6 +42,7 @@ class Part:
     returned: Returned
 
 
+@checked
 def run(
     model: PreTrainedModel,
     family: Family,
@@ -110,6 +113,7 @@ _lock = RLock()  # a layer is the model's, whichever thread runs it
 _returned: ContextVar[list[Any] | None] = ContextVar("adafv_returned", default=None)
 
 
+@checked
 @contextmanager
 def ending(tower: PreTrainedModel, layer: int, signals: Iterable[Signal]) -> Iterator[None]:
     """While open, a vision tower computes no layer above the features' and those that signals look at.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from adafv.checks import checked
 from adafv.encoding import VisualTokens
 from adafv.pruner import Pruner, Selection, first
 
@@ -16,6 +17,7 @@ Gains = Generator[Tensor, Tensor, None]
 """Yields the gain (I, N) of every token, given those picked so far, and is sent the next picks (I, 1)."""
 
 
+@checked
 @dataclass(kw_only=True)
 class GreedyPruner(Pruner):
     """A method that picks K tokens one after the other, each time the one that gains most; ties: the lower index."""
@@ -40,6 +42,7 @@ class GreedyPruner(Pruner):
         return Selection(first(torch.cat(picks, dim=1), budget))
 
 
+@checked
 def coverage(rows: Tensor) -> Gains:
     """Gains of sum_i max_{j in S} rows[i, j], the coverage of every row by the tokens S picked so far.
 

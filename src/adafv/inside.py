@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import PreTrainedModel
 
+from adafv.checks import checked
 from adafv.encoding import Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.layout import has_images
@@ -23,6 +24,7 @@ from adafv.scores import full_precision
 __all__ = ["LayerPruner", "Raters", "after_share", "last_token"]
 
 
+@checked
 @dataclass(kw_only=True)
 class LayerPruner(Pruner):
     """Drops visual tokens between the layers of the language model, by the attention they get there.
@@ -129,6 +131,11 @@ class LayerPruner(Pruner):
         if budget == list(encoding.tokens.counts):
             yield None
             return
+        if encoding.prompt.packed:
+            raise ValueError(
+                f"{self.name} prunes between the layers of the language model, which cannot be done in packed rows: "
+                "pass a batch of prompts, or choose a method that prunes before it, e.g. adafv"
+            )
         if reason := family_of(model).whole:
             raise ValueError(
                 f"{self.name} prunes between the layers of the language model, which models of the family "
@@ -148,6 +155,7 @@ class LayerPruner(Pruner):
             yield reading
 
 
+@checked
 def last_token(encoding: Encoding) -> Raters:
     """The last token before the answer rates, that of the chat template included: it is the first to answer."""
     weight = torch.ones(1, device=encoding.tokens.features.device)
@@ -155,6 +163,7 @@ def last_token(encoding: Encoding) -> Raters:
     return [(torch.tensor([place]), weight) for place in places]
 
 
+@checked
 def after_share(layers: int, *shares: float) -> list[int]:
     """After how many layers the shares of a model's depth are reached; in shallow models some may coincide."""
     return sorted({max(1, math.floor(layers * share + 0.5)) for share in shares})

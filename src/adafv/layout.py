@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GenerationConfig
 
+from adafv.checks import checked
 from adafv.turns import Template, answer_starts, user_turns
 
 __all__ = ["PIXELS", "ImageSpan", "Prompt", "as_tensors", "has_images", "placeholders"]
@@ -26,6 +27,7 @@ Question = Literal["turn", "chat"]
 T = TypeVar("T")
 
 
+@checked
 @dataclass(frozen=True)
 class ImageSpan:
     """The placeholders of one image: `positions` (n,) in row `row` of the batch, in LLM order."""
@@ -34,6 +36,7 @@ class ImageSpan:
     positions: Tensor
 
 
+@checked
 class Prompt:
     """A batch of prompts with image placeholders, as plain host tensors.
 
@@ -272,6 +275,7 @@ class Prompt:
         return tensor.shape[-2:] == self.ids.shape and (tensor.dim() == 2 or not tensor.is_floating_point())
 
 
+@checked
 def as_tensors(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Return inputs with lists and arrays of numbers as tensors on a device, ids as int64.
 
@@ -294,11 +298,13 @@ def as_tensors(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any
     return out
 
 
+@checked
 def has_images(inputs: Mapping[str, Any]) -> bool:
     """Whether there is a picture or a clip among the inputs of a model."""
     return any(inputs.get(name) is not None for name in (*PIXELS.values(), "pixel_values_images"))
 
 
+@checked
 def placeholders(config: Any) -> dict[str, int]:
     """The ids that stand for a visual token in the prompts of a model, by modality."""
     found: dict[str, int] = {}

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adafv.checks import checked
 from adafv.scores import exact
 
 __all__ = ["Mixture", "mix"]
@@ -14,6 +15,7 @@ __all__ = ["Mixture", "mix"]
 FIRST = torch.finfo(torch.float64).max  # the first token of a list lifts the product from 0
 
 
+@checked
 @dataclass(frozen=True)
 class Mixture:
     """Which tokens the mixture keeps, and how it split the budget.
@@ -30,6 +32,7 @@ class Mixture:
     vision: Tensor
 
 
+@checked
 @exact
 def mix(
     relevance: Tensor,

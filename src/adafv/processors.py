@@ -7,9 +7,12 @@ from transformers import AutoProcessor, PreTrainedConfig, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import is_torchvision_available
 
+from adafv.checks import checked
+
 __all__ = ["pictures_only", "processor_class"]
 
 
+@checked
 def processor_class(config: PreTrainedConfig) -> Any:
     """What loads the processor of a model: `AutoProcessor`, or where torchvision is missing its class for pictures."""
     cls: Any = PROCESSOR_MAPPING.get(type(config), None)
@@ -17,6 +20,7 @@ def processor_class(config: PreTrainedConfig) -> Any:
     return pictures_only(cls) if with_video and not is_torchvision_available() else AutoProcessor
 
 
+@checked
 @cache
 def pictures_only(cls: type[ProcessorMixin]) -> type[ProcessorMixin]:
     """A processor class that goes without its video processor."""

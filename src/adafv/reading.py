@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from adafv.capture import layers_of, observe
+from adafv.checks import checked
 from adafv.encoding import Encoding
 from adafv.pruner import first
 from adafv.scores import attention_rows, full_precision
@@ -29,6 +30,7 @@ class _Answered(Exception):
     """A layer has shown its queries and keys."""
 
 
+@checked
 @dataclass(frozen=True)
 class View:
     """What a layer reads of the prompts.
@@ -52,6 +54,7 @@ class View:
         return places.scatter_(1, self.columns.where(self.real, width), order)[:, :width]
 
 
+@checked
 @dataclass(frozen=True)
 class KeptLayers:
     """What the layers of a language model have kept of prompts, once they have read them.
@@ -71,6 +74,7 @@ class KeptLayers:
         return Resumed(decoder, self).entering()
 
 
+@checked
 class Reading:
     """A language model on its way through a batch of prompts, and through the answers to them.
 
@@ -241,6 +245,7 @@ class Reading:
         return self.masks[sliding]
 
 
+@checked
 class Resumed(Reading):
     """A language model that reads on from a cache whose layers hold different tokens."""
 

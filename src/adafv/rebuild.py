@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from adafv.checks import checked
 from adafv.encoding import Encoding
 from adafv.families import family_of
 from adafv.families.base import base_of
@@ -16,6 +17,7 @@ __all__ = ["kept_places", "rebuild"]
 BOUNDS = ("cu_seq_lens_q", "cu_seq_lens_k")
 
 
+@checked
 def rebuild(
     model: PreTrainedModel,
     inputs: Mapping[str, Any],
@@ -69,6 +71,7 @@ def _sequence(
     return out
 
 
+@checked
 def kept_places(encoding: Encoding, kept: list[Tensor], newlines: str) -> list[tuple[int, Tensor]]:
     """For each image its row and the positions in the prompt of the tokens that stay, newlines among them."""
     return _places(encoding, [_offsets(encoding, i, indices, newlines) for i, indices in enumerate(kept)])

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adafv.checks import checked
+
 __all__ = [
     "attention_rows",
     "cls_attention",
@@ -30,6 +32,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+@checked
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
     """While open, autocast does not touch what is computed on a device: a score in bfloat16 would tie with others."""
     if torch.amp.is_autocast_available(device.type):
@@ -37,6 +40,7 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+@checked
 def exact(function: Callable[P, R]) -> Callable[P, R]:
     """Decorate a function of tensors, or of visual tokens, so that autocast does not touch what it computes."""
 
@@ -49,6 +53,7 @@ def exact(function: Callable[P, R]) -> Callable[P, R]:
     return computed
 
 
+@checked
 @exact
 def text_to_image_attention(
     text: Tensor,
@@ -93,6 +98,7 @@ def text_to_image_attention(
     return strongest / text_mask.sum(1, keepdim=True).clamp(1, top)
 
 
+@checked
 @exact
 def word_cosines(text: Tensor, visual: Tensor) -> Tensor:
     """Cosine of every word with every visual token, in fp32 whatever the dtype of either.
@@ -112,6 +118,7 @@ def word_cosines(text: Tensor, visual: Tensor) -> Tensor:
     return (products[0] if len(products) == 1 else torch.cat(products, dim=-1)).div_(length[:, None])
 
 
+@checked
 @exact
 def standardised_cosines(text: Tensor, visual: Tensor, visual_mask: Tensor) -> Tensor:
     """Cosine of every word with every visual token, in standard deviations from the word's mean over the tokens.
@@ -133,6 +140,7 @@ def standardised_cosines(text: Tensor, visual: Tensor, visual_mask: Tensor) -> T
     return away / deviation.clamp(min=1e-6)
 
 
+@checked
 @exact
 def cosines(x: Tensor, y: Tensor) -> Tensor:
     """(…, M, N) fp64 cosines of (…, M, D) with (…, N, D), 0 where either vector is 0.
@@ -148,6 +156,7 @@ def _centered(x: Tensor, mask: Tensor) -> Tensor:
     return x - mean
 
 
+@checked
 @exact
 def distinctness(visual: Tensor) -> Tensor:
     """How much a visual token differs from the others of its image: 1 - mean cosine with all of them.
@@ -165,6 +174,7 @@ def distinctness(visual: Tensor) -> Tensor:
     return 1 - unit @ unit.mean(0)
 
 
+@checked
 @exact
 def cls_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """Attention of the CLS token to every patch: one row of the attention map, mean over heads.
@@ -180,6 +190,7 @@ def cls_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
     return row.softmax(-1).mean(1)[:, 0, 1:]
 
 
+@checked
 @exact
 def attention_rows(query: Tensor, key: Tensor, scale: float, sees: Tensor) -> Tensor:
     """Some rows of a layer's attention map, mean over heads.
@@ -198,6 +209,7 @@ def attention_rows(query: Tensor, key: Tensor, scale: float, sees: Tensor) -> Te
     return logits.masked_fill(~sees[..., None, None, :, :], -torch.inf).softmax(-1).mean((-4, -3))
 
 
+@checked
 @exact
 def received_attention(
     query: Tensor, key: Tensor, scale: float, mask: Tensor | None = None, *, heads: str = "mean", chunk: int = 256

@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from adafv.checks import checked
+
 __all__ = ["Selection"]
 
 
+@checked
 @dataclass(frozen=True)
 class Selection:
     """What stays of a batch of images.

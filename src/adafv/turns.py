@@ -10,6 +10,8 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
+from adafv.checks import checked
+
 __all__ = ["Template", "answer_starts", "remember", "template_for", "template_of", "user_turns"]
 
 QUESTION, ANSWER, NEXT = "zzqxa", "zzqxb", "zzqxc"
@@ -19,6 +21,7 @@ LINE_BREAKS = ("<0x0A>", "<0x0D>", "<0x09>")
 SPECIAL_ID = re.compile(r"(\w+_)?token_(id|index)")
 
 
+@checked
 @dataclass(frozen=True)
 class Template:
     """What a chat template writes around the turns of a chat, as token ids.
@@ -44,6 +47,7 @@ class Template:
         return replace(self, structure=self.structure | named)
 
 
+@checked
 def template_for(model: PreTrainedModel, tokenizer: Any = None) -> Template:
     """Return the template of a model's chats.
 
@@ -64,17 +68,24 @@ def template_for(model: PreTrainedModel, tokenizer: Any = None) -> Template:
     return found.including(config, config.get_text_config(), getattr(model, "generation_config", None))
 
 
+@checked
 def remember(model: PreTrainedModel, processor: Any) -> None:
     """Note the processor that a model was loaded with, for `template_for`."""
     _remembered[base(model)] = template_of(processor)
 
 
+@checked
 def template_of(tokenizer: Any) -> Template:
     """Read off a tokenizer or processor what its chat template writes around the turns of a chat.
 
     A short chat is rendered, and what stands before, between and behind its sentences is
     tokenized. Without a chat template it is the one of Vicuna: "USER: … ASSISTANT: …".
+
+    Raises:
+        ValueError: neither a tokenizer nor a processor with one.
     """
+    if not hasattr(getattr(tokenizer, "tokenizer", tokenizer), "get_vocab"):
+        raise ValueError(f"tokenizer is a {type(tokenizer).__name__}: pass the model's tokenizer, or its processor")
     written = getattr(tokenizer, "chat_template", None)
     if tokenizer not in _read or _read[tokenizer][0] != written:
         _read[tokenizer] = (written, _template_of(tokenizer))
@@ -97,6 +108,7 @@ def _template_of(tokenizer: Any) -> Template:
     )
 
 
+@checked
 def user_turns(ids: Tensor, answered: Tensor, template: Template) -> list[tuple[int, int]]:
     """Return where the user's turns of a prompt begin and end, in reading order.
 
@@ -125,6 +137,7 @@ def user_turns(ids: Tensor, answered: Tensor, template: Template) -> list[tuple[
     return turns
 
 
+@checked
 def answer_starts(ids: Tensor, answered: Tensor, template: Template) -> list[int]:
     """Return the columns where the answers of a prompt (L,) begin, in reading order."""
     openings = {end for _, end in _found(ids.tolist(), template.answers)}

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adafv.capture import hidden_index, layers_of
+from adafv.checks import checked
 from adafv.layout import Prompt
 
 __all__ = ["Crop", "Family", "Layout", "base_of", "behind", "blocks", "join", "patch_grid", "pixels_of", "raster"]
@@ -18,6 +19,7 @@ __all__ = ["Crop", "Family", "Layout", "base_of", "behind", "blocks", "join", "p
 BEFORE_PATCHES = ("class_embedding", "cls_token", "distillation_token", "register_tokens")
 
 
+@checked
 @dataclass(frozen=True)
 class Crop:
     """What the tower saw of a picture at once, and the visual tokens it became.
@@ -34,6 +36,7 @@ class Crop:
     size: int
 
 
+@checked
 @dataclass(frozen=True)
 class Layout:
     """The placeholders of one image.
@@ -68,6 +71,7 @@ class Layout:
         return seen[self.patches[tokens].to(seen.device, non_blocking=True)].mean(1)
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """Everything the pruner has to know about a family of models.
@@ -197,6 +201,7 @@ class Family:
         raise NotImplementedError
 
 
+@checked
 def join(crops: Sequence[Crop], thumbnail: int | None = None, frames: int = 1) -> Layout:
     """The layout of an image of several crops, one below the other, or of a clip of several frames."""
     patches, where, start, down = [], [], 0, 0
@@ -214,23 +219,27 @@ def join(crops: Sequence[Crop], thumbnail: int | None = None, frames: int = 1) -
     return Layout(torch.cat(patches), torch.cat(where), start, frames)
 
 
+@checked
 def base_of(model: PreTrainedModel) -> Any:
     """What encodes and reads, without the head of the language model and without adapters of PEFT around it."""
     inner: Any = getattr(model, "get_base_model", lambda: model)()
     return inner.base_model
 
 
+@checked
 def behind(x: Tensor, lead: int) -> Tensor:
     """(…, lead + n, m) x behind `lead` tokens that are no patches, -1 each; without its first one where lead is -1."""
     return F.pad(x, (0, 0, lead, 0), value=-1)
 
 
+@checked
 def pixels_of(inputs: Mapping[str, Any]) -> Tensor | None:
     """The pixels (…, height, width) of pictures among the inputs of a model, under whichever name."""
     pixels = inputs.get("pixel_values")
     return inputs.get("pixel_values_images") if pixels is None else pixels
 
 
+@checked
 def patch_grid(model: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[int, int]:
     """Rows and columns of patches of a crop: of its pixels; where only its shape is known, of the configuration's.
 
@@ -252,12 +261,14 @@ def _pair(x: Any) -> tuple[int, int]:
     return (x, x) if isinstance(x, int) else (x[0], x[1])
 
 
+@checked
 def raster(height: int, width: int, merge: int = 1, size: int | None = None) -> Crop:
     """height · width tokens in raster order, each of merge · merge patches of a tower that reads in raster order."""
     index = torch.arange(height * width * merge**2).view(height, merge, width, merge)
     return Crop(index.transpose(1, 2).reshape(height * width, -1), height, width, size or index.numel())
 
 
+@checked
 def blocks(height: int, width: int, merge: int = 1) -> Crop:
     """As `raster`, of a tower that reads the patches of a token one after another."""
     index = torch.arange(height * width * merge**2).view(height * width, -1)

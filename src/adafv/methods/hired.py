@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from adafv.capture import SALIENCY, Signal
+from adafv.checks import checked
 from adafv.encoding import VisualTokens
 from adafv.pruner import Pruner, Selection
 
@@ -15,6 +16,7 @@ CONTENT = Signal("attention", 0.0)
 NO_VOTE = 1e-6
 
 
+@checked
 @dataclass(kw_only=True)
 class HiRED(Pruner):
     """Keeps the most salient tokens of each crop; crops where more is to be seen keep more.
@@ -84,6 +86,7 @@ def _crop_by_crop(saliency: Tensor, crop: Tensor) -> Tensor:
     return order[crop.to(order.device, non_blocking=True)[order].argsort(stable=True)]
 
 
+@checked
 def tile_of(where: Tensor) -> Tensor:
     """For each token of the thumbnail the tile that shows its middle."""
     in_tile = where[:, 0] > 0

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from adafv.cells import cells
+from adafv.checks import checked
 from adafv.encoding import VisualTokens
 from adafv.methods.uniform import Uniform, centers
 from adafv.pruner import Selection
@@ -13,6 +14,7 @@ from adafv.pruner import Selection
 __all__ = ["Pool", "means"]
 
 
+@checked
 @dataclass(kw_only=True)
 class Pool(Uniform):
     """Averages the tokens of each of K equal cells of the picture; the average sits where the cell's middle was."""
@@ -30,6 +32,7 @@ class Pool(Uniform):
         return Selection(kept, features)
 
 
+@checked
 def means(features: Tensor, cell: Tensor, count: int) -> Tensor:
     """(count, D) mean of the features (N, D) of each cell; `cell` (N,) says which, -1 for none."""
     weight = (cell == torch.arange(count, device=cell.device)[:, None]).double()

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from adafv.cells import cells
+from adafv.checks import checked
 from adafv.encoding import VisualTokens
 from adafv.pruner import Pruner, Selection
 
 __all__ = ["Uniform", "centers"]
 
 
+@checked
 @dataclass(kw_only=True)
 class Uniform(Pruner):
     """Keeps the token in the middle of each of K equal cells of the picture."""
@@ -24,6 +26,7 @@ class Uniform(Pruner):
         return Selection([k.to(device, non_blocking=True) for k in kept])
 
 
+@checked
 def centers(where: Tensor, cell: Tensor) -> Tensor:
     """The index of the token nearest to the middle of each cell, ascending; the lower one where two are as near."""
     inside = cell >= 0
