@@ -343,7 +343,7 @@ def test_intervals_in_tables_stay_within_bounds(run, tmp_path):
         (["--keep", ""], ["--keep", "number"]),
         (["--max-new-tokens", "0"], ["max_new_tokens=0", "1 or more"]),
         (["--method", "adafv:reserve=2"], ["reserve=2"]),
-        (["--method", "adafv:reserv=0.5"], ["reserv=0.5"]),
+        (["--method", "adafv:reserv=0.5"], ["reserv=", "no option of adafv"]),
         (["--method", "adafv:reserve"], ["option=value"]),
         (["--method", "adafv:keep=half"], ["half", "number"]),
         (["--method", "adafv:keep=0.5", "--keep", "0.5"], ["given already"]),

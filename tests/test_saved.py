@@ -216,8 +216,8 @@ def test_commands_take_the_budget_of_the_models_folder(checkpoint, tmp_path, cap
         found = json.loads(capsys.readouterr().out)
         return found["method"], found["kept_tokens"] / found["visual_tokens"]
 
-    assert ask() == ("adafv+", 0.5)
-    assert ask("--keep", 0.25) == ("adafv+", 0.25)
+    assert ask() == ("adafv+:reserve=0.5", 0.5)
+    assert ask("--keep", 0.25) == ("adafv+:reserve=0.5", 0.25)
     assert ask("--method", "uniform") == ("uniform", 0.5)
     assert ask("--method", "none") == ("none", 1)
     assert ask("--tokens", 10**6) == ("adafv+", 1)

@@ -142,7 +142,7 @@ def parts(doc: str) -> tuple[str, str, list[str], dict[str, str]]:
 
 def linked(text: str) -> str:
     """Text with its arXiv ids as links."""
-    return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+    return re.sub(r"arXiv\s+(\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
 
 
 def options_table(cls: type[Pruner], options: dict[str, str]) -> str:

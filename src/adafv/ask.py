@@ -14,6 +14,7 @@ from adafv.checks import checked
 from adafv.encoding import Encoding
 from adafv.images import check_image, to_rgb
 from adafv.pruner import Pruner, Selection
+from adafv.turns import remember
 
 __all__ = [
     "Answer",
@@ -77,6 +78,7 @@ def ask(
     """
     check_answer_length(max_new_tokens)
     inputs = build_inputs(processor, image, question, model.device, model.dtype)
+    remember(model, processor)
     clock = _Clock(model.device)
     with torch.no_grad():
         encoding = pruner.encode(model, inputs)

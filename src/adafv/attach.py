@@ -97,6 +97,7 @@ def _lent_class(pruner: "Pruner", model: PreTrainedModel) -> type:
 
         named = signature(before)
         parameters = [Parameter("self", Parameter.POSITIONAL_ONLY), *named.parameters.values()]
+        method.pruner = pruner  # type: ignore[attr-defined]
         method.__signature__ = named.replace(parameters=parameters)  # type: ignore[attr-defined]
         return method
 

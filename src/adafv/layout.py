@@ -20,7 +20,8 @@ __all__ = ["PIXELS", "ImageSpan", "Prompt", "as_tensors", "has_images", "placeho
 
 IGNORED = -100  # labels that nobody asks about
 FILL = {"labels": IGNORED, "shift_labels": IGNORED}
-GENERATION = frozenset(vars(GenerationConfig()))  # options of generate, which may be lists of ids
+OPTIONS = frozenset({*vars(GenerationConfig()), "vision_feature_layer", "vision_feature_layers"})  # may be lists
+NARROW = (torch.int8, torch.int16, torch.uint8, torch.uint16, torch.uint32)
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 
 Question = Literal["turn", "chat"]
@@ -277,15 +278,18 @@ class Prompt:
 
 @checked
 def as_tensors(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return inputs with lists and arrays of numbers as tensors on a device, ids as int64.
+    """Return inputs with lists and arrays of numbers as tensors on a device, ids and narrow integers as int64.
 
     Raises:
         ValueError: no ids, or something that is no rectangle of numbers.
     """
     out: dict[str, Any] = {}
     for name, value in inputs.items():
-        numbers = type(value) in (list, tuple, np.ndarray) and len(value) and name not in GENERATION
-        out[name] = _tensor(name, value, device) if numbers else value
+        out[name] = value
+        if type(value) in (list, tuple, np.ndarray) and len(value) and name not in OPTIONS:
+            out[name] = _tensor(name, value, device)
+        elif isinstance(value, Tensor) and value.dtype in NARROW and not name.startswith("pixel_values"):
+            out[name] = value.long()
     ids = out.get("input_ids")
     if not isinstance(ids, Tensor):
         raise ValueError(

@@ -91,8 +91,8 @@ class Pruner(ABC):
     def __init_subclass__(cls) -> None:
         """Keep autocast away from what a method computes: from the same features it keeps the same tokens."""
         super().__init_subclass__()
-        if "select" in vars(cls):
-            cls.select = exact(cls.select)  # type: ignore[method-assign]
+        if "pick" in vars(cls):
+            cls.pick = exact(cls.pick)  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
         if (self.keep is None) == (self.tokens is None):

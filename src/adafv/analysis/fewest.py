@@ -43,7 +43,8 @@ def fewest(pruner: Pruner, tokens: VisualTokens, related: Sequence[NDArray[np.bo
         tokens: I images.
         related: for each image (N,) which of its tokens are related, at least one.
     """
-    if type(pruner).select is ScoringPruner.select and isinstance(pruner, ScoringPruner):
+    ranks = type(pruner).pick is ScoringPruner.pick and pruner.crops == "global"
+    if ranks and isinstance(pruner, ScoringPruner):
         scores = pruner.score(tokens).masked_fill(~tokens.mask, -torch.inf)
         order = scores.sort(dim=1, descending=True, stable=True).indices.cpu().numpy()
         return [Fewest(int(r[o[: len(r)]].argmax()) + 1) for r, o in zip(related, order, strict=True)]

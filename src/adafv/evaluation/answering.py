@@ -17,6 +17,7 @@ from adafv.evaluation.prompts import Prompts
 from adafv.evaluation.sample import BLIND, Question, Sample
 from adafv.methods import from_spec, method
 from adafv.pruner import BudgetError, Pruner
+from adafv.turns import remember
 
 __all__ = ["BLIND", "Answering", "Configuration", "chunks", "configured"]
 
@@ -76,6 +77,9 @@ class Answering:
     batch_size: int
     max_new_tokens: int
     left_out: dict[tuple[str, float], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        remember(self.model, self.processor)
 
     def answer(self, suite: str, samples: Sequence[Sample]) -> list[Key]:
         """Answer the questions on some pictures that the log lacks; the keys of all of them."""

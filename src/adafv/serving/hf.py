@@ -17,6 +17,7 @@ from adafv.images import open_image
 from adafv.load import fingerprint
 from adafv.pruner import Pruner
 from adafv.serving.engine import Asked, Outcome, failed
+from adafv.turns import remember
 
 __all__ = ["HuggingFace"]
 
@@ -97,6 +98,7 @@ def answers(
         ValueError: a question, picture or budget among them that cannot be answered.
     """
     pruner, inputs = group[0].asked.pruner, _inputs(model, processor, group)
+    remember(model, processor)
     encoding = _encoding(model, processor, group, inputs)
     counts = encoding.tokens.counts
     selection = pruner.select(encoding.tokens, [pruner.budget(n) for n in counts])

@@ -12,6 +12,7 @@ from adafv.checks import checked
 from adafv.encode import encode
 from adafv.methods import NoPruning
 from adafv.pruner import Pruner
+from adafv.turns import remember
 from adafv.viz.collect import Explanation, check_drawable, explained
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def explanations(
         check_drawable(model, pruner)
     image = image.convert("RGB")
     inputs = build_inputs(processor, image, question, model.device, model.dtype)
+    remember(model, processor)
     picture = encode(model, inputs, signals=frozenset().union(*(p.signals for p in pruners)), text=False)
     dense, _ = ask_encoded(model, processor, inputs, picture, NoPruning(), max_new_tokens)
     found = []
