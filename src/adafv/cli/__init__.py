@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from adafv import __version__
-from adafv.cli import asking, measuring, serve, serving, speed, tuning, ui
+from adafv.cli import asking, fetching, measuring, serve, serving, speed, tuning, ui
 
 __all__ = ["main"]
 
@@ -21,6 +21,7 @@ app.command()(asking.ask)
 app.command()(asking.explain)
 app.command()(asking.methods)
 app.command()(asking.families)
+app.command()(fetching.fetch)
 app.command(name="eval")(measuring.evaluate)
 app.command()(measuring.table)
 app.command()(measuring.analyze)

@@ -1,0 +1,244 @@
+"""Stage 2: LoRA in the language model and the projector learn to answer. Resumable; run again to train on.
+
+Packed into one row a step: some scenes, each once, with all of its questions behind it. Every question sees its scene
+and nothing of the other questions, at the positions that it would have alone. Which visual tokens a scene shows is
+drawn at random and never by a pruning method: mostly a few of each thing and of the background, sometimes a random
+subset of the whole grid, sometimes all of them. Logits are taken at answers alone.
+"""
+
+import argparse
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.photo.align import Projector
+from training.photo.features import Shard, shards
+from training.photo.lora import add_lora, lora_parameters
+from training.photo.parts import language_model, tokenizer
+from training.photo.places import CACHE
+from training.photo.questions import Question, questions
+from training.photo.scenes import Thing
+from training.photo.text import OWN_ANSWERS
+
+__all__ = ["Packed", "Packer", "Student", "answers_right"]
+
+OPENING, TURN, END = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
+ALL, SUBSET = 0.04, 0.2  # shares of scenes that show all tokens, or a random subset of the whole grid
+WARMUP = 20  # steps
+
+
+@dataclass
+class Packed:
+    """One row: token ids (L; -1: a visual token), features (V, C), positions (L), mask (L, L), targets (L; -1: none)."""
+
+    ids: Tensor
+    features: Tensor
+    positions: Tensor
+    mask: Tensor
+    targets: Tensor
+    spans: list[tuple[Question | None, int, int]]  # where each answer's targets lie
+
+
+class Packer:
+    """Builds rows out of scenes with their questions, and of text."""
+
+    def __init__(self) -> None:
+        tok = tokenizer()
+        self.encode = lambda text: tok(text, add_special_tokens=False).input_ids
+        self.opening, self.turn, self.end = (self.encode(text) for text in (OPENING, TURN, END))
+        self.newline = self.encode("\n")
+        self.decode = lambda ids: tok.decode(ids, skip_special_tokens=True).strip()
+
+    def pack(self, scenes: list[tuple[Tensor, list[Question]]], texts: list[tuple[list[int], list[int]]] = ()) -> Packed:
+        """Pack scenes (features (K, C), questions) and texts (prompt ids, answer ids) into one row."""
+        ids: list[int] = []
+        positions: list[int] = []
+        targets: list[int] = []
+        groups: list[tuple[int, int]] = []  # of each token: its scene, and its question in the scene (0: what all share)
+        spans = []
+        group = 0
+        for features, asked in scenes:
+            shared = [*self.opening, *[-1] * len(features), *self.newline]
+            ids += shared
+            positions += range(len(shared))
+            targets += [-1] * len(shared)
+            groups += [(group, 0)] * len(shared)
+            for number, question in enumerate(asked, 1):
+                prompt = self.encode(question.text) + self.turn
+                answer = self.encode(question.answer) + self.end
+                spans.append((question, len(ids) + len(prompt) - 1, len(ids) + len(prompt) - 1 + len(answer)))
+                ids += prompt + answer
+                positions += range(len(shared), len(shared) + len(prompt) + len(answer))
+                targets += [-1] * (len(prompt) - 1) + answer + [-1]
+                groups += [(group, number)] * (len(prompt) + len(answer))
+            group += 1
+        for prompt, answer in texts:
+            spans.append((None, len(ids) + len(prompt) - 1, len(ids) + len(prompt) - 1 + len(answer)))
+            ids += prompt + answer
+            positions += range(len(prompt) + len(answer))
+            targets += [-1] * (len(prompt) - 1) + answer + [-1]
+            groups += [(group, 0)] * (len(prompt) + len(answer))
+            group += 1
+        scene, number = torch.tensor(groups).T  # (L) each
+        mask = (scene[:, None] == scene) & ((number[:, None] == number) | (number == 0)) & torch.ones(len(ids), len(ids)).tril().bool()
+        features = torch.cat([features for features, _ in scenes]) if scenes else torch.zeros(0, 384)
+        return Packed(torch.tensor(ids), features, torch.tensor(positions), mask, torch.tensor(targets), spans)
+
+
+class Student(torch.nn.Module):
+    """Projector and language model with LoRA."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.projector = Projector()
+        self.projector.load_state_dict(torch.load(CACHE / "aligned.pt")["projector"])
+        self.lm = language_model()
+        add_lora(self.lm, rank)
+
+    def logits(self, row: Packed) -> Tensor:
+        """Logits at the positions that have a target: (T, V)."""
+        embeds = self.lm.get_input_embeddings()(row.ids.clamp(min=0))  # (L, D)
+        embeds = embeds.masked_scatter((row.ids < 0)[:, None], self.projector(row.features))
+        hidden = self.lm.model(
+            inputs_embeds=embeds[None], attention_mask=row.mask[None, None], position_ids=row.positions[None], use_cache=False
+        ).last_hidden_state[0]  # (L, D)
+        return self.lm.lm_head(hidden[row.targets >= 0])
+
+    def trained(self) -> dict[str, Tensor]:
+        """What the bridge consists of."""
+        return {**{f"projector.{name}": value for name, value in self.projector.named_parameters()}, **lora_parameters(self.lm)}
+
+    def load_trained(self, saved: dict[str, Tensor]) -> None:
+        """Put a saved bridge in place."""
+        with torch.no_grad():
+            for name, value in self.trained().items():
+                value.copy_(saved[name])
+
+
+def answers_right(row: Packed, logits: Tensor) -> list[tuple[Question, bool]]:
+    """Whether greedy decoding would say each answer to the letter: the best token is the right one all along."""
+    right = torch.zeros(len(row.ids), dtype=torch.bool)
+    at = row.targets >= 0
+    right[at] = logits.argmax(1) == row.targets[at]
+    return [(question, bool(right[start:end].all())) for question, start, end in row.spans if question is not None]
+
+
+def shown(owners: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Draw the visual tokens of a scene, in the order of the grid. owners: (N), the thing on each patch or -1."""
+    style = random.random()
+    if style < ALL:
+        return np.arange(len(owners))
+    if style < ALL + SUBSET:
+        return np.sort(random.permutation(len(owners))[: random.integers(64, 160)])
+    some = [random.permutation(np.flatnonzero(owners == thing))[: random.integers(2, 8)] for thing in range(owners.max() + 1)]
+    return np.sort(np.concatenate([*some, random.permutation(np.flatnonzero(owners < 0))[: random.integers(2, 14)]]))
+
+
+def example(features: np.ndarray, owners: np.ndarray, things: tuple[Thing, ...], random: np.random.Generator, count: int) -> tuple[Tensor, list[Question]]:
+    """One scene with questions that the tokens shown can answer."""
+    places = shown(owners.reshape(-1), random)
+    seen = set(owners.reshape(-1)[places].tolist())
+    asked = [question for question in questions(things, random, count) if set(question.about) <= seen]
+    return torch.from_numpy(features[places].astype(np.float32)), asked
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", default="first")
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--decay", action="store_true", help="let the learning rate fall to 0 over the minutes, and save final.pt")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--scenes", type=int, default=2, help="a step")
+    parser.add_argument("--questions", type=int, default=10, help="a scene")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    folder = CACHE / "runs" / given.run
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(given.seed)
+    student = Student(given.rank)
+    groups = [
+        {"params": list(student.projector.parameters()), "rate": given.rate / 3},
+        {"params": list(lora_parameters(student.lm).values()), "rate": given.rate},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=given.rate, betas=(0.9, 0.98), weight_decay=0.0)
+    step, seconds = 0, 0.0
+    if (folder / "last.pt").is_file():
+        saved = torch.load(folder / "last.pt")
+        student.load_trained(saved["bridge"])
+        optimiser.load_state_dict(saved["optimiser"])
+        step, seconds = saved["step"], saved["seconds"]
+    packer = Packer()
+    own = json.loads(OWN_ANSWERS.read_text())
+    log = (folder / "log.jsonl").open("a")
+    start = last_saved = last = time.time()
+    right: dict[str, list[bool]] = {}
+    losses: list[float] = []
+    loaded: list[Shard] = []
+    first, decaying = step, 1.0
+    while decaying > 0 and (given.decay or time.time() - start < 60 * given.minutes):
+        if step % 50 == 0 or not loaded:
+            loaded = [Shard(path) for split in ("train", "crowd") for path in shards(split)]
+        random = np.random.default_rng([given.seed, step])
+        scenes = []
+        for _ in range(given.scenes):
+            shard = loaded[int(random.integers(len(loaded)))]
+            index = int(random.integers(len(shard.things)))
+            if len(shard.things[index]):
+                scenes.append(example(shard.features[index], shard.owners[index], shard.things[index], random, given.questions))
+        texts = [own[int(random.integers(len(own)))]] if random.random() < 0.4 else []
+        row = packer.pack(scenes, [(text["prompt"], text["answer"]) for text in texts])
+        logits = student.logits(row)
+        losses_at = F.cross_entropy(logits, row.targets[row.targets >= 0], reduction="none")  # (T)
+        loss = losses_at.mean()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(list(student.trained().values()), 1.0)
+        decaying = 1 - (time.time() - start) / (60 * given.minutes) if given.decay else 1.0
+        for group in optimiser.param_groups:
+            group["lr"] = group["rate"] * min(1, (step + 1) / WARMUP) * max(0.0, decaying)
+        optimiser.step()
+        step += 1
+        losses.append(loss.item())
+        for question, hit in answers_right(row, logits.detach()):
+            right.setdefault(question.type, []).append(hit)
+        if step % 20 == 0:
+            now = time.time()
+            entry = {
+                "step": step,
+                "minutes": round((seconds + now - start) / 60, 2),
+                "seconds_a_step": round((now - last) / 20, 2),
+                "tokens": len(row.ids),
+                "loss": round(float(np.mean(losses)), 3),
+                **{type_: round(float(np.mean(hits)), 2) for type_, hits in sorted(right.items())},
+            }
+            print(json.dumps(entry), file=log, flush=True)
+            last = now
+            if step % 100 == 0:
+                right.clear()
+                losses.clear()
+        if not given.decay and time.time() - last_saved > 150:
+            save(folder / "last.pt", student, optimiser, step, seconds + time.time() - start)
+            last_saved = time.time()
+    save(folder / ("final.pt" if given.decay else "last.pt"), student, optimiser, step, seconds + time.time() - start)
+    print(f"{step - first} steps in {(time.time() - start) / 60:.1f} minutes")
+
+
+def save(path: Path, student: Student, optimiser: torch.optim.Optimizer, step: int, seconds: float) -> None:
+    """Write a checkpoint that an interruption cannot halve."""
+    bridge = {name: value.detach() for name, value in student.trained().items()}
+    torch.save({"bridge": bridge, "optimiser": optimiser.state_dict(), "step": step, "seconds": seconds}, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+if __name__ == "__main__":
+    main()
