@@ -6,8 +6,8 @@ cosines) and in length (squared error), plus half the embeddings of where it lie
 purpose: the recipe's choice, not the tower's.
 """
 
+import copy
 import sys
-import time
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ __all__ = ["Projector", "align"]
 PATCHES = 12  # of each thing, in each pass over a scene
 TEMPERATURE = 0.06
 POSITION = 0.5
+RATE = 2e-3
+SAVED = 5  # epochs
 
 
 class Projector(nn.Module):
@@ -66,8 +68,8 @@ def patches_of(shard: Shard, random: np.random.Generator, names: dict[str, int])
     return features, torch.tensor(labels), torch.stack([at % GRID, at // GRID], 1) / (GRID - 1)
 
 
-def align(minutes: float, seed: int = 0) -> None:
-    """Train for some minutes and save the projector."""
+def align(epochs: int = 40, seed: int = 0) -> None:
+    """Train for some passes over the patches, from the last projector if there is one, and save it every `SAVED`."""
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     words = sorted(NOUNS)
@@ -81,13 +83,15 @@ def align(minutes: float, seed: int = 0) -> None:
     features, labels, places = (torch.cat(part) for part in zip(*parts, strict=True))
     mean, std = features.mean(0), features.std(0)
     projector = Projector()
-    optimiser = torch.optim.AdamW(projector.parameters(), lr=2e-3, weight_decay=0.01)
-    start, epoch, spent = time.time(), 0, 0.0
-    while spent < 1:
+    if (CACHE / "aligned.pt").is_file():
+        before = torch.load(CACHE / "aligned.pt")
+        projector.load_state_dict(before["unfolded"])
+        mean, std = before["mean"], before["std"]
+    optimiser = torch.optim.AdamW(projector.parameters(), lr=RATE, weight_decay=0.01)
+    for epoch in range(1, epochs + 1):
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * (1 - (epoch - 1) / epochs)
         for batch in torch.randperm(len(labels)).split(1024):
-            spent = (time.time() - start) / (60 * minutes)
-            for group in optimiser.param_groups:
-                group["lr"] = 2e-3 * min(1, spent / 0.05) * max(0.02, 1 - spent)
             out = projector((features[batch] - mean) / std)  # (B, D)
             x, y = places[batch].T[..., None]  # (B, 1) each
             position = (1 - x) * left + x * right + (1 - y) * top + y * bottom  # (B, D)
@@ -97,26 +101,35 @@ def align(minutes: float, seed: int = 0) -> None:
             optimiser.zero_grad()
             (naming + squared).backward()
             optimiser.step()
-            if spent >= 1:
-                break
-        epoch += 1
-        if epoch % 5 == 0 or spent >= 1:
+        if epoch % SAVED == 0 or epoch == epochs:
+            save(projector, mean, std, mean_word)
             print(f"epoch {epoch}: naming {naming.item():.3f}, squared {squared.item():.3f}", flush=True)
     for split in ("seen", "unseen"):
         if found := shards(split):
             held = [patches_of(Shard(path), random, names) for path in found]
-            vectors, truth, _ = (torch.cat(part) for part in zip(*held, strict=True))
+            vectors, truth, at = (torch.cat(part) for part in zip(*held, strict=True))
             on_things = truth < len(words)
+            x, y = at.T[..., None]
+            position = (1 - x) * left + x * right + (1 - y) * top + y * bottom
             with torch.no_grad():
-                scores = F.normalize(projector((vectors - mean) / std), dim=1) @ F.normalize(targets, dim=1).T
+                out = projector((vectors - mean) / std) - POSITION * position
+                scores = F.normalize(out, dim=1) @ F.normalize(targets, dim=1).T
             best = scores.topk(5, dim=1).indices
             hits = (best == truth[:, None])[on_things]
             print(f"{split}: patches {len(hits)}, top-1 {hits[:, 0].float().mean():.3f}, top-5 {hits.any(1).float().mean():.3f}")
-    projector.fold(mean, std)
-    with torch.no_grad():
-        projector.linear_2.bias += mean_word
-    torch.save({"projector": projector.state_dict(), "length": float(length)}, CACHE / "aligned.pt")
+
+
+@torch.no_grad()
+def save(projector: Projector, mean: Tensor, std: Tensor, mean_word: Tensor) -> None:
+    """Write the projector as LLaVA will use it, and as training resumes from."""
+    ready = copy.deepcopy(projector)
+    ready.fold(mean, std)
+    ready.linear_2.bias += mean_word
+    saved = {"projector": ready.state_dict(), "unfolded": projector.state_dict(), "mean": mean, "std": std}
+    torch.save(saved, CACHE / "aligned.tmp")
+    (CACHE / "aligned.tmp").replace(CACHE / "aligned.pt")
 
 
 if __name__ == "__main__":
-    align(float(sys.argv[1]) if len(sys.argv) > 1 else 4.0)
+    torch.set_num_threads(1)
+    align(int(sys.argv[1]) if len(sys.argv) > 1 else 40)

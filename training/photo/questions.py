@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.photo.names import KINDS, NOUNS, plural, with_article
+from training.photo.names import NOUNS, plural, with_article
 from training.photo.scenes import Thing
 
 __all__ = ["TYPES", "WORDINGS", "Question", "matches", "normalise", "questions"]

@@ -11,7 +11,7 @@ from training.photo.places import CACHE
 __all__ = ["OWN_ANSWERS", "prepare"]
 
 OWN_ANSWERS = CACHE / "own-answers.json"
-TOKENS = 56
+TOKENS = 40
 COUNTRIES = "Italy, Spain, Japan, Egypt, Brazil, Canada, Norway, Greece, Kenya, India, Peru, Poland".split(", ")
 THINGS = "rain, a volcano, gravity, an atom, bread, the moon, a rainbow, glass, the heart, a whale, photosynthesis, the ocean, music, electricity, a bridge, honey, paper, a computer, time, salt, wind, a forest, money, a poem, language".split(", ")
 TASKS = """Explain what {t} is.|Write two sentences about {t}.|Why is {t} important?|Tell me an interesting fact about {t}.|Write a short story about {t}."""
@@ -51,4 +51,5 @@ def prepare(batch: int = 24) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     prepare()

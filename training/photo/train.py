@@ -27,11 +27,13 @@ from training.photo.questions import Question, questions
 from training.photo.scenes import Thing
 from training.photo.text import OWN_ANSWERS
 
-__all__ = ["Packed", "Packer", "Student", "answers_right"]
+__all__ = ["Packed", "Packer", "Student", "add_options", "answers_right", "train"]
 
 OPENING, TURN, END = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
-ALL, SUBSET = 0.04, 0.2  # shares of scenes that show all tokens, or a random subset of the whole grid
+ALL, SUBSET = 0.02, 0.1  # shares of scenes that show all tokens, or a random subset of the whole grid
+TEXT = 0.3  # share of steps that hold a text without a picture, too
 WARMUP = 20  # steps
+SAVE_EVERY = 150  # seconds
 
 
 @dataclass
@@ -98,18 +100,25 @@ class Student(torch.nn.Module):
     def __init__(self, rank: int) -> None:
         super().__init__()
         self.projector = Projector()
-        self.projector.load_state_dict(torch.load(CACHE / "aligned.pt")["projector"])
+        self.projector.load_state_dict(torch.load(CACHE / "aligned.pt", map_location="cpu")["projector"])
         self.lm = language_model()
         add_lora(self.lm, rank)
 
     def logits(self, row: Packed) -> Tensor:
-        """Logits at the positions that have a target: (T, V)."""
-        embeds = self.lm.get_input_embeddings()(row.ids.clamp(min=0))  # (L, D)
-        embeds = embeds.masked_scatter((row.ids < 0)[:, None], self.projector(row.features))
-        hidden = self.lm.model(
-            inputs_embeds=embeds[None], attention_mask=row.mask[None, None], position_ids=row.positions[None], use_cache=False
-        ).last_hidden_state[0]  # (L, D)
-        return self.lm.lm_head(hidden[row.targets >= 0])
+        """Logits at the positions that have a target: (T, V), in float32; on a GPU computed in bfloat16."""
+        device = self.lm.device
+        ids = row.ids.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
+            embeds = self.lm.get_input_embeddings()(ids.clamp(min=0))  # (L, D)
+            visual = self.projector(row.features.to(device)).to(embeds.dtype)  # (V, D)
+            embeds = embeds.masked_scatter((ids < 0)[:, None], visual)
+            hidden = self.lm.model(
+                inputs_embeds=embeds[None],
+                attention_mask=row.mask[None, None].to(device),
+                position_ids=row.positions[None].to(device),
+                use_cache=False,
+            ).last_hidden_state[0]  # (L, D)
+            return self.lm.lm_head(hidden[row.targets.to(device) >= 0]).float()
 
     def trained(self) -> dict[str, Tensor]:
         """What the bridge consists of."""
@@ -126,7 +135,7 @@ def answers_right(row: Packed, logits: Tensor) -> list[tuple[Question, bool]]:
     """Whether greedy decoding would say each answer to the letter: the best token is the right one all along."""
     right = torch.zeros(len(row.ids), dtype=torch.bool)
     at = row.targets >= 0
-    right[at] = logits.argmax(1) == row.targets[at]
+    right[at] = logits.argmax(1).cpu() == row.targets[at]
     return [(question, bool(right[start:end].all())) for question, start, end in row.spans if question is not None]
 
 
@@ -137,8 +146,8 @@ def shown(owners: np.ndarray, random: np.random.Generator) -> np.ndarray:
         return np.arange(len(owners))
     if style < ALL + SUBSET:
         return np.sort(random.permutation(len(owners))[: random.integers(64, 160)])
-    some = [random.permutation(np.flatnonzero(owners == thing))[: random.integers(2, 8)] for thing in range(owners.max() + 1)]
-    return np.sort(np.concatenate([*some, random.permutation(np.flatnonzero(owners < 0))[: random.integers(2, 14)]]))
+    some = [random.permutation(np.flatnonzero(owners == thing))[: random.integers(2, 6)] for thing in range(owners.max() + 1)]
+    return np.sort(np.concatenate([*some, random.permutation(np.flatnonzero(owners < 0))[: random.integers(2, 10)]]))
 
 
 def example(features: np.ndarray, owners: np.ndarray, things: tuple[Thing, ...], random: np.random.Generator, count: int) -> tuple[Tensor, list[Question]]:
@@ -149,23 +158,26 @@ def example(features: np.ndarray, owners: np.ndarray, things: tuple[Thing, ...],
     return torch.from_numpy(features[places].astype(np.float32)), asked
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", default="first")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What can be chosen about training."""
+    parser.add_argument("--run", default="first", help="name of the folder for checkpoints and the log")
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--decay", action="store_true", help="let the learning rate fall to 0 over the minutes, and save final.pt")
+    parser.add_argument("--decay", action="store_true", help="let the learning rate fall to 0 over the minutes; final.pt")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--scenes", type=int, default=2, help="a step")
-    parser.add_argument("--questions", type=int, default=10, help="a scene")
+    parser.add_argument("--scenes-a-step", type=int, default=2)
+    parser.add_argument("--questions", type=int, default=8, help="a scene")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    parser.add_argument("--threads", type=int, default=1, help="more than one waits for the others where cores are shared")
+
+
+def train(given: argparse.Namespace) -> None:
+    """Train for some minutes from the last checkpoint on, with a constant learning rate or a falling one."""
     folder = CACHE / "runs" / given.run
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(given.seed)
-    student = Student(given.rank)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student = Student(given.rank).to(device)
     groups = [
         {"params": list(student.projector.parameters()), "rate": given.rate / 3},
         {"params": list(lora_parameters(student.lm).values()), "rate": given.rate},
@@ -173,72 +185,92 @@ def main() -> None:
     optimiser = torch.optim.AdamW(groups, lr=given.rate, betas=(0.9, 0.98), weight_decay=0.0)
     step, seconds = 0, 0.0
     if (folder / "last.pt").is_file():
-        saved = torch.load(folder / "last.pt")
+        saved = torch.load(folder / "last.pt", map_location=device)
         student.load_trained(saved["bridge"])
         optimiser.load_state_dict(saved["optimiser"])
         step, seconds = saved["step"], saved["seconds"]
-    packer = Packer()
+    packer, record = Packer(), Record(folder / "log.jsonl")
     own = json.loads(OWN_ANSWERS.read_text())
-    log = (folder / "log.jsonl").open("a")
-    start = last_saved = last = time.time()
-    right: dict[str, list[bool]] = {}
-    losses: list[float] = []
-    loaded: list[Shard] = []
-    first, decaying = step, 1.0
-    while decaying > 0 and (given.decay or time.time() - start < 60 * given.minutes):
-        if step % 50 == 0 or not loaded:
-            loaded = [Shard(path) for split in ("train", "crowd") for path in shards(split)]
+    loaded = [Shard(path) for split in ("train", "crowd") for path in shards(split)]
+    start = last_saved = time.time()
+    spent = 0.0
+    while spent < 1:
         random = np.random.default_rng([given.seed, step])
-        scenes = []
-        for _ in range(given.scenes):
-            shard = loaded[int(random.integers(len(loaded)))]
-            index = int(random.integers(len(shard.things)))
-            if len(shard.things[index]):
-                scenes.append(example(shard.features[index], shard.owners[index], shard.things[index], random, given.questions))
-        texts = [own[int(random.integers(len(own)))]] if random.random() < 0.4 else []
+        scenes = [scene for _ in range(given.scenes_a_step) if (scene := drawn(loaded, random, given.questions))]
+        texts = [own[int(random.integers(len(own)))]] if random.random() < TEXT else []
         row = packer.pack(scenes, [(text["prompt"], text["answer"]) for text in texts])
         logits = student.logits(row)
-        losses_at = F.cross_entropy(logits, row.targets[row.targets >= 0], reduction="none")  # (T)
-        loss = losses_at.mean()
+        loss = F.cross_entropy(logits, row.targets[row.targets >= 0].to(device))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(student.trained().values()), 1.0)
-        decaying = 1 - (time.time() - start) / (60 * given.minutes) if given.decay else 1.0
+        spent = (time.time() - start) / (60 * given.minutes)
         for group in optimiser.param_groups:
-            group["lr"] = group["rate"] * min(1, (step + 1) / WARMUP) * max(0.0, decaying)
+            group["lr"] = group["rate"] * min(1, (step + 1) / WARMUP) * (max(0.0, 1 - spent) if given.decay else 1)
         optimiser.step()
         step += 1
-        losses.append(loss.item())
-        for question, hit in answers_right(row, logits.detach()):
-            right.setdefault(question.type, []).append(hit)
-        if step % 20 == 0:
-            now = time.time()
-            entry = {
-                "step": step,
-                "minutes": round((seconds + now - start) / 60, 2),
-                "seconds_a_step": round((now - last) / 20, 2),
-                "tokens": len(row.ids),
-                "loss": round(float(np.mean(losses)), 3),
-                **{type_: round(float(np.mean(hits)), 2) for type_, hits in sorted(right.items())},
-            }
-            print(json.dumps(entry), file=log, flush=True)
-            last = now
-            if step % 100 == 0:
-                right.clear()
-                losses.clear()
-        if not given.decay and time.time() - last_saved > 150:
-            save(folder / "last.pt", student, optimiser, step, seconds + time.time() - start)
+        so_far = seconds + time.time() - start
+        record.add(step, so_far, loss.item(), len(row.ids), answers_right(row, logits.detach()))
+        if not given.decay and time.time() - last_saved > SAVE_EVERY:
+            save(folder / "last.pt", student, optimiser, step, so_far)
             last_saved = time.time()
     save(folder / ("final.pt" if given.decay else "last.pt"), student, optimiser, step, seconds + time.time() - start)
-    print(f"{step - first} steps in {(time.time() - start) / 60:.1f} minutes")
+
+
+def drawn(loaded: list[Shard], random: np.random.Generator, count: int) -> tuple[Tensor, list[Question]] | None:
+    """One scene at random, with questions; None: it is empty."""
+    shard = loaded[int(random.integers(len(loaded)))]
+    index = int(random.integers(len(shard.things)))
+    things = shard.things[index]
+    return example(shard.features[index], shard.owners[index], things, random, count) if things else None
+
+
+class Record:
+    """The log: a line every `EVERY` steps with means since the last."""
+
+    EVERY = 20
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("a")
+        self._clear()
+
+    def _clear(self) -> None:
+        self.right: dict[str, list[bool]] = {}
+        self.losses: list[float] = []
+        self.tokens = 0
+
+    def add(self, step: int, seconds: float, loss: float, tokens: int, answered: list[tuple[Question, bool]]) -> None:
+        """Count one step, and write a line when it is time."""
+        self.losses.append(loss)
+        self.tokens += tokens
+        for question, hit in answered:
+            self.right.setdefault(question.type, []).append(hit)
+        if step % self.EVERY:
+            return
+        shares = {type_: round(float(np.mean(hits)), 2) for type_, hits in sorted(self.right.items())}
+        everything = [hit for hits in self.right.values() for hit in hits]
+        line = {
+            "step": step,
+            "minutes": round(seconds / 60, 2),
+            "tokens_a_step": self.tokens // len(self.losses),
+            "loss": round(float(np.mean(self.losses)), 3),
+            "right": round(float(np.mean(everything)), 3),
+            "n": len(everything),
+        }
+        print(json.dumps(line | shares), file=self.file, flush=True)
+        self._clear()
 
 
 def save(path: Path, student: Student, optimiser: torch.optim.Optimizer, step: int, seconds: float) -> None:
     """Write a checkpoint that an interruption cannot halve."""
-    bridge = {name: value.detach() for name, value in student.trained().items()}
+    bridge = {name: value.detach().cpu() for name, value in student.trained().items()}
     torch.save({"bridge": bridge, "optimiser": optimiser.state_dict(), "step": step, "seconds": seconds}, path.with_suffix(".tmp"))
     os.replace(path.with_suffix(".tmp"), path)
 
 
 if __name__ == "__main__":
-    main()
+    options = argparse.ArgumentParser(description=__doc__)
+    add_options(options)
+    chosen = options.parse_args()
+    torch.set_num_threads(chosen.threads)
+    train(chosen)

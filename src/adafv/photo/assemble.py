@@ -47,12 +47,15 @@ _RENAMED = {
 }
 
 
-def assemble(tower: Dinov2Model, language_model: LlamaForCausalLM, bridge: dict[str, Tensor]) -> LlavaForConditionalGeneration:
+def assemble(
+    tower: Dinov2Model, language_model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, bridge: dict[str, Tensor]
+) -> LlavaForConditionalGeneration:
     """Join the parts: LoRA products added to the language model's weights, and one more token, `<image>`.
 
     Args:
         tower: in float32.
         language_model: in float32; its weights are changed.
+        tokenizer: of the language model; it gets the token `<image>`, if it has none.
         bridge: `projector.linear_1.weight`, …, and for each linear layer `model.layers.0.self_attn.q_proj.down`
             (rank, in) and `….up` (out, rank).
 
@@ -64,12 +67,12 @@ def assemble(tower: Dinov2Model, language_model: LlamaForCausalLM, bridge: dict[
             if name.endswith(".down"):
                 layer = language_model.get_submodule(name.removesuffix(".down"))
                 layer.weight += bridge[name.removesuffix("down") + "up"].float() @ down.float()
-    text = language_model.config
-    image_token = text.vocab_size
-    language_model.resize_token_embeddings(image_token + 1)
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
+    image_token = tokenizer.convert_tokens_to_ids(IMAGE)
+    language_model.resize_token_embeddings(max(language_model.config.vocab_size, image_token + 1))
     config = LlavaConfig(
         vision_config=tower.config,
-        text_config=text,
+        text_config=language_model.config,
         image_token_id=image_token,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
@@ -89,7 +92,6 @@ def assemble(tower: Dinov2Model, language_model: LlamaForCausalLM, bridge: dict[
 
 def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, target: Path) -> None:
     """Write model and processor as a folder in the Hugging Face format."""
-    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
     side = {"height": GRID * PATCH, "width": GRID * PATCH}
     pictures = CLIPImageProcessorPil(size=side, do_center_crop=False, crop_size=side, image_mean=MEAN, image_std=STD)
     processor = LlavaProcessor(

@@ -41,11 +41,7 @@ def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: Non
         ValueError: a package cannot be downloaded or is not the known one, the bridge is missing or damaged, packages
             that read the files are not installed, or the disk is full.
     """
-    bridge = BRIDGE if bridge is None else bridge.expanduser()
-    if not bridge.is_file():
-        raise ValueError(
-            f"the bridge {str(bridge)!r} does not exist: train one (training/photo says how) and pass it with --bridge"
-        )
+    bridge = _bridge_file(bridge)
     made_of = {package.name: package.version for package in PACKAGES} | {"bridge": sha256(bridge)}
     target = folder()
     if _record(target) == made_of:
@@ -69,6 +65,15 @@ def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: Non
     return Fetched(str(target), True, _size(target), made_of)
 
 
+def _bridge_file(given: Path | None) -> Path:
+    if given is not None and given.expanduser().is_file():
+        return given.expanduser()
+    if given is None and BRIDGE.is_file():
+        return BRIDGE
+    missing = "this version ships no bridge for the photo model" if given is None else f"the bridge {str(given)!r} does not exist"
+    raise ValueError(f"{missing}: train one (training/photo says how) and pass it with --bridge")
+
+
 def _make(wheels: Path, bridge: Path, temporary: Path) -> Path:
     from adafv.photo.assemble import assemble, read_bridge, read_language_model, read_tower, save
 
@@ -79,7 +84,7 @@ def _make(wheels: Path, bridge: Path, temporary: Path) -> Path:
     tower = read_tower(onnx)
     language_model, tokenizer = read_language_model(gguf)
     made = temporary / "made"
-    save(assemble(tower, language_model, weights), tokenizer, made)
+    save(assemble(tower, language_model, tokenizer, weights), tokenizer, made)
     return made
 
 
