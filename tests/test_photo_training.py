@@ -9,7 +9,7 @@ from training.photo import pictures
 from training.photo.names import NOUNS, noun_in, plural, with_article
 from training.photo.pictures import PICTURES, clusters, read_index, split_of
 from training.photo.questions import TYPES, WORDINGS, Question, matches, normalise, questions
-from training.photo.scenes import PIXELS, Thing
+from training.photo.scenes import Thing
 from training.photo.train import Packer, shown
 
 
@@ -24,7 +24,10 @@ def drawing(seed: int) -> Image.Image:
     pen = ImageDraw.Draw(image)
     for _ in range(12):
         left, top = random.integers(0, 80), random.integers(0, 60)
-        pen.ellipse((left, top, left + random.integers(8, 40), top + random.integers(8, 30)), fill=(*random.integers(0, 256, 3), 255))
+        pen.ellipse(
+            (left, top, left + random.integers(8, 40), top + random.integers(8, 30)),
+            fill=(*random.integers(0, 256, 3), 255),
+        )
     return image
 
 
@@ -39,7 +42,10 @@ def test_near_duplicates_are_one_cluster():
 
 def test_a_cluster_never_straddles_the_splits():
     """What is held out is a whole cluster of one noun, and every such noun is trained on in other pictures."""
-    rows = [{"name": name, "cluster": cluster} for name, cluster in ("aa", "aa", "ab", "ac", "ad", "be", "bf", "bf", "cg", "bg")]
+    rows = [
+        {"name": name, "cluster": cluster}
+        for name, cluster in ("aa", "aa", "ab", "ac", "ad", "be", "bf", "bf", "cg", "bg")
+    ]
     split = [split_of(row, rows) for row in rows]
     held = {row["cluster"] for row, where in zip(rows, split, strict=True) if where == "unseen"}
     trained = {row["cluster"] for row, where in zip(rows, split, strict=True) if where == "train"}
@@ -79,8 +85,19 @@ def test_captions_name_one_noun(caption, name):
 def test_nouns_read_as_english():
     """Enough of them, with article and plural."""
     assert len(NOUNS) >= 300
-    assert [with_article(name) for name in ("owl", "cat", "scissors", "corn")] == ["an owl", "a cat", "scissors", "corn"]
-    assert [plural(name) for name in ("cat", "cherry", "box", "mouse", "sheep")] == ["cats", "cherries", "boxes", "mice", "sheep"]
+    assert [with_article(name) for name in ("owl", "cat", "scissors", "corn")] == [
+        "an owl",
+        "a cat",
+        "scissors",
+        "corn",
+    ]
+    assert [plural(name) for name in ("cat", "cherry", "box", "mouse", "sheep")] == [
+        "cats",
+        "cherries",
+        "boxes",
+        "mice",
+        "sheep",
+    ]
 
 
 @pytest.mark.parametrize("type_", TYPES)
@@ -88,7 +105,12 @@ def test_every_type_has_twenty_wordings(type_):
     assert len(set(WORDINGS[type_])) >= 20
 
 
-SCENE = (thing("cat", 20, 20, colour="black"), thing("dog", 250, 30), thing("owl", 130, 250), thing("owl", 240, 250, 50))
+SCENE = (
+    thing("cat", 20, 20, colour="black"),
+    thing("dog", 250, 30),
+    thing("owl", 130, 250),
+    thing("owl", 240, 250, 50),
+)
 
 
 def test_questions_are_answered_by_the_boxes():
@@ -150,7 +172,9 @@ def test_a_row_lets_no_question_see_another(monkeypatch):
     alone = packer.pack([(torch.zeros(4, 8), [second])])
     _, start, end = row.spans[1]
     _, alone_start, alone_end = alone.spans[0]
-    assert row.targets[start:end].tolist() == [*map(ord, "2<|im_end|>")] == alone.targets[alone_start:alone_end].tolist()
+    assert (
+        row.targets[start:end].tolist() == [*map(ord, "2<|im_end|>")] == alone.targets[alone_start:alone_end].tolist()
+    )
     seen = row.mask[start].nonzero().flatten()
     assert row.ids[seen].tolist() == alone.ids[: alone_start + 1].tolist()
     assert row.positions[seen].tolist() == list(range(alone_start + 1))

@@ -35,7 +35,8 @@ def load(
     read.
 
     Args:
-        model: hub id or local folder in the Hugging Face format; "photo": what `adafv fetch photo` fetched; None: the model that ships with the package.
+        model: hub id or local folder in the Hugging Face format; "photo": what `adafv fetch photo` fetched; None: the
+            model that ships with the package.
         device: "cpu", "cuda", "cuda:1", …; None: cuda if there is one, else cpu.
         dtype: a name in `DTYPES`; None: bfloat16 on cuda, float32 elsewhere.
 
@@ -66,7 +67,7 @@ def load(
 
 
 def source_of(model: str | Path | None) -> str:
-    """The folder, or hub id, of a model; None: the one that ships with the package; "photo": the one that was fetched.
+    """The folder, or hub id, of a model; None: the one that ships; "photo": the one that was fetched.
 
     Raises:
         ValueError: "photo" before it was fetched, a folder that isn't there or holds no model, or something that is neither.

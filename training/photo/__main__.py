@@ -1,9 +1,9 @@
 """Everything in order, each step only where it is missing; run again to train on.
 
-    python -m training.photo --minutes 600              # train, from wherever it stopped
-    python -m training.photo --minutes 60 --decay       # finish: the learning rate falls to 0
-    python -m training.photo.measure --checkpoint runs/first/final.pt
-    python -m training.photo.export runs/first/final.pt src/adafv/photo/bridge.safetensors
+python -m training.photo --minutes 600              # train, from wherever it stopped
+python -m training.photo --minutes 60 --decay       # finish: the learning rate falls to 0
+python -m training.photo.measure --checkpoint runs/first/final.pt
+python -m training.photo.export runs/first/final.pt src/adafv/photo/bridge.safetensors
 """
 
 import argparse

@@ -53,7 +53,7 @@ def word_embeddings(words: list[str]) -> Tensor:
 
 
 def patches_of(shard: Shard, random: np.random.Generator, names: dict[str, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Features (P, C), names (P; the last: background) and grid coordinates from 0 to 1 (P, 2; x, y) of some patches."""
+    """Draw patches: features (P, C), names (P; the last: background), coordinates from 0 to 1 (P, 2; x, y)."""
     rows, places, labels = [], [], []
     for scene, things in enumerate(shard.things):
         owners = shard.owners[scene].reshape(-1)  # (N,)
@@ -115,8 +115,9 @@ def align(epochs: int = 40, seed: int = 0) -> None:
                 out = projector((vectors - mean) / std) - POSITION * position
                 scores = F.normalize(out, dim=1) @ F.normalize(targets, dim=1).T
             best = scores.topk(5, dim=1).indices
-            hits = (best == truth[:, None])[on_things]
-            print(f"{split}: patches {len(hits)}, top-1 {hits[:, 0].float().mean():.3f}, top-5 {hits.any(1).float().mean():.3f}")
+            hits = (best == truth[:, None])[on_things].float()  # (P, 5)
+            first, any_of_five = hits[:, 0].mean().item(), hits.sum(1).mean().item()
+            print(f"{split}: patches {len(hits)}, top-1 {first:.3f}, top-5 {any_of_five:.3f}")
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Turn a checkpoint into the bridge that ships: projector and LoRA in bfloat16.
 
-    python -m training.photo.export runs/first/final.pt bridge.safetensors
+python -m training.photo.export runs/first/final.pt bridge.safetensors
 """
 
 import json

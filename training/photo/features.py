@@ -26,7 +26,9 @@ class Shard:
         self.features = np.load(path.with_suffix(".npy"), mmap_mode="r")
         meta = json.loads(path.with_suffix(".json").read_text())
         self.owners = np.array(meta["owners"], dtype=np.int8)
-        self.things = [tuple(Thing(**{**thing, "box": tuple(thing["box"])}) for thing in scene) for scene in meta["things"]]
+        self.things = [
+            tuple(Thing(**{**thing, "box": tuple(thing["box"])}) for thing in scene) for scene in meta["things"]
+        ]
 
 
 def encode(tower: Dinov2Model, images: list[Image.Image]) -> torch.Tensor:
@@ -34,7 +36,9 @@ def encode(tower: Dinov2Model, images: list[Image.Image]) -> torch.Tensor:
     pixels = np.stack([np.asarray(image, dtype=np.float32) for image in images]) / 255
     pixels = (pixels - np.float32(MEAN)) / np.float32(STD)
     with torch.inference_mode():
-        states = tower(torch.from_numpy(pixels).permute(0, 3, 1, 2).to(tower.device), output_hidden_states=True).hidden_states
+        states = tower(
+            torch.from_numpy(pixels).permute(0, 3, 1, 2).to(tower.device), output_hidden_states=True
+        ).hidden_states
     return states[-1][:, 1:].cpu()
 
 

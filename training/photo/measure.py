@@ -42,7 +42,9 @@ def interval(hits: int, n: int) -> tuple[float, float]:
 
 
 @torch.inference_mode()
-def answers(student: Student, packer: Packer, features: Tensor, texts: list[str], prefix=None) -> tuple[list[str], object]:
+def answers(
+    student: Student, packer: Packer, features: Tensor, texts: list[str], prefix=None
+) -> tuple[list[str], object]:
     """Answer several questions about one picture, greedily: its features (K, C) run through the model once.
 
     Returns the answers and the cache of the picture, to be passed again for the same picture.
@@ -63,7 +65,14 @@ def answers(student: Student, packer: Packer, features: Tensor, texts: list[str]
     said: list[list[int]] = [[] for _ in texts]
     done = torch.zeros(len(texts), dtype=torch.bool)
     for _ in range(LONGEST):
-        out = lm(input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        out = lm(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=places,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         ids = out.logits[:, -1].argmax(1, keepdim=True)  # (Q, 1)
         done |= ids[:, 0] == packer.end[0]
         if done.all():
@@ -84,7 +93,9 @@ def _repeated(cache, times: int):
     return copied
 
 
-def measure(student: Student, split: str, scenes: int, blind: bool, count: int = 10) -> dict[str, list[tuple[Question, str]]]:
+def measure(
+    student: Student, split: str, scenes: int, blind: bool, count: int = 10
+) -> dict[str, list[tuple[Question, str]]]:
     """What the model says to the questions of some scenes of a split, by question type."""
     packer = Packer()
     grey = encode(tower(), [Image.new("RGB", (PIXELS, PIXELS), (128, 128, 128))])[0] if blind else None
@@ -92,7 +103,9 @@ def measure(student: Student, split: str, scenes: int, blind: bool, count: int =
     prefix, number = None, 0
     for path in shards(split):
         shard = Shard(path)
-        for index in tqdm(range(min(len(shard.things), scenes - number)), desc=f"{split} {'blind' if blind else 'dense'}"):
+        for index in tqdm(
+            range(min(len(shard.things), scenes - number)), desc=f"{split} {'blind' if blind else 'dense'}"
+        ):
             random = np.random.default_rng([UNSEEN_SEED, number])
             number += 1
             asked = questions(shard.things[index], random, count) if shard.things[index] else []
@@ -124,7 +137,9 @@ def perplexity(lm, tokens: int = 6000, window: int = 512) -> float:
 def says(lm, question: str) -> str:
     """The language model's greedy answer to a question without a picture."""
     tok = tokenizer()
-    inputs = tok.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    inputs = tok.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     out = lm.generate(**inputs, max_new_tokens=24, do_sample=False, pad_token_id=tok.pad_token_id)
     return tok.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
@@ -146,10 +161,17 @@ def main() -> None:
     for split in ("seen", "unseen"):
         for blind in (False, True):
             said = measure(student, split, given.scenes, blind)
-            hits = {type_: [matches(answer, question) for question, answer in pairs] for type_, pairs in sorted(said.items())}
+            hits = {
+                type_: [matches(answer, question) for question, answer in pairs]
+                for type_, pairs in sorted(said.items())
+            }
             hits["all"] = [hit for type_ in said for hit in hits[type_]]
             result[f"{split} {'blind' if blind else 'dense'}"] = {
-                type_: {"n": len(some), "accuracy": round(float(np.mean(some)), 3), "interval": [round(edge, 3) for edge in interval(sum(some), len(some))]}
+                type_: {
+                    "n": len(some),
+                    "accuracy": round(float(np.mean(some)), 3),
+                    "interval": [round(edge, 3) for edge in interval(sum(some), len(some))],
+                }
                 for type_, some in hits.items()
             }
             for type_, pairs in said.items() if not blind else ():
@@ -158,7 +180,10 @@ def main() -> None:
     if not given.no_text:
         before = language_model()
         result["perplexity"] = {"before": round(perplexity(before), 3), "after": round(perplexity(student.lm), 3)}
-        result["France"] = {"before": says(before, "What is the capital of France?"), "after": says(student.lm, "What is the capital of France?")}
+        result["France"] = {
+            "before": says(before, "What is the capital of France?"),
+            "after": says(student.lm, "What is the capital of France?"),
+        }
     print(json.dumps(result, indent=1))
     path = (CACHE / given.checkpoint).with_suffix(".json")
     Path(path).write_text(json.dumps(result, indent=1))

@@ -33,8 +33,21 @@ SKIPPED = re.compile(
     r"|stamps/symbols/|browser|reload|/home\d|macchina_caffe|_mateya_|lettuce_bolted|hallway|raccoon|io_donna|in_chair|attaccapanni|toro_al|table_tennis|sand_glass"
     r"|simbol_|onion_rings|set_top_box|geranium|gumnut|seasonal/halloween/grave-[b-j]|dreydl-"
 )
-NAMED = {"gnu-baby": "gnu", "gnu-baby-stand": "gnu", "magnifing_glass_gino_riv_01": "magnifying glass", "card_figure_king_nicu_r": "king"}
-COLOURS = {"red": (0.96, 0.05), "orange": (0.05, 0.11), "yellow": (0.11, 0.19), "green": (0.19, 0.45), "blue": (0.5, 0.7), "purple": (0.7, 0.83), "pink": (0.83, 0.96)}
+NAMED = {
+    "gnu-baby": "gnu",
+    "gnu-baby-stand": "gnu",
+    "magnifing_glass_gino_riv_01": "magnifying glass",
+    "card_figure_king_nicu_r": "king",
+}
+COLOURS = {
+    "red": (0.96, 0.05),
+    "orange": (0.05, 0.11),
+    "yellow": (0.11, 0.19),
+    "green": (0.19, 0.45),
+    "blue": (0.5, 0.7),
+    "purple": (0.7, 0.83),
+    "pink": (0.83, 0.96),
+}
 
 
 def prepare() -> None:
@@ -88,7 +101,7 @@ def open_picture(digest: str) -> Image.Image:
 
 
 def clusters(prints: list[tuple[int, int]]) -> list[int]:
-    """Give each picture the index of its cluster's first: fingerprints (plain, mirrored) within `NEAR` bits are one drawing."""
+    """Give each picture the index of its cluster's first, from fingerprints of it and of its mirror image."""
     plain = _bits([print_ for print_, _ in prints])  # (N, 64)
     mirrored = _bits([print_ for _, print_ in prints])
     first = list(range(len(prints)))
@@ -102,7 +115,10 @@ def clusters(prints: list[tuple[int, int]]) -> list[int]:
 
 def split_of(row: dict, rows: list[dict]) -> str:
     """A quarter of the clusters of each noun that has several clusters is never trained on."""
-    same = sorted({other["cluster"] for other in rows if other["name"] == row["name"]}, key=lambda key: hashlib.sha256(key.encode()).hexdigest())
+    same = sorted(
+        {other["cluster"] for other in rows if other["name"] == row["name"]},
+        key=lambda key: hashlib.sha256(key.encode()).hexdigest(),
+    )
     owners = {other["name"] for other in rows if other["cluster"] == row["cluster"]}
     held = same[: len(same) // 4] if len(same) >= 4 else same[:1] if len(same) >= 2 else []
     return "unseen" if row["cluster"] in held and len(owners) == 1 else "train"
@@ -129,7 +145,8 @@ def _unpacked() -> tuple[Path, Path]:
             for package in sorted(folder.glob("*.deb")):
                 subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise SystemExit(f"the Debian packages {' and '.join(PACKAGES)} cannot be had ({error}): training needs a Debian or Ubuntu with apt") from None
+            names = " and ".join(PACKAGES)
+            raise SystemExit(f"{names} cannot be had ({error}): training needs a Debian or Ubuntu with apt") from None
     return stamps, drawings
 
 
@@ -144,12 +161,16 @@ def _caption(path: Path, content: bytes) -> str:
     title = re.search(rb"<dc:title>\s*([^<]*)", content)
     words = title.group(1).decode("utf8", "replace") if title else ""
     boring = re.search(r"clipart|sibmission|various|collection|iconset|elements|homes|home", words, re.I)
-    name = re.sub(r"_(architett?o?|franc\w*|fra|rollandin|nicu|bucul\w*|ganson|benji|park|mimooh|peterm|juliane|krug|01|02|03)\b.*", "", path.stem)
+    name = re.sub(
+        r"_(architett?o?|franc\w*|fra|rollandin|nicu|bucul\w*|ganson|benji|park|mimooh|peterm|juliane|krug|01|02|03)\b.*",
+        "",
+        path.stem,
+    )
     return words if not boring and noun_in(words) is not None else name.replace("_", " ")
 
 
 def _cut(path: Path) -> Image.Image | None:
-    """The picture on nothing, trimmed to what is opaque; None if it cannot be drawn, is empty, or fills a whole rectangle."""
+    """Draw a picture on nothing, trimmed to what is opaque; None: it cannot be drawn, is empty or is a mere line."""
     try:
         if path.suffix == ".svg":
             import resvg_py
@@ -194,7 +215,10 @@ def _colour(image: Image.Image) -> str | None:
     shares["gray"] = (opaque & (value >= 0.25) & (value <= 0.8) & (saturation < 0.12)).sum()
     brown = coloured & _between(hue, 0.0, 0.13) & (value < 0.65)
     shares["brown"] = brown.sum()
-    shares["red"], shares["orange"] = shares["red"] - (brown & _between(hue, 0.96, 0.05)).sum(), shares["orange"] - (brown & _between(hue, 0.05, 0.11)).sum()
+    shares["red"], shares["orange"] = (
+        shares["red"] - (brown & _between(hue, 0.96, 0.05)).sum(),
+        shares["orange"] - (brown & _between(hue, 0.05, 0.11)).sum(),
+    )
     name, count = max(shares.items(), key=lambda pair: pair[1])
     return name if count > 0.62 * opaque.sum() else None
 

@@ -4,10 +4,11 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from training.photo.names import NOUNS, plural, with_article
+from training.photo.names import NOUNS, plural, sections, with_article
 from training.photo.scenes import Thing
 
 __all__ = ["TYPES", "WORDINGS", "Question", "matches", "normalise", "questions"]
@@ -24,43 +25,7 @@ class Question:
     accepted: tuple[str, ...] = ()
 
 
-WORDINGS = {
-    "what": """What is this?|What's this?|What is shown here?|What is in the picture?|What is in this image?|What do you see?|What can you see here?|What is it?|What does the picture show?
-        What does this image show?|What is the thing in the picture?|What object is this?|What is pictured?|Name the thing in the picture.|Name what you see.|Identify the object.|Tell me what this is.|What am I looking at?
-        What is the main subject?|Which thing is shown?|Can you tell what this is?|What's in the photo?""",
-    "exists": """Is there {a} in the picture?|Is there {a}?|Is there {a} here?|Do you see {a}?|Can you see {a}?|Does the picture show {a}?|Is {a} shown?|Is {a} in the image?|Does the image contain {a}?|Are there any {s}?
-        Are there any {s} here?|Do you see any {s}?|Can you find {a}?|Is {a} visible?|Does this photo have {a} in it?|Is there {a} anywhere?|Any {s} in the picture?|Is {a} present?|Would you say there is {a} here?|Do any {s} appear?
-        Can {a} be seen?|Is there {a} in this photo?""",
-    "either": """Is it {a} or {b}?|Is this {a} or {b}?|Does the picture show {a} or {b}?|Which is shown, {a} or {b}?|Is there {a} or {b} in the picture?|Do you see {a} or {b}?|{A} or {b}?|What is shown: {a} or {b}?
-        Which of the two is in the picture, {a} or {b}?|Can you see {a} or {b}?|Is {a} or {b} shown?|Would you call this {a} or {b}?|Which one is here, {a} or {b}?|Is that {a} or {b}?|Which do you see, {a} or {b}?|Does this image have {a} or {b}?
-        Is the thing {a} or {b}?|Tell me whether there is {a} or {b}.|Which one appears, {a} or {b}?|Is {a} or {b} in the photo?""",
-    "count": """How many {s} are there?|How many {s} do you see?|How many {s} are in the picture?|How many {s}?|How many {s} can you count?|Count the {s}.|What is the number of {s}?|How many {s} are shown?|How many {s} are visible?
-        Can you count the {s}?|Tell me how many {s} there are.|How many {s} does the picture show?|How many {s} are here?|How many {s} can be seen?|What number of {s} is shown?|In total, how many {s} are there?|How many {s} appear?
-        How many {s} does the image contain?|Number of {s}?|How many {s} are in this photo?""",
-    "colour": """What color is the {n}?|What colour is the {n}?|What is the color of the {n}?|Which color is the {n}?|What color does the {n} have?|Tell me the color of the {n}.|The {n} is what color?|What is the {n}'s color?|Which colour does the {n} have?
-        Name the color of the {n}.|What color would you say the {n} is?|What is the main color of the {n}?|Of what color is the {n}?|What colour would you call the {n}?|Can you tell the color of the {n}?|In which color is the {n}?
-        What's the color of the {n}?|What shade is the {n}?|What color is the {n} in the picture?|What color is the {n} here?""",
-    "where": """Where is the {n}?|Where is the {n} in the picture?|In which part of the picture is the {n}?|Where can I find the {n}?|Where do you see the {n}?|What is the position of the {n}?|Whereabouts is the {n}?|Where's the {n}?|Locate the {n}.
-        In what part of the image is the {n}?|Where in the image is the {n}?|Tell me where the {n} is.|Which part of the picture shows the {n}?|Where does the {n} appear?|Can you say where the {n} is?|Where is the {n} located?
-        Where should I look for the {n}?|At which place is the {n}?|Where has the {n} been put?|On which side is the {n}?""",
-    "at": """What is {p}?|What is shown {p}?|What do you see {p}?|What can be seen {p}?|What is there {p}?|Which thing is {p}?|What's {p}?|What object is {p}?|What is the thing {p}?|Name the thing {p}.|Tell me what is {p}.|What lies {p}?
-        What does the picture show {p}?|Which object do you see {p}?|What is located {p}?|What have we got {p}?|What is to be found {p}?|What appears {p}?|What can you see {p}?|Can you tell what is {p}?""",
-    "side": """What is {d} the {n}?|What do you see {d} the {n}?|What can be seen {d} the {n}?|Which thing is {d} the {n}?|What's {d} the {n}?|What object is {d} the {n}?|Name the thing {d} the {n}.|Tell me what is {d} the {n}.|What lies {d} the {n}?
-        What is shown {d} the {n}?|What is located {d} the {n}?|What is there {d} the {n}?|What thing is {d} the {n}?|What appears {d} the {n}?|What can you see {d} the {n}?|Can you tell what is {d} the {n}?|What is the thing {d} the {n}?
-        Which object is {d} the {n}?|What is to be found {d} the {n}?|{D} the {n}, what do you see?""",
-    "beside": """What is next to the {n}?|What is beside the {n}?|What is near the {n}?|What is closest to the {n}?|What's next to the {n}?|Which thing is nearest to the {n}?|What stands next to the {n}?|What do you see next to the {n}?|What is the {n} next to?
-        What is by the {n}?|Name the thing next to the {n}.|Tell me what is next to the {n}.|What lies near the {n}?|What is close to the {n}?|What is the neighbor of the {n}?|Which object is next to the {n}?|What is around the {n}?|What is shown beside the {n}?
-        What can you see next to the {n}?|What else is there beside the {n}?""",
-    "kind": """What {k} is this?|What {k} is shown?|Which {k} is in the picture?|What {k} do you see?|Which {k} can you see?|What {k} is in the image?|What {k} is there?|What kind of {k} is this?|What kind of {k} is shown?|What sort of {k} do you see?
-        Which {k} is this?|Name the {k}.|What type of {k} is in the picture?|Tell me which {k} this is.|What kind of {k} is there?|Identify the {k}.|What {k} is here?|What {k} does the picture show?|Can you name the {k}?|What is the {k} called?
-        Which kind of {k} is it?""",
-    "list": """What {ks} are there?|What {ks} do you see?|Which {ks} are in the picture?|Which {ks} are shown?|Name the {ks}.|What {ks} can you see?|List the {ks}.|What {ks} are in the image?|Which {ks} do you see?|Tell me which {ks} there are.
-        What {ks} does the picture show?|What {ks} are visible?|Which {ks} can be seen?|What {ks} are here?|Name all the {ks}.|Which {ks} are there?|What kinds of {ks} are shown?|Can you name the {ks}?|What {ks} appear?|Which {ks} are here?""",
-    "describe": """Describe the picture in a sentence.|Describe the picture.|Describe the image.|Describe this image briefly.|What is going on here?|Give a short description.|Write a caption.|Caption this image.|Describe what you see.|Tell me about this picture.
-        Sum up the picture.|Say in one sentence what is shown.|Give the picture a caption.|What would you write under this photo?|Describe the scene.|Describe the photo in one sentence.|Briefly, what does the image show?|Give me a one-sentence description.
-        In a sentence, what is here?|Describe everything you see.|What are the things in the picture?""",
-}  # fmt: skip
-WORDINGS = {type_: re.split(r"\||\n\s*", text) for type_, text in WORDINGS.items()}
+WORDINGS = sections(Path(__file__).with_name("wordings.txt"))
 TYPES = tuple(WORDINGS)
 REGIONS = {
     "top left": (0, 0), "top": (1, 0), "top right": (2, 0), "left": (0, 1), "center": (1, 1), "right": (2, 1),
@@ -68,8 +33,27 @@ REGIONS = {
 }  # fmt: skip
 NUMBERS = ("0", "1", "2", "3", "4", "5", "6")
 WORDS = ("zero", "one", "two", "three", "four", "five", "six")
-PLACE = {"animal": "animals", "fruit": "fruits", "food": "foods", "clothing": "clothes", "furniture": "pieces of furniture"}
-NAMED_KINDS = ("animal", "bird", "fish", "insect", "fruit", "vegetable", "vehicle", "tool", "instrument", "plant", "building", "toy")
+PLACE = {
+    "animal": "animals",
+    "fruit": "fruits",
+    "food": "foods",
+    "clothing": "clothes",
+    "furniture": "pieces of furniture",
+}
+NAMED_KINDS = (
+    "animal",
+    "bird",
+    "fish",
+    "insect",
+    "fruit",
+    "vegetable",
+    "vehicle",
+    "tool",
+    "instrument",
+    "plant",
+    "building",
+    "toy",
+)
 CREATURES = ("animal", "bird", "fish", "insect")
 EDGE = 0.04  # of the picture's side: nearer than this to a border of its region, a place has no clear name
 
@@ -96,7 +80,11 @@ def normalise(answer: str) -> str:
     """Lower case, no article, no punctuation, numbers as digits."""
     words = re.findall(r"[a-z0-9]+", answer.lower().replace("grey", "gray").replace("colour", "color"))
     words = [NUMBERS[WORDS.index(word)] if word in WORDS else word for word in words]
-    return " ".join(word for word in words if word not in ("a", "an", "the", "some", "at", "in", "on", "there", "is", "are", "it", "to"))
+    return " ".join(
+        word
+        for word in words
+        if word not in ("a", "an", "the", "some", "at", "in", "on", "there", "is", "are", "it", "to")
+    )
 
 
 def matches(said: str, question: Question) -> bool:
@@ -108,7 +96,14 @@ def _one(random: np.random.Generator, options: list) -> object:
     return options[int(random.integers(len(options)))]
 
 
-def _ask(type_: str, random: np.random.Generator, answer: str, about: tuple[int, ...], accepted: tuple[str, ...] = (), **words: str) -> Question:
+def _ask(
+    type_: str,
+    random: np.random.Generator,
+    answer: str,
+    about: tuple[int, ...],
+    accepted: tuple[str, ...] = (),
+    **words: str,
+) -> Question:
     text = str(_one(random, WORDINGS[type_])).format(**words)
     return Question(text, answer[0].upper() + answer[1:], type_, about, accepted)
 
@@ -119,7 +114,7 @@ def _thing_answer(name: str) -> str:
 
 
 def _also(name: str) -> tuple[str, ...]:
-    return tuple(alias for alias in NOUNS[name].aliases) + (plural(name),)
+    return (*NOUNS[name].aliases, plural(name))
 
 
 def _unique(things: tuple[Thing, ...]) -> list[int]:
@@ -135,7 +130,13 @@ def _region(thing: Thing) -> str | None:
 
 
 def _in_place(region: str) -> str:
-    return "in the center" if region == "center" else f"on the {region}" if region in ("left", "right") else f"at the {region}"
+    return (
+        "in the center"
+        if region == "center"
+        else f"on the {region}"
+        if region in ("left", "right")
+        else f"at the {region}"
+    )
 
 
 def _what(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
@@ -160,7 +161,9 @@ def _exists(things: tuple[Thing, ...], random: np.random.Generator) -> Question 
     about: tuple[int, ...] = ()
     yes = random.random() < 0.5
     if random.random() < 0.25:
-        options = [kind for kind in NAMED_KINDS if (kind in kinds) == yes and not (kind == "animal" and kinds & set(CREATURES))]
+        options = [
+            kind for kind in NAMED_KINDS if (kind in kinds) == yes and not (kind == "animal" and kinds & set(CREATURES))
+        ]
         if not options:
             return None
         name = str(_one(random, options))
@@ -216,7 +219,9 @@ def _where(things: tuple[Thing, ...], random: np.random.Generator) -> Question |
 def _at(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
     regions = [_region(thing) for thing in things]
     cells = Counter(regions)
-    options = [index for index, region in enumerate(regions) if region is not None and cells[region] == 1 and None not in cells]
+    options = [
+        index for index, region in enumerate(regions) if region is not None and cells[region] == 1 and None not in cells
+    ]
     if not options or len({thing.name for thing in things}) == 1:
         return None
     index = int(_one(random, options))  # type: ignore[call-overload]
@@ -229,14 +234,25 @@ def _side(things: tuple[Thing, ...], random: np.random.Generator) -> Question | 
     if len(things) != len(_unique(things)) or not 2 <= len(things) <= 3:
         return None
     index = int(random.integers(len(things)))
-    axis, sign, words = [(0, -1, "to the left of"), (0, 1, "to the right of"), (1, -1, "above"), (1, 1, "below")][int(random.integers(4))]
+    axis, sign, words = [(0, -1, "to the left of"), (0, 1, "to the right of"), (1, -1, "above"), (1, 1, "below")][
+        int(random.integers(4))
+    ]
     offsets = [sign * (thing.centre[axis] - things[index].centre[axis]) for thing in things]
     across = [abs(thing.centre[1 - axis] - things[index].centre[1 - axis]) for thing in things]
     there = [other for other in range(len(things)) if other != index and offsets[other] > 0.03]
     if len(there) != 1 or offsets[there[0]] < 0.15 or across[there[0]] > 1.5 * offsets[there[0]]:
         return None
     name = things[there[0]].name
-    return _ask("side", random, _thing_answer(name), (index, there[0]), _also(name), d=words, D=words.capitalize(), n=things[index].name)
+    return _ask(
+        "side",
+        random,
+        _thing_answer(name),
+        (index, there[0]),
+        _also(name),
+        d=words,
+        D=words.capitalize(),
+        n=things[index].name,
+    )
 
 
 def _beside(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
@@ -244,7 +260,11 @@ def _beside(things: tuple[Thing, ...], random: np.random.Generator) -> Question 
         return None
     index = int(random.integers(len(things)))
     x, y = things[index].centre
-    far = sorted((np.hypot(thing.centre[0] - x, thing.centre[1] - y), other) for other, thing in enumerate(things) if other != index)
+    far = sorted(
+        (np.hypot(thing.centre[0] - x, thing.centre[1] - y), other)
+        for other, thing in enumerate(things)
+        if other != index
+    )
     if len(far) > 1 and far[1][0] < 1.5 * far[0][0]:
         return None
     name = things[far[0][1]].name
@@ -263,7 +283,7 @@ def _kind(things: tuple[Thing, ...], random: np.random.Generator) -> Question | 
 
 
 def _is(thing: Thing, kind: str) -> bool:
-    return thing.kind == kind or kind == "animal" and thing.kind in CREATURES
+    return thing.kind == kind or (kind == "animal" and thing.kind in CREATURES)
 
 
 def _list(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
@@ -271,16 +291,24 @@ def _list(things: tuple[Thing, ...], random: np.random.Generator) -> Question | 
     if not options:
         return None
     kind = str(_one(random, options))
-    about = sorted((index for index, thing in enumerate(things) if _is(thing, kind)), key=lambda index: things[index].centre)
+    about = sorted(
+        (index for index, thing in enumerate(things) if _is(thing, kind)), key=lambda index: things[index].centre
+    )
     names = list(dict.fromkeys(things[index].name for index in about))
-    return _ask("list", random, _joined([_thing_answer(name) for name in names]), tuple(about), ks=PLACE.get(kind, plural(kind)))
+    return _ask(
+        "list", random, _joined([_thing_answer(name) for name in names]), tuple(about), ks=PLACE.get(kind, plural(kind))
+    )
 
 
 def _describe(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
     counts = Counter(thing.name for thing in things)
     if len(counts) > 4 or max(counts.values()) >= len(WORDS):
         return None
-    names = list(dict.fromkeys(things[index].name for index in sorted(range(len(things)), key=lambda index: things[index].centre)))
+    names = list(
+        dict.fromkeys(
+            things[index].name for index in sorted(range(len(things)), key=lambda index: things[index].centre)
+        )
+    )
     parts = []
     for name in names:
         own = [thing for thing in things if thing.name == name]
@@ -295,6 +323,16 @@ def _joined(parts: list[str]) -> str:
 
 
 _MAKERS: dict[str, Callable[[tuple[Thing, ...], np.random.Generator], Question | None]] = {
-    "what": _what, "exists": _exists, "either": _either, "count": _count, "colour": _colour, "where": _where, "at": _at, "side": _side,
-    "beside": _beside, "kind": _kind, "list": _list, "describe": _describe,
-}  # fmt: skip
+    "what": _what,
+    "exists": _exists,
+    "either": _either,
+    "count": _count,
+    "colour": _colour,
+    "where": _where,
+    "at": _at,
+    "side": _side,
+    "beside": _beside,
+    "kind": _kind,
+    "list": _list,
+    "describe": _describe,
+}

@@ -1,4 +1,4 @@
-"""Scenes: a few pictures of things on a background, with the box of each. A scene is a function of its split and its number."""
+"""Scenes: a few pictures of things on a background, with their boxes. Split and number alone decide a scene."""
 
 import zlib
 from dataclasses import dataclass
@@ -16,7 +16,19 @@ GRID = PIXELS // PATCH
 SMALLEST, LARGEST = 40, 240  # pixels of a thing's longer side; half the picture's area is about 240 x 240
 CROWD = 8  # things of a crowded scene
 COVERED = 0.35  # share of a patch's pixels that must be opaque for the patch to belong to a thing
-PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket", "brick", "grass", "gravel", "hubble_deep_field", "moon", "retina", "immunohistochemistry")
+PHOTOGRAPHS = (
+    "astronaut",
+    "coffee",
+    "chelsea",
+    "rocket",
+    "brick",
+    "grass",
+    "gravel",
+    "hubble_deep_field",
+    "moon",
+    "retina",
+    "immunohistochemistry",
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,9 @@ def compose(split: str, number: int) -> Scene:
     owners = np.full((GRID, GRID), -1, dtype=np.int8)
     taken = np.zeros((PIXELS, PIXELS), dtype=bool)
     things: list[Thing] = []
-    for row, side in _crowd(random, number) if split == "crowd" else _cast(random, "unseen" if split == "unseen" else "train"):
+    for row, side in (
+        _crowd(random, number) if split == "crowd" else _cast(random, "unseen" if split == "unseen" else "train")
+    ):
         cutout = _posed(open_picture(row["id"]), side, random)
         place = _free(taken, cutout, random)
         if place is None:
@@ -69,7 +83,9 @@ def compose(split: str, number: int) -> Scene:
         share = mask.reshape(GRID, PATCH, GRID, PATCH).mean((1, 3))  # (GRID, GRID)
         shown = share >= min(COVERED, share.max())
         owners[shown] = len(things)
-        things.append(Thing(row["name"], row["kind"], row["colour"], row["id"], (left, top, left + width, top + height)))
+        things.append(
+            Thing(row["name"], row["kind"], row["colour"], row["id"], (left, top, left + width, top + height))
+        )
     return Scene(image, tuple(things), owners)
 
 
@@ -80,7 +96,10 @@ def _crowd(random: np.random.Generator, number: int) -> list[tuple[dict, int]]:
     order = np.random.default_rng(number // a_round).permutation(len(rows))
     first = number % a_round * CROWD
     sides = random.integers(SMALLEST + 10, 130, CROWD)
-    return sorted(((rows[index], int(side)) for index, side in zip(order[first : first + CROWD], sides, strict=True)), key=lambda pair: -pair[1])
+    return sorted(
+        ((rows[index], int(side)) for index, side in zip(order[first : first + CROWD], sides, strict=True)),
+        key=lambda pair: -pair[1],
+    )
 
 
 def _cast(random: np.random.Generator, split: str) -> list[tuple[dict, int]]:
@@ -192,7 +211,9 @@ def _stripes(random: np.random.Generator) -> Image.Image:
     """Two colours in waves of some direction: sky and sea, planks, cloth."""
     angle, length = random.uniform(0, np.pi), float(random.choice([12, 30, 80, 300, 700]))
     rows, columns = np.mgrid[:PIXELS, :PIXELS]
-    wave = 0.5 + 0.5 * np.sin((columns * np.cos(angle) + rows * np.sin(angle)) * 2 * np.pi / length + random.uniform(0, 6))
+    wave = 0.5 + 0.5 * np.sin(
+        (columns * np.cos(angle) + rows * np.sin(angle)) * 2 * np.pi / length + random.uniform(0, 6)
+    )
     first, second = random.integers(30, 240, (2, 3))
     pixels = first + (second - first) * wave[..., None] + random.normal(0, random.uniform(0, 10), (PIXELS, PIXELS, 1))
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))

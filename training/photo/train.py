@@ -38,13 +38,13 @@ SAVE_EVERY = 150  # seconds
 
 @dataclass
 class Packed:
-    """One row: token ids (L; -1: a visual token), features (V, C), positions (L), mask (L, L), targets (L; -1: none)."""
+    """One row of tokens."""
 
-    ids: Tensor
-    features: Tensor
-    positions: Tensor
-    mask: Tensor
-    targets: Tensor
+    ids: Tensor  # (L), -1: a visual token
+    features: Tensor  # (V, C)
+    positions: Tensor  # (L)
+    mask: Tensor  # (L, L), True: may be seen
+    targets: Tensor  # (L), -1: none
     spans: list[tuple[Question | None, int, int]]  # where each answer's targets lie
 
 
@@ -58,12 +58,16 @@ class Packer:
         self.newline = self.encode("\n")
         self.decode = lambda ids: tok.decode(ids, skip_special_tokens=True).strip()
 
-    def pack(self, scenes: list[tuple[Tensor, list[Question]]], texts: list[tuple[list[int], list[int]]] = ()) -> Packed:
+    def pack(
+        self, scenes: list[tuple[Tensor, list[Question]]], texts: list[tuple[list[int], list[int]]] = ()
+    ) -> Packed:
         """Pack scenes (features (K, C), questions) and texts (prompt ids, answer ids) into one row."""
         ids: list[int] = []
         positions: list[int] = []
         targets: list[int] = []
-        groups: list[tuple[int, int]] = []  # of each token: its scene, and its question in the scene (0: what all share)
+        groups: list[
+            tuple[int, int]
+        ] = []  # of each token: its scene, and its question in the scene (0: what all share)
         spans = []
         group = 0
         for features, asked in scenes:
@@ -89,7 +93,11 @@ class Packer:
             groups += [(group, 0)] * (len(prompt) + len(answer))
             group += 1
         scene, number = torch.tensor(groups).T  # (L) each
-        mask = (scene[:, None] == scene) & ((number[:, None] == number) | (number == 0)) & torch.ones(len(ids), len(ids)).tril().bool()
+        mask = (
+            (scene[:, None] == scene)
+            & ((number[:, None] == number) | (number == 0))
+            & torch.ones(len(ids), len(ids)).tril().bool()
+        )
         features = torch.cat([features for features, _ in scenes]) if scenes else torch.zeros(0, 384)
         return Packed(torch.tensor(ids), features, torch.tensor(positions), mask, torch.tensor(targets), spans)
 
@@ -122,7 +130,10 @@ class Student(torch.nn.Module):
 
     def trained(self) -> dict[str, Tensor]:
         """What the bridge consists of."""
-        return {**{f"projector.{name}": value for name, value in self.projector.named_parameters()}, **lora_parameters(self.lm)}
+        return {
+            **{f"projector.{name}": value for name, value in self.projector.named_parameters()},
+            **lora_parameters(self.lm),
+        }
 
     def load_trained(self, saved: dict[str, Tensor]) -> None:
         """Put a saved bridge in place."""
@@ -146,11 +157,16 @@ def shown(owners: np.ndarray, random: np.random.Generator) -> np.ndarray:
         return np.arange(len(owners))
     if style < ALL + SUBSET:
         return np.sort(random.permutation(len(owners))[: random.integers(64, 160)])
-    some = [random.permutation(np.flatnonzero(owners == thing))[: random.integers(2, 6)] for thing in range(owners.max() + 1)]
+    some = [
+        random.permutation(np.flatnonzero(owners == thing))[: random.integers(2, 6)]
+        for thing in range(owners.max() + 1)
+    ]
     return np.sort(np.concatenate([*some, random.permutation(np.flatnonzero(owners < 0))[: random.integers(2, 10)]]))
 
 
-def example(features: np.ndarray, owners: np.ndarray, things: tuple[Thing, ...], random: np.random.Generator, count: int) -> tuple[Tensor, list[Question]]:
+def example(
+    features: np.ndarray, owners: np.ndarray, things: tuple[Thing, ...], random: np.random.Generator, count: int
+) -> tuple[Tensor, list[Question]]:
     """One scene with questions that the tokens shown can answer."""
     places = shown(owners.reshape(-1), random)
     seen = set(owners.reshape(-1)[places].tolist())
@@ -162,13 +178,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What can be chosen about training."""
     parser.add_argument("--run", default="first", help="name of the folder for checkpoints and the log")
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--decay", action="store_true", help="let the learning rate fall to 0 over the minutes; final.pt")
+    parser.add_argument(
+        "--decay", action="store_true", help="let the learning rate fall to 0 over the minutes; final.pt"
+    )
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--scenes-a-step", type=int, default=2)
     parser.add_argument("--questions", type=int, default=8, help="a scene")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="more than one waits for the others where cores are shared")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="more than one waits for the others where cores are shared"
+    )
 
 
 def train(given: argparse.Namespace) -> None:
@@ -264,7 +284,10 @@ class Record:
 def save(path: Path, student: Student, optimiser: torch.optim.Optimizer, step: int, seconds: float) -> None:
     """Write a checkpoint that an interruption cannot halve."""
     bridge = {name: value.detach().cpu() for name, value in student.trained().items()}
-    torch.save({"bridge": bridge, "optimiser": optimiser.state_dict(), "step": step, "seconds": seconds}, path.with_suffix(".tmp"))
+    torch.save(
+        {"bridge": bridge, "optimiser": optimiser.state_dict(), "step": step, "seconds": seconds},
+        path.with_suffix(".tmp"),
+    )
     os.replace(path.with_suffix(".tmp"), path)
 
 

