@@ -70,7 +70,8 @@ def source_of(model: str | Path | None) -> str:
     """The folder, or hub id, of a model; None: the one that ships; "photo": the one that was fetched.
 
     Raises:
-        ValueError: "photo" before it was fetched, a folder that isn't there or holds no model, or something that is neither.
+        ValueError: "photo" before it was fetched, a folder that isn't there or holds no model, or something that is
+            neither.
     """
     if model is None:
         from adafv.embedded import MODEL_DIR

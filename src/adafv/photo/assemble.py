@@ -62,18 +62,18 @@ def assemble(
     Returns:
         The model in bfloat16.
     """
-    with torch.no_grad():
-        for name, down in bridge.items():
-            if name.endswith(".down"):
-                layer = language_model.get_submodule(name.removesuffix(".down"))
-                layer.weight += bridge[name.removesuffix("down") + "up"].float() @ down.float()
+    weights = language_model.state_dict()  # shares memory with the model
+    for name, down in bridge.items():
+        if name.endswith(".down"):
+            up = bridge[name.removesuffix("down") + "up"]
+            weights[name.removesuffix("down") + "weight"] += up.float() @ down.float()
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
-    image_token = tokenizer.convert_tokens_to_ids(IMAGE)
+    image_token = tokenizer.get_vocab()[IMAGE]
     language_model.resize_token_embeddings(max(language_model.config.vocab_size, image_token + 1))
     config = LlavaConfig(
         vision_config=tower.config,
         text_config=language_model.config,
-        image_token_id=image_token,
+        image_token_index=image_token,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         image_seq_length=GRID**2,
@@ -91,7 +91,7 @@ def assemble(
     }
     parts.multi_modal_projector.load_state_dict(projector)
     model.generation_config = language_model.generation_config
-    return model.to(torch.bfloat16).eval()
+    return model.bfloat16().eval()
 
 
 def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, target: Path) -> None:
