@@ -237,7 +237,7 @@ def test_without_a_bridge_nothing_is_downloaded(fetchable, monkeypatch, tmp_path
 def tiny_parts() -> tuple[Dinov2Model, LlamaForCausalLM, dict[str, torch.Tensor]]:
     torch.manual_seed(0)
     vision = Dinov2Config(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=GRID * 14, patch_size=14
+        hidden_size=16, num_hidden_layers=6, num_attention_heads=2, image_size=GRID * 14, patch_size=14
     )
     text = LlamaConfig(
         vocab_size=len(tokenizer()),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 from transformers import Dinov2Model
 
@@ -31,15 +32,18 @@ class Shard:
         ]
 
 
-def encode(tower: Dinov2Model, images: list[Image.Image]) -> torch.Tensor:
-    """The tower's last hidden states without CLS, as LLaVA takes them: (B, N, C)."""
+def encode(tower: Dinov2Model, images: list[Image.Image]) -> Tensor:
+    """The hidden states that the projector reads, without CLS: (B, N, C)."""
+    return hidden_states(tower, images)[-1]
+
+
+def hidden_states(tower: Dinov2Model, images: list[Image.Image]) -> list[Tensor]:
+    """Those of every layer, without CLS: (B, N, C) each."""
     pixels = np.stack([np.asarray(image, dtype=np.float32) for image in images]) / 255
-    pixels = (pixels - np.float32(MEAN)) / np.float32(STD)
+    pixels = torch.from_numpy((pixels - np.float32(MEAN)) / np.float32(STD)).permute(0, 3, 1, 2)  # (B, 3, H, W)
     with torch.inference_mode():
-        states = tower(
-            torch.from_numpy(pixels).permute(0, 3, 1, 2).to(tower.device), output_hidden_states=True
-        ).hidden_states
-    return states[-1][:, 1:].cpu()
+        states = tower(pixels.to(tower.device), output_hidden_states=True).hidden_states
+    return [state[:, 1:].cpu() for state in states]
 
 
 def prepare(tower: Dinov2Model, split: str, count: int) -> None:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["NOUNS", "Noun", "noun_in", "plural", "sections", "with_article"]
+__all__ = ["NOUNS", "Noun", "lines_of", "noun_in", "plural", "sections", "with_article"]
 
 IRREGULAR = {
     "goose": "geese",
@@ -40,13 +40,19 @@ class Noun:
     aliases: tuple[str, ...] = ()
 
 
+def lines_of(path: Path) -> list[str]:
+    """Read the lines of a text file, without comments and empty ones."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def sections(path: Path) -> dict[str, list[str]]:
     """Read a text file of `[section]` lines and what follows each, without comments and empty lines."""
     found: dict[str, list[str]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines_of(path):
         if line.startswith("["):
             found[line.strip("[]")] = []
-        elif line and not line.startswith("#"):
+        else:
             found[list(found)[-1]].append(line)
     return found
 

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import AutoTokenizer, Dinov2Model, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from adafv.photo.assemble import FEATURE_LAYER
 from training.photo.places import CACHE
 
 __all__ = ["language_model", "prepare", "tokenizer", "tower"]
@@ -32,9 +33,11 @@ def prepare() -> None:
 
 
 def tower() -> Dinov2Model:
-    """DINOv2-S for 336 pixels, frozen."""
+    """DINOv2-S for 336 pixels, frozen, up to the layer that the projector reads."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Dinov2Model.from_pretrained(PARTS / "tower", attn_implementation="sdpa").to(device).eval()
+    model = Dinov2Model.from_pretrained(PARTS / "tower", attn_implementation="sdpa")
+    model.encoder.layer = model.encoder.layer[: len(model.encoder.layer) + 1 + FEATURE_LAYER]
+    return model.to(device).eval()
 
 
 def language_model() -> LlamaForCausalLM:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from training.photo.names import noun_in
+from training.photo.names import lines_of, noun_in
 from training.photo.places import CACHE
 
 __all__ = ["PICTURES", "clusters", "open_picture", "prepare", "read_index", "split_of"]
@@ -26,13 +26,7 @@ PICTURES = CACHE / "pictures"
 PACKAGES = ("tuxpaint-stamps-default", "openclipart-svg")
 SIDE = 320  # pixels of a picture's longer side
 NEAR = 8  # bits of 64 in which two fingerprints of the same drawing may differ
-SKIPPED = re.compile(
-    r"/(icons|arrows|callouts|flowchart|roadsigns|aiga-symbols|cards|chess|dice|folders|buttons|emblems|led|gradients|patterns|examples|diagrams"
-    r"|logos|geography|connectors|jigsaw|stars|math|alphabets|money|shapes|duplicates|hazard|electronics/battery|graves?)/"
-    r"|contour|outline|_bw|b_w|_symbol|symbol_|_icon|icon_|sign_|_sign|_flag_|silhouet|rpg_map|body_part|_mirror|map_sym|mapsym|rating|nosmoke|no_smok"
-    r"|stamps/symbols/|browser|reload|/home\d|macchina_caffe|_mateya_|lettuce_bolted|hallway|raccoon|io_donna|in_chair|attaccapanni|toro_al|table_tennis|sand_glass"
-    r"|simbol_|onion_rings|set_top_box|geranium|gumnut|seasonal/halloween/grave-[b-j]|dreydl-"
-)
+SKIPPED = re.compile("|".join(lines_of(Path(__file__).with_name("skipped.txt"))))
 NAMED = {
     "gnu-baby": "gnu",
     "gnu-baby-stand": "gnu",

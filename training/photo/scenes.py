@@ -57,12 +57,14 @@ class Scene:
     owners: np.ndarray  # (GRID, GRID) int8
 
 
-def compose(split: str, number: int) -> Scene:
+def compose(split: str, number: int, again: int = 0) -> Scene:
     """Compose one scene, of a split: "train", "crowd" and "seen" share pictures but no scene, "unseen" has its own.
 
-    A crowd is eight things: more to learn from for one pass of the tower, each picture in turn.
+    A crowd is eight things: more to learn from for one pass of the tower, each picture in turn. Composed again, the
+    pictures of a crowd are the same, their sizes and places are not.
     """
-    random = np.random.default_rng([zlib.crc32(split.encode()), number])
+    seed = [zlib.crc32(split.encode()), number]
+    random = np.random.default_rng([*seed, again] if again else seed)
     image = _background(random)
     owners = np.full((GRID, GRID), -1, dtype=np.int8)
     taken = np.zeros((PIXELS, PIXELS), dtype=bool)

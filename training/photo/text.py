@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from training.photo.names import lines_of
 from training.photo.parts import language_model, tokenizer
 from training.photo.places import CACHE
 
@@ -17,8 +18,7 @@ TOKENS = 40
 
 def prompts() -> list[str]:
     """Questions without a picture."""
-    lines = Path(__file__).with_name("prompts.txt").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if not line.startswith("#")]
+    return lines_of(Path(__file__).with_name("prompts.txt"))
 
 
 def prepare(batch: int = 24) -> None:

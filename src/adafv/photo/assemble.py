@@ -25,6 +25,8 @@ __all__ = ["CHAT_TEMPLATE", "GRID", "assemble", "read_bridge", "read_language_mo
 
 GRID = 24  # patches along a side: 336 pixels
 PATCH = 14
+FEATURE_LAYER = -5
+"""Of 12: the net that the tower comes from was trained to see what is salient, and its last layers forgot the rest."""
 IMAGE = "<image>"
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as DINOv2 was trained
 CHAT_TEMPLATE = (
@@ -74,7 +76,7 @@ def assemble(
         vision_config=tower.config,
         text_config=language_model.config,
         image_token_index=image_token,
-        vision_feature_layer=-1,
+        vision_feature_layer=FEATURE_LAYER,
         vision_feature_select_strategy="default",
         image_seq_length=GRID**2,
         tie_word_embeddings=True,
