@@ -1,16 +1,22 @@
 """How the photo model's bridge is trained: honest splits, questions as people ask them, rows that leak nothing."""
 
+import argparse
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.photo import pictures
+from training.photo import measure, pictures, train
+from training.photo.align import Projector
 from training.photo.names import NOUNS, noun_in, plural, with_article
 from training.photo.pictures import PICTURES, clusters, read_index, split_of
 from training.photo.questions import TYPES, WORDINGS, Question, matches, normalise, questions
 from training.photo.scenes import Thing
-from training.photo.train import Packer, shown
+from training.photo.train import Packer, add_options, shown
 
 
 def thing(name: str, left: int, top: int, side: int = 60, colour: str | None = None) -> Thing:
@@ -180,3 +186,71 @@ def test_a_row_lets_no_question_see_another(monkeypatch):
     assert row.positions[seen].tolist() == list(range(alone_start + 1))
     assert (row.ids < 0).sum() == 7 == len(row.features)
     assert row.mask[-1].nonzero().flatten().tolist() == [len(row.ids) - 3, len(row.ids) - 2, len(row.ids) - 1]
+
+
+def tiny_language_model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=576,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def test_answers_to_several_questions_are_those_to_each(monkeypatch):
+    """Padded, in one batch, behind a picture that ran once: what plain greedy decoding says."""
+    monkeypatch.setattr(train, "tokenizer", Letters)
+    monkeypatch.setattr(measure, "LONGEST", 6)
+    torch.manual_seed(1)
+    student, packer = SimpleNamespace(lm=tiny_language_model(), projector=Projector()), Packer()
+    features = torch.randn(5, 384)
+    texts = ["What is this?", "How many owls?"]
+    said, prefix = measure.answers(student, packer, features, texts)
+    assert measure.answers(student, packer, features, texts[1:], prefix)[0] == said[1:]
+    embed = student.lm.get_input_embeddings()
+    for text, answer in zip(texts, said, strict=True):
+        shared = [embed(torch.tensor(packer.opening)), student.projector(features), embed(torch.tensor(packer.newline))]
+        row = torch.cat([*shared, embed(torch.tensor(packer.encode(text) + packer.turn))])
+        plain: list[int] = []
+        while len(plain) < 6:
+            token = int(student.lm(inputs_embeds=row[None]).logits[0, -1].argmax())
+            if token == packer.end[0]:
+                break
+            plain.append(token)
+            row = torch.cat([row, embed(torch.tensor([token]))])
+        assert packer.decode(plain) == answer
+
+
+def test_training_resumes_where_it_stopped(monkeypatch, tmp_path):
+    """Two steps and two more are four: same scenes, questions and weights; a decayed end leaves the rest alone."""
+    owners = np.full((1, 24, 24), -1, dtype=np.int8)
+    owners[0, 2:6, 2:6], owners[0, 2:6, 16:20] = 0, 1
+    features = np.random.default_rng(0).normal(size=(1, 576, 384)).astype(np.float16)
+    shard = SimpleNamespace(features=features, owners=owners, things=[SCENE[:2]])
+    torch.manual_seed(0)
+    torch.save({"projector": Projector().state_dict()}, tmp_path / "aligned.pt")
+    (tmp_path / "own.json").write_text(json.dumps([{"prompt": [65], "answer": [66, 67]}]))
+    monkeypatch.setattr(train, "CACHE", tmp_path)
+    monkeypatch.setattr(train, "OWN_ANSWERS", tmp_path / "own.json")
+    monkeypatch.setattr(train, "tokenizer", Letters)
+    monkeypatch.setattr(train, "language_model", tiny_language_model)
+    monkeypatch.setattr(train, "shards", lambda split: ["shard"])
+    monkeypatch.setattr(train, "Shard", lambda path: shard)
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+
+    def bridge(run: str, steps: int, *more: str) -> dict[str, torch.Tensor]:
+        train.train(parser.parse_args(["--run", run, "--steps", str(steps), "--rank", "2", "--questions", "3", *more]))
+        return torch.load(tmp_path / "runs" / run / ("final.pt" if more else "last.pt"))["bridge"]
+
+    straight = bridge("straight", 4)
+    bridge("halves", 2)
+    resumed = bridge("halves", 4)
+    assert straight.keys() == resumed.keys() and any(name.endswith(".up") for name in straight)
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    bridge("halves", 5, "--decay")
+    assert torch.load(tmp_path / "runs/halves/last.pt")["step"] == 4

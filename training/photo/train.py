@@ -178,6 +178,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What can be chosen about training."""
     parser.add_argument("--run", default="first", help="name of the folder for checkpoints and the log")
     parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--steps", type=int, default=10**9, help="stop there, if the minutes allow it")
     parser.add_argument(
         "--decay", action="store_true", help="let the learning rate fall to 0 over the minutes; final.pt"
     )
@@ -214,7 +215,7 @@ def train(given: argparse.Namespace) -> None:
     loaded = [Shard(path) for split in ("train", "crowd") for path in shards(split)]
     start = last_saved = time.time()
     spent = 0.0
-    while spent < 1:
+    while spent < 1 and step < given.steps:
         random = np.random.default_rng([given.seed, step])
         scenes = [scene for _ in range(given.scenes_a_step) if (scene := drawn(loaded, random, given.questions))]
         texts = [own[int(random.integers(len(own)))]] if random.random() < TEXT else []
