@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from training.photo import measure, pictures, train
+from training.photo import layers, measure, pictures, train
 from training.photo.align import Projector
 from training.photo.names import NOUNS, noun_in, plural, with_article
 from training.photo.pictures import PICTURES, clusters, read_index, split_of
@@ -254,3 +254,12 @@ def test_training_resumes_where_it_stopped(monkeypatch, tmp_path):
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     bridge("halves", 5, "--decay")
     assert torch.load(tmp_path / "runs/halves/last.pt")["step"] == 4
+
+
+def test_layers_are_compared_by_the_nearest_thing():
+    """All right where things return as they were, none where their features are swapped."""
+    torch.manual_seed(0)
+    first, second = torch.randn(3, 8) + 3, torch.randn(3, 8) - 3
+    things = [("a", first), ("b", second)]
+    assert layers.nearest_is_right(things, things) == (1.0, 1.0)
+    assert layers.nearest_is_right(things, [("a", second), ("b", first), ("new", first)]) == (0.0, 0.0)
