@@ -21,7 +21,7 @@ from adafv.files import write_text
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = {"bench", "dev", "docs", "lmms", "ray", "ui", "vllm"}
+EXTRAS = {"bench", "dev", "docs", "lmms", "photo", "ray", "ui", "vllm"}
 ENTRY_POINTS = (
     ("console_scripts", "adafv.cli:main"),
     ("lmms_eval.models", "adafv.integrations.lmms:manifests"),
@@ -41,7 +41,7 @@ def python(*arguments: str, executable: str = sys.executable, **options) -> str:
 
 def sources() -> set[str]:
     """What has to be in a wheel, below `src`."""
-    data = ("py.typed", "app/style.css", "embedded/README.md", "families/proven.json")
+    data = ("py.typed", "app/style.css", "embedded/README.md", "families/proven.json", "photo/README.md")
     package = ROOT / "src" / "adafv"
     files = [*package.rglob("*.py"), *(package / "embedded" / "model").iterdir(), *(package / name for name in data)]
     return {file.relative_to(package.parent).as_posix() for file in files}

@@ -26,6 +26,8 @@ ELSEWHERE = {
     "benchmarks/serving/serving.png": "benchmarks/serving.png",
     "benchmarks/speed/selection/selection.png": "benchmarks/selection.png",
     "src/adafv/embedded/README.md": "embedded-model.md",
+    "src/adafv/photo/README.md": "photo-model.md",
+    "training/photo/README.md": "photo-training.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
 }

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
+from adafv import photo
 from adafv.checks import checked
 from adafv.families import family_of
 from adafv.hub import is_reachable
@@ -38,7 +39,8 @@ def load(
     read.
 
     Args:
-        model: hub id or local folder in the Hugging Face format; None: the model that ships with the package.
+        model: hub id or local folder in the Hugging Face format; "photo": what `adafv fetch photo` fetched; None: the
+            model that ships with the package.
         device: "cpu", "cuda", "cuda:1", …; None: cuda if there is one, else cpu.
         dtype: a name in `DTYPES`; None: bfloat16 on cuda, float32 elsewhere.
 
@@ -70,10 +72,11 @@ def load(
 
 
 def source_of(model: str | Path | None) -> str:
-    """The folder, or hub id, of a model; None: the one that ships with the package.
+    """The folder, or hub id, of a model; None: the one that ships; "photo": the one that was fetched.
 
     Raises:
-        ValueError: a folder that isn't there or holds no model, or something that is neither.
+        ValueError: "photo" before it was fetched, a folder that isn't there or holds no model, or something that is
+            neither.
     """
     if model is None:
         from adafv.embedded import MODEL_DIR
@@ -82,6 +85,10 @@ def source_of(model: str | Path | None) -> str:
             raise ValueError("the embedded model is not in this installation: reinstall adafv, or pass --model")
         return str(MODEL_DIR)
     name = str(model)
+    if name == photo.NAME and not Path(name).is_dir():
+        if not (photo.folder() / "config.json").is_file():
+            raise ValueError("the photo model is not here yet: run `adafv fetch photo`")
+        return str(photo.folder())
     path = Path(name).expanduser()
     if name and path.is_dir():
         if not (path / "config.json").is_file():

@@ -7,7 +7,7 @@ import typer
 
 from adafv import __version__
 from adafv.checks import checked
-from adafv.cli import asking, listing, measuring, serve, serving, speed, tuning, ui
+from adafv.cli import asking, fetching, listing, measuring, serve, serving, speed, tuning, ui
 
 __all__ = ["main"]
 
@@ -22,6 +22,7 @@ app.command()(asking.ask)
 app.command()(asking.explain)
 app.command()(listing.methods)
 app.command()(listing.families)
+app.command()(fetching.fetch)
 app.command(name="eval")(measuring.evaluate)
 app.command()(measuring.table)
 app.command()(measuring.analyze)

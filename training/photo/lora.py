@@ -1,0 +1,39 @@
+"""Low-rank additions to linear layers, by hand: y = W x + B A x."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
+
+__all__ = ["LoRA", "add_lora", "lora_parameters"]
+
+LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class LoRA(nn.Module):
+    """A frozen linear layer without bias, plus a product of two thin ones that starts at zero."""
+
+    def __init__(self, base: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = nn.Parameter(torch.randn(rank, base.in_features) / math.sqrt(base.in_features))
+        self.up = nn.Parameter(torch.zeros(base.out_features, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + (x @ self.down.T) @ self.up.T
+
+
+def add_lora(model: LlamaForCausalLM, rank: int) -> None:
+    """Freeze the model and give each linear layer of its decoder layers a `LoRA`."""
+    model.requires_grad_(False)
+    for layer in model.model.layers:
+        for block in (layer.self_attn, layer.mlp):
+            for name, child in list(block.named_children()):
+                if name in LAYERS:
+                    setattr(block, name, LoRA(child, rank))
+
+
+def lora_parameters(model: LlamaForCausalLM) -> dict[str, Tensor]:
+    """The trained parameters by name: `model.layers.0.self_attn.q_proj.down`, `….up`, …"""
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}

@@ -1,0 +1,115 @@
+"""The nouns that the model learns to say: each with its kind and the other words for it."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["NOUNS", "Noun", "lines_of", "noun_in", "plural", "sections", "with_article"]
+
+IRREGULAR = {
+    "goose": "geese",
+    "knife": "knives",
+    "leaf": "leaves",
+    "man": "men",
+    "mouse": "mice",
+    "tooth": "teeth",
+    "foot": "feet",
+    "wolf": "wolves",
+    "woman": "women",
+    "woodlouse": "woodlice",
+}
+"""Plurals that no rule makes."""
+PAIRS = {"binoculars", "fireworks", "french fries", "glasses", "grapes", "headphones", "pancakes", "pants"}
+PAIRS |= {"pliers", "scissors", "sunglasses", "dice"}
+"""Nouns that are plural already."""
+SAME = {"fish", "clownfish", "lionfish", "sheep", "deer", "reindeer", "shrimp", "bison"}
+"""Nouns whose plural looks like one."""
+MASS = {"bacon", "bamboo", "beer", "bread", "broccoli", "butter", "candy", "cheese", "chocolate", "clothing"}
+MASS |= {"coffee", "corn", "fire", "food", "fruit", "furniture", "garlic", "ginger", "holly", "juice", "lasagna"}
+MASS |= {"lavender", "lemonade", "lettuce", "lightning", "milk", "money", "santa claus", "soda", "soup"}
+MASS |= {"spaghetti", "tea", "thyme", "wine"}
+"""Nouns that nobody counts."""
+
+
+@dataclass(frozen=True)
+class Noun:
+    """One thing that a picture may show: its name, its kind, and other words for it."""
+
+    name: str
+    kind: str
+    aliases: tuple[str, ...] = ()
+
+
+def lines_of(path: Path) -> list[str]:
+    """Read the lines of a text file, without comments and empty ones."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def sections(path: Path) -> dict[str, list[str]]:
+    """Read a text file of `[section]` lines and what follows each, without comments and empty lines."""
+    found: dict[str, list[str]] = {}
+    for line in lines_of(path):
+        if line.startswith("["):
+            found[line.strip("[]")] = []
+        else:
+            found[list(found)[-1]].append(line)
+    return found
+
+
+def _read(path: Path) -> dict[str, Noun]:
+    nouns = {}
+    for kind, lines in sections(path).items():
+        for line in lines:
+            name, _, others = line.partition(": ")
+            nouns[name] = Noun(name, kind, tuple(others.split(", ")) if others else ())
+    return nouns
+
+
+NOUNS = _read(Path(__file__).with_name("nouns.txt"))
+_WORDS = {word: noun for noun in NOUNS.values() for word in (noun.name.replace("-", " "), *noun.aliases)}
+_LONGEST = max(len(word.split()) for word in _WORDS)
+_CUT = re.compile(r"\b(with|on|in|of|under|from|for|by|con|sul|di|del|without)\b")
+
+
+def noun_in(caption: str) -> Noun | None:
+    """Find the noun that a caption ends on, before any "with …" or "on …"; None: no known one, or several."""
+    words = re.findall(r"[a-z]+", caption.lower())
+    text = " ".join(words)
+    if " and " in f" {text} " or " e " in f" {text} ":
+        return None
+    for part in (_CUT.split(text)[0], text):
+        found = _last(part.split())
+        if found is not None:
+            return found
+    return None
+
+
+def _last(words: list[str]) -> Noun | None:
+    for end in range(len(words), 0, -1):
+        for start in range(max(0, end - _LONGEST), end):
+            phrase = " ".join(words[start:end])
+            for form in (phrase, phrase.removesuffix("s")):
+                if form in _WORDS:
+                    return _WORDS[form]
+    return None
+
+
+def plural(name: str) -> str:
+    """Several of a thing."""
+    if name in IRREGULAR:
+        return IRREGULAR[name]
+    if name in PAIRS | SAME | MASS:
+        return name
+    if name.endswith("y") and name[-2] not in "aeiou":
+        return name[:-1] + "ies"
+    if name.endswith(("s", "x", "ch", "sh", "potato", "tomato")):
+        return name + "es"
+    return name + "s"
+
+
+def with_article(name: str) -> str:
+    """One of a thing: "an owl", "a cat", "scissors"."""
+    if name in PAIRS | MASS:
+        return name
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

