@@ -220,11 +220,11 @@ def test_commands_take_the_budget_of_the_models_folder(checkpoint, tmp_path, cap
     assert ask("--keep", 0.25) == ("adafv+:reserve=0.5", 0.25)
     assert ask("--method", "uniform") == ("uniform", 0.5)
     assert ask("--method", "none") == ("none", 1)
-    assert ask("--tokens", 10**6) == ("adafv+", 1)
+    assert ask("--tokens", 10**6) == ("adafv+:reserve=0.5", 1)
     (tmp_path / "in.jsonl").write_text(json.dumps({"image": "a.png", "question": QUESTION}) + "\n")
     assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), "--model", str(checkpoint)]) == 0
     record = json.loads((tmp_path / "out.jsonl").read_text())
-    assert record["method"] == "adafv+" and record["kept_tokens"] * 2 == record["visual_tokens"]
+    assert record["method"] == "adafv+:reserve=0.5" and record["kept_tokens"] * 2 == record["visual_tokens"]
 
 
 def test_a_damaged_budget_is_one_line(checkpoint, tmp_path, capsys):

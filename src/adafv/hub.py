@@ -9,6 +9,7 @@ from threading import Thread
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from adafv import photo
 from adafv.checks import checked
 
 __all__ = ["WAIT", "check_available", "is_reachable"]
@@ -24,12 +25,12 @@ _PORTS = {"http": 80, "https": 443}
 def check_available(model: str) -> None:
     """Raise a `ValueError` if a model is to be downloaded and the hub cannot be reached.
 
-    Folders, and names that are no hub id, are left for `adafv.load.source_of` to judge.
+    Folders, names that are no hub id, and "photo" are left for `adafv.load.source_of` to judge.
 
     Args:
         model: hub id or folder.
     """
-    if Path(model).expanduser().exists() or not _HUB_ID.fullmatch(model):
+    if model == photo.NAME or Path(model).expanduser().exists() or not _HUB_ID.fullmatch(model):
         return
     from huggingface_hub import try_to_load_from_cache
 

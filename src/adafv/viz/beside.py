@@ -44,11 +44,11 @@ def explanations(
     inputs = build_inputs(processor, image, question, model.device, model.dtype)
     remember(model, processor)
     picture = encode(model, inputs, signals=frozenset().union(*(p.signals for p in pruners)), text=False)
-    dense, _ = ask_encoded(model, processor, inputs, picture, NoPruning(), max_new_tokens)
+    dense, _ = ask_encoded(model, processor, inputs, picture, NoPruning(), max_new_tokens=max_new_tokens)
     found = []
     for pruner in pruners:
         encoding = pruner.reask(model, inputs, picture)
-        answer, selection = ask_encoded(model, processor, inputs, encoding, pruner, max_new_tokens)
+        answer, selection = ask_encoded(model, processor, inputs, encoding, pruner, max_new_tokens=max_new_tokens)
         found.append(explained(processor, image, question, pruner, encoding, selection, dense, answer))
     return found
 
