@@ -9,8 +9,8 @@ from threading import Thread
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from adafv import photo
 from adafv.checks import checked
+from adafv.photo import NAME
 
 __all__ = ["WAIT", "check_available", "is_reachable"]
 
@@ -30,7 +30,7 @@ def check_available(model: str) -> None:
     Args:
         model: hub id or folder.
     """
-    if model == photo.NAME or Path(model).expanduser().exists() or not _HUB_ID.fullmatch(model):
+    if model == NAME or Path(model).expanduser().exists() or not _HUB_ID.fullmatch(model):
         return
     from huggingface_hub import try_to_load_from_cache
 
