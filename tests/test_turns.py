@@ -215,12 +215,10 @@ def test_between_layers_the_answer_does_not_rate(model, processor, name):
 
 def test_the_template_comes_from_the_folder_of_the_model(model, processor, tmp_path):
     """Where neither a tokenizer is given nor `adafv.load` was used: nothing is downloaded, files are enough."""
+    model = deepcopy(model)  # nobody has asked it anything together with a processor
     inputs = inputs_for(processor, ("USER : <image> what color is the anchor ? ASSISTANT :", [picture()]))
     assert AdaFV(keep=0.2).encode(model, inputs).tokens.text_mask.sum() == 10
     assert AdaFV(keep=0.2, tokenizer=processor).encode(model, inputs).tokens.text_mask.sum() == 6
     processor.save_pretrained(tmp_path)
     model.config._name_or_path = str(tmp_path)
-    try:
-        assert AdaFV(keep=0.2).encode(model, inputs).tokens.text_mask.sum() == 6
-    finally:
-        model.config._name_or_path = ""
+    assert AdaFV(keep=0.2).encode(model, inputs).tokens.text_mask.sum() == 6

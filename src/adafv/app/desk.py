@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
+from adafv import turns
 from adafv.app.sight import DENSE, Result, Sight
 from adafv.ask import ask_encoded, build_inputs, check_answer_length, check_question, now
 from adafv.capture import SALIENCY
@@ -82,6 +83,7 @@ class Playground:
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, name: str, max_new_tokens: int = 64) -> None:
         check_answer_length(max_new_tokens)
         self.model, self.processor, self.name, self.max_new_tokens = model, processor, name, max_new_tokens
+        turns.remember(model, processor)
         self.desks: OrderedDict[str, Desk] = OrderedDict()
         self._lock = RLock()
 
@@ -192,7 +194,7 @@ class Playground:
         """A question's encoding, without the words that a method skips."""
         if not pruner.skip:
             return asked.encoding
-        return reask(self.model, asked.inputs, asked.encoding, skip=frozenset(pruner.skip))
+        return pruner.reask(self.model, asked.inputs, asked.encoding)
 
     def _result(self, desk: Desk, asked: Asked, question: str, name: str, pruner: Pruner) -> Result:
         key = (question, name, pruner.keep or 1.0)
