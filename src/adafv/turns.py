@@ -70,8 +70,10 @@ def template_for(model: PreTrainedModel, tokenizer: Any = None) -> Template:
 
 @checked
 def remember(model: PreTrainedModel, processor: Any) -> None:
-    """Note the processor that a model was loaded with, for `template_for`."""
-    _remembered[base(model)] = template_of(processor)
+    """Note the processor that a model was loaded with, for `template_for`, of the model and of its base."""
+    whole = base(model)
+    for part in (whole, whole.base_model):
+        _remembered[part] = template_of(processor)
 
 
 @checked

@@ -80,7 +80,10 @@ def families(
         besides = [meaning[check][0] for check in proven[name] if check not in everywhere]
         table.add_row(name, family["saliency"], ", ".join(besides) or "–", family["model"])
     print_table(table, drop=("model", "saliency"))
-    whole = f"Proven of all {len(proven)}, with tiny models of the real classes (transformers {found['transformers']})"
+    whole = (
+        f"Proven of all {len(proven)} families, with tiny models of the real classes "
+        f"(transformers {found['transformers']})"
+    )
     besides = [check for check in checks if check not in everywhere]
     for title, some in ((whole, everywhere), ("Proven besides, where the table says so", besides)):
         say(f"\n{title}:")
