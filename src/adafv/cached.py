@@ -178,16 +178,19 @@ def text_alone(model: Any, inputs: dict[str, Any], from_start: bool) -> CachedPr
 
 @checked
 def holds_images(model: Any, ids: Tensor) -> bool:
+    """Return whether any of some ids is a placeholder of the model's."""
     return bool(is_placeholder(model, ids).any())
 
 
 @checked
 def is_placeholder(model: Any, ids: Tensor) -> Tensor:
+    """Return where ids (…) stand for a visual token of an image or a video."""
     return torch.isin(ids, torch.tensor([*placeholders(model.config).values()], device=ids.device))
 
 
 @checked
 def length(cache: Cache) -> int:
+    """Return how many columns a cache holds."""
     return int(cache.get_seq_length())
 
 
@@ -207,4 +210,5 @@ def steps(ids: Tensor) -> Tensor:
 
 @checked
 def ones(like: Tensor) -> Tensor:
+    """Return a mask of the shape of some ids under which all of them are seen."""
     return torch.ones_like(like, dtype=torch.long)

@@ -115,7 +115,7 @@ def _converts(value: Any, hint: type) -> bool:
         return False
     try:
         operator.index(value) if hint is int else float(value)
-    except Exception:  # whatever arrays and tensors make of it
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # arrays and tensors of more than one number, too
         return False
     return True
 
