@@ -187,19 +187,19 @@ class Prompt:
             index[row, where], exists[row, where] = source, True
         return index, exists
 
-    def shorten(self, inputs: Mapping[str, Any], kept: list[tuple[int, Tensor]], pad: int) -> dict[str, Tensor]:
+    def shorten(self, inputs: Mapping[str, Any], columns: tuple[Tensor, Tensor], pad: int) -> dict[str, Tensor]:
         """Return every tensor that runs along the sequence, without the placeholders that were not kept.
 
         Args:
             inputs: the full inputs.
-            kept: for each image its row and the positions (k,) that stay, on the device.
+            columns: of the shortened rows, see `columns`.
             pad: the id to fill `input_ids` with, where rows end up shorter than the longest.
 
         Returns:
-            The shortened tensors by name. An `attention_mask` is among them if there was one, or if something went and
-            the rows are not packed (which is told by there being no mask).
+            The shortened tensors by name, an `attention_mask` among them unless the rows are packed, which is told by
+            there being none.
         """
-        index, exists = self.columns(kept, inputs["input_ids"].device)
+        index, exists = columns
         out = {}
         for name, tensor in inputs.items():
             if not isinstance(tensor, Tensor) or not self._runs_along(name, tensor):
@@ -208,7 +208,7 @@ class Prompt:
             rows = index.expand(*tensor.shape[:-2], *index.shape)
             whole = tensor.expand(*tensor.shape[:-2], *self.ids.shape)
             out[name] = whole.gather(-1, rows).where(exists, fill)
-        if not self.masked and not self.packed and self.loses(kept):
+        if not self.masked and not self.packed:
             out["attention_mask"] = self.gathered(self.mask.long(), index).where(exists, 0)
         return out
 
@@ -220,25 +220,23 @@ class Prompt:
         """Return (…, B, L') what columns of the full prompts have in a tensor (…, B, L) of the host."""
         return whole.to(index.device, non_blocking=True).gather(-1, index.expand(*whole.shape[:-2], *index.shape))
 
-    def original_positions(
-        self, device: torch.device, kept: list[tuple[int, Tensor]], positions: Tensor | None = None
-    ) -> Tensor:
+    def original_positions(self, columns: tuple[Tensor, Tensor], positions: Tensor | None = None) -> Tensor:
         """Return (B, L') or (…, B, L') position ids that the kept tokens had in the full prompt.
 
         Args:
             positions: (…, B, L) those of the full prompt. None: 0, 1, 2, …
         """
-        index, exists = self.columns(kept, device)
+        index, exists = columns
         if positions is None:
             positions = (self.mask.long().cumsum(-1) - 1).clamp(min=0)
         return self.gathered(positions, index).where(exists, 0)
 
-    def packed_positions(self, kept: list[tuple[int, Tensor]], positions: Tensor) -> Tensor:
+    def packed_positions(self, columns: tuple[Tensor, Tensor], positions: Tensor) -> Tensor:
         """Return (B, L') the caller's position ids (B, L), less the placeholders that went before, segment by segment.
 
         Columns of new padding each begin a segment of their own, so that no token of a packed row sees them.
         """
-        index, exists = self.columns(kept, positions.device)
+        index, exists = columns
         stays = torch.zeros(len(index), self.ids.shape[1] + 1, dtype=torch.bool, device=positions.device)
         stays = stays.scatter(1, index.where(exists, self.ids.shape[1]), True)[:, :-1]  # (B, L)
         placeholder = self.placeholder.to(positions.device, non_blocking=True)

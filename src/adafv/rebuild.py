@@ -60,9 +60,10 @@ def _sequence(
     rest = {name: value for name, value in inputs.items() if name not in encoding.consumed}
     if not encoding.prompt.loses(places):
         return rest | {name: inputs[name] for name in encoding.numbering if name in inputs}
-    out = rest | encoding.prompt.shorten(rest, places, _pad_id(model))
-    out |= _lengths(inputs, encoding, places)
-    out |= _positions(model, inputs, encoding, places, positions)
+    columns = encoding.prompt.columns(places, inputs["input_ids"].device)
+    out = rest | encoding.prompt.shorten(rest, columns, _pad_id(model))
+    out |= _lengths(inputs, encoding, columns)
+    out |= _positions(model, inputs, encoding, columns, positions)
     if encoding.positions is not None:  # where decoding goes on, as the model notes it for itself
         last = out["position_ids"][-3:].amax((0, 2))[:, None]  # (B, 1)
         mask = out.get("attention_mask")
@@ -106,17 +107,16 @@ def _positions(
     model: PreTrainedModel,
     inputs: Mapping[str, Any],
     encoding: Encoding,
-    places: list[tuple[int, Tensor]],
+    columns: tuple[Tensor, Tensor],
     wanted: str,
 ) -> dict[str, Tensor]:
     """The position ids of the shorter prompts, where the model would not number them so itself."""
     prompt, given = encoding.prompt, inputs.get("position_ids")
-    device = inputs["input_ids"].device
     if encoding.positions is not None:
-        positions = prompt.original_positions(device, places, encoding.positions)
+        positions = prompt.original_positions(columns, encoding.positions)
         axes = model.config.get_text_config().rope_parameters.get("mrope_section", range(3))
         if len(positions) > len(axes):
-            positions[0] = prompt.packed_positions(places, encoding.positions[0])
+            positions[0] = prompt.packed_positions(columns, encoding.positions[0])
         return {"position_ids": positions}
     if wanted == "original":
         if family_of(model).counts:
@@ -128,22 +128,21 @@ def _positions(
             raise ValueError(
                 "positions='original' leaves gaps, at which a packed row would fall apart: pass positions='packed'"
             )
-        return {} if given is not None else {"position_ids": prompt.original_positions(device, places)}
+        return {} if given is not None else {"position_ids": prompt.original_positions(columns)}
     if given is None:
         return {}
-    return {"position_ids": prompt.packed_positions(places, given.expand(prompt.ids.shape))}
+    return {"position_ids": prompt.packed_positions(columns, given.expand(prompt.ids.shape))}
 
 
-def _lengths(inputs: Mapping[str, Any], encoding: Encoding, places: list[tuple[int, Tensor]]) -> dict[str, Tensor]:
+def _lengths(inputs: Mapping[str, Any], encoding: Encoding, columns: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     """The bounds of packed sequences, as attention kernels take them, in columns of the shorter row."""
     names = [name for name in BOUNDS if inputs.get(name) is not None]
     if not names:
         return {}
-    prompt, device = encoding.prompt, inputs["input_ids"].device
-    index, exists = prompt.columns(places, device)
+    index, exists = columns
     if len(index) != 1:
         raise ValueError(f"{names[0]} comes with {len(index)} rows: pack all sequences into one row")
-    stays = torch.zeros(prompt.ids.shape[1] + 1, dtype=torch.long, device=device)
+    stays = index.new_zeros(encoding.prompt.ids.shape[1] + 1)
     stays[index[0] + 1] = exists[0].long()
     before = stays.cumsum(0)  # (L + 1,) columns that stay before each
     return {name: before[inputs[name].long()].to(inputs[name]) for name in names}

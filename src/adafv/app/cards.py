@@ -127,7 +127,7 @@ def _drawing(sight: Sight, result: Result, layer: str) -> str:
 
 def _caption(name: str, what: Explanation, layer: str, own: bool) -> str:
     if layer != KEPT:
-        seen = "Where the vision tower looks" if layer == OUT else "What resembles the words of the prompt"
+        seen = "Where the vision tower looks" if layer == OUT else "What resembles the words of the question"
         return f"{seen}." if own or name == DENSE else f"{seen}; {name} does not look at it."
     kept, count = len(what.kept), what.pruned.visual_tokens
     if kept == count:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -190,7 +190,7 @@ def read_bridge(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(str(path), "pt") as file:
             bridge = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-    except Exception as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"{str(path)!r} cannot be read as a bridge ({error}): pass one that training/photo made"
         ) from None

@@ -83,7 +83,7 @@ def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
         (
             what.relevance is not None,
             "What the words point at",
-            "Relevance: patches that resemble words of the prompt.",
+            "Relevance: patches that resemble words of the question.",
             draw_relevance,
         ),
         (what.split is not None, "How the budget is shared", "The split that captures most of both at once.", _mixture),
