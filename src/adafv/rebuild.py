@@ -62,7 +62,7 @@ def _sequence(
         return rest | {name: inputs[name] for name in encoding.numbering if name in inputs}
     columns = encoding.prompt.columns(places, inputs["input_ids"].device)
     out = rest | encoding.prompt.shorten(rest, columns, _pad_id(model))
-    out |= _lengths(inputs, encoding, columns)
+    out |= _bounds(inputs, encoding, columns)
     out |= _positions(model, inputs, encoding, columns, positions)
     if encoding.positions is not None:  # where decoding goes on, as the model notes it for itself
         last = out["position_ids"][-3:].amax((0, 2))[:, None]  # (B, 1)
@@ -134,7 +134,7 @@ def _positions(
     return {"position_ids": prompt.packed_positions(columns, given.expand(prompt.ids.shape))}
 
 
-def _lengths(inputs: Mapping[str, Any], encoding: Encoding, columns: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+def _bounds(inputs: Mapping[str, Any], encoding: Encoding, columns: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     """The bounds of packed sequences, as attention kernels take them, in columns of the shorter row."""
     names = [name for name in BOUNDS if inputs.get(name) is not None]
     if not names:
