@@ -16,7 +16,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: env
-	$(BIN)/python -m adafv.demo
+	$(BIN)/python -m adafv.demo.library
 
 docs: $(VENV)/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
@@ -26,7 +26,7 @@ $(VENV)/docs: $(VENV)/ready
 	touch $@
 
 serve-demo: $(VLLM)/ready
-	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m adafv.serving.demo
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m adafv.demo.server
 
 test: env lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest  # tiny models: a second thread only waits
@@ -59,7 +59,7 @@ $(VLLM)/ready: pyproject.toml tests/served/requirements.txt tests/served/torchvi
 test-ui: $(UI)/ready
 	@command -v chromium > /dev/null || { apt-get update && apt-get install --yes chromium; } > /dev/null 2>&1 || \
 		{ echo "chromium is not installed: sudo apt-get install chromium"; exit 1; }
-	OMP_NUM_THREADS=1 $(UI)/bin/pytest tests/test_app.py tests/browser
+	OMP_NUM_THREADS=1 $(UI)/bin/pytest tests/app/test_app.py tests/browser
 
 # Chromium comes from Debian: Playwright's own build would be another 170 MB from elsewhere.
 $(UI)/ready: pyproject.toml constraints.txt tests/browser/requirements.txt

@@ -23,10 +23,24 @@ from transformers import (
 from zoo.record import enter, settle
 
 from adafv import METHODS
-from adafv.inside import LayerPruner
+from adafv.core.layerwise import LayerPruner
 
 WORDS = (
-    *("USER", ":", "ASSISTANT", "what", "color", "is", "the", "anchor", "knight", "left", "of", "there", "a"),
+    *(
+        "USER",
+        ":",
+        "ASSISTANT",
+        "what",
+        "color",
+        "is",
+        "the",
+        "anchor",
+        "knight",
+        "left",
+        "of",
+        "there",
+        "a",
+    ),
     *("red", "blue", "?", "how", "many", ".", "and", "compare", "with"),
 )
 SPECIAL = ("<unk>", "<pad>", "<s>", "</s>", "<image>")
@@ -59,7 +73,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @cache
 def tiny_processor(family: str):
     if family == "llava":
-        images = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
+        images = CLIPImageProcessorPil(
+            size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
+        )
         return LlavaProcessor(
             images, tokenizer(), patch_size=4, vision_feature_select_strategy="default",
             chat_template=CHAT, num_additional_image_tokens=1,
@@ -92,7 +108,9 @@ def tiny_model(family: str, backbone: str = "llama", seed: int = 0):
         model = LlavaForConditionalGeneration(LlavaConfig(**options))
     else:
         pinpoints = tiny_processor("llava_next").image_processor.image_grid_pinpoints
-        model = LlavaNextForConditionalGeneration(LlavaNextConfig(**options, image_grid_pinpoints=pinpoints))
+        model = LlavaNextForConditionalGeneration(
+            LlavaNextConfig(**options, image_grid_pinpoints=pinpoints)
+        )
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 1
     return model.eval()
@@ -119,22 +137,38 @@ def picture(width: int = 48, height: int = 48, seed: int = 0) -> Image.Image:
 
 
 def prompt(*questions: str, images: int = 1) -> str:
-    return "USER : " + "<image> " * images + " ".join(questions or ("what color is the anchor ?",)) + " ASSISTANT :"
+    return (
+        "USER : "
+        + "<image> " * images
+        + " ".join(questions or ("what color is the anchor ?",))
+        + " ASSISTANT :"
+    )
 
 
 def inputs_for(processor, *samples: tuple[str, list[Image.Image]], side: str = "left"):
     """A batch from (text, images) pairs."""
     processor.tokenizer.padding_side = side
     images = [image for _, pictures in samples for image in pictures]
-    return dict(processor(text=[text for text, _ in samples], images=images or None, return_tensors="pt", padding=True))
+    return dict(
+        processor(
+            text=[text for text, _ in samples],
+            images=images or None,
+            return_tensors="pt",
+            padding=True,
+        )
+    )
 
 
 def pytest_addoption(parser):
-    parser.addoption("--record", action="store_true", help="write what test_families.py proves to proven.json")
+    parser.addoption(
+        "--record", action="store_true", help="write what test_families.py proves to proven.json"
+    )
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "proves(check): what a test of a family proves, for adafv/families/proven.json")
+    config.addinivalue_line(
+        "markers", "proves(check): what a test of a family proves, for adafv/families/proven.json"
+    )
     config.outcomes = {}
 
 

@@ -35,17 +35,20 @@ def fake_samples(count: int) -> list[FakeSample]:
         FakeSample(
             f"p{i}",
             picture(*shapes[i % 4], seed=i),
-            tuple(FakeQuestion(TEXTS[j], "red" if i % 2 else "blue", "ABC"[j]) for j in range(1 + i % 3)),
+            tuple(
+                FakeQuestion(TEXTS[j], "red" if i % 2 else "blue", "ABC"[j])
+                for j in range(1 + i % 3)
+            ),
         )
         for i in range(count)
     ]
 
 
 class FakeSuites:
-    """Stands in for `adafv.evaluation.suites`; its limit counts pictures."""
+    """Stands in for `adafv.data.suites`; its limit counts pictures."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int = 5) -> None:
-        from adafv.evaluation import suites
+        from adafv.data import suites
 
         self.samples = fake_samples(count)
         monkeypatch.setattr(suites, "SUITES", ("shapes", "more"))

@@ -1,4 +1,6 @@
-"""The package as its users get it: what it declares, what it holds, and that it runs where nothing else is."""
+"""The package as its users get it: what it declares, what it holds, and that it runs where nothing
+else is.
+"""
 
 import os
 import re
@@ -17,7 +19,7 @@ import yaml
 from PIL import Image
 
 import adafv
-from adafv.files import write_text
+from adafv.utils.files import write_text
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -25,7 +27,7 @@ EXTRAS = {"bench", "dev", "docs", "lmms", "photo", "ray", "ui", "vllm"}
 ENTRY_POINTS = (
     ("console_scripts", "adafv.cli:main"),
     ("lmms_eval.models", "adafv.integrations.lmms:manifests"),
-    ("vllm.general_plugins", "adafv.serving.vllm:register"),
+    ("vllm.general_plugins", "adafv.integrations.vllm:register"),
 )
 UNPACKED = shutil.ignore_patterns(".*", "build", "dist", "out", "runs", "__pycache__", "*.egg-info")
 BUILD = "import sys; from setuptools import build_meta as b; print(getattr(b, 'build_' + sys.argv[1])(sys.argv[2]))"
@@ -34,16 +36,28 @@ SLOW = "torch", "transformers", "matplotlib", "numpy", "PIL"
 
 def python(*arguments: str, executable: str = sys.executable, **options) -> str:
     """Stdout of an interpreter that exits with 0."""
-    done = subprocess.run([executable, *arguments], capture_output=True, text=True, timeout=300, **options)
+    done = subprocess.run(
+        [executable, *arguments], capture_output=True, text=True, timeout=300, **options
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def sources() -> set[str]:
     """What has to be in a wheel, below `src`."""
-    data = ("py.typed", "app/style.css", "embedded/README.md", "families/proven.json", "photo/README.md")
+    data = (
+        "py.typed",
+        "app/style.css",
+        "embedded/README.md",
+        "families/proven.json",
+        "models/photo/README.md",
+    )
     package = ROOT / "src" / "adafv"
-    files = [*package.rglob("*.py"), *(package / "embedded" / "model").iterdir(), *(package / name for name in data)]
+    files = [
+        *package.rglob("*.py"),
+        *(package / "embedded" / "model").iterdir(),
+        *(package / name for name in data),
+    ]
     return {file.relative_to(package.parent).as_posix() for file in files}
 
 
@@ -61,13 +75,29 @@ def built(tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def installed(built, tmp_path_factory) -> Path:
-    """Scripts of a new environment with the wheel in it. What it depends on is borrowed from this environment."""
+    """Scripts of a new environment with the wheel in it.
+
+    What it depends on is borrowed from this environment.
+    """
     folder = tmp_path_factory.mktemp("venv")
     python("-m", "venv", "--without-pip", str(folder))
     scripts = folder / Path(sysconfig.get_path("scripts")).name
-    pip = ("-m", "pip", "--python", str(scripts / "python"), "install", "--quiet", "--no-deps", "--no-index")
+    pip = (
+        "-m",
+        "pip",
+        "--python",
+        str(scripts / "python"),
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+    )
     python(*pip, str(built[1]))
-    purelib = python("-c", "import sysconfig; print(sysconfig.get_path('purelib'))", executable=str(scripts / "python"))
+    purelib = python(
+        "-c",
+        "import sysconfig; print(sysconfig.get_path('purelib'))",
+        executable=str(scripts / "python"),
+    )
     borrowed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     write_text(Path(purelib.strip()) / "borrowed.pth", "\n".join(borrowed))
     return scripts
@@ -82,7 +112,13 @@ def test_sdist_and_wheel_hold_the_package_with_its_weights(built):
         packed = {name.partition("/")[2] for name in archive.getnames()}
     assert inside == sources()
     assert {f"src/{name}" for name in sources()} < packed
-    assert {"LICENSE", "CITATION.cff", "tests/zoo/base.py", "docs/serving.md", "benchmarks/fresh/pairs.csv"} < packed
+    assert {
+        "LICENSE",
+        "CITATION.cff",
+        "tests/zoo/base.py",
+        "docs/serving.md",
+        "benchmarks/fresh/pairs.csv",
+    } < packed
     assert not {name for name in packed if "answers.jsonl" in name or "__pycache__" in name}
 
 
@@ -91,9 +127,18 @@ def test_metadata_of_the_wheel(built):
     with zipfile.ZipFile(built[1]) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         metadata = archive.read(name).decode()
-    assert f"Version: {adafv.__version__}\n" in metadata and "License-Expression: Apache-2.0\n" in metadata
-    assert "Classifier: Typing :: Typed\n" in metadata and "Author: adafv contributors\n" in metadata
-    assert set(re.findall(r"^Provides-Extra: (\S+)$", metadata, re.M)) == EXTRAS == {*PROJECT["optional-dependencies"]}
+    assert (
+        f"Version: {adafv.__version__}\n" in metadata
+        and "License-Expression: Apache-2.0\n" in metadata
+    )
+    assert (
+        "Classifier: Typing :: Typed\n" in metadata and "Author: adafv contributors\n" in metadata
+    )
+    assert (
+        set(re.findall(r"^Provides-Extra: (\S+)$", metadata, re.M))
+        == EXTRAS
+        == {*PROJECT["optional-dependencies"]}
+    )
 
 
 def test_an_installed_wheel_runs_by_itself(installed, tmp_path):
@@ -101,13 +146,19 @@ def test_an_installed_wheel_runs_by_itself(installed, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def run(*arguments: str) -> str:
-        return python(*arguments, executable=str(installed / "python"), cwd=tmp_path, env=environment)
+        return python(
+            *arguments, executable=str(installed / "python"), cwd=tmp_path, env=environment
+        )
 
     Image.new("RGB", (192, 192), "red").save(tmp_path / "picture.png")
-    assert Path(run("-c", "import adafv; print(adafv.__file__)").strip()).is_relative_to(installed.parent)
+    assert Path(run("-c", "import adafv; print(adafv.__file__)").strip()).is_relative_to(
+        installed.parent
+    )
     assert run("-m", "adafv", "--version").strip() == adafv.__version__
     assert run(str(installed / "adafv"), "--version").strip() == adafv.__version__
-    assert '"kept_tokens": 36' in run("-m", "adafv", "ask", "picture.png", "what color?", "--keep", "0.05", "--json")
+    assert '"kept_tokens": 36' in run(
+        "-m", "adafv", "ask", "picture.png", "what color?", "--keep", "0.05", "--json"
+    )
     listed = "import importlib.metadata as m; print([(p.group, p.value) for p in m.distribution('adafv').entry_points])"
     assert set(ENTRY_POINTS) == set(eval(run("-c", listed)))
 
@@ -120,7 +171,10 @@ def test_this_environment_has_the_entry_points():
 
 @pytest.mark.parametrize("words", ["[]", "['--version']", "['--show-completion']", "['--help']"])
 def test_the_command_line_starts_without_the_heavy_libraries(words):
-    """Nor does `import adafv` import any of them. It leaves room for a slow machine: torch alone would take seconds."""
+    """Nor does `import adafv` import any of them.
+
+    It leaves room for a slow machine: torch alone would take seconds.
+    """
     code = (
         f"import sys, time; start = time.perf_counter(); from adafv.cli import main; main({words})\n"
         f"assert not {{*{SLOW}}} & set(sys.modules)\n"
@@ -130,7 +184,8 @@ def test_the_command_line_starts_without_the_heavy_libraries(words):
 
 
 @pytest.mark.parametrize(
-    ("words", "word", "expected"), [("adafv ana", 1, "analyze"), ("adafv ask picture.png colour --tok", 4, "--tokens")]
+    ("words", "word", "expected"),
+    [("adafv ana", 1, "analyze"), ("adafv ask picture.png colour --tok", 4, "--tokens")],
 )
 def test_the_shell_completes_commands_and_options(words, word, expected):
     """By the protocol of the script that `adafv --show-completion` prints."""
@@ -141,20 +196,38 @@ def test_the_shell_completes_commands_and_options(words, word, expected):
 def test_versions_agree():
     """The citation file and the changelog name the version of the package."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert citation["version"] == adafv.__version__ and re.fullmatch(r"\d+\.\d+\.\d+", adafv.__version__)
-    assert re.search(rf"^## \[{re.escape(adafv.__version__)}\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert citation["version"] == adafv.__version__ and re.fullmatch(
+        r"\d+\.\d+\.\d+", adafv.__version__
+    )
+    assert re.search(
+        rf"^## \[{re.escape(adafv.__version__)}\]", (ROOT / "CHANGELOG.md").read_text(), re.M
+    )
 
 
 def test_the_citation_is_the_readmes():
     """Authors, title and DOI of the paper."""
-    paper = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["preferred-citation"]
-    cited = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split("## Citation")[1].split())
-    assert all(f"{author['given-names']} {author['family-names']}" in cited for author in paper["authors"])
+    paper = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))[
+        "preferred-citation"
+    ]
+    cited = " ".join(
+        (ROOT / "README.md").read_text(encoding="utf-8").split("## Citation")[1].split()
+    )
+    assert all(
+        f"{author['given-names']} {author['family-names']}" in cited for author in paper["authors"]
+    )
     assert len(paper["authors"]) == 8
-    assert paper["title"] in cited and paper["doi"] in cited and f"{paper['start']}–{paper['end']}" in cited
+    assert (
+        paper["title"] in cited
+        and paper["doi"] in cited
+        and f"{paper['start']}–{paper['end']}" in cited
+    )
 
 
 def test_the_workflow_runs_what_ci_runs():
     """One definition of what has to pass."""
-    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]
-    assert [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step] == [".ci/run"]
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))[
+        "jobs"
+    ]
+    assert [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step] == [
+        ".ci/run"
+    ]

@@ -1,4 +1,6 @@
-"""Wrong and unusual types, given to every public function: a `ValueError` of one sentence, or it works."""
+"""Wrong and unusual types, given to every public function: a `ValueError` of one sentence, or it
+works.
+"""
 
 import importlib
 import inspect
@@ -16,7 +18,7 @@ from conftest import picture, tiny_model, tiny_processor
 
 import adafv
 from adafv import AdaFV
-from adafv.checks import checked
+from adafv.utils.checks import checked
 
 RAW = (AttributeError, LookupError, TypeError, RuntimeError)
 ODD: dict[str, Any] = {
@@ -38,11 +40,11 @@ ODD: dict[str, Any] = {
     "a tensor": torch.zeros(2, 3),
     "a picture": picture(8, 8),
 }
-OPTIONAL = ("adafv.integrations", "adafv.serving.vllm", "adafv.app.layout", "adafv.__main__")
+OPTIONAL = ("adafv.integrations", "adafv.integrations.vllm", "adafv.app.layout", "adafv.__main__")
 """What needs packages that are not installed here, or runs when it is imported."""
 RUNS = {
-    "adafv.app.server.serve", "adafv.demo.main", "adafv.serving.demo.main", "adafv.serving.demo.serving",
-    "adafv.cli.listing.families", "adafv.cli.listing.methods", "adafv.checks.checked",
+    "adafv.app.server.serve", "adafv.demo.library.main", "adafv.demo.server.main", "adafv.demo.server.serving",
+    "adafv.cli.listing.families", "adafv.cli.listing.methods", "adafv.utils.checks.checked",
 }  # fmt: skip
 """Commands and servers, which a sweep would start, and the decorator itself."""
 
@@ -53,11 +55,21 @@ def modules() -> list[str]:
 
 
 def public(module: str) -> list[tuple[str, Callable[..., Any]]]:
-    """What a module's `__all__` names and defines itself: functions, and classes that are not abstract."""
+    """What a module's `__all__` names and defines itself: functions, and classes that are not
+    abstract.
+    """
     found = importlib.import_module(module)
     calls = [(name, getattr(found, name)) for name in getattr(found, "__all__", ())]
-    own = [(name, call) for name, call in calls if callable(call) and getattr(call, "__module__", "") == module]
-    return [(name, call) for name, call in own if f"{module}.{name}" not in RUNS and not _not_called(call)]
+    own = [
+        (name, call)
+        for name, call in calls
+        if callable(call) and getattr(call, "__module__", "") == module
+    ]
+    return [
+        (name, call)
+        for name, call in own
+        if f"{module}.{name}" not in RUNS and not _not_called(call)
+    ]
 
 
 def _not_called(call: Callable[..., Any]) -> bool:
@@ -67,11 +79,15 @@ def _not_called(call: Callable[..., Any]) -> bool:
 
 
 def required(call: Callable[..., Any]) -> list[str]:
-    """Names of the arguments that have no default; those before a `*` too, which can all be given by name."""
+    """Names of the arguments that have no default; those before a `*` too, which can all be given
+    by name.
+    """
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = inspect.signature(call).parameters.values()
     given = [p for p in parameters if p.kind in kinds]
-    return [p.name for p in given if p.default is inspect.Parameter.empty] or [p.name for p in given[:1]]
+    return [p.name for p in given if p.default is inspect.Parameter.empty] or [
+        p.name for p in given[:1]
+    ]
 
 
 @pytest.mark.parametrize("module", modules())
@@ -99,13 +115,14 @@ def test_wrong_types(module, tmp_path, monkeypatch):
 def baselines(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """Calls that work, of what users call first."""
     from adafv import viz
-    from adafv.ask import ask, build_batch, build_inputs, check_question, prompt_for
+    from adafv.batch.job import Batch
     from adafv.evaluation.evaluate import Evaluation
-    from adafv.images import open_image
-    from adafv.load import load
     from adafv.methods import from_spec
-    from adafv.saved import from_pretrained, save
-    from adafv.serving.batch import Batch
+    from adafv.models.ask import ask
+    from adafv.models.images import open_image
+    from adafv.models.load import load
+    from adafv.models.prompting import build_batch, build_inputs, check_question, prompt_for
+    from adafv.models.saved import from_pretrained, save
     from adafv.speed.run import Measurement
     from adafv.tuning.run import Tuning
 
@@ -115,11 +132,23 @@ def baselines(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any
     lines = folder / "in.jsonl"
     lines.write_text("".join(f'{{"image": "{x}.png", "question": "what"}}\n' for x in "ab"))
     model, processor, pruner = tiny_model("llava"), tiny_processor("llava"), AdaFV(keep=0.5)
-    both = {"model": model, "processor": processor, "image": image, "question": question, "pruner": pruner}
+    both = {
+        "model": model,
+        "processor": processor,
+        "image": image,
+        "question": question,
+        "pruner": pruner,
+    }
     return {
         "ask": (ask, {**both, "max_new_tokens": 1}),
-        "build_inputs": (build_inputs, {"processor": processor, "image": image, "question": question}),
-        "build_batch": (build_batch, {"processor": processor, "images": [image], "questions": [question]}),
+        "build_inputs": (
+            build_inputs,
+            {"processor": processor, "image": image, "question": question},
+        ),
+        "build_batch": (
+            build_batch,
+            {"processor": processor, "images": [image], "questions": [question]},
+        ),
         "check_question": (check_question, {"processor": processor, "question": question}),
         "prompt_for": (prompt_for, {"processor": processor, "question": question}),
         "explain": (viz.explain, {**both, "out": folder / "page.png", "max_new_tokens": 1}),
@@ -128,15 +157,36 @@ def baselines(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         "from_spec": (from_spec, {"spec": "adafv:reserve=0.5", "keep": 0.5}),
         "save": (save, {"pruner": pruner, "folder": folder}),
         "from_pretrained": (from_pretrained, {"folder": folder}),
-        "Batch": (Batch, {"source": lines, "out": folder / "out.jsonl", "pruner": pruner, "batch_size": 2}),
-        "Evaluation": (Evaluation, {"methods": ["adafv"], "keeps": [0.5], "suites": ["scenes"], "limit": 2, "seed": 0}),
-        "Tuning": (Tuning, {"data": lines, "min_retention": 0.9, "methods": ["adafv"], "keeps": [0.5], "seed": 0}),
-        "Measurement": (Measurement, {"shape": "tiny", "batches": [1], "methods": ["adafv"], "keeps": [0.5]}),
+        "Batch": (
+            Batch,
+            {"source": lines, "out": folder / "out.jsonl", "pruner": pruner, "batch_size": 2},
+        ),
+        "Evaluation": (
+            Evaluation,
+            {"methods": ["adafv"], "keeps": [0.5], "suites": ["scenes"], "limit": 2, "seed": 0},
+        ),
+        "Tuning": (
+            Tuning,
+            {"data": lines, "min_retention": 0.9, "methods": ["adafv"], "keeps": [0.5], "seed": 0},
+        ),
+        "Measurement": (
+            Measurement,
+            {"shape": "tiny", "batches": [1], "methods": ["adafv"], "keeps": [0.5]},
+        ),
     }
 
 
 CALLS = (
-    *("ask", "build_inputs", "build_batch", "check_question", "prompt_for", "explain", "open_image", "load"),
+    *(
+        "ask",
+        "build_inputs",
+        "build_batch",
+        "check_question",
+        "prompt_for",
+        "explain",
+        "open_image",
+        "load",
+    ),
     *("from_spec", "save", "from_pretrained", "Batch", "Evaluation", "Tuning", "Measurement"),
 )
 
@@ -161,7 +211,9 @@ def test_one_wrong_argument(name, tmp_path, monkeypatch):
 
 
 def test_what_works_is_never_refused():
-    """Annotations are looked at once a call has failed, and an error that no argument explains stays as it is."""
+    """Annotations are looked at once a call has failed, and an error that no argument explains
+    stays as it is.
+    """
 
     @checked
     def halved(values: list[int], by: int = 2) -> list[float]:

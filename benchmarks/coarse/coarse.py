@@ -1,4 +1,7 @@
-"""Coarse-to-fine: the thumbnail's tokens decide which tiles are encoded at all. Simulated; and what it saves."""
+"""Coarse-to-fine: the thumbnail's tokens decide which tiles are encoded at all.
+
+Simulated; and what it saves.
+"""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -9,12 +12,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig, ProcessorMixin
 
-from adafv.ask import build_text
-from adafv.capture import SALIENCY
-from adafv.encoding import VisualTokens
+from adafv.core.pruner import Pruner, Selection
+from adafv.core.signals import SALIENCY
+from adafv.core.visual_tokens import VisualTokens
 from adafv.methods.adafv import AdaFV
 from adafv.methods.hired import tile_of
-from adafv.pruner import Pruner, Selection
+from adafv.models.prompting import build_text
 from adafv.speed import flops
 
 __all__ = ["TILES", "Clock", "Coarse", "best_tiles", "only"]
@@ -27,11 +30,13 @@ TILES = 4
 class Coarse(Pruner):
     """AdaFV or AdaFV+ on the thumbnail and the tiles that the thumbnail points at.
 
-    The tower looks at each crop on its own, so that a tile is not encoded means: none of its tokens may be kept, and
-    neither softmax nor mixture sees them. Here all crops are encoded and those tiles are hidden.
+    The tower looks at each crop on its own, so that a tile is not encoded means: none of its tokens
+    may be kept, and neither softmax nor mixture sees them. Here all crops are encoded and those
+    tiles are hidden.
 
     Args:
-        fine: the method that chooses the tokens, and whose scores on the thumbnail alone choose the tiles.
+        fine: the method that chooses the tokens, and whose scores on the thumbnail alone choose the
+            tiles.
         tiles: how many of them are encoded; 0: the thumbnail alone.
         chance: draw them instead.
     """
@@ -49,12 +54,17 @@ class Coarse(Pruner):
 
     def encoded(self, tokens: VisualTokens) -> Tensor:
         """(I, N), true for the tokens of the thumbnail and of the tiles that are encoded."""
-        crop = pad_sequence([where[:, 0] for where in tokens.where], batch_first=True, padding_value=-1)
+        crop = pad_sequence(
+            [where[:, 0] for where in tokens.where], batch_first=True, padding_value=-1
+        )
         seen = crop == 0
         relevance, saliency = self.fine.attentions(only(tokens, seen))
         for i, where in enumerate(tokens.where):
             if self.chance:
-                chosen = torch.randperm(TILES, generator=torch.Generator().manual_seed(tokens.seeds[i])) + 1
+                chosen = (
+                    torch.randperm(TILES, generator=torch.Generator().manual_seed(tokens.seeds[i]))
+                    + 1
+                )
             else:
                 chosen = best_tiles(tile_of(where), relevance[i, seen[i]], saliency[i, seen[i]])
             seen[i] |= torch.isin(crop[i], chosen[: self.tiles])
@@ -72,9 +82,11 @@ def only(tokens: VisualTokens, seen: Tensor) -> VisualTokens:
 
 
 def best_tiles(tile: Tensor, relevance: Tensor, saliency: Tensor) -> Tensor:
-    """The tiles 1 … T in descending order of the geometric mean of the masses that both lists have under them.
+    """The tiles 1 … T in descending order of the geometric mean of the masses that both lists have
+    under them.
 
-    That is what the mixture makes largest when it splits a budget, and like it needs neither a weight nor a scale.
+    That is what the mixture makes largest when it splits a budget, and like it needs neither a
+    weight nor a scale.
 
     Args:
         tile: (n,) the tile that shows the middle of each of the thumbnail's tokens.
@@ -98,7 +110,9 @@ class Clock:
     words: int
 
     @classmethod
-    def of(cls, name: str, config: PreTrainedConfig, processor: ProcessorMixin, question: str) -> "Clock":
+    def of(
+        cls, name: str, config: PreTrainedConfig, processor: ProcessorMixin, question: str
+    ) -> "Clock":
         return cls(name, config, build_text(processor, [question], "cpu")["input_ids"].shape[1])
 
     @property
@@ -116,11 +130,15 @@ class Clock:
 
     def flops(self, tiles: int, keep: float) -> float:
         """FLOPs of the tower, and of the prefill of that share of all the picture's tokens."""
-        lengths: Sequence[int] = [self.words + round(keep * self.tokens(TILES))] * flops.text_stack(self.config).layers
+        lengths: Sequence[int] = [self.words + round(keep * self.tokens(TILES))] * flops.text_stack(
+            self.config
+        ).layers
         return self.vision(tiles) + flops.prefill(self.config, lengths).flops
 
     def affords(self, budget: float, tiles: int) -> float:
-        """The largest share of all tokens that can be read in `budget` FLOPs if so many tiles are encoded, at most all
-        of theirs; 0 if not even one token can."""
+        """The largest share of all tokens that can be read in `budget` FLOPs if so many tiles are
+        encoded, at most all of theirs; 0 if not even one token can."""
         counts, whole = range(1, self.tokens(tiles) + 1), self.tokens(TILES)
-        return bisect_right(counts, budget, key=lambda count: self.flops(tiles, count / whole)) / whole
+        return (
+            bisect_right(counts, budget, key=lambda count: self.flops(tiles, count / whole)) / whole
+        )

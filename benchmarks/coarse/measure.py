@@ -18,22 +18,33 @@ from typing import Any
 from coarse import TILES, Clock, Coarse
 from report import readme
 
+from adafv.data.scenes import SCENE_SUITES
 from adafv.evaluation import report
 from adafv.evaluation.answering import BLIND, Configuration
 from adafv.evaluation.evaluate import Evaluation
 from adafv.evaluation.paired import paired
-from adafv.evaluation.scenes import SCENE_SUITES
-from adafv.files import write_text
-from adafv.load import load
 from adafv.methods import AdaFV, AdaFVPlus
+from adafv.models.load import load
 from adafv.speed.shapes import QUESTION, SHAPES
+from adafv.utils.files import write_text
 
 KEEP = 0.05
 BASES: dict[str, type[AdaFV]] = {cls.name: cls for cls in (AdaFV, AdaFVPlus)}
 SHAPE, ASKED = "llava-next-7b", "what color is the anchor?"
 CLOSEST = (["adafv+"], [TILES - 1])
 """What was neither ahead nor behind on the first pictures, and is asked again on others."""
-COLUMNS = ("method", "tiles", "keep", "kept_tokens", "suite", "n", "accuracy", "ci_low", "ci_high", "retention")
+COLUMNS = (
+    "method",
+    "tiles",
+    "keep",
+    "kept_tokens",
+    "suite",
+    "n",
+    "accuracy",
+    "ci_low",
+    "ci_high",
+    "retention",
+)
 
 Name = tuple[str, float]
 """Method and keep, as records have them."""
@@ -67,11 +78,12 @@ def named(base: str, tiles: int, chance: bool = False) -> str:
 
 
 def rivals(clock: Clock, whole: int, tiles: Iterable[int]) -> Iterator[tuple[int, float, float]]:
-    """Equal times: tiles, the share that coarse keeps, and the share that plain pruning keeps, 0 where none is short.
+    """Equal times: tiles, the share that coarse keeps, and the share that plain pruning keeps, 0
+    where none is short.
 
-    Either plain keeps `KEEP`, and coarse reads more tokens for the tiles it leaves out; or coarse keeps `KEEP`, and
-    plain reads fewer. Shares are rounded to tokens of the model that answers, which has `whole`.
-    """
+    Either plain keeps `KEEP`, and coarse reads more tokens for the tiles it leaves out; or coarse
+    keeps `KEEP`, and plain reads fewer. Shares are rounded to tokens of the model that answers,
+    which has `whole`."""
     for count in tiles:
         more = clock.affords(clock.flops(TILES, KEEP), count)
         fewer = clock.affords(clock.flops(count, KEEP), TILES)
@@ -79,7 +91,9 @@ def rivals(clock: Clock, whole: int, tiles: Iterable[int]) -> Iterator[tuple[int
         yield count, KEEP, round(fewer * whole) / whole
 
 
-def compare(records: Iterable[dict[str, Any]], ours: Name, rival: Name, **about: Any) -> list[dict[str, Any]]:
+def compare(
+    records: Iterable[dict[str, Any]], ours: Name, rival: Name, **about: Any
+) -> list[dict[str, Any]]:
     """A row for each suite: how much more accurate `ours` is, with interval and p."""
     roles = {ours: "ours", rival: "rival"}
     found = ((roles.get((r["method"], r["keep"])), r) for r in records)
@@ -88,8 +102,12 @@ def compare(records: Iterable[dict[str, Any]], ours: Name, rival: Name, **about:
     return [{**about, **who, **{k: v for k, v in row.items() if k not in who}} for row in rows]
 
 
-def comparison(clocks: Sequence[Clock], methods: Sequence[str], tiles: Sequence[int], **asked: Any) -> Comparison:
-    """Of so many tiles with plain pruning at equal time, with the thumbnail alone and with tiles drawn by chance."""
+def comparison(
+    clocks: Sequence[Clock], methods: Sequence[str], tiles: Sequence[int], **asked: Any
+) -> Comparison:
+    """Of so many tiles with plain pruning at equal time, with the thumbnail alone and with tiles
+    drawn by chance.
+    """
     whole = clocks[0].tokens(TILES)
     equal = [rival for clock in clocks for rival in rivals(clock, whole, tiles)]
     return Comparison(
@@ -107,38 +125,63 @@ def comparison(clocks: Sequence[Clock], methods: Sequence[str], tiles: Sequence[
     )
 
 
-def rows_of(records: list[dict[str, Any]], plan: Comparison, clocks: Sequence[Clock]) -> list[dict[str, Any]]:
+def rows_of(
+    records: list[dict[str, Any]], plan: Comparison, clocks: Sequence[Clock]
+) -> list[dict[str, Any]]:
     """Accuracy, and GFLOPs by clock, of each configuration on each suite."""
     tiles = {c.method: c.pruner.tiles for c in plan.configurations if isinstance(c.pruner, Coarse)}
     return [
         {name: row.get(name, tiles.get(row["method"], TILES)) for name in COLUMNS}
-        | {clock.name: round(clock.flops(tiles.get(row["method"], TILES), row["keep"]) / 1e9, 3) for clock in clocks}
+        | {
+            clock.name: round(clock.flops(tiles.get(row["method"], TILES), row["keep"]) / 1e9, 3)
+            for clock in clocks
+        }
         for row in report.rows_of(records)
         if row["question_type"] == "all"
     ]
 
 
-def pairs_of(records: list[dict[str, Any]], plan: Comparison, clocks: Sequence[Clock]) -> list[dict[str, Any]]:
-    """Coarse against plain pruning at equal time, by clock; then against plain, the thumbnail alone, and chance."""
+def pairs_of(
+    records: list[dict[str, Any]], plan: Comparison, clocks: Sequence[Clock]
+) -> list[dict[str, Any]]:
+    """Coarse against plain pruning at equal time, by clock; then against plain, the thumbnail
+    alone, and chance.
+    """
     rows, whole = [], clocks[0].tokens(TILES)
     encoded = [tiles for tiles in dict.fromkeys(tiles for tiles, *_ in plan.coarse) if tiles]
     for base in plan.methods:
         for clock in clocks:
             for tiles, keep, plain in rivals(clock, whole, encoded):
                 if plain:
-                    rows += compare(records, (named(base, tiles), keep), (base, plain), clock=clock.name, tiles=tiles)
+                    rows += compare(
+                        records,
+                        (named(base, tiles), keep),
+                        (base, plain),
+                        clock=clock.name,
+                        tiles=tiles,
+                    )
         for tiles in encoded:
-            others = [base, named(base, 0)] + [named(base, tiles, True)] * ((tiles, KEEP, True) in plan.coarse)
+            others = [base, named(base, 0)] + [named(base, tiles, True)] * (
+                (tiles, KEEP, True) in plan.coarse
+            )
             for rival in others:
-                rows += compare(records, (named(base, tiles), KEEP), (rival, KEEP), clock=None, tiles=tiles)
+                rows += compare(
+                    records, (named(base, tiles), KEEP), (rival, KEEP), clock=None, tiles=tiles
+                )
     return rows
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--limit", type=int, default=300, metavar="N", help="questions of each suite")
-    parser.add_argument("--again", type=int, default=1000, metavar="N", help="the same, for the closest call")
+    parser.add_argument(
+        "--limit", type=int, default=300, metavar="N", help="questions of each suite"
+    )
+    parser.add_argument(
+        "--again", type=int, default=1000, metavar="N", help="the same, for the closest call"
+    )
     parser.add_argument("--dtype", default="float32")
     return parser.parse_args(arguments)
 
@@ -159,9 +202,15 @@ def main(arguments: list[str] | None = None) -> None:
         found["rows"] += [{"seed": plan.seed, **row} for row in rows_of(records, plan, clocks)]
         found["pairs"] += [{"seed": plan.seed, **pair} for pair in pairs_of(records, plan, clocks)]
     shares = {clock.name: clock.vision(TILES) / clock.flops(TILES, KEEP) for clock in clocks}
-    settings = {"split": first.split, "words": {c.name: c.words for c in clocks}, "tower_share": shares}
+    settings = {
+        "split": first.split,
+        "words": {c.name: c.words for c in clocks},
+        "tower_share": shares,
+    }
     meta = report.meta_of(model, "embedded", start, **settings)
-    meta["command"] = shlex.join(["python", "benchmarks/coarse/measure.py", *(arguments or sys.argv[1:])])
+    meta["command"] = shlex.join(
+        ["python", "benchmarks/coarse/measure.py", *(arguments or sys.argv[1:])]
+    )
     del meta["wall_seconds"]  # of the last part of an interrupted run
     text = json.dumps({"meta": meta, **found}, indent=1, ensure_ascii=False)
     write_text(options.out / "results.json", text + "\n")

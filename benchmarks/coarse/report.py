@@ -14,7 +14,9 @@ Row = dict[str, Any]
 
 
 def ahead(suites: Sequence[Row]) -> bool:
-    """Whether a comparison is won: not less accurate on any suite, and more accurate beyond luck on one."""
+    """Whether a comparison is won: not less accurate on any suite, and more accurate beyond luck on
+    one.
+    """
     return all(r["difference"] >= 0 for r in suites) and any(r["p"] < SIGNIFICANT for r in suites)
 
 
@@ -85,19 +87,29 @@ Time is of tower and prefill, against plain pruning to {keep:.0%}.
 
 
 def _won(groups: Sequence[Sequence[Row]], clocks: Sequence[str]) -> str:
-    by = {clock: [ahead(group) for group in groups if group[0]["clock"] == clock] for clock in clocks}
-    return " and ".join(f"{sum(won)} of {len(won)} on the clock of `{clock}`" for clock, won in by.items())
+    by = {
+        clock: [ahead(group) for group in groups if group[0]["clock"] == clock] for clock in clocks
+    }
+    return " and ".join(
+        f"{sum(won)} of {len(won)} on the clock of `{clock}`" for clock, won in by.items()
+    )
 
 
 def _groups(pairs: Sequence[Row], seed: int) -> list[list[Row]]:
     """The suites of each comparison."""
-    return [list(group) for _, group in groupby((pair for pair in pairs if pair["seed"] == seed), key=_key)]
+    return [
+        list(group)
+        for _, group in groupby((pair for pair in pairs if pair["seed"] == seed), key=_key)
+    ]
 
 
 def _time(rows: Sequence[Row], method: str, share: float, clock: str, keep: float) -> float:
     """Against plain pruning to `keep`, all tiles encoded."""
     plain = next(row for row in rows if (row["tiles"], row["keep"]) == (TILES, keep))
-    return next(row for row in rows if (row["method"], row["keep"]) == (method, share))[clock] / plain[clock]
+    return (
+        next(row for row in rows if (row["method"], row["keep"]) == (method, share))[clock]
+        / plain[clock]
+    )
 
 
 def _key(pair: Row) -> tuple[Any, ...]:
@@ -106,10 +118,20 @@ def _key(pair: Row) -> tuple[Any, ...]:
 
 def _equal(group: Sequence[Row]) -> tuple[str, ...]:
     first = group[0]
-    return first["clock"], first["rival"], str(first["tiles"]), f"{first['keep']:.1%}", f"{first['rival_keep']:.1%}"
+    return (
+        first["clock"],
+        first["rival"],
+        str(first["tiles"]),
+        f"{first['keep']:.1%}",
+        f"{first['rival_keep']:.1%}",
+    )
 
 
-def _table(head: Sequence[str], suites: Sequence[str], lines: Iterable[tuple[tuple[str, ...], Sequence[Row]]]) -> str:
+def _table(
+    head: Sequence[str],
+    suites: Sequence[str],
+    lines: Iterable[tuple[tuple[str, ...], Sequence[Row]]],
+) -> str:
     body = [(*label, *(_points(row) for row in group)) for label, group in lines]
     return _markdown([*head, *suites], body)
 
@@ -123,7 +145,9 @@ def _signed(share: float) -> str:
     return f"{100 * share:+.1f}".replace("-", "−")
 
 
-def _accuracies(rows: Sequence[Row], suites: Sequence[str], clocks: Sequence[str], keep: float) -> str:
+def _accuracies(
+    rows: Sequence[Row], suites: Sequence[str], clocks: Sequence[str], keep: float
+) -> str:
     cells: dict[tuple[str, float], dict[str, Row]] = {}
     for row in rows:
         cells.setdefault((row["method"], row["keep"]), {})[row["suite"]] = row

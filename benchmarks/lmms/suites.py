@@ -4,7 +4,7 @@ from typing import Any
 
 from lmms_eval.api.task import ConfigurableMessagesTask
 
-from adafv.evaluation.suites import load_suite, suite_length
+from adafv.data.suites import load_suite, suite_length
 
 
 class Suite(ConfigurableMessagesTask):
@@ -18,10 +18,11 @@ class Suite(ConfigurableMessagesTask):
 
 
 class Questions:
-    """The questions of a suite, in the part of the interface of a `datasets.Dataset` that lmms-eval uses.
+    """The questions of a suite, in the part of the interface of a `datasets.Dataset` that lmms-eval
+    uses.
 
-    Drawing the 2,000 questions of a suite takes half a minute, and `--limit 16` needs three pictures: hence no Dataset.
-    """
+    Drawing the 2,000 questions of a suite takes half a minute, and `--limit 16` needs three
+    pictures: hence no Dataset."""
 
     def __init__(self, suite: str) -> None:
         self.suite, self.samples = suite, load_suite(suite)
@@ -37,7 +38,12 @@ class Questions:
         while index >= len(self.docs):
             sample = next(self.samples)
             self.docs += [
-                {"id": f"{sample.id}/{i}", "image": sample.image, "question": q.text, "answer": q.answer}
+                {
+                    "id": f"{sample.id}/{i}",
+                    "image": sample.image,
+                    "question": q.text,
+                    "answer": q.answer,
+                }
                 for i, q in enumerate(sample.questions)
             ]
         return self.docs[index]

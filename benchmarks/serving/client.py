@@ -18,7 +18,10 @@ WORDS = 16  # of a question
 
 
 class Cell(NamedTuple):
-    """Some requests at once: what is measured. `question`: "new", about pictures of their own, or "again"."""
+    """Some requests at once: what is measured.
+
+    `question`: "new", about pictures of their own, or "again".
+    """
 
     repeat: int
     concurrency: int
@@ -39,7 +42,13 @@ class Client:
         from vllm.benchmarks.serve import add_cli_args
         from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-        self.folder, self.model, self.shape, self.answer, self.method = folder, model, shape, answer, method
+        self.folder, self.model, self.shape, self.answer, self.method = (
+            folder,
+            model,
+            shape,
+            answer,
+            method,
+        )
         self.parser = FlexibleArgumentParser()
         add_cli_args(self.parser)
 
@@ -61,14 +70,22 @@ class Client:
         if cell.engine != "stock":
             chosen = {"adafv_keep": cell.keep, "adafv_method": self.method}
             options["extra-body"] = json.dumps({"mm_processor_kwargs": chosen})
-        flags = ["custom-ensure-client-side-data", "disable-shuffle", "ignore-eos", "disable-tqdm", "save-detailed"]
+        flags = [
+            "custom-ensure-client-side-data",
+            "disable-shuffle",
+            "ignore-eos",
+            "disable-tqdm",
+            "save-detailed",
+        ]
         words = [f"--{flag}" for flag in flags]
         words += [str(x) for name, value in options.items() for x in (f"--{name}", value)]
         with contextlib.redirect_stdout(io.StringIO()):
             found = asyncio.run(main_async(self.parser.parse_args(words)))
         if found["failed"]:
             error = next(error for error in found["errors"] if error)
-            raise ValueError(f"{found['failed']} of {requests} requests failed at {cell}: {error.splitlines()[-1]}")
+            raise ValueError(
+                f"{found['failed']} of {requests} requests failed at {cell}: {error.splitlines()[-1]}"
+            )
         return found
 
     def _questions(self, count: int, seed: int, *, again: bool) -> Path:

@@ -1,4 +1,5 @@
-"""Requests a second, TTFT and KV blocks with and without pruning, by vLLM's own benchmark client: see README.md here.
+"""Requests a second, TTFT and KV blocks with and without pruning, by vLLM's own benchmark client:
+see README.md here.
 
     python benchmarks/serving/measure.py --out benchmarks/serving
 
@@ -28,12 +29,21 @@ from tqdm import tqdm
 
 from adafv.speed.log import Log
 
-QUICK = {"shape": "tiny", "keep": [0.25], "concurrency": [1, 4], "repeats": 1, "answer": 4, "kv_gib": 1}
+QUICK = {
+    "shape": "tiny",
+    "keep": [0.25],
+    "concurrency": [1, 4],
+    "repeats": 1,
+    "answer": 4,
+    "kv_gib": 1,
+}
 DENSE = 1.0
 
 
 def plan(options: argparse.Namespace) -> Iterator[list[Cell]]:
-    """Every repetition visits all rows; the order turns, and back, so that whatever drifts hits all of them."""
+    """Every repetition visits all rows; the order turns, and back, so that whatever drifts hits all
+    of them.
+    """
     chosen = [("stock", DENSE), ("adafv", DENSE), *(("adafv", keep) for keep in options.keep)]
     for repeat in range(options.repeats):
         turn = repeat // 2 * 2 % len(chosen)
@@ -67,9 +77,13 @@ def measure(options: argparse.Namespace, log: Log, todo: list[list[Cell]]) -> No
         for engine, server in servers.items():
             log.append([{"engine": engine, **server.cache()}])
         seeds = np.random.default_rng()
-        for engine, keep in dict.fromkeys((cell.engine, cell.keep) for cells in todo for cell in cells):
+        for engine, keep in dict.fromkeys(
+            (cell.engine, cell.keep) for cells in todo for cell in cells
+        ):
             client.run(servers[engine], Cell(-1, 4, engine, keep), 4, int(seeds.integers(2**32)))
-        for cells in tqdm(todo, desc="measured", unit="row", file=sys.stderr, disable=options.quiet):
+        for cells in tqdm(
+            todo, desc="measured", unit="row", file=sys.stderr, disable=options.quiet
+        ):
             seed = int(seeds.integers(2**32))
             records = []
             for cell in cells:
@@ -100,7 +114,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     def numbers(kind: type) -> Any:
         return lambda text: [kind(x) for x in text.split(",")]
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--shape", choices=SHAPES, default="llava-0.4b")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -108,12 +124,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--keep", type=numbers(float), default=[0.25, 0.1, 0.05], metavar="F,F,…")
     parser.add_argument("--concurrency", type=numbers(int), default=[1, 8, 32], metavar="N,N,…")
     parser.add_argument("--repeats", type=int, default=4, metavar="N")
-    parser.add_argument("--answer", type=int, default=16, metavar="N", help="tokens of every answer")
-    parser.add_argument("--kv-gib", type=int, default=2, metavar="N", help="KV cache of a server on a CPU")
     parser.add_argument(
-        "--gpu-memory-utilization", type=float, default=0.45, metavar="F", help="of each of the two servers on a GPU"
+        "--answer", type=int, default=16, metavar="N", help="tokens of every answer"
     )
-    parser.add_argument("--quick", action="store_true", help="a tiny model and few requests: does it run?")
+    parser.add_argument(
+        "--kv-gib", type=int, default=2, metavar="N", help="KV cache of a server on a CPU"
+    )
+    parser.add_argument(
+        "--gpu-memory-utilization",
+        type=float,
+        default=0.45,
+        metavar="F",
+        help="of each of the two servers on a GPU",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a tiny model and few requests: does it run?"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -147,23 +173,41 @@ def machine(device: str) -> dict[str, Any]:
     if device == "cuda":
         name = torch.cuda.get_device_name()
     elif (info := Path("/proc/cpuinfo")).exists():
-        name = next((line.split(": ")[1] for line in info.read_text().splitlines() if "model name" in line), name)
-    return {"name": name, "cores": psutil.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30)}
+        name = next(
+            (line.split(": ")[1] for line in info.read_text().splitlines() if "model name" in line),
+            name,
+        )
+    return {
+        "name": name,
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    chosen = [f"{name}={value}" for name, value in os.environ.items() if name.startswith(("VLLM_CPU", "OMP_"))]
+    chosen = [
+        f"{name}={value}"
+        for name, value in os.environ.items()
+        if name.startswith(("VLLM_CPU", "OMP_"))
+    ]
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers go too
     settings = settings_of(options)
     with Log(options.out, settings) as log:
-        done = {tuple(line[name] for name in Cell._fields) for line in log.records if "repeat" in line}
+        done = {
+            tuple(line[name] for name in Cell._fields) for line in log.records if "repeat" in line
+        }
         todo = [cells for cells in plan(options) if not done.issuperset(map(tuple, cells))]
         if todo:
             measure(options, log, todo)
     records = [json.loads(line) for line in log.path.read_text().splitlines()]
-    command = " ".join([*chosen, shlex.join(["python", "benchmarks/serving/measure.py", *(arguments or sys.argv[1:])])])
+    command = " ".join(
+        [
+            *chosen,
+            shlex.join(["python", "benchmarks/serving/measure.py", *(arguments or sys.argv[1:])]),
+        ]
+    )
     print(write(options.out, SHAPES[options.shape], settings, records, command))
 
 

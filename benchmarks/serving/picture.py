@@ -20,7 +20,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     names = list(dict.fromkeys((row["engine"], row["keep"]) for row in rows))
     figure = Figure(figsize=(12.5, 4.2), dpi=160, layout="constrained", facecolor="white")
     speed, wait, room = figure.subplots(1, 3, width_ratios=(3, 3, 2))
-    _bars(speed, rows, names, lambda row: row["speedup"], lambda row: (row["speedup_low"], row["speedup_high"]))
+    _bars(
+        speed,
+        rows,
+        names,
+        lambda row: row["speedup"],
+        lambda row: (row["speedup_low"], row["speedup_high"]),
+    )
     for row in rows:
         at = _place(row, rows, names)
         speed.plot([at - 0.07, at + 0.07], [row["ideal_speedup"]] * 2, color=_INK, linewidth=1.5)
@@ -39,13 +45,27 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     wait.yaxis.set_minor_formatter(NullFormatter())
     _title(wait, "time to first token, s: median and p95", "requests at once")
     last = [row for row in rows if row["concurrency"] == max(r["concurrency"] for r in rows)]
-    room.bar(range(len(last)), [row["kv_capacity_requests"] for row in last], color=_COLOURS[: len(last)], width=0.75)
+    room.bar(
+        range(len(last)),
+        [row["kv_capacity_requests"] for row in last],
+        color=_COLOURS[: len(last)],
+        width=0.75,
+    )
     for i, row in enumerate(last):
-        room.annotate(str(row["kv_capacity_requests"]), (i, row["kv_capacity_requests"]), ha="center", va="bottom")
-    room.set_xticks(range(len(last)), [_label(*name).removesuffix(" kept") for name in names], fontsize=9)
+        room.annotate(
+            str(row["kv_capacity_requests"]),
+            (i, row["kv_capacity_requests"]),
+            ha="center",
+            va="bottom",
+        )
+    room.set_xticks(
+        range(len(last)), [_label(*name).removesuffix(" kept") for name in names], fontsize=9
+    )
     _title(room, "requests in the KV cache", "")
     handles, labels = speed.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10
+    )
     figure.savefig(path)
 
 
@@ -59,13 +79,17 @@ def _bars(
     for name, colour in zip(names, _COLOURS, strict=False):
         own = [row for row in rows if (row["engine"], row["keep"]) == name]
         at = [_place(row, rows, names) for row in own]
-        axes.bar(at, [height(row) for row in own], 0.9 / len(names), color=colour, label=_label(*name))
+        axes.bar(
+            at, [height(row) for row in own], 0.9 / len(names), color=colour, label=_label(*name)
+        )
         axes.vlines(at, *zip(*map(reach, own), strict=True), color=_INK, linewidth=0.8)
     groups = list(dict.fromkeys(row["concurrency"] for row in rows))
     axes.set_xticks(range(len(groups)), [str(n) for n in groups])
 
 
-def _place(row: dict[str, Any], rows: list[dict[str, Any]], names: list[tuple[str, float]]) -> float:
+def _place(
+    row: dict[str, Any], rows: list[dict[str, Any]], names: list[tuple[str, float]]
+) -> float:
     groups = list(dict.fromkeys(r["concurrency"] for r in rows))
     turn = names.index((row["engine"], row["keep"])) - (len(names) - 1) / 2
     return groups.index(row["concurrency"]) + 0.95 * turn / len(names)

@@ -13,7 +13,7 @@ import numpy as np
 from picture import draw
 from shapes import Shape
 
-from adafv.files import atomic, write_text
+from adafv.utils.files import atomic, write_text
 
 __all__ = ["COLUMNS", "rows_of", "write"]
 
@@ -34,13 +34,14 @@ or more (`--gpu-memory-utilization` is each one's share). This has not been run.
 """
 
 
-def rows_of(cells: Sequence[dict[str, Any]], caches: dict[str, dict[str, Any]], shape: Shape) -> list[dict[str, Any]]:
+def rows_of(
+    cells: Sequence[dict[str, Any]], caches: dict[str, dict[str, Any]], shape: Shape
+) -> list[dict[str, Any]]:
     """One row per concurrency, question, engine and keep.
 
-    Medians over repetitions; percentiles of TTFT over all their requests. Speedups are against stock vLLM in the same
-    repetition, with their lowest and highest; ideal ones are ratios of FLOPs: all of them, and those up to the first
-    token, vision tower included.
-    """
+    Medians over repetitions; percentiles of TTFT over all their requests. Speedups are against
+    stock vLLM in the same repetition, with their lowest and highest; ideal ones are ratios of
+    FLOPs: all of them, and those up to the first token, vision tower included."""
     groups: dict[tuple[int, str], dict[tuple[str, float], list[dict[str, Any]]]] = {}
     for cell in cells:
         group = groups.setdefault((cell["concurrency"], cell["question"]), defaultdict(list))
@@ -60,10 +61,17 @@ def _row(
     first = {cell["repeat"]: cell for cell in stock}
     answer = round(cells[0]["answer_tokens"])
     prompt = fmean(cell["prompt_tokens"] for cell in cells)
-    ours, theirs = shape.flops(round(prompt), answer), shape.flops(round(stock[0]["prompt_tokens"]), answer)
+    ours, theirs = (
+        shape.flops(round(prompt), answer),
+        shape.flops(round(stock[0]["prompt_tokens"]), answer),
+    )
     until = [x["vision"] + x["prefill"] for x in (theirs, ours)]
     ratios = [_rate(c) / _rate(first[c["repeat"]]) for c in cells if c["repeat"] in first]
-    waits = [np.median(first[c["repeat"]]["ttft_ms"]) / np.median(c["ttft_ms"]) for c in cells if c["repeat"] in first]
+    waits = [
+        np.median(first[c["repeat"]]["ttft_ms"]) / np.median(c["ttft_ms"])
+        for c in cells
+        if c["repeat"] in first
+    ]
     ideal = sum(theirs.values()) / sum(ours.values()) if key[1] == "new" else None
     blocks = -(-(round(prompt) + answer - 1) // cache["block_size"])  # nothing reads the last token
     ttft = np.percentile([t for cell in cells for t in cell["ttft_ms"]], [50, 95])
@@ -77,21 +85,34 @@ def _row(
         max(cell["running"] for cell in cells), sum(cell["preemptions"] for cell in cells),
         sum(cell["prefix_hits"] for cell in cells), fmean(cell["others"] for cell in cells),
     )  # fmt: skip
-    return {c: round(v, 4) if isinstance(v, float) else v for c, v in zip(COLUMNS, values, strict=True)}
+    return {
+        c: round(v, 4) if isinstance(v, float) else v for c, v in zip(COLUMNS, values, strict=True)
+    }
 
 
 def _rate(cell: dict[str, Any]) -> float:
     return cell["requests"] / cell["seconds"]
 
 
-def write(out: Path, shape: Shape, settings: dict[str, Any], records: Iterable[dict[str, Any]], command: str) -> str:
+def write(
+    out: Path,
+    shape: Shape,
+    settings: dict[str, Any],
+    records: Iterable[dict[str, Any]],
+    command: str,
+) -> str:
     """Write results.json, results.csv, serving.png and README.md; return the tables."""
     records = list(records)
     caches = {r["engine"]: r for r in records if "repeat" not in r}
     cells = [r for r in records if "repeat" in r]
     rows = rows_of(cells, caches, shape)
     others = [cell["others"] for cell in cells]
-    meta = {**settings, "command": command, "caches": list(caches.values()), "others": [median(others), max(others)]}
+    meta = {
+        **settings,
+        "command": command,
+        "caches": list(caches.values()),
+        "others": [median(others), max(others)],
+    }
     write_text(out / "results.json", json.dumps({"meta": meta, "rows": rows}, indent=1) + "\n")
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -114,7 +135,11 @@ def _readme(shape: Shape, meta: dict[str, Any], rows: list[dict[str, Any]], tabl
     share = f"{100 * flops['vision'] / sum(flops.values()):.0f}"
     machine, versions = meta["machine"], meta["versions"]
     on_cpu = meta["device"] == "cpu"
-    where = f"{machine['cores']} cores of {machine['name']}" if on_cpu else f"one {machine['name']} for both servers"
+    where = (
+        f"{machine['cores']} cores of {machine['name']}"
+        if on_cpu
+        else f"one {machine['name']} for both servers"
+    )
     size, answer, repeats = f"{shape.parameters / 1e9:.2f}", meta["answer"], new[0]["repeats"]
     usual, most = (f"{cores:.2f}" for cores in meta["others"])
     return f"""# Serving on vLLM
@@ -162,7 +187,11 @@ def _speed(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
-        times = "" if _is_stock(r) else f"**{r['speedup']:.2f}** [{r['speedup_low']:.2f}, {r['speedup_high']:.2f}]"
+        times = (
+            ""
+            if _is_stock(r)
+            else f"**{r['speedup']:.2f}** [{r['speedup_low']:.2f}, {r['speedup_high']:.2f}]"
+        )
         lines.append(
             f"| {r['concurrency']} | {_name(r)} | {r['requests_per_s']:.2f} | {times} | {r['ideal_speedup']:.2f} "
             f"| {_time(r['ttft_p50_ms'])} | {_time(r['ttft_p95_ms'])} | {r['tokens_per_s']:.1f} | {r['kv_blocks']} |"

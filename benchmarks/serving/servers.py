@@ -22,7 +22,8 @@ PATIENCE = 900  # seconds until a server is up
 
 
 class Server:
-    """vLLM's OpenAI-compatible server with random weights, as a child process that ends with the block.
+    """vLLM's OpenAI-compatible server with random weights, as a child process that ends with the
+    block.
 
     Args:
         model: a folder without weights.
@@ -34,7 +35,9 @@ class Server:
         ValueError: the server did not come up.
     """
 
-    def __init__(self, model: Path, *, plugin: bool, device: str, context: int, kv_gib: int, share: float) -> None:
+    def __init__(
+        self, model: Path, *, plugin: bool, device: str, context: int, kv_gib: int, share: float
+    ) -> None:
         self.log = model.parent / f"{'adafv' if plugin else 'stock'}.log"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -55,7 +58,11 @@ class Server:
         command += [str(x) for name, value in options.items() for x in (f"--{name}", value)]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     @property
@@ -80,7 +87,10 @@ class Server:
         """What it counts, by name; the labels of `cache_config_info` as well."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
             text = answer.read().decode()
-        found = {m[1]: float(m[2]) for m in re.finditer(r"^vllm:(\w+)(?:\{.*\})? (\S+)$", text, re.MULTILINE)}
+        found = {
+            m[1]: float(m[2])
+            for m in re.finditer(r"^vllm:(\w+)(?:\{.*\})? (\S+)$", text, re.MULTILINE)
+        }
         labels = re.search(r"^vllm:cache_config_info\{(.*)\}", text, re.MULTILINE)
         numbers = re.findall(r'(block_size|num_gpu_blocks)="(\d+)"', labels[1] if labels else "")
         return found | {name: float(number) for name, number in numbers}
@@ -89,7 +99,11 @@ class Server:
         """The KV cache: blocks, tokens in each, and what vLLM's log says of it."""
         now = self.metrics()
         said = re.search(r"KV cache size: .*", self.log.read_text(errors="replace"))
-        return {"blocks": int(now["num_gpu_blocks"]), "block_size": int(now["block_size"]), "log": said and said[0]}
+        return {
+            "blocks": int(now["num_gpu_blocks"]),
+            "block_size": int(now["block_size"]),
+            "log": said and said[0],
+        }
 
     def close(self) -> None:
         family = [self.process, *_family(self.process.pid)]
@@ -124,14 +138,21 @@ class Watch:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self._done.set()
         self._thread.join()
         if error:
             return
         after, (start, busy, ours) = self.server.metrics(), self._start
         names = ("num_preemptions_total", "prefix_cache_hits_total")
-        self.preemptions, self.prefix_hits = (int(after[name] - self._before[name]) for name in names)
+        self.preemptions, self.prefix_hits = (
+            int(after[name] - self._before[name]) for name in names
+        )
         spent = _busy() - busy - (_ours() - ours)
         self.others = round(max(0.0, spent / (time.monotonic() - start)), 3)
 
@@ -142,7 +163,9 @@ class Watch:
             except OSError:
                 continue
             # vLLM's first block stays empty and is not counted
-            self.blocks = max(self.blocks, round(now["kv_cache_usage_perc"] * (now["num_gpu_blocks"] - 1)))
+            self.blocks = max(
+                self.blocks, round(now["kv_cache_usage_perc"] * (now["num_gpu_blocks"] - 1))
+            )
             self.running = max(self.running, int(now["num_requests_running"]))
 
 

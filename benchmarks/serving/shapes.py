@@ -1,4 +1,7 @@
-"""Models to measure on: configuration, tokenizer and processor from code. The weights are vLLM's own random ones."""
+"""Models to measure on: configuration, tokenizer and processor from code.
+
+The weights are vLLM's own random ones.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +40,8 @@ class Shape:
     Attributes:
         tower, text: arguments of transformers' CLIPVisionConfig and LlamaConfig.
         side: of the square pictures that are asked about, in pixels.
-        tiles: how many tiles LLaVA-NeXT cuts such a picture into, on a side; 0: LLaVA-1.5, no tiles.
+        tiles: how many tiles LLaVA-NeXT cuts such a picture into, on a side; 0: LLaVA-1.5, no
+            tiles.
     """
 
     tower: dict[str, Any]
@@ -48,7 +52,9 @@ class Shape:
     words: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "words", tuple(f"w{i}" for i in range(self.vocabulary - len(SPECIAL))))
+        object.__setattr__(
+            self, "words", tuple(f"w{i}" for i in range(self.vocabulary - len(SPECIAL)))
+        )
 
     @property
     def patches(self) -> int:
@@ -59,7 +65,9 @@ class Shape:
     def parameters(self) -> int:
         """All weights, biases and norms left out."""
         tower, text = self.tower, self.text
-        layers = tower["num_hidden_layers"] * (4 * tower["hidden_size"] + 2 * tower["intermediate_size"])
+        layers = tower["num_hidden_layers"] * (
+            4 * tower["hidden_size"] + 2 * tower["intermediate_size"]
+        )
         deep = text["num_hidden_layers"] * (4 * text["hidden_size"] + 3 * text["intermediate_size"])
         return layers * tower["hidden_size"] + (deep + 2 * self.vocabulary) * text["hidden_size"]
 
@@ -86,7 +94,9 @@ class Shape:
         """
         config, edge = self._configured()[0], self.tower["image_size"] // self.tower["patch_size"]
         depth = config.text_config.num_hidden_layers
-        steps = (flops.decode(config, [length] * depth) for length in range(prompt, prompt + answer - 1))
+        steps = (
+            flops.decode(config, [length] * depth) for length in range(prompt, prompt + answer - 1)
+        )
         return {
             "vision": flops.vision(config, [(edge, edge)] * (1 + self.tiles**2)).flops,
             "prefill": flops.prefill(config, [prompt] * depth).flops,
@@ -99,14 +109,21 @@ class Shape:
 
     def _llava(self) -> tuple[Any, Any]:
         side = self.tower["image_size"]
-        images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+        images = CLIPImageProcessorPil(
+            size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+        )
         return LlavaConfig(**self._parts()), LlavaProcessor(images, **self._processing())
 
     def _next(self) -> tuple[Any, Any]:
         side = self.tower["image_size"]
-        grids = [[side * rows, side * columns] for rows, columns in ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1))]
+        grids = [
+            [side * rows, side * columns]
+            for rows, columns in ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1))
+        ]
         images = LlavaNextImageProcessorPil(
-            size={"shortest_edge": side}, crop_size={"height": side, "width": side}, image_grid_pinpoints=grids
+            size={"shortest_edge": side},
+            crop_size={"height": side, "width": side},
+            image_grid_pinpoints=grids,
         )
         config = LlavaNextConfig(**self._parts(), image_grid_pinpoints=grids)
         return config, LlavaNextProcessor(images, **self._processing())
@@ -123,7 +140,11 @@ class Shape:
         }  # fmt: skip
 
     def _processing(self) -> dict[str, Any]:
-        words = Tokenizer(models.WordLevel({w: i for i, w in enumerate((*SPECIAL, *self.words))}, unk_token="<unk>"))
+        words = Tokenizer(
+            models.WordLevel(
+                {w: i for i, w in enumerate((*SPECIAL, *self.words))}, unk_token="<unk>"
+            )
+        )
         words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_object=words, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>",
@@ -135,8 +156,17 @@ class Shape:
         }  # fmt: skip
 
 
-def _tower(width: int, inner: int, layers: int, heads: int, side: int = 336, patch: int = 14) -> dict[str, Any]:
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")
+def _tower(
+    width: int, inner: int, layers: int, heads: int, side: int = 336, patch: int = 14
+) -> dict[str, Any]:
+    names = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "image_size",
+        "patch_size",
+    )
     return dict(zip(names, (width, inner, layers, heads, side, patch), strict=True))
 
 
@@ -152,5 +182,5 @@ SHAPES = {
     "llava-1.5-7b": Shape(LARGE, _text(4096, 11008, 32, 32)),
     "llava-next-7b": Shape(LARGE, _text(4096, 11008, 32, 32), side=672, tiles=2),
 }
-"""Of which one can be asked for; `llava-0.4b` has LLaVA-1.5's 576 visual tokens and its ratio of tower to language
-model, about 1 to 20."""
+"""Of which one can be asked for; `llava-0.4b` has LLaVA-1.5's 576 visual tokens and its ratio of
+tower to language model, about 1 to 20."""

@@ -1,4 +1,6 @@
-"""How much is asked of PyTorch in select and rebuild, and how often the host asks what a tensor of the device holds."""
+"""How much is asked of PyTorch in select and rebuild, and how often the host asks what a tensor of
+the device holds.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -13,9 +15,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
-from adafv.ask import build_batch
-from adafv.encoding import Encoding
-from adafv.pruner import Pruner
+from adafv.core.pruner import Pruner
+from adafv.core.visual_tokens import Encoding
+from adafv.models.prompting import build_batch
 from adafv.speed.shapes import QUESTION, SHAPES, build, picture
 
 __all__ = ["counted"]
@@ -31,19 +33,21 @@ READS = {
 def counted(
     pruners: Mapping[str, Pruner], width: int, device: torch.device, dtype: torch.dtype
 ) -> list[dict[str, Any]]:
-    """A row for select and for rebuild of each method, for one picture in LLaVA-NeXT: 2,880 visual tokens.
+    """A row for select and for rebuild of each method, for one picture in LLaVA-NeXT: 2,880 visual
+    tokens.
 
-    `operators` are those that PyTorch hands to a kernel: composite ones taken apart, without views and allocations,
-    with those of the host's own small tensors. `reads` are the places where the host asks what is in a tensor of the
-    device: on a GPU it waits for it there. On CUDA torch.profiler adds kernels launched, waits for a stream and copies
-    to the host.
+    `operators` are those that PyTorch hands to a kernel: composite ones taken apart, without views
+    and allocations, with those of the host's own small tensors. `reads` are the places where the
+    host asks what is in a tensor of the device: on a GPU it waits for it there. On CUDA
+    torch.profiler adds kernels launched, waits for a stream and copies to the host.
 
     Args:
         width: of the visual tokens.
     """
     whole = SHAPES["llava-next-7b"]
     text = {**whole.text, "hidden_size": width, "intermediate_size": width, "vocab_size": 64}
-    shape = replace(whole, tower=SHAPES["tiny"].tower, text=text)  # what is counted depends on neither's depth
+    # what is counted depends on neither's depth
+    shape = replace(whole, tower=SHAPES["tiny"].tower, text=text)
     model = build(shape.config(1), device, dtype)
     inputs = build_batch(shape.processor(), [picture(shape.side, 0)], [QUESTION], device, dtype)
     rows = []
@@ -60,7 +64,9 @@ def counted(
 def _stages(
     pruner: Pruner, model: PreTrainedModel, inputs: dict[str, Any], encoding: Encoding
 ) -> dict[str, Callable[[], Any]]:
-    select = partial(pruner.select, encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts])
+    select = partial(
+        pruner.select, encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts]
+    )
     return {"select": select, "rebuild": partial(pruner.rebuild, model, inputs, encoding, select())}
 
 
@@ -79,7 +85,8 @@ def _operators(call: Callable[[], Any]) -> int:
 
 
 class _Watched(Tensor):
-    """A tensor of the device, as is all that is computed from it. It notes what the host asks of it.
+    """A tensor of the device, as is all that is computed from it. It notes what the host asks of
+    it.
 
     On a CPU too, where nobody waits, and apart from the tensors that are the host's own.
     """
@@ -117,9 +124,13 @@ def _watched(value: Any) -> Any:
 def _on_watch(encoding: Encoding) -> Encoding:
     """All of an encoding that lies on the device."""
     names = ("features", "mask", "signals", "text", "text_mask")
-    tokens = replace(encoding.tokens, **{name: _watched(getattr(encoding.tokens, name)) for name in names})
+    tokens = replace(
+        encoding.tokens, **{name: _watched(getattr(encoding.tokens, name)) for name in names}
+    )
     names = ("features", "droppable", "fixed")
-    return replace(encoding, tokens=tokens, **{name: _watched(getattr(encoding, name)) for name in names})
+    return replace(
+        encoding, tokens=tokens, **{name: _watched(getattr(encoding, name)) for name in names}
+    )
 
 
 def _launched(call: Callable[[], Any]) -> dict[str, int]:

@@ -1,12 +1,11 @@
 """Put the tables of `adafv speed` into the pages that show them.
 
-    python benchmarks/speed/pages.py            # after measuring
-    python benchmarks/speed/pages.py --check    # exit 1 where a page says something else than its results
+    python benchmarks/speed/pages.py            # after measuring python benchmarks/speed/pages.py
+    --check    # exit 1 where a page says something else than its results
 
-A page shows a table between `<!-- speed: FOLDER -->`, a folder under benchmarks/speed, and `<!-- end -->`; of a folder
-with a selection.json what choosing cost before and after it was made faster. `<!-- text: FOLDER -->` stands for the
-prefills of text alone that every measurement times, too.
-"""
+A page shows a table between `<!-- speed: FOLDER -->`, a folder under benchmarks/speed, and `<!--
+end -->`; of a folder with a selection.json what choosing cost before and after it was made faster.
+`<!-- text: FOLDER -->` stands for the prefills of text alone that every measurement times, too."""
 
 import json
 import re
@@ -14,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from adafv.load import DTYPES
+from adafv.models.load import DTYPES
 from adafv.speed import flops
 from adafv.speed.run import Measurement
 from adafv.speed.tables import markdown
@@ -42,9 +41,18 @@ def text(meta: dict[str, Any]) -> str:
     rows = []
     for record in meta["text_prefill_ms"]:
         work = flops.prefill(config, [record["length"]] * layers, record["batch"], size)
-        rows.append((f"{record['length']:,}", f"{record['ms']:.0f}", f"{work.flops / record['ms'] / 1e6:.0f}"))
+        rows.append(
+            (
+                f"{record['length']:,}",
+                f"{record['ms']:.0f}",
+                f"{work.flops / record['ms'] / 1e6:.0f}",
+            )
+        )
     names = ("tokens", "ms", "GFLOP/s")
-    lines = [f"| {name} | {' | '.join(cells)} |" for name, cells in zip(names, zip(*rows, strict=True), strict=True)]
+    lines = [
+        f"| {name} | {' | '.join(cells)} |"
+        for name, cells in zip(names, zip(*rows, strict=True), strict=True)
+    ]
     return "\n".join([lines[0], f"| :-- |{' --: |' * len(rows)}", *lines[1:]])
 
 
@@ -59,16 +67,24 @@ def selection(folder: Path) -> str:
         both = [_facts(found, name) for found in (before, now)]
         cells = [f"{a} → {b}" for a, b in zip(*both, strict=True)]
         line = f"{fits['select_ms']['r2']:.3f}, {fits['select_ms']['exponent']:.2f}"
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {line} | {cells[2]} | {cells[3]} | {cells[4]} |")
+        lines.append(
+            f"| {name} | {cells[0]} | {cells[1]} | {line} | {cells[2]} | {cells[3]} | {cells[4]} |"
+        )
     return "\n".join(lines)
 
 
 def _facts(found: dict[str, Any], name: str) -> list[str]:
-    times = {row["visual_tokens"]: row["select_ms"] for row in found["rows"] if row["method"] == name}
+    times = {
+        row["visual_tokens"]: row["select_ms"] for row in found["rows"] if row["method"] == name
+    }
     (count,) = (row for row in found["counts"] if (row["method"], row["stage"]) == (name, "select"))
     memory = found["fits"][name]["peak_bytes"]["per_1000"] / 2**20
     numbers = (times[2880], times[100_000], memory)
-    return [*(f"{x:.3g}" if x < 100 else f"{x:.0f}" for x in numbers), str(count["operators"]), str(count["reads"])]
+    return [
+        *(f"{x:.3g}" if x < 100 else f"{x:.0f}" for x in numbers),
+        str(count["operators"]),
+        str(count["reads"]),
+    ]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -84,7 +100,9 @@ def main() -> None:
             if "--check" not in sys.argv:
                 page.write_text(new, encoding="utf-8")
     if "--check" in sys.argv and stale:
-        sys.exit(f"{', '.join(stale)}: not what benchmarks/speed says; run python benchmarks/speed/pages.py")
+        sys.exit(
+            f"{', '.join(stale)}: not what benchmarks/speed says; run python benchmarks/speed/pages.py"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What choosing costs: time and memory of `select` over the number of visual tokens; operators and waits.
+"""What choosing costs: time and memory of `select` over the number of visual tokens; operators and
+waits.
 
     python benchmarks/speed/selection.py --out out/selection
 
-Random visual tokens stand in for a model's. Another checkout is measured with PYTHONPATH=CHECKOUT/src; --methods leaves
-out what it doesn't have yet.
-"""
+Random visual tokens stand in for a model's. Another checkout is measured with
+PYTHONPATH=CHECKOUT/src; --methods leaves out what it doesn't have yet."""
 
 import argparse
 import json
@@ -18,7 +18,8 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read once, when torch is imported: stderr is the progress bar's
+# read once, when torch is imported: stderr is the progress bar's
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import numpy as np
 import torch
@@ -28,18 +29,18 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from tqdm import tqdm
 
-from adafv.capture import SALIENCY
 from adafv.cli.options import names_in, print_table, quiet
-from adafv.encoding import VisualTokens
+from adafv.core.pruner import Pruner
+from adafv.core.signals import SALIENCY
+from adafv.core.visual_tokens import VisualTokens
 from adafv.evaluation.report import as_csv
-from adafv.files import atomic, writable_folder, write_text
-from adafv.load import device_of, dtype_of
 from adafv.methods import from_spec
-from adafv.pruner import Pruner
-from adafv.speed import peers
-from adafv.speed.ceilings import wait
+from adafv.models.load import device_of, dtype_of
+from adafv.speed import baselines as peers
+from adafv.speed.roofline import wait
 from adafv.speed.run import Measurement, plan
 from adafv.speed.stages import peak_bytes
+from adafv.utils.files import atomic, writable_folder, write_text
 
 KEEP, WORDS, COLUMNS = 0.05, 64, 40
 COUNTS = (1000, 2000, 2880, 5000, 10_000, 20_000, 50_000, 100_000)
@@ -52,7 +53,9 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 def visual_tokens(count: int, width: int, device: torch.device, dtype: torch.dtype) -> VisualTokens:
     """One image, or clip, of random tokens on a grid, and a question of random words."""
     draw = torch.Generator(device).manual_seed(count)
-    features, text = (torch.randn(1, n, width, generator=draw, device=device).to(dtype) for n in (count, WORDS))
+    features, text = (
+        torch.randn(1, n, width, generator=draw, device=device).to(dtype) for n in (count, WORDS)
+    )
     place = torch.arange(count)
     return VisualTokens(
         features=features,
@@ -68,14 +71,23 @@ def visual_tokens(count: int, width: int, device: torch.device, dtype: torch.dty
 
 
 def timed(
-    pruners: dict[str, Pruner], options: argparse.Namespace, device: torch.device, dtype: torch.dtype
+    pruners: dict[str, Pruner],
+    options: argparse.Namespace,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> list[dict[str, Any]]:
     """A row for each method and N. Every repetition visits all methods, in an order that turns."""
     rows = []
-    for count in tqdm(options.counts, desc="timed", unit="N", file=sys.stderr, disable=options.quiet):
+    for count in tqdm(
+        options.counts, desc="timed", unit="N", file=sys.stderr, disable=options.quiet
+    ):
         tokens = visual_tokens(count, options.width, device, dtype)
-        calls = {name: partial(pruner.select, tokens, [pruner.budget(count)]) for name, pruner in pruners.items()}
-        peaks = {name: peak_bytes(call, device) for name, call in calls.items()}  # and they are warm now
+        calls = {
+            name: partial(pruner.select, tokens, [pruner.budget(count)])
+            for name, pruner in pruners.items()
+        }
+        # and they are warm now
+        peaks = {name: peak_bytes(call, device) for name, call in calls.items()}
         times: dict[str, list[float]] = {name: [] for name in calls}
         for cell in plan([(name, KEEP) for name in calls], 1, options.repeats):
             wait(device)
@@ -84,15 +96,25 @@ def timed(
             wait(device)
             times[cell.method].append(1000 * (perf_counter() - start))
         for name, ms in times.items():
-            row = {"method": name, "visual_tokens": count, "kept_tokens": pruners[name].budget(count)}
+            row = {
+                "method": name,
+                "visual_tokens": count,
+                "kept_tokens": pruners[name].budget(count),
+            }
             found = {"select_ms": median(ms), "low_ms": min(ms), "high_ms": max(ms)}
-            rows.append(row | {k: round(x, 4) for k, x in found.items()} | {"peak_bytes": peaks[name]})
+            rows.append(
+                row | {k: round(x, 4) for k, x in found.items()} | {"peak_bytes": peaks[name]}
+            )
     return rows
 
 
 def fit(rows: list[dict[str, Any]], column: str) -> dict[str, float]:
-    """A straight line through a column over N: slope for 1,000 tokens, r²; and the slope of the logarithms."""
-    x, y = (np.array([row[name] for row in rows], dtype=float) for name in ("visual_tokens", column))
+    """A straight line through a column over N: slope for 1,000 tokens, r²; and the slope of the
+    logarithms.
+    """
+    x, y = (
+        np.array([row[name] for row in rows], dtype=float) for name in ("visual_tokens", column)
+    )
     slope, base = np.polyfit(x, y, 1)
     found = {
         "per_1000": 1000 * slope,
@@ -103,17 +125,28 @@ def fit(rows: list[dict[str, Any]], column: str) -> dict[str, float]:
     return {name: float(f"{value:.6g}") for name, value in found.items()}
 
 
-def draw(rows: list[dict[str, Any]], fits: dict[str, dict[str, dict[str, float]]], title: str, path: Path) -> None:
+def draw(
+    rows: list[dict[str, Any]], fits: dict[str, dict[str, dict[str, float]]], title: str, path: Path
+) -> None:
     """Time and memory over N, both axes logarithmic, with the straight lines through them."""
     figure = Figure(figsize=(11, 4.8), dpi=160, layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2)
-    for axes, column, scale, unit in zip((left, right), FITTED, (1, 2**20), ("ms", "MiB"), strict=True):
+    for axes, column, scale, unit in zip(
+        (left, right), FITTED, (1, 2**20), ("ms", "MiB"), strict=True
+    ):
         for (name, found), colour in zip(fits.items(), cycle(COLOURS), strict=False):
             own = [row for row in rows if row["method"] == name]
-            x, y = (np.array([row[c] for row in own], dtype=float) for c in ("visual_tokens", column))
+            x, y = (
+                np.array([row[c] for row in own], dtype=float) for c in ("visual_tokens", column)
+            )
             line, grid = found[column], np.geomspace(x.min(), x.max(), 99)
             label = f"{name}: r² {line['r2']:.4f}, N^{line['exponent']:.2f}"
-            axes.plot(grid, (line["at_0"] + line["per_1000"] * grid / 1000) / scale, color=colour, linewidth=1)
+            axes.plot(
+                grid,
+                (line["at_0"] + line["per_1000"] * grid / 1000) / scale,
+                color=colour,
+                linewidth=1,
+            )
             axes.plot(x, y / scale, "o", color=colour, markersize=5, label=label)
         axes.set(xscale="log", yscale="log", xlabel="visual tokens N", ylabel=unit)
         axes.grid(color="#e8e8e8", linewidth=0.8)
@@ -125,20 +158,36 @@ def draw(rows: list[dict[str, Any]], fits: dict[str, dict[str, dict[str, float]]
     figure.savefig(path)
 
 
-def tables(rows: list[dict[str, Any]], fits: dict[str, Any], counts: list[dict[str, Any]], title: str) -> list[Table]:
+def tables(
+    rows: list[dict[str, Any]], fits: dict[str, Any], counts: list[dict[str, Any]], title: str
+) -> list[Table]:
     """Times by N, with their lines, and what was counted."""
     sizes = list(dict.fromkeys(row["visual_tokens"] for row in rows))
     times = _table(
         f"Milliseconds of select at N visual tokens, {title}",
-        ("method", *(f"{n:,}" for n in sizes), "ms / 1,000", "r²", "exponent", "MiB / 1,000", "r²", "exponent"),
+        (
+            "method",
+            *(f"{n:,}" for n in sizes),
+            "ms / 1,000",
+            "r²",
+            "exponent",
+            "MiB / 1,000",
+            "r²",
+            "exponent",
+        ),
     )
     for name, found in fits.items():
         ms, memory = found["select_ms"], found["peak_bytes"]
         own = [f"{row['select_ms']:.3g}" for row in rows if row["method"] == name]
         lines = [(ms["per_1000"], ms), (memory["per_1000"] / 2**20, memory)]
-        times.add_row(name, *own, *(f"{x:.4g}" for slope, f in lines for x in (slope, f["r2"], f["exponent"])))
+        times.add_row(
+            name, *own, *(f"{x:.4g}" for slope, f in lines for x in (slope, f["r2"], f["exponent"]))
+        )
     columns = [column for column in counts[0] if column not in ("method", "stage", "visual_tokens")]
-    work = _table(f"One picture of {counts[0]['visual_tokens']:,} visual tokens", ("method", "stage", *columns))
+    work = _table(
+        f"One picture of {counts[0]['visual_tokens']:,} visual tokens",
+        ("method", "stage", *columns),
+    )
     for row in counts:
         work.add_row(row["method"], row["stage"], *(str(row[column]) for column in columns))
     return [times, work]
@@ -152,7 +201,9 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--methods", type=names_in, default=METHODS, metavar="M,M,…")
     parser.add_argument("--device", metavar="D")
@@ -171,7 +222,10 @@ def main(arguments: list[str] | None = None) -> None:
     device = device_of(options.device)
     dtype = dtype_of(options.dtype, device)
     out = writable_folder(options.out)
-    pruners = {m: peers.Listed(keep=KEEP) if m == "listed" else from_spec(m, keep=KEEP) for m in options.methods}
+    pruners = {
+        m: peers.Listed(keep=KEEP) if m == "listed" else from_spec(m, keep=KEEP)
+        for m in options.methods
+    }
     quiet()
     with torch.inference_mode():
         rows = timed(pruners, options, device, dtype)
@@ -181,7 +235,13 @@ def main(arguments: list[str] | None = None) -> None:
     settings = Measurement().settings(device, dtype)
     meta = {name: settings[name] for name in ("device", "dtype", "machine", "versions")}
     command = shlex.join(["python", "benchmarks/speed/selection.py", *(arguments or sys.argv[1:])])
-    meta |= {"command": command, "keep": KEEP, "words": WORDS, "width": options.width, "repeats": options.repeats}
+    meta |= {
+        "command": command,
+        "keep": KEEP,
+        "words": WORDS,
+        "width": options.width,
+        "repeats": options.repeats,
+    }
     found = {"meta": meta, "rows": rows, "fits": fits, "counts": counts}
     write_text(out / "selection.json", json.dumps(found, indent=1) + "\n")
     write_text(out / "selection.csv", as_csv(rows[0], rows))

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from adafv.ask import build_inputs
-from adafv.evaluation.scenes import draw
-from adafv.load import load
+from adafv.data.scenes import draw
 from adafv.methods import method
+from adafv.models.load import load
+from adafv.models.prompting import build_inputs
 from adafv.viz import Explanation, explanation, split_curves
+from adafv.viz.figure import BODY, BOTTOM, GAP, GREY, HEAD, INK, MARGIN, PANEL, PAPER, ROW, Sheet
 from adafv.viz.maps import draw_kept
-from adafv.viz.sheet import BODY, BOTTOM, GAP, GREY, HEAD, INK, MARGIN, PANEL, PAPER, ROW, Sheet
 
 METHODS = ("fastervlm", "t2i", "adafv", "adafv+", "divprune", "uniform")
 KEEP = 0.05
@@ -30,12 +30,16 @@ def _model() -> tuple[Any, Any]:
 def explained_inputs() -> tuple[Any, dict[str, Any]]:
     """The embedded model and its inputs for the first question about the first picture of `scenes`."""
     model, processor = _model()
-    return model, build_inputs(processor, draw(0, split="test", suite="scenes").image, _questions()[0])
+    return model, build_inputs(
+        processor, draw(0, split="test", suite="scenes").image, _questions()[0]
+    )
 
 
 def explained(question: str, name: str = "adafv") -> Explanation:
     """A question about the first picture of `scenes`."""
-    return explanation(*_model(), draw(0, split="test", suite="scenes").image, question, method(name, keep=KEEP))
+    return explanation(
+        *_model(), draw(0, split="test", suite="scenes").image, question, method(name, keep=KEEP)
+    )
 
 
 def _questions() -> list[str]:
@@ -47,28 +51,44 @@ def kept() -> bytes:
     question = _questions()[0]
     rows = -(-len(METHODS) // COLUMNS)
     high = HEAD + BODY
-    sheet = Sheet(2 * MARGIN + COLUMNS * PANEL + (COLUMNS - 1) * GAP, MARGIN + rows * (high + ROW) + BOTTOM)
+    sheet = Sheet(
+        2 * MARGIN + COLUMNS * PANEL + (COLUMNS - 1) * GAP, MARGIN + rows * (high + ROW) + BOTTOM
+    )
     for i, name in enumerate(METHODS):
         what = explained(question, name)
         x, y = MARGIN + i % COLUMNS * (PANEL + GAP), MARGIN + i // COLUMNS * (high + ROW)
         sheet.text(x, y + 12, name, 17, INK, weight="bold")
-        verdict = "the same answer as from all tokens" if what.pruned.answer == what.dense.answer else "another answer"
+        verdict = (
+            "the same answer as from all tokens"
+            if what.pruned.answer == what.dense.answer
+            else "another answer"
+        )
         sheet.text(x, y + 40, f"{what.pruned.answer}: {verdict}", 13, GREY)
         draw_kept(sheet, x, y + HEAD, what)
     return _png(sheet.figure)
 
 
 def split() -> bytes:
-    """The mixture for three questions about one picture: what every split captures, and the best one."""
+    """The mixture for three questions about one picture: what every split captures, and the best
+    one.
+    """
     figure = Figure(figsize=(8, 3.4), dpi=150, facecolor=PAPER, layout="constrained")
     axes = figure.add_subplot()
     for question, hue in zip(_wanted(_questions()), HUES, strict=True):
         what = explained(question)
         assert what.split is not None and what.relevance is not None and what.saliency is not None
         k_t, _, _, both = split_curves(what.relevance, what.saliency, total := sum(what.split))
-        axes.plot(k_t / total, both, color=hue, label=f"{question}  ({what.split[0]} : {what.split[1]})")
-        axes.plot([what.split[0] / total], [both[np.searchsorted(k_t, what.split[0])]], "o", color=hue)
-    axes.set(xlabel="share of the places that relevance gets", ylabel="captured (geometric mean)", xlim=(0, 1))
+        axes.plot(
+            k_t / total, both, color=hue, label=f"{question}  ({what.split[0]} : {what.split[1]})"
+        )
+        axes.plot(
+            [what.split[0] / total], [both[np.searchsorted(k_t, what.split[0])]], "o", color=hue
+        )
+    axes.set(
+        xlabel="share of the places that relevance gets",
+        ylabel="captured (geometric mean)",
+        xlim=(0, 1),
+    )
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower center")

@@ -1,4 +1,6 @@
-"""The page of methods, made of the registry, the docstrings, the committed measurements and a count of operations."""
+"""The page of methods, made of the registry, the docstrings, the committed measurements and a count
+of operations.
+"""
 
 import inspect
 import json
@@ -13,11 +15,11 @@ from drawings import explained_inputs
 from tables import ACCURACY, budgets, holds, left_out, measured, percent, table
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from adafv.core.layerwise import LayerPruner
+from adafv.core.pruner import Pruner
 from adafv.evaluation import report
-from adafv.inside import LayerPruner
+from adafv.integrations.vllm.options import Choice
 from adafv.methods import CLASSES, NoPruning, method
-from adafv.pruner import Pruner
-from adafv.serving.vllm.choice import Choice
 
 FIDELITY = Path(__file__).with_name("fidelity.json")
 SUITES = ("scenes", "scenes-small", "scenes-text", "easy-vqa")
@@ -64,7 +66,9 @@ class Operations(TorchDispatchMode):
 def methods_page() -> str:
     """Everything, an overview first."""
     command = f"`{report.read(ACCURACY)['meta']['command']}`"
-    cases = {part: max(row[part]["cases"] for row in fidelity().values()) for part in ("one", "five")}
+    cases = {
+        part: max(row[part]["cases"] for row in fidelity().values()) for part in ("one", "five")
+    }
     head = HEAD.format(command=command, count=visual_tokens(), **cases)
     return "\n\n".join([head, overview(), *map(section, CLASSES)]) + "\n"
 
@@ -84,7 +88,9 @@ def held(cls: type[Pruner]) -> str:
         link = f"[{row['repository']}](https://github.com/{row['repository']})"
         source = f"the authors' code, {link} at `{row['commit'][:7]}`"
     else:
-        source = f"a loop after the authors' paper, since no copy of {row['repository']} was at hand"
+        source = (
+            f"a loop after the authors' paper, since no copy of {row['repository']} was at hand"
+        )
     counts = []
     for crops, part in (("one crop", row["one"]), ("five crops", row["five"])):
         options = f" (`{part['options']}`)" if part["options"] else ""
@@ -98,12 +104,23 @@ def held(cls: type[Pruner]) -> str:
 def overview() -> str:
     """A line for each method."""
     least = min(budgets())
-    names = ("method", "the question", "tokens", f"holds at {percent(least)}: `scenes`", "`scenes-text`", "operations")
+    names = (
+        "method",
+        "the question",
+        "tokens",
+        f"holds at {percent(least)}: `scenes`",
+        "`scenes-text`",
+        "operations",
+    )
     rows = [
         [
             f"[`{cls.name}`](#{anchor(cls)})",
             "read" if cls.needs_text else "seed" if cls.draws else "–",
-            "between layers" if issubclass(cls, LayerPruner) else "merged" if selected(cls, least)[1] else "kept",
+            "between layers"
+            if issubclass(cls, LayerPruner)
+            else "merged"
+            if selected(cls, least)[1]
+            else "kept",
             holds(cls.name, "scenes", "all", least),
             holds(cls.name, "scenes-text", "all", least),
             "–" if issubclass(cls, LayerPruner) else f"{selected(cls, least)[0]:,}",
@@ -117,7 +134,12 @@ def section(cls: type[Pruner]) -> str:
     """One method: idea, options, cost, and where it fails."""
     summary, idea, departures, options = parts(inspect.getdoc(cls) or "")
     title = f"## `{cls.name}` {{#{anchor(cls)}}}"
-    blocks = [title, f"**{summary}**", linked(idea), "\n".join(f"- Departure: {linked(text)}" for text in departures)]
+    blocks = [
+        title,
+        f"**{summary}**",
+        linked(idea),
+        "\n".join(f"- Departure: {linked(text)}" for text in departures),
+    ]
     blocks += [held(cls), options_table(cls, options), cost(cls), failures(cls), retention(cls)]
     reference = f"Reference: [`adafv.methods.{cls.__name__}`][{cls.__module__}.{cls.__name__}]"
     return "\n\n".join(block for block in (*blocks, reference) if block)
@@ -159,7 +181,9 @@ def cost(cls: type[Pruner]) -> str:
     """What it looks at, and how many operations it takes."""
     if cls is NoPruning:
         return "**Cost.** That of the plain model."
-    looks = [SIGNALS[signal.kind] + _depth(signal.depth) for signal in sorted(cls.signals, key=repr)]
+    looks = [
+        SIGNALS[signal.kind] + _depth(signal.depth) for signal in sorted(cls.signals, key=repr)
+    ]
     looks += ["the question's word embeddings"] if cls.needs_text else []
     seen = ", ".join(looks) or "the visual tokens and where they lie"
     if issubclass(cls, LayerPruner):
@@ -172,19 +196,26 @@ def cost(cls: type[Pruner]) -> str:
 
 
 def _depth(depth: float | None) -> str:
-    return "" if depth is None else f", at {percent(depth)} of its depth" if depth else ", first layer"
+    return (
+        "" if depth is None else f", at {percent(depth)} of its depth" if depth else ", first layer"
+    )
 
 
 def failures(cls: type[Pruner]) -> str:
     """Where the measurements show it to lose, and where it is refused."""
     if cls is NoPruning:
         return ""
-    said = [f"Refused at {percent(keep)}: {reason}." for keep, reason in left_out().get(cls.name, {}).items()]
+    said = [
+        f"Refused at {percent(keep)}: {reason}."
+        for keep, reason in left_out().get(cls.name, {}).items()
+    ]
     keeps = [keep for keep in budgets() if (cls.name, "scenes", "all", keep) in measured()]
     if keeps:
         said.append(lost(cls.name, min(keeps)))
     if not issubclass(cls, LayerPruner) and selected(cls, min(budgets()))[1]:
-        said.append("It merges tokens, which families whose language model takes them before its projector refuse.")
+        said.append(
+            "It merges tokens, which families whose language model takes them before its projector refuse."
+        )
     try:
         Choice(method=cls.name, keep=0.1).check()
     except ValueError as error:
@@ -193,9 +224,17 @@ def failures(cls: type[Pruner]) -> str:
 
 
 def lost(name: str, keep: float) -> str:
-    """The types of question that suffer most, with chance beside them, and the suites on which chance is as good."""
-    rows = [row for (who, _, kind, at), row in measured().items() if (who, at) == (name, keep) and kind != "all"]
-    worst = sorted((row for row in rows if row["retention"] < FAILS), key=lambda row: row["retention"])[:WORST]
+    """The types of question that suffer most, with chance beside them, and the suites on which
+    chance is as good.
+    """
+    rows = [
+        row
+        for (who, _, kind, at), row in measured().items()
+        if (who, at) == (name, keep) and kind != "all"
+    ]
+    worst = sorted(
+        (row for row in rows if row["retention"] < FAILS), key=lambda row: row["retention"]
+    )[:WORST]
     listed = ", ".join(
         f"`{row['question_type']}` of `{row['suite']}` {percent(row['retention'])}"
         f" ({holds('random', row['suite'], row['question_type'], keep)})"
@@ -205,7 +244,8 @@ def lost(name: str, keep: float) -> str:
         f"`{suite}`"
         for suite in SUITES
         if name != "random"
-        and measured()[name, suite, "all", keep]["accuracy"] <= measured()["random", suite, "all", keep]["accuracy"]
+        and measured()[name, suite, "all", keep]["accuracy"]
+        <= measured()["random", suite, "all", keep]["accuracy"]
     ]
     said = f"At {percent(keep)} it holds least of (in brackets: `random`): {listed}." if worst else (
         f"At {percent(keep)} it holds {percent(FAILS)} or more of every type of question."
@@ -217,7 +257,10 @@ def retention(cls: type[Pruner]) -> str:
     """What it holds on each suite."""
     if cls is NoPruning:
         return ""
-    rows = [[f"`{suite}`", *(holds(cls.name, suite, "all", keep) for keep in budgets())] for suite in SUITES]
+    rows = [
+        [f"`{suite}`", *(holds(cls.name, suite, "all", keep) for keep in budgets())]
+        for suite in SUITES
+    ]
     return table(["holds", *(f"{percent(keep)} kept" for keep in budgets())], rows)
 
 

@@ -1,8 +1,8 @@
-"""Hooks of `mkdocs build`: pages, tables and drawings that code makes, and links that lead out of `docs`.
+"""Hooks of `mkdocs build`: pages, tables and drawings that code makes, and links that lead out of
+`docs`.
 
-The Markdown reads on its own too: links are those of the repository, and become the site's here. A line
-`<!-- table: NAME -->` stands for a table of `tables.TABLES`.
-"""
+The Markdown reads on its own too: links are those of the repository, and become the site's here. A
+line `<!-- table: NAME -->` stands for a table of `tables.TABLES`."""
 
 import os
 import posixpath
@@ -26,7 +26,7 @@ ELSEWHERE = {
     "benchmarks/serving/serving.png": "benchmarks/serving.png",
     "benchmarks/speed/selection/selection.png": "benchmarks/selection.png",
     "src/adafv/embedded/README.md": "embedded-model.md",
-    "src/adafv/photo/README.md": "photo-model.md",
+    "src/adafv/models/photo/README.md": "photo-model.md",
     "training/photo/README.md": "photo-training.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",

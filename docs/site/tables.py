@@ -1,4 +1,7 @@
-"""Tables of the documentation, made of the committed measurements and of arithmetic. Nothing is typed in."""
+"""Tables of the documentation, made of the committed measurements and of arithmetic.
+
+Nothing is typed in.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -67,7 +70,9 @@ def holds(method: str, suite: str, kind: str, keep: float) -> str:
 
 
 def smallest(method: str, suite: str, kind: str, target: float) -> str:
-    """The smallest measured share that holds `target` of the dense accuracy at the lower end of its interval."""
+    """The smallest measured share that holds `target` of the dense accuracy at the lower end of its
+    interval.
+    """
     dense = measured()["none", suite, kind, 1.0]["accuracy"]
     enough = [
         keep
@@ -79,7 +84,10 @@ def smallest(method: str, suite: str, kind: str, target: float) -> str:
 
 def choice() -> str:
     """What to keep, by what is asked and by how much may be lost, for `adafv+`."""
-    rows = [[words, *(smallest("adafv+", *kind, target) for target in TARGETS)] for kind, words in KINDS.items()]
+    rows = [
+        [words, *(smallest("adafv+", *kind, target) for target in TARGETS)]
+        for kind, words in KINDS.items()
+    ]
     return table(["questions about", *(f"to hold {percent(target)}" for target in TARGETS)], rows)
 
 
@@ -87,13 +95,18 @@ def choice_by_method() -> str:
     """The share each method needs to hold 95 % on each suite."""
     suites = list(dict.fromkeys(suite for _, suite, *_ in measured()))
     names = [cls.name for cls in CLASSES if cls.name != "none"]
-    rows = [[f"`{name}`", *(smallest(name, suite, "all", 0.95) for suite in suites)] for name in names]
+    rows = [
+        [f"`{name}`", *(smallest(name, suite, "all", 0.95) for suite in suites)] for name in names
+    ]
     return table(["method", *(f"`{suite}`" for suite in suites)], rows)
 
 
 def by_kind() -> str:
     """What `adafv` and `adafv+` hold of each type of question, at each share."""
-    head = ["questions about", *(f"`{name}` {percent(keep)}" for name in ("adafv", "adafv+") for keep in budgets())]
+    head = [
+        "questions about",
+        *(f"`{name}` {percent(keep)}" for name in ("adafv", "adafv+") for keep in budgets()),
+    ]
     rows = [
         [words, *(holds(name, *kind, keep) for name in ("adafv", "adafv+") for keep in budgets())]
         for kind, words in KINDS.items()
@@ -103,13 +116,21 @@ def by_kind() -> str:
 
 def reading() -> str:
     """What reading keeps of its accuracy, by method."""
-    rows = [[f"`{name}`", *(holds(name, "scenes-text", "all", keep) for keep in budgets())] for name in READERS]
+    rows = [
+        [f"`{name}`", *(holds(name, "scenes-text", "all", keep) for keep in budgets())]
+        for name in READERS
+    ]
     return table(["`scenes-text`", *(f"{percent(keep)} kept" for keep in budgets())], rows)
 
 
 def ceilings() -> str:
     """By how much the arithmetic until the first token shrinks, by model and share kept."""
-    head = ["shape", "visual tokens", "tower's share", *(f"{percent(keep)} kept" for keep in budgets())]
+    head = [
+        "shape",
+        "visual tokens",
+        "tower's share",
+        *(f"{percent(keep)} kept" for keep in budgets()),
+    ]
     return table(head, [_ceiling(name) for name in LARGE])
 
 
@@ -119,15 +140,24 @@ def _ceiling(name: str) -> list[str]:
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True)
     inputs = processor(images=[picture(shape.side, 0)], text=[text], return_tensors="pt")
-    visual, length = int((inputs["input_ids"] == config.image_token_id).sum()), inputs["input_ids"].shape[1]
+    visual, length = (
+        int((inputs["input_ids"] == config.image_token_id).sum()),
+        inputs["input_ids"].shape[1],
+    )
     depth = config.get_text_config().num_hidden_layers
     tower = flops.vision(config, flops.grids_of(config, inputs)).flops
     dense = flops.prefill(config, [length] * depth).flops
     gains = [
-        (tower + dense) / (tower + flops.prefill(config, [length - visual + round(keep * visual)] * depth).flops)
+        (tower + dense)
+        / (tower + flops.prefill(config, [length - visual + round(keep * visual)] * depth).flops)
         for keep in budgets()
     ]
-    return [f"`{name}`", f"{visual:,}", percent(tower / (tower + dense)), *(f"{gain:.2f} ×" for gain in gains)]
+    return [
+        f"`{name}`",
+        f"{visual:,}",
+        percent(tower / (tower + dense)),
+        *(f"{gain:.2f} ×" for gain in gains),
+    ]
 
 
 TABLES: dict[str, Callable[[], str]] = {

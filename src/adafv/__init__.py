@@ -3,29 +3,41 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from adafv._moved import answer_for
+
 if TYPE_CHECKING:
-    from adafv.encoding import Encoding as Encoding
-    from adafv.encoding import VisualTokens as VisualTokens
+    from adafv.core.pruner import Pruner as Pruner
+    from adafv.core.pruner import ScoringPruner as ScoringPruner
+    from adafv.core.selection import Selection as Selection
+    from adafv.core.visual_tokens import Encoding as Encoding
+    from adafv.core.visual_tokens import VisualTokens as VisualTokens
     from adafv.methods import *  # noqa: F403 (every method, as listed there)
-    from adafv.pruner import Pruner as Pruner
-    from adafv.pruner import ScoringPruner as ScoringPruner
-    from adafv.pruner import Selection as Selection
-    from adafv.saved import from_pretrained as from_pretrained
+    from adafv.models.ask import ask as ask
+    from adafv.models.boilerplate import boilerplate as boilerplate
+    from adafv.models.load import load as load
+    from adafv.models.saved import from_pretrained as from_pretrained
+    from adafv.viz import explain as explain
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Encoding": "encoding",
-    "VisualTokens": "encoding",
-    "Pruner": "pruner",
-    "ScoringPruner": "pruner",
-    "Selection": "pruner",
-    "from_pretrained": "saved",
+    "Encoding": "core.visual_tokens",
+    "Pruner": "core.pruner",
+    "ScoringPruner": "core.pruner",
+    "Selection": "core.selection",
+    "VisualTokens": "core.visual_tokens",
+    "ask": "models.ask",
+    "boilerplate": "models.boilerplate",
+    "explain": "viz",
+    "from_pretrained": "models.saved",
+    "load": "models.load",
 }
+
+answer_for()
 
 
 def __getattr__(name: str) -> Any:
-    """The core and every method, imported on first use: `adafv --help` needs neither torch nor transformers."""
+    """Import the core, or a method, on first use: `adafv --help` needs no PyTorch."""
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"adafv.{_HOMES.get(name, 'methods')}"), name)

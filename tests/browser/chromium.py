@@ -18,7 +18,9 @@ def chromium() -> Iterator[Browser]:
     """A browser: that of $CHROMIUM, or the one on the path."""
     path = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if path is None:
-        raise SystemExit("chromium is not installed: sudo apt-get install chromium, or set CHROMIUM to a browser")
+        raise SystemExit(
+            "chromium is not installed: sudo apt-get install chromium, or set CHROMIUM to a browser"
+        )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         yield browser

@@ -4,9 +4,9 @@ import sys
 
 from chromium import chromium
 
-from adafv.app.desk import Playground
 from adafv.app.layout import LAUNCH, build
-from adafv.load import load
+from adafv.app.session import Playground
+from adafv.models.load import load
 
 SIZE = {"width": 1280, "height": 800}
 

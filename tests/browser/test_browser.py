@@ -22,10 +22,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from adafv import AdaFV, NoPruning
-from adafv.app.desk import Playground, bundled
 from adafv.app.layout import BUDGET, LAUNCH, build
-from adafv.ask import ask
-from adafv.load import load
+from adafv.app.session import Playground, bundled
+from adafv.models.ask import ask
+from adafv.models.load import load
 
 expect.set_options(timeout=20_000)
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
@@ -81,8 +81,12 @@ def opened(browser: Browser, url: str, **options) -> Iterator[Page]:
     context = browser.new_context(**options)
     page, wrong = context.new_page(), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    page.on("request", lambda request: wrong.append(request.url) if foreign(request.url, url) else None)
+    page.on(
+        "console", lambda message: wrong.append(message.text) if message.type == "error" else None
+    )
+    page.on(
+        "request", lambda request: wrong.append(request.url) if foreign(request.url, url) else None
+    )
     page.goto(url)
     expect(page.locator(".card")).to_have_count(3)
     yield page
@@ -99,13 +103,17 @@ def answers(page: Page) -> dict[str, str]:
     cards = page.locator(".card")
     found = {}
     for i in range(cards.count()):
-        said = cards.nth(i).locator(".answer").evaluate("node => node.firstChild.textContent.trim()")
+        said = (
+            cards.nth(i).locator(".answer").evaluate("node => node.firstChild.textContent.trim()")
+        )
         found[cards.nth(i).locator("h3").inner_text()] = said
     return found
 
 
 def tokens(page: Page, card: int = 1) -> int:
-    return int(re.sub(r"\D", "", page.locator(".card").nth(card).locator(".bar span").first.inner_text()))
+    return int(
+        re.sub(r"\D", "", page.locator(".card").nth(card).locator(".bar span").first.inner_text())
+    )
 
 
 def field(page: Page) -> Locator:
@@ -122,7 +130,9 @@ def ask_for(page: Page, question: str) -> None:
 
 
 def test_the_first_look(page, playground):
-    """The bundled question is answered at once, from every token and from a few, as the library answers it."""
+    """The bundled question is answered at once, from every token and from a few, as the library
+    answers it.
+    """
     sample = bundled(0)
     said = answers(page)
     expected = [
@@ -133,7 +143,10 @@ def test_the_first_look(page, playground):
     assert [tokens(page, i) for i in range(2)] == [answer.kept_tokens for answer in expected]
     assert "same answer" in page.locator(".card").nth(1).inner_text()
     assert "most relevant" in page.locator(".card").nth(1).inner_text()
-    assert page.locator(".card svg use").first.evaluate("node => node.getBBox().width") == sample.image.width
+    assert (
+        page.locator(".card svg use").first.evaluate("node => node.getBBox().width")
+        == sample.image.width
+    )
 
 
 def test_ready_in_seconds(browser, url):
@@ -144,7 +157,9 @@ def test_ready_in_seconds(browser, url):
 
 
 def test_ask(page):
-    """Enter and the button; the encoding is used again, and the page tells what the question changed."""
+    """Enter and the button; the encoding is used again, and the page tells what the question
+    changed.
+    """
     question = field(page)
     question.fill("is there a club?")
     question.press("Enter")
@@ -165,7 +180,9 @@ def test_suggested_questions(page):
 
 
 def test_drag_the_budget(page, playground):
-    """From 100 % to 1 % in one movement: fewer and fewer tokens while the mouse moves, and no other encoding."""
+    """From 100 % to 1 % in one movement: fewer and fewer tokens while the mouse moves, and no other
+    encoding.
+    """
     slider(page).fill("100")
     expect(page.locator(".card").nth(1)).to_contain_text("All 720 tokens")
     visitor = next(reversed(playground.desks))
@@ -203,7 +220,11 @@ def choose(page: Page, label: str, name: str) -> None:
 
 def test_maps(page):
     """Saliency, relevance, the picture alone, and back."""
-    for name, heats in (("what stands out", 6), ("what the words point at", 6), ("the picture alone", 0)):
+    for name, heats in (
+        ("what stands out", 6),
+        ("what the words point at", 6),
+        ("the picture alone", 0),
+    ):
         page.get_by_label(name).check()
         expect(page.locator(".card .heat")).to_have_count(heats)
         expect(page.locator(".card path")).to_have_count(0)
@@ -212,7 +233,9 @@ def test_maps(page):
 
 
 def test_upload(page, drawing):
-    """By the file dialog and by a drop: the picture takes the place of the one before, whose question goes with it."""
+    """By the file dialog and by a drop: the picture takes the place of the one before, whose
+    question goes with it.
+    """
     page.locator("input[type=file]").set_input_files(drawing)
     expect(page.locator(".card .view").first).to_have_attribute("viewBox", "0 0 288 192")
     expect(field(page)).to_have_value("")
@@ -230,7 +253,10 @@ def test_upload(page, drawing):
 
 
 def test_bad_files(page, tmp_path):
-    """One sentence in the page; the picture, the question and the answers stay. The next good file clears it."""
+    """One sentence in the page; the picture, the question and the answers stay.
+
+    The next good file clears it.
+    """
     before = page.locator(".cards").inner_html()
     bad = tmp_path / "holiday.png"
     bad.write_bytes(b"no picture")
@@ -273,7 +299,9 @@ def test_bad_questions(page, question, word):
 
 @pytest.mark.parametrize("typed", ["0", "150", ""])
 def test_numbers_that_are_no_share(page, capfd, typed):
-    """Typed beside the slider: one sentence or the nearest number, no traceback on the server; the next clears it."""
+    """Typed beside the slider: one sentence or the nearest number, no traceback on the server; the
+    next clears it.
+    """
     number = page.locator(".budget input[type=number]")
     number.fill(typed)
     number.press("Enter")
@@ -300,7 +328,11 @@ def test_keyboard(page):
     expect(field(page)).to_have_value(bundled(1).questions[0].text)
     for _ in range(30):
         page.keyboard.press("Tab")
-        seen.add(page.evaluate("document.activeElement.type + ' ' + (document.activeElement.ariaLabel || '')"))
+        seen.add(
+            page.evaluate(
+                "document.activeElement.type + ' ' + (document.activeElement.ariaLabel || '')"
+            )
+        )
     kinds = {name.split(" ")[0] for name in seen}
     assert {"range", "radio", "textarea"} <= kinds
     slider(page).focus()
@@ -367,7 +399,9 @@ def test_a_closed_tab_frees_its_memory(browser, url, playground):
 
 
 def test_the_command(browser, tmp_path):
-    """`adafv ui` as a process: one JSON line, loopback only, nothing asked of the network, a clean end."""
+    """`adafv ui` as a process: one JSON line, loopback only, nothing asked of the network, a clean
+    end.
+    """
     proxy = socket.create_server(("127.0.0.1", 0))
     address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), address)

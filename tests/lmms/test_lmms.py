@@ -1,4 +1,6 @@
-"""lmms-eval on the embedded model: its scores are adafv's own answers, and its results say how they were pruned."""
+"""lmms-eval on the embedded model: its scores are adafv's own answers, and its results say how they
+were pruned.
+"""
 
 import json
 import os
@@ -17,10 +19,10 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
 import adafv
-from adafv.ask import ask
-from adafv.evaluation.suites import load_suite
+from adafv.data.suites import load_suite
 from adafv.integrations.lmms import Pruned
-from adafv.load import load
+from adafv.models.ask import ask
+from adafv.models.load import load
 
 TASKS = Path(__file__).parents[2] / "benchmarks" / "lmms"
 LIMIT, GREEDY = 16, {"max_new_tokens": 8, "temperature": 0, "do_sample": False, "until": ["\n\n"]}
@@ -41,7 +43,9 @@ def run(tmp_path_factory) -> tuple[dict, list[dict]]:
         *("--include_path", str(TASKS), "--limit", str(LIMIT), "--batch_size", "4"),
         *("--output_path", str(out), "--log_samples", "--verbosity", "DEBUG"),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (results,), (samples,) = out.rglob("*_results.json"), out.rglob("*_samples_adafv_scenes.jsonl")
     lines = map(json.loads, samples.read_text().splitlines())
@@ -49,7 +53,7 @@ def run(tmp_path_factory) -> tuple[dict, list[dict]]:
 
 
 @pytest.fixture(scope="module")
-def own() -> list[tuple[str, adafv.ask.Answer]]:
+def own() -> list[tuple[str, adafv.models.ask.Answer]]:
     """The truth and adafv's own answer to each of the questions, asked one by one."""
     model, processor = load()
     pruner = adafv.method("adafv", keep=0.05)
@@ -65,7 +69,14 @@ def requests(*chats: list[dict], **options) -> list[Instance]:
     return [
         Instance(
             request_type="generate_until",
-            arguments=("", lambda chat: [{"role": "user", "content": chat}], GREEDY | options, i, "task", "test"),
+            arguments=(
+                "",
+                lambda chat: [{"role": "user", "content": chat}],
+                GREEDY | options,
+                i,
+                "task",
+                "test",
+            ),
             idx=0,
             metadata={"task": "task", "doc_id": i, "repeats": 1},
         )
@@ -79,23 +90,33 @@ def answers(lm: Pruned, *chats: list[dict], **options) -> list:
 
 
 def chat(text: str, *pictures) -> list[dict]:
-    return [*({"type": "image", "url": image} for image in pictures), {"type": "text", "text": text}]
+    return [
+        *({"type": "image", "url": image} for image in pictures),
+        {"type": "text", "text": text},
+    ]
 
 
 def test_the_answers_are_adafvs_own(run, own):
-    """In batches and through lmms-eval's chat messages: the same text, the same tokens, the same accuracy."""
+    """In batches and through lmms-eval's chat messages: the same text, the same tokens, the same
+    accuracy.
+    """
     results, samples = run
     assert len(samples) == len(own) == LIMIT
     for sample, (truth, answer) in zip(samples, own, strict=True):
         assert sample["filtered_resps"] == answer.answer and sample["target"] == truth
         (counts,) = sample["token_counts"]
-        assert (counts["visual_tokens"], counts["kept_tokens"]) == (answer.visual_tokens, answer.kept_tokens)
+        assert (counts["visual_tokens"], counts["kept_tokens"]) == (
+            answer.visual_tokens,
+            answer.kept_tokens,
+        )
     accuracy = fmean(answer.answer == truth for truth, answer in own)
     assert results["results"]["adafv_scenes"]["exact_match,none"] == pytest.approx(accuracy)
 
 
 def test_the_results_say_how_it_was_pruned(run, own):
-    """The results file alone tells the method, its budget and options, adafv's version and the mean of the tokens."""
+    """The results file alone tells the method, its budget and options, adafv's version and the mean
+    of the tokens.
+    """
     config, throughput = run[0]["config"], run[0]["throughput"]
     assert config["model_args"] == "pretrained=embedded,method=adafv,keep=0.05"
     assert f"adafv {adafv.__version__}, AdaFV(keep=0.05, tokens=None" in config["model_backend"]
@@ -105,7 +126,9 @@ def test_the_results_say_how_it_was_pruned(run, own):
 
 
 def test_a_failing_request_raises(lm, monkeypatch):
-    """An error in the model ends the evaluation, and says in which documents: no empty answer is scored."""
+    """An error in the model ends the evaluation, and says in which documents: no empty answer is
+    scored.
+    """
     monkeypatch.setattr(lm.model, "generate", lambda **_: 1 / 0)
     tasks = TaskManager(include_path=str(TASKS), include_defaults=False)
     with pytest.raises(ZeroDivisionError) as failure:
@@ -115,8 +138,8 @@ def test_a_failing_request_raises(lm, monkeypatch):
 
 @pytest.mark.parametrize("name", ["adafv", "visionzip", "fastv", "none"])
 def test_any_pictures_in_one_batch(lm, monkeypatch, name):
-    """Requests with one, several and no picture give together what they give alone, where tokens are merged, and
-    where they are dropped between the model's layers, too."""
+    """Requests with one, several and no picture give together what they give alone, where tokens
+    are merged, and where they are dropped between the model's layers, too."""
     chats = [
         chat("what color is the anchor?", picture(60, 40, 1)),
         chat("how many things are there?"),
@@ -129,7 +152,10 @@ def test_any_pictures_in_one_batch(lm, monkeypatch, name):
     counts = [a.token_counts.to_dict() for a in together]
     assert counts == [a.token_counts.to_dict() for a in alone]
     assert [c["visual_tokens"] > 0 for c in counts] == [True, False, True]
-    assert all((c["kept_tokens"] < c["visual_tokens"]) == (c["visual_tokens"] > 0 and name != "none") for c in counts)
+    assert all(
+        (c["kept_tokens"] < c["visual_tokens"]) == (c["visual_tokens"] > 0 and name != "none")
+        for c in counts
+    )
 
 
 def test_an_answer_ends_where_the_task_says(lm):
@@ -162,10 +188,13 @@ def test_only_greedy_answers(lm, options):
     """A task that samples is refused: its score would not be the method's."""
     with pytest.raises(ValueError, match="greedy"):
         answers(lm, chat("what color is the anchor?", picture()), **options)
-    answers(lm, chat("what color is the anchor?", picture()), temperature=0.2)  # do_sample=False wins
+    # do_sample=False wins
+    answers(lm, chat("what color is the anchor?", picture()), temperature=0.2)
 
 
 def test_videos_are_refused(lm):
     """A video is not dropped from its request."""
     with pytest.raises(ValueError, match="video"):
-        answers(lm, [{"type": "video", "url": "clip.mp4"}, {"type": "text", "text": "what happens?"}])
+        answers(
+            lm, [{"type": "video", "url": "clip.mp4"}, {"type": "text", "text": "what happens?"}]
+        )

@@ -31,15 +31,22 @@ from zoo.base import text, vision, words
 FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl")
 SIZE = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
 PINPOINTS = [[48, 96], [96, 48], [96, 96], [48, 144]]
-PACKED = {"patch_size": 8, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+PACKED = {
+    "patch_size": 8,
+    "vision_feature_select_strategy": "default",
+    "num_additional_image_tokens": 1,
+}
 TOWER = {"image_size": 48, "patch_size": 8}
-BACKBONE = {"hidden_size": 128, "intermediate_size": 96, "max_position_embeddings": 4096}  # heads of 32, for vLLM
+# heads of 32, for vLLM
+BACKBONE = {"hidden_size": 128, "intermediate_size": 96, "max_position_embeddings": 4096}
 CHAT = (
     "{% for m in messages %}{{ m['role'].upper() }} : {% for c in m['content'] %}"
     "{% if c['type'] == 'image' %}MARKER {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT :{% endif %}"
 )
-MARKER = {name: "<image>" for name in FAMILIES} | {"qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>"}
+MARKER = {name: "<image>" for name in FAMILIES} | {
+    "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>"
+}
 
 
 def save(family: str, folder: Path) -> Path:
@@ -47,37 +54,51 @@ def save(family: str, folder: Path) -> Path:
     torch.manual_seed(0)
     model, processor = globals()[family]()
     model.generation_config.eos_token_id = None
-    model.get_output_embeddings().weight.data[model.config.image_token_id] = 0  # no answer holds a placeholder
+    # no answer holds a placeholder
+    model.get_output_embeddings().weight.data[model.config.image_token_id] = 0
     model.save_pretrained(folder)
     processor.chat_template = CHAT.replace("MARKER", MARKER[family])
     processor.save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
-    hub = {name.replace("vision_tower.", "vision_tower.vision_model."): x for name, x in weights.items()}
+    hub = {
+        name.replace("vision_tower.", "vision_tower.vision_model."): x
+        for name, x in weights.items()
+    }
     save_file(hub, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
 def llava() -> tuple[Any, Any]:
     tokens = _placeholders()
-    config = LlavaConfig(**_parts(tokens, "llama", model_type="clip_vision_model", initializer_factor=4.0))
-    return LlavaForConditionalGeneration(config), LlavaProcessor(CLIPImageProcessor(**SIZE), tokens, **PACKED)
+    config = LlavaConfig(
+        **_parts(tokens, "llama", model_type="clip_vision_model", initializer_factor=4.0)
+    )
+    return LlavaForConditionalGeneration(config), LlavaProcessor(
+        CLIPImageProcessor(**SIZE), tokens, **PACKED
+    )
 
 
 def llava_next() -> tuple[Any, Any]:
     tokens = _placeholders()
     parts = _parts(tokens, "llama", model_type="clip_vision_model", initializer_factor=4.0)
     images = LlavaNextImageProcessor(**SIZE, image_grid_pinpoints=PINPOINTS)
-    model = LlavaNextForConditionalGeneration(LlavaNextConfig(**parts, image_grid_pinpoints=PINPOINTS))
+    model = LlavaNextForConditionalGeneration(
+        LlavaNextConfig(**parts, image_grid_pinpoints=PINPOINTS)
+    )
     return model, LlavaNextProcessor(images, tokens, **PACKED)
 
 
 def llava_onevision() -> tuple[Any, Any]:
     tokens = _placeholders()
     parts = _parts(tokens, "qwen2", model_type="siglip_vision_model", vision_use_head=False)
-    images = LlavaOnevisionImageProcessor(size={"height": 48, "width": 48}, image_grid_pinpoints=PINPOINTS)
+    images = LlavaOnevisionImageProcessor(
+        size={"height": 48, "width": 48}, image_grid_pinpoints=PINPOINTS
+    )
     clips = LlavaOnevisionVideoProcessor(size={"height": 48, "width": 48})
     options = {"num_image_tokens": 36, "vision_feature_select_strategy": "full"}
-    model = LlavaOnevisionForConditionalGeneration(LlavaOnevisionConfig(**parts, image_grid_pinpoints=PINPOINTS))
+    model = LlavaOnevisionForConditionalGeneration(
+        LlavaOnevisionConfig(**parts, image_grid_pinpoints=PINPOINTS)
+    )
     return model, LlavaOnevisionProcessor(images, tokens, clips, **options)
 
 

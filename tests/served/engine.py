@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from zoo.base import show
 
 from adafv import method
-from adafv.serving.demo import ON_A_CPU
+from adafv.demo.server import ON_A_CPU
 
 os.environ |= ON_A_CPU
 
@@ -45,7 +45,9 @@ class Asked:
 
 @dataclass
 class Said:
-    """An answer: its ids, the length of the prompt that was read, and what was kept of each picture."""
+    """An answer: its ids, the length of the prompt that was read, and what was kept of each
+    picture.
+    """
 
     ids: list[int]
     length: int
@@ -72,14 +74,23 @@ class Library:
         if not pictures:
             inputs = dict(self.processor(text=[asked.prompt(self.family)], return_tensors="pt"))
             return Said(self._answer(inputs, length), inputs["input_ids"].shape[1])
-        # vLLM prepares each picture as if it were alone; OneVision's own processor does so with a flat list
+        # vLLM prepares each picture as if it were alone; OneVision's own processor does so with a
+        # flat list
         images = pictures if self.family == "llava_onevision" else [pictures]
-        inputs = dict(self.processor(text=[asked.prompt(self.family)], images=images, return_tensors="pt"))
+        inputs = dict(
+            self.processor(text=[asked.prompt(self.family)], images=images, return_tensors="pt")
+        )
         pruner = method(asked.method, keep=asked.keep)
         encoding = pruner.encode(self.model, inputs)
-        selection = pruner.select(encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts])
+        selection = pruner.select(
+            encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts]
+        )
         short = pruner.rebuild(self.model, inputs, encoding, selection)
-        return Said(self._answer(short, length), short["input_ids"].shape[1], [k.tolist() for k in selection.kept])
+        return Said(
+            self._answer(short, length),
+            short["input_ids"].shape[1],
+            [k.tolist() for k in selection.kept],
+        )
 
     def _answer(self, inputs: dict[str, Any], length: int) -> list[int]:
         output = self.model.generate(**inputs, max_new_tokens=length, do_sample=False)
@@ -117,7 +128,10 @@ class Engine:
 
         greedy = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
         found = self.llm.generate(requests, greedy, use_tqdm=False)
-        return [Said(list(o.outputs[0].token_ids), len(o.prompt_token_ids), [], o.num_cached_tokens) for o in found]
+        return [
+            Said(list(o.outputs[0].token_ids), len(o.prompt_token_ids), [], o.num_cached_tokens)
+            for o in found
+        ]
 
     @property
     def model(self) -> Any:
@@ -125,7 +139,9 @@ class Engine:
 
     def count(self, name: str) -> int:
         """One of vLLM's own counters."""
-        return sum(int(metric.value) for metric in self.llm.get_metrics() if metric.name == f"vllm:{name}")
+        return sum(
+            int(metric.value) for metric in self.llm.get_metrics() if metric.name == f"vllm:{name}"
+        )
 
     def close(self) -> None:
         from vllm.distributed import cleanup_dist_env_and_memory

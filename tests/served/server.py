@@ -11,7 +11,7 @@ from urllib.request import Request, urlopen
 import psutil
 from PIL import Image
 
-from adafv.serving.demo import FLAGS, Server, chat
+from adafv.demo.server import FLAGS, Server, chat
 
 CHAT = "/v1/chat/completions"
 FLAT = (
@@ -25,7 +25,9 @@ FLAT = (
     "--num-gpu-blocks-override",
     "256",
 )
-"""Caches so small that a warm-up fills them: of encoded pictures, of prepared ones, and of keys and values."""
+"""Caches so small that a warm-up fills them: of encoded pictures, of prepared ones, and of keys and
+values.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,17 @@ def ask(server: Server, body: Any, path: str = CHAT, timeout: float = 120) -> Sa
     status, answer = server.post(path, body, timeout)
     if status != 200:
         return Said(status, answer["error"]["message"])
-    return Said(status, answer["choices"][0]["message"]["content"].strip(), answer["usage"]["prompt_tokens"])
+    return Said(
+        status, answer["choices"][0]["message"]["content"].strip(), answer["usage"]["prompt_tokens"]
+    )
 
 
 def stream(server: Server, body: dict[str, Any]) -> list[str]:
     """The pieces of an answer, as they come."""
     data = json.dumps({**body, "stream": True}).encode()
-    with urlopen(Request(server.url + CHAT, data, {"Content-Type": "application/json"}), timeout=120) as answer:
+    with urlopen(
+        Request(server.url + CHAT, data, {"Content-Type": "application/json"}), timeout=120
+    ) as answer:
         lines = [line.decode().strip().removeprefix("data: ") for line in answer if line.strip()]
     assert lines[-1] == "[DONE]"
     return [json.loads(line)["choices"][0]["delta"].get("content") or "" for line in lines[:-1]]
@@ -63,32 +69,54 @@ def data_url(content: bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def about(address: Any, question: Any = "what color is it?", count: int = 1, **options: Any) -> dict[str, Any]:
+def about(
+    address: Any, question: Any = "what color is it?", count: int = 1, **options: Any
+) -> dict[str, Any]:
     """A question about a picture at an address; other fields of the request as they are."""
     picture = {"type": "image_url", "image_url": {"url": address}}
     if "uuid" in options:
         picture["uuid"] = options.pop("uuid")
     content = [*[picture] * count, {"type": "text", "text": question}]
-    return {"model": "embedded", "messages": [{"role": "user", "content": content}], "max_tokens": 4, **options}
+    return {
+        "model": "embedded",
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": 4,
+        **options,
+    }
 
 
 def pruned(**options: Any) -> dict[str, Any]:
     """A question about a red picture, with these `mm_processor_kwargs`."""
-    return {**chat(Image.new("RGB", (64, 48), "red"), "what color is it?"), "mm_processor_kwargs": options}
+    return {
+        **chat(Image.new("RGB", (64, 48), "red"), "what color is it?"),
+        "mm_processor_kwargs": options,
+    }
 
 
 def text(words: str, **fields: Any) -> dict[str, Any]:
-    return {"model": "embedded", "messages": [{"role": "user", "content": words}], "max_tokens": 4, **fields}
+    return {
+        "model": "embedded",
+        "messages": [{"role": "user", "content": words}],
+        "max_tokens": 4,
+        **fields,
+    }
 
 
 def blank(width: int, height: int) -> bytes:
     """A black PNG of any size, in one bit per pixel."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     squeeze = zlib.compressobj()
     row = bytes(1 + (width + 7) // 8)
     pixels = b"".join(squeeze.compress(row) for _ in range(height)) + squeeze.flush()
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )

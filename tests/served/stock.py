@@ -21,11 +21,17 @@ def logprobs(made: Engine, plain: bool) -> list:
 
     requests = [made.request(a) for a in ASKED]
     if plain:
-        requests = [{name: x for name, x in r.items() if name != "mm_processor_kwargs"} for r in requests]
-    greedy = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True, logprobs=5, prompt_logprobs=1)
+        requests = [
+            {name: x for name, x in r.items() if name != "mm_processor_kwargs"} for r in requests
+        ]
+    greedy = SamplingParams(
+        temperature=0, max_tokens=6, ignore_eos=True, logprobs=5, prompt_logprobs=1
+    )
     made.llm.reset_prefix_cache()
     found = made.llm.generate(requests, greedy, use_tqdm=False)
-    return [[o.prompt_token_ids, _rows(o.prompt_logprobs), _rows(o.outputs[0].logprobs)] for o in found]
+    return [
+        [o.prompt_token_ids, _rows(o.prompt_logprobs), _rows(o.outputs[0].logprobs)] for o in found
+    ]
 
 
 def _rows(steps: list) -> list:

@@ -1,4 +1,6 @@
-"""Batches on vLLM and Ray: the answers of the Hugging Face engine, line by line; nothing lost to a death anywhere."""
+"""Batches on vLLM and Ray: the answers of the Hugging Face engine, line by line; nothing lost to a
+death anywhere.
+"""
 
 import json
 import os
@@ -17,12 +19,12 @@ pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 import psutil
 
 from adafv import AdaFV, method
-from adafv.evaluation.suites import load_suite
-from adafv.load import load
-from adafv.serving.batch import Batch
-from adafv.serving.engine import EngineError
-from adafv.serving.hf import HuggingFace
-from adafv.serving.offline import Offline
+from adafv.batch.engine import EngineError
+from adafv.batch.hf import HuggingFace
+from adafv.batch.job import Batch
+from adafv.batch.vllm import Offline
+from adafv.data.suites import load_suite
+from adafv.models.load import load
 
 KEEPS = (None, 1, 0.25, 0.05)
 TIMES = 10
@@ -45,7 +47,9 @@ def source(tmp_path_factory) -> Path:
     for i, sample in enumerate(load_suite("scenes", limit=24, seed=1)):
         sample.image.save(folder / f"{i}.png")
         lines += [{"image": f"{i}.png", "question": question.text} for question in sample.questions]
-    lines = [line | ({"keep": keep} if (keep := KEEPS[i % 4]) else {}) for i, line in enumerate(lines)]
+    lines = [
+        line | ({"keep": keep} if (keep := KEEPS[i % 4]) else {}) for i, line in enumerate(lines)
+    ]
     for i, bad in enumerate(BAD.values()):
         lines.insert(4 * i + 1, bad)
     path = folder / "in.jsonl"
@@ -84,20 +88,37 @@ def check(path: Path, expected: list[dict]) -> None:
 
 
 def plan(source: Path, out: str, **options) -> Batch:
-    return Batch(**{"source": source, "out": source.parent / out, "pruner": AdaFV(keep=0.1), **options})
+    return Batch(
+        **{"source": source, "out": source.parent / out, "pruner": AdaFV(keep=0.1), **options}
+    )
 
 
 def command(out: Path, *options: object) -> subprocess.Popen:
     """The command, with an engine in processes of its own."""
-    words = [sys.executable, "-m", "adafv", "batch", out.parent / "in.jsonl", out, "--json", *options]
+    words = [
+        sys.executable,
+        "-m",
+        "adafv",
+        "batch",
+        out.parent / "in.jsonl",
+        out,
+        "--json",
+        *options,
+    ]
     ray = {"RAY_memory_monitor_refresh_ms": "0", "RAY_worker_niceness": "0"}
     environment = os.environ | ray | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     with out.with_suffix(".log").open("w") as log:
-        return subprocess.Popen([*map(str, words)], stdout=subprocess.PIPE, stderr=log, env=environment)
+        return subprocess.Popen(
+            [*map(str, words)], stdout=subprocess.PIPE, stderr=log, env=environment
+        )
 
 
 def engines(process: subprocess.Popen) -> list[psutil.Process]:
-    return [p for p in psutil.Process(process.pid).children(recursive=True) if "EngineCore" in "".join(p.cmdline())]
+    return [
+        p
+        for p in psutil.Process(process.pid).children(recursive=True)
+        if "EngineCore" in "".join(p.cmdline())
+    ]
 
 
 def wait(happens: Callable[[], object], seconds: float = 300) -> None:
@@ -127,7 +148,11 @@ def test_answers_are_those_of_hugging_face(source, expected, engine, batch_size)
 def test_methods(source, engine, name):
     """Other methods, and the whole picture, are those of the library too."""
     once = source.parent / "once.jsonl"
-    once.write_text("".join(line for line in source.read_text().splitlines(keepends=True)[:40] if "keep" not in line))
+    once.write_text(
+        "".join(
+            line for line in source.read_text().splitlines(keepends=True)[:40] if "keep" not in line
+        )
+    )
     pruner = method(name) if name == "none" else method(name, tokens=40)
     batches = [plan(once, f"{name}.{kind}.jsonl", pruner=pruner) for kind in ("hf", "vllm")]
     batches[0].run(HuggingFace(*load(), "embedded"))
@@ -143,15 +168,22 @@ def test_a_second_run_goes_on(source, expected, engine, monkeypatch):
     batch.out.write_bytes(b"".join(lines[:-3]) + lines[-3][:20])
     asked, original = [], engine._enqueue
     monkeypatch.setattr(
-        engine, "_enqueue", lambda question, n: (asked.append(question.number), original(question, n))[1]
+        engine,
+        "_enqueue",
+        lambda question, n: (asked.append(question.number), original(question, n))[1],
     )
-    assert batch.run(engine)["resumed"] == len(lines) - 3 and asked == [r["id"] for r in expected[-3:]]
+    assert batch.run(engine)["resumed"] == len(lines) - 3 and asked == [
+        r["id"] for r in expected[-3:]
+    ]
     check(batch.out, expected)
 
 
 def test_a_full_disk(source, expected, engine):
     """What was written stays whole; with room the run is taken up."""
-    batch, limits = plan(source, "full.jsonl", batch_size=8), resource.getrlimit(resource.RLIMIT_FSIZE)
+    batch, limits = (
+        plan(source, "full.jsonl", batch_size=8),
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+    )
     resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limits[1]))
     try:
         with pytest.raises(ValueError, match="make room and run the same command again"):
@@ -211,7 +243,9 @@ def test_deaths(source, expected, engine):
 
 
 def test_ray_with_a_worker_killed(source, expected):
-    """Two workers, one killed in the middle: every line of the input has its result, once, in order."""
+    """Two workers, one killed in the middle: every line of the input has its result, once, in
+    order.
+    """
     pytest.importorskip("ray", reason="needs Ray: make test-vllm")
     out = source.parent / "ray.jsonl"
     process = command(out, "--engine", "ray", "--workers", 2, "--batch-size", 4)

@@ -1,4 +1,6 @@
-"""On vLLM the kept indices and the greedy answers are the library's, whatever is batched, cached, cut or recomputed."""
+"""On vLLM the kept indices and the greedy answers are the library's, whatever is batched, cached,
+cut or recomputed.
+"""
 
 import json
 import os
@@ -14,10 +16,14 @@ pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 from checkpoints import FAMILIES, save
 from engine import Asked, Engine, Library, Said, engine
 
-from adafv.serving.vllm import models
-from adafv.serving.vllm.choice import Ticket
+from adafv.integrations.vllm import models
+from adafv.integrations.vllm.options import Ticket
 
-COLOR, KNIGHT, COUNT = "what color is the anchor ?", "is there a knight", "how many red . left of the anchor ?"
+COLOR, KNIGHT, COUNT = (
+    "what color is the anchor ?",
+    "is there a knight",
+    "how many red . left of the anchor ?",
+)
 SEVERAL = [
     Asked(COLOR), Asked(KNIGHT), Asked(COUNT), Asked(COLOR),
     Asked(COLOR, keep=0.1), Asked(COLOR, keep=1.0), Asked(COLOR, keep=0.5, method="adafv+"),
@@ -59,7 +65,10 @@ def kept(monkeypatch) -> dict[tuple, list[int]]:
     def noting(tickets, *rest):
         stay = select(tickets, *rest)
         found.update(
-            {(t.image, t.method, t.keep, t.words): s.kept.tolist() for t, s in zip(tickets, stay, strict=True)}
+            {
+                (t.image, t.method, t.keep, t.words): s.kept.tolist()
+                for t, s in zip(tickets, stay, strict=True)
+            }
         )
         return stay
 
@@ -74,7 +83,9 @@ def check(said: list[Said], library: Library, asked: list[Asked]) -> None:
 
 
 def test_all_kinds_of_questions_in_one_batch(served, family, libraries, kept):
-    """Several and repeated questions, equal pictures twice, several pictures, turns, mixed keeps and methods, text."""
+    """Several and repeated questions, equal pictures twice, several pictures, turns, mixed keeps
+    and methods, text.
+    """
     check(served.say(*SEVERAL), libraries[family], SEVERAL)
     wanted = sorted(k for a in SEVERAL if 0 < a.keep < 1 for k in libraries[family].says(a).kept)
     assert kept and all(k in wanted for (_, method, *_), k in kept.items() if method != "none")
@@ -82,14 +93,20 @@ def test_all_kinds_of_questions_in_one_batch(served, family, libraries, kept):
 
 def test_kept_indices(served, family, libraries, kept):
     """Alone, too: exactly the library's indices, picture by picture."""
-    for asked in (Asked(KNIGHT, (4, 5)), Asked(COUNT, (6,), method="adafv+"), Asked(COLOR, (7,), keep=0.15)):
+    for asked in (
+        Asked(KNIGHT, (4, 5)),
+        Asked(COUNT, (6,), method="adafv+"),
+        Asked(COLOR, (7,), keep=0.15),
+    ):
         kept.clear()
         check(served.say(asked), libraries[family], [asked])
         assert sorted(kept.values()) == sorted(libraries[family].says(asked).kept)
 
 
 def test_the_prefix_cache(served, family, libraries):
-    """A prompt that begins with whole blocks of one before, pictures included, is read from the cache, and right."""
+    """A prompt that begins with whole blocks of one before, pictures included, is read from the
+    cache, and right.
+    """
     long = [Asked(COLOR, (0, 1), keep=0.9), Asked(f"{COLOR} {KNIGHT}", (0, 1), keep=0.9)]
     check(served.say(long[0]), libraries[family], long[:1])
     again, other = served.say(long[0])[0], served.say(long[1])[0]
@@ -100,7 +117,12 @@ def test_the_prefix_cache(served, family, libraries):
 def test_a_picture_is_encoded_once(served, family, libraries):
     """A second question about a picture costs a selection, not an encoding."""
     before = served.model.encodings.encoded
-    asked = [Asked(COLOR, (8,)), Asked(KNIGHT, (8,)), Asked(COUNT, (8, 8)), Asked(COUNT, (8,), keep=0.7)]
+    asked = [
+        Asked(COLOR, (8,)),
+        Asked(KNIGHT, (8,)),
+        Asked(COUNT, (8, 8)),
+        Asked(COUNT, (8,), keep=0.7),
+    ]
     for one in asked:
         check(served.say(one), libraries[family], [one])
     assert served.model.encodings.encoded == before + 1
@@ -118,7 +140,9 @@ def test_encodings_stay_within_their_memory(served, family, libraries, monkeypat
 
 
 def test_more_pictures_than_memory_was_measured_for(served, family, libraries, monkeypatch):
-    """The scheduler counts what stays of a picture; the tower still sees no more at once than it was measured with."""
+    """The scheduler counts what stays of a picture; the tower still sees no more at once than it
+    was measured with.
+    """
     monkeypatch.setattr(served.model, "at_once", 200)
     asked = [Asked(COLOR, (20 + i,), keep=0.05) for i in range(6)]
     check(served.say(*asked), libraries[family], asked)
@@ -140,14 +164,20 @@ def test_keep_1_is_stock_vllm(family, folders):
 def test_chunked_prefill(family, folders, libraries):
     """A picture is cut where a step's budget of tokens ends, and read in the next."""
     with engine(
-        family, folders[family], max_num_batched_tokens=64, max_num_seqs=2, long_prefill_token_threshold=24
+        family,
+        folders[family],
+        max_num_batched_tokens=64,
+        max_num_seqs=2,
+        long_prefill_token_threshold=24,
     ) as made:
         check(made.say(*SEVERAL), libraries[family], SEVERAL)
 
 
 @pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"])
 def test_preemption_and_recompute(family, folders, libraries):
-    """Where the KV cache is too small for the load, requests are thrown out, and come back with the same choice."""
+    """Where the KV cache is too small for the load, requests are thrown out, and come back with the
+    same choice.
+    """
     asked = [Asked(q, (i,), keep=0.5) for i in range(4) for q in (COLOR, KNIGHT)]
     with engine(family, folders[family], num_gpu_blocks_override=9, max_model_len=256) as made:
         said = made.say(*asked, max_tokens=60)
@@ -174,7 +204,9 @@ def test_two_ranks(family, folders, libraries, monkeypatch):
 @pytest.mark.parametrize("family", ["llava_next"])
 def test_a_hash_without_the_question_would_be_caught(family, folders, libraries, monkeypatch):
     """The negative control: with the text left out of the hash, these tests fail."""
-    monkeypatch.setattr(Ticket, "hash", property(lambda self: f"{self.image}-{self.method}-{self.keep}"))
+    monkeypatch.setattr(
+        Ticket, "hash", property(lambda self: f"{self.image}-{self.method}-{self.keep}")
+    )
     with engine(family, folders[family]) as made, pytest.raises(AssertionError):
         check(made.say(*SEVERAL), libraries[family], SEVERAL)
 
@@ -184,14 +216,28 @@ def test_a_server_has_its_own_budget(folders, libraries):
     given = {"adafv_keep": 0.2, "adafv_method": "adafv+"}
     with engine("llava", folders["llava"], mm_processor_kwargs=given) as made:
         plain = made.request(Asked(COLOR))
-        options = [{}, {"adafv_keep": 0.5}, {"adafv_tokens": 7}, {"adafv_method": "fastervlm"}, {"adafv_keep": 1.0}]
+        options = [
+            {},
+            {"adafv_keep": 0.5},
+            {"adafv_tokens": 7},
+            {"adafv_method": "fastervlm"},
+            {"adafv_keep": 1.0},
+        ]
         said = made.answer([{**plain, "mm_processor_kwargs": x} for x in options])
-    budgets = [(0.2, "adafv+"), (0.5, "adafv+"), (7 / 36, "adafv+"), (0.2, "fastervlm"), (1.0, "adafv")]
+    budgets = [
+        (0.2, "adafv+"),
+        (0.5, "adafv+"),
+        (7 / 36, "adafv+"),
+        (0.2, "fastervlm"),
+        (1.0, "adafv"),
+    ]
     check(said, libraries["llava"], [Asked(COLOR, keep=k, method=m) for k, m in budgets])
 
 
 def test_a_pinned_chat_keeps_its_prefix(folders, libraries):
-    """With pin="first" later turns read the choice of the first, from the cache; without, they choose anew."""
+    """With pin="first" later turns read the choice of the first, from the cache; without, they
+    choose anew.
+    """
     first = f"{COLOR} {COUNT}"
     turns = [
         first,

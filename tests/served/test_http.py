@@ -1,4 +1,6 @@
-"""Pruning over HTTP: the library's answers, one sentence for bad input, and a server that bears a load."""
+"""Pruning over HTTP: the library's answers, one sentence for bad input, and a server that bears a
+load.
+"""
 
 import asyncio
 import json
@@ -17,10 +19,10 @@ from PIL import Image
 from server import CHAT, FLAT, Said, about, ask, blank, data_url, memory, pruned, stream, text
 
 from adafv import METHODS, method
-from adafv.ask import ask as ask_library
-from adafv.evaluation.suites import load_suite
-from adafv.load import load
-from adafv.serving.demo import Server, chat, serving
+from adafv.data.suites import load_suite
+from adafv.demo.server import Server, chat, serving
+from adafv.models.ask import ask as ask_library
+from adafv.models.load import load
 
 RED = data_url(blank(64, 48))
 LOAD, WARM_UP, AT_ONCE = 500, 150, 32
@@ -42,7 +44,9 @@ def library():
 @cache
 def asked() -> list:
     """Pictures of scenes with three questions each."""
-    return [(s.image, q.text) for s in load_suite("scenes", limit=3, seed=5) for q in s.questions[:3]]
+    return [
+        (s.image, q.text) for s in load_suite("scenes", limit=3, seed=5) for q in s.questions[:3]
+    ]
 
 
 def at_once(server: Server, bodies: list) -> list[Said]:
@@ -64,8 +68,12 @@ def at_once(server: Server, bodies: list) -> list[Said]:
     ids=str,
 )
 def test_a_request_gets_the_librarys_answers(server, library, options):
-    """Method and budget of a request count, not the server's; questions that arrive together don't mix."""
-    pruner = method(**{"name": "adafv"} | {"name" if n == "method" else n: v for n, v in options.items()})
+    """Method and budget of a request count, not the server's; questions that arrive together don't
+    mix.
+    """
+    pruner = method(
+        **{"name": "adafv"} | {"name" if n == "method" else n: v for n, v in options.items()}
+    )
     said = at_once(server, [chat(picture, question, **options) for picture, question in asked()])
     expected = [ask_library(*library, picture, question, pruner) for picture, question in asked()]
     assert [s.text for s in said] == [e.answer for e in expected]
@@ -75,7 +83,8 @@ def test_a_request_that_says_nothing_gets_the_servers_budget(server):
     """`adafv serve --keep 0.1` prunes without being asked, and reads as much less as it says."""
     picture, question = asked()[0]
     plain, same, half, whole = (
-        ask(server, chat(picture, question, **options)) for options in ({}, {"keep": 0.1}, {"keep": 0.5}, {"keep": 1})
+        ask(server, chat(picture, question, **options))
+        for options in ({}, {"keep": 0.1}, {"keep": 0.5}, {"keep": 1})
     )
     assert plain == same and plain.tokens < half.tokens < whole.tokens
     assert 0.09 < (plain.tokens - 15) / whole.tokens < 0.11
@@ -83,14 +92,18 @@ def test_a_request_that_says_nothing_gets_the_servers_budget(server):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_by_name(server, name):
-    """Answered or refused with a sentence, down to a single token; no method takes the engine with it."""
+    """Answered or refused with a sentence, down to a single token; no method takes the engine with
+    it.
+    """
     for budget in ({"adafv_keep": 0.1}, {"adafv_tokens": 1}):
         assert ask(server, pruned(adafv_method=name, **budget)).status in (200, 400)
     assert server.healthy()
 
 
 def test_streaming(server):
-    """The pieces of a streamed answer are the answer; bad input is refused before the stream begins."""
+    """The pieces of a streamed answer are the answer; bad input is refused before the stream
+    begins.
+    """
     request = chat(*asked()[0], keep=0.25)
     pieces = stream(server, request)
     assert len(pieces) > 1 and "".join(pieces).strip() == ask(server, request).text
@@ -105,12 +118,19 @@ def test_text_only(server):
 
 def test_the_other_endpoints(server):
     """What takes options prunes, what doesn't says so and prunes as the server does."""
-    picture = [{"type": "input_image", "image_url": RED, "detail": "auto"}, {"type": "input_text", "text": "what?"}]
-    request = {"model": "embedded", "input": [{"role": "user", "content": picture}], "max_output_tokens": 4}
+    picture = [
+        {"type": "input_image", "image_url": RED, "detail": "auto"},
+        {"type": "input_text", "text": "what?"},
+    ]
+    request = {
+        "model": "embedded",
+        "input": [{"role": "user", "content": picture}],
+        "max_output_tokens": 4,
+    }
     counts = [
-        server.post("/v1/responses", {**request, "mm_processor_kwargs": {"adafv_keep": keep}})[1]["usage"][
-            "input_tokens"
-        ]
+        server.post("/v1/responses", {**request, "mm_processor_kwargs": {"adafv_keep": keep}})[1][
+            "usage"
+        ]["input_tokens"]
         for keep in (1, 0.05)
     ]
     assert counts[0] > 200 and counts[1] < 40
@@ -118,7 +138,11 @@ def test_the_other_endpoints(server):
     assert status == 200 and counted["count"] < 40
     source = {"type": "base64", "media_type": "image/png", "data": RED.partition(",")[2]}
     content = [{"type": "image", "source": source}, {"type": "text", "text": "what?"}]
-    claude = {"model": "embedded", "max_tokens": 4, "messages": [{"role": "user", "content": content}]}
+    claude = {
+        "model": "embedded",
+        "max_tokens": 4,
+        "messages": [{"role": "user", "content": content}],
+    }
     status, answer = server.post("/v1/messages", claude)
     assert status == 200 and answer["usage"]["input_tokens"] < 60
     said = ask(server, {**claude, "mm_processor_kwargs": {"adafv_keep": 1}}, "/v1/messages")
@@ -208,7 +232,7 @@ def test_strangers_learn_nothing(key, status):
     from fastapi import FastAPI, Request
     from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
 
-    from adafv.serving.vllm.http import Checks
+    from adafv.integrations.vllm.middleware import Checks
 
     app = FastAPI()
     app.state.args = Namespace(mm_processor_kwargs=None)
@@ -232,7 +256,13 @@ def test_strangers_learn_nothing(key, status):
         sent.append(message)
 
     headers = [(b"authorization", f"Bearer {key}".encode()), (b"content-type", b"application/json")]
-    scope = {"type": "http", "method": "POST", "path": CHAT, "headers": headers, "query_string": b""}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": CHAT,
+        "headers": headers,
+        "query_string": b"",
+    }
     asyncio.run(app(scope, receive, send))
     assert sent[0]["status"] == status and len(reads) == (2 if status == 400 else 0)
 
@@ -250,7 +280,9 @@ def mixed(seed: int, count: int) -> list[tuple[dict, object]]:
             made.append((text("what color is it?"), "text"))
         else:
             picture, question = asked()[number]
-            made.append((chat(marked(picture, seed * count + i // 3), question, keep=keep), (number, keep)))
+            made.append(
+                (chat(marked(picture, seed * count + i // 3), question, keep=keep), (number, keep))
+            )
     return made
 
 
@@ -269,9 +301,8 @@ def bear(server: Server, load: list) -> list[Said]:
 def test_a_load(server):
     """500 requests, 32 at once, a tenth of them bad: each gets its own answer, and memory stays.
 
-    A request brings more than 1 MB of pixels and features. Were they kept, 400 of them would add more than 400 MB;
-    after a warm-up that fills the caches no more than `GROWTH` is added.
-    """
+    A request brings more than 1 MB of pixels and features. Were they kept, 400 of them would add
+    more than 400 MB; after a warm-up that fills the caches no more than `GROWTH` is added."""
     bear(server, [*BAD.values(), *mixed(1, WARM_UP)])
     before = memory(server)
     load = mixed(2, LOAD)

@@ -1,4 +1,6 @@
-"""Protects: the measurement of serving runs from nothing, counts what it claims to, and goes on where it stopped."""
+"""Protects: the measurement of serving runs from nothing, counts what it claims to, and goes on
+where it stopped.
+"""
 
 import csv
 import json
@@ -29,13 +31,17 @@ def rows(out):
 
 def test_each_row_is_there_with_all_its_requests(rows):
     chosen = [("stock", 1.0), ("adafv", 1.0), ("adafv", 0.25)]
-    assert set(rows) == {(*c, n, "new") for c in chosen for n in (1, 4)} | {(*c, 1, "again") for c in chosen}
+    assert set(rows) == {(*c, n, "new") for c in chosen for n in (1, 4)} | {
+        (*c, 1, "again") for c in chosen
+    }
     assert all(row["requests"] == (8 if row["concurrency"] == 4 else 4) for row in rows.values())
     assert all(0 < row["ttft_p50_ms"] <= row["ttft_p95_ms"] for row in rows.values())
 
 
 def test_the_servers_read_as_many_tokens_as_the_report_says(rows):
-    stock, dense, pruned = (rows[name, keep, 4, "new"] for name, keep in (("stock", 1), ("adafv", 1), ("adafv", 0.25)))
+    stock, dense, pruned = (
+        rows[name, keep, 4, "new"] for name, keep in (("stock", 1), ("adafv", 1), ("adafv", 0.25))
+    )
     assert (stock["visual_tokens"], pruned["visual_tokens"]) == (64, 16)
     assert stock["prompt_tokens"] == dense["prompt_tokens"] == pruned["prompt_tokens"] + 48
     assert (stock["kv_blocks_per_request"], pruned["kv_blocks_per_request"]) == (3, 2)
@@ -67,5 +73,7 @@ def test_a_whole_run_is_not_measured_again(out):
 
 
 def test_other_settings_are_not_mixed_in(out):
-    run = subprocess.run([*MEASURE, str(out), "--method", "random"], capture_output=True, text=True, timeout=120)
+    run = subprocess.run(
+        [*MEASURE, str(out), "--method", "random"], capture_output=True, text=True, timeout=120
+    )
     assert run.returncode and "error: " in run.stderr and "another --out" in run.stderr

@@ -13,7 +13,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixi
 
 BASIC = ("<unk>", "<pad>", "<s>", "</s>")
 WORDS = (
-    *("USER", ":", "ASSISTANT", "what", "color", "is", "the", "anchor", "knight", "left", "of", "there", "a"),
+    *(
+        "USER",
+        ":",
+        "ASSISTANT",
+        "what",
+        "color",
+        "is",
+        "the",
+        "anchor",
+        "knight",
+        "left",
+        "of",
+        "there",
+        "a",
+    ),
     *("red", "blue", "?", "how", "many", ".", "and", "compare", "with", "\n"),
 )
 
@@ -44,7 +58,8 @@ def tiny(name: str) -> Tiny:
     assert model.config.model_type == name
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = BASIC.index("<pad>")
-    around = getattr(model.config, "visual_indicator_token_ids", [])  # Ovis2's, which are features, too
+    # Ovis2's, which are features, too
+    around = getattr(model.config, "visual_indicator_token_ids", [])
     no_answers = [model.config.image_token_id, *around]
     model.get_output_embeddings().weight.data[no_answers] = 0
     return found
@@ -93,7 +108,10 @@ def show(width: int = 48, height: int = 48, seed: int = 0) -> Image.Image:
 def ask(name: str, *samples: tuple[str, list[Image.Image]]) -> dict[str, Any]:
     """Inputs of a batch of (question, pictures), the pictures first in each prompt."""
     found = tiny(name)
-    prompts = [f"USER : {' '.join([found.marker] * len(p))} {question} ASSISTANT :" for question, p in samples]
+    prompts = [
+        f"USER : {' '.join([found.marker] * len(p))} {question} ASSISTANT :"
+        for question, p in samples
+    ]
     pictures = [p for _, p in samples]
     processor: Any = found.processor
     inputs = dict(processor(text=prompts, images=pictures, return_tensors="pt", padding=True))

@@ -58,7 +58,7 @@ from transformers import (
     SmolVLMImageProcessorPil,
 )
 
-from adafv.processors import pictures_only
+from adafv.models.processors import pictures_only
 from zoo.base import Tiny, family, text, vision, words
 from zoo.llava import SIGLIP
 from zoo.transforms import without_torchvision
@@ -67,8 +67,12 @@ EDGE = {"height": 24, "width": 24}
 TILES: dict[str, Any] = {"size": EDGE, "crop_to_patches": True, "min_patches": 1, "max_patches": 4}
 
 
-def parts(tokens: PreTrainedTokenizerFast, image: str, backbone: str = "llama", **tower: Any) -> dict[str, Any]:
-    """Options of a configuration: text backbone, tower (SigLIP unless another is described), id of the placeholder."""
+def parts(
+    tokens: PreTrainedTokenizerFast, image: str, backbone: str = "llama", **tower: Any
+) -> dict[str, Any]:
+    """Options of a configuration: text backbone, tower (SigLIP unless another is described), id of
+    the placeholder.
+    """
     return {
         "text_config": text(tokens, model_type=backbone),
         "vision_config": vision(**(tower or SIGLIP)),
@@ -79,18 +83,26 @@ def parts(tokens: PreTrainedTokenizerFast, image: str, backbone: str = "llama", 
 @family
 def internvl() -> Tiny:
     tokens = words(
-        start_image_token="<img>", end_image_token="</img>", context_image_token="<ctx>", video_token="<video>"
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<ctx>",
+        video_token="<video>",
     )
-    processor = pictures_only(InternVLProcessor)(GotOcr2ImageProcessorPil(**TILES), tokens, image_seq_length=9)
+    processor = pictures_only(InternVLProcessor)(
+        GotOcr2ImageProcessorPil(**TILES), tokens, image_seq_length=9
+    )
     config = InternVLConfig(
-        **parts(tokens, "<ctx>", "qwen2", image_size=[24, 24], patch_size=[4, 4]), image_seq_length=9
+        **parts(tokens, "<ctx>", "qwen2", image_size=[24, 24], patch_size=[4, 4]),
+        image_seq_length=9,
     )
     return Tiny(InternVLForConditionalGeneration(config), processor, "<ctx>")
 
 
 @family
 def qianfan_ocr() -> Tiny:
-    tokens = words("<image>", start_image_token="<img>", end_image_token="</img>", context_image_token="<ctx>")
+    tokens = words(
+        "<image>", start_image_token="<img>", end_image_token="</img>", context_image_token="<ctx>"
+    )
     processor = QianfanOCRProcessor(GotOcr2ImageProcessorPil(**TILES), tokens, image_seq_length=9)
     config = QianfanOCRConfig(**parts(tokens, "<ctx>", "qwen3", image_size=24), image_seq_length=9)
     return Tiny(QianfanOCRForConditionalGeneration(config), processor, "<image>")
@@ -102,7 +114,11 @@ def gemma3() -> Tiny:
     processor = Gemma3Processor(Gemma3ImageProcessorPil(size=EDGE), tokens, image_seq_length=9)
     options = parts(tokens, "<soft>", "gemma3_text")
     options["text_config"] |= {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16}
-    options["text_config"]["layer_types"] = ["sliding_attention", "full_attention", "sliding_attention"]
+    options["text_config"]["layer_types"] = [
+        "sliding_attention",
+        "full_attention",
+        "sliding_attention",
+    ]
     model = Gemma3ForConditionalGeneration(Gemma3Config(**options, mm_tokens_per_image=9))
     torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)
     return Tiny(model, processor, "<boi>")
@@ -121,7 +137,13 @@ def paligemma() -> Tiny:
 
 @family
 def aya_vision() -> Tiny:
-    control = ("<image>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>")
+    control = (
+        "<image>",
+        "<|START_OF_IMG|>",
+        "<|END_OF_IMG|>",
+        "<|IMG_PATCH|>",
+        "<|IMG_LINE_BREAK|>",
+    )
     tokens = words(*control, "TILE", "TILE_GLOBAL", *(f"TILE_{i}" for i in range(1, 5)))
     options = {"patch_size": 4, "img_size": 24, "downsample_factor": 2}
     processor = AyaVisionProcessor(GotOcr2ImageProcessorPil(**TILES), tokens, **options)
@@ -131,16 +153,24 @@ def aya_vision() -> Tiny:
 
 @family
 def cohere2_vision() -> Tiny:
-    tokens = words(boi_token="<boi>", eoi_token="<eoi>", image_token="<image>", img_line_break_token="<break>")
-    images = without_torchvision("cohere2_vision.image_processing_cohere2_vision", "Cohere2VisionImageProcessor")
+    tokens = words(
+        boi_token="<boi>", eoi_token="<eoi>", image_token="<image>", img_line_break_token="<break>"
+    )
+    images = without_torchvision(
+        "cohere2_vision.image_processing_cohere2_vision", "Cohere2VisionImageProcessor"
+    )
     processor = Cohere2VisionProcessor(images(**TILES | {"max_patches": 8}, patch_size=3), tokens)
-    config = Cohere2VisionConfig(**parts(tokens, "<image>", "cohere2"), alignment_intermediate_size=32)
+    config = Cohere2VisionConfig(
+        **parts(tokens, "<image>", "cohere2"), alignment_intermediate_size=32
+    )
     return Tiny(Cohere2VisionForConditionalGeneration(config), processor, "<image>")
 
 
 def idefics_words() -> PreTrainedTokenizerFast:
     places = [f"<row_{row + 1}_col_{column + 1}>" for row in range(6) for column in range(6)]
-    return words("<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *places)
+    return words(
+        "<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *places
+    )
 
 
 SPLIT = {"size": {"longest_edge": 72}, "max_image_size": {"longest_edge": 24}}
@@ -156,7 +186,9 @@ def idefics3() -> Tiny:
 
 @family
 def smolvlm() -> Tiny:
-    """The processor of Idefics3, whose prompts are the same: its own wants num2words, to name times in videos."""
+    """The processor of Idefics3, whose prompts are the same: its own wants num2words, to name times
+    in videos.
+    """
     tokens = idefics_words()
     processor = Idefics3Processor(SmolVLMImageProcessorPil(**SPLIT), tokens, image_seq_len=9)
     config = SmolVLMConfig(**parts(tokens, "<image>", model_type="smolvlm_vision"))
@@ -168,7 +200,9 @@ def granite_docling() -> Tiny:
     tokens = idefics_words()
     images = GraniteDoclingImageProcessorPil(**TILES)
     tower = {"model_type": "granite_docling_vision", "out_hidden_size": 32, "scale_factor": 2}
-    options = parts(tokens, "<image>", "granite_docling_text", **tower, deepstack_visual_indexes=[0, 2])
+    options = parts(
+        tokens, "<image>", "granite_docling_text", **tower, deepstack_visual_indexes=[0, 2]
+    )
     config = GraniteDoclingConfig(**options, pad_token_id=1)
     processor = GraniteDoclingProcessor(images, tokens, image_seq_len=9)
     return Tiny(GraniteDoclingForConditionalGeneration(config), processor, "<image>")
@@ -177,8 +211,15 @@ def granite_docling() -> Tiny:
 @family
 def janus() -> Tiny:
     tokens = words(image_token="<image>", boi_token="<boi>", eoi_token="<eoi>")
-    processor = JanusProcessor(JanusImageProcessorPil(size=EDGE, min_size=4), tokens, num_image_tokens=36)
-    tower = {"model_type": "janus_vision_model", "mlp_ratio": 2, "projection_dim": 32, "num_image_tokens": 36}
+    processor = JanusProcessor(
+        JanusImageProcessorPil(size=EDGE, min_size=4), tokens, num_image_tokens=36
+    )
+    tower = {
+        "model_type": "janus_vision_model",
+        "mlp_ratio": 2,
+        "projection_dim": 32,
+        "num_image_tokens": 36,
+    }
     drawing = {
         "embed_dim": 8, "num_embeddings": 16, "latent_channels": 32, "base_channels": 32, "channel_multiplier": [1, 1],
         "num_res_blocks": 1, "projection_dim": 32, "image_token_embed_dim": 32,
@@ -198,7 +239,9 @@ def deepseek_vl() -> Tiny:
 @family
 def deepseek_vl_hybrid() -> Tiny:
     tokens = words(image_token="<image>")
-    images = DeepseekVLHybridImageProcessorPil(size=EDGE, min_size=4, high_res_size={"height": 32, "width": 32})
+    images = DeepseekVLHybridImageProcessorPil(
+        size=EDGE, min_size=4, high_res_size={"height": 32, "width": 32}
+    )
     sharp = vision(
         model_type="sam_vision_model", image_size=32, output_channels=8, mlp_dim=48, window_size=4, num_hidden_layers=2,
         global_attn_indexes=[1],
@@ -214,7 +257,12 @@ def llama4() -> Tiny:
     tokens = words("<|image|>", "<|patch|>", "<|image_start|>", "<|image_end|>", *tiles)
     images = without_torchvision("llama4.image_processing_llama4", "Llama4ImageProcessor")
     processor = Llama4Processor(images(size=EDGE, max_patches=4), tokens, patch_size=4)
-    tower = {"intermediate_size": 128, "projector_input_dim": 32, "projector_output_dim": 32, "vision_output_dim": 32}
+    tower = {
+        "intermediate_size": 128,
+        "projector_input_dim": 32,
+        "projector_output_dim": 32,
+        "vision_output_dim": 32,
+    }
     options = parts(tokens, "<|patch|>", "llama4_text", model_type="llama4_vision_model", **tower)
     options["text_config"] |= {
         "head_dim": 8, "intermediate_size_mlp": 48, "num_local_experts": 4, "num_experts_per_tok": 2,
@@ -227,7 +275,9 @@ def llama4() -> Tiny:
 def ovis2() -> Tiny:
     places = ("<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>")
     tokens = words("<image>", "<IMG_ATOM>", *places)
-    processor = Ovis2Processor(Ovis2ImageProcessorPil(**TILES | {"max_patches": 8}), tokens, image_seq_length=9)
+    processor = Ovis2Processor(
+        Ovis2ImageProcessorPil(**TILES | {"max_patches": 8}), tokens, image_seq_length=9
+    )
     tower = {"model_type": "ovis2_vision", "hidden_stride": 2, "vocab_size": 40}
     config = Ovis2Config(
         **parts(tokens, "<IMG_ATOM>", "qwen2", **tower), hidden_size=32, vocab_size=len(tokens),

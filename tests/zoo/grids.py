@@ -17,7 +17,7 @@ from transformers import (
     VideoLlama3ImageProcessorPil,
 )
 
-from adafv.processors import pictures_only
+from adafv.models.processors import pictures_only
 from zoo.base import Tiny, family, text, vision, words
 from zoo.transforms import without_torchvision
 
@@ -26,7 +26,9 @@ CONTROL = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
 PIXELS = dict(patch_size=4, merge_size=2, size={"shortest_edge": 8 * 8, "longest_edge": 48 * 48})
 EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
-ROUTED = dict(n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, n_group=1, topk_group=1)
+ROUTED = dict(
+    n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, n_group=1, topk_group=1
+)
 LINEAR = dict(
     layer_types=["linear_attention", "full_attention", "full_attention"], head_dim=16, linear_key_head_dim=8,
     linear_value_head_dim=8, linear_num_key_heads=2, linear_num_value_heads=4,
@@ -35,11 +37,15 @@ LINEAR = dict(
 
 
 def ids(tokens: PreTrainedTokenizerFast, **names: str) -> dict[str, int]:
-    return {f"{name}_token_id": tokens.convert_tokens_to_ids(token) for name, token in names.items()}
+    return {
+        f"{name}_token_id": tokens.convert_tokens_to_ids(token) for name, token in names.items()
+    }
 
 
 def tower(**more: Any) -> dict[str, Any]:
-    """Options of a tiny tower for pictures of any shape: 4 x 4 pixels a patch, 2 x 2 patches a token."""
+    """Options of a tiny tower for pictures of any shape: 4 x 4 pixels a patch, 2 x 2 patches a
+    token.
+    """
     return dict(
         depth=3, hidden_size=32, out_hidden_size=32, intermediate_size=48, num_heads=4, patch_size=4,
         spatial_merge_size=2, initializer_range=0.5,
@@ -54,9 +60,13 @@ def qwen(
     **more: Any,
 ) -> Tiny:
     tokens = words(*CONTROL, image_token=CONTROL[2])
-    numbers = ids(tokens, vision_start=CONTROL[0], vision_end=CONTROL[1], image=CONTROL[2], video=CONTROL[3])
+    numbers = ids(
+        tokens, vision_start=CONTROL[0], vision_end=CONTROL[1], image=CONTROL[2], video=CONTROL[3]
+    )
     options = text(tokens, **{"rope_parameters": ROPE} | more)
-    config = CONFIG_MAPPING[name](text_config=options, vision_config=sight, **numbers, **(top or {}))
+    config = CONFIG_MAPPING[name](
+        text_config=options, vision_config=sight, **numbers, **(top or {})
+    )
     processor = PROCESSOR_MAPPING[type(config)]
     if "video_processor" in processor.get_attributes():
         processor = pictures_only(processor)
@@ -66,7 +76,15 @@ def qwen(
 
 @family
 def qwen2_vl() -> Tiny:
-    sight = dict(depth=3, embed_dim=32, hidden_size=32, num_heads=4, mlp_ratio=2, patch_size=4, spatial_merge_size=2)
+    sight = dict(
+        depth=3,
+        embed_dim=32,
+        hidden_size=32,
+        num_heads=4,
+        mlp_ratio=2,
+        patch_size=4,
+        spatial_merge_size=2,
+    )
     return qwen("qwen2_vl", sight)
 
 
@@ -84,7 +102,9 @@ def qwen3_vl() -> Tiny:
 @family
 def qwen3_vl_moe() -> Tiny:
     sight = tower(num_position_embeddings=36, deepstack_visual_indexes=[0, 1])
-    return qwen("qwen3_vl_moe", sight, rope_parameters=ROPE | {"mrope_interleaved": True}, **EXPERTS)
+    return qwen(
+        "qwen3_vl_moe", sight, rope_parameters=ROPE | {"mrope_interleaved": True}, **EXPERTS
+    )
 
 
 @family
@@ -105,7 +125,9 @@ def glm(name: str, images: Any, **more: Any) -> Tiny:
         image="<|image|>", video="<|video|>",
     )  # fmt: skip
     options = text(tokens, **{"rope_parameters": ROPE} | more)
-    config = CONFIG_MAPPING[name](text_config=options, vision_config=tower(image_size=24), **numbers)
+    config = CONFIG_MAPPING[name](
+        text_config=options, vision_config=tower(image_size=24), **numbers
+    )
     size = {"shortest_edge": 8 * 8, "longest_edge": 2 * 48 * 48}
     processor = pictures_only(PROCESSOR_MAPPING.get(type(config), Glm46VProcessor))
     processor = processor(images(patch_size=4, merge_size=2, size=size), tokens)
@@ -139,7 +161,9 @@ def glm4v_moe() -> Tiny:
 @family
 def exaone4_5() -> Tiny:
     sight = tower(window_size=16, fullatt_block_indexes=[1], num_key_value_heads=2)
-    return qwen("exaone4_5", sight, model_type="exaone4", rope_parameters=None, sliding_window_pattern=2)
+    return qwen(
+        "exaone4_5", sight, model_type="exaone4", rope_parameters=None, sliding_window_pattern=2
+    )
 
 
 @family
@@ -150,18 +174,32 @@ def hyperclovax_vision_v2() -> Tiny:
 
 @family
 def paddleocr_vl() -> Tiny:
-    return qwen("paddleocr_vl", vision(spatial_merge_size=2), PaddleOCRVLImageProcessorPil, head_dim=8)
+    return qwen(
+        "paddleocr_vl", vision(spatial_merge_size=2), PaddleOCRVLImageProcessorPil, head_dim=8
+    )
 
 
 @family
 def video_llama_3() -> Tiny:
-    return qwen("video_llama_3", vision(), VideoLlama3ImageProcessorPil, model_type="qwen2", rope_parameters=None)
+    return qwen(
+        "video_llama_3",
+        vision(),
+        VideoLlama3ImageProcessorPil,
+        model_type="qwen2",
+        rope_parameters=None,
+    )
 
 
 @family
 def kimi_k25() -> Tiny:
     begin, middle, end = (f"<|media_{x}|>" for x in ("begin", "content", "end"))
-    tokens = words(begin, middle, end, image_token="<|media_pad|>", video_token="<|kimi_k25_video_placeholder|>")
+    tokens = words(
+        begin,
+        middle,
+        end,
+        image_token="<|media_pad|>",
+        video_token="<|kimi_k25_video_placeholder|>",
+    )
     images = without_torchvision("kimi_k25.image_processing_kimi_k25", "Kimi_K25ImageProcessor")(
         patch_size=4, max_patches=144
     )
@@ -175,7 +213,9 @@ def kimi_k25() -> Tiny:
         projection_hidden_size=32, **ids(tokens, image="<|media_pad|>", video=tokens.video_token),
     )  # fmt: skip
     model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config)
-    return Tiny(model, pictures_only(processor)(images, tokens), f"{begin}{middle}<|media_pad|>{end}")
+    return Tiny(
+        model, pictures_only(processor)(images, tokens), f"{begin}{middle}<|media_pad|>{end}"
+    )
 
 
 @family
@@ -183,7 +223,8 @@ def cosmos3_edge() -> Tiny:
     sight = vision(num_patches=36, spatial_merge_size=2)
     top = {"projector_hidden_size": 32}
     found = qwen("cosmos3_edge", sight, Cosmos3EdgeImageProcessorPil, top, head_dim=8)
-    found.processor.return_mm_token_type_ids = True  # the model needs them, its processor leaves them out
+    # the model needs them, its processor leaves them out
+    found.processor.return_mm_token_type_ids = True
     return found
 
 
@@ -198,7 +239,11 @@ def lfm3_vl() -> Tiny:
 
 @family
 def ernie4_5_vl_moe() -> Tiny:
-    edges = {f"{kind}_{edge}_token": f"<{kind}_{edge}>" for kind in ("image", "video") for edge in ("start", "end")}
+    edges = {
+        f"{kind}_{edge}_token": f"<{kind}_{edge}>"
+        for kind in ("image", "video")
+        for edge in ("start", "end")
+    }
     tokens = words(image_token="<image>", video_token="<video>", **edges)
     images = Ernie4_5_VLMoeImageProcessorPil(
         patch_size=4, merge_size=2, size={"shortest_edge": 8 * 8, "longest_edge": 48 * 48}
@@ -221,8 +266,12 @@ def minimax_m3_vl() -> Tiny:
     """Its sparse layers read the blocks that an indexer picks; here, as in short prompts, all."""
     image, begin, end = ("]<]image[>[", "]<]start of image[>[", "]<]end of image[>[")
     tokens = words(image, begin, end, "]<]video[>[")
-    images = without_torchvision("minimax_m3_vl.image_processing_minimax_m3_vl", "MiniMaxM3VLImageProcessor")
-    processor = without_torchvision("minimax_m3_vl.processing_minimax_m3_vl", "MiniMaxM3VLProcessor")
+    images = without_torchvision(
+        "minimax_m3_vl.image_processing_minimax_m3_vl", "MiniMaxM3VLImageProcessor"
+    )
+    processor = without_torchvision(
+        "minimax_m3_vl.processing_minimax_m3_vl", "MiniMaxM3VLProcessor"
+    )
     config = CONFIG_MAPPING["minimax_m3_vl"](
         text_config=text(
             tokens, head_dim=8, rotary_dim=4, num_local_experts=4, num_experts_per_tok=2, dense_intermediate_size=48,

@@ -27,20 +27,30 @@ from transformers import (
 )
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 
-from adafv.processors import pictures_only
+from adafv.models.processors import pictures_only
 from zoo.base import Tiny, family, text, vision, words
 
 SIZE = {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}
 CLIP = {"model_type": "clip_vision_model", "initializer_factor": 4.0}
 SIGLIP = {"model_type": "siglip_vision_model", "vision_use_head": False}
-PACKED = {"patch_size": 4, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+PACKED = {
+    "patch_size": 4,
+    "vision_feature_select_strategy": "default",
+    "num_additional_image_tokens": 1,
+}
 PINPOINTS = [[24, 48], [48, 24], [48, 48], [24, 72]]
 
 
 def parts(tokens: PreTrainedTokenizerFast, backbone: str = "llama", **tower: Any) -> dict[str, Any]:
-    """Options of a configuration: text backbone, CLIP unless another tower is named, ids of the placeholders."""
+    """Options of a configuration: text backbone, CLIP unless another tower is named, ids of the
+    placeholders.
+    """
     ids = {f"{x}_token_id": tokens.convert_tokens_to_ids(f"<{x}>") for x in ("image", "video")}
-    return {"text_config": text(tokens, model_type=backbone), "vision_config": vision(**(tower or CLIP)), **ids}
+    return {
+        "text_config": text(tokens, model_type=backbone),
+        "vision_config": vision(**(tower or CLIP)),
+        **ids,
+    }
 
 
 def placeholders() -> PreTrainedTokenizerFast:
@@ -66,8 +76,12 @@ def vipllava() -> Tiny:
 def video_llava() -> Tiny:
     tokens = placeholders()
     images = VideoLlavaImageProcessor(**SIZE)
-    processor = pictures_only(VideoLlavaProcessor)(image_processor=images, tokenizer=tokens, **PACKED)
-    return Tiny(VideoLlavaForConditionalGeneration(VideoLlavaConfig(**parts(tokens))), processor, "<image>")
+    processor = pictures_only(VideoLlavaProcessor)(
+        image_processor=images, tokenizer=tokens, **PACKED
+    )
+    return Tiny(
+        VideoLlavaForConditionalGeneration(VideoLlavaConfig(**parts(tokens))), processor, "<image>"
+    )
 
 
 @family
@@ -75,14 +89,20 @@ def llava_next() -> Tiny:
     tokens = placeholders()
     images = LlavaNextImageProcessorPil(**SIZE, image_grid_pinpoints=PINPOINTS)
     config = LlavaNextConfig(**parts(tokens), image_grid_pinpoints=PINPOINTS)
-    return Tiny(LlavaNextForConditionalGeneration(config), LlavaNextProcessor(images, tokens, **PACKED), "<image>")
+    return Tiny(
+        LlavaNextForConditionalGeneration(config),
+        LlavaNextProcessor(images, tokens, **PACKED),
+        "<image>",
+    )
 
 
 @family
 def llava_next_video() -> Tiny:
     tokens = placeholders()
     images = LlavaNextImageProcessorPil(**SIZE, image_grid_pinpoints=PINPOINTS)
-    processor = pictures_only(LlavaNextVideoProcessor)(image_processor=images, tokenizer=tokens, **PACKED)
+    processor = pictures_only(LlavaNextVideoProcessor)(
+        image_processor=images, tokenizer=tokens, **PACKED
+    )
     config = LlavaNextVideoConfig(**parts(tokens), image_grid_pinpoints=PINPOINTS)
     return Tiny(LlavaNextVideoForConditionalGeneration(config), processor, "<image>")
 
@@ -90,8 +110,12 @@ def llava_next_video() -> Tiny:
 @family
 def llava_onevision() -> Tiny:
     tokens = placeholders()
-    images = LlavaOnevisionImageProcessorPil(size={"height": 24, "width": 24}, image_grid_pinpoints=PINPOINTS)
+    images = LlavaOnevisionImageProcessorPil(
+        size={"height": 24, "width": 24}, image_grid_pinpoints=PINPOINTS
+    )
     options = {"num_image_tokens": 36, "vision_feature_select_strategy": "full"}
     processor = pictures_only(LlavaOnevisionProcessor)(images, tokens, **options)
-    config = LlavaOnevisionConfig(**parts(tokens, "qwen2", **SIGLIP), image_grid_pinpoints=PINPOINTS)
+    config = LlavaOnevisionConfig(
+        **parts(tokens, "qwen2", **SIGLIP), image_grid_pinpoints=PINPOINTS
+    )
     return Tiny(LlavaOnevisionForConditionalGeneration(config), processor, "<image>")

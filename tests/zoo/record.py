@@ -9,7 +9,18 @@ import transformers
 
 from adafv.families import family_of
 
-CHECKS = {"batch", "budget", "cache", "hidden", "identity", "images", "inside", "layout", "m-rope", "methods"}
+CHECKS = {
+    "batch",
+    "budget",
+    "cache",
+    "hidden",
+    "identity",
+    "images",
+    "inside",
+    "layout",
+    "m-rope",
+    "methods",
+}
 RECORD = Path(str(files("adafv.families"))) / "proven.json"
 
 Outcomes = dict[str, dict[str, list[str]]]
@@ -24,7 +35,9 @@ def enter(outcomes: Outcomes, item: pytest.Item, report: pytest.TestReport) -> N
 
 
 def summary(outcomes: Outcomes) -> dict[str, dict]:
-    """For each family its model class, whose attention is its saliency, and how many tests of a kind passed."""
+    """For each family its model class, whose attention is its saliency, and how many tests of a
+    kind passed.
+    """
     from zoo.families import tiny
 
     found = {}
@@ -33,15 +46,23 @@ def summary(outcomes: Outcomes) -> dict[str, dict]:
         family = family_of(model)
         saliency = "distinctness"
         if family.attends:
-            saliency = "attention received" if family.cls_place(model) is None else "attention of CLS"
-        passed = {check: results.count("passed") for check, results in sorted(outcomes[name].items())}
+            saliency = (
+                "attention received" if family.cls_place(model) is None else "attention of CLS"
+            )
+        passed = {
+            check: results.count("passed") for check, results in sorted(outcomes[name].items())
+        }
         found[name] = {"model": type(model).__name__, "saliency": saliency, "passed": passed}
     return found
 
 
 def settle(outcomes: Outcomes, write: bool) -> str | None:
-    """Write the record, or say how the run differs from it; a part of the matrix, or a red one, settles nothing."""
-    if not outcomes or any("failed" in results for found in outcomes.values() for results in found.values()):
+    """Write the record, or say how the run differs from it; a part of the matrix, or a red one,
+    settles nothing.
+    """
+    if not outcomes or any(
+        "failed" in results for found in outcomes.values() for results in found.values()
+    ):
         return None
     from zoo.families import ZOO
 
@@ -52,5 +73,5 @@ def settle(outcomes: Outcomes, write: bool) -> str | None:
         record = {"transformers": transformers.__version__, "families": families}
         RECORD.write_text(json.dumps(record, indent=1) + "\n")
     elif json.loads(RECORD.read_text())["families"] != families:
-        return "adafv/families/proven.json is not what the tests proved: run pytest tests/test_families.py --record"
+        return "adafv/families/proven.json is not what the tests proved: run pytest tests/families/test_families.py --record"
     return None

@@ -13,7 +13,7 @@ from transformers import (
     PixtralImageProcessorPil,
 )
 
-from adafv.processors import pictures_only
+from adafv.models.processors import pictures_only
 from zoo.base import Tiny, family, text, vision, words
 from zoo.transforms import without_torchvision
 
@@ -74,7 +74,9 @@ def gemma4() -> Tiny:
         eoa_token="<eoa>",
     )  # fmt: skip
     images = Gemma4ImageProcessorPil(patch_size=4, max_soft_tokens=70, pooling_kernel_size=2)
-    sight = vision(head_dim=8, pooling_kernel_size=2, position_embedding_size=64, num_key_value_heads=4)
+    sight = vision(
+        head_dim=8, pooling_kernel_size=2, position_embedding_size=64, num_key_value_heads=4
+    )
     found = ("image", "boi", "eoi", "boa", "audio")
     model = build(
         "gemma4", vision_config=sight, audio_config=None,

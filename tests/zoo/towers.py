@@ -40,8 +40,16 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 @torch.no_grad()
 def around(model: PreTrainedModel, pixels: Tensor, **choices: Any) -> dict[str, Any]:
-    """Inputs of a prompt with as many placeholders as the model makes tokens of pixels; one crop is one image."""
-    features = model.base_model.get_image_features(pixels, **choices, return_dict=True).pooler_output
+    """Inputs of a prompt with as many placeholders as the model makes tokens of pixels; one crop is
+    one image.
+    """
+    features = model.base_model.get_image_features(
+        pixels, **choices, return_dict=True
+    ).pooler_output
     image = [model.config.image_token_id] * sum(len(x) for x in features)
     ids = torch.tensor([[*WORDS[0], *image, *WORDS[1]]])
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels} | choices
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": pixels,
+    } | choices

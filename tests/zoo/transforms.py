@@ -23,7 +23,9 @@ class InterpolationMode(Enum):
     LANCZOS = "lanczos"
 
 
-def resize(image: Tensor, size: tuple[int, int], interpolation: InterpolationMode, antialias: bool) -> Tensor:
+def resize(
+    image: Tensor, size: tuple[int, int], interpolation: InterpolationMode, antialias: bool
+) -> Tensor:
     out = F.interpolate(image.float(), tuple(size), mode=interpolation.value, antialias=antialias)
     return out.round().clamp(0, 255).to(image.dtype)
 
@@ -44,9 +46,13 @@ def without_torchvision(module: str, name: str) -> Any:
     if is_torchvision_available():
         return getattr(import_module(path), name)
     functional, package = ModuleType("functional"), ModuleType(PACKAGE)
-    functional.__dict__.update(resize=resize, pad=pad, normalize=normalize, InterpolationMode=InterpolationMode)
+    functional.__dict__.update(
+        resize=resize, pad=pad, normalize=normalize, InterpolationMode=InterpolationMode
+    )
     package.__dict__.update(functional=functional)
     backends.tvF = functional
-    backends.pil_torch_interpolation_mapping = {Resampling[mode.name]: mode for mode in InterpolationMode}
+    backends.pil_torch_interpolation_mapping = {
+        Resampling[mode.name]: mode for mode in InterpolationMode
+    }
     with patch.dict(sys.modules, {PACKAGE: package}):
         return getattr(import_module(path), name)

@@ -1,4 +1,6 @@
-"""Towers whose attention is not looked at: behind resamplers, inside SAM, or in front of a codebook."""
+"""Towers whose attention is not looked at: behind resamplers, inside SAM, or in front of a
+codebook.
+"""
 
 from typing import Any
 
@@ -38,31 +40,47 @@ SAM = {"output_channels": 8, "mlp_dim": 48, "window_size": 4}
 @family
 def idefics2() -> Tiny:
     tokens = words("<image>", "<fake_token_around_image>", "<end_of_utterance>")
-    images = Idefics2ImageProcessorPil(size={"shortest_edge": 24, "longest_edge": 32}, do_image_splitting=True)
+    images = Idefics2ImageProcessorPil(
+        size={"shortest_edge": 24, "longest_edge": 32}, do_image_splitting=True
+    )
     perceiver = {
         "hidden_size": 32, "resampler_n_latents": 9, "resampler_depth": 1, "resampler_n_heads": 4,
         "resampler_head_dim": 8, "num_key_value_heads": 2,
     }  # fmt: skip
     tower = {"model_type": "idefics2_vision", "image_size": 32}
-    config = Idefics2Config(**parts(tokens, "<image>", "mistral", **tower), perceiver_config=perceiver)
-    return Tiny(Idefics2ForConditionalGeneration(config), Idefics2Processor(images, tokens, image_seq_len=9), "<image>")
+    config = Idefics2Config(
+        **parts(tokens, "<image>", "mistral", **tower), perceiver_config=perceiver
+    )
+    return Tiny(
+        Idefics2ForConditionalGeneration(config),
+        Idefics2Processor(images, tokens, image_seq_len=9),
+        "<image>",
+    )
 
 
 class FlatGotOcr2Processor(GotOcr2Processor):
     """Takes the pictures of a batch as the others do: a list for each prompt."""
 
     def __call__(self, images: Any = None, text: Any = None, **options: Any) -> Any:
-        return super().__call__([picture for pictures in images for picture in pictures], text, **options)
+        return super().__call__(
+            [picture for pictures in images for picture in pictures], text, **options
+        )
 
 
 @family
 def got_ocr2() -> Tiny:
     tokens = words("<img>", "</img>", "<imgpad>", "<|im_start|>", "<|im_end|>")
-    processor = FlatGotOcr2Processor(GotOcr2ImageProcessorPil(size={"height": 64, "width": 64}), tokens)
-    processor.images_kwargs, processor.num_image_tokens = {"crop_to_patches": True, "max_patches": 4}, 16
+    processor = FlatGotOcr2Processor(
+        GotOcr2ImageProcessorPil(size={"height": 64, "width": 64}), tokens
+    )
+    processor.images_kwargs, processor.num_image_tokens = (
+        {"crop_to_patches": True, "max_patches": 4},
+        16,
+    )
     tower = {"image_size": 64, "global_attn_indexes": [1, 3]} | SAM
     config = GotOcr2Config(
-        **parts(tokens, "<imgpad>", "qwen2", model_type="got_ocr2_vision", **tower), image_seq_length=16
+        **parts(tokens, "<imgpad>", "qwen2", model_type="got_ocr2_vision", **tower),
+        image_seq_length=16,
     )
     return Tiny(GotOcr2ForConditionalGeneration(config), processor, "<img><imgpad></img>")
 
@@ -89,13 +107,19 @@ def deepseek_ocr2() -> Tiny:
     sam = vision(
         **SAM, image_size=64, patch_size=1, num_hidden_layers=1, global_attn_indexes=[], downsample_channels=[16, 32]
     )  # fmt: skip
-    tower = {"model_type": "deepseek_ocr2_vision", "sam_config": sam, "encoder_config": text(tokens)}
+    tower = {
+        "model_type": "deepseek_ocr2_vision",
+        "sam_config": sam,
+        "encoder_config": text(tokens),
+    }
     options = parts(tokens, "<image>", "deepseek_ocr2_text", **tower)
     options["text_config"] |= {
         "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1,
         "mlp_layer_types": ["dense", "sparse", "sparse"],
     }  # fmt: skip
-    return Tiny(DeepseekOcr2ForConditionalGeneration(DeepseekOcr2Config(**options)), processor, "<image>")
+    return Tiny(
+        DeepseekOcr2ForConditionalGeneration(DeepseekOcr2Config(**options)), processor, "<image>"
+    )
 
 
 CODEBOOK: dict[str, Any] = {
@@ -106,7 +130,9 @@ CODEBOOK: dict[str, Any] = {
 
 @family
 def chameleon() -> Tiny:
-    codes = [f"IMGIMG{''.join(chr(ord('A') + int(digit)) for digit in str(code))}Z" for code in range(16)]
+    codes = [
+        f"IMGIMG{''.join(chr(ord('A') + int(digit)) for digit in str(code))}Z" for code in range(16)
+    ]
     tokens = words("<racm3:break>", "<eoss>", *codes, image_token="<image>", sep_token="<sep>")
     processor = ChameleonProcessor(
         ChameleonImageProcessorPil(size={"shortest_edge": 12}, crop_size={"height": 12, "width": 12}), tokens,
@@ -120,9 +146,19 @@ def chameleon() -> Tiny:
 @family
 def emu3() -> Tiny:
     codes = [f"<|visual token {code:06d}|>" for code in range(16)]
-    control = {"image": "<image>", "boi": "<boi>", "eoi": "<eoi>", "image_wrapper": "<wrapper>", "eof": "<eof>"}
-    tokens = words("<|extra_200|>", *codes, **{f"{name}_token": token for name, token in control.items()})
+    control = {
+        "image": "<image>",
+        "boi": "<boi>",
+        "eoi": "<eoi>",
+        "image_wrapper": "<wrapper>",
+        "eof": "<eof>",
+    }
+    tokens = words(
+        "<|extra_200|>", *codes, **{f"{name}_token": token for name, token in control.items()}
+    )
     processor = Emu3Processor(Emu3ImageProcessor(min_pixels=32 * 32, max_pixels=48 * 80), tokens)
     drawing = CODEBOOK | {"channel_multiplier": [1, 1, 1, 1], "hidden_size": 32}
-    config = Emu3Config(text_config=text(tokens), vq_config=drawing, vocabulary_map=tokens.get_vocab())
+    config = Emu3Config(
+        text_config=text(tokens), vq_config=drawing, vocabulary_map=tokens.get_vocab()
+    )
     return Tiny(Emu3ForConditionalGeneration(config), processor, "<image>")

@@ -3,7 +3,7 @@
 python -m training.photo --minutes 600              # train, from wherever it stopped
 python -m training.photo --minutes 60 --decay       # finish: the learning rate falls to 0
 python -m training.photo.measure --checkpoint runs/first/final.pt
-python -m training.photo.export runs/first/final.pt src/adafv/photo/bridge.safetensors
+python -m training.photo.export runs/first/final.pt src/adafv/models/photo/bridge.safetensors
 """
 
 import argparse
@@ -15,8 +15,12 @@ from training.photo.places import CACHE
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=2000, help="of training, and a third as many crowded ones")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--scenes", type=int, default=2000, help="of training, and a third as many crowded ones"
+    )
     parser.add_argument("--held", type=int, default=300, help="of each test split")
     parser.add_argument("--epochs", type=int, default=40, help="of stage 1")
     train.add_options(parser)

@@ -1,9 +1,10 @@
-"""Stage 1: teach the projector alone to put each patch where the language model keeps the word for what it shows.
+"""Stage 1: teach the projector alone to put each patch where the language model keeps the word for
+what it shows.
 
-A patch on a thing is pulled towards the mean input embedding of the thing's name, among all names (cross-entropy over
-cosines) and in length (squared error), plus half the embeddings of where it lies (" left" … " right", " top" …
-" bottom"); a patch on nothing towards that of " background". This aligns visual tokens with *input embeddings* on
-purpose: the recipe's choice, not the tower's.
+A patch on a thing is pulled towards the mean input embedding of the thing's name, among all names
+(cross-entropy over cosines) and in length (squared error), plus half the embeddings of where it
+lies (" left" … " right", " top" … " bottom"); a patch on nothing towards that of " background".
+This aligns visual tokens with *input embeddings* on purpose: the recipe's choice, not the tower's.
 """
 
 import copy
@@ -49,11 +50,17 @@ class Projector(nn.Module):
 def word_embeddings(words: list[str]) -> Tensor:
     """Mean input embedding of each word or phrase, as it stands inside a sentence: (W, D)."""
     table, tok = language_model().get_input_embeddings().weight.detach(), tokenizer()
-    return torch.stack([table[tok(" " + word, add_special_tokens=False).input_ids].mean(0) for word in words])
+    return torch.stack(
+        [table[tok(" " + word, add_special_tokens=False).input_ids].mean(0) for word in words]
+    )
 
 
-def patches_of(shard: Shard, random: np.random.Generator, names: dict[str, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw patches: features (P, C), names (P; the last: background), coordinates from 0 to 1 (P, 2; x, y)."""
+def patches_of(
+    shard: Shard, random: np.random.Generator, names: dict[str, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw patches: features (P, C), names (P; the last: background), coordinates from 0 to 1 (P,
+    2; x, y).
+    """
     rows, places, labels = [], [], []
     for scene, things in enumerate(shard.things):
         owners = shard.owners[scene].reshape(-1)  # (N,)
@@ -69,7 +76,9 @@ def patches_of(shard: Shard, random: np.random.Generator, names: dict[str, int])
 
 
 def align(epochs: int = 40, seed: int = 0) -> None:
-    """Train for some passes over the patches, from the last projector if there is one, and save it every `SAVED`."""
+    """Train for some passes over the patches, from the last projector if there is one, and save it
+    every `SAVED`.
+    """
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     words = sorted(NOUNS)
@@ -95,15 +104,24 @@ def align(epochs: int = 40, seed: int = 0) -> None:
             out = projector((features[batch] - mean) / std)  # (B, D)
             x, y = places[batch].T[..., None]  # (B, 1) each
             position = (1 - x) * left + x * right + (1 - y) * top + y * bottom  # (B, D)
-            logits = F.normalize(out - POSITION * position, dim=1) @ F.normalize(targets, dim=1).T / TEMPERATURE
+            logits = (
+                F.normalize(out - POSITION * position, dim=1)
+                @ F.normalize(targets, dim=1).T
+                / TEMPERATURE
+            )
             naming = F.cross_entropy(logits, labels[batch])
-            squared = ((out - targets[labels[batch]] - POSITION * position) ** 2).sum(1).mean() / length**2
+            squared = ((out - targets[labels[batch]] - POSITION * position) ** 2).sum(
+                1
+            ).mean() / length**2
             optimiser.zero_grad()
             (naming + squared).backward()
             optimiser.step()
         if epoch % SAVED == 0 or epoch == epochs:
             save(projector, mean, std, mean_word)
-            print(f"epoch {epoch}: naming {naming.item():.3f}, squared {squared.item():.3f}", flush=True)
+            print(
+                f"epoch {epoch}: naming {naming.item():.3f}, squared {squared.item():.3f}",
+                flush=True,
+            )
     for split in ("seen", "unseen"):
         if found := shards(split):
             held = [patches_of(Shard(path), random, names) for path in found]
@@ -126,7 +144,12 @@ def save(projector: Projector, mean: Tensor, std: Tensor, mean_word: Tensor) -> 
     ready = copy.deepcopy(projector)
     ready.fold(mean, std)
     ready.linear_2.bias += mean_word
-    saved = {"projector": ready.state_dict(), "unfolded": projector.state_dict(), "mean": mean, "std": std}
+    saved = {
+        "projector": ready.state_dict(),
+        "unfolded": projector.state_dict(),
+        "mean": mean,
+        "std": std,
+    }
     torch.save(saved, CACHE / "aligned.tmp")
     (CACHE / "aligned.tmp").replace(CACHE / "aligned.pt")
 

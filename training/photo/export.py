@@ -18,7 +18,9 @@ __all__ = ["export"]
 def export(checkpoint: Path, target: Path) -> None:
     """Write the bridge, with what training knew of itself in the file's metadata."""
     saved = torch.load(checkpoint)
-    tensors = {name: value.to(torch.bfloat16).contiguous() for name, value in saved["bridge"].items()}
+    tensors = {
+        name: value.to(torch.bfloat16).contiguous() for name, value in saved["bridge"].items()
+    }
     facts = {"step": saved["step"], "minutes": round(saved["seconds"] / 60, 1)}
     save_file(tensors, str(target), metadata={"format": "pt", "facts": json.dumps(facts)})
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")

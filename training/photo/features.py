@@ -1,4 +1,6 @@
-"""What the frozen tower sees in each scene, computed once and kept on disk in shards of `SHARD` scenes."""
+"""What the frozen tower sees in each scene, computed once and kept on disk in shards of `SHARD`
+scenes.
+"""
 
 import json
 import sys
@@ -28,7 +30,8 @@ class Shard:
         meta = json.loads(path.with_suffix(".json").read_text())
         self.owners = np.array(meta["owners"], dtype=np.int8)
         self.things = [
-            tuple(Thing(**{**thing, "box": tuple(thing["box"])}) for thing in scene) for scene in meta["things"]
+            tuple(Thing(**{**thing, "box": tuple(thing["box"])}) for thing in scene)
+            for scene in meta["things"]
         ]
 
 
@@ -40,7 +43,8 @@ def encode(tower: Dinov2Model, images: list[Image.Image]) -> Tensor:
 def hidden_states(tower: Dinov2Model, images: list[Image.Image]) -> list[Tensor]:
     """Those of every layer, without CLS: (B, N, C) each."""
     pixels = np.stack([np.asarray(image, dtype=np.float32) for image in images]) / 255
-    pixels = torch.from_numpy((pixels - np.float32(MEAN)) / np.float32(STD)).permute(0, 3, 1, 2)  # (B, 3, H, W)
+    # (B, 3, H, W)
+    pixels = torch.from_numpy((pixels - np.float32(MEAN)) / np.float32(STD)).permute(0, 3, 1, 2)
     with torch.inference_mode():
         states = tower(pixels.to(tower.device), output_hidden_states=True).hidden_states
     return [state[:, 1:].cpu() for state in states]
@@ -62,7 +66,8 @@ def prepare(tower: Dinov2Model, split: str, count: int) -> None:
             things += [[vars(thing) for thing in scene.things] for scene in scenes]
         np.save(path.with_suffix(".npy"), np.concatenate(features))
         path.with_suffix(".tmp").write_text(json.dumps({"owners": owners, "things": things}))
-        path.with_suffix(".tmp").rename(path.with_suffix(".json"))  # last, so that a shard is whole or absent
+        # last, so that a shard is whole or absent
+        path.with_suffix(".tmp").rename(path.with_suffix(".json"))
 
 
 def shards(split: str) -> list[Path]:

@@ -1,10 +1,10 @@
-"""Which of the tower's layers tells things apart: the same pictures in two crowds each, at other sizes and places.
+"""Which of the tower's layers tells things apart: the same pictures in two crowds each, at other
+sizes and places.
 
     python -m training.photo.layers
 
-Prints, for each hidden state, how often the nearest thing of the first crowds (cosine, of the mean over its patches
-and patch by patch) shows the same picture.
-"""
+Prints, for each hidden state, how often the nearest thing of the first crowds (cosine, of the mean
+over its patches and patch by patch) shows the same picture."""
 
 import numpy as np
 import torch
@@ -22,8 +22,11 @@ __all__ = ["nearest_is_right"]
 CROWDS = 14
 
 
-def nearest_is_right(first: list[tuple[str, Tensor]], second: list[tuple[str, Tensor]]) -> tuple[float, float]:
-    """How often the nearest of the first is the same picture: by the mean of a thing's patches, and by patch.
+def nearest_is_right(
+    first: list[tuple[str, Tensor]], second: list[tuple[str, Tensor]]
+) -> tuple[float, float]:
+    """How often the nearest of the first is the same picture: by the mean of a thing's patches, and
+    by patch.
 
     Args:
         first, second: picture and features (P, C) of each thing.

@@ -19,14 +19,56 @@ IRREGULAR = {
     "woodlouse": "woodlice",
 }
 """Plurals that no rule makes."""
-PAIRS = {"binoculars", "fireworks", "french fries", "glasses", "grapes", "headphones", "pancakes", "pants"}
+PAIRS = {
+    "binoculars",
+    "fireworks",
+    "french fries",
+    "glasses",
+    "grapes",
+    "headphones",
+    "pancakes",
+    "pants",
+}
 PAIRS |= {"pliers", "scissors", "sunglasses", "dice"}
 """Nouns that are plural already."""
 SAME = {"fish", "clownfish", "lionfish", "sheep", "deer", "reindeer", "shrimp", "bison"}
 """Nouns whose plural looks like one."""
-MASS = {"bacon", "bamboo", "beer", "bread", "broccoli", "butter", "candy", "cheese", "chocolate", "clothing"}
-MASS |= {"coffee", "corn", "fire", "food", "fruit", "furniture", "garlic", "ginger", "holly", "juice", "lasagna"}
-MASS |= {"lavender", "lemonade", "lettuce", "lightning", "milk", "money", "santa claus", "soda", "soup"}
+MASS = {
+    "bacon",
+    "bamboo",
+    "beer",
+    "bread",
+    "broccoli",
+    "butter",
+    "candy",
+    "cheese",
+    "chocolate",
+    "clothing",
+}
+MASS |= {
+    "coffee",
+    "corn",
+    "fire",
+    "food",
+    "fruit",
+    "furniture",
+    "garlic",
+    "ginger",
+    "holly",
+    "juice",
+    "lasagna",
+}
+MASS |= {
+    "lavender",
+    "lemonade",
+    "lettuce",
+    "lightning",
+    "milk",
+    "money",
+    "santa claus",
+    "soda",
+    "soup",
+}
 MASS |= {"spaghetti", "tea", "thyme", "wine"}
 """Nouns that nobody counts."""
 
@@ -47,7 +89,9 @@ def lines_of(path: Path) -> list[str]:
 
 
 def sections(path: Path) -> dict[str, list[str]]:
-    """Read a text file of `[section]` lines and what follows each, without comments and empty lines."""
+    """Read a text file of `[section]` lines and what follows each, without comments and empty
+    lines.
+    """
     found: dict[str, list[str]] = {}
     for line in lines_of(path):
         if line.startswith("["):
@@ -67,13 +111,17 @@ def _read(path: Path) -> dict[str, Noun]:
 
 
 NOUNS = _read(Path(__file__).with_name("nouns.txt"))
-_WORDS = {word: noun for noun in NOUNS.values() for word in (noun.name.replace("-", " "), *noun.aliases)}
+_WORDS = {
+    word: noun for noun in NOUNS.values() for word in (noun.name.replace("-", " "), *noun.aliases)
+}
 _LONGEST = max(len(word.split()) for word in _WORDS)
 _CUT = re.compile(r"\b(with|on|in|of|under|from|for|by|con|sul|di|del|without)\b")
 
 
 def noun_in(caption: str) -> Noun | None:
-    """Find the noun that a caption ends on, before any "with …" or "on …"; None: no known one, or several."""
+    """Find the noun that a caption ends on, before any "with …" or "on …"; None: no known one, or
+    several.
+    """
     words = re.findall(r"[a-z]+", caption.lower())
     text = " ".join(words)
     if " and " in f" {text} " or " e " in f" {text} ":

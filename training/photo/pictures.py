@@ -1,8 +1,8 @@
 """The pictures of things that scenes are made of: cut out, named, and split by picture file.
 
-Clip art (public domain) comes from Debian's openclipart-svg, photographs from tuxpaint-stamps-default (GPL-2: read
-here, never committed). Both are downloaded once with apt and unpacked into the cache folder; nothing is installed.
-"""
+Clip art (public domain) comes from Debian's openclipart-svg, photographs from
+tuxpaint-stamps-default (GPL-2: read here, never committed). Both are downloaded once with apt and
+unpacked into the cache folder; nothing is installed."""
 
 import hashlib
 import io
@@ -45,13 +45,17 @@ COLOURS = {
 
 
 def prepare() -> None:
-    """Download, cut out, name and list every picture of a known thing; what is there already is kept."""
+    """Download, cut out, name and list every picture of a known thing; what is there already is
+    kept.
+    """
     if (PICTURES / "index.json").is_file():
         return
     PICTURES.mkdir(parents=True, exist_ok=True)
     stamps, drawings = _unpacked()
     rows, known = [], set()
-    for path in tqdm(sorted(stamps.rglob("*.png")) + sorted(drawings.rglob("*.svg")), desc="pictures"):
+    for path in tqdm(
+        sorted(stamps.rglob("*.png")) + sorted(drawings.rglob("*.svg")), desc="pictures"
+    ):
         content = path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()[:16]
         if digest in known or SKIPPED.search(str(path)):
@@ -95,12 +99,19 @@ def open_picture(digest: str) -> Image.Image:
 
 
 def clusters(prints: list[tuple[int, int]]) -> list[int]:
-    """Give each picture the index of its cluster's first, from fingerprints of it and of its mirror image."""
+    """Give each picture the index of its cluster's first, from fingerprints of it and of its mirror
+    image.
+    """
     plain = _bits([print_ for print_, _ in prints])  # (N, 64)
     mirrored = _bits([print_ for _, print_ in prints])
     first = list(range(len(prints)))
     for index in range(len(prints)):
-        near = np.minimum((plain[:index] != plain[index]).sum(1), (plain[:index] != mirrored[index]).sum(1)) <= NEAR
+        near = (
+            np.minimum(
+                (plain[:index] != plain[index]).sum(1), (plain[:index] != mirrored[index]).sum(1)
+            )
+            <= NEAR
+        )
         for other in np.flatnonzero(near):
             old, new = sorted((_root(first, index), _root(first, int(other))), reverse=True)
             first[old] = new
@@ -119,7 +130,9 @@ def split_of(row: dict, rows: list[dict]) -> str:
 
 
 def _bits(prints: list[int]) -> np.ndarray:
-    return np.array([[value >> bit & 1 for bit in range(64)] for value in prints], dtype=bool).reshape(-1, 64)
+    return np.array(
+        [[value >> bit & 1 for bit in range(64)] for value in prints], dtype=bool
+    ).reshape(-1, 64)
 
 
 def _root(first: list[int], index: int) -> int:
@@ -140,7 +153,9 @@ def _unpacked() -> tuple[Path, Path]:
                 subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
         except (OSError, subprocess.CalledProcessError) as error:
             names = " and ".join(PACKAGES)
-            raise SystemExit(f"{names} cannot be had ({error}): training needs a Debian or Ubuntu with apt") from None
+            raise SystemExit(
+                f"{names} cannot be had ({error}): training needs a Debian or Ubuntu with apt"
+            ) from None
     return stamps, drawings
 
 
@@ -154,7 +169,9 @@ def _caption(path: Path, content: bytes) -> str:
         return named if noun_in(named) is not None else path.stem.replace("_", " ")
     title = re.search(rb"<dc:title>\s*([^<]*)", content)
     words = title.group(1).decode("utf8", "replace") if title else ""
-    boring = re.search(r"clipart|sibmission|various|collection|iconset|elements|homes|home", words, re.I)
+    boring = re.search(
+        r"clipart|sibmission|various|collection|iconset|elements|homes|home", words, re.I
+    )
     name = re.sub(
         r"_(architett?o?|franc\w*|fra|rollandin|nicu|bucul\w*|ganson|benji|park|mimooh|peterm|juliane|krug|01|02|03)\b.*",
         "",
@@ -164,12 +181,16 @@ def _caption(path: Path, content: bytes) -> str:
 
 
 def _cut(path: Path) -> Image.Image | None:
-    """Draw a picture on nothing, trimmed to what is opaque; None: it cannot be drawn, is empty or is a mere line."""
+    """Draw a picture on nothing, trimmed to what is opaque; None: it cannot be drawn, is empty or
+    is a mere line.
+    """
     try:
         if path.suffix == ".svg":
             import resvg_py
 
-            image = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=SIDE)))).convert("RGBA")
+            image = Image.open(
+                io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=SIDE)))
+            ).convert("RGBA")
         else:
             image = Image.open(path).convert("RGBA")
     except Exception:
@@ -189,7 +210,9 @@ def _prints(image: Image.Image) -> tuple[int, int]:
     """64 bits of which neighbour is brighter, for the picture on grey and for its mirror image."""
     ground = Image.new("RGBA", image.size, (128, 128, 128, 255))
     grey = Image.alpha_composite(ground, image).convert("L")
-    return tuple(_differences(one) for one in (grey, grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT)))  # type: ignore[return-value]
+    return tuple(
+        _differences(one) for one in (grey, grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    )  # type: ignore[return-value]
 
 
 def _differences(grey: Image.Image) -> int:
@@ -201,7 +224,9 @@ def _colour(image: Image.Image) -> str | None:
     """The one colour that two thirds of the opaque pixels have, or None."""
     pixels = np.asarray(image.resize((64, 64)))
     opaque = pixels[..., 3] > 128
-    hue, saturation, value = np.moveaxis(np.asarray(Image.fromarray(pixels[..., :3]).convert("HSV")) / 255.0, 2, 0)
+    hue, saturation, value = np.moveaxis(
+        np.asarray(Image.fromarray(pixels[..., :3]).convert("HSV")) / 255.0, 2, 0
+    )
     coloured = opaque & (saturation > 0.35) & (value > 0.35)
     shares = {name: (coloured & _between(hue, *span)).sum() for name, span in COLOURS.items()}
     shares["black"] = (opaque & (value < 0.2)).sum()

@@ -16,7 +16,9 @@ __all__ = ["TYPES", "WORDINGS", "Question", "matches", "normalise", "questions"]
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its answer, its type, the things that it is about, and other answers that are as right."""
+    """A question, its answer, its type, the things that it is about, and other answers that are as
+    right.
+    """
 
     text: str
     answer: str
@@ -55,14 +57,20 @@ NAMED_KINDS = (
     "toy",
 )
 CREATURES = ("animal", "bird", "fish", "insect")
-EDGE = 0.04  # of the picture's side: nearer than this to a border of its region, a place has no clear name
+# of the picture's side: nearer than this to a border of its region, a place has no clear name
+EDGE = 0.04
 
 
 def questions(things: tuple[Thing, ...], random: np.random.Generator, count: int) -> list[Question]:
-    """Draw several questions about a scene, as different in type as it allows; one of them asks for a description."""
+    """Draw several questions about a scene, as different in type as it allows; one of them asks for
+    a description.
+    """
     asked: list[Question] = []
     texts: set[str] = set()
-    order = sorted((TYPES[index] for index in random.permutation(len(TYPES))), key=lambda type_: type_ != "describe")
+    order = sorted(
+        (TYPES[index] for index in random.permutation(len(TYPES))),
+        key=lambda type_: type_ != "describe",
+    )
     while len(asked) < count:
         before = len(asked)
         for type_ in order:
@@ -78,12 +86,15 @@ def questions(things: tuple[Thing, ...], random: np.random.Generator, count: int
 
 def normalise(answer: str) -> str:
     """Lower case, no article, no punctuation, numbers as digits."""
-    words = re.findall(r"[a-z0-9]+", answer.lower().replace("grey", "gray").replace("colour", "color"))
+    words = re.findall(
+        r"[a-z0-9]+", answer.lower().replace("grey", "gray").replace("colour", "color")
+    )
     words = [NUMBERS[WORDS.index(word)] if word in WORDS else word for word in words]
     return " ".join(
         word
         for word in words
-        if word not in ("a", "an", "the", "some", "at", "in", "on", "there", "is", "are", "it", "to")
+        if word
+        not in ("a", "an", "the", "some", "at", "in", "on", "there", "is", "are", "it", "to")
     )
 
 
@@ -162,7 +173,9 @@ def _exists(things: tuple[Thing, ...], random: np.random.Generator) -> Question 
     yes = random.random() < 0.5
     if random.random() < 0.25:
         options = [
-            kind for kind in NAMED_KINDS if (kind in kinds) == yes and not (kind == "animal" and kinds & set(CREATURES))
+            kind
+            for kind in NAMED_KINDS
+            if (kind in kinds) == yes and not (kind == "animal" and kinds & set(CREATURES))
         ]
         if not options:
             return None
@@ -181,7 +194,11 @@ def _either(things: tuple[Thing, ...], random: np.random.Generator) -> Question 
     index = int(random.integers(len(things)))
     right, wrong = things[index].name, _absent(things, random)
     first, second = (right, wrong) if random.random() < 0.5 else (wrong, right)
-    words = {"a": with_article(first), "b": with_article(second), "A": with_article(first).capitalize()}
+    words = {
+        "a": with_article(first),
+        "b": with_article(second),
+        "A": with_article(first).capitalize(),
+    }
     return _ask("either", random, _thing_answer(right), (index,), (), **words)
 
 
@@ -195,7 +212,11 @@ def _count(things: tuple[Thing, ...], random: np.random.Generator) -> Question |
     if plural(name) == name:
         return None
     about = tuple(index for index, thing in enumerate(things) if thing.name == name)
-    return _ask("count", random, NUMBERS[len(about)], about, s=plural(name)) if len(about) < len(NUMBERS) else None
+    return (
+        _ask("count", random, NUMBERS[len(about)], about, s=plural(name))
+        if len(about) < len(NUMBERS)
+        else None
+    )
 
 
 def _colour(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
@@ -212,7 +233,11 @@ def _where(things: tuple[Thing, ...], random: np.random.Generator) -> Question |
         return None
     index = int(_one(random, options))  # type: ignore[call-overload]
     region = str(_region(things[index]))
-    accepted = (f"{region} of the picture", f"{region} corner", "middle" if region == "center" else region)
+    accepted = (
+        f"{region} of the picture",
+        f"{region} corner",
+        "middle" if region == "center" else region,
+    )
     return _ask("where", random, _in_place(region), (index,), accepted, n=things[index].name)
 
 
@@ -220,13 +245,17 @@ def _at(things: tuple[Thing, ...], random: np.random.Generator) -> Question | No
     regions = [_region(thing) for thing in things]
     cells = Counter(regions)
     options = [
-        index for index, region in enumerate(regions) if region is not None and cells[region] == 1 and None not in cells
+        index
+        for index, region in enumerate(regions)
+        if region is not None and cells[region] == 1 and None not in cells
     ]
     if not options or len({thing.name for thing in things}) == 1:
         return None
     index = int(_one(random, options))  # type: ignore[call-overload]
     name = things[index].name
-    return _ask("at", random, _thing_answer(name), (index,), _also(name), p=_in_place(str(regions[index])))
+    return _ask(
+        "at", random, _thing_answer(name), (index,), _also(name), p=_in_place(str(regions[index]))
+    )
 
 
 def _side(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
@@ -234,9 +263,12 @@ def _side(things: tuple[Thing, ...], random: np.random.Generator) -> Question | 
     if len(things) != len(_unique(things)) or not 2 <= len(things) <= 3:
         return None
     index = int(random.integers(len(things)))
-    axis, sign, words = [(0, -1, "to the left of"), (0, 1, "to the right of"), (1, -1, "above"), (1, 1, "below")][
-        int(random.integers(4))
-    ]
+    axis, sign, words = [
+        (0, -1, "to the left of"),
+        (0, 1, "to the right of"),
+        (1, -1, "above"),
+        (1, 1, "below"),
+    ][int(random.integers(4))]
     offsets = [sign * (thing.centre[axis] - things[index].centre[axis]) for thing in things]
     across = [abs(thing.centre[1 - axis] - things[index].centre[1 - axis]) for thing in things]
     there = [other for other in range(len(things)) if other != index and offsets[other] > 0.03]
@@ -268,7 +300,9 @@ def _beside(things: tuple[Thing, ...], random: np.random.Generator) -> Question 
     if len(far) > 1 and far[1][0] < 1.5 * far[0][0]:
         return None
     name = things[far[0][1]].name
-    return _ask("beside", random, _thing_answer(name), (index, far[0][1]), _also(name), n=things[index].name)
+    return _ask(
+        "beside", random, _thing_answer(name), (index, far[0][1]), _also(name), n=things[index].name
+    )
 
 
 def _kind(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
@@ -287,16 +321,25 @@ def _is(thing: Thing, kind: str) -> bool:
 
 
 def _list(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
-    options = [kind for kind in NAMED_KINDS if len({thing.name for thing in things if _is(thing, kind)}) in (2, 3)]
+    options = [
+        kind
+        for kind in NAMED_KINDS
+        if len({thing.name for thing in things if _is(thing, kind)}) in (2, 3)
+    ]
     if not options:
         return None
     kind = str(_one(random, options))
     about = sorted(
-        (index for index, thing in enumerate(things) if _is(thing, kind)), key=lambda index: things[index].centre
+        (index for index, thing in enumerate(things) if _is(thing, kind)),
+        key=lambda index: things[index].centre,
     )
     names = list(dict.fromkeys(things[index].name for index in about))
     return _ask(
-        "list", random, _joined([_thing_answer(name) for name in names]), tuple(about), ks=PLACE.get(kind, plural(kind))
+        "list",
+        random,
+        _joined([_thing_answer(name) for name in names]),
+        tuple(about),
+        ks=PLACE.get(kind, plural(kind)),
     )
 
 
@@ -306,7 +349,8 @@ def _describe(things: tuple[Thing, ...], random: np.random.Generator) -> Questio
         return None
     names = list(
         dict.fromkeys(
-            things[index].name for index in sorted(range(len(things)), key=lambda index: things[index].centre)
+            things[index].name
+            for index in sorted(range(len(things)), key=lambda index: things[index].centre)
         )
     )
     parts = []

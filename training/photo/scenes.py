@@ -1,4 +1,7 @@
-"""Scenes: a few pictures of things on a background, with their boxes. Split and number alone decide a scene."""
+"""Scenes: a few pictures of things on a background, with their boxes.
+
+Split and number alone decide a scene.
+"""
 
 import zlib
 from dataclasses import dataclass
@@ -13,7 +16,8 @@ __all__ = ["GRID", "PIXELS", "Scene", "Thing", "compose"]
 
 PIXELS, PATCH = 336, 14
 GRID = PIXELS // PATCH
-SMALLEST, LARGEST = 40, 240  # pixels of a thing's longer side; half the picture's area is about 240 x 240
+# pixels of a thing's longer side; half the picture's area is about 240 x 240
+SMALLEST, LARGEST = 40, 240
 CROWD = 8  # things of a crowded scene
 COVERED = 0.35  # share of a patch's pixels that must be opaque for the patch to belong to a thing
 PHOTOGRAPHS = (
@@ -33,7 +37,9 @@ PHOTOGRAPHS = (
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing of a scene: what it is, which picture shows it, and its box in pixels (left, top, right, bottom)."""
+    """One thing of a scene: what it is, which picture shows it, and its box in pixels (left, top,
+    right, bottom).
+    """
 
     name: str
     kind: str
@@ -50,7 +56,9 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture of `PIXELS` by `PIXELS`, its things, and for each patch the thing that it shows (-1: none)."""
+    """A picture of `PIXELS` by `PIXELS`, its things, and for each patch the thing that it shows
+    (-1: none).
+    """
 
     image: Image.Image
     things: tuple[Thing, ...]
@@ -58,11 +66,11 @@ class Scene:
 
 
 def compose(split: str, number: int, again: int = 0) -> Scene:
-    """Compose one scene, of a split: "train", "crowd" and "seen" share pictures but no scene, "unseen" has its own.
+    """Compose one scene, of a split: "train", "crowd" and "seen" share pictures but no scene,
+    "unseen" has its own.
 
-    A crowd is eight things: more to learn from for one pass of the tower, each picture in turn. Composed again, the
-    pictures of a crowd are the same, their sizes and places are not.
-    """
+    A crowd is eight things: more to learn from for one pass of the tower, each picture in turn.
+    Composed again, the pictures of a crowd are the same, their sizes and places are not."""
     seed = [zlib.crc32(split.encode()), number]
     random = np.random.default_rng([*seed, again] if again else seed)
     image = _background(random)
@@ -70,7 +78,9 @@ def compose(split: str, number: int, again: int = 0) -> Scene:
     taken = np.zeros((PIXELS, PIXELS), dtype=bool)
     things: list[Thing] = []
     for row, side in (
-        _crowd(random, number) if split == "crowd" else _cast(random, "unseen" if split == "unseen" else "train")
+        _crowd(random, number)
+        if split == "crowd"
+        else _cast(random, "unseen" if split == "unseen" else "train")
     ):
         cutout = _posed(open_picture(row["id"]), side, random)
         place = _free(taken, cutout, random)
@@ -86,7 +96,13 @@ def compose(split: str, number: int, again: int = 0) -> Scene:
         shown = share >= min(COVERED, share.max())
         owners[shown] = len(things)
         things.append(
-            Thing(row["name"], row["kind"], row["colour"], row["id"], (left, top, left + width, top + height))
+            Thing(
+                row["name"],
+                row["kind"],
+                row["colour"],
+                row["id"],
+                (left, top, left + width, top + height),
+            )
         )
     return Scene(image, tuple(things), owners)
 
@@ -99,7 +115,10 @@ def _crowd(random: np.random.Generator, number: int) -> list[tuple[dict, int]]:
     first = number % a_round * CROWD
     sides = random.integers(SMALLEST + 10, 130, CROWD)
     return sorted(
-        ((rows[index], int(side)) for index, side in zip(order[first : first + CROWD], sides, strict=True)),
+        (
+            (rows[index], int(side))
+            for index, side in zip(order[first : first + CROWD], sides, strict=True)
+        ),
         key=lambda pair: -pair[1],
     )
 
@@ -114,7 +133,9 @@ def _cast(random: np.random.Generator, split: str) -> list[tuple[dict, int]]:
         rows = by_name[name]
         row = rows[random.integers(len(rows))]
         copies = int(random.choice([1, 2, 3, 4], p=[0.8, 0.1, 0.06, 0.04]))
-        largest = LARGEST + 60 if count == 1 and copies == 1 else LARGEST / (1 + 0.12 * (count + copies))
+        largest = (
+            LARGEST + 60 if count == 1 and copies == 1 else LARGEST / (1 + 0.12 * (count + copies))
+        )
         side = int(np.exp(random.uniform(np.log(SMALLEST), np.log(largest))))
         side = max(side, 110) if count == 1 and copies == 1 else side
         chosen += [(row, int(side * random.uniform(0.85, 1.1))) for _ in range(copies)]
@@ -143,7 +164,9 @@ def _posed(cutout: Image.Image, side: int, random: np.random.Generator) -> Image
         cutout = cutout.rotate(random.uniform(-15, 15), Image.Resampling.BICUBIC, expand=True)
     scale = side / max(cutout.size)
     size = (max(8, round(cutout.width * scale)), max(8, round(cutout.height * scale)))
-    cutout = cutout.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC)
+    cutout = cutout.resize(
+        size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+    )
     alpha = cutout.getchannel("A")
     cutout = ImageEnhance.Brightness(cutout).enhance(random.uniform(0.8, 1.15))
     cutout = ImageEnhance.Contrast(cutout).enhance(random.uniform(0.8, 1.15))
@@ -151,7 +174,9 @@ def _posed(cutout: Image.Image, side: int, random: np.random.Generator) -> Image
     return cutout
 
 
-def _free(taken: np.ndarray, cutout: Image.Image, random: np.random.Generator) -> tuple[int, int] | None:
+def _free(
+    taken: np.ndarray, cutout: Image.Image, random: np.random.Generator
+) -> tuple[int, int] | None:
     """Find a place where a cutout covers next to nothing of what is there already."""
     width, height = cutout.size
     if width > PIXELS or height > PIXELS:
@@ -186,17 +211,23 @@ def _background(random: np.random.Generator) -> Image.Image:
     if style < 0.65:
         return _photograph(random)
     if style < 0.8:
-        return Image.new("RGB", (PIXELS, PIXELS), tuple(int(value) for value in random.integers(20, 256, 3)))
+        return Image.new(
+            "RGB", (PIXELS, PIXELS), tuple(int(value) for value in random.integers(20, 256, 3))
+        )
     return _stripes(random)
 
 
 def _photograph(random: np.random.Generator) -> Image.Image:
-    """A crop of a photograph, out of focus, so that what it shows is a ground and not one more thing."""
+    """A crop of a photograph, out of focus, so that what it shows is a ground and not one more
+    thing.
+    """
     source = _photographs()[random.integers(len(_photographs()))]
     side = int(min(source.size) * random.uniform(0.15, 0.7))
     left = int(random.integers(source.width - side + 1))
     top = int(random.integers(source.height - side + 1))
-    crop = source.crop((left, top, left + side, top + side)).resize((PIXELS, PIXELS), Image.Resampling.BICUBIC)
+    crop = source.crop((left, top, left + side, top + side)).resize(
+        (PIXELS, PIXELS), Image.Resampling.BICUBIC
+    )
     return crop.filter(ImageFilter.GaussianBlur(float(random.choice([2.0, 5.0, 12.0]))))
 
 
@@ -204,7 +235,9 @@ def _patchwork(random: np.random.Generator) -> Image.Image:
     """Soft noise in one to three colours, coarse or fine."""
     cells = int(random.choice([2, 4, 8, 20, 60]))
     base = random.integers(40, 230, 3)
-    noise = random.normal(0, random.uniform(5, 45), (cells, cells, 3)) * random.choice([0.3, 1.0], 3)
+    noise = random.normal(0, random.uniform(5, 45), (cells, cells, 3)) * random.choice(
+        [0.3, 1.0], 3
+    )
     pixels = np.clip(base + noise, 0, 255).astype(np.uint8)
     return Image.fromarray(pixels).resize((PIXELS, PIXELS), Image.Resampling.BICUBIC)
 
@@ -217,5 +250,9 @@ def _stripes(random: np.random.Generator) -> Image.Image:
         (columns * np.cos(angle) + rows * np.sin(angle)) * 2 * np.pi / length + random.uniform(0, 6)
     )
     first, second = random.integers(30, 240, (2, 3))
-    pixels = first + (second - first) * wave[..., None] + random.normal(0, random.uniform(0, 10), (PIXELS, PIXELS, 1))
+    pixels = (
+        first
+        + (second - first) * wave[..., None]
+        + random.normal(0, random.uniform(0, 10), (PIXELS, PIXELS, 1))
+    )
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))

@@ -1,4 +1,6 @@
-"""Text alone, so that the language model stays itself: it goes on learning what it answered before any training."""
+"""Text alone, so that the language model stays itself: it goes on learning what it answered before
+any training.
+"""
 
 import json
 from pathlib import Path
@@ -33,7 +35,9 @@ def prepare(batch: int = 24) -> None:
     for start in tqdm(range(0, len(asked), batch), desc="own answers"):
         some = asked[start : start + batch]
         texts = [
-            tok.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False)
+            tok.apply_chat_template(
+                [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+            )
             for text in some
         ]
         inputs = tok(texts, return_tensors="pt", padding=True)

@@ -1,10 +1,11 @@
-"""Stage 2: LoRA in the language model and the projector learn to answer. Resumable; run again to train on.
+"""Stage 2: LoRA in the language model and the projector learn to answer. Resumable; run again to
+train on.
 
-Packed into one row a step: some scenes, each once, with all of its questions behind it. Every question sees its scene
-and nothing of the other questions, at the positions that it would have alone. Which visual tokens a scene shows is
-drawn at random and never by a pruning method: mostly a few of each thing and of the background, sometimes a random
-subset of the whole grid, sometimes all of them. Logits are taken at answers alone.
-"""
+Packed into one row a step: some scenes, each once, with all of its questions behind it. Every
+question sees its scene and nothing of the other questions, at the positions that it would have
+alone. Which visual tokens a scene shows is drawn at random and never by a pruning method: mostly a
+few of each thing and of the background, sometimes a random subset of the whole grid, sometimes all
+of them. Logits are taken at answers alone."""
 
 import argparse
 import json
@@ -30,7 +31,8 @@ from training.photo.text import OWN_ANSWERS
 __all__ = ["Packed", "Packer", "Student", "add_options", "answers_right", "train"]
 
 OPENING, TURN, END = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
-ALL, SUBSET = 0.02, 0.1  # shares of scenes that show all tokens, or a random subset of the whole grid
+# shares of scenes that show all tokens, or a random subset of the whole grid
+ALL, SUBSET = 0.02, 0.1
 TEXT = 0.3  # share of steps that hold a text without a picture, too
 WARMUP = 20  # steps
 SAVE_EVERY = 150  # seconds
@@ -59,7 +61,9 @@ class Packer:
         self.decode = lambda ids: tok.decode(ids, skip_special_tokens=True).strip()
 
     def pack(
-        self, scenes: list[tuple[Tensor, list[Question]]], texts: list[tuple[list[int], list[int]]] = ()
+        self,
+        scenes: list[tuple[Tensor, list[Question]]],
+        texts: list[tuple[list[int], list[int]]] = (),
     ) -> Packed:
         """Pack scenes (features (K, C), questions) and texts (prompt ids, answer ids) into one row."""
         ids: list[int] = []
@@ -79,14 +83,18 @@ class Packer:
             for number, question in enumerate(asked, 1):
                 prompt = self.encode(question.text) + self.turn
                 answer = self.encode(question.answer) + self.end
-                spans.append((question, len(ids) + len(prompt) - 1, len(ids) + len(prompt) - 1 + len(answer)))
+                spans.append(
+                    (question, len(ids) + len(prompt) - 1, len(ids) + len(prompt) - 1 + len(answer))
+                )
                 ids += prompt + answer
                 positions += range(len(shared), len(shared) + len(prompt) + len(answer))
                 targets += [-1] * (len(prompt) - 1) + answer + [-1]
                 groups += [(group, number)] * (len(prompt) + len(answer))
             group += 1
         for prompt, answer in texts:
-            spans.append((None, len(ids) + len(prompt) - 1, len(ids) + len(prompt) - 1 + len(answer)))
+            spans.append(
+                (None, len(ids) + len(prompt) - 1, len(ids) + len(prompt) - 1 + len(answer))
+            )
             ids += prompt + answer
             positions += range(len(prompt) + len(answer))
             targets += [-1] * (len(prompt) - 1) + answer + [-1]
@@ -98,8 +106,12 @@ class Packer:
             & ((number[:, None] == number) | (number == 0))
             & torch.ones(len(ids), len(ids)).tril().bool()
         )
-        features = torch.cat([features for features, _ in scenes]) if scenes else torch.zeros(0, 384)
-        return Packed(torch.tensor(ids), features, torch.tensor(positions), mask, torch.tensor(targets), spans)
+        features = (
+            torch.cat([features for features, _ in scenes]) if scenes else torch.zeros(0, 384)
+        )
+        return Packed(
+            torch.tensor(ids), features, torch.tensor(positions), mask, torch.tensor(targets), spans
+        )
 
 
 class Student(torch.nn.Module):
@@ -108,12 +120,16 @@ class Student(torch.nn.Module):
     def __init__(self, rank: int) -> None:
         super().__init__()
         self.projector = Projector()
-        self.projector.load_state_dict(torch.load(CACHE / "aligned.pt", map_location="cpu")["projector"])
+        self.projector.load_state_dict(
+            torch.load(CACHE / "aligned.pt", map_location="cpu")["projector"]
+        )
         self.lm = language_model()
         add_lora(self.lm, rank)
 
     def logits(self, row: Packed) -> Tensor:
-        """Logits at the positions that have a target: (T, V), in float32; on a GPU computed in bfloat16."""
+        """Logits at the positions that have a target: (T, V), in float32; on a GPU computed in
+        bfloat16.
+        """
         device = self.lm.device
         ids = row.ids.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
@@ -143,15 +159,24 @@ class Student(torch.nn.Module):
 
 
 def answers_right(row: Packed, logits: Tensor) -> list[tuple[Question, bool]]:
-    """Whether greedy decoding would say each answer to the letter: the best token is the right one all along."""
+    """Whether greedy decoding would say each answer to the letter: the best token is the right one
+    all along.
+    """
     right = torch.zeros(len(row.ids), dtype=torch.bool)
     at = row.targets >= 0
     right[at] = logits.argmax(1).cpu() == row.targets[at]
-    return [(question, bool(right[start:end].all())) for question, start, end in row.spans if question is not None]
+    return [
+        (question, bool(right[start:end].all()))
+        for question, start, end in row.spans
+        if question is not None
+    ]
 
 
 def shown(owners: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Draw the visual tokens of a scene, in the order of the grid. owners: (N), the thing on each patch or -1."""
+    """Draw the visual tokens of a scene, in the order of the grid.
+
+    Owners: (N), the thing on each patch or -1.
+    """
     style = random.random()
     if style < ALL:
         return np.arange(len(owners))
@@ -161,26 +186,42 @@ def shown(owners: np.ndarray, random: np.random.Generator) -> np.ndarray:
         random.permutation(np.flatnonzero(owners == thing))[: random.integers(2, 6)]
         for thing in range(owners.max() + 1)
     ]
-    return np.sort(np.concatenate([*some, random.permutation(np.flatnonzero(owners < 0))[: random.integers(2, 10)]]))
+    return np.sort(
+        np.concatenate(
+            [*some, random.permutation(np.flatnonzero(owners < 0))[: random.integers(2, 10)]]
+        )
+    )
 
 
 def example(
-    features: np.ndarray, owners: np.ndarray, things: tuple[Thing, ...], random: np.random.Generator, count: int
+    features: np.ndarray,
+    owners: np.ndarray,
+    things: tuple[Thing, ...],
+    random: np.random.Generator,
+    count: int,
 ) -> tuple[Tensor, list[Question]]:
     """One scene with questions that the tokens shown can answer."""
     places = shown(owners.reshape(-1), random)
     seen = set(owners.reshape(-1)[places].tolist())
-    asked = [question for question in questions(things, random, count) if set(question.about) <= seen]
+    asked = [
+        question for question in questions(things, random, count) if set(question.about) <= seen
+    ]
     return torch.from_numpy(features[places].astype(np.float32)), asked
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What can be chosen about training."""
-    parser.add_argument("--run", default="first", help="name of the folder for checkpoints and the log")
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--steps", type=int, default=10**9, help="stop there, if the minutes allow it")
     parser.add_argument(
-        "--decay", action="store_true", help="let the learning rate fall to 0 over the minutes; final.pt"
+        "--run", default="first", help="name of the folder for checkpoints and the log"
+    )
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument(
+        "--steps", type=int, default=10**9, help="stop there, if the minutes allow it"
+    )
+    parser.add_argument(
+        "--decay",
+        action="store_true",
+        help="let the learning rate fall to 0 over the minutes; final.pt",
     )
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--rank", type=int, default=16)
@@ -188,12 +229,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", type=int, default=8, help="a scene")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--threads", type=int, default=1, help="more than one waits for the others where cores are shared"
+        "--threads",
+        type=int,
+        default=1,
+        help="more than one waits for the others where cores are shared",
     )
 
 
 def train(given: argparse.Namespace) -> None:
-    """Train for some minutes from the last checkpoint on, with a constant learning rate or a falling one."""
+    """Train for some minutes from the last checkpoint on, with a constant learning rate or a
+    falling one.
+    """
     folder = CACHE / "runs" / given.run
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(given.seed)
@@ -217,7 +263,11 @@ def train(given: argparse.Namespace) -> None:
     spent = 0.0
     while spent < 1 and step < given.steps:
         random = np.random.default_rng([given.seed, step])
-        scenes = [scene for _ in range(given.scenes_a_step) if (scene := drawn(loaded, random, given.questions))]
+        scenes = [
+            scene
+            for _ in range(given.scenes_a_step)
+            if (scene := drawn(loaded, random, given.questions))
+        ]
         texts = [own[int(random.integers(len(own)))]] if random.random() < TEXT else []
         row = packer.pack(scenes, [(text["prompt"], text["answer"]) for text in texts])
         logits = student.logits(row)
@@ -227,7 +277,11 @@ def train(given: argparse.Namespace) -> None:
         torch.nn.utils.clip_grad_norm_(list(student.trained().values()), 1.0)
         spent = (time.time() - start) / (60 * given.minutes)
         for group in optimiser.param_groups:
-            group["lr"] = group["rate"] * min(1, (step + 1) / WARMUP) * (max(0.0, 1 - spent) if given.decay else 1)
+            group["lr"] = (
+                group["rate"]
+                * min(1, (step + 1) / WARMUP)
+                * (max(0.0, 1 - spent) if given.decay else 1)
+            )
         optimiser.step()
         step += 1
         so_far = seconds + time.time() - start
@@ -235,15 +289,27 @@ def train(given: argparse.Namespace) -> None:
         if not given.decay and time.time() - last_saved > SAVE_EVERY:
             save(folder / "last.pt", student, optimiser, step, so_far)
             last_saved = time.time()
-    save(folder / ("final.pt" if given.decay else "last.pt"), student, optimiser, step, seconds + time.time() - start)
+    save(
+        folder / ("final.pt" if given.decay else "last.pt"),
+        student,
+        optimiser,
+        step,
+        seconds + time.time() - start,
+    )
 
 
-def drawn(loaded: list[Shard], random: np.random.Generator, count: int) -> tuple[Tensor, list[Question]] | None:
+def drawn(
+    loaded: list[Shard], random: np.random.Generator, count: int
+) -> tuple[Tensor, list[Question]] | None:
     """One scene at random, with questions; None: it is empty."""
     shard = loaded[int(random.integers(len(loaded)))]
     index = int(random.integers(len(shard.things)))
     things = shard.things[index]
-    return example(shard.features[index], shard.owners[index], things, random, count) if things else None
+    return (
+        example(shard.features[index], shard.owners[index], things, random, count)
+        if things
+        else None
+    )
 
 
 class Record:
@@ -260,7 +326,14 @@ class Record:
         self.losses: list[float] = []
         self.tokens = 0
 
-    def add(self, step: int, seconds: float, loss: float, tokens: int, answered: list[tuple[Question, bool]]) -> None:
+    def add(
+        self,
+        step: int,
+        seconds: float,
+        loss: float,
+        tokens: int,
+        answered: list[tuple[Question, bool]],
+    ) -> None:
         """Count one step, and write a line when it is time."""
         self.losses.append(loss)
         self.tokens += tokens
@@ -268,7 +341,9 @@ class Record:
             self.right.setdefault(question.type, []).append(hit)
         if step % self.EVERY:
             return
-        shares = {type_: round(float(np.mean(hits)), 2) for type_, hits in sorted(self.right.items())}
+        shares = {
+            type_: round(float(np.mean(hits)), 2) for type_, hits in sorted(self.right.items())
+        }
         everything = [hit for hits in self.right.values() for hit in hits]
         line = {
             "step": step,
@@ -282,7 +357,9 @@ class Record:
         self._clear()
 
 
-def save(path: Path, student: Student, optimiser: torch.optim.Optimizer, step: int, seconds: float) -> None:
+def save(
+    path: Path, student: Student, optimiser: torch.optim.Optimizer, step: int, seconds: float
+) -> None:
     """Write a checkpoint that an interruption cannot halve."""
     bridge = {name: value.detach().cpu() for name, value in student.trained().items()}
     torch.save(

@@ -3,7 +3,7 @@
 from typing import Any
 
 from adafv.analysis.tables import MEAN, Rows
-from adafv.checks import checked
+from adafv.utils.checks import checked
 
 __all__ = ["auc_caption", "fewest_caption", "score_caption", "similarity_caption"]
 
@@ -14,7 +14,9 @@ def score_caption(rows: Rows) -> str:
     reductions = _distinct(rows, "reduction", lambda row: row["method"] != "blind")
     suites = _distinct(rows, "suite")
     shown = MEAN if MEAN in suites else suites[0]
-    numbers = {(r["method"], r["reduction"]): f"{r['score']:.1f}" for r in rows if r["suite"] == shown}
+    numbers = {
+        (r["method"], r["reduction"]): f"{r['score']:.1f}" for r in rows if r["suite"] == shown
+    }
     lists = [
         f"{name} {' / '.join(numbers.get((name, r), '–') for r in reductions)}"
         for name in dict.fromkeys(name for name, _ in numbers)
@@ -35,7 +37,9 @@ def auc_caption(rows: Rows) -> str:
         own = [r for r in rows if r["panel"] == "auc" and r["suite"] == suite]
         numbers = "; ".join(f"{r['signal']} {_with_interval(r)}" for r in own)
         parts.append(f"{_capital(suite)} ({own[0]['n']:,} questions): {numbers}.")
-    places = "; ".join(f"{r['signal']} {_with_interval(r)}" for r in rows if r["panel"] == "mean position")
+    places = "; ".join(
+        f"{r['signal']} {_with_interval(r)}" for r in rows if r["panel"] == "mean position"
+    )
     return (
         "Fig. 2. Left: the chance that a visual token in a question's boxes scores higher than one outside them (AUC), "
         "mean over questions, with 95 % intervals; content words are all but the chat template's and function words. "
@@ -63,7 +67,9 @@ def similarity_caption(rows: Rows) -> str:
 
 @checked
 def fewest_caption(rows: Rows) -> str:
-    """Of Fig. 4: median and 90th percentile of each method, and where a larger budget may lose a token."""
+    """Of Fig. 4: median and 90th percentile of each method, and where a larger budget may lose a
+    token.
+    """
     parts = []
     for suite in _distinct(rows, "suite"):
         own = [r for r in rows if r["suite"] == suite]
@@ -74,7 +80,10 @@ def fewest_caption(rows: Rows) -> str:
     for row in rows:
         if row["method"] in unsteady:
             unsteady[row["method"]] = max(unsteady[row["method"]], row["scanned"])
-    listed = ", ".join(f"{name} (up to {100 * share:.0f} % of a suite's questions)" for name, share in unsteady.items())
+    listed = ", ".join(
+        f"{name} (up to {100 * share:.0f} % of a suite's questions)"
+        for name, share in unsteady.items()
+    )
     scanned = f" A larger budget can lose the token again: {listed}." if listed else ""
     return (
         "Fig. 4. Fewest visual tokens to keep until one lies in a question's boxes: median / 90th percentile of the "

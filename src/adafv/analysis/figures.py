@@ -8,12 +8,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from adafv.analysis.measure import CHANCE, CONTENT, COSINE, DISTINCT, MUTUAL, RECEIVED, RELEVANCE, TOWER, TRUTH
+from adafv.analysis.measure import (
+    CHANCE,
+    CONTENT,
+    COSINE,
+    DISTINCT,
+    MUTUAL,
+    RECEIVED,
+    RELEVANCE,
+    TOWER,
+    TRUTH,
+)
 from adafv.analysis.tables import MEAN, Rows
-from adafv.checks import checked
-from adafv.viz.sheet import FAINT, GREY, INK, PAPER
-from adafv.viz.sheet import RELEVANCE as ORANGE
-from adafv.viz.sheet import SALIENCY as BLUE
+from adafv.utils.checks import checked
+from adafv.viz.figure import FAINT, GREY, INK, PAPER
+from adafv.viz.figure import RELEVANCE as ORANGE
+from adafv.viz.figure import SALIENCY as BLUE
 
 __all__ = ["draw_auc", "draw_fewest", "draw_scores", "draw_similarity"]
 
@@ -37,7 +47,9 @@ def draw_scores(rows: Rows, caption: str) -> Figure:
     names = sorted(_distinct(rows, "method"), key=lambda name: (name not in OURS, name))
     names = [name for name in names if name != "blind"]
     reductions = sorted({row["reduction"] for row in rows if row["method"] != "blind"})
-    figure = _page(1.9 + 2.5 * len(suites), max(3.5, 0.21 * len(names)), "Score against reduction", caption)
+    figure = _page(
+        1.9 + 2.5 * len(suites), max(3.5, 0.21 * len(names)), "Score against reduction", caption
+    )
     panels = figure.subplots(1, len(suites), sharey=True, squeeze=False)[0]
     for axes, suite in zip(panels, suites, strict=True):
         own = [row for row in rows if row["suite"] == suite]
@@ -48,14 +60,20 @@ def draw_scores(rows: Rows, caption: str) -> Figure:
                 axes.axhline(row["score"], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
         axes.axhline(100, color=GREY, linewidth=1)
         axes.xaxis.set_major_locator(FixedLocator(range(len(reductions))))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda i, _: f"{100 * reductions[int(i)]:.3g} %"))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda i, _: f"{100 * reductions[int(i)]:.3g} %")
+        )
         axes.set_xlim(-0.3, len(reductions) - 0.7)
         _style(axes, suite, "y", bold=suite != MEAN)
     panels[0].set_ylabel("score, % of the dense model's", color=INK, fontsize=9)
     panels[0].set_xlabel("visual tokens gone", loc="left", fontsize=9, color=INK)
-    lines = {line.get_label(): line for axes in panels for line in axes.get_legend_handles_labels()[0]}
+    lines = {
+        line.get_label(): line for axes in panels for line in axes.get_legend_handles_labels()[0]
+    }
     best = sorted(lines, key=lambda name: -_last_score(rows, name))
-    figure.legend([lines[name] for name in best], best, loc="outside right center", frameon=False, fontsize=9)
+    figure.legend(
+        [lines[name] for name in best], best, loc="outside right center", frameon=False, fontsize=9
+    )
     return figure
 
 
@@ -82,7 +100,13 @@ def _score_line(axes: Axes, rows: Rows, reductions: list[float], i: int, name: s
     axes.plot(place, [row["score"] for row in rows], label=name, **style)
     for x, row in zip(place, rows, strict=True):
         if row["ci_low"] is not None:
-            axes.plot([x, x], [row["ci_low"], row["ci_high"]], color=style["color"], linewidth=0.8, alpha=0.6)
+            axes.plot(
+                [x, x],
+                [row["ci_low"], row["ci_high"]],
+                color=style["color"],
+                linewidth=0.8,
+                alpha=0.6,
+            )
 
 
 @checked
@@ -91,9 +115,16 @@ def draw_auc(rows: Rows, caption: str) -> Figure:
     auc = [row for row in rows if row["panel"] == "auc"]
     suites, signals = _distinct(auc, "suite"), _distinct(auc, "signal")
     colors = _signal_colors(signals)
-    figure = _page(6.6 + 2.1 * len(suites), 0.4 * len(signals), "Which signal knows what a question is about", caption)
+    figure = _page(
+        6.6 + 2.1 * len(suites),
+        0.4 * len(signals),
+        "Which signal knows what a question is about",
+        caption,
+    )
     panels = figure.subplots(1, len(suites) + 1, width_ratios=[1] * len(suites) + [2.1])
-    low = min(0.4, min(row["value"] if row["ci_low"] is None else row["ci_low"] for row in auc) - 0.03)
+    low = min(
+        0.4, min(row["value"] if row["ci_low"] is None else row["ci_low"] for row in auc) - 0.03
+    )
     for axes, suite in zip(panels, suites, strict=False):
         axes.axvline(0.5, color=GREY, linewidth=1, linestyle=(0, (3, 3)))
         for row in auc:
@@ -120,7 +151,9 @@ def _position(axes: Axes, rows: Rows, colors: dict[str, str]) -> None:
         axes.text(0.01, 0.02, "thumbnail", transform=axes.transAxes, fontsize=8, color=GREY)
     for signal in _distinct(rows, "signal"):
         line = [
-            (row["position"], row["value"]) for row in rows if (row["panel"], row["signal"]) == ("position", signal)
+            (row["position"], row["value"])
+            for row in rows
+            if (row["panel"], row["signal"]) == ("position", signal)
         ]
         if line:
             truth = signal == TRUTH
@@ -131,9 +164,13 @@ def _position(axes: Axes, rows: Rows, colors: dict[str, str]) -> None:
     axes.set_xlim(0, 1)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.4)
     axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: {0: "first", 1: "last"}.get(x, f"{100 * x:.0f} %")))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda x, _: {0: "first", 1: "last"}.get(x, f"{100 * x:.0f} %"))
+    )
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", handlelength=1.4, columnspacing=1.2)
+    axes.legend(
+        frameon=False, fontsize=8, ncols=2, loc="upper center", handlelength=1.4, columnspacing=1.2
+    )
     axes.set_xlabel("place in the image's sequence of visual tokens", fontsize=9, color=INK)
     axes.set_ylabel("score, mean = 1", fontsize=9, color=INK)
     _style(axes, "position bias, all questions", "y")
@@ -143,12 +180,17 @@ def _position(axes: Axes, rows: Rows, colors: dict[str, str]) -> None:
 def draw_similarity(rows: Rows, caption: str) -> Figure:
     """Fig. 3: a panel for each suite, related tokens over unrelated ones."""
     suites = _distinct(rows, "suite")
-    figure = _page(max(7.0, 3.3 * len(suites)), 2.8, "Do related tokens resemble the words?", caption)
+    figure = _page(
+        max(7.0, 3.3 * len(suites)), 2.8, "Do related tokens resemble the words?", caption
+    )
     panels = figure.subplots(1, len(suites), sharex=True, squeeze=False)[0]
     for axes, suite in zip(panels, suites, strict=True):
         for name, color, line in (("unrelated", "#9aa3ad", GREY), ("related", ORANGE, ORANGE)):
             own = [row for row in rows if (row["suite"], row["tokens"]) == (suite, name)]
-            edges, heights = [*(r["cosine_from"] for r in own), own[-1]["cosine_to"]], [r["density"] for r in own]
+            edges, heights = (
+                [*(r["cosine_from"] for r in own), own[-1]["cosine_to"]],
+                [r["density"] for r in own],
+            )
             axes.stairs(heights, edges, fill=True, color=color, alpha=0.35)
             axes.stairs(heights, edges, color=line, linewidth=1.4, label=name)
             axes.axvline(own[0]["mean"], color=line, linewidth=1.4, linestyle=(0, (3, 2)))
@@ -157,9 +199,13 @@ def draw_similarity(rows: Rows, caption: str) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         _style(axes, suite, None)
         axes.spines["left"].set_visible(False)
-    panels[0].legend(frameon=False, fontsize=9, handlelength=1.2, title="dashed: mean", title_fontsize=8)
+    panels[0].legend(
+        frameon=False, fontsize=9, handlelength=1.2, title="dashed: mean", title_fontsize=8
+    )
     panels[0].set_ylabel("density of tokens", fontsize=9, color=INK)
-    panels[0].set_xlabel("cosine with the word that a token resembles most", loc="left", fontsize=9, color=INK)
+    panels[0].set_xlabel(
+        "cosine with the word that a token resembles most", loc="left", fontsize=9, color=INK
+    )
     return figure
 
 
@@ -176,9 +222,26 @@ def draw_fewest(rows: Rows, caption: str) -> Figure:
                 y, name = names.index(row["method"]), row["method"]
                 color = BLUE if name in OURS else "#a3abb4" if name in DULL else GREY
                 axes.plot([row["p10"], row["p90"]], [y, y], color=color, linewidth=1.3)
-                axes.plot([row["p25"], row["p75"]], [y, y], color=color, linewidth=6, alpha=0.55, solid_capstyle="butt")
-                axes.plot(row["median"], y, "o", color=color, markersize=7, markeredgecolor=PAPER, zorder=4)
-                _beside(axes, y, f"{row['median']} / {row['p90']}", "median / 90 %" if y == 0 else "")
+                axes.plot(
+                    [row["p25"], row["p75"]],
+                    [y, y],
+                    color=color,
+                    linewidth=6,
+                    alpha=0.55,
+                    solid_capstyle="butt",
+                )
+                axes.plot(
+                    row["median"],
+                    y,
+                    "o",
+                    color=color,
+                    markersize=7,
+                    markeredgecolor=PAPER,
+                    zorder=4,
+                )
+                _beside(
+                    axes, y, f"{row['median']} / {row['p90']}", "median / 90 %" if y == 0 else ""
+                )
         _rows_of(axes, names if suite == suites[0] else [""] * len(names))
         axes.set_xscale("log")
         axes.set_xlim(0.8, max(row["visual_tokens"] for row in rows))
@@ -191,16 +254,22 @@ def draw_fewest(rows: Rows, caption: str) -> Figure:
 
 def _page(width: float, height: float, title: str, caption: str) -> Figure:
     """A figure of `height` inches with a heading above and a caption below that."""
-    unbroken = re.sub(r" (?=[/\[])|(?<=/) |(?<=\d,) (?=\d)|(?<=layer) ", "\N{NO-BREAK SPACE}", caption)
+    unbroken = re.sub(
+        r" (?=[/\[])|(?<=/) |(?<=\d,) (?=\d)|(?<=layer) ", "\N{NO-BREAK SPACE}", caption
+    )
     lines = textwrap.wrap(unbroken, int(width * 15.8))
     foot, head = LINE * len(lines) + 0.25, 0.5
     total = foot + height + head
     figure = Figure(figsize=(width, total), dpi=160, layout="constrained", facecolor=PAPER)
     engine: Any = figure.get_layout_engine()
-    engine.set(rect=(0.1 / width, foot / total, 1 - 0.25 / width, height / total), w_pad=0.06, h_pad=0.04)
+    engine.set(
+        rect=(0.1 / width, foot / total, 1 - 0.25 / width, height / total), w_pad=0.06, h_pad=0.04
+    )
     edge = 0.14 / width
     figure.text(edge, 1 - 0.16 / total, title, fontsize=13, fontweight="bold", color=INK, va="top")
-    text = figure.text(edge, 0.12 / total, "\n".join(lines), fontsize=8.5, color=INK, va="bottom", linespacing=1.35)
+    text = figure.text(
+        edge, 0.12 / total, "\n".join(lines), fontsize=8.5, color=INK, va="bottom", linespacing=1.35
+    )
     text.set_in_layout(False)
     return figure
 
@@ -228,7 +297,9 @@ def _beside(axes: Axes, y: float, text: str, heading: str) -> None:
     place = axes.get_yaxis_transform()
     axes.text(1.03, y, text, transform=place, fontsize=8.5, color=INK, va="center")
     if heading:
-        axes.annotate(heading, (1.03, 1), (0, 5), "axes fraction", "offset points", fontsize=8, color=GREY)
+        axes.annotate(
+            heading, (1.03, 1), (0, 5), "axes fraction", "offset points", fontsize=8, color=GREY
+        )
 
 
 def _signal_colors(signals: list[str]) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""The measuring: every question with boxes, its signals against its boxes, its methods until they meet one."""
+"""The measuring: every question with boxes, its signals against its boxes, its methods until they
+meet one.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,21 +13,28 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from adafv.analysis.fewest import Fewest, fewest
-from adafv.analysis.signals import chance, distinct, llm_attention, measured_layers, mutual_attention, similarity
+from adafv.analysis.first_hit import Fewest, fewest
+from adafv.analysis.signals import (
+    chance,
+    distinct,
+    llm_attention,
+    measured_layers,
+    mutual_attention,
+    similarity,
+)
 from adafv.analysis.sources import Source
 from adafv.analysis.statistics import Array, area_under_curve, profile
-from adafv.ask import build_batch, check_question
-from adafv.capture import SALIENCY, Signal
-from adafv.checks import checked
-from adafv.encode import encode, reask
-from adafv.encoding import Encoding
-from adafv.evaluation.places import centers, distances
-from adafv.evaluation.sample import Question, Sample
+from adafv.core.encode import encode, reask
+from adafv.core.pruner import Pruner
+from adafv.core.signals import SALIENCY, Signal
+from adafv.core.visual_tokens import Encoding
+from adafv.data.sample import Question, Sample
+from adafv.evaluation.boxes import centers, distances
 from adafv.families import check_placed
 from adafv.methods import TextToImage, from_spec
-from adafv.pruner import Pruner
-from adafv.text import boilerplate
+from adafv.models.boilerplate import boilerplate
+from adafv.models.prompting import build_batch, check_question
+from adafv.utils.checks import checked
 
 __all__ = [
     "CHANCE",
@@ -44,14 +53,18 @@ __all__ = [
 
 COSINE, RELEVANCE, TOWER, CHANCE = "T2I similarity", "T2I attention", "saliency", "random"
 CONTENT = ", content words"
-"""What follows the name of a signal whose words are those that `adafv.text.boilerplate` leaves."""
+"""What follows the name of a signal whose words are those that
+`adafv.models.boilerplate.boilerplate` leaves.
+"""
 MUTUAL, DISTINCT = "tokens to each other", "distinctness"
 RECEIVED = {
     "received, first layer": Signal("received", 0.0),
     "received, middle layer": Signal("received", 0.5),
     "received, features' layer": Signal("received"),
 }
-"""What stands for saliency in a tower without CLS; `DISTINCT` where no attention can be observed at all."""
+"""What stands for saliency in a tower without CLS; `DISTINCT` where no attention can be observed at
+all.
+"""
 TRUTH = "related tokens"
 
 
@@ -96,14 +109,15 @@ class Analysis:
 
     Args:
         sources: where the questions come from.
-        methods: as `adafv.methods.from_spec` reads them, for the fewest tokens; those that choose before the language
-            model.
+        methods: as `adafv.methods.from_spec` reads them, for the fewest tokens; those that choose
+            before the language model.
         seed: of the random control.
-        batch_size: prompts that the language model reads at once; about as many are encoded at once.
+        batch_size: prompts that the language model reads at once; about as many are encoded at
+            once.
 
     Raises:
-        ValueError: an unknown method, one that keeps everything or chooses inside the language model, an empty list,
-            or a batch size below 1.
+        ValueError: an unknown method, one that keeps everything or chooses inside the language
+            model, an empty list, or a batch size below 1.
     """
 
     sources: Sequence[Source]
@@ -125,15 +139,24 @@ class Analysis:
         return self._pruners(tuple)
 
     def _pruners(self, template: Callable[[], Iterable[int]]) -> dict[str, Pruner]:
-        found = {name: from_spec(name, template, tokens=None if name == "none" else 1) for name in self.methods}
+        found = {
+            name: from_spec(name, template, tokens=None if name == "none" else 1)
+            for name in self.methods
+        }
         for name, pruner in found.items():
             if name == "none":
-                raise ValueError("method 'none' keeps every token, there is nothing to count: leave it out")
+                raise ValueError(
+                    "method 'none' keeps every token, there is nothing to count: leave it out"
+                )
             if type(pruner).inside is not Pruner.inside:
-                raise ValueError(f"method {name!r} chooses inside the language model, not before it: leave it out")
+                raise ValueError(
+                    f"method {name!r} chooses inside the language model, not before it: leave it out"
+                )
         return found
 
-    def run(self, model: PreTrainedModel, processor: ProcessorMixin, *, progress: bool = False) -> Findings:
+    def run(
+        self, model: PreTrainedModel, processor: ProcessorMixin, *, progress: bool = False
+    ) -> Findings:
         """Measure every question that has boxes, with visual tokens inside them and outside.
 
         Raises:
@@ -143,9 +166,13 @@ class Analysis:
         findings = Findings()
         for source in self.sources:
             out = findings.left_out[source.name] = Counter()
-            with tqdm(total=source.questions, desc=source.name, unit="question", disable=not progress) as bar:
+            with tqdm(
+                total=source.questions, desc=source.name, unit="question", disable=not progress
+            ) as bar:
                 for samples in self._chunks(source, out, bar):
-                    findings.questions.extend(self._chunk(model, processor, source.name, samples, out))
+                    findings.questions.extend(
+                        self._chunk(model, processor, source.name, samples, out)
+                    )
                     bar.update(sum(len(sample.questions) for sample in samples))
         if not findings.questions:
             names = ", ".join(source.name for source in self.sources)
@@ -156,7 +183,9 @@ class Analysis:
         return findings
 
     def _chunks(self, source: Source, out: Counter[str], bar: tqdm) -> Iterator[list[Sample]]:
-        """Pictures whose questions with boxes fill a batch; the other questions are counted and gone."""
+        """Pictures whose questions with boxes fill a batch; the other questions are counted and
+        gone.
+        """
         chunk: list[Sample] = []
         for sample in source.samples:
             asked = tuple(q for q in sample.questions if q.boxes)
@@ -173,7 +202,12 @@ class Analysis:
 
     @torch.no_grad()
     def _chunk(
-        self, model: PreTrainedModel, processor: ProcessorMixin, suite: str, samples: list[Sample], out: Counter[str]
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        suite: str,
+        samples: list[Sample],
+        out: Counter[str],
     ) -> Iterator[Finding]:
         pictures = self._encode(model, processor, suite, samples)
         items = []
@@ -200,19 +234,36 @@ class Analysis:
                 own = {name: score[i].float().cpu().numpy() for name, score in scores.items()}
                 own[CHANCE] = chance(len(about), self.seed, suite, samples[image].id, text)
                 tokens = {name: counts[i] for name, counts in counted.items()}
-                yield _finding(suite, samples[image].id, encoding.tokens.where[i][:, 0].numpy(), about, own, tokens)
+                yield _finding(
+                    suite,
+                    samples[image].id,
+                    encoding.tokens.where[i][:, 0].numpy(),
+                    about,
+                    own,
+                    tokens,
+                )
 
-    def _encode(self, model: PreTrainedModel, processor: ProcessorMixin, suite: str, samples: list[Sample]) -> Encoding:
+    def _encode(
+        self, model: PreTrainedModel, processor: ProcessorMixin, suite: str, samples: list[Sample]
+    ) -> Encoding:
         for sample in samples:
             for question in sample.questions:
                 _check(processor, suite, question)
-        signals = frozenset({SALIENCY, *RECEIVED.values()}).union(*(p.signals for p in self.pruners.values()))
+        signals = frozenset({SALIENCY, *RECEIVED.values()}).union(
+            *(p.signals for p in self.pruners.values())
+        )
         first = [sample.questions[0].text for sample in samples]
-        inputs = build_batch(processor, [s.image for s in samples], first, model.device, model.dtype)
+        inputs = build_batch(
+            processor, [s.image for s in samples], first, model.device, model.dtype
+        )
         return encode(model, inputs, signals=signals, text=False)
 
     def _scores(
-        self, model: PreTrainedModel, processor: ProcessorMixin, prompts: dict[str, Any], encoding: Encoding
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        prompts: dict[str, Any],
+        encoding: Encoding,
     ) -> dict[str, list[Tensor]]:
         """For each signal, one (N,) tensor per question."""
         tokens, layers = encoding.tokens, measured_layers(encoding.tokens.layers)
@@ -228,14 +279,28 @@ class Analysis:
             MUTUAL: mutual_attention(tokens),
             DISTINCT: distinct(tokens),
         }
-        scores = {name: [s[:n] for s, n in zip(score, tokens.counts, strict=True)] for name, score in padded.items()}
-        return scores | {f"LLM attention, layer {i + 1}": rows for i, rows in zip(layers, attention, strict=True)}
+        scores = {
+            name: [s[:n] for s, n in zip(score, tokens.counts, strict=True)]
+            for name, score in padded.items()
+        }
+        return scores | {
+            f"LLM attention, layer {i + 1}": rows for i, rows in zip(layers, attention, strict=True)
+        }
 
 
 def _finding(
-    suite: str, picture: str, crop: Array, about: Array, scores: dict[str, Array], tokens: dict[str, Fewest]
+    suite: str,
+    picture: str,
+    crop: Array,
+    about: Array,
+    scores: dict[str, Array],
+    tokens: dict[str, Fewest],
 ) -> Finding:
-    spread = {name: profile(score) for name, score in scores.items() if not name.startswith((COSINE, "received"))}
+    spread = {
+        name: profile(score)
+        for name, score in scores.items()
+        if not name.startswith((COSINE, "received"))
+    }
     spread[TRUTH] = profile(about)
     return Finding(
         suite=suite,

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from adafv.analysis import captions, figures, tables
 from adafv.analysis.measure import Findings
 from adafv.analysis.tables import Rows
-from adafv.checks import checked
 from adafv.evaluation.report import as_csv
-from adafv.files import atomic, write_text
-from adafv.fonts import covering
+from adafv.utils.checks import checked
+from adafv.utils.files import atomic, write_text
+from adafv.viz.fonts import covering
 
 __all__ = ["INTERVAL", "NO_SCORES", "Drawing", "drawings_of", "notes_of", "write"]
 
@@ -44,11 +44,18 @@ def drawings_of(findings: Findings, results: Rows | None, seed: int = 0) -> list
     measured = findings.questions
     made = [
         ("fig2", tables.auc_rows(measured, seed), captions.auc_caption, figures.draw_auc),
-        ("fig3", tables.similarity_rows(measured), captions.similarity_caption, figures.draw_similarity),
+        (
+            "fig3",
+            tables.similarity_rows(measured),
+            captions.similarity_caption,
+            figures.draw_similarity,
+        ),
         ("fig4", tables.fewest_rows(measured), captions.fewest_caption, figures.draw_fewest),
     ]
     if results is not None:
-        made.insert(0, ("fig1", tables.score_rows(results), captions.score_caption, figures.draw_scores))
+        made.insert(
+            0, ("fig1", tables.score_rows(results), captions.score_caption, figures.draw_scores)
+        )
     return [Drawing(name, rows, caption(rows), draw) for name, rows, caption, draw in made]
 
 
@@ -65,12 +72,17 @@ def notes_of(findings: Findings, results: Rows | None) -> list[str]:
 
 @checked
 def write(
-    out: str | Path, meta: dict[str, Any], drawings: Sequence[Drawing], findings: Findings, notes: Sequence[str]
+    out: str | Path,
+    meta: dict[str, Any],
+    drawings: Sequence[Drawing],
+    findings: Findings,
+    notes: Sequence[str],
 ) -> dict[str, Any]:
     """Write a PNG and a CSV for each figure and analysis.json, each file whole or not at all.
 
     Returns:
-        What analysis.json holds: meta, figures (by name: png, csv, caption, rows), left_out and notes.
+        What analysis.json holds: meta, figures (by name: png, csv, caption, rows), left_out and
+            notes.
 
     Raises:
         ValueError: the folder cannot be written.
@@ -84,7 +96,12 @@ def write(
     whole = {
         "meta": meta,
         "figures": {
-            d.name: {"png": f"{d.name}.png", "csv": f"{d.name}.csv", "caption": d.caption, "rows": d.rows}
+            d.name: {
+                "png": f"{d.name}.png",
+                "csv": f"{d.name}.csv",
+                "caption": d.caption,
+                "rows": d.rows,
+            }
             for d in drawings
         },
         "left_out": {suite: dict(reasons) for suite, reasons in findings.left_out.items()},

@@ -12,36 +12,50 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from adafv.analysis.statistics import Array
-from adafv.capture import layers_of, observe
-from adafv.checks import checked
-from adafv.encoding import Encoding, VisualTokens
+from adafv.core.capture import observe
+from adafv.core.visual_tokens import Encoding, VisualTokens
+from adafv.families.base import layers_of
 from adafv.methods import NoPruning
-from adafv.scores import attention_rows, distinctness, received_attention
+from adafv.ops.saliency import attention_rows, distinctness, received_attention
+from adafv.utils.checks import checked
 
-__all__ = ["chance", "distinct", "llm_attention", "measured_layers", "mutual_attention", "similarity"]
+__all__ = [
+    "chance",
+    "distinct",
+    "llm_attention",
+    "measured_layers",
+    "mutual_attention",
+    "similarity",
+]
 
 
 @checked
 def similarity(tokens: VisualTokens) -> Tensor:
     """(I, N) cosine of each visual token with the word of the question that it resembles most.
 
-    Before the softmax that makes text-to-image attention of it, see `adafv.scores.text_to_image_attention`.
-    """
+    Before the softmax that makes text-to-image attention of it, see
+    `adafv.ops.relevance.text_to_image_attention`."""
     assert tokens.text is not None and tokens.text_mask is not None
-    cosine = F.normalize(tokens.text.float(), dim=-1) @ F.normalize(tokens.features.float(), dim=-1).mT
+    cosine = (
+        F.normalize(tokens.text.float(), dim=-1) @ F.normalize(tokens.features.float(), dim=-1).mT
+    )
     return cosine.masked_fill(~tokens.text_mask[..., None], -torch.inf).amax(1)
 
 
 @checked
 def mutual_attention(tokens: VisualTokens) -> Tensor:
-    """(I, N) attention that each visual token receives from the others: softmax of V · Vᵀ / √D, mean over rows."""
+    """(I, N) attention that each visual token receives from the others: softmax of V · Vᵀ / √D,
+    mean over rows.
+    """
     features = tokens.features[:, None]
     return received_attention(features, features, features.shape[-1] ** -0.5, tokens.mask)
 
 
 @checked
 def distinct(tokens: VisualTokens) -> Tensor:
-    """(I, N) how much each visual token differs from the others, see `adafv.scores.distinctness`."""
+    """(I, N) how much each visual token differs from the others, see
+    `adafv.ops.saliency.distinctness`.
+    """
     each = [distinctness(f[:n]) for f, n in zip(tokens.features, tokens.counts, strict=True)]
     return pad_sequence(each, batch_first=True)
 
@@ -49,13 +63,15 @@ def distinct(tokens: VisualTokens) -> Tensor:
 @checked
 def chance(count: int, seed: int, *names: str) -> Array:
     """(N,) random numbers, others for every picture and question: the control."""
-    return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)]).random(count)
+    return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)]).random(
+        count
+    )
 
 
 @checked
 def measured_layers(count: int) -> list[int]:
-    """The layers of a language model whose attention is measured: the second, which FastV (arXiv 2403.06764) reads,
-    and the middle one."""
+    """The layers of a language model whose attention is measured: the second, which FastV (arXiv
+    2403.06764) reads, and the middle one."""
     return sorted({min(1, count - 1), count // 2})
 
 
@@ -63,13 +79,16 @@ def measured_layers(count: int) -> list[int]:
 def llm_attention(
     model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding, layers: Sequence[int]
 ) -> list[list[Tensor]]:
-    """Attention of the last token of a prompt to its visual tokens, mean over heads, with every visual token kept.
+    """Attention of the last token of a prompt to its visual tokens, mean over heads, with every
+    visual token kept.
 
-    The language model runs once, under its own attention function; the one row is computed beside it. Causal attention
-    of the last token is taken to see everything: a sliding window is not observed.
+    The language model runs once, under its own attention function; the one row is computed beside
+    it. Causal attention of the last token is taken to see everything: a sliding window is not
+    observed.
 
     Args:
-        inputs: prompts padded on the left, as `adafv.ask.build_batch` makes them, with one image each.
+        inputs: prompts padded on the left, as `adafv.models.prompting.build_batch` makes them, with
+            one image each.
         encoding: of those prompts.
         layers: indices of decoder layers.
 
@@ -81,9 +100,13 @@ def llm_attention(
     real = encoding.prompt.mask.to(model.device)
     rows: dict[int, Tensor] = {}
 
-    def keep_last_row(module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None) -> None:
+    def keep_last_row(
+        module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None
+    ) -> None:
         if module in layer_of:
-            rows[layer_of[module]] = attention_rows(query[:, :, -1:], key, scale, real[:, None])[:, 0]
+            rows[layer_of[module]] = attention_rows(query[:, :, -1:], key, scale, real[:, None])[
+                :, 0
+            ]
 
     with observe(decoder, keep_last_row):
         model(**NoPruning().prune(model, inputs, encoding), use_cache=False, logits_to_keep=1)
@@ -91,4 +114,7 @@ def llm_attention(
         span.positions.to(droppable.device)[droppable]
         for span, droppable in zip(encoding.spans, encoding.droppable, strict=True)
     ]
-    return [[rows[i][span.row, p] for span, p in zip(encoding.spans, places, strict=True)] for i in layers]
+    return [
+        [rows[i][span.row, p] for span, p in zip(encoding.spans, places, strict=True)]
+        for i in layers
+    ]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from adafv.checks import checked
-from adafv.evaluation.sample import Box, Question, Sample
-from adafv.evaluation.scenes import SPLITS
-from adafv.evaluation.suites import load_suite, suite_length
-from adafv.images import open_image
+from adafv.data.sample import Box, Question, Sample
+from adafv.data.scenes import SPLITS
+from adafv.data.suites import load_suite, suite_length
+from adafv.models.images import open_image
+from adafv.utils.checks import checked
 
 __all__ = ["SUITE_QUESTIONS", "Source", "from_boxes", "from_suite"]
 
@@ -23,7 +23,9 @@ _EXAMPLE = '{"image": "a.png", "question": "what is on the table?", "boxes": [[1
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures with questions: the name of where they come from, the samples, and how many questions they make."""
+    """Pictures with questions: the name of where they come from, the samples, and how many
+    questions they make.
+    """
 
     name: str
     samples: Iterable[Sample]
@@ -31,7 +33,7 @@ class Source:
 
 
 def from_suite(name: str, limit: int, seed: int = 0, split: str = "test") -> Source:
-    """`limit` questions of a suite in `adafv.evaluation.suites.SUITES`.
+    """`limit` questions of a suite in `adafv.data.suites.SUITES`.
 
     Raises:
         ValueError: an unknown name or split, a limit below 1, or a negative seed.
@@ -45,19 +47,21 @@ def from_suite(name: str, limit: int, seed: int = 0, split: str = "test") -> Sou
 def from_boxes(path: str | Path, limit: int | None = None) -> Source:
     """A user's own questions, with the boxes of what must be looked at to answer them.
 
-    Every line is checked, and every picture opened, before this returns; pictures are opened again when their turn
-    comes, so that a long list needs no more memory than a short one. Lines about the same picture belong together.
+    Every line is checked, and every picture opened, before this returns; pictures are opened again
+    when their turn comes, so that a long list needs no more memory than a short one. Lines about
+    the same picture belong together.
 
     Args:
-        path: a JSONL file; each line is an object with "image" (a path; a relative one is looked for beside the
-            file), "question" and "boxes": a list of [left, top, right, bottom] in pixels of the picture as a viewer
-            shows it. Other keys are ignored; a question without boxes is read and not measured.
+        path: a JSONL file; each line is an object with "image" (a path; a relative one is looked
+            for beside the file), "question" and "boxes": a list of [left, top, right, bottom] in
+            pixels of the picture as a viewer shows it. Other keys are ignored; a question without
+            boxes is read and not measured.
         limit: lines to read; None: all.
 
     Raises:
-        ValueError: the file cannot be read or holds no line; or, with the number of the line: no JSON object, a key
-            that is missing or of the wrong type, a picture that cannot be opened, or a box that isn't one or lies
-            outside the picture.
+        ValueError: the file cannot be read or holds no line; or, with the number of the line: no
+            JSON object, a key that is missing or of the wrong type, a picture that cannot be
+            opened, or a box that isn't one or lies outside the picture.
     """
     path = Path(path)
     if limit is not None and limit < 1:
@@ -87,9 +91,13 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text: pass a JSONL file with lines such as {_EXAMPLE}") from None
+        raise ValueError(
+            f"{path} is not UTF-8 text: pass a JSONL file with lines such as {_EXAMPLE}"
+        ) from None
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}): check the path of the boxes file") from None
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}): check the path of the boxes file"
+        ) from None
 
 
 def _fields(line: str) -> tuple[str, str, list[Any]]:
@@ -99,9 +107,15 @@ def _fields(line: str) -> tuple[str, str, list[Any]]:
         raise ValueError(f"no JSON ({error}), write it as {_EXAMPLE}") from None
     if not isinstance(entry, dict):
         raise ValueError(f"no JSON object, write it as {_EXAMPLE}")
-    for key, kind, what in (("image", str, "a path"), ("question", str, "text"), ("boxes", list, "a list of boxes")):
+    for key, kind, what in (
+        ("image", str, "a path"),
+        ("question", str, "text"),
+        ("boxes", list, "a list of boxes"),
+    ):
         if not isinstance(entry.get(key), kind):
-            raise ValueError(f"{key}={entry.get(key)!r} is not {what}, write the line as {_EXAMPLE}")
+            raise ValueError(
+                f"{key}={entry.get(key)!r} is not {what}, write the line as {_EXAMPLE}"
+            )
     if not entry["question"].strip():
         raise ValueError("the question is empty: ask something about the picture")
     return entry["image"], entry["question"], entry["boxes"]
@@ -109,12 +123,18 @@ def _fields(line: str) -> tuple[str, str, list[Any]]:
 
 def _box(box: Any, size: tuple[int, int]) -> Box:
     if not (isinstance(box, list) and len(box) == 4 and all(_is_number(x) for x in box)):
-        raise ValueError(f"box {box!r} is not four numbers: give [left, top, right, bottom] in pixels")
+        raise ValueError(
+            f"box {box!r} is not four numbers: give [left, top, right, bottom] in pixels"
+        )
     left, top, right, bottom = box
     if not (left < right and top < bottom):
-        raise ValueError(f"box {box} has no area: give [left, top, right, bottom] with left < right and top < bottom")
+        raise ValueError(
+            f"box {box} has no area: give [left, top, right, bottom] with left < right and top < bottom"
+        )
     if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
-        raise ValueError(f"box {box} leaves the picture, which is {size[0]}×{size[1]} pixels: give pixels of the file")
+        raise ValueError(
+            f"box {box} leaves the picture, which is {size[0]}×{size[1]} pixels: give pixels of the file"
+        )
     return cast(Box, tuple(box))
 
 

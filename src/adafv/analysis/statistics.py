@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from adafv.checks import checked
+from adafv.utils.checks import checked
 
 __all__ = ["BINS", "area_under_curve", "bootstrap", "histogram", "profile"]
 
@@ -20,7 +20,8 @@ RESAMPLES = 2_000
 
 @checked
 def area_under_curve(about: Array, score: Array) -> float:
-    """The chance that a related token scores higher than an unrelated one; ties count half (scikit-learn's AUC).
+    """The chance that a related token scores higher than an unrelated one; ties count half
+    (scikit-learn's AUC).
 
     Args:
         about: (N,) which tokens are related; at least one is and one isn't.
@@ -37,7 +38,8 @@ def profile(score: Array) -> tuple[Array, float]:
         score: (N,) non-negative, in LLM order.
 
     Returns:
-        (BINS,) mean score in each stretch of the sequence, over the mean of all (1: no bias; NaN: no token there), and
+        (BINS,) mean score in each stretch of the sequence, over the mean of all (1: no bias; NaN:
+        no token there), and
         the mean place, 0 (the first token) to 1 (the last), weighted by the score.
     """
     place = (np.arange(len(score)) + 0.5) / len(score)

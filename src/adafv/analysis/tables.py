@@ -9,8 +9,8 @@ import numpy as np
 
 from adafv.analysis.measure import CHANCE, CONTENT, DISTINCT, MUTUAL, Finding
 from adafv.analysis.statistics import BINS, bootstrap, histogram
-from adafv.checks import checked
 from adafv.evaluation.report import read
+from adafv.utils.checks import checked
 
 __all__ = ["MEAN", "auc_rows", "fewest_rows", "read_results", "score_rows", "similarity_rows"]
 
@@ -22,14 +22,17 @@ QUANTILES = {"p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9}
 
 
 def read_results(path: str | Path) -> Rows:
-    """The rows of a `results.json` that `adafv eval` has written, those on all questions of a suite.
+    """The rows of a `results.json` that `adafv eval` has written, those on all questions of a
+    suite.
 
     Raises:
         ValueError: the file cannot be read, is no such file, or has no row of a pruned model.
     """
     rows = [row for row in read(path)["rows"] if row["question_type"] == "all"]
     if not any(0 < row["keep"] < 1 and _dense(rows).get(row["suite"]) for row in rows):
-        raise ValueError(f"{path} has no row of a pruned model: run adafv eval with --keep 0.25,0.1,0.05")
+        raise ValueError(
+            f"{path} has no row of a pruned model: run adafv eval with --keep 0.25,0.1,0.05"
+        )
     return rows
 
 
@@ -37,9 +40,9 @@ def read_results(path: str | Path) -> Rows:
 def score_rows(results: Rows) -> Rows:
     """Fig. 1: score, per cent of the dense model's, against the share of tokens that is gone.
 
-    At the paper's reductions, where any of them was measured, else at all that were. With several suites their mean
-    comes last, over methods and reductions that all suites have; it has no interval.
-    """
+    At the paper's reductions, where any of them was measured, else at all that were. With several
+    suites their mean comes last, over methods and reductions that all suites have; it has no
+    interval."""
     dense = _dense(results)
     pruned = [row for row in results if row["keep"] < 1 and dense.get(row["suite"])]
     measured = {_reduction(row) for row in pruned if row["keep"] > 0}
@@ -81,14 +84,17 @@ def _reduction(row: dict[str, Any]) -> float:
 
 @checked
 def auc_rows(findings: Sequence[Finding], seed: int = 0) -> Rows:
-    """Fig. 2: the AUC of each signal on each suite, then where the thumbnail ends, and each signal's position bias.
+    """Fig. 2: the AUC of each signal on each suite, then where the thumbnail ends, and each
+    signal's position bias.
 
-    An AUC is the mean over questions of each question's own, so that scores are only compared within one picture.
-    """
+    An AUC is the mean over questions of each question's own, so that scores are only compared
+    within one picture."""
     rows: Rows = []
     for suite, own in _by_suite(findings).items():
         for signal in own[0].auc:
-            value, low, high = bootstrap([f.auc[signal] for f in own], [f.picture for f in own], seed)
+            value, low, high = bootstrap(
+                [f.auc[signal] for f in own], [f.picture for f in own], seed
+            )
             rows.append(_auc_row("auc", suite, signal, None, value, low, high, len(own)))
     thumbnail = float(np.mean([f.thumbnail for f in findings]))
     rows.append(_auc_row("thumbnail", "all", "", None, thumbnail, None, None, len(findings)))
@@ -101,7 +107,9 @@ def auc_rows(findings: Sequence[Finding], seed: int = 0) -> Rows:
         stretches = np.nanmean([f.position[signal] for f in findings], axis=0)
         for i in np.flatnonzero(np.isfinite(stretches)):
             place, value = (i + 0.5) / BINS, float(stretches[i])
-            rows.append(_auc_row("position", "all", signal, float(place), value, None, None, len(findings)))
+            rows.append(
+                _auc_row("position", "all", signal, float(place), value, None, None, len(findings))
+            )
     return _rounded(rows)
 
 
@@ -115,7 +123,9 @@ def _auc_row(panel: str, suite: str, signal: str, position: float | None, value:
 
 @checked
 def similarity_rows(findings: Sequence[Finding], bins: int = 60) -> Rows:
-    """Fig. 3: density of the cosines of related and of unrelated tokens, per suite, over all questions."""
+    """Fig. 3: density of the cosines of related and of unrelated tokens, per suite, over all
+    questions.
+    """
     everything = np.concatenate([values for f in findings for values in f.similarity])
     low, high = np.quantile(everything, (0.0005, 0.9995))
     edges = np.linspace(low, max(high, low + 1e-6), bins + 1)
@@ -153,7 +163,9 @@ def fewest_rows(findings: Sequence[Finding]) -> Rows:
 
 
 def _quantile(values: list[int], share: float) -> int:
-    """The smallest value that `share` of the values don't exceed: a number of tokens, never between two."""
+    """The smallest value that `share` of the values don't exceed: a number of tokens, never between
+    two.
+    """
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 

@@ -11,12 +11,12 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from PIL import Image
 
-from adafv.app.sight import DENSE, Result, Sight
-from adafv.ask import Answer
-from adafv.checks import checked
+from adafv.app.view import DENSE, Result, Sight
 from adafv.methods import METHODS
+from adafv.models.ask import Answer
+from adafv.utils.checks import checked
 from adafv.viz import Explanation, Scale, shade
-from adafv.viz.sheet import BOTH, PLAIN, RELEVANCE, SALIENCY
+from adafv.viz.figure import BOTH, PLAIN, RELEVANCE, SALIENCY
 
 __all__ = ["LAYERS", "cards", "heading", "notice", "picture", "waiting"]
 
@@ -95,11 +95,16 @@ def cards(sight: Sight, layer: str) -> str:
 def _card(sight: Sight, result: Result, layer: str, dense: Answer | None, longest: float) -> str:
     plain = result.method == DENSE
     name = "every token" if plain else result.method
-    parts = [f'<h3 title="{escape(_summary(result.method))}">{escape(name)}</h3>', _drawing(sight, result, layer)]
+    parts = [
+        f'<h3 title="{escape(_summary(result.method))}">{escape(name)}</h3>',
+        _drawing(sight, result, layer),
+    ]
     if result.answer is not None:
         parts += [_answer(result.answer, None if plain else dense), _bars(result.answer, longest)]
         if result.answer.cut:
-            parts.append('<p class="small">The answer was cut: a larger --max-new-tokens lets it go on.</p>')
+            parts.append(
+                '<p class="small">The answer was cut: a larger --max-new-tokens lets it go on.</p>'
+            )
     if result.note:
         parts.append(f'<p class="small">{escape(result.note)}</p>')
     if result.what is not None and not plain:
@@ -127,12 +132,18 @@ def _drawing(sight: Sight, result: Result, layer: str) -> str:
 
 def _caption(name: str, what: Explanation, layer: str, own: bool) -> str:
     if layer != KEPT:
-        seen = "Where the vision tower looks" if layer == OUT else "What resembles the words of the question"
+        seen = (
+            "Where the vision tower looks"
+            if layer == OUT
+            else "What resembles the words of the question"
+        )
         return f"{seen}." if own or name == DENSE else f"{seen}; {name} does not look at it."
     kept, count = len(what.kept), what.pruned.visual_tokens
     if kept == count:
         return f"All {count:,} tokens."
-    return f"{kept:,} of {count:,} tokens" + (", each an average of those near it." if what.merged else ".")
+    return f"{kept:,} of {count:,} tokens" + (
+        ", each an average of those near it." if what.merged else "."
+    )
 
 
 def _kept(what: Explanation, scale: Scale, box: Box) -> list[str]:
@@ -145,7 +156,10 @@ def _kept(what: Explanation, scale: Scale, box: Box) -> list[str]:
     place = dict(zip(scale.index.tolist(), scale.where.tolist(), strict=True))
 
     def path(tokens: Sequence[int], inset: float) -> str:
-        corners = ((box[0] + place[i][1] * width + inset, box[1] + place[i][0] * height + inset) for i in tokens)
+        corners = (
+            (box[0] + place[i][1] * width + inset, box[1] + place[i][0] * height + inset)
+            for i in tokens
+        )
         w, h = width - 2 * inset, height - 2 * inset
         return "".join(f"M{x:.1f} {y:.1f}h{w:.1f}v{h:.1f}h{-w:.1f}z" for x, y in corners)
 
@@ -174,7 +188,10 @@ def _chosen_by(what: Explanation) -> dict[str, set[int]]:
 
 def _heat(what: Explanation, scale: Scale, box: Box, values: Array, layer: str) -> list[str]:
     pixels = np.empty((*scale.shape, 4))
-    pixels[..., :3], pixels[..., 3] = to_rgb(SALIENCY if layer == OUT else RELEVANCE), 0.92 * shade(scale, values)
+    pixels[..., :3], pixels[..., 3] = (
+        to_rgb(SALIENCY if layer == OUT else RELEVANCE),
+        0.92 * shade(scale, values),
+    )
     href = _data(Image.fromarray(np.round(pixels * 255).astype(np.uint8)), "png")
     return [
         _ground(pale=True),
@@ -243,7 +260,9 @@ def _others(result: Result, before: str | None) -> str:
     if result.others is None or before is None or result.what is None:
         return ""
     kept = len(result.what.kept)
-    return f'<p class="small">{result.others:,} of {kept:,} are others than for “{escape(before)}”</p>'
+    return (
+        f'<p class="small">{result.others:,} of {kept:,} are others than for “{escape(before)}”</p>'
+    )
 
 
 def _summary(name: str) -> str:

@@ -8,10 +8,10 @@ from gradio.themes import Base
 from gradio.themes.utils.fonts import Font
 
 from adafv.app import cards
-from adafv.app.desk import Playground, bundled
 from adafv.app.page import NOTHING, Choices, Page, Reply
-from adafv.app.sight import DENSE
-from adafv.demo import CASES, EXPLAINED
+from adafv.app.session import Playground, bundled
+from adafv.app.view import DENSE
+from adafv.data.cases import CASES, EXPLAINED
 from adafv.methods import METHODS
 
 __all__ = ["LAUNCH", "build"]
@@ -42,7 +42,9 @@ LAUNCH: dict[str, Any] = {
     "mcp_server": False,
     "state_session_capacity": 256,
 }
-"""How Gradio is to serve the page: to nobody else, with no font or script from elsewhere, keeping no record."""
+"""How Gradio is to serve the page: to nobody else, with no font or script from elsewhere, keeping
+no record.
+"""
 
 
 def build(playground: Playground) -> gr.Blocks:
@@ -50,7 +52,10 @@ def build(playground: Playground) -> gr.Blocks:
     page, start = Page(playground), bundled(EXPLAINED)
     methods = [name for name in METHODS if name != DENSE]
     with gr.Blocks(
-        title="adafv", analytics_enabled=False, fill_width=True, delete_cache=(CLEAN_EVERY, CLEAN_AFTER)
+        title="adafv",
+        analytics_enabled=False,
+        fill_width=True,
+        delete_cache=(CLEAN_EVERY, CLEAN_AFTER),
     ) as app:
         gr.HTML(cards.heading(playground.name, playground.model.device.type))
         source = gr.State(str(EXPLAINED))
@@ -69,10 +74,18 @@ def build(playground: Playground) -> gr.Blocks:
                     elem_classes="bundled",
                 )
                 upload = gr.File(
-                    label="A picture of yours", show_label=False, file_types=["image"], height=56, elem_classes="drop"
+                    label="A picture of yours",
+                    show_label=False,
+                    file_types=["image"],
+                    height=56,
+                    elem_classes="drop",
                 )
                 question = gr.Textbox(
-                    start.questions[0].text, label="Question", max_lines=3, submit_btn="Ask", elem_classes="question"
+                    start.questions[0].text,
+                    label="Question",
+                    max_lines=3,
+                    submit_btn="Ask",
+                    elem_classes="question",
                 )
                 suggested = gr.Dataset(
                     components=[gr.Textbox(visible=False)],
@@ -81,14 +94,27 @@ def build(playground: Playground) -> gr.Blocks:
                     elem_classes="suggested",
                 )
                 budget = gr.Slider(
-                    1, 100, BUDGET, step=1, label="Visual tokens to keep, in %", buttons=[], elem_classes="budget"
+                    1,
+                    100,
+                    BUDGET,
+                    step=1,
+                    label="Visual tokens to keep, in %",
+                    buttons=[],
+                    elem_classes="budget",
                 )
-                budget.preprocess = lambda payload: payload  # what is out of range is the page's to say, in a sentence
+                # what is out of range is the page's to say, in a sentence
+                budget.preprocess = lambda payload: payload
                 with gr.Row():
                     own = {"min_width": 120, "allow_custom_value": True}  # adafv:reserve=0.5
                     first = gr.Dropdown(methods, value=FIRST, label="Method", **own)
-                    second = gr.Dropdown([NOTHING, *methods], value=SECOND, label="Beside it", **own)
-                layer = gr.Radio(list(cards.LAYERS), value=next(iter(cards.LAYERS)), label="Drawn over the picture")
+                    second = gr.Dropdown(
+                        [NOTHING, *methods], value=SECOND, label="Beside it", **own
+                    )
+                layer = gr.Radio(
+                    list(cards.LAYERS),
+                    value=next(iter(cards.LAYERS)),
+                    label="Drawn over the picture",
+                )
             with gr.Column(scale=1, min_width=320, elem_classes="results"):
                 notice = gr.HTML(elem_classes="said")
                 picture = gr.HTML(cards.picture(start.image), elem_classes="stored")
@@ -100,7 +126,9 @@ def build(playground: Playground) -> gr.Blocks:
             return _shown(page.look(_visitor(request), at, Choices(*values)))
 
         def suggest(request: gr.Request, sample: list[str], at: str, *values: Any) -> Any:
-            return _shown(page.suggest(_visitor(request), at, Choices(*values)._replace(question=sample[0])))
+            return _shown(
+                page.suggest(_visitor(request), at, Choices(*values)._replace(question=sample[0]))
+            )
 
         def take_file(request: gr.Request, path: str, *values: Any) -> Any:
             return *_shown(page.take_file(_visitor(request), path, Choices(*values))), None

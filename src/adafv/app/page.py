@@ -1,13 +1,15 @@
-"""What happens when the page is touched, as plain functions: what is on it goes in, what changes comes out."""
+"""What happens when the page is touched, as plain functions: what is on it goes in, what changes
+comes out.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from adafv.app import cards
-from adafv.app.desk import Playground, bundled
-from adafv.images import first_frame
-from adafv.vocabulary import unknown_words, unknown_words_notice
+from adafv.app.session import Playground, bundled
+from adafv.models.images import first_frame
+from adafv.models.vocabulary import unknown_words, unknown_words_notice
 
 __all__ = ["EMBEDDED", "NOTHING", "Choices", "Page", "Reply"]
 
@@ -18,7 +20,8 @@ EMBEDDED = "embedded"
 
 
 class Choices(NamedTuple):
-    """What is chosen beside the picture: a question, two methods, percent of the tokens, a name in `cards.LAYERS`.
+    """What is chosen beside the picture: a question, two methods, percent of the tokens, a name in
+    `cards.LAYERS`.
 
     The percentage is what the field holds: any number, or None where it is empty.
     """
@@ -58,9 +61,15 @@ class Page:
 
     def look(self, visitor: str, source: str, choices: Choices) -> Reply:
         """Ask about the picture that is there."""
-        names = [name for name in dict.fromkeys((choices.first, choices.second)) if name not in (NOTHING, None)]
+        names = [
+            name
+            for name in dict.fromkeys((choices.first, choices.second))
+            if name not in (NOTHING, None)
+        ]
         try:
-            sight = self.playground.look(visitor, source, choices.question, names, _share(choices.budget))
+            sight = self.playground.look(
+                visitor, source, choices.question, names, _share(choices.budget)
+            )
         except ValueError as error:
             return Reply(_notice(error, source))
         return Reply(self._unknown(sight.question), cards.cards(sight, cards.LAYERS[choices.layer]))

@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Callable
 from threading import Event
 
-from adafv.app.desk import Playground
-from adafv.checks import checked
+from adafv.app.session import Playground
+from adafv.utils.checks import checked
 
 __all__ = ["free_port", "serve"]
 
@@ -26,7 +26,9 @@ def free_port(host: str, port: int | None) -> int:
     Raises:
         ValueError: the host is none, or there is no such port.
     """
-    stranger = ValueError(f"--host {host!r} is no address of this machine: pass 127.0.0.1, or 0.0.0.0 for all of them")
+    stranger = ValueError(
+        f"--host {host!r} is no address of this machine: pass 127.0.0.1, or 0.0.0.0 for all of them"
+    )
     try:
         family = socket.getaddrinfo(host, None)[0][0]
     except (socket.gaierror, UnicodeError):
@@ -38,8 +40,14 @@ def free_port(host: str, port: int | None) -> int:
         except (OSError, OverflowError) as error:
             if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
                 raise stranger from None
-    wanted = f"--port {port}" if port is not None else f"every port from {PORTS.start} to {PORTS.stop - 1}"
-    raise ValueError(f"{wanted} cannot be listened on, it is in use or not allowed: pass another --port, 0 for any")
+    wanted = (
+        f"--port {port}"
+        if port is not None
+        else f"every port from {PORTS.start} to {PORTS.stop - 1}"
+    )
+    raise ValueError(
+        f"{wanted} cannot be listened on, it is in use or not allowed: pass another --port, 0 for any"
+    )
 
 
 def serve(playground: Playground, host: str, port: int, ready: Callable[[str], None]) -> None:
@@ -53,12 +61,16 @@ def serve(playground: Playground, host: str, port: int, ready: Callable[[str], N
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         # Gradio asks itself whether it is there, which a proxy would keep from it.
-        os.environ["no_proxy"] = ",".join(filter(None, (os.environ.get("no_proxy"), host, "localhost")))
+        os.environ["no_proxy"] = ",".join(
+            filter(None, (os.environ.get("no_proxy"), host, "localhost"))
+        )
         from adafv.app.layout import LAUNCH, build
 
         app = build(playground)
         address = f"[{host}]" if ":" in host else host
-        _, url, _ = app.launch(server_name=address, server_port=port, prevent_thread_lock=True, quiet=True, **LAUNCH)
+        _, url, _ = app.launch(
+            server_name=address, server_port=port, prevent_thread_lock=True, quiet=True, **LAUNCH
+        )
         try:
             ready(url)
             Event().wait()

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from adafv import __version__
-from adafv.checks import checked
-from adafv.cli import asking, fetching, listing, measuring, serve, serving, speed, tuning, ui
+from adafv.cli import asking, fetching, listing, measuring, serve, speed, tuning, ui
+from adafv.cli import batch as serving
+from adafv.utils.checks import checked
 
 __all__ = ["main"]
 
@@ -29,7 +30,9 @@ app.command()(measuring.analyze)
 app.command()(tuning.tune)
 app.command()(speed.speed)
 app.command()(serving.batch)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve.serve)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
+    serve.serve
+)
 app.command()(ui.ui)
 
 
@@ -42,7 +45,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _adafv(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and leave."
+        ),
     ] = False,
 ) -> None:
     pass
@@ -50,10 +56,14 @@ def _adafv(
 
 @checked
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 2 for bad input (one line on stderr), 130 when interrupted."""
+    """Run one command and return its exit status: 0, 2 for bad input (one line on stderr), 130 when
+    interrupted.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        status = typer.main.get_command(app).main(arguments, prog_name="adafv", standalone_mode=False)
+        status = typer.main.get_command(app).main(
+            arguments, prog_name="adafv", standalone_mode=False
+        )
     except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED
     except ValueError as error:
@@ -62,7 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.close()  # keeps the interpreter from complaining about the closed stdout
         return 0
     except Exception as error:
-        if not hasattr(error, "format_message"):  # typer's usage errors, which have no public base class
+        # typer's usage errors, which have no public base class
+        if not hasattr(error, "format_message"):
             raise
         return _fail(f"{error.format_message()} See 'adafv --help'.", BAD_INPUT)
     return _fail("stopped", status) if status == INTERRUPTED else status or 0

@@ -42,9 +42,9 @@ def ask(
     """Answer a question about a picture."""
     picture, pruner = open_picture(image, question), pruner_of(method, keep, tokens, model)
     quiet()
-    from adafv.ask import ask as answer_question
-    from adafv.ask import check_answer_length
-    from adafv.load import load
+    from adafv.models.ask import ask as answer_question
+    from adafv.models.generation import check_answer_length
+    from adafv.models.load import load
 
     check_answer_length(max_new_tokens)
     loaded, processor = load(model, device, dtype)
@@ -65,7 +65,10 @@ def ask(
 def explain(
     image: Picture,
     question: Question,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.png", help="Where to draw it.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="FILE.png", help="Where to draw it.", show_default=False),
+    ],
     method: Method = None,
     keep: Keep = None,
     tokens: Tokens = None,
@@ -76,14 +79,14 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Draw how the visual tokens were chosen, and the answers with and without the rest."""
-    from adafv.files import writable_folder
+    from adafv.utils.files import writable_folder
 
     picture, pruner = open_picture(image, question), pruner_of(method, keep, tokens, model)
     writable_folder(out.parent)
     quiet()
     from adafv import viz
-    from adafv.ask import check_answer_length
-    from adafv.load import load
+    from adafv.models.generation import check_answer_length
+    from adafv.models.load import load
 
     check_answer_length(max_new_tokens)
     loaded, processor = load(model, device, dtype)

@@ -7,16 +7,21 @@ from typing import Annotated
 import typer
 
 from adafv.cli.options import Json, print_json, quiet
-from adafv.photo import NAME
+from adafv.models.photo import NAME
 
 MODELS = (NAME,)
 
 
 def fetch(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help=f"One of: {', '.join(MODELS)}.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help=f"One of: {', '.join(MODELS)}.", show_default=False),
+    ],
     bridge: Annotated[
         Path | None,
-        typer.Option("--bridge", metavar="FILE", help="A bridge of your own training.", show_default=False),
+        typer.Option(
+            "--bridge", metavar="FILE", help="A bridge of your own training.", show_default=False
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", hidden=True)] = None,
     device: Annotated[str | None, typer.Option("--device", hidden=True)] = None,
@@ -26,11 +31,13 @@ def fetch(
     """Fetch a model that is not part of this package, once; `--model photo` uses it from then on."""
     if name not in MODELS:
         raise ValueError(f"{name!r} cannot be fetched: pass one of {', '.join(MODELS)}")
-    from adafv.photo.fetch import fetch as fetch_photo
+    from adafv.models.photo.fetch import fetch as fetch_photo
 
     quiet()
     fetched = fetch_photo(bridge, lambda step: typer.echo(f"adafv: {step} …", err=True))
     if as_json:
         print_json(asdict(fetched))
     else:
-        typer.echo(f"{fetched.folder}  ({fetched.size / 1e6:.0f} MB{'' if fetched.new else ', was there'})")
+        typer.echo(
+            f"{fetched.folder}  ({fetched.size / 1e6:.0f} MB{'' if fetched.new else ', was there'})"
+        )

@@ -1,4 +1,7 @@
-"""What there is: methods, families. Read from the source as text, for importing either takes PyTorch and seconds."""
+"""What there is: methods, families.
+
+Read from the source as text, for importing either takes PyTorch and seconds.
+"""
 
 import ast
 import json
@@ -20,7 +23,10 @@ PROVEN = {
     "methods": ("methods", "every method that chooses before the language model works"),
     "hidden": ("masking", "dropping tokens gives what hiding them from the whole prompt gives"),
     "layout": ("places", "tokens are made of the patches where they are drawn"),
-    "inside": ("layers", "methods that prune between the layers of the language model work, or say why not"),
+    "inside": (
+        "layers",
+        "methods that prune between the layers of the language model work, or say why not",
+    ),
     "m-rope": ("M-RoPE", "kept tokens have the rows and columns of the whole prompt"),
 }
 """What the tests of a kind prove: as a word for a table, and in words."""
@@ -54,10 +60,14 @@ def families(
     as_json: Json = False,
 ) -> None:
     """List the model families that the test matrix covers, with what it proved of each."""
-    found = json.loads(files("adafv").joinpath("families", "proven.json").read_text(encoding="utf-8"))
+    found = json.loads(
+        files("adafv").joinpath("families", "proven.json").read_text(encoding="utf-8")
+    )
     reasons = _module("families", "others.py")
     unproven, impossible = _literal(reasons, "UNPROVEN"), _literal(reasons, "IMPOSSIBLE")
-    checks = dict.fromkeys(check for family in found["families"].values() for check in family["passed"])
+    checks = dict.fromkeys(
+        check for family in found["families"].values() for check in family["passed"]
+    )
     meaning = {check: PROVEN.get(check, (check, check)) for check in checks}
     if as_json:
         print_json(
@@ -71,7 +81,10 @@ def families(
         return
     from rich.table import Table
 
-    proven = {name: [c for c in checks if family["passed"].get(c)] for name, family in found["families"].items()}
+    proven = {
+        name: [c for c in checks if family["passed"].get(c)]
+        for name, family in found["families"].items()
+    }
     everywhere = [check for check in checks if all(check in own for own in proven.values())]
     table = Table(box=None, pad_edge=False)
     for name in ("family", "saliency", "proven besides", "model"):
@@ -107,16 +120,26 @@ def listed_methods() -> list[dict[str, str]]:
     classes = next(
         node.value
         for node in registry.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "CLASSES"
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.target, ast.Name)
+        and node.target.id == "CLASSES"
     )
     assert isinstance(classes, ast.Tuple)
     return [_method(name.id, homes[name.id]) for name in classes.elts if isinstance(name, ast.Name)]
 
 
 def _method(name: str, module: str) -> dict[str, str]:
-    classes = {node.name: node for node in _module("methods", f"{module}.py").body if isinstance(node, ast.ClassDef)}
+    classes = {
+        node.name: node
+        for node in _module("methods", f"{module}.py").body
+        if isinstance(node, ast.ClassDef)
+    }
     summary = (ast.get_docstring(classes[name]) or "").splitlines()[0]
-    return {"name": _attribute(classes, name, "name"), "paper": _attribute(classes, name, "paper"), "summary": summary}
+    return {
+        "name": _attribute(classes, name, "name"),
+        "paper": _attribute(classes, name, "paper"),
+        "summary": summary,
+    }
 
 
 def _attribute(classes: dict[str, ast.ClassDef], name: str, attribute: str) -> str:
@@ -124,7 +147,9 @@ def _attribute(classes: dict[str, ast.ClassDef], name: str, attribute: str) -> s
     for node in classes[name].body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == attribute:
             return ast.literal_eval(node.value)
-    bases = [base.id for base in classes[name].bases if isinstance(base, ast.Name) and base.id in classes]
+    bases = [
+        base.id for base in classes[name].bases if isinstance(base, ast.Name) and base.id in classes
+    ]
     return _attribute(classes, bases[0], attribute) if bases else ""
 
 
@@ -133,7 +158,11 @@ def _literal(module: ast.Module, name: str) -> Any:
     constants: dict[str, ast.expr] = {}
     for node in module.body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(target, ast.Name) and node.value:
+        if (
+            isinstance(node, ast.Assign | ast.AnnAssign)
+            and isinstance(target, ast.Name)
+            and node.value
+        ):
             constants[target.id] = _Named(constants).visit(node.value)
     return ast.literal_eval(constants[name])
 

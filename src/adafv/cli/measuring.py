@@ -7,21 +7,44 @@ from typing import Annotated
 
 import typer
 
-from adafv.cli.options import Device, Dtype, Json, Model, names_in, print_json, print_table, quiet, say, share_in
+from adafv.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    Model,
+    names_in,
+    print_json,
+    print_table,
+    quiet,
+    say,
+    share_in,
+)
 
 
 def evaluate(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="DIR", help="Folder for the results.", show_default=False),
+    ],
     methods: Annotated[
-        str, typer.Option(metavar="M,…", help="Methods, with options as in adafv:reserve=0.5:top=3; default: all.")
+        str,
+        typer.Option(
+            metavar="M,…", help="Methods, with options as in adafv:reserve=0.5:top=3; default: all."
+        ),
     ] = "",
-    keep: Annotated[str, typer.Option(metavar="F,…", help="Shares of the visual tokens; 1 is dense.")] = (
-        "1,0.25,0.1,0.05"
-    ),
-    suite: Annotated[str, typer.Option(metavar="S,…", help="Suites of questions; default: all.")] = "",
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Questions of each suite; default: all.")] = None,
+    keep: Annotated[
+        str, typer.Option(metavar="F,…", help="Shares of the visual tokens; 1 is dense.")
+    ] = ("1,0.25,0.1,0.05"),
+    suite: Annotated[
+        str, typer.Option(metavar="S,…", help="Suites of questions; default: all.")
+    ] = "",
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Questions of each suite; default: all.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the suites that are drawn.")] = 0,
-    split: Annotated[str, typer.Option(metavar="S", help="validation to make choices, test to report.")] = "test",
+    split: Annotated[
+        str, typer.Option(metavar="S", help="validation to make choices, test to report.")
+    ] = "test",
     batch_size: Annotated[int, typer.Option(help="Prompts read at once.")] = 16,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 16,
     model: Model = None,
@@ -31,14 +54,14 @@ def evaluate(
 ) -> None:
     """Measure accuracy: methods x budgets x suites. Takes up an interrupted run where it stopped.
 
-    DIR may have results of other methods, budgets or suites: they are kept, and the table shows all.
-    """
+    DIR may have results of other methods, budgets or suites: they are kept, and the table shows
+    all."""
+    from adafv.data.suites import suites_of
     from adafv.evaluation import merge, report
     from adafv.evaluation.evaluate import Evaluation
     from adafv.evaluation.paired import paired
-    from adafv.evaluation.suites import suites_of
-    from adafv.files import writable_folder
     from adafv.methods import METHODS
+    from adafv.utils.files import writable_folder
 
     plan = Evaluation(
         methods=names_in(methods) or [*METHODS, "oracle"],
@@ -53,15 +76,26 @@ def evaluate(
     writable_folder(out)
     before = merge.earlier(out)
     quiet()
-    from adafv.load import load
+    from adafv.models.load import load
 
     name, start = model or "embedded", datetime.now(UTC)
     loaded, processor = load(model, device, dtype)
-    settings = {key: getattr(plan, key) for key in ("seed", "split", "limit", "batch_size", "max_new_tokens")}
-    merge.check_mergeable(before, report.meta_of(loaded, name, start, **settings), plan.counts, plan.places)
-    records = plan.run(loaded, processor, out, name=name, progress=True, beside=merge.configurations_in(before))
-    rows, pairs = merge.merged(before, report.rows_of(records), paired(records, ("adafv", "adafv+")))
-    left_out = [{"method": m, "keep": k, "reason": reason} for (m, k), reason in plan.left_out.items()]
+    settings = {
+        key: getattr(plan, key)
+        for key in ("seed", "split", "limit", "batch_size", "max_new_tokens")
+    }
+    merge.check_mergeable(
+        before, report.meta_of(loaded, name, start, **settings), plan.counts, plan.places
+    )
+    records = plan.run(
+        loaded, processor, out, name=name, progress=True, beside=merge.configurations_in(before)
+    )
+    rows, pairs = merge.merged(
+        before, report.rows_of(records), paired(records, ("adafv", "adafv+"))
+    )
+    left_out = [
+        {"method": m, "keep": k, "reason": reason} for (m, k), reason in plan.left_out.items()
+    ]
     meta = report.meta_of(loaded, name, start, **settings, left_out=left_out)
     meta = merge.merged_meta(before, meta)
     report.write(out, meta, rows, pairs)
@@ -72,16 +106,25 @@ def evaluate(
     say(report.LEGEND)
     for entry in left_out:
         say(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}", indent=2)
-    typer.echo(f"written: {', '.join(str(out / name) for name in ('results.json', 'results.csv', 'accuracy.png'))}")
+    typer.echo(
+        f"written: {', '.join(str(out / name) for name in ('results.json', 'results.csv', 'accuracy.png'))}"
+    )
 
 
 def analyze(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the figures.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="DIR", help="Folder for the figures.", show_default=False),
+    ],
     results: Annotated[
-        Path | None, typer.Option("--results", metavar="FILE", help="results.json of `adafv eval`, for Fig. 1.")
+        Path | None,
+        typer.Option("--results", metavar="FILE", help="results.json of `adafv eval`, for Fig. 1."),
     ] = None,
     suite: Annotated[
-        str, typer.Option(metavar="S,…", help="Suites of questions; default: the scenes, or with --boxes none.")
+        str,
+        typer.Option(
+            metavar="S,…", help="Suites of questions; default: the scenes, or with --boxes none."
+        ),
     ] = "",
     boxes: Annotated[
         Path | None,
@@ -91,30 +134,37 @@ def analyze(
             help='Your own: JSONL of {"image": …, "question": …, "boxes": [[left, top, right, bottom], …]}.',
         ),
     ] = None,
-    methods: Annotated[str, typer.Option(metavar="M,…", help="Methods of Fig. 4, that choose before the LLM.")] = (
-        "adafv,fastervlm,t2i,random,uniform"
-    ),
+    methods: Annotated[
+        str, typer.Option(metavar="M,…", help="Methods of Fig. 4, that choose before the LLM.")
+    ] = ("adafv,fastervlm,t2i,random,uniform"),
     limit: Annotated[
-        int | None, typer.Option(metavar="N", help="Questions of each suite; default: 200, of --boxes all.")
+        int | None,
+        typer.Option(metavar="N", help="Questions of each suite; default: 200, of --boxes all."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the suites that are drawn and of what is left to chance.")] = 0,
-    split: Annotated[str, typer.Option(metavar="S", help="validation to make choices, test to report.")] = "test",
+    seed: Annotated[
+        int, typer.Option(help="Of the suites that are drawn and of what is left to chance.")
+    ] = 0,
+    split: Annotated[
+        str, typer.Option(metavar="S", help="validation to make choices, test to report.")
+    ] = "test",
     batch_size: Annotated[int, typer.Option(help="Prompts read at once.")] = 8,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Draw the paper's figures 1 to 4 from measurements: who can tell what a question is about, and how soon."""
+    """Draw the paper's figures 1 to 4 from measurements: who can tell what a question is about, and
+    how soon.
+    """
     if importlib.util.find_spec("sklearn") is None:
         raise ValueError("scikit-learn is not installed: pip install 'adafv[bench]'")
     from adafv.analysis import report
     from adafv.analysis.measure import Analysis
     from adafv.analysis.sources import SUITE_QUESTIONS, from_boxes, from_suite
     from adafv.analysis.tables import read_results
+    from adafv.data.scenes import SCENE_SUITES
     from adafv.evaluation.report import meta_of
-    from adafv.evaluation.scenes import SCENE_SUITES
-    from adafv.files import writable_folder
+    from adafv.utils.files import writable_folder
 
     names = names_in(suite) or ([] if boxes else list(SCENE_SUITES))
     questions = SUITE_QUESTIONS if limit is None else limit
@@ -124,7 +174,7 @@ def analyze(
     plan = Analysis(sources=sources, methods=names_in(methods), seed=seed, batch_size=batch_size)
     writable_folder(out)
     quiet()
-    from adafv.load import load
+    from adafv.models.load import load
 
     name, start = model or "embedded", datetime.now(UTC)
     loaded, processor = load(model, device, dtype)
@@ -147,10 +197,17 @@ def analyze(
 
 def table(
     results: Annotated[
-        Path, typer.Argument(metavar="RESULTS.json", help="Of `adafv eval` or `adafv tune`.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="RESULTS.json", help="Of `adafv eval` or `adafv tune`.", show_default=False
+        ),
     ],
-    keep: Annotated[str, typer.Option(metavar="F,…", help="Shares of the visual tokens; default: all.")] = "",
-    markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown, e.g. for a model card.")] = False,
+    keep: Annotated[
+        str, typer.Option(metavar="F,…", help="Shares of the visual tokens; default: all.")
+    ] = "",
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As Markdown, e.g. for a model card.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Print what an evaluation or a tuning found."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adafv.hub import check_available
-from adafv.spec import share_of, without_budget
+from adafv.core.spec import share_of, without_budget
+from adafv.models.hub import check_available
 
 if TYPE_CHECKING:
-    from adafv.pruner import Pruner
+    from adafv.core.pruner import Pruner
 
 DEFAULT_KEEP = 0.1
 WIDE = 10_000  # columns: nothing wraps
@@ -28,9 +28,14 @@ def _available(model: str | None) -> str | None:
 
 
 Picture = Annotated[
-    str, typer.Argument(metavar="IMAGE", help="A picture file; - reads it from standard input.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="IMAGE", help="A picture file; - reads it from standard input.", show_default=False
+    ),
 ]
-Question = Annotated[str, typer.Argument(metavar="QUESTION", help="What to ask about it.", show_default=False)]
+Question = Annotated[
+    str, typer.Argument(metavar="QUESTION", help="What to ask about it.", show_default=False)
+]
 Method = Annotated[
     str | None,
     typer.Option(
@@ -44,9 +49,14 @@ Keep = Annotated[
                              f"default: that of the model's folder, or {DEFAULT_KEEP}.", show_default=False)
 ]  # fmt: skip
 Tokens = Annotated[
-    int | None, typer.Option("--tokens", metavar="K", help="Number of visual tokens to keep.", show_default=False)
+    int | None,
+    typer.Option(
+        "--tokens", metavar="K", help="Number of visual tokens to keep.", show_default=False
+    ),
 ]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", metavar="N", help="Longest answer, in tokens.")]
+MaxNewTokens = Annotated[
+    int, typer.Option("--max-new-tokens", metavar="N", help="Longest answer, in tokens.")
+]
 Model = Annotated[
     str | None,
     typer.Option(
@@ -56,19 +66,28 @@ Model = Annotated[
         callback=_available,
     ),
 ]
-Device = Annotated[str | None, typer.Option("--device", metavar="D", help="cpu, cuda, …; default: cuda if present.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="D", help="cpu, cuda, …; default: cuda if present."),
+]
 Dtype = Annotated[
     str | None,
-    typer.Option("--dtype", metavar="T", help="float32, bfloat16, float16; default: bfloat16 on cuda, else float32."),
+    typer.Option(
+        "--dtype",
+        metavar="T",
+        help="float32, bfloat16, float16; default: bfloat16 on cuda, else float32.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 
 
 def open_picture(path: str, question: str) -> Any:
-    """The picture that a question is about; a `ValueError` before any model is loaded if either is no good."""
+    """The picture that a question is about; a `ValueError` before any model is loaded if either is
+    no good.
+    """
     import warnings
 
-    from adafv.images import FirstFrameWarning, first_frame, open_image
+    from adafv.models.images import FirstFrameWarning, first_frame, open_image
 
     if not question.strip():
         raise ValueError("the question is empty: ask something about the picture")
@@ -82,24 +101,32 @@ def open_picture(path: str, question: str) -> Any:
 
 def _standard_input() -> bytes:
     if sys.stdin is None or sys.stdin.isatty():
-        raise ValueError("IMAGE is -, and nothing is piped in: pass a file, or e.g. adafv ask - QUESTION < picture.png")
+        raise ValueError(
+            "IMAGE is -, and nothing is piped in: pass a file, or e.g. adafv ask - QUESTION < picture.png"
+        )
     return sys.stdin.buffer.read()
 
 
 def pruner_of(
-    name: str | None, keep: str | None, tokens: int | None, model: str | None = None, processor: Any = None
+    name: str | None,
+    keep: str | None,
+    tokens: int | None,
+    model: str | None = None,
+    processor: Any = None,
 ) -> "Pruner":
-    """The method at the budget of the command line; what it leaves open is that of the model's folder.
+    """The method at the budget of the command line; what it leaves open is that of the model's
+    folder.
 
     Args:
         name: as `adafv.methods.from_spec` reads it, with options and perhaps the budget.
         keep, tokens: the budget.
         model: the folder.
-        processor: of the model, whose template's words `skip=template` leaves out; None: before it is loaded.
+        processor: of the model, whose template's words `skip=template` leaves out; None: before it
+            is loaded.
     """
     from adafv.methods import from_spec
-    from adafv.saved import DEFAULT_METHOD, carried
-    from adafv.text import boilerplate
+    from adafv.models.boilerplate import boilerplate
+    from adafv.models.saved import DEFAULT_METHOD, carried
 
     budget: dict[str, Any] = {"keep": None if keep is None else share_in(keep), "tokens": tokens}
     spec, own = without_budget(DEFAULT_METHOD if name is None else name)
@@ -139,8 +166,8 @@ def quiet() -> None:
     from transformers.utils import logging
 
     from adafv.families import UnprovenFamilyWarning
-    from adafv.fonts import MissingGlyphWarning
-    from adafv.images import FirstFrameWarning
+    from adafv.models.images import FirstFrameWarning
+    from adafv.viz.fonts import MissingGlyphWarning
 
     warnings.simplefilter("ignore")
     for kind in (UnprovenFamilyWarning, MissingGlyphWarning, FirstFrameWarning):
@@ -158,11 +185,13 @@ def complain(sentence: str) -> None:
 
 def complain_of_words(processor: Any, questions: Iterable[str], model: str | None) -> list[str]:
     """Say which words of some questions the embedded model doesn't know; return them."""
-    from adafv.vocabulary import unknown_words, unknown_words_notice
+    from adafv.models.vocabulary import unknown_words, unknown_words_notice
 
     if model is not None:
         return []
-    unknown = list(dict.fromkeys(word for question in questions for word in unknown_words(processor, question)))
+    unknown = list(
+        dict.fromkeys(word for question in questions for word in unknown_words(processor, question))
+    )
     if unknown:
         complain(unknown_words_notice(processor, unknown))
     return unknown
@@ -179,15 +208,20 @@ def say(text: str, indent: int = 0) -> None:
         typer.echo(text)
         return
     start = text[: len(text) - len(text.lstrip("\n"))]
-    typer.echo(start + textwrap.fill(text.lstrip("\n"), width, subsequent_indent=" " * indent, break_long_words=False))
+    typer.echo(
+        start
+        + textwrap.fill(
+            text.lstrip("\n"), width, subsequent_indent=" " * indent, break_long_words=False
+        )
+    )
 
 
 def print_table(table: Any, markdown: bool = False, drop: Iterable[str] = ()) -> None:
     """Print a rich table, whole where the output is no terminal.
 
-    On a terminal that is too narrow columns are left out, those in `drop` first, then the last ones, and a line under
-    the table names them; words are never broken. As Markdown a table is as wide as it has to be.
-    """
+    On a terminal that is too narrow columns are left out, those in `drop` first, then the last
+    ones, and a line under the table names them; words are never broken. As Markdown a table is as
+    wide as it has to be."""
     from rich import box
     from rich.console import Console
 
@@ -203,7 +237,9 @@ def print_table(table: Any, markdown: bool = False, drop: Iterable[str] = ()) ->
     lines = [line.rstrip() for line in capture.get().rstrip().splitlines()]
     typer.echo("\n".join(lines).strip() if markdown else "\n".join(lines))
     if left_out:
-        say(f"Left out here: {', '.join(left_out)}; a wider terminal, a pipe or --json has them all.")
+        say(
+            f"Left out here: {', '.join(left_out)}; a wider terminal, a pipe or --json has them all."
+        )
 
 
 def _terminal_width() -> int | None:

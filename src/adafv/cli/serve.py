@@ -10,13 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from adafv.cli.options import DEFAULT_KEEP, Keep, Method, Tokens, pruner_of, quiet, share_in
-from adafv.hub import check_available
+from adafv.models.hub import check_available
 
-CHECKS = "adafv.serving.vllm.http.Checks"
+CHECKS = "adafv.integrations.vllm.middleware.Checks"
 VARIABLES = {
     "VLLM_MEDIA_CONNECTOR": "adafv",
     "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
-    "PILLOW_BLOCK_SIZE": "64m",  # malloc never gives Pillow's own 16 MiB back: up to 400 MB for each thread that reads
+    # malloc never gives Pillow's own 16 MiB back: up to 400 MB for each thread that reads
+    "PILLOW_BLOCK_SIZE": "64m",
 }
 PICTURES = {"backend": "pil"}  # prepared as everywhere in this library
 OPTIONS = "--mm-processor-kwargs"
@@ -46,17 +47,25 @@ def serve(
         ),
     ] = None,
     cache_mb: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Memory for encoded pictures, in MiB.", show_default="512")
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help="Memory for encoded pictures, in MiB.", show_default="512"
+        ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", metavar="ID_OR_PATH", help="The same as MODEL.", show_default=False)
+        str | None,
+        typer.Option(
+            "--model", metavar="ID_OR_PATH", help="The same as MODEL.", show_default=False
+        ),
     ] = None,
 ) -> None:
-    """Serve a model over HTTP with vLLM, as OpenAI's API, reading only the visual tokens that a method keeps.
+    """Serve a model over HTTP with vLLM, as OpenAI's API, reading only the visual tokens that a
+    method keeps.
 
-    Flags that are not listed here go to vLLM: `python -m vllm.entrypoints.openai.api_server --help=all`. No address
-    is fetched for a request and no file read, unless --allowed-media-domains or --allowed-local-media-path allows it,
-    and a prompt may hold 64 pictures, unless --limit-mm-per-prompt allows more.
+    Flags that are not listed here go to vLLM: `python -m vllm.entrypoints.openai.api_server
+    --help=all`. No address is fetched for a request and no file read, unless
+    --allowed-media-domains or --allowed-local-media-path allows it, and a prompt may hold 64
+    pictures, unless --limit-mm-per-prompt allows more.
 
     A request may differ from the server:
 
@@ -75,15 +84,27 @@ def serve(
     if model is not None:
         check_available(model)
     share = None if keep is None else share_in(keep)
-    options = _choice({"method": method, "keep": share, "tokens": tokens, "pin": pin}, _given(flags), model)
+    options = _choice(
+        {"method": method, "keep": share, "tokens": tokens, "pin": pin}, _given(flags), model
+    )
     if importlib.util.find_spec("vllm") is None:
         raise ValueError("vLLM is not installed: pip install 'adafv[vllm]'")
     if "adafv" not in os.environ.get("VLLM_PLUGINS", "adafv").split(","):
-        raise ValueError(f"VLLM_PLUGINS={os.environ['VLLM_PLUGINS']!r} leaves adafv out: add it, or unset the variable")
+        raise ValueError(
+            f"VLLM_PLUGINS={os.environ['VLLM_PLUGINS']!r} leaves adafv out: add it, or unset the variable"
+        )
     source = _checked(model)
     if cache_mb is not None:
         options["adafv_cache_mb"] = cache_mb
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", source, "--middleware", CHECKS]
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        source,
+        "--middleware",
+        CHECKS,
+    ]
     names = {_name(flag) for flag in flags}
     if model is None and "--served-model-name" not in names:
         command += ["--served-model-name", "embedded"]
@@ -95,7 +116,7 @@ def serve(
     if not any(name.startswith(LIMIT) for name in names):
         command += [LIMIT, json.dumps({"image": MAX_PICTURES})]
     command += [*flags, OPTIONS, json.dumps({**PICTURES, **options})]
-    from adafv.serving.vllm import FOLLOWS
+    from adafv.integrations.vllm import FOLLOWS
 
     for variable, value in {**VARIABLES, **FOLLOWS}.items():
         os.environ.setdefault(variable, value)
@@ -114,25 +135,30 @@ def _given(flags: list[str]) -> dict[str, Any]:
     for i in reversed([i for i, flag in enumerate(flags) if _name(flag).startswith(OPTIONS)]):
         flag, equals, value = flags.pop(i).partition("=")
         if _name(flag) != OPTIONS:
-            raise ValueError(f"{flag} sets one option: pass them all in {OPTIONS}, as a JSON object")
+            raise ValueError(
+                f"{flag} sets one option: pass them all in {OPTIONS}, as a JSON object"
+            )
         if not equals:
             value = flags.pop(i) if i < len(flags) else ""
         try:
             found = {**json.loads(value), **found}
         except (ValueError, TypeError):
             example = json.dumps({"adafv_keep": DEFAULT_KEEP})
-            raise ValueError(f"{flag} {value!r} is no JSON object: pass e.g. {OPTIONS} '{example}'") from None
+            raise ValueError(
+                f"{flag} {value!r} is no JSON object: pass e.g. {OPTIONS} '{example}'"
+            ) from None
     return found
 
 
 def _choice(asked: dict[str, Any], given: dict[str, Any], model: str | None) -> dict[str, Any]:
-    """All options of vLLM's own flag: ours go before what was `given` there, and that before what the folder says.
+    """All options of vLLM's own flag: ours go before what was `given` there, and that before what
+    the folder says.
 
     What the model's folder says is checked with them and left to the server to read.
     """
-    from adafv.pruner import one_of
-    from adafv.saved import read
-    from adafv.serving.vllm import choice
+    from adafv.core.pruner import one_of
+    from adafv.integrations.vllm import options as choice
+    from adafv.models.saved import read
 
     one_of("--pin", asked["pin"] or "first", "none", "first")
     if asked["method"] == "none":
@@ -145,7 +171,9 @@ def _choice(asked: dict[str, Any], given: dict[str, Any], model: str | None) -> 
         options["adafv_keep"] = 1.0 if dense else DEFAULT_KEEP
     options |= {name: value for name, value in DEFAULTS.items() if name not in {*options, *carried}}
     both = choice.over(carried, options)
-    choice.Choice.of({name: value for name, value in both.items() if name not in choice.SERVER}, both)
+    choice.Choice.of(
+        {name: value for name, value in both.items() if name not in choice.SERVER}, both
+    )
     return options
 
 
@@ -154,14 +182,18 @@ def _checked(model: str | None) -> str:
     quiet()
     from transformers import AutoConfig
 
-    from adafv.load import from_files, source_of
-    from adafv.serving.vllm import ARCHITECTURES
+    from adafv.integrations.vllm import ARCHITECTURES
+    from adafv.models.load import from_files, source_of
 
     source = source_of(model)
     config = from_files(source, AutoConfig.from_pretrained)
     names = config.architectures or [type(config).__name__]
     if not ARCHITECTURES.keys() & set(names):
-        raise ValueError(f"{names[0]} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: pass such a model")
+        raise ValueError(
+            f"{names[0]} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: pass such a model"
+        )
     if getattr(getattr(config, "vision_config", None), "model_type", None) == "pixtral":
-        raise ValueError(f"model {source!r} has Pixtral's vision tower, which is not pruned on vLLM: pass another one")
+        raise ValueError(
+            f"model {source!r} has Pixtral's vision tower, which is not pruned on vLLM: pass another one"
+        )
     return source

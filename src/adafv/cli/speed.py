@@ -7,11 +7,24 @@ from typing import Annotated
 
 import typer
 
-from adafv.cli.options import Device, Dtype, Json, names_in, print_json, print_table, quiet, say, share_in
+from adafv.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    names_in,
+    print_json,
+    print_table,
+    quiet,
+    say,
+    share_in,
+)
 
 
 def speed(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="DIR", help="Folder for the results.", show_default=False),
+    ],
     shape: Annotated[
         str,
         typer.Option(
@@ -20,31 +33,43 @@ def speed(
         ),
     ] = "tiny",
     layers: Annotated[
-        int | None, typer.Option(metavar="N", help="Cut the language model to its first N layers; default: all.")
+        int | None,
+        typer.Option(
+            metavar="N", help="Cut the language model to its first N layers; default: all."
+        ),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="B,…", help="How many prompts at once.")] = "1",
-    keep: Annotated[str, typer.Option(metavar="F,…", help="Shares of the visual tokens; 1 is dense.")] = (
-        "1,0.25,0.1,0.05"
-    ),
+    keep: Annotated[
+        str, typer.Option(metavar="F,…", help="Shares of the visual tokens; 1 is dense.")
+    ] = ("1,0.25,0.1,0.05"),
     methods: Annotated[
         str,
         typer.Option(
-            metavar="M,…", help="See `adafv methods`; eager: adafv by full maps; listed: adafv by Python lists."
+            metavar="M,…",
+            help="See `adafv methods`; eager: adafv by full maps; listed: adafv by Python lists.",
         ),
     ] = "adafv",
     repeats: Annotated[int, typer.Option(metavar="N", help="Repetitions of everything.")] = 10,
-    answer: Annotated[int, typer.Option(metavar="N", help="Tokens of an answer, the first included.")] = 8,
-    compile_: Annotated[bool, typer.Option("--compile", help="Compile the LLM; on cuda as CUDA graphs.")] = False,
+    answer: Annotated[
+        int, typer.Option(metavar="N", help="Tokens of an answer, the first included.")
+    ] = 8,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the LLM; on cuda as CUDA graphs.")
+    ] = False,
     device: Device = None,
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Measure time: stages, TTFT, memory, and the share of the ideal speed-up. Takes up an interrupted run."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read once, when torch is imported: stderr is the progress bar's
-    from adafv.files import check_own, writable_folder
-    from adafv.load import device_of, dtype_of
+    """Measure time: stages, TTFT, memory, and the share of the ideal speed-up.
+
+    Takes up an interrupted run.
+    """
+    # read once, when torch is imported: stderr is the progress bar's
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    from adafv.models.load import device_of, dtype_of
     from adafv.speed import report, tables
     from adafv.speed.run import Measurement
+    from adafv.utils.files import check_own, writable_folder
 
     measurement = Measurement(
         shape=shape,
@@ -63,7 +88,10 @@ def speed(
     quiet()
     start = datetime.now(UTC)
     records, settings = measurement.run(place, precision, out, progress=True)
-    rows, meta = report.rows_of(records, settings, measurement.config), report.meta_of(records, settings, start)
+    rows, meta = (
+        report.rows_of(records, settings, measurement.config),
+        report.meta_of(records, settings, start),
+    )
     report.write(out, meta, rows)
     if as_json:
         print_json({"meta": meta, "rows": rows})
@@ -71,14 +99,22 @@ def speed(
     print_table(tables.table(rows, meta), drop=tables.NARROW)
     say(tables.LEGEND)
     for count, (low, middle, high) in meta["noise_floor"].items():
-        typer.echo(f"noise floor, dense against dense, batch {count}: {low:.2f} to {high:.2f}, median {middle:.2f}")
+        typer.echo(
+            f"noise floor, dense against dense, batch {count}: {low:.2f} to {high:.2f}, median {middle:.2f}"
+        )
     for entry in meta["left_out"]:
-        typer.echo(f"left out: {entry['method']} at {entry['keep']}, batch {entry['batch']}: {entry['reason']}")
-    typer.echo(f"written: {', '.join(str(out / name) for name in ('results.json', 'results.csv', 'speed.png'))}")
+        typer.echo(
+            f"left out: {entry['method']} at {entry['keep']}, batch {entry['batch']}: {entry['reason']}"
+        )
+    typer.echo(
+        f"written: {', '.join(str(out / name) for name in ('results.json', 'results.csv', 'speed.png'))}"
+    )
 
 
 def _number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"--batch {text!r} is not a number of prompts: pass numbers such as 1,8,32") from None
+        raise ValueError(
+            f"--batch {text!r} is not a number of prompts: pass numbers such as 1,8,32"
+        ) from None

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from adafv.cli.options import Device, Dtype, Json, Model, names_in, print_json, print_table, quiet, say, share_in
+from adafv.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    Model,
+    names_in,
+    print_json,
+    print_table,
+    quiet,
+    say,
+    share_in,
+)
 
 
 def tune(
@@ -19,16 +30,27 @@ def tune(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="DIR", help="Folder for the results.", show_default=False),
+    ],
     min_retention: Annotated[
-        str, typer.Option("--min-retention", metavar="F", help="Of the dense model's right answers, e.g. 0.98 or 98%.")
+        str,
+        typer.Option(
+            "--min-retention",
+            metavar="F",
+            help="Of the dense model's right answers, e.g. 0.98 or 98%.",
+        ),
     ] = "0.98",
     methods: Annotated[
-        str, typer.Option(metavar="M,…", help="Methods to choose from, with options as in adafv:reserve=0.5.")
+        str,
+        typer.Option(
+            metavar="M,…", help="Methods to choose from, with options as in adafv:reserve=0.5."
+        ),
     ] = "adafv,adafv+,fastervlm,uniform",
-    keep: Annotated[str, typer.Option(metavar="F,…", help="Shares of the visual tokens to choose from.")] = (
-        "0.5,0.35,0.25,0.15,0.1,0.05"
-    ),
+    keep: Annotated[
+        str, typer.Option(metavar="F,…", help="Shares of the visual tokens to choose from.")
+    ] = ("0.5,0.35,0.25,0.15,0.1,0.05"),
     seed: Annotated[int, typer.Option(help="Of the split into two halves.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Prompts read at once.")] = 16,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 16,
@@ -39,17 +61,17 @@ def tune(
 ) -> None:
     """Find the smallest budget, and its method, that holds on your own questions.
 
-    An answer counts as right that is the line's "answer", or, where it has none, the dense model's. The choice is made
-    on one half of the pictures and measured on the other. If it holds, adafv.json in DIR says it: copy that into the
-    model's folder. Takes up an interrupted run where it stopped; lines may be added at the end of FILE.
-    """
+    An answer counts as right that is the line's "answer", or, where it has none, the dense model's.
+    The choice is made on one half of the pictures and measured on the other. If it holds,
+    adafv.json in DIR says it: copy that into the model's folder. Takes up an interrupted run where
+    it stopped; lines may be added at the end of FILE."""
     from adafv.evaluation.report import meta_of
-    from adafv.files import check_own, writable_folder
-    from adafv.saved import FILE
+    from adafv.models.saved import FILE
     from adafv.tuning import report
-    from adafv.tuning.choice import COLUMNS, verdict
+    from adafv.tuning.pick import COLUMNS, verdict
     from adafv.tuning.retention import INTERVAL
     from adafv.tuning.run import Tuning
+    from adafv.utils.files import check_own, writable_folder
 
     least = share_in(min_retention, "--min-retention")
     plan = Tuning(
@@ -64,12 +86,14 @@ def tune(
     writable_folder(out)
     check_own(out / "results.json", COLUMNS, "adafv tune")
     quiet()
-    from adafv.load import load
+    from adafv.models.load import load
 
     name, start = model or "embedded", datetime.now(UTC)
     loaded, processor = load(model, device, dtype)
     findings = plan.run(loaded, processor, out, name=name, progress=True)
-    left_out = [{"method": m, "keep": k, "reason": reason} for (m, k), reason in findings.left_out.items()]
+    left_out = [
+        {"method": m, "keep": k, "reason": reason} for (m, k), reason in findings.left_out.items()
+    ]
     settings = {
         "data": str(data), "questions": plan.questions,
         "pictures": len(plan.pictures), "with_answer": plan.with_answer, "min_retention": least, "seed": seed,

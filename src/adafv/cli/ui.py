@@ -17,7 +17,11 @@ def ui(
     ] = LOOPBACK[0],
     port: Annotated[
         int | None,
-        typer.Option(metavar="P", help="0 for any; default: the first free one from 7860.", show_default=False),
+        typer.Option(
+            metavar="P",
+            help="0 for any; default: the first free one from 7860.",
+            show_default=False,
+        ),
     ] = None,
     max_new_tokens: MaxNewTokens = 64,
     model: Model = None,
@@ -25,19 +29,22 @@ def ui(
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Try methods and budgets on a picture in the browser, beside the dense model. Sends nothing anywhere."""
+    """Try methods and budgets on a picture in the browser, beside the dense model.
+
+    Sends nothing anywhere.
+    """
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("Gradio is not installed: pip install 'adafv[ui]'")
     from adafv.app.server import free_port
 
     port = free_port(host, port)
     quiet()
-    from adafv.ask import check_answer_length
+    from adafv.models.generation import check_answer_length
 
     check_answer_length(max_new_tokens)
-    from adafv.app.desk import Playground
     from adafv.app.server import serve
-    from adafv.load import load
+    from adafv.app.session import Playground
+    from adafv.models.load import load
 
     name = model or "embedded"
     playground = Playground(*load(model, device, dtype), name, max_new_tokens)
@@ -49,7 +56,9 @@ def ui(
             return
         typer.echo(f"{url}  (Ctrl-C stops it)")
         if host not in LOOPBACK:
-            typer.echo("adafv: whoever reaches this machine can use the page, and its model", err=True)
+            typer.echo(
+                "adafv: whoever reaches this machine can use the page, and its model", err=True
+            )
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     serve(playground, host, port, ready)

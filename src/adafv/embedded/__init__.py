@@ -1,4 +1,7 @@
-"""The small LLaVA-NeXT-architecture model that ships with the package. See README.md beside this file."""
+"""The small LLaVA-NeXT-architecture model that ships with the package.
+
+See README.md beside this file.
+"""
 
 from pathlib import Path
 

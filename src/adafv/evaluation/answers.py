@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from adafv.checks import checked
-from adafv.files import Lines, differences, writable_folder, write_text
+from adafv.utils.checks import checked
+from adafv.utils.files import Lines, differences, writable_folder, write_text
 
 __all__ = ["AnswerLog", "Key"]
 
@@ -18,15 +18,17 @@ Key = tuple[str, str, int, str, float]
 class AnswerLog(Lines):
     """`answers.jsonl` in a folder, with the `settings.json` that the answers were given under.
 
-    Opening it takes up an earlier run with the same settings: answers that are there need not be given again, and a
-    last line that a kill has torn is cut off. Only one process may hold a folder.
+    Opening it takes up an earlier run with the same settings: answers that are there need not be
+    given again, and a last line that a kill has torn is cut off. Only one process may hold a
+    folder.
 
     Args:
         folder: made where it is missing.
         settings: JSON-able; what must be the same for answers to belong together.
 
     Raises:
-        ValueError: the folder cannot be written, holds a run with other settings, is in use, or has a damaged line.
+        ValueError: the folder cannot be written, holds a run with other settings, is in use, or has
+            a damaged line.
     """
 
     def __init__(self, folder: str | Path, settings: dict[str, Any]) -> None:
@@ -62,7 +64,9 @@ def _check(path: Path, settings: dict[str, Any]) -> None:
     beside = path.with_name("settings.json")
     if not beside.exists():
         if path.exists() and path.stat().st_size:
-            raise ValueError(f"{path} has answers but no settings.json beside it: pass another --out")
+            raise ValueError(
+                f"{path} has answers but no settings.json beside it: pass another --out"
+            )
         write_text(beside, json.dumps(settings, indent=1) + "\n")
         return
     try:
@@ -70,7 +74,9 @@ def _check(path: Path, settings: dict[str, Any]) -> None:
     except ValueError:
         raise ValueError(f"{beside} is damaged: pass another --out") from None
     if was := differences(before, settings):
-        raise ValueError(f"{path.parent} holds a run with {was}: pass another --out, or the same settings")
+        raise ValueError(
+            f"{path.parent} holds a run with {was}: pass another --out, or the same settings"
+        )
 
 
 def key_of(record: dict[str, Any]) -> Key:

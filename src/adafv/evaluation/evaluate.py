@@ -1,4 +1,6 @@
-"""Accuracy of methods at budgets: every question of a suite, dense, blind and pruned, from one pass of the tower."""
+"""Accuracy of methods at budgets: every question of a suite, dense, blind and pruned, from one pass
+of the tower.
+"""
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
@@ -11,13 +13,13 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv import __version__
-from adafv.checks import checked
-from adafv.evaluation import suites
+from adafv.data import suites
+from adafv.data.scenes import SPLITS
 from adafv.evaluation.answering import Answering, Configuration, chunks, configured
 from adafv.evaluation.answers import AnswerLog, Key
-from adafv.evaluation.scenes import SPLITS
-from adafv.load import fingerprint
-from adafv.text import boilerplate
+from adafv.models.boilerplate import boilerplate
+from adafv.models.load import fingerprint
+from adafv.utils.checks import checked
 
 __all__ = ["Evaluation"]
 
@@ -28,14 +30,16 @@ class Evaluation:
     """What to compare on what. Dense (`none`, keep 1) and blind (keep 0) always take part.
 
     Args:
-        methods: as `adafv.methods.from_spec` reads them, e.g. "adafv" or "adafv:reserve=0.5:skip=template", or "oracle"
-            (left out where a suite has no boxes).
-        keeps: shares of the visual tokens, 0 < keep <= 1; 1 is the dense model, once for all methods.
-        suites: names in `adafv.evaluation.suites.SUITES`.
+        methods: as `adafv.methods.from_spec` reads them, e.g. "adafv" or
+            "adafv:reserve=0.5:skip=template", or "oracle" (left out where a suite has no boxes).
+        keeps: shares of the visual tokens, 0 < keep <= 1; 1 is the dense model, once for all
+            methods.
+        suites: names in `adafv.data.suites.SUITES`.
         limit: questions of each suite; None: all.
         seed: of the suites that are drawn.
         split: of the suites; choices are made on "validation", figures reported on "test".
-        batch_size: prompts that the language model reads at once; about as many are encoded at once.
+        batch_size: prompts that the language model reads at once; about as many are encoded at
+            once.
         max_new_tokens: length of an answer.
 
     Raises:
@@ -59,11 +63,17 @@ class Evaluation:
             raise ValueError(f"seed={self.seed} is negative: pass 0 or more")
         for name in ("methods", "keeps", "suites"):
             if not getattr(self, name):
-                raise ValueError(f"{name} is an empty list: pass at least one, e.g. adafv, 0.1 or scenes")
+                raise ValueError(
+                    f"{name} is an empty list: pass at least one, e.g. adafv, 0.1 or scenes"
+                )
         for suite in self.suites:
             if suite not in suites.SUITES:
                 close = difflib.get_close_matches(suite, suites.SUITES, n=1, cutoff=0.5)
-                hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(suites.SUITES)}"
+                hint = (
+                    f"did you mean {close[0]!r}?"
+                    if close
+                    else f"there are {', '.join(suites.SUITES)}"
+                )
                 raise ValueError(f"suite {suite!r} is unknown: {hint}")
         if self.split not in SPLITS:
             raise ValueError(f"split={self.split!r} is unknown: pass one of {', '.join(SPLITS)}")
@@ -71,7 +81,9 @@ class Evaluation:
 
     @cached_property
     def configurations(self) -> list[Configuration]:
-        """Dense and blind, then each method at each budget; `skip=template` skips nothing, for want of a processor."""
+        """Dense and blind, then each method at each budget; `skip=template` skips nothing, for want
+        of a processor.
+        """
         return self._configured()
 
     def _configured(self, template: Callable[[], Iterable[int]] = tuple) -> list[Configuration]:
@@ -89,7 +101,9 @@ class Evaluation:
 
     @cached_property
     def left_out(self) -> dict[tuple[str, float], str]:
-        """Methods and budgets that could not be met on this model, each with its reason; known after `run`."""
+        """Methods and budgets that could not be met on this model, each with its reason; known
+        after `run`.
+        """
         return {}
 
     def run(
@@ -106,13 +120,17 @@ class Evaluation:
 
         Args:
             out: folder for `answers.jsonl` and `settings.json`.
-            name: of the model; a folder is only taken up by a run of the same model, dtype and seed.
+            name: of the model; a folder is only taken up by a run of the same model, dtype and
+                seed.
             progress: a bar on stderr.
-            beside: suite, method and keep of earlier runs, whose answers to the same questions are returned, too.
+            beside: suite, method and keep of earlier runs, whose answers to the same questions are
+                returned, too.
 
         Returns:
-            One record per question of the suites and configuration: suite, id, question (its index), type, method,
-            keep, visual_tokens, kept_tokens, answer, truth, correct, seconds (selection, prefill and decoding, its
+            One record per question of the suites and configuration: suite, id, question (its
+                index), type, method,
+            keep, visual_tokens, kept_tokens, answer, truth, correct, seconds (selection, prefill
+            and decoding, its
             share of the batch's; without the vision tower). None of what is `left_out`.
 
         Raises:
@@ -122,11 +140,20 @@ class Evaluation:
         configurations = self._configured(lambda: boilerplate(processor))
         with AnswerLog(out, self._settings(model, name)) as log:
             answering = Answering(
-                model, processor, log, configurations, _judged, self.batch_size, self.max_new_tokens, self.left_out
+                model,
+                processor,
+                log,
+                configurations,
+                _judged,
+                self.batch_size,
+                self.max_new_tokens,
+                self.left_out,
             )
             for suite in dict.fromkeys(self.suites):
                 total = suites.suite_length(suite, self.limit)
-                with tqdm(total=total, desc=suite, unit="question", disable=not progress, leave=True) as bar:
+                with tqdm(
+                    total=total, desc=suite, unit="question", disable=not progress, leave=True
+                ) as bar:
                     questions = suites.load_suite(suite, self.limit, self.seed, self.split)
                     for samples in chunks(questions, self.batch_size):
                         asked += answering.answer(suite, samples)
@@ -144,7 +171,9 @@ class Evaluation:
         }
 
 
-def _answered(log: AnswerLog, asked: Iterable[Key], beside: Iterable[tuple[str, str, float]]) -> list[Key]:
+def _answered(
+    log: AnswerLog, asked: Iterable[Key], beside: Iterable[tuple[str, str, float]]
+) -> list[Key]:
     """Under which of some other configurations all the questions have answers already: their keys."""
     questions = dict.fromkeys(key[:3] for key in asked)
     found: list[Key] = []

@@ -1,12 +1,14 @@
-"""Results of several runs in one folder: what another run has measured is kept, or nothing is written."""
+"""Results of several runs in one folder: what another run has measured is kept, or nothing is
+written.
+"""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from adafv.checks import checked
 from adafv.evaluation.report import COLUMNS, read
-from adafv.files import check_own, differences
+from adafv.utils.checks import checked
+from adafv.utils.files import check_own, differences
 
 __all__ = ["check_mergeable", "configurations_in", "earlier", "merged", "merged_meta"]
 
@@ -34,7 +36,10 @@ def earlier(out: str | Path) -> dict[str, Any] | None:
 
 @checked
 def check_mergeable(
-    found: Mapping[str, Any] | None, settings: Mapping[str, Any], questions: Mapping[str, int], asked: Iterable[Place]
+    found: Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
+    questions: Mapping[str, int],
+    asked: Iterable[Place],
 ) -> None:
     """Raise a `ValueError` if a run would put results of its own in the place of others.
 
@@ -48,10 +53,14 @@ def check_mergeable(
         return
     before = {name: found["meta"].get(name) for name in SETTINGS}
     if was := differences(before, {name: settings[name] for name in SETTINGS}):
-        raise ValueError(f"results.json in --out is of a run with {was}: pass another --out, or the same settings")
+        raise ValueError(
+            f"results.json in --out is of a run with {was}: pass another --out, or the same settings"
+        )
     places = {(place[1], place[2]) for place in asked}
     for suite, count in questions.items():
-        own = [row for row in found["rows"] if row["suite"] == suite and row["question_type"] == "all"]
+        own = [
+            row for row in found["rows"] if row["suite"] == suite and row["question_type"] == "all"
+        ]
         kept = [row["method"] for row in own if (row["method"], row["keep"]) not in places]
         most = max((row["n"] for row in own), default=0)
         if most > count or (kept and any(row["n"] != count for row in own)):
@@ -91,8 +100,12 @@ def merged_meta(found: Mapping[str, Any] | None, meta: dict[str, Any]) -> dict[s
     return {**meta, "earlier": before} if before else meta
 
 
-def _over(old: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]], names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The old entries in their order, each replaced by the new one of the same names; then what is new."""
+def _over(
+    old: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]], names: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """The old entries in their order, each replaced by the new one of the same names; then what is
+    new.
+    """
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for entry in (*old, *new):
         found[tuple(entry[name] for name in names)] = entry

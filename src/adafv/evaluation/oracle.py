@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.checks import checked
-from adafv.encoding import VisualTokens
+from adafv.core.pruner import Selection
+from adafv.core.visual_tokens import VisualTokens
 from adafv.methods.uniform import Uniform
-from adafv.pruner import Selection
+from adafv.utils.checks import checked
 
 __all__ = ["Oracle"]
 
@@ -19,11 +19,12 @@ __all__ = ["Oracle"]
 class Oracle(Uniform):
     """Keeps the tokens inside the boxes of what is asked about, then an even stride over the rest.
 
-    Where the budget doesn't hold them all the boxes take turns, each with its innermost token next. A bound on what
-    knowing where to look is worth, not on what can be reached: a question may hang on what is in no box.
+    Where the budget doesn't hold them all the boxes take turns, each with its innermost token next.
+    A bound on what knowing where to look is worth, not on what can be reached: a question may hang
+    on what is in no box.
 
     Args:
-        distances: for each image, (N, boxes) of `adafv.evaluation.places.distances`.
+        distances: for each image, (N, boxes) of `adafv.evaluation.boxes.distances`.
     """
 
     distances: Sequence[Tensor] = ()
@@ -38,12 +39,16 @@ class Oracle(Uniform):
             rest[named] = False
             left = rest.nonzero()[:, 0]
             stride = (torch.arange(k - len(named)) + 0.5) * len(left) / max(1, k - len(named))
-            kept.append(torch.cat([named, left[stride.long()]]).sort().values.to(tokens.features.device))
+            kept.append(
+                torch.cat([named, left[stride.long()]]).sort().values.to(tokens.features.device)
+            )
         return Selection(kept)
 
 
 def inside_out(distances: Tensor) -> Tensor:
-    """The tokens in any box, in the order in which the boxes, taking turns, name them from the middle outwards."""
+    """The tokens in any box, in the order in which the boxes, taking turns, name them from the
+    middle outwards.
+    """
     if distances.shape[1] == 0:
         return torch.empty(0, dtype=torch.long)
     order = distances.argsort(dim=0, stable=True)

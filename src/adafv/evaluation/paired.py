@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from adafv.checks import checked
+from adafv.utils.checks import checked
 
 __all__ = ["DRAWS", "SIGNIFICANT", "paired"]
 
@@ -16,22 +16,28 @@ Group = tuple[str, float]
 
 
 @checked
-def paired(records: Iterable[dict[str, Any]], methods: Iterable[str], seed: int = 0) -> list[dict[str, Any]]:
+def paired(
+    records: Iterable[dict[str, Any]], methods: Iterable[str], seed: int = 0
+) -> list[dict[str, Any]]:
     """Each of `methods` against every other method at the same budget, question by question.
 
-    Questions on one picture go right or wrong together, so pictures are what is drawn: the interval of the difference
-    is a bootstrap over pictures, the p-value a sign-flip permutation test over them (two-sided; McNemar's test, where
-    there is one question per picture). Neither is corrected for the number of comparisons.
+    Questions on one picture go right or wrong together, so pictures are what is drawn: the interval
+    of the difference is a bootstrap over pictures, the p-value a sign-flip permutation test over
+    them (two-sided; McNemar's test, where there is one question per picture). Neither is corrected
+    for the number of comparisons.
 
     Args:
         records: of an evaluation, see `Evaluation.run`.
         methods: names; those that are not in the records are passed over.
 
     Returns:
-        Rows of suite, keep, method, rival, n, difference (accuracy of the method minus that of the rival), ci_low,
+        Rows of suite, keep, method, rival, n, difference (accuracy of the method minus that of the
+        rival), ci_low,
         ci_high, p.
     """
-    groups: dict[Group, dict[str, dict[tuple[str, int], bool]]] = defaultdict(lambda: defaultdict(dict))
+    groups: dict[Group, dict[str, dict[tuple[str, int], bool]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
     for r in records:
         groups[r["suite"], r["keep"]][r["method"]][r["id"], r["question"]] = r["correct"]
     rows = []
@@ -39,11 +45,28 @@ def paired(records: Iterable[dict[str, Any]], methods: Iterable[str], seed: int 
         for method, rival in ((m, r) for m in methods if m in right for r in right if r != m):
             questions = [q for q in right[method] if q in right[rival]]
             difference, low, high, p = _compare(
-                [q[0] for q in questions], [right[method][q] - right[rival][q] for q in questions], seed
+                [q[0] for q in questions],
+                [right[method][q] - right[rival][q] for q in questions],
+                seed,
             )
             values = suite, keep, method, rival, len(questions), difference, low, high, p
-            names = ("suite", "keep", "method", "rival", "n", "difference", "ci_low", "ci_high", "p")
-            rows.append({k: round(v, 6) if isinstance(v, float) else v for k, v in zip(names, values, strict=True)})
+            names = (
+                "suite",
+                "keep",
+                "method",
+                "rival",
+                "n",
+                "difference",
+                "ci_low",
+                "ci_high",
+                "p",
+            )
+            rows.append(
+                {
+                    k: round(v, 6) if isinstance(v, float) else v
+                    for k, v in zip(names, values, strict=True)
+                }
+            )
     return rows
 
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from adafv.checks import checked
+from adafv.utils.checks import checked
 
 __all__ = ["COLOURS", "FAINT", "INK", "MARKERS", "budget_axis", "draw"]
 
@@ -20,15 +20,18 @@ INK, FAINT = "#222222", "#888888"
 
 @checked
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw the rows of an evaluation: share of the dense model's accuracy against the share of tokens kept.
+    """Draw the rows of an evaluation: share of the dense model's accuracy against the share of
+    tokens kept.
 
-    Dense and blind are horizontal lines in bands of their 95 % intervals. Of many methods only ours, the dull baselines
-    and the best of the others at the smallest budget have a colour; the rest is grey.
-    """
+    Dense and blind are horizontal lines in bands of their 95 % intervals. Of many methods only
+    ours, the dull baselines and the best of the others at the smallest budget have a colour; the
+    rest is grey."""
     rows = [row for row in rows if row["question_type"] == "all"]
     suites = list(dict.fromkeys(row["suite"] for row in rows))
     names = _colored(rows)
-    figure = Figure(figsize=(1.6 + 3.9 * len(suites), 4.4), dpi=160, layout="constrained", facecolor="white")
+    figure = Figure(
+        figsize=(1.6 + 3.9 * len(suites), 4.4), dpi=160, layout="constrained", facecolor="white"
+    )
     panels = figure.subplots(1, len(suites), sharey=True, squeeze=False)[0]
     for axes, suite in zip(panels, suites, strict=True):
         _panel(axes, [row for row in rows if row["suite"] == suite], names)
@@ -67,7 +70,10 @@ def _colored(rows: list[dict[str, Any]]) -> list[str]:
     best = sorted(found, key=lambda name: -sum(found[name]) / max(1, len(found[name])))
     fixed = [name for name in (*_OURS, *_DULL) if name in there]
     chosen = {*fixed, *[name for name in best if name not in fixed][: len(COLOURS) - len(fixed)]}
-    return [*[n for n in _OURS if n in chosen], *[n for n in best if n in chosen and n not in _OURS]]
+    return [
+        *[n for n in _OURS if n in chosen],
+        *[n for n in best if n in chosen and n not in _OURS],
+    ]
 
 
 def _panel(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None:
@@ -97,8 +103,12 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None:
 def _band(axes: Axes, row: dict[str, Any], scale: float) -> None:
     label = "dense" if row["method"] == "none" else "blind"
     height = row["accuracy"] * scale
-    axes.axhspan(row["ci_low"] * scale, row["ci_high"] * scale, color=FAINT, alpha=0.15, linewidth=0)
-    axes.axhline(height, color=FAINT, linewidth=1.1, linestyle="-" if label == "dense" else (0, (4, 3)))
+    axes.axhspan(
+        row["ci_low"] * scale, row["ci_high"] * scale, color=FAINT, alpha=0.15, linewidth=0
+    )
+    axes.axhline(
+        height, color=FAINT, linewidth=1.1, linestyle="-" if label == "dense" else (0, (4, 3))
+    )
     axes.annotate(
         f"{label}, {100 * row['accuracy']:.1f} % right", (0.0, height), xycoords=("axes fraction", "data"),
         xytext=(3, 3), textcoords="offset points", fontsize=9, color="#555555",

@@ -7,14 +7,15 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
-from adafv.ask import build_batch, build_text, check_length, decode, generate
-from adafv.checks import checked
-from adafv.encode import reask
-from adafv.encoding import Encoding
+from adafv.core.encode import reask
+from adafv.core.pruner import BudgetError, Pruner
+from adafv.core.visual_tokens import Encoding
+from adafv.evaluation.boxes import centers, distances
 from adafv.evaluation.oracle import Oracle
-from adafv.evaluation.places import centers, distances
 from adafv.families import check_placed
-from adafv.pruner import BudgetError, Pruner
+from adafv.models.generation import check_length, decode, generate
+from adafv.models.prompting import build_batch, build_text
+from adafv.utils.checks import checked
 
 __all__ = ["Prompts"]
 
@@ -35,7 +36,9 @@ class Prompts:
         self.model, self.processor = model, processor
         self.pictures, self.asked = [samples[i].image.size for i in images], asked
         questions = [question.text for question in asked]
-        self.inputs = build_batch(processor, [samples[i].image for i in images], questions, model.device, model.dtype)
+        self.inputs = build_batch(
+            processor, [samples[i].image for i in images], questions, model.device, model.dtype
+        )
         check_length(model, self.inputs["input_ids"])
         self.blind = build_text(processor, questions, model.device)
         self.encodings = {frozenset[int](): reask(model, self.inputs, encoding, images)}
@@ -52,17 +55,25 @@ class Prompts:
             if isinstance(pruner, Oracle):
                 pruner = replace(pruner, distances=self._distances())
             selection = pruner.select(encoding.tokens, [pruner.budget(n) for n in counts])
-            short, read = pruner.rebuild(self.model, self.inputs, encoding, selection), selection.tokens_read
+            short, read = (
+                pruner.rebuild(self.model, self.inputs, encoding, selection),
+                selection.tokens_read,
+            )
             with pruner.inside(self.model, encoding):
                 output = generate(self.model, short, max_new_tokens)
         texts = decode(self.processor, output)
         seconds = (time.perf_counter() - start) / len(texts)
-        return [_answer(text, count, k, seconds) for text, count, k in zip(texts, counts, read, strict=True)]
+        return [
+            _answer(text, count, k, seconds)
+            for text, count, k in zip(texts, counts, read, strict=True)
+        ]
 
     def _without(self, skip: frozenset[int]) -> Encoding:
         """The pictures with the words they are asked about, `skip` left out."""
         if skip not in self.encodings:
-            self.encodings[skip] = reask(self.model, self.inputs, self.encodings[frozenset()], skip=skip)
+            self.encodings[skip] = reask(
+                self.model, self.inputs, self.encodings[frozenset()], skip=skip
+            )
         return self.encodings[skip]
 
     def _distances(self) -> list[Tensor]:
@@ -70,9 +81,19 @@ class Prompts:
             check_placed(self.model)
         except ValueError as error:
             raise BudgetError(str(error)) from None
-        places = zip(self.pictures, self.encodings[frozenset()].tokens.where, self.asked, strict=True)
-        return [distances(centers(self.processor, size, where), question.boxes) for size, where, question in places]
+        places = zip(
+            self.pictures, self.encodings[frozenset()].tokens.where, self.asked, strict=True
+        )
+        return [
+            distances(centers(self.processor, size, where), question.boxes)
+            for size, where, question in places
+        ]
 
 
 def _answer(text: str, count: int, read: float, seconds: float) -> dict[str, Any]:
-    return {"answer": text, "visual_tokens": count, "kept_tokens": read, "seconds": round(seconds, 6)}
+    return {
+        "answer": text,
+        "visual_tokens": count,
+        "kept_tokens": read,
+        "seconds": round(seconds, 6),
+    }

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 import platform
 import shlex
 import sys
@@ -17,9 +16,10 @@ import numpy as np
 from rich.table import Table
 
 from adafv import __version__
-from adafv.checks import checked
 from adafv.evaluation.paired import SIGNIFICANT
-from adafv.files import atomic, write_text
+from adafv.utils.checks import checked
+from adafv.utils.files import atomic, write_text
+from adafv.utils.stats import wilson
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,14 +29,11 @@ __all__ = [
     "INTERVAL",
     "LEGEND",
     "NARROW",
-    "Z",
     "as_csv",
     "meta_of",
     "read",
     "rows_of",
-    "score_interval",
     "table",
-    "wilson",
     "write",
 ]
 
@@ -49,17 +46,15 @@ INTERVAL = "95 %, Wilson, with n divided by the design effect of several questio
 INTERVAL_COLUMN, SHARE_COLUMN = "95 %", "of dense"
 NARROW = (INTERVAL_COLUMN, SHARE_COLUMN, "tokens")
 """Columns of `table` that go first where there is no room for all."""
-Z = 1.959964
-"""Of a 95 % interval."""
 
 
 @checked
 def rows_of(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per suite, method, keep and type of question ("all" first), in the order of the records.
+    """One row per suite, method, keep and type of question ("all" first), in the order of the
+    records.
 
-    kept_tokens and visual_tokens are means, seconds a sum; retention is accuracy over that of the dense model, None
-    where that is 0.
-    """
+    kept_tokens and visual_tokens are means, seconds a sum; retention is accuracy over that of the
+    dense model, None where that is 0."""
     groups: dict[tuple[str, str, float], dict[str, list[dict[str, Any]]]] = {}
     for record in records:
         types = groups.setdefault((record["suite"], record["method"], record["keep"]), {"all": []})
@@ -79,7 +74,12 @@ def rows_of(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _row(
-    suite: str, name: str, keep: float, kind: str, answers: list[dict[str, Any]], dense: float | None
+    suite: str,
+    name: str,
+    keep: float,
+    kind: str,
+    answers: list[dict[str, Any]],
+    dense: float | None,
 ) -> dict[str, Any]:
     accuracy = _mean(answers, "correct")
     pictures = defaultdict(list)
@@ -101,39 +101,12 @@ def _mean(answers: list[dict[str, Any]], name: str) -> float:
 
 
 @checked
-def wilson(pictures: Sequence[Sequence[bool]]) -> tuple[float, float]:
-    """95 % interval of a share of right answers, where answers on the same picture may go right or wrong together.
-
-    Wilson's score interval on the effective number of answers, n / deff, after Dean & Pagano, "Evaluating confidence
-    interval methods for binomial proportions in clustered surveys", J. Surv. Stat. Methodol. 2015. Unlike a bootstrap
-    it doesn't shrink to a point where all answers are right. There, deff cannot be estimated and every picture counts
-    once, as it does with one answer per picture, where this is Wilson's interval itself.
-
-    Args:
-        pictures: for each picture whether each answer is right; at least one answer in all.
+def meta_of(
+    model: "PreTrainedModel", name: str, start: datetime, **settings: Any
+) -> dict[str, Any]:
+    """What made the rows: versions, command line, model, settings, and the time since `start`
+    (UTC).
     """
-    sizes = np.array([len(p) for p in pictures], dtype=float)
-    right = np.array([sum(p) for p in pictures], dtype=float)
-    n, clusters = sizes.sum(), len(sizes)
-    share = right.sum() / n
-    effective = float(clusters)
-    if 0 < share < 1 and 1 < clusters < n:
-        variance = clusters / (clusters - 1) * ((right - share * sizes) ** 2).sum() / n**2
-        effective = n / max(1.0, variance / (share * (1 - share) / n))
-    return score_interval(share, effective)
-
-
-@checked
-def score_interval(share: float, n: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of n answers."""
-    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-@checked
-def meta_of(model: "PreTrainedModel", name: str, start: datetime, **settings: Any) -> dict[str, Any]:
-    """What made the rows: versions, command line, model, settings, and the time since `start` (UTC)."""
     import torch  # here, so that a table of results is printed without
     import transformers
 
@@ -163,9 +136,14 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
-        rows = {"meta": found["meta"], "rows": [{name: row[name] for name in COLUMNS} for row in found["rows"]]}
+        rows = {
+            "meta": found["meta"],
+            "rows": [{name: row[name] for name in COLUMNS} for row in found["rows"]],
+        }
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}): pass results.json of `adafv eval`") from error
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}): pass results.json of `adafv eval`"
+        ) from error
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is not results.json of `adafv eval`: pass one that is") from None
     return rows | {"pairs": found.get("pairs", [])}
@@ -173,7 +151,10 @@ def read(path: str | Path) -> dict[str, Any]:
 
 @checked
 def write(
-    out: str | Path, meta: dict[str, Any], rows: list[dict[str, Any]], pairs: Sequence[dict[str, Any]] = ()
+    out: str | Path,
+    meta: dict[str, Any],
+    rows: list[dict[str, Any]],
+    pairs: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Write results.json, results.csv, pairs.csv and accuracy.png, each whole or not at all.
 
@@ -203,11 +184,13 @@ def as_csv(columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
 
 
 @checked
-def table(rows: list[dict[str, Any]], pairs: Iterable[dict[str, Any]] = (), against: str = "adafv") -> Table:
+def table(
+    rows: list[dict[str, Any]], pairs: Iterable[dict[str, Any]] = (), against: str = "adafv"
+) -> Table:
     """Accuracy on all questions of each suite, its interval, and the share of the dense model's.
 
-    Of `pairs`, those of the method `against` mark what is better (▲) or worse (▼) than it beyond luck.
-    """
+    Of `pairs`, those of the method `against` mark what is better (▲) or worse (▼) than it beyond
+    luck."""
     marks = {
         (pair["keep"], pair["rival"], pair["suite"]): "▼" if pair["difference"] > 0 else "▲"
         for pair in pairs
@@ -215,10 +198,15 @@ def table(rows: list[dict[str, Any]], pairs: Iterable[dict[str, Any]] = (), agai
     }
     rows = [row for row in rows if row["question_type"] == "all"]
     suites = list(dict.fromkeys(row["suite"] for row in rows))
-    lines: dict[tuple[float, str], dict[str, dict[str, Any]]] = {(r["keep"], r["method"]): {} for r in rows}
+    lines: dict[tuple[float, str], dict[str, dict[str, Any]]] = {
+        (r["keep"], r["method"]): {} for r in rows
+    }
     for row in rows:
         lines[row["keep"], row["method"]][row["suite"]] = row
-    result = Table(title="Right answers in %, 95 % interval, and share of the dense model's", title_justify="left")
+    result = Table(
+        title="Right answers in %, 95 % interval, and share of the dense model's",
+        title_justify="left",
+    )
     result.add_column("kept", justify="right", no_wrap=True)
     result.add_column("tokens", justify="right", no_wrap=True)
     result.add_column("method", no_wrap=True)
@@ -243,4 +231,8 @@ def _cells(row: dict[str, Any] | None, mark: str) -> list[str]:
     if row is None:
         return ["–", "", ""]
     share = "–" if row["retention"] is None else f"{100 * row['retention']:.0f} %"
-    return [f"{100 * row['accuracy']:.1f}{mark}", f"{100 * row['ci_low']:.1f}–{100 * row['ci_high']:.1f}", share]
+    return [
+        f"{100 * row['accuracy']:.1f}{mark}",
+        f"{100 * row['ci_low']:.1f}–{100 * row['ci_high']:.1f}",
+        share,
+    ]

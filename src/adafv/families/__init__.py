@@ -1,4 +1,6 @@
-"""What a model family does differently: how the tower is reached and how its patches become visual tokens."""
+"""What a model family does differently: how the tower is reached and how its patches become visual
+tokens.
+"""
 
 import inspect
 import json
@@ -9,13 +11,13 @@ from typing import Any
 
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, PreTrainedConfig, PreTrainedModel
 
-from adafv.checks import checked
 from adafv.families.base import Family
 from adafv.families.crops import Codes, Crops, Generic, Grid, Latents, Shapes, Sized, TwoRoutes
 from adafv.families.gemma4 import Gemma4
 from adafv.families.llama4 import Llama4
 from adafv.families.llava import AnyRes, Llava
 from adafv.families.others import IMPOSSIBLE, UNPROVEN
+from adafv.utils.checks import checked
 
 __all__ = [
     "FAMILIES",
@@ -30,7 +32,9 @@ __all__ = [
 
 BOTH_WAYS = "its visual tokens look at each other both ways"
 ROTARY = "its rotary embedding is one complex tensor"
-STATE = "some of its layers carry a state from token to token and have no attention to rank tokens by"
+STATE = (
+    "some of its layers carry a state from token to token and have no attention to rank tokens by"
+)
 WHOLE = "its layers read more of the whole prompt than hidden states"
 
 FAMILIES: dict[str, Family] = {
@@ -94,7 +98,8 @@ class UnprovenFamilyWarning(UserWarning):
 
 @checked
 def family_of(model: PreTrainedModel | PreTrainedConfig) -> Family:
-    """The family of a model, or of a configuration whose weights are not loaded yet, by its `model_type`.
+    """The family of a model, or of a configuration whose weights are not loaded yet, by its
+    `model_type`.
 
     One that nobody has proven warns once and goes the generic way, see `Generic`.
 
@@ -106,9 +111,13 @@ def family_of(model: PreTrainedModel | PreTrainedConfig) -> Family:
     if family := FAMILIES.get(kind):
         return family
     if kind in IMPOSSIBLE:
-        raise ValueError(f"models of the family {kind!r} cannot be pruned: {IMPOSSIBLE[kind]}. {_remedy()}")
+        raise ValueError(
+            f"models of the family {kind!r} cannot be pruned: {IMPOSSIBLE[kind]}. {_remedy()}"
+        )
     if not _takes_encoded_images(model):
-        lack = "reads no encoded images" if hasattr(config, "vision_config") else "has no vision tower"
+        lack = (
+            "reads no encoded images" if hasattr(config, "vision_config") else "has no vision tower"
+        )
         raise ValueError(f"model type {kind!r} {lack}, hence nothing can be pruned. {_remedy()}")
     _warn(kind)
     return Generic()
@@ -125,7 +134,9 @@ def check_placed(model: PreTrainedModel) -> None:
 
 
 def record() -> dict[str, Any]:
-    """What the test matrix proved when it last ran: `{"transformers": version, "families": {name: …}}`."""
+    """What the test matrix proved when it last ran: `{"transformers": version, "families": {name:
+    …}}`.
+    """
     return json.loads(files("adafv.families").joinpath("proven.json").read_text())
 
 

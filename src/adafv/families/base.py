@@ -7,14 +7,24 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from adafv.capture import hidden_index, layers_of
-from adafv.checks import checked
-from adafv.layout import Prompt
+from adafv.core.prompt import Prompt
+from adafv.utils.checks import checked
 
-__all__ = ["Crop", "Family", "Layout", "base_of", "behind", "blocks", "join", "patch_grid", "pixels_of", "raster"]
+__all__ = [
+    "Crop",
+    "Family",
+    "Layout",
+    "base_of",
+    "behind",
+    "blocks",
+    "join",
+    "patch_grid",
+    "pixels_of",
+    "raster",
+]
 
 BEFORE_PATCHES = ("class_embedding", "cls_token", "distillation_token", "register_tokens")
 
@@ -25,7 +35,8 @@ class Crop:
     """What the tower saw of a picture at once, and the visual tokens it became.
 
     Attributes:
-        patches: (height · width, m) int64, which of the crop's patches each visual token is made of.
+        patches: (height · width, m) int64, which of the crop's patches each visual token is made
+            of.
         height, width: of the grid of visual tokens.
         size: patches that the tower has of the crop, its padding included.
     """
@@ -42,11 +53,11 @@ class Layout:
     """The placeholders of one image.
 
     Attributes:
-        patches: (n, m) int64, which of the image's patches, crop after crop in the tower's order, each placeholder
-            stands for; -1 for a token that is no patch (a newline).
-        where: (n, 3) int64, crop, row and column of each. Crops are counted in the order of the tower, but 0 is
-            always a thumbnail, or all there is. Row and column run over one picture at one scale: the tiles of a grid
-            share theirs, a thumbnail has its own.
+        patches: (n, m) int64, which of the image's patches, crop after crop in the tower's order,
+            each placeholder stands for; -1 for a token that is no patch (a newline).
+        where: (n, 3) int64, crop, row and column of each. Crops are counted in the order of the
+            tower, but 0 is always a thumbnail, or all there is. Row and column run over one picture
+            at one scale: the tiles of a grid share theirs, a thumbnail has its own.
         size: patches that the tower has of the image.
         frames: of a clip.
     """
@@ -67,7 +78,9 @@ class Layout:
         return (self.patches[:, 0] < 0).nonzero()[:, 0]
 
     def pooled(self, seen: Tensor, tokens: Tensor) -> Tensor:
-        """(N, …) the mean over the patches that each of some tokens (N,) is made of, of what all (size, …) showed."""
+        """(N, …) the mean over the patches that each of some tokens (N,) is made of, of what all
+        (size, …) showed.
+        """
         return seen[self.patches[tokens].to(seen.device, non_blocking=True)].mean(1)
 
 
@@ -80,21 +93,24 @@ class Family:
 
     Attributes:
         vision: path of the vision tower in the base model.
-        gap: crops of one image are at most so many tokens apart in the prompt; images that follow one another more
-            closely share a budget. None: every crop is an image.
-        thumbnail: which of an image's several crops shows all of it: 0 the first, -1 the last. None: none does.
-        cls: where the tower has its CLS token: 0 or -1. None: wherever its parameters say, first if it has one.
+        gap: crops of one image are at most so many tokens apart in the prompt; images that follow
+            one another more closely share a budget. None: every crop is an image.
+        thumbnail: which of an image's several crops shows all of it: 0 the first, -1 the last.
+            None: none does.
+        cls: where the tower has its CLS token: 0 or -1. None: wherever its parameters say, first if
+            it has one.
         door: the field of the encoder's output that the language model reads.
-        attends: the tower's attention can be observed, and its patches become tokens of their own. Otherwise the
-            distinctness of the visual tokens stands in for it.
-        whole: why the language model has to read the whole prompt in every layer, so that nothing can be pruned
-            between them. Empty: it hasn't.
+        attends: the tower's attention can be observed, and its patches become tokens of their own.
+            Otherwise the distinctness of the visual tokens stands in for it.
+        whole: why the language model has to read the whole prompt in every layer, so that nothing
+            can be pruned between them. Empty: it hasn't.
         counts: the model numbers its tokens by counting them, whatever position ids it is given.
         films: its clips are pruned, too.
-        merges: what goes in at the door is what the language model reads, so that methods may merge it.
+        merges: what goes in at the door is what the language model reads, so that methods may merge
+            it.
         needs: inputs without which the crops' shapes are unknown.
-        strategy: "default": the first token that the tower makes of a crop is cut off, "full": none is; for families
-            whose configuration has no vision_feature_select_strategy.
+        strategy: "default": the first token that the tower makes of a crop is cut off, "full": none
+            is; for families whose configuration has no vision_feature_select_strategy.
     """
 
     vision: str = "vision_tower"
@@ -130,26 +146,31 @@ class Family:
         return max(0, self._before_patches(model) - 1)
 
     def lead(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
-        """How many visual tokens of a crop stand before its patches: of CLS and registers all but what is cut off.
+        """How many visual tokens of a crop stand before its patches: of CLS and registers all but
+        what is cut off.
 
         -1: what is cut off is the first patch, in a tower that has nothing before it.
         """
         if not self.attends or self.cls_place(model) == -1:
             return 0
         strategy = inputs.get("vision_feature_select_strategy")
-        strategy = strategy or getattr(model.config, "vision_feature_select_strategy", self.strategy)
+        strategy = strategy or getattr(
+            model.config, "vision_feature_select_strategy", self.strategy
+        )
         return self._before_patches(model) - (strategy == "default")
 
     def _before_patches(self, model: PreTrainedModel) -> int:
         found = 0
         for name, parameter in self.tower(model).named_parameters():
             *modules, last = name.split(".")
-            if last in BEFORE_PATCHES and "head" not in modules:  # a pooling head has a CLS token of its own
+            # a pooling head has a CLS token of its own
+            if last in BEFORE_PATCHES and "head" not in modules:
                 found += parameter.numel() // parameter.shape[-1]
         return found
 
     def feature_layer(self, model: PreTrainedModel, inputs: Mapping[str, Any] | None = None) -> int:
-        """Index into the tower's `hidden_states` of the deepest layer that the features are taken from.
+        """Index into the tower's `hidden_states` of the deepest layer that the features are taken
+        from.
 
         Args:
             inputs: of the call, which may name another layer than the configuration.
@@ -160,24 +181,36 @@ class Family:
         config = model.config
         chosen = (inputs or {}).get("vision_feature_layer")
         if chosen is None:
-            chosen = getattr(config, "vision_feature_layer", getattr(config, "vision_feature_layers", -1))
+            chosen = getattr(
+                config, "vision_feature_layer", getattr(config, "vision_feature_layers", -1)
+            )
         if isinstance(chosen, int):
             return chosen
-        if not isinstance(chosen, Sequence) or not chosen or not all(isinstance(layer, int) for layer in chosen):
-            raise ValueError(f"vision_feature_layer={chosen!r} is no layer: pass an integer, or a list of them")
+        if (
+            not isinstance(chosen, Sequence)
+            or not chosen
+            or not all(isinstance(layer, int) for layer in chosen)
+        ):
+            raise ValueError(
+                f"vision_feature_layer={chosen!r} is no layer: pass an integer, or a list of them"
+            )
         count = len(layers_of(self.tower(model)))
         return max(hidden_index(layer, count) for layer in chosen)
 
     def pieces(self, output: Any) -> list[Tensor]:
         """The encoder's features in pieces (n, D'): of an image, of a crop, or of a prompt."""
         features = getattr(output, self.door)
-        return [features] if isinstance(features, Tensor) and features.dim() == 2 else list(features)
+        return (
+            [features] if isinstance(features, Tensor) and features.dim() == 2 else list(features)
+        )
 
     def project(self, model: PreTrainedModel, features: Tensor) -> Tensor:
         """(n, D) what the language model will see of (n, D') features that go in at its door."""
         return features
 
-    def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
+    def crops(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
+    ) -> list[Crop]:
         """The crops of a batch, in the order of the tower.
 
         Args:
@@ -186,16 +219,28 @@ class Family:
         raise NotImplementedError
 
     def layouts(
-        self, model: PreTrainedModel, inputs: Mapping[str, Any], prompt: Prompt, tokens: Sequence[int]
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, Any],
+        prompt: Prompt,
+        tokens: Sequence[int],
     ) -> list[Layout]:
         """For each image, in reading order, what its placeholders stand for."""
         crops = self.crops(model, inputs, tokens)
         lengths = [len(crop.patches) for crop in crops]
-        groups = [[crop] for crop in crops] if self.gap is None else prompt.groups(crops, lengths, self.gap)
+        groups = (
+            [[crop] for crop in crops]
+            if self.gap is None
+            else prompt.groups(crops, lengths, self.gap)
+        )
         return [join(group, self.thumbnail) for group in groups]
 
     def clips(
-        self, model: PreTrainedModel, inputs: Mapping[str, Any], prompt: Prompt, tokens: Sequence[int]
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, Any],
+        prompt: Prompt,
+        tokens: Sequence[int],
     ) -> list[Layout]:
         """As `layouts`, for each clip: its frames are its crops."""
         raise NotImplementedError
@@ -221,14 +266,18 @@ def join(crops: Sequence[Crop], thumbnail: int | None = None, frames: int = 1) -
 
 @checked
 def base_of(model: PreTrainedModel) -> Any:
-    """What encodes and reads, without the head of the language model and without adapters of PEFT around it."""
+    """What encodes and reads, without the head of the language model and without adapters of PEFT
+    around it.
+    """
     inner: Any = getattr(model, "get_base_model", lambda: model)()
     return inner.base_model
 
 
 @checked
 def behind(x: Tensor, lead: int) -> Tensor:
-    """(…, lead + n, m) x behind `lead` tokens that are no patches, -1 each; without its first one where lead is -1."""
+    """(…, lead + n, m) x behind `lead` tokens that are no patches, -1 each; without its first one
+    where lead is -1.
+    """
     return F.pad(x, (0, 0, lead, 0), value=-1)
 
 
@@ -241,7 +290,8 @@ def pixels_of(inputs: Mapping[str, Any]) -> Tensor | None:
 
 @checked
 def patch_grid(model: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[int, int]:
-    """Rows and columns of patches of a crop: of its pixels; where only its shape is known, of the configuration's.
+    """Rows and columns of patches of a crop: of its pixels; where only its shape is known, of the
+    configuration's.
 
     Raises:
         ValueError: a tower that doesn't say how large its patches are.
@@ -263,9 +313,13 @@ def _pair(x: Any) -> tuple[int, int]:
 
 @checked
 def raster(height: int, width: int, merge: int = 1, size: int | None = None) -> Crop:
-    """height · width tokens in raster order, each of merge · merge patches of a tower that reads in raster order."""
+    """height · width tokens in raster order, each of merge · merge patches of a tower that reads in
+    raster order.
+    """
     index = torch.arange(height * width * merge**2).view(height, merge, width, merge)
-    return Crop(index.transpose(1, 2).reshape(height * width, -1), height, width, size or index.numel())
+    return Crop(
+        index.transpose(1, 2).reshape(height * width, -1), height, width, size or index.numel()
+    )
 
 
 @checked
@@ -277,3 +331,38 @@ def blocks(height: int, width: int, merge: int = 1) -> Crop:
 
 def _cells(rows: int, columns: int) -> Tensor:
     return torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+
+
+DEPTHS = ("num_hidden_layers", "depth", "num_layers")
+
+
+@checked
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The stack of layers of a vision tower or a language model.
+
+    Raises:
+        ValueError: it has none.
+    """
+    config = model.config
+    count = next((n for name in DEPTHS if (n := getattr(config, name, None)) is not None), None)
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise ValueError(
+        f"no stack of {count} layers in {type(model).__name__}: its attention cannot be observed"
+    )
+
+
+@checked
+def hidden_index(layer: int, count: int) -> int:
+    """Index, 0 to `count`, into the hidden states of a tower of `count` layers; 0 is what the first
+    layer reads.
+
+    Raises:
+        ValueError: it has no such layer.
+    """
+    if not -count - 1 <= layer <= count:
+        raise ValueError(
+            f"vision_feature_layer={layer} is beyond the tower's {count} layers: pass {-count - 1} to {count}"
+        )
+    return layer % (count + 1)

@@ -11,31 +11,51 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.vision_utils import get_vision_window_index
 
-from adafv.families.base import Crop, Family, Layout, base_of, behind, blocks, join, patch_grid, pixels_of, raster
-from adafv.layout import Prompt
+from adafv.core.prompt import Prompt
+from adafv.families.base import (
+    Crop,
+    Family,
+    Layout,
+    base_of,
+    behind,
+    blocks,
+    join,
+    patch_grid,
+    pixels_of,
+    raster,
+)
 
 __all__ = ["Codes", "Crops", "Generic", "Grid", "Latents", "Shapes", "Sized", "TwoRoutes"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crops(Family):
-    """Crops of one size. Their tokens, in raster order, are squares of patches: projected, pooled or shuffled.
+    """Crops of one size. Their tokens, in raster order, are squares of patches: projected, pooled
+    or shuffled.
 
     Attributes:
-        merge: path, in the configuration, of the side of such a square, where the encoder returns the features of
-            several crops in one piece. None: each crop is a piece.
+        merge: path, in the configuration, of the side of such a square, where the encoder returns
+            the features of several crops in one piece. None: each crop is a piece.
     """
 
     merge: str | None = None
 
     def layouts(
-        self, model: PreTrainedModel, inputs: Mapping[str, Any], prompt: Prompt, tokens: Sequence[int]
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, Any],
+        prompt: Prompt,
+        tokens: Sequence[int],
     ) -> list[Layout]:
         lead = 0 if self.merge is not None else self.lead(model, inputs)
         found = super().layouts(model, inputs, prompt, [n - lead for n in tokens])
-        return [replace(x, patches=behind(x.patches, lead), where=behind(x.where, lead)) for x in found]
+        return [
+            replace(x, patches=behind(x.patches, lead), where=behind(x.where, lead)) for x in found
+        ]
 
-    def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
+    def crops(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
+    ) -> list[Crop]:
         if self.merge is not None:
             rows, columns = patch_grid(model, inputs)
             count = rows * columns // self._merged(model, inputs) ** 2
@@ -47,7 +67,9 @@ class Crops(Family):
         return _path(model.config, self.merge)
 
     def _crop(self, model: PreTrainedModel, inputs: Mapping[str, Any], count: int) -> Crop:
-        """A crop of `count` tokens, each a square of patches, or of pixels where the tower is not looked at."""
+        """A crop of `count` tokens, each a square of patches, or of pixels where the tower is not
+        looked at.
+        """
         pixels = pixels_of(inputs)
         if self.attends:
             rows, columns = patch_grid(model, inputs)
@@ -65,7 +87,9 @@ class Crops(Family):
 
 @dataclass(frozen=True, kw_only=True)
 class TwoRoutes(Crops):
-    """Granite Docling: where the processor chose the fine route, a token is a square of half the side."""
+    """Granite Docling: where the processor chose the fine route, a token is a square of half the
+    side.
+    """
 
     def _merged(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
         merge = super()._merged(model, inputs)
@@ -74,28 +98,40 @@ class TwoRoutes(Crops):
 
 @dataclass(frozen=True, kw_only=True)
 class Grid(Family):
-    """Qwen-VL and its kin: pictures of any shape, packed one after another; m · m patches merge into a token.
+    """Qwen-VL and its kin: pictures of any shape, packed one after another; m · m patches merge
+    into a token.
 
     Attributes:
-        together: the tower reads the patches of a token one after another; otherwise all in raster order.
+        together: the tower reads the patches of a token one after another; otherwise all in raster
+            order.
     """
 
     vision: str = "visual"
     together: bool = True
     needs: tuple[str, ...] = ("image_grid_thw",)
 
-    def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
+    def crops(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
+    ) -> list[Crop]:
         grids = inputs["image_grid_thw"]
         return [self._crop(model, grid, count) for grid, count in zip(grids, tokens, strict=True)]
 
     def clips(
-        self, model: PreTrainedModel, inputs: Mapping[str, Any], prompt: Prompt, tokens: Sequence[int]
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, Any],
+        prompt: Prompt,
+        tokens: Sequence[int],
     ) -> list[Layout]:
         found = []
         for grid, count in zip(inputs["video_grid_thw"], tokens, strict=True):
             whole, frames = self._crop(model, grid, count), int(grid[0])
             frame = raster(whole.height // frames, whole.width)
-            found.append(replace(join([frame] * frames, frames=frames), patches=whole.patches, size=whole.size))
+            found.append(
+                replace(
+                    join([frame] * frames, frames=frames), patches=whole.patches, size=whole.size
+                )
+            )
         return found
 
     def _crop(self, model: PreTrainedModel, grid: Tensor, count: int) -> Crop:
@@ -115,7 +151,9 @@ class Sized(Family):
 
     needs: tuple[str, ...] = ("image_sizes",)
 
-    def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
+    def crops(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
+    ) -> list[Crop]:
         merge = getattr(model.config, "spatial_merge_size", 1)
         edge = model.config.vision_config.patch_size * merge
         return [raster(int(h) // edge, int(w) // edge, merge) for h, w in inputs["image_sizes"]]
@@ -127,20 +165,27 @@ class Shapes(Family):
 
     Attributes:
         shapes: name of the input that holds (crops, 2) rows and columns of patches.
-        merge: path, in the configuration, of the side of the square of patches that becomes a token.
+        merge: path, in the configuration, of the side of the square of patches that becomes a
+            token.
     """
 
     shapes: str = "spatial_shapes"
     merge: str = "downsample_factor"
 
-    def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
+    def crops(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
+    ) -> list[Crop]:
         merge, size = _path(model.config, self.merge), inputs["pixel_values"].shape[1]
-        return [raster(int(h) // merge, int(w) // merge, merge, size) for h, w in inputs[self.shapes]]
+        return [
+            raster(int(h) // merge, int(w) // merge, merge, size) for h, w in inputs[self.shapes]
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generic(Family):
-    """A family that nobody has looked at: every piece of the encoder's features is an image, in one row."""
+    """A family that nobody has looked at: every piece of the encoder's features is an image, in one
+    row.
+    """
 
     attends: bool = False
 
@@ -148,7 +193,9 @@ class Generic(Family):
     def placed(self) -> bool:
         return False
 
-    def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
+    def crops(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
+    ) -> list[Crop]:
         return [raster(1, count) for count in tokens]
 
 
@@ -157,8 +204,8 @@ class Latents(Family):
     """Crops that a resampler sums up: its tokens look at all patches and lie in one row.
 
     Attributes:
-        count: path, in the configuration, of how many tokens a crop becomes, where the encoder returns the features of
-            several crops in one piece. None: each crop is a piece.
+        count: path, in the configuration, of how many tokens a crop becomes, where the encoder
+            returns the features of several crops in one piece. None: each crop is a piece.
         closing: how many tokens at the end of a crop stand for no part of it.
     """
 
@@ -170,7 +217,9 @@ class Latents(Family):
     def placed(self) -> bool:
         return False
 
-    def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
+    def crops(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
+    ) -> list[Crop]:
         if self.count is not None:
             count = _path(model.config, self.count)
             tokens = [count] * (sum(tokens) // count)
@@ -178,7 +227,9 @@ class Latents(Family):
 
     def _row(self, count: int) -> Crop:
         index = torch.arange(count)
-        return Crop(index.where(index < count - self.closing, -1)[:, None], 1, count, count - self.closing)
+        return Crop(
+            index.where(index < count - self.closing, -1)[:, None], 1, count, count - self.closing
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,12 +239,19 @@ class Codes(Family):
     attends: bool = False
     needs: tuple[str, ...] = ("image_sizes",)
 
-    def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
+    def crops(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
+    ) -> list[Crop]:
         factor = base_of(model).vqmodel.vision_spatial_factor
-        return [self._rows(int(height) // factor, int(width) // factor) for height, width in inputs["image_sizes"]]
+        return [
+            self._rows(int(height) // factor, int(width) // factor)
+            for height, width in inputs["image_sizes"]
+        ]
 
     def _rows(self, height: int, width: int) -> Crop:
-        index = torch.nn.functional.pad(torch.arange(height * width).view(height, width), (0, 1), value=-1)
+        index = torch.nn.functional.pad(
+            torch.arange(height * width).view(height, width), (0, 1), value=-1
+        )
         return Crop(index.view(-1, 1), height, width + 1, height * width)
 
 

@@ -17,7 +17,12 @@ class Gemma4(Family):
 
     needs: tuple[str, ...] = ("image_position_ids",)
 
-    def crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]) -> list[Crop]:
-        merge, places = model.config.vision_config.pooling_kernel_size, inputs["image_position_ids"].cpu()
+    def crops(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
+    ) -> list[Crop]:
+        merge, places = (
+            model.config.vision_config.pooling_kernel_size,
+            inputs["image_position_ids"].cpu(),
+        )
         sizes = ((places.amax(1) + 1) // merge).tolist()
         return [raster(height, width, merge, places.shape[1]) for width, height in sizes]

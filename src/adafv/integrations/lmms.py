@@ -1,4 +1,6 @@
-"""lmms-eval: `python -m lmms_eval --model adafv --model_args pretrained=…,method=adafv,keep=0.05 --tasks gqa,pope`."""
+"""lmms-eval: `python -m lmms_eval --model adafv --model_args pretrained=…,method=adafv,keep=0.05
+--tasks gqa,pope`.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -17,10 +19,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from adafv import __version__
-from adafv.ask import check_length, decode, generate, tokenizer_options
-from adafv.images import check_image, open_image, to_rgb
-from adafv.load import load
 from adafv.methods import from_spec as pruner_of
+from adafv.models.generation import check_length, decode, generate
+from adafv.models.images import check_image, open_image, to_rgb
+from adafv.models.load import load
+from adafv.models.prompting import tokenizer_options
 
 __all__ = ["Counts", "Pruned", "manifests"]
 
@@ -45,20 +48,25 @@ class Counts(TokenCounts):
     kept_tokens: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        return super().to_dict() | {"visual_tokens": self.visual_tokens, "kept_tokens": self.kept_tokens}
+        return super().to_dict() | {
+            "visual_tokens": self.visual_tokens,
+            "kept_tokens": self.kept_tokens,
+        }
 
 
 class Pruned(lmms):
-    """A vision-language model that answers lmms-eval from the visual tokens that a method keeps, greedily.
+    """A vision-language model that answers lmms-eval from the visual tokens that a method keeps,
+    greedily.
 
-    The results file names adafv's version and the method with all its options (`config.model_backend`), and gives the
-    mean of the visual tokens before and after pruning over the requests with a picture (`throughput`).
+    The results file names adafv's version and the method with all its options
+    (`config.model_backend`), and gives the mean of the visual tokens before and after pruning over
+    the requests with a picture (`throughput`).
 
     Args:
         pretrained: hub id, folder, or "embedded" for the model that ships with the package.
         method: as `adafv.methods.from_spec` reads it, e.g. adafv:reserve=0.5.
         batch_size: requests that are answered at once.
-        device, dtype: see `adafv.load.load`.
+        device, dtype: see `adafv.models.load.load`.
         options: of the method: `keep` or `tokens`, and whatever else it takes, e.g. `crops=each`.
 
     Raises:
@@ -79,16 +87,25 @@ class Pruned(lmms):
         super().__init__()
         self.batch_size = _batch_size(batch_size)
         self.pruner = pruner_of(method, **options)
-        self.model, self.processor = load(None if pretrained == "embedded" else pretrained, device, dtype)
+        self.model, self.processor = load(
+            None if pretrained == "embedded" else pretrained, device, dtype
+        )
         self.device = self.model.device
-        # The class's name is the one text about a model that lmms-eval takes over into its results, besides model_args.
+        # The class's name is the one text about a model that lmms-eval takes over into its results,
+        # besides model_args.
         name = f"{type(self).__name__}[adafv {__version__}, {self.pruner}]"
         self.__class__ = type(name, (type(self),), {"__module__": __name__})
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Answers in the order of the requests. Whatever goes wrong with one is raised, never scored."""
+        """Answers in the order of the requests.
+
+        Whatever goes wrong with one is raised, never scored.
+        """
         order = Collator(
-            [r.args for r in requests], lambda args: -len(args[0]), group_fn=lambda args: args[2], grouping=True
+            [r.args for r in requests],
+            lambda args: -len(args[0]),
+            group_fn=lambda args: args[2],
+            grouping=True,
         )
         answers: list[GenerationResult] = []
         seconds = 0.0
@@ -102,22 +119,32 @@ class Pruned(lmms):
         return order.get_original(answers)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        raise NotImplementedError("adafv answers in words: run the variant of this task that generates its answer")
+        raise NotImplementedError(
+            "adafv answers in words: run the variant of this task that generates its answer"
+        )
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        raise NotImplementedError("adafv answers single questions: leave out tasks that ask in several rounds")
+        raise NotImplementedError(
+            "adafv answers single questions: leave out tasks that ask in several rounds"
+        )
 
     def _answer(self, batch: Sequence[tuple[Any, ...]]) -> list[GenerationResult]:
-        """Answer requests (context, doc_to_messages, generation kwargs, document, task, split) of the same kwargs."""
+        """Answer requests (context, doc_to_messages, generation kwargs, document, task, split) of
+        the same kwargs.
+        """
         try:
-            chats = [ChatMessages(messages=f(self.task_dict[t][s][i])) for _, f, _, i, t, s in batch]
+            chats = [
+                ChatMessages(messages=f(self.task_dict[t][s][i])) for _, f, _, i, t, s in batch
+            ]
             return self._generate(chats, batch[0][2])
         except Exception as error:
             error.add_note(f"while answering {', '.join(f'{t}/{s}/{i}' for *_, i, t, s in batch)}")
             raise
 
     @torch.no_grad()
-    def _generate(self, chats: list[ChatMessages], wanted: Mapping[str, Any]) -> list[GenerationResult]:
+    def _generate(
+        self, chats: list[ChatMessages], wanted: Mapping[str, Any]
+    ) -> list[GenerationResult]:
         max_new_tokens, stops = _limits(wanted)
         short, counts, inside = self._prune(self._inputs(chats))
         check_length(self.model, short["input_ids"])
@@ -129,39 +156,62 @@ class Pruned(lmms):
         for count, r, w in zip(counts, read, written, strict=True):
             count.input_tokens, count.output_tokens = r, w
         texts = decode(self.processor, output)
-        return [GenerationResult(_until(text, stops), count) for text, count in zip(texts, counts, strict=True)]
+        return [
+            GenerationResult(_until(text, stops), count)
+            for text, count in zip(texts, counts, strict=True)
+        ]
 
-    def _prune(self, inputs: dict[str, Any]) -> tuple[dict[str, Any], list[Counts], AbstractContextManager[None]]:
-        """The shorter inputs, their visual tokens, and the context in which the model is to read them."""
+    def _prune(
+        self, inputs: dict[str, Any]
+    ) -> tuple[dict[str, Any], list[Counts], AbstractContextManager[None]]:
+        """The shorter inputs, their visual tokens, and the context in which the model is to read
+        them.
+        """
         counts = [Counts() for _ in inputs["input_ids"]]
         if "pixel_values" not in inputs:
             return self.pruner(self.model, inputs), counts, nullcontext()
         encoding = self.pruner.encode(self.model, inputs)
-        selection = self.pruner.select(encoding.tokens, [self.pruner.budget(n) for n in encoding.tokens.counts])
-        for span, count, read in zip(encoding.spans, encoding.tokens.counts, selection.tokens_read, strict=True):
+        selection = self.pruner.select(
+            encoding.tokens, [self.pruner.budget(n) for n in encoding.tokens.counts]
+        )
+        for span, count, read in zip(
+            encoding.spans, encoding.tokens.counts, selection.tokens_read, strict=True
+        ):
             counts[span.row].visual_tokens += count
             counts[span.row].kept_tokens += read
         short = self.pruner.rebuild(self.model, inputs, encoding, selection)
         return short, counts, self.pruner.inside(self.model, encoding)
 
     def _inputs(self, chats: list[ChatMessages]) -> dict[str, Any]:
-        """A batch of chats, with any number of pictures each, as the processor prepares it, padded on the left."""
+        """A batch of chats, with any number of pictures each, as the processor prepares it, padded
+        on the left.
+        """
         pictures = []
         for chat in chats:
             images, videos, sounds = chat.extract_media()
             if videos or sounds:
-                raise ValueError("this request has a video or a sound, adafv prunes pictures: leave the task out")
+                raise ValueError(
+                    "this request has a video or a sound, adafv prunes pictures: leave the task out"
+                )
             pictures += [_picture(image) for image in images]
         prompts = [
-            self.processor.apply_chat_template(chat.to_hf_messages(), add_generation_prompt=True, tokenize=False)
+            self.processor.apply_chat_template(
+                chat.to_hf_messages(), add_generation_prompt=True, tokenize=False
+            )
             for chat in chats
         ]
-        batch = self.processor(images=pictures or None, text=prompts, **tokenizer_options(self.processor, prompts[0]))
+        batch = self.processor(
+            images=pictures or None, text=prompts, **tokenizer_options(self.processor, prompts[0])
+        )
         return dict(batch.to(device=self.model.device, dtype=self.model.dtype))
 
     def _log(self, counts: Sequence[Counts], seconds: float) -> None:
         written, seen = sum(c.output_tokens for c in counts), [c for c in counts if c.visual_tokens]
-        means = {n: fmean(getattr(c, n) for c in seen) for n in ("visual_tokens", "kept_tokens")} if seen else {}
+        means = (
+            {n: fmean(getattr(c, n) for c in seen) for n in ("visual_tokens", "kept_tokens")}
+            if seen
+            else {}
+        )
         budget = {n: v for n in ("keep", "tokens") if (v := getattr(self.pruner, n)) is not None}
         log_metrics(seconds, written, written / seconds, additional_metrics=budget | means)
 
@@ -181,7 +231,9 @@ def _limits(wanted: Mapping[str, Any]) -> tuple[int, list[str]]:
             f"this task samples or searches beams ({dict(wanted)}), adafv compares methods on greedy answers: "
             "pass --gen_kwargs temperature=0,do_sample=False,num_beams=1"
         )
-    return wanted.get("max_new_tokens") or MAX_NEW_TOKENS, [stops] if isinstance(stops, str) else stops
+    return wanted.get("max_new_tokens") or MAX_NEW_TOKENS, [stops] if isinstance(
+        stops, str
+    ) else stops
 
 
 def _until(text: str, stops: Sequence[str]) -> str:

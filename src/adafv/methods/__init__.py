@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
-from adafv.checks import checked
+from adafv.core.pruner import Pruner
+from adafv.core.spec import without_budget
 from adafv.methods.adafv import AdaFV
 from adafv.methods.adafv_plus import AdaFVPlus
 from adafv.methods.adafv_released import AdaFVReleased
@@ -29,8 +30,7 @@ from adafv.methods.tome import ToMe
 from adafv.methods.uniform import Uniform
 from adafv.methods.visionzip import VisionZip
 from adafv.methods.vispruner import VisPruner
-from adafv.pruner import Pruner
-from adafv.spec import without_budget
+from adafv.utils.checks import checked
 
 __all__ = [
     "CLASSES",
@@ -121,24 +121,31 @@ def from_spec(spec: str, template: Callable[[], Iterable[int]] = tuple, **option
     """A pruner as lists of methods write it: `from_spec("adafv:reserve=0.5:top=3", keep=0.1)`.
 
     Args:
-        spec: a name, then any number of `:option=value`, the budget among them if it has one of its own.
-        template: gives the token ids that `skip=template` stands for, see `adafv.text.boilerplate`.
+        spec: a name, then any number of `:option=value`, the budget among them if it has one of its
+            own.
+        template: gives the token ids that `skip=template` stands for, see
+            `adafv.models.boilerplate.boilerplate`.
         options: of the method, beside those of the spec.
 
     Raises:
-        ValueError: see `method`; an option without a value, twice, or with a value that is not of its type.
+        ValueError: see `method`; an option without a value, twice, or with a value that is not of
+            its type.
     """
     spec, budget = without_budget(spec)
     given = {option: value for option, value in options.items() if value is not None}
     for option, value in budget.items():
         if option in given:
-            raise ValueError(f"{option}={value!r} of {spec!r} is given already: leave one of the two out")
+            raise ValueError(
+                f"{option}={value!r} of {spec!r} is given already: leave one of the two out"
+            )
     options = {**given, **budget}
     name, *parts = spec.split(":")
     for part in parts:
         option, equals, value = part.partition("=")
         if not (option and equals and value):
-            raise ValueError(f"{part!r} in {spec!r} is no option: write option=value, e.g. adafv:reserve=0.5")
+            raise ValueError(
+                f"{part!r} in {spec!r} is no option: write option=value, e.g. adafv:reserve=0.5"
+            )
         if option in options:
             raise ValueError(f"{option} of {spec!r} is given already: leave one of the two out")
         options[option] = _value(name, option, value, template)
@@ -154,7 +161,9 @@ def _value(name: str, option: str, value: str, template: Callable[[], Iterable[i
     default = known[option].default if option in known else ""
     kind_of = float if option in known and known[option].type == float | None else type(default)
     if kind_of not in _READERS:
-        raise ValueError(f"{option}={value!r} cannot be given in a list of methods: set it in Python")
+        raise ValueError(
+            f"{option}={value!r} cannot be given in a list of methods: set it in Python"
+        )
     try:
         return _READERS[kind_of](value)
     except (KeyError, ValueError):

@@ -1,4 +1,6 @@
-"""AdaFV: what stands out and what the question is about, in the proportion that suits each image and question."""
+"""AdaFV: what stands out and what the question is about, in the proportion that suits each image
+and question.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,24 +8,25 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adafv.capture import SALIENCY
-from adafv.encoding import VisualTokens
+from adafv.core.pruner import Selection, first, one_of
+from adafv.core.signals import SALIENCY
+from adafv.core.visual_tokens import VisualTokens
 from adafv.methods.t2i import TextToImage
-from adafv.mixture import mix
-from adafv.pruner import Selection, first, one_of
+from adafv.ops.sacmam import mix
 
 __all__ = ["AdaFV"]
 
 
 @dataclass(kw_only=True)
 class AdaFV(TextToImage):
-    """Self-adaptive mixture of saliency and text-to-image attention (SACMAM), under an exact budget.
+    """Self-adaptive mixture of saliency and text-to-image attention (SACMAM), under an exact
+    budget.
 
     Jiayi Han et al., "AdaFV: Rethinking of Visual-Language alignment for VLM acceleration", arXiv
     2501.09532; "AdaV: Adaptive Text-visual Redirection for Vision-Language Models", Findings of ACL
     2025, pp. 4985-4997.
     Departure: the two top lists may overlap; the total grows until their union has K tokens. See
-    `adafv.mixture`.
+    `adafv.ops.sacmam`.
 
     Args:
         temperature, center, top: of the text-to-image attention, see `TextToImage`.
@@ -44,7 +47,9 @@ class AdaFV(TextToImage):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.reserve <= 0.5:
-            raise ValueError(f"reserve={self.reserve} is not a share both lists can have: pass 0 to 0.5")
+            raise ValueError(
+                f"reserve={self.reserve} is not a share both lists can have: pass 0 to 0.5"
+            )
         one_of("mass", self.mass, "whole", "beyond")
 
     def attentions(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
@@ -53,5 +58,14 @@ class AdaFV(TextToImage):
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         relevance, saliency = self.attentions(tokens)
-        mixture = mix(relevance, saliency, torch.tensor(budget), reserve=self.reserve, mass=self.mass, mask=tokens.mask)
-        return Selection(first(mixture.order, budget), split=torch.stack([mixture.text, mixture.vision], dim=1))
+        mixture = mix(
+            relevance,
+            saliency,
+            torch.tensor(budget),
+            reserve=self.reserve,
+            mass=self.mass,
+            mask=tokens.mask,
+        )
+        return Selection(
+            first(mixture.order, budget), split=torch.stack([mixture.text, mixture.vision], dim=1)
+        )

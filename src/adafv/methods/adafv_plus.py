@@ -6,30 +6,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.cells import grids
-from adafv.encoding import VisualTokens
+from adafv.core.visual_tokens import VisualTokens
 from adafv.methods.adafv import AdaFV
-from adafv.scores import exact, standardised_cosines
+from adafv.ops.cosine import standardised_cosines
+from adafv.ops.grid import grids
+from adafv.ops.precision import exact
 
 __all__ = ["AdaFVPlus"]
 
 
 @dataclass(kw_only=True)
 class AdaFVPlus(AdaFV):
-    """AdaFV with the words of the question on one scale, and without what a better neighbour already says.
+    """AdaFV with the words of the question on one scale, and without what a better neighbour
+    already says.
 
-    Ours; both parts were chosen on the validation split.
-    Relevance: AdaFV gives every word the same mass over the visual tokens, and words that name nothing spend theirs on
-    the background. Here each word's cosines are standardised over the tokens first, the largest of all words counts,
-    and one softmax over the tokens follows: a_t = softmax_N(max_M z / temperature).
-    News: a large thing fills dozens of patches that say the same, and both lists rank them all before the first patch
-    of anything else. So, in each list on its own and before the mixture, a token's score is multiplied by
-    1 - max cos(v_j, v_i) over the tokens i around it on the same grid that the list ranks higher. The best token of a
-    neighbourhood keeps its score, a copy of it has none, and what differs from its surroundings (an edge, a letter)
-    stays.
-    No loop over picks; still a function of (V, a_v, T) and of where the tokens lie.
-    Worth at 5 % kept, on 400 validation questions a suite (`benchmarks/ablation`): without the discount (`reach=0`)
-    18.0 points of scenes-text and 6.8 of scenes are lost; larger neighbourhoods add nothing.
+    Ours; both parts were chosen on the validation split. Relevance: AdaFV gives every word the same
+    mass over the visual tokens, and words that name nothing spend theirs on the background. Here
+    each word's cosines are standardised over the tokens first, the largest of all words counts, and
+    one softmax over the tokens follows: a_t = softmax_N(max_M z / temperature). News: a large thing
+    fills dozens of patches that say the same, and both lists rank them all before the first patch
+    of anything else. So, in each list on its own and before the mixture, a token's score is
+    multiplied by 1 - max cos(v_j, v_i) over the tokens i around it on the same grid that the list
+    ranks higher. The best token of a neighbourhood keeps its score, a copy of it has none, and what
+    differs from its surroundings (an edge, a letter) stays. No loop over picks; still a function of
+    (V, a_v, T) and of where the tokens lie. Worth at 5 % kept, on 400 validation questions a suite
+    (`benchmarks/ablation`): without the discount (`reach=0`) 18.0 points of scenes-text and 6.8 of
+    scenes are lost; larger neighbourhoods add nothing.
 
     Args:
         temperature: of the softmax, in standard deviations.
@@ -45,9 +47,13 @@ class AdaFVPlus(AdaFV):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.reach < 0 or self.reach != int(self.reach):
-            raise ValueError(f"reach={self.reach} is not a number of rows and columns: pass an integer of 0 or more")
+            raise ValueError(
+                f"reach={self.reach} is not a number of rows and columns: pass an integer of 0 or more"
+            )
         if self.center or self.top != 1:
-            raise ValueError(f"center={self.center}, top={self.top}: adafv+ standardises instead, leave both out")
+            raise ValueError(
+                f"center={self.center}, top={self.top}: adafv+ standardises instead, leave both out"
+            )
 
     def score(self, tokens: VisualTokens) -> Tensor:
         assert tokens.text is not None and tokens.text_mask is not None
@@ -55,7 +61,12 @@ class AdaFVPlus(AdaFV):
         standing = standing.masked_fill(~tokens.text_mask[..., None], -torch.inf)
         if standing.shape[1] == 0:
             return standing.sum(1)  # as for a prompt without a word beside others: no relevance
-        return (standing.amax(1) / self.temperature).masked_fill(~tokens.mask, -torch.inf).softmax(-1).nan_to_num()
+        return (
+            (standing.amax(1) / self.temperature)
+            .masked_fill(~tokens.mask, -torch.inf)
+            .softmax(-1)
+            .nan_to_num()
+        )
 
     def attentions(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
         lists = torch.stack(super().attentions(tokens), dim=1)
@@ -70,7 +81,8 @@ class AdaFVPlus(AdaFV):
 
 @exact
 def echoes(features: Tensor, scores: Tensor, reach: int) -> Tensor:
-    """(I, L, H, W): the largest cosine of each token with one nearby that a list ranks higher, at least 0.
+    """(I, L, H, W): the largest cosine of each token with one nearby that a list ranks higher, at
+    least 0.
 
     Args:
         features: (I, H, W, D) of the tokens of one grid.
@@ -82,7 +94,8 @@ def echoes(features: Tensor, scores: Tensor, reach: int) -> Tensor:
     below, aside = (min(reach, side - 1) for side in scores.shape[-2:])
     for down in range(below + 1):
         above, beneath = _apart(down)
-        rows = features[:, above] @ features[:, beneath].mT  # whole rows with whole rows: neighbours are its diagonals
+        # whole rows with whole rows: neighbours are its diagonals
+        rows = features[:, above] @ features[:, beneath].mT
         rows.div_(length[:, above, :, None] * length[:, beneath, None])
         for right in range(-aside if down else 1, aside + 1):
             cosine = rows.diagonal(right, dim1=-2, dim2=-1)
@@ -95,7 +108,9 @@ def echoes(features: Tensor, scores: Tensor, reach: int) -> Tensor:
 
 def _apart(shift: int) -> tuple[slice, slice]:
     """Along one side of a grid: all places that have one `shift` further on, and the latter."""
-    return slice(max(0, -shift), -shift if shift > 0 else None), slice(max(0, shift), min(0, shift) or None)
+    return slice(max(0, -shift), -shift if shift > 0 else None), slice(
+        max(0, shift), min(0, shift) or None
+    )
 
 
 def _alike(where: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adafv.encoding import VisualTokens
+from adafv.core.pruner import BudgetError, Selection, one_of
+from adafv.core.visual_tokens import VisualTokens
 from adafv.methods.adafv import AdaFV
-from adafv.pruner import BudgetError, Selection, one_of
 
 __all__ = ["AdaFVReleased"]
 
@@ -87,10 +87,12 @@ class AdaFVReleased(AdaFV):
 
 
 def uncut(where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the tokens of an image lie in crops that no padding was cut from, each as large as the first.
+    """Where the tokens of an image lie in crops that no padding was cut from, each as large as the
+    first.
 
     Returns:
-        (N,) the crop of each token, counted from 0; (N,) its place in it; and (crops · places,) the token at each place
+        (N,) the crop of each token, counted from 0; (N,) its place in it; and (crops · places,) the
+        token at each place
         of one crop after the other, the first crop's last token where there is none.
     """
     crop = where[:, 0] - where[:, 0].min()

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.encoding import VisualTokens
-from adafv.greedy import Gains, GreedyPruner
-from adafv.scores import cosines
+from adafv.core.visual_tokens import VisualTokens
+from adafv.methods._greedy import GreedyPruner
+from adafv.ops.cosine import cosines
+from adafv.ops.coverage import Gains
 
 __all__ = ["CDPruner"]
 
@@ -41,7 +42,9 @@ class CDPruner(GreedyPruner):
 
     def gains(self, tokens: VisualTokens, count: int) -> Gains:
         relevance = _relevance(tokens)
-        kernel = relevance[:, :, None] * cosines(tokens.features, tokens.features) * relevance[:, None]
+        kernel = (
+            relevance[:, :, None] * cosines(tokens.features, tokens.features) * relevance[:, None]
+        )
         gain = kernel.diagonal(dim1=1, dim2=2)
         factor = kernel.new_empty(len(kernel), count, kernel.shape[2])  # a row for each pick
         for turn in range(count):

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adafv.cells import share_out
-from adafv.encoding import VisualTokens
-from adafv.pruner import Pruner, Selection
-from adafv.scores import cosines
+from adafv.core.pruner import Pruner, Selection
+from adafv.core.visual_tokens import VisualTokens
+from adafv.ops.cosine import cosines
+from adafv.ops.grid import share_out
 
 __all__ = ["DART"]
 
@@ -46,12 +46,18 @@ class DART(Pruner):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pivots < 1 or self.pivots != int(self.pivots):
-            raise ValueError(f"pivots={self.pivots} is not a number of tokens: pass an integer of 1 or more, e.g. 4")
+            raise ValueError(
+                f"pivots={self.pivots} is not a number of tokens: pass an integer of 1 or more, e.g. 4"
+            )
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         assert tokens.text is not None and tokens.text_mask is not None
-        images = zip(tokens.features, tokens.counts, tokens.text, tokens.text_mask, budget, strict=True)
-        return Selection([self._select(visual[:n], text, mask, k) for visual, n, text, mask, k in images])
+        images = zip(
+            tokens.features, tokens.counts, tokens.text, tokens.text_mask, budget, strict=True
+        )
+        return Selection(
+            [self._select(visual[:n], text, mask, k) for visual, n, text, mask, k in images]
+        )
 
     def _select(self, visual: Tensor, text: Tensor, text_mask: Tensor, budget: int) -> Tensor:
         pivots = min(int(self.pivots), budget)
@@ -62,7 +68,9 @@ class DART(Pruner):
         similarity = cosines(torch.cat([visual[by_norm], words]), visual)
 
         kept = [by_norm]
-        for cosine, share in zip(similarity, share_out(budget - pivots, [1] * len(similarity)), strict=True):
+        for cosine, share in zip(
+            similarity, share_out(budget - pivots, [1] * len(similarity)), strict=True
+        ):
             remaining = cosine.index_fill(0, torch.cat(kept), torch.inf)
             kept.append(remaining.argsort(stable=True)[:share])
         return torch.cat(kept).sort().values

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from adafv.encoding import VisualTokens
-from adafv.greedy import Gains, GreedyPruner
-from adafv.scores import cosines
+from adafv.core.visual_tokens import VisualTokens
+from adafv.methods._greedy import GreedyPruner
+from adafv.ops.cosine import cosines
+from adafv.ops.coverage import Gains
 
 __all__ = ["DivPrune"]
 
@@ -15,11 +16,11 @@ __all__ = ["DivPrune"]
 class DivPrune(GreedyPruner):
     """Keeps tokens that are far from one another, whatever stands out and whatever the question.
 
-    Saeed Ranjbar Alvar et al., "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models", CVPR 2025.
-    The max-min diversity problem, greedily: with the distance 1 - cos of the visual tokens, first the token whose
-    nearest other token is farthest, then again and again the one farthest from all picked so far.
-    Departure: newline tokens of LLaVA-NeXT are not among the candidates, as for every method here.
-    """
+    Saeed Ranjbar Alvar et al., "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal
+    Models", CVPR 2025. The max-min diversity problem, greedily: with the distance 1 - cos of the
+    visual tokens, first the token whose nearest other token is farthest, then again and again the
+    one farthest from all picked so far. Departure: newline tokens of LLaVA-NeXT are not among the
+    candidates, as for every method here."""
 
     name = "divprune"
     paper = "CVPR 2025, arXiv 2503.02175"

@@ -6,11 +6,11 @@ from typing import Literal
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from adafv.capture import SALIENCY, Signal
-from adafv.checks import checked
-from adafv.encoding import VisualTokens
-from adafv.pruner import ScoringPruner, one_of
-from adafv.scores import distinctness
+from adafv.core.pruner import ScoringPruner, one_of
+from adafv.core.signals import SALIENCY, Signal
+from adafv.core.visual_tokens import VisualTokens
+from adafv.ops.saliency import distinctness
+from adafv.utils.checks import checked
 
 __all__ = ["FasterVLM"]
 
@@ -48,16 +48,24 @@ class FasterVLM(ScoringPruner):
         one_of("saliency", self.saliency, "attention", "received", "distinctness")
         one_of("heads", self.heads, "mean", "max")
         if self.depth is not None and not 0 <= self.depth <= 1:
-            raise ValueError(f"depth={self.depth} is no place in the tower: pass 0 (the first layer) to 1 (the last)")
+            raise ValueError(
+                f"depth={self.depth} is no place in the tower: pass 0 (the first layer) to 1 (the last)"
+            )
         self.signals = frozenset(self._read())  # type: ignore[misc]
 
     def score(self, tokens: VisualTokens) -> Tensor:
         if self.saliency == "distinctness":
-            each = [distinctness(f[:n]) for f, n in zip(tokens.features, tokens.counts, strict=True)]
+            each = [
+                distinctness(f[:n]) for f, n in zip(tokens.features, tokens.counts, strict=True)
+            ]
             return pad_sequence(each, batch_first=True)
         (signal,) = self._read()
         return tokens.signals[signal]
 
     def _read(self) -> tuple[Signal, ...]:
         """What it asks of the tower: one signal, or none."""
-        return () if self.saliency == "distinctness" else (Signal(self.saliency, self.depth, self.heads),)
+        return (
+            ()
+            if self.saliency == "distinctness"
+            else (Signal(self.saliency, self.depth, self.heads),)
+        )

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from adafv.encoding import Encoding
-from adafv.inside import LayerPruner, Raters, after_share, last_token
+from adafv.core.layerwise import LayerPruner, Raters, after_share, last_token
+from adafv.core.visual_tokens import Encoding
 
 __all__ = ["FastV"]
 
@@ -12,13 +12,15 @@ __all__ = ["FastV"]
 class FastV(LayerPruner):
     """After an early layer keeps the visual tokens that the last token of the prompt attends to.
 
-    Liang Chen et al., "An Image is Worth 1/2 Tokens After Layer 2: Plug-and-Play Inference Acceleration for Large
-    Vision-Language Models", ECCV 2024, arXiv 2403.06764. The attention is that of layer `layer`, mean over heads; the
-    best K2 of an image's N tokens stay, and keep their positions. With L layers: layer · N + (L - layer) · K2 = L · K.
-    Departure: K2 follows from the budget, not from a ratio R. Departure: each image of a prompt has its own budget.
+    Liang Chen et al., "An Image is Worth 1/2 Tokens After Layer 2: Plug-and-Play Inference
+    Acceleration for Large Vision-Language Models", ECCV 2024, arXiv 2403.06764. The attention is
+    that of layer `layer`, mean over heads; the best K2 of an image's N tokens stay, and keep their
+    positions. With L layers: layer · N + (L - layer) · K2 = L · K. Departure: K2 follows from the
+    budget, not from a ratio R. Departure: each image of a prompt has its own budget.
 
     Args:
-        layer: how many layers read everything (paper: 2 of 32); None: as large a share of the model's layers.
+        layer: how many layers read everything (paper: 2 of 32); None: as large a share of the
+            model's layers.
     """
 
     layer: int | None = None

@@ -1,13 +1,15 @@
-"""HiPrune: objects by a middle layer, with their surroundings; the picture as a whole by a deep one."""
+"""HiPrune: objects by a middle layer, with their surroundings; the picture as a whole by a deep
+one.
+"""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from adafv.capture import Signal
-from adafv.encoding import VisualTokens
-from adafv.pruner import Pruner, Selection
+from adafv.core.pruner import Pruner, Selection
+from adafv.core.signals import Signal
+from adafv.core.visual_tokens import VisualTokens
 
 __all__ = ["HiPrune"]
 
@@ -50,20 +52,27 @@ class HiPrune(Pruner):
         middle, deep, kept = tokens.signals[MIDDLE], tokens.signals[DEEP], []
         for i, (where, k) in enumerate(zip(tokens.where, budget, strict=True)):
             count = len(where)
-            anchors = middle[i, :count].argsort(descending=True, stable=True)[: round(self.alpha * k / 5)]
-            beside = neighbours(where).to(anchors.device, non_blocking=True)[anchors]  # (anchors, 5)
-            # Attention is at most 1, and in double precision an integer beside it costs none of its digits.
+            anchors = middle[i, :count].argsort(descending=True, stable=True)[
+                : round(self.alpha * k / 5)
+            ]
+            # (anchors, 5)
+            beside = neighbours(where).to(anchors.device, non_blocking=True)[anchors]
+            # Attention is at most 1, and in double precision an integer beside it costs none of its
+            # digits.
             score = deep[i, :count].double()
-            first = torch.zeros_like(score).index_fill(0, beside.flatten(), 1).index_fill(0, anchors, 2)
+            first = (
+                torch.zeros_like(score).index_fill(0, beside.flatten(), 1).index_fill(0, anchors, 2)
+            )
             kept.append((score + first).argsort(descending=True, stable=True)[:k].sort().values)
         return Selection(kept)
 
 
 def neighbours(where: Tensor) -> Tensor:
-    """For each token (N, 5): itself, those before and after it in its crop, those a row before and after.
+    """For each token (N, 5): itself, those before and after it in its crop, those a row before and
+    after.
 
-    Beyond the ends of the crop it is the crop's first or last token; where a clip's frame has none, the token itself.
-    """
+    Beyond the ends of the crop it is the crop's first or last token; where a clip's frame has none,
+    the token itself."""
     beside = torch.arange(len(where))[:, None].repeat(1, 5)
     for crop in where[:, 0].unique():
         inside = (where[:, 0] == crop).nonzero()[:, 0]  # (n,)

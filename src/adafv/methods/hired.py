@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.capture import SALIENCY, Signal
-from adafv.checks import checked
-from adafv.encoding import VisualTokens
-from adafv.pruner import Pruner, Selection
+from adafv.core.pruner import Pruner, Selection
+from adafv.core.signals import SALIENCY, Signal
+from adafv.core.visual_tokens import VisualTokens
+from adafv.utils.checks import checked
 
 __all__ = ["HiRED", "tile_of"]
 
@@ -71,10 +71,14 @@ class HiRED(Pruner):
         """
         thumbnail = (where[:, 0] == 0).nonzero()[:, 0].to(content.device, non_blocking=True)
         shown_by = tile_of(where) if len(thumbnail) else thumbnail
-        voters = content[thumbnail].argsort(descending=True, stable=True)[: int((1 - self.alpha) * len(thumbnail))]
+        voters = content[thumbnail].argsort(descending=True, stable=True)[
+            : int((1 - self.alpha) * len(thumbnail))
+        ]
         vote = shown_by.to(content.device, non_blocking=True)[voters]
         tile, size = where[where[:, 0] > 0, 0].unique(return_counts=True)
-        turn = torch.cat([2 * torch.arange(n) + 1 for n in size.tolist()]).to(content.device, non_blocking=True)
+        turn = torch.cat([2 * torch.arange(n) + 1 for n in size.tolist()]).to(
+            content.device, non_blocking=True
+        )
         tile = tile.repeat_interleave(size).to(content.device, non_blocking=True)
         votes = (vote == tile[:, None]).sum(1).double().clamp(min=NO_VOTE)
         return (turn / votes).argsort(stable=True)

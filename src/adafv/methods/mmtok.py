@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.capture import HIDDEN
-from adafv.encoding import VisualTokens
-from adafv.greedy import Gains, GreedyPruner, coverage
-from adafv.scores import cosines
+from adafv.core.signals import HIDDEN
+from adafv.core.visual_tokens import VisualTokens
+from adafv.methods._greedy import GreedyPruner
+from adafv.ops.cosine import cosines
+from adafv.ops.coverage import Gains, coverage
 
 __all__ = ["MMTok"]
 
@@ -25,11 +26,12 @@ class MMTok(GreedyPruner):
     after the projector, in the space of its embedding; visual tokens meet each other before it, as
     hidden states of the tower at the features' layer. Greedy maximum coverage of
 
-        1/M · sum over words i of max_{j in S} p_ij + weight/N · sum over visual tokens i of max_{j in S} p_ij.
+        1/M · sum over words i of max_{j in S} p_ij + weight/N · sum over visual tokens i of max_{j
+        in S} p_ij.
 
     Departure: the words are all those of the question. The authors leave out stop words,
     punctuation and two sentences that benchmarks add to every question, and split at white space:
-    `skip=adafv.text.boilerplate(processor)` is near.
+    `skip=adafv.models.boilerplate.boilerplate(processor)` is near.
     Departure: one budget, one softmax and one coverage for all crops, where the authors have one
     for each crop of LLaVA-NeXT (`crops="each"`).
 
@@ -53,7 +55,9 @@ class MMTok(GreedyPruner):
         super().__post_init__()
         for option in ("text_temperature", "visual_temperature"):
             if not getattr(self, option) > 0:
-                raise ValueError(f"{option}={getattr(self, option)} is not positive: pass e.g. 0.02")
+                raise ValueError(
+                    f"{option}={getattr(self, option)} is not positive: pass e.g. 0.02"
+                )
         if not 0 <= self.weight < float("inf"):
             raise ValueError(
                 f"weight={self.weight} of the picture's coverage is out of range: pass 0 or more, e.g. 0.5"

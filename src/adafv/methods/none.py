@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from adafv.encoding import VisualTokens
-from adafv.pruner import ScoringPruner
+from adafv.core.pruner import ScoringPruner
+from adafv.core.visual_tokens import VisualTokens
 
 __all__ = ["NoPruning"]
 
@@ -21,7 +21,9 @@ class NoPruning(ScoringPruner):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.keep != 1:
-            raise ValueError(f"keep={self.keep} with method 'none', which keeps every token: leave keep out")
+            raise ValueError(
+                f"keep={self.keep} with method 'none', which keeps every token: leave keep out"
+            )
 
     def score(self, tokens: VisualTokens) -> Tensor:
         return tokens.mask.float()

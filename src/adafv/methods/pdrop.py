@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 
-from adafv.encoding import Encoding
-from adafv.inside import LayerPruner, Raters, last_token
+from adafv.core.layerwise import LayerPruner, Raters, last_token
+from adafv.core.visual_tokens import Encoding
 
 __all__ = ["PyramidDrop"]
 
 
 @dataclass(kw_only=True)
 class PyramidDrop(LayerPruner):
-    """After each quarter of the layers keeps the same share of the visual tokens, by the last token's attention.
+    """After each quarter of the layers keeps the same share of the visual tokens, by the last
+    token's attention.
 
     Long Xing et al., "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid
     Visual Redundancy Reduction", CVPR 2025, arXiv 2410.17247. Stages end after 1/4, 1/2 and 3/4 of

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.cells import cells
-from adafv.checks import checked
-from adafv.encoding import VisualTokens
+from adafv.core.pruner import Selection
+from adafv.core.visual_tokens import VisualTokens
 from adafv.methods.uniform import Uniform, centers
-from adafv.pruner import Selection
+from adafv.ops.grid import cells
+from adafv.utils.checks import checked
 
 __all__ = ["Pool", "means"]
 
@@ -17,7 +17,9 @@ __all__ = ["Pool", "means"]
 @checked
 @dataclass(kw_only=True)
 class Pool(Uniform):
-    """Averages the tokens of each of K equal cells of the picture; the average sits where the cell's middle was."""
+    """Averages the tokens of each of K equal cells of the picture; the average sits where the
+    cell's middle was.
+    """
 
     name = "pool"
 
@@ -27,7 +29,9 @@ class Pool(Uniform):
         for where, k, tokens_of_image in zip(tokens.where, budget, tokens.features, strict=True):
             cell = cells(where, k)
             middle = centers(where, cell)
-            features.append(means(tokens_of_image[: len(where)], cell.to(device), k)[cell[middle].to(device)])
+            features.append(
+                means(tokens_of_image[: len(where)], cell.to(device), k)[cell[middle].to(device)]
+            )
             kept.append(middle.to(device, non_blocking=True))
         return Selection(kept, features)
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.capture import KEYS, SALIENCY
-from adafv.encoding import VisualTokens
-from adafv.pruner import Pruner, Selection
-from adafv.scores import cosines
+from adafv.core.pruner import Pruner, Selection
+from adafv.core.signals import KEYS, SALIENCY
+from adafv.core.visual_tokens import VisualTokens
+from adafv.ops.cosine import cosines
 
 __all__ = ["PruMerge", "PruMergePlus"]
 
@@ -43,7 +43,9 @@ class PruMerge(Pruner):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.neighbours < 1:
-            raise ValueError(f"neighbours={self.neighbours} leaves nothing to merge: pass 1 or more")
+            raise ValueError(
+                f"neighbours={self.neighbours} leaves nothing to merge: pass 1 or more"
+            )
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         kept, features = [], []
@@ -53,7 +55,9 @@ class PruMerge(Pruner):
             visual = tokens.features[i, :count]  # (N, D)
             merged = visual
             if k < count:
-                weight = self._weight(tokens.saliency[i, :count], tokens.signals[KEYS][i, :count], stay)
+                weight = self._weight(
+                    tokens.saliency[i, :count], tokens.signals[KEYS][i, :count], stay
+                )
                 merged = (visual[stay].float() + weight @ visual.float()).to(visual.dtype)  # (K, D)
             kept.append(stay)
             features.append(merged)
@@ -95,7 +99,9 @@ class PruMergePlus(PruMerge):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.spread < 1:
-            raise ValueError(f"spread={self.spread} is not a part of the budget: pass 0 <= spread < 1")
+            raise ValueError(
+                f"spread={self.spread} is not a part of the budget: pass 0 <= spread < 1"
+            )
 
     def _order(self, saliency: Tensor, budget: int) -> Tensor:
         spread = int(self.spread * budget)

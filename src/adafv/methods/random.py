@@ -5,15 +5,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.encoding import VisualTokens
-from adafv.pruner import ScoringPruner
+from adafv.core.pruner import ScoringPruner
+from adafv.core.visual_tokens import VisualTokens
 
 __all__ = ["Random"]
 
 
 @dataclass(kw_only=True)
 class Random(ScoringPruner):
-    """Keeps tokens at random; the same ones for the same question, seed and image size, in any batch.
+    """Keeps tokens at random; the same ones for the same question, seed and image size, in any
+    batch.
 
     Args:
         seed: another seed, another draw.
@@ -32,5 +33,7 @@ class Random(ScoringPruner):
     def score(self, tokens: VisualTokens) -> Tensor:
         scores = torch.zeros(tokens.mask.shape)
         for row, count, seed in zip(scores, tokens.counts, tokens.seeds, strict=True):
-            row[:count] = torch.rand(count, generator=torch.Generator().manual_seed(seed ^ self.seed))
+            row[:count] = torch.rand(
+                count, generator=torch.Generator().manual_seed(seed ^ self.seed)
+            )
         return scores.to(tokens.features.device, non_blocking=True)

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from adafv.capture import SALIENCY
-from adafv.encoding import VisualTokens
-from adafv.greedy import Gains, GreedyPruner, coverage
-from adafv.scores import cosines
+from adafv.core.signals import SALIENCY
+from adafv.core.visual_tokens import VisualTokens
+from adafv.methods._greedy import GreedyPruner
+from adafv.ops.cosine import cosines
+from adafv.ops.coverage import Gains, coverage
 
 __all__ = ["Scope"]
 
@@ -36,7 +37,9 @@ class Scope(GreedyPruner):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.alpha < float("inf"):
-            raise ValueError(f"alpha={self.alpha} is not a weight of the saliency: pass 0 or more, e.g. 1")
+            raise ValueError(
+                f"alpha={self.alpha} is not a weight of the saliency: pass 0 or more, e.g. 1"
+            )
 
     def gains(self, tokens: VisualTokens, count: int) -> Gains:
         weight = tokens.saliency.double() ** self.alpha

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from adafv.checks import checked
-from adafv.encoding import Encoding, VisualTokens
-from adafv.inside import LayerPruner, Raters, after_share
+from adafv.core.layerwise import LayerPruner, Raters, after_share
+from adafv.core.visual_tokens import Encoding, VisualTokens
+from adafv.utils.checks import checked
 
 __all__ = ["SparseVLM"]
 
@@ -14,7 +14,8 @@ __all__ = ["SparseVLM"]
 @checked
 @dataclass(kw_only=True)
 class SparseVLM(LayerPruner):
-    """Keeps what the visually relevant words of the question attend to, fewer after each of three layers.
+    """Keeps what the visually relevant words of the question attend to, fewer after each of three
+    layers.
 
     Yuan Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model
     Inference", ICML 2025, arXiv 2410.04417. Raters, before the first layer: R = mean over the
@@ -39,22 +40,33 @@ class SparseVLM(LayerPruner):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.query is not None:
-            raise ValueError("query is given, but only words of the prompt have attention in sparsevlm: leave it out")
+            raise ValueError(
+                "query is given, but only words of the prompt have attention in sparsevlm: leave it out"
+            )
 
     def stages(self, layers: int) -> list[int]:
         return after_share(layers, 3 / 32, 7 / 32, 16 / 32)
 
     def raters(self, encoding: Encoding) -> Raters:
         weights = rating_words(encoding.tokens)
-        words = [encoding.prompt.question(span, frozenset(self.skip), encoding.question) for span in encoding.spans]
-        return [(positions, w[: len(positions)]) for positions, w in zip(words, weights, strict=True)]
+        words = [
+            encoding.prompt.question(span, frozenset(self.skip), encoding.question)
+            for span in encoding.spans
+        ]
+        return [
+            (positions, w[: len(positions)]) for positions, w in zip(words, weights, strict=True)
+        ]
 
 
 def rating_words(tokens: VisualTokens) -> Tensor:
-    """(I, M) weights of the words of each question: 1 / raters for those that rate, 0 for the others."""
+    """(I, M) weights of the words of each question: 1 / raters for those that rate, 0 for the
+    others.
+    """
     assert tokens.text is not None and tokens.text_mask is not None
     similarity = tokens.text.float() @ tokens.features.float().mT
-    relevance = similarity.masked_fill(~tokens.text_mask[..., None], -float("inf")).softmax(1).nan_to_num()
+    relevance = (
+        similarity.masked_fill(~tokens.text_mask[..., None], -float("inf")).softmax(1).nan_to_num()
+    )
     relevance = (relevance * tokens.mask[:, None]).sum(2) / tokens.mask.sum(1, keepdim=True)
     # Relevance sums to 1 over the words; equal words all rate, however the mean is rounded.
     mean = (1 - 1e-5) / tokens.text_mask.sum(1, keepdim=True)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from adafv.encoding import VisualTokens
-from adafv.pruner import ScoringPruner
-from adafv.scores import text_to_image_attention
+from adafv.core.pruner import ScoringPruner
+from adafv.core.visual_tokens import VisualTokens
+from adafv.ops.relevance import text_to_image_attention
 
 __all__ = ["TextToImage"]
 

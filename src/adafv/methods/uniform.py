@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.cells import cells
-from adafv.checks import checked
-from adafv.encoding import VisualTokens
-from adafv.pruner import Pruner, Selection
+from adafv.core.pruner import Pruner, Selection
+from adafv.core.visual_tokens import VisualTokens
+from adafv.ops.grid import cells
+from adafv.utils.checks import checked
 
 __all__ = ["Uniform", "centers"]
 
@@ -28,12 +28,16 @@ class Uniform(Pruner):
 
 @checked
 def centers(where: Tensor, cell: Tensor) -> Tensor:
-    """The index of the token nearest to the middle of each cell, ascending; the lower one where two are as near."""
+    """The index of the token nearest to the middle of each cell, ascending; the lower one where two
+    are as near.
+    """
     inside = cell >= 0
     count = int(cell.max()) + 1
     place = where[inside, 1:].double()
     size = cell[inside].bincount(minlength=count)
-    middle = torch.zeros(count, 2, dtype=torch.double).index_add_(0, cell[inside], place) / size[:, None]
+    middle = (
+        torch.zeros(count, 2, dtype=torch.double).index_add_(0, cell[inside], place) / size[:, None]
+    )
     distance = (place - middle[cell[inside]]).square().sum(1)
     order = distance.argsort(stable=True)
     order = order[cell[inside][order].argsort(stable=True)]

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.capture import KEYS, SALIENCY
-from adafv.checks import checked
-from adafv.encoding import VisualTokens
-from adafv.pruner import Pruner, Selection
-from adafv.scores import cosines
+from adafv.core.pruner import Pruner, Selection
+from adafv.core.signals import KEYS, SALIENCY
+from adafv.core.visual_tokens import VisualTokens
+from adafv.ops.cosine import cosines
+from adafv.utils.checks import checked
 
 __all__ = ["VisionZip"]
 
@@ -46,7 +46,9 @@ class VisionZip(Pruner):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.contextual < 1:
-            raise ValueError(f"contextual={self.contextual} is not a part of the budget: pass a share between 0 and 1")
+            raise ValueError(
+                f"contextual={self.contextual} is not a part of the budget: pass a share between 0 and 1"
+            )
 
     def contextual_tokens(self, budget: int) -> int:
         """C for a budget of K."""
@@ -76,7 +78,12 @@ def _stride(rest: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _merge(features: Tensor, keys: Tensor, targets: Tensor, others: Tensor) -> Tensor:
-    mine = cosines(keys[others], keys[targets]).argmax(1) == torch.arange(len(targets), device=targets.device)[:, None]
+    mine = (
+        cosines(keys[others], keys[targets]).argmax(1)
+        == torch.arange(len(targets), device=targets.device)[:, None]
+    )
     size = mine.sum(1, keepdim=True)
     mean = mine.float() @ features[others].float() / size.clamp(min=1)
-    return torch.where(size > 0, ((features[targets].float() + mean) / 2).to(features.dtype), features[targets])
+    return torch.where(
+        size > 0, ((features[targets].float() + mean) / 2).to(features.dtype), features[targets]
+    )

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.capture import HIDDEN, SALIENCY
-from adafv.checks import checked
-from adafv.encoding import VisualTokens
-from adafv.pruner import Pruner, Selection
-from adafv.scores import cosines
+from adafv.core.pruner import Pruner, Selection
+from adafv.core.signals import HIDDEN, SALIENCY
+from adafv.core.visual_tokens import VisualTokens
+from adafv.ops.cosine import cosines
+from adafv.utils.checks import checked
 
 __all__ = ["VisPruner"]
 
@@ -45,7 +45,9 @@ class VisPruner(Pruner):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.important <= 1:
-            raise ValueError(f"important={self.important} is not a share of the budget: pass 0 to 1")
+            raise ValueError(
+                f"important={self.important} is not a share of the budget: pass 0 to 1"
+            )
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         hidden, kept = tokens.signals[HIDDEN], []
@@ -53,7 +55,9 @@ class VisPruner(Pruner):
             order = tokens.saliency[i, :count].argsort(descending=True, stable=True)
             sure = int(k * self.important)
             important, rest = order[:sure], order[sure:]
-            kept.append(torch.cat([important, rest[_distinct(hidden[i, rest], k - sure)]]).sort().values)
+            kept.append(
+                torch.cat([important, rest[_distinct(hidden[i, rest], k - sure)]]).sort().values
+            )
         return Selection(kept)
 
 

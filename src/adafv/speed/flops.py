@@ -1,10 +1,10 @@
 """Arithmetic and memory traffic of every stage, counted from a model's configuration.
 
-Two FLOPs for each multiplication by a weight, and attention's own: 4 · d for a query and a key that it sees, d the
-width of all heads. A causal prompt of L tokens has L (L + 1) / 2 such pairs, each crop of a tower all of its. Norms,
-activations, softmax and rotary positions are left out: below 1 % at these sizes. Bytes are those that must cross the
-memory bus: weights once, and the KV cache; activations are taken to stay in the caches.
-"""
+Two FLOPs for each multiplication by a weight, and attention's own: 4 · d for a query and a key that
+it sees, d the width of all heads. A causal prompt of L tokens has L (L + 1) / 2 such pairs, each
+crop of a tower all of its. Norms, activations, softmax and rotary positions are left out: below 1 %
+at these sizes. Bytes are those that must cross the memory bus: weights once, and the KV cache;
+activations are taken to stay in the caches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,19 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from adafv.checks import checked
+from adafv.utils.checks import checked
 
-__all__ = ["Stack", "Work", "decode", "grids_of", "kv_bytes", "prefill", "text_stack", "tower_stack", "vision"]
+__all__ = [
+    "Stack",
+    "Work",
+    "decode",
+    "grids_of",
+    "kv_bytes",
+    "prefill",
+    "text_stack",
+    "tower_stack",
+    "vision",
+]
 
 Grid = tuple[int, int]
 """Rows and columns of patches that the tower sees at once."""
@@ -72,7 +82,9 @@ def text_stack(config: PreTrainedConfig) -> Stack:
 
 @checked
 def tower_stack(config: PreTrainedConfig, whole: bool = False) -> Stack:
-    """The vision tower's layers, up to the one whose features the language model reads; or the whole of it."""
+    """The vision tower's layers, up to the one whose features the language model reads; or the
+    whole of it.
+    """
     tower: Any = config.vision_config
     width, gated = tower.hidden_size, hasattr(tower, "window_size")
     if hasattr(tower, "depth"):
@@ -83,7 +95,13 @@ def tower_stack(config: PreTrainedConfig, whole: bool = False) -> Stack:
 
 
 @checked
-def vision(config: PreTrainedConfig, grids: Sequence[Grid], batch: int = 1, size: int = 2, whole: bool = False) -> Work:
+def vision(
+    config: PreTrainedConfig,
+    grids: Sequence[Grid],
+    batch: int = 1,
+    size: int = 2,
+    whole: bool = False,
+) -> Work:
     """The tower and the projector.
 
     Args:
@@ -96,19 +114,26 @@ def vision(config: PreTrainedConfig, grids: Sequence[Grid], batch: int = 1, size
     patches = sum(rows * columns for rows, columns in grids)
     embedding = 3 * tower.patch_size**2 * getattr(tower, "temporal_patch_size", 1) * stack.width
     if hasattr(tower, "depth"):
-        merged, mergers = tower.spatial_merge_size**2, 1 + len(getattr(tower, "deepstack_visual_indexes", ()))
+        merged, mergers = (
+            tower.spatial_merge_size**2,
+            1 + len(getattr(tower, "deepstack_visual_indexes", ())),
+        )
         projector = stack.width * merged * (stack.width * merged + tower.out_hidden_size) * mergers
         tokens, seen, pairs = patches // merged, patches, _pairs(tower, grids)
     else:
         out = config.get_text_config().hidden_size
         projector, tokens, seen = out * (stack.width + out), patches, patches + len(grids)
         pairs = stack.layers * sum((rows * columns + 1) ** 2 for rows, columns in grids)
-    flops = 2 * (embedding * patches + projector * tokens) + stack.layers * stack.flops(seen, pairs / stack.layers)
+    flops = 2 * (embedding * patches + projector * tokens) + stack.layers * stack.flops(
+        seen, pairs / stack.layers
+    )
     return Work(batch * flops, float(size * (embedding + projector + stack.layers * stack.weights)))
 
 
 def _pairs(tower: Any, grids: Sequence[Grid]) -> int:
-    """Queries and keys that meet in all layers of a tower that takes pictures of any shape, perhaps in windows."""
+    """Queries and keys that meet in all layers of a tower that takes pictures of any shape, perhaps
+    in windows.
+    """
     whole = sum((rows * columns) ** 2 for rows, columns in grids)
     if not hasattr(tower, "window_size"):
         return tower.depth * whole
@@ -124,13 +149,18 @@ def _squares(length: int, edge: int) -> int:
 
 @checked
 def prefill(
-    config: PreTrainedConfig, lengths: Sequence[int], batch: int = 1, size: int = 2, causal: bool = True
+    config: PreTrainedConfig,
+    lengths: Sequence[int],
+    batch: int = 1,
+    size: int = 2,
+    causal: bool = True,
 ) -> Work:
     """The language model up to the first token's logits.
 
     Args:
         lengths: for each of its layers the tokens of a prompt that it reads.
-        causal: count the pairs that count; otherwise all L², as a kernel that doesn't skip the masked ones computes.
+        causal: count the pairs that count; otherwise all L², as a kernel that doesn't skip the
+            masked ones computes.
     """
     stack, head = text_stack(config), _head(config)
     flops = sum(stack.flops(n, n * (n + 1) / 2 if causal else n * n) for n in lengths)

@@ -1,24 +1,28 @@
-"""The log of a measurement: one line for each thing measured, and the settings that all of them share."""
+"""The log of a measurement: one line for each thing measured, and the settings that all of them
+share.
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from adafv.checks import checked
-from adafv.files import Lines, differences, writable_folder, write_text
+from adafv.utils.checks import checked
+from adafv.utils.files import Lines, differences, writable_folder, write_text
 
 __all__ = ["Log"]
 
 
 @checked
 class Log(Lines):
-    """`cells.jsonl` in a folder, with `settings.json` beside it. Opening it takes up an earlier run.
+    """`cells.jsonl` in a folder, with `settings.json` beside it. Opening it takes up an earlier
+    run.
 
     Attributes:
         records: all lines, those of earlier runs first.
 
     Raises:
-        ValueError: the folder cannot be written, holds a run with other settings, is in use, or has a damaged line.
+        ValueError: the folder cannot be written, holds a run with other settings, is in use, or has
+            a damaged line.
     """
 
     def __init__(self, folder: str | Path, settings: dict[str, Any]) -> None:
@@ -28,14 +32,22 @@ class Log(Lines):
         super().__init__(folder / "cells.jsonl", "another --out")
         try:
             self.records = [json.loads(line) for line in self.before]
-            before = json.loads(beside.read_text(encoding="utf-8")) if self.records or beside.exists() else settings
+            before = (
+                json.loads(beside.read_text(encoding="utf-8"))
+                if self.records or beside.exists()
+                else settings
+            )
             was = differences(before, settings)
         except (OSError, ValueError, AttributeError):
             self.close()
-            raise ValueError(f"{folder} holds a damaged cells.jsonl or settings.json: pass another --out") from None
+            raise ValueError(
+                f"{folder} holds a damaged cells.jsonl or settings.json: pass another --out"
+            ) from None
         if was:
             self.close()
-            raise ValueError(f"{folder} holds a run with {was}: pass another --out, or the same settings")
+            raise ValueError(
+                f"{folder} holds a run with {was}: pass another --out, or the same settings"
+            )
         write_text(beside, json.dumps(settings, indent=1) + "\n")
         self.trim()
 

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedConfig
 
-from adafv.checks import checked
 from adafv.evaluation.report import as_csv
-from adafv.files import atomic, write_text
-from adafv.load import DTYPES
+from adafv.models.load import DTYPES
 from adafv.speed import flops
-from adafv.speed.ceilings import Ceilings
 from adafv.speed.flops import Work
 from adafv.speed.plot import draw
+from adafv.speed.roofline import Ceilings
 from adafv.speed.run import DENSE, TWIN
 from adafv.speed.stages import STAGES
 from adafv.speed.tables import title
+from adafv.utils.checks import checked
+from adafv.utils.files import atomic, write_text
 
 __all__ = ["COLUMNS", "break_even", "meta_of", "rows_of", "write"]
 
@@ -42,14 +42,15 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """One row for each batch, method and keep, the dense model first.
 
-    Times are medians over repetitions, in milliseconds for a whole batch; ttft_ms is from inputs on the device to the
-    first token, the sum of vision, select, rebuild and prefill, without preprocess_ms (the processor, on the CPU).
-    speedup is the ratio of medians, speedup_low and speedup_high those of single repetitions. peak_bytes is beyond the
-    weights. share_of_ceiling is the time that the arithmetic or the traffic takes at the ceilings, whichever is longer,
-    as a share of TTFT. break_even is None where pruning doesn't pay at the picture's own number of tokens, and for
-    methods that prune between layers. capture_ms is the part of vision_ms in which attention is read off the tower, by
-    the profiler; of eager, whose maps the tower itself computes, only the rest.
-    """
+    Times are medians over repetitions, in milliseconds for a whole batch; ttft_ms is from inputs on
+    the device to the first token, the sum of vision, select, rebuild and prefill, without
+    preprocess_ms (the processor, on the CPU). speedup is the ratio of medians, speedup_low and
+    speedup_high those of single repetitions. peak_bytes is beyond the weights. share_of_ceiling is
+    the time that the arithmetic or the traffic takes at the ceilings, whichever is longer, as a
+    share of TTFT. break_even is None where pruning doesn't pay at the picture's own number of
+    tokens, and for methods that prune between layers. capture_ms is the part of vision_ms in which
+    attention is read off the tower, by the profiler; of eager, whose maps the tower itself
+    computes, only the rest."""
     kinds: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         kinds[record["kind"]][record.get("batch", 0)].append(record)
@@ -59,7 +60,9 @@ def rows_of(
     return [
         row
         for batch in sorted(kinds["cell"])
-        for row in _Batch(batch, {kind: by[batch] for kind, by in kinds.items()}, limits, config, size).rows()
+        for row in _Batch(
+            batch, {kind: by[batch] for kind, by in kinds.items()}, limits, config, size
+        ).rows()
     ]
 
 
@@ -84,12 +87,19 @@ class _Batch:
             self.cells[cell["method"], cell["keep"]].append(cell)
         self.dense = self.cells[DENSE, 1.0]
         grids = [(a, b) for a, b in self.facts["grids"]]
-        self.vision, self.stock = (flops.vision(config, grids, batch, size, whole) for whole in (False, True))
+        self.vision, self.stock = (
+            flops.vision(config, grids, batch, size, whole) for whole in (False, True)
+        )
         one = self._prefill([1] * len(self.dense[0]["lengths"]))
-        self.launch = max(0.0, self.text[1] - max(limits.compute_ms(one.flops), limits.memory_ms(one.bytes)))
+        self.launch = max(
+            0.0, self.text[1] - max(limits.compute_ms(one.flops), limits.memory_ms(one.bytes))
+        )
 
     def rows(self) -> list[dict[str, Any]]:
-        order = sorted((name for name in self.cells if name[0] != TWIN), key=lambda name: (name[0] != DENSE, -name[1]))
+        order = sorted(
+            (name for name in self.cells if name[0] != TWIN),
+            key=lambda name: (name[0] != DENSE, -name[1]),
+        )
         return [self._row(name) for name in order]
 
     def _row(self, name: tuple[str, float]) -> dict[str, Any]:
@@ -100,7 +110,10 @@ class _Batch:
         both = (self.stock if name[0] == DENSE else self.vision) + ours
         ideal = (self.stock + theirs).flops / both.flops
         reached = median(c["ttft_ms"] for c in dense) / median(ttft)
-        prefill_ideal, prefill_reached = theirs.flops / ours.flops, _median(dense, "prefill") / ms["prefill"]
+        prefill_ideal, prefill_reached = (
+            theirs.flops / ours.flops,
+            _median(dense, "prefill") / ms["prefill"],
+        )
         first = {cell["repeat"]: cell["ttft_ms"] for cell in dense}
         ratios = [first[c["repeat"]] / c["ttft_ms"] for c in cells if c["repeat"] in first]
         depth = flops.text_stack(self.config).layers
@@ -117,7 +130,10 @@ class _Batch:
             None if kept is None or len(set(cells[0]["lengths"])) > 1 else self._pays(name[1], cells),
             self.captures.get(name),
         )  # fmt: skip
-        return {c: round(v, 4) if isinstance(v, float) else v for c, v in zip(COLUMNS, values, strict=True)}
+        return {
+            c: round(v, 4) if isinstance(v, float) else v
+            for c, v in zip(COLUMNS, values, strict=True)
+        }
 
     def _prefill(self, lengths: Sequence[int]) -> Work:
         return flops.prefill(self.config, lengths, self.batch, self.size)
@@ -132,7 +148,10 @@ class _Batch:
 
     def _pays(self, keep: float, cells: list[dict[str, Any]]) -> int | None:
         before = {cell["repeat"]: cell["stages"]["vision"] for cell in self.dense}
-        chosen = [(c["repeat"], sum(c["stages"][s] for s in ("vision", "select", "rebuild"))) for c in cells]
+        chosen = [
+            (c["repeat"], sum(c["stages"][s] for s in ("vision", "select", "rebuild")))
+            for c in cells
+        ]
         overhead = median(ms - before[repeat] for repeat, ms in chosen if repeat in before)
         times = {self.dense[0]["lengths"][0]: _median(self.dense, "prefill")} | self.text
         words = self.facts["prompt"] - self.facts["visual_tokens"]
@@ -140,7 +159,9 @@ class _Batch:
 
 
 @checked
-def break_even(times: dict[int, float], words: int, visual: int, keep: float, overhead: float) -> int | None:
+def break_even(
+    times: dict[int, float], words: int, visual: int, keep: float, overhead: float
+) -> int | None:
     """The number of visual tokens from which on pruning pays.
 
     Args:
@@ -151,19 +172,25 @@ def break_even(times: dict[int, float], words: int, visual: int, keep: float, ov
         overhead: milliseconds that choosing them costs; taken to be the same for fewer.
 
     Returns:
-        The smallest number from which up to `visual` all of them save more than they cost; None if `visual` doesn't.
+        The smallest number from which up to `visual` all of them save more than they cost; None if
+        `visual` doesn't.
     """
     lengths = sorted(times)
     ms = np.maximum.accumulate([times[n] for n in lengths])
     counts = np.arange(1, visual + 1)
-    whole, short = (np.interp(words + n, lengths, ms) for n in (counts, np.maximum(1, np.floor(keep * counts + 0.5))))
+    whole, short = (
+        np.interp(words + n, lengths, ms)
+        for n in (counts, np.maximum(1, np.floor(keep * counts + 0.5)))
+    )
     loses = np.flatnonzero(whole - short <= max(0.0, overhead))
     first = int(loses[-1]) + 2 if len(loses) else 1
     return first if first <= visual else None
 
 
 def noise_of(records: Iterable[dict[str, Any]]) -> dict[str, list[float]]:
-    """For each batch the lowest, the median and the highest TTFT of dense over that of dense in the same repetition."""
+    """For each batch the lowest, the median and the highest TTFT of dense over that of dense in the
+    same repetition.
+    """
     times: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
     for r in records:
         if r["kind"] == "cell" and r["method"] in (DENSE, TWIN):
@@ -172,12 +199,19 @@ def noise_of(records: Iterable[dict[str, Any]]) -> dict[str, list[float]]:
     for (batch, _), pair in sorted(times.items()):
         if len(pair) == 2:
             ratios[batch].append(pair[DENSE] / pair[TWIN])
-    return {str(b): [round(x, 4) for x in (min(found), median(found), max(found))] for b, found in ratios.items()}
+    return {
+        str(b): [round(x, 4) for x in (min(found), median(found), max(found))]
+        for b, found in ratios.items()
+    }
 
 
 @checked
-def meta_of(records: Sequence[dict[str, Any]], settings: dict[str, Any], start: datetime) -> dict[str, Any]:
-    """What made the rows: settings, command, the ceilings, the noise floor, the cost of prefills by length."""
+def meta_of(
+    records: Sequence[dict[str, Any]], settings: dict[str, Any], start: datetime
+) -> dict[str, Any]:
+    """What made the rows: settings, command, the ceilings, the noise floor, the cost of prefills by
+    length.
+    """
     kept = ("batch", "method", "keep", "reason")
     return {
         **settings,
@@ -185,9 +219,13 @@ def meta_of(records: Sequence[dict[str, Any]], settings: dict[str, Any], start: 
         "model": settings["shape"],
         "weights": "random",
         "seed": 0,
-        "ceilings": [{k: v for k, v in r.items() if k != "kind"} for r in records if r["kind"] == "ceilings"],
+        "ceilings": [
+            {k: v for k, v in r.items() if k != "kind"} for r in records if r["kind"] == "ceilings"
+        ],
         "noise_floor": noise_of(records),
-        "text_prefill_ms": [{k: r[k] for k in ("batch", "length", "ms")} for r in records if r["kind"] == "text"],
+        "text_prefill_ms": [
+            {k: r[k] for k in ("batch", "length", "ms")} for r in records if r["kind"] == "text"
+        ],
         "left_out": [{name: r[name] for name in kept} for r in records if r["kind"] == "left_out"],
         "started": start.isoformat(timespec="seconds"),
         "wall_seconds": round((datetime.now(UTC) - start).total_seconds(), 3),

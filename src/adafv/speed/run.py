@@ -16,19 +16,19 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin, StaticCache
 
 from adafv import __version__
-from adafv.ask import build_batch
-from adafv.checks import checked
-from adafv.compiled import compiled
-from adafv.encode import encode
-from adafv.inside import LayerPruner
+from adafv.core.encode import encode
+from adafv.core.layerwise import LayerPruner
+from adafv.core.pruner import Pruner
 from adafv.methods import from_spec
-from adafv.pruner import Pruner
-from adafv.speed import ceilings
+from adafv.models.compiled import compiled
+from adafv.models.prompting import build_batch
+from adafv.speed import roofline as ceilings
+from adafv.speed.baselines import PEERS
 from adafv.speed.flops import grids_of
 from adafv.speed.log import Log
-from adafv.speed.peers import PEERS
 from adafv.speed.shapes import QUESTION, Shape, build, picture, shape_of
 from adafv.speed.stages import Timed, answer, capture_ms, peak_bytes, read_text
+from adafv.utils.checks import checked
 
 __all__ = ["DENSE", "Cell", "Measurement", "plan"]
 
@@ -53,7 +53,9 @@ class Cell:
 
 
 def plan(names: Sequence[tuple[str, float]], batch: int, repeats: int) -> Iterator[Cell]:
-    """Every repetition visits all rows; the order turns, and back, so that whatever drifts hits all of them."""
+    """Every repetition visits all rows; the order turns, and back, so that whatever drifts hits all
+    of them.
+    """
     for repeat in range(repeats):
         turn = repeat // 2 % len(names)
         order = [*names[turn:], *names[:turn]][:: -1 if repeat % 2 else 1]
@@ -63,20 +65,23 @@ def plan(names: Sequence[tuple[str, float]], batch: int, repeats: int) -> Iterat
 @checked
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What to time. The dense model takes part twice in every repetition: the second time is the noise floor.
+    """What to time. The dense model takes part twice in every repetition: the second time is the
+    noise floor.
 
     Args:
         shape: a name in `adafv.speed.shapes.SHAPES`.
         layers: of the language model; None: all.
         batches: how many prompts at once.
-        methods: as `adafv.methods.from_spec` reads them, or a peer, see `adafv.speed.peers`.
+        methods: as `adafv.methods.from_spec` reads them, or a peer, see `adafv.speed.baselines`.
         keeps: shares of the visual tokens, 0 < keep <= 1; 1 is the dense model.
         repeats: of everything.
         answer: tokens of an answer, the first included.
-        compile: the language model, see `adafv.compiled`. Peaks of memory are those of the model as it is.
+        compile: the language model, see `adafv.models.compiled`. Peaks of memory are those of the
+            model as it is.
 
     Raises:
-        ValueError: an unknown name, a keep out of range, a number below 1, or a method that cannot be compiled.
+        ValueError: an unknown name, a keep out of range, a number below 1, or a method that cannot
+            be compiled.
     """
 
     shape: str = "tiny"
@@ -91,8 +96,14 @@ class Measurement:
     def __post_init__(self) -> None:
         for name in ("batches", "methods", "keeps"):
             if not getattr(self, name):
-                raise ValueError(f"{name} is an empty list: pass at least one, e.g. 1, adafv or 0.1")
-        for name, values in (("batch", self.batches), ("repeats", [self.repeats]), ("answer", [self.answer])):
+                raise ValueError(
+                    f"{name} is an empty list: pass at least one, e.g. 1, adafv or 0.1"
+                )
+        for name, values in (
+            ("batch", self.batches),
+            ("repeats", [self.repeats]),
+            ("answer", [self.answer]),
+        ):
             if min(values) < 1:
                 raise ValueError(f"{name}={min(values)} is too few: pass 1 or more")
         _ = self.config, self.pruners
@@ -124,7 +135,8 @@ class Measurement:
     def run(
         self, device: torch.device, dtype: torch.dtype, out: str | Path, progress: bool = False
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Time what `out` lacks; the lines of its log that this measurement asks for, and the settings they share.
+        """Time what `out` lacks; the lines of its log that this measurement asks for, and the
+        settings they share.
 
         Raises:
             ValueError: see `Log`.
@@ -141,7 +153,9 @@ class Measurement:
             return [record for record in log.records if self._asked(record)], settings
 
     def _asked(self, record: dict[str, Any]) -> bool:
-        """Whether a line of the log, which other budgets or methods may have written, is of this measurement."""
+        """Whether a line of the log, which other budgets or methods may have written, is of this
+        measurement.
+        """
         return (
             record.get("batch", self.batches[0]) in self.batches
             and record.get("repeat", 0) < self.repeats
@@ -157,7 +171,8 @@ class Measurement:
             "device": device.type,
             "dtype": str(dtype).removeprefix("torch."),
             "machine": _machine(device),
-            "versions": versions | {"torch": torch.__version__, "transformers": transformers.__version__},
+            "versions": versions
+            | {"torch": torch.__version__, "transformers": transformers.__version__},
         }
 
     def todo(self, log: Log, batch: int) -> list[Cell]:
@@ -165,7 +180,11 @@ class Measurement:
         there = {(r["batch"], r["repeat"], r["method"], r["keep"]) for r in log.of("cell")}
         out = {(r["batch"], r["method"], r["keep"]) for r in log.of("left_out")}
         cells = plan(list(self.pruners), batch, self.repeats)
-        return [c for c in cells if (batch, c.repeat, *c.name) not in there and (batch, *c.name) not in out]
+        return [
+            c
+            for c in cells
+            if (batch, c.repeat, *c.name) not in there and (batch, *c.name) not in out
+        ]
 
     def _batch(
         self,
@@ -179,7 +198,9 @@ class Measurement:
         bar = partial(tqdm, disable=not progress, leave=False)
         inputs = self._inputs(model, processor, log, batch)
 
-        def once(name: tuple[str, float], room: Callable[[int], StaticCache] | None = None) -> Timed:
+        def once(
+            name: tuple[str, float], room: Callable[[int], StaticCache] | None = None
+        ) -> Timed:
             return answer(model, inputs, self.pruners[name], self.answer, room)
 
         peaks = {(r["method"], r["keep"]) for r in log.of("peak") if r["batch"] == batch}
@@ -199,7 +220,11 @@ class Measurement:
                 refused.add(name)
                 log.add("left_out", batch=batch, method=name[0], keep=name[1], reason=str(error))
         there = {r["length"] for r in log.of("text") if r["batch"] == batch}
-        lengths = [n for n in _lengths(1 if self.compile else inputs["input_ids"].shape[1]) if n not in there]
+        lengths = [
+            n
+            for n in _lengths(1 if self.compile else inputs["input_ids"].shape[1])
+            if n not in there
+        ]
         wanted = [cell for cell in todo if cell.name not in refused]
         with compiled(model) if self.compile else nullcontext():
             room = None
@@ -207,14 +232,23 @@ class Measurement:
                 room = cache(
                     partial(StaticCache, model.config)
                 )  # graphs are recorded for addresses: one for each length
-                for name in bar([n for n in names if n not in refused] * WARM, desc=f"batch {batch}, compiling"):
+                for name in bar(
+                    [n for n in names if n not in refused] * WARM, desc=f"batch {batch}, compiling"
+                ):
                     once(name, room)
             for n in bar(lengths, desc=f"batch {batch}, text"):
-                log.add("text", batch=batch, length=n, ms=min(read_text(model, batch, n) for _ in range(TRIES)))
+                log.add(
+                    "text",
+                    batch=batch,
+                    length=n,
+                    ms=min(read_text(model, batch, n) for _ in range(TRIES)),
+                )
             for cell in bar(wanted, desc=f"batch {batch}", leave=True):
                 log.add("cell", **asdict(cell), **asdict(once(cell.name, room)))
 
-    def _inputs(self, model: PreTrainedModel, processor: ProcessorMixin, log: Log, batch: int) -> dict[str, Any]:
+    def _inputs(
+        self, model: PreTrainedModel, processor: ProcessorMixin, log: Log, batch: int
+    ) -> dict[str, Any]:
         """A batch on the model's device; what it is made of goes to the log, once."""
 
         pictures = [picture(self.sizes.side, seed) for seed in range(batch)]
@@ -223,14 +257,24 @@ class Measurement:
             return build_batch(processor, pictures[:count], [QUESTION] * count, "cpu", model.dtype)
 
         def move(inputs: dict[str, Any]) -> dict[str, Any]:
-            return {name: x.to(model.device) if isinstance(x, torch.Tensor) else x for name, x in inputs.items()}
+            return {
+                name: x.to(model.device) if isinstance(x, torch.Tensor) else x
+                for name, x in inputs.items()
+            }
 
         inputs, preprocess = _timed(partial(prepare, batch))
         if all(r["batch"] != batch for r in log.of("batch")):
             with torch.inference_mode():
                 visual = encode(model, move(prepare(1)), signals=(), text=False).tokens.counts[0]
             prompt, grids = inputs["input_ids"].shape[1], grids_of(model.config, inputs)
-            log.add("batch", batch=batch, preprocess_ms=preprocess, visual_tokens=visual, prompt=prompt, grids=grids)
+            log.add(
+                "batch",
+                batch=batch,
+                preprocess_ms=preprocess,
+                visual_tokens=visual,
+                prompt=prompt,
+                grids=grids,
+            )
         return move(inputs)
 
 
@@ -263,5 +307,11 @@ def _machine(device: torch.device) -> dict[str, Any]:
         return {"name": torch.cuda.get_device_name(device)}
     name = platform.processor() or platform.machine()
     if (info := Path("/proc/cpuinfo")).exists():
-        name = next((line.split(": ")[1] for line in info.read_text().splitlines() if "model name" in line), name)
-    return {"name": f"{name}, {torch.backends.cpu.get_cpu_capability()}", "threads": torch.get_num_threads()}
+        name = next(
+            (line.split(": ")[1] for line in info.read_text().splitlines() if "model name" in line),
+            name,
+        )
+    return {
+        "name": f"{name}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+    }

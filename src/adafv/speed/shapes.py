@@ -24,13 +24,36 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from adafv.checks import checked
-from adafv.processors import pictures_only
+from adafv.models.processors import pictures_only
+from adafv.utils.checks import checked
 
 __all__ = ["QUESTION", "SHAPES", "Shape", "build", "picture", "shape_of"]
 
-SPECIAL = ("<unk>", "<pad>", "<s>", "</s>", "<image>", "<video>", "<|vision_start|>", "<|vision_end|>")
-WORDS = ("USER", "ASSISTANT", ":", "what", "color", "is", "the", "anchor", "left", "of", "a", "knight", "?")
+SPECIAL = (
+    "<unk>",
+    "<pad>",
+    "<s>",
+    "</s>",
+    "<image>",
+    "<video>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+)
+WORDS = (
+    "USER",
+    "ASSISTANT",
+    ":",
+    "what",
+    "color",
+    "is",
+    "the",
+    "anchor",
+    "left",
+    "of",
+    "a",
+    "knight",
+    "?",
+)
 QUESTION = " ".join((*WORDS[3:12],) * 5 + WORDS[-1:])
 CHAT = (
     "{% for m in messages %}{{ m['role'].upper() }} : {% for c in m['content'] %}"
@@ -63,9 +86,19 @@ class Shape:
         """
         depth = self.text["num_hidden_layers"]
         if layers is not None and not 1 <= layers <= depth:
-            raise ValueError(f"layers={layers} of a language model of {depth}: pass 1 to {depth}, or leave it out")
-        text = {**self.text, "num_hidden_layers": layers or depth, "bos_token_id": 2, "eos_token_id": 3}
-        options: dict[str, Any] = {"text_config": {**text, "pad_token_id": 1}, "vision_config": dict(self.tower)}
+            raise ValueError(
+                f"layers={layers} of a language model of {depth}: pass 1 to {depth}, or leave it out"
+            )
+        text = {
+            **self.text,
+            "num_hidden_layers": layers or depth,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+        }
+        options: dict[str, Any] = {
+            "text_config": {**text, "pad_token_id": 1},
+            "vision_config": dict(self.tower),
+        }
         for name, token in (("image", 4), ("video", 5), ("vision_start", 6), ("vision_end", 7)):
             options[f"{name}_token_id"] = token
         if self.kind == "llava_next":
@@ -86,8 +119,12 @@ class Shape:
         if self.kind.startswith("qwen"):
             marker, edge = "<|vision_start|><image><|vision_end|>", self.side**2
             size = {"shortest_edge": edge, "longest_edge": edge}
-            images = Qwen2VLImageProcessorPil(patch_size=self.tower["patch_size"], merge_size=2, size=size)
-            return pictures_only(cls)(images, tokenizer, chat_template=CHAT.replace("MARKER", marker))
+            images = Qwen2VLImageProcessorPil(
+                patch_size=self.tower["patch_size"], merge_size=2, size=size
+            )
+            return pictures_only(cls)(
+                images, tokenizer, chat_template=CHAT.replace("MARKER", marker)
+            )
         edge = self.tower["image_size"]
         crop = {"size": {"shortest_edge": edge}, "crop_size": {"height": edge, "width": edge}}
         nested = {"image_grid_pinpoints": self._grids()} if self.kind == "llava_next" else {}
@@ -98,22 +135,31 @@ class Shape:
         )  # fmt: skip
 
     def _grids(self) -> list[list[int]]:
-        return [[self.tower["image_size"] * rows, self.tower["image_size"] * columns] for rows, columns in PINPOINTS]
+        return [
+            [self.tower["image_size"] * rows, self.tower["image_size"] * columns]
+            for rows, columns in PINPOINTS
+        ]
 
 
 @checked
 def picture(side: int, seed: int) -> Image.Image:
     """A square picture of noise."""
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    )
 
 
 @checked
 def build(config: PreTrainedConfig, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """A model of a configuration, in eval mode, on its device at once, its weights one small draw over and over."""
+    """A model of a configuration, in eval mode, on its device at once, its weights one small draw
+    over and over.
+    """
     cls: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
     with no_init_weights(), torch.device(device):
         model = cls._from_config(config, dtype=dtype)
-    drawn = torch.randn(2**20, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(device, dtype)
+    drawn = (
+        torch.randn(2**20, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(device, dtype)
+    )
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() < 2:
@@ -131,7 +177,9 @@ def _tile(flat: Tensor, block: Tensor) -> None:
 
 @checked
 def shape_of(name: str) -> Shape:
-    """One of `SHAPES`. Raises a `ValueError` that suggests the closest, if there is none of this name."""
+    """One of `SHAPES`. Raises a `ValueError` that suggests the closest, if there is none of this
+    name.
+    """
     if name in SHAPES:
         return SHAPES[name]
     close = difflib.get_close_matches(name, SHAPES, n=1, cutoff=0.5)

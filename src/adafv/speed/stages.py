@@ -1,4 +1,6 @@
-"""One batch of prompts from inputs on the device to an answer, timed stage by stage; dense or pruned."""
+"""One batch of prompts from inputs on the device to an answer, timed stage by stage; dense or
+pruned.
+"""
 
 import inspect
 import time
@@ -11,16 +13,18 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel, StaticCache
 
-from adafv.capture import LABEL
-from adafv.checks import checked
+from adafv.core.capture import LABEL
+from adafv.core.pruner import Pruner
 from adafv.families.base import base_of
-from adafv.pruner import Pruner
-from adafv.speed.ceilings import wait
+from adafv.speed.roofline import wait
+from adafv.utils.checks import checked
 
 __all__ = ["STAGES", "Timed", "answer", "capture_ms", "peak_bytes", "read_text"]
 
 STAGES = ("vision", "select", "rebuild", "prefill")
-"""Their times add up to TTFT. Vision is all of `Pruner.encode`: tower, what is read off it, layout, words."""
+"""Their times add up to TTFT. Vision is all of `Pruner.encode`: tower, what is read off it, layout,
+words.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,9 @@ class Timed:
         ttft_ms: from inputs on the device to the first token's id.
         decode_ms: a later token of each answer, mean.
         kept: visual tokens of a prompt that the language model read, mean over layers and prompts.
-        lengths: for each of its layers the tokens of a prompt that are in its cache after the prefill. What a compiled
-            prefill pads is not among them: the ideal is that of the prompt, and padding shows as a smaller share of it.
+        lengths: for each of its layers the tokens of a prompt that are in its cache after the
+            prefill. What a compiled prefill pads is not among them: the ideal is that of the
+            prompt, and padding shows as a smaller share of it.
         kv_bytes: of the whole batch's cache by then; of a static cache with room for the answer.
     """
 
@@ -46,7 +51,9 @@ class Timed:
 
 
 class Clock:
-    """Marks on the device's own timeline: CUDA events, elsewhere the host's clock once the device is done."""
+    """Marks on the device's own timeline: CUDA events, elsewhere the host's clock once the device
+    is done.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -94,7 +101,8 @@ def answer(
     Args:
         inputs: of the processor, on the device, without padding.
         pruner: None: the stock model, by what its own forward does with pixels.
-        room: an empty cache of a length, for a model that is `compiled`; it is given back empty. None: the model's own.
+        room: an empty cache of a length, for a model that is `compiled`; it is given back empty.
+            None: the model's own.
 
     Raises:
         ValueError: what the method refuses.
@@ -108,7 +116,9 @@ def answer(
         else:
             encoding = pruner.encode(model, inputs)
             clock.mark("vision")
-            selection = pruner.select(encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts])
+            selection = pruner.select(
+                encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts]
+            )
             clock.mark("select")
             short = pruner.rebuild(model, inputs, encoding, selection)
             stack.enter_context(pruner.inside(model, encoding))
@@ -124,7 +134,11 @@ def answer(
         size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
         later = Clock(model.device)
         for _ in range(tokens - 1):
-            token = model(input_ids=token, past_key_values=cache, use_cache=True).logits[:, -1].argmax(-1, keepdim=True)
+            token = (
+                model(input_ids=token, past_key_values=cache, use_cache=True)
+                .logits[:, -1]
+                .argmax(-1, keepdim=True)
+            )
         decode = later.stop() / max(1, tokens - 1)
         if room:
             cache.reset()
@@ -142,8 +156,12 @@ def _encoded(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any
 @checked
 @torch.inference_mode()
 def read_text(model: PreTrainedModel, batch: int, length: int) -> float:
-    """Milliseconds to the first token of prompts of text alone: how long a prompt of some length takes."""
-    ids = torch.full((batch, length), int(model.config.get_text_config().bos_token_id), device=model.device)
+    """Milliseconds to the first token of prompts of text alone: how long a prompt of some length
+    takes.
+    """
+    ids = torch.full(
+        (batch, length), int(model.config.get_text_config().bos_token_id), device=model.device
+    )
     clock = Clock(model.device)
     model(input_ids=ids, use_cache=True, logits_to_keep=1).logits.argmax(-1)
     return clock.stop()

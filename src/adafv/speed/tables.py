@@ -7,8 +7,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from adafv.checks import checked
 from adafv.speed.run import DENSE
+from adafv.utils.checks import checked
 
 __all__ = ["LEGEND", "NARROW", "markdown", "table", "title"]
 
@@ -36,7 +36,11 @@ NARROW = (
 @checked
 def title(meta: dict[str, Any]) -> str:
     """Shape, how much of it, precision and machine."""
-    cut = "" if meta["layers"] in (None, meta["of_layers"]) else f", {meta['layers']} of {meta['of_layers']} LLM layers"
+    cut = (
+        ""
+        if meta["layers"] in (None, meta["of_layers"])
+        else f", {meta['layers']} of {meta['of_layers']} LLM layers"
+    )
     machine = meta["machine"]
     threads = f", threads: {machine['threads']}" if "threads" in machine else ""
     return f"{meta['shape']}{cut}, random weights, {meta['dtype']}, {machine['name']}{threads}"
@@ -55,7 +59,9 @@ def table(rows: list[dict[str, Any]], meta: dict[str, Any]) -> Table:
 
 @checked
 def markdown(rows: Iterable[dict[str, Any]], meta: dict[str, Any]) -> str:
-    """The same for a page, without what a page has no room for; with the command and the noise floor."""
+    """The same for a page, without what a page has no room for; with the command and the noise
+    floor.
+    """
     batches = len({row["batch"] for row in rows}) > 1
     names = (*(["batch"] if batches else []), *BRIEF)
     lines = [names, [":--" if name in LEFT else "--:" for name in names]]
@@ -64,7 +70,12 @@ def markdown(rows: Iterable[dict[str, Any]], meta: dict[str, Any]) -> str:
         (f"batch {batch}: " if batches else "") + f"{low:.2f} to {high:.2f}"
         for batch, (low, _, high) in meta["noise_floor"].items()
     )
-    head = [f"{title(meta)}; times in ms; dense against dense {floor}:", "", f"    {meta['command']}", ""]
+    head = [
+        f"{title(meta)}; times in ms; dense against dense {floor}:",
+        "",
+        f"    {meta['command']}",
+        "",
+    ]
     return "\n".join([*head, *(f"| {' | '.join(line)} |" for line in lines)])
 
 
@@ -100,4 +111,10 @@ def _ms(value: float) -> str:
 
 
 def _mib(value: int | None) -> str:
-    return "–" if value is None else f"{value / 2**20:.3g}" if value < 100 * 2**20 else f"{value / 2**20:.0f}"
+    return (
+        "–"
+        if value is None
+        else f"{value / 2**20:.3g}"
+        if value < 100 * 2**20
+        else f"{value / 2**20:.0f}"
+    )

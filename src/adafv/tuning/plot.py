@@ -5,10 +5,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from adafv.checks import checked
+from adafv.data.sample import BLIND
 from adafv.evaluation.plot import COLOURS, FAINT, INK, MARKERS, budget_axis
-from adafv.evaluation.sample import BLIND
-from adafv.tuning.choice import CHOOSING, REPORTING, Row, is_candidate
+from adafv.tuning.pick import CHOOSING, REPORTING, Row, is_candidate
+from adafv.utils.checks import checked
 
 __all__ = ["draw"]
 
@@ -20,21 +20,31 @@ _APART = 1.035
 def draw(rows: list[Row], min_retention: float, path: Path) -> None:
     """Draw the rows of a tuning: retention and its 95 % interval against the share of tokens kept.
 
-    Points are of the half that the choice is made on; filled ones hold: their interval lies above the line. The star is
-    what was chosen, on the other half.
-    """
+    Points are of the half that the choice is made on; filled ones hold: their interval lies above
+    the line. The star is what was chosen, on the other half."""
     figure = Figure(figsize=(8, 4.6), dpi=160, layout="constrained", facecolor="white")
     axes = figure.subplots()
     own = [row for row in rows if is_candidate(row)]
     names = list(dict.fromkeys(row["method"] for row in own))
     for i, name in enumerate(names):
         shift = _APART ** (i - (len(names) - 1) / 2)
-        _line(axes, sorted((r for r in own if r["method"] == name), key=lambda r: r["keep"]), i, shift)
+        _line(
+            axes, sorted((r for r in own if r["method"] == name), key=lambda r: r["keep"]), i, shift
+        )
     blind = next(row for row in rows if row["half"] == CHOOSING and row["method"] == BLIND)
     axes.axhline(
-        100 * blind["retention"], color=FAINT, linewidth=1.1, linestyle=(0, (4, 3)), label="without the picture"
+        100 * blind["retention"],
+        color=FAINT,
+        linewidth=1.1,
+        linestyle=(0, (4, 3)),
+        label="without the picture",
     )
-    axes.axhline(100 * min_retention, color=INK, linewidth=1.1, label=f"asked for: {100 * min_retention:.4g} %")
+    axes.axhline(
+        100 * min_retention,
+        color=INK,
+        linewidth=1.1,
+        label=f"asked for: {100 * min_retention:.4g} %",
+    )
     if rows[-1]["half"] == REPORTING:
         last = rows[-1]
         _point(axes, last, len(names), label=f"chosen: {last['method']}, on the other half")
@@ -62,7 +72,9 @@ def _line(axes: Axes, rows: list[Row], index: int, shift: float) -> None:
         keeps, values, yerr=ends, label=rows[0]["method"], color=colour, marker=marker, markersize=6,
         markerfacecolor="white", linewidth=1.5, elinewidth=1, capsize=2.5, zorder=3,
     )  # fmt: skip
-    held = [(keep, value) for keep, value, row in zip(keeps, values, rows, strict=True) if row["holds"]]
+    held = [
+        (keep, value) for keep, value, row in zip(keeps, values, rows, strict=True) if row["holds"]
+    ]
     axes.plot(
         *zip(*held, strict=True) if held else ([], []),
         color=colour,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adafv.checks import checked
-from adafv.evaluation.sample import Question, Sample
-from adafv.images import open_image
-from adafv.serving.jsonl import Line, read_lines
+from adafv.batch.jsonl import Line, read_lines
+from adafv.data.sample import Question, Sample
+from adafv.models.images import open_image
+from adafv.utils.checks import checked
 
 __all__ = ["Picture", "halves", "read_pictures"]
 
@@ -21,7 +21,8 @@ class Picture:
     Attributes:
         id: its path from the folder of the questions.
         path: of the file.
-        questions: in the order of the lines, none twice; an empty answer: the dense model's is the truth.
+        questions: in the order of the lines, none twice; an empty answer: the dense model's is the
+            truth.
         lines: their numbers.
     """
 
@@ -37,14 +38,15 @@ class Picture:
 
 @checked
 def read_pictures(path: Path) -> list[Picture]:
-    """The questions of a JSONL file: lines of `{"image": "a.png", "question": "what is there?", "answer": "a cup"}`.
+    """The questions of a JSONL file: lines of `{"image": "a.png", "question": "what is there?",
+    "answer": "a cup"}`.
 
-    "answer" is the truth, where there is one; other keys are ignored; a line that is there twice counts once. All lines
-    are checked and all pictures opened before this returns.
+    "answer" is the truth, where there is one; other keys are ignored; a line that is there twice
+    counts once. All lines are checked and all pictures opened before this returns.
 
     Raises:
-        ValueError: the file cannot be read, is empty or speaks of a single picture; or, with the number of the line,
-            what is wrong with it.
+        ValueError: the file cannot be read, is empty or speaks of a single picture; or, with the
+            number of the line, what is wrong with it.
     """
     asked: dict[str, dict[str, tuple[Question, int]]] = {}
     files: dict[str, str] = {}
@@ -55,15 +57,23 @@ def read_pictures(path: Path) -> list[Picture]:
             if name not in files:
                 open_image(line.image)
                 files[name] = line.image
-            known, number = asked.setdefault(name, {}).setdefault(question.text, (question, line.number))
+            known, number = asked.setdefault(name, {}).setdefault(
+                question.text, (question, line.number)
+            )
             if known != question:
-                raise ValueError(f"this is asked in line {number} too, with another answer: leave one of them out")
+                raise ValueError(
+                    f"this is asked in line {number} too, with another answer: leave one of them out"
+                )
         except ValueError as error:
             raise ValueError(_placed(str(error), line.number, path)) from None
     if len(asked) < 2:
-        raise ValueError(f"{path} asks about one picture, which cannot be split into halves: add lines on others")
+        raise ValueError(
+            f"{path} asks about one picture, which cannot be split into halves: add lines on others"
+        )
     return [
-        Picture(name, files[name], tuple(q for q, _ in own.values()), tuple(n for _, n in own.values()))
+        Picture(
+            name, files[name], tuple(q for q, _ in own.values()), tuple(n for _, n in own.values())
+        )
         for name, own in asked.items()
     ]
 
@@ -74,7 +84,9 @@ def halves(pictures: Sequence[Picture], seed: int) -> tuple[list[Picture], list[
     order = list(range(len(pictures)))
     random.Random(seed).shuffle(order)
     middle = (len(order) + 1) // 2
-    first, second = ([pictures[i] for i in sorted(part)] for part in (order[:middle], order[middle:]))
+    first, second = (
+        [pictures[i] for i in sorted(part)] for part in (order[:middle], order[middle:])
+    )
     return first, second
 
 

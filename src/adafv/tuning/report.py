@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
-from adafv.checks import checked
 from adafv.evaluation.report import as_csv
-from adafv.files import atomic, write_text
-from adafv.tuning.choice import CHOOSING, COLUMNS, REPORTING, Row
+from adafv.tuning.pick import CHOOSING, COLUMNS, REPORTING, Row
+from adafv.utils.checks import checked
+from adafv.utils.files import atomic, write_text
 
 __all__ = ["FILES", "LEGEND", "NARROW", "read", "table", "write"]
 
@@ -45,19 +45,28 @@ def read(path: str | Path) -> dict[str, Any] | None:
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         rows = [{name: row[name] for name in COLUMNS} for row in found["rows"]]
-        return {"meta": found["meta"], "rows": rows, "chosen": found["chosen"], "verdict": found["verdict"]}
+        return {
+            "meta": found["meta"],
+            "rows": rows,
+            "chosen": found["chosen"],
+            "verdict": found["verdict"],
+        }
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 @checked
 def table(rows: Sequence[Row]) -> Table:
-    """Retention and its interval by budget and method; of the other half only what was chosen, if anything was."""
+    """Retention and its interval by budget and method; of the other half only what was chosen, if
+    anything was.
+    """
     cells: dict[tuple[float, str], dict[str, Row]] = {}
     for row in rows:
         if row["method"] != "none":
             cells.setdefault((row["keep"], row["method"]), {})[row["half"]] = row
-    result = Table(title="Right answers, % of the dense model's, and 95 % interval", title_justify="left")
+    result = Table(
+        title="Right answers, % of the dense model's, and 95 % interval", title_justify="left"
+    )
     for name in ("kept", "tokens"):
         result.add_column(name, justify="right", no_wrap=True)
     result.add_column("method", no_wrap=True)

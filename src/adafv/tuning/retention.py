@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adafv.checks import checked
-from adafv.evaluation.report import Z, score_interval
+from adafv.utils.checks import checked
+from adafv.utils.stats import Z, score_interval
 
 __all__ = ["INTERVAL", "Answers", "Effects", "Retention", "effects_of", "needed", "retention"]
 
@@ -24,11 +24,11 @@ Shares = list[list[bool]]
 
 @dataclass(frozen=True)
 class Effects:
-    """How many answers tell as much as one, since those on the same picture go wrong together: Kish's design effect.
+    """How many answers tell as much as one, since those on the same picture go wrong together:
+    Kish's design effect.
 
-    `lost` is that of answers which the dense model gives rightly, `gained` of the others; None: too few have changed to
-    know, and all answers on a picture count as one.
-    """
+    `lost` is that of answers which the dense model gives rightly, `gained` of the others; None: too
+    few have changed to know, and all answers on a picture count as one."""
 
     lost: float | None = None
     gained: float | None = None
@@ -38,8 +38,8 @@ class Effects:
 class Retention:
     """Right answers of a pruned model over those of the dense one, and its 95 % interval.
 
-    `effective` is the number of the dense model's right answers over their design effect: what the comparison rests on.
-    """
+    `effective` is the number of the dense model's right answers over their design effect: what the
+    comparison rests on."""
 
     value: float
     low: float
@@ -49,13 +49,15 @@ class Retention:
 
 @checked
 def effects_of(samples: Iterable[Answers]) -> Effects:
-    """The design effects of the same questions, from the answers under several methods and budgets together.
+    """The design effects of the same questions, from the answers under several methods and budgets
+    together.
 
-    One that loses little shows no effect of its own, so that a lone loss would count for more than none.
-    """
+    One that loses little shows no effect of its own, so that a lone loss would count for more than
+    none."""
     samples = list(samples)
     return Effects(
-        _effect([_stayed(s) for s in samples], lost=True), _effect([_gained(s) for s in samples], lost=False)
+        _effect([_stayed(s) for s in samples], lost=True),
+        _effect([_gained(s) for s in samples], lost=False),
     )
 
 
@@ -63,14 +65,15 @@ def effects_of(samples: Iterable[Answers]) -> Effects:
 def retention(answers: Answers, effects: Effects = Effects()) -> Retention | None:
     """What a pruned model retains of the dense one, question by question.
 
-    Of D questions that the dense model answers rightly the pruned one answers a share s rightly too, of the W others a
-    share g: retention is s + g · W / D. Each share has Wilson's interval, on the effective number of answers as in
-    `adafv.evaluation.report.wilson`, and the two are put together by MOVER: G. Y. Zou & A. Donner, "Construction of
-    confidence intervals about effect measures: a general approach", Stat. Med. 2008. Where the dense model's answers
-    are the truth, W is 0 and this is Wilson's interval of the agreement.
+    Of D questions that the dense model answers rightly the pruned one answers a share s rightly
+    too, of the W others a share g: retention is s + g · W / D. Each share has Wilson's interval, on
+    the effective number of answers as in `adafv.evaluation.report.wilson`, and the two are put
+    together by MOVER: G. Y. Zou & A. Donner, "Construction of confidence intervals about effect
+    measures: a general approach", Stat. Med. 2008. Where the dense model's answers are the truth, W
+    is 0 and this is Wilson's interval of the agreement.
 
-    Not the bootstrap of `adafv.evaluation.paired`: where no answer differs that is a point, on five questions as on
-    five thousand.
+    Not the bootstrap of `adafv.evaluation.paired`: where no answer differs that is a point, on five
+    questions as on five thousand.
 
     Returns:
         None where the dense model is never right.
@@ -96,7 +99,8 @@ def retention(answers: Answers, effects: Effects = Effects()) -> Retention | Non
 
 @checked
 def needed(at_least: float, share: float = 1.0) -> int:
-    """Of how many answers a share must be right so that its interval lies above `at_least` (Wilson, solved for n).
+    """Of how many answers a share must be right so that its interval lies above `at_least` (Wilson,
+    solved for n).
 
     Args:
         share: above `at_least`, up to 1.
@@ -109,7 +113,9 @@ def _stayed(answers: Answers) -> Shares:
 
 
 def _gained(answers: Answers) -> Shares:
-    return [own for picture in answers if (own := [pruned for dense, pruned in picture if not dense])]
+    return [
+        own for picture in answers if (own := [pruned for dense, pruned in picture if not dense])
+    ]
 
 
 def _share(pictures: Shares) -> float:
@@ -121,14 +127,21 @@ def _effective(pictures: Shares, effect: float | None) -> float:
 
 
 def _effect(samples: list[Shares], lost: bool) -> float | None:
-    """Variance over pictures of a share over that of as many independent answers, both summed over the samples."""
+    """Variance over pictures of a share over that of as many independent answers, both summed over
+    the samples.
+    """
     changed, observed, independent = 0, 0.0, 0.0
     for pictures in samples:
-        sizes, right = np.array([*map(len, pictures)], float), np.array([*map(sum, pictures)], float)
+        sizes, right = (
+            np.array([*map(len, pictures)], float),
+            np.array([*map(sum, pictures)], float),
+        )
         if len(pictures) < 2:
             continue
         n, share = sizes.sum(), right.sum() / sizes.sum()
         changed += int(n - right.sum() if lost else right.sum())
-        observed += len(pictures) / (len(pictures) - 1) * ((right - share * sizes) ** 2).sum() / n**2
+        observed += (
+            len(pictures) / (len(pictures) - 1) * ((right - share * sizes) ** 2).sum() / n**2
+        )
         independent += share * (1 - share) / n
     return max(1.0, observed / independent) if changed >= FEWEST and independent else None

@@ -1,4 +1,6 @@
-"""Tuning: which method at which budget holds, chosen on one half of the pictures and measured on the other."""
+"""Tuning: which method at which budget holds, chosen on one half of the pictures and measured on
+the other.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -11,17 +13,26 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv import __version__
-from adafv.ask import check_question
-from adafv.checks import checked
+from adafv.core.pruner import Pruner
+from adafv.data.sample import Question
 from adafv.evaluation.answering import Answering, Configuration, chunks, configured
 from adafv.evaluation.answers import AnswerLog, Key
-from adafv.evaluation.sample import Question
-from adafv.load import fingerprint
-from adafv.pruner import Pruner
-from adafv.text import boilerplate
-from adafv.tuning.choice import CHOOSING, REPORTING, Row, answers_of, choose, effects_in, is_candidate, rows_of
+from adafv.models.boilerplate import boilerplate
+from adafv.models.load import fingerprint
+from adafv.models.prompting import check_question
+from adafv.tuning.pick import (
+    CHOOSING,
+    REPORTING,
+    Row,
+    answers_of,
+    choose,
+    effects_in,
+    is_candidate,
+    rows_of,
+)
 from adafv.tuning.questions import Picture, halves, read_pictures
 from adafv.tuning.retention import needed
+from adafv.utils.checks import checked
 
 __all__ = ["KEEPS", "METHODS", "Findings", "Tuning"]
 
@@ -35,7 +46,7 @@ class Findings:
     """What a tuning found.
 
     Attributes:
-        rows: see `adafv.tuning.choice.rows_of`; first those of the half that the choice was made on.
+        rows: see `adafv.tuning.pick.rows_of`; first those of the half that the choice was made on.
         chosen: the row, on the other half, of what was chosen on the first; None: nothing was.
         pruner: the method at its budget, if it holds there.
         left_out: methods and budgets that cannot be met on this model, each with its reason.
@@ -52,13 +63,15 @@ class Findings:
 class Tuning:
     """The smallest budget, and its method, that holds a retention on a user's own questions.
 
-    Retention is the right answers of a pruned model over those of the dense one; an answer is right that is the truth,
-    or, where the line has none, the dense model's own answer, but for case and space around it. The pictures are split
-    in half at random. Methods and budgets are compared on one half: a budget holds if the lower end of the 95 %
-    interval of its retention is `min_retention` at least. For each method the budgets are gone through from the largest
-    on, up to the first that does not hold, so that no small one is taken for one lucky draw. The smallest budget of all
-    methods is chosen; among equals the method that retains most. It then answers the other half, which had no say in
-    the choice: these figures are the ones to quote, and it counts as found if it retains `min_retention` there, too.
+    Retention is the right answers of a pruned model over those of the dense one; an answer is right
+    that is the truth, or, where the line has none, the dense model's own answer, but for case and
+    space around it. The pictures are split in half at random. Methods and budgets are compared on
+    one half: a budget holds if the lower end of the 95 % interval of its retention is
+    `min_retention` at least. For each method the budgets are gone through from the largest on, up
+    to the first that does not hold, so that no small one is taken for one lucky draw. The smallest
+    budget of all methods is chosen; among equals the method that retains most. It then answers the
+    other half, which had no say in the choice: these figures are the ones to quote, and it counts
+    as found if it retains `min_retention` there, too.
 
     Args:
         data: the questions, see `adafv.tuning.questions.read_pictures`.
@@ -66,12 +79,14 @@ class Tuning:
         methods: as `adafv.methods.from_spec` reads them.
         keeps: shares of the visual tokens, 0 < keep < 1.
         seed: of the split.
-        batch_size: prompts that the language model reads at once; about as many pictures are encoded at once.
-        max_new_tokens: length of an answer; where nothing but agreement with the dense model's counts, short ones say
-            more than long ones, of which one word differs easily.
+        batch_size: prompts that the language model reads at once; about as many pictures are
+            encoded at once.
+        max_new_tokens: length of an answer; where nothing but agreement with the dense model's
+            counts, short ones say more than long ones, of which one word differs easily.
 
     Raises:
-        ValueError: an argument out of range, an unknown method, or lines that `read_pictures` refuses.
+        ValueError: an argument out of range, an unknown method, or lines that `read_pictures`
+            refuses.
     """
 
     data: Path
@@ -92,7 +107,9 @@ class Tuning:
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value} is too few: pass 1 or more")
         if len(configured(self.methods, self.keeps)) == len(configured((), ())):
-            raise ValueError("nothing to choose from: pass methods other than none, and budgets below 1")
+            raise ValueError(
+                "nothing to choose from: pass methods other than none, and budgets below 1"
+            )
         _ = self.pictures
 
     @cached_property
@@ -113,11 +130,15 @@ class Tuning:
     @property
     def with_answer(self) -> int:
         """How many questions come with the truth."""
-        return sum(bool(question.answer) for picture in self.pictures for question in picture.questions)
+        return sum(
+            bool(question.answer) for picture in self.pictures for question in picture.questions
+        )
 
     @property
     def shortage(self) -> str | None:
-        """Before anything is answered: a sentence if there are too few lines to prove the retention, else None."""
+        """Before anything is answered: a sentence if there are too few lines to prove the
+        retention, else None.
+        """
         lacking = 2 * needed(self.min_retention) - self.questions
         if lacking <= 0:
             return None
@@ -127,19 +148,26 @@ class Tuning:
         )
 
     def run(
-        self, model: PreTrainedModel, processor: ProcessorMixin, out: str | Path, *, name: str, progress: bool = False
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        out: str | Path,
+        *,
+        name: str,
+        progress: bool = False,
     ) -> Findings:
         """Answer what has no answer in `out` yet, and choose.
 
         Args:
-            out: folder for `answers.jsonl` and `settings.json`. Answers of an earlier run on the same model are used,
-                whatever its methods, budgets and retention, and lines may have come on at the end of the data since.
+            out: folder for `answers.jsonl` and `settings.json`. Answers of an earlier run on the
+                same model are used, whatever its methods, budgets and retention, and lines may have
+                come on at the end of the data since.
             name: of the model.
             progress: bars on stderr, and a line before them if the questions are too few.
 
         Raises:
-            ValueError: a question that the model cannot be asked; a dense model that is never right; other lines than
-                those that `out` has answers to; see also `AnswerLog`.
+            ValueError: a question that the model cannot be asked; a dense model that is never
+                right; other lines than those that `out` has answers to; see also `AnswerLog`.
         """
         self._check(processor)
         left_out: dict[tuple[str, float], str] = {}
@@ -150,7 +178,14 @@ class Tuning:
 
             def answers(half: str, configurations: list[Configuration]) -> Any:
                 answering = Answering(
-                    model, processor, log, configurations, _record, self.batch_size, self.max_new_tokens, left_out
+                    model,
+                    processor,
+                    log,
+                    configurations,
+                    _record,
+                    self.batch_size,
+                    self.max_new_tokens,
+                    left_out,
                 )
                 return answers_of(half, self.split[half], self._answered(answering, half, progress))
 
@@ -159,7 +194,9 @@ class Tuning:
             effects = effects_in(found)
             rows = rows_of(CHOOSING, found, effects, self.min_retention)
             if not any(map(is_candidate, rows)):
-                raise ValueError(f"none of the budgets can be met, the first because: {next(iter(left_out.values()))}")
+                raise ValueError(
+                    f"none of the budgets can be met, the first because: {next(iter(left_out.values()))}"
+                )
             best = choose(rows)
             if best is None:
                 return Findings(rows, left_out=left_out)
@@ -168,7 +205,9 @@ class Tuning:
             reported = answers(REPORTING, [*configured((), ()), chosen])
             rows += rows_of(REPORTING, reported, effects, self.min_retention)
             if place in left_out:
-                raise ValueError(f"{best['method']} was chosen and cannot answer the other half: {left_out[place]}")
+                raise ValueError(
+                    f"{best['method']} was chosen and cannot answer the other half: {left_out[place]}"
+                )
         holds = rows[-1]["retention"] >= self.min_retention
         return Findings(rows, rows[-1], chosen.pruner if holds else None, left_out)
 

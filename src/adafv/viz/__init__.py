@@ -1,4 +1,6 @@
-"""One question, explained: what the tower attends to, what the words point at, how the budget was split, what stays."""
+"""One question, explained: what the tower attends to, what the words point at, how the budget was
+split, what stays.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,12 +8,19 @@ from typing import Any
 from PIL import Image
 from transformers import PreTrainedModel
 
-from adafv.checks import checked
-from adafv.files import atomic
-from adafv.pruner import Pruner
-from adafv.viz.beside import explanations, side_by_side
-from adafv.viz.collect import Explanation, Word, check_drawable, explained, explanation, split_curves
-from adafv.viz.grids import Maps, Scale, scales, shade, token_map, view
+from adafv.core.pruner import Pruner
+from adafv.utils.checks import checked
+from adafv.utils.files import atomic
+from adafv.viz.collect import (
+    Explanation,
+    Word,
+    check_drawable,
+    explained,
+    explanation,
+    split_curves,
+)
+from adafv.viz.compare import explanations, side_by_side
+from adafv.viz.regions import Maps, Scale, scales, shade, token_map, view
 
 __all__ = [
     "Explanation",
@@ -42,7 +51,8 @@ def explain(
     out: str | Path,
     max_new_tokens: int = 64,
 ) -> dict[str, Any]:
-    """Ask a question and draw how its visual tokens were chosen, on one page (AdaFV, arXiv 2501.09532, Fig. 5).
+    """Ask a question and draw how its visual tokens were chosen, on one page (AdaFV, arXiv
+    2501.09532, Fig. 5).
 
     Args:
         model, processor: a model of a family in `adafv.families`, and its processor.
@@ -53,18 +63,25 @@ def explain(
         max_new_tokens: the longest answer.
 
     Returns:
-        A summary that can be written as JSON: out, method, question, answer, dense_answer, visual_tokens,
-        kept_tokens, k_t, k_v (None for methods that don't mix), words (word, max, share) and cut: whether either answer
+        A summary that can be written as JSON: out, method, question, answer, dense_answer,
+            visual_tokens,
+        kept_tokens, k_t, k_v (None for methods that don't mix), words (word, max, share) and cut:
+        whether either answer
         ended because it was max_new_tokens long.
 
     Raises:
-        ValueError: `out` is no PNG file name or cannot be written (before the model runs), or what `ask` refuses.
+        ValueError: `out` is no PNG file name or cannot be written (before the model runs), or what
+            `ask` refuses.
     """
     out = Path(out)
     if out.suffix.lower() != ".png":
-        raise ValueError(f"out={str(out)!r} is not the name of a PNG file: pass one that ends in .png")
+        raise ValueError(
+            f"out={str(out)!r} is not the name of a PNG file: pass one that ends in .png"
+        )
     if out.is_dir():
-        raise ValueError(f"out={str(out)!r} is a folder: pass the name of a file in it, e.g. {out / 'explain.png'}")
+        raise ValueError(
+            f"out={str(out)!r} is a folder: pass the name of a file in it, e.g. {out / 'explain.png'}"
+        )
     with atomic(out) as temporary:
         what = explanation(model, processor, image, question, pruner, max_new_tokens)
         what.figure().savefig(temporary, format="png")

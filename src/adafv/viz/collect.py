@@ -12,21 +12,31 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from adafv.ask import Answer, ask, build_inputs
-from adafv.capture import SALIENCY
-from adafv.checks import checked
-from adafv.encoding import Encoding
+from adafv.core.layerwise import LayerPruner
+from adafv.core.pruner import Pruner, Selection
+from adafv.core.signals import SALIENCY
+from adafv.core.visual_tokens import Encoding
 from adafv.families import check_placed
-from adafv.inside import LayerPruner
 from adafv.methods import AdaFV, AdaFVPlus, NoPruning, TextToImage
-from adafv.pruner import Pruner, Selection
-from adafv.scores import standardised_cosines, text_to_image_attention
-from adafv.viz.grids import Maps, Scale, scales, view
+from adafv.models.ask import Answer, ask
+from adafv.models.prompting import build_inputs
+from adafv.ops.cosine import standardised_cosines
+from adafv.ops.relevance import text_to_image_attention
+from adafv.utils.checks import checked
+from adafv.viz.regions import Maps, Scale, scales, view
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Explanation", "Word", "check_drawable", "explained", "explanation", "split_curves", "words"]
+__all__ = [
+    "Explanation",
+    "Word",
+    "check_drawable",
+    "explained",
+    "explanation",
+    "split_curves",
+    "words",
+]
 
 Array = NDArray[Any]
 
@@ -38,7 +48,8 @@ class Word:
     Attributes:
         text: the word.
         attention: (N,) to each visual token; the highest of its pieces'.
-        share: of all relevance that is kept, the part which lies on tokens that this word points at most.
+        share: of all relevance that is kept, the part which lies on tokens that this word points at
+            most.
     """
 
     text: str
@@ -86,7 +97,9 @@ class Explanation:
 
     @property
     def maps(self) -> list[Maps]:
-        """Scores and choice as pictures, one for each of `scales`: the finest first, a thumbnail second."""
+        """Scores and choice as pictures, one for each of `scales`: the finest first, a thumbnail
+        second.
+        """
         whole = (0.0, 0.0, float(self.image.width), float(self.image.height))
         chosen = np.isin(np.arange(self.pruned.visual_tokens), self.kept)
         return [
@@ -94,7 +107,9 @@ class Explanation:
                 box=box,
                 saliency=None if self.saliency is None else scale.map(self.saliency),
                 relevance=None if self.relevance is None else scale.map(self.relevance),
-                words=np.array([scale.map(word.attention) for word in self.words]).reshape(-1, *scale.shape),
+                words=np.array([scale.map(word.attention) for word in self.words]).reshape(
+                    -1, *scale.shape
+                ),
                 kept=scale.map(chosen) == 1,
             )
             for scale, box in zip(self.scales, (self.view, whole), strict=False)
@@ -112,12 +127,16 @@ class Explanation:
         return buffer.getvalue()
 
     def chosen_by(self) -> tuple[Array, Array]:
-        """For each kept token whether it is among the k_t most relevant and among the k_v most salient ones."""
+        """For each kept token whether it is among the k_t most relevant and among the k_v most
+        salient ones.
+        """
         none = np.zeros(len(self.kept), dtype=bool)
         if self.split is None or self.relevance is None or self.saliency is None:
             return none, none
         lists = ((self.relevance, self.split[0]), (self.saliency, self.split[1]))
-        by_relevance, by_saliency = (np.isin(self.kept, np.argsort(-s, kind="stable")[:k]) for s, k in lists)
+        by_relevance, by_saliency = (
+            np.isin(self.kept, np.argsort(-s, kind="stable")[:k]) for s, k in lists
+        )
         return by_relevance, by_saliency
 
 
@@ -132,8 +151,8 @@ def explanation(
 ) -> Explanation:
     """Ask, dense and pruned, and collect what led to the choice.
 
-    The pruned model is asked twice and timed the second time, so that neither answer pays for a cold start.
-    """
+    The pruned model is asked twice and timed the second time, so that neither answer pays for a
+    cold start."""
     check_drawable(model, pruner)
     image = image.convert("RGB")
     ask(model, processor, image, question, pruner, max_new_tokens=max_new_tokens)
@@ -148,9 +167,13 @@ def explanation(
 
 @checked
 def check_drawable(model: PreTrainedModel, pruner: Pruner) -> None:
-    """Raise a `ValueError` if what a method keeps of a model's visual tokens cannot be drawn on a picture."""
+    """Raise a `ValueError` if what a method keeps of a model's visual tokens cannot be drawn on a
+    picture.
+    """
     if isinstance(pruner, LayerPruner):
-        raise ValueError(f"{pruner.name} chooses between the layers of the model, which no page shows: pass e.g. adafv")
+        raise ValueError(
+            f"{pruner.name} chooses between the layers of the model, which no page shows: pass e.g. adafv"
+        )
     check_placed(model)
 
 
@@ -166,7 +189,9 @@ def explained(
     dense: Answer,
     pruned: Answer,
 ) -> Explanation:
-    """What led to an answer that is there already: `selection` by `pruner` from the `encoding` of one picture."""
+    """What led to an answer that is there already: `selection` by `pruner` from the `encoding` of
+    one picture.
+    """
     relevance, by_word = _relevance(pruner, encoding)
     saliency = encoding.tokens.signals.get(SALIENCY) if SALIENCY in pruner.signals else None
     if isinstance(pruner, AdaFV):
@@ -185,7 +210,9 @@ def explained(
         merged=selection.features is not None,
         saliency=None if saliency is None else saliency[0].float().cpu().numpy(),
         relevance=None if relevance is None else relevance[0].cpu().numpy(),
-        words=[] if by_word is None else words(_pieces(processor.tokenizer, pruner, encoding), by_word, kept),
+        words=[]
+        if by_word is None
+        else words(_pieces(processor.tokenizer, pruner, encoding), by_word, kept),
         split=None if split is None else (split[0], split[1]),
         reserve=int(getattr(pruner, "reserve", 0.0) * budget),
         dense=dense,
@@ -194,11 +221,14 @@ def explained(
 
 
 @checked
-def split_curves(relevance: Array, saliency: Array, total: int) -> tuple[Array, Array, Array, Array]:
+def split_curves(
+    relevance: Array, saliency: Array, total: int
+) -> tuple[Array, Array, Array, Array]:
     """What every split of `total` places captures (arXiv 2501.09532, section 3.3).
 
     Returns:
-        k_t, the share of relevance P_t(k_t), the share of saliency P_v(total - k_t), and their geometric mean.
+        k_t, the share of relevance P_t(k_t), the share of saliency P_v(total - k_t), and their
+        geometric mean.
     """
     count = len(relevance)
     k_t = np.arange(max(0, total - count), min(total, count) + 1)
@@ -240,7 +270,9 @@ def _relevance(pruner: Pruner, encoding: Encoding) -> tuple[Tensor | None, Array
         return None, None
     text, visual = tokens.text[0].float(), tokens.features[0].float()
     if isinstance(pruner, AdaFVPlus):
-        standing = standardised_cosines(tokens.text, tokens.features, tokens.mask)[0] / pruner.temperature
+        standing = (
+            standardised_cosines(tokens.text, tokens.features, tokens.mask)[0] / pruner.temperature
+        )
         return pruner.score(tokens), (standing - standing.max()).exp().cpu().numpy()
     if pruner.center:
         text, visual = text - text.mean(0), visual - visual.mean(0)
@@ -253,10 +285,17 @@ def _relevance(pruner: Pruner, encoding: Encoding) -> tuple[Tensor | None, Array
 def _pieces(tokenizer: Any, pruner: Pruner, encoding: Encoding) -> list[tuple[str, bool]]:
     """Text of the question's tokens, and whether each begins a word."""
     span = encoding.spans[0]
-    ids = encoding.prompt.ids[span.row, encoding.prompt.question(span, frozenset(pruner.skip), encoding.question)]
-    names = tokenizer.convert_ids_to_tokens(ids if pruner.query is None else cast(Tensor, pruner.query).cpu())
+    ids = encoding.prompt.ids[
+        span.row, encoding.prompt.question(span, frozenset(pruner.skip), encoding.question)
+    ]
+    names = tokenizer.convert_ids_to_tokens(
+        ids if pruner.query is None else cast(Tensor, pruner.query).cpu()
+    )
     marked = any(name.startswith(("▁", "Ġ")) for name in names)
-    texts = [name.replace("▁", "").replace("Ġ", "").replace("Ċ", "↵").replace("<0x0A>", "↵") for name in names]
+    texts = [
+        name.replace("▁", "").replace("Ġ", "").replace("Ċ", "↵").replace("<0x0A>", "↵")
+        for name in names
+    ]
     begins = [
         not marked or i == 0 or name.startswith(("▁", "Ġ")) or not (text + texts[i - 1]).isalnum()
         for i, (name, text) in enumerate(zip(names, texts, strict=True))

@@ -10,10 +10,23 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
-from adafv.checks import checked
+from adafv.utils.checks import checked
 from adafv.viz.collect import Explanation
-from adafv.viz.grids import Scale, shade
-from adafv.viz.sheet import BODY, BOTH, DPI, FAINT, GREY, INK, PAPER, PLAIN, RELEVANCE, SALIENCY, SIDE, Sheet
+from adafv.viz.figure import (
+    BODY,
+    BOTH,
+    DPI,
+    FAINT,
+    GREY,
+    INK,
+    PAPER,
+    PLAIN,
+    RELEVANCE,
+    SALIENCY,
+    SIDE,
+    Sheet,
+)
+from adafv.viz.regions import Scale, shade
 
 __all__ = ["draw_kept", "draw_picture", "draw_relevance", "draw_saliency"]
 
@@ -38,12 +51,16 @@ def draw_picture(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
         (0, 0, width, top),
         (0, bottom, width, height),
     ):
-        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, facecolor=PAPER, alpha=0.75, linewidth=0))
+        axes.add_patch(
+            Rectangle((x0, y0), x1 - x0, y1 - y0, facecolor=PAPER, alpha=0.75, linewidth=0)
+        )
     side = x + BODY + 20
     sheet.text(side, y + 12, f"{what.pruned.visual_tokens:,}", 24, INK, weight="bold")
     sheet.text(side, y + 38, "visual tokens", 13, GREY)
     if len(what.scales) > 1:
-        for i, (scale, name) in enumerate(zip(what.scales, ("at full resolution", "in the thumbnail"), strict=True)):
+        for i, (scale, name) in enumerate(
+            zip(what.scales, ("at full resolution", "in the thumbnail"), strict=True)
+        ):
             sheet.text(side, y + 76 + 46 * i, f"{len(scale.index):,}", 15, INK)
             sheet.text(side, y + 95 + 46 * i, name, 12, GREY)
     if cut:
@@ -75,14 +92,18 @@ def draw_relevance(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
         sheet.bar(side, line + 11, SIDE * word.share, 4, RELEVANCE)
 
 
-def _heat(sheet: Sheet, x: float, y: float, what: Explanation, values: NDArray, color: str) -> float:
+def _heat(
+    sheet: Sheet, x: float, y: float, what: Explanation, values: NDArray, color: str
+) -> float:
     """Maps of a score over the picture; returns where the room beside the large one begins."""
 
     def paint(axes: Axes, scale: Scale, box: Box, width: float, height: float) -> None:
         _ground(axes, what, width, height)
         layer = np.empty((*scale.shape, 4))
         layer[..., :3], layer[..., 3] = to_rgb(color), 0.92 * shade(scale, values)
-        axes.imshow(layer, extent=(box[0], box[2], box[3], box[1]), aspect="auto", interpolation="nearest")
+        axes.imshow(
+            layer, extent=(box[0], box[2], box[3], box[1]), aspect="auto", interpolation="nearest"
+        )
 
     return _each_scale(sheet, x, y, what, paint)
 
@@ -92,21 +113,38 @@ def draw_kept(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
     """The kept patches bright, in a frame of the colour of who chose them; the rest pale."""
     by_relevance, by_saliency = what.chosen_by()
     color = np.full(len(by_relevance), PLAIN, dtype=object)
-    color[by_relevance], color[by_saliency], color[by_relevance & by_saliency] = RELEVANCE, SALIENCY, BOTH
+    color[by_relevance], color[by_saliency], color[by_relevance & by_saliency] = (
+        RELEVANCE,
+        SALIENCY,
+        BOTH,
+    )
     colors = dict(zip(what.kept.tolist(), color, strict=True))
 
     def paint(axes: Axes, scale: Scale, box: Box, width: float, height: float) -> None:
         _ground(axes, what, width, height)
         cell = (box[2] - box[0]) / scale.shape[1], (box[3] - box[1]) / scale.shape[0]
         places = zip(scale.index.tolist(), scale.where.tolist(), strict=True)
-        kept = [(box[0] + c * cell[0], box[1] + r * cell[1], colors[i]) for i, (r, c) in places if i in colors]
-        axes.imshow(_lit(_canvas(what.image, width, height), kept, cell), extent=(0, width, height, 0), aspect="auto")
+        kept = [
+            (box[0] + c * cell[0], box[1] + r * cell[1], colors[i])
+            for i, (r, c) in places
+            if i in colors
+        ]
+        axes.imshow(
+            _lit(_canvas(what.image, width, height), kept, cell),
+            extent=(0, width, height, 0),
+            aspect="auto",
+        )
         if len(colors) < what.pruned.visual_tokens:
             axes.add_collection(_frames(kept, cell))
 
     below = _each_scale(sheet, x, y, what, paint)
     side, line = x + BODY + 20, below + 20
-    for name, hue in (("by relevance", RELEVANCE), ("by saliency", SALIENCY), ("by both", BOTH), ("tokens", PLAIN)):
+    for name, hue in (
+        ("by relevance", RELEVANCE),
+        ("by saliency", SALIENCY),
+        ("by both", BOTH),
+        ("tokens", PLAIN),
+    ):
         if number := int((color == hue).sum()):
             sheet.bar(side, line - 8, 4, 36, hue)
             sheet.text(side + 14, line, f"{number:,}", 17, INK, weight="bold")
@@ -114,7 +152,9 @@ def draw_kept(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
             line += 54
 
 
-def _lit(picture: Image.Image, kept: list[tuple[float, float, str]], cell: tuple[float, float]) -> NDArray:
+def _lit(
+    picture: Image.Image, kept: list[tuple[float, float, str]], cell: tuple[float, float]
+) -> NDArray:
     """The picture, transparent but for the kept patches."""
     pixels = np.asarray(picture.convert("RGBA")).copy()
     pixels[..., 3] = 0
@@ -130,15 +170,25 @@ def _lit(picture: Image.Image, kept: list[tuple[float, float, str]], cell: tuple
 def _frames(kept: list[tuple[float, float, str]], cell: tuple[float, float]) -> PatchCollection:
     """A frame just inside each kept patch, so that neighbours keep their own colours."""
     line = float(np.clip(min(cell) / 8, 0.9, 2.6))
-    frames = [Rectangle((x + line / 2, y + line / 2), cell[0] - line, cell[1] - line) for x, y, _ in kept]
+    frames = [
+        Rectangle((x + line / 2, y + line / 2), cell[0] - line, cell[1] - line) for x, y, _ in kept
+    ]
     colors = [color for *_, color in kept]
     return PatchCollection(frames, facecolor="none", edgecolor=colors, linewidth=line * 72 / DPI)
 
 
 def _each_scale(sheet: Sheet, x: float, y: float, what: Explanation, paint: Paint) -> float:
-    """Paint the finest grid large and a thumbnail beside it; returns where the room below that begins."""
+    """Paint the finest grid large and a thumbnail beside it; returns where the room below that
+    begins.
+    """
     width, height = _fit(what.image.size)
-    paint(sheet.axes(x, y, width, height), what.scales[0], _scaled(what.view, what, width, height), width, height)
+    paint(
+        sheet.axes(x, y, width, height),
+        what.scales[0],
+        _scaled(what.view, what, width, height),
+        width,
+        height,
+    )
     if len(what.scales) == 1:
         return y
     small = SIDE / max(width, height)
@@ -152,11 +202,15 @@ def _each_scale(sheet: Sheet, x: float, y: float, what: Explanation, paint: Pain
 def _ground(axes: Axes, what: Explanation, width: float, height: float) -> None:
     """The picture, pale and grey, to lay colours on."""
     grey = np.asarray(_canvas(what.image, width, height).convert("L"), dtype=float) / 255
-    axes.imshow(0.78 + 0.2 * grey, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), aspect="auto")
+    axes.imshow(
+        0.78 + 0.2 * grey, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), aspect="auto"
+    )
 
 
 def _canvas(image: Image.Image, width: float, height: float) -> Image.Image:
-    return image.resize((max(1, round(width * SHARP)), max(1, round(height * SHARP))), Image.Resampling.LANCZOS)
+    return image.resize(
+        (max(1, round(width * SHARP)), max(1, round(height * SHARP))), Image.Resampling.LANCZOS
+    )
 
 
 def _fit(size: tuple[int, int]) -> tuple[float, float]:

@@ -6,11 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from adafv.ask import Answer
-from adafv.checks import checked
+from adafv.models.ask import Answer
+from adafv.utils.checks import checked
 from adafv.viz.collect import Explanation, split_curves
-from adafv.viz.maps import draw_kept, draw_picture, draw_relevance, draw_saliency
-from adafv.viz.sheet import (
+from adafv.viz.figure import (
     BODY,
     BOTTOM,
     DPI,
@@ -30,6 +29,7 @@ from adafv.viz.sheet import (
     Sheet,
     wrapped,
 )
+from adafv.viz.maps import draw_kept, draw_picture, draw_relevance, draw_saliency
 
 __all__ = ["draw"]
 
@@ -46,7 +46,8 @@ def draw(what: Explanation) -> Figure:
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     heights = [HEAD + _height(row, what) for row in rows]
     sheet = Sheet(
-        2 * MARGIN + columns * PANEL + (columns - 1) * GAP, TOP + sum(heights) + (len(rows) - 1) * ROW + BOTTOM
+        2 * MARGIN + columns * PANEL + (columns - 1) * GAP,
+        TOP + sum(heights) + (len(rows) - 1) * ROW + BOTTOM,
     )
     _heading(sheet, what)
     for r, row in enumerate(rows):
@@ -60,7 +61,9 @@ def draw(what: Explanation) -> Figure:
 
 
 def _height(row: list[tuple[str, str, Body]], what: Explanation) -> int:
-    """A row that holds no more than a wide picture and its numbers needn't be as high as the others."""
+    """A row that holds no more than a wide picture and its numbers needn't be as high as the
+    others.
+    """
     if any(body not in (draw_picture, draw_saliency) for _, _, body in row):
         return BODY
     return max(FACTS, round(BODY * what.image.height / max(what.image.size)))
@@ -86,9 +89,19 @@ def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
             "Relevance: patches that resemble words of the question.",
             draw_relevance,
         ),
-        (what.split is not None, "How the budget is shared", "The split that captures most of both at once.", _mixture),
+        (
+            what.split is not None,
+            "How the budget is shared",
+            "The split that captures most of both at once.",
+            _mixture,
+        ),
         (True, "What is kept", kept, draw_kept),
-        (True, "The answer", "From all tokens, and from those kept; time until the last word.", _answers),
+        (
+            True,
+            "The answer",
+            "From all tokens, and from those kept; time until the last word.",
+            _answers,
+        ),
     ]
     return [(title, caption, body) for applies, title, caption, body in panels if applies]
 
@@ -129,16 +142,30 @@ def _mixture(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4))
     for low, high in ((0, what.reserve), (total - what.reserve, total)):
         axes.axvspan(low, high, color="#f1f2f4", linewidth=0, zorder=0)
-    for values, hue, weight in ((mass_v, SALIENCY, 1.6), (mass_t, RELEVANCE, 1.6), (mean, INK, 2.4)):
+    for values, hue, weight in (
+        (mass_v, SALIENCY, 1.6),
+        (mass_t, RELEVANCE, 1.6),
+        (mean, INK, 2.4),
+    ):
         axes.plot(k_t, values, color=hue, linewidth=weight, solid_capstyle="round")
     axes.plot([chosen, chosen], [0, best], color=INK, linewidth=1, linestyle=(0, (2, 2)))
-    axes.plot([chosen], [best], "o", color=INK, markersize=8, markeredgecolor=PAPER, markeredgewidth=1.5)
+    axes.plot(
+        [chosen], [best], "o", color=INK, markersize=8, markeredgecolor=PAPER, markeredgewidth=1.5
+    )
 
     border, foot = width * chosen / total, y + BODY - 76
     sheet.bar(left, foot, border - 1, 10, RELEVANCE)
     sheet.bar(left + border + 1, foot, width - border - 1, 10, SALIENCY)
     sheet.text(left, foot + 26, f"{chosen} most relevant", 14, RELEVANCE, weight="bold")
-    sheet.text(left + width, foot + 26, f"{total - chosen} most salient", 14, SALIENCY, weight="bold", ha="right")
+    sheet.text(
+        left + width,
+        foot + 26,
+        f"{total - chosen} most salient",
+        14,
+        SALIENCY,
+        weight="bold",
+        ha="right",
+    )
     overlap = total - what.pruned.kept_tokens
     note = f"{overlap} of them on both lists" if overlap else "none on both lists"
     sheet.text(left, foot + 50, f"{note}, so {what.pruned.kept_tokens} in all", 12, GREY)
@@ -152,7 +179,14 @@ def _answers(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
     _answer(sheet, x, y, "every visual token", what.dense, 1.0, what.dense.total_ms / longest, GREY)
     y += 160
     _answer(
-        sheet, x, y, f"{what.method}, {share:.1%} of them", what.pruned, share, what.pruned.total_ms / longest, PLAIN
+        sheet,
+        x,
+        y,
+        f"{what.method}, {share:.1%} of them",
+        what.pruned,
+        share,
+        what.pruned.total_ms / longest,
+        PLAIN,
     )
     same = what.dense.answer.lower() == what.pruned.answer.lower()
     verdict, hue = ("✓  the same answer", PLAIN) if same else ("✗  another answer", RELEVANCE)
@@ -160,7 +194,14 @@ def _answers(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
 
 
 def _answer(
-    sheet: Sheet, x: float, y: float, title: str, answer: Answer, tokens: float, duration: float, color: str
+    sheet: Sheet,
+    x: float,
+    y: float,
+    title: str,
+    answer: Answer,
+    tokens: float,
+    duration: float,
+    color: str,
 ) -> None:
     sheet.text(x, y + 12, title, 13, GREY)
     text = " ".join(answer.answer.split()) or "(nothing)"

@@ -1,0 +1,59 @@
+"""What is seen of a question: what the cards are drawn from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from PIL import Image
+
+from adafv.models.ask import Answer
+from adafv.viz import Explanation
+
+__all__ = ["DENSE", "Result", "Sight"]
+
+DENSE = "none"
+"""The method that keeps everything."""
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one method made of a question.
+
+    Attributes:
+        method: its name.
+        answer: None where there is none; `note` says why.
+        what: what led to the answer; None where it cannot be drawn.
+        note: a sentence, if anything is missing.
+        others: how many of the kept tokens were not kept for the question before; None without one.
+    """
+
+    method: str
+    answer: Answer | None = None
+    what: Explanation | None = None
+    note: str = ""
+    others: int | None = None
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Everything the page shows.
+
+    Attributes:
+        image, question, keep: what was asked.
+        results: the dense model's, then those of the methods.
+        saliency, relevance: (N,) the picture's own a_v and a_t, for methods that don't look at
+            them.
+        vision_ms: what the picture's encoding took.
+        before: the question before this one, on the same picture.
+    """
+
+    image: Image.Image
+    question: str
+    keep: float
+    results: list[Result]
+    saliency: Array
+    relevance: Array
+    vision_ms: float
+    before: str | None

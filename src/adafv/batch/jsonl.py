@@ -1,0 +1,245 @@
+"""Questions from a JSONL file, and their results in another: in order, none twice, none lost."""
+
+import contextlib
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from adafv.utils.checks import checked
+from adafv.utils.files import Lines, differences, write_text
+
+__all__ = ["Line", "Results", "checksum", "read_lines"]
+
+KEYS = ("id", "image", "question", "keep", "tokens", "method", "answer")
+
+_EXAMPLE = '{"image": "a.png", "question": "what is on the table?"}'
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the input.
+
+    Attributes:
+        number: from 1.
+        id: its own, or its number; None where it cannot be read and another line has its number for
+            an id.
+        image: path of the picture, or an address.
+        question: as written.
+        keep, tokens: the budget, where the line has one of its own.
+        method: the method, where the line has one of its own.
+        answer: the truth, as far as the line has one, unchecked; only `adafv tune` looks at it.
+        error: why it cannot be answered; image and question are then empty.
+    """
+
+    number: int
+    id: str | int | float | None
+    image: str = ""
+    question: str = ""
+    keep: float | None = None
+    tokens: int | None = None
+    method: str | None = None
+    answer: Any = None
+    error: str | None = None
+
+
+@checked
+def read_lines(path: Path, strict: bool = False) -> tuple[list[Line], list[bytes]]:
+    """The lines of a file, read and as they are. What is wrong with a line is told in its `error`.
+
+    Args:
+        path: of the file.
+        strict: a key that nobody knows is wrong, too.
+
+    Raises:
+        ValueError: the file cannot be read or is empty, or two lines have the same id.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}): check the path of the questions"
+        ) from None
+    if not content.strip():
+        raise ValueError(f"{path} is empty: give it one line for each question, such as {_EXAMPLE}")
+    written = [line.rstrip() for line in content.rstrip().split(b"\n")]
+    lines = [_line(raw, number, path.parent, strict) for number, raw in enumerate(written, 1)]
+    first: dict[Any, int] = {}
+    for line in lines:
+        if line.id is not None and first.setdefault(line.id, line.number) != line.number:
+            raise ValueError(
+                f"id {line.id!r} of line {line.number} of {path} is that of line {first[line.id]} too: "
+                "give each its own (a line without an id has its number)"
+            )
+    named = [
+        replace(x, id=x.number) if x.id is None and x.number not in first else x for x in lines
+    ]
+    return named, written
+
+
+@checked
+def checksum(lines: Iterable[bytes]) -> str:
+    """Tell lines of a file from others."""
+    return hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
+
+
+def _line(raw: bytes, number: int, folder: Path, strict: bool) -> Line:
+    own = None
+    try:
+        entry = _entry(raw, number)
+        own = _id(entry, number)
+        for key, what in (("image", "a path"), ("question", "text")):
+            if not isinstance(entry.get(key), str):
+                raise ValueError(
+                    f"{key}={entry.get(key)!r} is not {what}: write the line as {_EXAMPLE}"
+                )
+        if strict:
+            _check_keys(entry)
+        image: str = entry["image"]
+        keep, tokens, method = entry.get("keep"), entry.get("tokens"), entry.get("method")
+        if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int | float)):
+            raise ValueError(f"keep={keep!r} is not a number: pass 0 < keep <= 1, or leave it out")
+        if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int)):
+            raise ValueError(
+                f"tokens={tokens!r} is not an integer: pass 1 or more, or leave it out"
+            )
+        if method is not None and not isinstance(method, str):
+            raise ValueError(
+                f"method={method!r} is not text: pass the name of a method, or leave it out"
+            )
+        is_address = "://" in image or image.startswith("data:")
+        place = image if is_address else str(folder / image)
+        return Line(
+            number, own, place, entry["question"], keep, tokens, method, entry.get("answer")
+        )
+    except ValueError as error:
+        return Line(number, own, error=str(error))
+
+
+def _check_keys(entry: dict[str, Any]) -> None:
+    for key in entry:
+        if key not in KEYS:
+            close = difflib.get_close_matches(key, KEYS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"a line has {', '.join(KEYS)}"
+            raise ValueError(f"the key {key!r} is unknown: {hint}")
+
+
+def _entry(raw: bytes, number: int) -> dict[str, Any]:
+    try:
+        entry = json.loads(raw)
+    except UnicodeDecodeError:
+        raise ValueError(f"line {number} is not UTF-8 text: save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        reason = (
+            f"{error.msg}, column {error.colno}"
+            if isinstance(error, json.JSONDecodeError)
+            else str(error)
+        )
+        raise ValueError(f"line {number} is no JSON ({reason}): write it as {_EXAMPLE}") from None
+    if not isinstance(entry, dict):
+        raise ValueError(f"line {number} is no JSON object: write it as {_EXAMPLE}")
+    return entry
+
+
+def _id(entry: dict[str, Any], number: int) -> str | int | float:
+    own = entry.get("id")
+    if own is None:
+        return number
+    if isinstance(own, bool) or not isinstance(own, str | int | float):
+        raise ValueError(
+            f"the id of line {number} is neither text nor a number: pass one, or leave it out"
+        )
+    if isinstance(own, float) and not math.isfinite(own):
+        raise ValueError(
+            f"the id of line {number} is {own}: pass a finite number or text, or leave it out"
+        )
+    return own
+
+
+@checked
+class Results(Lines):
+    """A JSONL file of results, with the settings that made them in `….settings.json` beside it.
+
+    Opening it takes up an earlier run of the same questions under the same settings: `records` are
+    its results, and a last line that a kill has torn is cut off. Questions may have come on at the
+    end since. Only one process may hold a file.
+
+    Args:
+        path: made where it is missing; its folder is there.
+        settings: JSON-able; what must be the same for results to belong together.
+        ids: of the questions, in order.
+        lines: the questions as they are written, in order.
+
+    Raises:
+        ValueError: the file cannot be written, holds results of other questions or settings, is in
+            use, or has a damaged line.
+    """
+
+    def __init__(
+        self, path: Path, settings: dict[str, Any], ids: Sequence[Any], lines: Sequence[bytes]
+    ) -> None:
+        super().__init__(path, "another OUT")
+        try:
+            self._check(json.loads(json.dumps(settings)), lines, bool(path.stat().st_size))
+            self.records = [self._record(line, i, ids) for i, line in enumerate(self.before)]
+            self.trim()
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, records: Iterable[dict[str, Any]]) -> None:
+        """Add results and put them on the disk.
+
+        Raises:
+            ValueError: the disk is full; what was there before stays whole.
+        """
+        new = list(records)
+        super().append(new)
+        self.records += new
+
+    def replace(self, records: Mapping[int, dict[str, Any]]) -> None:
+        """Put results in the place of others, by index; the file is the old one or the new one,
+        never between.
+
+        Raises:
+            ValueError: the disk is full; what was there before stays whole.
+        """
+        if records:
+            self.records = [records.get(i, record) for i, record in enumerate(self.records)]
+            self.rewrite(self.records)
+
+    def _check(self, settings: dict[str, Any], lines: Sequence[bytes], taken: bool) -> None:
+        path = self.path.with_name(f"{self.path.name}.settings.json")
+        if taken:
+            self._compare(path, settings, lines)
+        now = {"input": checksum(lines), "lines": len(lines), **settings}
+        write_text(path, json.dumps(now, indent=1) + "\n")
+
+    def _compare(self, path: Path, settings: dict[str, Any], lines: Sequence[bytes]) -> None:
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            count = before.pop("lines")
+            was = differences(before, {"input": checksum(lines[:count]), **settings})
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            raise ValueError(
+                f"{self.path} has content, but what made it cannot be read from {path.name} beside it: pass another OUT"
+            ) from None
+        if was:
+            raise ValueError(
+                f"{self.path} holds results with {was}: pass another OUT, or the same settings and the same lines; new "
+                "ones may stand at the end"
+            )
+
+    def _record(self, line: bytes, index: int, ids: Sequence[Any]) -> dict[str, Any]:
+        with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
+            record = json.loads(line)
+            if record["id"] == ids[index] and {"answer", "error"} <= record.keys():
+                return record
+        raise ValueError(
+            f"line {index + 1} of {self.path} is not the result of line {index + 1} of the input: delete it and what "
+            "follows it, or pass another OUT"
+        )

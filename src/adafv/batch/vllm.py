@@ -1,0 +1,136 @@
+"""vLLM in this process, without a server: new questions come in as others are answered."""
+
+import threading
+from collections.abc import Iterator
+from functools import cached_property
+from multiprocessing import connection
+from typing import Any, ClassVar
+
+import torch
+
+from adafv.batch.engine import Asked, EngineError, Outcome, failed
+from adafv.batch.vllm_requests import Requests, engine_options, fingerprint, needs, prepare
+from adafv.core.pruner import Pruner
+from adafv.models.images import open_image
+from adafv.models.load import dtype_of, sentence
+
+__all__ = ["Offline"]
+
+AGAIN = "run the same command again, it goes on where it stopped"
+
+
+class Offline:
+    """A model on vLLM, started with the first question.
+
+    Args:
+        model: hub id or folder; None: the model that ships with the package.
+        dtype: a name in `adafv.models.load.DTYPES`; None: bfloat16 on cuda, float32 elsewhere.
+        options: more of vLLM's engine arguments.
+
+    Raises:
+        ValueError: vLLM is not installed, or the model cannot be loaded.
+    """
+
+    batch_size: ClassVar[int] = 256
+
+    def __init__(self, model: str | None = None, dtype: str | None = None, **options: Any) -> None:
+        needs("vllm", "vllm")
+        prepare()
+        from vllm.platforms import current_platform
+
+        self.requests = Requests(model)
+        self.processor = self.requests.processor
+        self.device = current_platform.device_type
+        self.dtype = str(dtype_of(dtype, torch.device(self.device))).removeprefix("torch.")
+        self.options = engine_options(self.device) | options
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {
+            "engine": "vllm",
+            "model": self.requests.name,
+            "weights": fingerprint(self.requests.source, self.requests.config),
+            "dtype": self.dtype,
+            "device": self.device,
+        }
+
+    def check(self, pruner: Pruner) -> None:
+        self.requests.check(pruner)
+
+    def outcomes(
+        self, asked: Iterator[Asked], batch_size: int, max_new_tokens: int
+    ) -> Iterator[dict[int, Outcome]]:
+        running: dict[str, tuple[int, int]] = {}
+        more = True
+        while more or running:
+            found: dict[int, Outcome] = {}
+            while len(running) < batch_size and (
+                more := (question := next(asked, None)) is not None
+            ):
+                try:
+                    running |= self._enqueue(question, max_new_tokens)
+                except EngineError:
+                    raise
+                except (
+                    Exception
+                ) as error:  # whatever vLLM and the model's processor make of a picture or a prompt
+                    found[question.number] = failed(error)
+            for output in self._step() if running else ():
+                number, visual_tokens = running.pop(output.request_id)
+                text, prompt = output.outputs[0].text, output.prompt_token_ids
+                found[number] = self.requests.answered(text, prompt, visual_tokens)
+            yield found
+
+    def _enqueue(self, asked: Asked, max_new_tokens: int) -> dict[str, tuple[int, int]]:
+        """Hand a question to vLLM: the request's id, the question's number and its picture's visual
+        tokens.
+        """
+        from vllm import SamplingParams
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        picture = open_image(asked.image)
+        prompt = {
+            "prompt_token_ids": self.requests.prompt(asked.question),
+            "multi_modal_data": {"image": picture},
+            "mm_processor_kwargs": self.requests.options(asked.pruner),
+        }
+        params = SamplingParams(**self.requests.sampling(max_new_tokens))
+        try:
+            [request] = self._llm.enqueue(prompt, params, use_tqdm=False)
+        except EngineDeadError as error:
+            raise _death(error) from error
+        # outputs have a request's id without what makes it unique
+        return {request.partition("-")[0]: (asked.number, self.requests.visual_tokens(picture))}
+
+    def _step(self) -> list[Any]:
+        try:
+            return [output for output in self._llm.llm_engine.step() if output.finished]
+        except Exception as error:
+            raise _death(error) from error
+
+    @cached_property
+    def _llm(self) -> Any:
+        from vllm import LLM
+
+        try:
+            llm = LLM(self.requests.source, dtype=self.dtype, **self.options)
+        except Exception as error:
+            raise EngineError(
+                f"vLLM cannot start with {self.requests.source!r} ({sentence(error)})"
+            ) from error
+        core = llm.llm_engine.engine_core
+        if hasattr(core, "outputs_queue"):  # the engine is a process of its own
+            threading.Thread(target=_watch, args=(core,), daemon=True).start()
+        return llm
+
+
+def _watch(core: Any) -> None:
+    """Wake whoever waits for an engine that has died, which vLLM 0.32 leaves waiting for ever."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    connection.wait(core.resources.engine_manager.sentinels())
+    core.outputs_queue.put_nowait(EngineDeadError())
+
+
+def _death(error: Exception) -> EngineError:
+    return EngineError(f"vLLM's engine has died ({sentence(error)}): {AGAIN}")

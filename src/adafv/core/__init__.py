@@ -1,0 +1,1 @@
+"""What every call runs through, in the order of the data: prompt, encode, select, rebuild."""

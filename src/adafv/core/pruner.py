@@ -1,0 +1,386 @@
+"""The pruner: encode, score, select, rebuild.
+
+Every invariant is kept here, once, whatever the method.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields
+from numbers import Real
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from adafv.core.attach import attached
+from adafv.core.crop_batch import apart, together
+from adafv.core.encode import encode, reask
+from adafv.core.prompt import Question, as_tensors, has_images
+from adafv.core.rebuild import rebuild
+from adafv.core.selection import Selection
+from adafv.core.signals import Signal
+from adafv.core.visual_tokens import Encoding, VisualTokens
+from adafv.ops.precision import exact
+
+__all__ = ["BudgetError", "Pruner", "ScoringPruner", "Selection"]
+
+
+class BudgetError(ValueError):
+    """A method cannot meet this budget on this image or model."""
+
+
+@dataclass(kw_only=True)
+class Pruner(ABC):
+    """Keeps K of the N visual tokens of each image, before the language model reads them.
+
+        pruner = AdaFV(keep=0.05)
+        model.generate(**pruner(model, inputs))
+
+        with pruner.attached(model):
+            model.generate(**inputs)
+
+    A method is a subclass with one method: `pick`, or `score` if it is a ranking (see
+    `ScoringPruner`). Its class says what it looks at: which `signals` of the vision tower, the
+    question (`needs_text`; as the seed of what it `draws`); and whether it keeps `exact`ly K.
+
+    Args:
+        keep: share of each image's visual tokens that stays, 0 < keep <= 1; K = max(1, floor(keep ·
+            N + 0.5)).
+        tokens: K itself; give one of the two. More than an image has keeps them all. N counts the
+            patches of every crop, not the newline tokens.
+        positions: "packed": kept tokens are numbered anew, as in the paper; "original": they keep
+            the position ids of the full prompt, which grounding needs. Models with M-RoPE, whose
+            position ids tell rows and columns, always keep them.
+        crops: "global": the crops of an image compete for one budget. "each": every crop is an
+            image of its own and gets a share of K in proportion to its tokens, the largest
+            remainders rounded up; published figures of LLaVA-NeXT are mostly so, and methods that
+            compare tokens with each other are many times cheaper.
+        newlines: what becomes of newline tokens of an image that is pruned. "drop" (the authors),
+            "rows": those of rows that keep a token (reads the selection back from the device),
+            "all".
+        query: the question for every image, as text or as (M,) token ids. None: the user's words,
+            see `question`.
+        question: "turn": an image is asked about by what the user says in its turn, before it and
+            after it, so that later turns of a chat and answers never change what is kept of it;
+            "chat": by what later turns say, too. Words of the chat template and control tokens
+            don't count.
+        tokenizer: that of the model, or its processor: for a query in text, and to know the chat
+            template. None: that of `adafv.models.load`, or the one beside the model's files, see
+            `adafv.core.turns.template_for`.
+        skip: token ids that don't count as words of the question, e.g.
+            `adafv.models.boilerplate.boilerplate(processor)`.
+        strict: a prompt without an image is an error instead of passing through.
+
+    Raises:
+        ValueError: keep or tokens out of range, neither or both given, an unknown option.
+    """
+
+    keep: float | None = None
+    tokens: int | None = None
+    positions: Literal["packed", "original"] = "packed"
+    crops: Literal["global", "each"] = "global"
+    newlines: Literal["drop", "rows", "all"] = "drop"
+    query: str | Tensor | None = field(default=None, repr=False)
+    question: Question = "turn"
+    tokenizer: Any = field(default=None, repr=False)
+    skip: Iterable[int] = field(default=(), repr=False)
+    strict: bool = False
+
+    name: ClassVar[str]
+    paper: ClassVar[str] = ""
+    signals: ClassVar[frozenset[Signal]] = frozenset()
+    needs_text: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
+    layerwise: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        """Keep autocast away from what a method computes: from the same features it keeps the same
+        tokens.
+        """
+        super().__init_subclass__()
+        if "pick" in vars(cls):
+            cls.pick = exact(cls.pick)  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        if (self.keep is None) == (self.tokens is None):
+            given = "both are" if self.keep is not None else "neither is"
+            raise ValueError(
+                f"{given} given: pass either keep (a share, e.g. 0.1) or tokens (a number, e.g. 144)"
+            )
+        for name, value in (("keep", self.keep), ("tokens", self.tokens)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+                raise ValueError(f"{name}={value!r} is not a number: pass keep=0.1, or tokens=144")
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise ValueError(
+                f"keep={self.keep} is not a share of the visual tokens: pass 0 < keep <= 1"
+            )
+        if self.tokens is not None and (self.tokens < 1 or self.tokens != int(self.tokens)):
+            raise ValueError(
+                f"tokens={self.tokens} is not a number of visual tokens: pass an integer of 1 or more"
+            )
+        one_of("positions", self.positions, "packed", "original")
+        one_of("crops", self.crops, "global", "each")
+        one_of("newlines", self.newlines, "drop", "rows", "all")
+        one_of("question", self.question, "turn", "chat")
+        self.skip = frozenset(self.skip)
+        if isinstance(self.query, str):
+            if self.tokenizer is None:
+                raise ValueError(
+                    f"query={self.query!r} is text: pass tokenizer=processor too, or its token ids"
+                )
+            tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)
+            self.query = tokenizer(self.query, add_special_tokens=False, return_tensors="pt")[
+                "input_ids"
+            ][0]
+
+    @property
+    def spec(self) -> str:
+        """The method as `adafv.methods.from_spec` reads it, without the budget: "adafv", or
+        "adafv:reserve=0.5".
+
+        Options in words and numbers alone; query, tokenizer and skip are not among them.
+        """
+        left_out = ("keep", "tokens", "query", "tokenizer", "skip")
+        parts = [self.name]
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if (
+                option.name not in left_out
+                and value != option.default
+                and isinstance(value, bool | int | float | str)
+            ):
+                parts.append(
+                    f"{option.name}={str(value).lower() if isinstance(value, bool) else value}"
+                )
+        return ":".join(parts)
+
+    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+        """Keep exactly `budget[i]` tokens of image i, or of each of its crops their share of them."""
+        if self.crops == "global":
+            return self.pick(tokens, budget)
+        crops = apart(tokens, budget)
+        return together(self.pick(crops.tokens, crops.budget), crops)
+
+    @abstractmethod
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+        """Keep exactly `budget[i]` tokens of image i: what a method is."""
+
+    def budget(self, count: int) -> int:
+        """K of an image of `count` visual tokens."""
+        if self.tokens is not None:
+            return min(int(self.tokens), count)
+        assert self.keep is not None
+        return max(1, math.floor(self.keep * count + 0.5))
+
+    def __call__(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Encode the images of `inputs` and return shorter inputs for the same model.
+
+        Args:
+            model: a vision-language model of a family in `adafv.families`.
+            inputs: what the model's processor returned.
+
+        Returns:
+            The same dict with fewer placeholders and the encoded images (`mm_encoder_outputs`) in
+            place of the
+            pixels, for `model(**…)` and `model.generate(**…)`. Without an image: the inputs as they
+            are. A model with
+            M-RoPE notes where decoding goes on (`rope_deltas`), so by hand decode one prompt before
+            pruning the next.
+
+        Raises:
+            ValueError: an unknown family, or, with `strict`, a prompt without an image.
+        """
+        if not isinstance(inputs, Mapping):
+            raise ValueError(
+                f"inputs is a {type(inputs).__name__}: pass the dict that the model's processor returned"
+            )
+        self.check(inputs)
+        if not has_images(inputs):
+            return dict(inputs)
+        inputs = as_tensors(inputs, model.device)
+        return self.prune(model, inputs, self.encode(model, inputs))
+
+    def check(self, inputs: Mapping[str, Any]) -> None:
+        """Raise a `ValueError` if there must be an image among the inputs of a model and is none."""
+        if self.strict and not has_images(inputs):
+            raise ValueError(
+                "the prompt has no image to prune: pass one, or set strict=False to let it through"
+            )
+
+    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Encoding:
+        """Run the vision tower, with the signals that this method needs."""
+        return encode(
+            model,
+            inputs,
+            signals=self.signals,
+            text=self.needs_text,
+            query=cast(Tensor | None, self.query),
+            skip=frozenset(self.skip),
+            of=self.question,
+            tokenizer=self.tokenizer,
+        )
+
+    def reask(
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, Any],
+        encoding: Encoding,
+        images: Sequence[int] | None = None,
+    ) -> Encoding:
+        """Ask new prompts about images that are encoded already: the vision tower does not run
+        again.
+
+        Args:
+            inputs: the new prompts.
+            encoding: the images, with the signals that this method needs.
+            images: which of them the prompts' images are, in reading order. None: all of them.
+
+        Raises:
+            ValueError: placeholders that don't match the images.
+        """
+        return reask(
+            model,
+            inputs,
+            encoding,
+            images,
+            text=self.needs_text,
+            query=cast(Tensor | None, self.query),
+            skip=frozenset(self.skip),
+            of=self.question,
+            tokenizer=self.tokenizer,
+        )
+
+    def prune(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding
+    ) -> dict[str, Any]:
+        """The shorter inputs, from images that are encoded already; several methods may share one
+        encoding.
+        """
+        with torch.no_grad():
+            selection = self.select(
+                encoding.tokens, [self.budget(n) for n in encoding.tokens.counts]
+            )
+        return self.rebuild(model, inputs, encoding, selection)
+
+    def rebuild(
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, Any],
+        encoding: Encoding,
+        selection: Selection,
+    ) -> dict[str, Any]:
+        """Put what is kept into a shorter prompt: ids, masks, labels, positions and features shrink
+        together.
+        """
+        everything = [len(kept) for kept in selection.kept] == list(encoding.tokens.counts)
+        merged = None if everything else selection.features
+        if merged is not None and not encoding.merges:
+            raise ValueError(
+                f"{self.name} merges tokens, but models of the family {model.config.model_type!r} take them before "
+                "their projector: choose a method that keeps tokens as they are"
+            )
+        return rebuild(
+            model,
+            as_tensors(inputs, model.device),
+            encoding,
+            selection.kept,
+            merged,
+            positions=self.positions,
+            newlines=self.newlines,
+        )
+
+    def inside(self, model: PreTrainedModel, encoding: Encoding) -> AbstractContextManager[Any]:
+        """To be held open while the model reads what `prune` returned: for methods that prune
+        between its layers.
+        """
+        return nullcontext()
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the method, its options and its budget to `adafv.json` in a folder, usually that of
+        a model.
+
+        `query` and `tokenizer` are not saved: they belong to a prompt. `adafv ask`, `batch`,
+        `serve` and `explain` take the budget of a model's folder where none is given.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ValueError: the folder cannot be written, its config.json says already how to prune, the
+                method is not in `adafv.METHODS`, or an option is neither a plain number nor text.
+        """
+        from adafv.models.saved import save
+
+        return save(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """The pruner that `save_pretrained` wrote: `Pruner.from_pretrained` of any method,
+        `AdaFV.from_pretrained` an AdaFV. See `adafv.models.saved.from_pretrained`.
+
+        Raises:
+            ValueError: nothing there, a damaged file, or a pruner of another class.
+        """
+        from adafv.models.saved import from_pretrained
+
+        pruner = from_pretrained(folder)
+        if not isinstance(pruner, cls):
+            raise ValueError(
+                f"{str(folder)!r} carries {pruner.name!r}, which is no {cls.__name__}: call adafv.from_pretrained"
+            )
+        return pruner
+
+    def attached(self, model: PreTrainedModel):
+        """A context in which the model's own `generate` and `forward` prune whatever images they
+        get.
+
+        They keep their signatures, and the caller's numbers. `generate` returns ids that begin with
+        the caller's prompt; `max_length`, stopping criteria, logits processors and streamers see
+        that prompt too. A cache goes on in a chat's next turn and in a decoding loop of the
+        caller's own, whose masks and positions count the whole prompts; one that a later call
+        cannot go on from is refused. Images of earlier turns keep what they kept, whether their
+        pixels are passed again or not; those of a later turn are pruned.
+
+        What `forward` returns runs along the shorter prompt: count logits and hidden states from
+        the end, or name their places with `logits_to_keep`, which are the caller's; that of a
+        dropped token is an error.
+
+        For as long as it is open, the model is of a class like its own. On leaving, after an
+        exception too, it is as it was. A copy or a pickle that is made meanwhile is a model of its
+        own, without the pruner.
+
+        Raises:
+            ValueError: a pruner is attached to this model, a part of it or a whole it is a part of;
+                something around a model (a value head, `DataParallel`), in place of the model.
+        """
+        return attached(self, model)
+
+
+class ScoringPruner(Pruner):
+    """A method that ranks the tokens: the K highest scores stay, the lower index first where they
+    tie.
+    """
+
+    @abstractmethod
+    def score(self, tokens: VisualTokens) -> Tensor:
+        """(I, N) importance of every token; what it says of padding doesn't matter."""
+
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+        scores = self.score(tokens).masked_fill(~tokens.mask, -torch.inf)
+        return Selection(first(scores.sort(dim=1, descending=True, stable=True).indices, budget))
+
+
+def first(order: Tensor, budget: list[int]) -> list[Tensor]:
+    """The first `budget[i]` entries of each row of (I, N), ascending."""
+    return [row[:k].sort().values for row, k in zip(order, budget, strict=True)]
+
+
+def one_of(name: str, value: object, *known: str) -> None:
+    """Raise a `ValueError` unless an option has one of its known values."""
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is unknown: pass one of {', '.join(map(repr, known))}")

@@ -1,0 +1,1 @@
+"""Demonstrations on a few bundled questions: the library, and the server."""

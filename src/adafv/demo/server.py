@@ -1,0 +1,218 @@
+"""The server on a few bundled questions: `python -m adafv.demo.server`, or `make serve-demo`."""
+
+import base64
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from adafv.data.cases import CASES
+from adafv.data.sample import Question, Sample
+from adafv.utils.checks import checked
+
+__all__ = ["Server", "chat", "main", "serving"]
+
+KEEPS = (1.0, 0.25, 0.05)
+SHOWN = (0, 1, 4, 5)
+"""Which of `adafv.data.cases.CASES` are asked."""
+ON_A_CPU = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+FLAGS = (
+    "--dtype",
+    "float32",
+    "--enforce-eager",
+    "--max-model-len",
+    "2048",
+    "--disable-uvicorn-access-log",
+)
+PATIENCE = 600
+GRACE = 20
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server.
+
+    Attributes:
+        url: without a path.
+        pid: of the process that started first; its children are in its process group.
+    """
+
+    url: str
+    pid: int
+
+    def post(self, path: str, body: Any, timeout: float = 60) -> tuple[int, Any]:
+        """Status and JSON of the answer to a request."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = Request(self.url + path, data, {"Content-Type": "application/json"})
+        try:
+            with urlopen(request, timeout=timeout) as answer:
+                return answer.status, json.load(answer)
+        except HTTPError as refusal:
+            with refusal:
+                return refusal.code, json.load(refusal)
+
+    def healthy(self) -> bool:
+        try:
+            with urlopen(f"{self.url}/health", timeout=10):
+                return True
+        except (URLError, OSError):
+            return False
+
+
+@contextmanager
+def serving(*flags: str) -> Iterator[Server]:
+    """`adafv serve` with these flags on a free port of this machine, stopped at the end.
+
+    Raises:
+        ValueError: it doesn't start, with the end of its log.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "adafv",
+        "serve",
+        *flags,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    with tempfile.TemporaryFile() as log:
+        environment = {**ON_A_CPU, **os.environ}
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+        server = Server(f"http://127.0.0.1:{port}", process.pid)
+        try:
+            end = time.monotonic() + PATIENCE
+            while not server.healthy():
+                if process.poll() is not None or time.monotonic() > end:
+                    log.seek(0)
+                    said = log.read().decode(errors="replace").strip().splitlines()
+                    raise ValueError("the server doesn't start:\n" + "\n".join(said[-20:]))
+                time.sleep(0.5)
+            yield server
+        finally:
+            _stop(process)
+
+
+@checked
+def chat(picture: Image.Image, question: str, **options: Any) -> dict[str, Any]:
+    """A request for a greedy answer; `options` are of adafv, without the prefix: keep=0.25."""
+    file = BytesIO()
+    picture.save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
+    ours = {f"adafv_{name}": value for name, value in options.items()}
+    request = {"model": "embedded", "messages": [{"role": "user", "content": content}]}
+    return {**request, "max_tokens": 64, "temperature": 0, "mm_processor_kwargs": ours}
+
+
+def run(console: Console) -> None:
+    """Start a server, ask, print what it said, stop it."""
+    asked = _questions()
+    console.print(
+        "[dim]starting: adafv serve --keep 0.1 " + " ".join(FLAGS) + "[/dim]", highlight=False
+    )
+    start = time.perf_counter()
+    with serving("--keep", "0.1", *FLAGS) as server:
+        console.print(f"[dim]up after {time.perf_counter() - start:.0f} s[/dim]", highlight=False)
+        for keep in KEEPS:
+            server.post(
+                "/v1/chat/completions", chat(Image.new("RGB", (320, 320)), "what is it?", keep=keep)
+            )
+        console.print(_table(server, asked))
+    console.print(
+        'A request says how much is kept: "mm_processor_kwargs": {"adafv_keep": 0.25}. ms: sent to answered; the '
+        "second question about a picture doesn't encode it again. [bold red]✗[/bold red] marks a wrong answer.",
+        highlight=False,
+    )
+
+
+def main() -> int:
+    """Run the demo on the embedded model; 2 where the server doesn't start."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped, too
+    try:
+        run(Console(width=None if sys.stdout.isatty() else 150))
+    except ValueError as error:
+        print(f"adafv: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _questions() -> list[tuple[Sample, Question]]:
+    """Bundled ones, and a second one about the first picture."""
+    loaded = [CASES[i].load() for i in SHOWN]
+    sample, question = loaded[0]
+    other = next(q for q in sample.questions if q.text != question.text)
+    return [loaded[0], (sample, other), *loaded[1:]]
+
+
+def _table(server: Server, asked: list[tuple[Sample, Question]]) -> Table:
+    table = Table(
+        "question", "keep", title="Answers over HTTP, dense and pruned", title_justify="left"
+    )
+    table.add_column("prompt tokens", justify="right")
+    table.add_column("answer")
+    table.add_column("truth")
+    table.add_column("ms", justify="right")
+    before = None
+    for sample, question in asked:
+        for keep in KEEPS:
+            start = time.perf_counter()
+            status, answer = server.post(
+                "/v1/chat/completions", chat(sample.image, question.text, keep=keep)
+            )
+            ms = (time.perf_counter() - start) * 1000
+            if status != 200:
+                raise ValueError(f"{question.text!r} was answered with {status}: {answer}")
+            said = answer["choices"][0]["message"]["content"].strip()
+            right = said.casefold() == question.answer.casefold()
+            first = keep == KEEPS[0]
+            title = ("(same picture) " if sample is before else "") + question.text if first else ""
+            mark = Text(said, "green") if right else Text(f"✗ {said}", "bold red")
+            tokens = str(answer["usage"]["prompt_tokens"])
+            table.add_row(
+                title, f"{keep:.0%}", tokens, mark, question.answer if first else "", f"{ms:.0f}"
+            )
+        before = sample
+        table.add_section()
+    return table
+
+
+def _stop(process: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

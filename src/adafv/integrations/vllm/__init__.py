@@ -1,0 +1,41 @@
+"""A plugin for vLLM: its models read only the visual tokens that a method keeps.
+
+    adafv serve llava-hf/llava-1.5-7b-hf --keep 0.1
+
+vLLM finds it by its entry point (`vllm.general_plugins`). Nothing changes until a budget is given:
+for the server, or with a request as `mm_processor_kwargs={"adafv_keep": 0.25}`."""
+
+import multiprocessing
+import os
+import threading
+from typing import Any
+
+__all__ = ["ARCHITECTURES", "FOLLOWS", "register"]
+
+ARCHITECTURES = {
+    "LlavaForConditionalGeneration": "PrunedLlava",
+    "LlavaNextForConditionalGeneration": "PrunedLlavaNext",
+    "LlavaOnevisionForConditionalGeneration": "PrunedLlavaOnevision",
+    "Qwen2_5_VLForConditionalGeneration": "PrunedQwen2_5VL",
+}
+"""The models that are pruned on vLLM, by the architecture in their configuration."""
+
+FOLLOWS = {"ADAFV_ENGINE_FOLLOWS": "1"}
+"""In the environment of a process whose engines are to end with it, even where it is killed."""
+
+
+def register() -> None:
+    """Put the pruned models in the place of vLLM's own."""
+    from vllm import ModelRegistry
+
+    for architecture, name in ARCHITECTURES.items():
+        ModelRegistry.register_model(architecture, f"adafv.integrations.vllm.models:{name}")
+    parent = multiprocessing.parent_process()
+    if parent is not None and FOLLOWS.items() <= os.environ.items():
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+
+def _follow(parent: Any) -> None:
+    """End with the process that started this engine, which otherwise holds its memory for ever."""
+    parent.join()
+    os._exit(1)

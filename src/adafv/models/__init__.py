@@ -1,0 +1,1 @@
+"""Models and what they read: loading, processors, images, prompts, answers."""

@@ -1,0 +1,60 @@
+"""Greedy answers: generating, decoding, and what limits their length."""
+
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, ProcessorMixin
+
+from adafv.utils.checks import checked
+
+__all__ = ["check_answer_length", "check_length", "decode", "generate", "was_cut"]
+
+
+@checked
+def generate(
+    model: PreTrainedModel, inputs: dict[str, Any], max_new_tokens: int, **options: Any
+) -> Tensor:
+    """(B, new) ids of a greedy answer."""
+    generator: Any = model
+    output = generator.generate(
+        **inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, **options
+    )
+    return output[:, inputs["input_ids"].shape[1] :]
+
+
+@checked
+def was_cut(model: PreTrainedModel, output: Tensor, max_new_tokens: int) -> list[bool]:
+    """For each answer (B, new) whether it ended at `max_new_tokens`, and not because the model was
+    done.
+    """
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    known = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    return [
+        output.shape[1] >= max_new_tokens and not any(token in known for token in row)
+        for row in output.tolist()
+    ]
+
+
+@checked
+def check_answer_length(max_new_tokens: int) -> None:
+    """Raise a `ValueError` if an answer could have no token."""
+    if max_new_tokens < 1:
+        raise ValueError(
+            f"max_new_tokens={max_new_tokens} leaves no room for an answer: pass 1 or more"
+        )
+
+
+@checked
+def decode(processor: ProcessorMixin, output: Tensor) -> list[str]:
+    """Answers as text, stripped."""
+    return [text.strip() for text in processor.batch_decode(output, skip_special_tokens=True)]
+
+
+@checked
+def check_length(model: PreTrainedModel, ids: Tensor) -> None:
+    """Raise a `ValueError` if prompts (B, L) are longer than the model reads."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit and ids.shape[1] > limit:
+        raise ValueError(
+            f"the prompt has {ids.shape[1]} tokens, the model reads {limit}: shorten the question"
+        )

@@ -1,0 +1,83 @@
+"""Whether a model can be had at all: asked before anything heavy is imported, and answered in
+seconds.
+"""
+
+import contextlib
+import re
+import socket
+from functools import cache
+from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from adafv.models.photo import NAME
+from adafv.utils.checks import checked
+
+__all__ = ["WAIT", "check_available", "is_reachable"]
+
+WAIT = 2.0
+"""Seconds that the hub has to answer in; its own client would try again for half a minute."""
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_PORTS = {"http": 80, "https": 443}
+
+
+@checked
+def check_available(model: str) -> None:
+    """Raise a `ValueError` if a model is to be downloaded and the hub cannot be reached.
+
+    Folders, names that are no hub id, and "photo" are left for `adafv.models.load.source_of` to
+    judge.
+
+    Args:
+        model: hub id or folder.
+    """
+    if model == NAME or Path(model).expanduser().exists() or not _HUB_ID.fullmatch(model):
+        return
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(model, "config.json"), str) or is_reachable():
+        return
+    raise ValueError(
+        f"model {model!r} is no folder here and not in the cache, and {_endpoint()} cannot be reached to download it: "
+        "check the path, or the connection"
+    )
+
+
+def is_reachable() -> bool:
+    """Return whether the hub, or the proxy in front of it, answers within `WAIT` seconds; asked
+    once in a process.
+    """
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_OFFLINE and _answers(_endpoint())
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
+@cache
+def _answers(address: str) -> bool:
+    url = urlsplit(address)
+    proxy = getproxies().get(url.scheme)
+    if proxy and not proxy_bypass(url.hostname or ""):
+        url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    place = url.hostname or "", url.port or _PORTS.get(url.scheme, 443)
+    answered: list[bool] = []
+
+    def knock() -> None:
+        with (
+            contextlib.suppress(OSError, UnicodeError),
+            socket.create_connection(place, timeout=WAIT),
+        ):
+            answered.append(True)
+
+    # A thread, for looking up a name has no time limit of its own.
+    thread = Thread(target=knock, daemon=True)
+    thread.start()
+    thread.join(WAIT)
+    return bool(answered)

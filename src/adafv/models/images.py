@@ -1,0 +1,231 @@
+"""Pictures from files: what a person sees in a viewer, as 8-bit RGB, or one sentence on why not."""
+
+import importlib.util
+import io
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from adafv.utils.checks import checked
+
+__all__ = ["MAX_ASPECT", "FirstFrameWarning", "check_image", "first_frame", "open_image", "to_rgb"]
+
+MAX_ASPECT = 100
+"""Longer side over shorter side. Beyond it a processor that scales the shorter side to 336 pixels
+would make millions of columns (20,000 × 3: 2.2 million) and then look at a square of them."""
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
+_INTERPRETED = {"EPS", "WMF"}  # formats that Pillow hands to an external program
+_INTEGER_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+_SEVERAL = {"GIF": "frame", "PNG": "frame", "WEBP": "frame", "AVIF": "frame", "TIFF": "page"}
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_HEAD = 65_536  # bytes that tell a format
+_FIRST = "adafv_first"  # where a picture notes what it is the first of
+
+
+class FirstFrameWarning(UserWarning):
+    """A picture is the first of several in its file."""
+
+
+@checked
+def open_image(path: str | Path | bytes) -> Image.Image:
+    """Read a picture as RGB.
+
+    EXIF rotation is honoured, CMYK, palette and grayscale are converted, 16 bits are scaled to 8,
+    transparency is laid on white, and of an animation the first frame is taken, with a
+    `FirstFrameWarning`. HEIC, the format of phones, is read where pillow-heif is installed.
+
+    Args:
+        path: a local file in any format that Pillow reads, or what such a file holds. Addresses are
+            not fetched.
+
+    Raises:
+        ValueError: the file is missing, unreadable, empty, truncated or no image, is larger than
+            Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`), or has a shape that `check_image`
+            refuses.
+    """
+    source: str | bytes
+    if isinstance(path, bytes):
+        name, source = "the picture", path
+        if not path:
+            raise ValueError(
+                "the picture is empty (0 bytes): pipe one in, e.g. adafv ask - QUESTION < picture.png"
+            )
+    else:
+        name = str(path)
+        if _URL.match(name):
+            raise ValueError(
+                f"{name} is an address, not a file: download the picture and pass its path"
+            )
+        _check_file(name)
+        source = name
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with _opened(source) as image:
+                if image.format in _INTERPRETED:
+                    raise ValueError(f"{image.format} is a program, not pixels")
+                kind = (
+                    _SEVERAL.get(image.format or "")
+                    if getattr(image, "is_animated", False)
+                    else None
+                )
+                image.load()
+                rgb = to_rgb(_upright(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        limit = f"{Image.MAX_IMAGE_PIXELS:,}"
+        raise ValueError(
+            f"{name} has more than {limit} pixels, Pillow's limit: make it smaller first"
+        ) from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{name} {_what_it_is(_head(source))}") from None
+    except (
+        Exception
+    ) as error:  # decoders raise whatever a broken file makes of them: struct.error, EOFError, …
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{name} cannot be read as an image ({reason}): save it again as PNG or JPEG"
+        ) from None
+    check_image(rgb, name)
+    if kind is not None:
+        rgb.info[_FIRST] = kind
+        warnings.warn(first_frame(rgb, name), FirstFrameWarning, stacklevel=2)
+    return rgb
+
+
+@checked
+def first_frame(image: Image.Image, name: str = "the picture") -> str:
+    """Say in a sentence that a picture is the first frame of an animation, or the first of several
+    pages.
+
+    Args:
+        image: as `open_image` returns it.
+        name: of the file.
+
+    Returns:
+        The sentence; empty for a picture that is all there is.
+    """
+    kind = image.info.get(_FIRST)
+    if kind is None:
+        return ""
+    what = "is an animation" if kind == "frame" else "has several pages"
+    return f"{name} {what}, of which the first {kind} is taken"
+
+
+def _opened(source: str | bytes) -> Image.Image:
+    try:
+        return Image.open(_file(source))
+    except UnidentifiedImageError:
+        if not _is_heic(_head(source)) or importlib.util.find_spec("pillow_heif") is None:
+            raise
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        return Image.open(_file(source))
+
+
+def _file(source: str | bytes) -> Any:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
+
+
+def _head(source: str | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:_HEAD]
+    with open(source, "rb") as file:
+        return file.read(_HEAD)
+
+
+def _is_heic(head: bytes) -> bool:
+    """An ISO media file whose brand, or one that it is compatible with, is of HEIC."""
+    return (
+        head[4:8] == b"ftyp"
+        and head[8:11] != b"avi"
+        and any(brand in head[8:64] for brand in _HEIC_BRANDS)
+    )
+
+
+def _what_it_is(head: bytes) -> str:
+    """What a file is that Pillow does not read, and what to do about it."""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if _is_heic(head):
+        return "is a HEIC photo: pip install pillow-heif, with which it is read, or save it as JPEG"
+    if text.startswith(b"%pdf"):
+        return "is a PDF, not a picture: export the page as PNG, e.g. pdftoppm -png -r 150 FILE.pdf page"
+    if text.startswith((b"<svg", b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in text:
+        return "is an SVG drawing, not pixels: export it as PNG, e.g. rsvg-convert -o picture.png FILE.svg"
+    return "is not an image: pass a PNG, JPEG, WebP or another file that Pillow reads"
+
+
+@checked
+def check_image(image: Image.Image, name: str = "the picture") -> None:
+    """Refuse shapes that no processor turns into something to see.
+
+    1×1 and up work; LLaVA-1.5 looks at the middle square, LLaVA-NeXT at the whole. The limit is
+    `MAX_ASPECT`.
+
+    Raises:
+        ValueError: no pixels, or longer than `MAX_ASPECT` times its width (or wider than that times
+            its height).
+    """
+    width, height = image.size
+    if min(width, height) < 1:
+        raise ValueError(f"{name} is {width}×{height}, it has no pixels: pass a picture with some")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(
+            f"{name} is {width}×{height} pixels, longer than {MAX_ASPECT}:1, of which a model sees next to nothing: "
+            "crop it or cut it into pieces"
+        )
+
+
+def _check_file(name: str) -> None:
+    path = Path(name)
+    try:
+        if not path.exists():
+            raise ValueError(f"{name!r} does not exist: check the path of the picture")
+        if not path.is_file():
+            kind = "a folder" if path.is_dir() else "not a regular file"
+            raise ValueError(f"{name} is {kind}: pass one picture file")
+        if path.stat().st_size == 0:
+            raise ValueError(f"{name} is empty (0 bytes): save or download it again")
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{name} cannot be opened ({error.strerror}): check the path and its permissions"
+        ) from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged EXIF block is no reason to refuse sound pixels
+        return image
+
+
+@checked
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB from any mode: 16 bits are scaled, transparency is laid on white."""
+    if image.mode in (*_INTEGER_MODES, "F"):
+        return Image.fromarray(_to_8_bit(np.asarray(image), image.mode)).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bit(pixels: np.ndarray, mode: str) -> np.ndarray:
+    """16-bit integers over their full range; 32-bit ones and floats, for which no white is agreed,
+    over their own.
+    """
+    values = np.nan_to_num(pixels.astype(np.float64), posinf=0, neginf=0)
+    low, high = 0.0, 65535.0
+    if mode == "F" or values.min() < 0 or values.max() > high:
+        low, high = values.min(), values.max()
+    return np.round((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)

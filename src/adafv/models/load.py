@@ -1,0 +1,185 @@
+"""A model and its processor: the embedded one, a hub id, or a local folder."""
+
+import re
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+
+from adafv.core.turns import remember
+from adafv.families import family_of
+from adafv.models import photo
+from adafv.models.hub import is_reachable
+from adafv.models.processors import processor_class
+from adafv.utils.checks import checked
+
+__all__ = [
+    "DTYPES",
+    "device_of",
+    "dtype_of",
+    "fingerprint",
+    "from_files",
+    "load",
+    "sentence",
+    "source_of",
+]
+
+DTYPES = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+
+
+def load(
+    model: str | Path | None = None, device: str | None = None, dtype: str | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Load a vision-language model and its processor, ready to answer.
+
+    Weights come from safetensors, no code comes from the hub, and pictures are prepared with
+    Pillow, so that the same picture gives the same pixels whether or not torchvision is installed.
+    The family is checked before any weight is read.
+
+    Args:
+        model: hub id or local folder in the Hugging Face format; "photo": what `adafv fetch photo`
+            fetched; None: the model that ships with the package.
+        device: "cpu", "cuda", "cuda:1", …; None: cuda if there is one, else cpu.
+        dtype: a name in `DTYPES`; None: bfloat16 on cuda, float32 elsewhere.
+
+    Returns:
+        The model, in eval mode on its device, and its processor.
+
+    Raises:
+        ValueError: an unknown device or dtype, a folder or id that cannot be loaded, a family that
+            is not supported, a model without a vision tower, or weights that are missing, damaged
+            or not in safetensors.
+    """
+    place = device_of(device)
+    precision = dtype_of(dtype, place)
+    source = source_of(model)
+    config = from_files(source, AutoConfig.from_pretrained)
+    family_of(config)
+    processor = from_files(source, processor_class(config).from_pretrained, backend="pil")
+    loaded, info = from_files(
+        source,
+        AutoModelForImageTextToText.from_pretrained,
+        config=config,
+        dtype=precision,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if lacking := sorted(info["missing_keys"]):
+        raise ValueError(
+            f"model {source!r} lacks {len(lacking)} weights ({lacking[0]}, …): download it again"
+        )
+    remember(loaded, processor)
+    return loaded.to(place).eval(), processor
+
+
+def source_of(model: str | Path | None) -> str:
+    """The folder, or hub id, of a model; None: the one that ships; "photo": the one that was
+    fetched.
+
+    Raises:
+        ValueError: "photo" before it was fetched, a folder that isn't there or holds no model, or
+            something that is neither.
+    """
+    if model is None:
+        from adafv.embedded import MODEL_DIR
+
+        if not (Path(MODEL_DIR) / "config.json").is_file():
+            raise ValueError(
+                "the embedded model is not in this installation: reinstall adafv, or pass --model"
+            )
+        return str(MODEL_DIR)
+    name = str(model)
+    if name == photo.NAME and not Path(name).is_dir():
+        if not (photo.folder() / "config.json").is_file():
+            raise ValueError("the photo model is not here yet: run `adafv fetch photo`")
+        return str(photo.folder())
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(
+                f"folder {name!r} has no config.json: pass a model folder in the Hugging Face format"
+            )
+        return str(path)
+    if name and path.exists():
+        raise ValueError(f"{name!r} is a file: pass the model's folder, or a hub id")
+    if isinstance(model, Path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+        raise ValueError(
+            f"model folder {name!r} does not exist: check the path, or pass a hub id such as owner/name"
+        )
+    return name
+
+
+@checked
+def device_of(name: str | None) -> torch.device:
+    """A device by its name; None: cuda if there is one, else cpu.
+
+    Raises a `ValueError` if it cannot be used.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device {name!r} cannot be used ({sentence(error)}): pass cpu, or leave it out"
+        ) from None
+    return device
+
+
+@checked
+def dtype_of(name: str | None, device: torch.device) -> torch.dtype:
+    """A name in `DTYPES` as a dtype; None: what suits the device.
+
+    Raises a `ValueError` if it is unknown.
+    """
+    if name is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name.lower() not in DTYPES:
+        raise ValueError(f"dtype {name!r} is unknown: pass one of {', '.join(DTYPES)}")
+    return DTYPES[name.lower()]
+
+
+@checked
+def from_files(source: str, load: Callable[..., Any], **options: Any) -> Any:
+    """Load something, with one sentence for whatever goes wrong on the way to the files and in
+    them.
+    """
+    if not Path(source).is_dir() and not is_reachable():
+        # what is in the cache is used; nothing waits for who does not answer
+        options["local_files_only"] = True
+    try:
+        return load(source, trust_remote_code=False, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        raise ValueError(
+            f"model {source!r} cannot be loaded ({sentence(error)}): check the id or folder, and the connection if "
+            "it has to be downloaded"
+        ) from error
+
+
+def sentence(error: Exception) -> str:
+    """The first line of a message, without its full stop."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".:")
+
+
+@checked
+def fingerprint(model: PreTrainedModel) -> str:
+    """Tells a model from its retrained successor: a checksum over the beginnings of its weights."""
+    checksum = 0
+    for weight in model.parameters():
+        checksum = zlib.crc32(
+            weight.detach().flatten()[:64].float().cpu().numpy().tobytes(), checksum
+        )
+    return f"{checksum:08x}"

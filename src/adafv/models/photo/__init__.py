@@ -1,0 +1,25 @@
+"""The model `photo`: a tower and a language model that others pretrained, and the bridge between
+them.
+"""
+
+import os
+from pathlib import Path
+
+from adafv.utils.checks import checked
+
+__all__ = ["BRIDGE", "NAME", "folder", "home"]
+
+NAME = "photo"
+BRIDGE = Path(__file__).resolve().parent / "bridge.safetensors"
+
+
+@checked
+def home() -> Path:
+    """Return the folder for what is fetched: `ADAFV_HOME`, or `~/.cache/adafv`."""
+    return Path(os.environ.get("ADAFV_HOME") or "~/.cache/adafv").expanduser()
+
+
+@checked
+def folder() -> Path:
+    """Return the folder of the photo model, whether or not it has been fetched."""
+    return home() / NAME

@@ -1,0 +1,254 @@
+"""Put a tower (ONNX), a language model (GGUF) and a bridge together as one stock LLaVA checkpoint."""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPImageProcessorPil,
+    Dinov2Config,
+    Dinov2Model,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerBase,
+)
+
+from adafv.utils.checks import checked
+
+__all__ = [
+    "CHAT_TEMPLATE",
+    "GRID",
+    "assemble",
+    "read_bridge",
+    "read_language_model",
+    "read_tower",
+    "save",
+]
+
+GRID = 24  # patches along a side: 336 pixels
+PATCH = 14
+FEATURE_LAYER = -5
+"""Of 12: the net that the tower comes from was trained to see what is salient, and its last layers
+forgot the rest.
+"""
+IMAGE = "<image>"
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as DINOv2 was trained
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' and message['content'] is string %}"
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_RENAMED = {
+    "attention.attention.query": "attention.q_proj",
+    "attention.attention.key": "attention.k_proj",
+    "attention.attention.value": "attention.v_proj",
+    "attention.output.dense": "attention.o_proj",
+}
+
+
+@checked
+def assemble(
+    tower: Dinov2Model,
+    language_model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    bridge: dict[str, Tensor],
+) -> LlavaForConditionalGeneration:
+    """Join the parts: LoRA products added to the language model's weights, and one more token,
+    `<image>`.
+
+    Args:
+        tower: in float32.
+        language_model: in float32; its weights are changed.
+        tokenizer: of the language model; it gets the token `<image>`, if it has none.
+        bridge: `projector.linear_1.weight`, …, and for each linear layer
+            `model.layers.0.self_attn.q_proj.down` (rank, in) and `….up` (out, rank).
+
+    Returns:
+        The model in bfloat16.
+    """
+    weights = language_model.state_dict()  # shares memory with the model
+    for name, down in bridge.items():
+        if name.endswith(".down"):
+            up = bridge[name.removesuffix("down") + "up"]
+            weights[name.removesuffix("down") + "weight"] += up.float() @ down.float()
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
+    image_token = tokenizer.get_vocab()[IMAGE]
+    language_model.resize_token_embeddings(max(language_model.config.vocab_size, image_token + 1))
+    config = LlavaConfig(
+        vision_config=tower.config,
+        text_config=language_model.config,
+        image_token_index=image_token,
+        vision_feature_layer=FEATURE_LAYER,
+        vision_feature_select_strategy="default",
+        image_seq_length=GRID**2,
+        tie_word_embeddings=True,
+        dtype=torch.bfloat16,
+    )
+    model = LlavaForConditionalGeneration(config)
+    parts = model.model
+    parts.vision_tower.load_state_dict(tower.state_dict())
+    parts.language_model.load_state_dict(language_model.model.state_dict())
+    projector = {
+        name.removeprefix("projector."): weight.float()
+        for name, weight in bridge.items()
+        if name.startswith("projector.")
+    }
+    parts.multi_modal_projector.load_state_dict(projector)
+    model.generation_config = language_model.generation_config
+    return model.bfloat16().eval()
+
+
+@checked
+def save(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, target: Path
+) -> None:
+    """Write model and processor as a folder in the Hugging Face format."""
+    side = {"height": GRID * PATCH, "width": GRID * PATCH}
+    pictures = CLIPImageProcessorPil(
+        size=side, do_center_crop=False, crop_size=side, image_mean=MEAN, image_std=STD
+    )
+    processor = LlavaProcessor(
+        pictures,
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token=IMAGE,
+        chat_template=CHAT_TEMPLATE,
+    )
+    model.save_pretrained(target)
+    processor.save_pretrained(target)
+
+
+@checked
+def read_tower(onnx_file: Path) -> Dinov2Model:
+    """Read DINOv2-S out of the graph of a saliency net whose backbone it is, its positions
+    resampled to `GRID`.
+
+    Weights of linear layers are anonymous there; the node that uses one has the layer's name.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(str(onnx_file)).graph
+    stored = {
+        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()).float()
+        for tensor in graph.initializer
+    }
+    weights = {
+        name.removeprefix("backbone."): stored[name]
+        for name in stored
+        if name.startswith("backbone.")
+    }
+    for node in graph.node:
+        if (
+            node.op_type == "MatMul"
+            and node.name.startswith("/backbone/encoder/")
+            and node.input[1] in stored
+        ):
+            layer = node.name.removeprefix("/backbone/").removesuffix("/MatMul").replace("/", ".")
+            weights[f"{layer}.weight"] = stored[node.input[1]].T
+    weights = {_renamed(name): weight for name, weight in weights.items()}
+    cls, patches = _positions(stored, weights["embeddings.cls_token"].shape[-1])
+    # (1, 1 + GRID², C)
+    weights["embeddings.position_embeddings"] = torch.cat([cls, resampled(patches)], dim=1)
+    weights["embeddings.mask_token"] = torch.zeros_like(weights["embeddings.cls_token"][0])
+    depth = 1 + max(
+        int(name.split(".")[2]) for name in weights if name.startswith("encoder.layer.")
+    )
+    width = weights["embeddings.cls_token"].shape[-1]
+    tower = Dinov2Model(
+        Dinov2Config(
+            hidden_size=width,
+            num_hidden_layers=depth,
+            num_attention_heads=width // 64,
+            image_size=GRID * PATCH,
+            patch_size=PATCH,
+        )
+    )
+    tower.load_state_dict(weights)
+    return tower.eval()
+
+
+def resampled(patches: Tensor) -> Tensor:
+    """Resample position embeddings of a square grid (1, side², C) to `GRID` patches a side, as
+    DINOv2 does.
+    """
+    side = round(patches.shape[1] ** 0.5)
+    grid = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, C, side, side)
+    grid = F.interpolate(grid, size=(GRID, GRID), mode="bicubic", align_corners=False)
+    return grid.permute(0, 2, 3, 1).reshape(1, GRID**2, -1)
+
+
+@checked
+def read_language_model(gguf_file: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+    """Read a Llama and its tokenizer out of a quantised file, in float32, as if it had never been
+    quantised.
+    """
+    where, name = str(gguf_file.parent), gguf_file.name
+    read = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
+    settings = read.config.to_dict()
+    settings.pop("quantization_config", None)
+    settings.pop("_name_or_path", None)
+    model = LlamaForCausalLM(LlamaConfig(**settings))
+    model.load_state_dict(read.state_dict())
+    return model.eval(), AutoTokenizer.from_pretrained(where, gguf_file=name)
+
+
+@checked
+def read_bridge(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the bridge and what its training wrote about it.
+
+    Raises:
+        ValueError: the file is missing or is no bridge.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"the bridge {str(path)!r} does not exist: train one (training/photo says how) and pass it with --bridge"
+        )
+    try:
+        with safe_open(str(path), "pt") as file:
+            bridge = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read as a bridge ({error}): pass one that training/photo made"
+        ) from None
+    if "projector.linear_1.weight" not in bridge:
+        raise ValueError(f"{str(path)!r} has no projector: pass a bridge that training/photo made")
+    return bridge, facts
+
+
+def _renamed(name: str) -> str:
+    for old, new in _RENAMED.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _positions(stored: dict[str, Tensor], width: int) -> tuple[Tensor, Tensor]:
+    """Find the position embeddings, which the export has cut in two and left nameless: CLS's and
+    the patches'.
+    """
+    loose = [
+        tensor for name, tensor in stored.items() if name.startswith("onnx::") and tensor.dim() >= 3
+    ]
+    cls = next(tensor for tensor in loose if tensor.shape == (1, 1, width))
+    patches = max(
+        (tensor for tensor in loose if tensor.shape[-1] == width), key=lambda tensor: tensor.numel()
+    )
+    return cls, patches.reshape(1, -1, width)

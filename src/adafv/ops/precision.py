@@ -1,0 +1,42 @@
+"""Full precision: autocast never touches what a method computes."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+from adafv.utils.checks import checked
+
+__all__ = ["exact", "full_precision"]
+
+P = ParamSpec("P")
+
+
+R = TypeVar("R")
+
+
+@checked
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """While open, autocast does not touch what is computed on a device: a score in bfloat16 would
+    tie with others.
+    """
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+@checked
+def exact(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function of tensors, or of visual tokens, so that autocast does not touch what it
+    computes.
+    """
+
+    @wraps(function)
+    def computed(*args: P.args, **kwargs: P.kwargs) -> R:
+        device: Any = next(x.device for x in (*args, *kwargs.values()) if hasattr(x, "device"))
+        with full_precision(device):
+            return function(*args, **kwargs)
+
+    return computed

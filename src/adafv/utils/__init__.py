@@ -1,0 +1,1 @@
+"""What several rooms share: files, checks of arguments, a clock, intervals."""

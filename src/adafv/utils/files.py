@@ -1,0 +1,226 @@
+"""Output files: whole or not at all, and files that grow line by line."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from adafv.utils.checks import checked
+
+__all__ = [
+    "Lines",
+    "as_jsonl",
+    "atomic",
+    "check_own",
+    "differences",
+    "writable_folder",
+    "write_text",
+]
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Lend a temporary file beside `path`, with its suffix, that takes its place once the block has
+    succeeded.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        temporary.touch()
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@checked
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@checked
+def writable_folder(path: str | Path) -> Path:
+    """Make a folder, with its parents, and try that files can be written in it.
+
+    Raises:
+        ValueError: they can't.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    return path
+
+
+@checked
+class Lines:
+    """A JSONL file that grows, held by one process at a time: no line is lost, torn or written by
+    two.
+
+    Args:
+        path: made where it is missing.
+        elsewhere: what to pass instead, for messages: "another --out".
+
+    Attributes:
+        before: the whole lines that were there. A last one that a kill has torn is left out, and
+            cut off by `trim`.
+
+    Raises:
+        ValueError: the file cannot be written, or is in use.
+    """
+
+    def __init__(self, path: Path, elsewhere: str) -> None:
+        self.path = path
+        try:
+            self._file: Any = path.open("a+b", buffering=0)
+        except OSError as error:
+            raise ValueError(
+                f"{path} cannot be written ({error.strerror}): pass {elsewhere}"
+            ) from None
+        try:
+            _lock(self._file)
+        except OSError:
+            self._file.close()
+            raise ValueError(
+                f"{path} is being written by another run: wait for it, or pass {elsewhere}"
+            ) from None
+        content = path.read_bytes()
+        self._whole = content.rfind(b"\n") + 1
+        self.before = content[: self._whole].split(b"\n")[:-1]
+
+    def trim(self) -> None:
+        """Cut off a torn last line."""
+        self._file.truncate(self._whole)
+
+    def append(self, records: Iterable[dict[str, Any]]) -> None:
+        """Add records and put them on the disk.
+
+        Raises:
+            ValueError: the disk is full; what was there before stays whole.
+        """
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            _write(self._file, records)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+            raise self._no_room(error) from error
+
+    def rewrite(self, records: Iterable[dict[str, Any]]) -> None:
+        """Put records in the place of all that are there, and on the disk.
+
+        Raises:
+            ValueError: the disk is full; what was there before stays whole.
+        """
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        new: Any = temporary.open("a+b", buffering=0)
+        try:
+            _lock(new)
+            _write(new, records)
+            temporary.replace(self.path)
+        except OSError as error:
+            new.close()
+            raise self._no_room(error) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._file.close()
+        self._file = new
+
+    def _no_room(self, error: OSError) -> ValueError:
+        return ValueError(
+            f"{self.path} cannot be written ({error.strerror}): make room and run the same command again, it goes on "
+            "where it stopped"
+        )
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _lock(file: Any) -> None:
+    """Hold a file against other processes; an `OSError` if one of them holds it."""
+    try:
+        import fcntl
+    except ImportError:
+        return  # Windows has no flock
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _write(file: Any, records: Iterable[dict[str, Any]]) -> None:
+    data = as_jsonl(records)
+    while data:
+        data = data[file.write(data) :]
+    os.fsync(file.fileno())
+
+
+@checked
+def as_jsonl(records: Iterable[dict[str, Any]]) -> bytes:
+    """Records as lines of JSON. A surrogate that no UTF-8 can hold becomes \\udxxx, which is how
+    JSON writes it.
+    """
+    return "".join(f"{json.dumps(r, ensure_ascii=False)}\n" for r in records).encode(
+        "utf-8", "backslashreplace"
+    )
+
+
+@checked
+def check_own(path: str | Path, columns: Iterable[str], command: str) -> None:
+    """Raise a `ValueError` if a results.json is there that another command has written.
+
+    Args:
+        path: of the file.
+        columns: of its rows, if it is ours.
+        command: that is about to write it.
+    """
+    path, columns = Path(path), set(columns)
+    if not path.exists():
+        return
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        own = bool(rows) and all(columns <= row.keys() for row in rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        own = False
+    if not own:
+        raise ValueError(
+            f"{path} is not of `{command}`, which would overwrite it: pass another --out"
+        )
+
+
+@checked
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Where two settings part: "keep=0.1 (now 0.2), …"; empty where they don't."""
+    names = [name for name in {**now, **before} if now.get(name) != before.get(name)]
+    return ", ".join(f"{name}={before.get(name)!r} (now {now.get(name)!r})" for name in names)
+
+
+def _unwritable(path: Path, error: OSError) -> ValueError:
+    reason = error.strerror or type(error).__name__
+    return ValueError(
+        f"{path} cannot be written ({reason}): pass another path, or make room and permissions there"
+    )

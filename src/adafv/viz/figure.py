@@ -1,0 +1,123 @@
+"""A page on a plain pixel grid, and what every panel shares: sizes, colours, type."""
+
+import unicodedata
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from adafv.utils.checks import checked
+from adafv.viz.fonts import drawable, families_for, warn_of
+
+__all__ = ["Sheet", "wrapped"]
+
+INK, GREY, FAINT, PAPER = "#1b1f24", "#5d656e", "#d5d9de", "#ffffff"
+SALIENCY, RELEVANCE, BOTH, PLAIN = "#0072b2", "#d55e00", "#111111", "#009e73"
+
+# All in pixels from the top left corner.
+DPI = 100
+MARGIN, GAP, PANEL, BODY, SIDE, HEAD = 56, 54, 460, 330, 108, 66
+TOP, ROW, BOTTOM = 150, 38, 30
+
+
+@checked
+class Sheet:
+    """A figure that is addressed in pixels."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
+        FigureCanvasAgg(self.figure)
+        self._missing = ""
+
+    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Axes with nothing on them, in pixels too: x to the right, y down."""
+        box = (
+            x / self.width,
+            1 - (y + height) / self.height,
+            width / self.width,
+            height / self.height,
+        )
+        axes = self.figure.add_axes(box)
+        axes.set(xlim=(0, width), ylim=(height, 0))
+        axes.set_axis_off()
+        return axes
+
+    def text(self, x: float, y: float, text: str, size: float, color: str, **options: Any) -> float:
+        """Write a line whose middle is at y; returns its width."""
+        text, missing = drawable(text)
+        self._missing += missing
+        style: dict[str, Any] = {
+            "ha": "left",
+            "va": "center",
+            "parse_math": False,
+            "fontsize": size * 72 / DPI,
+        }
+        style["fontfamily"] = families_for(text)
+        drawn = self.figure.text(
+            x / self.width, 1 - y / self.height, text, color=color, **(style | options)
+        )
+        return drawn.get_window_extent().width
+
+    def bar(self, x: float, y: float, width: float, height: float, color: str) -> None:
+        """A filled bar with its upper left corner at x, y."""
+        corner = (x / self.width, 1 - (y + height) / self.height)
+        shape = Rectangle(
+            corner, width / self.width, height / self.height, facecolor=color, edgecolor="none"
+        )
+        self.figure.add_artist(shape)
+
+    def finished(self) -> Figure:
+        """Return the figure; warn of what was written in no installed font."""
+        warn_of(self._missing)
+        return self.figure
+
+
+@checked
+def wrapped(text: str, room: int, most: int) -> list[str]:
+    """Break a text into lines, between words or wide characters (Chinese, emoji), which count as
+    two.
+
+    Args:
+        text: any; space is one blank.
+        room: columns of a line.
+        most: lines; what is beyond them becomes an ellipsis.
+    """
+    lines = [""]
+    for word in text.split():
+        for i, unit in enumerate(_units(word, room)):
+            joined = f"{lines[-1]} {unit}".strip() if i == 0 else lines[-1] + unit
+            if _columns(joined) <= room:
+                lines[-1] = joined
+            else:
+                lines.append(unit)
+    if len(lines) <= most:
+        return lines
+    last = lines[most - 1]
+    while last and _columns(last) > room - 2:
+        last = last[:-1]
+    return [*lines[: most - 1], f"{last.rstrip()} …"]
+
+
+def _units(word: str, room: int) -> list[str]:
+    """What a line does not break within: a wide character, or the narrow ones between two of them,
+    if they fit.
+    """
+    units: list[str] = []
+    for c in word:
+        if (
+            units
+            and _columns(c) < 2
+            and (_columns(units[-1]) == len(units[-1]))
+            and _columns(units[-1]) < room
+        ):
+            units[-1] += c
+        else:
+            units.append(c)
+    return units
+
+
+def _columns(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -1,0 +1,141 @@
+"""Fonts for text that matplotlib's own has no glyphs for: Chinese, Japanese, Korean, emoji, …"""
+
+import unicodedata
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+from adafv.utils.checks import checked
+
+__all__ = ["MissingGlyphWarning", "covering", "drawable", "families_for", "warn_of"]
+
+BASE = "DejaVu Sans"
+PREFERRED = ("Noto Sans CJK", "Noto Sans", "Symbola", "Noto Emoji")
+UNKNOWN = "�"
+"""Drawn for what no font has."""
+NAMED = 12
+"""Characters that a warning names."""
+
+
+class MissingGlyphWarning(UserWarning):
+    """Text was to be drawn that no installed font has glyphs for."""
+
+
+@checked
+def families_for(text: str) -> list[str]:
+    """Return the font families to draw a text with, matplotlib's own first."""
+    return [BASE, *dict.fromkeys(name for c in text if _lacking(c) and (name := _family_with(c)))]
+
+
+@checked
+def drawable(text: str) -> tuple[str, str]:
+    """Return a text with `UNKNOWN` in place of every run of characters that no installed font has,
+    and those.
+
+    What has no width (joiners, variants of emoji) is left out where it has no glyph.
+    """
+    drawn, missing = [], []
+    for c in text:
+        if not _lacking(c) or _family_with(c):
+            drawn.append(c)
+        elif unicodedata.category(c) not in ("Cf", "Mn", "Cc"):
+            missing.append(c)
+            if drawn[-1:] != [UNKNOWN]:
+                drawn.append(UNKNOWN)
+    return "".join(drawn), "".join(missing)
+
+
+@checked
+def warn_of(missing: str) -> None:
+    """Warn in one sentence that characters have no glyph in any installed font, and say which font
+    to install.
+    """
+    if not missing:
+        return
+    found = list(dict.fromkeys(missing))
+    named = "".join(found[:NAMED]) + ("…" if len(found) > NAMED else "")
+    packages = ", ".join(dict.fromkeys(map(_package, found)))
+    warnings.warn(
+        f"no installed font has glyphs for {named}, drawn as {UNKNOWN}: install {packages} (Debian's names) and draw "
+        "again",
+        MissingGlyphWarning,
+        stacklevel=3,
+    )
+
+
+@contextmanager
+def covering(texts: Iterable[str]) -> Iterator[None]:
+    """Draw figures with fonts that have the glyphs of some texts."""
+    from matplotlib import rc_context
+
+    text = "".join(texts)
+    warn_of(drawable(text)[1])
+    with rc_context({"font.family": families_for(text)}):
+        yield
+
+
+def _package(character: str) -> str:
+    name = unicodedata.name(character, "")
+    if name.startswith(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "FULLWIDTH", "IDEOGRAPHIC")):
+        return "fonts-noto-cjk"
+    return "fonts-symbola" if unicodedata.category(character) == "So" else "fonts-noto-core"
+
+
+def _lacking(character: str) -> bool:
+    """Whether matplotlib's own font has no glyph."""
+    return not character.isascii() and ord(character) not in _characters(_own())
+
+
+@cache
+def _own() -> str:
+    from matplotlib.font_manager import FontProperties, findfont
+
+    return findfont(FontProperties(family=BASE))
+
+
+@cache
+def _family_with(character: str) -> str | None:
+    """An installed family that has a glyph; None: there is none."""
+    for name, path in _installed():
+        if ord(character) in _characters(path):
+            return name
+    return None
+
+
+@cache
+def _installed() -> list[tuple[str, str]]:
+    """Families and their files, those for many scripts first; also what came on since matplotlib
+    last looked.
+    """
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    known = {entry.fname for entry in fontManager.ttflist}
+    for path in findSystemFonts():
+        if path not in known:
+            with suppress(Exception):  # whatever FreeType makes of a file that is no font
+                fontManager.addfont(path)
+
+    def rank(entry: tuple[str, str]) -> tuple[int, str]:
+        name = entry[0]
+        return next(
+            (i for i, start in enumerate(PREFERRED) if name.startswith(start)), len(PREFERRED)
+        ), name
+
+    entries = {
+        (entry.name, entry.fname) for entry in fontManager.ttflist if Path(entry.fname).is_file()
+    }
+    return sorted((e for e in entries if "Last" not in e[0] and e[0] != "cmex10"), key=rank)
+
+
+@cache
+def _characters(path: str) -> frozenset[int]:
+    """Code points that a font has outlines for."""
+    from matplotlib.ft2font import FT2Font
+
+    with suppress(Exception):  # pictures in place of outlines (colour emoji), or no font at all
+        font = FT2Font(path)
+        if font.scalable:
+            return frozenset(font.get_charmap())
+    return frozenset()

@@ -1,0 +1,135 @@
+"""Where visual tokens lie on a picture: arrays in, arrays out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adafv.utils.checks import checked
+
+__all__ = ["Maps", "Scale", "scales", "shade", "token_map", "view"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The tokens of a picture that lie on one grid.
+
+    Attributes:
+        index: (n,) which of the picture's tokens.
+        where: (n, 2) row and column of each, counted from the first that is there.
+        shape: rows and columns of the grid.
+    """
+
+    index: Array
+    where: Array
+    shape: tuple[int, int]
+
+    def map(self, values: Array) -> Array:
+        """The values (N,) of all the picture's tokens, laid out on this grid; NaN where it has no
+        token.
+        """
+        return token_map(self.where, values[self.index], self.shape)
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What led to a choice, on one grid of a picture; scores are NaN and `kept` False where the
+    grid has no token.
+
+    Attributes:
+        box: left, top, right, bottom of the grid, in pixels of the picture.
+        saliency: (rows, columns) a_v; None where the method doesn't use it.
+        relevance: (rows, columns) a_t; None where the method doesn't use it.
+        words: (W, rows, columns) attention of each word of the question, in its order; W is 0 where
+            the method doesn't read it.
+        kept: (rows, columns) bool.
+    """
+
+    box: tuple[float, float, float, float]
+    saliency: Array | None
+    relevance: Array | None
+    words: Array
+    kept: NDArray[np.bool_]
+
+
+@checked
+def shade(scale: Scale, values: Array) -> Array:
+    """How strongly (0 to 1) each cell of a grid is painted for the scores (N,) of all the picture's
+    tokens.
+
+    All grids of a picture share one scale. It is the score to the power 0.7, or the peaks would be
+    all there is to see."""
+    return (np.nan_to_num(scale.map(values)) / max(values.max(), 1e-30)) ** 0.7
+
+
+@checked
+def token_map(where: Array | Tensor, values: Array | Tensor, shape: tuple[int, int]) -> Array:
+    """Lay values of visual tokens out as a picture.
+
+    Args:
+        where: (N, 2) row and column of each token, or (N, 3) with the crop in front, which is
+            ignored.
+        values: (N,) numbers.
+        shape: rows and columns of the map.
+
+    Returns:
+        A float array of that shape; NaN where there is no token.
+
+    Raises:
+        ValueError: a token lies outside, or there are not as many values as tokens.
+    """
+    place, numbers = np.asarray(where)[:, -2:], np.asarray(values, dtype=float)
+    if len(place) != len(numbers):
+        raise ValueError(f"{len(numbers)} values for {len(place)} tokens: pass one for each")
+    if len(place) and ((place < 0).any() or (place >= shape).any()):
+        raise ValueError(
+            f"shape={shape} is too small: row and column go up to {tuple(place.max(0).tolist())}"
+        )
+    out = np.full(shape, np.nan)
+    out[place[:, 0], place[:, 1]] = numbers
+    return out
+
+
+@checked
+def scales(where: Array | Tensor) -> list[Scale]:
+    """The grids on which a picture's tokens lie, the finest first.
+
+    Args:
+        where: (N, 3) crop, row, column as in `VisualTokens.where`. With several crops, crop 0 is a
+            thumbnail; the others are tiles of one grid. Padding was cut from that grid, so what is
+            there spans the whole picture.
+    """
+    place = np.asarray(where)
+    tile = place[:, 0] > 0
+    found = []
+    for member in (tile, ~tile):
+        if member.any():
+            rows_columns = place[member, 1:] - place[member, 1:].min(0)
+            rows, columns = (rows_columns.max(0) + 1).tolist()
+            found.append(Scale(np.flatnonzero(member), rows_columns, (rows, columns)))
+    return found
+
+
+@checked
+def view(
+    processor: Any, size: tuple[int, int], where: Array | Tensor
+) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of the part of a picture of `size` (width, height) that the model
+    sees.
+
+    A thumbnail and its tiles show all of it; a single crop is cut from the middle, where the
+    processor says so."""
+    width, height = size
+    images = processor.image_processor
+    edge = (getattr(images, "size", None) or {}).get("shortest_edge")
+    crop = getattr(images, "crop_size", None)
+    several = int(np.asarray(where)[:, 0].max()) > 0
+    if several or not getattr(images, "do_center_crop", False) or not edge or not crop:
+        return 0.0, 0.0, float(width), float(height)
+    pixel = min(width, height) / edge
+    half = min(crop["width"] * pixel, width) / 2, min(crop["height"] * pixel, height) / 2
+    return width / 2 - half[0], height / 2 - half[1], width / 2 + half[0], height / 2 + half[1]

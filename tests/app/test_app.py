@@ -1,0 +1,364 @@
+"""The playground without a browser: what its callbacks answer and refuse, what is computed once,
+who sees what.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import INSIDE, picture, tiny_model, tiny_processor
+from PIL import Image
+
+from adafv import METHODS, method
+from adafv.app import cards
+from adafv.app import session as desk
+from adafv.app.page import EMBEDDED, NOTHING, Choices, Page, Reply
+from adafv.app.server import free_port
+from adafv.app.session import Playground, bundled
+from adafv.app.view import DENSE
+from adafv.cli import main
+from adafv.data.cases import CASES
+from adafv.methods import from_spec
+from adafv.models.ask import ask
+from adafv.models.boilerplate import boilerplate
+from adafv.models.images import FirstFrameWarning
+
+QUESTION = "what color is the anchor ?"
+CHOICES = Choices(QUESTION, "adafv", "random", 20, "what is kept")
+
+
+@pytest.fixture
+def playground(model, processor) -> Playground:
+    return Playground(model, processor, "tiny", max_new_tokens=3)
+
+
+@pytest.fixture
+def page(playground) -> Page:
+    return Page(playground)
+
+
+@pytest.fixture
+def image(tmp_path) -> str:
+    path = tmp_path / "picture.png"
+    picture(60, 40).save(path)
+    return str(path)
+
+
+def asked(page: Page, visitor: str, path: str, choices: Choices) -> Reply:
+    """A picture of one's own, and then its question."""
+    assert page.take_file(visitor, path, choices).notice == ""
+    return page.look(visitor, path, choices)
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[int]:
+    """A number for every time that a vision tower runs."""
+    runs: list[int] = []
+    plain = desk.encode
+    monkeypatch.setattr(desk, "encode", lambda *a, **k: runs.append(1) or plain(*a, **k))
+    return runs
+
+
+@pytest.mark.parametrize("name", [m for m in METHODS if m != DENSE])
+def test_answers_are_those_of_ask(playground, model, processor, image, name):
+    """Reusing an encoding changes no answer and no count, for any method; the dense answer stands
+    beside it.
+    """
+    keep = 0.6 if name in INSIDE else 0.2
+    dense, result = playground.look("a", image, QUESTION, [name], keep).results
+    for found, pruner in ((dense, method(DENSE)), (result, method(name, keep=keep))):
+        expected = ask(model, processor, picture(60, 40), QUESTION, pruner, max_new_tokens=3)
+        assert found.answer is not None and found.answer.answer == expected.answer
+        assert found.answer.kept_tokens == expected.kept_tokens
+        assert found.answer.visual_tokens == expected.visual_tokens
+    assert (result.what is None) == (name in INSIDE) == bool(result.note)
+
+
+def test_the_picture_is_encoded_once(playground, image, encoded):
+    """Whatever is asked, with whichever budget; once more where a method looks at something not
+    read yet.
+    """
+    for question in (QUESTION, "how many ?", QUESTION):
+        for keep in (1.0, 0.1, 0.01):
+            playground.look("a", image, question, ["adafv", "random"], keep)
+    assert len(encoded) == 1
+    playground.look("a", image, QUESTION, ["visionzip"], 0.1)
+    playground.look("a", image, QUESTION, ["visionzip", "adafv"], 0.2)
+    assert len(encoded) == 2
+    playground.look("b", image, QUESTION, ["adafv"], 0.1)
+    assert len(encoded) == 3
+
+
+def test_an_answer_is_computed_once(playground, image, monkeypatch):
+    """So that another map over the picture costs nothing, and its time stays the time it took."""
+    first = playground.look("a", image, QUESTION, ["adafv"], 0.2)
+    monkeypatch.setattr(desk, "ask_encoded", lambda *_: pytest.fail("asked again"))
+    assert playground.look("a", image, QUESTION, ["adafv"], 0.2).results == first.results
+
+
+def test_what_another_question_changes(playground, image):
+    """How many kept tokens are others than for the question before, also at a budget that it never
+    had.
+    """
+    first = playground.look("a", image, QUESTION, ["adafv"], 0.2)
+    assert first.before is None and first.results[1].others is None
+    playground.look("a", image, "how many ?", ["adafv"], 0.2)
+    again = playground.look("a", image, "how many ?", ["adafv", "fastervlm"], 0.1)
+    dense, adafv, fastervlm = again.results
+    assert again.before == QUESTION and dense.others == fastervlm.others == 0
+    before = playground.look("b", image, QUESTION, ["adafv"], 0.1).results[1].what
+    assert adafv.what is not None and before is not None
+    assert adafv.others == len(set(adafv.what.kept.tolist()) - set(before.kept.tolist()))
+
+
+def test_visitors_do_not_mix(page, image, tmp_path):
+    """Each has a picture and questions of their own."""
+    other = tmp_path / "other.png"
+    picture(40, 60, seed=1).save(other)
+    mine = asked(page, "a", image, CHOICES)
+    asked(page, "b", str(other), CHOICES._replace(question="how many ?"))
+    again = page.look("a", image, CHOICES)
+    assert again.cards == mine.cards
+    assert page.playground.desks["a"].image.size == (60, 40)
+    assert page.playground.desks["b"].image.size == (40, 60)
+
+
+def test_whoever_leaves_is_forgotten(playground, image):
+    """And whoever comes back finds everything made again."""
+    first = playground.look("a", image, QUESTION, ["adafv"], 0.2)
+    playground.forget("a")
+    playground.forget("nobody")
+    assert not playground.desks
+    again = playground.look("a", image, QUESTION, ["adafv"], 0.2)
+    assert [r.answer.answer for r in again.results] == [r.answer.answer for r in first.results]
+
+
+def test_memory_is_bounded(playground, image, monkeypatch):
+    """Visitors, questions and answers, the oldest first."""
+    monkeypatch.setattr(desk, "VISITORS", 2)
+    monkeypatch.setattr(desk, "RESULTS", 5)
+    for visitor in "abac":
+        playground.look(visitor, image, QUESTION, ["random"], 0.1)
+    assert list(playground.desks) == ["a", "c"]
+    for number in range(1, 9):
+        playground.look("a", image, f"how many {'?' * number}", ["random"], number / 10)
+    mine = playground.desks["a"]
+    assert len(mine.asked) == desk.QUESTIONS and len(mine.results) == 5
+
+
+@pytest.mark.parametrize("layer", cards.LAYERS)
+@pytest.mark.parametrize("second", [NOTHING, "adafv", "t2i", "fastv", "tome"])
+def test_every_layer_of_every_kind_of_method(page, image, layer, second):
+    """Cards for the dense model and each method, whatever is drawn over the picture; twice the same
+    is one.
+    """
+    taken = page.take_file("a", image, CHOICES)
+    assert taken.notice == "" and taken.source == image and taken.suggested == []
+    reply = page.look("a", image, CHOICES._replace(second=second, layer=layer, budget=60))
+    drawn = reply.cards or ""
+    assert drawn.count("<article") == (2 if second in (NOTHING, "adafv") else 3)
+    assert ("data:image/png" in drawn) == (cards.LAYERS[layer] in ("saliency", "relevance"))
+    assert "data:image/webp" in (taken.picture or "") and "data:image/webp" not in drawn
+    blind = {"what stands out": ("t2i", "tome"), "what the words point at": ("tome",)}.get(
+        layer, ()
+    )
+    assert ("does not look at it" in drawn) == (second in blind)
+
+
+@pytest.mark.parametrize("budget", [1, 37, 100])
+def test_kept_tokens_are_drawn_where_they_lie(page, image, budget):
+    """As many frames as tokens, none where nothing was dropped, and the split that was found."""
+    drawn = asked(page, "a", image, CHOICES._replace(second=NOTHING, budget=budget)).cards or ""
+    answers = page.playground.desks["a"].results
+    what = answers[QUESTION, "adafv", budget / 100].what
+    frames = re.findall(r'stroke="#\w+" stroke-width="[\d.]+" d="([^"]*)"', drawn)
+    kept = len(what.kept)
+    assert sum(path.count("M") for path in frames) == (0 if budget == 100 else kept)
+    k_t, k_v = what.split
+    assert f"{k_t} most relevant" in drawn and f"{k_v} most salient" in drawn
+    assert f"{kept:,} of" in drawn or f"All {kept:,} tokens" in drawn
+
+
+def test_a_bundled_picture(page):
+    """It comes with its first question; all its questions are proposed."""
+    for number in range(len(CASES)):
+        reply = page.take_bundled("a", number, CHOICES)
+        expected = [question.text for question in bundled(number).questions]
+        assert reply.notice == "" and reply.source == str(number)
+        assert reply.question == expected[0] and reply.suggested == expected
+    asked = page.suggest("a", "0", CHOICES._replace(question=expected[0]))
+    assert asked.question == expected[0] and asked.cards and asked.picture is None
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [(b"text", "is not an image"), (b"", "is empty"), (b"half", "save it again as PNG or JPEG")],
+)
+def test_files_that_are_no_pictures(page, image, tmp_path, content, words):
+    """One sentence with the visitor's name for the file, and what was there stays."""
+    page.take_file("a", image, CHOICES)
+    before = page.playground.desks["a"]
+    bad = tmp_path / "holiday.png"
+    bad.write_bytes(Path(image).read_bytes()[:4000] if content == b"half" else content)
+    reply = page.take_file("a", str(bad), CHOICES)
+    assert (
+        words in reply.notice
+        and "holiday.png" in reply.notice
+        and str(tmp_path) not in reply.notice
+    )
+    assert (reply.cards, reply.picture, reply.source, reply.question, reply.suggested) == (
+        None,
+    ) * 5
+    assert page.playground.desks["a"] is before
+
+
+def test_huge_pictures(page, tmp_path):
+    """Refused by their header: a few kilobytes can hold gigabytes of pixels."""
+    path = tmp_path / "huge.png"
+    Image.new("1", (20_000, 20_000)).save(path)
+    assert "pixels" in page.take_file("a", str(path), CHOICES).notice
+
+
+@pytest.mark.parametrize("question", ["", "  ", "what <image> is", "what </s>"])
+def test_bad_questions(page, image, question):
+    """One sentence; the answers that are there stay."""
+    asked(page, "a", image, CHOICES)
+    reply = page.look("a", image, CHOICES._replace(question=question))
+    assert (
+        "question" in reply.notice
+        and 'role="alert"' in reply.notice
+        and "<image>" not in reply.notice
+    )
+    assert reply.cards is None
+
+
+def test_a_new_picture_clears_the_question(page, image):
+    """It was about the picture before; asked of the new one, its answer would be nonsense."""
+    page.take_bundled("a", 0, CHOICES)
+    reply = page.take_file("a", image, CHOICES)
+    assert reply.question == "" and reply.suggested == [] and reply.source == image
+    assert "Ask something" in (reply.cards or "") and reply.notice == ""
+    assert not page.playground.desks["a"].results
+
+
+@pytest.mark.parametrize(
+    "budget, said", [(0, "0 %"), (150, "150 %"), (-1, "-1 %"), (None, "Nothing")]
+)
+def test_numbers_that_are_no_share(page, image, budget, said):
+    """Typed into the slider's field: one sentence, and what is there stays."""
+    page.take_file("a", image, CHOICES)
+    reply = page.look("a", image, CHOICES._replace(budget=budget))
+    assert (
+        f"{said} is no share" in reply.notice and "1 to 100" in reply.notice and reply.cards is None
+    )
+
+
+def test_methods_with_options(page, image):
+    """As everywhere on the command line, beside the same method without; an unknown option is one
+    sentence.
+    """
+    options = "adafv:reserve=0.5:skip=template"
+    page.take_file("a", image, CHOICES)
+    reply = page.look("a", image, CHOICES._replace(second=options))
+    assert (
+        reply.notice == ""
+        and f">{options}</h3>" in (reply.cards or "")
+        and (reply.cards or "").count("<h3") == 3
+    )
+    found = page.playground.desks["a"].results[QUESTION, options, 0.2]
+    pruner = from_spec(options, lambda: boilerplate(page.playground.processor), keep=0.2)
+    alone = ask(
+        page.playground.model,
+        page.playground.processor,
+        picture(60, 40),
+        QUESTION,
+        pruner,
+        max_new_tokens=3,
+    )
+    assert found.answer is not None and found.answer.answer == alone.answer
+    for bad in ("adafv:reserve=2", "adafv:nothing=1", "adafw", "adafv:keep=0.5", ""):
+        assert page.look("a", image, CHOICES._replace(second=bad)).notice, bad
+
+
+def test_a_cut_answer_says_so(model, processor, image):
+    """Three tokens are no end of a sentence."""
+    page = Page(Playground(model, processor, "tiny", max_new_tokens=3))
+    assert (asked(page, "a", image, CHOICES).cards or "").count("The answer was cut") == 3
+
+
+def test_words_that_the_embedded_model_does_not_know(processor, model, image):
+    """One sentence that names --model; of other models nothing is said."""
+    strange = CHOICES._replace(question="what color is the zebra ?")
+    known, other = (
+        Page(Playground(model, processor, name, max_new_tokens=3)) for name in (EMBEDDED, "tiny")
+    )
+    notice = asked(known, "a", image, strange).notice
+    assert "&#x27;zebra&#x27; is not among" in notice and "--model" in notice
+    assert (
+        asked(known, "a", image, CHOICES).notice == "" == asked(other, "a", image, strange).notice
+    )
+
+
+def test_an_animation_says_so(page, tmp_path):
+    """The first frame is what is looked at."""
+    path = tmp_path / "dance.gif"
+    picture(48, 48).save(path, save_all=True, append_images=[picture(48, 48, seed=1)])
+    with pytest.warns(FirstFrameWarning, match=r"dance\.gif is an animation"):
+        reply = page.take_file("a", str(path), CHOICES)
+    assert (
+        "dance.gif is an animation, of which the first frame is taken" in reply.notice
+        and reply.cards
+    )
+
+
+def test_a_budget_that_one_method_refuses(page, image):
+    """Its own card says so; the others answer."""
+    reply = asked(page, "a", image, CHOICES._replace(second="fastv", budget=1))
+    drawn = reply.cards or ""
+    assert reply.notice == "" and drawn.count('class="answer"') == 2 and "below its least" in drawn
+
+
+def test_what_people_write_is_text():
+    """Markup in questions and answers is shown, not run."""
+    page = Page(
+        Playground(tiny_model("llava"), tiny_processor("llava"), "<b>tiny", max_new_tokens=3)
+    )
+    assert "<b>" not in cards.heading("<b>tiny", "cpu") and "&lt;b&gt;tiny" in cards.heading(
+        "<b>tiny", "cpu"
+    )
+    page.take_bundled("a", 0, CHOICES._replace(second=NOTHING))
+    page.look("a", "0", CHOICES._replace(question="<script>alert(1)</script> ?"))
+    drawn = page.look("a", "0", CHOICES).cards or ""
+    assert "<script" not in drawn and "&lt;script&gt;alert(1)" in drawn
+
+
+def test_ports(monkeypatch):
+    """A port that is taken, or a host that isn't ours, is said before any model is loaded."""
+    import socket
+
+    monkeypatch.setattr("adafv.models.load.load", lambda *_: pytest.fail("loaded"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"--port {port} cannot be listened on"):
+            free_port("127.0.0.1", port)
+    assert free_port("127.0.0.1", port) == port and free_port("127.0.0.1", 0) > 1023
+    for host in ("no-such-host.invalid", "192.0.2.1"):
+        with pytest.raises(ValueError, match="no address of this machine"):
+            free_port(host, None)
+    with pytest.raises(ValueError, match="--port 70000"):
+        free_port("127.0.0.1", 70_000)
+
+
+def test_without_gradio(monkeypatch, capsys):
+    """One line that says what to install."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["ui"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err == "adafv: Gradio is not installed: pip install 'adafv[ui]'\n"
+
+
+def test_the_callbacks_need_no_gradio():
+    code = "import sys, adafv.app.page, adafv.app.server; sys.exit('gradio' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

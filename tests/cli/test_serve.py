@@ -1,0 +1,253 @@
+"""`adafv serve` without vLLM: what it hands over, and what it refuses before."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from transformers import LlavaConfig, PixtralVisionConfig
+
+from adafv.cli import main
+from adafv.embedded import MODEL_DIR
+
+SERVER = "vllm.entrypoints.openai.api_server"
+
+
+@pytest.fixture
+def serve(monkeypatch, capsys):
+    """Run the command; its status, the command line that would take its place, and stderr."""
+    commands = []
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        os, "environ", {k: v for k, v in os.environ.items() if not k.startswith("VLLM")}
+    )
+    monkeypatch.setattr(os, "execv", lambda program, command: commands.append(command))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: find("json" if name == "vllm" else name, *rest),
+    )
+
+    def run(*arguments: object) -> tuple[int, list[str], str]:
+        commands.clear()
+        capsys.readouterr()
+        status = main(["serve", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        assert out == ""
+        return status, commands[0] if commands else [], err
+
+    return run
+
+
+def value(command: list[str], flag: str) -> str:
+    assert command.count(flag) == 1
+    return command[command.index(flag) + 1]
+
+
+def options(command: list[str]) -> dict:
+    return json.loads(value(command, "--mm-processor-kwargs"))
+
+
+def test_the_embedded_model_at_a_tenth(serve):
+    """Without arguments: the model of the package under a short name, our checks, no address
+    fetched.
+    """
+    status, command, err = serve()
+    assert status == 0 and err.startswith("adafv: starting ")
+    assert command[:3] == [sys.executable, "-m", SERVER]
+    assert (
+        value(command, "--model") == str(MODEL_DIR)
+        and value(command, "--served-model-name") == "embedded"
+    )
+    assert value(command, "--middleware") == "adafv.integrations.vllm.middleware.Checks"
+    assert (
+        value(command, "--allowed-media-domains") == "(none)"
+        and "--trust-request-mm-kwargs" in command
+    )
+    assert json.loads(value(command, "--limit-mm-per-prompt")) == {"image": 64}
+    ours = {"adafv_keep": 0.1, "adafv_method": "adafv", "adafv_pin": "first", "adafv_only": True}
+    assert options(command) == {"backend": "pil", **ours}
+    assert os.environ["PILLOW_BLOCK_SIZE"] == "64m"
+    assert (
+        os.environ["VLLM_MEDIA_CONNECTOR"] == "adafv"
+        and os.environ["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
+    )
+
+
+def test_our_options(serve):
+    """Each option arrives; a number takes the place of the default share, and a method may have its
+    own options.
+    """
+    _, command, _ = serve(
+        "--tokens", 40, "--method", "adafv:reserve=0.5", "--pin", "none", "--cache-mb", 64
+    )
+    found = options(command)
+    assert (
+        "adafv_keep" not in found and found["adafv_tokens"] == 40 and found["adafv_cache_mb"] == 64
+    )
+    assert found["adafv_method"] == "adafv:reserve=0.5" and found["adafv_pin"] == "none"
+    assert options(serve("--method", "none")[1])["adafv_method"] == "none"
+
+
+def test_flags_of_vllm_go_through(serve):
+    """In their order, values included, wherever ours stand between them."""
+    flags = [
+        "--port",
+        "8001",
+        "--dtype=float32",
+        "-tp",
+        "2",
+        "--enforce-eager",
+        "--max_model_len",
+        "2048",
+    ]
+    _, command, _ = serve(*flags[:3], "--keep", 0.2, *flags[3:])
+    start = command.index("--port")
+    assert command[start : start + len(flags)] == flags and options(command)["adafv_keep"] == 0.2
+
+
+def test_a_model_of_ones_own(serve, tmp_path):
+    """As the first word or as --model; under its own name."""
+    folder = tmp_path / "llava"
+    LlavaConfig(architectures=["LlavaForConditionalGeneration"]).save_pretrained(folder)
+    for words in (
+        [folder, "--port", 1],
+        ["--keep", 0.5, folder, "--port", 1],
+        ["--port", 1, "--model", folder],
+    ):
+        status, command, _ = serve(*words)
+        assert (
+            status == 0
+            and value(command, "--model") == str(folder)
+            and value(command, "--port") == "1"
+        )
+        assert "--served-model-name" not in command
+
+
+def test_what_a_person_sets_stays(serve):
+    """Their name, their domains, their trust in what requests carry, their variables."""
+    os.environ["VLLM_MEDIA_CONNECTOR"] = "http"
+    flags = [
+        "--served_model_name=tiny",
+        "--allowed-media-domains",
+        "example.com",
+        "--trust-request-mm-kwargs",
+    ]
+    flags += ["--limit-mm-per-prompt.image", "2"]
+    _, command, _ = serve(*flags)
+    assert "--limit-mm-per-prompt" not in command
+    assert (
+        "embedded" not in command
+        and "(none)" not in command
+        and command.count("--trust-request-mm-kwargs") == 1
+    )
+    assert "adafv_only" not in options(command) and os.environ["VLLM_MEDIA_CONNECTOR"] == "http"
+    assert "--trust-request-mm-kwargs" not in serve("--no-trust-request-mm-kwargs")[1]
+
+
+@pytest.mark.parametrize(
+    "written", [("--mm-processor-kwargs", "{}"), ("--mm_processor_kwargs={}",)]
+)
+def test_options_in_vllms_own_flag_are_merged(serve, written):
+    """A second flag would replace the first in vLLM, and nothing would be pruned."""
+    given = json.dumps({"adafv_keep": 0.5, "do_rescale": False})
+    words = [word.replace("{}", given) for word in written]
+    found = options(serve(*words)[1])
+    assert found["adafv_keep"] == 0.5 and found["do_rescale"] is False and found["adafv_only"]
+    assert options(serve(*words, "--keep", 0.2)[1])["adafv_keep"] == 0.2
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("--keep", 0), ("keep=0", "pass 0 < keep <= 1")),
+        (("--keep", "nan"), ("keep=nan",)),
+        (("--keep", "half"), ("--keep",)),
+        (("--tokens", 0), ("tokens=0",)),
+        (("--keep", 0.5, "--tokens", 5), ("keep", "tokens")),
+        (("--method", "none", "--tokens", 5), ("--tokens", "none")),
+        (("--method", "adafx"), ("'adafx' is unknown",)),
+        (("--method", "fastv", "--keep", 0.6), ("between the layers",)),
+        (("--method", "visionzip"), ("visionzip",)),
+        (("--pin", "last"), ("pin", "last", "first")),
+        (("--cache-mb", -1), ("--cache-mb",)),
+        (("--mm-processor-kwargs", "nope"), ("nope", "JSON object")),
+        (("--mm-processor-kwargs", "[1]"), ("[1]", "JSON object")),
+        (("--mm-processor-kwargs",), ("JSON object",)),
+        (
+            ("--mm-processor-kwargs.adafv_keep", 1),
+            ("--mm-processor-kwargs.adafv_keep", "JSON object"),
+        ),
+        (("--mm-processor-kwargs", '{"adafv_kep": 1}'), ("adafv_kep",)),
+        (("no/such/model/here",), ("no/such/model/here",)),
+        (("a", "--model", "b"), ("'a'", "'b'")),
+    ],
+    ids=str,
+)
+def test_bad_input(serve, arguments, words):
+    """Exit 2 and one line, long before vLLM starts."""
+    status, command, err = serve(*arguments)
+    assert status == 2 and not command and err.count("\n") == 1 and "Traceback" not in err
+    assert all(word in err for word in words)
+
+
+def test_models_that_are_not_pruned_are_refused(serve, tmp_path):
+    """Nothing is ever silently not pruned: another architecture, or LLaVA with a tower that isn't
+    observed.
+    """
+    other, pixtral = tmp_path / "other", tmp_path / "pixtral"
+    LlavaConfig(architectures=["VipLlavaForConditionalGeneration"]).save_pretrained(other)
+    LlavaConfig(
+        architectures=["LlavaForConditionalGeneration"], vision_config=PixtralVisionConfig()
+    ).save_pretrained(pixtral)
+    for folder, words in (
+        (other, ("VipLlava", "LlavaNextForConditionalGeneration")),
+        (pixtral, ("Pixtral",)),
+    ):
+        status, command, err = serve(folder)
+        assert (
+            status == 2
+            and not command
+            and err.count("\n") == 1
+            and all(word in err for word in words)
+        )
+
+
+def test_without_the_plugin_nothing_would_be_pruned(serve):
+    """vLLM loads only the plugins of VLLM_PLUGINS where it is set."""
+    os.environ["VLLM_PLUGINS"] = "lora"
+    status, command, err = serve()
+    assert status == 2 and not command and "VLLM_PLUGINS='lora' leaves adafv out" in err
+    os.environ["VLLM_PLUGINS"] = "lora,adafv"
+    assert serve()[0] == 0
+
+
+def test_without_vllm(serve, monkeypatch):
+    """How to install it, in one line."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    status, command, err = serve()
+    assert (
+        status == 2 and not command and "pip install 'adafv[vllm]'" in err and err.count("\n") == 1
+    )
+
+
+def test_help_says_what_a_request_may_carry():
+    """At once, without torch."""
+    code = (
+        "import sys; from adafv.cli import main; assert main(['serve', '--help']) == 0\n"
+        "assert not {'torch', 'transformers', 'vllm'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    for word in (
+        "mm_processor_kwargs",
+        "adafv_keep",
+        "adafv_tokens",
+        "adafv_method",
+        "adafv_pin",
+        "--cache-mb",
+    ):
+        assert word in done.stdout

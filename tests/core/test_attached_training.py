@@ -1,0 +1,106 @@
+"""Models that are trained, shared by threads and given settings of their own, with a pruner
+attached or without.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+
+import pytest
+import torch
+from zoo.families import ask, show, tiny
+
+from adafv import AdaFV
+from adafv.core.encode import reask
+
+QUESTION = "what color is the anchor ?"
+
+
+@pytest.fixture(params=["llava", "qwen2_vl"])
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def inputs(name) -> dict:
+    return ask(name, (QUESTION, [show(80, 48)]))
+
+
+def test_training_with_gradient_checkpointing(name, inputs):
+    """What is recomputed on the way back is what was computed: reading the saliency leaves no trace
+    in the graph.
+    """
+    model = deepcopy(tiny(name).model).train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    pruner = AdaFV(keep=0.5)
+    model(**pruner(model, inputs | {"labels": inputs["input_ids"]})).loss.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_threads_take_turns(name, inputs):
+    """Pruning from several threads gives what one gives, and leaves the tower as it was."""
+    model, pruner = tiny(name).model, AdaFV(keep=0.3)
+    before = [m.config._attn_implementation for m in model.modules() if hasattr(m, "config")]
+    alone = pruner(model, inputs)["input_ids"].tolist()
+    with ThreadPoolExecutor(4) as pool:
+        found = [f.result() for f in [pool.submit(pruner, model, inputs) for _ in range(24)]]
+    assert all(x["input_ids"].tolist() == alone for x in found)
+    assert [
+        m.config._attn_implementation for m in model.modules() if hasattr(m, "config")
+    ] == before
+
+
+def test_the_models_own_max_length_counts_the_whole_prompt(name, inputs):
+    """As one that is passed does."""
+    model = deepcopy(tiny(name).model)
+    model.generation_config.max_length = inputs["input_ids"].shape[1] + 3
+    plain = model.generate(**inputs, do_sample=False)
+    with AdaFV(keep=0.3).attached(model):
+        assert model.generate(**inputs, do_sample=False).shape == plain.shape
+    assert model.generation_config.max_length == inputs["input_ids"].shape[1] + 3
+
+
+def test_nothing_is_silently_not_pruned(name, inputs):
+    """Pictures beside embeddings, and with `strict` a prompt without a picture."""
+    model = tiny(name).model
+    embeds = {
+        "inputs_embeds": model.get_input_embeddings()(inputs["input_ids"]),
+        "pixel_values": inputs["pixel_values"],
+    }
+    with AdaFV(keep=0.3, strict=True).attached(model):
+        for call in (model.generate, model):
+            with pytest.raises(ValueError, match="inputs_embeds cannot be pruned"):
+                call(**embeds)
+        with pytest.raises(ValueError, match="no image to prune"):
+            model.generate(input_ids=torch.tensor([[4, 5]]), max_new_tokens=1)
+
+
+@torch.no_grad()
+def test_position_ids_of_the_caller_are_kept(name, inputs):
+    """keep=1.0 is the identity with them, too."""
+    model = tiny(name).model
+    positions = 2 * torch.arange(inputs["input_ids"].shape[1])[None]
+    positions = positions if name == "llava" else positions.expand(3, 1, -1)
+    given = inputs | {"position_ids": positions}
+    for mode in ("packed", "original"):
+        whole = AdaFV(keep=1.0, positions=mode)(model, given)
+        assert torch.equal(model(**whole).logits, model(**given).logits)
+    short = AdaFV(keep=0.3, positions="original")(model, given)["position_ids"]
+    assert (short % 2 == 0).all() and short.max() == positions.max()
+
+
+def test_leaving_restores_where_decoding_goes_on():
+    """`rope_deltas` of a model with M-RoPE."""
+    model, inputs = deepcopy(tiny("qwen2_vl").model), ask("qwen2_vl", (QUESTION, [show(80, 48)]))
+    model.model.rope_deltas = before = torch.tensor([[7]])
+    with AdaFV(keep=0.3).attached(model):
+        model.generate(**inputs, max_new_tokens=1)
+    assert model.model.rope_deltas is before
+
+
+def test_clips_are_not_asked_about_again():
+    """One sentence; a clip's features are not kept apart from its question yet."""
+    from test_video import film
+
+    model, inputs = tiny("qwen2_vl").model, film("qwen2_vl", 0, 1)
+    with pytest.raises(ValueError, match="clips cannot be asked"):
+        reask(model, inputs, AdaFV(keep=0.3).encode(model, inputs))

@@ -1,0 +1,139 @@
+"""Clips: a budget each, shared over their frames; what stands still is paid for once."""
+
+import pytest
+import torch
+from zoo.families import ask, show, tiny
+
+from adafv import METHODS, AdaFV, method
+from adafv.core.layerwise import LayerPruner
+from adafv.core.prompt import placeholders
+from adafv.families import FAMILIES as ALL
+
+FAMILIES = tuple(sorted(name for name, family in ALL.items() if family.films))
+QUESTION = "what color is the anchor ?"
+
+
+@pytest.fixture(params=FAMILIES)
+def name(request) -> str:
+    return request.param
+
+
+def film(name: str, *frames: int) -> dict:
+    """A question about a clip whose frames show pictures of these numbers, as the processor would
+    prepare it.
+    """
+    stills = [ask(name, (QUESTION, [show(48, 32, seed=number)])) for number in frames]
+    ids, tokens = stills[0]["input_ids"][0], placeholders(tiny(name).model.config)
+    image = ids == tokens["image"]
+    first, last = int(image.nonzero()[0]), int(image.nonzero()[-1])
+    before, frame, after = (
+        ids[:first],
+        torch.full((int(image.sum()),), tokens["video"]),
+        ids[last + 1 :],
+    )
+    if name.startswith("qwen3"):  # frames stand apart, with their times between them
+        between = torch.cat([after[:1], before[-1:]])
+        ids = torch.cat([before, frame, *[torch.cat([between, frame])] * (len(frames) - 1), after])[
+            None
+        ]
+    else:
+        ids = torch.cat([before, *[frame] * len(frames), after])[None]
+    grid = stills[0]["image_grid_thw"] * torch.tensor([len(frames), 1, 1])
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == tokens["video"]).long() * 2,
+        "pixel_values_videos": torch.cat([still["pixel_values"] for still in stills]),
+        "video_grid_thw": grid,
+    }
+
+
+def kept(name: str, inputs: dict, pruner) -> torch.Tensor:
+    encoding = pruner.encode(tiny(name).model, inputs)
+    return pruner.select(encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts]).kept[
+        0
+    ]
+
+
+def test_keeping_everything_is_the_identity(name):
+    """keep=1.0 changes no logit of a clip, moving or not, bit for bit."""
+    model = tiny(name).model
+    for frames in ((0, 1, 2), (0, 0, 1)):
+        inputs = film(name, *frames)
+        with torch.no_grad():
+            plain, whole = model(**inputs).logits, model(**AdaFV(keep=1.0)(model, inputs)).logits
+        assert torch.equal(plain, whole)
+
+
+def test_a_clip_that_stands_still_costs_what_a_still_costs(name):
+    """Frames that repeat the one before are neither counted nor kept."""
+    model, pruner = tiny(name).model, AdaFV(keep=0.3)
+    still = ask(name, (QUESTION, [show(48, 32, seed=3)]))
+    token = placeholders(model.config)
+    of_still = (pruner(model, still)["input_ids"] == token["image"]).sum()
+    of_clip = (pruner(model, film(name, 3, 3, 3, 3))["input_ids"] == token["video"]).sum()
+    assert of_still == of_clip
+
+
+def test_the_budget_of_a_clip_is_shared_over_its_frames(name):
+    """One mixture chooses among all frames: a frame may get more than its share, the clip gets K."""
+    model, inputs = tiny(name).model, film(name, 0, 1, 2)
+    pruner = AdaFV(keep=0.2)
+    encoding = pruner.encode(model, inputs)
+    (count,) = encoding.tokens.counts
+    short = pruner.prune(model, inputs, encoding)
+    assert int((short["input_ids"] == placeholders(model.config)["video"]).sum()) == pruner.budget(
+        count
+    )
+    assert encoding.tokens.where[0][:, 0].unique().tolist() == [1, 2, 3]
+    out = model.generate(**short, do_sample=False, max_new_tokens=3)
+    assert out.shape[1] == short["input_ids"].shape[1] + 3
+
+
+def test_a_clip_and_a_picture_keep_a_budget_each(name):
+    """Both modalities in one prompt."""
+    model, clip = tiny(name).model, film(name, 0, 1)
+    still = ask(name, (QUESTION, [show(48, 32, seed=5)]))
+    both = {
+        key: torch.cat([still[key], clip[key]], dim=1)
+        for key in ("input_ids", "attention_mask", "mm_token_type_ids")
+    }
+    pixels = {k: x for part in (still, clip) for k, x in part.items() if k not in both}
+    pruner = AdaFV(keep=0.3)
+    encoding = pruner.encode(model, both | pixels)
+    assert (
+        len(encoding.tokens.counts) == 2
+        and encoding.tokens.counts[1] == 2 * encoding.tokens.counts[0]
+    )
+    short = pruner.prune(model, both | pixels, encoding)
+    for modality, count in zip(("image", "video"), encoding.tokens.counts, strict=True):
+        assert int(
+            (short["input_ids"] == placeholders(model.config)[modality]).sum()
+        ) == pruner.budget(count)
+    with pruner.attached(model):
+        out = model.generate(**both, **pixels, do_sample=False, max_new_tokens=2)
+    assert out[:, : both["input_ids"].shape[1]].tolist() == both["input_ids"].tolist()
+
+
+@pytest.mark.parametrize(
+    "chosen", [name for name, cls in METHODS.items() if not issubclass(cls, LayerPruner)]
+)
+def test_every_method_prunes_a_clip(chosen):
+    """With a frame that repeats another, so that the tokens to choose from fill no rectangle."""
+    name, pruner = "qwen2_vl", method(chosen, keep=1 if chosen == "none" else 0.3)
+    model, inputs = tiny(name).model, film(name, 0, 0, 1)
+    encoding = pruner.encode(model, inputs)
+    assert len(kept(name, inputs, pruner)) <= pruner.budget(encoding.tokens.counts[0])
+    with torch.no_grad():
+        assert torch.isfinite(model(**pruner.prune(model, inputs, encoding)).logits).all()
+
+
+def test_a_family_whose_clips_nobody_has_looked_at():
+    """Never silently not pruned."""
+    inputs = ask("llava_onevision", (QUESTION, [show(48, 32)]))
+    ids = inputs["input_ids"].where(
+        inputs["input_ids"] != placeholders(tiny("llava_onevision").model.config)["image"], 5
+    )
+    clip = {"input_ids": ids, "pixel_values_videos": torch.zeros(1, 2, 3, 24, 24)}
+    with pytest.raises(ValueError, match="clips"):
+        AdaFV(keep=0.5)(tiny("llava_onevision").model, clip)

@@ -1,0 +1,77 @@
+"""What the README shows is what happens."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from adafv import METHODS
+from adafv.cli import main
+from adafv.data.scenes import draw
+from adafv.families import record
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_ten_lines_run(tmp_path, monkeypatch, capsys):
+    """The first Python block, as it stands, on a picture of the scenes."""
+    monkeypatch.chdir(tmp_path)
+    draw(0, split="test", suite="scenes").image.save("picture.png")
+    block = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert block
+    exec(compile(block[1], "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_every_method_has_its_line():
+    """No method is left out of the table, and each names its paper."""
+    for name, cls in METHODS.items():
+        (line,) = [line for line in README.splitlines() if line.startswith(f"| `{name}` |")]
+        assert all(
+            number in line
+            for number in re.findall(r"\d{4}\.\d{5}", cls.paper)
+            if "ablation" not in cls.paper
+        )
+
+
+def test_the_accuracy_table_is_the_measured_one(monkeypatch, capsys):
+    """The table of docs/accuracy.md is what its command prints of the committed results."""
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^    adafv (table benchmarks/.*)$", page, re.MULTILINE)
+    assert main(command.split()) == 0
+    printed = [line.strip() for line in capsys.readouterr().out.strip().splitlines()]
+    shown = [line.strip() for line in page.splitlines()]
+    assert len(printed) > 20 and all(line in shown for line in printed)
+
+
+def test_the_families_are_those_that_the_tests_proved():
+    """All of them, no other, and their number."""
+    section = (ROOT / "docs" / "models.md").read_text(encoding="utf-8").split("- **")[0]
+    proven = record()["families"]
+    assert set(re.findall(r"`(\w+)`[,.]", section)) == set(proven)
+    assert f"[{len(proven)} model families](docs/models.md)" in README
+
+
+def test_the_badges_are_true():
+    """Each says what the package's own files say."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    facts = {
+        "licence": project["license"],
+        "python": project["requires-python"].removeprefix(">=") + "+",
+        "typed": "py.typed",
+        "methods": str(len(METHODS)),
+        "model families": str(len(record()["families"])),
+    }
+    badges = re.findall(
+        r"^!\[(.*)\]\(https://img\.shields\.io/badge/(.*)-\w+\)$", README, re.MULTILINE
+    )
+    shown = [re.split(r"(?<!-)-(?!-)", badge) for _, badge in badges]
+    assert {name.replace("_", " "): value.replace("--", "-") for name, value in shown} == facts
+    assert (ROOT / "src" / "adafv" / "py.typed").exists()
+
+
+def test_links_lead_somewhere():
+    """Every file that the front page names is there."""
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert len(targets) > 10 and all((ROOT / target).exists() for target in targets)

@@ -1,0 +1,146 @@
+"""The documentation site: what its pages show runs, and what code puts into them is what was
+measured.
+"""
+
+import re
+import shlex
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import tables
+
+from adafv import METHODS
+from adafv.cli import main
+from adafv.data.scenes import draw
+
+DOCS = Path(__file__).parents[2] / "docs"
+NOT_RUN = "<!-- not run: "
+BLOCK = re.compile(
+    r"^(<!-- not run: [^\n]*\n)?```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL
+)
+# test_docs.py follows that
+PAGES = [page for page in sorted(DOCS.glob("*.md")) if page.name != "adding-a-method.md"]
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of the blocks that run, in order."""
+    found = BLOCK.findall(page.read_text(encoding="utf-8"))
+    return [(language, text) for marked, language, text in found if not marked]
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem
+)
+def test_what_a_page_shows_runs(page, tmp_path, monkeypatch, capsys):
+    """Python blocks share one namespace, commands go to the command line, all in one folder, on the
+    embedded model.
+    """
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for language, text in blocks(page):
+        if language == "python":
+            exec(compile(text, page.name, "exec"), names)
+            continue
+        for command in text.splitlines():
+            words = shlex.split(command)
+            assert words[0] == "adafv"
+            assert main(words[1:]) == 0, capsys.readouterr().err
+
+
+def test_the_commands_of_the_first_page_come_out_right(tmp_path, monkeypatch, capsys):
+    """The question of the start page is about its picture, and 5 % of the tokens answer it."""
+    monkeypatch.chdir(tmp_path)
+    question = draw(0, split="test", suite="scenes").questions[0]
+    draw(0, split="test", suite="scenes").image.save("picture.png")
+    page = (DOCS / "index.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^adafv (ask .*)$", page, re.MULTILINE)
+    assert question.text in command and main(shlex.split(command)) == 0
+    assert capsys.readouterr().out.splitlines()[0] == question.answer
+
+
+def test_blocks_that_do_not_run_say_why():
+    """Every other Python or console block is found by the test above."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert len(re.findall(r"^ *```(?:python|console)$", text, re.M)) == len(
+            blocks(page)
+        ) + text.count(NOT_RUN)
+
+
+def test_the_budget_tables_say_what_the_results_say():
+    """A share is named only if its interval holds the target and no smaller one's does."""
+    for name in METHODS:
+        for suite, kind in tables.KINDS:
+            for target in tables.TARGETS:
+                dense = tables.measured()["none", suite, kind, 1.0]["accuracy"]
+                enough = {
+                    tables.percent(keep): tables.measured()[name, suite, kind, keep]["ci_low"]
+                    >= target * dense
+                    for keep in tables.budgets()
+                    if (name, suite, kind, keep) in tables.measured()
+                }
+                said = tables.smallest(name, suite, kind, target)
+                assert enough[said] if said != "more" else not any(enough.values())
+                smaller = list(enough)[list(enough).index(said) + 1 :] if said != "more" else []
+                assert not any(enough[keep] for keep in smaller)
+
+
+def test_the_ceilings_are_in_order():
+    """Fewer tokens save more, and never more than the tower leaves."""
+    for name in tables.LARGE:
+        _, _, share, *gains = tables._ceiling(name)
+        values = [float(gain.split()[0]) for gain in gains]
+        assert all(a < b for a, b in pairwise(values))
+        assert 1 < values[-1] < 100 / float(share.split()[0])
+
+
+def test_every_table_that_a_page_asks_for_is_there_and_used():
+    """A name that no page uses, or that no function makes, is a mistake."""
+    asked = [
+        name
+        for page in PAGES
+        for name in re.findall(r"<!-- table: (\S+) -->", page.read_text(encoding="utf-8"))
+    ]
+    assert set(asked) == set(tables.TABLES)
+
+
+def test_the_methods_page_has_every_method():
+    """Each with its idea, its cost and its figures, and a link to its paper."""
+    import methods
+
+    page = methods.methods_page()
+    for name, cls in METHODS.items():
+        section = page.split(f"## `{name}` ")[1].split("\n## ")[0]
+        assert methods.parts(cls.__doc__ or "")[0] in section and "**Cost.**" in section
+        for number in re.findall(r"\d{4}\.\d{5}", cls.__doc__ or ""):
+            assert f"https://arxiv.org/abs/{number}" in section
+
+
+def test_rivals_are_held_against_their_authors_code():
+    """Every method of somebody's paper says where its authors' code is, and how often both agree."""
+    import methods
+
+    rows = methods.fidelity()
+    ours = ("adafv+", "t2i", "random", "uniform", "pool", "none")
+    assert rows.keys() == METHODS.keys() - {*ours}
+    for name, row in rows.items():
+        assert row["commit"] is None or re.fullmatch(r"[0-9a-f]{40}", row["commit"])
+        said = methods.held(METHODS[name])
+        for part in (row["one"], row["five"]):
+            assert 0 <= part["identical"] <= part["cases"] and 0 <= part["iou"] <= 1
+            assert f"{part['identical']} of {part['cases']} cases" in said
+        assert row["one"]["identical"] == row["one"]["cases"]
+    assert not any(methods.held(METHODS[name]) for name in ours)
+
+
+def test_a_greedy_method_is_seen_to_be_one():
+    """The count of operations tells methods that pick token after token from those that sort."""
+    import methods
+
+    operations = {
+        name: [methods.selected(METHODS[name], keep)[0] for keep in (0.25, 0.05)]
+        for name in ("adafv", "scope")
+    }
+    assert operations["adafv"][0] == operations["adafv"][1]
+    assert operations["scope"][0] > 3 * operations["scope"][1]

@@ -1,0 +1,516 @@
+"""Evaluation: one pass of the tower for all, answers as asked one by one, a log that survives
+anything, honest rows.
+"""
+
+import csv
+import json
+import math
+import resource
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import inputs_for, picture, prompt, tiny_model, tiny_processor
+from fakes import TEXTS, FakeSuites
+from PIL import Image
+from zoo.families import tiny
+
+from adafv import AdaFV, method
+from adafv.core.encode import encode, reask
+from adafv.evaluation import answering, prompts, report
+from adafv.evaluation.answers import AnswerLog
+from adafv.evaluation.evaluate import Evaluation
+from adafv.models.ask import ask
+from adafv.models.boilerplate import boilerplate
+from adafv.models.prompting import build_batch
+
+METHODS, KEEPS = ("adafv", "random", "pool"), (1, 0.25, 0.05)
+CONFIGURATIONS = 2 + 3 * 2
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llava_next")
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor("llava_next")
+
+
+@pytest.fixture
+def suite(monkeypatch) -> FakeSuites:
+    return FakeSuites(monkeypatch)
+
+
+def plan(**options) -> Evaluation:
+    given = dict(methods=METHODS, keeps=KEEPS, suites=("shapes",), batch_size=3, max_new_tokens=4)
+    return Evaluation(**given | options)
+
+
+def lines(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+
+
+def timeless(records: list[dict]) -> list[dict]:
+    """Records without their times, in an order of their own."""
+    short = [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+    return sorted(
+        short, key=lambda r: [str(r[k]) for k in ("suite", "id", "question", "method", "keep")]
+    )
+
+
+@pytest.fixture
+def whole(model, processor, suite, tmp_path) -> list[dict]:
+    """The records of a run that nothing disturbs."""
+    return plan().run(model, processor, tmp_path / "whole", name="tiny")
+
+
+def test_reask_is_a_fresh_encoding(model, processor):
+    """Other questions on encoded pictures, in any order and number: what the processor and the
+    tower would give.
+    """
+    images = [picture(48, 48, 1), picture(30, 60, 2)]
+    first = encode(model, build_batch(processor, images, TEXTS[:2]), text=False)
+    index, texts = [1, 0, 1], [TEXTS[2], TEXTS[1], TEXTS[0]]
+    full = build_batch(processor, [images[i] for i in index], texts)
+    inputs = {name: full[name] for name in ("input_ids", "attention_mask")}
+    pruner = AdaFV(keep=0.2)
+    short = pruner.prune(model, inputs, reask(model, inputs, first, index))
+    fresh = pruner(model, full)
+    assert torch.equal(short["input_ids"], fresh["input_ids"]) and "pixel_values" not in short
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(**short).logits, model(**fresh).logits, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_reask_refuses_prompts_of_other_images(model, processor):
+    """Placeholders that don't fit the encoded images are an error, not a crash in the model."""
+    inputs = inputs_for(processor, (prompt(), [picture()]))
+    with pytest.raises(ValueError, match="placeholders"):
+        reask(model, inputs, encode(model, inputs), [0, 0])
+
+
+def test_answers_are_those_of_asking_one_by_one(model, processor, suite, whole):
+    """Sharing the tower and batching prompts of several lengths and shapes changes no answer and no
+    count.
+    """
+    by_key = {(r["id"], r["question"], r["method"], r["keep"]): r for r in whole}
+    assert len(whole) == len(by_key) == suite.questions * CONFIGURATIONS
+    for sample in suite.samples:
+        for q, question in enumerate(sample.questions):
+            for name, keep in [("none", 1.0), *((m, k) for m in METHODS for k in KEEPS[1:])]:
+                alone = ask(
+                    model,
+                    processor,
+                    sample.image,
+                    question.text,
+                    method(name, keep=keep),
+                    max_new_tokens=4,
+                )
+                record = by_key[sample.id, q, name, keep]
+                assert record["answer"] == alone.answer
+                assert (record["visual_tokens"], record["kept_tokens"]) == (
+                    alone.visual_tokens,
+                    alone.kept_tokens,
+                )
+                assert record["type"] == question.type and record["truth"] == question.answer
+
+
+def test_blind_sees_no_picture(model, processor, suite, whole):
+    """The blind rows are the language model on the bare question: the same for every picture."""
+    blind = [r for r in whole if r["method"] == "blind"]
+    assert {r["kept_tokens"] for r in blind} == {0} and {r["keep"] for r in blind} == {0.0}
+    for q in range(3):
+        assert len({r["answer"] for r in blind if r["question"] == q}) == 1
+
+
+def test_the_tower_runs_once_per_picture(model, processor, suite, tmp_path, monkeypatch):
+    """For all its questions, methods and budgets."""
+    pictures, runs = [], []
+    original = answering.encode
+    monkeypatch.setattr(
+        answering,
+        "encode",
+        lambda m, i, **k: (pictures.append(len(i["pixel_values"])), original(m, i, **k))[1],
+    )
+    hook = model.model.vision_tower.register_forward_hook(lambda *_: runs.append(1))
+    try:
+        plan(batch_size=4).run(model, processor, tmp_path, name="tiny")
+    finally:
+        hook.remove()
+    assert sum(pictures) == len(suite.samples) and len(runs) == len(pictures) < len(suite.samples)
+
+
+def test_comparison_ignores_case_and_space(model, processor, suite, tmp_path, whole):
+    """Truths taken from the dense model's answers, upper-cased and padded: dense is 100 % right,
+    retention 1.
+    """
+    dense = {(r["id"], r["question"]): r["answer"] for r in whole if r["method"] == "none"}
+    suite.samples = [
+        replace(
+            s,
+            questions=tuple(
+                replace(q, answer=f" {dense[s.id, i].upper()} ") for i, q in enumerate(s.questions)
+            ),
+        )
+        for s in suite.samples
+    ]
+    rows = report.rows_of(plan().run(model, processor, tmp_path / "b", name="tiny"))
+    assert all(r["accuracy"] == r["retention"] == 1 for r in rows if r["method"] == "none")
+    assert any(r["accuracy"] < 1 for r in rows if r["method"] == "blind")
+
+
+def test_rows_are_the_contracts(whole):
+    """The columns of DESIGN.md, dense and blind once, keep=1 not repeated, every type and `all`."""
+    rows = report.rows_of(whole)
+    assert all(tuple(row) == report.COLUMNS for row in rows)
+    configurations = {(r["method"], r["keep"]) for r in rows}
+    assert configurations == {
+        ("none", 1.0),
+        ("blind", 0.0),
+        *((m, k) for m in METHODS for k in KEEPS[1:]),
+    }
+    assert len(rows) == CONFIGURATIONS * 4 and {r["question_type"] for r in rows} == {
+        "all",
+        "A",
+        "B",
+        "C",
+    }
+    for row in rows:
+        group = [
+            r for r in whole if (r["method"], r["keep"]) == (row["method"], row["keep"])
+            and row["question_type"] in ("all", r["type"])
+        ]  # fmt: skip
+        assert row["n"] == len(group)
+        assert row["accuracy"] == pytest.approx(
+            sum(r["correct"] for r in group) / len(group), abs=1e-6
+        )
+        assert row["kept_tokens"] == pytest.approx(
+            sum(r["kept_tokens"] for r in group) / len(group), abs=1e-6
+        )
+        assert 0 <= row["ci_low"] <= row["accuracy"] <= row["ci_high"] <= 1 and row["seconds"] > 0
+    assert all(r["retention"] is None or r["retention"] >= 0 for r in rows)
+
+
+def test_retention_without_a_dense_accuracy():
+    """A dense model that gets nothing right has no retention: null in JSON, not a division by zero
+    or a NaN.
+    """
+    answer = dict(
+        suite="s",
+        id="a",
+        question=0,
+        type="t",
+        visual_tokens=9,
+        kept_tokens=9,
+        seconds=1.0,
+        correct=False,
+    )
+    rows = report.rows_of(
+        [answer | {"method": m, "keep": k} for m, k in (("none", 1.0), ("adafv", 0.1))]
+    )
+    assert all(row["retention"] is None for row in rows)
+    report.table(rows)
+
+
+def test_a_killed_run_goes_on(model, processor, suite, tmp_path, whole, monkeypatch):
+    """Killed in the middle, the last line torn: the second run ends with the same records, none
+    twice, none again.
+    """
+    original, appended = AnswerLog.append, []
+
+    def append(self, records):
+        if len(appended) == 2:
+            raise KeyboardInterrupt
+        appended.append(records)
+        original(self, records)
+
+    folder = tmp_path / "out"
+    monkeypatch.setattr(AnswerLog, "append", append)
+    with pytest.raises(KeyboardInterrupt):
+        plan().run(model, processor, folder, name="tiny")
+    monkeypatch.setattr(AnswerLog, "append", original)
+    path = folder / "answers.jsonl"
+    written = path.read_bytes()
+    path.write_bytes(written[:-20])
+    known = len(lines_whole(path))
+
+    generated = []
+    generate = prompts.generate
+    monkeypatch.setattr(
+        prompts,
+        "generate",
+        lambda m, i, n: (generated.append(len(i["input_ids"])), generate(m, i, n))[1],
+    )
+    records = plan().run(model, processor, folder, name="tiny")
+    assert timeless(records) == timeless(whole) == timeless(lines(folder))
+    assert sum(generated) <= len(whole) - known + 2
+    generated.clear()
+    assert (
+        timeless(plan().run(model, processor, folder, name="tiny")) == timeless(whole)
+        and not generated
+    )
+
+
+def lines_whole(path) -> list[bytes]:
+    return path.read_bytes().split(b"\n")[:-1]
+
+
+def test_more_methods_use_what_is_there(model, processor, suite, tmp_path, whole):
+    """A second run may ask for more (or fewer) methods: rows are for what was asked, dense is not
+    answered again.
+    """
+    before = len(lines(tmp_path / "whole"))
+    records = plan(methods=("t2i",), keeps=(0.25,)).run(
+        model, processor, tmp_path / "whole", name="tiny"
+    )
+    assert {r["method"] for r in records} == {"none", "blind", "t2i"}
+    assert len(lines(tmp_path / "whole")) == before + suite.questions
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"split": "validation"}, {"max_new_tokens": 9}, {"name": "other"}]
+)
+def test_other_settings_are_refused(model, processor, suite, tmp_path, whole, change):
+    """Answers of another model, seed or length are never mixed in."""
+    before = (tmp_path / "whole" / "answers.jsonl").read_bytes()
+    name = change.pop("name", "tiny")
+    with pytest.raises(ValueError, match="--out") as info:
+        plan(**change).run(model, processor, tmp_path / "whole", name=name)
+    assert "\n" not in str(info.value)
+    assert (tmp_path / "whole" / "answers.jsonl").read_bytes() == before
+
+
+def test_retrained_weights_are_refused(processor, suite, tmp_path, whole):
+    """The embedded model keeps its name when it is trained again."""
+    with pytest.raises(ValueError, match="weights"):
+        plan().run(tiny_model("llava_next", seed=1), processor, tmp_path / "whole", name="tiny")
+
+
+def record(i: int) -> dict:
+    return {
+        "suite": "s",
+        "id": str(i),
+        "question": 0,
+        "method": "adafv",
+        "keep": 0.1,
+        "answer": "x" * 200,
+    }
+
+
+def test_a_larger_limit_goes_on(model, processor, suite, tmp_path, whole):
+    """What a short run measured is not measured again, and a shorter run afterwards reports what it
+    was asked.
+    """
+    few = plan(limit=2).run(model, processor, tmp_path, name="tiny")
+    assert timeless(plan().run(model, processor, tmp_path, name="tiny")) == timeless(whole)
+    assert timeless(plan(limit=2).run(model, processor, tmp_path, name="tiny")) == timeless(few)
+
+
+def test_a_budget_that_cannot_be_met_is_left_out(model, processor, suite, tmp_path):
+    """One method's limit doesn't end the comparison: its rows are missing, the reason is there, the
+    rest is whole.
+    """
+    evaluation = plan(methods=("adafv_released", "random"), keeps=(0.5, 0.01))
+    records = evaluation.run(model, processor, tmp_path, name="tiny")
+    found = {(r["method"], r["keep"]) for r in records}
+    assert found == {
+        ("none", 1.0),
+        ("blind", 0.0),
+        ("random", 0.5),
+        ("random", 0.01),
+        ("adafv_released", 0.5),
+    }
+    assert len(records) == suite.questions * len(found)
+    assert "adafv_released keeps nothing" in evaluation.left_out["adafv_released", 0.01]
+    again = plan(methods=("adafv_released", "random"), keeps=(0.5, 0.01))
+    assert timeless(again.run(model, processor, tmp_path, name="tiny")) == timeless(records)
+
+
+def test_options_in_a_list_of_methods(model, processor, suite, tmp_path):
+    """A method with options is a line of its own, named as it was written; its skipped words are
+    left out of its T.
+    """
+    spec, skip = "adafv:skip=template:temperature=0.02", boilerplate(processor)
+    records = plan(methods=("adafv", spec), keeps=(0.05,)).run(
+        model, processor, tmp_path, name="tiny"
+    )
+    assert {r["method"] for r in records} == {"none", "blind", "adafv", spec}
+    samples, pruner = (
+        {s.id: s for s in suite.samples},
+        AdaFV(keep=0.05, skip=skip, temperature=0.02),
+    )
+    for r in (r for r in records if r["method"] == spec):
+        sample = samples[r["id"]]
+        assert (
+            r["answer"]
+            == ask(
+                model, processor, sample.image, sample.questions[r["question"]].text, pruner, 4
+            ).answer
+        )
+
+
+def test_oracle_only_where_things_are_known(model, processor, suite, tmp_path):
+    """A suite without boxes has no oracle rows."""
+    records = plan(methods=("oracle",)).run(model, processor, tmp_path, name="tiny")
+    assert {r["method"] for r in records} == {"none", "blind"}
+
+
+def test_log_of_two_processes(tmp_path):
+    """Two runs in one folder would write every answer twice."""
+    with AnswerLog(tmp_path, {}), pytest.raises(ValueError, match="another run"):
+        AnswerLog(tmp_path, {})
+    AnswerLog(tmp_path, {}).__exit__()
+
+
+def test_log_never_doubles(tmp_path):
+    """The same answer twice is one line."""
+    with AnswerLog(tmp_path, {}) as log:
+        log.append([record(1), record(1)])
+        log.append([record(1), record(2)])
+    assert [r["id"] for r in lines(tmp_path)] == ["1", "2"]
+
+
+@pytest.mark.parametrize("torn", [b"", b"\n", b'{"suite": "s"', b'{"suite": "s", "id": "\xc3'])
+def test_log_cuts_a_torn_line_only(tmp_path, torn):
+    """Every line that was whole before the kill is there after it, and the next one starts on a
+    line of its own.
+    """
+    with AnswerLog(tmp_path, {}) as log:
+        log.append([record(1), record(2)])
+    path = tmp_path / "answers.jsonl"
+    if torn == b"\n":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        path.write_bytes(path.read_bytes() + torn)
+    with AnswerLog(tmp_path, {}) as log:
+        log.append([record(2), record(3)])
+    assert sorted(r["id"] for r in lines(tmp_path)) == ["1", "2", "3"]
+
+
+def test_log_with_a_damaged_line(tmp_path):
+    """Damage that no kill explains is named, not skipped."""
+    with AnswerLog(tmp_path, {}) as log:
+        log.append([record(1)])
+    with (tmp_path / "answers.jsonl").open("a") as file:
+        file.write("garbage\n")
+    with pytest.raises(ValueError, match="line 2"):
+        AnswerLog(tmp_path, {})
+
+
+def test_full_disk_keeps_what_is_there(tmp_path):
+    """The write that doesn't fit leaves no half line behind, and the run can be taken up."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with AnswerLog(tmp_path, {}) as log:
+        log.append([record(1)])
+        size = (tmp_path / "answers.jsonl").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, limits[1]))
+        try:
+            with pytest.raises(ValueError, match="make room"):
+                log.append([record(2)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert [r["id"] for r in lines(tmp_path)] == ["1"]
+        log.append([record(2)])
+    assert [r["id"] for r in lines(tmp_path)] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"methods": ("adafw",)}, {"methods": ()}, {"keeps": (0,)}, {"keeps": (-1,)}, {"keeps": (1.5,)}, {"keeps": ()},
+        {"keeps": (math.nan,)}, {"suites": ("shape",)}, {"suites": ()}, {"seed": -1}, {"limit": 0}, {"batch_size": 0},
+        {"max_new_tokens": -1}, {"methods": ("adafv:top=x",)}, {"methods": ("adafv:skip=all",)},
+    ],
+)  # fmt: skip
+def test_bad_plans(suite, options):
+    """Refused when the plan is made, before a model is loaded."""
+    with pytest.raises(ValueError) as info:
+        plan(**options)
+    assert "\n" not in str(info.value)
+
+
+def test_closest_suite_is_suggested(suite):
+    """As for methods."""
+    with pytest.raises(ValueError, match="did you mean 'shapes'"):
+        plan(suites=("shaps",))
+
+
+def test_interval_is_wilsons_for_one_question_per_picture():
+    """8 of 10: 0.4901 to 0.9433 (Wilson 1927; Newcombe 1998)."""
+    assert report.wilson([[True]] * 8 + [[False]] * 2) == pytest.approx((0.4901, 0.9433), abs=2e-4)
+
+
+def test_interval_knows_that_questions_share_a_picture():
+    """Four questions that always go right or wrong together are worth one: the interval is that of
+    the pictures.
+    """
+    together = report.wilson([[True] * 4] * 30 + [[False] * 4] * 10)
+    assert together == pytest.approx(report.wilson([[True]] * 30 + [[False]] * 10), abs=5e-3)
+    apart = report.wilson([[True, True, True, False]] * 40)
+    assert apart[1] - apart[0] < together[1] - together[0]
+
+
+def test_interval_covers():
+    """In 2,000 draws of clustered answers the truth lies inside about 95 times in 100."""
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(2000):
+        ability = rng.beta(4, 1, size=60)
+        answers = rng.random((60, 4)) < ability[:, None]
+        low, high = report.wilson(answers.tolist())
+        inside += low <= 0.8 <= high
+    assert 0.93 < inside / 2000 < 0.97
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_interval_of_a_clean_sheet(right):
+    """All right (or wrong) is no proof of 100 %."""
+    low, high = report.wilson([[right] * 3] * 20)
+    assert high - low > 0.1 and (high == 1 if right else low == 0)
+
+
+def test_files_and_table(whole, tmp_path):
+    """results.json, results.csv and accuracy.png say the same, and the table holds dense and blind."""
+    from rich.console import Console
+
+    rows = report.rows_of(whole)
+    report.write(tmp_path, {"seed": 0}, rows)
+    assert json.loads((tmp_path / "results.json").read_text()) == {
+        "meta": {"seed": 0},
+        "rows": rows,
+        "pairs": [],
+    }
+    with (tmp_path / "results.csv").open() as file:
+        read = list(csv.DictReader(file))
+    assert [float(r["accuracy"]) for r in read] == [r["accuracy"] for r in rows]
+    assert tuple(read[0]) == report.COLUMNS
+    with Image.open(tmp_path / "accuracy.png") as image:
+        assert min(image.size) > 400
+    console = Console(width=160)
+    with console.capture() as capture:
+        console.print(report.table(rows))
+    text = capture.get()
+    assert "dense" in text and "blind" in text and "adafv" in text
+
+
+def test_only_dense(model, processor, suite, tmp_path):
+    """keep=1 alone: two configurations, and a picture without lines."""
+    records = plan(keeps=(1,)).run(model, processor, tmp_path, name="tiny")
+    assert {r["method"] for r in records} == {"none", "blind"}
+    report.write(tmp_path, {}, report.rows_of(records))
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "internvl", "idefics3", "gemma3", "qwen3_vl"])
+def test_another_family(family, suite, tmp_path):
+    """Evaluation asks a model of any family what its own processor would ask."""
+    found = tiny(family)
+    records = plan(methods=("adafv",), keeps=(0.3,)).run(
+        found.model, found.processor, tmp_path, name="tiny"
+    )
+    assert {r["method"] for r in records} == {"none", "blind", "adafv"}
+    for record in (r for r in records if r["method"] == "adafv"):
+        assert record["kept_tokens"] == AdaFV(keep=0.3).budget(record["visual_tokens"])

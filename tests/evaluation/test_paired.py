@@ -1,0 +1,102 @@
+"""Is a difference more than luck? The answer has to be right when it is known."""
+
+import numpy as np
+import pytest
+
+from adafv.evaluation import report
+from adafv.evaluation.paired import paired
+
+
+def records(
+    method: str, right: list[list[bool]], suite: str = "s", keep: float = 0.1
+) -> list[dict]:
+    """`right`: for each picture whether each of its questions was answered rightly."""
+    return [
+        {
+            "suite": suite,
+            "id": f"p{i}",
+            "question": q,
+            "method": method,
+            "keep": keep,
+            "correct": hit,
+        }
+        for i, picture in enumerate(right)
+        for q, hit in enumerate(picture)
+    ]
+
+
+def answers(
+    rng: np.random.Generator, share: float, pictures: int = 200, questions: int = 3
+) -> list[list[bool]]:
+    return (rng.random((pictures, questions)) < share).tolist()
+
+
+def test_difference_is_that_of_the_accuracies():
+    """The number reported is the one a reader would compute, with an interval around it."""
+    rng = np.random.default_rng(0)
+    ours, theirs = answers(rng, 0.8), answers(rng, 0.6)
+    (row,) = paired(records("adafv", ours) + records("random", theirs), ["adafv"])
+    assert row["difference"] == pytest.approx(np.mean(ours) - np.mean(theirs), abs=1e-6)
+    assert (row["suite"], row["keep"], row["method"], row["rival"], row["n"]) == (
+        "s",
+        0.1,
+        "adafv",
+        "random",
+        600,
+    )
+    assert row["ci_low"] < row["difference"] < row["ci_high"] and row["p"] < 0.001
+
+
+def test_p_values_of_no_difference_are_even():
+    """Two methods of the same accuracy differ significantly in a twentieth of the comparisons."""
+    rng = np.random.default_rng(1)
+    found = [
+        paired(records("a", answers(rng, 0.7, 60)) + records("b", answers(rng, 0.7, 60)), ["a"])
+        for _ in range(60)
+    ]
+    assert sum(row["p"] < 0.05 for (row,) in found) <= 8
+
+
+def test_questions_on_one_picture_are_not_independent():
+    """Ten questions that always go together say no more than one."""
+    rng = np.random.default_rng(2)
+    ours, theirs = (answers(rng, share, 25, 1) for share in (0.75, 0.6))
+    single = paired(records("a", ours) + records("b", theirs), ["a"])[0]
+    tenfold = paired(
+        records("a", [p * 10 for p in ours]) + records("b", [p * 10 for p in theirs]), ["a"]
+    )[0]
+    assert tenfold["p"] == single["p"] and tenfold["ci_low"] == pytest.approx(single["ci_low"])
+
+
+def test_equal_answers_have_no_difference():
+    """No discordant question: the difference is zero, and so is the interval."""
+    same = answers(np.random.default_rng(3), 0.5)
+    (row,) = paired(records("a", same) + records("b", same), ["a"])
+    assert (row["difference"], row["ci_low"], row["ci_high"], row["p"]) == (0, 0, 0, 1)
+
+
+def test_only_what_was_asked_of_both_at_one_budget():
+    """Rivals at another budget, on another suite or question are no rivals."""
+    few, more = (
+        answers(np.random.default_rng(4), 0.5, 20),
+        answers(np.random.default_rng(5), 0.5, 30),
+    )
+    rows = paired(
+        records("a", few) + records("b", more) + records("c", more, keep=0.5), ["a", "missing"]
+    )
+    assert [(row["rival"], row["n"]) for row in rows] == [("b", 60)]
+
+
+def test_table_marks_what_is_more_than_luck():
+    """A reader sees at once which rivals are better or worse than AdaFV."""
+    rng = np.random.default_rng(6)
+    shares = {"adafv": 0.7, "worse": 0.4, "better": 0.95}
+    rows = [r for name, share in shares.items() for r in records(name, answers(rng, share))]
+    rows += records("none", answers(rng, 0.95), keep=1.0)
+    extra = {"type": "x", "kept_tokens": 1.0, "visual_tokens": 9, "seconds": 0.1}
+    table = report.table(report.rows_of([r | extra for r in rows]), paired(rows, ["adafv"]))
+    marks = {
+        name: cell[-1]
+        for name, cell in zip(table.columns[2].cells, table.columns[3].cells, strict=True)
+    }
+    assert (marks["worse"], marks["better"]) == ("▼", "▲") and marks["adafv"].isdigit()

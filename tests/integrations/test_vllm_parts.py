@@ -1,0 +1,246 @@
+"""The parts of the vLLM plugin that need no vLLM: what a request may ask, what makes pictures
+equal, what stays.
+"""
+
+import copy
+
+import pytest
+import torch
+from zoo.families import ask, show, tiny
+
+from adafv import METHODS, method
+from adafv.families.base import join, raster
+from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
+from adafv.integrations.vllm.meta_model import Skeleton
+from adafv.integrations.vllm.mrope import CHANNELS, numbered, places_of, with_places
+from adafv.integrations.vllm.options import Choice, Ticket, settings
+from adafv.integrations.vllm.select import select
+
+SERVED = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl")
+METHODS_SERVED = (
+    *(
+        "adafv",
+        "adafv+",
+        "fastervlm",
+        "t2i",
+        "divprune",
+        "cdpruner",
+        "dart",
+        "scope",
+        "random",
+        "uniform",
+        "pool",
+    ),
+)
+QUESTION, OTHER = "what color is the anchor ?", "how many red . left of the knight ?"
+
+
+class Config:
+    """What `settings` reads of vLLM's configuration."""
+
+    def __init__(
+        self, given: dict | None, block: dict | None = None, model: str = "owner/name"
+    ) -> None:
+        self.model = model
+        self.hf_config = type("Hf", (), {"adafv": block} if block else {})()
+        self.mm_processor_kwargs = given
+
+    def get_multimodal_config(self) -> "Config":
+        return self
+
+
+@pytest.mark.parametrize(
+    ("request_", "server", "expected"),
+    [
+        ({}, {}, None),
+        ({"adafv_keep": 0.25}, {}, Choice(keep=0.25)),
+        ({}, {"adafv_keep": 0.1, "adafv_method": "adafv+"}, Choice("adafv+", 0.1)),
+        ({"adafv_tokens": 9}, {"adafv_keep": 0.1, "adafv_pin": "first"}, Choice(tokens=9, pin="first")),
+        ({"adafv_method": "t2i"}, {"adafv_keep": 0.1}, Choice("t2i", 0.1)),
+        ({"adafv_method": "none"}, {}, Choice("none", 1.0)),
+        ({"adafv_method": "adafv:top=3:skip=template", "adafv_keep": 1}, {}, Choice("adafv:top=3:skip=template", 1)),
+    ],
+)  # fmt: skip
+def test_a_request_goes_before_the_server(request_, server, expected):
+    assert Choice.of(request_, server) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"adafv_keep": 0}, "keep=0 is not a share"),
+        ({"adafv_keep": 1.5}, "keep=1.5 is not a share"),
+        ({"adafv_keep": float("nan")}, "keep=nan is not a share"),
+        ({"adafv_keep": "0.1"}, "adafv_keep='0.1' is not a number"),
+        ({"adafv_keep": True}, "adafv_keep=True is not a number"),
+        ({"adafv_keep": [0.1]}, "is not a number"),
+        ({"adafv_tokens": 0}, "tokens=0 is not a number of visual tokens"),
+        ({"adafv_keep": 0.1, "adafv_tokens": 9}, "both are given"),
+        ({"adafv_method": "adafv"}, "neither is given"),
+        ({"adafv_keep": 0.1, "adafv_method": "adafw"}, "did you mean 'adafv'"),
+        ({"adafv_keep": 0.1, "adafv_method": 7}, "adafv_method=7 is not text"),
+        ({"adafv_keep": 0.1, "adafv_method": "fastv"}, "between the layers"),
+        ({"adafv_keep": 0.1, "adafv_method": "visionzip"}, "looks at 'keys'"),
+        ({"adafv_keep": 0.1, "adafv_method": "adafv_released"}, "doesn't keep to its budget"),
+        (
+            {"adafv_keep": 0.1, "adafv_method": "adafv:positions=original"},
+            "positions='original' is not done",
+        ),
+        ({"adafv_keep": 0.1, "adafv_method": f"random:seed={10**23}"}, "is no seed"),
+        ({"adafv_keep": 0.1, "adafv_pin": "last"}, "adafv_pin='last' is unknown"),
+        ({"adafv_kep": 0.1}, "adafv_kep is no option of a request"),
+        ({"adafv_cache_mb": 1}, "adafv_cache_mb is no option of a request"),
+    ],
+)
+def test_a_bad_request_gets_a_sentence(given, sentence):
+    with pytest.raises(ValueError, match=sentence.replace("(", r"\(")):
+        Choice.of(given, {})
+
+
+def test_the_servers_options_are_found_again_and_out_of_the_processors_way():
+    """From the flag or the model's own configuration; asked twice, since vLLM makes its processor
+    twice.
+    """
+    config = Config({"adafv_keep": 0.1, "min_pixels": 64}, {"method": "adafv+", "keep": 0.5})
+    assert settings(config) == settings(config) == {"adafv_keep": 0.1, "adafv_method": "adafv+"}
+    assert config.mm_processor_kwargs == {"min_pixels": 64}
+    with pytest.raises(ValueError, match="adafv_kep is no option of a server"):
+        settings(Config({"adafv_kep": 1}))
+    with pytest.raises(ValueError, match="adafv_cache_mb=-1 is no size"):
+        settings(Config({"adafv_cache_mb": -1}))
+
+
+def test_what_decides_a_choice_is_in_its_hash():
+    """Two pictures share a hash exactly when the same tokens of them stay; whole ones have the
+    picture's own.
+    """
+    ticket = Ticket("p", "adafv", 0.1, None, (1, 2))
+    others = [
+        Ticket("q", "adafv", 0.1, None, (1, 2)),
+        Ticket("p", "t2i", 0.1, None, (1, 2)),
+        Ticket("p", "adafv", 0.2, None, (1, 2)),
+        Ticket("p", "adafv", None, 9, (1, 2)),
+        Ticket("p", "adafv", 0.1, None, (1,)),
+    ]
+    assert len({t.hash for t in (ticket, *others)}) == 6
+    assert Ticket.read(ticket.tensor()) == ticket and copy.copy(ticket).hash == ticket.hash
+    assert Ticket("p").hash == "p" and Ticket("p").dense
+
+
+def test_the_methods_on_vllm():
+    """The others are refused, each for its reason, before anything is served."""
+    done = []
+    for name in METHODS:
+        try:
+            Choice.of({"adafv_method": name, "adafv_keep": 0.3}, {})
+        except ValueError as error:
+            assert name in str(error)
+        else:
+            done.append(name)
+    assert tuple(done) == METHODS_SERVED
+
+
+@pytest.mark.parametrize("family", SERVED)
+@pytest.mark.parametrize("name", METHODS_SERVED)
+def test_what_stays_is_what_the_library_keeps(family, name):
+    """The same features and the same indices, picture by picture, in one batch with mixed budgets."""
+    model, budgets, tickets, pictures, expected = tiny(family).model, (0.3, 0.6, 1.0), [], [], []
+    skeleton = Skeleton(model.config)
+    for i, keep in enumerate(budgets):
+        inputs = ask(family, ((QUESTION, OTHER)[i % 2], [show(48, 24 * (i + 1), i)]))
+        pruner = method(name, keep=keep)
+        with torch.no_grad():
+            encoding = pruner.encode(model, inputs)
+        [features], tokens = encoding.features, encoding.tokens
+        shapes = {n: inputs[n][0] for n in ("image_sizes", "image_grid_thw") if n in inputs}
+        layout = skeleton.layout(len(features), shapes)
+        saliency = tokens.saliency[0] if tokens.signals else torch.zeros(tokens.counts[0])
+        pictures.append(Encoded(features, saliency, layout))
+        words = encoding.prompt.ids[0, encoding.prompt.question(encoding.spans[0])]
+        tickets.append(Ticket(str(i), name, keep, None, tuple(words.tolist())))
+        budget = [pruner.budget(tokens.counts[0])]
+        selection = pruner.select(tokens, budget)
+        merged = None if selection.features is None else selection.features[0]
+        expected.append((selection.kept[0], encoding.droppable[0], features, merged))
+    with torch.no_grad():
+        stay = select(tickets, pictures, model.get_input_embeddings(), 3)
+    for one, (kept, droppable, features, merged) in zip(stay, expected, strict=True):
+        assert one.kept.tolist() == kept.tolist()
+        if one.pruned:
+            assert torch.equal(
+                one.features, features[droppable[kept]] if merged is None else merged
+            )
+        else:
+            assert torch.equal(one.features, features)
+
+
+@pytest.mark.parametrize("name", METHODS_SERVED)
+@pytest.mark.parametrize("words", [(), (1, 2, 3)])
+def test_no_choice_fails_in_the_engine(name, words):
+    """What a request may ask for can be done, with no word too: in vLLM's engine a failure would
+    stop the server.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for side in (1, 6):
+        picture = Encoded(
+            torch.randn(side**2, 8, generator=generator),
+            torch.rand(side**2),
+            join([raster(side, side)]),
+        )
+        for keep, tokens in ((None, 1), (0.3, None), (None, 35)):
+            ticket = Ticket("p", name, keep, tokens, words)
+            [stay] = select([ticket], [picture], torch.nn.Embedding(4, 8), 2)
+            assert len(stay.features) == ticket.pruner.budget(side**2)
+
+
+def test_encodings_in_bounded_memory():
+    """The least recently used go first; what is larger than the memory is not kept at all."""
+
+    def encoded(n):
+        return Encoded(torch.zeros(n, 3), torch.zeros(n), join([raster(1, n)]))
+
+    encodings = Encodings(encoded(10).size)
+    encodings.add("a", encoded(4))
+    encodings.add("b", encoded(4))
+    assert encodings.find("a") is not None
+    encodings.add("c", encoded(5))
+    assert (
+        encodings.find("b") is None
+        and encodings.find("a") is not None
+        and encodings.find("c") is not None
+    )
+    encodings.add("d", encoded(11))
+    assert encodings.find("d") is None and encodings.used <= encodings.bytes
+    assert (encodings.encoded, encodings.reused, encodings.evicted) == (4, 3, 1)
+
+
+def test_places_survive_half_precision():
+    """Rows and columns of the largest pictures come through bfloat16 unharmed."""
+    where = torch.tensor([[0, 0], [255, 257], [1000, 3], [16383, 9999]])
+    features = torch.randn(4, 5, dtype=torch.bfloat16)
+    both = with_places(features, where)
+    assert torch.equal(places_of(both), where) and torch.equal(both[:, :-CHANNELS], features)
+
+
+@pytest.mark.parametrize("shapes", [[(48, 48)], [(96, 24), (24, 24)]])
+def test_positions_are_the_models_own(shapes):
+    """Whole pictures are numbered as transformers numbers them; of pruned ones, rows and columns
+    are added later.
+    """
+    inputs = ask("qwen2_5_vl", (QUESTION, [show(*shape, i) for i, shape in enumerate(shapes)]))
+    model, ids = tiny("qwen2_5_vl").model, inputs["input_ids"][0]
+    names = ("image_grid_thw", "mm_token_type_ids", "attention_mask")
+    expected, delta = model.model.get_rope_index(
+        inputs["input_ids"], **{n: inputs[n] for n in names}
+    )
+    grids = [(1, int(h) // 2, int(w) // 2) for _, h, w in inputs["image_grid_thw"]]
+    starts = (
+        (ids == model.config.image_token_id) & (ids.roll(1) != model.config.image_token_id)
+    ).nonzero()[:, 0]
+    spans = [(int(start), h * w) for start, (_, h, w) in zip(starts, grids, strict=True)]
+    found, more = numbered(len(ids), spans, [(grid, 1.0) for grid in grids])
+    assert torch.equal(found, expected[:, 0]) and more == int(delta)
+    gone = sum(count - 1 for _, count in spans)
+    shorter = [(start - sum(n - 1 for _, n in spans[:i]), 1) for i, (start, _) in enumerate(spans)]
+    pruned, later = numbered(len(ids) - gone, shorter, [(grid, 1.0) for grid in grids])
+    assert torch.equal(pruned[:, -3:], found[:, -3:]) and later == more + gone

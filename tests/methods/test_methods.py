@@ -1,0 +1,361 @@
+"""Each method against its paper in plain loops, and the options they share."""
+
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import inputs_for, picture, prompt
+from oracles import sacmam as oracle
+
+from adafv import (
+    METHODS,
+    AdaFV,
+    AdaFVPlus,
+    AdaFVReleased,
+    FasterVLM,
+    NoPruning,
+    Pool,
+    Random,
+    TextToImage,
+    Uniform,
+    VisPruner,
+    method,
+)
+from adafv.methods import from_spec
+from adafv.ops.grid import cells, share_out
+from adafv.ops.relevance import text_to_image_attention
+
+
+@pytest.fixture(scope="module")
+def inputs(processor):
+    return inputs_for(
+        processor,
+        (prompt("what color is the knight ?"), [picture()]),
+        (prompt(), [picture(30, 60, 1)]),
+    )
+
+
+@pytest.fixture(scope="module")
+def tokens(model, inputs):
+    return AdaFV(keep=0.5).encode(model, inputs).tokens
+
+
+def scores_of(tokens, image):
+    n = tokens.counts[image]
+    relevance = text_to_image_attention(tokens.text, tokens.features, tokens.text_mask, tokens.mask)
+    return relevance[image, :n].tolist(), tokens.saliency[image, :n].tolist()
+
+
+@pytest.mark.parametrize("k", [1, 5, 20, 30])
+@pytest.mark.parametrize("reserve", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize("mass", ["whole", "beyond"])
+def test_adafv_is_sacmam(tokens, k, reserve, mass):
+    """Relevance and saliency of a real prompt, mixed as the reference mixes them; with the authors'
+    product, too.
+    """
+    selection = AdaFV(tokens=k, reserve=reserve, mass=mass).select(tokens, [k, k])
+    for i, kept in enumerate(selection.kept):
+        expected, k_t, k_v = oracle.sacmam(*scores_of(tokens, i), k, reserve, mass)
+        assert (kept.tolist(), selection.split[i].tolist()) == (expected, [k_t, k_v])
+
+
+@pytest.mark.parametrize("reach", [1, 2, 40])
+def test_adafv_plus_discounts_what_a_better_neighbour_says(tokens, reach):
+    """Both lists, in both grids of a picture, of pictures of different shapes; then the mixture as
+    ever.
+    """
+    pruner = AdaFVPlus(tokens=9, reach=reach)
+    ours, plain = pruner.attentions(tokens), AdaFVPlus(tokens=9, reach=0).attentions(tokens)
+    for i, n in enumerate(tokens.counts):
+        where, features = tokens.where[i].tolist(), tokens.features[i, :n]
+        expected = [oracle.discounted(x[i, :n].tolist(), features, where, reach) for x in plain]
+        for mine, theirs in zip(ours, expected, strict=True):
+            torch.testing.assert_close(mine[i, :n], torch.tensor(theirs), rtol=1e-4, atol=1e-7)
+        kept = pruner.select(tokens, [9, 9]).kept[i].tolist()
+        assert kept == oracle.sacmam(*(x[i, :n].tolist() for x in ours), 9, 0.25)[0]
+
+
+def test_adafv_plus_keeps_one_of_many_copies(tokens):
+    """Of a picture whose tokens are all the same, the best of every neighbourhood comes first."""
+    same = replace(tokens, features=torch.ones_like(tokens.features))
+    relevance, saliency = AdaFVPlus(tokens=4, reach=1).attentions(same)
+    for scores in (relevance, saliency):
+        alive = (scores[0, : tokens.counts[0]] > 1e-5 * scores[0].max()).nonzero()[:, 0]
+        where = tokens.where[0][alive]
+        near = (where[:, None, 1:] - where[None, :, 1:]).abs().sum(-1) <= 1
+        assert 0 < len(alive) < tokens.counts[0] / 3
+        assert (near & ((where[:, None, 0] > 0) == (where[None, :, 0] > 0))).sum() == len(alive)
+
+
+def test_adafv_plus_puts_words_on_one_scale(tokens):
+    """Standardised word by word, over the image's own tokens, whatever the padding."""
+    pruner = AdaFVPlus(tokens=9, reach=0)
+    relevance, saliency = pruner.attentions(tokens)
+    assert torch.equal(saliency, tokens.saliency)
+    for i, n in enumerate(tokens.counts):
+        text = tokens.text[i, tokens.text_mask[i]]
+        expected = oracle.standing_out(text, tokens.features[i, :n], pruner.temperature)
+        torch.testing.assert_close(relevance[i, :n], torch.tensor(expected), rtol=1e-3, atol=1e-6)
+        assert not relevance[i, n:].any()
+
+
+def test_adafv_plus_without_words_or_differences(tokens):
+    """No word, or a picture of one colour: no NaN, and exactly K."""
+    blank = replace(tokens, features=torch.zeros_like(tokens.features))
+    wordless = replace(tokens, text=tokens.text[:, :0], text_mask=tokens.text_mask[:, :0])
+    masked = replace(tokens, text_mask=torch.zeros_like(tokens.text_mask))
+    for odd in (blank, wordless, masked):
+        assert all(x.isfinite().all() for x in AdaFVPlus(tokens=9).attentions(odd))
+        assert [len(k) for k in AdaFVPlus(tokens=9).select(odd, [9, 9]).kept] == [9, 9]
+
+
+@pytest.mark.parametrize("options", [{"reach": -1}, {"center": True}, {"top": 2}])
+def test_adafv_plus_refuses_what_it_does_not_take(options):
+    """An option that would be ignored is an error."""
+    with pytest.raises(ValueError, match=f"{next(iter(options))}="):
+        AdaFVPlus(keep=0.1, **options)
+
+
+@pytest.mark.parametrize("k", [12, 21, 30, 60])
+def test_adafv_released_is_the_authors_code(model, processor, tokens, k):
+    """With its faults: truncated budget, offset crops, a reserve of the first crops, tokens fed
+    twice.
+
+    In pictures that fill their tiles and in pictures that padding was cut from, whose tokens are
+    not numbered as there."""
+    padded = inputs_for(
+        processor, (prompt("what ?"), [picture(60, 40)]), (prompt(), [picture(20, 64, 1)])
+    )
+    for some in (tokens, AdaFV(keep=0.5).encode(model, padded).tokens):
+        budget = [min(k, n - 1) for n in some.counts]
+        for i, kept in enumerate(AdaFVReleased(tokens=k).select(some, budget).kept):
+            expected = oracle.released(*scores_of(some, i), some.where[i].tolist(), budget[i], 0.25)
+            assert kept.tolist() == expected
+
+
+def test_adafv_released_feeds_tokens_twice(model, inputs):
+    """What makes it different is really there, and generation goes through with it."""
+    pruner = AdaFVReleased(keep=0.9)
+    encoding = pruner.encode(model, inputs)
+    kept = pruner.select(encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts]).kept
+    assert any(len(k.unique()) < len(k) for k in kept)
+    model.generate(**pruner(model, inputs), max_new_tokens=2)
+
+
+def test_adafv_released_says_when_it_keeps_nothing(model, processor):
+    """2 · floor(floor(K / 2) / crops) · crops is 0 for K below two tokens per crop."""
+    with pytest.raises(ValueError, match="adafv_released keeps nothing"):
+        AdaFVReleased(tokens=1)(model, inputs_for(processor, (prompt(), [picture()])))
+
+
+@pytest.mark.parametrize(
+    ("pruner", "which"), [(TextToImage(tokens=7), 0), (FasterVLM(tokens=7), 1)]
+)
+def test_one_sided_methods_keep_the_top_of_one_list(tokens, pruner, which):
+    """`t2i` and `fastervlm` are the two halves of the mixture."""
+    for i, kept in enumerate(pruner.select(tokens, [7, 7]).kept):
+        assert kept.tolist() == sorted(oracle.descending(scores_of(tokens, i)[which])[:7])
+
+
+def test_saliency_stands_beside_its_own_token(model, inputs):
+    """Through tiles, unpadding and newlines: the score of a token is that of the patch it was made
+    from.
+    """
+    encoding = FasterVLM(keep=0.5).encode(model, inputs)
+    tower, patches = model.base_model.vision_tower, []
+    tower.register_forward_hook(
+        lambda _, __, output: patches.append(output.hidden_states[-2][:, 1:])
+    )
+    try:
+        again = FasterVLM(keep=0.5).encode(model, inputs)
+    finally:
+        tower._forward_hooks.clear()
+    projected = model.base_model.multi_modal_projector(patches[0]).flatten(0, 1)
+    tower.set_attn_implementation("eager")
+    pixels = inputs["pixel_values"]
+    if pixels.dim() == 5:
+        crops = [len(g.unique()) for g in (w[:, 0] for w in encoding.tokens.where)]
+        pixels = torch.cat([p[:c] for p, c in zip(pixels, crops, strict=True)])
+    row = tower(pixels, output_attentions=True).attentions[-2].mean(1)[:, 0, 1:].flatten()
+    tower.set_attn_implementation("sdpa")
+    for i, n in enumerate(again.tokens.counts):
+        for feature, saliency in zip(
+            again.tokens.features[i, :n], again.tokens.saliency[i, :n], strict=True
+        ):
+            origin = (projected - feature).abs().sum(1).argmin()
+            torch.testing.assert_close(saliency, row[origin], rtol=1e-4, atol=1e-6)
+
+
+def test_random_differs_by_seed_and_question(model, processor):
+    """A draw of its own for each question, or one mask would stand for chance."""
+    drawn = set()
+    for seed, question in ((0, "how many ?"), (1, "how many ?"), (0, "is there a knight ?")):
+        pruner = Random(tokens=6, seed=seed)
+        encoding = pruner.encode(model, inputs_for(processor, (prompt(question), [picture()])))
+        drawn.add(tuple(pruner.select(encoding.tokens, [6]).kept[0].tolist()))
+    assert len(drawn) == 3
+
+
+@pytest.mark.parametrize("k", [1, 2, 6, 12, 25, 36])
+def test_cells_are_even_and_cover_the_picture(tokens, k):
+    """K cells, none empty, each a stretch of one scale; sizes differ by the rounding of bands
+    alone.
+    """
+    for where in tokens.where:
+        cell = cells(where, k)
+        members = defaultdict(list)
+        for place, c in zip(where.tolist(), cell.tolist(), strict=True):
+            if c >= 0:
+                members[c].append(place)
+        assert sorted(members) == list(range(k))
+        for places in members.values():
+            assert len({crop > 0 for crop, _, _ in places}) == 1
+            rows = {r for _, r, _ in places}
+            columns = {c for _, _, c in places}
+            assert len(rows) * len(columns) == len(places)
+
+
+def test_uniform_keeps_the_middle_of_each_cell_and_pool_its_average(tokens):
+    """Against loops over the cells."""
+    k = 9
+    uniform, pool = Uniform(tokens=k).select(tokens, [k, k]), Pool(tokens=k).select(tokens, [k, k])
+    for i, where in enumerate(tokens.where):
+        cell = cells(where, k)
+        middles = []
+        for c in range(k):
+            inside = (cell == c).nonzero()[:, 0].tolist()
+            place = where[inside, 1:].double()
+            distance = (place - place.mean(0)).square().sum(1).tolist()
+            middles.append(
+                (inside[distance.index(min(distance))], tokens.features[i, inside].mean(0))
+            )
+        middles.sort(key=lambda m: m[0])
+        assert uniform.kept[i].tolist() == pool.kept[i].tolist() == [m[0] for m in middles]
+        torch.testing.assert_close(
+            pool.features[i], torch.stack([m[1] for m in middles]), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_share_out_is_exact():
+    """Largest remainders first; nothing lost, nothing won."""
+    assert share_out(7, [10, 10, 10]) == [3, 2, 2]
+    assert share_out(1, [36, 144]) == [0, 1]
+    assert share_out(180, [36, 144]) == [36, 144]
+    assert share_out(3, [1] * 10) == [1, 1, 1] + [0] * 7
+
+
+def test_newlines_of_a_pruned_image(model, processor):
+    """Dropped as the authors do, kept for rows that keep a token, or all kept; an unpruned image
+    keeps all.
+    """
+    inputs = inputs_for(processor, (prompt(), [picture()]))
+    encoding = FasterVLM(tokens=8).encode(model, inputs)
+    newlines = len(encoding.fixed[0])
+    fed = {
+        option: int(
+            (
+                FasterVLM(tokens=8, newlines=option)(model, inputs)["input_ids"]
+                == model.config.image_token_id
+            ).sum()
+        )
+        for option in ("drop", "rows", "all")
+    }
+    kept = FasterVLM(tokens=8).select(encoding.tokens, [8]).kept[0]
+    rows = {int(r) for crop, r, _ in encoding.tokens.where[0][kept].tolist() if crop > 0}
+    assert fed == {"drop": 8, "rows": 8 + len(rows) if newlines else 8, "all": 8 + newlines}
+
+
+def test_query_and_skip_change_the_words(model, inputs, processor):
+    """`query` replaces the text after the image, `skip` takes words out of it."""
+    words = processor.tokenizer("is there a anchor", return_tensors="pt")["input_ids"][0]
+    encoding = TextToImage(tokens=5, query=words).encode(model, inputs)
+    assert torch.equal(encoding.tokens.text[1], model.get_input_embeddings()(words))
+    color = processor.tokenizer.convert_tokens_to_ids("color")
+    every, fewer = (
+        TextToImage(tokens=5).encode(model, inputs),
+        TextToImage(tokens=5, skip=[color]).encode(model, inputs),
+    )
+    assert (every.tokens.text_mask.sum(1) - fewer.tokens.text_mask.sum(1)).tolist() == [1, 1]
+
+
+def test_question_before_the_image_counts_when_nothing_follows(model, processor):
+    """Text after an image is its question; where none follows, all text is."""
+    encoding = TextToImage(tokens=5).encode(
+        model, inputs_for(processor, ("how many red <image>", [picture()]))
+    )
+    assert encoding.tokens.text_mask.sum() == 3
+
+
+def test_a_unknown_method_suggests_the_closest():
+    """A typo costs one look."""
+    with pytest.raises(ValueError, match="did you mean 'fastervlm'"):
+        method("fastvlm", keep=0.1)
+    with pytest.raises(ValueError, match="there are adafv, "):
+        method("zzz", keep=0.1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_introduces_itself(name):
+    """`adafv methods` prints these."""
+    cls = METHODS[name]
+    assert cls.name == name
+    assert cls.__doc__ and cls.__doc__.split("\n")[0].endswith(".")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"reserve": 0.6}, {"temperature": 0}, {"top": 0}, {"mass": "some"}, {"crops": "some"}),
+        *({"positions": "moved"}, {"newlines": "some"}),
+    ],
+)
+def test_options_out_of_range_are_errors(options):
+    """The message names the option and what to pass."""
+    with pytest.raises(ValueError, match=f"{next(iter(options))}=.*pass"):
+        AdaFV(keep=0.1, **options)
+
+
+def test_unknown_options_are_errors():
+    """A typo in an option is named, with what there is."""
+    with pytest.raises(ValueError, match=r"kep=0.1 is no option of adafv: it takes keep, tokens"):
+        method("adafv", kep=0.1)
+
+
+def test_none_refuses_a_budget():
+    """Asking the dense model for a tenth would silently not prune."""
+    with pytest.raises(ValueError, match="keeps every token"):
+        NoPruning(keep=0.1)
+
+
+def test_from_spec_is_method_with_options():
+    """What a list of methods says is what the class gets, each value as its option's type."""
+    pruner = from_spec("adafv:reserve=0.5:top=3:center=true:crops=each:newlines=rows", keep=0.1)
+    assert pruner == AdaFV(keep=0.1, reserve=0.5, top=3, center=True, crops="each", newlines="rows")
+    assert from_spec("vispruner:crops=each", keep=0.1) == VisPruner(keep=0.1, crops="each")
+    assert from_spec("adafv+", tokens=9) == AdaFVPlus(tokens=9)
+    assert from_spec("adafv:skip=template", lambda: {3, 4}, keep=0.1).skip == frozenset({3, 4})
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("adafw:top=1", "did you mean 'adafv'"),
+        ("adafv:reserved=1", "no option of adafv"),
+        ("adafv:top", "option=value"),
+        ("adafv:top=", "option=value"),
+        ("adafv:", "option=value"),
+        ("adafv:top=1.5", "a number such as 1"),
+        ("adafv:top=0", "too few"),
+        ("adafv:center=1", "true or false"),
+        ("adafv:crops=some", "'global', 'each'"),
+        ("adafv:skip=words", "skip=template"),
+        ("adafv:query=3", "in Python"),
+        ("adafv:top=1:top=2", "given already"),
+        ("adafv:keep=0.2", "given already"),
+    ],
+)
+def test_from_spec_refuses(spec, words):
+    """One sentence that names what is wrong and what to write instead."""
+    with pytest.raises(ValueError, match=words):
+        from_spec(spec, keep=0.1)

@@ -1,0 +1,164 @@
+"""Loading: any checkpoint folder of the Hugging Face format, and one sentence for everything else."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import FAMILIES, inputs_for, picture, prompt, tiny_model, tiny_processor
+from fakes import save_tiny
+from transformers import BertConfig, BlipConfig, CLIPConfig, LlamaConfig
+
+import adafv.embedded
+from adafv.models.load import load
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    return {family: save_tiny(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
+
+
+@pytest.fixture
+def folder(folders, tmp_path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(folders["llava_next"], tmp_path / "model"))
+
+
+def refused(*arguments: object, **options: object) -> str:
+    with pytest.raises(ValueError) as info:
+        load(*arguments, **options)  # type: ignore[arg-type]
+    message = str(info.value)
+    assert "\n" not in message and ": " in message
+    return message
+
+
+def test_a_folder_gives_the_model_that_was_saved(folders, family):
+    """Loading changes nothing: same logits, on the CPU in fp32 and eval mode, processor included."""
+    model, processor = load(str(folders[family]))
+    assert model.dtype == torch.float32 and model.device.type == "cpu" and not model.training
+    inputs = inputs_for(processor, (prompt(), [picture()]))
+    before = inputs_for(tiny_processor(family), (prompt(), [picture()]))
+    assert all(torch.equal(inputs[name], before[name]) for name in before)
+    with torch.no_grad():
+        assert torch.equal(model(**inputs).logits, tiny_model(family)(**before).logits)
+    assert load(folders[family], device="cpu", dtype="bf16")[0].dtype == torch.bfloat16
+
+
+def test_none_is_the_embedded_model(folders, monkeypatch, tmp_path):
+    """No argument: the model that ships with the package; a package built without it says so."""
+    monkeypatch.setattr(adafv.embedded, "MODEL_DIR", folders["llava"], raising=False)
+    assert load()[0].config.model_type == "llava"
+    monkeypatch.setattr(adafv.embedded, "MODEL_DIR", tmp_path / "nowhere", raising=False)
+    assert "--model" in refused()
+
+
+def test_torchvision_is_not_needed(folders):
+    """Pictures are prepared with Pillow, also where torchvision is installed: same pixels
+    everywhere.
+    """
+    _, processor = load(folders["llava_next"])
+    assert type(processor.image_processor).__name__.endswith("Pil")
+    code = f"import sys; sys.modules['torchvision'] = None; from adafv.models.load import load; load({str(folders['llava'])!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "name", ["/nowhere/model", "./nowhere", "a/b/c", "~/nowhere-at-all", "", "what is this"]
+)
+def test_missing_folders(name):
+    """A mistyped path is not looked up on the hub."""
+    assert "does not exist" in refused(name)
+
+
+def test_files_and_other_folders(tmp_path):
+    """A weights file or a folder of something else is no model folder."""
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    assert "is a file" in refused(file)
+    assert "config.json" in refused(tmp_path)
+
+
+def test_unreachable_hub_ids(monkeypatch):
+    """No connection: one sentence, not the hub client's page."""
+    from transformers import AutoConfig
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError(
+            "We couldn't connect to 'https://huggingface.co'.\nCheck your internet connection"
+        )
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", offline)
+    message = refused("owner/model")
+    assert "couldn't connect" in message and "owner/model" in message
+
+
+@pytest.mark.parametrize("config", [LlamaConfig(), BertConfig()])
+def test_models_without_a_vision_tower(tmp_path, config):
+    """They have no visual tokens; said before any weight is read (there is none here)."""
+    config.save_pretrained(tmp_path)
+    assert "no vision tower" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("config", [CLIPConfig(), BlipConfig()])
+def test_unknown_families(tmp_path, config):
+    """Never silently not pruned."""
+    config.save_pretrained(tmp_path)
+    message = refused(tmp_path)
+    assert repr(config.model_type) in message and "llava" in message
+
+
+def test_types_that_transformers_does_not_know(folder):
+    """A checkpoint of a future family."""
+    (folder / "config.json").write_text(json.dumps({"model_type": "no-such-type"}))
+    assert "no-such-type" in refused(folder)
+
+
+def test_remote_code_is_not_run(folder):
+    """A checkpoint cannot bring its own code."""
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {"model_type": "mine", "auto_map": {"AutoConfig": "evil.Config"}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "evil.py").write_text("raise SystemExit('ran')")
+    refused(folder)
+
+
+def test_only_safetensors(folder):
+    """Pickled weights can run code."""
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    assert "safetensors" in refused(folder)
+
+
+def test_damaged_and_incomplete_weights(folder):
+    """A download that broke off must not answer from random weights."""
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    lacking = {
+        name: weight for name, weight in weights.items() if "multi_modal_projector" not in name
+    }
+    save_file(lacking, path, metadata={"format": "pt"})
+    assert "lacks" in refused(folder)
+    save_file(weights, path, metadata={"format": "pt"})
+    path.write_bytes(path.read_bytes()[:1000])
+    refused(folder)
+
+
+def test_no_processor(folder):
+    """Weights alone cannot read a picture."""
+    for path in folder.iterdir():
+        if path.name not in ("config.json", "model.safetensors"):
+            path.unlink()
+    refused(folder)
+
+
+@pytest.mark.parametrize(
+    "options", [{"device": "tpu9"}, {"device": "cuda:99"}, {"device": "meta"}, {"dtype": "int4"}]
+)
+def test_devices_and_dtypes(folders, options):
+    """Named with what was asked for."""
+    assert repr(next(iter(options.values()))) in refused(folders["llava"], **options)

@@ -1,0 +1,293 @@
+"""A pruner beside a model: what is saved is what is loaded, by every door that reads it."""
+
+import json
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import torch
+from conftest import picture
+from fakes import save_tiny
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import adafv
+from adafv import METHODS, AdaFV, FasterVLM, Pruner, method
+from adafv.cli import main
+from adafv.integrations.vllm.options import Choice, options_in
+from adafv.integrations.vllm.options import settings as server_settings
+from adafv.models.saved import FILE, options_of
+from tests.cli.test_serve import options, serve  # noqa: F401 (a fixture)
+from tests.integrations.test_vllm_parts import Config
+
+QUESTION = "what color is the anchor ?"
+
+
+def values(kind: Any) -> st.SearchStrategy:
+    """Values of an option's type; what a method makes of them is its own affair."""
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
+    if kind in (bool, int, float):
+        numbers = {
+            bool: st.booleans(),
+            int: st.integers(0, 2**40),
+            float: st.floats(0, 1, exclude_min=True),
+        }
+        return numbers[kind]
+    if isinstance(kind, UnionType):
+        return st.none() | values(get_args(kind)[0])
+    return st.frozensets(st.integers(0, 10**6), max_size=5)
+
+
+@st.composite
+def pruners(draw: st.DrawFn) -> Pruner:
+    """Any method, any of its options changed, with a share or a number of tokens."""
+    cls = draw(st.sampled_from([*METHODS.values()]))
+    known = [f for f in fields(cls) if f.name not in ("keep", "tokens", "query", "tokenizer")]
+    changed = draw(st.lists(st.sampled_from(known), unique_by=lambda f: f.name))
+    given = {f.name: draw(values(f.type)) for f in changed}
+    budget = draw(
+        st.sampled_from([{"keep": 1.0}] if cls.name == "none" else [{"keep": 0.07}, {"tokens": 9}])
+    )
+    try:
+        return cls(**given, **budget)
+    except ValueError:
+        return cls(**budget)
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(pruner=pruners())
+def test_what_is_saved_is_loaded(tmp_path, pruner):
+    """Of the same class, with the same options; through the class, the base and the package."""
+    path = pruner.save_pretrained(tmp_path)
+    for loaded in (type(pruner).from_pretrained(tmp_path), Pruner.from_pretrained(tmp_path)):
+        assert type(loaded) is type(pruner) and loaded == pruner
+    assert adafv.from_pretrained(tmp_path) == pruner
+    assert all(
+        isinstance(x, str | int | float | list) for x in json.loads(path.read_text()).values()
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_with_its_defaults(tmp_path, name):
+    """No method is left to the luck of a draw."""
+    method(name, keep=1.0).save_pretrained(tmp_path)
+    assert adafv.from_pretrained(tmp_path) == method(name, keep=1.0)
+
+
+def test_what_the_file_says(tmp_path):
+    """Readable, in a folder that need not be there yet; the question is not in it."""
+    pruner = AdaFV(
+        keep=0.05, reserve=0.5, query=torch.tensor([1, 2]), skip=[7, 3], tokenizer=object()
+    )
+    path = pruner.save_pretrained(tmp_path / "a" / "b")
+    found = json.loads(path.read_text())
+    assert path.name == FILE and {"query", "tokenizer", "tokens"}.isdisjoint(found)
+    assert {
+        "method": "adafv",
+        "keep": 0.05,
+        "reserve": 0.5,
+        "skip": [3, 7],
+        "version": adafv.__version__,
+    }.items() <= (found.items())
+    assert AdaFV.from_pretrained(path.parent) == replace(pruner, query=None, tokenizer=None)
+
+
+@dataclass(kw_only=True)
+class Own(AdaFV):
+    """Somebody's variant, under the name of the original."""
+
+
+def test_what_nobody_could_load_is_not_saved(tmp_path):
+    """A class that the registry doesn't know, values that are no plain data; the folder stays as it
+    was.
+    """
+    for pruner, words in (
+        (Own(keep=0.1), "Own is not in adafv.METHODS"),
+        (AdaFV(keep=0.1, temperature=float("inf")), "cannot be saved as JSON"),
+        (AdaFV(keep=0.1, reserve=torch.tensor(0.5)), "cannot be saved as JSON"),
+        (AdaFV(tokens=9.0), "tokens=9.0 is not an integer"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            pruner.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is damaged"),
+        ('{"method": "adafv", "keep"', "is damaged"),
+        ("\udcff", "is damaged"),
+        ("[" * 100_000, "is damaged"),
+        ("[0.1]", "holds no JSON object"),
+        ('{"method": "adafw", "keep": 0.1}', "'adafw' is unknown: did you mean 'adafv'"),
+        ('{"method": 7, "keep": 0.1}', "method=7 is not text"),
+        ('{"method": "adafv"}', "neither is given"),
+        ('{"keep": 0.1, "tokens": 9}', "both are given"),
+        ('{"keep": 0}', "keep=0 is not a share"),
+        ('{"keep": "0.1"}', "keep='0.1' is not a number"),
+        ('{"keep": true}', "keep=True is not a number"),
+        ('{"keep": NaN}', "keep=nan is not a number"),
+        ('{"keep": 0.1, "center": "yes"}', "center='yes' is not true or false"),
+        ('{"keep": 0.1, "crops": "some"}', "crops='some' is unknown"),
+        ('{"keep": 0.1, "crops": 1}', "crops=1 is not text"),
+        ('{"keep": 0.1, "skip": "template"}', "skip='template' is not a list of token ids"),
+        ('{"keep": 0.1, "skip": [1.5]}', "is not a list of token ids"),
+        ('{"method": "adafv:skip=template", "keep": 0.1}', "write them out as a list"),
+        ('{"keep": 0.1, "query": "what"}', "query belongs to a question"),
+        ('{"keep": 0.1, "budget": 3}', "budget=3 is no option of adafv"),
+        ('{"version": "0.1.0"}', "carries no pruner"),
+    ],
+)
+def test_damaged_and_unknown_files(tmp_path, text, words):
+    """One sentence that names the file, whatever is in it."""
+    (tmp_path / FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=re.escape(words)) as info:
+        Pruner.from_pretrained(tmp_path)
+    assert str(tmp_path) in str(info.value) and "\n" not in str(info.value)
+
+
+def test_folders_without_a_pruner(tmp_path):
+    """Missing, empty, or with a model alone."""
+    for folder in (tmp_path / "no", tmp_path):
+        with pytest.raises(ValueError, match="carries no pruner"):
+            adafv.from_pretrained(folder)
+
+
+def test_another_class_is_refused(tmp_path):
+    """FasterVLM.from_pretrained never hands out something else; an AdaFV+ is an AdaFV."""
+    method("adafv+", keep=0.1).save_pretrained(tmp_path)
+    assert AdaFV.from_pretrained(tmp_path).name == "adafv+"
+    with pytest.raises(ValueError, match=r"carries 'adafv\+', which is no FasterVLM"):
+        FasterVLM.from_pretrained(tmp_path)
+
+
+def test_the_block_of_a_models_configuration(tmp_path):
+    """The same object under "adafv" in config.json; it goes first, and a second place is refused."""
+    config = tmp_path / "config.json"
+    AdaFV(keep=0.3).save_pretrained(tmp_path)
+    config.write_text(
+        '{"adafv": {"keep": 0.1, "method": "adafv:reserve=0.5", "pin": "first", "cache_mb": 64}}'
+    )
+    assert adafv.from_pretrained(tmp_path) == AdaFV(keep=0.1, reserve=0.5)
+    with pytest.raises(ValueError, match=r"config\.json .* take it out first"):
+        AdaFV(keep=0.1).save_pretrained(tmp_path)
+    config.write_text('{"adafv": 0.1}')
+    with pytest.raises(ValueError, match=r"adafv=0\.1 in .* no JSON object"):
+        adafv.from_pretrained(tmp_path)
+    config.write_text("{")
+    with pytest.raises(ValueError, match="download it again"):
+        adafv.from_pretrained(tmp_path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(pruner=pruners())
+def test_a_server_reads_the_same(pruner):
+    """As options of vLLM's flag it is the same method; a list of words is refused, not forgotten."""
+    saved = {"method": pruner.name, **options_of(pruner)}
+    if pruner.skip:
+        with pytest.raises(ValueError, match="skip"):
+            options_in(saved)
+        return
+    found = options_in(saved)
+    assert found.keys() <= {"adafv_method", "adafv_keep", "adafv_tokens"}
+    again = adafv.methods.from_spec(
+        found.pop("adafv_method"), **{n.removeprefix("adafv_"): v for n, v in found.items()}
+    )
+    assert again == replace(pruner, strict=False)
+
+
+def test_vllm_takes_it_from_the_folder(tmp_path):
+    """Asked twice, as vLLM does; a flag goes before, and one budget before the other."""
+    AdaFV(keep=0.2, reserve=0.5).save_pretrained(tmp_path)
+    expected = {"adafv_method": "adafv:reserve=0.5", "adafv_keep": 0.2}
+    config = Config(None, model=str(tmp_path))
+    assert server_settings(config) == server_settings(config) == expected
+    assert Choice.of({}, expected) == Choice("adafv:reserve=0.5", 0.2)
+    config = Config({"adafv_tokens": 9}, model=str(tmp_path))
+    assert (
+        server_settings(config)
+        == server_settings(config)
+        == {"adafv_method": "adafv:reserve=0.5", "adafv_tokens": 9}
+    )
+    (tmp_path / FILE).write_text('{"kep": 0.1}')
+    with pytest.raises(ValueError, match="adafv_kep is no option of a server"):
+        server_settings(Config(None, model=str(tmp_path)))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = save_tiny(tmp_path_factory.mktemp("model"))
+    method("adafv+", keep=0.5, reserve=0.5).save_pretrained(folder)
+    return folder
+
+
+def test_commands_take_the_budget_of_the_models_folder(checkpoint, tmp_path, capsys):
+    """Where nothing is said; what is said goes before it."""
+    image = tmp_path / "a.png"
+    picture().save(image)
+
+    def ask(*more: object) -> tuple[str, float]:
+        assert (
+            main(
+                ["ask", str(image), QUESTION, "--json", "--model", str(checkpoint), *map(str, more)]
+            )
+            == 0
+        )
+        found = json.loads(capsys.readouterr().out)
+        return found["method"], found["kept_tokens"] / found["visual_tokens"]
+
+    assert ask() == ("adafv+:reserve=0.5", 0.5)
+    assert ask("--keep", 0.25) == ("adafv+:reserve=0.5", 0.25)
+    assert ask("--method", "uniform") == ("uniform", 0.5)
+    assert ask("--method", "none") == ("none", 1)
+    assert ask("--tokens", 10**6) == ("adafv+:reserve=0.5", 1)
+    (tmp_path / "in.jsonl").write_text(json.dumps({"image": "a.png", "question": QUESTION}) + "\n")
+    assert (
+        main(
+            [
+                "batch",
+                str(tmp_path / "in.jsonl"),
+                str(tmp_path / "out.jsonl"),
+                "--model",
+                str(checkpoint),
+            ]
+        )
+        == 0
+    )
+    record = json.loads((tmp_path / "out.jsonl").read_text())
+    assert (
+        record["method"] == "adafv+:reserve=0.5"
+        and record["kept_tokens"] * 2 == record["visual_tokens"]
+    )
+
+
+def test_a_damaged_budget_is_one_line(checkpoint, tmp_path, capsys):
+    """Before any model is loaded."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / FILE).write_text("{")
+    picture().save(tmp_path / "a.png")
+    assert main(["ask", str(tmp_path / "a.png"), QUESTION, "--model", str(folder)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and FILE in err and "Traceback" not in err
+
+
+def test_serve_leaves_the_budget_to_the_folder(serve, checkpoint):  # noqa: F811
+    """Nothing is handed over that would replace it; flags do, one budget the other."""
+    found = options(serve(checkpoint)[1])
+    assert {"adafv_keep", "adafv_tokens", "adafv_method"}.isdisjoint(found)
+    assert options(serve(checkpoint, "--keep", 0.2)[1])["adafv_keep"] == 0.2
+    assert options(serve(checkpoint, "--method", "none")[1])["adafv_keep"] == 1
+    found = options(
+        serve(checkpoint, "--mm-processor-kwargs", '{"adafv_keep": 0.3}', "--tokens", 9)[1]
+    )
+    assert found["adafv_tokens"] == 9 and "adafv_keep" not in found
+    status, command, err = serve(checkpoint, "--method", "fastv")
+    assert status == 2 and not command and "between the layers" in err

@@ -1,0 +1,131 @@
+"""SACMAM: the split is the paper's, the budget exact, whatever the scores."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles.sacmam import best_split, sacmam
+
+from adafv.ops.sacmam import mix
+
+EXACT = st.integers(0, 4).map(float)
+"""Small integers: ties everywhere, and fp64 sums that are exact."""
+REAL = st.floats(0, 1, width=32, allow_subnormal=False)
+PEAKED = st.sampled_from([0.0, 0.0, 1e-12, 1e-3, 1.0])
+
+
+@st.composite
+def cases(draw, scores=(EXACT, REAL, PEAKED), longest=12):
+    n = draw(st.integers(1, longest))
+    kind_t, kind_v = draw(st.sampled_from(scores)), draw(st.sampled_from(scores))
+    relevance = draw(st.lists(kind_t, min_size=n, max_size=n))
+    saliency = draw(st.lists(kind_v, min_size=n, max_size=n))
+    return (
+        relevance,
+        saliency,
+        draw(st.integers(1, n)),
+        draw(st.sampled_from([0.0, 0.1, 0.25, 0.5])),
+    )
+
+
+def run(relevance, saliency, k, reserve, mass="whole"):
+    mixture = mix(
+        torch.tensor([relevance]),
+        torch.tensor([saliency]),
+        torch.tensor([k]),
+        reserve=reserve,
+        mass=mass,
+    )
+    return sorted(mixture.order[0, :k].tolist()), int(mixture.text), int(mixture.vision)
+
+
+@given(cases(scores=(EXACT,)))
+@settings(max_examples=10_000, deadline=None)
+def test_agrees_with_the_search_over_all_splits(case):
+    """The sort of gains finds the split that trying every split of every total finds, ties
+    included.
+    """
+    assert run(*case) == sacmam(*case)
+
+
+@given(cases(scores=(EXACT,)))
+@settings(max_examples=1_000, deadline=None)
+def test_agrees_with_the_search_for_the_authors_product(case):
+    """Their product leaves the reserved mass out; the sort of gains finds its best split, too."""
+    assert run(*case, "beyond") == sacmam(*case, "beyond")
+
+
+@given(cases(longest=200))
+@settings(max_examples=300, deadline=None)
+def test_budget_is_exact_and_nothing_is_nan(case):
+    """Exactly K different tokens, for lists without mass, with peaks of any height, of any length."""
+    *_, k, reserve = case
+    kept, k_t, k_v = run(*case)
+    assert len(set(kept)) == k
+    assert k_t + k_v >= k
+    assert min(k_t, k_v) >= math.floor(reserve * k)
+
+
+@given(cases(scores=(REAL,), longest=10))
+@settings(max_examples=500, deadline=None)
+def test_split_is_optimal(case):
+    """No other split of the same total captures a larger geometric mean (real scores: up to
+    rounding).
+    """
+    relevance, saliency, k, reserve = case
+    _, k_t, k_v = run(*case)
+
+    def mass(k_t, k_v):
+        return sum(sorted(relevance)[::-1][:k_t]) * sum(sorted(saliency)[::-1][:k_v])
+
+    assert mass(k_t, k_v) >= mass(
+        *best_split(relevance, saliency, k_t + k_v, math.floor(reserve * k))
+    ) * (1 - 1e-12)
+
+
+@given(cases(scores=(EXACT,)), st.sampled_from([0.5, 4.0, 1024.0]))
+@settings(max_examples=200, deadline=None)
+def test_scale_of_either_score_does_not_matter(case, factor):
+    """The paper's reason for the geometric mean."""
+    relevance, saliency, k, reserve = case
+    assert run(relevance, [s * factor for s in saliency], k, reserve) == run(*case)
+
+
+def test_without_overlap_it_is_the_papers_split():
+    """Where the lists do not overlap the total is K."""
+    relevance = [5.0, 4.0, 3.0, 0.0, 0.0, 0.0]
+    saliency = [0.0, 0.0, 0.0, 5.0, 4.0, 3.0]
+    kept, k_t, k_v = run(relevance, saliency, 4, 0.25)
+    assert (k_t, k_v) == (2, 2)
+    assert kept == [0, 1, 3, 4]
+
+
+def test_a_peaked_list_leaves_the_budget_to_the_other():
+    """What makes the mixture adaptive."""
+    peaked, flat = [1.0] + [1e-6] * 99, [0.01] * 100
+    _, k_t, k_v = run(peaked, flat, 20, 0.0)
+    assert k_t == 1 and k_v >= 19
+
+
+def test_rows_of_a_batch_are_independent():
+    """Padding and other budgets beside it change nothing."""
+    torch.manual_seed(0)
+    relevance, saliency = torch.rand(5, 30), torch.rand(5, 30)
+    counts, budget = torch.tensor([30, 7, 12, 1, 20]), torch.tensor([9, 7, 1, 1, 10])
+    mask = torch.arange(30) < counts[:, None]
+    together = mix(relevance, saliency, budget, mask=mask)
+    for b, (n, k) in enumerate(zip(counts.tolist(), budget.tolist(), strict=True)):
+        alone = mix(relevance[b : b + 1, :n], saliency[b : b + 1, :n], budget[b : b + 1])
+        assert together.order[b, :k].tolist() == alone.order[0, :k].tolist()
+        assert (together.text[b], together.vision[b]) == (alone.text[0], alone.vision[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_low_precision_scores(dtype):
+    """Scores of any dtype are summed in fp64: ten thousand tiny ones still count."""
+    scores = torch.full((1, 10_000), 1e-4, dtype=dtype)
+    mixture = mix(scores, scores, torch.tensor([5000]), reserve=0.25)
+    assert mixture.order[0, :5000].unique().numel() == 5000
+    assert abs(int(mixture.text) - int(mixture.vision)) <= 1

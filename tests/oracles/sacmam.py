@@ -1,0 +1,152 @@
+"""The methods in plain loops, close to their papers: the oracles of the fast implementations."""
+
+import math
+from fractions import Fraction
+
+import torch
+
+
+def descending(scores: list[float]) -> list[int]:
+    return sorted(range(len(scores)), key=lambda j: (-scores[j], j))
+
+
+def prefix_sums(scores: list[float], order: list[int]) -> list[Fraction]:
+    sums = [Fraction(0)]
+    for j in order:
+        sums.append(sums[-1] + Fraction(scores[j]))
+    return sums
+
+
+def best_split(
+    relevance: list[float], saliency: list[float], total: int, reserved: int, counted_from: int = 0
+) -> tuple[int, int]:
+    """Every split k_t + k_v = total is tried, in exact arithmetic; of equal ones the smaller k_t.
+
+    The authors' code counts what is captured from the reserved tokens on, the paper from the first
+    on."""
+    p_t = prefix_sums(relevance, descending(relevance))
+    p_v = prefix_sums(saliency, descending(saliency))
+    n, best = len(relevance), None
+    for k_t in range(reserved, n + 1):
+        k_v = total - k_t
+        if reserved <= k_v <= n:
+            product = (p_t[k_t] - p_t[counted_from]) * (p_v[k_v] - p_v[counted_from])
+            if best is None or product > best[0]:
+                best = (product, k_t, k_v)
+    assert best is not None
+    return best[1], best[2]
+
+
+def sacmam(
+    relevance: list[float], saliency: list[float], k: int, reserve: float, mass: str = "whole"
+) -> tuple[list[int], int, int]:
+    """The union of the best split of the smallest K' >= K whose union has K tokens."""
+    reserved = math.floor(reserve * k)
+    for total in range(k, 2 * len(relevance) + 1):
+        k_t, k_v = best_split(
+            relevance, saliency, total, reserved, reserved if mass == "beyond" else 0
+        )
+        union = set(descending(relevance)[:k_t]) | set(descending(saliency)[:k_v])
+        if len(union) >= k:
+            return sorted(union), k_t, k_v
+    raise AssertionError("no total is enough")
+
+
+def text_to_image_attention(
+    text: torch.Tensor, visual: torch.Tensor, temperature: float = 0.01
+) -> list[float]:
+    """(M, D) words, (N, D) tokens."""
+    rows = []
+    for word in text.double():
+        cosines = [float(word @ token / (word.norm() * token.norm())) for token in visual.double()]
+        highest = max(cosines)
+        weights = [math.exp((c - highest) / temperature) for c in cosines]
+        rows.append([w / sum(weights) for w in weights])
+    return [max(row[j] for row in rows) for j in range(len(visual))]
+
+
+def standing_out(text: torch.Tensor, visual: torch.Tensor, temperature: float) -> list[float]:
+    """AdaFV+: every word's cosines in standard deviations from their mean; the largest, and a
+    softmax.
+    """
+    best = [-math.inf] * len(visual)
+    for word in text.double():
+        cosines = [float(word @ token / (word.norm() * token.norm())) for token in visual.double()]
+        mean = sum(cosines) / len(cosines)
+        deviation = math.sqrt(sum((c - mean) ** 2 for c in cosines) / len(cosines))
+        best = [max(b, (c - mean) / deviation) for b, c in zip(best, cosines, strict=True)]
+    weights = [math.exp((b - max(best)) / temperature) for b in best]
+    return [w / sum(weights) for w in weights]
+
+
+def discounted(
+    scores: list[float], features: torch.Tensor, where: list[list[int]], reach: int
+) -> list[float]:
+    """AdaFV+: every score times 1 - the largest cosine with a better token nearby on the same grid."""
+    result = []
+    for j, (crop, row, column) in enumerate(where):
+        echo = 0.0
+        for i, (other_crop, other_row, other_column) in enumerate(where):
+            near = max(abs(row - other_row), abs(column - other_column)) <= reach and (
+                crop == 0
+            ) == (other_crop == 0)
+            if i != j and near and (-scores[i], i) < (-scores[j], j):
+                v, u = features[j].double(), features[i].double()
+                echo = max(echo, float(v @ u / (v.norm() * u.norm())))
+        result.append(scores[j] * (1 - echo))
+    return result
+
+
+def released(
+    relevance: list[float], saliency: list[float], where: list[list[int]], k: int, reserve: float
+) -> list[int]:
+    """The authors' code as released, step by step; ids may repeat.
+
+    It numbers the patches of uncut tiles, one tile after the other, each as large as the thumbnail.
+    """
+    crop = [c for c, _, _ in where]
+    crops = max(crop) + 1
+    side = math.isqrt(crop.count(0))
+    number = [row % side * side + column % side for _, row, column in where]
+    token = {
+        c * side * side + place: j for j, (c, place) in enumerate(zip(crop, number, strict=True))
+    }
+    per_crop = int(int(k / 2) / crops)
+    total = 2 * per_crop * crops
+    t_list = descending(relevance)[:total]
+    v_list, v_score = [], []
+    for c in range(crops):
+        own = [j for j in range(len(crop)) if crop[j] == c]
+        for j in sorted(own, key=lambda j: -saliency[j])[: 2 * per_crop]:
+            v_list.append(token.get(number[j] + c, side * side - 1))
+            v_score.append(saliency[j])
+    sure = int(reserve * total)
+    kept = t_list[:sure] + v_list[:sure]
+    rest_t, rest_v = t_list[sure:], descending(v_score[sure:])
+    p_t = prefix_sums(relevance, rest_t)
+    p_v = prefix_sums(v_score[sure:], rest_v)
+    left = total - 2 * sure
+    splits = [k1 for k1 in range(left + 1) if k1 < len(p_t) and left - k1 < len(p_v)]
+    k1 = max(splits, key=lambda k1: (p_t[k1] * p_v[left - k1], -k1))
+    kept += rest_t[:k1] + [v_list[sure:][j] for j in rest_v[: left - k1]]
+    return sorted(kept)
+
+
+def received_attention(query, key, scale, sees):
+    """Mean attention each key receives, over heads and the queries that see it; a query that is
+    padding has none.
+    """
+    batch, heads, count, _ = query.shape
+    received = torch.zeros(batch, count)
+    for b in range(batch):
+        for j in range(count):
+            rows = []
+            for i in range(count):
+                if sees[b, i, i] and sees[b, i, j]:
+                    for h in range(heads):
+                        logits = torch.stack(
+                            [query[b, h, i] @ key[b, h, k] * scale for k in range(count)]
+                        )
+                        rows.append(logits.masked_fill(~sees[b, i], -torch.inf).softmax(0)[j])
+            received[b, j] = torch.stack(rows).mean() if rows else 0
+    return received

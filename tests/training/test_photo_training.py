@@ -1,0 +1,310 @@
+"""How the photo model's bridge is trained: honest splits, questions as people ask them, rows that
+leak nothing.
+"""
+
+import argparse
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from training.photo import layers, measure, pictures, train
+from training.photo.align import Projector
+from training.photo.names import NOUNS, noun_in, plural, with_article
+from training.photo.pictures import PICTURES, clusters, read_index, split_of
+from training.photo.questions import TYPES, WORDINGS, Question, matches, normalise, questions
+from training.photo.scenes import Thing
+from training.photo.train import Packer, add_options, shown
+
+
+def thing(name: str, left: int, top: int, side: int = 60, colour: str | None = None) -> Thing:
+    return Thing(name, NOUNS[name].kind, colour, name, (left, top, left + side, top + side))
+
+
+def drawing(seed: int) -> Image.Image:
+    """A few random shapes on nothing."""
+    random = np.random.default_rng(seed)
+    image = Image.new("RGBA", (120, 90))
+    pen = ImageDraw.Draw(image)
+    for _ in range(12):
+        left, top = random.integers(0, 80), random.integers(0, 60)
+        pen.ellipse(
+            (left, top, left + random.integers(8, 40), top + random.integers(8, 30)),
+            fill=(*random.integers(0, 256, 3), 255),
+        )
+    return image
+
+
+def test_near_duplicates_are_one_cluster():
+    """Mirrored, resized and recoloured a little: one drawing. Others are others."""
+    first, second = drawing(1), drawing(2)
+    mirrored = first.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    smaller = first.resize((60, 45))
+    found = clusters([pictures._prints(image) for image in (first, second, mirrored, smaller)])
+    assert found == [0, 1, 0, 0]
+
+
+def test_a_cluster_never_straddles_the_splits():
+    """What is held out is a whole cluster of one noun, and every such noun is trained on in other
+    pictures.
+    """
+    rows = [
+        {"name": name, "cluster": cluster}
+        for name, cluster in ("aa", "aa", "ab", "ac", "ad", "be", "bf", "bf", "cg", "bg")
+    ]
+    split = [split_of(row, rows) for row in rows]
+    held = {row["cluster"] for row, where in zip(rows, split, strict=True) if where == "unseen"}
+    trained = {row["cluster"] for row, where in zip(rows, split, strict=True) if where == "train"}
+    assert held and not held & trained and "g" not in held
+    assert {row["name"] for row, where in zip(rows, split, strict=True) if where == "unseen"} <= {
+        "a",
+        "b",
+    }
+
+
+def test_the_pictures_themselves_are_split_by_cluster():
+    """The same of the real ones, where they have been prepared."""
+    if not (PICTURES / "index.json").is_file():
+        pytest.skip("the pictures are not prepared: python -m training.photo.pictures")
+    rows = read_index()
+    of = {split: [row for row in rows if row["split"] == split] for split in ("train", "unseen")}
+    assert not {row["cluster"] for row in of["train"]} & {row["cluster"] for row in of["unseen"]}
+    assert {row["name"] for row in of["unseen"]} <= {row["name"] for row in of["train"]}
+    assert len({row["name"] for row in rows}) >= 300
+
+
+@pytest.mark.parametrize(
+    ("caption", "name"),
+    [
+        ("A great blue heron.", "heron"),
+        ("gatto_cat_architetto_fra_01", "cat"),
+        ("Two wild boars.", "boar"),
+        ("A glass of water.", "glass"),
+        ("A brown hen.", "chicken"),
+        ("cat and dog", None),
+        ("an abstract pattern", None),
+    ],
+)
+def test_captions_name_one_noun(caption, name):
+    """The last noun before any "with" or "of"; two things at once are none."""
+    found = noun_in(caption)
+    assert (found.name if found else None) == name
+
+
+def test_nouns_read_as_english():
+    """Enough of them, with article and plural."""
+    assert len(NOUNS) >= 300
+    assert [with_article(name) for name in ("owl", "cat", "scissors", "corn")] == [
+        "an owl",
+        "a cat",
+        "scissors",
+        "corn",
+    ]
+    assert [plural(name) for name in ("cat", "cherry", "box", "mouse", "sheep")] == [
+        "cats",
+        "cherries",
+        "boxes",
+        "mice",
+        "sheep",
+    ]
+
+
+@pytest.mark.parametrize("type_", TYPES)
+def test_every_type_has_twenty_wordings(type_):
+    assert len(set(WORDINGS[type_])) >= 20
+
+
+SCENE = (
+    thing("cat", 20, 20, colour="black"),
+    thing("dog", 250, 30),
+    thing("owl", 130, 250),
+    thing("owl", 240, 250, 50),
+)
+
+
+def test_questions_are_answered_by_the_boxes():
+    """Each type on a scene whose answers are plain."""
+    random = np.random.default_rng(0)
+    asked = [question for _ in range(80) for question in questions(SCENE, random, 10)]
+    by_text = {question.text: question.answer for question in asked}
+    of = {
+        type_: {question.answer for question in asked if question.type == type_} for type_ in TYPES
+    }
+    assert of["colour"] == {"Black"} and of["exists"] == {"Yes", "No"}
+    assert of["where"] <= {"At the top left", "At the top right"}
+    assert (
+        by_text.get("Is there a cat?", "Yes") == "Yes"
+        and by_text.get("Count the owls.", "2") == "2"
+    )
+    assert any(answer.startswith("A cat at the top left, ") for answer in of["describe"])
+    assert not of["what"]  # there are several things
+
+
+def test_left_of_a_thing_is_what_lies_there():
+    pair = (thing("cat", 20, 100), thing("dog", 240, 110))
+    asked = [
+        question
+        for seed in range(60)
+        for question in questions(pair, np.random.default_rng(seed), 12)
+    ]
+    sides = [question for question in asked if question.type == "side"]
+    assert sides
+    for question in sides:
+        wanted = {"left of the dog": "A cat", "right of the cat": "A dog"}
+        assert any(
+            place in question.text and question.answer == answer for place, answer in wanted.items()
+        )
+
+
+def test_answers_match_after_normalising():
+    question = Question("What is this?", "A rabbit", "what", (0,), ("bunny",))
+    assert (
+        matches("a Rabbit.", question)
+        and matches("It is a bunny", question)
+        and not matches("a hare", question)
+    )
+    assert normalise("Two") == normalise("2") and normalise("On the left.") == "left"
+
+
+def test_what_is_shown_is_drawn_without_a_method():
+    """Some of each thing, in the grid's order; now and then all."""
+    owners = np.full(576, -1)
+    owners[100:140], owners[300] = 0, 1
+    for seed in range(50):
+        places = shown(owners, np.random.default_rng(seed))
+        assert (np.diff(places) > 0).all()
+        if len(places) < 64:
+            assert {0, 1} <= set(owners[places])
+
+
+class Letters:
+    """A tokenizer of characters."""
+
+    def __call__(self, text: str, add_special_tokens: bool = True):
+        return type("Ids", (), {"input_ids": [ord(letter) for letter in text]})
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        return "".join(map(chr, ids))
+
+
+def test_a_row_lets_no_question_see_another(monkeypatch):
+    """Each sees its own scene and itself, at the positions that it would have alone; targets are
+    its answer.
+    """
+    monkeypatch.setattr("training.photo.train.tokenizer", Letters)
+    packer = Packer()
+    first, second = Question("what?", "A cat", "what"), Question("how many?", "2", "count")
+    row = packer.pack(
+        [(torch.zeros(4, 8), [first, second]), (torch.zeros(3, 8), [second])], [([1, 2], [3])]
+    )
+    alone = packer.pack([(torch.zeros(4, 8), [second])])
+    _, start, end = row.spans[1]
+    _, alone_start, alone_end = alone.spans[0]
+    assert (
+        row.targets[start:end].tolist()
+        == [*map(ord, "2<|im_end|>")]
+        == alone.targets[alone_start:alone_end].tolist()
+    )
+    seen = row.mask[start].nonzero().flatten()
+    assert row.ids[seen].tolist() == alone.ids[: alone_start + 1].tolist()
+    assert row.positions[seen].tolist() == list(range(alone_start + 1))
+    assert (row.ids < 0).sum() == 7 == len(row.features)
+    assert row.mask[-1].nonzero().flatten().tolist() == [
+        len(row.ids) - 3,
+        len(row.ids) - 2,
+        len(row.ids) - 1,
+    ]
+
+
+def tiny_language_model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=576,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def test_answers_to_several_questions_are_those_to_each(monkeypatch):
+    """Padded, in one batch, behind a picture that ran once: what plain greedy decoding says."""
+    monkeypatch.setattr(train, "tokenizer", Letters)
+    monkeypatch.setattr(measure, "LONGEST", 6)
+    torch.manual_seed(1)
+    student, packer = SimpleNamespace(lm=tiny_language_model(), projector=Projector()), Packer()
+    features = torch.randn(5, 384)
+    texts = ["What is this?", "How many owls?"]
+    said, prefix = measure.answers(student, packer, features, texts)
+    assert measure.answers(student, packer, features, texts[1:], prefix)[0] == said[1:]
+    embed = student.lm.get_input_embeddings()
+    for text, answer in zip(texts, said, strict=True):
+        shared = [
+            embed(torch.tensor(packer.opening)),
+            student.projector(features),
+            embed(torch.tensor(packer.newline)),
+        ]
+        row = torch.cat([*shared, embed(torch.tensor(packer.encode(text) + packer.turn))])
+        plain: list[int] = []
+        while len(plain) < 6:
+            token = int(student.lm(inputs_embeds=row[None]).logits[0, -1].argmax())
+            if token == packer.end[0]:
+                break
+            plain.append(token)
+            row = torch.cat([row, embed(torch.tensor([token]))])
+        assert packer.decode(plain) == answer
+
+
+def test_training_resumes_where_it_stopped(monkeypatch, tmp_path):
+    """Two steps and two more are four: same scenes, questions and weights; a decayed end leaves the
+    rest alone.
+    """
+    owners = np.full((1, 24, 24), -1, dtype=np.int8)
+    owners[0, 2:6, 2:6], owners[0, 2:6, 16:20] = 0, 1
+    features = np.random.default_rng(0).normal(size=(1, 576, 384)).astype(np.float16)
+    shard = SimpleNamespace(features=features, owners=owners, things=[SCENE[:2]])
+    torch.manual_seed(0)
+    torch.save({"projector": Projector().state_dict()}, tmp_path / "aligned.pt")
+    (tmp_path / "own.json").write_text(json.dumps([{"prompt": [65], "answer": [66, 67]}]))
+    monkeypatch.setattr(train, "CACHE", tmp_path)
+    monkeypatch.setattr(train, "OWN_ANSWERS", tmp_path / "own.json")
+    monkeypatch.setattr(train, "tokenizer", Letters)
+    monkeypatch.setattr(train, "language_model", tiny_language_model)
+    monkeypatch.setattr(train, "shards", lambda split: ["shard"])
+    monkeypatch.setattr(train, "Shard", lambda path: shard)
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+
+    def bridge(run: str, steps: int, *more: str) -> dict[str, torch.Tensor]:
+        train.train(
+            parser.parse_args(
+                ["--run", run, "--steps", str(steps), "--rank", "2", "--questions", "3", *more]
+            )
+        )
+        return torch.load(tmp_path / "runs" / run / ("final.pt" if more else "last.pt"))["bridge"]
+
+    straight = bridge("straight", 4)
+    bridge("halves", 2)
+    resumed = bridge("halves", 4)
+    assert straight.keys() == resumed.keys() and any(name.endswith(".up") for name in straight)
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    bridge("halves", 5, "--decay")
+    assert torch.load(tmp_path / "runs/halves/last.pt")["step"] == 4
+
+
+def test_layers_are_compared_by_the_nearest_thing():
+    """All right where things return as they were, none where their features are swapped."""
+    torch.manual_seed(0)
+    first, second = torch.randn(3, 8) + 3, torch.randn(3, 8) - 3
+    things = [("a", first), ("b", second)]
+    assert layers.nearest_is_right(things, things) == (1.0, 1.0)
+    assert layers.nearest_is_right(things, [("a", second), ("b", first), ("new", first)]) == (
+        0.0,
+        0.0,
+    )

@@ -1,0 +1,182 @@
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import BEFORE, inputs_for, picture, prompt
+from PIL import Image
+
+from adafv import AdaFV, method, viz
+from adafv.models.ask import ask
+from adafv.ops.relevance import text_to_image_attention
+from adafv.viz import collect
+from adafv.viz.collect import words
+
+QUESTION = "what color is the anchor ?"
+
+
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch):
+    monkeypatch.setattr(
+        collect, "ask", lambda *given, max_new_tokens: ask(*given, max_new_tokens=3)
+    )
+
+
+def pruner(name: str):
+    return method(name) if name == "none" else method(name, keep=0.2)
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_every_method_has_a_page(model, processor, tmp_path, name):
+    out = tmp_path / "page.png"
+    summary = viz.explain(model, processor, picture(60, 40), QUESTION, pruner(name), out)
+    assert json.loads(json.dumps(summary)) == summary
+    assert list(tmp_path.iterdir()) == [out]
+    with Image.open(out) as drawn:
+        assert drawn.format == "PNG" and min(drawn.size) > 500
+    assert summary["method"] == name and summary["kept_tokens"] <= summary["visual_tokens"]
+    assert (summary["k_t"] is not None) == (name in ("adafv", "adafv+"))
+    assert bool(summary["words"]) == (name in ("adafv", "adafv+", "adafv_released", "t2i"))
+
+
+def test_no_page_for_what_happens_between_layers(model, processor, tmp_path):
+    """A page that shows every token as kept would mislead."""
+    with pytest.raises(ValueError, match="fastv chooses between the layers"):
+        viz.explain(
+            model, processor, picture(), QUESTION, method("fastv", keep=0.5), tmp_path / "page.png"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_summary_says_what_ask_says(model, processor, tmp_path):
+    image = picture(60, 40)
+    summary = viz.explain(model, processor, image, QUESTION, AdaFV(keep=0.2), tmp_path / "page.png")
+    answer = ask(model, processor, image, QUESTION, AdaFV(keep=0.2), 3)
+    assert summary["answer"] == answer.answer
+    assert (
+        summary["dense_answer"] == ask(model, processor, image, QUESTION, method("none"), 3).answer
+    )
+    assert (summary["visual_tokens"], summary["kept_tokens"]) == (
+        answer.visual_tokens,
+        answer.kept_tokens,
+    )
+    assert [word["word"] for word in summary["words"]] == QUESTION.split()
+    assert sum(word["share"] for word in summary["words"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("options", [{}, {"center": True}, {"top": 2, "temperature": 0.1}])
+def test_what_is_kept_is_the_union_of_the_two_lists(model, processor, options):
+    what = viz.explanation(model, processor, picture(60, 40), QUESTION, AdaFV(keep=0.2, **options))
+    by_relevance, by_saliency = what.chosen_by()
+    assert (by_relevance | by_saliency).all()
+    assert (by_relevance.sum(), by_saliency.sum()) == what.split
+    assert len(what.kept) == what.budget == sum(what.split) - (by_relevance & by_saliency).sum()
+
+
+def test_the_chosen_split_is_the_highest_point_of_the_curve(model, processor):
+    what = viz.explanation(model, processor, picture(60, 40), QUESTION, AdaFV(keep=0.2))
+    k_t, mass_t, mass_v, mean = viz.split_curves(what.relevance, what.saliency, sum(what.split))
+    allowed = (k_t >= what.reserve) & (sum(what.split) - k_t >= what.reserve)
+    assert mean[k_t == what.split[0]] == pytest.approx(mean[allowed].max())
+    assert (np.diff(mass_t) >= 0).all() and (np.diff(mass_v) <= 0).all()
+    assert mass_t.min() >= 0 and max(mass_t.max(), mass_v.max()) <= 1 + 1e-9
+
+
+def test_words_reproduce_the_relevance(model, processor):
+    inputs = inputs_for(processor, (prompt(), [picture()]))
+    tokens = AdaFV(keep=0.2).encode(model, inputs).tokens
+    each = text_to_image_attention(
+        tokens.text[0][:, None], tokens.features[0].expand(tokens.text.shape[1], -1, -1)
+    )
+    assert torch.allclose(
+        each.max(0).values, text_to_image_attention(tokens.text, tokens.features)[0], atol=1e-6
+    )
+
+
+def test_pieces_of_a_word_count_together():
+    by_word = np.array([[0.5, 0.1, 0.0], [0.1, 0.8, 0.0], [0.2, 0.2, 0.3]])
+    found = words([("anch", True), ("or", False), ("red", True)], by_word, np.array([0, 1, 2]))
+    assert [(w.text, w.strongest) for w in found] == [("anchor", 0.8), ("red", 0.3)]
+    assert [w.share for w in found] == pytest.approx([1.3 / 1.6, 0.3 / 1.6])
+
+
+def test_token_map():
+    where = torch.tensor([[0, 0, 1], [0, 1, 0]])
+    drawn = viz.token_map(where, torch.tensor([3.0, 4.0]), (2, 2))
+    assert np.array_equal(drawn, [[np.nan, 3], [4, np.nan]], equal_nan=True)
+    with pytest.raises(ValueError, match="shape"):
+        viz.token_map(where, torch.ones(2), (1, 2))
+    with pytest.raises(ValueError, match="values"):
+        viz.token_map(where, torch.ones(3), (2, 2))
+
+
+def test_scales_of_a_thumbnail_and_a_grid_whose_padding_is_gone():
+    thumbnail = [(0, r, c) for r in range(3) for c in range(3)]
+    tiles = [(1 + c // 3, r, c) for r in range(1, 3) for c in range(6)]
+    grid, small = viz.scales(np.array(thumbnail + tiles))
+    assert (grid.shape, small.shape) == ((2, 6), (3, 3))
+    values = np.arange(21.0)
+    assert np.array_equal(small.map(values).ravel(), values[:9])
+    assert np.array_equal(grid.map(values).ravel(), values[9:])
+
+
+def test_view_is_the_middle_square_for_one_crop_and_everything_for_tiles(model, processor, family):
+    what = viz.explanation(model, processor, picture(60, 40), QUESTION, AdaFV(keep=0.2))
+    assert what.view == ((10, 0, 50, 40) if family == "llava" else (0, 0, 60, 40))
+
+
+@pytest.mark.parametrize("out", ["nowhere/page.png", "page.jpg", "folder.png"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_model_runs(processor, tmp_path, out):
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ValueError) as error:
+        viz.explain(None, processor, picture(), QUESTION, AdaFV(keep=0.2), tmp_path / out)
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
+def test_nothing_is_left_behind_when_the_question_is_refused(model, processor, tmp_path):
+    with pytest.raises(ValueError, match="empty"):
+        viz.explain(model, processor, picture(), " ", AdaFV(keep=0.2), tmp_path / "page.png")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (300, 3), (3, 300)])
+def test_odd_pictures_and_questions(model, processor, tmp_path, size):
+    question = "$what^ color " + "is the anchor " * 20 + "?"
+    summary = viz.explain(
+        model, processor, picture(*size), question, AdaFV(tokens=1), tmp_path / "page.png"
+    )
+    assert summary["kept_tokens"] == 1
+
+
+def test_maps_hold_the_scores_and_the_choice_of_every_token(model, processor, family):
+    """Nothing is lost or made up on the way to the grids."""
+    what = viz.explanation(model, processor, picture(60, 40), QUESTION, AdaFV(keep=0.2))
+    assert len(what.maps) == len(what.scales) == (1 if family == "llava" else 2)
+    for grid, scale in zip(what.maps, what.scales, strict=True):
+        assert grid.saliency.shape == grid.relevance.shape == grid.kept.shape == scale.shape
+        assert grid.words.shape == (len(what.words), *scale.shape)
+        assert np.allclose(grid.relevance, grid.words.max(0), atol=1e-6, equal_nan=True)
+        place = tuple(scale.where.T)
+        assert np.array_equal(grid.saliency[place], what.saliency[scale.index].astype(float))
+    assert sum(int(grid.kept.sum()) for grid in what.maps) == len(what.kept)
+    assert what.maps[0].box == what.view
+
+
+def test_maps_of_a_method_that_looks_at_neither(model, processor):
+    """No map stands for a score that wasn't used."""
+    what = viz.explanation(model, processor, picture(60, 40), QUESTION, method("random", keep=0.2))
+    assert all(
+        m.saliency is None and m.relevance is None and m.words.shape[0] == 0 for m in what.maps
+    )
+    assert sum(int(m.kept.sum()) for m in what.maps) == len(what.kept)
+
+
+def test_an_explanation_shows_itself_in_a_notebook(model, processor):
+    """As the page that `explain` writes."""
+    what = viz.explanation(model, processor, picture(60, 40), QUESTION, AdaFV(keep=0.2))
+    with Image.open(io.BytesIO(what._repr_png_())) as shown:
+        assert shown.format == "PNG" and shown.size == tuple(
+            round(100 * side) for side in what.figure().get_size_inches()
+        )
