@@ -55,18 +55,22 @@ class Coarse(Pruner):
     def encoded(self, tokens: VisualTokens) -> Tensor:
         """(I, N), true for the tokens of the thumbnail and of the tiles that are encoded."""
         crop = pad_sequence(
-            [where[:, 0] for where in tokens.where], batch_first=True, padding_value=-1
+            [coordinates[:, 0] for coordinates in tokens.coordinates],
+            batch_first=True,
+            padding_value=-1,
         )
         seen = crop == 0
         relevance, saliency = self.fine.attentions(only(tokens, seen))
-        for i, where in enumerate(tokens.where):
+        for i, coordinates in enumerate(tokens.coordinates):
             if self.chance:
                 chosen = (
                     torch.randperm(TILES, generator=torch.Generator().manual_seed(tokens.seeds[i]))
                     + 1
                 )
             else:
-                chosen = best_tiles(tile_of(where), relevance[i, seen[i]], saliency[i, seen[i]])
+                chosen = best_tiles(
+                    tile_of(coordinates), relevance[i, seen[i]], saliency[i, seen[i]]
+                )
             seen[i] |= torch.isin(crop[i], chosen[: self.tiles])
         return seen
 

@@ -127,7 +127,7 @@ def _on_watch(encoding: Encoding) -> Encoding:
     tokens = replace(
         encoding.tokens, **{name: _watched(getattr(encoding.tokens, name)) for name in names}
     )
-    names = ("features", "droppable", "fixed")
+    names = ("features", "patch_indices", "structural_indices")
     return replace(
         encoding, tokens=tokens, **{name: _watched(getattr(encoding, name)) for name in names}
     )

@@ -64,7 +64,9 @@ def visual_tokens(count: int, width: int, device: torch.device, dtype: torch.dty
         signals={SALIENCY: torch.randn(1, count, generator=draw, device=device).softmax(-1)},
         text=text,
         text_mask=torch.ones(1, WORDS, dtype=torch.bool, device=device),
-        where=(torch.stack([torch.zeros_like(place), place // COLUMNS, place % COLUMNS], dim=1),),
+        coordinates=(
+            torch.stack([torch.zeros_like(place), place // COLUMNS, place % COLUMNS], dim=1),
+        ),
         seeds=(0,),
         layers=32,
     )

@@ -13,7 +13,19 @@ from adafv.methods import method
 from adafv.models.load import load
 from adafv.models.prompting import build_inputs
 from adafv.viz import Explanation, explanation, split_curves
-from adafv.viz.figure import BODY, BOTTOM, GAP, GREY, HEAD, INK, MARGIN, PANEL, PAPER, ROW, Sheet
+from adafv.viz.figure import (
+    BODY,
+    BOTTOM,
+    GAP,
+    GREY,
+    HEAD,
+    INK,
+    MARGIN,
+    PANEL,
+    PAPER,
+    ROW,
+    PixelFigure,
+)
 from adafv.viz.maps import draw_kept
 
 METHODS = ("fastervlm", "t2i", "adafv", "adafv+", "divprune", "uniform")
@@ -51,7 +63,7 @@ def kept() -> bytes:
     question = _questions()[0]
     rows = -(-len(METHODS) // COLUMNS)
     high = HEAD + BODY
-    sheet = Sheet(
+    sheet = PixelFigure(
         2 * MARGIN + COLUMNS * PANEL + (COLUMNS - 1) * GAP, MARGIN + rows * (high + ROW) + BOTTOM
     )
     for i, name in enumerate(METHODS):

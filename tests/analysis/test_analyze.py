@@ -155,7 +155,7 @@ def test_llm_attention_is_the_last_row_of_eager_attention(family):
     assert before == "sdpa" and layers == [1]
     for layer, found in zip(layers, rows, strict=True):
         for i, (span, row) in enumerate(zip(encoding.spans, found, strict=True)):
-            visual = span.positions[encoding.droppable[i]]
+            visual = span.positions[encoding.patch_indices[i]]
             torch.testing.assert_close(
                 row, maps[layer][i, :, -1, visual].mean(0), rtol=1e-4, atol=1e-6
             )

@@ -84,7 +84,7 @@ def test_hiding_a_tile_is_leaving_it_out(tokens, fine):
             signals={signal: values[i : i + 1, there] for signal, values in tokens.signals.items()},
             text=tokens.text[i : i + 1],
             text_mask=tokens.text_mask[i : i + 1],
-            where=(tokens.where[i][there],),
+            coordinates=(tokens.coordinates[i][there],),
             seeds=tokens.seeds[i : i + 1],
         )
         (alone,) = fine(tokens=20).select(left, [20]).kept

@@ -33,7 +33,7 @@ def tokens(inputs):
 
 def alone(tokens, i, crop, number):
     """A crop of image i as the only image of its batch, and which tokens of the image it holds."""
-    inside = (tokens.where[i][:, 0] == crop).nonzero()[:, 0]
+    inside = (tokens.coordinates[i][:, 0] == crop).nonzero()[:, 0]
     words = tokens.text_mask[i]
     of_crop = replace(
         tokens,
@@ -43,7 +43,7 @@ def alone(tokens, i, crop, number):
         signals={signal: x[i : i + 1, inside] for signal, x in tokens.signals.items()},
         text=tokens.text[i : i + 1, words],
         text_mask=tokens.text_mask[i : i + 1, words],
-        where=(tokens.where[i][inside] * torch.tensor([0, 1, 1]),),
+        coordinates=(tokens.coordinates[i][inside] * torch.tensor([0, 1, 1]),),
         seeds=(tokens.seeds[i] + number,),
     )
     return of_crop, inside
@@ -55,7 +55,7 @@ def test_it_is_the_method_on_one_crop_after_the_other(tokens, name, k):
     """Crops of different sizes and budgets in one batch; a crop without a share keeps nothing."""
     selection = method(name, tokens=k, crops="each").select(tokens, [k, k])
     for i, kept in enumerate(selection.kept):
-        crops, sizes = tokens.where[i][:, 0].unique(return_counts=True)
+        crops, sizes = tokens.coordinates[i][:, 0].unique(return_counts=True)
         expected, features = [], []
         for number, share in enumerate(share_out(k, sizes.tolist())):
             if share:
@@ -75,8 +75,12 @@ def test_it_is_the_method_on_one_crop_after_the_other(tokens, name, k):
 def test_every_crop_keeps_its_share(tokens):
     """Exactly K, in proportion to the crops' tokens; what the mixture split is added up."""
     selection = method("adafv", tokens=50, crops="each").select(tokens, [50, 50])
-    for where, kept, split in zip(tokens.where, selection.kept, selection.split, strict=True):
-        assert where[kept, 0].bincount().tolist() == share_out(50, where[:, 0].bincount().tolist())
+    for coordinates, kept, split in zip(
+        tokens.coordinates, selection.kept, selection.split, strict=True
+    ):
+        assert coordinates[kept, 0].bincount().tolist() == share_out(
+            50, coordinates[:, 0].bincount().tolist()
+        )
         assert split.sum() >= 50
 
 

@@ -90,7 +90,9 @@ AttentionInterface.register("toy_flash_2", packed)
 AttentionMaskInterface.register("toy_flash_2", flash_attention_mask)
 
 
-@pytest.mark.parametrize("name", sorted(name for name in ZOO if FAMILIES[name].attends))
+@pytest.mark.parametrize(
+    "name", sorted(name for name in ZOO if FAMILIES[name].attention_observable)
+)
 def test_every_attention_function_keeps_the_same_tokens(name):
     """SDPA, the eager function of the family's own file, and one that packs and pads as flash
     attention does.
@@ -409,8 +411,10 @@ def test_a_strategy_chosen_at_the_call(tower, strategy):
         "siglip_vision_model": 0,
     }[tower]
     lead = before - (strategy == "default")
-    assert encoding.tokens.counts == (36 + min(lead, 0),) and len(encoding.fixed[0]) == max(lead, 0)
-    assert encoding.tokens.where[0][0].tolist() == [0, 0, max(0, -lead)]
+    assert encoding.tokens.counts == (36 + min(lead, 0),) and len(
+        encoding.structural_indices[0]
+    ) == max(lead, 0)
+    assert encoding.tokens.coordinates[0][0].tolist() == [0, 0, max(0, -lead)]
     short = AdaFV(keep=0.3, newlines="all").prune(model, inputs, encoding)
     image = int((short["input_ids"] == model.config.image_token_id).sum())
     assert image == AdaFV(keep=0.3).budget(36 + min(lead, 0)) + max(lead, 0)
@@ -432,7 +436,9 @@ def test_the_grid_is_that_of_the_pixels(tower):
         rows, columns = (n // 4 for n in size)
         assert encoding.tokens.counts == (rows * columns,) * 2
         expected = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-        assert all(torch.equal(where[:, 1:], expected) for where in encoding.tokens.where)
+        assert all(
+            torch.equal(coordinates[:, 1:], expected) for coordinates in encoding.tokens.coordinates
+        )
         attend_with(vision := model.base_model.vision_tower, "eager")
         attention = vision(inputs["pixel_values"], output_attentions=True).attentions[-2].mean(1)
         attend_with(vision, "sdpa")
@@ -464,8 +470,10 @@ def test_crops_of_another_size(name, sizes):
 def test_codes_of_a_picture_that_is_not_square():
     """Rows and columns are those of the pixels."""
     model = tiny("chameleon").model
-    (where,) = AdaFV(keep=0.3).encode(model, around(model, noise(1, 3, 36, 24))).tokens.where
-    assert where.amax(0).tolist() == [0, 17, 11]
+    (coordinates,) = (
+        AdaFV(keep=0.3).encode(model, around(model, noise(1, 3, 36, 24))).tokens.coordinates
+    )
+    assert coordinates.amax(0).tolist() == [0, 17, 11]
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def test_4_everything_along_the_sequence_shrinks_together(model, processor, side
     inputs["labels"] = torch.where(inputs["attention_mask"].bool(), inputs["input_ids"], -100)
     inputs["mm_token_type_ids"] = (inputs["input_ids"] == image_token(model)).long()
     inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    where = inputs["position_ids"].clone()
+    coordinates = inputs["position_ids"].clone()
 
     packed = AdaFV(keep=0.2)(model, inputs)
     original = AdaFV(keep=0.2, positions="original")(model, inputs)
@@ -189,7 +189,7 @@ def test_4_everything_along_the_sequence_shrinks_together(model, processor, side
             pruned["mm_token_type_ids"].bool(), pruned["input_ids"] == image_token(model)
         )
         assert (real[:, 0] if side == "right" else real[:, -1]).all()
-    for row in range(len(where)):
+    for row in range(len(coordinates)):
         real = packed["attention_mask"][row].bool()
         assert packed["position_ids"][row, real].tolist() == list(range(int(real.sum())))
         ids = inputs["input_ids"][row, inputs["attention_mask"][row].bool()]
@@ -250,7 +250,7 @@ def test_6_nothing_is_read_back_from_the_device(model, processor, name, options)
         | {"tokens": on_meta}
         | {
             k: [t.to("meta") for t in getattr(encoding, k)]
-            for k in ("features", "droppable", "fixed")
+            for k in ("features", "patch_indices", "structural_indices")
         }
     )
     assert (

@@ -73,7 +73,7 @@ def plain_loops(pruner, model, inputs):
     embeddings[ids == model.config.image_token_id] = torch.cat(encoding.features)
     images, raters, plans = [], [], []
     for i, span in enumerate(encoding.spans):
-        patches = set(span.positions[encoding.droppable[i]].tolist())
+        patches = set(span.positions[encoding.patch_indices[i]].tolist())
         images.append({c: c in patches for c in span.positions.tolist()})
         words = encoding.prompt.question(span)
         if isinstance(pruner, SparseVLM):
@@ -127,7 +127,7 @@ def test_the_mean_over_layers_is_the_budget(family, method, keep):
     with torch.no_grad():
         _, columns = plain_loops(pruner, model, inputs)
     text = (inputs["input_ids"] != model.config.image_token_id).sum()
-    newlines = sum(map(len, pruner.encode(model, inputs).fixed))
+    newlines = sum(map(len, pruner.encode(model, inputs).structural_indices))
     whole = [c for c in columns if len(c) == inputs["input_ids"].shape[1]]
     counted = sum(len(c) - int(text) for c in columns) - newlines * len(whole)
     assert counted / len(columns) == pytest.approx(sum(selection.tokens_read))
@@ -362,7 +362,7 @@ def test_newlines_follow_the_option(newlines):
     text = int((inputs["input_ids"] != model.config.image_token_id).sum())
     (left,) = pruner.plan(8, encoding.tokens.counts[0], pruner.budget(encoding.tokens.counts[0]))
     extra = read(pruner, model, inputs).logits.shape[1] - text - left
-    every = len(encoding.fixed[0])
+    every = len(encoding.structural_indices[0])
     assert {"drop": extra == 0, "rows": 0 < extra <= every, "all": extra == every}[newlines]
 
 

@@ -9,7 +9,7 @@ from adafv.core.layerwise import LayerPruner
 from adafv.core.prompt import placeholders
 from adafv.families import FAMILIES as ALL
 
-FAMILIES = tuple(sorted(name for name, family in ALL.items() if family.films))
+FAMILIES = tuple(sorted(name for name, family in ALL.items() if family.prunes_video))
 QUESTION = "what color is the anchor ?"
 
 
@@ -85,7 +85,7 @@ def test_the_budget_of_a_clip_is_shared_over_its_frames(name):
     assert int((short["input_ids"] == placeholders(model.config)["video"]).sum()) == pruner.budget(
         count
     )
-    assert encoding.tokens.where[0][:, 0].unique().tolist() == [1, 2, 3]
+    assert encoding.tokens.coordinates[0][:, 0].unique().tolist() == [1, 2, 3]
     out = model.generate(**short, do_sample=False, max_new_tokens=3)
     assert out.shape[1] == short["input_ids"].shape[1] + 3
 

@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 
 from adafv import method, viz
 from adafv.data.scenes import draw
-from adafv.evaluation.disagreement import partings
+from adafv.evaluation.disagreement import disagreements
 from adafv.models.ask import ask, ask_encoded
 from adafv.viz import collect
 from adafv.viz import compare as beside
@@ -55,7 +55,7 @@ def records(rows: list[tuple[str, int, str, str]], dense: str = "yes") -> list[d
 
 
 def found(rows: list[tuple[str, int, str, str]], count: int = 5) -> list[tuple[str, int]]:
-    return [(case.suite, case.number) for case in partings(records(rows), count)]
+    return [(case.suite, case.number) for case in disagreements(records(rows), count)]
 
 
 def test_the_most_divided_question_comes_first():
@@ -85,12 +85,12 @@ def test_ties_go_to_the_lower_number_then_to_the_first_suite():
 def test_where_nobody_differs_or_the_model_is_wrong_there_is_nothing_to_see():
     """Pruning isn't to blame for what all tokens get wrong."""
     assert found([("a", 0, "color", "++++"), ("a", 1, "text", "----")]) == []
-    assert partings(records([("a", 0, "color", "++--")], dense="no"), 5) == []
+    assert disagreements(records([("a", 0, "color", "++--")], dense="no"), 5) == []
 
 
 def test_a_case_knows_its_methods_and_its_picture():
     """Neither the dense nor the blind model is a method that could part from the others."""
-    (case,) = partings(records([("scenes", 3, "color", "+-+-")]), 5)
+    (case,) = disagreements(records([("scenes", 3, "color", "+-+-")]), 5)
     assert case.right == ["one", "three"] and set(case.answers) == set(METHODS)
     sample, question = case.load()
     assert (

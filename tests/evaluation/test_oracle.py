@@ -21,7 +21,7 @@ def test_tokens_lie_where_their_patches_do():
     corner.
     """
     processor, tokens = where_of((96, 96))
-    place = centers(processor, (96, 96), tokens.where[0])
+    place = centers(processor, (96, 96), tokens.coordinates[0])
     thumbnail, tiles = place[:36], place[36:]
     assert thumbnail[0].tolist() == [8, 8] and thumbnail[-1].tolist() == [88, 88]
     assert (
@@ -33,7 +33,7 @@ def test_tokens_lie_where_their_patches_do():
 
 def test_boxes_hold_the_tokens_whose_middle_is_inside():
     """The left and upper edge belong to a box, the right and lower ones to its neighbour."""
-    place = centers(*where_of((96, 96))[:1], (96, 96), where_of((96, 96))[1].where[0])
+    place = centers(*where_of((96, 96))[:1], (96, 96), where_of((96, 96))[1].coordinates[0])
     inside = distances(place, ((4, 4, 12, 12),))[:, 0].isfinite()
     assert {tuple(xy) for xy in place[inside.numpy()].tolist()} == {(8, 8), (4, 4)}
     assert distances(place, ()).shape == (len(place), 0)
@@ -55,7 +55,7 @@ def test_oracle_keeps_what_is_asked_about_first():
     """
     processor, tokens = where_of((96, 96))
     named = distances(
-        centers(processor, (96, 96), tokens.where[0]), ((0, 0, 33, 33), (60, 60, 96, 96))
+        centers(processor, (96, 96), tokens.coordinates[0]), ((0, 0, 33, 33), (60, 60, 96, 96))
     )
     inside = set(named.isfinite().any(1).nonzero()[:, 0].tolist())
     for k in (1, 7, len(inside), len(inside) + 20, tokens.counts[0]):
@@ -75,6 +75,6 @@ def test_boxes_of_the_scenes_hold_tokens():
         tokens = encode(
             model, build_inputs(processor, sample.image, "is there a cup?"), signals=()
         ).tokens
-        place = centers(processor, sample.image.size, tokens.where[0])
+        place = centers(processor, sample.image.size, tokens.coordinates[0])
         for question in sample.questions:
             assert distances(place, question.boxes).isfinite().any(0).all()

@@ -208,7 +208,7 @@ def test_a_token_that_is_dropped_is_a_token_that_nobody_sees(name, monkeypatch):
     ).kept
     short = pruner.prune(model, inputs, encoding)
     stay = encoding.prompt.mask & ~encoding.prompt.placeholder
-    stay[0, encoding.spans[0].positions[encoding.droppable[0][kept]]] = True
+    stay[0, encoding.spans[0].positions[encoding.patch_indices[0][kept]]] = True
     masked = model(**whole | {"attention_mask": stay.long()}, use_cache=False).logits[0, stay[0]]
     torch.testing.assert_close(logits(name, short)[0], masked, rtol=1e-3, atol=1e-3)
 
@@ -311,7 +311,7 @@ def test_a_token_is_made_of_the_patches_its_layout_names(name):
     """
     model = tiny(name).model
     kind = family_of(model)
-    if not kind.attends:
+    if not kind.attention_observable:
         pytest.skip("its tokens are no squares of patches")
     inputs = ask(name, (QUESTION, [show(80, 48)]))
     tower = kind.tower(model)
@@ -416,10 +416,10 @@ def test_rows_and_columns_stay_where_they_were(name):
     short = pruner.prune(model, inputs, encoding)
     selected = pruner.select(encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts])
     stay = encoding.prompt.mask & ~encoding.prompt.placeholder
-    for span, droppable, kept in zip(
-        encoding.spans, encoding.droppable, selected.kept, strict=True
+    for span, patch_indices, kept in zip(
+        encoding.spans, encoding.patch_indices, selected.kept, strict=True
     ):
-        stay[span.row, span.positions[droppable[kept]]] = True
+        stay[span.row, span.positions[patch_indices[kept]]] = True
     for row, there in enumerate(short["attention_mask"].bool()):
         assert torch.equal(short["position_ids"][-3:, row, there], full[-3:, row, stay[row]])
     alone = ask(name, (QUESTION, [show(80, 48)]))

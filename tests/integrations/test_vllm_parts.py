@@ -11,9 +11,9 @@ from zoo.families import ask, show, tiny
 from adafv import METHODS, method
 from adafv.families.base import join, raster
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
-from adafv.integrations.vllm.meta_model import Skeleton
+from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.mrope import CHANNELS, numbered, places_of, with_places
-from adafv.integrations.vllm.options import Choice, Ticket, settings
+from adafv.integrations.vllm.options import PruneConfig, PruneSpec, settings
 from adafv.integrations.vllm.select import select
 
 SERVED = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl")
@@ -53,16 +53,16 @@ class Config:
     ("request_", "server", "expected"),
     [
         ({}, {}, None),
-        ({"adafv_keep": 0.25}, {}, Choice(keep=0.25)),
-        ({}, {"adafv_keep": 0.1, "adafv_method": "adafv+"}, Choice("adafv+", 0.1)),
-        ({"adafv_tokens": 9}, {"adafv_keep": 0.1, "adafv_pin": "first"}, Choice(tokens=9, pin="first")),
-        ({"adafv_method": "t2i"}, {"adafv_keep": 0.1}, Choice("t2i", 0.1)),
-        ({"adafv_method": "none"}, {}, Choice("none", 1.0)),
-        ({"adafv_method": "adafv:top=3:skip=template", "adafv_keep": 1}, {}, Choice("adafv:top=3:skip=template", 1)),
+        ({"adafv_keep": 0.25}, {}, PruneConfig(keep=0.25)),
+        ({}, {"adafv_keep": 0.1, "adafv_method": "adafv+"}, PruneConfig("adafv+", 0.1)),
+        ({"adafv_tokens": 9}, {"adafv_keep": 0.1, "adafv_pin": "first"}, PruneConfig(tokens=9, pin="first")),
+        ({"adafv_method": "t2i"}, {"adafv_keep": 0.1}, PruneConfig("t2i", 0.1)),
+        ({"adafv_method": "none"}, {}, PruneConfig("none", 1.0)),
+        ({"adafv_method": "adafv:top=3:skip=template", "adafv_keep": 1}, {}, PruneConfig("adafv:top=3:skip=template", 1)),
     ],
 )  # fmt: skip
 def test_a_request_goes_before_the_server(request_, server, expected):
-    assert Choice.of(request_, server) == expected
+    assert PruneConfig.of(request_, server) == expected
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_request_goes_before_the_server(request_, server, expected):
 )
 def test_a_bad_request_gets_a_sentence(given, sentence):
     with pytest.raises(ValueError, match=sentence.replace("(", r"\(")):
-        Choice.of(given, {})
+        PruneConfig.of(given, {})
 
 
 def test_the_servers_options_are_found_again_and_out_of_the_processors_way():
@@ -114,17 +114,17 @@ def test_what_decides_a_choice_is_in_its_hash():
     """Two pictures share a hash exactly when the same tokens of them stay; whole ones have the
     picture's own.
     """
-    ticket = Ticket("p", "adafv", 0.1, None, (1, 2))
+    ticket = PruneSpec("p", "adafv", 0.1, None, (1, 2))
     others = [
-        Ticket("q", "adafv", 0.1, None, (1, 2)),
-        Ticket("p", "t2i", 0.1, None, (1, 2)),
-        Ticket("p", "adafv", 0.2, None, (1, 2)),
-        Ticket("p", "adafv", None, 9, (1, 2)),
-        Ticket("p", "adafv", 0.1, None, (1,)),
+        PruneSpec("q", "adafv", 0.1, None, (1, 2)),
+        PruneSpec("p", "t2i", 0.1, None, (1, 2)),
+        PruneSpec("p", "adafv", 0.2, None, (1, 2)),
+        PruneSpec("p", "adafv", None, 9, (1, 2)),
+        PruneSpec("p", "adafv", 0.1, None, (1,)),
     ]
     assert len({t.hash for t in (ticket, *others)}) == 6
-    assert Ticket.read(ticket.tensor()) == ticket and copy.copy(ticket).hash == ticket.hash
-    assert Ticket("p").hash == "p" and Ticket("p").dense
+    assert PruneSpec.read(ticket.tensor()) == ticket and copy.copy(ticket).hash == ticket.hash
+    assert PruneSpec("p").hash == "p" and PruneSpec("p").dense
 
 
 def test_the_methods_on_vllm():
@@ -132,7 +132,7 @@ def test_the_methods_on_vllm():
     done = []
     for name in METHODS:
         try:
-            Choice.of({"adafv_method": name, "adafv_keep": 0.3}, {})
+            PruneConfig.of({"adafv_method": name, "adafv_keep": 0.3}, {})
         except ValueError as error:
             assert name in str(error)
         else:
@@ -145,7 +145,7 @@ def test_the_methods_on_vllm():
 def test_what_stays_is_what_the_library_keeps(family, name):
     """The same features and the same indices, picture by picture, in one batch with mixed budgets."""
     model, budgets, tickets, pictures, expected = tiny(family).model, (0.3, 0.6, 1.0), [], [], []
-    skeleton = Skeleton(model.config)
+    skeleton = MetaModel(model.config)
     for i, keep in enumerate(budgets):
         inputs = ask(family, ((QUESTION, OTHER)[i % 2], [show(48, 24 * (i + 1), i)]))
         pruner = method(name, keep=keep)
@@ -157,18 +157,18 @@ def test_what_stays_is_what_the_library_keeps(family, name):
         saliency = tokens.saliency[0] if tokens.signals else torch.zeros(tokens.counts[0])
         pictures.append(Encoded(features, saliency, layout))
         words = encoding.prompt.ids[0, encoding.prompt.question(encoding.spans[0])]
-        tickets.append(Ticket(str(i), name, keep, None, tuple(words.tolist())))
+        tickets.append(PruneSpec(str(i), name, keep, None, tuple(words.tolist())))
         budget = [pruner.budget(tokens.counts[0])]
         selection = pruner.select(tokens, budget)
         merged = None if selection.features is None else selection.features[0]
-        expected.append((selection.kept[0], encoding.droppable[0], features, merged))
+        expected.append((selection.kept[0], encoding.patch_indices[0], features, merged))
     with torch.no_grad():
         stay = select(tickets, pictures, model.get_input_embeddings(), 3)
-    for one, (kept, droppable, features, merged) in zip(stay, expected, strict=True):
+    for one, (kept, patch_indices, features, merged) in zip(stay, expected, strict=True):
         assert one.kept.tolist() == kept.tolist()
         if one.pruned:
             assert torch.equal(
-                one.features, features[droppable[kept]] if merged is None else merged
+                one.features, features[patch_indices[kept]] if merged is None else merged
             )
         else:
             assert torch.equal(one.features, features)
@@ -188,7 +188,7 @@ def test_no_choice_fails_in_the_engine(name, words):
             join([raster(side, side)]),
         )
         for keep, tokens in ((None, 1), (0.3, None), (None, 35)):
-            ticket = Ticket("p", name, keep, tokens, words)
+            ticket = PruneSpec("p", name, keep, tokens, words)
             [stay] = select([ticket], [picture], torch.nn.Embedding(4, 8), 2)
             assert len(stay.features) == ticket.pruner.budget(side**2)
 
@@ -216,10 +216,10 @@ def test_encodings_in_bounded_memory():
 
 def test_places_survive_half_precision():
     """Rows and columns of the largest pictures come through bfloat16 unharmed."""
-    where = torch.tensor([[0, 0], [255, 257], [1000, 3], [16383, 9999]])
+    coordinates = torch.tensor([[0, 0], [255, 257], [1000, 3], [16383, 9999]])
     features = torch.randn(4, 5, dtype=torch.bfloat16)
-    both = with_places(features, where)
-    assert torch.equal(places_of(both), where) and torch.equal(both[:, :-CHANNELS], features)
+    both = with_places(features, coordinates)
+    assert torch.equal(places_of(both), coordinates) and torch.equal(both[:, :-CHANNELS], features)
 
 
 @pytest.mark.parametrize("shapes", [[(48, 48)], [(96, 24), (24, 24)]])

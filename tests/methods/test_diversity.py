@@ -93,7 +93,7 @@ def alone(tokens, i):
         signals={s: x[i : i + 1, :n] for s, x in tokens.signals.items()},
         text=tokens.text[i : i + 1, :m],
         text_mask=tokens.text_mask[i : i + 1, :m],
-        where=tokens.where[i : i + 1],
+        coordinates=tokens.coordinates[i : i + 1],
         seeds=tokens.seeds[i : i + 1],
     )
 

@@ -68,8 +68,10 @@ def test_adafv_plus_discounts_what_a_better_neighbour_says(tokens, reach):
     pruner = AdaFVPlus(tokens=9, reach=reach)
     ours, plain = pruner.attentions(tokens), AdaFVPlus(tokens=9, reach=0).attentions(tokens)
     for i, n in enumerate(tokens.counts):
-        where, features = tokens.where[i].tolist(), tokens.features[i, :n]
-        expected = [oracle.discounted(x[i, :n].tolist(), features, where, reach) for x in plain]
+        coordinates, features = tokens.coordinates[i].tolist(), tokens.features[i, :n]
+        expected = [
+            oracle.discounted(x[i, :n].tolist(), features, coordinates, reach) for x in plain
+        ]
         for mine, theirs in zip(ours, expected, strict=True):
             torch.testing.assert_close(mine[i, :n], torch.tensor(theirs), rtol=1e-4, atol=1e-7)
         kept = pruner.select(tokens, [9, 9]).kept[i].tolist()
@@ -82,10 +84,12 @@ def test_adafv_plus_keeps_one_of_many_copies(tokens):
     relevance, saliency = AdaFVPlus(tokens=4, reach=1).attentions(same)
     for scores in (relevance, saliency):
         alive = (scores[0, : tokens.counts[0]] > 1e-5 * scores[0].max()).nonzero()[:, 0]
-        where = tokens.where[0][alive]
-        near = (where[:, None, 1:] - where[None, :, 1:]).abs().sum(-1) <= 1
+        coordinates = tokens.coordinates[0][alive]
+        near = (coordinates[:, None, 1:] - coordinates[None, :, 1:]).abs().sum(-1) <= 1
         assert 0 < len(alive) < tokens.counts[0] / 3
-        assert (near & ((where[:, None, 0] > 0) == (where[None, :, 0] > 0))).sum() == len(alive)
+        assert (
+            near & ((coordinates[:, None, 0] > 0) == (coordinates[None, :, 0] > 0))
+        ).sum() == len(alive)
 
 
 def test_adafv_plus_puts_words_on_one_scale(tokens):
@@ -130,7 +134,9 @@ def test_adafv_released_is_the_authors_code(model, processor, tokens, k):
     for some in (tokens, AdaFV(keep=0.5).encode(model, padded).tokens):
         budget = [min(k, n - 1) for n in some.counts]
         for i, kept in enumerate(AdaFVReleased(tokens=k).select(some, budget).kept):
-            expected = oracle.released(*scores_of(some, i), some.where[i].tolist(), budget[i], 0.25)
+            expected = oracle.released(
+                *scores_of(some, i), some.coordinates[i].tolist(), budget[i], 0.25
+            )
             assert kept.tolist() == expected
 
 
@@ -175,7 +181,7 @@ def test_saliency_stands_beside_its_own_token(model, inputs):
     tower.set_attn_implementation("eager")
     pixels = inputs["pixel_values"]
     if pixels.dim() == 5:
-        crops = [len(g.unique()) for g in (w[:, 0] for w in encoding.tokens.where)]
+        crops = [len(g.unique()) for g in (w[:, 0] for w in encoding.tokens.coordinates)]
         pixels = torch.cat([p[:c] for p, c in zip(pixels, crops, strict=True)])
     row = tower(pixels, output_attentions=True).attentions[-2].mean(1)[:, 0, 1:].flatten()
     tower.set_attn_implementation("sdpa")
@@ -202,10 +208,10 @@ def test_cells_are_even_and_cover_the_picture(tokens, k):
     """K cells, none empty, each a stretch of one scale; sizes differ by the rounding of bands
     alone.
     """
-    for where in tokens.where:
-        cell = cells(where, k)
+    for coordinates in tokens.coordinates:
+        cell = cells(coordinates, k)
         members = defaultdict(list)
-        for place, c in zip(where.tolist(), cell.tolist(), strict=True):
+        for place, c in zip(coordinates.tolist(), cell.tolist(), strict=True):
             if c >= 0:
                 members[c].append(place)
         assert sorted(members) == list(range(k))
@@ -220,12 +226,12 @@ def test_uniform_keeps_the_middle_of_each_cell_and_pool_its_average(tokens):
     """Against loops over the cells."""
     k = 9
     uniform, pool = Uniform(tokens=k).select(tokens, [k, k]), Pool(tokens=k).select(tokens, [k, k])
-    for i, where in enumerate(tokens.where):
-        cell = cells(where, k)
+    for i, coordinates in enumerate(tokens.coordinates):
+        cell = cells(coordinates, k)
         middles = []
         for c in range(k):
             inside = (cell == c).nonzero()[:, 0].tolist()
-            place = where[inside, 1:].double()
+            place = coordinates[inside, 1:].double()
             distance = (place - place.mean(0)).square().sum(1).tolist()
             middles.append(
                 (inside[distance.index(min(distance))], tokens.features[i, inside].mean(0))
@@ -251,7 +257,7 @@ def test_newlines_of_a_pruned_image(model, processor):
     """
     inputs = inputs_for(processor, (prompt(), [picture()]))
     encoding = FasterVLM(tokens=8).encode(model, inputs)
-    newlines = len(encoding.fixed[0])
+    newlines = len(encoding.structural_indices[0])
     fed = {
         option: int(
             (
@@ -262,7 +268,7 @@ def test_newlines_of_a_pruned_image(model, processor):
         for option in ("drop", "rows", "all")
     }
     kept = FasterVLM(tokens=8).select(encoding.tokens, [8]).kept[0]
-    rows = {int(r) for crop, r, _ in encoding.tokens.where[0][kept].tolist() if crop > 0}
+    rows = {int(r) for crop, r, _ in encoding.tokens.coordinates[0][kept].tolist() if crop > 0}
     assert fed == {"drop": 8, "rows": 8 + len(rows) if newlines else 8, "all": 8 + newlines}
 
 

@@ -42,7 +42,7 @@ def pictures(draw):
         signals=signals,
         text=torch.randn(1, WORDS, DIMENSIONS, generator=generator),
         text_mask=torch.ones(1, WORDS, dtype=torch.bool),
-        where=(torch.tensor(places),),
+        coordinates=(torch.tensor(places),),
         seeds=(0,),
         layers=32,
     )
@@ -89,7 +89,7 @@ def test_prumerge(name, spread, case):
 def test_hiprune(case, alpha):
     """A row goes on in the next, and the ends of a crop are its first and its last token."""
     tokens, k = case
-    places = [tuple(place) for place in tokens.where[0].tolist()]
+    places = [tuple(place) for place in tokens.coordinates[0].tolist()]
     expected = tower_oracle.hiprune(scores(tokens, MIDDLE), scores(tokens, DEEP), places, k, alpha)
     assert pick("hiprune", tokens, k, alpha=alpha).kept[0].tolist() == expected
 
@@ -112,9 +112,9 @@ def test_mmtok(case):
 def test_adafv_released(case):
     """Places are those in uncut tiles, whatever padding was cut off."""
     tokens, k = case
-    count, crops = tokens.counts[0], int(tokens.where[0][-1, 0]) + 1
+    count, crops = tokens.counts[0], int(tokens.coordinates[0][-1, 0]) + 1
     if 2 * crops <= k < count:
         relevance = text_to_image_attention(tokens.text, tokens.features)[0].tolist()
-        places = tokens.where[0].tolist()
+        places = tokens.coordinates[0].tolist()
         expected = oracle.released(relevance, scores(tokens, SALIENCY), places, k, 0.25)
         assert pick("adafv_released", tokens, k).kept[0].tolist() == expected

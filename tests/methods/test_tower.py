@@ -62,7 +62,7 @@ def features(tokens, image):
 
 
 def places(tokens, image):
-    return [tuple(p) for p in tokens.where[image].tolist()]
+    return [tuple(p) for p in tokens.coordinates[image].tolist()]
 
 
 def check(selection, expected):
@@ -172,7 +172,7 @@ def crops_of(tokens, voters, k, alpha):
     content[0, voters] = 1
     marked = replace(tokens, signals=dict(tokens.signals) | {CONTENT: content})
     kept = HiRED(tokens=k, alpha=alpha).select(marked, [k, 1]).kept[0]
-    return tokens.where[0][kept, 0].bincount().tolist()
+    return tokens.coordinates[0][kept, 0].bincount().tolist()
 
 
 @each_budget

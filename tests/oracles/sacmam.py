@@ -80,13 +80,13 @@ def standing_out(text: torch.Tensor, visual: torch.Tensor, temperature: float) -
 
 
 def discounted(
-    scores: list[float], features: torch.Tensor, where: list[list[int]], reach: int
+    scores: list[float], features: torch.Tensor, coordinates: list[list[int]], reach: int
 ) -> list[float]:
     """AdaFV+: every score times 1 - the largest cosine with a better token nearby on the same grid."""
     result = []
-    for j, (crop, row, column) in enumerate(where):
+    for j, (crop, row, column) in enumerate(coordinates):
         echo = 0.0
-        for i, (other_crop, other_row, other_column) in enumerate(where):
+        for i, (other_crop, other_row, other_column) in enumerate(coordinates):
             near = max(abs(row - other_row), abs(column - other_column)) <= reach and (
                 crop == 0
             ) == (other_crop == 0)
@@ -98,16 +98,20 @@ def discounted(
 
 
 def released(
-    relevance: list[float], saliency: list[float], where: list[list[int]], k: int, reserve: float
+    relevance: list[float],
+    saliency: list[float],
+    coordinates: list[list[int]],
+    k: int,
+    reserve: float,
 ) -> list[int]:
     """The authors' code as released, step by step; ids may repeat.
 
     It numbers the patches of uncut tiles, one tile after the other, each as large as the thumbnail.
     """
-    crop = [c for c, _, _ in where]
+    crop = [c for c, _, _ in coordinates]
     crops = max(crop) + 1
     side = math.isqrt(crop.count(0))
-    number = [row % side * side + column % side for _, row, column in where]
+    number = [row % side * side + column % side for _, row, column in coordinates]
     token = {
         c * side * side + place: j for j, (c, place) in enumerate(zip(crop, number, strict=True))
     }

@@ -25,7 +25,7 @@ SHAPES = ((96, 96), (48, 96), (90, 60), (48, 48))
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """A question on pictures, which are counted."""
 
     question: str
@@ -69,7 +69,7 @@ class Library:
         self.processor = AutoProcessor.from_pretrained(folder)
 
     @torch.no_grad()
-    def says(self, asked: Asked, length: int = ANSWER) -> Said:
+    def says(self, asked: Request, length: int = ANSWER) -> Said:
         pictures = [picture(i) for i in asked.pictures]
         if not pictures:
             inputs = dict(self.processor(text=[asked.prompt(self.family)], return_tensors="pt"))
@@ -112,11 +112,11 @@ class Engine:
             patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
             self.llm = LLM(str(folder), **defaults | options)
 
-    def say(self, *asked: Asked, **options: Any) -> list[Said]:
+    def say(self, *asked: Request, **options: Any) -> list[Said]:
         """Answers to questions in one batch."""
         return self.answer([self.request(a) for a in asked], **options)
 
-    def request(self, asked: Asked) -> dict[str, Any]:
+    def request(self, asked: Request) -> dict[str, Any]:
         request: dict[str, Any] = {"prompt": asked.prompt(self.family)}
         if asked.pictures:
             request |= {"multi_modal_data": {"image": [picture(i) for i in asked.pictures]}}

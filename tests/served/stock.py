@@ -6,12 +6,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from engine import Asked, Engine
+from engine import Engine, Request
 
 ASKED = [
-    Asked("what color is the anchor ?", keep=1.0),
-    Asked("is there a knight", (1, 2), keep=1.0),
-    Asked("what color is the anchor ?", ()),
+    Request("what color is the anchor ?", keep=1.0),
+    Request("is there a knight", (1, 2), keep=1.0),
+    Request("what color is the anchor ?", ()),
 ]
 
 

@@ -22,7 +22,7 @@ from adafv import AdaFV, method
 from adafv.batch.engine import EngineError
 from adafv.batch.hf import HuggingFace
 from adafv.batch.job import Batch
-from adafv.batch.vllm import Offline
+from adafv.batch.vllm import VLLMEngine
 from adafv.data.suites import load_suite
 from adafv.models.load import load
 
@@ -71,9 +71,9 @@ def expected(source) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Offline:
+def engine() -> VLLMEngine:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    return Offline()
+    return VLLMEngine()
 
 
 def read(path: Path) -> list[dict]:
@@ -215,7 +215,7 @@ def test_other_engines_do_not_mix(source, engine):
 def test_an_engine_that_cannot_start(source):
     """One sentence, no traceback of vLLM's."""
     with pytest.raises(EngineError, match="vLLM cannot start"):
-        plan(source, "start.jsonl").run(Offline(max_model_len=10**6))
+        plan(source, "start.jsonl").run(VLLMEngine(max_model_len=10**6))
 
 
 def test_deaths(source, expected, engine):

@@ -14,10 +14,10 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
 from checkpoints import FAMILIES, save
-from engine import Asked, Engine, Library, Said, engine
+from engine import Engine, Library, Request, Said, engine
 
 from adafv.integrations.vllm import models
-from adafv.integrations.vllm.options import Ticket
+from adafv.integrations.vllm.options import PruneSpec
 
 COLOR, KNIGHT, COUNT = (
     "what color is the anchor ?",
@@ -25,13 +25,13 @@ COLOR, KNIGHT, COUNT = (
     "how many red . left of the anchor ?",
 )
 SEVERAL = [
-    Asked(COLOR), Asked(KNIGHT), Asked(COUNT), Asked(COLOR),
-    Asked(COLOR, keep=0.1), Asked(COLOR, keep=1.0), Asked(COLOR, keep=0.5, method="adafv+"),
-    Asked(COLOR, (1,)), Asked(KNIGHT, (2,), method="fastervlm"), Asked(COUNT, (3,), method="random"),
-    Asked(COLOR, (0, 0)), Asked(KNIGHT, (0, 1, 2)), Asked(COLOR, (1, 1), keep=0.6, method="divprune"),
-    Asked(f"{COLOR} ASSISTANT : red USER : {KNIGHT}"),
-    Asked(f"{COLOR} ASSISTANT : red USER : {KNIGHT} ASSISTANT : a USER : {COUNT}", method="adafv+"),
-    Asked(COLOR, ()), Asked(KNIGHT, before="compare red and blue . "),
+    Request(COLOR), Request(KNIGHT), Request(COUNT), Request(COLOR),
+    Request(COLOR, keep=0.1), Request(COLOR, keep=1.0), Request(COLOR, keep=0.5, method="adafv+"),
+    Request(COLOR, (1,)), Request(KNIGHT, (2,), method="fastervlm"), Request(COUNT, (3,), method="random"),
+    Request(COLOR, (0, 0)), Request(KNIGHT, (0, 1, 2)), Request(COLOR, (1, 1), keep=0.6, method="divprune"),
+    Request(f"{COLOR} ASSISTANT : red USER : {KNIGHT}"),
+    Request(f"{COLOR} ASSISTANT : red USER : {KNIGHT} ASSISTANT : a USER : {COUNT}", method="adafv+"),
+    Request(COLOR, ()), Request(KNIGHT, before="compare red and blue . "),
 ]  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def kept(monkeypatch) -> dict[tuple, list[int]]:
     return found
 
 
-def check(said: list[Said], library: Library, asked: list[Asked]) -> None:
+def check(said: list[Said], library: Library, asked: list[Request]) -> None:
     for one, of in zip(said, asked, strict=True):
         expected = library.says(of)
         assert (one.ids, one.length) == (expected.ids, expected.length), of
@@ -94,9 +94,9 @@ def test_all_kinds_of_questions_in_one_batch(served, family, libraries, kept):
 def test_kept_indices(served, family, libraries, kept):
     """Alone, too: exactly the library's indices, picture by picture."""
     for asked in (
-        Asked(KNIGHT, (4, 5)),
-        Asked(COUNT, (6,), method="adafv+"),
-        Asked(COLOR, (7,), keep=0.15),
+        Request(KNIGHT, (4, 5)),
+        Request(COUNT, (6,), method="adafv+"),
+        Request(COLOR, (7,), keep=0.15),
     ):
         kept.clear()
         check(served.say(asked), libraries[family], [asked])
@@ -107,7 +107,7 @@ def test_the_prefix_cache(served, family, libraries):
     """A prompt that begins with whole blocks of one before, pictures included, is read from the
     cache, and right.
     """
-    long = [Asked(COLOR, (0, 1), keep=0.9), Asked(f"{COLOR} {KNIGHT}", (0, 1), keep=0.9)]
+    long = [Request(COLOR, (0, 1), keep=0.9), Request(f"{COLOR} {KNIGHT}", (0, 1), keep=0.9)]
     check(served.say(long[0]), libraries[family], long[:1])
     again, other = served.say(long[0])[0], served.say(long[1])[0]
     assert again.cached >= 32 and other.cached < 32  # another question, another choice
@@ -118,10 +118,10 @@ def test_a_picture_is_encoded_once(served, family, libraries):
     """A second question about a picture costs a selection, not an encoding."""
     before = served.model.encodings.encoded
     asked = [
-        Asked(COLOR, (8,)),
-        Asked(KNIGHT, (8,)),
-        Asked(COUNT, (8, 8)),
-        Asked(COUNT, (8,), keep=0.7),
+        Request(COLOR, (8,)),
+        Request(KNIGHT, (8,)),
+        Request(COUNT, (8, 8)),
+        Request(COUNT, (8,), keep=0.7),
     ]
     for one in asked:
         check(served.say(one), libraries[family], [one])
@@ -131,10 +131,13 @@ def test_a_picture_is_encoded_once(served, family, libraries):
 def test_encodings_stay_within_their_memory(served, family, libraries, monkeypatch):
     """What doesn't fit is let go, the oldest first, and encoded again when it is asked about."""
     encodings = served.model.encodings
-    served.say(Asked(COLOR, (10,)))
+    served.say(Request(COLOR, (10,)))
     monkeypatch.setattr(encodings, "bytes", encodings.used)
     evicted = encodings.evicted
-    asked = [Asked(COLOR, (i,)) for i in (11, 12, 13)] + [Asked(KNIGHT, (10,)), Asked(COUNT, (13,))]
+    asked = [Request(COLOR, (i,)) for i in (11, 12, 13)] + [
+        Request(KNIGHT, (10,)),
+        Request(COUNT, (13,)),
+    ]
     check([served.say(a)[0] for a in asked], libraries[family], asked)
     assert encodings.evicted > evicted and encodings.used <= encodings.bytes
 
@@ -144,7 +147,7 @@ def test_more_pictures_than_memory_was_measured_for(served, family, libraries, m
     was measured with.
     """
     monkeypatch.setattr(served.model, "at_once", 200)
-    asked = [Asked(COLOR, (20 + i,), keep=0.05) for i in range(6)]
+    asked = [Request(COLOR, (20 + i,), keep=0.05) for i in range(6)]
     check(served.say(*asked), libraries[family], asked)
 
 
@@ -178,7 +181,7 @@ def test_preemption_and_recompute(family, folders, libraries):
     """Where the KV cache is too small for the load, requests are thrown out, and come back with the
     same choice.
     """
-    asked = [Asked(q, (i,), keep=0.5) for i in range(4) for q in (COLOR, KNIGHT)]
+    asked = [Request(q, (i,), keep=0.5) for i in range(4) for q in (COLOR, KNIGHT)]
     with engine(family, folders[family], num_gpu_blocks_override=9, max_model_len=256) as made:
         said = made.say(*asked, max_tokens=60)
         assert made.count("num_preemptions") > 0
@@ -205,7 +208,7 @@ def test_two_ranks(family, folders, libraries, monkeypatch):
 def test_a_hash_without_the_question_would_be_caught(family, folders, libraries, monkeypatch):
     """The negative control: with the text left out of the hash, these tests fail."""
     monkeypatch.setattr(
-        Ticket, "hash", property(lambda self: f"{self.image}-{self.method}-{self.keep}")
+        PruneSpec, "hash", property(lambda self: f"{self.image}-{self.method}-{self.keep}")
     )
     with engine(family, folders[family]) as made, pytest.raises(AssertionError):
         check(made.say(*SEVERAL), libraries[family], SEVERAL)
@@ -215,7 +218,7 @@ def test_a_server_has_its_own_budget(folders, libraries):
     """Without options a request gets the server's; with some, its own."""
     given = {"adafv_keep": 0.2, "adafv_method": "adafv+"}
     with engine("llava", folders["llava"], mm_processor_kwargs=given) as made:
-        plain = made.request(Asked(COLOR))
+        plain = made.request(Request(COLOR))
         options = [
             {},
             {"adafv_keep": 0.5},
@@ -231,7 +234,7 @@ def test_a_server_has_its_own_budget(folders, libraries):
         (0.2, "fastervlm"),
         (1.0, "adafv"),
     ]
-    check(said, libraries["llava"], [Asked(COLOR, keep=k, method=m) for k, m in budgets])
+    check(said, libraries["llava"], [Request(COLOR, keep=k, method=m) for k, m in budgets])
 
 
 def test_a_pinned_chat_keeps_its_prefix(folders, libraries):
@@ -246,7 +249,7 @@ def test_a_pinned_chat_keeps_its_prefix(folders, libraries):
     ]
     with engine("llava_next", folders["llava_next"]) as made:
         for pin in ("first", "none"):
-            requests = [made.request(Asked(turn, keep=0.9)) for turn in turns]
+            requests = [made.request(Request(turn, keep=0.9)) for turn in turns]
             for request in requests:
                 request["mm_processor_kwargs"]["adafv_pin"] = pin
             made.llm.reset_prefix_cache()

@@ -25,7 +25,7 @@ from adafv.models.prompting import build_batch
 from adafv.speed import flops, report, run
 from adafv.speed import roofline as ceilings
 from adafv.speed.baselines import PEERS, Eager, Listed
-from adafv.speed.run import DENSE, TWIN, Measurement, plan
+from adafv.speed.run import DENSE, DENSE_REPEAT, Measurement, plan
 from adafv.speed.shapes import QUESTION, SHAPES, Shape, build, picture, shape_of
 from adafv.speed.stages import STAGES, answer
 
@@ -276,7 +276,7 @@ def test_dense_is_the_stock_model(llava):
 
 def test_plan_interleaves():
     """Every repetition visits every row once, dense twice, and no row keeps its place in the order."""
-    names = [(DENSE, 1.0), (TWIN, 1.0), ("adafv", 0.1)]
+    names = [(DENSE, 1.0), (DENSE_REPEAT, 1.0), ("adafv", 0.1)]
     cells = list(plan(names, 8, 6))
     orders = [[c.name for c in cells if c.repeat == i] for i in range(6)]
     assert all(sorted(order) == sorted(names) for order in orders)
@@ -332,7 +332,7 @@ def test_rows():
     """
     dense, pruned = (DENSE, 1.0), ("adafv", 0.1)
     records = made(
-        {dense: [100.0, 120, 80], (TWIN, 1.0): [100.0, 100, 100], pruned: [20.0, 30, 25]},
+        {dense: [100.0, 120, 80], (DENSE_REPEAT, 1.0): [100.0, 100, 100], pruned: [20.0, 30, 25]},
         {pruned: 108},
     )
     config = shape_of("tiny").config()
@@ -528,7 +528,7 @@ def test_other_settings_do_not_mix(small, tmp_path, capsys):
 def test_measurement_counts_one_dense():
     """keep 1 of any method is the dense model, which is timed twice anyway."""
     measured = Measurement(methods=["adafv", "none"], keeps=[1.0, 0.1])
-    assert list(measured.pruners) == [(DENSE, 1.0), (TWIN, 1.0), ("adafv", 0.1)]
+    assert list(measured.pruners) == [(DENSE, 1.0), (DENSE_REPEAT, 1.0), ("adafv", 0.1)]
     assert replace(measured, layers=2).config.get_text_config().num_hidden_layers == 2
 
 

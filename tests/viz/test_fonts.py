@@ -11,7 +11,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
 from adafv.viz import fonts
-from adafv.viz.figure import Sheet, wrapped
+from adafv.viz.figure import PixelFigure, wrapped
 from adafv.viz.fonts import MissingGlyphWarning, covering, drawable, families_for, warn_of
 
 TEXT = "the 猫 is 🐉"
@@ -56,7 +56,7 @@ def test_a_font_that_has_them_is_used(tmp_path, monkeypatch):
     path = a_font(tmp_path / "squares.ttf", "猫🐉")
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [path])
     assert families_for(TEXT) == ["DejaVu Sans", "Squares"] and drawable(TEXT) == (TEXT, "")
-    sheet = Sheet(200, 100)
+    sheet = PixelFigure(200, 100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sheet.text(10, 10, TEXT, 12, "black")
@@ -68,7 +68,7 @@ def test_a_font_that_has_them_is_used(tmp_path, monkeypatch):
 def test_without_one_a_sentence_names_what_to_install():
     """Once for a page; matplotlib's own complaint about boxes doesn't come."""
     assert drawable(TEXT) == ("the � is �", "猫🐉") and families_for(TEXT) == ["DejaVu Sans"]
-    sheet = Sheet(200, 100)
+    sheet = PixelFigure(200, 100)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         sheet.text(10, 10, TEXT, 12, "black")

@@ -102,13 +102,13 @@ def test_pieces_of_a_word_count_together():
 
 
 def test_token_map():
-    where = torch.tensor([[0, 0, 1], [0, 1, 0]])
-    drawn = viz.token_map(where, torch.tensor([3.0, 4.0]), (2, 2))
+    coordinates = torch.tensor([[0, 0, 1], [0, 1, 0]])
+    drawn = viz.token_map(coordinates, torch.tensor([3.0, 4.0]), (2, 2))
     assert np.array_equal(drawn, [[np.nan, 3], [4, np.nan]], equal_nan=True)
     with pytest.raises(ValueError, match="shape"):
-        viz.token_map(where, torch.ones(2), (1, 2))
+        viz.token_map(coordinates, torch.ones(2), (1, 2))
     with pytest.raises(ValueError, match="values"):
-        viz.token_map(where, torch.ones(3), (2, 2))
+        viz.token_map(coordinates, torch.ones(3), (2, 2))
 
 
 def test_scales_of_a_thumbnail_and_a_grid_whose_padding_is_gone():
@@ -158,7 +158,7 @@ def test_maps_hold_the_scores_and_the_choice_of_every_token(model, processor, fa
         assert grid.saliency.shape == grid.relevance.shape == grid.kept.shape == scale.shape
         assert grid.words.shape == (len(what.words), *scale.shape)
         assert np.allclose(grid.relevance, grid.words.max(0), atol=1e-6, equal_nan=True)
-        place = tuple(scale.where.T)
+        place = tuple(scale.coordinates.T)
         assert np.array_equal(grid.saliency[place], what.saliency[scale.index].astype(float))
     assert sum(int(grid.kept.sum()) for grid in what.maps) == len(what.kept)
     assert what.maps[0].box == what.view

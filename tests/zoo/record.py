@@ -45,7 +45,7 @@ def summary(outcomes: Outcomes) -> dict[str, dict]:
         model = tiny(name).model
         family = family_of(model)
         saliency = "distinctness"
-        if family.attends:
+        if family.attention_observable:
             saliency = (
                 "attention received" if family.cls_place(model) is None else "attention of CLS"
             )

@@ -101,6 +101,6 @@ def _only(tokens: VisualTokens, image: int) -> VisualTokens:
         signals={signal: value[one, :count] for signal, value in tokens.signals.items()},
         text=None if tokens.text is None else tokens.text[one],
         text_mask=None if tokens.text_mask is None else tokens.text_mask[one],
-        where=tokens.where[one],
+        coordinates=tokens.coordinates[one],
         seeds=tokens.seeds[one],
     )

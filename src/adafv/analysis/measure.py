@@ -211,8 +211,10 @@ class Analysis:
     ) -> Iterator[Finding]:
         pictures = self._encode(model, processor, suite, samples)
         items = []
-        for i, (sample, where) in enumerate(zip(samples, pictures.tokens.where, strict=True)):
-            places = centers(processor, sample.image.size, where)
+        for i, (sample, coordinates) in enumerate(
+            zip(samples, pictures.tokens.coordinates, strict=True)
+        ):
+            places = centers(processor, sample.image.size, coordinates)
             for question in sample.questions:
                 about = distances(places, question.boxes).isfinite().any(1).numpy()
                 if about.any() and not about.all():
@@ -237,7 +239,7 @@ class Analysis:
                 yield _finding(
                     suite,
                     samples[image].id,
-                    encoding.tokens.where[i][:, 0].numpy(),
+                    encoding.tokens.coordinates[i][:, 0].numpy(),
                     about,
                     own,
                     tokens,

@@ -111,8 +111,8 @@ def llm_attention(
     with observe(decoder, keep_last_row):
         model(**NoPruning().prune(model, inputs, encoding), use_cache=False, logits_to_keep=1)
     places = [
-        span.positions.to(droppable.device)[droppable]
-        for span, droppable in zip(encoding.spans, encoding.droppable, strict=True)
+        span.positions.to(patch_indices.device)[patch_indices]
+        for span, patch_indices in zip(encoding.spans, encoding.patch_indices, strict=True)
     ]
     return [
         [rows[i][span.row, p] for span, p in zip(encoding.spans, places, strict=True)]

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 from PIL import Image
 
-from adafv.app.view import DENSE, Result, Sight
+from adafv.app.view import DENSE, Result, View
 from adafv.methods import METHODS
 from adafv.models.ask import Answer
 from adafv.utils.checks import checked
@@ -75,7 +75,7 @@ def waiting(image: Image.Image) -> str:
 
 
 @checked
-def cards(sight: Sight, layer: str) -> str:
+def cards(sight: View, layer: str) -> str:
     """The dense answer beside those of the methods, each under the picture.
 
     Args:
@@ -92,7 +92,7 @@ def cards(sight: Sight, layer: str) -> str:
     )
 
 
-def _card(sight: Sight, result: Result, layer: str, dense: Answer | None, longest: float) -> str:
+def _card(sight: View, result: Result, layer: str, dense: Answer | None, longest: float) -> str:
     plain = result.method == DENSE
     name = "every token" if plain else result.method
     parts = [
@@ -112,7 +112,7 @@ def _card(sight: Sight, result: Result, layer: str, dense: Answer | None, longes
     return f'<article class="card{" dense" if plain else ""}">{"".join(parts)}</article>'
 
 
-def _drawing(sight: Sight, result: Result, layer: str) -> str:
+def _drawing(sight: View, result: Result, layer: str) -> str:
     size, what = sight.image.size, result.what
     if what is None or layer == BARE:
         return _figure(size, [_ground()], "the picture")
@@ -153,7 +153,7 @@ def _kept(what: Explanation, scale: Scale, box: Box) -> list[str]:
     width, height = (box[2] - box[0]) / scale.shape[1], (box[3] - box[1]) / scale.shape[0]
     unit = max(what.image.size) / NOMINAL
     line = float(np.clip(min(width, height) / unit / 8, 0.9, 2.6)) * unit
-    place = dict(zip(scale.index.tolist(), scale.where.tolist(), strict=True))
+    place = dict(zip(scale.index.tolist(), scale.coordinates.tolist(), strict=True))
 
     def path(tokens: Sequence[int], inset: float) -> str:
         corners = (

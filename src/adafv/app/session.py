@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
-from adafv.app.view import DENSE, Result, Sight
+from adafv.app.view import DENSE, Result, View
 from adafv.core import turns
 from adafv.core.encode import encode, reask
 from adafv.core.pruner import Pruner
@@ -33,7 +33,7 @@ from adafv.utils.checks import checked
 from adafv.utils.clock import now
 from adafv.viz import check_drawable, explained
 
-__all__ = ["VISITORS", "Desk", "Playground", "bundled"]
+__all__ = ["VISITORS", "Playground", "Session", "bundled"]
 
 VISITORS = 16
 """Visitors whose pictures stay in memory; the one who has been quiet for longest goes first."""
@@ -56,7 +56,7 @@ class Asked:
 
 
 @dataclass
-class Desk:
+class Session:
     """What one visitor has in front of them.
 
     Attributes:
@@ -97,7 +97,7 @@ class Playground:
             max_new_tokens,
         )
         turns.remember(model, processor)
-        self.desks: OrderedDict[str, Desk] = OrderedDict()
+        self.desks: OrderedDict[str, Session] = OrderedDict()
         self._lock = RLock()
 
     def warm_up(self) -> None:
@@ -121,7 +121,7 @@ class Playground:
 
     def look(
         self, visitor: str, source: str, question: str, names: Sequence[str], keep: float
-    ) -> Sight:
+    ) -> View:
         """Ask the dense model and some methods about a picture; what was computed before is used
         again.
 
@@ -158,7 +158,7 @@ class Playground:
                     _compared(result, pruner, self._read(earlier, pruner))
                     for result, pruner in pairs
                 ]
-            return Sight(
+            return View(
                 image=desk.image,
                 question=question,
                 keep=keep,
@@ -174,15 +174,17 @@ class Playground:
         with self._lock:
             self.desks.pop(visitor, None)
 
-    def _desk(self, visitor: str, source: str) -> Desk:
+    def _desk(self, visitor: str, source: str) -> Session:
         desk = self.desks.get(visitor)
         if desk is None or desk.source != source:
             image = bundled(int(source)).image if source.isdigit() else open_image(source)
-            desk = Desk(source, image)
+            desk = Session(source, image)
         remember(self.desks, visitor, desk, VISITORS)
         return desk
 
-    def _asked(self, desk: Desk, question: str, pruners: list[Pruner]) -> tuple[Asked, str | None]:
+    def _asked(
+        self, desk: Session, question: str, pruners: list[Pruner]
+    ) -> tuple[Asked, str | None]:
         """The question on the picture, whose vision tower runs if a method looks at something not
         read yet.
         """
@@ -203,7 +205,7 @@ class Playground:
         remember(desk.asked, question, asked, QUESTIONS)
         return asked, next((q for q in desk.asked if q != question), None)
 
-    def _inputs(self, desk: Desk, question: str) -> dict[str, Any]:
+    def _inputs(self, desk: Session, question: str) -> dict[str, Any]:
         return build_inputs(
             self.processor, desk.image, question, self.model.device, self.model.dtype
         )
@@ -227,7 +229,9 @@ class Playground:
             return asked.encoding
         return pruner.reask(self.model, asked.inputs, asked.encoding)
 
-    def _result(self, desk: Desk, asked: Asked, question: str, name: str, pruner: Pruner) -> Result:
+    def _result(
+        self, desk: Session, asked: Asked, question: str, name: str, pruner: Pruner
+    ) -> Result:
         key = (question, name, pruner.keep or 1.0)
         result = desk.results.get(key)
         if result is None:
@@ -235,7 +239,7 @@ class Playground:
         remember(desk.results, key, result, RESULTS)
         return result
 
-    def _answered(self, desk: Desk, asked: Asked, question: str, pruner: Pruner) -> Result:
+    def _answered(self, desk: Session, asked: Asked, question: str, pruner: Pruner) -> Result:
         encoding = self._read(asked, pruner)
         try:
             answer, selection = ask_encoded(

@@ -9,7 +9,7 @@ from PIL import Image
 from adafv.models.ask import Answer
 from adafv.viz import Explanation
 
-__all__ = ["DENSE", "Result", "Sight"]
+__all__ = ["DENSE", "Result", "View"]
 
 DENSE = "none"
 """The method that keeps everything."""
@@ -37,7 +37,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Sight:
+class View:
     """Everything the page shows.
 
     Attributes:

@@ -10,11 +10,11 @@ from transformers import ProcessorMixin
 
 from adafv.core.pruner import Pruner
 
-__all__ = ["Asked", "Engine", "EngineError", "Outcome", "failed"]
+__all__ = ["Engine", "EngineError", "Request", "Response", "failed"]
 
 LONGEST_ERROR = 400
 
-Outcome = dict[str, Any]
+Response = dict[str, Any]
 """answer, visual_tokens and kept_tokens of a question, or its error."""
 
 
@@ -23,7 +23,7 @@ class EngineError(ValueError):
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """A question that can be put to a model; whether its picture can be opened is not known yet."""
 
     number: int
@@ -51,8 +51,8 @@ class Engine(Protocol):
         """Raise a `ValueError` if it cannot prune so."""
 
     def outcomes(
-        self, asked: Iterator[Asked], batch_size: int, max_new_tokens: int
-    ) -> Iterator[dict[int, Outcome]]:
+        self, asked: Iterator[Request], batch_size: int, max_new_tokens: int
+    ) -> Iterator[dict[int, Response]]:
         """Answer questions.
 
         Args:
@@ -67,7 +67,7 @@ class Engine(Protocol):
         """
 
 
-def failed(error: Exception | str) -> Outcome:
+def failed(error: Exception | str) -> Response:
     """The outcome of a question that cannot be answered, in one sentence."""
     sentence = " ".join(str(error).split())
     if len(sentence) > LONGEST_ERROR:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
-from adafv.batch.engine import Asked, Outcome, failed
+from adafv.batch.engine import Request, Response, failed
 from adafv.core.encode import encode
 from adafv.core.pruner import Pruner
 from adafv.core.turns import remember
@@ -27,7 +27,7 @@ __all__ = ["HuggingFace"]
 class Opened:
     """A question with its picture; the same picture is the same object."""
 
-    asked: Asked
+    asked: Request
     picture: Image.Image
 
 
@@ -58,13 +58,13 @@ class HuggingFace:
         """Every method is done."""
 
     def outcomes(
-        self, asked: Iterator[Asked], batch_size: int, max_new_tokens: int
-    ) -> Iterator[dict[int, Outcome]]:
+        self, asked: Iterator[Request], batch_size: int, max_new_tokens: int
+    ) -> Iterator[dict[int, Response]]:
         while batch := list(islice(asked, batch_size)):
             yield self._outcomes(batch, max_new_tokens)
 
-    def _outcomes(self, batch: list[Asked], max_new_tokens: int) -> dict[int, Outcome]:
-        found: dict[int, Outcome] = {}
+    def _outcomes(self, batch: list[Request], max_new_tokens: int) -> dict[int, Response]:
+        found: dict[int, Response] = {}
         opened = cache(open_image)
         groups: dict[int, list[Opened]] = {}
         for asked in batch:
@@ -80,7 +80,7 @@ class HuggingFace:
             )
         return found
 
-    def _answers(self, group: Sequence[Opened], max_new_tokens: int) -> list[Outcome]:
+    def _answers(self, group: Sequence[Opened], max_new_tokens: int) -> list[Response]:
         """Answers to questions with one pruner; of those that cannot be answered together, half by
         half.
         """
@@ -103,7 +103,7 @@ class HuggingFace:
 @torch.no_grad()
 def answers(
     model: PreTrainedModel, processor: ProcessorMixin, group: Sequence[Opened], max_new_tokens: int
-) -> list[Outcome]:
+) -> list[Response]:
     """Answer, visual_tokens and kept_tokens of each question; the first one's pruner holds for all.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from adafv import __version__
-from adafv.batch.engine import Asked, Engine, Outcome, failed
+from adafv.batch.engine import Engine, Request, Response, failed
 from adafv.batch.jsonl import Line, Results, read_lines
 from adafv.core.pruner import Pruner
 from adafv.core.spec import without_budget
@@ -174,7 +174,7 @@ class Batch:
         """
         if not lines:
             return
-        waiting, known = deque(lines), dict[int, Outcome]()
+        waiting, known = deque(lines), dict[int, Response]()
         pruners = _Pruners(self.pruner, engine)
         asked = self._asked(engine, lines, known, pruners)
         for outcomes in engine.outcomes(
@@ -187,8 +187,8 @@ class Batch:
             yield new
 
     def _asked(
-        self, engine: Engine, lines: list[Line], known: dict[int, Outcome], pruner_of: "_Pruners"
-    ) -> Iterator[Asked]:
+        self, engine: Engine, lines: list[Line], known: dict[int, Response], pruner_of: "_Pruners"
+    ) -> Iterator[Request]:
         """The lines that can be put to an engine; the outcomes of the others become known."""
         for line in lines:
             try:
@@ -199,7 +199,7 @@ class Batch:
             except ValueError as error:
                 known[line.number] = failed(error)
             else:
-                yield Asked(line.number, line.image, question, pruner)
+                yield Request(line.number, line.image, question, pruner)
 
 
 class _Pruners:
@@ -240,7 +240,7 @@ class _Pruners:
 
 
 def _ready(
-    waiting: deque[Line], known: dict[int, Outcome], specs: Mapping[int, str], default: str
+    waiting: deque[Line], known: dict[int, Response], specs: Mapping[int, str], default: str
 ) -> list[Record]:
     """The results of the first lines that wait, as far as they are known."""
     new = []

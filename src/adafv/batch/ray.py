@@ -8,19 +8,19 @@ from typing import Any, ClassVar
 
 import torch
 
-from adafv.batch.engine import Asked, EngineError, Outcome, failed
+from adafv.batch.engine import EngineError, Request, Response, failed
 from adafv.batch.vllm_requests import Requests, engine_options, fingerprint, needs, prepare
 from adafv.core.pruner import Pruner
 from adafv.models.images import open_image
 from adafv.models.load import dtype_of, sentence
 
-__all__ = ["Cluster"]
+__all__ = ["RayEngine"]
 
 ERROR = "__inference_error__"  # Ray's own column; a row that has one goes past the engine
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # at 0 Ray listens on 127.0.0.1 alone, on Linux too
 
 
-class Cluster:
+class RayEngine:
     """A model on vLLM under Ray Data: on the cluster at `RAY_ADDRESS`, else on this machine.
 
     A worker that dies is started anew, and what it had not answered goes to the others. Every node
@@ -68,8 +68,8 @@ class Cluster:
         self.requests.check(pruner)
 
     def outcomes(
-        self, asked: Iterator[Asked], batch_size: int, max_new_tokens: int
-    ) -> Iterator[dict[int, Outcome]]:
+        self, asked: Iterator[Request], batch_size: int, max_new_tokens: int
+    ) -> Iterator[dict[int, Response]]:
         rows = [self._row(question, max_new_tokens) for question in asked]
         if not rows:
             return
@@ -85,7 +85,7 @@ class Cluster:
                 f"Ray has stopped ({sentence(error)}): run the same command again"
             ) from error
 
-    def _row(self, asked: Asked, max_new_tokens: int) -> dict[str, Any]:
+    def _row(self, asked: Request, max_new_tokens: int) -> dict[str, Any]:
         return {
             "number": asked.number,
             "picture": os.path.abspath(asked.image),
@@ -178,7 +178,7 @@ def _answered(source: str, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _outcome(row: dict[str, Any]) -> Outcome:
+def _outcome(row: dict[str, Any]) -> Response:
     if error := row.get(ERROR):
         return failed(error)
     return {name: row[name] for name in ("answer", "visual_tokens", "kept_tokens")}

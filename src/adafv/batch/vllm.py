@@ -8,18 +8,18 @@ from typing import Any, ClassVar
 
 import torch
 
-from adafv.batch.engine import Asked, EngineError, Outcome, failed
+from adafv.batch.engine import EngineError, Request, Response, failed
 from adafv.batch.vllm_requests import Requests, engine_options, fingerprint, needs, prepare
 from adafv.core.pruner import Pruner
 from adafv.models.images import open_image
 from adafv.models.load import dtype_of, sentence
 
-__all__ = ["Offline"]
+__all__ = ["VLLMEngine"]
 
 AGAIN = "run the same command again, it goes on where it stopped"
 
 
-class Offline:
+class VLLMEngine:
     """A model on vLLM, started with the first question.
 
     Args:
@@ -58,12 +58,12 @@ class Offline:
         self.requests.check(pruner)
 
     def outcomes(
-        self, asked: Iterator[Asked], batch_size: int, max_new_tokens: int
-    ) -> Iterator[dict[int, Outcome]]:
+        self, asked: Iterator[Request], batch_size: int, max_new_tokens: int
+    ) -> Iterator[dict[int, Response]]:
         running: dict[str, tuple[int, int]] = {}
         more = True
         while more or running:
-            found: dict[int, Outcome] = {}
+            found: dict[int, Response] = {}
             while len(running) < batch_size and (
                 more := (question := next(asked, None)) is not None
             ):
@@ -81,7 +81,7 @@ class Offline:
                 found[number] = self.requests.answered(text, prompt, visual_tokens)
             yield found
 
-    def _enqueue(self, asked: Asked, max_new_tokens: int) -> dict[str, tuple[int, int]]:
+    def _enqueue(self, asked: Request, max_new_tokens: int) -> dict[str, tuple[int, int]]:
         """Hand a question to vLLM: the request's id, the question's number and its picture's visual
         tokens.
         """

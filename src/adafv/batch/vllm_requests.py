@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, GenerationConfig, ProcessorMixin
 
-from adafv.batch.engine import Outcome
+from adafv.batch.engine import Response
 from adafv.core.prompt import placeholders
 from adafv.core.pruner import Pruner
 from adafv.integrations.vllm import ARCHITECTURES, FOLLOWS
-from adafv.integrations.vllm.meta_model import Skeleton
-from adafv.integrations.vllm.options import Choice, options_in
+from adafv.integrations.vllm.meta_model import MetaModel
+from adafv.integrations.vllm.options import PruneConfig, options_in
 from adafv.models.load import from_files, source_of
 from adafv.models.processors import processor_class
 from adafv.models.prompting import prompt_for, tokenizer_options
@@ -66,7 +66,7 @@ class Requests:
                 f"{architecture} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: pass --engine hf"
             )
         try:
-            Choice.of(_options(pruner), {})
+            PruneConfig.of(_options(pruner), {})
         except ValueError as error:
             raise ValueError(f"{error}: pass --engine hf, or another method") from None
 
@@ -99,9 +99,9 @@ class Requests:
         if not hasattr(self.config, "image_grid_pinpoints"):
             return count
         layout = self._skeleton.layout(count, {"image_sizes": torch.tensor([height, width])})
-        return len(layout.droppable)
+        return len(layout.patch_indices)
 
-    def answered(self, text: str, prompt: Sequence[int], visual_tokens: int) -> Outcome:
+    def answered(self, text: str, prompt: Sequence[int], visual_tokens: int) -> Response:
         """The outcome, from what was read and written."""
         read = list(prompt).count(self._placeholder)
         return {
@@ -111,8 +111,8 @@ class Requests:
         }
 
     @cached_property
-    def _skeleton(self) -> Skeleton:
-        return Skeleton(self.config)
+    def _skeleton(self) -> MetaModel:
+        return MetaModel(self.config)
 
     @cached_property
     def _placeholder(self) -> int:

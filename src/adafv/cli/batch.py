@@ -152,13 +152,13 @@ def _engine(
     name: str, workers: int, model: str | None, device: str | None, dtype: str | None
 ) -> "Engine":
     if name == "vllm":
-        from adafv.batch.vllm import Offline
+        from adafv.batch.vllm import VLLMEngine
 
-        return Offline(model, dtype)
+        return VLLMEngine(model, dtype)
     if name == "ray":
-        from adafv.batch.ray import Cluster
+        from adafv.batch.ray import RayEngine
 
-        return Cluster(model, dtype, workers=workers)
+        return RayEngine(model, dtype, workers=workers)
     from adafv.batch.hf import HuggingFace
     from adafv.models.load import load
 

@@ -171,7 +171,7 @@ def _choice(asked: dict[str, Any], given: dict[str, Any], model: str | None) -> 
         options["adafv_keep"] = 1.0 if dense else DEFAULT_KEEP
     options |= {name: value for name, value in DEFAULTS.items() if name not in {*options, *carried}}
     both = choice.over(carried, options)
-    choice.Choice.of(
+    choice.PruneConfig.of(
         {name: value for name, value in both.items() if name not in choice.SERVER}, both
     )
     return options

@@ -238,7 +238,7 @@ def _new_images(
     columns = columns.gather(1, order).where(real, -1)  # (B, q')
     new_mask = torch.cat([old, fresh], 1).gather(1, columns.clamp(min=0)).where(real, 0)
     lost = known.lost or _loses(pruner, encoding)
-    if family_of(model).counts and not bool(real.all()):
+    if family_of(model).ignores_position_ids and not bool(real.all()):
         raise ValueError(
             f"models of the family {model.config.model_type!r} number their tokens by counting, so that no row may get "
             "padding between two turns: pass prompts that keep different numbers of tokens one by one"

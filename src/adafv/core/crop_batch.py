@@ -41,8 +41,8 @@ def apart(tokens: VisualTokens, budget: list[int]) -> CropBatch:
     shares: list[int] = []
     members: list[Tensor] = []
     seeds: list[int] = []
-    for i, (where, k) in enumerate(zip(tokens.where, budget, strict=True)):
-        crop = where[:, 0]
+    for i, (coordinates, k) in enumerate(zip(tokens.coordinates, budget, strict=True)):
+        crop = coordinates[:, 0]
         of_crops = [(crop == c).nonzero()[:, 0] for c in crop.unique()]
         of_budget = share_out(k, [len(inside) for inside in of_crops])
         for number, (inside, share) in enumerate(zip(of_crops, of_budget, strict=True)):
@@ -65,7 +65,9 @@ def apart(tokens: VisualTokens, budget: list[int]) -> CropBatch:
         return x[image[:, None], index].masked_fill_(~real, 0)
 
     alone = torch.tensor([0, 1, 1])  # a crop is the first of its image
-    places = [tokens.where[i][inside] * alone for i, inside in zip(images, members, strict=True)]
+    places = [
+        tokens.coordinates[i][inside] * alone for i, inside in zip(images, members, strict=True)
+    ]
     return CropBatch(
         tokens=replace(
             tokens,
@@ -75,7 +77,7 @@ def apart(tokens: VisualTokens, budget: list[int]) -> CropBatch:
             signals={signal: taken(x) for signal, x in tokens.signals.items()},
             text=None if tokens.text is None else tokens.text[image],
             text_mask=None if tokens.text_mask is None else tokens.text_mask[image],
-            where=tuple(places),
+            coordinates=tuple(places),
             seeds=tuple(seeds),
         ),
         budget=shares,

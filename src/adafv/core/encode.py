@@ -78,11 +78,12 @@ def encode(
     )
 
     patches = [_candidates(x, f) for x, f in zip(layouts, features, strict=True)]
-    droppable = [_to(p, device) for p in patches]
+    patch_indices = [_to(p, device) for p in patches]
     words = _words(prompt, spans, query, skip, of)
     with torch.no_grad():
         seen = [
-            family.project(model, f.detach()[i]) for f, i in zip(features, droppable, strict=True)
+            family.project(model, f.detach()[i])
+            for f, i in zip(features, patch_indices, strict=True)
         ]
     with torch.no_grad(), full_precision(device):
         embedded, text_mask = _embed(model, words, device) if text else (None, None)
@@ -92,11 +93,11 @@ def encode(
             mask=_to(_padding([len(p) for p in patches]), device),
             counts=tuple(map(len, patches)),
             signals=_signals(found, layouts, patches)
-            if family.attends
+            if family.attention_observable
             else {s: _own(s, seen) for s in signals},
             text=embedded,
             text_mask=text_mask,
-            where=tuple(x.where[p] for x, p in zip(layouts, patches, strict=True)),
+            coordinates=tuple(x.coordinates[p] for x, p in zip(layouts, patches, strict=True)),
             seeds=_seeds(words),
             layers=model.config.get_text_config().num_hidden_layers,
         )
@@ -104,12 +105,15 @@ def encode(
     return Encoding(
         tokens=tokens,
         features=features,
-        droppable=droppable,
-        fixed=[_to(x.fixed, device) for x in layouts],
+        patch_indices=patch_indices,
+        structural_indices=[_to(x.structural_indices, device) for x in layouts],
         spans=spans,
         prompt=prompt,
         consumed=frozenset().union(*(p.consumed for p in parts)),
-        planes=[list(chain(*planes)) for planes in zip(*(p.planes for p in parts), strict=True)],
+        deepstack_features=[
+            list(chain(*deepstack_features))
+            for deepstack_features in zip(*(p.deepstack_features for p in parts), strict=True)
+        ],
         returned=[p.returned for p in parts],
         positions=positions,
         numbering=_numbering(model),
@@ -125,7 +129,7 @@ def _candidates(layout: Layout, features: Tensor) -> Tensor:
     A token of a clip that is the same as that of the frame before, at the same place, says nothing:
     it is not counted, and goes as soon as any token goes. So a clip of a scene that stands still
     costs what a still costs."""
-    patches = layout.droppable
+    patches = layout.patch_indices
     if layout.frames == 1:
         return patches
     frames = F.normalize(
@@ -183,23 +187,23 @@ def reask(
             signals={s: x[index] for s, x in old.signals.items()},
             text=embedded,
             text_mask=text_mask,
-            where=tuple(old.where[i] for i in images),
+            coordinates=tuple(old.coordinates[i] for i in images),
             seeds=_seeds(words),
         )
-    features, droppable, fixed = (
+    features, patch_indices, structural_indices = (
         [part[i] for i in images]
-        for part in (encoding.features, encoding.droppable, encoding.fixed)
+        for part in (encoding.features, encoding.patch_indices, encoding.structural_indices)
     )
     return replace(
         encoding,
         tokens=tokens,
         features=features,
-        droppable=droppable,
-        fixed=fixed,
+        patch_indices=patch_indices,
+        structural_indices=structural_indices,
         spans=spans,
         prompt=prompt,
         question=of,
-        planes=[[plane[i] for i in images] for plane in encoding.planes],
+        deepstack_features=[[plane[i] for i in images] for plane in encoding.deepstack_features],
         returned=[replace(part, count=len(images)) for part in encoding.returned],
         positions=_full_positions(model, _host(inputs), prompt, device),
     )

@@ -38,7 +38,7 @@ class Part:
     layouts: list[Layout]
     spans: list[ImageSpan]
     found: dict[Signal, Tensor]
-    planes: list[list[Tensor]]
+    deepstack_features: list[list[Tensor]]
     consumed: frozenset[str]
     returned: Returned
 
@@ -66,7 +66,7 @@ def run(
         ValueError: inputs that the family lacks, or that its encoder refuses; clips of a family
             that has none; a layer or a strategy that is none.
     """
-    if modality == "video" and not family.films:
+    if modality == "video" and not family.prunes_video:
         raise ValueError(
             f"clips are not pruned in models of the family {model.config.model_type!r}: pass frames as pictures"
         )
@@ -78,7 +78,7 @@ def run(
         )
     found: dict[Signal, Tensor] = {}
     with torch.set_grad_enabled(torch.is_grad_enabled() and model.training), ExitStack() as stack:
-        if family.attends:
+        if family.attention_observable:
             tower, layer, signals = (
                 family.tower(model),
                 family.feature_layer(model, host),
@@ -91,13 +91,13 @@ def run(
             found = stack.enter_context(capture(tower, looked, cls, signals, registers))
             stack.enter_context(ending(tower, looked, signals))
         output = _call(model, family, inputs, consumed, modality)
-    if family.door not in output:
+    if family.output_field not in output:
         raise ValueError(
             f"the tower {type(family.tower(model)).__name__} hands features on otherwise than those that are known: "
             f"adafv cannot prune what this {model.config.model_type!r} model makes of images"
         )
     pieces = family.pieces(output)
-    lay = family.layouts if modality == "image" else family.clips
+    lay = family.layouts if modality == "image" else family.video_layouts
     layouts = lay(model, host, prompt, [len(piece) for piece in pieces])
     lengths = [len(layout.patches) for layout in layouts]
     if sum(lengths) != sum(map(len, pieces)):
@@ -105,7 +105,7 @@ def run(
             f"the encoder of this {model.config.model_type!r} model made {sum(map(len, pieces))} tokens of what should "
             f"be {sum(lengths)}: this way of preparing {modality}s is not known, please report it"
         )
-    planes = [
+    deepstack_features = [
         list(torch.cat(list(plane)).split(lengths))
         for plane in output.get("deepstack_features") or ()
     ]
@@ -114,9 +114,9 @@ def run(
         layouts=layouts,
         spans=prompt.spans(lengths, modality),
         found=found,
-        planes=planes,
+        deepstack_features=deepstack_features,
         consumed=consumed,
-        returned=Returned(modality, len(layouts), output, family.door),
+        returned=Returned(modality, len(layouts), output, family.output_field),
     )
 
 
@@ -207,7 +207,8 @@ def _call(
         if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
     }
     needs = {
-        name if modality == "image" else name.replace("image", "video") for name in family.needs
+        name if modality == "image" else name.replace("image", "video")
+        for name in family.required_inputs
     }
     if lacking := sorted(
         (required | needs) - {name for name, x in inputs.items() if x is not None}

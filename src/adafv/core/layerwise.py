@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import torch
 from transformers import PreTrainedModel
 
-from adafv.core.layerwise_decoder import Raters, Reading
+from adafv.core.layerwise_decoder import LayerwiseDecoder, Raters
 from adafv.core.prompt import has_images
 from adafv.core.pruner import BudgetError, Pruner, Selection
-from adafv.core.rebuild import kept_places
+from adafv.core.rebuild import kept_positions
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.ops.precision import full_precision
@@ -150,7 +150,9 @@ class LayerPruner(Pruner):
         return super().rebuild(model, inputs, encoding, selection)
 
     @contextmanager
-    def inside(self, model: PreTrainedModel, encoding: Encoding) -> Iterator[Reading | None]:
+    def inside(
+        self, model: PreTrainedModel, encoding: Encoding
+    ) -> Iterator[LayerwiseDecoder | None]:
         budget = [self.budget(n) for n in encoding.tokens.counts]
         if budget == list(encoding.tokens.counts):
             yield None
@@ -160,7 +162,7 @@ class LayerPruner(Pruner):
                 f"{self.name} prunes between the layers of the language model, which cannot be done in packed rows: "
                 "pass a batch of prompts, or choose a method that prunes before it, e.g. adafv"
             )
-        if reason := family_of(model).whole:
+        if reason := family_of(model).no_layerwise_reason:
             raise ValueError(
                 f"{self.name} prunes between the layers of the language model, which models of the family "
                 f"{model.config.model_type!r} don't allow: {reason}. Choose a method that prunes before it, e.g. adafv"
@@ -169,12 +171,12 @@ class LayerPruner(Pruner):
         plans = [
             self.plan(layers, n, k) for n, k in zip(encoding.tokens.counts, budget, strict=True)
         ]
-        places = partial(kept_places, encoding, newlines=self.newlines)
+        places = partial(kept_positions, encoding, newlines=self.newlines)
         with torch.no_grad(), full_precision(encoding.tokens.device):
             raters = self.raters(encoding)
             mesh = getattr(model, "_device_mesh", None)  # of tensor parallelism
             group = None if mesh is None else mesh["tp"].get_group()
-            reading = Reading(
+            reading = LayerwiseDecoder(
                 encoding,
                 model.get_decoder(),
                 self.stages(layers),

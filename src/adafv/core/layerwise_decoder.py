@@ -25,7 +25,7 @@ from adafv.ops.precision import full_precision
 from adafv.ops.saliency import attention_rows
 from adafv.utils.checks import checked
 
-__all__ = ["KeptLayers", "Raters", "Reading", "Resumed", "View"]
+__all__ = ["KeptColumns", "KeptLayers", "LayerwiseDecoder", "Raters", "ResumedDecoder"]
 
 Raters = list[tuple[Tensor, Tensor]]
 
@@ -36,7 +36,7 @@ class _Answered(Exception):
 
 @checked
 @dataclass(frozen=True)
-class View:
+class KeptColumns:
     """What a layer reads of the prompts.
 
     Attributes:
@@ -71,15 +71,15 @@ class KeptLayers:
 
     stages: list[int]
     width: int
-    views: list[View]
+    views: list[KeptColumns]
 
     def resumed(self, decoder: PreTrainedModel) -> AbstractContextManager[None]:
         """While open, the language model reads on from its cache."""
-        return Resumed(decoder, self).entering()
+        return ResumedDecoder(decoder, self).entering()
 
 
 @checked
-class Reading:
+class LayerwiseDecoder:
     """A language model on its way through a batch of prompts, and through the answers to them.
 
     Args:
@@ -225,7 +225,7 @@ class Reading:
         self.rotary = tuple(_take(part, columns) for part in rotary)
         return _take(hidden, steps)
 
-    def _best(self, stage: int, before: View, copies: int) -> list[Tensor]:
+    def _best(self, stage: int, before: KeptColumns, copies: int) -> list[Tensor]:
         """For each image the tokens that stay: those with the highest weighted sum of the raters'
         attention.
         """
@@ -235,7 +235,7 @@ class Reading:
             row, (raters, weights) = span.row, self.raters[i]
             raters = place[row, raters.to(place.device, non_blocking=True)]
             columns = span.positions.to(place.device, non_blocking=True)[
-                self.encoding.droppable[i][before.kept[i]]
+                self.encoding.patch_indices[i][before.kept[i]]
             ]
             sees = before.real[row] & (torch.arange(width, device=place.device) <= raters[:, None])
             q, k = query[row * copies][:, raters], key[row * copies][:, :width]
@@ -246,16 +246,16 @@ class Reading:
             kept.append(before.kept[i][first(order[None], [plan[stage]])[0]])
         return kept
 
-    def _view(self, kept: list[Tensor]) -> View:
+    def _view(self, kept: list[Tensor]) -> KeptColumns:
         prompt, stay = self.encoding.prompt, self.stay(kept)
         columns, exists = prompt.columns(stay, kept[0].device)
         real = prompt.gathered(prompt.mask, columns) & exists
         count = int((prompt.mask & ~prompt.placeholder).sum()) + sum(
             len(positions) for _, positions in stay
         )
-        return View(kept, columns, real, full=count == real.numel())
+        return KeptColumns(kept, columns, real, full=count == real.numel())
 
-    def _mask(self, view: View, index: int, hidden: Tensor, past: Any) -> Any:
+    def _mask(self, view: KeptColumns, index: int, hidden: Tensor, past: Any) -> Any:
         """The model's own kind of mask, of the tokens that a layer has in its cache and reads now."""
         config = self.decoder.config
         types = getattr(config, "layer_types", None)
@@ -284,7 +284,7 @@ class Reading:
 
 
 @checked
-class Resumed(Reading):
+class ResumedDecoder(LayerwiseDecoder):
     """A language model that reads on from a cache whose layers hold different tokens."""
 
     def __init__(self, decoder: PreTrainedModel, kept: KeptLayers) -> None:

@@ -14,7 +14,7 @@ from adafv.families import family_of
 from adafv.families.base import base_of
 from adafv.utils.checks import checked
 
-__all__ = ["kept_places", "rebuild"]
+__all__ = ["kept_positions", "rebuild"]
 
 BOUNDS = ("cu_seq_lens_q", "cu_seq_lens_k")
 
@@ -43,13 +43,15 @@ def rebuild(
     offsets = [_offsets(encoding, i, indices, newlines) for i, indices in enumerate(kept)]
     features = [f[o] for f, o in zip(encoding.features, offsets, strict=True)]
     for i, new in enumerate(merged or ()):
-        features[i][torch.searchsorted(offsets[i], encoding.droppable[i][kept[i]])] = new.to(
+        features[i][torch.searchsorted(offsets[i], encoding.patch_indices[i][kept[i]])] = new.to(
             features[i]
         )
     places = _places(encoding, offsets)
     out = _sequence(model, inputs, encoding, places, positions)
-    planes = [[p[o] for p, o in zip(plane, offsets, strict=True)] for plane in encoding.planes]
-    out["mm_encoder_outputs"] = encoding.encoded(features, planes)
+    deepstack_features = [
+        [p[o] for p, o in zip(plane, offsets, strict=True)] for plane in encoding.deepstack_features
+    ]
+    out["mm_encoder_outputs"] = encoding.encoded(features, deepstack_features)
     return out
 
 
@@ -77,7 +79,9 @@ def _sequence(
 
 
 @checked
-def kept_places(encoding: Encoding, kept: list[Tensor], newlines: str) -> list[tuple[int, Tensor]]:
+def kept_positions(
+    encoding: Encoding, kept: list[Tensor], newlines: str
+) -> list[tuple[int, Tensor]]:
     """For each image its row and the positions in the prompt of the tokens that stay, newlines
     among them.
     """
@@ -97,19 +101,26 @@ def _offsets(encoding: Encoding, image: int, kept: Tensor, newlines: str) -> Ten
     """Where the tokens that stay are among all tokens of an image, those that may not be dropped
     included.
     """
-    droppable, fixed = encoding.droppable[image], encoding.fixed[image]
-    if len(kept) == len(droppable):
+    patch_indices, structural_indices = (
+        encoding.patch_indices[image],
+        encoding.structural_indices[image],
+    )
+    if len(kept) == len(patch_indices):
         return torch.arange(len(encoding.features[image]), device=kept.device)
     if newlines != "all":
-        fixed = _newlines_of_rows(encoding, image, kept) if newlines == "rows" else fixed[:0]
-    return torch.cat([droppable[kept], fixed]).sort().values
+        structural_indices = (
+            _newlines_of_rows(encoding, image, kept)
+            if newlines == "rows"
+            else structural_indices[:0]
+        )
+    return torch.cat([patch_indices[kept], structural_indices]).sort().values
 
 
 def _newlines_of_rows(encoding: Encoding, image: int, kept: Tensor) -> Tensor:
-    newlines, crop = encoding.fixed[image], encoding.tokens.where[image][:, 0]
+    newlines, crop = encoding.structural_indices[image], encoding.tokens.coordinates[image][:, 0]
     # the thumbnail's rows don't
     ends_in_newline = (crop >= crop.max().clamp(max=1)).to(kept.device)
-    tokens = encoding.droppable[image][kept[ends_in_newline[kept]]]
+    tokens = encoding.patch_indices[image][kept[ends_in_newline[kept]]]
     used = torch.searchsorted(newlines, tokens).bincount(minlength=len(newlines) + 1)
     return newlines[used[:-1] > 0]
 
@@ -130,7 +141,7 @@ def _positions(
             positions[0] = prompt.packed_positions(columns, encoding.positions[0])
         return {"position_ids": positions}
     if wanted == "original":
-        if family_of(model).counts:
+        if family_of(model).ignores_position_ids:
             raise ValueError(
                 f"positions='original' has no effect in models of the family {model.config.model_type!r}, which "
                 "number their tokens by counting them: pass positions='packed'"

@@ -29,7 +29,7 @@ class VisualTokens:
         text: (I, M, D) input embeddings of the words each image is asked about. None if nobody
             asked for them.
         text_mask: (I, M), true where there is a word.
-        where: for each image a CPU tensor (N, 3): crop, row and column of each token; see
+        coordinates: for each image a CPU tensor (N, 3): crop, row and column of each token; see
             `Family.grid`.
         seeds: a number for each image's question, the same in every batch and on every device: for
             methods that draw.
@@ -42,7 +42,7 @@ class VisualTokens:
     signals: Mapping[Signal, Tensor]
     text: Tensor | None
     text_mask: Tensor | None
-    where: tuple[Tensor, ...]
+    coordinates: tuple[Tensor, ...]
     seeds: tuple[int, ...]
     layers: int
 
@@ -67,15 +67,15 @@ class Returned:
         modality: "image" or "video".
         count: of how many images (or clips).
         output: as it came.
-        door: name of the field that the LLM reads.
+        output_field: name of the field that the LLM reads.
     """
 
     modality: str
     count: int
     output: ModelOutput
-    door: str
+    output_field: str
 
-    def but(self, features: list[Tensor], planes: list[list[Tensor]]) -> ModelOutput:
+    def but(self, features: list[Tensor], deepstack_features: list[list[Tensor]]) -> ModelOutput:
         """The same with other features (k, D) of each image.
 
         Where the model expects one tensor of equal pieces, the pieces are the largest that no image
@@ -83,14 +83,14 @@ class Returned:
         output = type(self.output)(
             **{name: x for name, x in self.output.items() if name not in HEAVY}
         )
-        output[self.door] = features
-        if isinstance(whole := self.output[self.door], Tensor):
+        output[self.output_field] = features
+        if isinstance(whole := self.output[self.output_field], Tensor):
             piece = math.gcd(*map(len, features)) if whole.dim() == 3 else 0
-            output[self.door] = (
+            output[self.output_field] = (
                 torch.cat(features).unflatten(0, (-1, piece)) if piece else torch.cat(features)
             )
-        if planes:
-            output["deepstack_features"] = planes
+        if deepstack_features:
+            output["deepstack_features"] = deepstack_features
         return output
 
 
@@ -102,13 +102,13 @@ class Encoding:
     Attributes:
         tokens: what methods see.
         features: one (n, D) tensor per image: all its tokens in LLM order, newlines included.
-        droppable: one (N,) device tensor per image: which of its n tokens a method chooses from.
-        fixed: one (n - N,) device tensor per image: which are no patches. They go as
+        patch_indices: one (N,) device tensor per image: which of its n tokens a method chooses from.
+        structural_indices: one (n - N,) device tensor per image: which are no patches. They go as
             `Pruner.newlines` says.
         spans: where each image's placeholders are.
         prompt: the prompts.
         consumed: names of the inputs that the encoders have used up.
-        planes: for each deeper layer of the LLM that reads features of its own (DeepStack), those
+        deepstack_features: for each deeper layer of the LLM that reads features of its own (DeepStack), those
             of each image.
         returned: what the encoders returned, in the order of the images.
         positions: (3 or more, B, L) position ids of the whole prompts, where the model has M-RoPE.
@@ -120,23 +120,27 @@ class Encoding:
 
     tokens: VisualTokens
     features: list[Tensor]
-    droppable: list[Tensor]
-    fixed: list[Tensor]
+    patch_indices: list[Tensor]
+    structural_indices: list[Tensor]
     spans: list[ImageSpan]
     prompt: Prompt
     consumed: frozenset[str]
-    planes: list[list[Tensor]]
+    deepstack_features: list[list[Tensor]]
     returned: list[Returned]
     positions: Tensor | None
     numbering: frozenset[str]
     question: Question
     merges: bool
 
-    def encoded(self, features: list[Tensor], planes: list[list[Tensor]]) -> dict[str, ModelOutput]:
+    def encoded(
+        self, features: list[Tensor], deepstack_features: list[list[Tensor]]
+    ) -> dict[str, ModelOutput]:
         """Other features (k, D) of each image by modality, for `mm_encoder_outputs`."""
         found, start = {}, 0
         for part in self.returned:
             own = slice(start, start + part.count)
-            found[part.modality] = part.but(features[own], [plane[own] for plane in planes])
+            found[part.modality] = part.but(
+                features[own], [plane[own] for plane in deepstack_features]
+            )
             start += part.count
         return found

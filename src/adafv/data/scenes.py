@@ -50,7 +50,7 @@ class _Board:
 
     def __init__(self, rng: random.Random, size: tuple[int, int]) -> None:
         self.rng, self.size = rng, size
-        self.placed: list[tuple[_Plan, Box]] = []
+        self.has_grid: list[tuple[_Plan, Box]] = []
 
     def _shape(self, plan: _Plan) -> tuple[int, int]:
         return (
@@ -74,7 +74,7 @@ class _Board:
             or o[2] + margin <= box[0]
             or box[3] + margin <= o[1]
             or o[3] + margin <= box[1]
-            for _, o in self.placed
+            for _, o in self.has_grid
         )
 
     def put(
@@ -88,7 +88,7 @@ class _Board:
             top = self.rng.randint(y, max(y, bottom - height))
             box = (left, top, left + width, top + height)
             if self._free(box, margin):
-                self.placed.append((plan, box))
+                self.has_grid.append((plan, box))
                 return box
         return None
 
@@ -105,7 +105,7 @@ class _Board:
                 top = anchor[1] - gap - height if side == "above" else anchor[3] + gap
             box = (left, top, left + width, top + height)
             if self._free(box, 4):
-                self.placed.append((plan, box))
+                self.has_grid.append((plan, box))
                 return box
         return None
 
@@ -145,7 +145,7 @@ def compose(
                 board.put_beside(card(20, 24), anchor, all_sides)
         for _ in range(rng.randint(1, 2)):
             board.put(card(12, 20))
-        total = len(board.placed) + rng.randint(0, 2)
+        total = len(board.has_grid) + rng.randint(0, 2)
         kinds: tuple[str, ...] = ("tiny", "small", "medium")
     elif suite == "scenes-small":
         x, y = size[0] // 2, size[1] // 2
@@ -156,7 +156,7 @@ def compose(
         # a twin of something tiny, for questions that one glance does not answer
         if rng.random() < 0.5:
             twin = rng.choice(
-                [plan for plan, _ in board.placed if plan.dull] or [icon("tiny", True)]
+                [plan for plan, _ in board.has_grid if plan.dull] or [icon("tiny", True)]
             )
             board.put(replace(twin, color=color(), pixels=_pick_size(rng, side, "tiny")))
         total, kinds = 0, ("large",)
@@ -176,12 +176,12 @@ def compose(
         if rng.random() < 0.4:  # several of one kind
             name = names.pop()
             for _ in range(rng.randint(2, 4)):
-                if len(board.placed) < total:
+                if len(board.has_grid) < total:
                     board.put(
                         _Plan(name, color(), _pick_size(rng, side, rng.choice(("small", "medium"))))
                     )
         kinds = ("tiny", "small", "medium", "medium", "large")
-    while len(board.placed) < total:
+    while len(board.has_grid) < total:
         if board.put(icon(rng.choice(kinds))) is None and board.put(icon("tiny")) is None:
             break
     return _paint(rng, board, size)
@@ -191,7 +191,7 @@ def _paint(
     rng: random.Random, board: _Board, size: tuple[int, int]
 ) -> tuple[Image.Image, tuple[Thing, ...]]:
     image = background(rng, size)
-    for plan, box in board.placed:
+    for plan, box in board.has_grid:
         fill: tuple[int, ...] = COLORS[plan.color]
         if plan.dull:
             behind = image.getpixel((box[0], box[1]))
@@ -203,7 +203,9 @@ def _paint(
             image.paste(ink_color(plan.color), box[:2], ink)
         else:
             image.paste(fill, box[:2], icon_mask(plan.name, plan.pixels))
-    return image, tuple(Thing(plan.name, plan.color, box, plan.text) for plan, box in board.placed)
+    return image, tuple(
+        Thing(plan.name, plan.color, box, plan.text) for plan, box in board.has_grid
+    )
 
 
 @checked

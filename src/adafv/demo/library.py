@@ -22,7 +22,7 @@ from adafv.models.load import load
 from adafv.utils.checks import checked
 from adafv.utils.files import atomic, writable_folder
 from adafv.viz import explain
-from adafv.viz.figure import FAINT, GREY, INK, PLAIN, RELEVANCE, Sheet
+from adafv.viz.figure import FAINT, GREY, INK, PLAIN, RELEVANCE, PixelFigure
 
 __all__ = ["main", "run"]
 
@@ -83,13 +83,13 @@ def run(model: Any, processor: Any, out: Path, console: Console) -> None:
     )
 
 
-def contact_sheet(loaded: Loaded, answers: list[list[Answer]]) -> Sheet:
+def contact_sheet(loaded: Loaded, answers: list[list[Answer]]) -> PixelFigure:
     """The pictures with their questions, the truth, and the answer at every budget."""
     side, gap, margin, foot = 300, 48, 48, 232
     columns = 3
     rows = -(-len(loaded) // columns)
     width = 2 * margin + columns * side + (columns - 1) * gap
-    sheet = Sheet(width, 2 * margin - 24 + rows * (side + foot))
+    sheet = PixelFigure(width, 2 * margin - 24 + rows * (side + foot))
     for i, ((sample, question), given) in enumerate(zip(loaded, answers, strict=True)):
         x, y = margin + i % columns * (side + gap), margin + i // columns * (side + foot)
         scale = side / max(sample.image.size)

@@ -15,16 +15,16 @@ __all__ = ["centers", "distances"]
 
 
 @checked
-def centers(processor: Any, size: tuple[int, int], where: Tensor) -> NDArray[Any]:
+def centers(processor: Any, size: tuple[int, int], coordinates: Tensor) -> NDArray[Any]:
     """(N, 2) x and y, in pixels of a picture of `size` (width, height), of the middle of each
     token's patch.
     """
-    left, top, right, bottom = view(processor, size, where)
-    place = np.empty((len(where), 2))
-    for scale in scales(where):
+    left, top, right, bottom = view(processor, size, coordinates)
+    place = np.empty((len(coordinates), 2))
+    for scale in scales(coordinates):
         rows, columns = scale.shape
-        place[scale.index, 0] = left + (scale.where[:, 1] + 0.5) * (right - left) / columns
-        place[scale.index, 1] = top + (scale.where[:, 0] + 0.5) * (bottom - top) / rows
+        place[scale.index, 0] = left + (scale.coordinates[:, 1] + 0.5) * (right - left) / columns
+        place[scale.index, 1] = top + (scale.coordinates[:, 0] + 0.5) * (bottom - top) / rows
     return place
 
 

@@ -8,11 +8,11 @@ from adafv.data.sample import Question, Sample
 from adafv.data.scenes import draw
 from adafv.utils.checks import checked
 
-__all__ = ["Parting", "partings"]
+__all__ = ["Disagreement", "disagreements"]
 
 
 @dataclass(frozen=True)
-class Parting:
+class Disagreement:
     """A question that the model answers right from all tokens, and methods differ about.
 
     Attributes:
@@ -51,7 +51,7 @@ class Parting:
 
 
 @checked
-def partings(records: Sequence[dict[str, Any]], count: int) -> list[Parting]:
+def disagreements(records: Sequence[dict[str, Any]], count: int) -> list[Disagreement]:
     """The questions on which methods are divided most, one of each type.
 
     Of the questions that are answered right from all tokens, those on which most methods disagree
@@ -75,9 +75,11 @@ def partings(records: Sequence[dict[str, Any]], count: int) -> list[Parting]:
         if dense["correct"]:
             answers = {m: r["answer"] for m, r in by_method.items() if 0 < r["keep"] < 1}
             found.append(
-                Parting(suite, picture, question, number, dense["type"], dense["truth"], answers)
+                Disagreement(
+                    suite, picture, question, number, dense["type"], dense["truth"], answers
+                )
             )
-    of_type: dict[str, Parting] = {}
+    of_type: dict[str, Disagreement] = {}
     for parting in sorted(found, key=lambda p: (-p.divided, p.number)):
         if parting.divided:
             of_type.setdefault(parting.type, parting)

@@ -33,9 +33,11 @@ class Oracle(Uniform):
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         kept = []
-        for where, distances, k in zip(tokens.where, self.distances, budget, strict=True):
+        for coordinates, distances, k in zip(
+            tokens.coordinates, self.distances, budget, strict=True
+        ):
             named = inside_out(distances)[:k]
-            rest = torch.ones(len(where), dtype=torch.bool)
+            rest = torch.ones(len(coordinates), dtype=torch.bool)
             rest[named] = False
             left = rest.nonzero()[:, 0]
             stride = (torch.arange(k - len(named)) + 0.5) * len(left) / max(1, k - len(named))

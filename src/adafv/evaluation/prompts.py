@@ -82,11 +82,11 @@ class Prompts:
         except ValueError as error:
             raise BudgetError(str(error)) from None
         places = zip(
-            self.pictures, self.encodings[frozenset()].tokens.where, self.asked, strict=True
+            self.pictures, self.encodings[frozenset()].tokens.coordinates, self.asked, strict=True
         )
         return [
-            distances(centers(self.processor, size, where), question.boxes)
-            for size, where, question in places
+            distances(centers(self.processor, size, coordinates), question.boxes)
+            for size, coordinates, question in places
         ]
 
 

@@ -55,7 +55,7 @@ class Layout:
     Attributes:
         patches: (n, m) int64, which of the image's patches, crop after crop in the tower's order,
             each placeholder stands for; -1 for a token that is no patch (a newline).
-        where: (n, 3) int64, crop, row and column of each. Crops are counted in the order of the
+        coordinates: (n, 3) int64, crop, row and column of each. Crops are counted in the order of the
             tower, but 0 is always a thumbnail, or all there is. Row and column run over one picture
             at one scale: the tiles of a grid share theirs, a thumbnail has its own.
         size: patches that the tower has of the image.
@@ -63,12 +63,12 @@ class Layout:
     """
 
     patches: Tensor
-    where: Tensor
+    coordinates: Tensor
     size: int
     frames: int = 1
 
     @property
-    def droppable(self) -> Tensor:
+    def patch_indices(self) -> Tensor:
         """(N,) which of the n placeholders stand for patches."""
         return (self.patches[:, 0] >= 0).nonzero()[:, 0]
 
@@ -93,43 +93,43 @@ class Family:
 
     Attributes:
         vision: path of the vision tower in the base model.
-        gap: crops of one image are at most so many tokens apart in the prompt; images that follow
+        max_crop_gap: crops of one image are at most so many tokens apart in the prompt; images that follow
             one another more closely share a budget. None: every crop is an image.
         thumbnail: which of an image's several crops shows all of it: 0 the first, -1 the last.
             None: none does.
         cls: where the tower has its CLS token: 0 or -1. None: wherever its parameters say, first if
             it has one.
-        door: the field of the encoder's output that the language model reads.
-        attends: the tower's attention can be observed, and its patches become tokens of their own.
+        output_field: the field of the encoder's output that the language model reads.
+        attention_observable: the tower's attention can be observed, and its patches become tokens of their own.
             Otherwise the distinctness of the visual tokens stands in for it.
-        whole: why the language model has to read the whole prompt in every layer, so that nothing
+        no_layerwise_reason: why the language model has to read the whole prompt in every layer, so that nothing
             can be pruned between them. Empty: it hasn't.
-        counts: the model numbers its tokens by counting them, whatever position ids it is given.
-        films: its clips are pruned, too.
+        ignores_position_ids: the model numbers its tokens by counting them, whatever position ids it is given.
+        prunes_video: its clips are pruned, too.
         merges: what goes in at the door is what the language model reads, so that methods may merge
             it.
-        needs: inputs without which the crops' shapes are unknown.
+        required_inputs: inputs without which the crops' shapes are unknown.
         strategy: "default": the first token that the tower makes of a crop is cut off, "full": none
             is; for families whose configuration has no vision_feature_select_strategy.
     """
 
     vision: str = "vision_tower"
-    gap: int | None = None
+    max_crop_gap: int | None = None
     thumbnail: int | None = None
     cls: int | None = None
-    door: str = "pooler_output"
-    attends: bool = True
-    whole: str = ""
-    counts: bool = False
-    films: bool = False
+    output_field: str = "pooler_output"
+    attention_observable: bool = True
+    no_layerwise_reason: str = ""
+    ignores_position_ids: bool = False
+    prunes_video: bool = False
     merges: bool = True
-    needs: tuple[str, ...] = ()
+    required_inputs: tuple[str, ...] = ()
     strategy: str = "full"
 
     @property
-    def placed(self) -> bool:
+    def has_grid(self) -> bool:
         """Rows and columns run over the picture, so that a token's place in it is known."""
-        return self.gap is None
+        return self.max_crop_gap is None
 
     def tower(self, model: PreTrainedModel) -> PreTrainedModel:
         """The vision tower."""
@@ -151,7 +151,7 @@ class Family:
 
         -1: what is cut off is the first patch, in a tower that has nothing before it.
         """
-        if not self.attends or self.cls_place(model) == -1:
+        if not self.attention_observable or self.cls_place(model) == -1:
             return 0
         strategy = inputs.get("vision_feature_select_strategy")
         strategy = strategy or getattr(
@@ -199,7 +199,7 @@ class Family:
 
     def pieces(self, output: Any) -> list[Tensor]:
         """The encoder's features in pieces (n, D'): of an image, of a crop, or of a prompt."""
-        features = getattr(output, self.door)
+        features = getattr(output, self.output_field)
         return (
             [features] if isinstance(features, Tensor) and features.dim() == 2 else list(features)
         )
@@ -230,12 +230,12 @@ class Family:
         lengths = [len(crop.patches) for crop in crops]
         groups = (
             [[crop] for crop in crops]
-            if self.gap is None
-            else prompt.groups(crops, lengths, self.gap)
+            if self.max_crop_gap is None
+            else prompt.groups(crops, lengths, self.max_crop_gap)
         )
         return [join(group, self.thumbnail) for group in groups]
 
-    def clips(
+    def video_layouts(
         self,
         model: PreTrainedModel,
         inputs: Mapping[str, Any],
@@ -249,7 +249,7 @@ class Family:
 @checked
 def join(crops: Sequence[Crop], thumbnail: int | None = None, frames: int = 1) -> Layout:
     """The layout of an image of several crops, one below the other, or of a clip of several frames."""
-    patches, where, start, down = [], [], 0, 0
+    patches, coordinates, start, down = [], [], 0, 0
     whole = None if thumbnail is None else thumbnail % len(crops)
     for i, crop in enumerate(crops):
         cells = _cells(crop.height, crop.width)
@@ -259,9 +259,9 @@ def join(crops: Sequence[Crop], thumbnail: int | None = None, frames: int = 1) -
             number = i + (1 if whole is None or i < whole else 0)
             cells, down = cells + torch.tensor([down, 0]), down + crop.height
         patches.append(crop.patches + start)
-        where.append(torch.cat([torch.full((len(cells), 1), number), cells], dim=1))
+        coordinates.append(torch.cat([torch.full((len(cells), 1), number), cells], dim=1))
         start += crop.size
-    return Layout(torch.cat(patches), torch.cat(where), start, frames)
+    return Layout(torch.cat(patches), torch.cat(coordinates), start, frames)
 
 
 @checked

@@ -50,7 +50,8 @@ class Crops(Family):
         lead = 0 if self.merge is not None else self.lead(model, inputs)
         found = super().layouts(model, inputs, prompt, [n - lead for n in tokens])
         return [
-            replace(x, patches=behind(x.patches, lead), where=behind(x.where, lead)) for x in found
+            replace(x, patches=behind(x.patches, lead), coordinates=behind(x.coordinates, lead))
+            for x in found
         ]
 
     def crops(
@@ -71,13 +72,13 @@ class Crops(Family):
         looked at.
         """
         pixels = pixels_of(inputs)
-        if self.attends:
+        if self.attention_observable:
             rows, columns = patch_grid(model, inputs)
         else:
             rows, columns = (1, count) if pixels is None else pixels.shape[-2:]
         merge = math.isqrt(rows * columns // max(1, count)) or 1
-        crop = raster(rows // merge, columns // merge, merge if self.attends else 1)
-        if self.attends and crop.size != rows * columns:
+        crop = raster(rows // merge, columns // merge, merge if self.attention_observable else 1)
+        if self.attention_observable and crop.size != rows * columns:
             raise ValueError(
                 f"the {rows} x {columns} patches of a crop became {count} tokens in this {model.config.model_type!r} "
                 "model: which token shows which patches is not known, prepare pictures in the size of its processor"
@@ -108,7 +109,7 @@ class Grid(Family):
 
     vision: str = "visual"
     together: bool = True
-    needs: tuple[str, ...] = ("image_grid_thw",)
+    required_inputs: tuple[str, ...] = ("image_grid_thw",)
 
     def crops(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
@@ -116,7 +117,7 @@ class Grid(Family):
         grids = inputs["image_grid_thw"]
         return [self._crop(model, grid, count) for grid, count in zip(grids, tokens, strict=True)]
 
-    def clips(
+    def video_layouts(
         self,
         model: PreTrainedModel,
         inputs: Mapping[str, Any],
@@ -125,11 +126,13 @@ class Grid(Family):
     ) -> list[Layout]:
         found = []
         for grid, count in zip(inputs["video_grid_thw"], tokens, strict=True):
-            whole, frames = self._crop(model, grid, count), int(grid[0])
-            frame = raster(whole.height // frames, whole.width)
+            no_layerwise_reason, frames = self._crop(model, grid, count), int(grid[0])
+            frame = raster(no_layerwise_reason.height // frames, no_layerwise_reason.width)
             found.append(
                 replace(
-                    join([frame] * frames, frames=frames), patches=whole.patches, size=whole.size
+                    join([frame] * frames, frames=frames),
+                    patches=no_layerwise_reason.patches,
+                    size=no_layerwise_reason.size,
                 )
             )
         return found
@@ -149,7 +152,7 @@ class Grid(Family):
 class Sized(Family):
     """Pixtral's tower: pictures of any shape, packed in raster order, their sizes given in pixels."""
 
-    needs: tuple[str, ...] = ("image_sizes",)
+    required_inputs: tuple[str, ...] = ("image_sizes",)
 
     def crops(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
@@ -187,10 +190,10 @@ class Generic(Family):
     row.
     """
 
-    attends: bool = False
+    attention_observable: bool = False
 
     @property
-    def placed(self) -> bool:
+    def has_grid(self) -> bool:
         return False
 
     def crops(
@@ -209,12 +212,12 @@ class Latents(Family):
         closing: how many tokens at the end of a crop stand for no part of it.
     """
 
-    attends: bool = False
+    attention_observable: bool = False
     count: str | None = None
     closing: int = 0
 
     @property
-    def placed(self) -> bool:
+    def has_grid(self) -> bool:
         return False
 
     def crops(
@@ -236,8 +239,8 @@ class Latents(Family):
 class Codes(Family):
     """Pictures of any shape as codes of a codebook: row after row, each closed by a newline."""
 
-    attends: bool = False
-    needs: tuple[str, ...] = ("image_sizes",)
+    attention_observable: bool = False
+    required_inputs: tuple[str, ...] = ("image_sizes",)
 
     def crops(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]

@@ -15,7 +15,7 @@ __all__ = ["Gemma4"]
 class Gemma4(Family):
     """A token is the mean of a square of patches."""
 
-    needs: tuple[str, ...] = ("image_position_ids",)
+    required_inputs: tuple[str, ...] = ("image_position_ids",)
 
     def crops(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]

@@ -15,11 +15,11 @@ __all__ = ["Llama4"]
 class Llama4(Crops):
     """The model takes the tower's features and projects them itself. CLS is the tower's last token."""
 
-    door: str = "last_hidden_state"
+    output_field: str = "last_hidden_state"
     merges: bool = False
     vision: str = "vision_model"
     cls: int | None = -1
-    gap: int | None = 2
+    max_crop_gap: int | None = 2
     thumbnail: int | None = -1
 
     def project(self, model: PreTrainedModel, features: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class AnyRes(Family):
     OneVision shrinks a large grid of tiles to fewer tokens than patches: a token stands for the
     patch at its centre."""
 
-    needs: tuple[str, ...] = ("image_sizes",)
+    required_inputs: tuple[str, ...] = ("image_sizes",)
 
     def layouts(
         self,
@@ -140,10 +140,12 @@ class AnyRes(Family):
         patches = torch.where(
             scale < 0, -1, (crop * rows + row % rows) * columns + column % columns
         )
-        where = torch.stack([crop, row, column], dim=1)
+        coordinates = torch.stack([crop, row, column], dim=1)
         if (tiles := scale > 0).any():
-            where[tiles, 1:] = torch.stack([_ranks(x) for x in packed[tiles, 1:].unbind(1)], dim=1)
-        return Layout(patches[:, None], where, crops * rows * columns)
+            coordinates[tiles, 1:] = torch.stack(
+                [_ranks(x) for x in packed[tiles, 1:].unbind(1)], dim=1
+            )
+        return Layout(patches[:, None], coordinates, crops * rows * columns)
 
     def _tiles(self, model: PreTrainedModel, size: Tensor) -> tuple[int, int]:
         edge = model.config.vision_config.image_size

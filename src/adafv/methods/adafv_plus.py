@@ -70,17 +70,17 @@ class AdaFVPlus(AdaFV):
 
     def attentions(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
         lists = torch.stack(super().attentions(tokens), dim=1)
-        for images, grid in _alike(tokens.where) if self.reach else ():
+        for images, grid in _alike(tokens.coordinates) if self.reach else ():
             image, place = (x.to(lists.device, non_blocking=True) for x in (images, grid.flatten()))
             scores = lists[image[:, None], :, place].mT.unflatten(2, grid.shape)
             features = tokens.features[image[:, None], place].unflatten(1, grid.shape)
-            news = scores * (1 - echoes(features, scores, int(self.reach)))
+            news = scores * (1 - redundancy(features, scores, int(self.reach)))
             lists[image[:, None], :, place] = news.flatten(2).mT
         return lists[:, 0], lists[:, 1]
 
 
 @exact
-def echoes(features: Tensor, scores: Tensor, reach: int) -> Tensor:
+def redundancy(features: Tensor, scores: Tensor, reach: int) -> Tensor:
     """(I, L, H, W): the largest cosine of each token with one nearby that a list ranks higher, at
     least 0.
 
@@ -113,11 +113,11 @@ def _apart(shift: int) -> tuple[slice, slice]:
     )
 
 
-def _alike(where: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+def _alike(coordinates: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """Images and the (H, W) indices of their tokens on a grid, images of equal grids together."""
     members: dict[bytes, list[int]] = {}
-    for i, place in enumerate(where):
+    for i, place in enumerate(coordinates):
         members.setdefault(place.numpy().tobytes(), []).append(i)
     for images in members.values():
-        for grid in grids(where[images[0]]):
+        for grid in grids(coordinates[images[0]]):
             yield torch.tensor(images), grid

@@ -52,16 +52,18 @@ class AdaFVReleased(AdaFV):
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         relevance, saliency = self.score(tokens), tokens.saliency
         kept = []
-        for i, (where, k) in enumerate(zip(tokens.where, budget, strict=True)):
-            count = len(where)
+        for i, (coordinates, k) in enumerate(zip(tokens.coordinates, budget, strict=True)):
+            count = len(coordinates)
             if k == count:
                 kept.append(torch.arange(count, device=relevance.device))
             else:
-                kept.append(self._pick(relevance[i, :count], saliency[i, :count], where, k))
+                kept.append(self._pick(relevance[i, :count], saliency[i, :count], coordinates, k))
         return Selection(kept)
 
-    def _pick(self, relevance: Tensor, saliency: Tensor, where: Tensor, budget: int) -> Tensor:
-        crop, place, token = (x.to(relevance.device) for x in uncut(where))
+    def _pick(
+        self, relevance: Tensor, saliency: Tensor, coordinates: Tensor, budget: int
+    ) -> Tensor:
+        crop, place, token = (x.to(relevance.device) for x in uncut(coordinates))
         crops = int(crop.max()) + 1
         per_crop = budget // 2 // crops
         if per_crop == 0:
@@ -86,7 +88,7 @@ class AdaFVReleased(AdaFV):
         return torch.cat(parts).sort().values
 
 
-def uncut(where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def uncut(coordinates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Where the tokens of an image lie in crops that no padding was cut from, each as large as the
     first.
 
@@ -95,12 +97,14 @@ def uncut(where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         token at each place
         of one crop after the other, the first crop's last token where there is none.
     """
-    crop = where[:, 0] - where[:, 0].min()
-    height, width = (where[crop == 0, 1:].amax(0) - where[crop == 0, 1:].amin(0) + 1).tolist()
-    place = where[:, 1] % height * width + where[:, 2] % width
+    crop = coordinates[:, 0] - coordinates[:, 0].min()
+    height, width = (
+        coordinates[crop == 0, 1:].amax(0) - coordinates[crop == 0, 1:].amin(0) + 1
+    ).tolist()
+    place = coordinates[:, 1] % height * width + coordinates[:, 2] % width
     size = height * width
     token = torch.full(((int(crop.max()) + 1) * size,), int((crop == 0).nonzero()[-1]))
-    token[crop * size + place] = torch.arange(len(where))
+    token[crop * size + place] = torch.arange(len(coordinates))
     return crop, place, token
 
 

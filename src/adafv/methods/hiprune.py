@@ -50,13 +50,13 @@ class HiPrune(Pruner):
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         middle, deep, kept = tokens.signals[MIDDLE], tokens.signals[DEEP], []
-        for i, (where, k) in enumerate(zip(tokens.where, budget, strict=True)):
-            count = len(where)
+        for i, (coordinates, k) in enumerate(zip(tokens.coordinates, budget, strict=True)):
+            count = len(coordinates)
             anchors = middle[i, :count].argsort(descending=True, stable=True)[
                 : round(self.alpha * k / 5)
             ]
             # (anchors, 5)
-            beside = neighbours(where).to(anchors.device, non_blocking=True)[anchors]
+            beside = neighbours(coordinates).to(anchors.device, non_blocking=True)[anchors]
             # Attention is at most 1, and in double precision an integer beside it costs none of its
             # digits.
             score = deep[i, :count].double()
@@ -67,16 +67,16 @@ class HiPrune(Pruner):
         return Selection(kept)
 
 
-def neighbours(where: Tensor) -> Tensor:
+def neighbours(coordinates: Tensor) -> Tensor:
     """For each token (N, 5): itself, those before and after it in its crop, those a row before and
     after.
 
     Beyond the ends of the crop it is the crop's first or last token; where a clip's frame has none,
     the token itself."""
-    beside = torch.arange(len(where))[:, None].repeat(1, 5)
-    for crop in where[:, 0].unique():
-        inside = (where[:, 0] == crop).nonzero()[:, 0]  # (n,)
-        row, column = (where[inside, 1:] - where[inside, 1:].amin(0)).unbind(1)
+    beside = torch.arange(len(coordinates))[:, None].repeat(1, 5)
+    for crop in coordinates[:, 0].unique():
+        inside = (coordinates[:, 0] == crop).nonzero()[:, 0]  # (n,)
+        row, column = (coordinates[inside, 1:] - coordinates[inside, 1:].amin(0)).unbind(1)
         width = int(column.max()) + 1
         place = row * width + column
         token = torch.full((int(place.max()) + 1,), -1)

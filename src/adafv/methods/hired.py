@@ -53,29 +53,31 @@ class HiRED(Pruner):
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         content, kept = tokens.signals[CONTENT], []
-        for i, (where, k) in enumerate(zip(tokens.where, budget, strict=True)):
-            crop = where[:, 0]
+        for i, (coordinates, k) in enumerate(zip(tokens.coordinates, budget, strict=True)):
+            crop = coordinates[:, 0]
             in_thumbnail = int((crop == 0).sum())
-            share = max(min(int(self.alpha * k), in_thumbnail), k - (len(where) - in_thumbnail))
-            order = _crop_by_crop(tokens.saliency[i, : len(where)], crop)
+            share = max(
+                min(int(self.alpha * k), in_thumbnail), k - (len(coordinates) - in_thumbnail)
+            )
+            order = _crop_by_crop(tokens.saliency[i, : len(coordinates)], crop)
             thumbnail, tiles = order[:share], order[in_thumbnail:]
             if share < k:
-                tiles = tiles[self._turns(content[i], where)]
+                tiles = tiles[self._turns(content[i], coordinates)]
             kept.append(torch.cat([thumbnail, tiles[: k - share]]).sort().values)
         return Selection(kept)
 
-    def _turns(self, content: Tensor, where: Tensor) -> Tensor:
+    def _turns(self, content: Tensor, coordinates: Tensor) -> Tensor:
         """In which order the tiles' tokens, tile by tile and the most salient first, are admitted.
 
         Without a thumbnail (the frames of a clip) all tiles have the same votes.
         """
-        thumbnail = (where[:, 0] == 0).nonzero()[:, 0].to(content.device, non_blocking=True)
-        shown_by = tile_of(where) if len(thumbnail) else thumbnail
+        thumbnail = (coordinates[:, 0] == 0).nonzero()[:, 0].to(content.device, non_blocking=True)
+        shown_by = tile_of(coordinates) if len(thumbnail) else thumbnail
         voters = content[thumbnail].argsort(descending=True, stable=True)[
             : int((1 - self.alpha) * len(thumbnail))
         ]
         vote = shown_by.to(content.device, non_blocking=True)[voters]
-        tile, size = where[where[:, 0] > 0, 0].unique(return_counts=True)
+        tile, size = coordinates[coordinates[:, 0] > 0, 0].unique(return_counts=True)
         turn = torch.cat([2 * torch.arange(n) + 1 for n in size.tolist()]).to(
             content.device, non_blocking=True
         )
@@ -91,10 +93,10 @@ def _crop_by_crop(saliency: Tensor, crop: Tensor) -> Tensor:
 
 
 @checked
-def tile_of(where: Tensor) -> Tensor:
+def tile_of(coordinates: Tensor) -> Tensor:
     """For each token of the thumbnail the tile that shows its middle."""
-    in_tile = where[:, 0] > 0
-    thumbnail, tiles = where[~in_tile, 1:], where[in_tile]
+    in_tile = coordinates[:, 0] > 0
+    thumbnail, tiles = coordinates[~in_tile, 1:], coordinates[in_tile]
     low, high = tiles[:, 1:].aminmax(dim=0)
     shape = high - low + 1
     tile = torch.zeros(*shape.tolist(), dtype=torch.long)

@@ -26,11 +26,15 @@ class Pool(Uniform):
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         device = tokens.features.device
         kept, features = [], []
-        for where, k, tokens_of_image in zip(tokens.where, budget, tokens.features, strict=True):
-            cell = cells(where, k)
-            middle = centers(where, cell)
+        for coordinates, k, tokens_of_image in zip(
+            tokens.coordinates, budget, tokens.features, strict=True
+        ):
+            cell = cells(coordinates, k)
+            middle = centers(coordinates, cell)
             features.append(
-                means(tokens_of_image[: len(where)], cell.to(device), k)[cell[middle].to(device)]
+                means(tokens_of_image[: len(coordinates)], cell.to(device), k)[
+                    cell[middle].to(device)
+                ]
             )
             kept.append(middle.to(device, non_blocking=True))
         return Selection(kept, features)

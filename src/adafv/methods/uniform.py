@@ -22,18 +22,18 @@ class Uniform(Pruner):
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         device = tokens.features.device
-        kept = [centers(w, cells(w, k)) for w, k in zip(tokens.where, budget, strict=True)]
+        kept = [centers(w, cells(w, k)) for w, k in zip(tokens.coordinates, budget, strict=True)]
         return Selection([k.to(device, non_blocking=True) for k in kept])
 
 
 @checked
-def centers(where: Tensor, cell: Tensor) -> Tensor:
+def centers(coordinates: Tensor, cell: Tensor) -> Tensor:
     """The index of the token nearest to the middle of each cell, ascending; the lower one where two
     are as near.
     """
     inside = cell >= 0
     count = int(cell.max()) + 1
-    place = where[inside, 1:].double()
+    place = coordinates[inside, 1:].double()
     size = cell[inside].bincount(minlength=count)
     middle = (
         torch.zeros(count, 2, dtype=torch.double).index_add_(0, cell[inside], place) / size[:, None]

@@ -28,45 +28,45 @@ def share_out(budget: int, sizes: list[int]) -> list[int]:
 
 
 @checked
-def cells(where: Tensor, count: int) -> Tensor:
+def cells(coordinates: Tensor, count: int) -> Tensor:
     """Divide an image's tokens into `count` compact cells of nearly equal size, none empty.
 
     The thumbnail and the grid of tiles are divided each on its own, in proportion to their tokens:
     into bands of rows, and each band into stretches of columns.
 
     Args:
-        where: (N, 3) crop, row, column of each token.
+        coordinates: (N, 3) crop, row, column of each token.
         count: number of cells, 1 <= count <= N.
 
     Returns:
         (N,) the cell of each token, 0 … count - 1.
     """
-    tile = where[:, 0] > 0
+    tile = coordinates[:, 0] > 0
     scales = [s for s in (~tile, tile) if s.any()]
     shares = share_out(count, [int(s.sum()) for s in scales])
-    cell = torch.zeros(len(where), dtype=torch.long)
+    cell = torch.zeros(len(coordinates), dtype=torch.long)
     for scale, start, share in zip(scales, accumulate([0, *shares]), shares, strict=False):
         if share:
-            cell[scale] = start + _divide(where[scale, 1:], share)
+            cell[scale] = start + _divide(coordinates[scale, 1:], share)
         else:
             cell[scale] = -1
     return cell
 
 
 @checked
-def grids(where: Tensor) -> list[Tensor]:
+def grids(coordinates: Tensor) -> list[Tensor]:
     """The rectangles that an image's tokens lie on, the thumbnail's first: (H, W) indices of
     tokens.
 
     A clip without the tokens that repeat the frame before has none.
 
     Args:
-        where: (N, 3) crop, row, column of each token.
+        coordinates: (N, 3) crop, row, column of each token.
     """
     found = []
-    for scale in (where[:, 0] == 0, where[:, 0] > 0):
+    for scale in (coordinates[:, 0] == 0, coordinates[:, 0] > 0):
         if scale.any():
-            row, column = (where[scale, 1:] - where[scale, 1:].min(0).values).unbind(1)
+            row, column = (coordinates[scale, 1:] - coordinates[scale, 1:].min(0).values).unbind(1)
             grid = torch.full((int(row.max()) + 1, int(column.max()) + 1), -1)
             grid[row, column] = scale.nonzero()[:, 0]
             if (grid >= 0).all():
@@ -74,8 +74,8 @@ def grids(where: Tensor) -> list[Tensor]:
     return found
 
 
-def _divide(where: Tensor, count: int) -> Tensor:
-    row, column = (where - where.min(0).values).unbind(1)
+def _divide(coordinates: Tensor, count: int) -> Tensor:
+    row, column = (coordinates - coordinates.min(0).values).unbind(1)
     height, width = int(row.max()) + 1, int(column.max()) + 1
     bands = max(
         math.ceil(count / width), min(height, count, round(math.sqrt(count * height / width)))

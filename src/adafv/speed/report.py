@@ -19,7 +19,7 @@ from adafv.speed import flops
 from adafv.speed.flops import Work
 from adafv.speed.plot import draw
 from adafv.speed.roofline import Ceilings
-from adafv.speed.run import DENSE, TWIN
+from adafv.speed.run import DENSE, DENSE_REPEAT
 from adafv.speed.stages import STAGES
 from adafv.speed.tables import title
 from adafv.utils.checks import checked
@@ -97,7 +97,7 @@ class _Batch:
 
     def rows(self) -> list[dict[str, Any]]:
         order = sorted(
-            (name for name in self.cells if name[0] != TWIN),
+            (name for name in self.cells if name[0] != DENSE_REPEAT),
             key=lambda name: (name[0] != DENSE, -name[1]),
         )
         return [self._row(name) for name in order]
@@ -193,12 +193,12 @@ def noise_of(records: Iterable[dict[str, Any]]) -> dict[str, list[float]]:
     """
     times: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
     for r in records:
-        if r["kind"] == "cell" and r["method"] in (DENSE, TWIN):
+        if r["kind"] == "cell" and r["method"] in (DENSE, DENSE_REPEAT):
             times[r["batch"], r["repeat"]][r["method"]] = r["ttft_ms"]
     ratios: dict[int, list[float]] = defaultdict(list)
     for (batch, _), pair in sorted(times.items()):
         if len(pair) == 2:
-            ratios[batch].append(pair[DENSE] / pair[TWIN])
+            ratios[batch].append(pair[DENSE] / pair[DENSE_REPEAT])
     return {
         str(b): [round(x, 4) for x in (min(found), median(found), max(found))]
         for b, found in ratios.items()

@@ -30,16 +30,16 @@ from adafv.speed.shapes import QUESTION, Shape, build, picture, shape_of
 from adafv.speed.stages import Timed, answer, capture_ms, peak_bytes, read_text
 from adafv.utils.checks import checked
 
-__all__ = ["DENSE", "Cell", "Measurement", "plan"]
+__all__ = ["DENSE", "Measurement", "Trial", "plan"]
 
-DENSE, TWIN = "none", "none again"
+DENSE, DENSE_REPEAT = "none", "none again"
 SHORTEST = 16
 TRIES = 3
 WARM = 3  # answers of a compiled model until it replays: it is compiled, recorded and replayed
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One batch of prompts to be answered: a method at a budget, in one repetition."""
 
     batch: int
@@ -52,14 +52,14 @@ class Cell:
         return self.method, self.keep
 
 
-def plan(names: Sequence[tuple[str, float]], batch: int, repeats: int) -> Iterator[Cell]:
+def plan(names: Sequence[tuple[str, float]], batch: int, repeats: int) -> Iterator[Trial]:
     """Every repetition visits all rows; the order turns, and back, so that whatever drifts hits all
     of them.
     """
     for repeat in range(repeats):
         turn = repeat // 2 % len(names)
         order = [*names[turn:], *names[:turn]][:: -1 if repeat % 2 else 1]
-        yield from (Cell(batch, repeat, *name) for name in order)
+        yield from (Trial(batch, repeat, *name) for name in order)
 
 
 @checked
@@ -120,7 +120,10 @@ class Measurement:
     @cached_property
     def pruners(self) -> dict[tuple[str, float], Pruner | None]:
         """By method and keep; None: the dense model."""
-        found: dict[tuple[str, float], Pruner | None] = {(DENSE, 1.0): None, (TWIN, 1.0): None}
+        found: dict[tuple[str, float], Pruner | None] = {
+            (DENSE, 1.0): None,
+            (DENSE_REPEAT, 1.0): None,
+        }
         for name in self.methods:
             for keep in self.keeps:
                 pruner = None if name == DENSE else _pruner(name, keep)
@@ -175,7 +178,7 @@ class Measurement:
             | {"torch": torch.__version__, "transformers": transformers.__version__},
         }
 
-    def todo(self, log: Log, batch: int) -> list[Cell]:
+    def todo(self, log: Log, batch: int) -> list[Trial]:
         """What is neither there nor left out."""
         there = {(r["batch"], r["repeat"], r["method"], r["keep"]) for r in log.of("cell")}
         out = {(r["batch"], r["method"], r["keep"]) for r in log.of("left_out")}
@@ -192,7 +195,7 @@ class Measurement:
         processor: ProcessorMixin,
         log: Log,
         batch: int,
-        todo: list[Cell],
+        todo: list[Trial],
         progress: bool,
     ) -> None:
         bar = partial(tqdm, disable=not progress, leave=False)
@@ -205,7 +208,7 @@ class Measurement:
 
         peaks = {(r["method"], r["keep"]) for r in log.of("peak") if r["batch"] == batch}
         refused = set()
-        names = dict.fromkeys(cell.name for cell in todo if cell.method != TWIN)
+        names = dict.fromkeys(cell.name for cell in todo if cell.method != DENSE_REPEAT)
         for name in bar(list(names), desc=f"batch {batch}, warm-up"):
             try:
                 if model.device.type != "cpu" or name in peaks:

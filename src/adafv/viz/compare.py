@@ -86,7 +86,7 @@ def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Fig
         PLAIN,
         RELEVANCE,
         ROW,
-        Sheet,
+        PixelFigure,
         wrapped,
     )
     from adafv.viz.maps import draw_kept, draw_picture  # matplotlib takes a second to import
@@ -94,7 +94,7 @@ def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Fig
     first, rows = whats[0], -(-len(whats) // COLUMNS)
     columns = min(max(len(whats), 2), COLUMNS)
     high = HEAD + BODY + ROW
-    sheet = Sheet(
+    sheet = PixelFigure(
         2 * MARGIN + columns * PANEL + (columns - 1) * GAP,
         MARGIN + BODY + ROW + rows * high + BOTTOM,
     )

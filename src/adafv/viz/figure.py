@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from adafv.utils.checks import checked
 from adafv.viz.fonts import drawable, families_for, warn_of
 
-__all__ = ["Sheet", "wrapped"]
+__all__ = ["PixelFigure", "wrapped"]
 
 INK, GREY, FAINT, PAPER = "#1b1f24", "#5d656e", "#d5d9de", "#ffffff"
 SALIENCY, RELEVANCE, BOTH, PLAIN = "#0072b2", "#d55e00", "#111111", "#009e73"
@@ -23,7 +23,7 @@ TOP, ROW, BOTTOM = 150, 38, 30
 
 
 @checked
-class Sheet:
+class PixelFigure:
     """A figure that is addressed in pixels."""
 
     def __init__(self, width: int, height: int) -> None:

@@ -24,7 +24,7 @@ from adafv.viz.figure import (
     RELEVANCE,
     SALIENCY,
     SIDE,
-    Sheet,
+    PixelFigure,
 )
 from adafv.viz.regions import Scale, shade
 
@@ -38,7 +38,7 @@ Paint = Callable[[Axes, Scale, Box, float, float], None]
 
 
 @checked
-def draw_picture(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
+def draw_picture(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
     """The picture, and how many visual tokens it makes."""
     width, height = _fit(what.image.size)
     axes = sheet.axes(x, y, width, height)
@@ -69,14 +69,14 @@ def draw_picture(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
 
 
 @checked
-def draw_saliency(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
+def draw_saliency(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
     """Where the vision tower looks."""
     assert what.saliency is not None
     _heat(sheet, x, y, what, what.saliency, SALIENCY)
 
 
 @checked
-def draw_relevance(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
+def draw_relevance(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
     """Where the words point, and which of them own how much of the relevance that is kept."""
     assert what.relevance is not None
     below = _heat(sheet, x, y, what, what.relevance, RELEVANCE)
@@ -93,7 +93,7 @@ def draw_relevance(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
 
 
 def _heat(
-    sheet: Sheet, x: float, y: float, what: Explanation, values: NDArray, color: str
+    sheet: PixelFigure, x: float, y: float, what: Explanation, values: NDArray, color: str
 ) -> float:
     """Maps of a score over the picture; returns where the room beside the large one begins."""
 
@@ -109,7 +109,7 @@ def _heat(
 
 
 @checked
-def draw_kept(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
+def draw_kept(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
     """The kept patches bright, in a frame of the colour of who chose them; the rest pale."""
     by_relevance, by_saliency = what.chosen_by()
     color = np.full(len(by_relevance), PLAIN, dtype=object)
@@ -123,7 +123,7 @@ def draw_kept(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
     def paint(axes: Axes, scale: Scale, box: Box, width: float, height: float) -> None:
         _ground(axes, what, width, height)
         cell = (box[2] - box[0]) / scale.shape[1], (box[3] - box[1]) / scale.shape[0]
-        places = zip(scale.index.tolist(), scale.where.tolist(), strict=True)
+        places = zip(scale.index.tolist(), scale.coordinates.tolist(), strict=True)
         kept = [
             (box[0] + c * cell[0], box[1] + r * cell[1], colors[i])
             for i, (r, c) in places
@@ -177,7 +177,7 @@ def _frames(kept: list[tuple[float, float, str]], cell: tuple[float, float]) -> 
     return PatchCollection(frames, facecolor="none", edgecolor=colors, linewidth=line * 72 / DPI)
 
 
-def _each_scale(sheet: Sheet, x: float, y: float, what: Explanation, paint: Paint) -> float:
+def _each_scale(sheet: PixelFigure, x: float, y: float, what: Explanation, paint: Paint) -> float:
     """Paint the finest grid large and a thumbnail beside it; returns where the room below that
     begins.
     """

@@ -26,7 +26,7 @@ from adafv.viz.figure import (
     ROW,
     SALIENCY,
     TOP,
-    Sheet,
+    PixelFigure,
     wrapped,
 )
 from adafv.viz.maps import draw_kept, draw_picture, draw_relevance, draw_saliency
@@ -35,7 +35,7 @@ __all__ = ["draw"]
 
 FACTS = 160
 
-Body = Callable[[Sheet, float, float, Explanation], None]
+Body = Callable[[PixelFigure, float, float, Explanation], None]
 
 
 @checked
@@ -45,7 +45,7 @@ def draw(what: Explanation) -> Figure:
     columns = 2 if len(panels) == 4 else 3
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     heights = [HEAD + _height(row, what) for row in rows]
-    sheet = Sheet(
+    sheet = PixelFigure(
         2 * MARGIN + columns * PANEL + (columns - 1) * GAP,
         TOP + sum(heights) + (len(rows) - 1) * ROW + BOTTOM,
     )
@@ -106,7 +106,7 @@ def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
     return [(title, caption, body) for applies, title, caption, body in panels if applies]
 
 
-def _heading(sheet: Sheet, what: Explanation) -> None:
+def _heading(sheet: PixelFigure, what: Explanation) -> None:
     kept, count = what.pruned.kept_tokens, what.pruned.visual_tokens
     budget = f"{what.method}   ·   {kept} of {count} visual tokens kept   ·   {kept / count:.1%}"
     sheet.text(MARGIN, 50, budget, 14, GREY)
@@ -117,7 +117,7 @@ def _heading(sheet: Sheet, what: Explanation) -> None:
         sheet.text(MARGIN, 90 + i * 28 - 10 * (len(lines) - 1), line, size, INK, weight="bold")
 
 
-def _mixture(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
+def _mixture(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
     assert what.split is not None and what.relevance is not None and what.saliency is not None
     chosen, total = what.split[0], sum(what.split)
     k_t, mass_t, mass_v, mean = split_curves(what.relevance, what.saliency, total)
@@ -173,7 +173,7 @@ def _mixture(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
         sheet.text(left, foot + 68, f"grey: reserved for each list ({what.reserve})", 12, GREY)
 
 
-def _answers(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
+def _answers(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
     longest = max(what.dense.total_ms, what.pruned.total_ms, 1e-9)
     share = what.pruned.kept_tokens / max(what.dense.kept_tokens, 1)
     _answer(sheet, x, y, "every visual token", what.dense, 1.0, what.dense.total_ms / longest, GREY)
@@ -194,7 +194,7 @@ def _answers(sheet: Sheet, x: float, y: float, what: Explanation) -> None:
 
 
 def _answer(
-    sheet: Sheet,
+    sheet: PixelFigure,
     x: float,
     y: float,
     title: str,

@@ -20,19 +20,19 @@ class Scale:
 
     Attributes:
         index: (n,) which of the picture's tokens.
-        where: (n, 2) row and column of each, counted from the first that is there.
+        coordinates: (n, 2) row and column of each, counted from the first that is there.
         shape: rows and columns of the grid.
     """
 
     index: Array
-    where: Array
+    coordinates: Array
     shape: tuple[int, int]
 
     def map(self, values: Array) -> Array:
         """The values (N,) of all the picture's tokens, laid out on this grid; NaN where it has no
         token.
         """
-        return token_map(self.where, values[self.index], self.shape)
+        return token_map(self.coordinates, values[self.index], self.shape)
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ def shade(scale: Scale, values: Array) -> Array:
 
 
 @checked
-def token_map(where: Array | Tensor, values: Array | Tensor, shape: tuple[int, int]) -> Array:
+def token_map(coordinates: Array | Tensor, values: Array | Tensor, shape: tuple[int, int]) -> Array:
     """Lay values of visual tokens out as a picture.
 
     Args:
-        where: (N, 2) row and column of each token, or (N, 3) with the crop in front, which is
+        coordinates: (N, 2) row and column of each token, or (N, 3) with the crop in front, which is
             ignored.
         values: (N,) numbers.
         shape: rows and columns of the map.
@@ -82,7 +82,7 @@ def token_map(where: Array | Tensor, values: Array | Tensor, shape: tuple[int, i
     Raises:
         ValueError: a token lies outside, or there are not as many values as tokens.
     """
-    place, numbers = np.asarray(where)[:, -2:], np.asarray(values, dtype=float)
+    place, numbers = np.asarray(coordinates)[:, -2:], np.asarray(values, dtype=float)
     if len(place) != len(numbers):
         raise ValueError(f"{len(numbers)} values for {len(place)} tokens: pass one for each")
     if len(place) and ((place < 0).any() or (place >= shape).any()):
@@ -95,15 +95,15 @@ def token_map(where: Array | Tensor, values: Array | Tensor, shape: tuple[int, i
 
 
 @checked
-def scales(where: Array | Tensor) -> list[Scale]:
+def scales(coordinates: Array | Tensor) -> list[Scale]:
     """The grids on which a picture's tokens lie, the finest first.
 
     Args:
-        where: (N, 3) crop, row, column as in `VisualTokens.where`. With several crops, crop 0 is a
+        coordinates: (N, 3) crop, row, column as in `VisualTokens.coordinates`. With several crops, crop 0 is a
             thumbnail; the others are tiles of one grid. Padding was cut from that grid, so what is
             there spans the whole picture.
     """
-    place = np.asarray(where)
+    place = np.asarray(coordinates)
     tile = place[:, 0] > 0
     found = []
     for member in (tile, ~tile):
@@ -116,7 +116,7 @@ def scales(where: Array | Tensor) -> list[Scale]:
 
 @checked
 def view(
-    processor: Any, size: tuple[int, int], where: Array | Tensor
+    processor: Any, size: tuple[int, int], coordinates: Array | Tensor
 ) -> tuple[float, float, float, float]:
     """Left, top, right, bottom of the part of a picture of `size` (width, height) that the model
     sees.
@@ -127,7 +127,7 @@ def view(
     images = processor.image_processor
     edge = (getattr(images, "size", None) or {}).get("shortest_edge")
     crop = getattr(images, "crop_size", None)
-    several = int(np.asarray(where)[:, 0].max()) > 0
+    several = int(np.asarray(coordinates)[:, 0].max()) > 0
     if several or not getattr(images, "do_center_crop", False) or not edge or not crop:
         return 0.0, 0.0, float(width), float(height)
     pixel = min(width, height) / edge

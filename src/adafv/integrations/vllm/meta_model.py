@@ -10,10 +10,10 @@ from transformers import AutoModelForImageTextToText
 from adafv.families import family_of
 from adafv.families.base import Layout
 
-__all__ = ["Skeleton"]
+__all__ = ["MetaModel"]
 
 
-class Skeleton:
+class MetaModel:
     """A model without weights, which tells where visual tokens come from.
 
     Args:

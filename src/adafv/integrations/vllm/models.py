@@ -40,11 +40,11 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from adafv.integrations.vllm.config_checks import check_config, check_positions
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
-from adafv.integrations.vllm.meta_model import Skeleton
+from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.mrope import CHANNELS, numbered, places_of, with_places
-from adafv.integrations.vllm.options import FIELD, Ticket, settings
+from adafv.integrations.vllm.options import FIELD, PruneSpec, settings
 from adafv.integrations.vllm.processor import Pruned
-from adafv.integrations.vllm.select import Stay, select
+from adafv.integrations.vllm.select import Kept, select
 from adafv.integrations.vllm.vision_attention import last_attention, watch
 
 __all__ = ["PrunedLlava", "PrunedLlavaNext", "PrunedLlavaOnevision", "PrunedQwen2_5VL"]
@@ -64,7 +64,7 @@ reads.
 class PrunedModel:
     """Stands before a model of vLLM: encodes each picture once, then keeps what its tickets say.
 
-    A picture comes with a ticket (`adafv.integrations.vllm.options.Ticket`). Encodings are kept
+    A picture comes with a ticket (`adafv.integrations.vllm.options.PruneSpec`). Encodings are kept
     under the picture's own hash (`adafv_cache_mb`, 512 by default), so that another question about
     it costs a selection.
 
@@ -81,7 +81,7 @@ class PrunedModel:
         options = settings(config)
         check_config(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
-        self.skeleton = Skeleton(config.hf_config)
+        self.skeleton = MetaModel(config.hf_config)
         self.encodings = Encodings(options.get("adafv_cache_mb", CACHE_MB) * 2**20)
         self.prunes = bool(options)
         if self.prunes:
@@ -90,7 +90,7 @@ class PrunedModel:
         self.at_once = vllm_config.scheduler_config.max_num_batched_tokens
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        tickets = [Ticket.read(ticket) for ticket in kwargs.pop(FIELD, ())]
+        tickets = [PruneSpec.read(ticket) for ticket in kwargs.pop(FIELD, ())]
         if all(ticket.dense for ticket in tickets):
             # vLLM measures its memory with whole pictures: with a budget of its own, a server has
             # to look here, too
@@ -100,7 +100,7 @@ class PrunedModel:
             select(tickets, self._encoded(tickets, kwargs), self._embed, self.layers)
         )
 
-    def embeddings(self, stay: list[Stay]) -> list[Tensor]:
+    def embeddings(self, stay: list[Kept]) -> list[Tensor]:
         """What the language model gets of each picture."""
         return [s.features for s in stay]
 
@@ -120,7 +120,7 @@ class PrunedModel:
             np.prod([n // self.config.vision_config.patch_size for n in pixels.shape[-2:]])
         )
 
-    def _encoded(self, tickets: Sequence[Ticket], kwargs: dict[str, Any]) -> list[Encoded]:
+    def _encoded(self, tickets: Sequence[PruneSpec], kwargs: dict[str, Any]) -> list[Encoded]:
         found: dict[str, Encoded] = {}
         new: dict[str, int] = {}
         for i, ticket in enumerate(tickets):
@@ -164,7 +164,7 @@ class PrunedModel:
             [self.count(kwargs, i) for i in range(len(layouts))]
         )
         return [
-            Encoded(f, layout.pooled(p, layout.droppable), layout)
+            Encoded(f, layout.pooled(p, layout.patch_indices), layout)
             for f, p, layout in zip(features, patches, layouts, strict=True)
         ]
 
@@ -269,9 +269,9 @@ class PrunedQwen2_5VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
         rest = {name: _these(x, chosen) for name, x in kwargs.items() if name != "pixel_values"}
         return {**rest, "pixel_values": torch.cat([pixels[i] for i in chosen])}
 
-    def embeddings(self, stay: list[Stay]) -> list[Tensor]:
+    def embeddings(self, stay: list[Kept]) -> list[Tensor]:
         return [
-            with_places(s.features, s.where if s.pruned else torch.zeros_like(s.where))
+            with_places(s.features, s.coordinates if s.pruned else torch.zeros_like(s.coordinates))
             for s in stay
         ]
 

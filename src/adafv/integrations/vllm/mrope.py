@@ -14,9 +14,9 @@ DIGIT = 128  # rows and columns travel as two digits each: bfloat16 holds intege
 CHANNELS = 4
 
 
-def with_places(features: Tensor, where: Tensor) -> Tensor:
+def with_places(features: Tensor, coordinates: Tensor) -> Tensor:
     """(k, D + 4) features (k, D) and, as digits, their rows and columns (k, 2)."""
-    digits = torch.stack([where // DIGIT, where % DIGIT], dim=-1).flatten(1)
+    digits = torch.stack([coordinates // DIGIT, coordinates % DIGIT], dim=-1).flatten(1)
     return torch.cat([features, digits.to(features)], dim=1)
 
 

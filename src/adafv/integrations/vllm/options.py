@@ -20,8 +20,8 @@ from adafv.models.saved import BLOCK, DEFAULT_METHOD, read
 __all__ = [
     "FIELD",
     "OPTIONS",
-    "Choice",
-    "Ticket",
+    "PruneConfig",
+    "PruneSpec",
     "options_in",
     "over",
     "pruner_of",
@@ -36,7 +36,7 @@ BUDGETS = ("adafv_keep", "adafv_tokens")
 
 
 @dataclass(frozen=True)
-class Choice:
+class PruneConfig:
     """A method at a budget, for all pictures of a prompt.
 
     Attributes:
@@ -54,7 +54,7 @@ class Choice:
     pin: Literal["none", "first"] = "first"
 
     @classmethod
-    def of(cls, request: Mapping[str, Any], server: Mapping[str, Any]) -> "Choice | None":
+    def of(cls, request: Mapping[str, Any], server: Mapping[str, Any]) -> "PruneConfig | None":
         """What a request asks for, on a server with defaults of its own. None: nothing is asked
         for, nothing pruned.
 
@@ -117,13 +117,13 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Ticket:
+class PruneSpec:
     """All that decides which visual tokens of a picture stay, and so what it has in common with
     equal pictures.
 
     Attributes:
         image: hash of the picture itself.
-        method, keep, tokens: see `Choice`.
+        method, keep, tokens: see `PruneConfig`.
         words: ids of the question, where the method looks at it.
     """
 
@@ -153,7 +153,7 @@ class Ticket:
         return torch.frombuffer(bytearray(self._bytes()), dtype=torch.uint8)
 
     @classmethod
-    def read(cls, tensor: Tensor) -> "Ticket":
+    def read(cls, tensor: Tensor) -> "PruneSpec":
         fields = json.loads(bytes(tensor.tolist()))
         return cls(**{**fields, "words": tuple(fields["words"])})
 

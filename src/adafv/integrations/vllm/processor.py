@@ -15,8 +15,8 @@ from vllm.multimodal.processing import BaseMultiModalProcessor, PromptReplacemen
 
 from adafv.core.prompt import Prompt, Question, placeholders
 from adafv.core.turns import Template, template_of
-from adafv.integrations.vllm.meta_model import Skeleton
-from adafv.integrations.vllm.options import FIELD, Choice, Ticket, pruner_of, settings
+from adafv.integrations.vllm.meta_model import MetaModel
+from adafv.integrations.vllm.options import FIELD, PruneConfig, PruneSpec, pruner_of, settings
 from adafv.models.boilerplate import boilerplate
 
 __all__ = ["Pruned"]
@@ -25,10 +25,10 @@ DENSE = {"adafv_keep": 1.0}
 
 
 @dataclass(frozen=True)
-class Tickets:
+class PruneSpecs:
     """Of a prompt: a ticket for each picture, and the hashes of everything in it."""
 
-    pictures: tuple[Ticket, ...]
+    pictures: tuple[PruneSpec, ...]
     hashes: Mapping[str, list[str]]
 
 
@@ -41,7 +41,7 @@ class Pruned(BaseMultiModalProcessor):
     def __init__(self, info: Any, dummy_inputs: Any) -> None:
         super().__init__(info, dummy_inputs)
         self.server = settings(info.ctx.model_config)
-        Choice.of({}, self.server)
+        PruneConfig.of({}, self.server)
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         asked, rest = _apart(inputs.hf_processor_mm_kwargs)
@@ -49,10 +49,10 @@ class Pruned(BaseMultiModalProcessor):
             raise ValueError(
                 f"mm_processor_kwargs with {', '.join(rest)}: this server takes options of adafv only"
             )
-        choice = Choice.of(asked, self.server)
+        choice = PruneConfig.of(asked, self.server)
         plain = replace(inputs, hf_processor_mm_kwargs=rest)
         hashes = super()._get_mm_hashes(plain)
-        tickets = Tickets(self._tickets(inputs, choice, hashes.get("image", [])), hashes)
+        tickets = PruneSpecs(self._tickets(inputs, choice, hashes.get("image", [])), hashes)
         return super().apply(
             replace(plain, hf_processor_mm_kwargs={**rest, FIELD: tickets}), timing_ctx
         )
@@ -64,10 +64,10 @@ class Pruned(BaseMultiModalProcessor):
         )
 
     def _tickets(
-        self, inputs: Any, choice: Choice | None, hashes: Sequence[str]
-    ) -> tuple[Ticket, ...]:
+        self, inputs: Any, choice: PruneConfig | None, hashes: Sequence[str]
+    ) -> tuple[PruneSpec, ...]:
         if choice is None or choice.dense:
-            return tuple(map(Ticket, hashes))
+            return tuple(map(PruneSpec, hashes))
         for modality, items in inputs.mm_data_items.items():
             if modality != "image":
                 raise ValueError(
@@ -81,12 +81,12 @@ class Pruned(BaseMultiModalProcessor):
         if pruner.needs_text or pruner.draws:
             words = self._words(inputs.prompt, len(hashes), choice, frozenset(pruner.skip))
         return tuple(
-            Ticket(image, choice.method, choice.keep, choice.tokens, own)
+            PruneSpec(image, choice.method, choice.keep, choice.tokens, own)
             for image, own in zip(hashes, words, strict=True)
         )
 
     def _words(
-        self, ids: Sequence[int], pictures: int, choice: Choice, skip: frozenset[int]
+        self, ids: Sequence[int], pictures: int, choice: PruneConfig, skip: frozenset[int]
     ) -> list[tuple[int, ...]]:
         """For each picture the ids of the words it is asked about, as the library finds them."""
         config = self.info.get_hf_config()
@@ -99,8 +99,8 @@ class Pruned(BaseMultiModalProcessor):
         return [tuple(found.tolist()) for found in words]
 
     @cached_property
-    def skeleton(self) -> Skeleton:
-        return Skeleton(self.info.get_hf_config())
+    def skeleton(self) -> MetaModel:
+        return MetaModel(self.info.get_hf_config())
 
     @cached_property
     def template(self) -> frozenset[int]:
@@ -125,7 +125,7 @@ class Pruned(BaseMultiModalProcessor):
         tickets: Any = kwargs[FIELD]
         cached = mm_is_cached.get("image", [])
         missing = tuple(t for t, known in zip(tickets.pictures, cached, strict=True) if not known)
-        return {**kwargs, FIELD: Tickets(missing, {})}
+        return {**kwargs, FIELD: PruneSpecs(missing, {})}
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         rest, pictures = _without(hf_kwargs)
@@ -152,7 +152,7 @@ class Pruned(BaseMultiModalProcessor):
         ]
 
     def _shorter(
-        self, update: PromptReplacement, pictures: Sequence[Ticket], kwargs: Any
+        self, update: PromptReplacement, pictures: Sequence[PruneSpec], kwargs: Any
     ) -> PromptReplacement:
         """A picture's placeholders, as many as tokens of it stay."""
 
@@ -167,7 +167,7 @@ class Pruned(BaseMultiModalProcessor):
                 for name, x in kwargs["image"][index].get_data().items()
                 if isinstance(x, Tensor)
             }
-            count = len(self.skeleton.layout(len(whole), item).droppable)
+            count = len(self.skeleton.layout(len(whole), item).patch_indices)
             kept = pictures[index].pruner.budget(count)
             return whole if kept == count else whole[:kept]
 
@@ -180,7 +180,7 @@ def _apart(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return ours, {name: value for name, value in kwargs.items() if name not in ours}
 
 
-def _without(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Ticket, ...]]:
+def _without(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[PruneSpec, ...]]:
     """The options without the tickets, and the tickets."""
     rest = dict(kwargs)
     tickets = rest.pop(FIELD, None)

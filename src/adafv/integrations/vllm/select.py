@@ -14,41 +14,41 @@ from torch.nn.utils.rnn import pad_sequence
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
 from adafv.integrations.vllm.encoder_cache import Encoded
-from adafv.integrations.vllm.options import Ticket
+from adafv.integrations.vllm.options import PruneSpec
 
-__all__ = ["Stay", "select"]
+__all__ = ["Kept", "select"]
 
 
 @dataclass(frozen=True)
-class Stay:
+class Kept:
     """What stays of a picture.
 
     Attributes:
         features: (k, D) for the language model, newlines included where everything stays.
-        where: (k, 2) row and column of each; -1 for a newline.
+        coordinates: (k, 2) row and column of each; -1 for a newline.
         kept: (K,) which of its patches stay.
         pruned: something went.
     """
 
     features: Tensor
-    where: Tensor
+    coordinates: Tensor
     kept: Tensor
     pruned: bool
 
 
 def select(
-    tickets: Sequence[Ticket],
+    tickets: Sequence[PruneSpec],
     pictures: Sequence[Encoded],
     embed: Callable[[Tensor], Tensor],
     layers: int,
-) -> list[Stay]:
+) -> list[Kept]:
     """What stays of each picture.
 
     Args:
         embed: gives the input embeddings (M, D) of words (M,).
         layers: of the language model.
     """
-    stay: list[Stay] = []
+    stay: list[Kept] = []
     pairs = zip(tickets, pictures, strict=True)
     for method, of_method in groupby(pairs, key=lambda pair: pair[0].method):
         group = list(of_method)
@@ -56,25 +56,28 @@ def select(
     return stay
 
 
-def _whole(picture: Encoded) -> Stay:
-    return Stay(
-        picture.features, picture.layout.where[:, 1:], torch.arange(len(picture.saliency)), False
+def _whole(picture: Encoded) -> Kept:
+    return Kept(
+        picture.features,
+        picture.layout.coordinates[:, 1:],
+        torch.arange(len(picture.saliency)),
+        False,
     )
 
 
 def _chosen(
-    group: list[tuple[Ticket, Encoded]], embed: Callable[[Tensor], Tensor], layers: int
-) -> list[Stay]:
+    group: list[tuple[PruneSpec, Encoded]], embed: Callable[[Tensor], Tensor], layers: int
+) -> list[Kept]:
     """What a method keeps; the pictures' budgets and questions may differ."""
     tickets, pictures = zip(*group, strict=True)
     device, pruner = pictures[0].features.device, tickets[0].pruner
-    patches = [p.layout.droppable for p in pictures]
-    droppable = [p.to(device, non_blocking=True) for p in patches]
+    patches = [p.layout.patch_indices for p in pictures]
+    patch_indices = [p.to(device, non_blocking=True) for p in patches]
     words = [torch.tensor(t.words, dtype=torch.long) for t in tickets]
     counts = tuple(map(len, patches))
     tokens = VisualTokens(
         features=pad_sequence(
-            [p.features[d] for p, d in zip(pictures, droppable, strict=True)], batch_first=True
+            [p.features[d] for p, d in zip(pictures, patch_indices, strict=True)], batch_first=True
         ),
         mask=_padding(counts).to(device, non_blocking=True),
         counts=counts,
@@ -83,7 +86,7 @@ def _chosen(
         if pruner.needs_text
         else None,
         text_mask=_padding([len(w) for w in words]).to(device) if pruner.needs_text else None,
-        where=tuple(p.layout.where[d] for p, d in zip(pictures, patches, strict=True)),
+        coordinates=tuple(p.layout.coordinates[d] for p, d in zip(pictures, patches, strict=True)),
         seeds=tuple(zlib.crc32(w.numpy().tobytes()) for w in words),
         layers=layers,
     )
@@ -91,15 +94,18 @@ def _chosen(
     selection = pruner.select(tokens, budgets)
     stay = []
     for i, (picture, kept) in enumerate(zip(pictures, selection.kept, strict=True)):
-        features, where = picture.features, picture.layout.where[:, 1:]
+        features, coordinates = picture.features, picture.layout.coordinates[:, 1:]
         if selection.features is not None:
             features = features.index_copy(
-                0, droppable[i][kept], selection.features[i].to(features)
+                0, patch_indices[i][kept], selection.features[i].to(features)
             )
         if len(kept) < counts[i]:
-            chosen = droppable[i][kept]
-            features, where = features[chosen], where.to(device, non_blocking=True)[chosen]
-        stay.append(Stay(features, where, kept, len(kept) < counts[i]))
+            chosen = patch_indices[i][kept]
+            features, coordinates = (
+                features[chosen],
+                coordinates.to(device, non_blocking=True)[chosen],
+            )
+        stay.append(Kept(features, coordinates, kept, len(kept) < counts[i]))
     return stay
 
 
