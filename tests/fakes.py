@@ -29,7 +29,7 @@ TEXTS = ("what color is the anchor ?", "is there a knight", "how many red . left
 
 
 def fake_samples(count: int) -> list[FakeSample]:
-    """Pictures of several shapes, with one to three questions each."""
+    """Images of several shapes, with one to three questions each."""
     shapes = ((48, 48), (30, 60), (72, 24), (24, 24))
     return [
         FakeSample(
@@ -45,7 +45,7 @@ def fake_samples(count: int) -> list[FakeSample]:
 
 
 class FakeSuites:
-    """Stands in for `adafv.data.suites`; its limit counts pictures."""
+    """Stands in for `adafv.data.suites`; its limit counts images."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int = 5) -> None:
         from adafv.data import suites

@@ -185,7 +185,7 @@ def test_the_command_line_starts_without_the_heavy_libraries(words):
 
 @pytest.mark.parametrize(
     ("words", "word", "expected"),
-    [("adafv ana", 1, "analyze"), ("adafv ask picture.png colour --tok", 4, "--tokens")],
+    [("adafv ana", 1, "analyze"), ("adafv ask image.png colour --tok", 4, "--tokens")],
 )
 def test_the_shell_completes_commands_and_options(words, word, expected):
     """By the protocol of the script that `adafv --show-completion` prints."""

@@ -38,7 +38,7 @@ ODD: dict[str, Any] = {
     "a function": len,
     "an array": np.zeros((2, 3)),
     "a tensor": torch.zeros(2, 3),
-    "a picture": picture(8, 8),
+    "an image": picture(8, 8),
 }
 OPTIONAL = ("adafv.integrations", "adafv.integrations.vllm", "adafv.app.layout", "adafv.__main__")
 """What needs packages that are not installed here, or runs when it is imported."""

@@ -23,7 +23,7 @@ from adafv.speed import flops
 __all__ = ["TILES", "Clock", "Coarse", "best_tiles", "only"]
 
 TILES = 4
-"""Tiles of a square picture, 2 × 2, beside its thumbnail."""
+"""Tiles of a square image, 2 × 2, beside its thumbnail."""
 
 
 @dataclass(kw_only=True)
@@ -133,7 +133,7 @@ class Clock:
         return flops.vision(self.config, [(self.side, self.side)] * (1 + tiles)).flops
 
     def flops(self, tiles: int, keep: float) -> float:
-        """FLOPs of the tower, and of the prefill of that share of all the picture's tokens."""
+        """FLOPs of the tower, and of the prefill of that share of all the image's tokens."""
         lengths: Sequence[int] = [self.words + round(keep * self.tokens(TILES))] * flops.text_stack(
             self.config
         ).layers

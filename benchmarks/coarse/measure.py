@@ -32,7 +32,7 @@ KEEP = 0.05
 BASES: dict[str, type[AdaFV]] = {cls.name: cls for cls in (AdaFV, AdaFVPlus)}
 SHAPE, ASKED = "llava-next-7b", "what color is the anchor?"
 CLOSEST = (["adafv+"], [TILES - 1])
-"""What was neither ahead nor behind on the first pictures, and is asked again on others."""
+"""What was neither ahead nor behind on the first images, and is asked again on others."""
 COLUMNS = (
     "method",
     "tiles",

@@ -53,21 +53,21 @@ The embedded model answers, in {meta["dtype"]}, {first[0]["n"]} questions of eac
 **It was measured and left out.** A comparison counts as won where coarse-to-fine is no less accurate than plain pruning
 at equal time on any suite, and more accurate beyond luck on one: {_won(equal, clocks)}.
 With few tiles `scenes-small` pays: what it asks about is too small for the thumbnail, which often misses its tile.
-{tiles} of {TILES} tiles with `{more[0][0]["rival"]}` were the closest call. Asked again about other pictures,
+{tiles} of {TILES} tiles with `{more[0][0]["rival"]}` were the closest call. Asked again about other images,
 {again[0]["n"]} questions of each suite, it won {_won(more, clocks)}.
 That is no clear lead for a saving of {saved:.0%} of `{large}`'s FLOPs, which a second call of the tower eats into. The
 embedded model's own clock, where nearly all is tower, is not that of a model one would serve.
 
 ## At equal time
 
-Points that coarse-to-fine is ahead of plain pruning, with 95 % intervals over pictures; bold where p < {SIGNIFICANT},
+Points that coarse-to-fine is ahead of plain pruning, with 95 % intervals over images; bold where p < {SIGNIFICANT},
 not corrected for the number of comparisons. Either plain pruning keeps {keep:.0%} and coarse-to-fine reads more tokens
 for the tiles that it saves, or coarse-to-fine keeps {keep:.0%} and plain pruning reads fewer. The latter isn't possible
 on the embedded model's own clock: there a tile takes longer than plain pruning's whole prefill.
 
 {_table(head, suites, [(_equal(group), group) for group in equal])}
 
-The closest call, on other pictures, {again[0]["n"]} questions of each suite:
+The closest call, on other images, {again[0]["n"]} questions of each suite:
 
 {_table(head, suites, [(_equal(group), group) for group in more])}
 

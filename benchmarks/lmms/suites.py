@@ -1,4 +1,4 @@
-"""adafv's suites as lmms-eval tasks. Nothing is stored: pictures are drawn as they are asked for."""
+"""adafv's suites as lmms-eval tasks. Nothing is stored: images are drawn as they are asked for."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class Questions:
     uses.
 
     Drawing the 2,000 questions of a suite takes half a minute, and `--limit 16` needs three
-    pictures: hence no Dataset."""
+    images: hence no Dataset."""
 
     def __init__(self, suite: str) -> None:
         self.suite, self.samples = suite, load_suite(suite)

@@ -1,4 +1,4 @@
-"""vLLM's own benchmark client, with pictures and questions that it has not seen."""
+"""vLLM's own benchmark client, with images and questions that it has not seen."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ WORDS = 16  # of a question
 class Cell(NamedTuple):
     """Some requests at once: what is measured.
 
-    `question`: "new", about pictures of their own, or "again".
+    `question`: "new", about images of their own, or "again".
     """
 
     repeat: int
@@ -34,7 +34,7 @@ class Client:
     """vLLM's `bench serve`, in this process.
 
     Args:
-        folder: for pictures and questions.
+        folder: for images and questions.
         model: where the tokenizer is.
     """
 
@@ -53,7 +53,7 @@ class Client:
         add_cli_args(self.parser)
 
     def run(self, server: Server, cell: Cell, requests: int, seed: int) -> dict[str, Any]:
-        """Its result. Equal seeds ask about equal pictures.
+        """Its result. Equal seeds ask about equal images.
 
         Raises:
             ValueError: a request failed.
@@ -90,10 +90,10 @@ class Client:
 
     def _questions(self, count: int, seed: int, *, again: bool) -> Path:
         side = self.shape.side
-        pictures, words = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1 + again])
+        images, words = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1 + again])
         lines = []
         for i in range(count):
-            coarse = pictures.integers(0, 256, (14, 14, 3), dtype=np.uint8)
+            coarse = images.integers(0, 256, (14, 14, 3), dtype=np.uint8)
             path = self.folder / f"{i}.png"
             Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(path)
             question = " ".join(words.choice(self.shape.words, WORDS))

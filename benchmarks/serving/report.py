@@ -1,4 +1,4 @@
-"""Rows, table, picture and README of a measurement."""
+"""Rows, table, image and README of a measurement."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-from picture import draw
+from image import draw
 from shapes import Shape
 
 from adafv.utils.files import atomic, write_text
@@ -29,7 +29,7 @@ GPU = """
 
     python benchmarks/serving/measure.py --device cuda --shape llava-next-7b --repeats 2 --out out/serving
 
-The same on LLaVA-NeXT-7B's shape, with 2,928 visual tokens for a picture. Both servers share the GPU, so it needs 48 GB
+The same on LLaVA-NeXT-7B's shape, with 2,928 visual tokens for an image. Both servers share the GPU, so it needs 48 GB
 or more (`--gpu-memory-utilization` is each one's share). This has not been run.
 """
 
@@ -148,10 +148,10 @@ def _readme(shape: Shape, meta: dict[str, Any], rows: list[dict[str, Any]], tabl
 
 vLLM's own benchmark client (`vllm bench serve`) on loopback, in turn against two servers: stock (`VLLM_PLUGINS=''`)
 and with adafv's plugin, method `{meta["method"]}`. The model is `{meta["shape"]}`: {size} B random weights in bfloat16,
-{shape.patches} visual tokens for a picture, {share} % of a dense request's FLOPs in the vision tower.
+{shape.patches} visual tokens for an image, {share} % of a dense request's FLOPs in the vision tower.
 vLLM {versions["vllm"]}, PyTorch {versions["torch"]}, {where}.
 
-Every request has a picture and a question of its own and gets {answer} tokens of answer. As many as "at once" says
+Every request has an image and a question of its own and gets {answer} tokens of answer. As many as "at once" says
 are under way all the time. Each of the {repeats} repetitions visits all rows, in an order that turns. Requests and
 tokens per second are medians over repetitions, percentiles of TTFT are over all requests; × is against stock vLLM in
 the same repetition, with the lowest and the highest. Ideal is the ratio of FLOPs: tower, prefill and decode.
@@ -172,7 +172,7 @@ the same repetition, with the lowest and the highest. Ideal is the ratio of FLOP
 
 
 def _tables(rows: list[dict[str, Any]], caches: dict[str, dict[str, Any]]) -> str:
-    return f"""## A picture and a question, all new
+    return f"""## An image and a question, all new
 
 {_speed([row for row in rows if row["question"] == "new"])}
 ## How many requests the KV cache holds
@@ -224,9 +224,9 @@ def _again(rows: list[dict[str, Any]]) -> str:
     if not again:
         return ""
     lines = [
-        "## A second question about the same picture",
+        "## A second question about the same image",
         "",
-        "One request at a time, each about a picture that was just asked about.",
+        "One request at a time, each about an image that was just asked about.",
         "",
         "| kept | TTFT p50, first question | second | tokens found in the prefix cache, of a prompt |",
         "|---|---|---|---|",
@@ -239,7 +239,7 @@ def _again(rows: list[dict[str, Any]]) -> str:
         )
     lines += [
         "",
-        "A dense picture stays in the prefix cache whatever is asked about it, as long as there is room. A pruned one",
+        "A dense image stays in the prefix cache whatever is asked about it, as long as there is room. A pruned one",
         "is chosen anew for each question: its encoding is kept, the selection and the short prefill are done again.",
     ]
     return "\n".join(lines) + "\n"

@@ -39,8 +39,8 @@ class Shape:
 
     Attributes:
         tower, text: arguments of transformers' CLIPVisionConfig and LlamaConfig.
-        side: of the square pictures that are asked about, in pixels.
-        tiles: how many tiles LLaVA-NeXT cuts such a picture into, on a side; 0: LLaVA-1.5, no
+        side: of the square images that are asked about, in pixels.
+        tiles: how many tiles LLaVA-NeXT cuts such an image into, on a side; 0: LLaVA-1.5, no
             tiles.
     """
 
@@ -58,7 +58,7 @@ class Shape:
 
     @property
     def patches(self) -> int:
-        """Visual tokens of a picture, LLaVA-NeXT's newlines left out: what a budget is a share of."""
+        """Visual tokens of an image, LLaVA-NeXT's newlines left out: what a budget is a share of."""
         return (1 + self.tiles**2) * (self.tower["image_size"] // self.tower["patch_size"]) ** 2
 
     @property
@@ -72,7 +72,7 @@ class Shape:
         return layers * tower["hidden_size"] + (deep + 2 * self.vocabulary) * text["hidden_size"]
 
     def visual_tokens(self, keep: float) -> int:
-        """Of a picture, as the language model reads it."""
+        """Of an image, as the language model reads it."""
         if keep < 1:
             return max(1, round(keep * self.patches))
         return self.patches + self.tiles * (self.tower["image_size"] // self.tower["patch_size"])

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from adafv.core.pruner import Pruner
 from adafv.core.visual_tokens import Encoding
 from adafv.models.prompting import build_batch
-from adafv.speed.shapes import QUESTION, SHAPES, build, picture
+from adafv.speed.shapes import QUESTION, SHAPES, build, image
 
 __all__ = ["counted"]
 
@@ -33,7 +33,7 @@ READS = {
 def counted(
     pruners: Mapping[str, Pruner], width: int, device: torch.device, dtype: torch.dtype
 ) -> list[dict[str, Any]]:
-    """A row for select and for rebuild of each method, for one picture in LLaVA-NeXT: 2,880 visual
+    """A row for select and for rebuild of each method, for one image in LLaVA-NeXT: 2,880 visual
     tokens.
 
     `operators` are those that PyTorch hands to a kernel: composite ones taken apart, without views
@@ -49,7 +49,7 @@ def counted(
     # what is counted depends on neither's depth
     shape = replace(whole, tower=SHAPES["tiny"].tower, text=text)
     model = build(shape.config(1), device, dtype)
-    inputs = build_batch(shape.processor(), [picture(shape.side, 0)], [QUESTION], device, dtype)
+    inputs = build_batch(shape.processor(), [image(shape.side, 0)], [QUESTION], device, dtype)
     rows = []
     for name, pruner in pruners.items():
         encoding = pruner.encode(model, inputs)

@@ -187,7 +187,7 @@ def tables(
         )
     columns = [column for column in counts[0] if column not in ("method", "stage", "visual_tokens")]
     work = _table(
-        f"One picture of {counts[0]['visual_tokens']:,} visual tokens",
+        f"One image of {counts[0]['visual_tokens']:,} visual tokens",
         ("method", "stage", *columns),
     )
     for row in counts:

@@ -40,7 +40,7 @@ def _model() -> tuple[Any, Any]:
 
 
 def explained_inputs() -> tuple[Any, dict[str, Any]]:
-    """The embedded model and its inputs for the first question about the first picture of `scenes`."""
+    """The embedded model and its inputs for the first question about the first image of `scenes`."""
     model, processor = _model()
     return model, build_inputs(
         processor, draw(0, split="test", suite="scenes").image, _questions()[0]
@@ -48,7 +48,7 @@ def explained_inputs() -> tuple[Any, dict[str, Any]]:
 
 
 def explained(question: str, name: str = "adafv") -> Explanation:
-    """A question about the first picture of `scenes`."""
+    """A question about the first image of `scenes`."""
     return explanation(
         *_model(), draw(0, split="test", suite="scenes").image, question, method(name, keep=KEEP)
     )
@@ -59,7 +59,7 @@ def _questions() -> list[str]:
 
 
 def kept() -> bytes:
-    """What several methods keep of one picture for one question."""
+    """What several methods keep of one image for one question."""
     question = _questions()[0]
     rows = -(-len(METHODS) // COLUMNS)
     high = HEAD + BODY
@@ -81,7 +81,7 @@ def kept() -> bytes:
 
 
 def split() -> bytes:
-    """The mixture for three questions about one picture: what every split captures, and the best
+    """The mixture for three questions about one image: what every split captures, and the best
     one.
     """
     figure = Figure(figsize=(8, 3.4), dpi=150, facecolor=PAPER, layout="constrained")

@@ -36,7 +36,7 @@ HEAD = """# Methods
 Made from the code: ideas and departures are the docstrings', figures those of `benchmarks/accuracy` ({command}).
 They are the [embedded model's](../src/adafv/embedded/README.md), and show how methods behave beside each other, not
 what a 7B model scores. *Holds* is the share of the dense model's accuracy. *Operations* are the tensor operations of
-the selection for a picture of {count} visual tokens, counted when this page was built: where the count depends on the
+the selection for an image of {count} visual tokens, counted when this page was built: where the count depends on the
 budget, tokens are picked or dropped in steps, one after another. What a selection takes in milliseconds depends on the
 machine: `adafv speed --methods …` measures it.
 
@@ -45,7 +45,7 @@ that all methods are compared at equal compute; they run inside `attached`, and 
 exceed. Merging methods hand over K tokens, too. A new method is [one file and one name](adding-a-method.md).
 
 *Held against* the authors' code means: their released functions, or where those need a whole model of theirs a loop
-written after them, were run beside ours on up to {one} pictures of one crop and {five} of five, of random tokens, with
+written after them, were run beside ours on up to {one} images of one crop and {five} of five, of random tokens, with
 29 to 192 kept of each crop (45 to 80 % between layers), and what a method names as its departures undone on either
 side. Nothing of theirs is in this repository; what came out is (`docs/site/fidelity.json`).
 """
@@ -276,6 +276,6 @@ def selected(cls: type[Pruner], keep: float) -> tuple[int, bool]:
 
 
 def visual_tokens() -> int:
-    """N of the picture that the operations are counted with."""
+    """N of the image that the operations are counted with."""
     model, inputs = explained_inputs()
     return method("none", keep=1.0).encode(model, inputs).tokens.counts[0]

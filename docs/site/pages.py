@@ -31,7 +31,7 @@ ELSEWHERE = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
 }
-"""Files of the repository that are pages or pictures of the site, too."""
+"""Files of the repository that are pages or images of the site, too."""
 HOMES = {**ELSEWHERE, "benchmarks/accuracy": "accuracy.md"}
 ORIGINS = {page: origin for origin, page in ELSEWHERE.items()}
 LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]+)?\)")

@@ -11,7 +11,7 @@ from typing import Any, cast
 from adafv.evaluation import report
 from adafv.methods import CLASSES
 from adafv.speed import flops
-from adafv.speed.shapes import QUESTION, SHAPES, picture
+from adafv.speed.shapes import QUESTION, SHAPES, image
 
 ACCURACY = Path(__file__).parents[2] / "benchmarks" / "accuracy" / "results.json"
 KINDS = {
@@ -139,7 +139,7 @@ def _ceiling(name: str) -> list[str]:
     config, processor = shape.config(), cast(Any, shape.processor())
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True)
-    inputs = processor(images=[picture(shape.side, 0)], text=[text], return_tensors="pt")
+    inputs = processor(images=[image(shape.side, 0)], text=[text], return_tensors="pt")
     visual, length = (
         int((inputs["input_ids"] == config.image_token_id).sum()),
         inputs["input_ids"].shape[1],

@@ -52,7 +52,7 @@ def processor():
 
 @pytest.fixture(scope="module")
 def encoding(model, processor):
-    """Two pictures of different shapes, questions of different lengths, padded on the left."""
+    """Two images of different shapes, questions of different lengths, padded on the left."""
     samples = (prompt("how many ?"), [picture(96, 96, 1)]), (prompt(), [picture(30, 60, 2)])
     return AdaFV(keep=0.5).encode(model, inputs_for(processor, *samples))
 
@@ -107,7 +107,7 @@ def test_profile_of_even_and_one_sided_scores():
 
 
 def test_bootstrap_resamples_pictures():
-    """Many questions on one picture are one observation, which has no interval."""
+    """Many questions on one image are one observation, which has no interval."""
     values = [0.0, 1.0] * 20
     mean, low, high = bootstrap(values, [str(i) for i in range(40)])
     assert mean == 0.5 and 0.3 < low < 0.42 and 0.58 < high < 0.7
@@ -117,7 +117,7 @@ def test_bootstrap_resamples_pictures():
 
 
 def test_chance_differs_by_question_and_picture():
-    """The control must not say the same of two pictures because they are asked the same."""
+    """The control must not say the same of two images because they are asked the same."""
     drawn = {
         tuple(chance(8, *key))
         for key in ((0, "a", "q"), (0, "b", "q"), (0, "a", "r"), (1, "a", "q"))
@@ -263,7 +263,7 @@ def test_what_cannot_be_measured_is_counted(model, processor):
     findings = measure(
         model, processor, sample(*asked), sample((QUESTION, ((0, 0, 40, 40),)), name="q")
     )
-    assert [f.picture for f in findings.questions] == ["q"]
+    assert [f.image for f in findings.questions] == ["q"]
     assert findings.left_out["mine"] == {
         "no box": 1,
         "no token in the boxes": 1,
@@ -274,7 +274,7 @@ def test_what_cannot_be_measured_is_counted(model, processor):
 
 
 def test_batches_change_nothing(model, processor):
-    """Pictures of several shapes, several questions each, one by one and together."""
+    """Images of several shapes, several questions each, one by one and together."""
     samples = [
         sample(
             (QUESTION, ((0, 0, 20, 20),)),
@@ -289,7 +289,7 @@ def test_batches_change_nothing(model, processor):
         measure(model, processor, *samples, batch_size=n).questions for n in (16, 1)
     )
     for a, b in zip(whole, one_by_one, strict=True):
-        assert (a.picture, a.related_tokens, a.fewest) == (b.picture, b.related_tokens, b.fewest)
+        assert (a.image, a.related_tokens, a.fewest) == (b.image, b.related_tokens, b.fewest)
         assert a.auc == pytest.approx(b.auc, abs=0.02)
 
 
@@ -385,7 +385,7 @@ def entry(**changes) -> dict:
 
 
 def test_boxes_of_a_user(tmp_path):
-    """Paths beside the file, blank lines, other keys, one sample for each picture, a limit in
+    """Paths beside the file, blank lines, other keys, one sample for each image, a limit in
     lines.
     """
     other = entry(image=str(tmp_path / "b.png"), boxes=[])
@@ -417,8 +417,8 @@ def test_boxes_of_a_user(tmp_path):
         (entry(boxes=[[1, 2, 3, "4"]]), "not four numbers"),
         (entry(boxes=[[1, 2, 3, float("nan")]]), "not four numbers"),
         (entry(boxes=[[5, 2, 5, 4]]), "no area"),
-        (entry(boxes=[[0, 0, 41, 30]]), "leaves the picture, which is 40×30 pixels"),
-        (entry(boxes=[[-1, 0, 4, 3]]), "leaves the picture"),
+        (entry(boxes=[[0, 0, 41, 30]]), "leaves the image, which is 40×30 pixels"),
+        (entry(boxes=[[-1, 0, 4, 3]]), "leaves the image"),
     ],
 )
 def test_boxes_that_are_wrong(tmp_path, line, words):
@@ -467,7 +467,7 @@ def call(capsys, *arguments: object) -> tuple[int, str, str]:
 
 
 def test_analyze_the_embedded_model(capsys, tmp_path):
-    """From a shell: four pictures, four tables that say what the captions say, one JSON object."""
+    """From a shell: four images, four tables that say what the captions say, one JSON object."""
     out = tmp_path / "out"
     status, said, err = call(
         capsys, "--out", out, "--limit", 6, "--results", results(tmp_path), "--json"
@@ -498,7 +498,7 @@ def test_analyze_the_embedded_model(capsys, tmp_path):
 
 
 def test_analyze_a_users_boxes(capsys, tmp_path):
-    """Their pictures alone, on another model; without scores Fig.
+    """Their images alone, on another model; without scores Fig.
 
     1 is left out and the way to it is said.
     """

@@ -47,7 +47,7 @@ def image(tmp_path) -> str:
 
 
 def asked(page: Page, visitor: str, path: str, choices: Choices) -> Reply:
-    """A picture of one's own, and then its question."""
+    """An image of one's own, and then its question."""
     assert page.take_file(visitor, path, choices).notice == ""
     return page.look(visitor, path, choices)
 
@@ -92,7 +92,7 @@ def test_the_picture_is_encoded_once(playground, image, encoded):
 
 
 def test_an_answer_is_computed_once(playground, image, monkeypatch):
-    """So that another map over the picture costs nothing, and its time stays the time it took."""
+    """So that another map over the image costs nothing, and its time stays the time it took."""
     first = playground.look("a", image, QUESTION, ["adafv"], 0.2)
     monkeypatch.setattr(desk, "ask_encoded", lambda *_: pytest.fail("asked again"))
     assert playground.look("a", image, QUESTION, ["adafv"], 0.2).results == first.results
@@ -114,7 +114,7 @@ def test_what_another_question_changes(playground, image):
 
 
 def test_visitors_do_not_mix(page, image, tmp_path):
-    """Each has a picture and questions of their own."""
+    """Each has an image and questions of their own."""
     other = tmp_path / "other.png"
     picture(40, 60, seed=1).save(other)
     mine = asked(page, "a", image, CHOICES)
@@ -151,7 +151,7 @@ def test_memory_is_bounded(playground, image, monkeypatch):
 @pytest.mark.parametrize("layer", cards.LAYERS)
 @pytest.mark.parametrize("second", [NOTHING, "adafv", "t2i", "fastv", "tome"])
 def test_every_layer_of_every_kind_of_method(page, image, layer, second):
-    """Cards for the dense model and each method, whatever is drawn over the picture; twice the same
+    """Cards for the dense model and each method, whatever is drawn over the image; twice the same
     is one.
     """
     taken = page.take_file("a", image, CHOICES)
@@ -160,7 +160,7 @@ def test_every_layer_of_every_kind_of_method(page, image, layer, second):
     drawn = reply.cards or ""
     assert drawn.count("<article") == (2 if second in (NOTHING, "adafv") else 3)
     assert ("data:image/png" in drawn) == (cards.LAYERS[layer] in ("saliency", "relevance"))
-    assert "data:image/webp" in (taken.picture or "") and "data:image/webp" not in drawn
+    assert "data:image/webp" in (taken.image or "") and "data:image/webp" not in drawn
     blind = {"what stands out": ("t2i", "tome"), "what the words point at": ("tome",)}.get(
         layer, ()
     )
@@ -189,7 +189,7 @@ def test_a_bundled_picture(page):
         assert reply.notice == "" and reply.source == str(number)
         assert reply.question == expected[0] and reply.suggested == expected
     asked = page.suggest("a", "0", CHOICES._replace(question=expected[0]))
-    assert asked.question == expected[0] and asked.cards and asked.picture is None
+    assert asked.question == expected[0] and asked.cards and asked.image is None
 
 
 @pytest.mark.parametrize(
@@ -208,9 +208,7 @@ def test_files_that_are_no_pictures(page, image, tmp_path, content, words):
         and "holiday.png" in reply.notice
         and str(tmp_path) not in reply.notice
     )
-    assert (reply.cards, reply.picture, reply.source, reply.question, reply.suggested) == (
-        None,
-    ) * 5
+    assert (reply.cards, reply.image, reply.source, reply.question, reply.suggested) == (None,) * 5
     assert page.playground.desks["a"] is before
 
 
@@ -235,7 +233,7 @@ def test_bad_questions(page, image, question):
 
 
 def test_a_new_picture_clears_the_question(page, image):
-    """It was about the picture before; asked of the new one, its answer would be nonsense."""
+    """It was about the image before; asked of the new one, its answer would be nonsense."""
     page.take_bundled("a", 0, CHOICES)
     reply = page.take_file("a", image, CHOICES)
     assert reply.question == "" and reply.suggested == [] and reply.source == image

@@ -46,7 +46,7 @@ def checkpoint(tmp_path_factory) -> str:
 
 @pytest.fixture
 def source(tmp_path) -> Path:
-    """Seven questions on four pictures of several shapes, some on the same one."""
+    """Seven questions on four images of several shapes, some on the same one."""
     for i, shape in enumerate(SHAPES):
         picture(*shape, seed=i).save(tmp_path / f"{i}.png")
     return write(
@@ -79,7 +79,7 @@ def run(plan: Batch, model, processor) -> list[dict]:
 
 @pytest.mark.parametrize("name", ["adafv", "sparsevlm", "visionzip", "none"])
 def test_answers_are_those_of_asking_one_by_one(model, processor, source, name):
-    """Batching, and sharing a picture's encoding, change no answer and no count; the order is the
+    """Batching, and sharing an image's encoding, change no answer and no count; the order is the
     input's.
     """
     pruner = method("none") if name == "none" else method(name, keep=0.6 if name in INSIDE else 0.2)
@@ -94,7 +94,7 @@ def test_answers_are_those_of_asking_one_by_one(model, processor, source, name):
 
 
 def test_a_picture_is_encoded_once_per_batch(model, processor, source):
-    """Seven questions on four pictures in one batch: four pictures through the tower."""
+    """Seven questions on four images in one batch: four images through the tower."""
     seen = []
     hook = model.model.vision_tower.register_forward_hook(
         lambda _, x, __: seen.append(len(x[0])), always_call=True
@@ -202,7 +202,7 @@ def test_an_interrupted_retry_keeps_what_it_has(model, processor, source, monkey
 
 
 def test_a_batch_without_a_picture(model, processor, source):
-    """Where no picture of a batch can be opened, each line says so."""
+    """Where no image of a batch can be opened, each line says so."""
     lines = [line | {"image": "no.png"} for line in read(source)]
     assert all(
         "no.png" in r["error"] for r in run(batch(write(source.parent, lines)), model, processor)
@@ -378,7 +378,7 @@ def test_the_same_id_twice(source, ids):
 
 @pytest.mark.parametrize("room", [2, 0])
 def test_out_of_memory(model, processor, source, monkeypatch, room):
-    """A batch that doesn't fit is halved; a picture that doesn't fit alone is that line's error."""
+    """A batch that doesn't fit is halved; an image that doesn't fit alone is that line's error."""
     original = hf.generate
 
     def generate(model, inputs, *rest):

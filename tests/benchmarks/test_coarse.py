@@ -19,7 +19,7 @@ NEXT = SHAPES["llava-next-7b"]
 
 @pytest.fixture(scope="module")
 def tokens():
-    """Of two questions about pictures of a thumbnail and 2 × 2 tiles."""
+    """Of two questions about images of a thumbnail and 2 × 2 tiles."""
     samples = [
         (prompt(text), [picture(seed=i)])
         for i, text in enumerate(("what color ?", "is there a knight ?"))
@@ -72,7 +72,7 @@ def test_nothing_of_a_tile_that_is_not_encoded_is_looked_at(tokens, fine, tiles)
 
 @pytest.mark.parametrize("fine", [AdaFV, AdaFVPlus])
 def test_hiding_a_tile_is_leaving_it_out(tokens, fine):
-    """The same tokens as of a picture that consists of nothing but what is encoded."""
+    """The same tokens as of an image that consists of nothing but what is encoded."""
     pruner = coarse(fine, 1)
     for i, seen in enumerate(pruner.encoded(tokens)):
         there = seen.nonzero()[:, 0]
@@ -116,7 +116,7 @@ def test_equal_times_differ_by_less_than_a_token(clock):
 
 
 def test_time_for_nothing_and_for_everything(clock):
-    """Where the tower alone takes longer no share is left; more than a picture has cannot be read."""
+    """Where the tower alone takes longer no share is left; more than an image has cannot be read."""
     assert clock.affords(clock.vision(TILES), TILES) == 0
     assert clock.affords(clock.flops(TILES, 1), 1) == clock.tokens(1) / clock.tokens(TILES)
 

@@ -64,7 +64,7 @@ def phone(browser, url) -> Iterator[Page]:
 
 @pytest.fixture
 def drawing(tmp_path) -> str:
-    """A picture of one's own, wider than high."""
+    """An image of one's own, wider than high."""
     path = tmp_path / "mine.png"
     sample = bundled(4).image
     sample.resize((288, 192)).save(path)
@@ -170,7 +170,7 @@ def test_ask(page):
 
 
 def test_suggested_questions(page):
-    """One click asks; they belong to the picture."""
+    """One click asks; they belong to the image."""
     page.get_by_role("button", name="is there a blue cup?").click()
     expect(field(page)).to_have_value("is there a blue cup?")
     expect(page.locator(".card").nth(1)).to_contain_text("others than")
@@ -219,11 +219,11 @@ def choose(page: Page, label: str, name: str) -> None:
 
 
 def test_maps(page):
-    """Saliency, relevance, the picture alone, and back."""
+    """Saliency, relevance, the image alone, and back."""
     for name, heats in (
         ("what stands out", 6),
         ("what the words point at", 6),
-        ("the picture alone", 0),
+        ("the image alone", 0),
     ):
         page.get_by_label(name).check()
         expect(page.locator(".card .heat")).to_have_count(heats)
@@ -233,7 +233,7 @@ def test_maps(page):
 
 
 def test_upload(page, drawing):
-    """By the file dialog and by a drop: the picture takes the place of the one before, whose
+    """By the file dialog and by a drop: the image takes the place of the one before, whose
     question goes with it.
     """
     page.locator("input[type=file]").set_input_files(drawing)
@@ -253,13 +253,13 @@ def test_upload(page, drawing):
 
 
 def test_bad_files(page, tmp_path):
-    """One sentence in the page; the picture, the question and the answers stay.
+    """One sentence in the page; the image, the question and the answers stay.
 
     The next good file clears it.
     """
     before = page.locator(".cards").inner_html()
     bad = tmp_path / "holiday.png"
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"no image")
     page.locator("input[type=file]").set_input_files(str(bad))
     expect(page.get_by_role("alert")).to_contain_text("holiday.png is not an image")
     assert page.locator(".cards").inner_html() == before
@@ -321,7 +321,7 @@ def test_a_method_with_options(page):
 
 
 def test_keyboard(page):
-    """Without a mouse: pick a picture, ask, change the budget, a method and the map."""
+    """Without a mouse: pick an image, ask, change the budget, a method and the map."""
     seen = set()
     page.locator(".bundled button").nth(1).focus()
     page.keyboard.press("Enter")
@@ -367,7 +367,7 @@ def test_small_screens(phone, drawing):
 
 
 def test_two_visitors(browser, url, drawing):
-    """Pictures, questions and budgets are each visitor's own, whoever was last."""
+    """Images, questions and budgets are each visitor's own, whoever was last."""
     one, two = (opened(browser, url, viewport=DESK) for _ in range(2))
     first, second = next(one), next(two)
     first.locator("input[type=file]").set_input_files(drawing)

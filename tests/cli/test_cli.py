@@ -214,7 +214,7 @@ def test_was_cut():
 def test_a_picture_from_standard_input(checkpoint, image, tmp_path):
     """`-` reads it; the answer is that about the file.
 
-    Nothing there, or no picture, is one sentence.
+    Nothing there, or no image, is one sentence.
     """
     alone = process("ask", image, QUESTION, "--json", "--model", checkpoint)
     words = [sys.executable, "-m", "adafv", "ask", "-", QUESTION, "--json", "--model", checkpoint]

@@ -60,7 +60,7 @@ def test_the_models_own_max_length_counts_the_whole_prompt(name, inputs):
 
 
 def test_nothing_is_silently_not_pruned(name, inputs):
-    """Pictures beside embeddings, and with `strict` a prompt without a picture."""
+    """Images beside embeddings, and with `strict` a prompt without an image."""
     model = tiny(name).model
     embeds = {
         "inputs_embeds": model.get_input_embeddings()(inputs["input_ids"]),

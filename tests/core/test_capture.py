@@ -117,7 +117,7 @@ def test_signals_are_the_eager_towers_and_features_are_untouched(family, impleme
 
 
 def test_capture_restores_the_tower_after_an_exception():
-    """A failing picture doesn't leave the tower watched."""
+    """A failing image doesn't leave the tower watched."""
     model = tiny_model("llava")
     tower = model.base_model.vision_tower
     with pytest.raises(RuntimeError, match="lost"), capture(tower, -2, 0, [SALIENCY, HIDDEN]):
@@ -172,7 +172,7 @@ def test_a_layer_without_attention_is_refused(layer):
 
 @pytest.mark.parametrize("kind", ["padding", "additive", "blocks"])
 def test_received_attention_counts_only_those_who_may_look(kind):
-    """Padding neither gives nor gets; pictures packed into one sequence don't look at each other."""
+    """Padding neither gives nor gets; images packed into one sequence don't look at each other."""
     torch.manual_seed(0)
     query, key = torch.randn(2, 2, 7, 4), torch.randn(2, 2, 7, 4)
     sees = torch.ones(2, 7, 7, dtype=torch.bool)
@@ -191,7 +191,7 @@ def test_received_attention_counts_only_those_who_may_look(kind):
 
 
 def test_a_sequence_packed_for_flash_attention_is_shown_image_by_image():
-    """Flash attention gets one sequence and the bounds of the pictures in it."""
+    """Flash attention gets one sequence and the bounds of the images in it."""
     torch.manual_seed(0)
     query, key, seen = torch.randn(1, 2, 9, 4), torch.randn(1, 2, 9, 4), []
     ALL_ATTENTION_FUNCTIONS.register(

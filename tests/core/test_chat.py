@@ -164,7 +164,7 @@ def only_text(chat: Chat) -> dict[str, Any]:
 
 
 def batch(pruner: Pruner, name: str) -> Chat:
-    """Two chats of different lengths, that lose different numbers of tokens where pictures have
+    """Two chats of different lengths, that lose different numbers of tokens where images have
     their own sizes.
     """
     return Chat(pruner, name, [FIRST, SHORTER], [[show(80, 48)], [show(48, 48, 3)]])

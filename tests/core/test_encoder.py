@@ -1,5 +1,5 @@
 """What a tower is, and what a call may say of it: its attention function, its layer, its precision,
-its pictures.
+its images.
 """
 
 from types import SimpleNamespace
@@ -425,7 +425,7 @@ def test_a_strategy_chosen_at_the_call(tower, strategy):
 )
 @torch.no_grad()
 def test_the_grid_is_that_of_the_pixels(tower):
-    """Pictures of every size that a tower takes: all patches have a token, and each its own
+    """Images of every size that a tower takes: all patches have a token, and each its own
     saliency.
     """
     model = llava_with(tower)

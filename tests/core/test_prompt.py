@@ -25,7 +25,7 @@ M_ROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v")
 
 
 def two(name: str) -> dict:
-    """A batch of two prompts of different lengths, a picture each, padded on the left."""
+    """A batch of two prompts of different lengths, an image each, padded on the left."""
     return ask(
         name, (QUESTION, [show(48, 48)]), (f"{QUESTION} and {OTHER}", [show(80, 48, seed=1)])
     )

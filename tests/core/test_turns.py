@@ -96,7 +96,7 @@ CONTROL = (
     *("<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|END_OF_TURN_TOKEN|>"),
 )
 SYSTEM = "You are a helpful assistant who answers the user"
-FIRST, AFTER = "look at this picture of a knight", "what color is the anchor left of the user?"
+FIRST, AFTER = "look at this image of a knight", "what color is the anchor left of the user?"
 LATER, SAID = "how many are there?", "it is red, and the assistant knows"
 
 

@@ -19,7 +19,7 @@ def name(request) -> str:
 
 
 def film(name: str, *frames: int) -> dict:
-    """A question about a clip whose frames show pictures of these numbers, as the processor would
+    """A question about a clip whose frames show images of these numbers, as the processor would
     prepare it.
     """
     stills = [ask(name, (QUESTION, [show(48, 32, seed=number)])) for number in frames]

@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_ten_lines_run(tmp_path, monkeypatch, capsys):
-    """The first Python block, as it stands, on a picture of the scenes."""
+    """The first Python block, as it stands, on an image of the scenes."""
     monkeypatch.chdir(tmp_path)
     draw(0, split="test", suite="scenes").image.save("picture.png")
     block = re.search(r"```python\n(.*?)```", README, re.DOTALL)

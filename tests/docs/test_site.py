@@ -49,7 +49,7 @@ def test_what_a_page_shows_runs(page, tmp_path, monkeypatch, capsys):
 
 
 def test_the_commands_of_the_first_page_come_out_right(tmp_path, monkeypatch, capsys):
-    """The question of the start page is about its picture, and 5 % of the tokens answer it."""
+    """The question of the start page is about its image, and 5 % of the tokens answer it."""
     monkeypatch.chdir(tmp_path)
     question = draw(0, split="test", suite="scenes").questions[0]
     draw(0, split="test", suite="scenes").image.save("picture.png")

@@ -68,7 +68,7 @@ def whole(model, processor, suite, tmp_path) -> list[dict]:
 
 
 def test_reask_is_a_fresh_encoding(model, processor):
-    """Other questions on encoded pictures, in any order and number: what the processor and the
+    """Other questions on encoded images, in any order and number: what the processor and the
     tower would give.
     """
     images = [picture(48, 48, 1), picture(30, 60, 2)]
@@ -120,7 +120,7 @@ def test_answers_are_those_of_asking_one_by_one(model, processor, suite, whole):
 
 
 def test_blind_sees_no_picture(model, processor, suite, whole):
-    """The blind rows are the language model on the bare question: the same for every picture."""
+    """The blind rows are the language model on the bare question: the same for every image."""
     blind = [r for r in whole if r["method"] == "blind"]
     assert {r["kept_tokens"] for r in blind} == {0} and {r["keep"] for r in blind} == {0.0}
     for q in range(3):
@@ -446,7 +446,7 @@ def test_interval_is_wilsons_for_one_question_per_picture():
 
 def test_interval_knows_that_questions_share_a_picture():
     """Four questions that always go right or wrong together are worth one: the interval is that of
-    the pictures.
+    the images.
     """
     together = report.wilson([[True] * 4] * 30 + [[False] * 4] * 10)
     assert together == pytest.approx(report.wilson([[True]] * 30 + [[False]] * 10), abs=5e-3)
@@ -498,7 +498,7 @@ def test_files_and_table(whole, tmp_path):
 
 
 def test_only_dense(model, processor, suite, tmp_path):
-    """keep=1 alone: two configurations, and a picture without lines."""
+    """keep=1 alone: two configurations, and an image without lines."""
     records = plan(keeps=(1,)).run(model, processor, tmp_path, name="tiny")
     assert {r["method"] for r in records} == {"none", "blind"}
     report.write(tmp_path, {}, report.rows_of(records))

@@ -17,7 +17,7 @@ def where_of(size, family="llava_next"):
 
 
 def test_tokens_lie_where_their_patches_do():
-    """A square picture under a thumbnail and four tiles of 6 x 6 patches: half-patch steps from the
+    """A square image under a thumbnail and four tiles of 6 x 6 patches: half-patch steps from the
     corner.
     """
     processor, tokens = where_of((96, 96))
@@ -65,7 +65,7 @@ def test_oracle_keeps_what_is_asked_about_first():
 
 
 def test_boxes_of_the_scenes_hold_tokens():
-    """Every box that a question names has a token in a picture of the embedded model's grid."""
+    """Every box that a question names has a token in an image of the embedded model's grid."""
 
     from adafv.models.load import load
 

@@ -10,7 +10,7 @@ from adafv.evaluation.paired import paired
 def records(
     method: str, right: list[list[bool]], suite: str = "s", keep: float = 0.1
 ) -> list[dict]:
-    """`right`: for each picture whether each of its questions was answered rightly."""
+    """`right`: for each image whether each of its questions was answered rightly."""
     return [
         {
             "suite": suite,

@@ -97,10 +97,10 @@ def test_each_image_keeps_its_budget_and_the_text_stays(name, keep):
 
 @pytest.mark.proves("batch")
 def test_a_batch_is_its_samples(name):
-    """Two prompts at once give what each gives alone, padding and packing of pictures
+    """Two prompts at once give what each gives alone, padding and packing of images
     notwithstanding.
     """
-    width = 80 if name == "emu3" else 48  # whose encoder looks at the padding of smaller pictures
+    width = 80 if name == "emu3" else 48  # whose encoder looks at the padding of smaller images
     samples = [(QUESTION, [show(80, 48)]), (OTHER, [show(width, 48, seed=1)])]
     model, pruner = tiny(name).model, AdaFV(keep=0.3)
     together = pruner.encode(model, ask(name, *samples))
@@ -120,7 +120,7 @@ def test_a_batch_is_its_samples(name):
 
 @pytest.mark.proves("images")
 def test_several_images_in_a_prompt(name):
-    """Pictures with words between them keep a budget each."""
+    """Images with words between them keep a budget each."""
     found = tiny(name)
     prompt = f"USER : {found.marker} compare the red anchor with the blue knight {found.marker} {QUESTION} ASSISTANT :"
     pictures = [show(80, 48), show(48, 48, seed=1)]
@@ -223,7 +223,7 @@ def test_every_method(name):
     batch keeps what its prompts keep alone; all that runs along the sequence shrinks together; an
     answer changes nothing."""
     model = tiny(name).model
-    width = 80 if name == "emu3" else 48  # whose encoder looks at the padding of smaller pictures
+    width = 80 if name == "emu3" else 48  # whose encoder looks at the padding of smaller images
     samples = [(QUESTION, [show(80, 48)]), (OTHER, [show(width, 48, seed=1)])]
     signals = frozenset().union(*(METHODS[chosen].signals for chosen in BEFORE))
     inputs = ask(name, *samples)
@@ -380,7 +380,7 @@ def test_inputs_of_another_processor(name, lost, message):
 
 
 def test_pictures_of_another_processor():
-    """A size that the tower rejects, and pictures that were flattened for another family."""
+    """A size that the tower rejects, and images that were flattened for another family."""
     for pixels in (torch.zeros(1, 3, 20, 20), torch.zeros(36, 48)):
         inputs = ask("llava", (QUESTION, [show()])) | {"pixel_values": pixels}
         with pytest.raises(ValueError, match=r"'llava' model refuses the images .*own processor"):
@@ -388,7 +388,7 @@ def test_pictures_of_another_processor():
 
 
 def test_placeholders_of_another_processor():
-    """More of them than the picture has tokens."""
+    """More of them than the image has tokens."""
     inputs = ask("qwen2_vl", (QUESTION, [show(48, 48)]))
     larger = ask("qwen2_vl", (QUESTION, [show(80, 48)]))
     with pytest.raises(ValueError, match=r"placeholders.*'qwen2_vl'"):
@@ -430,7 +430,7 @@ def test_rows_and_columns_stay_where_they_were(name):
 
 
 def words_of(name: str, pruner, prompt: str, pictures: list) -> list[list[str]]:
-    """The words that a pruner takes each picture of a prompt to be asked about."""
+    """The words that a pruner takes each image of a prompt to be asked about."""
     found = tiny(name)
     inputs = dict(found.processor(text=[prompt], images=[pictures], return_tensors="pt"))
     tokens = pruner.encode(found.model, inputs).tokens
@@ -446,14 +446,14 @@ def words_of(name: str, pruner, prompt: str, pictures: list) -> list[list[str]]:
 @pytest.mark.parametrize("name", ["llava", "internvl", "idefics3"])
 def test_the_question_of_a_picture_is_the_users_words_of_its_turn(name):
     """All text where nothing tells the chat template; `query`, as text or as ids, replaces it for
-    every picture.
+    every image.
     """
     found, pictures = tiny(name), [show(48, 48), show(48, 48, seed=1)]
     first, second = "is there a red knight ?", "how many anchor ?"
     prompt = (
         f"USER : {found.marker} {first} ASSISTANT : a USER : {second} {found.marker} ASSISTANT :"
     )
-    spoken = {*WORDS} - {"\n"}  # not what stands between the tiles of a picture
+    spoken = {*WORDS} - {"\n"}  # not what stands between the tiles of an image
     for words in words_of(name, AdaFV(keep=0.3), prompt, pictures):
         assert [w for w in words if w in spoken] == prompt.replace(found.marker, "").split()
     processor = copy(found.processor)
@@ -556,7 +556,7 @@ def test_families_prints_the_record(capsys):
 
 
 def test_a_picture_that_cannot_be_drawn_on(tmp_path):
-    """Tiles whose place in the picture nobody knows: one sentence instead of a wrong drawing."""
+    """Tiles whose place in the image nobody knows: one sentence instead of a wrong drawing."""
     found = tiny("internvl")
-    with pytest.raises(ValueError, match=r"'internvl' model lie in a picture is not known"):
+    with pytest.raises(ValueError, match=r"'internvl' model lie in an image is not known"):
         explanation(found.model, found.processor, show(), QUESTION, AdaFV(keep=0.3))

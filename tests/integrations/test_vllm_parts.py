@@ -1,4 +1,4 @@
-"""The parts of the vLLM plugin that need no vLLM: what a request may ask, what makes pictures
+"""The parts of the vLLM plugin that need no vLLM: what a request may ask, what makes images
 equal, what stays.
 """
 
@@ -111,8 +111,8 @@ def test_the_servers_options_are_found_again_and_out_of_the_processors_way():
 
 
 def test_what_decides_a_choice_is_in_its_hash():
-    """Two pictures share a hash exactly when the same tokens of them stay; whole ones have the
-    picture's own.
+    """Two images share a hash exactly when the same tokens of them stay; whole ones have the
+    image's own.
     """
     ticket = PruneSpec("p", "adafv", 0.1, None, (1, 2))
     others = [
@@ -143,7 +143,7 @@ def test_the_methods_on_vllm():
 @pytest.mark.parametrize("family", SERVED)
 @pytest.mark.parametrize("name", METHODS_SERVED)
 def test_what_stays_is_what_the_library_keeps(family, name):
-    """The same features and the same indices, picture by picture, in one batch with mixed budgets."""
+    """The same features and the same indices, image by image, in one batch with mixed budgets."""
     model, budgets, tickets, pictures, expected = tiny(family).model, (0.3, 0.6, 1.0), [], [], []
     skeleton = MetaModel(model.config)
     for i, keep in enumerate(budgets):
@@ -215,7 +215,7 @@ def test_encodings_in_bounded_memory():
 
 
 def test_places_survive_half_precision():
-    """Rows and columns of the largest pictures come through bfloat16 unharmed."""
+    """Rows and columns of the largest images come through bfloat16 unharmed."""
     coordinates = torch.tensor([[0, 0], [255, 257], [1000, 3], [16383, 9999]])
     features = torch.randn(4, 5, dtype=torch.bfloat16)
     both = with_places(features, coordinates)
@@ -224,7 +224,7 @@ def test_places_survive_half_precision():
 
 @pytest.mark.parametrize("shapes", [[(48, 48)], [(96, 24), (24, 24)]])
 def test_positions_are_the_models_own(shapes):
-    """Whole pictures are numbered as transformers numbers them; of pruned ones, rows and columns
+    """Whole images are numbered as transformers numbers them; of pruned ones, rows and columns
     are added later.
     """
     inputs = ask("qwen2_5_vl", (QUESTION, [show(*shape, i) for i, shape in enumerate(shapes)]))

@@ -138,7 +138,7 @@ def test_a_failing_request_raises(lm, monkeypatch):
 
 @pytest.mark.parametrize("name", ["adafv", "visionzip", "fastv", "none"])
 def test_any_pictures_in_one_batch(lm, monkeypatch, name):
-    """Requests with one, several and no picture give together what they give alone, where tokens
+    """Requests with one, several and no image give together what they give alone, where tokens
     are merged, and where they are dropped between the model's layers, too."""
     chats = [
         chat("what color is the anchor?", picture(60, 40, 1)),

@@ -1,4 +1,4 @@
-"""What methods keep of pictures that never change: faster code must not choose otherwise."""
+"""What methods keep of images that never change: faster code must not choose otherwise."""
 
 import json
 from pathlib import Path

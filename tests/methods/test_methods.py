@@ -62,7 +62,7 @@ def test_adafv_is_sacmam(tokens, k, reserve, mass):
 
 @pytest.mark.parametrize("reach", [1, 2, 40])
 def test_adafv_plus_discounts_what_a_better_neighbour_says(tokens, reach):
-    """Both lists, in both grids of a picture, of pictures of different shapes; then the mixture as
+    """Both lists, in both grids of an image, of images of different shapes; then the mixture as
     ever.
     """
     pruner = AdaFVPlus(tokens=9, reach=reach)
@@ -79,7 +79,7 @@ def test_adafv_plus_discounts_what_a_better_neighbour_says(tokens, reach):
 
 
 def test_adafv_plus_keeps_one_of_many_copies(tokens):
-    """Of a picture whose tokens are all the same, the best of every neighbourhood comes first."""
+    """Of an image whose tokens are all the same, the best of every neighbourhood comes first."""
     same = replace(tokens, features=torch.ones_like(tokens.features))
     relevance, saliency = AdaFVPlus(tokens=4, reach=1).attentions(same)
     for scores in (relevance, saliency):
@@ -105,7 +105,7 @@ def test_adafv_plus_puts_words_on_one_scale(tokens):
 
 
 def test_adafv_plus_without_words_or_differences(tokens):
-    """No word, or a picture of one colour: no NaN, and exactly K."""
+    """No word, or an image of one colour: no NaN, and exactly K."""
     blank = replace(tokens, features=torch.zeros_like(tokens.features))
     wordless = replace(tokens, text=tokens.text[:, :0], text_mask=tokens.text_mask[:, :0])
     masked = replace(tokens, text_mask=torch.zeros_like(tokens.text_mask))
@@ -126,7 +126,7 @@ def test_adafv_released_is_the_authors_code(model, processor, tokens, k):
     """With its faults: truncated budget, offset crops, a reserve of the first crops, tokens fed
     twice.
 
-    In pictures that fill their tiles and in pictures that padding was cut from, whose tokens are
+    In images that fill their tiles and in images that padding was cut from, whose tokens are
     not numbered as there."""
     padded = inputs_for(
         processor, (prompt("what ?"), [picture(60, 40)]), (prompt(), [picture(20, 64, 1)])

@@ -1,4 +1,4 @@
-"""Rivals on random tokens against plain loops: pictures of several crops, cut and uncut, of any
+"""Rivals on random tokens against plain loops: images of several crops, cut and uncut, of any
 size.
 """
 
@@ -21,7 +21,7 @@ DIMENSIONS, WORDS = 4, 3
 
 @st.composite
 def pictures(draw):
-    """Tokens of a picture, and a budget."""
+    """Tokens of an image, and a budget."""
     side = draw(st.integers(2, 4))
     places = [(0, row, column) for row in range(side) for column in range(side)]
     if draw(st.booleans()):  # two tiles side by side; padding was cut from above and below

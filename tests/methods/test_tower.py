@@ -206,8 +206,8 @@ def test_the_layers_of_real_towers(tower, layers, of_features, middle):
 
 
 def test_a_tower_of_windows_shows_a_layer_that_sees_all():
-    """Attention within windows says nothing of the picture: the next full layer is watched."""
-    small = tiny("qwen2_5_vl")  # of three layers the second sees the whole picture
+    """Attention within windows says nothing of the image: the next full layer is watched."""
+    small = tiny("qwen2_5_vl")  # of three layers the second sees the whole image
     first, middle, last = (Signal("received", depth) for depth in (0.0, 0.5, 1.0))
     inputs = ask("qwen2_5_vl", ("what color is the anchor ?", [picture()]))
     signals = encode(small.model, inputs, signals={first, middle, last}).tokens.signals

@@ -126,7 +126,7 @@ def test_a_template_with_bos_gives_one_bos(processor, monkeypatch):
 
 
 def test_transparent_and_16_bit_pictures_from_memory(processor):
-    """A picture that comes as a PIL image is treated like one from a file."""
+    """An image that comes as a PIL image is treated like one from a file."""
     clear = Image.new("RGBA", (48, 48), (0, 0, 0, 0))
     white = Image.new("RGB", (48, 48), "white")
     pixels = [build_inputs(processor, image, QUESTION)["pixel_values"] for image in (clear, white)]
@@ -134,7 +134,7 @@ def test_transparent_and_16_bit_pictures_from_memory(processor):
 
 
 def test_shapes_are_checked(processor):
-    """Also for pictures that never were a file."""
+    """Also for images that never were a file."""
     with pytest.raises(ValueError, match="crop"):
         build_inputs(processor, Image.new("RGB", (20_000, 3)), QUESTION)
 

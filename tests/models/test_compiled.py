@@ -13,7 +13,7 @@ from adafv import AdaFV
 from adafv.methods import method
 from adafv.models.compiled import compiled
 from adafv.models.prompting import build_batch
-from adafv.speed.shapes import WORDS, picture
+from adafv.speed.shapes import WORDS, image
 from tests.speed.test_speed import SMALL, prepared
 
 KINDS = tuple(SMALL)
@@ -37,9 +37,9 @@ def kind(request) -> str:
 
 
 def asked(kind: str, *lengths: int) -> dict:
-    """Questions of so many words about pictures."""
+    """Questions of so many words about images."""
     shape = SMALL[kind]
-    pictures = [picture(shape.side, seed) for seed in range(len(lengths))]
+    pictures = [image(shape.side, seed) for seed in range(len(lengths))]
     questions = [" ".join((WORDS * 9)[3 : 3 + length]) for length in lengths]
     return build_batch(shape.processor(), pictures, questions, "cpu")
 

@@ -1,4 +1,4 @@
-"""Pictures from files: what people really have on their disks is shown upright and whole, the rest
+"""Images from files: what people really have on their disks is shown upright and whole, the rest
 is refused.
 """
 
@@ -42,7 +42,7 @@ def refused(path: object, *words: str) -> None:
 
 
 def test_plain_files_keep_their_pixels(tmp_path):
-    """The picture the model sees is the picture in the file."""
+    """The image the model sees is the image in the file."""
     image = picture(7, 5)
     opened = open_image(saved(image, tmp_path / "a.png"))
     assert opened.mode == "RGB"
@@ -71,13 +71,13 @@ def test_damaged_exif_does_not_hide_the_picture(tmp_path):
 
 
 def test_16_bits_are_scaled_not_clipped(tmp_path):
-    """Pillow's own conversion clips at 255 and makes every 16-bit picture white."""
+    """Pillow's own conversion clips at 255 and makes every 16-bit image white."""
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(4, 0)
     for name in ("a.png", "a.tiff"):
         opened = np.asarray(open_image(saved(Image.fromarray(ramp), tmp_path / name)))
         assert np.abs(opened[0, :, 0].astype(int) - np.arange(256)).max() <= 1
         dark = np.asarray(open_image(saved(Image.fromarray(ramp // 10), tmp_path / name)))
-        assert dark.max() == 25  # a dark picture stays dark
+        assert dark.max() == 25  # a dark image stays dark
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
@@ -142,7 +142,7 @@ def test_formats_that_pillow_does_not_read(tmp_path, monkeypatch, name, content,
     monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     path = tmp_path / name
     path.write_bytes(content)
-    for source, named in ((path, str(path)), (content, "the picture")):
+    for source, named in ((path, str(path)), (content, "the image")):
         with pytest.raises(ValueError) as info:
             open_image(source)
         assert words in str(info.value) and str(info.value).startswith(named)
@@ -174,7 +174,7 @@ def test_heic_is_read_where_its_reader_is_installed(tmp_path, monkeypatch):
 
 
 def test_pages_and_frames_are_named(tmp_path):
-    """A GIF has frames, a TIFF pages; a single picture has nothing to say."""
+    """A GIF has frames, a TIFF pages; a single image has nothing to say."""
     one, two = picture(8, 8), picture(8, 8, seed=1)
     for name, words in (("a.gif", "is an animation"), ("a.tiff", "has several pages")):
         one.save(tmp_path / name, save_all=True, append_images=[two])
@@ -195,10 +195,10 @@ def test_animations_show_their_first_frame(tmp_path, suffix):
 
 
 def test_missing_empty_and_foreign_files(tmp_path):
-    """What is no picture is said to be none, with the file's name."""
+    """What is no image is said to be none, with the file's name."""
     empty, text, half = tmp_path / "empty.png", tmp_path / "text.png", tmp_path / "half.png"
     empty.touch()
-    text.write_text("not a picture")
+    text.write_text("not an image")
     whole = saved(picture(64, 64), tmp_path / "whole.png").read_bytes()
     half.write_bytes(whole[: len(whole) // 2])
     refused(tmp_path / "nowhere.png", "does not exist")
@@ -212,7 +212,7 @@ def test_missing_empty_and_foreign_files(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "bmp", "tiff"])
 def test_truncated_files_are_refused_in_every_format(tmp_path, suffix):
-    """Half a picture must not be answered about as if it were whole."""
+    """Half an image must not be answered about as if it were whole."""
     path = saved(picture(64, 64), tmp_path / f"a.{suffix}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     refused(path)
@@ -244,7 +244,7 @@ def test_decompression_bombs_are_refused(tmp_path, side):
 
 
 def test_programs_are_not_run(tmp_path):
-    """Pillow hands EPS to Ghostscript; a picture file must not start a program."""
+    """Pillow hands EPS to Ghostscript; an image file must not start a program."""
     path = tmp_path / "a.eps"
     path.write_text(
         "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"

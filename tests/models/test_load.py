@@ -56,7 +56,7 @@ def test_none_is_the_embedded_model(folders, monkeypatch, tmp_path):
 
 
 def test_torchvision_is_not_needed(folders):
-    """Pictures are prepared with Pillow, also where torchvision is installed: same pixels
+    """Images are prepared with Pillow, also where torchvision is installed: same pixels
     everywhere.
     """
     _, processor = load(folders["llava_next"])
@@ -149,7 +149,7 @@ def test_damaged_and_incomplete_weights(folder):
 
 
 def test_no_processor(folder):
-    """Weights alone cannot read a picture."""
+    """Weights alone cannot read an image."""
     for path in folder.iterdir():
         if path.name not in ("config.json", "model.safetensors"):
             path.unlink()

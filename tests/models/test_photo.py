@@ -312,7 +312,7 @@ def test_the_bridge_is_merged():
 
 
 def test_put_together_it_answers_like_any_checkpoint(tmp_path):
-    """Stock classes, 576 visual tokens of a picture of any size, and every method works on it."""
+    """Stock classes, 576 visual tokens of an image of any size, and every method works on it."""
     save_tiny_photo(tmp_path / "made")
     model, processor = load(tmp_path / "made")
     assert (
@@ -325,7 +325,7 @@ def test_put_together_it_answers_like_any_checkpoint(tmp_path):
 
 
 def test_a_chat_about_a_picture_has_no_system_prompt_and_one_without_has_it(tmp_path):
-    """As trained: about a picture the question follows at once; text alone is what SmolLM2 knows."""
+    """As trained: about an image the question follows at once; text alone is what SmolLM2 knows."""
     save_tiny_photo(tmp_path / "made")
     _, processor = load(tmp_path / "made")
     parts = [{"type": "image"}, {"type": "text", "text": "what?"}]

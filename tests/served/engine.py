@@ -26,7 +26,7 @@ SHAPES = ((96, 96), (48, 96), (90, 60), (48, 48))
 
 @dataclass(frozen=True)
 class Request:
-    """A question on pictures, which are counted."""
+    """A question on images, which are counted."""
 
     question: str
     pictures: tuple[int, ...] = (0,)
@@ -35,7 +35,7 @@ class Request:
     before: str = ""
 
     def prompt(self, family: str) -> str:
-        markers = " ".join([MARKER[family]] * len(self.pictures))
+        markers = " ".join([MARKER[family]] * len(self.images))
         return f"USER : {self.before}{markers} {self.question} ASSISTANT :"
 
     @property
@@ -46,7 +46,7 @@ class Request:
 @dataclass
 class Said:
     """An answer: its ids, the length of the prompt that was read, and what was kept of each
-    picture.
+    image.
     """
 
     ids: list[int]
@@ -70,11 +70,11 @@ class Library:
 
     @torch.no_grad()
     def says(self, asked: Request, length: int = ANSWER) -> Said:
-        pictures = [picture(i) for i in asked.pictures]
+        pictures = [picture(i) for i in asked.images]
         if not pictures:
             inputs = dict(self.processor(text=[asked.prompt(self.family)], return_tensors="pt"))
             return Said(self._answer(inputs, length), inputs["input_ids"].shape[1])
-        # vLLM prepares each picture as if it were alone; OneVision's own processor does so with a
+        # vLLM prepares each image as if it were alone; OneVision's own processor does so with a
         # flat list
         images = pictures if self.family == "llava_onevision" else [pictures]
         inputs = dict(
@@ -118,8 +118,8 @@ class Engine:
 
     def request(self, asked: Request) -> dict[str, Any]:
         request: dict[str, Any] = {"prompt": asked.prompt(self.family)}
-        if asked.pictures:
-            request |= {"multi_modal_data": {"image": [picture(i) for i in asked.pictures]}}
+        if asked.images:
+            request |= {"multi_modal_data": {"image": [picture(i) for i in asked.images]}}
             request |= {"mm_processor_kwargs": asked.options}
         return request
 

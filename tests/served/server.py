@@ -25,7 +25,7 @@ FLAT = (
     "--num-gpu-blocks-override",
     "256",
 )
-"""Caches so small that a warm-up fills them: of encoded pictures, of prepared ones, and of keys and
+"""Caches so small that a warm-up fills them: of encoded images, of prepared ones, and of keys and
 values.
 """
 
@@ -72,7 +72,7 @@ def data_url(content: bytes, kind: str = "image/png") -> str:
 def about(
     address: Any, question: Any = "what color is it?", count: int = 1, **options: Any
 ) -> dict[str, Any]:
-    """A question about a picture at an address; other fields of the request as they are."""
+    """A question about an image at an address; other fields of the request as they are."""
     picture = {"type": "image_url", "image_url": {"url": address}}
     if "uuid" in options:
         picture["uuid"] = options.pop("uuid")
@@ -86,7 +86,7 @@ def about(
 
 
 def pruned(**options: Any) -> dict[str, Any]:
-    """A question about a red picture, with these `mm_processor_kwargs`."""
+    """A question about a red image, with these `mm_processor_kwargs`."""
     return {
         **chat(Image.new("RGB", (64, 48), "red"), "what color is it?"),
         "mm_processor_kwargs": options,

@@ -42,7 +42,7 @@ WORDS = ("not an image", "does not exist", "maximum context length", "keep=2", "
 def source(tmp_path_factory) -> Path:
     """Questions on scenes at several budgets, bad lines among them, again and again."""
     folder = tmp_path_factory.mktemp("batch")
-    (folder / "corrupt.png").write_text("no picture")
+    (folder / "corrupt.png").write_text("no image")
     lines: list[dict] = []
     for i, sample in enumerate(load_suite("scenes", limit=24, seed=1)):
         sample.image.save(folder / f"{i}.png")
@@ -146,7 +146,7 @@ def test_answers_are_those_of_hugging_face(source, expected, engine, batch_size)
 
 @pytest.mark.parametrize("name", ["none", "adafv+", "random", "divprune"])
 def test_methods(source, engine, name):
-    """Other methods, and the whole picture, are those of the library too."""
+    """Other methods, and the whole image, are those of the library too."""
     once = source.parent / "once.jsonl"
     once.write_text(
         "".join(

@@ -58,7 +58,7 @@ def served(family, folders) -> Iterator[Engine]:
 
 @pytest.fixture
 def kept(monkeypatch) -> dict[tuple, list[int]]:
-    """What was kept of each picture, by picture, method, budget and words."""
+    """What was kept of each image, by image, method, budget and words."""
     found: dict[tuple, list[int]] = {}
     select = models.select
 
@@ -83,7 +83,7 @@ def check(said: list[Said], library: Library, asked: list[Request]) -> None:
 
 
 def test_all_kinds_of_questions_in_one_batch(served, family, libraries, kept):
-    """Several and repeated questions, equal pictures twice, several pictures, turns, mixed keeps
+    """Several and repeated questions, equal images twice, several images, turns, mixed keeps
     and methods, text.
     """
     check(served.say(*SEVERAL), libraries[family], SEVERAL)
@@ -92,7 +92,7 @@ def test_all_kinds_of_questions_in_one_batch(served, family, libraries, kept):
 
 
 def test_kept_indices(served, family, libraries, kept):
-    """Alone, too: exactly the library's indices, picture by picture."""
+    """Alone, too: exactly the library's indices, image by image."""
     for asked in (
         Request(KNIGHT, (4, 5)),
         Request(COUNT, (6,), method="adafv+"),
@@ -104,7 +104,7 @@ def test_kept_indices(served, family, libraries, kept):
 
 
 def test_the_prefix_cache(served, family, libraries):
-    """A prompt that begins with whole blocks of one before, pictures included, is read from the
+    """A prompt that begins with whole blocks of one before, images included, is read from the
     cache, and right.
     """
     long = [Request(COLOR, (0, 1), keep=0.9), Request(f"{COLOR} {KNIGHT}", (0, 1), keep=0.9)]
@@ -115,7 +115,7 @@ def test_the_prefix_cache(served, family, libraries):
 
 
 def test_a_picture_is_encoded_once(served, family, libraries):
-    """A second question about a picture costs a selection, not an encoding."""
+    """A second question about an image costs a selection, not an encoding."""
     before = served.model.encodings.encoded
     asked = [
         Request(COLOR, (8,)),
@@ -143,7 +143,7 @@ def test_encodings_stay_within_their_memory(served, family, libraries, monkeypat
 
 
 def test_more_pictures_than_memory_was_measured_for(served, family, libraries, monkeypatch):
-    """The scheduler counts what stays of a picture; the tower still sees no more at once than it
+    """The scheduler counts what stays of an image; the tower still sees no more at once than it
     was measured with.
     """
     monkeypatch.setattr(served.model, "at_once", 200)
@@ -165,7 +165,7 @@ def test_keep_1_is_stock_vllm(family, folders):
 
 @pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"])
 def test_chunked_prefill(family, folders, libraries):
-    """A picture is cut where a step's budget of tokens ends, and read in the next."""
+    """An image is cut where a step's budget of tokens ends, and read in the next."""
     with engine(
         family,
         folders[family],

@@ -43,7 +43,7 @@ def library():
 
 @cache
 def asked() -> list:
-    """Pictures of scenes with three questions each."""
+    """Images of scenes with three questions each."""
     return [
         (s.image, q.text) for s in load_suite("scenes", limit=3, seed=5) for q in s.questions[:3]
     ]
@@ -111,7 +111,7 @@ def test_streaming(server):
 
 
 def test_text_only(server):
-    """A prompt without a picture is served as by vLLM, beside others."""
+    """A prompt without an image is served as by vLLM, beside others."""
     said = ask(server, text("what color is it?"))
     assert said.status == 200 and said.text and said.tokens < 20
 
@@ -175,8 +175,8 @@ def bad() -> dict:
         "options that are none": (pruned() | {"mm_processor_kwargs": 3}, "is no object"),
         "reading option": (pruned() | {"media_io_kwargs": {"image": {"image_mode": "L"}}}, "media_io_kwargs"),
         "option in the wrong place": (pruned() | {"adafv_keep": 0.5}, "in mm_processor_kwargs"),
-        "text with keep": (text("hi", mm_processor_kwargs={"adafv_keep": 0.5}), "without a picture"),
-        "no image": (about(data_url(b"no picture")), "is not an image"),
+        "text with keep": (text("hi", mm_processor_kwargs={"adafv_keep": 0.5}), "without an image"),
+        "no image": (about(data_url(b"no image")), "is not an image"),
         "truncated": (about(data_url(png[:60])), "cannot be read as an image"),
         "no bytes": (about(data_url(b"")), "is not an image"),
         "not base64": (about("data:image/png;base64,@@@"), "not valid base64"),
@@ -194,7 +194,7 @@ def bad() -> dict:
         "half a character": (about(RED, "\ud800 what?"), "surrogate"),
         "http": (about("http://127.0.0.1:9/picture.png"), "is not fetched"),
         "file": (about("file:///etc/passwd"), "is not read"),
-        "path": (about("/etc/passwd"), "no address of a picture"),
+        "path": (about("/etc/passwd"), "no address of an image"),
         "empty address": (about(""), "image_url holds no address"),
         "no address": (about(None), "image_url holds no address"),
         "a number": (about(3), "image_url holds no address"),
@@ -287,7 +287,7 @@ def mixed(seed: int, count: int) -> list[tuple[dict, object]]:
 
 
 def marked(picture: Image.Image, number: int) -> Image.Image:
-    """The same scene as a new picture: its first pixel is the number."""
+    """The same scene as a new image: its first pixel is the number."""
     copy = picture.copy()
     copy.putpixel((0, 0), (number % 256, number // 256 % 256, 7))
     return copy

@@ -26,7 +26,7 @@ from adafv.speed import flops, report, run
 from adafv.speed import roofline as ceilings
 from adafv.speed.baselines import PEERS, Eager, Listed
 from adafv.speed.run import DENSE, DENSE_REPEAT, Measurement, plan
-from adafv.speed.shapes import QUESTION, SHAPES, Shape, build, picture, shape_of
+from adafv.speed.shapes import QUESTION, SHAPES, Shape, build, image, shape_of
 from adafv.speed.stages import STAGES, answer
 
 CONTRACT = (
@@ -71,7 +71,7 @@ def prepared(kind: str, batch: int = 1):
     shape = SMALL[kind]
     model = build(shape.config(), CPU, torch.float32)
     inputs = build_batch(
-        shape.processor(), [picture(shape.side, i) for i in range(batch)], [QUESTION] * batch, "cpu"
+        shape.processor(), [image(shape.side, i) for i in range(batch)], [QUESTION] * batch, "cpu"
     )
     return model, inputs
 
@@ -138,7 +138,7 @@ def test_flops_by_hand():
     ],
 )  # fmt: skip
 def test_shapes_are_those_of_the_models(name, billions, tokens):
-    """As many weights as the published checkpoints have, and their visual tokens for the picture
+    """As many weights as the published checkpoints have, and their visual tokens for the image
     asked about.
     """
     shape = shape_of(name)
@@ -394,7 +394,7 @@ QUICK = ("--device", "cpu", "--repeats", 2, "--answer", 2, "--json")
 
 
 def test_command(small, tmp_path, capsys):
-    """The contract: JSON alone on stdout, the same in results.json, a CSV and a picture; a second
+    """The contract: JSON alone on stdout, the same in results.json, a CSV and an image; a second
     run only adds.
     """
     options = ("--batch", "1,2", "--methods", "adafv,fastv", "--keep", "1,0.5", "--out", tmp_path)

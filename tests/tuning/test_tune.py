@@ -33,7 +33,7 @@ from adafv.tuning.pick import (
     rows_of,
     verdict,
 )
-from adafv.tuning.questions import Picture, halves, read_pictures
+from adafv.tuning.questions import ImageFile, halves, read_images
 from adafv.tuning.retention import Effects, effects_of, needed, retention
 from adafv.tuning.run import KEEPS, METHODS, Tuning
 from adafv.utils.stats import wilson
@@ -46,7 +46,7 @@ PAIRS = st.lists(
 
 
 def entries(count: int, answers: bool = False) -> list[dict]:
-    """Lines about `count` pictures, one to three for each."""
+    """Lines about `count` images, one to three for each."""
     return [
         {"image": f"p{i}.png", "question": TEXTS[j], **({"answer": "red"} if answers else {})}
         for i in range(count)
@@ -55,7 +55,7 @@ def entries(count: int, answers: bool = False) -> list[dict]:
 
 
 def write(folder: Path, lines: list[dict], name: str = "my.jsonl") -> Path:
-    """The lines and their pictures."""
+    """The lines and their images."""
     for image in {Path(line["image"]).name for line in lines}:
         picture(48, 48, seed=int(image[1:-4])).save(folder / image)
     path = folder / name
@@ -81,7 +81,7 @@ def test_retention_is_a_ratio_within_its_interval(answers):
 
 
 def test_a_lone_loss_proves_no_more_than_none():
-    """Many questions on few pictures: losing one may not raise the lower end, whatever other
+    """Many questions on few images: losing one may not raise the lower end, whatever other
     methods lose.
     """
     whole = [[(True, True)] * 5 for _ in range(40)]
@@ -100,7 +100,7 @@ def test_a_lone_loss_proves_no_more_than_none():
     [(150, 1, 1, 0.03, 0, 0.01), (60, 3, 1, 0.05, 0, 0.3), (60, 3, 0.7, 0.1, 0.1, 0.3)],
 )
 def test_the_interval_covers(pictures, each, right, lost, gained, alike):
-    """Of samples whose answers on one picture resemble each other, at most a few have the truth
+    """Of samples whose answers on one image resemble each other, at most a few have the truth
     below the interval.
     """
     rng = np.random.default_rng(0)
@@ -212,7 +212,7 @@ def test_rows_of_mixed_lines():
     """Truth where a line has it, the dense model's answer elsewhere; case and space don't count."""
     truth = {"a": "Red", "b": "", "c": "blue"}
     pictures = [
-        Picture(name, name, (Question("what", answer, "", ()),), (i,))
+        ImageFile(name, name, (Question("what", answer, "", ()),), (i,))
         for i, (name, answer) in enumerate(truth.items(), 1)
     ]
     said = {
@@ -250,14 +250,14 @@ def test_rows_of_mixed_lines():
 
 
 def test_reading(tmp_path):
-    """By picture, in the order of the lines; what is there twice counts once; the same id from
+    """By image, in the order of the lines; what is there twice counts once; the same id from
     wherever it is read.
     """
     lines = entries(3, answers=True)
     path = write(
         tmp_path, [*lines, lines[0], {**lines[1], "image": "./p1.png", "id": "again", "keep": 0.5}]
     )
-    found = read_pictures(path)
+    found = read_images(path)
     assert [p.id for p in found] == ["p0.png", "p1.png", "p2.png"] and [
         len(p.questions) for p in found
     ] == [1, 2, 3]
@@ -266,8 +266,8 @@ def test_reading(tmp_path):
 
 
 def test_halves_share_nothing():
-    """Every picture in one of them, another split for another seed, the same for the same."""
-    pictures = [Picture(str(i), "", (), ()) for i in range(21)]
+    """Every image in one of them, another split for another seed, the same for the same."""
+    pictures = [ImageFile(str(i), "", (), ()) for i in range(21)]
     first, second = halves(pictures, 0)
     assert len(first) == 11 and sorted((*first, *second), key=lambda p: int(p.id)) == pictures
     assert halves(pictures, 0) == (first, second) != halves(pictures, 1)
@@ -275,7 +275,7 @@ def test_halves_share_nothing():
 
 BAD = [
     ("", "is empty"),
-    ('{"image": "p0.png", "question": "what"}\n', "one picture"),
+    ('{"image": "p0.png", "question": "what"}\n', "one image"),
     ('{"image": "p0.png", "question": "what"}\n{"image"', "line 2 is no JSON"),
     (
         '{"image": "p0.png", "question": "what"}\n{"image": "no.png", "question": "what"}\n',
@@ -325,7 +325,7 @@ def tune(capsys, *arguments: object) -> tuple[int, str, str]:
 def test_bad_lines(checkpoint, tmp_path, capsys, text, words):
     """Exit 2 and one line, before anything is answered."""
     write(tmp_path, entries(2))
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     path = tmp_path / "bad.jsonl"
     path.write_text(text)
     status, out, err = tune(

@@ -1,4 +1,4 @@
-"""What the tiny models share: words, a text backbone, pictures and prompts."""
+"""What the tiny models share: words, a text backbone, images and prompts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Tiny:
-    """A tiny model, its processor, and what stands for a picture in a prompt."""
+    """A tiny model, its processor, and what stands for an image in a prompt."""
 
     model: PreTrainedModel
     processor: ProcessorMixin
@@ -100,13 +100,13 @@ def vision(**more: Any) -> dict[str, Any]:
 
 
 def show(width: int = 48, height: int = 48, seed: int = 0) -> Image.Image:
-    """A picture of noise."""
+    """An image of noise."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
 def ask(name: str, *samples: tuple[str, list[Image.Image]]) -> dict[str, Any]:
-    """Inputs of a batch of (question, pictures), the pictures first in each prompt."""
+    """Inputs of a batch of (question, images), the images first in each prompt."""
     found = tiny(name)
     prompts = [
         f"USER : {' '.join([found.marker] * len(p))} {question} ASSISTANT :"

@@ -58,7 +58,7 @@ from transformers import (
     SmolVLMImageProcessorPil,
 )
 
-from adafv.models.processors import pictures_only
+from adafv.models.processors import images_only
 from zoo.base import Tiny, family, text, vision, words
 from zoo.llava import SIGLIP
 from zoo.transforms import without_torchvision
@@ -88,7 +88,7 @@ def internvl() -> Tiny:
         context_image_token="<ctx>",
         video_token="<video>",
     )
-    processor = pictures_only(InternVLProcessor)(
+    processor = images_only(InternVLProcessor)(
         GotOcr2ImageProcessorPil(**TILES), tokens, image_seq_length=9
     )
     config = InternVLConfig(

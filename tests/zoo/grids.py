@@ -1,4 +1,4 @@
-"""Qwen-VL and its kin: pictures of any shape, packed, M-RoPE."""
+"""Qwen-VL and its kin: images of any shape, packed, M-RoPE."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformers import (
     VideoLlama3ImageProcessorPil,
 )
 
-from adafv.models.processors import pictures_only
+from adafv.models.processors import images_only
 from zoo.base import Tiny, family, text, vision, words
 from zoo.transforms import without_torchvision
 
@@ -43,7 +43,7 @@ def ids(tokens: PreTrainedTokenizerFast, **names: str) -> dict[str, int]:
 
 
 def tower(**more: Any) -> dict[str, Any]:
-    """Options of a tiny tower for pictures of any shape: 4 x 4 pixels a patch, 2 x 2 patches a
+    """Options of a tiny tower for images of any shape: 4 x 4 pixels a patch, 2 x 2 patches a
     token.
     """
     return dict(
@@ -69,7 +69,7 @@ def qwen(
     )
     processor = PROCESSOR_MAPPING[type(config)]
     if "video_processor" in processor.get_attributes():
-        processor = pictures_only(processor)
+        processor = images_only(processor)
     processor = processor(images(**PIXELS), tokens)
     return Tiny(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config), processor, MARKER)
 
@@ -129,7 +129,7 @@ def glm(name: str, images: Any, **more: Any) -> Tiny:
         text_config=options, vision_config=tower(image_size=24), **numbers
     )
     size = {"shortest_edge": 8 * 8, "longest_edge": 2 * 48 * 48}
-    processor = pictures_only(PROCESSOR_MAPPING.get(type(config), Glm46VProcessor))
+    processor = images_only(PROCESSOR_MAPPING.get(type(config), Glm46VProcessor))
     processor = processor(images(patch_size=4, merge_size=2, size=size), tokens)
     marker = f"{control[0]}<|image|>{control[1]}"
     return Tiny(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config), processor, marker)
@@ -213,9 +213,7 @@ def kimi_k25() -> Tiny:
         projection_hidden_size=32, **ids(tokens, image="<|media_pad|>", video=tokens.video_token),
     )  # fmt: skip
     model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config)
-    return Tiny(
-        model, pictures_only(processor)(images, tokens), f"{begin}{middle}<|media_pad|>{end}"
-    )
+    return Tiny(model, images_only(processor)(images, tokens), f"{begin}{middle}<|media_pad|>{end}")
 
 
 @family
@@ -256,7 +254,7 @@ def ernie4_5_vl_moe() -> Tiny:
         ),
         vision_config=tower(), **ids(tokens, image="<image>", video="<video>", **names),
     )  # fmt: skip
-    processor = pictures_only(PROCESSOR_MAPPING[type(config)])(images, tokens)
+    processor = images_only(PROCESSOR_MAPPING[type(config)])(images, tokens)
     model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config)
     return Tiny(model, processor, "<image_start><image><image_end>")
 
@@ -283,4 +281,4 @@ def minimax_m3_vl() -> Tiny:
         video_token_index=tokens.convert_tokens_to_ids("]<]video[>["),
     )  # fmt: skip
     model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config)
-    return Tiny(model, pictures_only(processor)(images(**PIXELS), tokens), image)
+    return Tiny(model, images_only(processor)(images(**PIXELS), tokens), image)

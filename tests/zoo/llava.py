@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 
-from adafv.models.processors import pictures_only
+from adafv.models.processors import images_only
 from zoo.base import Tiny, family, text, vision, words
 
 SIZE = {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}}
@@ -76,9 +76,7 @@ def vipllava() -> Tiny:
 def video_llava() -> Tiny:
     tokens = placeholders()
     images = VideoLlavaImageProcessor(**SIZE)
-    processor = pictures_only(VideoLlavaProcessor)(
-        image_processor=images, tokenizer=tokens, **PACKED
-    )
+    processor = images_only(VideoLlavaProcessor)(image_processor=images, tokenizer=tokens, **PACKED)
     return Tiny(
         VideoLlavaForConditionalGeneration(VideoLlavaConfig(**parts(tokens))), processor, "<image>"
     )
@@ -100,7 +98,7 @@ def llava_next() -> Tiny:
 def llava_next_video() -> Tiny:
     tokens = placeholders()
     images = LlavaNextImageProcessorPil(**SIZE, image_grid_pinpoints=PINPOINTS)
-    processor = pictures_only(LlavaNextVideoProcessor)(
+    processor = images_only(LlavaNextVideoProcessor)(
         image_processor=images, tokenizer=tokens, **PACKED
     )
     config = LlavaNextVideoConfig(**parts(tokens), image_grid_pinpoints=PINPOINTS)
@@ -114,7 +112,7 @@ def llava_onevision() -> Tiny:
         size={"height": 24, "width": 24}, image_grid_pinpoints=PINPOINTS
     )
     options = {"num_image_tokens": 36, "vision_feature_select_strategy": "full"}
-    processor = pictures_only(LlavaOnevisionProcessor)(images, tokens, **options)
+    processor = images_only(LlavaOnevisionProcessor)(images, tokens, **options)
     config = LlavaOnevisionConfig(
         **parts(tokens, "qwen2", **SIGLIP), image_grid_pinpoints=PINPOINTS
     )

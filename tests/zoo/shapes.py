@@ -1,4 +1,4 @@
-"""Towers that see pictures of any shape, one after another or padded."""
+"""Towers that see images of any shape, one after another or padded."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from transformers import (
     PixtralImageProcessorPil,
 )
 
-from adafv.models.processors import pictures_only
+from adafv.models.processors import images_only
 from zoo.base import Tiny, family, text, vision, words
 from zoo.transforms import without_torchvision
 
@@ -68,7 +68,7 @@ def lfm2_vl() -> Tiny:
 
 @family
 def gemma4() -> Tiny:
-    """Its smallest budget is 70 visual tokens a picture."""
+    """Its smallest budget is 70 visual tokens an image."""
     tokens = words(
         image_token="<image>", boi_token="<boi>", eoi_token="<eoi>", audio_token="<audio>", boa_token="<boa>",
         eoa_token="<eoa>",
@@ -87,5 +87,5 @@ def gemma4() -> Tiny:
         ),
         **{f"{name}_token_id": getattr(tokens, f"{name}_token_id") for name in found},
     )  # fmt: skip
-    processor = pictures_only(Gemma4Processor)(Gemma4AudioFeatureExtractor(), images, tokens, None)
+    processor = images_only(Gemma4Processor)(Gemma4AudioFeatureExtractor(), images, tokens, None)
     return Tiny(model, processor, "<image>")

@@ -59,7 +59,7 @@ def idefics2() -> Tiny:
 
 
 class FlatGotOcr2Processor(GotOcr2Processor):
-    """Takes the pictures of a batch as the others do: a list for each prompt."""
+    """Takes the images of a batch as the others do: a list for each prompt."""
 
     def __call__(self, images: Any = None, text: Any = None, **options: Any) -> Any:
         return super().__call__(

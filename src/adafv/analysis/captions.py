@@ -25,7 +25,7 @@ def score_caption(rows: Rows) -> str:
     gone = " / ".join(f"{100 * r:.3g}" for r in reductions)
     return (
         f"Fig. 1. Score, per cent of the dense model's, with {gone} % of the visual tokens gone. {_capital(shown)}: "
-        f"{'; '.join(lists)}. Bars are 95 % intervals, the dashed line is the model without a picture."
+        f"{'; '.join(lists)}. Bars are 95 % intervals, the dashed line is the model without an image."
     )
 
 

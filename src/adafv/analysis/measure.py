@@ -73,7 +73,7 @@ class Finding:
     """What one question showed. Dicts are by name of the signal, `fewest` by method.
 
     Attributes:
-        suite, picture: what was asked about.
+        suite, image: what was asked about.
         visual_tokens, related_tokens: N, and how many of them the question is about.
         thumbnail: share of the N tokens that are the thumbnail's; 0 for a single crop.
         auc: of telling related tokens from the rest.
@@ -83,7 +83,7 @@ class Finding:
     """
 
     suite: str
-    picture: str
+    image: str
     visual_tokens: int
     related_tokens: int
     thumbnail: float
@@ -183,7 +183,7 @@ class Analysis:
         return findings
 
     def _chunks(self, source: Source, out: Counter[str], bar: tqdm) -> Iterator[list[Sample]]:
-        """Pictures whose questions with boxes fill a batch; the other questions are counted and
+        """Images whose questions with boxes fill a batch; the other questions are counted and
         gone.
         """
         chunk: list[Sample] = []
@@ -292,7 +292,7 @@ class Analysis:
 
 def _finding(
     suite: str,
-    picture: str,
+    image: str,
     crop: Array,
     about: Array,
     scores: dict[str, Array],
@@ -306,7 +306,7 @@ def _finding(
     spread[TRUTH] = profile(about)
     return Finding(
         suite=suite,
-        picture=picture,
+        image=image,
         visual_tokens=len(about),
         related_tokens=int(about.sum()),
         thumbnail=float((crop == 0).mean()) if crop.max() else 0.0,

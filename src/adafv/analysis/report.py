@@ -1,4 +1,4 @@
-"""The files of an analysis: a picture and a table for each figure, and analysis.json."""
+"""The files of an analysis: an image and a table for each figure, and analysis.json."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from adafv.viz.fonts import covering
 
 __all__ = ["INTERVAL", "NO_SCORES", "Drawing", "drawings_of", "notes_of", "write"]
 
-INTERVAL = "95 %, percentile bootstrap over pictures, each with all its questions; fig1: that of the evaluation"
+INTERVAL = "95 %, percentile bootstrap over images, each with all its questions; fig1: that of the evaluation"
 NO_SCORES = "fig1 needs scores: run `adafv eval --out DIR`, then pass --results DIR/results.json"
 
 

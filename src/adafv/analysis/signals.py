@@ -62,7 +62,7 @@ def distinct(tokens: VisualTokens) -> Tensor:
 
 @checked
 def chance(count: int, seed: int, *names: str) -> Array:
-    """(N,) random numbers, others for every picture and question: the control."""
+    """(N,) random numbers, others for every image and question: the control."""
     return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)]).random(
         count
     )

@@ -1,4 +1,4 @@
-"""Questions whose boxes are known: the drawn suites, and a user's own pictures."""
+"""Questions whose boxes are known: the drawn suites, and a user's own images."""
 
 import json
 import math
@@ -23,7 +23,7 @@ _EXAMPLE = '{"image": "a.png", "question": "what is on the table?", "boxes": [[1
 
 @dataclass(frozen=True)
 class Source:
-    """Pictures with questions: the name of where they come from, the samples, and how many
+    """Images with questions: the name of where they come from, the samples, and how many
     questions they make.
     """
 
@@ -47,21 +47,21 @@ def from_suite(name: str, limit: int, seed: int = 0, split: str = "test") -> Sou
 def from_boxes(path: str | Path, limit: int | None = None) -> Source:
     """A user's own questions, with the boxes of what must be looked at to answer them.
 
-    Every line is checked, and every picture opened, before this returns; pictures are opened again
+    Every line is checked, and every image opened, before this returns; images are opened again
     when their turn comes, so that a long list needs no more memory than a short one. Lines about
-    the same picture belong together.
+    the same image belong together.
 
     Args:
         path: a JSONL file; each line is an object with "image" (a path; a relative one is looked
             for beside the file), "question" and "boxes": a list of [left, top, right, bottom] in
-            pixels of the picture as a viewer shows it. Other keys are ignored; a question without
+            pixels of the image as a viewer shows it. Other keys are ignored; a question without
             boxes is read and not measured.
         limit: lines to read; None: all.
 
     Raises:
         ValueError: the file cannot be read or holds no line; or, with the number of the line: no
-            JSON object, a key that is missing or of the wrong type, a picture that cannot be
-            opened, or a box that isn't one or lies outside the picture.
+            JSON object, a key that is missing or of the wrong type, an image that cannot be
+            opened, or a box that isn't one or lies outside the image.
     """
     path = Path(path)
     if limit is not None and limit < 1:
@@ -117,7 +117,7 @@ def _fields(line: str) -> tuple[str, str, list[Any]]:
                 f"{key}={entry.get(key)!r} is not {what}, write the line as {_EXAMPLE}"
             )
     if not entry["question"].strip():
-        raise ValueError("the question is empty: ask something about the picture")
+        raise ValueError("the question is empty: ask something about the image")
     return entry["image"], entry["question"], entry["boxes"]
 
 
@@ -133,7 +133,7 @@ def _box(box: Any, size: tuple[int, int]) -> Box:
         )
     if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
         raise ValueError(
-            f"box {box} leaves the picture, which is {size[0]}×{size[1]} pixels: give pixels of the file"
+            f"box {box} leaves the image, which is {size[0]}×{size[1]} pixels: give pixels of the file"
         )
     return cast(Box, tuple(box))
 

@@ -54,13 +54,13 @@ def profile(score: Array) -> tuple[Array, float]:
 def bootstrap(
     values: Sequence[float], groups: Sequence[str], seed: int = 0
 ) -> tuple[float, float | None, float | None]:
-    """Mean, and a 95 % percentile interval by resampling pictures, each with all its questions.
+    """Mean, and a 95 % percentile interval by resampling images, each with all its questions.
 
-    One picture says nothing of others: it has no interval.
+    One image says nothing of others: it has no interval.
 
     Args:
         values: one for each question.
-        groups: the picture of each; questions on one picture are not independent.
+        groups: the image of each; questions on one image are not independent.
         seed: of the resampling.
     """
     _, member = np.unique(np.asarray(groups), return_inverse=True)

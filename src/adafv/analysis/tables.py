@@ -88,21 +88,19 @@ def auc_rows(findings: Sequence[Finding], seed: int = 0) -> Rows:
     signal's position bias.
 
     An AUC is the mean over questions of each question's own, so that scores are only compared
-    within one picture."""
+    within one image."""
     rows: Rows = []
     for suite, own in _by_suite(findings).items():
         for signal in own[0].auc:
-            value, low, high = bootstrap(
-                [f.auc[signal] for f in own], [f.picture for f in own], seed
-            )
+            value, low, high = bootstrap([f.auc[signal] for f in own], [f.image for f in own], seed)
             rows.append(_auc_row("auc", suite, signal, None, value, low, high, len(own)))
     thumbnail = float(np.mean([f.thumbnail for f in findings]))
     rows.append(_auc_row("thumbnail", "all", "", None, thumbnail, None, None, len(findings)))
-    pictures = [f"{f.suite}/{f.picture}" for f in findings]
+    images = [f"{f.suite}/{f.image}" for f in findings]
     for signal in findings[0].position:
         if signal in (CHANCE, MUTUAL, DISTINCT) or signal.endswith(CONTENT):
             continue
-        value, low, high = bootstrap([f.centre[signal] for f in findings], pictures, seed)
+        value, low, high = bootstrap([f.centre[signal] for f in findings], images, seed)
         rows.append(_auc_row("mean position", "all", signal, None, value, low, high, len(findings)))
         stretches = np.nanmean([f.position[signal] for f in findings], axis=0)
         for i in np.flatnonzero(np.isfinite(stretches)):

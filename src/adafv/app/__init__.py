@@ -1,1 +1,1 @@
-"""The playground in a browser: one picture, one question, every token beside a few of them."""
+"""The playground in a browser: one image, one question, every token beside a few of them."""

@@ -18,20 +18,20 @@ from adafv.utils.checks import checked
 from adafv.viz import Explanation, Scale, shade
 from adafv.viz.figure import BOTH, PLAIN, RELEVANCE, SALIENCY
 
-__all__ = ["LAYERS", "cards", "heading", "notice", "picture", "waiting"]
+__all__ = ["LAYERS", "cards", "heading", "image", "notice", "waiting"]
 
 KEPT, OUT, IN, BARE = "kept", "saliency", "relevance", "picture"
 LAYERS = {
     "what is kept": KEPT,
     "what stands out": OUT,
     "what the words point at": IN,
-    "the picture alone": BARE,
+    "the image alone": BARE,
 }
-"""What can be drawn over the picture, by its name on the page."""
+"""What can be drawn over the image, by its name on the page."""
 
-PICTURE = "adafv-picture"
+IMAGE_ID = "adafv-image"
 SIDE, NOMINAL = 768, 320
-"""Pixels: of the picture as it is sent, and about as many as a card shows of it."""
+"""Pixels: of the image as it is sent, and about as many as a card shows of it."""
 
 Array = NDArray[Any]
 Box = tuple[float, float, float, float]
@@ -47,16 +47,16 @@ def heading(model: str, device: str) -> str:
 
 
 @checked
-def picture(image: Image.Image) -> str:
-    """The picture, once; the cards refer to it, so that moving the budget doesn't send it again."""
+def image(image: Image.Image) -> str:
+    """The image, once; the cards refer to it, so that moving the budget doesn't send it again."""
     small = image.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     width, height = image.size
     return (
-        f'<svg class="store" width="0" height="0" aria-hidden="true"><defs><image id="{PICTURE}" width="{width}" '
+        f'<svg class="store" width="0" height="0" aria-hidden="true"><defs><image id="{IMAGE_ID}" width="{width}" '
         f'height="{height}" preserveAspectRatio="none" href="{_data(small, "webp", quality=90)}"/>'
-        f'<pattern id="{PICTURE}-fill" patternUnits="userSpaceOnUse" width="{width}" height="{height}">'
-        f'<use href="#{PICTURE}"/></pattern></defs></svg>'
+        f'<pattern id="{IMAGE_ID}-fill" patternUnits="userSpaceOnUse" width="{width}" height="{height}">'
+        f'<use href="#{IMAGE_ID}"/></pattern></defs></svg>'
     )
 
 
@@ -68,25 +68,25 @@ def notice(sentence: str) -> str:
 
 @checked
 def waiting(image: Image.Image) -> str:
-    """A picture that nothing has been asked about yet."""
-    figure = _figure(image.size, [_ground()], "the picture")
+    """An image that nothing has been asked about yet."""
+    figure = _figure(image.size, [_ground()], "the image")
     hint = '<p class="answer">Ask something about it.</p>'
     return f'<div class="cards"><article class="card">{figure}{hint}</article></div>'
 
 
 @checked
 def cards(sight: View, layer: str) -> str:
-    """The dense answer beside those of the methods, each under the picture.
+    """The dense answer beside those of the methods, each under the image.
 
     Args:
-        layer: what is drawn over the picture, a value of `LAYERS`.
+        layer: what is drawn over the image, a value of `LAYERS`.
     """
     dense = sight.results[0].answer
     answers = [result.answer for result in sight.results if result.answer is not None]
     longest = max((answer.total_ms for answer in answers), default=1.0)
     drawn = "".join(_card(sight, result, layer, dense, longest) for result in sight.results)
     return (
-        f'<div class="cards">{drawn}</div><p class="small">The picture was encoded once, in {sight.vision_ms:,.0f} ms; '
+        f'<div class="cards">{drawn}</div><p class="small">The image was encoded once, in {sight.vision_ms:,.0f} ms; '
         "every question, method and budget uses that again. ms: choosing the tokens and the language model, up to the "
         "last word.</p>"
     )
@@ -115,7 +115,7 @@ def _card(sight: View, result: Result, layer: str, dense: Answer | None, longest
 def _drawing(sight: View, result: Result, layer: str) -> str:
     size, what = sight.image.size, result.what
     if what is None or layer == BARE:
-        return _figure(size, [_ground()], "the picture")
+        return _figure(size, [_ground()], "the image")
     own = {OUT: what.saliency, IN: what.relevance}.get(layer)
     caption = _caption(result.method, what, layer, own is not None)
     boxes: list[Box] = [what.view, (0.0, 0.0, float(size[0]), float(size[1]))]
@@ -165,7 +165,7 @@ def _kept(what: Explanation, scale: Scale, box: Box) -> list[str]:
 
     here = [i for i in what.kept.tolist() if i in place]
     layers = [_ground(pale=True)]
-    layers.append(f'<path fill="url(#{PICTURE}-fill)" d="{path(here, 0)}"/>')
+    layers.append(f'<path fill="url(#{IMAGE_ID}-fill)" d="{path(here, 0)}"/>')
     for color, members in _chosen_by(what).items():
         if tokens := [i for i in here if i in members]:
             layers.append(
@@ -208,7 +208,7 @@ def _figure(size: tuple[int, int], layers: Sequence[str], label: str, small: boo
 
 
 def _ground(pale: bool = False) -> str:
-    return f'<use href="#{PICTURE}" class="{"pale" if pale else "bright"}"/>'
+    return f'<use href="#{IMAGE_ID}" class="{"pale" if pale else "bright"}"/>'
 
 
 def _answer(answer: Answer, dense: Answer | None) -> str:

@@ -63,7 +63,7 @@ def build(playground: Playground) -> gr.Blocks:
             with gr.Column(scale=0, min_width=320, elem_classes="controls"):
                 gallery = gr.Gallery(
                     [(bundled(i).image, bundled(i).questions[0].text) for i in range(len(CASES))],
-                    label="Bundled pictures",
+                    label="Bundled images",
                     show_label=False,
                     columns=len(CASES),
                     height="auto",
@@ -74,7 +74,7 @@ def build(playground: Playground) -> gr.Blocks:
                     elem_classes="bundled",
                 )
                 upload = gr.File(
-                    label="A picture of yours",
+                    label="An image of yours",
                     show_label=False,
                     file_types=["image"],
                     height=56,
@@ -113,14 +113,14 @@ def build(playground: Playground) -> gr.Blocks:
                 layer = gr.Radio(
                     list(cards.LAYERS),
                     value=next(iter(cards.LAYERS)),
-                    label="Drawn over the picture",
+                    label="Drawn over the image",
                 )
             with gr.Column(scale=1, min_width=320, elem_classes="results"):
                 notice = gr.HTML(elem_classes="said")
-                picture = gr.HTML(cards.picture(start.image), elem_classes="stored")
+                image = gr.HTML(cards.image(start.image), elem_classes="stored")
                 drawn = gr.HTML()
         choices = [question, first, second, budget, layer]
-        outputs = [notice, drawn, picture, source, question, suggested]
+        outputs = [notice, drawn, image, source, question, suggested]
 
         def look(request: gr.Request, at: str, *values: Any) -> Any:
             return _shown(page.look(_visitor(request), at, Choices(*values)))
@@ -158,7 +158,7 @@ def _shown(reply: Reply) -> list[Any]:
     suggested = None
     if reply.suggested is not None:
         suggested = gr.Dataset(samples=_samples(reply.suggested), visible=bool(reply.suggested))
-    parts = [reply.notice, reply.cards, reply.picture, reply.source, reply.question, suggested]
+    parts = [reply.notice, reply.cards, reply.image, reply.source, reply.question, suggested]
     return [gr.skip() if part is None else part for part in parts]
 
 

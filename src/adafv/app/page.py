@@ -20,7 +20,7 @@ EMBEDDED = "embedded"
 
 
 class Choices(NamedTuple):
-    """What is chosen beside the picture: a question, two methods, percent of the tokens, a name in
+    """What is chosen beside the image: a question, two methods, percent of the tokens, a name in
     `cards.LAYERS`.
 
     The percentage is what the field holds: any number, or None where it is empty.
@@ -39,15 +39,15 @@ class Reply:
 
     Attributes:
         notice: what is wrong, or empty.
-        cards, picture: HTML.
-        source: where the picture comes from.
+        cards, image: HTML.
+        source: where the image comes from.
         question: what the question's field holds.
         suggested: questions to try.
     """
 
     notice: str = ""
     cards: str | None = None
-    picture: str | None = None
+    image: str | None = None
     source: str | None = None
     question: str | None = None
     suggested: list[str] | None = None
@@ -60,7 +60,7 @@ class Page:
         self.playground = playground
 
     def look(self, visitor: str, source: str, choices: Choices) -> Reply:
-        """Ask about the picture that is there."""
+        """Ask about the image that is there."""
         names = [
             name
             for name in dict.fromkeys((choices.first, choices.second))
@@ -80,29 +80,29 @@ class Page:
         return Reply(reply.notice, reply.cards, question=choices.question)
 
     def take_file(self, visitor: str, path: str, choices: Choices) -> Reply:
-        """Take a picture from a file; the question of the one before is not asked of it."""
+        """Take an image from a file; the question of the one before is not asked of it."""
         try:
-            image = self.playground.picture(visitor, path)
+            image = self.playground.image(visitor, path)
         except ValueError as error:
             return Reply(_notice(error, path))
         return Reply(
             notice=cards.notice(first_frame(image, Path(path).name)),
             cards=cards.waiting(image),
-            picture=cards.picture(image),
+            image=cards.image(image),
             source=path,
             question="",
             suggested=[],
         )
 
     def take_bundled(self, visitor: str, number: int, choices: Choices) -> Reply:
-        """Take a bundled picture with its first question."""
+        """Take a bundled image with its first question."""
         sample, source = bundled(number), str(number)
         questions = [question.text for question in sample.questions]
         reply = self.look(visitor, source, choices._replace(question=questions[0]))
         return Reply(
             notice=reply.notice,
             cards=reply.cards or cards.waiting(sample.image),
-            picture=cards.picture(sample.image),
+            image=cards.image(sample.image),
             source=source,
             question=questions[0],
             suggested=questions,

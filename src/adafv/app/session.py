@@ -1,4 +1,4 @@
-"""What each visitor looks at: a picture that is encoded once, its questions, and the answers given
+"""What each visitor looks at: an image that is encoded once, its questions, and the answers given
 so far.
 """
 
@@ -36,9 +36,9 @@ from adafv.viz import check_drawable, explained
 __all__ = ["VISITORS", "Playground", "Session", "bundled"]
 
 VISITORS = 16
-"""Visitors whose pictures stay in memory; the one who has been quiet for longest goes first."""
+"""Visitors whose images stay in memory; the one who has been quiet for longest goes first."""
 QUESTIONS, RESULTS = 2, 256
-"""Of one picture: questions (this one and the one before) and answers that stay in memory."""
+"""Of one image: questions (this one and the one before) and answers that stay in memory."""
 
 Array = NDArray[Any]
 K = TypeVar("K")
@@ -47,7 +47,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Asked:
-    """A question on an encoded picture."""
+    """A question on an encoded image."""
 
     inputs: dict[str, Any]
     encoding: Encoding
@@ -60,8 +60,8 @@ class Session:
     """What one visitor has in front of them.
 
     Attributes:
-        source: where the picture comes from.
-        encoding: of the picture, with the signals that were asked for so far.
+        source: where the image comes from.
+        encoding: of the image, with the signals that were asked for so far.
         asked: its last questions, the latest last.
         results: by question, method and share.
     """
@@ -105,12 +105,12 @@ class Playground:
         self.look("", str(EXPLAINED), bundled(EXPLAINED).questions[0].text, ["adafv"], 0.05)
         self.forget("")
 
-    def picture(self, visitor: str, source: str) -> Image.Image:
-        """Put a picture on a visitor's desk, if it isn't there.
+    def image(self, visitor: str, source: str) -> Image.Image:
+        """Put an image on a visitor's desk, if it isn't there.
 
         Args:
             visitor: who asks.
-            source: a file, or the number of a bundled picture.
+            source: a file, or the number of a bundled image.
 
         Raises:
             ValueError: a file that `adafv.models.images.open_image` refuses; the desk stays as it
@@ -122,17 +122,17 @@ class Playground:
     def look(
         self, visitor: str, source: str, question: str, names: Sequence[str], keep: float
     ) -> View:
-        """Ask the dense model and some methods about a picture; what was computed before is used
+        """Ask the dense model and some methods about an image; what was computed before is used
         again.
 
         Args:
-            visitor, source: as in `picture`.
+            visitor, source: as in `image`.
             question: what is asked.
             names: the methods, as `adafv.methods.from_spec` reads them.
             keep: share of the visual tokens.
 
         Raises:
-            ValueError: a picture, question, method or share that is no good. What only one method
+            ValueError: an image, question, method or share that is no good. What only one method
                 refuses is said in its own result.
         """
         with self._lock, torch.no_grad():
@@ -145,7 +145,7 @@ class Playground:
                 asked, before = self._asked(desk, question, [*pruners.values()])
             except torch.OutOfMemoryError:
                 raise ValueError(
-                    "the memory of the device is too small for this picture: make it smaller"
+                    "the memory of the device is too small for this image: make it smaller"
                 ) from None
             results = [
                 self._result(desk, asked, question, name, pruner)
@@ -185,7 +185,7 @@ class Playground:
     def _asked(
         self, desk: Session, question: str, pruners: list[Pruner]
     ) -> tuple[Asked, str | None]:
-        """The question on the picture, whose vision tower runs if a method looks at something not
+        """The question on the image, whose vision tower runs if a method looks at something not
         read yet.
         """
         wanted = frozenset({SALIENCY}).union(*(pruner.signals for pruner in pruners))
@@ -210,8 +210,8 @@ class Playground:
             self.processor, desk.image, question, self.model.device, self.model.dtype
         )
 
-    def _words(self, picture: Encoding, inputs: dict[str, Any]) -> Asked:
-        encoding = reask(self.model, inputs, picture)
+    def _words(self, image: Encoding, inputs: dict[str, Any]) -> Asked:
+        encoding = reask(self.model, inputs, image)
         tokens = encoding.tokens
         return Asked(
             inputs={name: value for name, value in inputs.items() if name not in encoding.consumed},
@@ -277,7 +277,7 @@ def _compared(result: Result, pruner: Pruner, earlier: Encoding) -> Result:
 @checked
 @cache
 def bundled(number: int) -> Sample:
-    """A picture of the demo, with the demo's question first among its questions."""
+    """An image of the demo, with the demo's question first among its questions."""
     sample, question = CASES[number].load()
     rest = tuple(q for q in sample.questions if q != question)
     return Sample(sample.id, sample.image, (question, *rest), sample.things)

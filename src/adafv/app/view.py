@@ -43,10 +43,10 @@ class View:
     Attributes:
         image, question, keep: what was asked.
         results: the dense model's, then those of the methods.
-        saliency, relevance: (N,) the picture's own a_v and a_t, for methods that don't look at
+        saliency, relevance: (N,) the image's own a_v and a_t, for methods that don't look at
             them.
-        vision_ms: what the picture's encoding took.
-        before: the question before this one, on the same picture.
+        vision_ms: what the image's encoding took.
+        before: the question before this one, on the same image.
     """
 
     image: Image.Image

@@ -1,4 +1,4 @@
-"""What an engine is: it answers questions about pictures, in whatever order, a picture's failure
+"""What an engine is: it answers questions about images, in whatever order, an image's failure
 being its own.
 """
 
@@ -24,7 +24,7 @@ class EngineError(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """A question that can be put to a model; whether its picture can be opened is not known yet."""
+    """A question that can be put to a model; whether its image can be opened is not known yet."""
 
     number: int
     image: str

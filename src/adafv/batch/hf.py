@@ -1,4 +1,4 @@
-"""The Hugging Face engine: questions on pictures, answered together."""
+"""The Hugging Face engine: questions on images, answered together."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ __all__ = ["HuggingFace"]
 
 @dataclass(frozen=True)
 class Opened:
-    """A question with its picture; the same picture is the same object."""
+    """A question with its image; the same image is the same object."""
 
     asked: Request
-    picture: Image.Image
+    image: Image.Image
 
 
 class HuggingFace:
-    """Stock transformers models, in this process, a batch after the other. A picture is encoded
+    """Stock transformers models, in this process, a batch after the other. An image is encoded
     once per batch.
 
     Args:
@@ -88,7 +88,7 @@ class HuggingFace:
             return answers(self.model, self.processor, group, max_new_tokens)
         except torch.OutOfMemoryError:
             failure = ValueError(
-                "the memory of the device is too small for this picture: pass a smaller --keep"
+                "the memory of the device is too small for this image: pass a smaller --keep"
             )
         except ValueError as error:
             failure = error
@@ -107,7 +107,7 @@ def answers(
     """Answer, visual_tokens and kept_tokens of each question; the first one's pruner holds for all.
 
     Raises:
-        ValueError: a question, picture or budget among them that cannot be answered.
+        ValueError: a question, image or budget among them that cannot be answered.
     """
     pruner, inputs = group[0].asked.pruner, _inputs(model, processor, group)
     remember(model, processor)
@@ -134,19 +134,19 @@ def _encoding(
     group: Sequence[Opened],
     inputs: dict[str, Any],
 ) -> Encoding:
-    """The encoded pictures of a group, each run through the tower once."""
-    pruner, distinct = group[0].asked.pruner, {id(x.picture): x for x in group}
+    """The encoded images of a group, each run through the tower once."""
+    pruner, distinct = group[0].asked.pruner, {id(x.image): x for x in group}
     if len(distinct) == len(group):
         return pruner.encode(model, inputs)
     once = encode(
         model, _inputs(model, processor, [*distinct.values()]), signals=pruner.signals, text=False
     )
-    place = {picture: i for i, picture in enumerate(distinct)}
-    return pruner.reask(model, inputs, once, [place[id(x.picture)] for x in group])
+    place = {image: i for i, image in enumerate(distinct)}
+    return pruner.reask(model, inputs, once, [place[id(x.image)] for x in group])
 
 
 def _inputs(
     model: PreTrainedModel, processor: ProcessorMixin, group: Sequence[Opened]
 ) -> dict[str, Any]:
-    pictures, questions = [x.picture for x in group], [x.asked.question for x in group]
-    return build_batch(processor, pictures, questions, model.device, model.dtype)
+    images, questions = [x.image for x in group], [x.asked.question for x in group]
+    return build_batch(processor, images, questions, model.device, model.dtype)

@@ -35,7 +35,7 @@ class Batch:
 
     A line of the input is `{"image": …, "question": …}`, with "id" (text or a number; else the
     line's number, from 1), and "method" and "keep" or "tokens" in place of the pruner's where
-    wanted. A key that nobody knows is an error of its line. Pictures are files, relative to the
+    wanted. A key that nobody knows is an error of its line. Images are files, relative to the
     input's folder. A result is `{"id", "answer", "method", "visual_tokens", "kept_tokens",
     "error"}`, in the order of the input; a line that cannot be answered has its reason in "error"
     and null in place of answer and counts.
@@ -43,7 +43,7 @@ class Batch:
     Args:
         source: the questions.
         out: the results, with `….settings.json` beside it. Results that are there and were made
-            from the same lines (their text; pictures are taken to be the same) under the same
+            from the same lines (their text; images are taken to be the same) under the same
             settings are kept; lines may have come on at the end. None: `run` has to be given where
             to write.
         pruner: the method at its budget.

@@ -28,7 +28,7 @@ class Line:
         number: from 1.
         id: its own, or its number; None where it cannot be read and another line has its number for
             an id.
-        image: path of the picture, or an address.
+        image: path of the image, or an address.
         question: as written.
         keep, tokens: the budget, where the line has one of its own.
         method: the method, where the line has one of its own.

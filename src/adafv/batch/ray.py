@@ -24,7 +24,7 @@ class RayEngine:
     """A model on vLLM under Ray Data: on the cluster at `RAY_ADDRESS`, else on this machine.
 
     A worker that dies is started anew, and what it had not answered goes to the others. Every node
-    needs this package and sees the pictures and the model under the same paths.
+    needs this package and sees the images and the model under the same paths.
 
     Args:
         model: hub id or folder; None: the model that ships with the package.
@@ -111,7 +111,7 @@ class RayEngine:
             log_engine_metrics=False,
         )
         source = self.requests.source
-        return build_processor(config, partial(_with_picture, source), partial(_answered, source))
+        return build_processor(config, partial(_with_image, source), partial(_answered, source))
 
     @cached_property
     def _device(self) -> str:
@@ -158,15 +158,15 @@ def _requests(source: str) -> Requests:
     return Requests(source)
 
 
-def _with_picture(source: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A question with its picture, on whichever node."""
+def _with_image(source: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A question with its image, on whichever node."""
     try:
-        picture = open_image(row["picture"])
+        image = open_image(row["picture"])
     except ValueError as error:
         return {ERROR: failed(error)["error"]}
     return {
-        "multimodal_data": {"image": picture},
-        "visual_tokens": _requests(source).visual_tokens(picture),
+        "multimodal_data": {"image": image},
+        "visual_tokens": _requests(source).visual_tokens(image),
     }
 
 

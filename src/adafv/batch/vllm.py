@@ -73,7 +73,7 @@ class VLLMEngine:
                     raise
                 except (
                     Exception
-                ) as error:  # whatever vLLM and the model's processor make of a picture or a prompt
+                ) as error:  # whatever vLLM and the model's processor make of an image or a prompt
                     found[question.number] = failed(error)
             for output in self._step() if running else ():
                 number, visual_tokens = running.pop(output.request_id)
@@ -82,16 +82,16 @@ class VLLMEngine:
             yield found
 
     def _enqueue(self, asked: Request, max_new_tokens: int) -> dict[str, tuple[int, int]]:
-        """Hand a question to vLLM: the request's id, the question's number and its picture's visual
+        """Hand a question to vLLM: the request's id, the question's number and its image's visual
         tokens.
         """
         from vllm import SamplingParams
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        picture = open_image(asked.image)
+        image = open_image(asked.image)
         prompt = {
             "prompt_token_ids": self.requests.prompt(asked.question),
-            "multi_modal_data": {"image": picture},
+            "multi_modal_data": {"image": image},
             "mm_processor_kwargs": self.requests.options(asked.pruner),
         }
         params = SamplingParams(**self.requests.sampling(max_new_tokens))
@@ -100,7 +100,7 @@ class VLLMEngine:
         except EngineDeadError as error:
             raise _death(error) from error
         # outputs have a request's id without what makes it unique
-        return {request.partition("-")[0]: (asked.number, self.requests.visual_tokens(picture))}
+        return {request.partition("-")[0]: (asked.number, self.requests.visual_tokens(image))}
 
     def _step(self) -> list[Any]:
         try:

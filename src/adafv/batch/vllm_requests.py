@@ -71,7 +71,7 @@ class Requests:
             raise ValueError(f"{error}: pass --engine hf, or another method") from None
 
     def prompt(self, question: str) -> list[int]:
-        """Its ids, with one placeholder for the picture."""
+        """Its ids, with one placeholder for the image."""
         tools: Any = self.processor
         text = prompt_for(self.processor, question)
         special = tokenizer_options(self.processor, text)["add_special_tokens"]
@@ -89,10 +89,10 @@ class Requests:
             "repetition_penalty": self._repetition_penalty,
         }
 
-    def visual_tokens(self, picture: Image.Image) -> int:
-        """N of a picture: its patches, newlines not counted."""
+    def visual_tokens(self, image: Image.Image) -> int:
+        """N of an image: its patches, newlines not counted."""
         tools: Any = self.processor
-        width, height = picture.size
+        width, height = image.size
         [count] = tools._get_num_multimodal_tokens(image_sizes=[(height, width)])[
             "num_image_tokens"
         ]
@@ -127,7 +127,7 @@ class Requests:
 
 
 def engine_options(device: str) -> dict[str, Any]:
-    """vLLM's own options: pictures are prepared as everywhere in this library, and nothing is
+    """vLLM's own options: images are prepared as everywhere in this library, and nothing is
     compiled for a CPU.
     """
     return {

@@ -1,4 +1,4 @@
-"""One picture, one question: ask, explain."""
+"""One image, one question: ask, explain."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,16 +9,16 @@ import typer
 from adafv.cli.options import (
     Device,
     Dtype,
+    Image,
     Json,
     Keep,
     MaxNewTokens,
     Method,
     Model,
-    Picture,
     Question,
     Tokens,
     complain_of_words,
-    open_picture,
+    open_image,
     print_json,
     pruner_of,
     quiet,
@@ -28,7 +28,7 @@ CUT = " cut after {} tokens: a larger --max-new-tokens lets it go on"
 
 
 def ask(
-    image: Picture,
+    image: Image,
     question: Question,
     method: Method = None,
     keep: Keep = None,
@@ -39,8 +39,8 @@ def ask(
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Answer a question about a picture."""
-    picture, pruner = open_picture(image, question), pruner_of(method, keep, tokens, model)
+    """Answer a question about an image."""
+    picture, pruner = open_image(image, question), pruner_of(method, keep, tokens, model)
     quiet()
     from adafv.models.ask import ask as answer_question
     from adafv.models.generation import check_answer_length
@@ -63,7 +63,7 @@ def ask(
 
 
 def explain(
-    image: Picture,
+    image: Image,
     question: Question,
     out: Annotated[
         Path,
@@ -81,7 +81,7 @@ def explain(
     """Draw how the visual tokens were chosen, and the answers with and without the rest."""
     from adafv.utils.files import writable_folder
 
-    picture, pruner = open_picture(image, question), pruner_of(method, keep, tokens, model)
+    picture, pruner = open_image(image, question), pruner_of(method, keep, tokens, model)
     writable_folder(out.parent)
     quiet()
     from adafv import viz

@@ -16,9 +16,9 @@ __all__ = ["families", "listed_methods", "methods"]
 
 PROVEN = {
     "identity": ("identity", "keep=1 changes no logit and no generated token"),
-    "budget": ("budgets", "every picture keeps exactly its budget, and no word is lost"),
+    "budget": ("budgets", "every image keeps exactly its budget, and no word is lost"),
     "batch": ("batches", "a batch gives what its prompts give one by one"),
-    "images": ("several pictures", "several pictures in a prompt keep a budget each"),
+    "images": ("several images", "several images in a prompt keep a budget each"),
     "cache": ("cache", "decoding goes on from the cache at the right position"),
     "methods": ("methods", "every method that chooses before the language model works"),
     "hidden": ("masking", "dropping tokens gives what hiding them from the whole prompt gives"),

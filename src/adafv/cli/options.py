@@ -27,10 +27,10 @@ def _available(model: str | None) -> str | None:
     return model
 
 
-Picture = Annotated[
+Image = Annotated[
     str,
     typer.Argument(
-        metavar="IMAGE", help="A picture file; - reads it from standard input.", show_default=False
+        metavar="IMAGE", help="An image file; - reads it from standard input.", show_default=False
     ),
 ]
 Question = Annotated[
@@ -81,8 +81,8 @@ Dtype = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 
 
-def open_picture(path: str, question: str) -> Any:
-    """The picture that a question is about; a `ValueError` before any model is loaded if either is
+def open_image(path: str, question: str) -> Any:
+    """The image that a question is about; a `ValueError` before any model is loaded if either is
     no good.
     """
     import warnings
@@ -90,11 +90,11 @@ def open_picture(path: str, question: str) -> Any:
     from adafv.models.images import FirstFrameWarning, first_frame, open_image
 
     if not question.strip():
-        raise ValueError("the question is empty: ask something about the picture")
+        raise ValueError("the question is empty: ask something about the image")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FirstFrameWarning)
         image = open_image(_standard_input() if path == "-" else path)
-    if note := first_frame(image, "the picture" if path == "-" else path):
+    if note := first_frame(image, "the image" if path == "-" else path):
         complain(note)
     return image
 
@@ -102,7 +102,7 @@ def open_picture(path: str, question: str) -> Any:
 def _standard_input() -> bytes:
     if sys.stdin is None or sys.stdin.isatty():
         raise ValueError(
-            "IMAGE is -, and nothing is piped in: pass a file, or e.g. adafv ask - QUESTION < picture.png"
+            "IMAGE is -, and nothing is piped in: pass a file, or e.g. adafv ask - QUESTION < image.png"
         )
     return sys.stdin.buffer.read()
 

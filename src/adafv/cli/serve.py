@@ -19,10 +19,10 @@ VARIABLES = {
     # malloc never gives Pillow's own 16 MiB back: up to 400 MB for each thread that reads
     "PILLOW_BLOCK_SIZE": "64m",
 }
-PICTURES = {"backend": "pil"}  # prepared as everywhere in this library
+IMAGES = {"backend": "pil"}  # prepared as everywhere in this library
 OPTIONS = "--mm-processor-kwargs"
 DEFAULTS = {"adafv_method": "adafv", "adafv_pin": "first"}
-LIMIT, MAX_PICTURES = "--limit-mm-per-prompt", 64
+LIMIT, MAX_IMAGES = "--limit-mm-per-prompt", 64
 TRUST = "--trust-request-mm-kwargs"
 
 
@@ -42,14 +42,14 @@ def serve(
         str | None,
         typer.Option(
             metavar="P",
-            help="first: a picture keeps the choice of its turn. none: each turn of a chat chooses anew.",
+            help="first: an image keeps the choice of its turn. none: each turn of a chat chooses anew.",
             show_default="first",
         ),
     ] = None,
     cache_mb: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=0, help="Memory for encoded pictures, in MiB.", show_default="512"
+            metavar="N", min=0, help="Memory for encoded images, in MiB.", show_default="512"
         ),
     ] = None,
     model: Annotated[
@@ -65,7 +65,7 @@ def serve(
     Flags that are not listed here go to vLLM: `python -m vllm.entrypoints.openai.api_server
     --help=all`. No address is fetched for a request and no file read, unless
     --allowed-media-domains or --allowed-local-media-path allows it, and a prompt may hold 64
-    pictures, unless --limit-mm-per-prompt allows more.
+    images, unless --limit-mm-per-prompt allows more.
 
     A request may differ from the server:
 
@@ -114,8 +114,8 @@ def serve(
     if "--allowed-media-domains" not in names:
         command += ["--allowed-media-domains", "(none)"]
     if not any(name.startswith(LIMIT) for name in names):
-        command += [LIMIT, json.dumps({"image": MAX_PICTURES})]
-    command += [*flags, OPTIONS, json.dumps({**PICTURES, **options})]
+        command += [LIMIT, json.dumps({"image": MAX_IMAGES})]
+    command += [*flags, OPTIONS, json.dumps({**IMAGES, **options})]
     from adafv.integrations.vllm import FOLLOWS
 
     for variable, value in {**VARIABLES, **FOLLOWS}.items():

@@ -62,7 +62,7 @@ def tune(
     """Find the smallest budget, and its method, that holds on your own questions.
 
     An answer counts as right that is the line's "answer", or, where it has none, the dense model's.
-    The choice is made on one half of the pictures and measured on the other. If it holds,
+    The choice is made on one half of the images and measured on the other. If it holds,
     adafv.json in DIR says it: copy that into the model's folder. Takes up an interrupted run where
     it stopped; lines may be added at the end of FILE."""
     from adafv.evaluation.report import meta_of
@@ -96,7 +96,7 @@ def tune(
     ]
     settings = {
         "data": str(data), "questions": plan.questions,
-        "pictures": len(plan.pictures), "with_answer": plan.with_answer, "min_retention": least, "seed": seed,
+        "pictures": len(plan.images), "with_answer": plan.with_answer, "min_retention": least, "seed": seed,
         "batch_size": batch_size, "max_new_tokens": max_new_tokens,
         "left_out": left_out,
     }  # fmt: skip

@@ -29,7 +29,7 @@ def ui(
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Try methods and budgets on a picture in the browser, beside the dense model.
+    """Try methods and budgets on an image in the browser, beside the dense model.
 
     Sends nothing anywhere.
     """

@@ -191,7 +191,7 @@ class _Room:
     def _read(self, model: Any, inputs: dict[str, Any], stack: ExitStack, whole: bool) -> Call:
         """Prepare what the model is to read, within contexts that stay open while it does."""
         if inputs.get("input_ids") is None:
-            raise ValueError("pictures beside inputs_embeds cannot be pruned: pass input_ids")
+            raise ValueError("images beside inputs_embeds cannot be pruned: pass input_ids")
         reader = _reader(model)
         cache = inputs.get("past_key_values")
         if not filled(cache):

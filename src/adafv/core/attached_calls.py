@@ -209,7 +209,7 @@ def _new_images(
     if pruner.layerwise and pruner.budget(LARGE) < LARGE:
         raise ValueError(
             "a method that prunes between the layers cannot prune the image of a later turn: pass a new cache with the "
-            "whole chat and its pictures, or choose a method that prunes before the language model"
+            "whole chat and its images, or choose a method that prunes before the language model"
         )
     read, width = known.ids.shape[1], part.ids.shape[1]
     mask = inputs.get("attention_mask")

@@ -157,7 +157,7 @@ def recall(cache: Any) -> CachedPrompt | None:
     if note is None or length(cache) != note.columns.shape[1] or _keys(cache) is not note.keys:
         raise ValueError(
             "the cache is not as the pruned prompt left it (beams filled it, or it was cropped, reordered or used "
-            "elsewhere since): pass it as the last call returned it, or a new one with the whole chat and its pictures"
+            "elsewhere since): pass it as the last call returned it, or a new one with the whole chat and its images"
         )
     return note
 
@@ -173,7 +173,7 @@ def refuse_unknown(model: Any, inputs: Mapping[str, Any]) -> None:
     if holds_images(model, ids[:, : length(inputs["past_key_values"])]):
         raise ValueError(
             "the cache holds images that this pruner has not read, so that nobody knows which of their tokens: pass a "
-            "new one with the whole chat and its pictures"
+            "new one with the whole chat and its images"
         )
 
 

@@ -26,7 +26,7 @@ from adafv.ops.precision import full_precision
 from adafv.ops.saliency import distinctness
 from adafv.utils.checks import checked
 
-# numbers; what is smaller describes pictures, and is copied to the host before the tower runs
+# numbers; what is smaller describes images, and is copied to the host before the tower runs
 LARGE = 100_000
 STILLS = (PIXELS["image"], "pixel_values_images")
 SAME = 0.9999  # cosine of a token with that of the frame before, from which on it shows nothing new
@@ -271,7 +271,7 @@ def _full_positions(
             positions = prepare(host["input_ids"], masked)
     except (RuntimeError, IndexError, StopIteration) as error:
         raise ValueError(
-            "the prompt's placeholders don't fit the pictures: pass both through the processor of this "
+            "the prompt's placeholders don't fit the images: pass both through the processor of this "
             f"{model.config.model_type!r} model together, without truncation"
         ) from error
     return _to(positions, device)

@@ -57,7 +57,7 @@ def run(
 
     Args:
         inputs: what the processor returned.
-        host: the same, with what describes the pictures on the host.
+        host: the same, with what describes the images on the host.
         prompt: the prompts.
         modality: "image" or "video".
         signals: what to read off the tower on the way.
@@ -68,7 +68,7 @@ def run(
     """
     if modality == "video" and not family.prunes_video:
         raise ValueError(
-            f"clips are not pruned in models of the family {model.config.model_type!r}: pass frames as pictures"
+            f"clips are not pruned in models of the family {model.config.model_type!r}: pass frames as images"
         )
     consumed = _accepted(model, inputs, modality)
     host = {name: x for name, x in host.items() if name in consumed or name not in CHOICES}

@@ -360,7 +360,7 @@ def as_tensors(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any
 
 @checked
 def has_images(inputs: Mapping[str, Any]) -> bool:
-    """Whether there is a picture or a clip among the inputs of a model."""
+    """Whether there is an image or a clip among the inputs of a model."""
     return any(inputs.get(name) is not None for name in (*PIXELS.values(), "pixel_values_images"))
 
 

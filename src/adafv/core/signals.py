@@ -20,7 +20,7 @@ class Signal:
             queries. "keys": (N, d) its key, mean over heads. "hidden": (N, width) the layer's
             output.
         depth: of the layer, 0 (the first) to 1 (the last); None: the layer the features are taken
-            from. Where it attends within windows, the next layer that sees the whole picture, or
+            from. Where it attends within windows, the next layer that sees the whole image, or
             the last such one.
         heads: how the heads of "received" are put together: "mean", or "max", the strongest for
             each query.
@@ -35,7 +35,7 @@ class Signal:
 
         Args:
             of_features: index of the features' layer.
-            whole: the layers that see the whole picture. None: all of them.
+            whole: the layers that see the whole image. None: all of them.
         """
         if self.depth is None:
             return of_features

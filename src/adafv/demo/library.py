@@ -79,12 +79,12 @@ def run(model: Any, processor: Any, out: Path, console: Console) -> None:
         f"How the first one was answered:  {out / 'explain.png'}", soft_wrap=True, highlight=False
     )
     console.print(
-        f"All the pictures and questions:  {out / 'questions.png'}", soft_wrap=True, highlight=False
+        f"All the images and questions:  {out / 'questions.png'}", soft_wrap=True, highlight=False
     )
 
 
 def contact_sheet(loaded: Loaded, answers: list[list[Answer]]) -> PixelFigure:
-    """The pictures with their questions, the truth, and the answer at every budget."""
+    """The images with their questions, the truth, and the answer at every budget."""
     side, gap, margin, foot = 300, 48, 48, 232
     columns = 3
     rows = -(-len(loaded) // columns)
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m adafv.demo.library", description="AdaFV on a few bundled questions."
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("out/demo"), help="folder for the pictures (%(default)s)"
+        "--out", type=Path, default=Path("out/demo"), help="folder for the images (%(default)s)"
     )
     options = parser.parse_args(arguments)
     logging.disable_progress_bar()

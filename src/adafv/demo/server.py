@@ -121,10 +121,10 @@ def serving(*flags: str) -> Iterator[Server]:
 
 
 @checked
-def chat(picture: Image.Image, question: str, **options: Any) -> dict[str, Any]:
+def chat(image: Image.Image, question: str, **options: Any) -> dict[str, Any]:
     """A request for a greedy answer; `options` are of adafv, without the prefix: keep=0.25."""
     file = BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
     ours = {f"adafv_{name}": value for name, value in options.items()}
@@ -148,7 +148,7 @@ def run(console: Console) -> None:
         console.print(_table(server, asked))
     console.print(
         'A request says how much is kept: "mm_processor_kwargs": {"adafv_keep": 0.25}. ms: sent to answered; the '
-        "second question about a picture doesn't encode it again. [bold red]✗[/bold red] marks a wrong answer.",
+        "second question about an image doesn't encode it again. [bold red]✗[/bold red] marks a wrong answer.",
         highlight=False,
     )
 
@@ -165,7 +165,7 @@ def main() -> int:
 
 
 def _questions() -> list[tuple[Sample, Question]]:
-    """Bundled ones, and a second one about the first picture."""
+    """Bundled ones, and a second one about the first image."""
     loaded = [CASES[i].load() for i in SHOWN]
     sample, question = loaded[0]
     other = next(q for q in sample.questions if q.text != question.text)
@@ -193,7 +193,7 @@ def _table(server: Server, asked: list[tuple[Sample, Question]]) -> Table:
             said = answer["choices"][0]["message"]["content"].strip()
             right = said.casefold() == question.answer.casefold()
             first = keep == KEEPS[0]
-            title = ("(same picture) " if sample is before else "") + question.text if first else ""
+            title = ("(same image) " if sample is before else "") + question.text if first else ""
             mark = Text(said, "green") if right else Text(f"✗ {said}", "bold red")
             tokens = str(answer["usage"]["prompt_tokens"])
             table.add_row(

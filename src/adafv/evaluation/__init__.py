@@ -1,1 +1,1 @@
-"""Questions about pictures, methods and budgets: suites, answers, paired differences, reports."""
+"""Questions about images, methods and budgets: suites, answers, paired differences, reports."""

@@ -1,4 +1,4 @@
-"""Questions on pictures, answered under many configurations from one pass of the tower."""
+"""Questions on images, answered under many configurations from one pass of the tower."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ __all__ = ["BLIND", "Answering", "Configuration", "chunks", "configured"]
 class Configuration:
     """One line of a comparison: a method at a budget.
 
-    Without a pruner: the blind model, no picture in its prompt.
+    Without a pruner: the blind model, no image in its prompt.
     """
 
     method: str
@@ -89,7 +89,7 @@ class Answering:
         remember(self.model, self.processor)
 
     def answer(self, suite: str, samples: Sequence[Sample]) -> list[Key]:
-        """Answer the questions on some pictures that the log lacks; the keys of all of them."""
+        """Answer the questions on some images that the log lacks; the keys of all of them."""
 
         def key(item: tuple[int, int], c: Configuration) -> Key:
             return suite, samples[item[0]].id, item[1], c.method, c.keep
@@ -154,17 +154,15 @@ class Answering:
     def _encode(self, samples: Sequence[Sample]) -> Encoding:
         pruners = [c.pruner for c in self.configurations if c.pruner]
         questions = [sample.questions[0].text for sample in samples]
-        pictures = [sample.image for sample in samples]
-        inputs = build_batch(
-            self.processor, pictures, questions, self.model.device, self.model.dtype
-        )
+        images = [sample.image for sample in samples]
+        inputs = build_batch(self.processor, images, questions, self.model.device, self.model.dtype)
         return encode(
             self.model, inputs, signals=frozenset().union(*(p.signals for p in pruners)), text=False
         )
 
 
 def chunks(samples: Iterable[Sample], batch_size: int) -> Iterator[list[Sample]]:
-    """Pictures whose questions fill a batch."""
+    """Images whose questions fill a batch."""
     chunk: list[Sample] = []
     for sample in samples:
         if sample.questions:

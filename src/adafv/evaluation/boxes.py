@@ -1,4 +1,4 @@
-"""Which visual tokens show what a question is about, from the boxes of a picture."""
+"""Which visual tokens show what a question is about, from the boxes of an image."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ __all__ = ["centers", "distances"]
 
 @checked
 def centers(processor: Any, size: tuple[int, int], coordinates: Tensor) -> NDArray[Any]:
-    """(N, 2) x and y, in pixels of a picture of `size` (width, height), of the middle of each
+    """(N, 2) x and y, in pixels of an image of `size` (width, height), of the middle of each
     token's patch.
     """
     left, top, right, bottom = view(processor, size, coordinates)

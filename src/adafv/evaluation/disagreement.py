@@ -16,7 +16,7 @@ class Disagreement:
     """A question that the model answers right from all tokens, and methods differ about.
 
     Attributes:
-        suite, id, question: the suite, its picture, and which question about it.
+        suite, id, question: the suite, its image, and which question about it.
         number: of the question in its suite, from 0.
         type: of the question.
         truth: the right answer.
@@ -44,7 +44,7 @@ class Disagreement:
         return min(len(self.right), len(self.answers) - len(self.right))
 
     def load(self) -> tuple[Sample, Question]:
-        """The picture, and what is asked about it."""
+        """The image, and what is asked about it."""
         suite, split, seed = self.id.split("/")
         sample = draw(int(seed), split=split, suite=suite)
         return sample, sample.questions[self.question]
@@ -69,15 +69,13 @@ def disagreements(records: Sequence[dict[str, Any]], count: int) -> list[Disagre
         ] = record
     numbers: dict[str, int] = {}
     found = []
-    for (suite, picture, question), by_method in asked.items():
+    for (suite, image, question), by_method in asked.items():
         number = numbers[suite] = numbers.get(suite, -1) + 1
         dense = by_method["none"]
         if dense["correct"]:
             answers = {m: r["answer"] for m, r in by_method.items() if 0 < r["keep"] < 1}
             found.append(
-                Disagreement(
-                    suite, picture, question, number, dense["type"], dense["truth"], answers
-                )
+                Disagreement(suite, image, question, number, dense["type"], dense["truth"], answers)
             )
     of_type: dict[str, Disagreement] = {}
     for parting in sorted(found, key=lambda p: (-p.divided, p.number)):

@@ -21,9 +21,9 @@ def paired(
 ) -> list[dict[str, Any]]:
     """Each of `methods` against every other method at the same budget, question by question.
 
-    Questions on one picture go right or wrong together, so pictures are what is drawn: the interval
-    of the difference is a bootstrap over pictures, the p-value a sign-flip permutation test over
-    them (two-sided; McNemar's test, where there is one question per picture). Neither is corrected
+    Questions on one image go right or wrong together, so images are what is drawn: the interval
+    of the difference is a bootstrap over images, the p-value a sign-flip permutation test over
+    them (two-sided; McNemar's test, where there is one question per image). Neither is corrected
     for the number of comparisons.
 
     Args:
@@ -70,9 +70,9 @@ def paired(
     return rows
 
 
-def _compare(pictures: list[str], gains: list[int], seed: int) -> tuple[float, float, float, float]:
+def _compare(images: list[str], gains: list[int], seed: int) -> tuple[float, float, float, float]:
     """Mean gain, its 95 % interval, and the p-value of no difference."""
-    index = np.unique(pictures, return_inverse=True)[1]
+    index = np.unique(images, return_inverse=True)[1]
     gain, size = np.bincount(index, gains), np.bincount(index)
     drawn, signs = _draws(len(size), seed)
     low, high = np.percentile(drawn @ gain / (drawn @ size), [2.5, 97.5])
@@ -81,8 +81,8 @@ def _compare(pictures: list[str], gains: list[int], seed: int) -> tuple[float, f
 
 
 @lru_cache(maxsize=4)
-def _draws(pictures: int, seed: int) -> tuple[Any, Any]:
-    """How often each picture is drawn, and which sign it gets: (DRAWS, pictures) each."""
+def _draws(images: int, seed: int) -> tuple[Any, Any]:
+    """How often each image is drawn, and which sign it gets: (DRAWS, images) each."""
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(pictures, np.full(pictures, 1 / pictures), size=DRAWS).astype(float)
-    return drawn, rng.choice([-1.0, 1.0], size=(DRAWS, pictures))
+    drawn = rng.multinomial(images, np.full(images, 1 / images), size=DRAWS).astype(float)
+    return drawn, rng.choice([-1.0, 1.0], size=(DRAWS, images))

@@ -1,4 +1,4 @@
-"""Questions on encoded pictures, answered under one configuration after another."""
+"""Questions on encoded images, answered under one configuration after another."""
 
 import time
 from dataclasses import replace
@@ -22,7 +22,7 @@ __all__ = ["Prompts"]
 
 @checked
 class Prompts:
-    """A batch of questions, each on one of the pictures that an encoding holds."""
+    """A batch of questions, each on one of the images that an encoding holds."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Prompts:
         asked: list[Any],
     ) -> None:
         self.model, self.processor = model, processor
-        self.pictures, self.asked = [samples[i].image.size for i in images], asked
+        self.images, self.asked = [samples[i].image.size for i in images], asked
         questions = [question.text for question in asked]
         self.inputs = build_batch(
             processor, [samples[i].image for i in images], questions, model.device, model.dtype
@@ -69,7 +69,7 @@ class Prompts:
         ]
 
     def _without(self, skip: frozenset[int]) -> Encoding:
-        """The pictures with the words they are asked about, `skip` left out."""
+        """The images with the words they are asked about, `skip` left out."""
         if skip not in self.encodings:
             self.encodings[skip] = reask(
                 self.model, self.inputs, self.encodings[frozenset()], skip=skip
@@ -82,7 +82,7 @@ class Prompts:
         except ValueError as error:
             raise BudgetError(str(error)) from None
         places = zip(
-            self.pictures, self.encodings[frozenset()].tokens.coordinates, self.asked, strict=True
+            self.images, self.encodings[frozenset()].tokens.coordinates, self.asked, strict=True
         )
         return [
             distances(centers(self.processor, size, coordinates), question.boxes)

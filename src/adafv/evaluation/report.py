@@ -1,4 +1,4 @@
-"""What an evaluation found: rows, files, a table and a picture."""
+"""What an evaluation found: rows, files, a table and an image."""
 
 import csv
 import io
@@ -42,7 +42,7 @@ COLUMNS = (
     "accuracy", "ci_low", "ci_high", "retention", "seconds",
 )  # fmt: skip
 LEGEND = "▲ better, ▼ worse than adafv by more than luck (p < 0.05, paired; the differences are in pairs.csv)"
-INTERVAL = "95 %, Wilson, with n divided by the design effect of several questions on one picture"
+INTERVAL = "95 %, Wilson, with n divided by the design effect of several questions on one image"
 INTERVAL_COLUMN, SHARE_COLUMN = "95 %", "of dense"
 NARROW = (INTERVAL_COLUMN, SHARE_COLUMN, "tokens")
 """Columns of `table` that go first where there is no room for all."""
@@ -82,10 +82,10 @@ def _row(
     dense: float | None,
 ) -> dict[str, Any]:
     accuracy = _mean(answers, "correct")
-    pictures = defaultdict(list)
+    images = defaultdict(list)
     for answer in answers:
-        pictures[answer["id"]].append(answer["correct"])
-    low, high = wilson(list(pictures.values()))
+        images[answer["id"]].append(answer["correct"])
+    low, high = wilson(list(images.values()))
     values = (
         name, keep, _mean(answers, "kept_tokens"), _mean(answers, "visual_tokens"), suite, kind, len(answers),
         accuracy, low, high, accuracy / dense if dense else None, sum(a["seconds"] for a in answers),

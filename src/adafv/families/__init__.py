@@ -129,10 +129,10 @@ def family_of(model: PreTrainedModel | PreTrainedConfig) -> Family:
 
 @checked
 def check_placed(model: PreTrainedModel) -> None:
-    """Raise a `ValueError` if nobody knows where the visual tokens of a model lie in a picture."""
+    """Raise a `ValueError` if nobody knows where the visual tokens of a model lie in an image."""
     if not family_of(model).has_grid:
         raise ValueError(
-            f"where the visual tokens of a {model.config.model_type!r} model lie in a picture is not known, so they "
+            f"where the visual tokens of a {model.config.model_type!r} model lie in an image is not known, so they "
             "cannot be drawn on it or held against boxes: use a model whose crops share one grid, e.g. LLaVA or Qwen-VL"
         )
 

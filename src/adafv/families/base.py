@@ -32,7 +32,7 @@ BEFORE_PATCHES = ("class_embedding", "cls_token", "distillation_token", "registe
 @checked
 @dataclass(frozen=True)
 class Crop:
-    """What the tower saw of a picture at once, and the visual tokens it became.
+    """What the tower saw of an image at once, and the visual tokens it became.
 
     Attributes:
         patches: (height · width, m) int64, which of the crop's patches each visual token is made
@@ -56,7 +56,7 @@ class Layout:
         patches: (n, m) int64, which of the image's patches, crop after crop in the tower's order,
             each placeholder stands for; -1 for a token that is no patch (a newline).
         coordinates: (n, 3) int64, crop, row and column of each. Crops are counted in the order of the
-            tower, but 0 is always a thumbnail, or all there is. Row and column run over one picture
+            tower, but 0 is always a thumbnail, or all there is. Row and column run over one image
             at one scale: the tiles of a grid share theirs, a thumbnail has its own.
         size: patches that the tower has of the image.
         frames: of a clip.
@@ -128,7 +128,7 @@ class Family:
 
     @property
     def has_grid(self) -> bool:
-        """Rows and columns run over the picture, so that a token's place in it is known."""
+        """Rows and columns run over the image, so that a token's place in it is known."""
         return self.max_crop_gap is None
 
     def tower(self, model: PreTrainedModel) -> PreTrainedModel:
@@ -283,7 +283,7 @@ def behind(x: Tensor, lead: int) -> Tensor:
 
 @checked
 def pixels_of(inputs: Mapping[str, Any]) -> Tensor | None:
-    """The pixels (…, height, width) of pictures among the inputs of a model, under whichever name."""
+    """The pixels (…, height, width) of images among the inputs of a model, under whichever name."""
     pixels = inputs.get("pixel_values")
     return inputs.get("pixel_values_images") if pixels is None else pixels
 
@@ -300,7 +300,7 @@ def patch_grid(model: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[int, 
     if (patch := getattr(vision, "patch_size", None)) is None:
         raise ValueError(
             f"the vision tower {vision.model_type!r} doesn't say how large its patches are: adafv cannot tell which "
-            "part of a picture a visual token shows, use a model with another tower"
+            "part of an image a visual token shows, use a model with another tower"
         )
     size = _pair(vision.image_size) if pixels is None else pixels.shape[-2:]
     rows, columns = (n // p for n, p in zip(size, _pair(patch), strict=True))

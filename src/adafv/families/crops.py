@@ -1,4 +1,4 @@
-"""Towers that see crops of one size, and towers that see pictures of any shape."""
+"""Towers that see crops of one size, and towers that see images of any shape."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -81,7 +81,7 @@ class Crops(Family):
         if self.attention_observable and crop.size != rows * columns:
             raise ValueError(
                 f"the {rows} x {columns} patches of a crop became {count} tokens in this {model.config.model_type!r} "
-                "model: which token shows which patches is not known, prepare pictures in the size of its processor"
+                "model: which token shows which patches is not known, prepare images in the size of its processor"
             )
         return crop
 
@@ -99,7 +99,7 @@ class TwoRoutes(Crops):
 
 @dataclass(frozen=True, kw_only=True)
 class Grid(Family):
-    """Qwen-VL and its kin: pictures of any shape, packed one after another; m · m patches merge
+    """Qwen-VL and its kin: images of any shape, packed one after another; m · m patches merge
     into a token.
 
     Attributes:
@@ -150,7 +150,7 @@ class Grid(Family):
 
 @dataclass(frozen=True, kw_only=True)
 class Sized(Family):
-    """Pixtral's tower: pictures of any shape, packed in raster order, their sizes given in pixels."""
+    """Pixtral's tower: images of any shape, packed in raster order, their sizes given in pixels."""
 
     required_inputs: tuple[str, ...] = ("image_sizes",)
 
@@ -237,7 +237,7 @@ class Latents(Family):
 
 @dataclass(frozen=True, kw_only=True)
 class Codes(Family):
-    """Pictures of any shape as codes of a codebook: row after row, each closed by a newline."""
+    """Images of any shape as codes of a codebook: row after row, each closed by a newline."""
 
     attention_observable: bool = False
     required_inputs: tuple[str, ...] = ("image_sizes",)

@@ -1,4 +1,4 @@
-"""Gemma 4: pictures of any shape, each padded to the longest, their patches' places given."""
+"""Gemma 4: images of any shape, each padded to the longest, their patches' places given."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""LLaVA: one crop (1.5), or a thumbnail and a grid of tiles packed into one picture (NeXT,
+"""LLaVA: one crop (1.5), or a thumbnail and a grid of tiles packed into one image (NeXT,
 OneVision).
 """
 

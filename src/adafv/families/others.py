@@ -36,7 +36,7 @@ UNPROVEN: dict[str, str] = {
     "nemotron_h_omni": _UNTRIED,
     "perception_lm": _TIMM,
     "qwen4_exp": _UNTRIED,
-    "step3p7": "its tower runs twice, over whole pictures and over crops, in another order than the tokens'",
+    "step3p7": "its tower runs twice, over whole images and over crops, in another order than the tokens'",
     "t5gemma2": "it is an encoder-decoder",
     "unlimited_ocr": _UNTRIED,
 }

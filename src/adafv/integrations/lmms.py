@@ -40,7 +40,7 @@ class Counts(TokenCounts):
     """Tokens of one request, as `--log_samples` writes them: `input_tokens` is the pruned prompt.
 
     Attributes:
-        visual_tokens: of all its pictures, before pruning.
+        visual_tokens: of all its images, before pruning.
         kept_tokens: how many of them a layer of the LLM reads, mean over layers.
     """
 
@@ -60,7 +60,7 @@ class Pruned(lmms):
 
     The results file names adafv's version and the method with all its options
     (`config.model_backend`), and gives the mean of the visual tokens before and after pruning over
-    the requests with a picture (`throughput`).
+    the requests with an image (`throughput`).
 
     Args:
         pretrained: hub id, folder, or "embedded" for the model that ships with the package.
@@ -183,7 +183,7 @@ class Pruned(lmms):
         return short, counts, self.pruner.inside(self.model, encoding)
 
     def _inputs(self, chats: list[ChatMessages]) -> dict[str, Any]:
-        """A batch of chats, with any number of pictures each, as the processor prepares it, padded
+        """A batch of chats, with any number of images each, as the processor prepares it, padded
         on the left.
         """
         pictures = []
@@ -191,9 +191,9 @@ class Pruned(lmms):
             images, videos, sounds = chat.extract_media()
             if videos or sounds:
                 raise ValueError(
-                    "this request has a video or a sound, adafv prunes pictures: leave the task out"
+                    "this request has a video or a sound, adafv prunes images: leave the task out"
                 )
-            pictures += [_picture(image) for image in images]
+            pictures += [_image(image) for image in images]
         prompts = [
             self.processor.apply_chat_template(
                 chat.to_hf_messages(), add_generation_prompt=True, tokenize=False
@@ -242,7 +242,7 @@ def _until(text: str, stops: Sequence[str]) -> str:
     return text.strip()
 
 
-def _picture(image: Image.Image | str) -> Image.Image:
+def _image(image: Image.Image | str) -> Image.Image:
     if isinstance(image, str):
         return open_image(image)
     check_image(image)

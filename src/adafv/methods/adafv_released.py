@@ -27,9 +27,9 @@ class AdaFVReleased(AdaFV):
     - a token on both lists is fed twice, so fewer than K different tokens are read.
 
     Departure: the patches that pad a tile are no candidates and take no part in the softmax, since
-    the model's own packing cuts them off: pictures that fill their tiles keep the authors' tokens,
+    the model's own packing cuts them off: images that fill their tiles keep the authors' tokens,
     others what they would keep without the padding (99.9 % on random tokens; where padding scores
-    as high as the picture, 72 % at 4:3 and 53 % at 2:1). Should it take a patch of the padding all
+    as high as the image, 72 % at 4:3 and 53 % at 2:1). Should it take a patch of the padding all
     the same, the thumbnail's last token stands in.
     Departure: a share `keep` is one of the tokens that the model reads, not of 576 for each
     crop: pass `tokens` for their K.

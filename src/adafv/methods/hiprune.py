@@ -1,4 +1,4 @@
-"""HiPrune: objects by a middle layer, with their surroundings; the picture as a whole by a deep
+"""HiPrune: objects by a middle layer, with their surroundings; the image as a whole by a deep
 one.
 """
 
@@ -24,7 +24,7 @@ class HiPrune(Pruner):
     Jizhihui Liu et al., "HiPrune: Training-Free Visual Token Pruning via Hierarchical Attention in
     Vision-Language Models", Findings of ACL 2026, arXiv 2508.00553. Attention is what a patch
     receives, mean over heads and queries. Anchors: the round(alpha · K / 5) highest in layer 9 of
-    CLIP's 24, and as deep in other towers, in Qwen2.5-VL's the next that sees the whole picture, 16
+    CLIP's 24, and as deep in other towers, in Qwen2.5-VL's the next that sees the whole image, 16
     of 32. Buffers: of each the tokens before and after it in reading order and those a row's length
     before and after, so that a row goes on in the next; beyond the crop's ends its first or last
     token. Registers: the highest of the rest in the layer of the features, up to the budget.

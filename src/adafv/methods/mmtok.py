@@ -1,4 +1,4 @@
-"""MMTok: tokens that cover the words of the question and the picture."""
+"""MMTok: tokens that cover the words of the question and the image."""
 
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ class MMTok(GreedyPruner):
         text_temperature: of the softmax of a word over the visual tokens (paper: 0.02; 0.01 for
             Qwen).
         visual_temperature: of that of a visual token (paper: 0.2).
-        weight: of covering the picture beside covering the question (paper: 0.5).
+        weight: of covering the image beside covering the question (paper: 0.5).
     """
 
     text_temperature: float = 0.02
@@ -60,7 +60,7 @@ class MMTok(GreedyPruner):
                 )
         if not 0 <= self.weight < float("inf"):
             raise ValueError(
-                f"weight={self.weight} of the picture's coverage is out of range: pass 0 or more, e.g. 0.5"
+                f"weight={self.weight} of the image's coverage is out of range: pass 0 or more, e.g. 0.5"
             )
 
     def gains(self, tokens: VisualTokens, count: int) -> Gains:

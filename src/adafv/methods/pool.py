@@ -17,7 +17,7 @@ __all__ = ["Pool", "means"]
 @checked
 @dataclass(kw_only=True)
 class Pool(Uniform):
-    """Averages the tokens of each of K equal cells of the picture; the average sits where the
+    """Averages the tokens of each of K equal cells of the image; the average sits where the
     cell's middle was.
     """
 

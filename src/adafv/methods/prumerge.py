@@ -78,7 +78,7 @@ class PruMerge(Pruner):
 
 @dataclass(kw_only=True)
 class PruMergePlus(PruMerge):
-    """PruMerge with a part of the budget spread evenly over the picture.
+    """PruMerge with a part of the budget spread evenly over the image.
 
     PruMerge+ of the same paper: beside the salient tokens stay others at an even stride, and all of
     them merge.

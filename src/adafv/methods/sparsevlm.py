@@ -1,4 +1,4 @@
-"""SparseVLM: the words that the picture is relevant to rate it, layer after layer."""
+"""SparseVLM: the words that the image is relevant to rate it, layer after layer."""
 
 from dataclasses import dataclass
 

@@ -16,7 +16,7 @@ __all__ = ["Uniform", "centers"]
 @checked
 @dataclass(kw_only=True)
 class Uniform(Pruner):
-    """Keeps the token in the middle of each of K equal cells of the picture."""
+    """Keeps the token in the middle of each of K equal cells of the image."""
 
     name = "uniform"
 

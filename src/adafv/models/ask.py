@@ -1,4 +1,4 @@
-"""Answer a question about a picture, timed."""
+"""Answer a question about an image, timed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +37,7 @@ class Answer:
         total_ms: from inputs on the device to the last token.
         cut: the answer ended because it had `max_new_tokens`, not because the model was done.
 
-    Both times leave out loading and resizing the picture. They are wall-clock, of this one call:
+    Both times leave out loading and resizing the image. They are wall-clock, of this one call:
     the first call in a process pays for warming up."""
 
     answer: str
@@ -58,11 +58,11 @@ def ask(
     pruner: Pruner,
     max_new_tokens: int = 64,
 ) -> Answer:
-    """Answer one question about one picture, greedily, from the visual tokens that the pruner
+    """Answer one question about one image, greedily, from the visual tokens that the pruner
     keeps.
 
     Raises:
-        ValueError: a question or picture that `check_question` or `check_image` refuses, a prompt
+        ValueError: a question or image that `check_question` or `check_image` refuses, a prompt
             longer than the model reads, or `max_new_tokens` below 1.
     """
     check_answer_length(max_new_tokens)
@@ -83,11 +83,11 @@ def ask_encoded(
     pruner: Pruner,
     max_new_tokens: int = 64,
 ) -> tuple[Answer, Selection]:
-    """As `ask`, about a picture that is encoded already; both times leave the vision tower out.
+    """As `ask`, about an image that is encoded already; both times leave the vision tower out.
 
     Args:
         inputs: the prompt, see `build_inputs`.
-        encoding: of its picture, with the signals and words that the pruner looks at.
+        encoding: of its image, with the signals and words that the pruner looks at.
 
     Returns:
         The answer, and which tokens it was given from.

@@ -1,4 +1,4 @@
-"""Which token ids of a prompt say nothing about the picture."""
+"""Which token ids of a prompt say nothing about the image."""
 
 from typing import Any
 

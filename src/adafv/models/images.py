@@ -1,4 +1,4 @@
-"""Pictures from files: what a person sees in a viewer, as 8-bit RGB, or one sentence on why not."""
+"""Images from files: what a person sees in a viewer, as 8-bit RGB, or one sentence on why not."""
 
 import importlib.util
 import io
@@ -24,16 +24,16 @@ _INTEGER_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _SEVERAL = {"GIF": "frame", "PNG": "frame", "WEBP": "frame", "AVIF": "frame", "TIFF": "page"}
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _HEAD = 65_536  # bytes that tell a format
-_FIRST = "adafv_first"  # where a picture notes what it is the first of
+_FIRST = "adafv_first"  # where an image notes what it is the first of
 
 
 class FirstFrameWarning(UserWarning):
-    """A picture is the first of several in its file."""
+    """An image is the first of several in its file."""
 
 
 @checked
 def open_image(path: str | Path | bytes) -> Image.Image:
-    """Read a picture as RGB.
+    """Read an image as RGB.
 
     EXIF rotation is honoured, CMYK, palette and grayscale are converted, 16 bits are scaled to 8,
     transparency is laid on white, and of an animation the first frame is taken, with a
@@ -50,16 +50,16 @@ def open_image(path: str | Path | bytes) -> Image.Image:
     """
     source: str | bytes
     if isinstance(path, bytes):
-        name, source = "the picture", path
+        name, source = "the image", path
         if not path:
             raise ValueError(
-                "the picture is empty (0 bytes): pipe one in, e.g. adafv ask - QUESTION < picture.png"
+                "the image is empty (0 bytes): pipe one in, e.g. adafv ask - QUESTION < image.png"
             )
     else:
         name = str(path)
         if _URL.match(name):
             raise ValueError(
-                f"{name} is an address, not a file: download the picture and pass its path"
+                f"{name} is an address, not a file: download the image and pass its path"
             )
         _check_file(name)
         source = name
@@ -99,8 +99,8 @@ def open_image(path: str | Path | bytes) -> Image.Image:
 
 
 @checked
-def first_frame(image: Image.Image, name: str = "the picture") -> str:
-    """Say in a sentence that a picture is the first frame of an animation, or the first of several
+def first_frame(image: Image.Image, name: str = "the image") -> str:
+    """Say in a sentence that an image is the first frame of an animation, or the first of several
     pages.
 
     Args:
@@ -108,7 +108,7 @@ def first_frame(image: Image.Image, name: str = "the picture") -> str:
         name: of the file.
 
     Returns:
-        The sentence; empty for a picture that is all there is.
+        The sentence; empty for an image that is all there is.
     """
     kind = image.info.get(_FIRST)
     if kind is None:
@@ -155,14 +155,14 @@ def _what_it_is(head: bytes) -> str:
     if _is_heic(head):
         return "is a HEIC photo: pip install pillow-heif, with which it is read, or save it as JPEG"
     if text.startswith(b"%pdf"):
-        return "is a PDF, not a picture: export the page as PNG, e.g. pdftoppm -png -r 150 FILE.pdf page"
+        return "is a PDF, not an image: export the page as PNG, e.g. pdftoppm -png -r 150 FILE.pdf page"
     if text.startswith((b"<svg", b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in text:
-        return "is an SVG drawing, not pixels: export it as PNG, e.g. rsvg-convert -o picture.png FILE.svg"
+        return "is an SVG drawing, not pixels: export it as PNG, e.g. rsvg-convert -o image.png FILE.svg"
     return "is not an image: pass a PNG, JPEG, WebP or another file that Pillow reads"
 
 
 @checked
-def check_image(image: Image.Image, name: str = "the picture") -> None:
+def check_image(image: Image.Image, name: str = "the image") -> None:
     """Refuse shapes that no processor turns into something to see.
 
     1×1 and up work; LLaVA-1.5 looks at the middle square, LLaVA-NeXT at the whole. The limit is
@@ -174,7 +174,7 @@ def check_image(image: Image.Image, name: str = "the picture") -> None:
     """
     width, height = image.size
     if min(width, height) < 1:
-        raise ValueError(f"{name} is {width}×{height}, it has no pixels: pass a picture with some")
+        raise ValueError(f"{name} is {width}×{height}, it has no pixels: pass an image with some")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ValueError(
             f"{name} is {width}×{height} pixels, longer than {MAX_ASPECT}:1, of which a model sees next to nothing: "
@@ -186,10 +186,10 @@ def _check_file(name: str) -> None:
     path = Path(name)
     try:
         if not path.exists():
-            raise ValueError(f"{name!r} does not exist: check the path of the picture")
+            raise ValueError(f"{name!r} does not exist: check the path of the image")
         if not path.is_file():
             kind = "a folder" if path.is_dir() else "not a regular file"
-            raise ValueError(f"{name} is {kind}: pass one picture file")
+            raise ValueError(f"{name} is {kind}: pass one image file")
         if path.stat().st_size == 0:
             raise ValueError(f"{name} is empty (0 bytes): save or download it again")
         with path.open("rb"):

@@ -43,8 +43,8 @@ def load(
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Load a vision-language model and its processor, ready to answer.
 
-    Weights come from safetensors, no code comes from the hub, and pictures are prepared with
-    Pillow, so that the same picture gives the same pixels whether or not torchvision is installed.
+    Weights come from safetensors, no code comes from the hub, and images are prepared with
+    Pillow, so that the same image gives the same pixels whether or not torchvision is installed.
     The family is checked before any weight is read.
 
     Args:

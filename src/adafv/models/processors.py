@@ -1,4 +1,4 @@
-"""Processors without torchvision: transformers prepares pictures with Pillow too, videos only with
+"""Processors without torchvision: transformers prepares images with Pillow too, videos only with
 torchvision.
 """
 
@@ -11,13 +11,13 @@ from transformers.utils import is_torchvision_available
 
 from adafv.utils.checks import checked
 
-__all__ = ["pictures_only", "processor_class"]
+__all__ = ["images_only", "processor_class"]
 
 
 @checked
 def processor_class(config: PreTrainedConfig) -> Any:
     """What loads the processor of a model: `AutoProcessor`, or where torchvision is missing its
-    class for pictures.
+    class for images.
     """
     cls: Any = PROCESSOR_MAPPING.get(type(config), None)
     with_video = (
@@ -25,17 +25,17 @@ def processor_class(config: PreTrainedConfig) -> Any:
         and issubclass(cls, ProcessorMixin)
         and "video_processor" in cls.get_attributes()
     )
-    return pictures_only(cls) if with_video and not is_torchvision_available() else AutoProcessor
+    return images_only(cls) if with_video and not is_torchvision_available() else AutoProcessor
 
 
 @checked
 @cache
-def pictures_only(cls: type[ProcessorMixin]) -> type[ProcessorMixin]:
+def images_only(cls: type[ProcessorMixin]) -> type[ProcessorMixin]:
     """A processor class that goes without its video processor."""
     names = cls.get_attributes()
     place = names.index("video_processor")
 
-    class Pictures(ProcessorMixin):
+    class Images(ProcessorMixin):
         def __init__(self, *args: Any, **options: Any) -> None:
             parts = dict(zip(names, args, strict=False)) | options
             parts.pop("video_processor", None)
@@ -50,4 +50,4 @@ def pictures_only(cls: type[ProcessorMixin]) -> type[ProcessorMixin]:
             parts = super()._get_arguments_from_pretrained(*args, **options)
             return [*parts[:place], None, *parts[place:]]
 
-    return type(cls.__name__, (cls, Pictures), {"get_attributes": Pictures.get_attributes})
+    return type(cls.__name__, (cls, Images), {"get_attributes": Images.get_attributes})

@@ -28,7 +28,7 @@ def build_inputs(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
-    """Model inputs for one question about one picture: `input_ids` (1, L), `pixel_values`, ….
+    """Model inputs for one question about one image: `input_ids` (1, L), `pixel_values`, ….
 
     Raises:
         ValueError: see `check_question` and `check_image`.
@@ -44,7 +44,7 @@ def build_batch(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
-    """As `build_inputs`, one question for each picture, padded on the left."""
+    """As `build_inputs`, one question for each image, padded on the left."""
     for image in images:
         check_image(image)
     prompts = [prompt_for(processor, question) for question in questions]
@@ -60,7 +60,7 @@ def build_batch(
 def build_text(
     processor: ProcessorMixin, questions: Sequence[str], device: torch.device | str
 ) -> dict[str, Any]:
-    """As `build_batch`, without pictures: prompts (B, L) of a blind model."""
+    """As `build_batch`, without images: prompts (B, L) of a blind model."""
     tools: Any = processor
     prompts = [prompt_for(processor, question, image=False) for question in questions]
     batch = tools.tokenizer(prompts, **tokenizer_options(processor, prompts[0]))
@@ -98,7 +98,7 @@ def check_question(processor: ProcessorMixin, question: str) -> str:
     """
     question = question.strip()
     if not question:
-        raise ValueError("the question is empty: ask something about the picture")
+        raise ValueError("the question is empty: ask something about the image")
     if any("\ud800" <= character <= "\udfff" for character in question):
         raise ValueError("the question is not valid UTF-8: type it again in a UTF-8 terminal")
     tools: Any = processor

@@ -1,4 +1,4 @@
-"""Divide a picture into K cells: for methods that only look at where tokens lie.
+"""Divide an image into K cells: for methods that only look at where tokens lie.
 
 Known on the host, from shapes.
 """

@@ -131,7 +131,7 @@ def vision(
 
 
 def _pairs(tower: Any, grids: Sequence[Grid]) -> int:
-    """Queries and keys that meet in all layers of a tower that takes pictures of any shape, perhaps
+    """Queries and keys that meet in all layers of a tower that takes images of any shape, perhaps
     in windows.
     """
     whole = sum((rows * columns) ** 2 for rows, columns in grids)
@@ -190,7 +190,7 @@ def _head(config: PreTrainedConfig) -> int:
 
 @checked
 def grids_of(config: PreTrainedConfig, inputs: Mapping[str, Any]) -> list[Grid]:
-    """What the tower sees of the first prompt of a batch of pictures of one size, one to a prompt."""
+    """What the tower sees of the first prompt of a batch of images of one size, one to a prompt."""
     if (grids := inputs.get("image_grid_thw")) is not None:
         return [(int(grids[0, 1]), int(grids[0, 2]))]
     pixels: Tensor = inputs["pixel_values"]

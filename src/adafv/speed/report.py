@@ -1,4 +1,4 @@
-"""What was timed against what the arithmetic allows: rows, files, a table and a picture."""
+"""What was timed against what the arithmetic allows: rows, files, a table and an image."""
 
 import json
 import shlex
@@ -47,7 +47,7 @@ def rows_of(
     preprocess_ms (the processor, on the CPU). speedup is the ratio of medians, speedup_low and
     speedup_high those of single repetitions. peak_bytes is beyond the weights. share_of_ceiling is
     the time that the arithmetic or the traffic takes at the ceilings, whichever is longer, as a
-    share of TTFT. break_even is None where pruning doesn't pay at the picture's own number of
+    share of TTFT. break_even is None where pruning doesn't pay at the image's own number of
     tokens, and for methods that prune between layers. capture_ms is the part of vision_ms in which
     attention is read off the tower, by the profiler; of eager, whose maps the tower itself
     computes, only the rest."""

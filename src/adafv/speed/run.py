@@ -26,7 +26,7 @@ from adafv.speed import roofline as ceilings
 from adafv.speed.baselines import PEERS
 from adafv.speed.flops import grids_of
 from adafv.speed.log import Log
-from adafv.speed.shapes import QUESTION, Shape, build, picture, shape_of
+from adafv.speed.shapes import QUESTION, Shape, build, image, shape_of
 from adafv.speed.stages import Timed, answer, capture_ms, peak_bytes, read_text
 from adafv.utils.checks import checked
 
@@ -254,10 +254,10 @@ class Measurement:
     ) -> dict[str, Any]:
         """A batch on the model's device; what it is made of goes to the log, once."""
 
-        pictures = [picture(self.sizes.side, seed) for seed in range(batch)]
+        images = [image(self.sizes.side, seed) for seed in range(batch)]
 
         def prepare(count: int) -> dict[str, Any]:
-            return build_batch(processor, pictures[:count], [QUESTION] * count, "cpu", model.dtype)
+            return build_batch(processor, images[:count], [QUESTION] * count, "cpu", model.dtype)
 
         def move(inputs: dict[str, Any]) -> dict[str, Any]:
             return {

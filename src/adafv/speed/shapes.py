@@ -24,10 +24,10 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from adafv.models.processors import pictures_only
+from adafv.models.processors import images_only
 from adafv.utils.checks import checked
 
-__all__ = ["QUESTION", "SHAPES", "Shape", "build", "picture", "shape_of"]
+__all__ = ["QUESTION", "SHAPES", "Shape", "build", "image", "shape_of"]
 
 SPECIAL = (
     "<unk>",
@@ -65,12 +65,12 @@ PINPOINTS = ((1, 2), (2, 1), (2, 2), (1, 3), (3, 1))
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a vision-language model, and of the picture that it is asked about.
+    """The sizes of a vision-language model, and of the image that it is asked about.
 
     Attributes:
         kind: its `model_type`: llava, llava_next, qwen2_5_vl or qwen3_vl.
         tower, text: arguments of the configurations of its vision tower and its language model.
-        side: of the square picture, in pixels.
+        side: of the square image, in pixels.
     """
 
     kind: str
@@ -122,9 +122,7 @@ class Shape:
             images = Qwen2VLImageProcessorPil(
                 patch_size=self.tower["patch_size"], merge_size=2, size=size
             )
-            return pictures_only(cls)(
-                images, tokenizer, chat_template=CHAT.replace("MARKER", marker)
-            )
+            return images_only(cls)(images, tokenizer, chat_template=CHAT.replace("MARKER", marker))
         edge = self.tower["image_size"]
         crop = {"size": {"shortest_edge": edge}, "crop_size": {"height": edge, "width": edge}}
         nested = {"image_grid_pinpoints": self._grids()} if self.kind == "llava_next" else {}
@@ -142,8 +140,8 @@ class Shape:
 
 
 @checked
-def picture(side: int, seed: int) -> Image.Image:
-    """A square picture of noise."""
+def image(side: int, seed: int) -> Image.Image:
+    """A square image of noise."""
     return Image.fromarray(
         np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     )

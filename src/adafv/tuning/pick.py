@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from adafv.data.sample import BLIND
-from adafv.tuning.questions import Picture
+from adafv.tuning.questions import ImageFile
 from adafv.tuning.retention import Answers, Effects, Retention, effects_of, needed, retention
 from adafv.utils.checks import checked
 
@@ -37,9 +37,9 @@ Row = dict[str, Any]
 
 @checked
 def answers_of(
-    half: str, pictures: Sequence[Picture], records: Iterable[dict[str, Any]]
+    half: str, images: Sequence[ImageFile], records: Iterable[dict[str, Any]]
 ) -> dict[Place, tuple[Answers, list[dict[str, Any]]]]:
-    """For each method and budget which answers on a half of the pictures are right, and the
+    """For each method and budget which answers on a half of the images are right, and the
     records, in their order.
 
     Right is the line's own answer, or else the dense model's.
@@ -54,18 +54,18 @@ def answers_of(
         ] = record
     dense = given["none", 1.0]
 
-    def right(own: dict[tuple[str, int], dict[str, Any]], picture: Picture, i: int) -> bool:
-        key = picture.id, i
-        return _same(own[key]["answer"], picture.questions[i].answer or dense[key]["answer"])
+    def right(own: dict[tuple[str, int], dict[str, Any]], image: ImageFile, i: int) -> bool:
+        key = image.id, i
+        return _same(own[key]["answer"], image.questions[i].answer or dense[key]["answer"])
 
     found = {
         place: [
             [(right(dense, p, i), right(own, p, i)) for i in range(len(p.questions))]
-            for p in pictures
+            for p in images
         ]
         for place, own in given.items()
     }
-    if not any(stands for picture in found["none", 1.0] for stands, _ in picture):
+    if not any(stands for image in found["none", 1.0] for stands, _ in image):
         raise ValueError(
             f"the dense model gives none of the {len(dense)} answers that the lines of the {half} half call right: "
             "check how they are written, or leave them out and its own answers count"
@@ -88,7 +88,7 @@ def rows_of(
 ) -> list[Row]:
     """One row for each method and budget.
 
-    kept_tokens and visual_tokens are means; pictures, n and right: of the half, the questions, and
+    kept_tokens and visual_tokens are means; images, n and right: of the half, the questions, and
     those answered rightly; effective, retention and its interval: see `retention`; holds: the lower
     end of the interval is `min_retention` at least."""
     return [
@@ -136,7 +136,7 @@ def verdict(rows: Sequence[Row], questions: int, min_retention: float) -> str:
         measured = f"{_interval(last)} on the half that had no say in the choice"
         if last["retention"] >= min_retention:
             return f"{name} holds {wanted}: {measured}."
-        return f"{name} was chosen for {wanted}, but retains {measured}: not confirmed. Add lines on other pictures."
+        return f"{name} was chosen for {wanted}, but retains {measured}: not confirmed. Add lines on other images."
     best = max(
         (row for row in rows if is_candidate(row)), key=lambda row: (row["retention"], -row["keep"])
     )
@@ -146,7 +146,7 @@ def verdict(rows: Sequence[Row], questions: int, min_retention: float) -> str:
         return (
             f"Too few lines to show {wanted}: those of the half that chooses count as {best['effective']:.0f}, and it "
             f"takes {least} even if no answer differs. Add about {_more(least, best, questions)} more, best on other "
-            f"pictures. The best so far, {found}."
+            f"images. The best so far, {found}."
         )
     if share > min_retention:
         more = _more(needed(min_retention, share), best, questions)
@@ -176,7 +176,7 @@ def _row(
     tokens = [
         fmean(record[kind] for record in records) for kind in ("kept_tokens", "visual_tokens")
     ]
-    right = sum(pruned for picture in own for _, pruned in picture)
+    right = sum(pruned for image in own for _, pruned in image)
     values = (
         half, *place, *tokens, len(own), len(records), right, found.effective, found.value, found.low, found.high,
         found.low >= min_retention,

@@ -37,7 +37,7 @@ def draw(rows: list[Row], min_retention: float, path: Path) -> None:
         color=FAINT,
         linewidth=1.1,
         linestyle=(0, (4, 3)),
-        label="without the picture",
+        label="without the image",
     )
     axes.axhline(
         100 * min_retention,
@@ -52,7 +52,7 @@ def draw(rows: list[Row], min_retention: float, path: Path) -> None:
     axes.set_xlabel("visual tokens kept", color=INK)
     axes.set_ylabel("right answers, % of the dense model's", color=INK)
     axes.set_title(
-        f"{own[0]['n']} questions on {own[0]['pictures']} pictures, 95 % intervals; filled: holds",
+        f"{own[0]['n']} questions on {own[0]['images']} images, 95 % intervals; filled: holds",
         loc="left",
         fontsize=10,
         color=INK,

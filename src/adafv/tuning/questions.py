@@ -1,4 +1,4 @@
-"""A user's own questions, by picture."""
+"""A user's own questions, by image."""
 
 import os
 import random
@@ -11,12 +11,12 @@ from adafv.data.sample import Question, Sample
 from adafv.models.images import open_image
 from adafv.utils.checks import checked
 
-__all__ = ["Picture", "halves", "read_pictures"]
+__all__ = ["ImageFile", "halves", "read_images"]
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture file with what is asked about it.
+class ImageFile:
+    """An image file with what is asked about it.
 
     Attributes:
         id: its path from the folder of the questions.
@@ -32,20 +32,20 @@ class Picture:
     lines: tuple[int, ...]
 
     def sample(self) -> Sample:
-        """The picture opened."""
+        """The image opened."""
         return Sample(self.id, open_image(self.path), self.questions, ())
 
 
 @checked
-def read_pictures(path: Path) -> list[Picture]:
+def read_images(path: Path) -> list[ImageFile]:
     """The questions of a JSONL file: lines of `{"image": "a.png", "question": "what is there?",
     "answer": "a cup"}`.
 
     "answer" is the truth, where there is one; other keys are ignored; a line that is there twice
-    counts once. All lines are checked and all pictures opened before this returns.
+    counts once. All lines are checked and all images opened before this returns.
 
     Raises:
-        ValueError: the file cannot be read, is empty or speaks of a single picture; or, with the
+        ValueError: the file cannot be read, is empty or speaks of a single image; or, with the
             number of the line, what is wrong with it.
     """
     asked: dict[str, dict[str, tuple[Question, int]]] = {}
@@ -68,10 +68,10 @@ def read_pictures(path: Path) -> list[Picture]:
             raise ValueError(_placed(str(error), line.number, path)) from None
     if len(asked) < 2:
         raise ValueError(
-            f"{path} asks about one picture, which cannot be split into halves: add lines on others"
+            f"{path} asks about one image, which cannot be split into halves: add lines on others"
         )
     return [
-        Picture(
+        ImageFile(
             name, files[name], tuple(q for q, _ in own.values()), tuple(n for _, n in own.values())
         )
         for name, own in asked.items()
@@ -79,14 +79,12 @@ def read_pictures(path: Path) -> list[Picture]:
 
 
 @checked
-def halves(pictures: Sequence[Picture], seed: int) -> tuple[list[Picture], list[Picture]]:
+def halves(images: Sequence[ImageFile], seed: int) -> tuple[list[ImageFile], list[ImageFile]]:
     """Two halves drawn at random, each in the order of the file; the first has the odd one out."""
-    order = list(range(len(pictures)))
+    order = list(range(len(images)))
     random.Random(seed).shuffle(order)
     middle = (len(order) + 1) // 2
-    first, second = (
-        [pictures[i] for i in sorted(part)] for part in (order[:middle], order[middle:])
-    )
+    first, second = ([images[i] for i in sorted(part)] for part in (order[:middle], order[middle:]))
     return first, second
 
 
@@ -95,7 +93,7 @@ def _question(line: Line) -> Question:
         raise ValueError(line.error)
     text, answer = line.question.strip(), line.answer
     if not text:
-        raise ValueError("the question is empty: ask something about the picture")
+        raise ValueError("the question is empty: ask something about the image")
     if answer is not None and not (isinstance(answer, str) and answer.strip()):
         raise ValueError(f"answer={answer!r} is no text: give the truth in words, or leave it out")
     return Question(text, (answer or "").strip(), "", ())

@@ -13,22 +13,22 @@ __all__ = ["INTERVAL", "Answers", "Effects", "Retention", "effects_of", "needed"
 
 INTERVAL = (
     "95 %, MOVER of Wilson's intervals of what is lost and what is gained, with n divided by the design effect of "
-    "several questions on one picture, over all methods and budgets"
+    "several questions on one image, over all methods and budgets"
 )
 FEWEST = 10
 """Answers that have to be lost, or gained, for a design effect to be estimated from them."""
 Answers = Sequence[Sequence[tuple[bool, bool]]]
-"""For each picture, for each question on it, whether the dense and the pruned model are right."""
+"""For each image, for each question on it, whether the dense and the pruned model are right."""
 Shares = list[list[bool]]
 
 
 @dataclass(frozen=True)
 class Effects:
-    """How many answers tell as much as one, since those on the same picture go wrong together:
+    """How many answers tell as much as one, since those on the same image go wrong together:
     Kish's design effect.
 
     `lost` is that of answers which the dense model gives rightly, `gained` of the others; None: too
-    few have changed to know, and all answers on a picture count as one."""
+    few have changed to know, and all answers on an image count as one."""
 
     lost: float | None = None
     gained: float | None = None
@@ -109,39 +109,35 @@ def needed(at_least: float, share: float = 1.0) -> int:
 
 
 def _stayed(answers: Answers) -> Shares:
-    return [own for picture in answers if (own := [pruned for dense, pruned in picture if dense])]
+    return [own for image in answers if (own := [pruned for dense, pruned in image if dense])]
 
 
 def _gained(answers: Answers) -> Shares:
-    return [
-        own for picture in answers if (own := [pruned for dense, pruned in picture if not dense])
-    ]
+    return [own for image in answers if (own := [pruned for dense, pruned in image if not dense])]
 
 
-def _share(pictures: Shares) -> float:
-    return sum(map(sum, pictures)) / sum(map(len, pictures))
+def _share(images: Shares) -> float:
+    return sum(map(sum, images)) / sum(map(len, images))
 
 
-def _effective(pictures: Shares, effect: float | None) -> float:
-    return len(pictures) if effect is None else sum(map(len, pictures)) / effect
+def _effective(images: Shares, effect: float | None) -> float:
+    return len(images) if effect is None else sum(map(len, images)) / effect
 
 
 def _effect(samples: list[Shares], lost: bool) -> float | None:
-    """Variance over pictures of a share over that of as many independent answers, both summed over
+    """Variance over images of a share over that of as many independent answers, both summed over
     the samples.
     """
     changed, observed, independent = 0, 0.0, 0.0
-    for pictures in samples:
+    for images in samples:
         sizes, right = (
-            np.array([*map(len, pictures)], float),
-            np.array([*map(sum, pictures)], float),
+            np.array([*map(len, images)], float),
+            np.array([*map(sum, images)], float),
         )
-        if len(pictures) < 2:
+        if len(images) < 2:
             continue
         n, share = sizes.sum(), right.sum() / sizes.sum()
         changed += int(n - right.sum() if lost else right.sum())
-        observed += (
-            len(pictures) / (len(pictures) - 1) * ((right - share * sizes) ** 2).sum() / n**2
-        )
+        observed += len(images) / (len(images) - 1) * ((right - share * sizes) ** 2).sum() / n**2
         independent += share * (1 - share) / n
     return max(1.0, observed / independent) if changed >= FEWEST and independent else None

@@ -1,4 +1,4 @@
-"""Tuning: which method at which budget holds, chosen on one half of the pictures and measured on
+"""Tuning: which method at which budget holds, chosen on one half of the images and measured on
 the other.
 """
 
@@ -30,7 +30,7 @@ from adafv.tuning.pick import (
     is_candidate,
     rows_of,
 )
-from adafv.tuning.questions import Picture, halves, read_pictures
+from adafv.tuning.questions import ImageFile, halves, read_images
 from adafv.tuning.retention import needed
 from adafv.utils.checks import checked
 
@@ -65,7 +65,7 @@ class Tuning:
 
     Retention is the right answers of a pruned model over those of the dense one; an answer is right
     that is the truth, or, where the line has none, the dense model's own answer, but for case and
-    space around it. The pictures are split in half at random. Methods and budgets are compared on
+    space around it. The images are split in half at random. Methods and budgets are compared on
     one half: a budget holds if the lower end of the 95 % interval of its retention is
     `min_retention` at least. For each method the budgets are gone through from the largest on, up
     to the first that does not hold, so that no small one is taken for one lucky draw. The smallest
@@ -74,18 +74,18 @@ class Tuning:
     as found if it retains `min_retention` there, too.
 
     Args:
-        data: the questions, see `adafv.tuning.questions.read_pictures`.
+        data: the questions, see `adafv.tuning.questions.read_images`.
         min_retention: above 0 and below 1, which no sample could prove.
         methods: as `adafv.methods.from_spec` reads them.
         keeps: shares of the visual tokens, 0 < keep < 1.
         seed: of the split.
-        batch_size: prompts that the language model reads at once; about as many pictures are
+        batch_size: prompts that the language model reads at once; about as many images are
             encoded at once.
         max_new_tokens: length of an answer; where nothing but agreement with the dense model's
             counts, short ones say more than long ones, of which one word differs easily.
 
     Raises:
-        ValueError: an argument out of range, an unknown method, or lines that `read_pictures`
+        ValueError: an argument out of range, an unknown method, or lines that `read_images`
             refuses.
     """
 
@@ -110,29 +110,27 @@ class Tuning:
             raise ValueError(
                 "nothing to choose from: pass methods other than none, and budgets below 1"
             )
-        _ = self.pictures
+        _ = self.images
 
     @cached_property
-    def pictures(self) -> list[Picture]:
-        """What is asked, by picture."""
-        return read_pictures(self.data)
+    def images(self) -> list[ImageFile]:
+        """What is asked, by image."""
+        return read_images(self.data)
 
     @cached_property
-    def split(self) -> dict[str, list[Picture]]:
+    def split(self) -> dict[str, list[ImageFile]]:
         """The half for the choice and the one for the report."""
-        return dict(zip((CHOOSING, REPORTING), halves(self.pictures, self.seed), strict=True))
+        return dict(zip((CHOOSING, REPORTING), halves(self.images, self.seed), strict=True))
 
     @property
     def questions(self) -> int:
         """How many there are."""
-        return sum(len(picture.questions) for picture in self.pictures)
+        return sum(len(image.questions) for image in self.images)
 
     @property
     def with_answer(self) -> int:
         """How many questions come with the truth."""
-        return sum(
-            bool(question.answer) for picture in self.pictures for question in picture.questions
-        )
+        return sum(bool(question.answer) for image in self.images for question in image.questions)
 
     @property
     def shortage(self) -> str | None:
@@ -212,25 +210,25 @@ class Tuning:
         return Findings(rows, rows[-1], chosen.pruner if holds else None, left_out)
 
     def _answered(self, answering: Answering, half: str, progress: bool) -> list[dict[str, Any]]:
-        pictures = self.split[half]
-        total = sum(len(picture.questions) for picture in pictures)
+        images = self.split[half]
+        total = sum(len(image.questions) for image in images)
         keys: list[Key] = []
         with tqdm(total=total, desc=half, unit="question", disable=not progress) as bar:
-            for samples in chunks((picture.sample() for picture in pictures), self.batch_size):
+            for samples in chunks((image.sample() for image in images), self.batch_size):
                 keys += answering.answer(SUITE, samples)
                 bar.update(sum(len(sample.questions) for sample in samples))
         return answering.records(keys)
 
     def _check(self, processor: ProcessorMixin) -> None:
-        for picture in self.pictures:
-            for question, line in zip(picture.questions, picture.lines, strict=True):
+        for image in self.images:
+            for question, line in zip(image.questions, image.lines, strict=True):
                 try:
                     check_question(processor, question.text)
                 except ValueError as error:
                     raise ValueError(f"line {line} of {self.data}: {error}") from None
 
     def _compare(self, log: AnswerLog) -> None:
-        asked = {(p.id, i): q.text for p in self.pictures for i, q in enumerate(p.questions)}
+        asked = {(p.id, i): q.text for p in self.images for i, q in enumerate(p.questions)}
         for record in log.records.values():
             before = record["text"]
             if (now := asked.get((record["id"], record["question"]), before)) != before:

@@ -14,21 +14,21 @@ Z = 1.959964
 
 
 @checked
-def wilson(pictures: Sequence[Sequence[bool]]) -> tuple[float, float]:
-    """95 % interval of a share of right answers, where answers on the same picture may go right or
+def wilson(images: Sequence[Sequence[bool]]) -> tuple[float, float]:
+    """95 % interval of a share of right answers, where answers on the same image may go right or
     wrong together.
 
     Wilson's score interval on the effective number of answers, n / deff, after Dean & Pagano,
     "Evaluating confidence interval methods for binomial proportions in clustered surveys", J. Surv.
     Stat. Methodol. 2015. Unlike a bootstrap it doesn't shrink to a point where all answers are
-    right. There, deff cannot be estimated and every picture counts once, as it does with one answer
-    per picture, where this is Wilson's interval itself.
+    right. There, deff cannot be estimated and every image counts once, as it does with one answer
+    per image, where this is Wilson's interval itself.
 
     Args:
-        pictures: for each picture whether each answer is right; at least one answer in all.
+        images: for each image whether each answer is right; at least one answer in all.
     """
-    sizes = np.array([len(p) for p in pictures], dtype=float)
-    right = np.array([sum(p) for p in pictures], dtype=float)
+    sizes = np.array([len(p) for p in images], dtype=float)
+    right = np.array([sum(p) for p in images], dtype=float)
     n, clusters = sizes.sum(), len(sizes)
     share = right.sum() / n
     effective = float(clusters)

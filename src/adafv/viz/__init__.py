@@ -56,7 +56,7 @@ def explain(
 
     Args:
         model, processor: a model of a family in `adafv.families`, and its processor.
-        image: the picture.
+        image: the image.
         question: what is asked about it.
         pruner: any method; the page leaves out what it doesn't use.
         out: the PNG file to write.

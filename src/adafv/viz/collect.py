@@ -68,7 +68,7 @@ class Explanation:
 
     Attributes:
         image, question, method, budget: what was asked, of whom; K as asked for.
-        view: left, top, right, bottom of what the model sees, in pixels of the picture.
+        view: left, top, right, bottom of what the model sees, in pixels of the image.
         scales: the grids, the finest first; a thumbnail comes second.
         kept: (K,) indices.
         merged: the kept tokens are averages.
@@ -97,7 +97,7 @@ class Explanation:
 
     @property
     def maps(self) -> list[Maps]:
-        """Scores and choice as pictures, one for each of `scales`: the finest first, a thumbnail
+        """Scores and choice as images, one for each of `scales`: the finest first, a thumbnail
         second.
         """
         whole = (0.0, 0.0, float(self.image.width), float(self.image.height))
@@ -168,7 +168,7 @@ def explanation(
 @checked
 def check_drawable(model: PreTrainedModel, pruner: Pruner) -> None:
     """Raise a `ValueError` if what a method keeps of a model's visual tokens cannot be drawn on a
-    picture.
+    image.
     """
     if isinstance(pruner, LayerPruner):
         raise ValueError(
@@ -190,7 +190,7 @@ def explained(
     pruned: Answer,
 ) -> Explanation:
     """What led to an answer that is there already: `selection` by `pruner` from the `encoding` of
-    one picture.
+    one image.
     """
     relevance, by_word = _relevance(pruner, encoding)
     saliency = encoding.tokens.signals.get(SALIENCY) if SALIENCY in pruner.signals else None

@@ -36,7 +36,7 @@ def explanations(
     pruners: Sequence[Pruner],
     max_new_tokens: int = 64,
 ) -> list[Explanation]:
-    """As `explanation`, for several methods: the picture is encoded once, and times leave the
+    """As `explanation`, for several methods: the image is encoded once, and times leave the
     vision tower out.
 
     Raises:
@@ -67,7 +67,7 @@ def explanations(
 
 @checked
 def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Figure":
-    """Draw what several methods keep of one picture for one question, and what each answers from
+    """Draw what several methods keep of one image for one question, and what each answers from
     it.
 
     Args:
@@ -89,7 +89,7 @@ def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Fig
         PixelFigure,
         wrapped,
     )
-    from adafv.viz.maps import draw_kept, draw_picture  # matplotlib takes a second to import
+    from adafv.viz.maps import draw_image, draw_kept  # matplotlib takes a second to import
 
     first, rows = whats[0], -(-len(whats) // COLUMNS)
     columns = min(max(len(whats), 2), COLUMNS)
@@ -104,7 +104,7 @@ def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Fig
         mark, hue = ("✓", PLAIN) if right else ("✗", RELEVANCE)
         sheet.text(x, y, f"{mark}  {wrapped(text, 24, 1)[0] or '(nothing)'}", 22, hue)
 
-    draw_picture(sheet, MARGIN, MARGIN, first)
+    draw_image(sheet, MARGIN, MARGIN, first)
     beside = MARGIN + PANEL + GAP
     for i, line in enumerate(wrapped(first.question, 30 * (columns - 1), 3)):
         sheet.text(beside, MARGIN + 24 + 36 * i, line, 27, INK, weight="bold")

@@ -134,7 +134,7 @@ def _characters(path: str) -> frozenset[int]:
     """Code points that a font has outlines for."""
     from matplotlib.ft2font import FT2Font
 
-    with suppress(Exception):  # pictures in place of outlines (colour emoji), or no font at all
+    with suppress(Exception):  # images in place of outlines (colour emoji), or no font at all
         font = FT2Font(path)
         if font.scalable:
             return frozenset(font.get_charmap())

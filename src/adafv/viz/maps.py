@@ -1,4 +1,4 @@
-"""The panels that lie over the picture: what stands out, what the words point at, what is kept."""
+"""The panels that lie over the image: what stands out, what the words point at, what is kept."""
 
 from collections.abc import Callable
 
@@ -28,18 +28,18 @@ from adafv.viz.figure import (
 )
 from adafv.viz.regions import Scale, shade
 
-__all__ = ["draw_kept", "draw_picture", "draw_relevance", "draw_saliency"]
+__all__ = ["draw_image", "draw_kept", "draw_relevance", "draw_saliency"]
 
 SHARP = 2
-"""Pixels of a picture for each of the page's."""
+"""Pixels of an image for each of the page's."""
 
 Box = tuple[float, float, float, float]
 Paint = Callable[[Axes, Scale, Box, float, float], None]
 
 
 @checked
-def draw_picture(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
-    """The picture, and how many visual tokens it makes."""
+def draw_image(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
+    """The image, and how many visual tokens it makes."""
     width, height = _fit(what.image.size)
     axes = sheet.axes(x, y, width, height)
     axes.imshow(_canvas(what.image, width, height), extent=(0, width, height, 0), aspect="auto")
@@ -95,7 +95,7 @@ def draw_relevance(sheet: PixelFigure, x: float, y: float, what: Explanation) ->
 def _heat(
     sheet: PixelFigure, x: float, y: float, what: Explanation, values: NDArray, color: str
 ) -> float:
-    """Maps of a score over the picture; returns where the room beside the large one begins."""
+    """Maps of a score over the image; returns where the room beside the large one begins."""
 
     def paint(axes: Axes, scale: Scale, box: Box, width: float, height: float) -> None:
         _ground(axes, what, width, height)
@@ -153,10 +153,10 @@ def draw_kept(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None
 
 
 def _lit(
-    picture: Image.Image, kept: list[tuple[float, float, str]], cell: tuple[float, float]
+    image: Image.Image, kept: list[tuple[float, float, str]], cell: tuple[float, float]
 ) -> NDArray:
-    """The picture, transparent but for the kept patches."""
-    pixels = np.asarray(picture.convert("RGBA")).copy()
+    """The image, transparent but for the kept patches."""
+    pixels = np.asarray(image.convert("RGBA")).copy()
     pixels[..., 3] = 0
     for left, top, _ in kept:
         rows, columns = (
@@ -200,7 +200,7 @@ def _each_scale(sheet: PixelFigure, x: float, y: float, what: Explanation, paint
 
 
 def _ground(axes: Axes, what: Explanation, width: float, height: float) -> None:
-    """The picture, pale and grey, to lay colours on."""
+    """The image, pale and grey, to lay colours on."""
     grey = np.asarray(_canvas(what.image, width, height).convert("L"), dtype=float) / 255
     axes.imshow(
         0.78 + 0.2 * grey, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), aspect="auto"

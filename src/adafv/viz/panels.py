@@ -1,4 +1,4 @@
-"""Draws an `Explanation`: panels from the picture to the answer."""
+"""Draws an `Explanation`: panels from the image to the answer."""
 
 from collections.abc import Callable
 
@@ -29,7 +29,7 @@ from adafv.viz.figure import (
     PixelFigure,
     wrapped,
 )
-from adafv.viz.maps import draw_kept, draw_picture, draw_relevance, draw_saliency
+from adafv.viz.maps import draw_image, draw_kept, draw_relevance, draw_saliency
 
 __all__ = ["draw"]
 
@@ -61,10 +61,10 @@ def draw(what: Explanation) -> Figure:
 
 
 def _height(row: list[tuple[str, str, Body]], what: Explanation) -> int:
-    """A row that holds no more than a wide picture and its numbers needn't be as high as the
+    """A row that holds no more than a wide image and its numbers needn't be as high as the
     others.
     """
-    if any(body not in (draw_picture, draw_saliency) for _, _, body in row):
+    if any(body not in (draw_image, draw_saliency) for _, _, body in row):
         return BODY
     return max(FACTS, round(BODY * what.image.height / max(what.image.size)))
 
@@ -76,7 +76,7 @@ def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
     elif len(what.kept) == what.pruned.visual_tokens:
         kept = "Everything: the language model reads every patch."
     panels: list[tuple[bool, str, str, Body]] = [
-        (True, "The picture", "What is asked about.", draw_picture),
+        (True, "The image", "What is asked about.", draw_image),
         (
             what.saliency is not None,
             "What stands out",

@@ -1,4 +1,4 @@
-"""Where visual tokens lie on a picture: arrays in, arrays out."""
+"""Where visual tokens lie on an image: arrays in, arrays out."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,10 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Scale:
-    """The tokens of a picture that lie on one grid.
+    """The tokens of an image that lie on one grid.
 
     Attributes:
-        index: (n,) which of the picture's tokens.
+        index: (n,) which of the image's tokens.
         coordinates: (n, 2) row and column of each, counted from the first that is there.
         shape: rows and columns of the grid.
     """
@@ -29,7 +29,7 @@ class Scale:
     shape: tuple[int, int]
 
     def map(self, values: Array) -> Array:
-        """The values (N,) of all the picture's tokens, laid out on this grid; NaN where it has no
+        """The values (N,) of all the image's tokens, laid out on this grid; NaN where it has no
         token.
         """
         return token_map(self.coordinates, values[self.index], self.shape)
@@ -37,11 +37,11 @@ class Scale:
 
 @dataclass(frozen=True)
 class Maps:
-    """What led to a choice, on one grid of a picture; scores are NaN and `kept` False where the
+    """What led to a choice, on one grid of an image; scores are NaN and `kept` False where the
     grid has no token.
 
     Attributes:
-        box: left, top, right, bottom of the grid, in pixels of the picture.
+        box: left, top, right, bottom of the grid, in pixels of the image.
         saliency: (rows, columns) a_v; None where the method doesn't use it.
         relevance: (rows, columns) a_t; None where the method doesn't use it.
         words: (W, rows, columns) attention of each word of the question, in its order; W is 0 where
@@ -58,17 +58,17 @@ class Maps:
 
 @checked
 def shade(scale: Scale, values: Array) -> Array:
-    """How strongly (0 to 1) each cell of a grid is painted for the scores (N,) of all the picture's
+    """How strongly (0 to 1) each cell of a grid is painted for the scores (N,) of all the image's
     tokens.
 
-    All grids of a picture share one scale. It is the score to the power 0.7, or the peaks would be
+    All grids of an image share one scale. It is the score to the power 0.7, or the peaks would be
     all there is to see."""
     return (np.nan_to_num(scale.map(values)) / max(values.max(), 1e-30)) ** 0.7
 
 
 @checked
 def token_map(coordinates: Array | Tensor, values: Array | Tensor, shape: tuple[int, int]) -> Array:
-    """Lay values of visual tokens out as a picture.
+    """Lay values of visual tokens out as an image.
 
     Args:
         coordinates: (N, 2) row and column of each token, or (N, 3) with the crop in front, which is
@@ -96,12 +96,12 @@ def token_map(coordinates: Array | Tensor, values: Array | Tensor, shape: tuple[
 
 @checked
 def scales(coordinates: Array | Tensor) -> list[Scale]:
-    """The grids on which a picture's tokens lie, the finest first.
+    """The grids on which an image's tokens lie, the finest first.
 
     Args:
         coordinates: (N, 3) crop, row, column as in `VisualTokens.coordinates`. With several crops, crop 0 is a
             thumbnail; the others are tiles of one grid. Padding was cut from that grid, so what is
-            there spans the whole picture.
+            there spans the whole image.
     """
     place = np.asarray(coordinates)
     tile = place[:, 0] > 0
@@ -118,7 +118,7 @@ def scales(coordinates: Array | Tensor) -> list[Scale]:
 def view(
     processor: Any, size: tuple[int, int], coordinates: Array | Tensor
 ) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the part of a picture of `size` (width, height) that the model
+    """Left, top, right, bottom of the part of an image of `size` (width, height) that the model
     sees.
 
     A thumbnail and its tiles show all of it; a single crop is cut from the middle, where the

@@ -44,5 +44,5 @@ def check_positions(vllm_config: Any) -> None:
 def _refuse(given: dict[str, bool]) -> None:
     if wrong := [flag for flag, is_given in given.items() if is_given]:
         raise ValueError(
-            f"visual tokens are not pruned with {wrong[0]}: leave it out, or set VLLM_PLUGINS= to serve whole pictures"
+            f"visual tokens are not pruned with {wrong[0]}: leave it out, or set VLLM_PLUGINS= to serve whole images"
         )

@@ -1,4 +1,4 @@
-"""Pictures that the vision tower has seen: another question about one costs a selection, not an
+"""Images that the vision tower has seen: another question about one costs a selection, not an
 encoding.
 """
 
@@ -15,7 +15,7 @@ __all__ = ["Encoded", "Encodings"]
 
 @dataclass(frozen=True)
 class Encoded:
-    """What became of a picture.
+    """What became of an image.
 
     Attributes:
         features: (n, D) its visual tokens, newlines included.
@@ -34,7 +34,7 @@ class Encoded:
 
 
 class Encodings:
-    """The most recently used pictures, by their hash, in bounded memory.
+    """The most recently used images, by their hash, in bounded memory.
 
     Args:
         bytes: as much as they may have.
@@ -51,20 +51,20 @@ class Encodings:
         self._reserved: Tensor | None = None
 
     def reserve(self, device: torch.device | str) -> None:
-        """Hold the memory until the first picture, so that vLLM, which measures what is left,
+        """Hold the memory until the first image, so that vLLM, which measures what is left,
         leaves room for them.
         """
         self._reserved = torch.empty(self.bytes, dtype=torch.uint8, device=device)
 
     def find(self, image: str) -> Encoded | None:
-        """A picture that is kept."""
+        """An image that is kept."""
         if (found := self._kept.get(image)) is not None:
             self._kept.move_to_end(image)
             self.reused += 1
         return found
 
     def add(self, image: str, new: Encoded) -> None:
-        """Keep a picture, and let the oldest go where there is no room."""
+        """Keep an image, and let the oldest go where there is no room."""
         self.encoded += 1
         self._reserved = None
         if new.size > self.bytes:

@@ -1,4 +1,4 @@
-"""Pictures of a request: read as everywhere in this library, or refused in one sentence.
+"""Images of a request: read as everywhere in this library, or refused in one sentence.
 
 vLLM takes this place of its own reader where `VLLM_MEDIA_CONNECTOR=adafv` is set, as `adafv serve`
 does."""
@@ -22,28 +22,28 @@ __all__ = ["MAX_PIXELS", "NOWHERE", "PIXELS", "Connector"]
 NOWHERE = "(none)"
 """The one allowed domain of a server that fetches nothing; no host has this name."""
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-"""Of all pictures of a request together: half a GiB once they are decoded."""
+"""Of all images of a request together: half a GiB once they are decoded."""
 PIXELS: ContextVar[list[int] | None] = ContextVar("pixels", default=None)
-"""How many each picture of this request has, as far as they are read."""
+"""How many each image of this request has, as far as they are read."""
 LONGEST_NAME = 80
 
 
 @MEDIA_CONNECTOR_REGISTRY.register("adafv")
 class Connector(MediaConnector):
-    """vLLM's reader of pictures, which fetches nothing that was not allowed and refuses with a
+    """vLLM's reader of images, which fetches nothing that was not allowed and refuses with a
     `ValueError`.
     """
 
     async def fetch_image_async(self, image_url: str, *, image_mode: str | None = "RGB") -> Any:
-        """The picture at a data URL, or at an address that the server was allowed to read.
+        """The image at a data URL, or at an address that the server was allowed to read.
 
         Raises:
-            ValueError: an address that is not allowed or answers nothing; a picture that
+            ValueError: an address that is not allowed or answers nothing; an image that
                 `adafv.models.images.open_image` would refuse; more than `MAX_PIXELS` pixels in one
                 request.
         """
         self._check(image_url)
-        name = "the picture" if image_url[:5].lower() == "data:" else _short(image_url)
+        name = "the image" if image_url[:5].lower() == "data:" else _short(image_url)
         options = {"image_mode": image_mode} | self.media_io_kwargs.get("image", {})
         try:
             return await self.load_from_url_async(
@@ -55,7 +55,7 @@ class Connector(MediaConnector):
             raise
         except Exception as error:
             raise ValueError(
-                f"{name} cannot be read ({_reason(error)}): send the picture as a data URL"
+                f"{name} cannot be read ({_reason(error)}): send the image as a data URL"
             ) from None
 
     def _check(self, url: str) -> None:
@@ -65,32 +65,32 @@ class Connector(MediaConnector):
                 head, comma, _ = rest.partition(",")
                 if not comma or not head.lower().endswith(";base64"):
                     raise ValueError(
-                        "the picture's data URL is not base64: send data:image/png;base64,…"
+                        "the image's data URL is not base64: send data:image/png;base64,…"
                     )
             case "http" | "https":
                 if self.allowed_media_domains == [NOWHERE]:
                     raise ValueError(
-                        f"{_short(url)} is not fetched: send the picture as a data URL, or start the server with "
+                        f"{_short(url)} is not fetched: send the image as a data URL, or start the server with "
                         "--allowed-media-domains HOST"
                     )
             case "file":
                 if self.allowed_local_media_path is None:
                     raise ValueError(
-                        f"{_short(url)} is not read: send the picture as a data URL, or start the server with "
+                        f"{_short(url)} is not read: send the image as a data URL, or start the server with "
                         "--allowed-local-media-path FOLDER"
                     )
             case _:
                 raise ValueError(
-                    f"{_short(url)!r} is no address of a picture: send data:image/png;base64,…"
+                    f"{_short(url)!r} is no address of an image: send data:image/png;base64,…"
                 )
 
 
 class Picture(ImageMediaIO):
-    """One picture of a request.
+    """One image of a request.
 
     Args:
         name: what errors call it.
-        pixels: of the pictures of the same request; this one is added.
+        pixels: of the images of the same request; this one is added.
     """
 
     def __init__(self, name: str, pixels: list[int] | None, **options: Any) -> None:
@@ -136,7 +136,7 @@ class Picture(ImageMediaIO):
         self.pixels.append(count)
         if sum(self.pixels) > MAX_PIXELS:
             raise ValueError(
-                f"the pictures have more than {MAX_PIXELS:,} pixels together: make them smaller first"
+                f"the images have more than {MAX_PIXELS:,} pixels together: make them smaller first"
             )
 
     def _too_large(self) -> str:

@@ -28,7 +28,7 @@ class MetaModel:
         self._layout = lru_cache(maxsize=256)(self._laid_out)
 
     def layout(self, count: int, item: Mapping[str, Any]) -> Layout:
-        """What the `count` visual tokens of a picture stand for; `item` is what the processor made
+        """What the `count` visual tokens of an image stand for; `item` is what the processor made
         of it.
         """
         shape = {
@@ -44,7 +44,7 @@ class MetaModel:
         [layout] = family.layouts(self._model, inputs, prompt=None, tokens=[count])
         if len(layout.patches) != count:
             raise ValueError(
-                f"vLLM makes {count} visual tokens of a picture that transformers makes {len(layout.patches)} of: "
+                f"vLLM makes {count} visual tokens of an image that transformers makes {len(layout.patches)} of: "
                 "please report it"
             )
         return layout

@@ -14,8 +14,8 @@ from adafv.integrations.vllm.media import PIXELS
 
 __all__ = ["Checks", "check"]
 
-PICTURES = frozenset({"image_url", "input_image", "image", "image_pil", "image_embeds"})
-MEDIA = PICTURES | {"video_url", "video_embeds"}
+IMAGES = frozenset({"image_url", "input_image", "image", "image_pil", "image_embeds"})
+MEDIA = IMAGES | {"video_url", "video_embeds"}
 WITHOUT_OPTIONS = ("/v1/messages", "/cohere")
 LONGEST_OPTION = 200
 EXAMPLE = '{"adafv_keep": 0.25}'
@@ -25,7 +25,7 @@ class Checks:
     """ASGI middleware. A request is looked at when its endpoint reads it, and so behind the
     server's authentication.
 
-    Options that nothing would come of are refused, whether vLLM leaves them out or has no picture
+    Options that nothing would come of are refused, whether vLLM leaves them out or has no image
     to apply them to; so are questions without words."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -111,15 +111,13 @@ def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> N
         if not any(_holds(part, MEDIA) for part in parts) and not request.get(
             "previous_response_id"
         ):
-            raise ValueError(
-                f"{ours[0]} without a picture: there is nothing to prune, leave it out"
-            )
-    pictures = [part for part in parts if _holds(part, PICTURES)]
-    for picture in pictures:
-        _check_address(picture)
+            raise ValueError(f"{ours[0]} without an image: there is nothing to prune, leave it out")
+    images = [part for part in parts if _holds(part, IMAGES)]
+    for image in images:
+        _check_address(image)
     turn = _turn(request)
-    if pictures and turn and not "".join(_texts(turn)).strip():
-        raise ValueError("the question is empty: ask something about the picture")
+    if images and turn and not "".join(_texts(turn)).strip():
+        raise ValueError("the question is empty: ask something about the image")
     try:
         "".join(_texts(messages)).encode()
     except UnicodeEncodeError:
@@ -148,14 +146,14 @@ def _holds(part: Mapping[str, Any], kinds: frozenset[str]) -> bool:
     )
 
 
-def _check_address(picture: Mapping[str, Any]) -> None:
-    if picture.get("type", "image_url") not in ("image_url", "input_image"):
+def _check_address(image: Mapping[str, Any]) -> None:
+    if image.get("type", "image_url") not in ("image_url", "input_image"):
         return
-    address = picture.get("image_url")
+    address = image.get("image_url")
     if isinstance(address, Mapping):
         address = address.get("url")
-    # a picture that vLLM has seen under this name
-    known = address is None and picture.get("uuid") is not None
+    # an image that vLLM has seen under this name
+    known = address is None and image.get("uuid") is not None
     if not known and not (isinstance(address, str) and address):
         raise ValueError('image_url holds no address: pass {"url": "data:image/png;base64,…"}')
 

@@ -62,10 +62,10 @@ reads.
 
 
 class PrunedModel:
-    """Stands before a model of vLLM: encodes each picture once, then keeps what its tickets say.
+    """Stands before a model of vLLM: encodes each image once, then keeps what its tickets say.
 
-    A picture comes with a ticket (`adafv.integrations.vllm.options.PruneSpec`). Encodings are kept
-    under the picture's own hash (`adafv_cache_mb`, 512 by default), so that another question about
+    An image comes with a ticket (`adafv.integrations.vllm.options.PruneSpec`). Encodings are kept
+    under the image's own hash (`adafv_cache_mb`, 512 by default), so that another question about
     it costs a selection.
 
     Attributes:
@@ -92,7 +92,7 @@ class PrunedModel:
     def embed_multimodal(self, **kwargs: Any) -> Any:
         tickets = [PruneSpec.read(ticket) for ticket in kwargs.pop(FIELD, ())]
         if all(ticket.dense for ticket in tickets):
-            # vLLM measures its memory with whole pictures: with a budget of its own, a server has
+            # vLLM measures its memory with whole images: with a budget of its own, a server has
             # to look here, too
             with self._watched() if self.prunes else nullcontext():
                 return self.whole(super().embed_multimodal(**kwargs), kwargs)  # type: ignore[misc]
@@ -101,19 +101,19 @@ class PrunedModel:
         )
 
     def embeddings(self, stay: list[Kept]) -> list[Tensor]:
-        """What the language model gets of each picture."""
+        """What the language model gets of each image."""
         return [s.features for s in stay]
 
     def whole(self, features: Any, kwargs: dict[str, Any]) -> Any:
-        """What the language model gets of pictures or clips of which everything stays."""
+        """What the language model gets of images or clips of which everything stays."""
         return features
 
-    def pictures(self, kwargs: dict[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
-        """The inputs of some pictures."""
+    def images(self, kwargs: dict[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
+        """The inputs of some images."""
         return {name: _these(x, chosen) for name, x in kwargs.items()}
 
     def count(self, kwargs: dict[str, Any], index: int) -> int:
-        """Patches of a picture, padding included."""
+        """Patches of an image, padding included."""
         pixels = kwargs["pixel_values"][index]
         crops = len(pixels) if pixels.dim() == 4 else 1
         return crops * int(
@@ -131,13 +131,13 @@ class PrunedModel:
             else:
                 new[ticket.image] = i
         for part in self._parts(kwargs, list(new.values())):
-            for i, encoded in zip(part, self._encode(self.pictures(kwargs, part)), strict=True):
+            for i, encoded in zip(part, self._encode(self.images(kwargs, part)), strict=True):
                 found[tickets[i].image] = encoded
                 self.encodings.add(tickets[i].image, encoded)
         return [found[ticket.image] for ticket in tickets]
 
     def _parts(self, kwargs: dict[str, Any], chosen: list[int]) -> Iterator[list[int]]:
-        """As many pictures at once as the measurement of memory had: the scheduler counts only what
+        """As many images at once as the measurement of memory had: the scheduler counts only what
         stays of them.
         """
         part: list[int] = []
@@ -224,7 +224,7 @@ class PrunedLlava(PrunedModel, LlavaForConditionalGeneration):
     _LlavaNext, info=LlavaNextProcessingInfo, dummy_inputs=LlavaDummyInputsBuilder
 )
 class PrunedLlavaNext(PrunedModel, LlavaNextForConditionalGeneration):
-    """LLaVA-NeXT. The newlines of a picture that is pruned go."""
+    """LLaVA-NeXT. The newlines of an image that is pruned go."""
 
     hf_to_vllm_mapper = LlavaNextForConditionalGeneration.hf_to_vllm_mapper | NAMES
 
@@ -244,10 +244,10 @@ class PrunedLlavaOnevision(PrunedModel, LlavaOnevisionForConditionalGeneration):
     _Qwen2_5VL, info=Qwen2_5_VLProcessingInfo, dummy_inputs=Qwen2_5_VLDummyInputsBuilder
 )
 class PrunedQwen2_5VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
-    """Qwen2.5-VL. Kept tokens keep the rows and columns they have in the whole picture (M-RoPE).
+    """Qwen2.5-VL. Kept tokens keep the rows and columns they have in the whole image (M-RoPE).
 
     vLLM numbers a prompt before it knows which tokens stay. So text is numbered as if all had
-    stayed, a picture that is pruned has the number of its first token everywhere, and the rows and
+    stayed, an image that is pruned has the number of its first token everywhere, and the rows and
     columns travel with the embeddings, as four more channels, to be added when the language model
     reads them."""
 
@@ -264,7 +264,7 @@ class PrunedQwen2_5VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
     def count(self, kwargs: dict[str, Any], index: int) -> int:
         return int(kwargs["image_grid_thw"][index].prod())
 
-    def pictures(self, kwargs: dict[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
+    def images(self, kwargs: dict[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
         pixels = kwargs["pixel_values"].split(kwargs["image_grid_thw"].prod(-1).tolist())
         rest = {name: _these(x, chosen) for name, x in kwargs.items() if name != "pixel_values"}
         return {**rest, "pixel_values": torch.cat([pixels[i] for i in chosen])}

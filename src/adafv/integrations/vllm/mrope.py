@@ -33,12 +33,12 @@ def numbered(
 ) -> tuple[Tensor, int]:
     """Position ids of a prompt of which not every visual token stays.
 
-    Text has the numbers it has in the whole prompt. A picture that is whole has its grid's; of one
+    Text has the numbers it has in the whole prompt. An image that is whole has its grid's; of one
     that isn't, each token has the number of the first, to which its row and column are to be added.
 
     Args:
         length: of the prompt.
-        spans: start and number of the tokens of each picture or clip, in order.
+        spans: start and number of the tokens of each image or clip, in order.
         grids: for each how many tokens it has along time, height and width when whole, and how far
             two steps of time are apart.
 

@@ -1,4 +1,4 @@
-"""What a request asks for, and the ticket that says it to the model, one per picture."""
+"""What a request asks for, and the ticket that says it to the model, one per image."""
 
 import hashlib
 import json
@@ -37,13 +37,13 @@ BUDGETS = ("adafv_keep", "adafv_tokens")
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """A method at a budget, for all pictures of a prompt.
+    """A method at a budget, for all images of a prompt.
 
     Attributes:
         method: as lists of methods write it, e.g. "adafv+" or "adafv:reserve=0.5"; see
             `adafv.methods.from_spec`.
         keep, tokens: the budget, one of the two; see `adafv.Pruner`.
-        pin: "first": a picture is asked about by the user's words of its turn, as in the library;
+        pin: "first": an image is asked about by the user's words of its turn, as in the library;
             the choice stays for the whole chat, and so does its prefix cache. "none": by those of
             later turns, too, so that each turn of a chat chooses anew.
     """
@@ -118,11 +118,11 @@ class PruneConfig:
 
 @dataclass(frozen=True)
 class PruneSpec:
-    """All that decides which visual tokens of a picture stay, and so what it has in common with
-    equal pictures.
+    """All that decides which visual tokens of an image stay, and so what it has in common with
+    equal images.
 
     Attributes:
-        image: hash of the picture itself.
+        image: hash of the image itself.
         method, keep, tokens: see `PruneConfig`.
         words: ids of the question, where the method looks at it.
     """
@@ -139,7 +139,7 @@ class PruneSpec:
 
     @property
     def hash(self) -> str:
-        """Identity in vLLM's caches. A picture that stays whole has its own, as without this
+        """Identity in vLLM's caches. An image that stays whole has its own, as without this
         plugin.
         """
         return self.image if self.dense else hashlib.sha256(self._bytes()).hexdigest()

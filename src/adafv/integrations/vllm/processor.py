@@ -26,16 +26,16 @@ DENSE = {"adafv_keep": 1.0}
 
 @dataclass(frozen=True)
 class PruneSpecs:
-    """Of a prompt: a ticket for each picture, and the hashes of everything in it."""
+    """Of a prompt: a ticket for each image, and the hashes of everything in it."""
 
-    pictures: tuple[PruneSpec, ...]
+    images: tuple[PruneSpec, ...]
     hashes: Mapping[str, list[str]]
 
 
 class Pruned(BaseMultiModalProcessor):
     """Stands before vLLM's own processor of a model.
 
-    Everything that decides a choice is in a picture's hash.
+    Everything that decides a choice is in an image's hash.
     """
 
     def __init__(self, info: Any, dummy_inputs: Any) -> None:
@@ -58,7 +58,7 @@ class Pruned(BaseMultiModalProcessor):
         )
 
     def get_dummy_inputs(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> Any:
-        """Memory is measured with whole pictures."""
+        """Memory is measured with whole images."""
         return replace(
             super().get_dummy_inputs(seq_len, mm_counts, mm_options), hf_processor_mm_kwargs=DENSE
         )
@@ -74,7 +74,7 @@ class Pruned(BaseMultiModalProcessor):
                     f"{modality}s are not pruned on vLLM: pass adafv_keep=1 with such a request"
                 )
             if isinstance(items, EmbeddingItems):
-                raise ValueError("encoded images are not pruned: pass pictures, or adafv_keep=1")
+                raise ValueError("encoded images are not pruned: pass images, or adafv_keep=1")
         template = self.template if "skip=template" in choice.method else ()
         pruner = pruner_of(choice.method, choice.keep, choice.tokens, template)
         words: list[tuple[int, ...]] = [()] * len(hashes)
@@ -86,15 +86,15 @@ class Pruned(BaseMultiModalProcessor):
         )
 
     def _words(
-        self, ids: Sequence[int], pictures: int, choice: PruneConfig, skip: frozenset[int]
+        self, ids: Sequence[int], images: int, choice: PruneConfig, skip: frozenset[int]
     ) -> list[tuple[int, ...]]:
-        """For each picture the ids of the words it is asked about, as the library finds them."""
+        """For each image the ids of the words it is asked about, as the library finds them."""
         config = self.info.get_hf_config()
         tokens = {"image": placeholders(config)["image"]}
         prompt = Prompt({"input_ids": torch.tensor([ids])}, tokens, config.model_type, self.chat)
         of: Question = "turn" if choice.pin == "first" else "chat"
         words = [
-            prompt.ids[0, prompt.question(span, skip, of)] for span in prompt.spans([1] * pictures)
+            prompt.ids[0, prompt.question(span, skip, of)] for span in prompt.spans([1] * images)
         ]
         return [tuple(found.tolist()) for found in words]
 
@@ -113,8 +113,8 @@ class Pruned(BaseMultiModalProcessor):
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
         tickets = inputs.hf_processor_mm_kwargs[FIELD]
         return (
-            {**tickets.hashes, "image": [t.hash for t in tickets.pictures]}
-            if tickets.pictures
+            {**tickets.hashes, "image": [t.hash for t in tickets.images]}
+            if tickets.images
             else tickets.hashes
         )
 
@@ -124,14 +124,14 @@ class Pruned(BaseMultiModalProcessor):
         kwargs = super()._get_cache_missing_processor_kwargs(inputs, mm_is_cached)
         tickets: Any = kwargs[FIELD]
         cached = mm_is_cached.get("image", [])
-        missing = tuple(t for t, known in zip(tickets.pictures, cached, strict=True) if not known)
+        missing = tuple(t for t, known in zip(tickets.images, cached, strict=True) if not known)
         return {**kwargs, FIELD: PruneSpecs(missing, {})}
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
-        rest, pictures = _without(hf_kwargs)
+        rest, images = _without(hf_kwargs)
         data = super()._apply_hf_processor_main(mm_items, rest)
-        if pictures:
-            data[FIELD] = [ticket.tensor() for ticket in pictures]
+        if images:
+            data[FIELD] = [ticket.tensor() for ticket in images]
         return data
 
     def _get_mm_fields_config(
@@ -144,23 +144,22 @@ class Pruned(BaseMultiModalProcessor):
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
     ) -> Sequence[Any]:
-        rest, pictures = _without(hf_processor_mm_kwargs)
+        rest, images = _without(hf_processor_mm_kwargs)
         updates = super()._get_prompt_updates(mm_items, rest, out_mm_kwargs)
         return [
-            self._shorter(u, pictures, out_mm_kwargs) if u.modality == "image" else u
-            for u in updates
+            self._shorter(u, images, out_mm_kwargs) if u.modality == "image" else u for u in updates
         ]
 
     def _shorter(
-        self, update: PromptReplacement, pictures: Sequence[PruneSpec], kwargs: Any
+        self, update: PromptReplacement, images: Sequence[PruneSpec], kwargs: Any
     ) -> PromptReplacement:
-        """A picture's placeholders, as many as tokens of it stay."""
+        """An image's placeholders, as many as tokens of it stay."""
 
         def replacement(index: int) -> Any:
             whole = (
                 update.replacement(index) if callable(update.replacement) else update.replacement
             )
-            if pictures[index].dense:
+            if images[index].dense:
                 return whole
             item = {
                 name: x
@@ -168,7 +167,7 @@ class Pruned(BaseMultiModalProcessor):
                 if isinstance(x, Tensor)
             }
             count = len(self.skeleton.layout(len(whole), item).patch_indices)
-            kept = pictures[index].pruner.budget(count)
+            kept = images[index].pruner.budget(count)
             return whole if kept == count else whole[:kept]
 
         return replace(update, replacement=replacement)
@@ -184,4 +183,4 @@ def _without(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[PruneSpec
     """The options without the tickets, and the tickets."""
     rest = dict(kwargs)
     tickets = rest.pop(FIELD, None)
-    return rest, tickets.pictures if tickets else ()
+    return rest, tickets.images if tickets else ()

@@ -1,4 +1,4 @@
-"""Which visual tokens of encoded pictures stay: the library's methods, shown what the model on vLLM
+"""Which visual tokens of encoded images stay: the library's methods, shown what the model on vLLM
 knows.
 """
 
@@ -21,7 +21,7 @@ __all__ = ["Kept", "select"]
 
 @dataclass(frozen=True)
 class Kept:
-    """What stays of a picture.
+    """What stays of an image.
 
     Attributes:
         features: (k, D) for the language model, newlines included where everything stays.
@@ -38,29 +38,29 @@ class Kept:
 
 def select(
     tickets: Sequence[PruneSpec],
-    pictures: Sequence[Encoded],
+    images: Sequence[Encoded],
     embed: Callable[[Tensor], Tensor],
     layers: int,
 ) -> list[Kept]:
-    """What stays of each picture.
+    """What stays of each image.
 
     Args:
         embed: gives the input embeddings (M, D) of words (M,).
         layers: of the language model.
     """
     stay: list[Kept] = []
-    pairs = zip(tickets, pictures, strict=True)
+    pairs = zip(tickets, images, strict=True)
     for method, of_method in groupby(pairs, key=lambda pair: pair[0].method):
         group = list(of_method)
         stay += [_whole(p) for _, p in group] if method == "none" else _chosen(group, embed, layers)
     return stay
 
 
-def _whole(picture: Encoded) -> Kept:
+def _whole(image: Encoded) -> Kept:
     return Kept(
-        picture.features,
-        picture.layout.coordinates[:, 1:],
-        torch.arange(len(picture.saliency)),
+        image.features,
+        image.layout.coordinates[:, 1:],
+        torch.arange(len(image.saliency)),
         False,
     )
 
@@ -68,33 +68,33 @@ def _whole(picture: Encoded) -> Kept:
 def _chosen(
     group: list[tuple[PruneSpec, Encoded]], embed: Callable[[Tensor], Tensor], layers: int
 ) -> list[Kept]:
-    """What a method keeps; the pictures' budgets and questions may differ."""
-    tickets, pictures = zip(*group, strict=True)
-    device, pruner = pictures[0].features.device, tickets[0].pruner
-    patches = [p.layout.patch_indices for p in pictures]
+    """What a method keeps; the images' budgets and questions may differ."""
+    tickets, images = zip(*group, strict=True)
+    device, pruner = images[0].features.device, tickets[0].pruner
+    patches = [p.layout.patch_indices for p in images]
     patch_indices = [p.to(device, non_blocking=True) for p in patches]
     words = [torch.tensor(t.words, dtype=torch.long) for t in tickets]
     counts = tuple(map(len, patches))
     tokens = VisualTokens(
         features=pad_sequence(
-            [p.features[d] for p, d in zip(pictures, patch_indices, strict=True)], batch_first=True
+            [p.features[d] for p, d in zip(images, patch_indices, strict=True)], batch_first=True
         ),
         mask=_padding(counts).to(device, non_blocking=True),
         counts=counts,
-        signals={SALIENCY: pad_sequence([p.saliency for p in pictures], batch_first=True)},
+        signals={SALIENCY: pad_sequence([p.saliency for p in images], batch_first=True)},
         text=pad_sequence([embed(w.to(device)) for w in words], batch_first=True)
         if pruner.needs_text
         else None,
         text_mask=_padding([len(w) for w in words]).to(device) if pruner.needs_text else None,
-        coordinates=tuple(p.layout.coordinates[d] for p, d in zip(pictures, patches, strict=True)),
+        coordinates=tuple(p.layout.coordinates[d] for p, d in zip(images, patches, strict=True)),
         seeds=tuple(zlib.crc32(w.numpy().tobytes()) for w in words),
         layers=layers,
     )
     budgets = [t.pruner.budget(n) for t, n in zip(tickets, counts, strict=True)]
     selection = pruner.select(tokens, budgets)
     stay = []
-    for i, (picture, kept) in enumerate(zip(pictures, selection.kept, strict=True)):
-        features, coordinates = picture.features, picture.layout.coordinates[:, 1:]
+    for i, (image, kept) in enumerate(zip(images, selection.kept, strict=True)):
+        features, coordinates = image.features, image.layout.coordinates[:, 1:]
         if selection.features is not None:
             features = features.index_copy(
                 0, patch_indices[i][kept], selection.features[i].to(features)

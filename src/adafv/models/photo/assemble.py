@@ -119,11 +119,11 @@ def save(
 ) -> None:
     """Write model and processor as a folder in the Hugging Face format."""
     side = {"height": GRID * PATCH, "width": GRID * PATCH}
-    pictures = CLIPImageProcessorPil(
+    images = CLIPImageProcessorPil(
         size=side, do_center_crop=False, crop_size=side, image_mean=MEAN, image_std=STD
     )
     processor = LlavaProcessor(
-        pictures,
+        images,
         tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
