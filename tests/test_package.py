@@ -127,13 +127,10 @@ def test_metadata_of_the_wheel(built):
     with zipfile.ZipFile(built[1]) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         metadata = archive.read(name).decode()
-    assert (
-        f"Version: {adafv.__version__}\n" in metadata
-        and "License-Expression: Apache-2.0\n" in metadata
-    )
-    assert (
-        "Classifier: Typing :: Typed\n" in metadata and "Author: adafv contributors\n" in metadata
-    )
+    assert f"Version: {adafv.__version__}\n" in metadata
+    assert "License-Expression: Apache-2.0\n" in metadata
+    assert "Classifier: Typing :: Typed\n" in metadata
+    assert "Author: adafv contributors\n" in metadata
     assert (
         set(re.findall(r"^Provides-Extra: (\S+)$", metadata, re.M))
         == EXTRAS
@@ -196,9 +193,8 @@ def test_the_shell_completes_commands_and_options(words, word, expected):
 def test_versions_agree():
     """The citation file and the changelog name the version of the package."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert citation["version"] == adafv.__version__ and re.fullmatch(
-        r"\d+\.\d+\.\d+", adafv.__version__
-    )
+    assert citation["version"] == adafv.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", adafv.__version__)
     assert re.search(
         rf"^## \[{re.escape(adafv.__version__)}\]", (ROOT / "CHANGELOG.md").read_text(), re.M
     )
@@ -216,11 +212,9 @@ def test_the_citation_is_the_readmes():
         f"{author['given-names']} {author['family-names']}" in cited for author in paper["authors"]
     )
     assert len(paper["authors"]) == 8
-    assert (
-        paper["title"] in cited
-        and paper["doi"] in cited
-        and f"{paper['start']}–{paper['end']}" in cited
-    )
+    assert paper["title"] in cited
+    assert paper["doi"] in cited
+    assert f"{paper['start']}–{paper['end']}" in cited
 
 
 def test_the_workflow_runs_what_ci_runs():

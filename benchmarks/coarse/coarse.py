@@ -141,7 +141,8 @@ class Clock:
 
     def affords(self, budget: float, tiles: int) -> float:
         """The largest share of all tokens that can be read in `budget` FLOPs if so many tiles are
-        encoded, at most all of theirs; 0 if not even one token can."""
+        encoded, at most all of theirs; 0 if not even one token can.
+        """
         counts, whole = range(1, self.tokens(tiles) + 1), self.tokens(TILES)
         return (
             bisect_right(counts, budget, key=lambda count: self.flops(tiles, count / whole)) / whole

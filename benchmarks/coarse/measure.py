@@ -83,7 +83,8 @@ def rivals(clock: Clock, whole: int, tiles: Iterable[int]) -> Iterator[tuple[int
 
     Either plain keeps `KEEP`, and coarse reads more tokens for the tiles it leaves out; or coarse
     keeps `KEEP`, and plain reads fewer. Shares are rounded to tokens of the model that answers,
-    which has `whole`."""
+    which has `whole`.
+    """
     for count in tiles:
         more = clock.affords(clock.flops(TILES, KEEP), count)
         fewer = clock.affords(clock.flops(count, KEEP), TILES)

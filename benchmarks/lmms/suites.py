@@ -22,7 +22,8 @@ class Questions:
     uses.
 
     Drawing the 2,000 questions of a suite takes half a minute, and `--limit 16` needs three
-    images: hence no Dataset."""
+    images: hence no Dataset.
+    """
 
     def __init__(self, suite: str) -> None:
         self.suite, self.samples = suite, load_suite(suite)

@@ -41,7 +41,8 @@ def rows_of(
 
     Medians over repetitions; percentiles of TTFT over all their requests. Speedups are against
     stock vLLM in the same repetition, with their lowest and highest; ideal ones are ratios of
-    FLOPs: all of them, and those up to the first token, vision tower included."""
+    FLOPs: all of them, and those up to the first token, vision tower included.
+    """
     groups: dict[tuple[int, str], dict[tuple[str, float], list[dict[str, Any]]]] = {}
     for cell in cells:
         group = groups.setdefault((cell["concurrency"], cell["question"]), defaultdict(list))

@@ -5,7 +5,8 @@
 
 A page shows a table between `<!-- speed: FOLDER -->`, a folder under benchmarks/speed, and `<!--
 end -->`; of a folder with a selection.json what choosing cost before and after it was made faster.
-`<!-- text: FOLDER -->` stands for the prefills of text alone that every measurement times, too."""
+`<!-- text: FOLDER -->` stands for the prefills of text alone that every measurement times, too.
+"""
 
 import json
 import re

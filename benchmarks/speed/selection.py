@@ -4,7 +4,8 @@ waits.
     python benchmarks/speed/selection.py --out out/selection
 
 Random visual tokens stand in for a model's. Another checkout is measured with
-PYTHONPATH=CHECKOUT/src; --methods leaves out what it doesn't have yet."""
+PYTHONPATH=CHECKOUT/src; --methods leaves out what it doesn't have yet.
+"""
 
 import argparse
 import json

@@ -88,7 +88,9 @@ def split() -> bytes:
     axes = figure.add_subplot()
     for question, hue in zip(_wanted(_questions()), HUES, strict=True):
         what = explained(question)
-        assert what.split is not None and what.relevance is not None and what.saliency is not None
+        assert what.split is not None
+        assert what.relevance is not None
+        assert what.saliency is not None
         k_t, _, _, both = split_curves(what.relevance, what.saliency, total := sum(what.split))
         axes.plot(
             k_t / total, both, color=hue, label=f"{question}  ({what.split[0]} : {what.split[1]})"

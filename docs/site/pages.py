@@ -2,7 +2,8 @@
 `docs`.
 
 The Markdown reads on its own too: links are those of the repository, and become the site's here. A
-line `<!-- table: NAME -->` stands for a table of `tables.TABLES`."""
+line `<!-- table: NAME -->` stands for a table of `tables.TABLES`.
+"""
 
 import os
 import posixpath

@@ -99,9 +99,12 @@ def test_profile_of_even_and_one_sided_scores():
     token.
     """
     stretches, centre = profile(np.full(200, 0.3, np.float32))
-    assert stretches == pytest.approx(np.ones(BINS)) and centre == pytest.approx(0.5)
+    assert stretches == pytest.approx(np.ones(BINS))
+    assert centre == pytest.approx(0.5)
     stretches, centre = profile(np.arange(200) == 199)
-    assert stretches[-1] == pytest.approx(BINS) and not stretches[:-1].any() and centre > 0.99
+    assert stretches[-1] == pytest.approx(BINS)
+    assert not stretches[:-1].any()
+    assert centre > 0.99
     assert np.isfinite(profile(np.zeros(200))[0]).all()
     assert np.isnan(profile(np.ones(3))[0]).sum() == BINS - 3
 
@@ -110,7 +113,9 @@ def test_bootstrap_resamples_pictures():
     """Many questions on one image are one observation, which has no interval."""
     values = [0.0, 1.0] * 20
     mean, low, high = bootstrap(values, [str(i) for i in range(40)])
-    assert mean == 0.5 and 0.3 < low < 0.42 and 0.58 < high < 0.7
+    assert mean == 0.5
+    assert 0.3 < low < 0.42
+    assert 0.58 < high < 0.7
     assert bootstrap(values, ["one"] * 40) == (0.5, None, None)
     pairs = bootstrap(values, [str(i % 2) for i in range(40)])
     assert pairs[1:] == (0.0, 1.0)
@@ -122,7 +127,8 @@ def test_chance_differs_by_question_and_picture():
         tuple(chance(8, *key))
         for key in ((0, "a", "q"), (0, "b", "q"), (0, "a", "r"), (1, "a", "q"))
     }
-    assert len(drawn) == 4 and tuple(chance(8, 0, "a", "q")) in drawn
+    assert len(drawn) == 4
+    assert tuple(chance(8, 0, "a", "q")) in drawn
 
 
 def test_similarity_is_the_best_cosine(encoding):
@@ -152,7 +158,8 @@ def test_llm_attention_is_the_last_row_of_eager_attention(family):
         before = model.get_decoder().config._attn_implementation
         model.set_attn_implementation("eager")
         maps = model(**inputs, output_attentions=True).attentions
-    assert before == "sdpa" and layers == [1]
+    assert before == "sdpa"
+    assert layers == [1]
     for layer, found in zip(layers, rows, strict=True):
         for i, (span, row) in enumerate(zip(encoding.spans, found, strict=True)):
             visual = span.positions[encoding.patch_indices[i]]
@@ -341,15 +348,11 @@ def test_score_rows_are_shares_of_the_dense_model(tmp_path):
     """Per suite with their intervals, then the mean over suites."""
     rows = tables.score_rows(tables.read_results(results(tmp_path)))
     by_key = {(r["suite"], r["method"], r["reduction"]): r for r in rows}
-    assert (
-        by_key["scenes", "adafv", 0.9]["score"] == 25
-        and by_key["more", "blind", 1.0]["score"] == 50
-    )
+    assert by_key["scenes", "adafv", 0.9]["score"] == 25
+    assert by_key["more", "blind", 1.0]["score"] == 50
     assert by_key["scenes", "adafv", 0.75]["ci_low"] == pytest.approx(87.5)
-    assert (
-        by_key[tables.MEAN, "adafv", 0.9]["score"] == 25
-        and by_key[tables.MEAN, "adafv", 0.9]["n"] == 100
-    )
+    assert by_key[tables.MEAN, "adafv", 0.9]["score"] == 25
+    assert by_key[tables.MEAN, "adafv", 0.9]["n"] == 100
 
 
 @pytest.mark.parametrize(
@@ -394,11 +397,13 @@ def test_boxes_of_a_user(tmp_path):
     mine = from_boxes(path)
     assert (mine.name, mine.questions) == ("mine.jsonl", 3)
     first, second = mine.samples
-    assert [q.text for q in first.questions] == [QUESTION, "how many ?"] and first.image.size == (
+    assert [q.text for q in first.questions] == [QUESTION, "how many ?"]
+    assert first.image.size == (
         40,
         30,
     )
-    assert first.questions[0].boxes == ((1, 2.5, 30, 20),) and second.questions[0].boxes == ()
+    assert first.questions[0].boxes == ((1, 2.5, 30, 20),)
+    assert second.questions[0].boxes == ()
     assert from_boxes(path, 2).questions == 2
 
 
@@ -425,9 +430,8 @@ def test_boxes_that_are_wrong(tmp_path, line, words):
     """One sentence with the number of the line."""
     with pytest.raises(ValueError, match=words) as error:
         from_boxes(boxes_file(tmp_path, entry(), line))
-    assert str(error.value).startswith(
-        f"line 2 of {tmp_path / 'mine.jsonl'}: "
-    ) and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"line 2 of {tmp_path / 'mine.jsonl'}: ")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -472,16 +476,20 @@ def test_analyze_the_embedded_model(capsys, tmp_path):
     status, said, err = call(
         capsys, "--out", out, "--limit", 6, "--results", results(tmp_path), "--json"
     )
-    assert status == 0 and "scenes-text: 100%" in err and "Traceback" not in err
+    assert status == 0
+    assert "scenes-text: 100%" in err
+    assert "Traceback" not in err
     whole = json.loads(said)
     assert whole == json.loads((out / "analysis.json").read_text())
-    assert list(whole["figures"]) == ["fig1", *FIGURES] and whole["meta"]["limit"] == 6
+    assert list(whole["figures"]) == ["fig1", *FIGURES]
+    assert whole["meta"]["limit"] == 6
     assert "bootstrap" in whole["meta"]["interval"]
     for name, figure in whole["figures"].items():
         with (out / figure["csv"]).open() as file:
             assert len(list(csv.DictReader(file))) == len(figure["rows"]) > 0
         with Image.open(out / figure["png"]) as drawn:
-            assert drawn.format == "PNG" and drawn.width > 1000
+            assert drawn.format == "PNG"
+            assert drawn.width > 1000
         assert figure["caption"].startswith(f"Fig. {name[-1]}. ")
     assert sorted(p.suffix for p in out.iterdir()) == [".csv"] * 4 + [".json"] + [".png"] * 4
     aucs = [row for row in whole["figures"]["fig2"]["rows"] if row["panel"] == "auc"]
@@ -514,9 +522,13 @@ def test_analyze_a_users_boxes(capsys, tmp_path):
         save_tiny(tmp_path / "m"),
     )
     status, said, _ = call(capsys, *options)
-    assert status == 0 and "Mine.jsonl (1 questions" in said
-    assert "adafv eval" in said and "--results" in said and "1 questions left out, no box" in said
-    assert not (tmp_path / "out" / "fig1.png").exists() and (tmp_path / "out" / "fig2.png").exists()
+    assert status == 0
+    assert "Mine.jsonl (1 questions" in said
+    assert "adafv eval" in said
+    assert "--results" in said
+    assert "1 questions left out, no box" in said
+    assert not (tmp_path / "out" / "fig1.png").exists()
+    assert (tmp_path / "out" / "fig2.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -536,5 +548,8 @@ def test_analyze_a_users_boxes(capsys, tmp_path):
 def test_analyze_with_bad_options(capsys, tmp_path, options, words):
     """Exit 2, one line on stderr after any progress bar, no traceback."""
     status, out, err = call(capsys, "--out", tmp_path / "out", *options)
-    assert status == 2 and out == "" and "Traceback" not in err
-    assert err.splitlines()[-1].startswith("adafv: ") and words in err.splitlines()[-1]
+    assert status == 2
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("adafv: ")
+    assert words in err.splitlines()[-1]

@@ -70,7 +70,8 @@ def test_answers_are_those_of_ask(playground, model, processor, image, name):
     dense, result = playground.look("a", image, QUESTION, [name], keep).results
     for found, pruner in ((dense, method(DENSE)), (result, method(name, keep=keep))):
         expected = ask(model, processor, picture(60, 40), QUESTION, pruner, max_new_tokens=3)
-        assert found.answer is not None and found.answer.answer == expected.answer
+        assert found.answer is not None
+        assert found.answer.answer == expected.answer
         assert found.answer.kept_tokens == expected.kept_tokens
         assert found.answer.visual_tokens == expected.visual_tokens
     assert (result.what is None) == (name in INSIDE) == bool(result.note)
@@ -103,13 +104,16 @@ def test_what_another_question_changes(playground, image):
     had.
     """
     first = playground.look("a", image, QUESTION, ["adafv"], 0.2)
-    assert first.before is None and first.results[1].others is None
+    assert first.before is None
+    assert first.results[1].others is None
     playground.look("a", image, "how many ?", ["adafv"], 0.2)
     again = playground.look("a", image, "how many ?", ["adafv", "fastervlm"], 0.1)
     dense, adafv, fastervlm = again.results
-    assert again.before == QUESTION and dense.others == fastervlm.others == 0
+    assert again.before == QUESTION
+    assert dense.others == fastervlm.others == 0
     before = playground.look("b", image, QUESTION, ["adafv"], 0.1).results[1].what
-    assert adafv.what is not None and before is not None
+    assert adafv.what is not None
+    assert before is not None
     assert adafv.others == len(set(adafv.what.kept.tolist()) - set(before.kept.tolist()))
 
 
@@ -145,7 +149,8 @@ def test_memory_is_bounded(playground, image, monkeypatch):
     for number in range(1, 9):
         playground.look("a", image, f"how many {'?' * number}", ["random"], number / 10)
     mine = playground.desks["a"]
-    assert len(mine.asked) == desk.QUESTIONS and len(mine.results) == 5
+    assert len(mine.asked) == desk.QUESTIONS
+    assert len(mine.results) == 5
 
 
 @pytest.mark.parametrize("layer", cards.LAYERS)
@@ -155,12 +160,15 @@ def test_every_layer_of_every_kind_of_method(page, image, layer, second):
     is one.
     """
     taken = page.take_file("a", image, CHOICES)
-    assert taken.notice == "" and taken.source == image and taken.suggested == []
+    assert taken.notice == ""
+    assert taken.source == image
+    assert taken.suggested == []
     reply = page.look("a", image, CHOICES._replace(second=second, layer=layer, budget=60))
     drawn = reply.cards or ""
     assert drawn.count("<article") == (2 if second in (NOTHING, "adafv") else 3)
     assert ("data:image/png" in drawn) == (cards.LAYERS[layer] in ("saliency", "relevance"))
-    assert "data:image/webp" in (taken.image or "") and "data:image/webp" not in drawn
+    assert "data:image/webp" in (taken.image or "")
+    assert "data:image/webp" not in drawn
     blind = {"what stands out": ("t2i", "tome"), "what the words point at": ("tome",)}.get(
         layer, ()
     )
@@ -177,7 +185,8 @@ def test_kept_tokens_are_drawn_where_they_lie(page, image, budget):
     kept = len(what.kept)
     assert sum(path.count("M") for path in frames) == (0 if budget == 100 else kept)
     k_t, k_v = what.split
-    assert f"{k_t} most relevant" in drawn and f"{k_v} most salient" in drawn
+    assert f"{k_t} most relevant" in drawn
+    assert f"{k_v} most salient" in drawn
     assert f"{kept:,} of" in drawn or f"All {kept:,} tokens" in drawn
 
 
@@ -186,14 +195,18 @@ def test_a_bundled_picture(page):
     for number in range(len(CASES)):
         reply = page.take_bundled("a", number, CHOICES)
         expected = [question.text for question in bundled(number).questions]
-        assert reply.notice == "" and reply.source == str(number)
-        assert reply.question == expected[0] and reply.suggested == expected
+        assert reply.notice == ""
+        assert reply.source == str(number)
+        assert reply.question == expected[0]
+        assert reply.suggested == expected
     asked = page.suggest("a", "0", CHOICES._replace(question=expected[0]))
-    assert asked.question == expected[0] and asked.cards and asked.image is None
+    assert asked.question == expected[0]
+    assert asked.cards
+    assert asked.image is None
 
 
 @pytest.mark.parametrize(
-    "content, words",
+    ("content", "words"),
     [(b"text", "is not an image"), (b"", "is empty"), (b"half", "save it again as PNG or JPEG")],
 )
 def test_files_that_are_no_pictures(page, image, tmp_path, content, words):
@@ -203,11 +216,9 @@ def test_files_that_are_no_pictures(page, image, tmp_path, content, words):
     bad = tmp_path / "holiday.png"
     bad.write_bytes(Path(image).read_bytes()[:4000] if content == b"half" else content)
     reply = page.take_file("a", str(bad), CHOICES)
-    assert (
-        words in reply.notice
-        and "holiday.png" in reply.notice
-        and str(tmp_path) not in reply.notice
-    )
+    assert words in reply.notice
+    assert "holiday.png" in reply.notice
+    assert str(tmp_path) not in reply.notice
     assert (reply.cards, reply.image, reply.source, reply.question, reply.suggested) == (None,) * 5
     assert page.playground.desks["a"] is before
 
@@ -224,11 +235,9 @@ def test_bad_questions(page, image, question):
     """One sentence; the answers that are there stay."""
     asked(page, "a", image, CHOICES)
     reply = page.look("a", image, CHOICES._replace(question=question))
-    assert (
-        "question" in reply.notice
-        and 'role="alert"' in reply.notice
-        and "<image>" not in reply.notice
-    )
+    assert "question" in reply.notice
+    assert 'role="alert"' in reply.notice
+    assert "<image>" not in reply.notice
     assert reply.cards is None
 
 
@@ -236,21 +245,24 @@ def test_a_new_picture_clears_the_question(page, image):
     """It was about the image before; asked of the new one, its answer would be nonsense."""
     page.take_bundled("a", 0, CHOICES)
     reply = page.take_file("a", image, CHOICES)
-    assert reply.question == "" and reply.suggested == [] and reply.source == image
-    assert "Ask something" in (reply.cards or "") and reply.notice == ""
+    assert reply.question == ""
+    assert reply.suggested == []
+    assert reply.source == image
+    assert "Ask something" in (reply.cards or "")
+    assert reply.notice == ""
     assert not page.playground.desks["a"].results
 
 
 @pytest.mark.parametrize(
-    "budget, said", [(0, "0 %"), (150, "150 %"), (-1, "-1 %"), (None, "Nothing")]
+    ("budget", "said"), [(0, "0 %"), (150, "150 %"), (-1, "-1 %"), (None, "Nothing")]
 )
 def test_numbers_that_are_no_share(page, image, budget, said):
     """Typed into the slider's field: one sentence, and what is there stays."""
     page.take_file("a", image, CHOICES)
     reply = page.look("a", image, CHOICES._replace(budget=budget))
-    assert (
-        f"{said} is no share" in reply.notice and "1 to 100" in reply.notice and reply.cards is None
-    )
+    assert f"{said} is no share" in reply.notice
+    assert "1 to 100" in reply.notice
+    assert reply.cards is None
 
 
 def test_methods_with_options(page, image):
@@ -260,11 +272,9 @@ def test_methods_with_options(page, image):
     options = "adafv:reserve=0.5:skip=template"
     page.take_file("a", image, CHOICES)
     reply = page.look("a", image, CHOICES._replace(second=options))
-    assert (
-        reply.notice == ""
-        and f">{options}</h3>" in (reply.cards or "")
-        and (reply.cards or "").count("<h3") == 3
-    )
+    assert reply.notice == ""
+    assert f">{options}</h3>" in (reply.cards or "")
+    assert (reply.cards or "").count("<h3") == 3
     found = page.playground.desks["a"].results[QUESTION, options, 0.2]
     pruner = from_spec(options, lambda: boilerplate(page.playground.processor), keep=0.2)
     alone = ask(
@@ -275,7 +285,8 @@ def test_methods_with_options(page, image):
         pruner,
         max_new_tokens=3,
     )
-    assert found.answer is not None and found.answer.answer == alone.answer
+    assert found.answer is not None
+    assert found.answer.answer == alone.answer
     for bad in ("adafv:reserve=2", "adafv:nothing=1", "adafw", "adafv:keep=0.5", ""):
         assert page.look("a", image, CHOICES._replace(second=bad)).notice, bad
 
@@ -293,7 +304,8 @@ def test_words_that_the_embedded_model_does_not_know(processor, model, image):
         Page(Playground(model, processor, name, max_new_tokens=3)) for name in (EMBEDDED, "tiny")
     )
     notice = asked(known, "a", image, strange).notice
-    assert "&#x27;zebra&#x27; is not among" in notice and "--model" in notice
+    assert "&#x27;zebra&#x27; is not among" in notice
+    assert "--model" in notice
     assert (
         asked(known, "a", image, CHOICES).notice == "" == asked(other, "a", image, strange).notice
     )
@@ -305,17 +317,17 @@ def test_an_animation_says_so(page, tmp_path):
     picture(48, 48).save(path, save_all=True, append_images=[picture(48, 48, seed=1)])
     with pytest.warns(FirstFrameWarning, match=r"dance\.gif is an animation"):
         reply = page.take_file("a", str(path), CHOICES)
-    assert (
-        "dance.gif is an animation, of which the first frame is taken" in reply.notice
-        and reply.cards
-    )
+    assert "dance.gif is an animation, of which the first frame is taken" in reply.notice
+    assert reply.cards
 
 
 def test_a_budget_that_one_method_refuses(page, image):
     """Its own card says so; the others answer."""
     reply = asked(page, "a", image, CHOICES._replace(second="fastv", budget=1))
     drawn = reply.cards or ""
-    assert reply.notice == "" and drawn.count('class="answer"') == 2 and "below its least" in drawn
+    assert reply.notice == ""
+    assert drawn.count('class="answer"') == 2
+    assert "below its least" in drawn
 
 
 def test_what_people_write_is_text():
@@ -323,13 +335,13 @@ def test_what_people_write_is_text():
     page = Page(
         Playground(tiny_model("llava"), tiny_processor("llava"), "<b>tiny", max_new_tokens=3)
     )
-    assert "<b>" not in cards.heading("<b>tiny", "cpu") and "&lt;b&gt;tiny" in cards.heading(
-        "<b>tiny", "cpu"
-    )
+    assert "<b>" not in cards.heading("<b>tiny", "cpu")
+    assert "&lt;b&gt;tiny" in cards.heading("<b>tiny", "cpu")
     page.take_bundled("a", 0, CHOICES._replace(second=NOTHING))
     page.look("a", "0", CHOICES._replace(question="<script>alert(1)</script> ?"))
     drawn = page.look("a", "0", CHOICES).cards or ""
-    assert "<script" not in drawn and "&lt;script&gt;alert(1)" in drawn
+    assert "<script" not in drawn
+    assert "&lt;script&gt;alert(1)" in drawn
 
 
 def test_ports(monkeypatch):
@@ -341,7 +353,8 @@ def test_ports(monkeypatch):
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=f"--port {port} cannot be listened on"):
             free_port("127.0.0.1", port)
-    assert free_port("127.0.0.1", port) == port and free_port("127.0.0.1", 0) > 1023
+    assert free_port("127.0.0.1", port) == port
+    assert free_port("127.0.0.1", 0) > 1023
     for host in ("no-such-host.invalid", "192.0.2.1"):
         with pytest.raises(ValueError, match="no address of this machine"):
             free_port(host, None)
@@ -354,7 +367,8 @@ def test_without_gradio(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["ui"]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err == "adafv: Gradio is not installed: pip install 'adafv[ui]'\n"
+    assert out == ""
+    assert err == "adafv: Gradio is not installed: pip install 'adafv[ui]'\n"
 
 
 def test_the_callbacks_need_no_gradio():

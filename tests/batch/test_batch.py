@@ -87,7 +87,8 @@ def test_answers_are_those_of_asking_one_by_one(model, processor, source, name):
     for number, (line, result) in enumerate(zip(read(source), results, strict=True), 1):
         image = Image.open(source.parent / line["image"])
         alone = ask(model, processor, image, line["question"], pruner, max_new_tokens=4)
-        assert list(result) == KEYS and result["error"] is None
+        assert list(result) == KEYS
+        assert result["error"] is None
         assert [result[key] for key in KEYS[:-1]] == [
             number, alone.answer, name, alone.visual_tokens, alone.kept_tokens,
         ]  # fmt: skip
@@ -110,7 +111,7 @@ def test_a_picture_is_encoded_once_per_batch(model, processor, source):
 
 
 def test_a_line_has_its_own_budget(model, processor, source):
-    """keep of a line replaces the command's budget, whichever of the two it was."""
+    """Keep of a line replaces the command's budget, whichever of the two it was."""
     lines = read(source)[:4]
     lines[1]["keep"], lines[2]["keep"] = 0.5, 1
     for pruner, expected in ((AdaFV(keep=0.1), 0.1), (AdaFV(tokens=5), None)):
@@ -168,9 +169,8 @@ def test_failed_lines_are_tried_again(model, processor, source):
     summary = again.run(HuggingFace(model, processor, "tiny"))
     assert summary == {"lines": 7, "resumed": 5, "failed": 1, "first_error": before[4]["error"]}
     after = read(plan.out)
-    assert after[1]["answer"] is not None and [r for i, r in enumerate(after) if i != 1] == [
-        r for i, r in enumerate(before) if i != 1
-    ]
+    assert after[1]["answer"] is not None
+    assert [r for i, r in enumerate(after) if i != 1] == [r for i, r in enumerate(before) if i != 1]
     assert sorted(p.name for p in source.parent.glob("*out*")) == [
         "out.jsonl",
         "out.jsonl.settings.json",
@@ -196,9 +196,8 @@ def test_an_interrupted_retry_keeps_what_it_has(model, processor, source, monkey
     with pytest.raises(KeyboardInterrupt):
         replace(plan, retry_failed=True).run(HuggingFace(model, processor, "tiny"))
     after = read(plan.out)
-    assert [r["error"] is None for r in after] == [True] * 3 + [False] * 4 and after[3:] == before[
-        3:
-    ]
+    assert [r["error"] is None for r in after] == [True] * 3 + [False] * 4
+    assert after[3:] == before[3:]
 
 
 def test_a_batch_without_a_picture(model, processor, source):
@@ -219,7 +218,8 @@ def test_new_lines_are_taken_up(model, processor, source):
     source.write_text("\r\n".join(map(json.dumps, lines)))
     later = batch(source)
     assert later.run(HuggingFace(model, processor, "tiny"))["resumed"] == 4
-    assert read(later.out)[:4] == before and len(read(later.out)) == 7
+    assert read(later.out)[:4] == before
+    assert len(read(later.out)) == 7
     write(source.parent, lines[:5])
     with pytest.raises(ValueError, match="input="):
         batch(source).run(HuggingFace(model, processor, "tiny"))
@@ -237,7 +237,8 @@ def test_results_on_stdout(source, checkpoint, capfdbinary):
     words[2] = "-"
     assert main(words) == 1
     out, err = capfdbinary.readouterr()
-    assert out == (source.parent / "out.jsonl").read_bytes() and b"failed: 1 lines" in err
+    assert out == (source.parent / "out.jsonl").read_bytes()
+    assert b"failed: 1 lines" in err
     assert sorted(source.parent.iterdir()) == files
     for option in ("--json", "--retry-failed"):
         assert main([*words, option]) == 2
@@ -264,7 +265,8 @@ def test_unknown_words_of_the_embedded_model(source, capsys):
     )
     out, err = capsys.readouterr()
     assert json.loads(out)["unknown_words"] == ["zebra", "ox"]
-    assert err.count("'zebra', 'ox' are not among the 184 words") == 1 and "--model" in err
+    assert err.count("'zebra', 'ox' are not among the 184 words") == 1
+    assert "--model" in err
 
 
 def test_ids(model, processor, source):
@@ -338,9 +340,8 @@ def test_every_bad_line(model, processor, source, monkeypatch):
     lines = [x for bad, _ in BAD.values() for x in (good, bad)]
     results = run(batch(write(folder, lines), batch_size=8), model, processor)
     assert [r["id"] for r in results] == list(range(1, len(lines) + 1))
-    assert len({r["answer"] for r in results[::2]}) == 1 and {r["error"] for r in results[::2]} == {
-        None
-    }
+    assert len({r["answer"] for r in results[::2]}) == 1
+    assert {r["error"] for r in results[::2]} == {None}
     for name, result, (_, words) in zip(BAD, results[1::2], BAD.values(), strict=True):
         assert words in result["error"], name
         assert "\n" not in result["error"] and len(result["error"]) < 500, name
@@ -354,7 +355,8 @@ def test_bytes_that_are_no_text(model, processor, source):
         b"\xef\xbb\xbf" + line + b"\r\n" + line.replace(b"what", b"wh\xe4t") + b"\r\n" + line
     )
     errors = [r["error"] for r in run(batch(source), model, processor)]
-    assert errors[0] is errors[2] is None and "line 2 is not UTF-8" in errors[1]
+    assert errors[0] is errors[2] is None
+    assert "line 2 is not UTF-8" in errors[1]
 
 
 def test_a_broken_line_takes_nobodys_id(model, processor, source):
@@ -365,7 +367,8 @@ def test_a_broken_line_takes_nobodys_id(model, processor, source):
         model,
         processor,
     )
-    assert [r["id"] for r in results] == [2, None, 0, 4] and "line 2" in results[1]["error"]
+    assert [r["id"] for r in results] == [2, None, 0, 4]
+    assert "line 2" in results[1]["error"]
 
 
 @pytest.mark.parametrize("ids", [("a", "a"), (1, 1.0), (2, None)])
@@ -408,14 +411,15 @@ def test_a_second_run_goes_on(model, processor, source, torn, monkeypatch):
         "generate",
         lambda m, i, n: (generated.append(len(i["input_ids"])), original(m, i, n))[1],
     )
-    assert run(plan, model, processor) == whole and sum(generated) == 4
+    assert run(plan, model, processor) == whole
+    assert sum(generated) == 4
     summary = plan.run(HuggingFace(model, processor, "tiny"))
     assert summary == {"lines": 7, "resumed": 7, "failed": 0, "first_error": None}
     assert sum(generated) == 4
 
 
 @pytest.mark.parametrize(
-    "options, name, words",
+    ("options", "name", "words"),
     [
         ({"pruner": AdaFV(keep=0.3)}, "tiny", "keep=0.2 (now 0.3)"),
         ({"pruner": AdaFV(tokens=9)}, "tiny", "tokens=None (now 9)"),
@@ -430,7 +434,8 @@ def test_other_settings(model, processor, source, options, name, words):
     before = (source.parent / "out.jsonl").read_bytes()
     with pytest.raises(ValueError) as info:
         batch(source, **options).run(HuggingFace(model, processor, name))
-    assert words in str(info.value) and (source.parent / "out.jsonl").read_bytes() == before
+    assert words in str(info.value)
+    assert (source.parent / "out.jsonl").read_bytes() == before
 
 
 def test_another_input(model, processor, source):
@@ -500,15 +505,18 @@ def test_a_full_disk(source, checkpoint, capsys):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     complaint = capsys.readouterr().err.splitlines()[-1]
-    assert status == 2 and "make room and run the same command again" in complaint
+    assert status == 2
+    assert "make room and run the same command again" in complaint
     written = (source.parent / "out.jsonl").read_bytes()
-    assert written.endswith(b"\n") and 0 < len(written) < len(whole) and whole.startswith(written)
+    assert written.endswith(b"\n")
+    assert 0 < len(written) < len(whole)
+    assert whole.startswith(written)
     assert main(command(source, checkpoint)) == 0
     assert (source.parent / "out.jsonl").read_bytes() == whole
 
 
 def test_killed(source, checkpoint):
-    """kill -9 while it writes, again and again: in the end the file is that of a run that nobody
+    """Kill -9 while it writes, again and again: in the end the file is that of a run that nobody
     killed.
     """
     lines = [line | {"id": f"{i}"} for i in range(30) for line in read(source)[:1]]
@@ -528,7 +536,8 @@ def test_killed(source, checkpoint):
         assert 4 <= before < 30
     assert main(command(source, checkpoint)) == 0
     assert main(command(source, checkpoint, out="whole.jsonl")) == 0
-    assert read(out) == read(source.parent / "whole.jsonl") and len(read(out)) == 30
+    assert read(out) == read(source.parent / "whole.jsonl")
+    assert len(read(out)) == 30
 
 
 def test_the_command(source, checkpoint, capsys):
@@ -536,19 +545,18 @@ def test_the_command(source, checkpoint, capsys):
     assert main(command(source, checkpoint, "--keep", 0.5, "--json")) == 0
     said, bar = capsys.readouterr()
     summary = json.loads(said)
-    assert (
-        said.count("\n") == 1
-        and summary["lines"] == 7
-        and summary["failed"] == summary["resumed"] == 0
-    )
-    assert "line/s" in bar and "100%" in bar
+    assert said.count("\n") == 1
+    assert summary["lines"] == 7
+    assert summary["failed"] == summary["resumed"] == 0
+    assert "line/s" in bar
+    assert "100%" in bar
     write(source.parent, [*read(source), "{"])
     assert main(command(source, checkpoint, out="b.jsonl")) == 1
     assert "failed: 1 lines, the first because: line 8 is no JSON" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    "options, words",
+    ("options", "words"),
     [
         (["--engine", "tgi"], "'tgi'"),
         (["--engine", "vllm", "--device", "cpu"], "--device cpu with --engine vllm"),
@@ -564,19 +572,22 @@ def test_bad_options(source, checkpoint, capsys, options, words):
     """One line, exit 2, no file left behind."""
     assert main(command(source, checkpoint, *options)) == 2
     said, complaint = capsys.readouterr()
-    assert said == "" and complaint.count("\n") == 1 and words in complaint
+    assert said == ""
+    assert complaint.count("\n") == 1
+    assert words in complaint
     assert not (source.parent / "out.jsonl").exists()
 
 
 @pytest.mark.parametrize(
-    "engine, package",
+    ("engine", "package"),
     [("vllm", "needs vllm, which is not installed: pip install 'adafv[vllm]'"), ("ray", "[ray]")],
 )
 def test_a_missing_package(source, checkpoint, capsys, monkeypatch, engine, package):
-    """vLLM and Ray are optional: without them one line says how to get them."""
+    """VLLM and Ray are optional: without them one line says how to get them."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(command(source, checkpoint, "--engine", engine)) == 2
-    assert package in capsys.readouterr().err and not (source.parent / "out.jsonl").exists()
+    assert package in capsys.readouterr().err
+    assert not (source.parent / "out.jsonl").exists()
 
 
 @pytest.mark.parametrize("place", ["in.jsonl", "folder", "/dev/full", "0.png/out.jsonl", "x" * 300])
@@ -586,11 +597,9 @@ def test_bad_places(source, checkpoint, capsys, place):
     before = source.read_bytes()
     assert main(command(source, checkpoint, out=place)) == 2
     complaint = capsys.readouterr().err
-    assert (
-        complaint.count("\n") == 1
-        and "Traceback" not in complaint
-        and place.split("/")[0] in complaint
-    )
+    assert complaint.count("\n") == 1
+    assert "Traceback" not in complaint
+    assert place.split("/")[0] in complaint
     assert source.read_bytes() == before
 
 

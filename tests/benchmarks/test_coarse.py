@@ -56,7 +56,8 @@ def test_nothing_of_a_tile_that_is_not_encoded_is_looked_at(tokens, fine, tiles)
     """
     pruner = coarse(fine, tiles)
     seen = pruner.encoded(tokens)
-    assert seen.sum(1).tolist() == [(1 + tiles) * 36] * 2 and seen[:, :36].all()
+    assert seen.sum(1).tolist() == [(1 + tiles) * 36] * 2
+    assert seen[:, :36].all()
     noise = replace(
         tokens,
         features=tokens.features.masked_fill(~seen[..., None], torch.nan),
@@ -100,7 +101,8 @@ def test_all_tiles_are_plain_pruning(tokens):
 
 def test_chance_draws_the_same_tiles_for_the_same_question(tokens):
     first, again = (coarse(AdaFV, 2, chance=True).encoded(tokens) for _ in range(2))
-    assert torch.equal(first, again) and first.sum(1).tolist() == [3 * 36] * 2
+    assert torch.equal(first, again)
+    assert first.sum(1).tolist() == [3 * 36] * 2
 
 
 def test_equal_times_differ_by_less_than_a_token(clock):

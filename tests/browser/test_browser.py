@@ -199,7 +199,8 @@ def test_drag_the_budget(page, playground):
     page.mouse.up()
     slider(page).fill("1")
     expect(page.locator(".card").nth(1)).to_contain_text("7 of 720 tokens")
-    assert seen == sorted(seen, reverse=True) and len(set(seen)) > 4
+    assert seen == sorted(seen, reverse=True)
+    assert len(set(seen)) > 4
     assert playground.desks[visitor].encoding is encoding
 
 
@@ -287,7 +288,9 @@ def test_files_that_are_too_large(browser, url, tmp_path):
     context.close()
 
 
-@pytest.mark.parametrize("question, word", [("", "empty"), ("what <image> is", "control token")])
+@pytest.mark.parametrize(
+    ("question", "word"), [("", "empty"), ("what <image> is", "control token")]
+)
 def test_bad_questions(page, question, word):
     """One sentence; the next good question clears it."""
     ask_for(page, question)
@@ -363,7 +366,8 @@ def test_small_screens(phone, drawing):
         expect(slider(phone)).to_be_in_viewport()
     for control in phone.locator("button:visible, input[type=range]").all():
         box = control.bounding_box()
-        assert box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"] + 1
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= PHONE["width"] + 1
 
 
 def test_two_visitors(browser, url, drawing):
@@ -395,7 +399,8 @@ def test_a_closed_tab_frees_its_memory(browser, url, playground):
             break
         time.sleep(0.1)
     gc.collect()
-    assert visitor not in playground.desks and features() is None
+    assert visitor not in playground.desks
+    assert features() is None
 
 
 def test_the_command(browser, tmp_path):
@@ -415,12 +420,15 @@ def test_the_command(browser, tmp_path):
     )
     assert process.stdout is not None
     said = json.loads(process.stdout.readline())
-    assert said["model"] == "embedded" and said["url"].startswith("http://127.0.0.1:")
+    assert said["model"] == "embedded"
+    assert said["url"].startswith("http://127.0.0.1:")
     for page in opened(browser, said["url"], viewport=DESK):
         assert len(answers(page)) == 3
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and out == "" and err == "adafv: stopped\n"
+    assert process.returncode == 130
+    assert out == ""
+    assert err == "adafv: stopped\n"
     assert not list(tmp_path.iterdir())
     proxy.settimeout(0.1)
     with pytest.raises(TimeoutError):

@@ -70,8 +70,11 @@ def run(checkpoint, capsys):
 def refused(result: tuple[int, str, str], *words: str) -> None:
     """Exit 2, nothing on stdout, one line on stderr that holds the words."""
     status, out, err = result
-    assert status == 2 and out == ""
-    assert err.count("\n") == 1 and err.endswith("\n") and "Traceback" not in err
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    assert "Traceback" not in err
     for word in words:
         assert word in err
 
@@ -112,8 +115,10 @@ def test_a_real_process(checkpoint, image):
     to say.
     """
     done = process("ask", image, QUESTION, "--json", "--model", checkpoint)
-    assert done.returncode == 0 and done.stderr == ""
-    assert json.loads(done.stdout).keys() == ANSWER_KEYS and done.stdout.count("\n") == 1
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert json.loads(done.stdout).keys() == ANSWER_KEYS
+    assert done.stdout.count("\n") == 1
 
 
 def test_a_real_process_with_bad_input(tmp_path):
@@ -125,8 +130,10 @@ def test_a_real_process_with_bad_input(tmp_path):
 def test_ask(run, image):
     """A person gets the answer and one line about its cost."""
     status, out, err = run("ask", image, QUESTION, "--tokens", 5)
-    assert status == 0 and err == ""
-    assert "5 of" in out.splitlines()[-1] and "adafv" in out.splitlines()[-1]
+    assert status == 0
+    assert err == ""
+    assert "5 of" in out.splitlines()[-1]
+    assert "adafv" in out.splitlines()[-1]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -135,7 +142,10 @@ def test_ask_json(run, image, method):
     given = ["--keep", 0.6] if method in INSIDE else []
     status, out, err = run("ask", image, QUESTION, "--method", method, "--json", *given)
     result = json.loads(out)
-    assert status == 0 and err == "" and result.keys() == ANSWER_KEYS and result["method"] == method
+    assert status == 0
+    assert err == ""
+    assert result.keys() == ANSWER_KEYS
+    assert result["method"] == method
     share = 1 if method == "none" else 0.6 if given else 0.1
     assert abs(result["kept_tokens"] - share * result["visual_tokens"]) <= (
         15 if method == "adafv_released" else 1
@@ -160,7 +170,7 @@ def test_percentages(run, image, keep):
 
 
 @pytest.mark.parametrize(
-    "text, share", [("10%", 0.1), ("12.3%", 0.123), ("5e-2", 0.05), ("100%", 1.0), ("0", 0.0)]
+    ("text", "share"), [("10%", 0.1), ("12.3%", 0.123), ("5e-2", 0.05), ("100%", 1.0), ("0", 0.0)]
 )
 def test_shares_are_exact(text, share):
     """A tenth is the same number however it is written, or answers would be filed under two
@@ -174,7 +184,9 @@ def test_methods_with_options(run, image):
     status, out, err = run(
         "ask", image, QUESTION, "--json", "--method", "adafv:reserve=0.5:skip=template"
     )
-    assert status == 0 and err == "" and json.loads(out)["method"] == "adafv:reserve=0.5"
+    assert status == 0
+    assert err == ""
+    assert json.loads(out)["method"] == "adafv:reserve=0.5"
     assert (
         "(adafv:reserve=0.5: "
         in run("ask", image, QUESTION, "--method", "adafv:reserve=0.5:tokens=5")[1]
@@ -193,7 +205,9 @@ def test_specs_go_round(spec):
 def test_a_cut_answer_says_so(run, image):
     """The tiny model never stops by itself."""
     status, out, _ = run("ask", image, QUESTION, "--max-new-tokens", 2)
-    assert status == 0 and out.splitlines()[0].endswith(" …") and "cut after 2 tokens" in out
+    assert status == 0
+    assert out.splitlines()[0].endswith(" …")
+    assert "cut after 2 tokens" in out
     assert (
         json.loads(run("ask", image, QUESTION, "--max-new-tokens", 2, "--json")[1])["cut"] is True
     )
@@ -203,10 +217,8 @@ def test_was_cut():
     """An answer that ends at the limit with an end of its own is not cut."""
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=[3, 4]))
     output = torch.tensor([[5, 6, 7], [5, 6, 3], [5, 4, 0]])
-    assert (
-        was_cut(model, output, 3) == [True, False, False]
-        and was_cut(model, output, 4) == [False] * 3
-    )
+    assert was_cut(model, output, 3) == [True, False, False]
+    assert was_cut(model, output, 4) == [False] * 3
     model.generation_config.eos_token_id = None
     assert was_cut(model, output[:1], 3) == [True]
 
@@ -220,11 +232,12 @@ def test_a_picture_from_standard_input(checkpoint, image, tmp_path):
     words = [sys.executable, "-m", "adafv", "ask", "-", QUESTION, "--json", "--model", checkpoint]
     piped = subprocess.run(words, input=Path(image).read_bytes(), capture_output=True, timeout=120)
     times = {"prefill_ms": ANY, "total_ms": ANY}
-    assert piped.stderr == b"" and json.loads(piped.stdout) == json.loads(alone.stdout) | times
+    assert piped.stderr == b""
+    assert json.loads(piped.stdout) == json.loads(alone.stdout) | times
 
 
 @pytest.mark.parametrize(
-    "content, words", [(b"", ["empty", "picture.png"]), (b"text", ["not an image"])]
+    ("content", "words"), [(b"", ["empty", "picture.png"]), (b"text", ["not an image"])]
 )
 def test_no_picture_on_standard_input(run, monkeypatch, content, words):
     """One sentence, before any model is loaded."""
@@ -241,11 +254,10 @@ def test_words_that_the_embedded_model_does_not_know(tmp_path):
     path = tmp_path / "a.png"
     picture(96, 96).save(path)
     done = process("ask", str(path), "What breed is the Dalmatian, or the cup?", "--json")
-    assert done.returncode == 0 and json.loads(done.stdout).keys() == ANSWER_KEYS
-    assert (
-        done.stderr.count("\n") == 1
-        and "'breed', 'Dalmatian' are not among the 184 words" in done.stderr
-    )
+    assert done.returncode == 0
+    assert json.loads(done.stdout).keys() == ANSWER_KEYS
+    assert done.stderr.count("\n") == 1
+    assert "'breed', 'Dalmatian' are not among the 184 words" in done.stderr
     assert "--model" in done.stderr
 
 
@@ -256,9 +268,8 @@ def test_known_words(embedded):
     spelling = SimpleNamespace(tokenizer=SimpleNamespace(unk_token_id=None))
     assert unknown_words(spelling, "zebra") == []
     many = unknown_words_notice(embedded, [f"word{i}" for i in range(9)])
-    assert "'word4' and 4 more are not" in many and "'x' is not" in unknown_words_notice(
-        embedded, ["x"]
-    )
+    assert "'word4' and 4 more are not" in many
+    assert "'x' is not" in unknown_words_notice(embedded, ["x"])
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +282,9 @@ def test_an_animation_says_so(run, tmp_path):
     path = tmp_path / "dance.gif"
     picture().save(path, save_all=True, append_images=[picture(seed=1)])
     status, out, err = run("ask", path, QUESTION, "--json")
-    assert status == 0 and json.loads(out) and err.count("\n") == 1
+    assert status == 0
+    assert json.loads(out)
+    assert err.count("\n") == 1
     assert "dance.gif is an animation, of which the first frame is taken" in err
 
 
@@ -337,10 +350,14 @@ def test_families(run):
     family listed.
     """
     status, out, err = run("families", model=False)
-    assert status == 0 and err == "" and all(f"\n{name} " in out for name in record()["families"])
-    assert "keep=1 changes no logit" in out and "Not proven, with a warning:" in out
+    assert status == 0
+    assert err == ""
+    assert all(f"\n{name} " in out for name in record()["families"])
+    assert "keep=1 changes no logit" in out
+    assert "Not proven, with a warning:" in out
     found = json.loads(run("families", "--json", model=False)[1])
-    assert found["unproven"] == UNPROVEN and found["impossible"] == IMPOSSIBLE
+    assert found["unproven"] == UNPROVEN
+    assert found["impossible"] == IMPOSSIBLE
     assert found["families"] == record()["families"]
     checks = {check for family in record()["families"].values() for check in family["passed"]}
     assert checks == PROVEN.keys() == found["meaning"].keys()
@@ -384,7 +401,8 @@ def test_tables_fit_the_terminal(command, width, tmp_path):
     assert not set(re.findall(r"[\w=.:+-]+", plain.partition("Left out")[0])) - words
     assert ("Left out here: 95 %, of dense" in plain) == (command[0] == "table")
     if command[0] == "table":
-        assert piped.count("95 %") == 5 and piped.count("40.0–100.0") == 20
+        assert piped.count("95 %") == 5
+        assert piped.count("40.0–100.0") == 20
 
 
 def test_intervals_in_tables_stay_within_bounds(run, tmp_path):
@@ -395,11 +413,12 @@ def test_intervals_in_tables_stay_within_bounds(run, tmp_path):
     ]
     (tmp_path / "results.json").write_text(json.dumps(found))
     out = run("table", tmp_path / "results.json", model=False)[1]
-    assert "96.0–100.0" in out and "±" not in out
+    assert "96.0–100.0" in out
+    assert "±" not in out
 
 
 @pytest.mark.parametrize(
-    "options, words",
+    ("options", "words"),
     [
         (["--keep", "0"], ["keep=0", "0 < keep <= 1"]),
         (["--keep", "-1"], ["keep=-1"]),
@@ -483,7 +502,9 @@ def test_bad_usage(run, words):
 def test_methods(run):
     """What there is, each with its paper and one line."""
     status, out, _ = run("methods", model=False)
-    assert status == 0 and all(name in out for name in METHODS) and "2501.09532" in out
+    assert status == 0
+    assert all(name in out for name in METHODS)
+    assert "2501.09532" in out
     listed = json.loads(run("methods", "--json")[1])["methods"]
     assert [m["name"] for m in listed] == list(METHODS)
     assert all(m["summary"] and "\n" not in m["summary"] for m in listed)
@@ -500,13 +521,12 @@ def test_explain(run, image, tmp_path, monkeypatch):
     monkeypatch.setattr(viz, "explain", explain)
     out = tmp_path / "new" / "page.png"
     status, said, err = run("explain", image, QUESTION, "--out", out, "--json")
-    assert (
-        status == 0
-        and err == ""
-        and json.loads(said) == {"out": str(out), "answer": "red", "kept": 0.1, "cut": True}
-    )
+    assert status == 0
+    assert err == ""
+    assert json.loads(said) == {"out": str(out), "answer": "red", "kept": 0.1, "cut": True}
     said = run("explain", image, QUESTION, "--out", out, "--max-new-tokens", 3)[1]
-    assert str(out) in said and "cut" not in said
+    assert str(out) in said
+    assert "cut" not in said
     assert "cut after 64 tokens" in run("explain", image, QUESTION, "--out", out)[1]
     refused(run("explain", image, QUESTION, "--out", Path(image) / "page.png"), "cannot be written")
 
@@ -531,7 +551,9 @@ def test_eval(run, tmp_path, monkeypatch):
     FakeSuites(monkeypatch)
     out = tmp_path / "a" / "b"
     status, said, err = run(*EVAL, "--out", out, "--json", "--limit", 3)
-    assert status == 0 and "shapes" in err and "100%" in err
+    assert status == 0
+    assert "shapes" in err
+    assert "100%" in err
     result = json.loads(said)
     assert result == json.loads((out / "results.json").read_text())
     assert {"versions", "command", "model", "seed", "limit", "interval", "dtype"} <= result[
@@ -546,9 +568,12 @@ def test_eval(run, tmp_path, monkeypatch):
         "accuracy.png", "answers.jsonl", "pairs.csv", "results.csv", "results.json", "settings.json",
     ]  # fmt: skip
     status, said, _ = run(*EVAL, "--out", out, "--limit", 3)
-    assert status == 0 and "dense" in said and "results.json" in said
+    assert status == 0
+    assert "dense" in said
+    assert "results.json" in said
     status, printed, _ = run("table", out / "results.json", model=False)
-    assert status == 0 and printed.rstrip() in said
+    assert status == 0
+    assert printed.rstrip() in said
     status, printed, _ = run("table", out / "results.json", "--keep", 0.9, "--json", model=False)
     assert {row["method"] for row in json.loads(printed)["rows"]} == {"none", "blind"}
 
@@ -560,7 +585,9 @@ def test_table_of_something_else(run, tmp_path, content):
     if content is not None:
         path.write_text(content)
     status, out, err = run("table", path, model=False)
-    assert (status, out) == (2, "") and err.count("\n") == 1 and "results.json" in err
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "results.json" in err
 
 
 def test_eval_keeps_what_another_run_has_measured(run, tmp_path, monkeypatch):
@@ -589,9 +616,8 @@ def test_eval_keeps_what_another_run_has_measured(run, tmp_path, monkeypatch):
         tuple(r[name] for name in ("suite", "method", "keep", "question_type"))
         for r in third["rows"]
     ]
-    assert len(keys) == len(set(keys)) and third == json.loads(
-        (tmp_path / "results.json").read_text()
-    )
+    assert len(keys) == len(set(keys))
+    assert third == json.loads((tmp_path / "results.json").read_text())
     assert [r for r in third["rows"] if r["method"] == "random"] == [
         r for r in first["rows"] if r["method"] == "random"
     ]
@@ -618,7 +644,8 @@ def test_eval_refuses_to_mix_numbers_of_questions(run, tmp_path, monkeypatch, li
     before = (tmp_path / "results.json").read_bytes()
     status, _, err = run("eval", "--methods", "t2i", "--max-new-tokens", 3, "--suite", "shapes", "--out", tmp_path,
                          "--limit", limit)  # fmt: skip
-    assert status == 2 and "questions of 'shapes'" in err.splitlines()[-1]
+    assert status == 2
+    assert "questions of 'shapes'" in err.splitlines()[-1]
     assert (tmp_path / "results.json").read_bytes() == before
     assert run(*EVAL, "--out", tmp_path, "--limit", limit)[0] == (2 if limit < 2 else 0)
 
@@ -629,7 +656,8 @@ def test_nobody_overwrites_results_of_another_command(run, tmp_path, monkeypatch
     (tmp_path / "results.json").write_text('{"meta": {}, "rows": [{"a": 1}]}')
     for command in (EVAL, ("speed",), ("tune", "--data", _questions(tmp_path))):
         status, _, err = run(*command, "--out", tmp_path, model=command[0] != "speed")
-        assert status == 2 and "would overwrite it: pass another --out" in err.splitlines()[-1]
+        assert status == 2
+        assert "would overwrite it: pass another --out" in err.splitlines()[-1]
     assert json.loads((tmp_path / "results.json").read_text())["rows"] == [{"a": 1}]
 
 
@@ -647,12 +675,14 @@ def test_eval_refuses_other_settings(run, tmp_path, monkeypatch):
     assert run(*EVAL, "--out", tmp_path, "--limit", 1)[0] == 0
     before = (tmp_path / "results.json").read_text()
     status, _, err = run(*EVAL, "--out", tmp_path, "--limit", 1, "--seed", 3)
-    assert status == 2 and "seed=0 (now 3)" in err.splitlines()[-1] and "Traceback" not in err
+    assert status == 2
+    assert "seed=0 (now 3)" in err.splitlines()[-1]
+    assert "Traceback" not in err
     assert (tmp_path / "results.json").read_text() == before
 
 
 @pytest.mark.parametrize(
-    "options, words",
+    ("options", "words"),
     [
         (["--keep", "0"], ["keep=0"]),
         (["--keep", "0.1,x"], ["'x'"]),
@@ -688,7 +718,8 @@ def test_outputs_are_whole_or_not_at_all(tmp_path):
     with pytest.raises(RuntimeError), atomic(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_closed_pipe_is_no_error():
@@ -697,7 +728,8 @@ def test_a_closed_pipe_is_no_error():
         f"{sys.executable} -m adafv methods | head -c 1", shell=True, capture_output=True, text=True, timeout=120,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
-    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
 
 
 def test_interrupted(run, image, monkeypatch):

@@ -55,25 +55,20 @@ def test_the_embedded_model_at_a_tenth(serve):
     fetched.
     """
     status, command, err = serve()
-    assert status == 0 and err.startswith("adafv: starting ")
+    assert status == 0
+    assert err.startswith("adafv: starting ")
     assert command[:3] == [sys.executable, "-m", SERVER]
-    assert (
-        value(command, "--model") == str(MODEL_DIR)
-        and value(command, "--served-model-name") == "embedded"
-    )
+    assert value(command, "--model") == str(MODEL_DIR)
+    assert value(command, "--served-model-name") == "embedded"
     assert value(command, "--middleware") == "adafv.integrations.vllm.middleware.Checks"
-    assert (
-        value(command, "--allowed-media-domains") == "(none)"
-        and "--trust-request-mm-kwargs" in command
-    )
+    assert value(command, "--allowed-media-domains") == "(none)"
+    assert "--trust-request-mm-kwargs" in command
     assert json.loads(value(command, "--limit-mm-per-prompt")) == {"image": 64}
     ours = {"adafv_keep": 0.1, "adafv_method": "adafv", "adafv_pin": "first", "adafv_only": True}
     assert options(command) == {"backend": "pil", **ours}
     assert os.environ["PILLOW_BLOCK_SIZE"] == "64m"
-    assert (
-        os.environ["VLLM_MEDIA_CONNECTOR"] == "adafv"
-        and os.environ["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
-    )
+    assert os.environ["VLLM_MEDIA_CONNECTOR"] == "adafv"
+    assert os.environ["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
 
 
 def test_our_options(serve):
@@ -84,10 +79,11 @@ def test_our_options(serve):
         "--tokens", 40, "--method", "adafv:reserve=0.5", "--pin", "none", "--cache-mb", 64
     )
     found = options(command)
-    assert (
-        "adafv_keep" not in found and found["adafv_tokens"] == 40 and found["adafv_cache_mb"] == 64
-    )
-    assert found["adafv_method"] == "adafv:reserve=0.5" and found["adafv_pin"] == "none"
+    assert "adafv_keep" not in found
+    assert found["adafv_tokens"] == 40
+    assert found["adafv_cache_mb"] == 64
+    assert found["adafv_method"] == "adafv:reserve=0.5"
+    assert found["adafv_pin"] == "none"
     assert options(serve("--method", "none")[1])["adafv_method"] == "none"
 
 
@@ -105,7 +101,8 @@ def test_flags_of_vllm_go_through(serve):
     ]
     _, command, _ = serve(*flags[:3], "--keep", 0.2, *flags[3:])
     start = command.index("--port")
-    assert command[start : start + len(flags)] == flags and options(command)["adafv_keep"] == 0.2
+    assert command[start : start + len(flags)] == flags
+    assert options(command)["adafv_keep"] == 0.2
 
 
 def test_a_model_of_ones_own(serve, tmp_path):
@@ -118,11 +115,9 @@ def test_a_model_of_ones_own(serve, tmp_path):
         ["--port", 1, "--model", folder],
     ):
         status, command, _ = serve(*words)
-        assert (
-            status == 0
-            and value(command, "--model") == str(folder)
-            and value(command, "--port") == "1"
-        )
+        assert status == 0
+        assert value(command, "--model") == str(folder)
+        assert value(command, "--port") == "1"
         assert "--served-model-name" not in command
 
 
@@ -138,12 +133,11 @@ def test_what_a_person_sets_stays(serve):
     flags += ["--limit-mm-per-prompt.image", "2"]
     _, command, _ = serve(*flags)
     assert "--limit-mm-per-prompt" not in command
-    assert (
-        "embedded" not in command
-        and "(none)" not in command
-        and command.count("--trust-request-mm-kwargs") == 1
-    )
-    assert "adafv_only" not in options(command) and os.environ["VLLM_MEDIA_CONNECTOR"] == "http"
+    assert "embedded" not in command
+    assert "(none)" not in command
+    assert command.count("--trust-request-mm-kwargs") == 1
+    assert "adafv_only" not in options(command)
+    assert os.environ["VLLM_MEDIA_CONNECTOR"] == "http"
     assert "--trust-request-mm-kwargs" not in serve("--no-trust-request-mm-kwargs")[1]
 
 
@@ -155,12 +149,14 @@ def test_options_in_vllms_own_flag_are_merged(serve, written):
     given = json.dumps({"adafv_keep": 0.5, "do_rescale": False})
     words = [word.replace("{}", given) for word in written]
     found = options(serve(*words)[1])
-    assert found["adafv_keep"] == 0.5 and found["do_rescale"] is False and found["adafv_only"]
+    assert found["adafv_keep"] == 0.5
+    assert found["do_rescale"] is False
+    assert found["adafv_only"]
     assert options(serve(*words, "--keep", 0.2)[1])["adafv_keep"] == 0.2
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    ("arguments", "words"),
     [
         (("--keep", 0), ("keep=0", "pass 0 < keep <= 1")),
         (("--keep", "nan"), ("keep=nan",)),
@@ -189,7 +185,10 @@ def test_options_in_vllms_own_flag_are_merged(serve, written):
 def test_bad_input(serve, arguments, words):
     """Exit 2 and one line, long before vLLM starts."""
     status, command, err = serve(*arguments)
-    assert status == 2 and not command and err.count("\n") == 1 and "Traceback" not in err
+    assert status == 2
+    assert not command
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
     assert all(word in err for word in words)
 
 
@@ -207,19 +206,19 @@ def test_models_that_are_not_pruned_are_refused(serve, tmp_path):
         (pixtral, ("Pixtral",)),
     ):
         status, command, err = serve(folder)
-        assert (
-            status == 2
-            and not command
-            and err.count("\n") == 1
-            and all(word in err for word in words)
-        )
+        assert status == 2
+        assert not command
+        assert err.count("\n") == 1
+        assert all(word in err for word in words)
 
 
 def test_without_the_plugin_nothing_would_be_pruned(serve):
-    """vLLM loads only the plugins of VLLM_PLUGINS where it is set."""
+    """VLLM loads only the plugins of VLLM_PLUGINS where it is set."""
     os.environ["VLLM_PLUGINS"] = "lora"
     status, command, err = serve()
-    assert status == 2 and not command and "VLLM_PLUGINS='lora' leaves adafv out" in err
+    assert status == 2
+    assert not command
+    assert "VLLM_PLUGINS='lora' leaves adafv out" in err
     os.environ["VLLM_PLUGINS"] = "lora,adafv"
     assert serve()[0] == 0
 
@@ -228,9 +227,10 @@ def test_without_vllm(serve, monkeypatch):
     """How to install it, in one line."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     status, command, err = serve()
-    assert (
-        status == 2 and not command and "pip install 'adafv[vllm]'" in err and err.count("\n") == 1
-    )
+    assert status == 2
+    assert not command
+    assert "pip install 'adafv[vllm]'" in err
+    assert err.count("\n") == 1
 
 
 def test_help_says_what_a_request_may_carry():

@@ -55,8 +55,10 @@ def test_signatures_are_the_models_own(model, inputs):
     before = dict(vars(model))
     with PRUNER.attached(model):
         assert {part: signature(getattr(model, part)) for part in names} == names
-        assert isinstance(model, own) and str(type(model)) == str(own)
-    assert type(model) is own and vars(model) == before
+        assert isinstance(model, own)
+        assert str(type(model)) == str(own)
+    assert type(model) is own
+    assert vars(model) == before
 
 
 def test_arguments_go_by_place_as_by_name(name, model, inputs):
@@ -147,7 +149,8 @@ def test_lengths_count_the_callers_prompt(model, inputs):
         output = model.generate(
             **inputs, **greedy(model), return_dict_in_generate=True, output_scores=True
         )
-    assert len(output.scores) == 4 and torch.equal(output.sequences[:, :length], ids)
+    assert len(output.scores) == 4
+    assert torch.equal(output.sequences[:, :length], ids)
 
 
 def test_what_looks_at_ids_sees_the_callers(model, inputs):
@@ -342,7 +345,8 @@ def test_a_copy_is_a_model_of_its_own(name, inputs, way):
     with PRUNER.attached(model):
         twin = COPIES[way](model)
     plain = model(**inputs).logits
-    assert type(twin) is type(model) and vars(twin).keys() == vars(model).keys()
+    assert type(twin) is type(model)
+    assert vars(twin).keys() == vars(model).keys()
     with PRUNER.attached(model):
         assert torch.equal(twin(**inputs).logits, plain)
     assert generated(twin, inputs) == generated(model, inputs)
@@ -350,7 +354,8 @@ def test_a_copy_is_a_model_of_its_own(name, inputs, way):
     if way != "copy":
         for weights in twin.parameters():
             weights.zero_()
-        assert (twin(**inputs).logits == 0).all() and torch.equal(model(**inputs).logits, plain)
+        assert (twin(**inputs).logits == 0).all()
+        assert torch.equal(model(**inputs).logits, plain)
 
 
 @torch.no_grad()
@@ -378,7 +383,9 @@ def test_one_pruner_at_a_time(model, inputs):
             raise KeyError
         model.generate(**inputs, max_new_tokens=1)
         raise RuntimeError("lost")
-    assert type(model) is own and vars(model) == before and type(other) is own
+    assert type(model) is own
+    assert vars(model) == before
+    assert type(other) is own
     with method("random", keep=0.5).attached(model):
         model.generate(**inputs, max_new_tokens=1)
 
@@ -396,7 +403,8 @@ def test_a_forward_of_the_instance_comes_back(model, inputs):
     model.forward = hooked
     with PRUNER.attached(model):
         assert model(**inputs).logits.shape[1] < inputs["input_ids"].shape[1]
-    assert vars(model)["forward"] is hooked and calls == [None]
+    assert vars(model)["forward"] is hooked
+    assert calls == [None]
 
 
 @pytest.mark.parametrize("pruning", ["adafv", "fastv"])

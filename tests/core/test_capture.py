@@ -50,7 +50,8 @@ def test_no_nan_for_empty_questions_and_zero_vectors():
     none_counts = text_to_image_attention(
         words, torch.randn(2, 4, 8), torch.tensor([[True] * 3, [False] * 3])
     )
-    assert (none_counts[1] == 0).all() and none_counts.isfinite().all()
+    assert (none_counts[1] == 0).all()
+    assert none_counts.isfinite().all()
 
 
 def test_centering_and_top_words():
@@ -147,14 +148,18 @@ def test_the_tower_ends_where_the_features_are_taken():
     whole, every = features(), list(range(len(layers)))
     hooks = [dict(layer._forward_hooks) for layer in layers]
     with ending(tower, -2, [SALIENCY]):
-        assert torch.equal(features(), whole) and ran == every[:-1]
+        assert torch.equal(features(), whole)
+        assert ran == every[:-1]
         with ThreadPoolExecutor(1) as other:
-            assert torch.equal(other.submit(features).result(), whole) and ran == every
+            assert torch.equal(other.submit(features).result(), whole)
+            assert ran == every
     with ending(tower, -2, [Signal("hidden", 1.0)]):
-        assert torch.equal(features(), whole) and ran == every
+        assert torch.equal(features(), whole)
+        assert ran == every
     with pytest.raises(RuntimeError, match="lost"), ending(tower, -2, []):
         raise RuntimeError("lost")
-    assert torch.equal(features(), whole) and ran == every
+    assert torch.equal(features(), whole)
+    assert ran == every
     assert [dict(layer._forward_hooks) for layer in layers] == hooks
     assert not any("forward" in vars(layer) for layer in layers)
 
@@ -212,6 +217,6 @@ def test_a_sequence_packed_for_flash_attention_is_shown_image_by_image():
         # of another model, in the same thread
         attention(torch.nn.Identity(), query, key, key, None, scaling=0.5)
     for (q, k, scale), part in zip(seen, (slice(0, 4), slice(4, 9)), strict=True):
-        assert (
-            torch.equal(q, query[:, :, part]) and torch.equal(k, key[:, :, part]) and scale == 0.5
-        )
+        assert torch.equal(q, query[:, :, part])
+        assert torch.equal(k, key[:, :, part])
+        assert scale == 0.5

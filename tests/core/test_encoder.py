@@ -335,9 +335,8 @@ def test_a_layer_chosen_at_the_call(name, monkeypatch):
             patch.setattr(model.config, "vision_feature_layer", layer)
             patch.setattr(model.base_model.config, "vision_feature_layer", layer)
             configured = AdaFV(keep=0.3).encode(model, plain).tokens
-        assert torch.equal(chosen.features, configured.features) and torch.equal(
-            chosen.saliency, configured.saliency
-        )
+        assert torch.equal(chosen.features, configured.features)
+        assert torch.equal(chosen.saliency, configured.saliency)
 
 
 @torch.no_grad()
@@ -349,9 +348,8 @@ def test_a_layer_chosen_while_attached():
     )
     with AdaFV(keep=1.0).attached(model):
         logits, ids = model(**inputs).logits, model.generate(**inputs, **GREEDY)
-    assert torch.equal(logits, model(**inputs).logits) and torch.equal(
-        ids, model.generate(**inputs, **GREEDY)
-    )
+    assert torch.equal(logits, model(**inputs).logits)
+    assert torch.equal(ids, model.generate(**inputs, **GREEDY))
 
 
 def test_several_layers_chosen_at_the_call():
@@ -411,9 +409,8 @@ def test_a_strategy_chosen_at_the_call(tower, strategy):
         "siglip_vision_model": 0,
     }[tower]
     lead = before - (strategy == "default")
-    assert encoding.tokens.counts == (36 + min(lead, 0),) and len(
-        encoding.structural_indices[0]
-    ) == max(lead, 0)
+    assert encoding.tokens.counts == (36 + min(lead, 0),)
+    assert len(encoding.structural_indices[0]) == max(lead, 0)
     assert encoding.tokens.coordinates[0][0].tolist() == [0, 0, max(0, -lead)]
     short = AdaFV(keep=0.3, newlines="all").prune(model, inputs, encoding)
     image = int((short["input_ids"] == model.config.image_token_id).sum())

@@ -61,7 +61,8 @@ def test_attached_generate_returns_the_callers_prompt(model, processor):
         text_only = model.generate(**inputs_for(processor, samples[0]), **GREEDY)
     assert torch.equal(ids[:, :-6], inputs["input_ids"])
     assert torch.equal(ids[:, -6:], expected[:, -6:])
-    assert torch.equal(output.sequences, ids) and len(output.scores) == 6
+    assert torch.equal(output.sequences, ids)
+    assert len(output.scores) == 6
     assert torch.equal(text_only, model.generate(**inputs_for(processor, samples[0]), **GREEDY))
 
 

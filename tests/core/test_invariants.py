@@ -59,7 +59,9 @@ def test_1_budget_is_exact_and_text_survives(model, processor, name, option):
     for k, n, indices in zip(budget, encoding.tokens.counts, kept, strict=True):
         assert k == min(n, option.get("tokens", max(1, int(option.get("keep", 0) * n + 0.5))))
         assert len(indices) == k
-        assert (indices.diff() > 0).all() and indices[0] >= 0 and indices[-1] < n
+        assert (indices.diff() > 0).all()
+        assert indices[0] >= 0
+        assert indices[-1] < n
 
     pruned = pruner(model, inputs)
     for before, after in zip(inputs["input_ids"], pruned["input_ids"], strict=True):

@@ -140,7 +140,9 @@ def test_plans_of_every_depth(method, layers):
     rounding.
     """
     stages = method(keep=0.5).stages(layers)
-    assert stages == sorted(set(stages)) and stages[0] >= 1 and stages[-1] < layers
+    assert stages == sorted(set(stages))
+    assert stages[0] >= 1
+    assert stages[-1] < layers
     for count in (36, 577, 2880):
         for keep in (0.45, 0.7, 0.99):
             pruner = method(keep=keep)
@@ -155,7 +157,8 @@ def test_plans_of_every_depth(method, layers):
 
 def test_the_papers_depths():
     """Of LLaMA's 32 layers: after 2 have run; after those of index 2, 6 and 15; after each quarter."""
-    assert FastV(keep=0.5).stages(32) == [2] and FastV(keep=0.5, layer=3).stages(32) == [3]
+    assert FastV(keep=0.5).stages(32) == [2]
+    assert FastV(keep=0.5, layer=3).stages(32) == [3]
     assert SparseVLM(keep=0.5).stages(32) == [3, 7, 16]
     assert PyramidDrop(keep=0.5).stages(32) == [8, 16, 24]
     assert FastV(keep=0.5).plan(32, 576, 288) == [269]  # 2 · 576 + 30 · 269 = 32 · 288 and a bit
@@ -183,7 +186,8 @@ def test_cached_decoding_is_decoding_without_a_cache(family, backbone, attention
     """Layers with caches of different lengths, in a batch that pads.
 
     Only tokens of the prompt rate, and they don't see the answer, so a pass over prompt and answer
-    decides as the prefill did."""
+    decides as the prefill did.
+    """
     model, pruner = deep_model(family, backbone), method(keep=0.6)
     inputs = inputs_for(tiny_processor(family), ONE, NONE, TWO)
     with attending(model, attention):

@@ -66,7 +66,8 @@ def test_masked_columns_stay_where_they_were(name):
         model(**inputs, labels=labels),
         model(**AdaFV(keep=1.0)(model, inputs | {"labels": labels})),
     )
-    assert torch.equal(plain.logits, same.logits) and torch.equal(plain.loss, same.loss)
+    assert torch.equal(plain.logits, same.logits)
+    assert torch.equal(plain.loss, same.loss)
     short = AdaFV(keep=0.3)(model, inputs)
     for row in range(2):
         assert text_of(short, row, model.config.image_token_id) == text_of(
@@ -83,7 +84,8 @@ def test_without_a_mask_it_is_what_the_model_infers(name):
     model, given = tiny(name).model, two(name)
     inputs = {key: x for key, x in given.items() if key != "attention_mask"}
     whole = AdaFV(keep=1.0)(model, inputs)
-    assert "attention_mask" not in whole and torch.equal(whole["input_ids"], inputs["input_ids"])
+    assert "attention_mask" not in whole
+    assert torch.equal(whole["input_ids"], inputs["input_ids"])
     equal = ask(name, (QUESTION, [show(48, 48)]), (QUESTION, [show(48, 48, seed=1)]))
     equal.pop("attention_mask")
     try:
@@ -153,10 +155,12 @@ def test_packed_rows_of_unequal_lengths_are_padded_behind():
     short = AdaFV(keep=0.3)(
         model, inputs | {"position_ids": numbers, "labels": inputs["input_ids"]}
     )
-    assert "attention_mask" not in short and torch.equal(short["input_ids"][1], other[0])
+    assert "attention_mask" not in short
+    assert torch.equal(short["input_ids"][1], other[0])
     assert short["position_ids"][1].tolist() == numbers[1].tolist()
     gone = width - int((short["labels"][0] != -100).sum())
-    assert gone > 0 and short["position_ids"][0, -gone:].tolist() == [0] * gone
+    assert gone > 0
+    assert short["position_ids"][0, -gone:].tolist() == [0] * gone
 
 
 def test_bounds_of_packed_rows_shrink_too():
@@ -260,7 +264,8 @@ def test_position_ids_of_the_callers():
     short = AdaFV(keep=0.3)(model, inputs | {"position_ids": numbers})
     for row, mask in enumerate(short["attention_mask"].bool()):
         own = short["position_ids"][row, mask]
-        assert own.diff().eq(1).all() and own[-1] - own[0] == mask.sum() - 1
+        assert own.diff().eq(1).all()
+        assert own[-1] - own[0] == mask.sum() - 1
     assert torch.equal(
         AdaFV(keep=1.0)(model, inputs | {"position_ids": numbers})["position_ids"], numbers
     )

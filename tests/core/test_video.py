@@ -101,10 +101,8 @@ def test_a_clip_and_a_picture_keep_a_budget_each(name):
     pixels = {k: x for part in (still, clip) for k, x in part.items() if k not in both}
     pruner = AdaFV(keep=0.3)
     encoding = pruner.encode(model, both | pixels)
-    assert (
-        len(encoding.tokens.counts) == 2
-        and encoding.tokens.counts[1] == 2 * encoding.tokens.counts[0]
-    )
+    assert len(encoding.tokens.counts) == 2
+    assert encoding.tokens.counts[1] == 2 * encoding.tokens.counts[0]
     short = pruner.prune(model, both | pixels, encoding)
     for modality, count in zip(("image", "video"), encoding.tokens.counts, strict=True):
         assert int(

@@ -98,9 +98,11 @@ def test_training_and_test_never_meet():
 @pytest.mark.parametrize("size", [(192, 192), (288, 160), (120, 300)])
 def test_boxes_lie_inside_and_apart(size):
     for sample in some("scenes", 30, size=size):
-        assert sample.image.size == size and sample.image.mode == "RGB"
+        assert sample.image.size == size
+        assert sample.image.mode == "RGB"
         for left, top, right, bottom in (t.box for t in sample.things):
-            assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
+            assert 0 <= left < right <= size[0]
+            assert 0 <= top < bottom <= size[1]
         for a, b in itertools.combinations([t.box for t in sample.things], 2):
             assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
         boxes = {t.box for t in sample.things}
@@ -145,7 +147,9 @@ def test_easy_vqa_is_the_public_test_split():
     asked = [(q.text, q.answer) for sample in load_suite("easy-vqa") for q in sample.questions]
     assert sorted(asked) == sorted(zip(questions, answers, strict=True))
     sample = next(load_suite("easy-vqa"))
-    assert sample.image.size == (64, 64) and sample.things == () and sample.questions[0].boxes == ()
+    assert sample.image.size == (64, 64)
+    assert sample.things == ()
+    assert sample.questions[0].boxes == ()
     assert {q.type for s in load_suite("easy-vqa", 200) for q in s.questions} == {
         "color",
         "exists",

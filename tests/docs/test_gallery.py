@@ -91,11 +91,11 @@ def test_where_nobody_differs_or_the_model_is_wrong_there_is_nothing_to_see():
 def test_a_case_knows_its_methods_and_its_picture():
     """Neither the dense nor the blind model is a method that could part from the others."""
     (case,) = disagreements(records([("scenes", 3, "color", "+-+-")]), 5)
-    assert case.right == ["one", "three"] and set(case.answers) == set(METHODS)
+    assert case.right == ["one", "three"]
+    assert set(case.answers) == set(METHODS)
     sample, question = case.load()
-    assert (
-        sample.id == "scenes/validation/3" and question == draw(3, split="validation").questions[0]
-    )
+    assert sample.id == "scenes/validation/3"
+    assert question == draw(3, split="validation").questions[0]
 
 
 def test_one_pass_of_the_tower_explains_what_each_method_does_alone(model, processor):

@@ -42,7 +42,8 @@ def test_the_accuracy_table_is_the_measured_one(monkeypatch, capsys):
     assert main(command.split()) == 0
     printed = [line.strip() for line in capsys.readouterr().out.strip().splitlines()]
     shown = [line.strip() for line in page.splitlines()]
-    assert len(printed) > 20 and all(line in shown for line in printed)
+    assert len(printed) > 20
+    assert all(line in shown for line in printed)
 
 
 def test_the_families_are_those_that_the_tests_proved():
@@ -74,4 +75,5 @@ def test_the_badges_are_true():
 def test_links_lead_somewhere():
     """Every file that the front page names is there."""
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", README)
-    assert len(targets) > 10 and all((ROOT / target).exists() for target in targets)
+    assert len(targets) > 10
+    assert all((ROOT / target).exists() for target in targets)

@@ -55,7 +55,8 @@ def test_the_commands_of_the_first_page_come_out_right(tmp_path, monkeypatch, ca
     draw(0, split="test", suite="scenes").image.save("picture.png")
     page = (DOCS / "index.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"^adafv (ask .*)$", page, re.MULTILINE)
-    assert question.text in command and main(shlex.split(command)) == 0
+    assert question.text in command
+    assert main(shlex.split(command)) == 0
     assert capsys.readouterr().out.splitlines()[0] == question.answer
 
 
@@ -112,7 +113,8 @@ def test_the_methods_page_has_every_method():
     page = methods.methods_page()
     for name, cls in METHODS.items():
         section = page.split(f"## `{name}` ")[1].split("\n## ")[0]
-        assert methods.parts(cls.__doc__ or "")[0] in section and "**Cost.**" in section
+        assert methods.parts(cls.__doc__ or "")[0] in section
+        assert "**Cost.**" in section
         for number in re.findall(r"\d{4}\.\d{5}", cls.__doc__ or ""):
             assert f"https://arxiv.org/abs/{number}" in section
 
@@ -128,7 +130,8 @@ def test_rivals_are_held_against_their_authors_code():
         assert row["commit"] is None or re.fullmatch(r"[0-9a-f]{40}", row["commit"])
         said = methods.held(METHODS[name])
         for part in (row["one"], row["five"]):
-            assert 0 <= part["identical"] <= part["cases"] and 0 <= part["iou"] <= 1
+            assert 0 <= part["identical"] <= part["cases"]
+            assert 0 <= part["iou"] <= 1
             assert f"{part['identical']} of {part['cases']} cases" in said
         assert row["one"]["identical"] == row["one"]["cases"]
     assert not any(methods.held(METHODS[name]) for name in ours)

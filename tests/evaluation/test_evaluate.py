@@ -79,7 +79,8 @@ def test_reask_is_a_fresh_encoding(model, processor):
     pruner = AdaFV(keep=0.2)
     short = pruner.prune(model, inputs, reask(model, inputs, first, index))
     fresh = pruner(model, full)
-    assert torch.equal(short["input_ids"], fresh["input_ids"]) and "pixel_values" not in short
+    assert torch.equal(short["input_ids"], fresh["input_ids"])
+    assert "pixel_values" not in short
     with torch.no_grad():
         torch.testing.assert_close(
             model(**short).logits, model(**fresh).logits, rtol=1e-4, atol=1e-4
@@ -116,13 +117,15 @@ def test_answers_are_those_of_asking_one_by_one(model, processor, suite, whole):
                     alone.visual_tokens,
                     alone.kept_tokens,
                 )
-                assert record["type"] == question.type and record["truth"] == question.answer
+                assert record["type"] == question.type
+                assert record["truth"] == question.answer
 
 
 def test_blind_sees_no_picture(model, processor, suite, whole):
     """The blind rows are the language model on the bare question: the same for every image."""
     blind = [r for r in whole if r["method"] == "blind"]
-    assert {r["kept_tokens"] for r in blind} == {0} and {r["keep"] for r in blind} == {0.0}
+    assert {r["kept_tokens"] for r in blind} == {0}
+    assert {r["keep"] for r in blind} == {0.0}
     for q in range(3):
         assert len({r["answer"] for r in blind if r["question"] == q}) == 1
 
@@ -141,7 +144,8 @@ def test_the_tower_runs_once_per_picture(model, processor, suite, tmp_path, monk
         plan(batch_size=4).run(model, processor, tmp_path, name="tiny")
     finally:
         hook.remove()
-    assert sum(pictures) == len(suite.samples) and len(runs) == len(pictures) < len(suite.samples)
+    assert sum(pictures) == len(suite.samples)
+    assert len(runs) == len(pictures) < len(suite.samples)
 
 
 def test_comparison_ignores_case_and_space(model, processor, suite, tmp_path, whole):
@@ -173,7 +177,8 @@ def test_rows_are_the_contracts(whole):
         ("blind", 0.0),
         *((m, k) for m in METHODS for k in KEEPS[1:]),
     }
-    assert len(rows) == CONFIGURATIONS * 4 and {r["question_type"] for r in rows} == {
+    assert len(rows) == CONFIGURATIONS * 4
+    assert {r["question_type"] for r in rows} == {
         "all",
         "A",
         "B",
@@ -191,7 +196,8 @@ def test_rows_are_the_contracts(whole):
         assert row["kept_tokens"] == pytest.approx(
             sum(r["kept_tokens"] for r in group) / len(group), abs=1e-6
         )
-        assert 0 <= row["ci_low"] <= row["accuracy"] <= row["ci_high"] <= 1 and row["seconds"] > 0
+        assert 0 <= row["ci_low"] <= row["accuracy"] <= row["ci_high"] <= 1
+        assert row["seconds"] > 0
     assert all(r["retention"] is None or r["retention"] >= 0 for r in rows)
 
 
@@ -249,10 +255,8 @@ def test_a_killed_run_goes_on(model, processor, suite, tmp_path, whole, monkeypa
     assert timeless(records) == timeless(whole) == timeless(lines(folder))
     assert sum(generated) <= len(whole) - known + 2
     generated.clear()
-    assert (
-        timeless(plan().run(model, processor, folder, name="tiny")) == timeless(whole)
-        and not generated
-    )
+    assert timeless(plan().run(model, processor, folder, name="tiny")) == timeless(whole)
+    assert not generated
 
 
 def lines_whole(path) -> list[bytes]:
@@ -470,7 +474,8 @@ def test_interval_covers():
 def test_interval_of_a_clean_sheet(right):
     """All right (or wrong) is no proof of 100 %."""
     low, high = report.wilson([[right] * 3] * 20)
-    assert high - low > 0.1 and (high == 1 if right else low == 0)
+    assert high - low > 0.1
+    assert high == 1 if right else low == 0
 
 
 def test_files_and_table(whole, tmp_path):
@@ -494,7 +499,9 @@ def test_files_and_table(whole, tmp_path):
     with console.capture() as capture:
         console.print(report.table(rows))
     text = capture.get()
-    assert "dense" in text and "blind" in text and "adafv" in text
+    assert "dense" in text
+    assert "blind" in text
+    assert "adafv" in text
 
 
 def test_only_dense(model, processor, suite, tmp_path):

@@ -23,12 +23,11 @@ def test_tokens_lie_where_their_patches_do():
     processor, tokens = where_of((96, 96))
     place = centers(processor, (96, 96), tokens.coordinates[0])
     thumbnail, tiles = place[:36], place[36:]
-    assert thumbnail[0].tolist() == [8, 8] and thumbnail[-1].tolist() == [88, 88]
-    assert (
-        tiles[0].tolist() == [4, 4]
-        and tiles[1].tolist() == [12, 4]
-        and tiles[-1].tolist() == [92, 92]
-    )
+    assert thumbnail[0].tolist() == [8, 8]
+    assert thumbnail[-1].tolist() == [88, 88]
+    assert tiles[0].tolist() == [4, 4]
+    assert tiles[1].tolist() == [12, 4]
+    assert tiles[-1].tolist() == [92, 92]
 
 
 def test_boxes_hold_the_tokens_whose_middle_is_inside():
@@ -60,13 +59,13 @@ def test_oracle_keeps_what_is_asked_about_first():
     inside = set(named.isfinite().any(1).nonzero()[:, 0].tolist())
     for k in (1, 7, len(inside), len(inside) + 20, tokens.counts[0]):
         (kept,) = Oracle(tokens=k, distances=[named]).select(tokens, [k]).kept
-        assert len(set(kept.tolist())) == k and kept.tolist() == sorted(kept.tolist())
+        assert len(set(kept.tolist())) == k
+        assert kept.tolist() == sorted(kept.tolist())
         assert len(inside & set(kept.tolist())) == min(k, len(inside))
 
 
 def test_boxes_of_the_scenes_hold_tokens():
     """Every box that a question names has a token in an image of the embedded model's grid."""
-
     from adafv.models.load import load
 
     model, processor = load()

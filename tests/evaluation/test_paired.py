@@ -44,7 +44,8 @@ def test_difference_is_that_of_the_accuracies():
         "random",
         600,
     )
-    assert row["ci_low"] < row["difference"] < row["ci_high"] and row["p"] < 0.001
+    assert row["ci_low"] < row["difference"] < row["ci_high"]
+    assert row["p"] < 0.001
 
 
 def test_p_values_of_no_difference_are_even():
@@ -65,7 +66,8 @@ def test_questions_on_one_picture_are_not_independent():
     tenfold = paired(
         records("a", [p * 10 for p in ours]) + records("b", [p * 10 for p in theirs]), ["a"]
     )[0]
-    assert tenfold["p"] == single["p"] and tenfold["ci_low"] == pytest.approx(single["ci_low"])
+    assert tenfold["p"] == single["p"]
+    assert tenfold["ci_low"] == pytest.approx(single["ci_low"])
 
 
 def test_equal_answers_have_no_difference():
@@ -99,4 +101,5 @@ def test_table_marks_what_is_more_than_luck():
         name: cell[-1]
         for name, cell in zip(table.columns[2].cells, table.columns[3].cells, strict=True)
     }
-    assert (marks["worse"], marks["better"]) == ("▼", "▲") and marks["adafv"].isdigit()
+    assert (marks["worse"], marks["better"]) == ("▼", "▲")
+    assert marks["adafv"].isdigit()

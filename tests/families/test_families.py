@@ -186,7 +186,8 @@ def test_a_token_that_is_dropped_is_a_token_that_nobody_sees(name, monkeypatch):
     dropped tokens masked.
 
     Position ids of rows and columns, DeepStack planes and bidirectional masks of images have to
-    shrink along for that."""
+    shrink along for that.
+    """
     if name in RECURRENT:
         pytest.skip(
             "its language model carries a state from token to token, which a mask doesn't cut out"
@@ -221,7 +222,8 @@ def test_every_method(name):
 
     Budgets are exact, what is kept is in order and no text is lost; keep=1 gives back the inputs; a
     batch keeps what its prompts keep alone; all that runs along the sequence shrinks together; an
-    answer changes nothing."""
+    answer changes nothing.
+    """
     model = tiny(name).model
     width = 80 if name == "emu3" else 48  # whose encoder looks at the padding of smaller images
     samples = [(QUESTION, [show(80, 48)]), (OTHER, [show(width, 48, seed=1)])]

@@ -123,8 +123,10 @@ def test_what_decides_a_choice_is_in_its_hash():
         PruneSpec("p", "adafv", 0.1, None, (1,)),
     ]
     assert len({t.hash for t in (ticket, *others)}) == 6
-    assert PruneSpec.read(ticket.tensor()) == ticket and copy.copy(ticket).hash == ticket.hash
-    assert PruneSpec("p").hash == "p" and PruneSpec("p").dense
+    assert PruneSpec.read(ticket.tensor()) == ticket
+    assert copy.copy(ticket).hash == ticket.hash
+    assert PruneSpec("p").hash == "p"
+    assert PruneSpec("p").dense
 
 
 def test_the_methods_on_vllm():
@@ -204,13 +206,12 @@ def test_encodings_in_bounded_memory():
     encodings.add("b", encoded(4))
     assert encodings.find("a") is not None
     encodings.add("c", encoded(5))
-    assert (
-        encodings.find("b") is None
-        and encodings.find("a") is not None
-        and encodings.find("c") is not None
-    )
+    assert encodings.find("b") is None
+    assert encodings.find("a") is not None
+    assert encodings.find("c") is not None
     encodings.add("d", encoded(11))
-    assert encodings.find("d") is None and encodings.used <= encodings.bytes
+    assert encodings.find("d") is None
+    assert encodings.used <= encodings.bytes
     assert (encodings.encoded, encodings.reused, encodings.evicted) == (4, 3, 1)
 
 
@@ -219,7 +220,8 @@ def test_places_survive_half_precision():
     coordinates = torch.tensor([[0, 0], [255, 257], [1000, 3], [16383, 9999]])
     features = torch.randn(4, 5, dtype=torch.bfloat16)
     both = with_places(features, coordinates)
-    assert torch.equal(places_of(both), coordinates) and torch.equal(both[:, :-CHANNELS], features)
+    assert torch.equal(places_of(both), coordinates)
+    assert torch.equal(both[:, :-CHANNELS], features)
 
 
 @pytest.mark.parametrize("shapes", [[(48, 48)], [(96, 24), (24, 24)]])
@@ -239,8 +241,10 @@ def test_positions_are_the_models_own(shapes):
     ).nonzero()[:, 0]
     spans = [(int(start), h * w) for start, (_, h, w) in zip(starts, grids, strict=True)]
     found, more = numbered(len(ids), spans, [(grid, 1.0) for grid in grids])
-    assert torch.equal(found, expected[:, 0]) and more == int(delta)
+    assert torch.equal(found, expected[:, 0])
+    assert more == int(delta)
     gone = sum(count - 1 for _, count in spans)
     shorter = [(start - sum(n - 1 for _, n in spans[:i]), 1) for i, (start, _) in enumerate(spans)]
     pruned, later = numbered(len(ids) - gone, shorter, [(grid, 1.0) for grid in grids])
-    assert torch.equal(pruned[:, -3:], found[:, -3:]) and later == more + gone
+    assert torch.equal(pruned[:, -3:], found[:, -3:])
+    assert later == more + gone

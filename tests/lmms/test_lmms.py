@@ -103,7 +103,8 @@ def test_the_answers_are_adafvs_own(run, own):
     results, samples = run
     assert len(samples) == len(own) == LIMIT
     for sample, (truth, answer) in zip(samples, own, strict=True):
-        assert sample["filtered_resps"] == answer.answer and sample["target"] == truth
+        assert sample["filtered_resps"] == answer.answer
+        assert sample["target"] == truth
         (counts,) = sample["token_counts"]
         assert (counts["visual_tokens"], counts["kept_tokens"]) == (
             answer.visual_tokens,
@@ -139,7 +140,8 @@ def test_a_failing_request_raises(lm, monkeypatch):
 @pytest.mark.parametrize("name", ["adafv", "visionzip", "fastv", "none"])
 def test_any_pictures_in_one_batch(lm, monkeypatch, name):
     """Requests with one, several and no image give together what they give alone, where tokens
-    are merged, and where they are dropped between the model's layers, too."""
+    are merged, and where they are dropped between the model's layers, too.
+    """
     chats = [
         chat("what color is the anchor?", picture(60, 40, 1)),
         chat("how many things are there?"),

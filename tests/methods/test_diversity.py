@@ -101,9 +101,12 @@ def alone(tokens, i):
 def assert_exact(selection, counts, budget):
     for kept, n, k in zip(selection.kept, counts, budget, strict=True):
         assert len(kept) == k
-        assert (kept.diff() > 0).all() and kept[0] >= 0 and kept[-1] < n
+        assert (kept.diff() > 0).all()
+        assert kept[0] >= 0
+        assert kept[-1] < n
     for features, k in zip(selection.features or [], budget, strict=bool(selection.features)):
-        assert features.shape[0] == k and features.isfinite().all()
+        assert features.shape[0] == k
+        assert features.isfinite().all()
 
 
 @pytest.mark.parametrize("k", BUDGETS)
@@ -141,7 +144,7 @@ def test_tome_merges_what_the_paper_merges(tokens, images, k):
 
 @pytest.mark.parametrize("options", [{"alpha": 0.0}, {"alpha": 2.5}])
 def test_scope_weighs_saliency_by_its_power(tokens, images, options):
-    """alpha = 0 is coverage alone."""
+    """Alpha = 0 is coverage alone."""
     for i, kept in enumerate(Scope(tokens=9, **options).select(tokens, [9, 9]).kept):
         order = diversity.scope(images[i]["visual"], images[i]["saliency"], options["alpha"])
         assert kept.tolist() == sorted(order[:9])

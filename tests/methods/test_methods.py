@@ -127,7 +127,8 @@ def test_adafv_released_is_the_authors_code(model, processor, tokens, k):
     twice.
 
     In images that fill their tiles and in images that padding was cut from, whose tokens are
-    not numbered as there."""
+    not numbered as there.
+    """
     padded = inputs_for(
         processor, (prompt("what ?"), [picture(60, 40)]), (prompt(), [picture(20, 64, 1)])
     )
@@ -306,7 +307,8 @@ def test_every_method_introduces_itself(name):
     """`adafv methods` prints these."""
     cls = METHODS[name]
     assert cls.name == name
-    assert cls.__doc__ and cls.__doc__.split("\n")[0].endswith(".")
+    assert cls.__doc__
+    assert cls.__doc__.split("\n")[0].endswith(".")
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,8 @@ def test_budget_is_exact(tokens, cls, k):
     for i, kept in enumerate(selection.kept):
         assert len(kept) == budget[i]
         assert (kept.diff() > 0).all()
-        assert kept[0] >= 0 and kept[-1] < tokens.counts[i]
+        assert kept[0] >= 0
+        assert kept[-1] < tokens.counts[i]
         if selection.features is not None:
             assert selection.features[i].shape == (budget[i], tokens.features.shape[-1])
 

@@ -70,7 +70,8 @@ def test_control_tokens_in_questions(processor, token, around):
     """A question must not add a placeholder, end the prompt or open another turn."""
     with pytest.raises(ValueError, match="control token") as info:
         build_inputs(processor, picture(), around.format(token))
-    assert token in str(info.value) and "\n" not in str(info.value)
+    assert token in str(info.value)
+    assert "\n" not in str(info.value)
 
 
 def test_undecodable_questions(processor):

@@ -62,7 +62,8 @@ def test_a_bucket_is_compiled_once(kind, counter):
             assert short["input_ids"].shape[1] <= 64
             assert answers(model, short, **STATIC) == expected
             counts.append(counter.frame_count)
-        assert counts[0] > 0 and counts[1:] == counts[:1] * 2
+        assert counts[0] > 0
+        assert counts[1:] == counts[:1] * 2
         answers(model, PRUNER(model, asked(kind, 60)), **STATIC)
         assert counter.frame_count > counts[0]
     with compiled(model, bucket=64), torch.no_grad():
@@ -93,7 +94,8 @@ def test_masks_are_compiled_too(kind, options, counter):
     each kind of layer.
 
     The prefill is compiled under either; the tokens after it where the cache is static and no layer
-    has a window."""
+    has a window.
+    """
     model, _ = prepared(kind)
     inputs = asked(kind, 5, 12)
     assert not inputs["attention_mask"].all()
@@ -104,7 +106,8 @@ def test_masks_are_compiled_too(kind, options, counter):
         prefill = counter.frame_count
         assert answers(model, short, **options) == plain
     decoded = options is STATIC and not any(StaticCache(model.config, 8).is_sliding)
-    assert prefill > 0 and counter.frame_count == prefill + decoded
+    assert prefill > 0
+    assert counter.frame_count == prefill + decoded
 
 
 def test_attached_pruners_work_as_ever(counter):

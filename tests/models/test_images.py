@@ -36,7 +36,9 @@ def refused(path: object, *words: str) -> None:
     with pytest.raises(ValueError) as info:
         open_image(path)  # type: ignore[arg-type]
     message = str(info.value)
-    assert "\n" not in message and Path(str(path)).name in message and ": " in message
+    assert "\n" not in message
+    assert Path(str(path)).name in message
+    assert ": " in message
     for word in words:
         assert word in message
 
@@ -57,7 +59,8 @@ def test_exif_rotation_is_honoured(tmp_path):
     exif[0x0112] = 6
     opened = open_image(saved(image, tmp_path / "a.png", exif=exif))
     assert opened.size == (10, 20)
-    assert opened.getpixel((5, 2)) == RED and opened.getpixel((5, 17)) == BLUE
+    assert opened.getpixel((5, 2)) == RED
+    assert opened.getpixel((5, 17)) == BLUE
 
 
 def test_damaged_exif_does_not_hide_the_picture(tmp_path):
@@ -92,7 +95,9 @@ def test_print_colours_become_rgb(tmp_path):
     """CMYK from a print workflow is not shown inverted."""
     opened = open_image(saved(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), tmp_path / "a.jpg"))
     red, green, blue = opened.getpixel((1, 1))
-    assert red > 200 and green < 60 and blue < 60
+    assert red > 200
+    assert green < 60
+    assert blue < 60
 
 
 def test_transparency_is_laid_on_white(tmp_path):
@@ -100,12 +105,14 @@ def test_transparency_is_laid_on_white(tmp_path):
     image = Image.new("RGBA", (4, 4), (0, 0, 255, 0))
     image.putpixel((0, 0), (255, 0, 0, 255))
     opened = open_image(saved(image, tmp_path / "a.png"))
-    assert opened.getpixel((0, 0)) == RED and opened.getpixel((3, 3)) == (255, 255, 255)
+    assert opened.getpixel((0, 0)) == RED
+    assert opened.getpixel((3, 3)) == (255, 255, 255)
     palette = Image.new("P", (2, 1))
     palette.putpalette([0, 0, 255, 255, 0, 0])
     palette.putpixel((1, 0), 1)
     opened = open_image(saved(palette, tmp_path / "p.png", transparency=0))
-    assert opened.getpixel((0, 0)) == (255, 255, 255) and opened.getpixel((1, 0)) == RED
+    assert opened.getpixel((0, 0)) == (255, 255, 255)
+    assert opened.getpixel((1, 0)) == RED
 
 
 @pytest.mark.parametrize(
@@ -123,7 +130,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
 
 
 @pytest.mark.parametrize(
-    "name, content, words",
+    ("name", "content", "words"),
     [
         ("photo.heic", HEIC, "pip install pillow-heif"),
         ("page.pdf", b"%PDF-1.7\n" + bytes(100), "export the page as PNG"),
@@ -145,7 +152,8 @@ def test_formats_that_pillow_does_not_read(tmp_path, monkeypatch, name, content,
     for source, named in ((path, str(path)), (content, "the image")):
         with pytest.raises(ValueError) as info:
             open_image(source)
-        assert words in str(info.value) and str(info.value).startswith(named)
+        assert words in str(info.value)
+        assert str(info.value).startswith(named)
 
 
 def test_heic_is_read_where_its_reader_is_installed(tmp_path, monkeypatch):

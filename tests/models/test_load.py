@@ -31,14 +31,17 @@ def refused(*arguments: object, **options: object) -> str:
     with pytest.raises(ValueError) as info:
         load(*arguments, **options)  # type: ignore[arg-type]
     message = str(info.value)
-    assert "\n" not in message and ": " in message
+    assert "\n" not in message
+    assert ": " in message
     return message
 
 
 def test_a_folder_gives_the_model_that_was_saved(folders, family):
     """Loading changes nothing: same logits, on the CPU in fp32 and eval mode, processor included."""
     model, processor = load(str(folders[family]))
-    assert model.dtype == torch.float32 and model.device.type == "cpu" and not model.training
+    assert model.dtype == torch.float32
+    assert model.device.type == "cpu"
+    assert not model.training
     inputs = inputs_for(processor, (prompt(), [picture()]))
     before = inputs_for(tiny_processor(family), (prompt(), [picture()]))
     assert all(torch.equal(inputs[name], before[name]) for name in before)
@@ -92,7 +95,8 @@ def test_unreachable_hub_ids(monkeypatch):
 
     monkeypatch.setattr(AutoConfig, "from_pretrained", offline)
     message = refused("owner/model")
-    assert "couldn't connect" in message and "owner/model" in message
+    assert "couldn't connect" in message
+    assert "owner/model" in message
 
 
 @pytest.mark.parametrize("config", [LlamaConfig(), BertConfig()])
@@ -107,7 +111,8 @@ def test_unknown_families(tmp_path, config):
     """Never silently not pruned."""
     config.save_pretrained(tmp_path)
     message = refused(tmp_path)
-    assert repr(config.model_type) in message and "llava" in message
+    assert repr(config.model_type) in message
+    assert "llava" in message
 
 
 def test_types_that_transformers_does_not_know(folder):

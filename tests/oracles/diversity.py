@@ -2,7 +2,8 @@
 oracles.
 
 Vectors are lists of floats. What picks one token at a time returns all of them in the order of
-picking."""
+picking.
+"""
 
 import math
 from collections.abc import Sequence

@@ -55,7 +55,8 @@ def run(
     first patch that goes), `raters[i]` the columns whose attention ranks them; `plans[i]` says
     before which layer how many patches are left. The attention is that of the layer before, on what
     it read, or, where a method looks ahead, of that layer itself, on what it would read if nothing
-    went."""
+    went.
+    """
     decoder = model.get_decoder()
     columns, hidden, entered, read = list(range(embeddings.shape[1])), embeddings, embeddings, []
     for index, layer in enumerate(decoder.layers):

@@ -23,7 +23,8 @@ def best_split(
     """Every split k_t + k_v = total is tried, in exact arithmetic; of equal ones the smaller k_t.
 
     The authors' code counts what is captured from the reserved tokens on, the paper from the first
-    on."""
+    on.
+    """
     p_t = prefix_sums(relevance, descending(relevance))
     p_v = prefix_sums(saliency, descending(saliency))
     n, best = len(relevance), None

@@ -138,7 +138,8 @@ def test_answers_are_those_of_hugging_face(source, expected, engine, batch_size)
     batch = plan(source, f"{batch_size}.jsonl", batch_size=batch_size)
     summary = batch.run(engine)
     check(batch.out, expected)
-    assert summary["failed"] == TIMES * len(BAD) and summary["resumed"] == 0
+    assert summary["failed"] == TIMES * len(BAD)
+    assert summary["resumed"] == 0
     errors = [record["error"] for record in read(batch.out)[: 4 * len(BAD)] if record["error"]]
     for error, words in zip(errors, WORDS, strict=True):
         assert words in error
@@ -172,9 +173,8 @@ def test_a_second_run_goes_on(source, expected, engine, monkeypatch):
         "_enqueue",
         lambda question, n: (asked.append(question.number), original(question, n))[1],
     )
-    assert batch.run(engine)["resumed"] == len(lines) - 3 and asked == [
-        r["id"] for r in expected[-3:]
-    ]
+    assert batch.run(engine)["resumed"] == len(lines) - 3
+    assert asked == [r["id"] for r in expected[-3:]]
     check(batch.out, expected)
 
 
@@ -227,18 +227,22 @@ def test_deaths(source, expected, engine):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     gone, alive = psutil.wait_procs(left, timeout=30)
-    assert gone and not alive
+    assert gone
+    assert not alive
     before = count(out)
 
     process = command(out, "--engine", "vllm", "--batch-size", 2)
     wait(lambda: count(out) > before + 10 or process.poll() is not None)
     [core] = engines(process)
     core.kill()
-    assert process.communicate(timeout=60)[0] == b"" and process.returncode == 2
+    assert process.communicate(timeout=60)[0] == b""
+    assert process.returncode == 2
     complaint = out.with_suffix(".log").read_text().splitlines()[-1]
-    assert "has died" in complaint and "run the same command again" in complaint
+    assert "has died" in complaint
+    assert "run the same command again" in complaint
     assert before + 10 < count(out) < len(expected)
-    assert read(out) and plan(source, out.name).run(engine)["resumed"] >= before + 10
+    assert read(out)
+    assert plan(source, out.name).run(engine)["resumed"] >= before + 10
     check(out, expected)
 
 
@@ -251,7 +255,8 @@ def test_ray_with_a_worker_killed(source, expected):
     process = command(out, "--engine", "ray", "--workers", 2, "--batch-size", 4)
     wait(lambda: count(out) > 10 or process.poll() is not None)
     cores = engines(process)
-    assert len(cores) == 2 and count(out) < len(expected)
+    assert len(cores) == 2
+    assert count(out) < len(expected)
     worker = cores[0].parent()
     assert worker.name().startswith("ray::")
     worker.kill()

@@ -86,7 +86,8 @@ def test_a_request_that_says_nothing_gets_the_servers_budget(server):
         ask(server, chat(picture, question, **options))
         for options in ({}, {"keep": 0.1}, {"keep": 0.5}, {"keep": 1})
     )
-    assert plain == same and plain.tokens < half.tokens < whole.tokens
+    assert plain == same
+    assert plain.tokens < half.tokens < whole.tokens
     assert 0.09 < (plain.tokens - 15) / whole.tokens < 0.11
 
 
@@ -106,14 +107,17 @@ def test_streaming(server):
     """
     request = chat(*asked()[0], keep=0.25)
     pieces = stream(server, request)
-    assert len(pieces) > 1 and "".join(pieces).strip() == ask(server, request).text
+    assert len(pieces) > 1
+    assert "".join(pieces).strip() == ask(server, request).text
     assert ask(server, {**chat(*asked()[0], keep=3), "stream": True}).status == 400
 
 
 def test_text_only(server):
     """A prompt without an image is served as by vLLM, beside others."""
     said = ask(server, text("what color is it?"))
-    assert said.status == 200 and said.text and said.tokens < 20
+    assert said.status == 200
+    assert said.text
+    assert said.tokens < 20
 
 
 def test_the_other_endpoints(server):
@@ -133,9 +137,11 @@ def test_the_other_endpoints(server):
         ]["input_tokens"]
         for keep in (1, 0.05)
     ]
-    assert counts[0] > 200 and counts[1] < 40
+    assert counts[0] > 200
+    assert counts[1] < 40
     status, counted = server.post("/tokenize", {**pruned(adafv_keep=0.05)})
-    assert status == 200 and counted["count"] < 40
+    assert status == 200
+    assert counted["count"] < 40
     source = {"type": "base64", "media_type": "image/png", "data": RED.partition(",")[2]}
     content = [{"type": "image", "source": source}, {"type": "text", "text": "what?"}]
     claude = {
@@ -144,9 +150,11 @@ def test_the_other_endpoints(server):
         "messages": [{"role": "user", "content": content}],
     }
     status, answer = server.post("/v1/messages", claude)
-    assert status == 200 and answer["usage"]["input_tokens"] < 60
+    assert status == 200
+    assert answer["usage"]["input_tokens"] < 60
     said = ask(server, {**claude, "mm_processor_kwargs": {"adafv_keep": 1}}, "/v1/messages")
-    assert said.status == 400 and "/v1/messages has no adafv_keep" in said.text
+    assert said.status == 400
+    assert "/v1/messages has no adafv_keep" in said.text
 
 
 def bad() -> dict:
@@ -213,7 +221,8 @@ def test_bad_input(server, name):
     body, word = BAD[name]
     said = ask(server, body)
     assert 400 <= said.status < 500, said
-    assert word in said.text and len(said.text) < 300
+    assert word in said.text
+    assert len(said.text) < 300
     assert not any(mark in said.text for mark in ("\n", "Traceback", "pydantic", "object at 0x"))
     assert server.healthy()
 
@@ -226,7 +235,7 @@ def test_no_json(server):
     assert server.healthy()
 
 
-@pytest.mark.parametrize("key, status", [("right", 400), ("wrong", 401)])
+@pytest.mark.parametrize(("key", "status"), [("right", 400), ("wrong", 401)])
 def test_strangers_learn_nothing(key, status):
     """A body is looked at behind vLLM's authentication: nobody without a key has one read."""
     from fastapi import FastAPI, Request
@@ -264,7 +273,8 @@ def test_strangers_learn_nothing(key, status):
         "query_string": b"",
     }
     asyncio.run(app(scope, receive, send))
-    assert sent[0]["status"] == status and len(reads) == (2 if status == 400 else 0)
+    assert sent[0]["status"] == status
+    assert len(reads) == (2 if status == 400 else 0)
 
 
 def mixed(seed: int, count: int) -> list[tuple[dict, object]]:
@@ -302,7 +312,8 @@ def test_a_load(server):
     """500 requests, 32 at once, a tenth of them bad: each gets its own answer, and memory stays.
 
     A request brings more than 1 MB of pixels and features. Were they kept, 400 of them would add
-    more than 400 MB; after a warm-up that fills the caches no more than `GROWTH` is added."""
+    more than 400 MB; after a warm-up that fills the caches no more than `GROWTH` is added.
+    """
     bear(server, [*BAD.values(), *mixed(1, WARM_UP)])
     before = memory(server)
     load = mixed(2, LOAD)
@@ -316,5 +327,6 @@ def test_a_load(server):
         if kind:
             lengths[kind].add(answer.tokens)
     assert all(len(found) == 1 for found in lengths.values())
-    assert server.healthy() and ask(server, chat(*asked()[0], keep=0.25)).status == 200
+    assert server.healthy()
+    assert ask(server, chat(*asked()[0], keep=0.25)).status == 200
     assert after - before < GROWTH

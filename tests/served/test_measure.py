@@ -76,4 +76,6 @@ def test_other_settings_are_not_mixed_in(out):
     run = subprocess.run(
         [*MEASURE, str(out), "--method", "random"], capture_output=True, text=True, timeout=120
     )
-    assert run.returncode and "error: " in run.stderr and "another --out" in run.stderr
+    assert run.returncode
+    assert "error: " in run.stderr
+    assert "another --out" in run.stderr

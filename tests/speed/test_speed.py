@@ -158,10 +158,8 @@ def test_shapes_are_those_of_the_models(name, billions, tokens):
 def test_layers_cut_the_language_model():
     """`--layers` leaves the tower whole."""
     config = shape_of("llava-1.5-7b").config(2)
-    assert (
-        config.get_text_config().num_hidden_layers == 2
-        and config.vision_config.num_hidden_layers == 24
-    )
+    assert config.get_text_config().num_hidden_layers == 2
+    assert config.vision_config.num_hidden_layers == 24
 
 
 @pytest.mark.parametrize("kind", SMALL)
@@ -175,7 +173,8 @@ def test_answer_in_every_kind(kind):
     visual = int((inputs["input_ids"][0] == model.config.image_token_id).sum())
     for timed in (dense, pruned):
         assert timed.kv_bytes == 2 * flops.kv_bytes(model.config, timed.lengths, 4)
-        assert set(timed.stages) == set(STAGES) and timed.decode_ms > 0
+        assert set(timed.stages) == set(STAGES)
+        assert timed.decode_ms > 0
         assert sum(timed.stages.values()) == pytest.approx(timed.ttft_ms, rel=0.2, abs=2)
     assert dense.lengths == [inputs["input_ids"].shape[1]] * 4
     assert max(pruned.lengths) == dense.lengths[0] - visual + pruned.kept
@@ -210,8 +209,11 @@ def test_eager_peer_chooses_the_same():
         ]
     hook.remove()
     assert torch.equal(*kept)
-    assert seen[0] is None and len(seen[1]) == 3 and seen[1][0].shape[-1] == seen[1][0].shape[-2]
-    assert "forward" not in vars(tower) and tower.config._attn_implementation == "sdpa"
+    assert seen[0] is None
+    assert len(seen[1]) == 3
+    assert seen[1][0].shape[-1] == seen[1][0].shape[-2]
+    assert "forward" not in vars(tower)
+    assert tower.config._attn_implementation == "sdpa"
     with pytest.raises(ValueError, match="no CLS"):
         Eager(keep=0.25).encode(*prepared("qwen2_5_vl"))
 
@@ -280,7 +282,8 @@ def test_plan_interleaves():
     cells = list(plan(names, 8, 6))
     orders = [[c.name for c in cells if c.repeat == i] for i in range(6)]
     assert all(sorted(order) == sorted(names) for order in orders)
-    assert {order[0] for order in orders} == set(names) and {c.batch for c in cells} == {8}
+    assert {order[0] for order in orders} == set(names)
+    assert {c.batch for c in cells} == {8}
 
 
 def made(
@@ -337,12 +340,12 @@ def test_rows():
     )
     config = shape_of("tiny").config()
     first, row = report.rows_of(records, SETTINGS, config)
-    assert (
-        first["method"] == DENSE
-        and first["speedup"] == first["ideal_speedup"] == first["share_of_ideal"] == 1
-    )
+    assert first["method"] == DENSE
+    assert first["speedup"] == first["ideal_speedup"] == first["share_of_ideal"] == 1
     assert tuple(row)[: len(CONTRACT)] == CONTRACT
-    assert row["speedup"] == 4 and row["speedup_low"] == 3.2 and row["speedup_high"] == 5
+    assert row["speedup"] == 4
+    assert row["speedup_low"] == 3.2
+    assert row["speedup_high"] == 5
     stock, tower = (flops.vision(config, [(24, 24)], whole=whole).flops for whole in (True, False))
     long, short = (flops.prefill(config, [n] * 4).flops for n in (626, 108))
     assert row["ideal_speedup"] == pytest.approx((stock + long) / (tower + short), abs=1e-3)
@@ -362,7 +365,8 @@ def test_rows():
 def test_ceilings():
     """Measured on this machine, in FLOP/s and bytes/s, and not absurd."""
     found = ceilings.measure(CPU, torch.float32)
-    assert 1e8 < found.flops < 1e15 and 1e8 < found.bytes < 1e14
+    assert 1e8 < found.flops < 1e15
+    assert 1e8 < found.bytes < 1e14
     assert found.compute_ms(found.flops) == pytest.approx(1000)
 
 
@@ -407,18 +411,19 @@ def test_command(small, tmp_path, capsys):
         (b, m, k) for b in (1, 2) for m, k in ((DENSE, 1.0), ("adafv", 0.5), ("fastv", 0.5))
     ]
     for row in found["rows"]:
-        assert tuple(row)[: len(CONTRACT)] == CONTRACT and row["kept_tokens"] == round(
-            16 * row["keep"]
-        )
+        assert tuple(row)[: len(CONTRACT)] == CONTRACT
+        assert row["kept_tokens"] == round(16 * row["keep"])
         assert row["speedup"] == pytest.approx(
             found["rows"][3 * (row["batch"] - 1)]["ttft_ms"] / row["ttft_ms"], rel=1e-3
         )
-        assert row["peak_bytes"] > row["kv_bytes"] > 0 and row["bound"] in (
+        assert row["peak_bytes"] > row["kv_bytes"] > 0
+        assert row["bound"] in (
             "compute",
             "memory",
             "launch",
         )
-    assert set(found["meta"]["noise_floor"]) == {"1", "2"} and found["meta"]["layers"] is None
+    assert set(found["meta"]["noise_floor"]) == {"1", "2"}
+    assert found["meta"]["layers"] is None
     with open(tmp_path / "results.csv") as file:
         assert len(list(csv.DictReader(file))) == 6
     assert (tmp_path / "speed.png").stat().st_size > 10_000
@@ -429,7 +434,8 @@ def test_command(small, tmp_path, capsys):
     assert log.read_bytes() == before
     log.write_bytes(before[:-20])  # a kill in the middle of the last line
     status, out, _ = speed(capsys, *QUICK, *options)
-    assert status == 0 and len(json.loads(out)["rows"]) == 6
+    assert status == 0
+    assert len(json.loads(out)["rows"]) == 6
     status, out, _ = speed(capsys, *QUICK, "--keep", "0.5", "--out", tmp_path)
     assert [row["method"] for row in json.loads(out)["rows"]] == [DENSE, "adafv"]
 
@@ -439,7 +445,8 @@ def test_peers_are_methods_here(small, tmp_path, capsys, name):
     """`--methods` knows them, though the registry doesn't."""
     assert name not in METHODS
     status, out, _ = speed(capsys, *QUICK, "--methods", name, "--keep", "0.5", "--out", tmp_path)
-    assert status == 0 and [row["method"] for row in json.loads(out)["rows"]] == [DENSE, name]
+    assert status == 0
+    assert [row["method"] for row in json.loads(out)["rows"]] == [DENSE, name]
 
 
 def test_table(small, tmp_path, capsys):
@@ -460,7 +467,8 @@ def test_refusal_is_reported(small, monkeypatch, tmp_path, capsys):
         capsys, *QUICK, "--methods", "adafv,fastv", "--keep", "0.5", "--out", tmp_path
     )
     found = json.loads(out)
-    assert status == 0 and [row["method"] for row in found["rows"]] == [DENSE, "adafv"]
+    assert status == 0
+    assert [row["method"] for row in found["rows"]] == [DENSE, "adafv"]
     assert [(entry["method"], entry["keep"]) for entry in found["meta"]["left_out"]] == [
         ("fastv", 0.5)
     ]
@@ -487,7 +495,10 @@ def test_refusal_is_reported(small, monkeypatch, tmp_path, capsys):
 def test_bad_input(tmp_path, capsys, words, said):
     """One line with the remedy, exit 2, before anything is timed."""
     status, out, err = speed(capsys, "--out", tmp_path / "new", *words)
-    assert status == 2 and out == "" and err.count("\n") == 1 and said in err
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert said in err
 
 
 def test_compiled_command(small, tmp_path, capsys, monkeypatch):
@@ -509,7 +520,8 @@ def test_compiled_command(small, tmp_path, capsys, monkeypatch):
     status, out, _ = speed(capsys, *QUICK, *options)
     assert status == 0
     found = json.loads(out)
-    assert found["meta"]["compile"] and not found["meta"]["left_out"]
+    assert found["meta"]["compile"]
+    assert not found["meta"]["left_out"]
     names = [(row["batch"], row["method"]) for row in found["rows"]]
     assert names == [(b, m) for b in (1, 2) for m in (DENSE, "adafv", "eager")]
     assert all(
@@ -522,11 +534,12 @@ def test_other_settings_do_not_mix(small, tmp_path, capsys):
     """A folder holds one shape, one machine, one precision."""
     assert speed(capsys, *QUICK, "--keep", "0.5", "--out", tmp_path)[0] == 0
     status, _, err = speed(capsys, *QUICK, "--dtype", "bf16", "--out", tmp_path)
-    assert status == 2 and "pass another --out, or the same settings" in err
+    assert status == 2
+    assert "pass another --out, or the same settings" in err
 
 
 def test_measurement_counts_one_dense():
-    """keep 1 of any method is the dense model, which is timed twice anyway."""
+    """Keep 1 of any method is the dense model, which is timed twice anyway."""
     measured = Measurement(methods=["adafv", "none"], keeps=[1.0, 0.1])
     assert list(measured.pruners) == [(DENSE, 1.0), (DENSE_REPEAT, 1.0), ("adafv", 0.1)]
     assert replace(measured, layers=2).config.get_text_config().num_hidden_layers == 2

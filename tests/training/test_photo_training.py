@@ -59,7 +59,9 @@ def test_a_cluster_never_straddles_the_splits():
     split = [split_of(row, rows) for row in rows]
     held = {row["cluster"] for row, where in zip(rows, split, strict=True) if where == "unseen"}
     trained = {row["cluster"] for row, where in zip(rows, split, strict=True) if where == "train"}
-    assert held and not held & trained and "g" not in held
+    assert held
+    assert not held & trained
+    assert "g" not in held
     assert {row["name"] for row, where in zip(rows, split, strict=True) if where == "unseen"} <= {
         "a",
         "b",
@@ -134,12 +136,11 @@ def test_questions_are_answered_by_the_boxes():
     of = {
         type_: {question.answer for question in asked if question.type == type_} for type_ in TYPES
     }
-    assert of["colour"] == {"Black"} and of["exists"] == {"Yes", "No"}
+    assert of["colour"] == {"Black"}
+    assert of["exists"] == {"Yes", "No"}
     assert of["where"] <= {"At the top left", "At the top right"}
-    assert (
-        by_text.get("Is there a cat?", "Yes") == "Yes"
-        and by_text.get("Count the owls.", "2") == "2"
-    )
+    assert by_text.get("Is there a cat?", "Yes") == "Yes"
+    assert by_text.get("Count the owls.", "2") == "2"
     assert any(answer.startswith("A cat at the top left, ") for answer in of["describe"])
     assert not of["what"]  # there are several things
 
@@ -162,12 +163,11 @@ def test_left_of_a_thing_is_what_lies_there():
 
 def test_answers_match_after_normalising():
     question = Question("What is this?", "A rabbit", "what", (0,), ("bunny",))
-    assert (
-        matches("a Rabbit.", question)
-        and matches("It is a bunny", question)
-        and not matches("a hare", question)
-    )
-    assert normalise("Two") == normalise("2") and normalise("On the left.") == "left"
+    assert matches("a Rabbit.", question)
+    assert matches("It is a bunny", question)
+    assert not matches("a hare", question)
+    assert normalise("Two") == normalise("2")
+    assert normalise("On the left.") == "left"
 
 
 def test_what_is_shown_is_drawn_without_a_method():
@@ -292,7 +292,8 @@ def test_training_resumes_where_it_stopped(monkeypatch, tmp_path):
     straight = bridge("straight", 4)
     bridge("halves", 2)
     resumed = bridge("halves", 4)
-    assert straight.keys() == resumed.keys() and any(name.endswith(".up") for name in straight)
+    assert straight.keys() == resumed.keys()
+    assert any(name.endswith(".up") for name in straight)
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     bridge("halves", 5, "--decay")
     assert torch.load(tmp_path / "runs/halves/last.pt")["step"] == 4

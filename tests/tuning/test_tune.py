@@ -73,11 +73,14 @@ def test_retention_is_a_ratio_within_its_interval(answers):
     if not dense:
         assert found is None
         return
-    assert found is not None and found.value == pytest.approx(pruned / dense)
-    assert found.low <= found.value <= found.high and 1 <= found.effective <= dense
+    assert found is not None
+    assert found.value == pytest.approx(pruned / dense)
+    assert found.low <= found.value <= found.high
+    assert 1 <= found.effective <= dense
     agreed = [[(True, own[0][1])] for own in answers]
     found, expected = retention(agreed), wilson([[right] for [(_, right)] in agreed])
-    assert found is not None and (found.low, found.high) == pytest.approx(expected)
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx(expected)
 
 
 def test_a_lone_loss_proves_no_more_than_none():
@@ -91,7 +94,9 @@ def test_a_lone_loss_proves_no_more_than_none():
     for others, counted in (([], 40), ([apart], 200), ([together], 40)):
         effects = effects_of([whole, one, *others])
         best, less = retention(whole, effects), retention(one, effects)
-        assert best is not None and less is not None and less.low < best.low
+        assert best is not None
+        assert less is not None
+        assert less.low < best.low
         assert best.effective == pytest.approx(counted, rel=0.05)
 
 
@@ -205,7 +210,8 @@ def test_the_choice():
 def test_the_verdict(rows, words):
     """What came out and what to do about it, whichever way it went."""
     found = verdict([*FIXED, *rows], 800, 0.98)
-    assert re.search(words, found) and "\n" not in found
+    assert re.search(words, found)
+    assert "\n" not in found
 
 
 def test_rows_of_mixed_lines():
@@ -258,10 +264,10 @@ def test_reading(tmp_path):
         tmp_path, [*lines, lines[0], {**lines[1], "image": "./p1.png", "id": "again", "keep": 0.5}]
     )
     found = read_images(path)
-    assert [p.id for p in found] == ["p0.png", "p1.png", "p2.png"] and [
-        len(p.questions) for p in found
-    ] == [1, 2, 3]
-    assert found[1].lines == (2, 3) and all(q.answer == "red" for p in found for q in p.questions)
+    assert [p.id for p in found] == ["p0.png", "p1.png", "p2.png"]
+    assert [len(p.questions) for p in found] == [1, 2, 3]
+    assert found[1].lines == (2, 3)
+    assert all(q.answer == "red" for p in found for q in p.questions)
     assert found[2].sample().image.size == (48, 48)
 
 
@@ -269,7 +275,8 @@ def test_halves_share_nothing():
     """Every image in one of them, another split for another seed, the same for the same."""
     pictures = [ImageFile(str(i), "", (), ()) for i in range(21)]
     first, second = halves(pictures, 0)
-    assert len(first) == 11 and sorted((*first, *second), key=lambda p: int(p.id)) == pictures
+    assert len(first) == 11
+    assert sorted((*first, *second), key=lambda p: int(p.id)) == pictures
     assert halves(pictures, 0) == (first, second) != halves(pictures, 1)
 
 
@@ -331,12 +338,10 @@ def test_bad_lines(checkpoint, tmp_path, capsys, text, words):
     status, out, err = tune(
         capsys, "--data", path, "--out", tmp_path / "out", "--model", checkpoint
     )
-    assert (
-        (status, out) == (2, "")
-        and err.count("\n") == 1
-        and words in err
-        and "Traceback" not in err
-    )
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert words in err
+    assert "Traceback" not in err
     assert not (tmp_path / "out" / "answers.jsonl").exists()
 
 
@@ -361,12 +366,10 @@ def test_bad_options(tmp_path, capsys, arguments, words):
     """Exit 2, one line, the remedy in it."""
     path = write(tmp_path, entries(4))
     status, out, err = tune(capsys, "--data", path, "--out", tmp_path / "out", *arguments)
-    assert (
-        (status, out) == (2, "")
-        and err.count("\n") == 1
-        and words in err
-        and "Traceback" not in err
-    )
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert words in err
+    assert "Traceback" not in err
 
 
 def plan(path: Path, **options) -> Tuning:
@@ -403,7 +406,8 @@ def test_answers_are_those_of_asking(model, processor, tmp_path, generated):
     records = [
         json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()
     ]
-    assert found.chosen is not None and found.chosen["half"] == REPORTING
+    assert found.chosen is not None
+    assert found.chosen["half"] == REPORTING
     for half, names in (
         (
             CHOOSING,
@@ -435,7 +439,8 @@ def test_answers_are_those_of_asking(model, processor, tmp_path, generated):
 
     generated.clear()
     again = plan(path).run(model, processor, tmp_path / "out", name="tiny")
-    assert again.rows == found.rows and not generated
+    assert again.rows == found.rows
+    assert not generated
 
 
 def test_more_lines_go_on(model, processor, tmp_path, generated):
@@ -489,9 +494,8 @@ def test_budgets_that_cannot_be_met(model, processor, tmp_path):
     found = plan(path, methods=("fastv", "uniform"), keeps=(0.9, 0.01)).run(
         model, processor, tmp_path / "a", name="t"
     )
-    assert [*found.left_out] == [("fastv", 0.01)] and any(
-        r["method"] == "fastv" for r in found.rows
-    )
+    assert [*found.left_out] == [("fastv", 0.01)]
+    assert any(r["method"] == "fastv" for r in found.rows)
     with pytest.raises(ValueError, match="none of the budgets can be met, the first because: "):
         plan(path, methods=("fastv",), keeps=(0.01,)).run(
             model, processor, tmp_path / "b", name="t"
@@ -525,32 +529,30 @@ def test_the_command(checkpoint, tmp_path, capsys):
     arguments += ["--keep", "0.6,0.3", "--min-retention", 0.1, "--max-new-tokens", 1]
     status, printed, _ = tune(capsys, *arguments, "--json")
     found = json.loads(printed)
-    assert (
-        status == 0
-        and printed.count("\n") == 1
-        and found.keys() == {"meta", "rows", "chosen", "verdict"}
-    )
+    assert status == 0
+    assert printed.count("\n") == 1
+    assert found.keys() == {"meta", "rows", "chosen", "verdict"}
     assert found == json.loads((out / "results.json").read_text())
     meta = found["meta"]
-    assert (meta["pictures"], meta["questions"], meta["with_answer"]) == (24, 48, 0) and meta[
-        "min_retention"
-    ] == 0.1
+    assert (meta["pictures"], meta["questions"], meta["with_answer"]) == (24, 48, 0)
+    assert meta["min_retention"] == 0.1
     with (out / "results.csv").open() as file:
         assert len([*csv.DictReader(file)]) == len(found["rows"])
     with Image.open(out / "tune.png") as drawn:
         assert min(drawn.size) > 400
     pruner, chosen = adafv.from_pretrained(out), found["chosen"]
-    assert (
-        pruner.keep == chosen["keep"]
-        and chosen["method"].startswith(pruner.name)
-        and chosen["half"] == REPORTING
-    )
+    assert pruner.keep == chosen["keep"]
+    assert chosen["method"].startswith(pruner.name)
+    assert chosen["half"] == REPORTING
 
     status, printed, _ = tune(capsys, *arguments)
-    assert status == 0 and found["verdict"] in " ".join(printed.split()) and "adafv.json" in printed
+    assert status == 0
+    assert found["verdict"] in " ".join(printed.split())
+    assert "adafv.json" in printed
     assert main(["table", str(out / "results.json"), "--markdown"]) == 0
     table = capsys.readouterr().out.strip().splitlines()
-    assert set(table[1]) <= set("|-: ") and sum(set(line) <= set("|-: ") for line in table) == 1
+    assert set(table[1]) <= set("|-: ")
+    assert sum(set(line) <= set("|-: ") for line in table) == 1
     assert sum(line.startswith("| ") for line in table) == 1 + 4 + 1
 
 
@@ -563,17 +565,14 @@ def test_too_few_lines(checkpoint, tmp_path, capsys):
     status, printed, err = tune(
         capsys, "--data", path, "--out", out, "--model", checkpoint, "--keep", 0.5
     )
-    assert (
-        status == 0
-        and "7 lines are too few" in err
-        and "add 371 or more" in err
-        and f"{FILE} is of" in err
-    )
-    assert "Too few lines" in printed and "and it takes 189 even if" in " ".join(printed.split())
-    assert (
-        json.loads((out / "results.json").read_text())["chosen"] is None
-        and (out / "tune.png").stat().st_size
-    )
+    assert status == 0
+    assert "7 lines are too few" in err
+    assert "add 371 or more" in err
+    assert f"{FILE} is of" in err
+    assert "Too few lines" in printed
+    assert "and it takes 189 even if" in " ".join(printed.split())
+    assert json.loads((out / "results.json").read_text())["chosen"] is None
+    assert (out / "tune.png").stat().st_size
     assert adafv.from_pretrained(out) == method("uniform", keep=0.5)
 
 
@@ -584,7 +583,8 @@ def test_the_command_line_has_the_defaults_of_the_library(tmp_path):
     from adafv.cli.tuning import tune as command
 
     default = {name: p.default for name, p in inspect.signature(command).parameters.items()}
-    assert default["methods"] == ",".join(METHODS) and default["keep"] == ",".join(map(str, KEEPS))
+    assert default["methods"] == ",".join(METHODS)
+    assert default["keep"] == ",".join(map(str, KEEPS))
     # text there, for 98% is a number, too
     default["min_retention"] = float(default["min_retention"])
     own = {
@@ -600,8 +600,7 @@ def test_drawing_without_a_choice(tmp_path):
     report.write(
         tmp_path, {"meta": {"min_retention": 0.98}, "rows": rows, "chosen": None, "verdict": "none"}
     )
-    assert (
-        report.read(tmp_path / "results.json") is not None
-        and (tmp_path / "tune.png").stat().st_size
-    )
-    assert not any(map(is_candidate, FIXED)) and report.read(tmp_path / "no.json") is None
+    assert report.read(tmp_path / "results.json") is not None
+    assert (tmp_path / "tune.png").stat().st_size
+    assert not any(map(is_candidate, FIXED))
+    assert report.read(tmp_path / "no.json") is None

@@ -55,7 +55,8 @@ def test_a_font_that_has_them_is_used(tmp_path, monkeypatch):
     """Also one that was installed after matplotlib last looked; nothing is warned of."""
     path = a_font(tmp_path / "squares.ttf", "猫🐉")
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [path])
-    assert families_for(TEXT) == ["DejaVu Sans", "Squares"] and drawable(TEXT) == (TEXT, "")
+    assert families_for(TEXT) == ["DejaVu Sans", "Squares"]
+    assert drawable(TEXT) == (TEXT, "")
     sheet = PixelFigure(200, 100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -67,7 +68,8 @@ def test_a_font_that_has_them_is_used(tmp_path, monkeypatch):
 
 def test_without_one_a_sentence_names_what_to_install():
     """Once for a page; matplotlib's own complaint about boxes doesn't come."""
-    assert drawable(TEXT) == ("the � is �", "猫🐉") and families_for(TEXT) == ["DejaVu Sans"]
+    assert drawable(TEXT) == ("the � is �", "猫🐉")
+    assert families_for(TEXT) == ["DejaVu Sans"]
     sheet = PixelFigure(200, 100)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -75,19 +77,19 @@ def test_without_one_a_sentence_names_what_to_install():
         sheet.finished().canvas.draw()
     (warning,) = caught
     assert warning.category is MissingGlyphWarning
-    assert "猫🐉" in str(warning.message) and "fonts-noto-cjk, fonts-symbola" in str(
-        warning.message
-    )
+    assert "猫🐉" in str(warning.message)
+    assert "fonts-noto-cjk, fonts-symbola" in str(warning.message)
 
 
 def test_what_has_no_width_is_left_out():
     """Joiners and variants of emoji are no characters that a reader misses."""
-    assert drawable("a\ufe0f\u200db\x01")[1] == "" and drawable("é ✓ ü") == ("é ✓ ü", "")
+    assert drawable("a\ufe0f\u200db\x01")[1] == ""
+    assert drawable("é ✓ ü") == ("é ✓ ü", "")
     warn_of("")
 
 
 @pytest.mark.parametrize(
-    "text, room, most, lines",
+    ("text", "room", "most", "lines"),
     [
         ("what color is it", 20, 2, ["what color is it"]),
         ("what color is it", 10, 2, ["what color", "is it"]),

@@ -34,8 +34,10 @@ def test_every_method_has_a_page(model, processor, tmp_path, name):
     assert json.loads(json.dumps(summary)) == summary
     assert list(tmp_path.iterdir()) == [out]
     with Image.open(out) as drawn:
-        assert drawn.format == "PNG" and min(drawn.size) > 500
-    assert summary["method"] == name and summary["kept_tokens"] <= summary["visual_tokens"]
+        assert drawn.format == "PNG"
+        assert min(drawn.size) > 500
+    assert summary["method"] == name
+    assert summary["kept_tokens"] <= summary["visual_tokens"]
     assert (summary["k_t"] is not None) == (name in ("adafv", "adafv+"))
     assert bool(summary["words"]) == (name in ("adafv", "adafv+", "adafv_released", "t2i"))
 
@@ -79,8 +81,10 @@ def test_the_chosen_split_is_the_highest_point_of_the_curve(model, processor):
     k_t, mass_t, mass_v, mean = viz.split_curves(what.relevance, what.saliency, sum(what.split))
     allowed = (k_t >= what.reserve) & (sum(what.split) - k_t >= what.reserve)
     assert mean[k_t == what.split[0]] == pytest.approx(mean[allowed].max())
-    assert (np.diff(mass_t) >= 0).all() and (np.diff(mass_v) <= 0).all()
-    assert mass_t.min() >= 0 and max(mass_t.max(), mass_v.max()) <= 1 + 1e-9
+    assert (np.diff(mass_t) >= 0).all()
+    assert (np.diff(mass_v) <= 0).all()
+    assert mass_t.min() >= 0
+    assert max(mass_t.max(), mass_v.max()) <= 1 + 1e-9
 
 
 def test_words_reproduce_the_relevance(model, processor):
@@ -177,6 +181,5 @@ def test_an_explanation_shows_itself_in_a_notebook(model, processor):
     """As the page that `explain` writes."""
     what = viz.explanation(model, processor, picture(60, 40), QUESTION, AdaFV(keep=0.2))
     with Image.open(io.BytesIO(what._repr_png_())) as shown:
-        assert shown.format == "PNG" and shown.size == tuple(
-            round(100 * side) for side in what.figure().get_size_inches()
-        )
+        assert shown.format == "PNG"
+        assert shown.size == tuple(round(100 * side) for side in what.figure().get_size_inches())

@@ -116,7 +116,8 @@ def easy_train() -> tuple[np.ndarray, np.ndarray, list[list[tuple[str, str]]]]:
     """easy-vqa's training pictures whose colour and shape its questions give away.
 
     Returns the three crops each becomes (n, 3, 96, 96, 3), their patch labels (n, 3, 12, 12, 4),
-    and the questions."""
+    and the questions.
+    """
     from easy_vqa import get_train_image_paths, get_train_questions
 
     paths = get_train_image_paths()

@@ -1,7 +1,8 @@
 """Stage 1: the vision tower and the projector, with a target for every patch.
 
 Aligned on purpose: a patch's projected feature is pulled towards the embeddings of the words that
-name what it shows."""
+name what it shows.
+"""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ class Stage2(nn.Module):
     def forward(
         self, image: Tensor, newline: Tensor, ids: Tensor, mask: Tensor, positions: Tensor
     ) -> tuple[Tensor, ...]:
-        """image (B, S, width), newline (B, S) bool, ids (B, Q·LENGTH) → their hidden states, per
+        """Image (B, S, width), newline (B, S) bool, ids (B, Q·LENGTH) → their hidden states, per
         layer.
         """
         table = self.lm.embed_tokens

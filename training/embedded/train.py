@@ -1,7 +1,8 @@
 """Train the embedded model from scratch: `python -m training.embedded.train --out runs/embedded`.
 
 Stage 1 teaches the tower and the projector, stage 2 the language model on the frozen features. Both
-resume from the last checkpoint in --out: run the same command again."""
+resume from the last checkpoint in --out: run the same command again.
+"""
 
 from __future__ import annotations
 

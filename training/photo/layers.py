@@ -4,7 +4,8 @@ sizes and places.
     python -m training.photo.layers
 
 Prints, for each hidden state, how often the nearest thing of the first crowds (cosine, of the mean
-over its patches and patch by patch) shows the same picture."""
+over its patches and patch by patch) shows the same picture.
+"""
 
 import numpy as np
 import torch

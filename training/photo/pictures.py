@@ -2,7 +2,8 @@
 
 Clip art (public domain) comes from Debian's openclipart-svg, photographs from
 tuxpaint-stamps-default (GPL-2: read here, never committed). Both are downloaded once with apt and
-unpacked into the cache folder; nothing is installed."""
+unpacked into the cache folder; nothing is installed.
+"""
 
 import hashlib
 import io

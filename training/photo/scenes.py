@@ -70,7 +70,8 @@ def compose(split: str, number: int, again: int = 0) -> Scene:
     "unseen" has its own.
 
     A crowd is eight things: more to learn from for one pass of the tower, each picture in turn.
-    Composed again, the pictures of a crowd are the same, their sizes and places are not."""
+    Composed again, the pictures of a crowd are the same, their sizes and places are not.
+    """
     seed = [zlib.crc32(split.encode()), number]
     random = np.random.default_rng([*seed, again] if again else seed)
     image = _background(random)

@@ -5,7 +5,8 @@ Packed into one row a step: some scenes, each once, with all of its questions be
 question sees its scene and nothing of the other questions, at the positions that it would have
 alone. Which visual tokens a scene shows is drawn at random and never by a pruning method: mostly a
 few of each thing and of the background, sometimes a random subset of the whole grid, sometimes all
-of them. Logits are taken at answers alone."""
+of them. Logits are taken at answers alone.
+"""
 
 import argparse
 import json

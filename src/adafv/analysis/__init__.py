@@ -2,4 +2,5 @@
 
 `sources` says what is asked, `measure` measures, `tables` makes rows of it, `figures` and
 `captions` draw and describe the rows, `report` writes the files. Nothing that draws measures, and
-nothing that measures draws."""
+nothing that measures draws.
+"""

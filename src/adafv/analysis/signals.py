@@ -34,8 +34,10 @@ def similarity(tokens: VisualTokens) -> Tensor:
     """(I, N) cosine of each visual token with the word of the question that it resembles most.
 
     Before the softmax that makes text-to-image attention of it, see
-    `adafv.ops.relevance.text_to_image_attention`."""
-    assert tokens.text is not None and tokens.text_mask is not None
+    `adafv.ops.relevance.text_to_image_attention`.
+    """
+    assert tokens.text is not None
+    assert tokens.text_mask is not None
     cosine = (
         F.normalize(tokens.text.float(), dim=-1) @ F.normalize(tokens.features.float(), dim=-1).mT
     )
@@ -71,7 +73,8 @@ def chance(count: int, seed: int, *names: str) -> Array:
 @checked
 def measured_layers(count: int) -> list[int]:
     """The layers of a language model whose attention is measured: the second, which FastV (arXiv
-    2403.06764) reads, and the middle one."""
+    2403.06764) reads, and the middle one.
+    """
     return sorted({min(1, count - 1), count // 2})
 
 

@@ -42,7 +42,8 @@ def score_rows(results: Rows) -> Rows:
 
     At the paper's reductions, where any of them was measured, else at all that were. With several
     suites their mean comes last, over methods and reductions that all suites have; it has no
-    interval."""
+    interval.
+    """
     dense = _dense(results)
     pruned = [row for row in results if row["keep"] < 1 and dense.get(row["suite"])]
     measured = {_reduction(row) for row in pruned if row["keep"] > 0}
@@ -88,7 +89,8 @@ def auc_rows(findings: Sequence[Finding], seed: int = 0) -> Rows:
     signal's position bias.
 
     An AUC is the mean over questions of each question's own, so that scores are only compared
-    within one image."""
+    within one image.
+    """
     rows: Rows = []
     for suite, own in _by_suite(findings).items():
         for signal in own[0].auc:

@@ -127,7 +127,7 @@ class Requests:
 
 
 def engine_options(device: str) -> dict[str, Any]:
-    """vLLM's own options: images are prepared as everywhere in this library, and nothing is
+    """VLLM's own options: images are prepared as everywhere in this library, and nothing is
     compiled for a CPU.
     """
     return {

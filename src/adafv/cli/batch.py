@@ -86,7 +86,8 @@ def batch(
     """Answer a file of questions, a result per line. Takes up an interrupted run where it stopped.
 
     Lines may be added at the end of IN meanwhile. Exit status 1: some lines have failed, each with
-    its reason."""
+    its reason.
+    """
     _check(engine, workers, device)
     piped = str(out) == "-"
     if piped and (as_json or retry_failed):

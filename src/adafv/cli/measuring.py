@@ -55,7 +55,8 @@ def evaluate(
     """Measure accuracy: methods x budgets x suites. Takes up an interrupted run where it stopped.
 
     DIR may have results of other methods, budgets or suites: they are kept, and the table shows
-    all."""
+    all.
+    """
     from adafv.data.suites import suites_of
     from adafv.evaluation import merge, report
     from adafv.evaluation.evaluate import Evaluation

@@ -221,7 +221,8 @@ def print_table(table: Any, markdown: bool = False, drop: Iterable[str] = ()) ->
 
     On a terminal that is too narrow columns are left out, those in `drop` first, then the last
     ones, and a line under the table names them; words are never broken. As Markdown a table is as
-    wide as it has to be."""
+    wide as it has to be.
+    """
     from rich import box
     from rich.console import Console
 

@@ -64,7 +64,8 @@ def tune(
     An answer counts as right that is the line's "answer", or, where it has none, the dense model's.
     The choice is made on one half of the images and measured on the other. If it holds,
     adafv.json in DIR says it: copy that into the model's folder. Takes up an interrupted run where
-    it stopped; lines may be added at the end of FILE."""
+    it stopped; lines may be added at the end of FILE.
+    """
     from adafv.evaluation.report import meta_of
     from adafv.models.saved import FILE
     from adafv.tuning import report

@@ -91,7 +91,8 @@ def _lent_class(pruner: "Pruner", model: PreTrainedModel) -> type:
     """Make a class like that of a model, whose `forward` and `generate`, if it has them, prune.
 
     A copy of a model of it, or a pickle, is of the model's own class: it has no pruner, and nothing
-    of the original."""
+    of the original.
+    """
     cls: Any = type(model)
     own = {name: vars(model)[name] for name in LENT if name in vars(model)}
     room = _Room(pruner)

@@ -308,7 +308,8 @@ def _encoded(
     """Return the new images of a chat, and inputs that hold no others.
 
     The pixels are those of the new images alone or, else, of all: then the tower reads the old ones
-    once more."""
+    once more.
+    """
     new = chat | {"attention_mask": alone}
     try:
         return pruner.encode(model, new), new

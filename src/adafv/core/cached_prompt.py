@@ -2,7 +2,8 @@
 
 A cache that a pruned prompt has filled has fewer columns than the caller counts. It carries a note
 of what it holds, so that later calls, of a chat's next turn or of a decoding loop, go on in the
-caller's own numbers."""
+caller's own numbers.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

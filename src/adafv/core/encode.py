@@ -128,7 +128,8 @@ def _candidates(layout: Layout, features: Tensor) -> Tensor:
 
     A token of a clip that is the same as that of the frame before, at the same place, says nothing:
     it is not counted, and goes as soon as any token goes. So a clip of a scene that stands still
-    costs what a still costs."""
+    costs what a still costs.
+    """
     patches = layout.patch_indices
     if layout.frames == 1:
         return patches

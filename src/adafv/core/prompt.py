@@ -1,7 +1,8 @@
 """Where visual tokens sit in a prompt, and the shorter prompt once most of them are gone.
 
 Everything here is known on the host before the vision tower runs; only which tokens are kept lives
-on the device."""
+on the device.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -278,7 +279,8 @@ class Prompt:
         segment by segment.
 
         Columns of new padding each begin a segment of their own, so that no token of a packed row
-        sees them."""
+        sees them.
+        """
         index, exists = columns
         stays = torch.zeros(
             len(index), self.ids.shape[1] + 1, dtype=torch.bool, device=positions.device

@@ -79,7 +79,8 @@ class Returned:
         """The same with other features (k, D) of each image.
 
         Where the model expects one tensor of equal pieces, the pieces are the largest that no image
-        shares."""
+        shares.
+        """
         output = type(self.output)(
             **{name: x for name, x in self.output.items() if name not in HEAVY}
         )

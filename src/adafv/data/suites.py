@@ -26,7 +26,8 @@ def load_suite(
 
     `seed` chooses the pictures of a drawn suite; easy-vqa has one order, and a test split alone.
     Raises ValueError for an unknown name, a limit below 1, a negative seed, or a split that the
-    suite lacks."""
+    suite lacks.
+    """
     total = suite_length(name, limit)
     if seed < 0:
         raise ValueError(f"seed={seed} is negative; use 0 or more")

@@ -25,7 +25,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     Dense and blind are horizontal lines in bands of their 95 % intervals. Of many methods only
     ours, the dull baselines and the best of the others at the smallest budget have a colour; the
-    rest is grey."""
+    rest is grey.
+    """
     rows = [row for row in rows if row["question_type"] == "all"]
     suites = list(dict.fromkeys(row["suite"] for row in rows))
     names = _colored(rows)

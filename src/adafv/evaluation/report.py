@@ -54,7 +54,8 @@ def rows_of(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     records.
 
     kept_tokens and visual_tokens are means, seconds a sum; retention is accuracy over that of the
-    dense model, None where that is 0."""
+    dense model, None where that is 0.
+    """
     groups: dict[tuple[str, str, float], dict[str, list[dict[str, Any]]]] = {}
     for record in records:
         types = groups.setdefault((record["suite"], record["method"], record["keep"]), {"all": []})
@@ -190,7 +191,8 @@ def table(
     """Accuracy on all questions of each suite, its interval, and the share of the dense model's.
 
     Of `pairs`, those of the method `against` mark what is better (▲) or worse (▼) than it beyond
-    luck."""
+    luck.
+    """
     marks = {
         (pair["keep"], pair["rival"], pair["suite"]): "▼" if pair["difference"] > 0 else "▲"
         for pair in pairs

@@ -313,7 +313,7 @@ def _pair(x: Any) -> tuple[int, int]:
 
 @checked
 def raster(height: int, width: int, merge: int = 1, size: int | None = None) -> Crop:
-    """height · width tokens in raster order, each of merge · merge patches of a tower that reads in
+    """Height · width tokens in raster order, each of merge · merge patches of a tower that reads in
     raster order.
     """
     index = torch.arange(height * width * merge**2).view(height, merge, width, merge)

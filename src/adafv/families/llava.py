@@ -46,7 +46,8 @@ class AnyRes(Family):
     after each row.
 
     OneVision shrinks a large grid of tiles to fewer tokens than patches: a token stands for the
-    patch at its centre."""
+    patch at its centre.
+    """
 
     required_inputs: tuple[str, ...] = ("image_sizes",)
 

@@ -56,7 +56,8 @@ class AdaFVPlus(AdaFV):
             )
 
     def score(self, tokens: VisualTokens) -> Tensor:
-        assert tokens.text is not None and tokens.text_mask is not None
+        assert tokens.text is not None
+        assert tokens.text_mask is not None
         standing = standardised_cosines(tokens.text, tokens.features, tokens.mask)
         standing = standing.masked_fill(~tokens.text_mask[..., None], -torch.inf)
         if standing.shape[1] == 0:

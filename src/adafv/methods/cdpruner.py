@@ -61,7 +61,8 @@ class CDPruner(GreedyPruner):
 
 def _relevance(tokens: VisualTokens) -> Tensor:
     """(I, N) mean cosine with the words, from next to 0 to 1 over each image."""
-    assert tokens.text is not None and tokens.text_mask is not None
+    assert tokens.text is not None
+    assert tokens.text_mask is not None
     words = tokens.text_mask[..., None]
     mean = (cosines(tokens.text, tokens.features) * words).sum(1) / words.sum(1).clamp(min=1)
     low = mean.masked_fill(~tokens.mask, torch.inf).amin(1, keepdim=True)

@@ -51,7 +51,8 @@ class DART(Pruner):
             )
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        assert tokens.text is not None and tokens.text_mask is not None
+        assert tokens.text is not None
+        assert tokens.text_mask is not None
         images = zip(
             tokens.features, tokens.counts, tokens.text, tokens.text_mask, budget, strict=True
         )

@@ -72,7 +72,8 @@ def neighbours(coordinates: Tensor) -> Tensor:
     after.
 
     Beyond the ends of the crop it is the crop's first or last token; where a clip's frame has none,
-    the token itself."""
+    the token itself.
+    """
     beside = torch.arange(len(coordinates))[:, None].repeat(1, 5)
     for crop in coordinates[:, 0].unique():
         inside = (coordinates[:, 0] == crop).nonzero()[:, 0]  # (n,)

@@ -64,7 +64,8 @@ class MMTok(GreedyPruner):
             )
 
     def gains(self, tokens: VisualTokens, count: int) -> Gains:
-        assert tokens.text is not None and tokens.text_mask is not None
+        assert tokens.text is not None
+        assert tokens.text_mask is not None
         hidden = tokens.signals[HIDDEN]
         words = cosines(tokens.text, tokens.features) / self.text_temperature  # (I, M, N)
         visual = cosines(hidden, hidden) / self.visual_temperature  # (I, N, N)

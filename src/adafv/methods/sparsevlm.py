@@ -62,7 +62,8 @@ def rating_words(tokens: VisualTokens) -> Tensor:
     """(I, M) weights of the words of each question: 1 / raters for those that rate, 0 for the
     others.
     """
-    assert tokens.text is not None and tokens.text_mask is not None
+    assert tokens.text is not None
+    assert tokens.text_mask is not None
     similarity = tokens.text.float() @ tokens.features.float().mT
     relevance = (
         similarity.masked_fill(~tokens.text_mask[..., None], -float("inf")).softmax(1).nan_to_num()

@@ -28,7 +28,8 @@ class ToMe(Pruner):
     merges its visual tokens, after the projector, in rounds of at most half, with the tower's keys
     at the features' layer; the key of a merged token is the mean of its tokens' keys. Tokens stay
     in reading order from round to round. Departure: no proportional attention: the LLM isn't told
-    how many tokens one stands for."""
+    how many tokens one stands for.
+    """
 
     name = "tome"
     paper = "arXiv 2210.09461"

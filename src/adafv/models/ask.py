@@ -38,7 +38,8 @@ class Answer:
         cut: the answer ended because it had `max_new_tokens`, not because the model was done.
 
     Both times leave out loading and resizing the image. They are wall-clock, of this one call:
-    the first call in a process pays for warming up."""
+    the first call in a process pays for warming up.
+    """
 
     answer: str
     method: str

@@ -71,6 +71,7 @@ def cosines(x: Tensor, y: Tensor) -> Tensor:
     """(…, M, N) fp64 cosines of (…, M, D) with (…, N, D), 0 where either vector is 0.
 
     They lie on a grid of 2^-40, so that thousands of them add up exactly and no pick hangs on how a
-    device sums."""
+    device sums.
+    """
     cosine = F.normalize(x.double(), dim=-1) @ F.normalize(y.double(), dim=-1).mT
     return cosine.mul_(GRID).round_().div_(GRID)

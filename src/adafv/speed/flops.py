@@ -4,7 +4,8 @@ Two FLOPs for each multiplication by a weight, and attention's own: 4 · d for a
 it sees, d the width of all heads. A causal prompt of L tokens has L (L + 1) / 2 such pairs, each
 crop of a tower all of its. Norms, activations, softmax and rotary positions are left out: below 1 %
 at these sizes. Bytes are those that must cross the memory bus: weights once, and the KV cache;
-activations are taken to stay in the caches."""
+activations are taken to stay in the caches.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

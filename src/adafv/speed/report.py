@@ -50,7 +50,8 @@ def rows_of(
     share of TTFT. break_even is None where pruning doesn't pay at the image's own number of
     tokens, and for methods that prune between layers. capture_ms is the part of vision_ms in which
     attention is read off the tower, by the profiler; of eager, whose maps the tower itself
-    computes, only the rest."""
+    computes, only the rest.
+    """
     kinds: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         kinds[record["kind"]][record.get("batch", 0)].append(record)

@@ -253,7 +253,6 @@ class Measurement:
         self, model: PreTrainedModel, processor: ProcessorMixin, log: Log, batch: int
     ) -> dict[str, Any]:
         """A batch on the model's device; what it is made of goes to the log, once."""
-
         images = [image(self.sizes.side, seed) for seed in range(batch)]
 
         def prepare(count: int) -> dict[str, Any]:

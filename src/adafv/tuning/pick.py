@@ -90,7 +90,8 @@ def rows_of(
 
     kept_tokens and visual_tokens are means; images, n and right: of the half, the questions, and
     those answered rightly; effective, retention and its interval: see `retention`; holds: the lower
-    end of the interval is `min_retention` at least."""
+    end of the interval is `min_retention` at least.
+    """
     return [
         _row(half, place, own, records, found, min_retention)
         for place, (own, records) in answers.items()
@@ -104,7 +105,8 @@ def choose(rows: Sequence[Row]) -> Row | None:
     method do.
 
     Of several methods the one that retains most; where they are level, too, the first. None:
-    nothing holds."""
+    nothing holds.
+    """
     own = [row for row in rows if is_candidate(row)]
     last = [
         held[-1]

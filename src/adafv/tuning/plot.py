@@ -21,7 +21,8 @@ def draw(rows: list[Row], min_retention: float, path: Path) -> None:
     """Draw the rows of a tuning: retention and its 95 % interval against the share of tokens kept.
 
     Points are of the half that the choice is made on; filled ones hold: their interval lies above
-    the line. The star is what was chosen, on the other half."""
+    the line. The star is what was chosen, on the other half.
+    """
     figure = Figure(figsize=(8, 4.6), dpi=160, layout="constrained", facecolor="white")
     axes = figure.subplots()
     own = [row for row in rows if is_candidate(row)]

@@ -28,7 +28,8 @@ class Effects:
     Kish's design effect.
 
     `lost` is that of answers which the dense model gives rightly, `gained` of the others; None: too
-    few have changed to know, and all answers on an image count as one."""
+    few have changed to know, and all answers on an image count as one.
+    """
 
     lost: float | None = None
     gained: float | None = None
@@ -39,7 +40,8 @@ class Retention:
     """Right answers of a pruned model over those of the dense one, and its 95 % interval.
 
     `effective` is the number of the dense model's right answers over their design effect: what the
-    comparison rests on."""
+    comparison rests on.
+    """
 
     value: float
     low: float
@@ -53,7 +55,8 @@ def effects_of(samples: Iterable[Answers]) -> Effects:
     together.
 
     One that loses little shows no effect of its own, so that a lone loss would count for more than
-    none."""
+    none.
+    """
     samples = list(samples)
     return Effects(
         _effect([_stayed(s) for s in samples], lost=True),

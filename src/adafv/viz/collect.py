@@ -152,7 +152,8 @@ def explanation(
     """Ask, dense and pruned, and collect what led to the choice.
 
     The pruned model is asked twice and timed the second time, so that neither answer pays for a
-    cold start."""
+    cold start.
+    """
     check_drawable(model, pruner)
     image = image.convert("RGB")
     ask(model, processor, image, question, pruner, max_new_tokens=max_new_tokens)

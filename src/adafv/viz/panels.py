@@ -118,7 +118,9 @@ def _heading(sheet: PixelFigure, what: Explanation) -> None:
 
 
 def _mixture(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
-    assert what.split is not None and what.relevance is not None and what.saliency is not None
+    assert what.split is not None
+    assert what.relevance is not None
+    assert what.saliency is not None
     chosen, total = what.split[0], sum(what.split)
     k_t, mass_t, mass_v, mean = split_curves(what.relevance, what.saliency, total)
     best, left, width = float(mean[np.searchsorted(k_t, chosen)]), x + 46, PANEL - 50

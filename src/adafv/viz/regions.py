@@ -62,7 +62,8 @@ def shade(scale: Scale, values: Array) -> Array:
     tokens.
 
     All grids of an image share one scale. It is the score to the power 0.7, or the peaks would be
-    all there is to see."""
+    all there is to see.
+    """
     return (np.nan_to_num(scale.map(values)) / max(values.max(), 1e-30)) ** 0.7
 
 
@@ -122,7 +123,8 @@ def view(
     sees.
 
     A thumbnail and its tiles show all of it; a single crop is cut from the middle, where the
-    processor says so."""
+    processor says so.
+    """
     width, height = size
     images = processor.image_processor
     edge = (getattr(images, "size", None) or {}).get("shortest_edge")

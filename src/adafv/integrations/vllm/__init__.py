@@ -3,7 +3,8 @@
     adafv serve llava-hf/llava-1.5-7b-hf --keep 0.1
 
 vLLM finds it by its entry point (`vllm.general_plugins`). Nothing changes until a budget is given:
-for the server, or with a request as `mm_processor_kwargs={"adafv_keep": 0.25}`."""
+for the server, or with a request as `mm_processor_kwargs={"adafv_keep": 0.25}`.
+"""
 
 import multiprocessing
 import os

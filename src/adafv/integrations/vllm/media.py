@@ -1,7 +1,8 @@
 """Images of a request: read as everywhere in this library, or refused in one sentence.
 
 vLLM takes this place of its own reader where `VLLM_MEDIA_CONNECTOR=adafv` is set, as `adafv serve`
-does."""
+does.
+"""
 
 from contextvars import ContextVar
 from io import BytesIO

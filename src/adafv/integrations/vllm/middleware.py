@@ -26,7 +26,8 @@ class Checks:
     server's authentication.
 
     Options that nothing would come of are refused, whether vLLM leaves them out or has no image
-    to apply them to; so are questions without words."""
+    to apply them to; so are questions without words.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -249,7 +249,8 @@ class PrunedQwen2_5VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
     vLLM numbers a prompt before it knows which tokens stay. So text is numbered as if all had
     stayed, an image that is pruned has the number of its first token everywhere, and the rows and
     columns travel with the embeddings, as four more channels, to be added when the language model
-    reads them."""
+    reads them.
+    """
 
     tower_name = "visual"
 
