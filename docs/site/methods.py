@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from drawings import explained_inputs
 from tables import ACCURACY, budgets, holds, left_out, measured, percent, table
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -269,9 +268,9 @@ def selected(cls: type[Pruner], keep: float) -> tuple[int, bool]:
     """Tensor operations of the selection, and whether it merges."""
     model, inputs = explained_inputs()
     pruner = method(cls.name, keep=1.0 if cls is NoPruning else keep)
-    tokens = pruner.encode(model, inputs).tokens
-    with torch.no_grad(), Operations() as operations:
-        selection = pruner.select(tokens, [pruner.budget(n) for n in tokens.counts])
+    encoding = pruner.encode(model, inputs)
+    with Operations() as operations:
+        selection = pruner.choose(encoding)
     return operations.count, selection.features is not None
 
 

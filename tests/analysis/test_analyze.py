@@ -323,7 +323,7 @@ def test_methods_inside_the_language_model_are_refused(monkeypatch):
     class Inside(FasterVLM):
         name = "inside"
 
-        def inside(self, model, encoding):
+        def between_layers(self, model, encoding):
             raise AssertionError
 
     monkeypatch.setitem(__import__("adafv").METHODS, "inside", Inside)

@@ -246,7 +246,7 @@ def test_autocast_between_the_layers(chosen):
     for enabled in (False, True):
         with (
             torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled),
-            pruner.inside(model, encoding),
+            pruner.between_layers(model, encoding),
         ):
             found.append(pruner.raters(encoding))
             model.generate(**pruner.prune(model, inputs, encoding), **GREEDY)

@@ -41,7 +41,7 @@ def deep_model(family: str, backbone: str = "llama", layers: int = 8, **text):
 def read(pruner, model, inputs, run=None):
     """The model's output (or `run`'s) while it prunes."""
     encoding = pruner.encode(model, inputs)
-    with torch.no_grad(), pruner.inside(model, encoding):
+    with torch.no_grad(), pruner.between_layers(model, encoding):
         return (run or model)(**pruner.prune(model, inputs, encoding))
 
 
@@ -268,7 +268,7 @@ def test_the_model_is_as_it_was_after_an_exception(family, method, attention):
         look_up = AttentionInterface.get_interface
         with (
             pytest.raises(RuntimeError, match="lost"),
-            pruner.inside(model, pruner.encode(model, inputs)),
+            pruner.between_layers(model, pruner.encode(model, inputs)),
         ):
             assert AttentionInterface.get_interface is not look_up
             raise RuntimeError("lost")
@@ -416,4 +416,4 @@ def test_methods_before_the_model_have_nothing_inside():
     """One way to run them all: `inside` of the others does nothing."""
     model = deep_model("llava")
     encoding = AdaFV(keep=0.5).encode(model, inputs_for(tiny_processor("llava"), ONE))
-    assert isinstance(AdaFV(keep=0.5).inside(model, encoding), nullcontext)
+    assert isinstance(AdaFV(keep=0.5).between_layers(model, encoding), nullcontext)

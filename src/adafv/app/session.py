@@ -268,7 +268,7 @@ def _compared(result: Result, pruner: Pruner, earlier: Encoding) -> Result:
     """The result, with how much of what is kept was not kept for an earlier question."""
     if result.what is None:
         return result
-    selection = pruner.select(earlier.tokens, [pruner.budget(n) for n in earlier.tokens.counts])
+    selection = pruner.choose(earlier)
     return replace(
         result, others=len(np.setdiff1d(result.what.kept, selection.kept[0].cpu().numpy()))
     )

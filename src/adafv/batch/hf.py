@@ -113,10 +113,8 @@ def answers(
     remember(model, processor)
     encoding = _encoding(model, processor, group, inputs)
     counts = encoding.tokens.counts
-    selection = pruner.select(encoding.tokens, [pruner.budget(n) for n in counts])
-    short = pruner.rebuild(model, inputs, encoding, selection)
-    check_length(model, short["input_ids"])
-    with pruner.inside(model, encoding):
+    with pruner.pruned(model, inputs, encoding) as (short, selection):
+        check_length(model, short["input_ids"])
         texts = decode(processor, generate(model, short, max_new_tokens))
     visual, kept = [0] * len(group), [0.0] * len(group)
     for span, count, read in zip(encoding.spans, counts, selection.tokens_read, strict=True):

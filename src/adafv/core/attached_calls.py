@@ -64,7 +64,7 @@ def begin(
     )
     short = pruner.prune(model, inputs | {COLUMNS: steps(ids) + 1}, encoding)
     columns = short.pop(COLUMNS) - 1  # (B, n)
-    reading = stack.enter_context(pruner.inside(model, encoding))
+    reading = stack.enter_context(pruner.between_layers(model, encoding))
 
     lost = _loses(pruner, encoding)
     following = _following(encoding, short, lost, generates)

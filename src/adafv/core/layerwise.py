@@ -41,14 +41,14 @@ class LayerPruner(Pruner):
             model.generate(**inputs)
 
         encoding = pruner.encode(model, inputs)
-        with pruner.inside(model, encoding):
+        with pruner.between_layers(model, encoding):
             model.generate(**pruner.prune(model, inputs, encoding))
 
     A token keeps the position it has in the whole prompt, whatever `positions` says. Newline tokens
     go, as `newlines` says, once a token of their image has. Text always stays. A sliding window
     counts the tokens that are left. Where a forward returns hidden states or logits, those of later
     layers are shorter than the prompt: of the tokens these layers read, in order. Decoding by hand
-    from the cache works while `inside` is open.
+    from the cache works while `between_layers` is open.
 
     A method says after which layers it prunes (`stages`), whose attention ranks the visual tokens
     (`raters`), and whether it is that of the layer before a stage or, asked in advance, of the one
@@ -150,7 +150,7 @@ class LayerPruner(Pruner):
         return super().rebuild(model, inputs, encoding, selection)
 
     @contextmanager
-    def inside(
+    def between_layers(
         self, model: PreTrainedModel, encoding: Encoding
     ) -> Iterator[LayerwiseDecoder | None]:
         budget = [self.budget(n) for n in encoding.tokens.counts]

@@ -5,8 +5,8 @@ Every invariant is kept here, once, whatever the method.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from numbers import Real
 from pathlib import Path
@@ -255,17 +255,41 @@ class Pruner(ABC):
             tokenizer=self.tokenizer,
         )
 
+    @torch.no_grad()
+    def choose(self, encoding: Encoding) -> Selection:
+        """Select K tokens of every image that is encoded, within this pruner's budget."""
+        budget = [self.budget(count) for count in encoding.tokens.counts]
+        return self.select(encoding.tokens, budget)
+
+    @contextmanager
+    def pruned(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding
+    ) -> Iterator[tuple[dict[str, Any], Selection]]:
+        """Choose tokens and rebuild the prompt; while open, the model may read it.
+
+            with pruner.pruned(model, inputs, encoding) as (short, selection):
+                model.generate(**short)
+
+        Args:
+            inputs: what the processor returned.
+            encoding: of their images, with the signals that this method needs.
+
+        Yields:
+            The shorter inputs, and what was kept. A method that prunes between the layers of the
+            language model does so until the context is left.
+        """
+        selection = self.choose(encoding)
+        short = self.rebuild(model, inputs, encoding, selection)
+        with self.between_layers(model, encoding):
+            yield short, selection
+
     def prune(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding
     ) -> dict[str, Any]:
         """The shorter inputs, from images that are encoded already; several methods may share one
         encoding.
         """
-        with torch.no_grad():
-            selection = self.select(
-                encoding.tokens, [self.budget(n) for n in encoding.tokens.counts]
-            )
-        return self.rebuild(model, inputs, encoding, selection)
+        return self.rebuild(model, inputs, encoding, self.choose(encoding))
 
     def rebuild(
         self,
@@ -294,9 +318,12 @@ class Pruner(ABC):
             newlines=self.newlines,
         )
 
-    def inside(self, model: PreTrainedModel, encoding: Encoding) -> AbstractContextManager[Any]:
-        """To be held open while the model reads what `prune` returned: for methods that prune
-        between its layers.
+    def between_layers(
+        self, model: PreTrainedModel, encoding: Encoding
+    ) -> AbstractContextManager[Any]:
+        """Prune between the layers of the model while it reads what `prune` returned.
+
+        Methods that choose before the language model have nothing to do there.
         """
         return nullcontext()
 

@@ -54,13 +54,9 @@ class Prompts:
         else:
             if isinstance(pruner, Oracle):
                 pruner = replace(pruner, distances=self._distances())
-            selection = pruner.select(encoding.tokens, [pruner.budget(n) for n in counts])
-            short, read = (
-                pruner.rebuild(self.model, self.inputs, encoding, selection),
-                selection.tokens_read,
-            )
-            with pruner.inside(self.model, encoding):
+            with pruner.pruned(self.model, self.inputs, encoding) as (short, selection):
                 output = generate(self.model, short, max_new_tokens)
+            read = selection.tokens_read
         texts = decode(self.processor, output)
         seconds = (time.perf_counter() - start) / len(texts)
         return [

@@ -171,16 +171,14 @@ class Pruned(lmms):
         if "pixel_values" not in inputs:
             return self.pruner(self.model, inputs), counts, nullcontext()
         encoding = self.pruner.encode(self.model, inputs)
-        selection = self.pruner.select(
-            encoding.tokens, [self.pruner.budget(n) for n in encoding.tokens.counts]
-        )
+        selection = self.pruner.choose(encoding)
         for span, count, read in zip(
             encoding.spans, encoding.tokens.counts, selection.tokens_read, strict=True
         ):
             counts[span.row].visual_tokens += count
             counts[span.row].kept_tokens += read
         short = self.pruner.rebuild(self.model, inputs, encoding, selection)
-        return short, counts, self.pruner.inside(self.model, encoding)
+        return short, counts, self.pruner.between_layers(self.model, encoding)
 
     def _inputs(self, chats: list[ChatMessages]) -> dict[str, Any]:
         """A batch of chats, with any number of images each, as the processor prepares it, padded

@@ -109,10 +109,8 @@ def _answer(
     max_new_tokens: int,
     clock: "_Clock",
 ) -> tuple[Answer, Selection]:
-    selection = pruner.select(encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts])
-    short = pruner.rebuild(model, inputs, encoding, selection)
-    check_length(model, short["input_ids"])
-    with pruner.inside(model, encoding):
+    with pruner.pruned(model, inputs, encoding) as (short, selection):
+        check_length(model, short["input_ids"])
         output = generate(
             model, short, max_new_tokens, logits_processor=LogitsProcessorList([clock])
         )

@@ -116,12 +116,10 @@ def answer(
         else:
             encoding = pruner.encode(model, inputs)
             clock.mark("vision")
-            selection = pruner.select(
-                encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts]
-            )
+            selection = pruner.choose(encoding)
             clock.mark("select")
             short = pruner.rebuild(model, inputs, encoding, selection)
-            stack.enter_context(pruner.inside(model, encoding))
+            stack.enter_context(pruner.between_layers(model, encoding))
             clock.mark("rebuild")
             kept = sum(selection.tokens_read) / len(selection.tokens_read)
         past = room(short["input_ids"].shape[1] + tokens) if room else None

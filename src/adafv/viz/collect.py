@@ -162,7 +162,7 @@ def explanation(
     inputs = build_inputs(processor, image, question, model.device, model.dtype)
     with torch.no_grad():
         encoding = pruner.encode(model, inputs)
-        selection = pruner.select(encoding.tokens, [pruner.budget(encoding.tokens.counts[0])])
+        selection = pruner.choose(encoding)
     return explained(processor, image, question, pruner, encoding, selection, dense, pruned)
 
 
