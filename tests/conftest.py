@@ -46,7 +46,8 @@ WORDS = (
 SPECIAL = ("<unk>", "<pad>", "<s>", "</s>", "<image>")
 CHAT = (
     "{% for m in messages %}{{ m['role'].upper() }} : {% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}"
+    "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} {% endif %}{% endfor %}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT :{% endif %}"
 )
 INSIDE = tuple(name for name, cls in METHODS.items() if issubclass(cls, LayerPruner))
@@ -77,32 +78,54 @@ def tiny_processor(family: str):
             size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
         )
         return LlavaProcessor(
-            images, tokenizer(), patch_size=4, vision_feature_select_strategy="default",
-            chat_template=CHAT, num_additional_image_tokens=1,
-        )  # fmt: skip
+            images,
+            tokenizer(),
+            patch_size=4,
+            vision_feature_select_strategy="default",
+            chat_template=CHAT,
+            num_additional_image_tokens=1,
+        )
     images = LlavaNextImageProcessorPil(
         size={"shortest_edge": 24},
         crop_size={"height": 24, "width": 24},
         image_grid_pinpoints=[[24, 48], [48, 24], [48, 48], [24, 72]],
     )
     return LlavaNextProcessor(
-        images, tokenizer(), patch_size=4, vision_feature_select_strategy="default",
-        chat_template=CHAT, num_additional_image_tokens=1,
-    )  # fmt: skip
+        images,
+        tokenizer(),
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        chat_template=CHAT,
+        num_additional_image_tokens=1,
+    )
 
 
 def tiny_model(family: str, backbone: str = "llama", seed: int = 0):
     """36 patches per crop; LLaVA-NeXT: a thumbnail and two to four tiles."""
     torch.manual_seed(seed)
     vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, image_size=24, patch_size=4,
-        initializer_range=0.5, initializer_factor=4.0,
-    )  # fmt: skip
-    text = AutoConfig.for_model(
-        backbone, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=len((*SPECIAL, *WORDS)), bos_token_id=2, eos_token_id=3, pad_token_id=1,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        image_size=24,
+        patch_size=4,
         initializer_range=0.5,
-    )  # fmt: skip
+        initializer_factor=4.0,
+    )
+    text = AutoConfig.for_model(
+        backbone,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=len((*SPECIAL, *WORDS)),
+        bos_token_id=2,
+        eos_token_id=3,
+        pad_token_id=1,
+        initializer_range=0.5,
+    )
     options = dict(vision_config=vision, text_config=text, image_token_id=SPECIAL.index("<image>"))
     if family == "llava":
         model = LlavaForConditionalGeneration(LlavaConfig(**options))
@@ -159,9 +182,16 @@ def inputs_for(processor, *samples: tuple[str, list[Image.Image]], side: str = "
     )
 
 
+FEW = ("llava", "llava_next", "qwen2_5_vl")
+"""Families that the fast lane tries."""
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--record", action="store_true", help="write what test_families.py proves to proven.json"
+    )
+    parser.addoption(
+        "--fast", action="store_true", help="leave out slow tests, and all but a few families"
     )
 
 
@@ -169,7 +199,27 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "proves(check): what a test of a family proves, for adafv/families/proven.json"
     )
+    config.addinivalue_line("markers", "slow: left out by --fast")
     config.outcomes = {}
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--fast"):
+        return
+    from zoo.families import ZOO
+
+    left_out = [item for item in items if _is_slow(item, ZOO)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _is_slow(item: pytest.Item, families) -> bool:
+    """Return whether a test is marked slow, or tries a family that is not among the few."""
+    if item.get_closest_marker("slow"):
+        return True
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    others = set(families) - set(FEW)
+    return any(isinstance(value, str) and value in others for value in parameters)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -179,7 +229,18 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Take over what a process of pytest-xdist has seen."""
+    for family, found in getattr(node, "workeroutput", {}).get("outcomes", {}).items():
+        for check, results in found.items():
+            node.config.outcomes.setdefault(family, {}).setdefault(check, []).extend(results)
+
+
 def pytest_sessionfinish(session):
-    if complaint := settle(session.config.outcomes, session.config.getoption("--record")):
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["outcomes"] = config.outcomes
+    elif complaint := settle(config.outcomes, config.getoption("--record")):
         print(f"\n{complaint}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

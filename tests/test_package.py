@@ -30,7 +30,10 @@ ENTRY_POINTS = (
     ("vllm.general_plugins", "adafv.integrations.vllm:register"),
 )
 UNPACKED = shutil.ignore_patterns(".*", "build", "dist", "out", "runs", "__pycache__", "*.egg-info")
-BUILD = "import sys; from setuptools import build_meta as b; print(getattr(b, 'build_' + sys.argv[1])(sys.argv[2]))"
+BUILD = (
+    "import sys; from setuptools import build_meta; "
+    "print(getattr(build_meta, 'build_' + sys.argv[1])(sys.argv[2]))"
+)
 SLOW = "torch", "transformers", "matplotlib", "numpy", "PIL"
 
 
@@ -104,7 +107,9 @@ def installed(built, tmp_path_factory) -> Path:
 
 
 def test_sdist_and_wheel_hold_the_package_with_its_weights(built):
-    """Every module, the embedded model and the type marker; the sdist the tests and documents too."""
+    """Every module, the embedded model and the type marker; the sdist the tests and
+    documents too.
+    """
     sdist, wheel = built
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if name.startswith("adafv/")}
@@ -156,7 +161,10 @@ def test_an_installed_wheel_runs_by_itself(installed, tmp_path):
     assert '"kept_tokens": 36' in run(
         "-m", "adafv", "ask", "picture.png", "what color?", "--keep", "0.05", "--json"
     )
-    listed = "import importlib.metadata as m; print([(p.group, p.value) for p in m.distribution('adafv').entry_points])"
+    listed = (
+        "from importlib.metadata import distribution; "
+        "print([(p.group, p.value) for p in distribution('adafv').entry_points])"
+    )
     assert set(ENTRY_POINTS) == set(eval(run("-c", listed)))
 
 
@@ -173,7 +181,8 @@ def test_the_command_line_starts_without_the_heavy_libraries(words):
     It leaves room for a slow machine: torch alone would take seconds.
     """
     code = (
-        f"import sys, time; start = time.perf_counter(); from adafv.cli import main; main({words})\n"
+        "import sys, time; start = time.perf_counter(); "
+        f"from adafv.cli import main; main({words})\n"
         f"assert not {{*{SLOW}}} & set(sys.modules)\n"
         "assert time.perf_counter() - start < 2, time.perf_counter() - start"
     )

@@ -43,9 +43,14 @@ ODD: dict[str, Any] = {
 OPTIONAL = ("adafv.integrations", "adafv.integrations.vllm", "adafv.app.layout", "adafv.__main__")
 """What needs packages that are not installed here, or runs when it is imported."""
 RUNS = {
-    "adafv.app.server.serve", "adafv.demo.library.main", "adafv.demo.server.main", "adafv.demo.server.serving",
-    "adafv.cli.listing.families", "adafv.cli.listing.methods", "adafv.utils.checks.checked",
-}  # fmt: skip
+    "adafv.app.server.serve",
+    "adafv.demo.library.main",
+    "adafv.demo.server.main",
+    "adafv.demo.server.serving",
+    "adafv.cli.listing.families",
+    "adafv.cli.listing.methods",
+    "adafv.utils.checks.checked",
+}
 """Commands and servers, which a sweep would start, and the decorator itself."""
 
 

@@ -40,7 +40,9 @@ def _model() -> tuple[Any, Any]:
 
 
 def explained_inputs() -> tuple[Any, dict[str, Any]]:
-    """The embedded model and its inputs for the first question about the first image of `scenes`."""
+    """The embedded model and its inputs for the first question about the first image of
+    `scenes`.
+    """
     model, processor = _model()
     return model, build_inputs(
         processor, draw(0, split="test", suite="scenes").image, _questions()[0]

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from adafv.core.layerwise import LayerPruner
 from adafv.core.pruner import Pruner
 from adafv.evaluation import report
-from adafv.integrations.vllm.options import Choice
+from adafv.integrations.vllm.options import PruneConfig
 from adafv.methods import CLASSES, NoPruning, method
 
 FIDELITY = Path(__file__).with_name("fidelity.json")
@@ -32,21 +32,24 @@ SIGNALS = {
 }
 HEAD = """# Methods
 
-Made from the code: ideas and departures are the docstrings', figures those of `benchmarks/accuracy` ({command}).
-They are the [embedded model's](../src/adafv/embedded/README.md), and show how methods behave beside each other, not
-what a 7B model scores. *Holds* is the share of the dense model's accuracy. *Operations* are the tensor operations of
-the selection for an image of {count} visual tokens, counted when this page was built: where the count depends on the
-budget, tokens are picked or dropped in steps, one after another. What a selection takes in milliseconds depends on the
+Made from the code: ideas and departures are the docstrings', figures those of `benchmarks/accuracy`
+({command}). They are the [embedded model's](../src/adafv/embedded/README.md), and show how methods
+behave beside each other, not what a 7B model scores. *Holds* is the share of the dense model's
+accuracy. *Operations* are the tensor operations of the selection for an image of {count} visual
+tokens, counted when this page was built: where the count depends on the budget, tokens are picked
+or dropped in steps, one after another. What a selection takes in milliseconds depends on the
 machine: `adafv speed --methods …` measures it.
 
-`fastv`, `sparsevlm` and `pdrop` prune between the layers of the language model, where K is the mean over the layers, so
-that all methods are compared at equal compute; they run inside `attached`, and refuse a budget that their first layers
-exceed. Merging methods hand over K tokens, too. A new method is [one file and one name](adding-a-method.md).
+`fastv`, `sparsevlm` and `pdrop` prune between the layers of the language model, where K is the mean
+over the layers, so that all methods are compared at equal compute; they run inside `attached`, and
+refuse a budget that their first layers exceed. Merging methods hand over K tokens, too. A new
+method is [one file and one name](adding-a-method.md).
 
-*Held against* the authors' code means: their released functions, or where those need a whole model of theirs a loop
-written after them, were run beside ours on up to {one} images of one crop and {five} of five, of random tokens, with
-29 to 192 kept of each crop (45 to 80 % between layers), and what a method names as its departures undone on either
-side. Nothing of theirs is in this repository; what came out is (`docs/site/fidelity.json`).
+*Held against* the authors' code means: their released functions, or where those need a whole model
+of theirs a loop written after them, were run beside ours on up to {one} images of one crop and
+{five} of five, of random tokens, with 29 to 192 kept of each crop (45 to 80 % between layers), and
+what a method names as its departures undone on either side. Nothing of theirs is in this
+repository; what came out is (`docs/site/fidelity.json`).
 """
 
 
@@ -187,8 +190,9 @@ def cost(cls: type[Pruner]) -> str:
     seen = ", ".join(looks) or "the visual tokens and where they lie"
     if issubclass(cls, LayerPruner):
         return (
-            "**Cost.** The first layers read every visual token; K is the mean over the layers, so that the language "
-            "model's arithmetic is that of a method which prunes before it at the same budget."
+            "**Cost.** The first layers read every visual token; K is the mean over the layers, "
+            "so that the language model's arithmetic is that of a method which prunes before it "
+            "at the same budget."
         )
     counts = ", ".join(f"{selected(cls, keep)[0]:,} at {percent(keep)}" for keep in budgets())
     return f"**Cost.** Looks at: {seen}. Operations: {counts}."
@@ -213,10 +217,11 @@ def failures(cls: type[Pruner]) -> str:
         said.append(lost(cls.name, min(keeps)))
     if not issubclass(cls, LayerPruner) and selected(cls, min(budgets()))[1]:
         said.append(
-            "It merges tokens, which families whose language model takes them before its projector refuse."
+            "It merges tokens, which families whose language model takes them before its "
+            "projector refuse."
         )
     try:
-        Choice(method=cls.name, keep=0.1).check()
+        PruneConfig(method=cls.name, keep=0.1).check()
     except ValueError as error:
         said.append(f"Not served: {error}.")
     return f"**When it fails.** {' '.join(said)}" if said else ""
@@ -246,9 +251,11 @@ def lost(name: str, keep: float) -> str:
         and measured()[name, suite, "all", keep]["accuracy"]
         <= measured()["random", suite, "all", keep]["accuracy"]
     ]
-    said = f"At {percent(keep)} it holds least of (in brackets: `random`): {listed}." if worst else (
-        f"At {percent(keep)} it holds {percent(FAILS)} or more of every type of question."
-    )  # fmt: skip
+    said = (
+        f"At {percent(keep)} it holds least of (in brackets: `random`): {listed}."
+        if worst
+        else (f"At {percent(keep)} it holds {percent(FAILS)} or more of every type of question.")
+    )
     return said + (f" No better than `random` on {', '.join(chance)}." if chance else "")
 
 

@@ -203,8 +203,10 @@ class Fickle(Pruner):
     name = "fickle"
 
     def pick(self, tokens, budget):
-        kept = [torch.arange(n) if k == n else torch.arange(k) + (k not in self.at)
-                for k, n in zip(budget, tokens.counts, strict=True)]  # fmt: skip
+        kept = [
+            torch.arange(n) if k == n else torch.arange(k) + (k not in self.at)
+            for k, n in zip(budget, tokens.counts, strict=True)
+        ]
         return Selection(kept)
 
 
@@ -334,11 +336,29 @@ def test_methods_inside_the_language_model_are_refused(monkeypatch):
 def results(folder: Path, **changes) -> Path:
     """What `adafv eval` writes, of two suites."""
     rows = [
-        {"method": m, "keep": k, "suite": s, "question_type": "all", "n": 50, "accuracy": a, "ci_low": a - 0.1,
-         "ci_high": a + 0.1, "retention": None, "seconds": 1.0, "kept_tokens": 9.0, "visual_tokens": 36.0} | changes
+        {
+            "method": m,
+            "keep": k,
+            "suite": s,
+            "question_type": "all",
+            "n": 50,
+            "accuracy": a,
+            "ci_low": a - 0.1,
+            "ci_high": a + 0.1,
+            "retention": None,
+            "seconds": 1.0,
+            "kept_tokens": 9.0,
+            "visual_tokens": 36.0,
+        }
+        | changes
         for s, dense in (("scenes", 0.8), ("more", 0.5))
-        for m, k, a in (("none", 1, dense), ("blind", 0, dense / 2), ("adafv", 0.25, dense), ("adafv", 0.1, dense / 4))
-    ]  # fmt: skip
+        for m, k, a in (
+            ("none", 1, dense),
+            ("blind", 0, dense / 2),
+            ("adafv", 0.25, dense),
+            ("adafv", 0.1, dense / 4),
+        )
+    ]
     path = folder / "results.json"
     path.write_text(json.dumps({"meta": {}, "rows": rows}))
     return path

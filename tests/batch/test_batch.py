@@ -90,8 +90,12 @@ def test_answers_are_those_of_asking_one_by_one(model, processor, source, name):
         assert list(result) == KEYS
         assert result["error"] is None
         assert [result[key] for key in KEYS[:-1]] == [
-            number, alone.answer, name, alone.visual_tokens, alone.kept_tokens,
-        ]  # fmt: skip
+            number,
+            alone.answer,
+            name,
+            alone.visual_tokens,
+            alone.kept_tokens,
+        ]
 
 
 def test_a_picture_is_encoded_once_per_batch(model, processor, source):
@@ -141,17 +145,25 @@ def test_a_line_has_its_own_method(model, processor, source):
     lines = [line | extra for line, extra in zip(read(source), own, strict=True)]
     results = run(batch(write(source.parent, lines)), model, processor)
     pruners = [
-        method("random", tokens=7), method("adafv", reserve=0.5, keep=0.2), method("none"), method("t2i", keep=0.5),
-        AdaFV(tokens=4), AdaFV(keep=0.2, skip=boilerplate(processor)), AdaFV(keep=0.2),
-    ]  # fmt: skip
+        method("random", tokens=7),
+        method("adafv", reserve=0.5, keep=0.2),
+        method("none"),
+        method("t2i", keep=0.5),
+        AdaFV(tokens=4),
+        AdaFV(keep=0.2, skip=boilerplate(processor)),
+        AdaFV(keep=0.2),
+    ]
     for line, result, pruner in zip(lines, results, pruners, strict=True):
         alone = ask(
             model, processor, Image.open(source.parent / line["image"]), line["question"], pruner, 4
         )
         assert result["error"] is None
         assert [result[key] for key in KEYS[1:-1]] == [
-            alone.answer, pruner.spec, alone.visual_tokens, alone.kept_tokens,
-        ]  # fmt: skip
+            alone.answer,
+            pruner.spec,
+            alone.visual_tokens,
+            alone.kept_tokens,
+        ]
 
 
 def test_failed_lines_are_tried_again(model, processor, source):
@@ -344,7 +356,8 @@ def test_every_bad_line(model, processor, source, monkeypatch):
     assert {r["error"] for r in results[::2]} == {None}
     for name, result, (_, words) in zip(BAD, results[1::2], BAD.values(), strict=True):
         assert words in result["error"], name
-        assert "\n" not in result["error"] and len(result["error"]) < 500, name
+        assert "\n" not in result["error"], name
+        assert len(result["error"]) < 500, name
         assert result["answer"] is result["visual_tokens"] is result["kept_tokens"] is None
 
 
@@ -447,7 +460,9 @@ def test_another_input(model, processor, source):
 
 
 def test_the_batch_size_may_change(model, processor, source):
-    """It is no setting of the answers: after running out of memory one goes on with a smaller one."""
+    """It is no setting of the answers: after running out of memory one goes on with a
+    smaller one.
+    """
     run(batch(source), model, processor)
     assert batch(source, batch_size=1).run(HuggingFace(model, processor, "tiny"))["resumed"] == 7
 

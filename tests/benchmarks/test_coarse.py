@@ -118,7 +118,9 @@ def test_equal_times_differ_by_less_than_a_token(clock):
 
 
 def test_time_for_nothing_and_for_everything(clock):
-    """Where the tower alone takes longer no share is left; more than an image has cannot be read."""
+    """Where the tower alone takes longer no share is left; more than an image has cannot be
+    read.
+    """
     assert clock.affords(clock.vision(TILES), TILES) == 0
     assert clock.affords(clock.flops(TILES, 1), 1) == clock.tokens(1) / clock.tokens(TILES)
 

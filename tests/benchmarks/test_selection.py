@@ -57,13 +57,20 @@ def test_fit(selection):
 @pytest.mark.parametrize(
     ("read", "count"),
     [
-        (lambda x: x.tolist(), 1), (lambda x: int(x.sum()) + float(x[0]), 2), (lambda x: x[x > 0], 1),
-        (lambda x: bool((x > 0).any()), 1), (lambda x: torch.nonzero(x), 1), (lambda x: (x + 1).max().item(), 1),
-        (lambda x: torch.ones(3)[0].item(), 0), (lambda x: x.sort().values.softmax(-1).masked_fill(x > 0, 0), 0),
+        (lambda x: x.tolist(), 1),
+        (lambda x: int(x.sum()) + float(x[0]), 2),
+        (lambda x: x[x > 0], 1),
+        (lambda x: bool((x > 0).any()), 1),
+        (lambda x: torch.nonzero(x), 1),
+        (lambda x: (x + 1).max().item(), 1),
+        (lambda x: torch.ones(3)[0].item(), 0),
+        (lambda x: x.sort().values.softmax(-1).masked_fill(x > 0, 0), 0),
     ],
-)  # fmt: skip
+)
 def test_reads_are_those_of_the_device(selection, read, count):
-    """Whatever makes the host wait counts, also of what was computed; the host's own tensors don't."""
+    """Whatever makes the host wait counts, also of what was computed; the host's own
+    tensors don't.
+    """
     counts = importlib.import_module("counts")
     watched = counts._watched(torch.tensor([1.0, -1.0, 2.0]))
     assert counts._reads(lambda: read(watched)) == count

@@ -1,4 +1,6 @@
-"""Draws docs/playground.png: `.venv-ui/bin/python tests/browser/screenshot.py docs/playground.png`."""
+"""Draws docs/playground.png: `.venv-ui/bin/python tests/browser/screenshot.py
+docs/playground.png`.
+"""
 
 import sys
 

@@ -77,7 +77,9 @@ def free() -> int:
 
 
 def opened(browser: Browser, url: str, **options) -> Iterator[Page]:
-    """A visitor's own window, in which nothing may go wrong and nothing is asked of another host."""
+    """A visitor's own window, in which nothing may go wrong and nothing is asked of another
+    host.
+    """
     context = browser.new_context(**options)
     page, wrong = context.new_page(), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -246,7 +248,8 @@ def test_upload(page, drawing):
     data = page.evaluate_handle(
         """() => { const data = new DataTransfer(), canvas = document.createElement('canvas');
         canvas.width = 90; canvas.height = 120;
-        const bytes = Uint8Array.from(atob(canvas.toDataURL('image/png').split(',')[1]), c => c.charCodeAt(0));
+        const data = atob(canvas.toDataURL('image/png').split(',')[1]);
+        const bytes = Uint8Array.from(data, c => c.charCodeAt(0));
         data.items.add(new File([bytes], 'dropped.png', {type: 'image/png'})); return data; }"""
     )
     page.locator(".drop button").first.dispatch_event("drop", {"dataTransfer": data})

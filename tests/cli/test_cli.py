@@ -93,7 +93,8 @@ def test_help_needs_no_torch():
     """`adafv --help` and every command's help come at once: torch alone takes seconds to import."""
     code = (
         "import sys; from adafv.cli import main\n"
-        "for c in ([], ['ask'], ['explain'], ['methods'], ['eval']): assert main([*c, '--help']) == 0\n"
+        "for c in ([], ['ask'], ['explain'], ['methods'], ['eval']):\n"
+        "    assert main([*c, '--help']) == 0\n"
         "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)"
     )
     start = time.perf_counter()
@@ -180,7 +181,9 @@ def test_shares_are_exact(text, share):
 
 
 def test_methods_with_options(run, image):
-    """As lists of methods write them, `skip=template` too; the answer names what it was given from."""
+    """As lists of methods write them, `skip=template` too; the answer names what it was
+    given from.
+    """
     status, out, err = run(
         "ask", image, QUESTION, "--json", "--method", "adafv:reserve=0.5:skip=template"
     )
@@ -262,7 +265,9 @@ def test_words_that_the_embedded_model_does_not_know(tmp_path):
 
 
 def test_known_words(embedded):
-    """Neither capitals nor punctuation make a word unknown, nor do tokenizers that spell words out."""
+    """Neither capitals nor punctuation make a word unknown, nor do tokenizers that spell
+    words out.
+    """
     assert unknown_words(embedded, "What color is the CUP?") == []
     assert unknown_words(embedded, "zebra, zebra; cup … zoo's ¿") == ["zebra", "zoos"]
     spelling = SimpleNamespace(tokenizer=SimpleNamespace(unk_token_id=None))
@@ -562,11 +567,19 @@ def test_eval(run, tmp_path, monkeypatch):
     with (out / "results.csv").open() as file:
         assert len(list(csv.DictReader(file))) == len(result["rows"])
     assert {(r["method"], r["keep"]) for r in result["rows"]} == {
-        ("none", 1.0), ("blind", 0.0), ("adafv", 0.25), ("random", 0.25),
-    }  # fmt: skip
+        ("none", 1.0),
+        ("blind", 0.0),
+        ("adafv", 0.25),
+        ("random", 0.25),
+    }
     assert sorted(p.name for p in out.iterdir()) == [
-        "accuracy.png", "answers.jsonl", "pairs.csv", "results.csv", "results.json", "settings.json",
-    ]  # fmt: skip
+        "accuracy.png",
+        "answers.jsonl",
+        "pairs.csv",
+        "results.csv",
+        "results.json",
+        "settings.json",
+    ]
     status, said, _ = run(*EVAL, "--out", out, "--limit", 3)
     assert status == 0
     assert "dense" in said
@@ -642,8 +655,19 @@ def test_eval_refuses_to_mix_numbers_of_questions(run, tmp_path, monkeypatch, li
     FakeSuites(monkeypatch)
     assert run(*EVAL, "--out", tmp_path, "--limit", 2)[0] == 0
     before = (tmp_path / "results.json").read_bytes()
-    status, _, err = run("eval", "--methods", "t2i", "--max-new-tokens", 3, "--suite", "shapes", "--out", tmp_path,
-                         "--limit", limit)  # fmt: skip
+    status, _, err = run(
+        "eval",
+        "--methods",
+        "t2i",
+        "--max-new-tokens",
+        3,
+        "--suite",
+        "shapes",
+        "--out",
+        tmp_path,
+        "--limit",
+        limit,
+    )
     assert status == 2
     assert "questions of 'shapes'" in err.splitlines()[-1]
     assert (tmp_path / "results.json").read_bytes() == before
@@ -725,9 +749,13 @@ def test_outputs_are_whole_or_not_at_all(tmp_path):
 def test_a_closed_pipe_is_no_error():
     """`adafv methods | head -1` ends quietly."""
     done = subprocess.run(
-        f"{sys.executable} -m adafv methods | head -c 1", shell=True, capture_output=True, text=True, timeout=120,
+        f"{sys.executable} -m adafv methods | head -c 1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
+    )
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
 

@@ -107,9 +107,13 @@ def test_signals_are_the_eager_towers_and_features_are_untouched(family, impleme
     norm = next(m for n, m in tower.named_modules() if n.endswith("layers.2.layer_norm1"))
     keys = layer.k_proj(norm(hidden)).unflatten(-1, (layer.num_heads, -1)).mean(2)
     expected = {
-        SALIENCY: maps[2][:, 0, 1:], first: maps[0][:, 0, 1:], KEYS: keys[:, 1:], HIDDEN: plain[:, 1:],
-        received: maps[2].mean(1)[:, 1:], middle: maps[1].mean(1)[:, 1:],
-    }  # fmt: skip
+        SALIENCY: maps[2][:, 0, 1:],
+        first: maps[0][:, 0, 1:],
+        KEYS: keys[:, 1:],
+        HIDDEN: plain[:, 1:],
+        received: maps[2].mean(1)[:, 1:],
+        middle: maps[1].mean(1)[:, 1:],
+    }
     assert found.keys() == expected.keys() == wanted
     for signal, value in expected.items():
         torch.testing.assert_close(

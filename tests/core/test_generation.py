@@ -1,4 +1,6 @@
-"""What people do with a model, with a pruner in between: on real classes, with every text backbone."""
+"""What people do with a model, with a pruner in between: on real classes, with every text
+backbone.
+"""
 
 import pytest
 import torch

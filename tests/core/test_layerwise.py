@@ -156,7 +156,9 @@ def test_plans_of_every_depth(method, layers):
 
 
 def test_the_papers_depths():
-    """Of LLaMA's 32 layers: after 2 have run; after those of index 2, 6 and 15; after each quarter."""
+    """Of LLaMA's 32 layers: after 2 have run; after those of index 2, 6 and 15; after each
+    quarter.
+    """
     assert FastV(keep=0.5).stages(32) == [2]
     assert FastV(keep=0.5, layer=3).stages(32) == [3]
     assert SparseVLM(keep=0.5).stages(32) == [3, 7, 16]
@@ -202,7 +204,9 @@ def test_cached_decoding_is_decoding_without_a_cache(family, backbone, attention
     "beams", [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}]
 )
 def test_answers_in_a_batch_are_those_of_the_sample_alone(family, method, beams):
-    """The prefill reads each prompt once per beam, and beams change places in every layer's cache."""
+    """The prefill reads each prompt once per beam, and beams change places in every layer's
+    cache.
+    """
     model, pruner, processor = deep_model(family), method(keep=0.6), tiny_processor(family)
     together = read(pruner, model, inputs_for(processor, ONE, TWO), answer(model, **beams))
     alone = [
@@ -371,7 +375,9 @@ def test_newlines_follow_the_option(newlines):
 
 
 def test_words_that_rate_are_the_papers():
-    """Against loops over words and tokens, in a batch that pads; words that are all equal all rate."""
+    """Against loops over words and tokens, in a batch that pads; words that are all equal
+    all rate.
+    """
     model, processor = deep_model("llava"), tiny_processor("llava")
     tokens = SparseVLM(keep=0.5).encode(model, inputs_for(processor, ONE, TWO)).tokens
     for i, weights in enumerate(rating_words(tokens)):

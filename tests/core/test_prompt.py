@@ -184,7 +184,9 @@ def test_bounds_of_packed_rows_shrink_too():
 @pytest.mark.parametrize("name", M_ROPE)
 @torch.no_grad()
 def test_a_placeholder_without_its_pixels_is_a_word(name):
-    """A video placeholder beside an image stays, is read, and its row keeps its length at keep=1."""
+    """A video placeholder beside an image stays, is read, and its row keeps its length at
+    keep=1.
+    """
     model, inputs = tiny(name).model, ask(name, (QUESTION, [show(48, 48)]))
     inputs["input_ids"][0, -4] = model.config.video_token_id
     whole = AdaFV(keep=1.0)(model, inputs)

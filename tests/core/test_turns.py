@@ -108,13 +108,15 @@ def jinja(opening, system, user, answer, generation):
         return (
             f"{{{{ {before!r} }}}}{{% if m.content is string %}}{{{{ m.content }}}}"
             f"{{% else %}}{{% for c in m.content %}}"
-            f"{{% if c.type == 'image' %}}{{{{ {IMAGE + chr(10)!r} }}}}{{% else %}}{{{{ c.text }}}}{{% endif %}}"
+            f"{{% if c.type == 'image' %}}{{{{ {IMAGE + chr(10)!r} }}}}"
+            "{% else %}{{ c.text }}{% endif %}"
             f"{{% endfor %}}{{% endif %}}{{{{ {after!r} }}}}"
         )
 
     return (
         f"{{{{ {opening!r} }}}}{{% for m in messages %}}{{% if m.role == 'system' %}}{said(system)}"
-        f"{{% elif m.role == 'user' %}}{said(user)}{{% else %}}{said(answer)}{{% endif %}}{{% endfor %}}"
+        f"{{% elif m.role == 'user' %}}{said(user)}{{% else %}}{said(answer)}"
+        "{% endif %}{% endfor %}"
         f"{{% if add_generation_prompt %}}{{{{ {generation!r} }}}}{{% endif %}}"
     )
 
@@ -153,9 +155,12 @@ def subwords(kind: str) -> Tokenizer:
 
 def chat_tokenizer(kind: str, form: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
-        tokenizer_object=subwords(kind), pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+        tokenizer_object=subwords(kind),
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
         chat_template=jinja(*FORMATS[form]),
-    )  # fmt: skip
+    )
 
 
 def user(*content: str) -> dict:

@@ -76,7 +76,9 @@ def test_a_clip_that_stands_still_costs_what_a_still_costs(name):
 
 
 def test_the_budget_of_a_clip_is_shared_over_its_frames(name):
-    """One mixture chooses among all frames: a frame may get more than its share, the clip gets K."""
+    """One mixture chooses among all frames: a frame may get more than its share, the clip
+    gets K.
+    """
     model, inputs = tiny(name).model, film(name, 0, 1, 2)
     pruner = AdaFV(keep=0.2)
     encoding = pruner.encode(model, inputs)

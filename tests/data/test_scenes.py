@@ -1,4 +1,6 @@
-"""The scenes: deterministic, split by construction, and every answer follows from the things drawn."""
+"""The scenes: deterministic, split by construction, and every answer follows from the
+things drawn.
+"""
 
 import itertools
 
@@ -82,8 +84,14 @@ def test_same_seed_same_scene(suite):
 
 
 def test_training_and_test_never_meet():
-    states = {(split, suite, seed): stream(seed, split=split, suite=suite, size=(192, 192)).getrandbits(256)
-              for split in ("train", "test") for suite in SCENE_SUITES for seed in range(300)}  # fmt: skip
+    states = {
+        (split, suite, seed): stream(seed, split=split, suite=suite, size=(192, 192)).getrandbits(
+            256
+        )
+        for split in ("train", "test")
+        for suite in SCENE_SUITES
+        for seed in range(300)
+    }
     assert len(set(states.values())) == len(states)
     pictures = {
         split: {draw(seed, split=split).image.tobytes() for seed in range(40)}

@@ -120,7 +120,9 @@ def test_the_methods_page_has_every_method():
 
 
 def test_rivals_are_held_against_their_authors_code():
-    """Every method of somebody's paper says where its authors' code is, and how often both agree."""
+    """Every method of somebody's paper says where its authors' code is, and how often both
+    agree.
+    """
     import methods
 
     rows = methods.fidelity()

@@ -186,9 +186,11 @@ def test_rows_are_the_contracts(whole):
     }
     for row in rows:
         group = [
-            r for r in whole if (r["method"], r["keep"]) == (row["method"], row["keep"])
+            r
+            for r in whole
+            if (r["method"], r["keep"]) == (row["method"], row["keep"])
             and row["question_type"] in ("all", r["type"])
-        ]  # fmt: skip
+        ]
         assert row["n"] == len(group)
         assert row["accuracy"] == pytest.approx(
             sum(r["correct"] for r in group) / len(group), abs=1e-6
@@ -425,11 +427,23 @@ def test_full_disk_keeps_what_is_there(tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        {"methods": ("adafw",)}, {"methods": ()}, {"keeps": (0,)}, {"keeps": (-1,)}, {"keeps": (1.5,)}, {"keeps": ()},
-        {"keeps": (math.nan,)}, {"suites": ("shape",)}, {"suites": ()}, {"seed": -1}, {"limit": 0}, {"batch_size": 0},
-        {"max_new_tokens": -1}, {"methods": ("adafv:top=x",)}, {"methods": ("adafv:skip=all",)},
+        {"methods": ("adafw",)},
+        {"methods": ()},
+        {"keeps": (0,)},
+        {"keeps": (-1,)},
+        {"keeps": (1.5,)},
+        {"keeps": ()},
+        {"keeps": (math.nan,)},
+        {"suites": ("shape",)},
+        {"suites": ()},
+        {"seed": -1},
+        {"limit": 0},
+        {"batch_size": 0},
+        {"max_new_tokens": -1},
+        {"methods": ("adafv:top=x",)},
+        {"methods": ("adafv:skip=all",)},
     ],
-)  # fmt: skip
+)
 def test_bad_plans(suite, options):
     """Refused when the plan is made, before a model is loaded."""
     with pytest.raises(ValueError) as info:
@@ -479,7 +493,9 @@ def test_interval_of_a_clean_sheet(right):
 
 
 def test_files_and_table(whole, tmp_path):
-    """results.json, results.csv and accuracy.png say the same, and the table holds dense and blind."""
+    """results.json, results.csv and accuracy.png say the same, and the table holds dense
+    and blind.
+    """
     from rich.console import Console
 
     rows = report.rows_of(whole)

@@ -31,7 +31,8 @@ QUESTION = "what color is the anchor ?"
 OTHER = "is there a red knight left of the anchor ?"
 CHAT = (
     "{% for m in messages %}{{ m['role'].upper() }} : {% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}MARKER {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}"
+    "{% if c['type'] == 'image' %}MARKER {% else %}{{ c['text'] }} {% endif %}{% endfor %}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT :{% endif %}"
 )
 ALONG = (
@@ -122,7 +123,8 @@ def test_a_batch_is_its_samples(name):
 def test_several_images_in_a_prompt(name):
     """Images with words between them keep a budget each."""
     found = tiny(name)
-    prompt = f"USER : {found.marker} compare the red anchor with the blue knight {found.marker} {QUESTION} ASSISTANT :"
+    compared = "compare the red anchor with the blue knight"
+    prompt = f"USER : {found.marker} {compared} {found.marker} {QUESTION} ASSISTANT :"
     pictures = [show(80, 48), show(48, 48, seed=1)]
     inputs = dict(
         found.processor(text=[prompt], images=[pictures], return_tensors="pt", padding=True)

@@ -55,12 +55,20 @@ class Config:
         ({}, {}, None),
         ({"adafv_keep": 0.25}, {}, PruneConfig(keep=0.25)),
         ({}, {"adafv_keep": 0.1, "adafv_method": "adafv+"}, PruneConfig("adafv+", 0.1)),
-        ({"adafv_tokens": 9}, {"adafv_keep": 0.1, "adafv_pin": "first"}, PruneConfig(tokens=9, pin="first")),
+        (
+            {"adafv_tokens": 9},
+            {"adafv_keep": 0.1, "adafv_pin": "first"},
+            PruneConfig(tokens=9, pin="first"),
+        ),
         ({"adafv_method": "t2i"}, {"adafv_keep": 0.1}, PruneConfig("t2i", 0.1)),
         ({"adafv_method": "none"}, {}, PruneConfig("none", 1.0)),
-        ({"adafv_method": "adafv:top=3:skip=template", "adafv_keep": 1}, {}, PruneConfig("adafv:top=3:skip=template", 1)),
+        (
+            {"adafv_method": "adafv:top=3:skip=template", "adafv_keep": 1},
+            {},
+            PruneConfig("adafv:top=3:skip=template", 1),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_request_goes_before_the_server(request_, server, expected):
     assert PruneConfig.of(request_, server) == expected
 

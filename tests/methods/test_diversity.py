@@ -112,7 +112,9 @@ def assert_exact(selection, counts, budget):
 @pytest.mark.parametrize("k", BUDGETS)
 @pytest.mark.parametrize("cls", GREEDY)
 def test_greedy_methods_pick_what_their_papers_pick(tokens, oracle, cls, k):
-    """Every budget is the beginning of the same order; beyond the rank of CDPruner's kernel, too."""
+    """Every budget is the beginning of the same order; beyond the rank of CDPruner's
+    kernel, too.
+    """
     budget = budgets(tokens, k)
     selection = cls(tokens=1).select(tokens, budget)
     assert_exact(selection, tokens.counts, budget)
@@ -218,9 +220,11 @@ def test_a_question_without_words(tokens, cls, padded):
     """Beside one that has some, and where no question of the batch has any."""
     mask = tokens.text_mask.clone()
     mask[0] = False
-    silent = replace(tokens, text_mask=mask) if padded else replace(
-        tokens, text=tokens.text[:, :0], text_mask=mask[:, :0]
-    )  # fmt: skip
+    silent = (
+        replace(tokens, text_mask=mask)
+        if padded
+        else replace(tokens, text=tokens.text[:, :0], text_mask=mask[:, :0])
+    )
     for k in (3, 11):
         selection = cls(tokens=k).select(silent, [k, k])
         assert_exact(selection, tokens.counts, [k, k])

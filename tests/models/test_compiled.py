@@ -24,7 +24,9 @@ PRUNER = AdaFV(keep=0.25)
 
 @pytest.fixture
 def counter(monkeypatch) -> CompileCounter:
-    """Counts graphs, and runs them as they are: what inductor makes of them is PyTorch's to test."""
+    """Counts graphs, and runs them as they are: what inductor makes of them is PyTorch's to
+    test.
+    """
     counter = CompileCounter()
     torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))

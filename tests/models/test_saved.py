@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import adafv
 from adafv import METHODS, AdaFV, FasterVLM, Pruner, method
 from adafv.cli import main
-from adafv.integrations.vllm.options import Choice, options_in
+from adafv.integrations.vllm.options import PruneConfig, options_in
 from adafv.integrations.vllm.options import settings as server_settings
 from adafv.models.saved import FILE, options_of
 from tests.cli.test_serve import options, serve  # noqa: F401 (a fixture)
@@ -172,7 +172,9 @@ def test_another_class_is_refused(tmp_path):
 
 
 def test_the_block_of_a_models_configuration(tmp_path):
-    """The same object under "adafv" in config.json; it goes first, and a second place is refused."""
+    """The same object under "adafv" in config.json; it goes first, and a second place is
+    refused.
+    """
     config = tmp_path / "config.json"
     AdaFV(keep=0.3).save_pretrained(tmp_path)
     config.write_text(
@@ -192,7 +194,9 @@ def test_the_block_of_a_models_configuration(tmp_path):
 @settings(max_examples=100, deadline=None)
 @given(pruner=pruners())
 def test_a_server_reads_the_same(pruner):
-    """As options of vLLM's flag it is the same method; a list of words is refused, not forgotten."""
+    """As options of vLLM's flag it is the same method; a list of words is refused, not
+    forgotten.
+    """
     saved = {"method": pruner.name, **options_of(pruner)}
     if pruner.skip:
         with pytest.raises(ValueError, match="skip"):
@@ -212,7 +216,7 @@ def test_vllm_takes_it_from_the_folder(tmp_path):
     expected = {"adafv_method": "adafv:reserve=0.5", "adafv_keep": 0.2}
     config = Config(None, model=str(tmp_path))
     assert server_settings(config) == server_settings(config) == expected
-    assert Choice.of({}, expected) == Choice("adafv:reserve=0.5", 0.2)
+    assert PruneConfig.of({}, expected) == PruneConfig("adafv:reserve=0.5", 0.2)
     config = Config({"adafv_tokens": 9}, model=str(tmp_path))
     assert (
         server_settings(config)

@@ -125,7 +125,8 @@ import torch.distributed as dist
 from tests.models.test_wrapped import loaded, pruned, tiny
 dist.init_process_group("gloo")
 model = loaded(sys.argv[1], tp_plan="auto")
-assert model.model.language_model.layers[0].self_attn.q_proj.weight.to_local().shape[0] == 16, "not split"
+projection = model.model.language_model.layers[0].self_attn.q_proj
+assert projection.weight.to_local().shape[0] == 16, "not split"
 assert pruned(model) == pruned(tiny("llava").model)
 """
 
@@ -148,7 +149,10 @@ def test_tensor_parallel_processes_choose_the_same_tokens(folder, tmp_path):
     root = Path(__file__).parents[2]
     here = f"{root}:{root / 'tests'}"
     run = subprocess.run(
-        [*command, str(folder)], env={"PYTHONPATH": here, "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+        [*command, str(folder)],
+        env={"PYTHONPATH": here, "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert run.returncode == 0, run.stderr[-3000:]

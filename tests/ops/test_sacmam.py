@@ -60,7 +60,9 @@ def test_agrees_with_the_search_for_the_authors_product(case):
 @given(cases(longest=200))
 @settings(max_examples=300, deadline=None)
 def test_budget_is_exact_and_nothing_is_nan(case):
-    """Exactly K different tokens, for lists without mass, with peaks of any height, of any length."""
+    """Exactly K different tokens, for lists without mass, with peaks of any height, of any
+    length.
+    """
     *_, k, reserve = case
     kept, k_t, k_v = run(*case)
     assert len(set(kept)) == k

@@ -155,7 +155,10 @@ def tome(
             place, feature, key, size = b[partner[i]]
             _, other, other_key, other_size = a[i]
             b[partner[i]] = (
-                place, mean(feature, other, size, other_size), mean(key, other_key, size, other_size), size + other_size
-            )  # fmt: skip
+                place,
+                mean(feature, other, size, other_size),
+                mean(key, other_key, size, other_size),
+                size + other_size,
+            )
         tokens = sorted([t for i, t in enumerate(a) if i not in merged] + b, key=lambda t: t[0])
     return [t[0] for t in tokens], [t[1] for t in tokens]

@@ -83,7 +83,9 @@ def standing_out(text: torch.Tensor, visual: torch.Tensor, temperature: float) -
 def discounted(
     scores: list[float], features: torch.Tensor, coordinates: list[list[int]], reach: int
 ) -> list[float]:
-    """AdaFV+: every score times 1 - the largest cosine with a better token nearby on the same grid."""
+    """AdaFV+: every score times 1 - the largest cosine with a better token nearby on the
+    same grid.
+    """
     result = []
     for j, (crop, row, column) in enumerate(coordinates):
         echo = 0.0

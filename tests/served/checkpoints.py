@@ -41,7 +41,8 @@ TOWER = {"image_size": 48, "patch_size": 8}
 BACKBONE = {"hidden_size": 128, "intermediate_size": 96, "max_position_embeddings": 4096}
 CHAT = (
     "{% for m in messages %}{{ m['role'].upper() }} : {% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}MARKER {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}"
+    "{% if c['type'] == 'image' %}MARKER {% else %}{{ c['text'] }} {% endif %}{% endfor %}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT :{% endif %}"
 )
 MARKER = {name: "<image>" for name in FAMILIES} | {
@@ -106,14 +107,25 @@ def qwen2_5_vl() -> tuple[Any, Any]:
     named = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
     tokens = words("<|vision_start|>", "<|vision_end|>", **named)
     tower = dict(
-        depth=3, hidden_size=64, intermediate_size=48, num_heads=2, out_hidden_size=128, patch_size=4,
-        spatial_merge_size=2, temporal_patch_size=2, window_size=16, fullatt_block_indexes=[2], initializer_range=0.5,
-    )  # fmt: skip
+        depth=3,
+        hidden_size=64,
+        intermediate_size=48,
+        num_heads=2,
+        out_hidden_size=128,
+        patch_size=4,
+        spatial_merge_size=2,
+        temporal_patch_size=2,
+        window_size=16,
+        fullatt_block_indexes=[2],
+        initializer_range=0.5,
+    )
     rope = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0}
     ids = {
-        "image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>",
-        "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>",
-    }  # fmt: skip
+        "image_token_id": "<|image_pad|>",
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
     config = Qwen2_5_VLConfig(
         text_config=text(tokens, **BACKBONE, rope_parameters=rope),
         vision_config=tower,

@@ -105,9 +105,15 @@ class Engine:
 
         self.family = family
         defaults = dict(
-            dtype="float32", max_model_len=1024, max_num_seqs=16, max_num_batched_tokens=1024, enforce_eager=True,
-            block_size=32, limit_mm_per_prompt={"image": 4}, disable_log_stats=False,
-        )  # fmt: skip
+            dtype="float32",
+            max_model_len=1024,
+            max_num_seqs=16,
+            max_num_batched_tokens=1024,
+            enforce_eager=True,
+            block_size=32,
+            limit_mm_per_prompt={"image": 4},
+            disable_log_stats=False,
+        )
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
             self.llm = LLM(str(folder), **defaults | options)
@@ -135,7 +141,8 @@ class Engine:
 
     @property
     def model(self) -> Any:
-        return self.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner.get_model()
+        executor = self.llm.llm_engine.engine_core.engine_core.model_executor
+        return executor.driver_worker.worker.model_runner.get_model()
 
     def count(self, name: str) -> int:
         """One of vLLM's own counters."""

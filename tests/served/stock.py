@@ -1,4 +1,6 @@
-"""What vLLM says bit for bit; with VLLM_PLUGINS= in its environment it is stock vLLM that says it."""
+"""What vLLM says bit for bit; with VLLM_PLUGINS= in its environment it is stock vLLM that
+says it.
+"""
 
 import json
 import sys

@@ -25,14 +25,26 @@ COLOR, KNIGHT, COUNT = (
     "how many red . left of the anchor ?",
 )
 SEVERAL = [
-    Request(COLOR), Request(KNIGHT), Request(COUNT), Request(COLOR),
-    Request(COLOR, keep=0.1), Request(COLOR, keep=1.0), Request(COLOR, keep=0.5, method="adafv+"),
-    Request(COLOR, (1,)), Request(KNIGHT, (2,), method="fastervlm"), Request(COUNT, (3,), method="random"),
-    Request(COLOR, (0, 0)), Request(KNIGHT, (0, 1, 2)), Request(COLOR, (1, 1), keep=0.6, method="divprune"),
+    Request(COLOR),
+    Request(KNIGHT),
+    Request(COUNT),
+    Request(COLOR),
+    Request(COLOR, keep=0.1),
+    Request(COLOR, keep=1.0),
+    Request(COLOR, keep=0.5, method="adafv+"),
+    Request(COLOR, (1,)),
+    Request(KNIGHT, (2,), method="fastervlm"),
+    Request(COUNT, (3,), method="random"),
+    Request(COLOR, (0, 0)),
+    Request(KNIGHT, (0, 1, 2)),
+    Request(COLOR, (1, 1), keep=0.6, method="divprune"),
     Request(f"{COLOR} ASSISTANT : red USER : {KNIGHT}"),
-    Request(f"{COLOR} ASSISTANT : red USER : {KNIGHT} ASSISTANT : a USER : {COUNT}", method="adafv+"),
-    Request(COLOR, ()), Request(KNIGHT, before="compare red and blue . "),
-]  # fmt: skip
+    Request(
+        f"{COLOR} ASSISTANT : red USER : {KNIGHT} ASSISTANT : a USER : {COUNT}", method="adafv+"
+    ),
+    Request(COLOR, ()),
+    Request(KNIGHT, before="compare red and blue . "),
+]
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +168,9 @@ def test_more_pictures_than_memory_was_measured_for(served, family, libraries, m
 
 @pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"])
 def test_keep_1_is_stock_vllm(family, folders):
-    """Bit for bit: tokens and logprobs, with the plugin in place and a budget of 1, or none at all."""
+    """Bit for bit: tokens and logprobs, with the plugin in place and a budget of 1, or none
+    at all.
+    """
     command = [sys.executable, Path(__file__).with_name("stock.py"), family, folders[family]]
     both = [
         subprocess.Popen(command, env=os.environ | plugins, stdout=subprocess.PIPE, text=True)

@@ -172,7 +172,10 @@ def bad() -> dict:
         "unknown method": (pruned(adafv_method="adafx"), "'adafx' is unknown"),
         "endless work": (pruned(adafv_method="adafv+:reach=100000"), "for the server to set"),
         "no such seed": (pruned(adafv_method=f"random:seed={10**30}"), "for the server to set"),
-        "method without end": (pruned(adafv_method="a" * 10_000), "adafv_method has more than 200 characters"),
+        "method without end": (
+            pruned(adafv_method="a" * 10_000),
+            "adafv_method has more than 200 characters",
+        ),
         "fastv": (pruned(adafv_method="fastv", adafv_keep=0.6), "between the layers"),
         "visionzip": (pruned(adafv_method="visionzip", adafv_keep=0.6), "visionzip looks at"),
         "unknown pin": (pruned(adafv_pin="last"), "adafv_pin='last'"),
@@ -181,7 +184,10 @@ def bad() -> dict:
         "option of vLLM": (pruned(do_resize=False), "do_resize"),
         "both options": (pruned(do_resize=False, adafv_keep=0.5), "do_resize"),
         "options that are none": (pruned() | {"mm_processor_kwargs": 3}, "is no object"),
-        "reading option": (pruned() | {"media_io_kwargs": {"image": {"image_mode": "L"}}}, "media_io_kwargs"),
+        "reading option": (
+            pruned() | {"media_io_kwargs": {"image": {"image_mode": "L"}}},
+            "media_io_kwargs",
+        ),
         "option in the wrong place": (pruned() | {"adafv_keep": 0.5}, "in mm_processor_kwargs"),
         "text with keep": (text("hi", mm_processor_kwargs={"adafv_keep": 0.5}), "without an image"),
         "no image": (about(data_url(b"no image")), "is not an image"),
@@ -209,7 +215,7 @@ def bad() -> dict:
         "a number and a name": (about(3, uuid="a"), "image_url holds no address"),
         "a name alone": (about(None, uuid="never seen"), "not provided"),
         "unknown model": (text("hi") | {"model": "other"}, "other"),
-    }  # fmt: skip
+    }
 
 
 BAD = bad()

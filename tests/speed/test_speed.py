@@ -30,10 +30,25 @@ from adafv.speed.shapes import QUESTION, SHAPES, Shape, build, image, shape_of
 from adafv.speed.stages import STAGES, answer
 
 CONTRACT = (
-    "method", "keep", "batch", "visual_tokens", "kept_tokens", "vision_ms", "select_ms", "prefill_ms",
-    "decode_ms_per_token", "ttft_ms", "ttft_p95_ms", "kv_bytes", "speedup", "ideal_speedup", "share_of_ideal",
-    "prefill_speedup", "prefill_ideal", "prefill_share",
-)  # fmt: skip
+    "method",
+    "keep",
+    "batch",
+    "visual_tokens",
+    "kept_tokens",
+    "vision_ms",
+    "select_ms",
+    "prefill_ms",
+    "decode_ms_per_token",
+    "ttft_ms",
+    "ttft_p95_ms",
+    "kv_bytes",
+    "speedup",
+    "ideal_speedup",
+    "share_of_ideal",
+    "prefill_speedup",
+    "prefill_ideal",
+    "prefill_share",
+)
 CPU = torch.device("cpu")
 CLIP = {**SHAPES["tiny"].tower, "hidden_size": 64, "image_size": 56}
 ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]}
@@ -45,25 +60,43 @@ TEXT = {
     "vocab_size": 64,
 }
 GRID = {
-    "depth": 4, "hidden_size": 64, "intermediate_size": 160, "num_heads": 4, "out_hidden_size": 128, "patch_size": 14,
+    "depth": 4,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_heads": 4,
+    "out_hidden_size": 128,
+    "patch_size": 14,
     "spatial_merge_size": 2,
-}  # fmt: skip
+}
 SMALL = {
     "llava": Shape("llava", CLIP, {"model_type": "llama", "num_key_value_heads": 4, **TEXT}, 56),
-    "llava_next": Shape("llava_next", CLIP, {"model_type": "mistral", "num_key_value_heads": 2, **TEXT}, 112),
-    "qwen2_5_vl": Shape(
-        "qwen2_5_vl", {**GRID, "window_size": 56, "fullatt_block_indexes": [1, 3]},
-        {"model_type": "qwen2_5_vl_text", "num_key_value_heads": 2, "rope_parameters": ROPE, **TEXT}, 140,
+    "llava_next": Shape(
+        "llava_next", CLIP, {"model_type": "mistral", "num_key_value_heads": 2, **TEXT}, 112
     ),
-    "qwen3_vl": Shape(
-        "qwen3_vl", {**GRID, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]},
+    "qwen2_5_vl": Shape(
+        "qwen2_5_vl",
+        {**GRID, "window_size": 56, "fullatt_block_indexes": [1, 3]},
         {
-            "model_type": "qwen3_vl_text", "num_key_value_heads": 2, "head_dim": 32,
-            "rope_parameters": ROPE | {"mrope_interleaved": True}, **TEXT,
+            "model_type": "qwen2_5_vl_text",
+            "num_key_value_heads": 2,
+            "rope_parameters": ROPE,
+            **TEXT,
         },
         140,
     ),
-}  # fmt: skip
+    "qwen3_vl": Shape(
+        "qwen3_vl",
+        {**GRID, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]},
+        {
+            "model_type": "qwen3_vl_text",
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "rope_parameters": ROPE | {"mrope_interleaved": True},
+            **TEXT,
+        },
+        140,
+    ),
+}
 
 
 def prepared(kind: str, batch: int = 1):
@@ -133,10 +166,13 @@ def test_flops_by_hand():
 @pytest.mark.parametrize(
     ("name", "billions", "tokens"),
     [
-        ("llava-1.5-7b", 7.06, 576), ("llava-1.5-13b", 13.35, 576), ("llava-next-7b", 7.06, 2880),
-        ("qwen2.5-vl-7b", 8.29, 1296), ("qwen3-vl-8b", 8.77, 1024),
+        ("llava-1.5-7b", 7.06, 576),
+        ("llava-1.5-13b", 13.35, 576),
+        ("llava-next-7b", 7.06, 2880),
+        ("qwen2.5-vl-7b", 8.29, 1296),
+        ("qwen3-vl-8b", 8.77, 1024),
     ],
-)  # fmt: skip
+)
 def test_shapes_are_those_of_the_models(name, billions, tokens):
     """As many weights as the published checkpoints have, and their visual tokens for the image
     asked about.
@@ -277,7 +313,9 @@ def test_dense_is_the_stock_model(llava):
 
 
 def test_plan_interleaves():
-    """Every repetition visits every row once, dense twice, and no row keeps its place in the order."""
+    """Every repetition visits every row once, dense twice, and no row keeps its place in
+    the order.
+    """
     names = [(DENSE, 1.0), (DENSE_REPEAT, 1.0), ("adafv", 0.1)]
     cells = list(plan(names, 8, 6))
     orders = [[c.name for c in cells if c.repeat == i] for i in range(6)]
@@ -313,10 +351,20 @@ def made(
             }
             n = lengths.get((name, keep), 626)
             records.append(
-                {"kind": "cell", "batch": 1, "repeat": repeat, "method": name, "keep": keep, "stages": stages,
-                 "ttft_ms": ms, "decode_ms": 3.0, "kept": None if keep == 1 else n - 50, "lengths": [n] * 4,
-                 "kv_bytes": 1024 * n}
-            )  # fmt: skip
+                {
+                    "kind": "cell",
+                    "batch": 1,
+                    "repeat": repeat,
+                    "method": name,
+                    "keep": keep,
+                    "stages": stages,
+                    "ttft_ms": ms,
+                    "decode_ms": 3.0,
+                    "kept": None if keep == 1 else n - 50,
+                    "lengths": [n] * 4,
+                    "kv_bytes": 1024 * n,
+                }
+            )
     return records
 
 
@@ -461,7 +509,9 @@ def test_table(small, tmp_path, capsys):
 
 
 def test_refusal_is_reported(small, monkeypatch, tmp_path, capsys):
-    """A method that this model or budget doesn't allow is left out and named; the others are timed."""
+    """A method that this model or budget doesn't allow is left out and named; the others
+    are timed.
+    """
     monkeypatch.setitem(SHAPES, "tiny", SMALL["qwen3_vl"])
     status, out, _ = speed(
         capsys, *QUICK, "--methods", "adafv,fastv", "--keep", "0.5", "--out", tmp_path

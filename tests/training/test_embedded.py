@@ -29,7 +29,8 @@ def test_loads_without_torchvision():
         "import sys; sys.modules['torchvision'] = None\n"
         "from transformers import AutoModelForImageTextToText as M, AutoProcessor as P\n"
         f"m, p = M.from_pretrained({str(MODEL_DIR)!r}), P.from_pretrained({str(MODEL_DIR)!r})\n"
-        "from PIL import Image; i = p(images=Image.new('RGB', (192, 192)), text='<image>', return_tensors='pt')\n"
+        "from PIL import Image; image = Image.new('RGB', (192, 192))\n"
+        "i = p(images=image, text='<image>', return_tensors='pt')\n"
         "m(**i); print(type(m).__name__, type(p).__name__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -93,7 +94,9 @@ def test_shipped_tokenizer_is_the_recipes(loaded):
 
 
 def test_training_sees_what_the_processor_gives():
-    """Crops of training and of the real processor are the same pixels, for scenes and for easy-vqa."""
+    """Crops of training and of the real processor are the same pixels, for scenes and for
+    easy-vqa.
+    """
     from easy_vqa import get_train_image_paths
     from PIL import Image
 
@@ -140,8 +143,24 @@ def few_pictures(monkeypatch):
 def test_training_resumes_to_the_identical_state(tmp_path, stage, few_pictures):
     from training.embedded.train import main
 
-    common = ["--scenes", "12", "--scenes2", "12", "--batch1", "6", "--batch2", "3", "--workers", "1", "--steps1", "4",
-              "--steps2", "4", "--every", "100"]  # fmt: skip
+    common = [
+        "--scenes",
+        "12",
+        "--scenes2",
+        "12",
+        "--batch1",
+        "6",
+        "--batch2",
+        "3",
+        "--workers",
+        "1",
+        "--steps1",
+        "4",
+        "--steps2",
+        "4",
+        "--every",
+        "100",
+    ]
     states = []
     for name, stops in (("straight", [4]), ("resumed", [2, 4])):
         out = str(tmp_path / name)

@@ -132,7 +132,9 @@ def test_the_interval_covers(pictures, each, right, lost, gained, alike):
 
 @pytest.mark.parametrize("at_least", [0.5, 0.9, 0.98, 0.999])
 def test_answers_needed(at_least):
-    """Exactly from where on the interval lies above; of a share below 1 as Wilson's interval says."""
+    """Exactly from where on the interval lies above; of a share below 1 as Wilson's
+    interval says.
+    """
     least = needed(at_least)
     assert wilson([[True]] * least)[0] >= at_least - 1e-9
     assert least == 1 or wilson([[True]] * (least - 1))[0] < at_least
@@ -297,11 +299,13 @@ BAD = [
     ('{"image": "p0.png", "question": "what", "answer": 3}\n', "answer=3 is no text"),
     ('{"image": "http://a/b.png", "question": "what"}\n', "is an address"),
     (
-        '{"image": "p0.png", "question": "what <image>"}\n{"image": "p1.png", "question": "what"}\n',
+        '{"image": "p0.png", "question": "what <image>"}\n'
+        '{"image": "p1.png", "question": "what"}\n',
         "control token",
     ),
     (
-        '{"image": "p0.png", "question": "what", "answer": "a"}\n{"image": "p0.png", "question": "what"}\n',
+        '{"image": "p0.png", "question": "what", "answer": "a"}\n'
+        '{"image": "p0.png", "question": "what"}\n',
         "asked in line 1 too",
     ),
 ]

@@ -78,25 +78,49 @@ def words(*special: str, **named: str) -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in control])
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-        extra_special_tokens=named, padding_side="left",
-    )  # fmt: skip
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        extra_special_tokens=named,
+        padding_side="left",
+    )
 
 
 def text(tokenizer: PreTrainedTokenizerFast, **more: Any) -> dict[str, Any]:
     """Options of a tiny text backbone for a tokenizer."""
-    return dict(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=len(tokenizer), bos_token_id=2, eos_token_id=3, pad_token_id=1, initializer_range=0.5,
-    ) | more  # fmt: skip
+    return (
+        dict(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=len(tokenizer),
+            bos_token_id=2,
+            eos_token_id=3,
+            pad_token_id=1,
+            initializer_range=0.5,
+        )
+        | more
+    )
 
 
 def vision(**more: Any) -> dict[str, Any]:
     """Options of a tiny tower: 6 x 6 patches of a square crop."""
-    return dict(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, image_size=24, patch_size=4,
-        initializer_range=0.5,
-    ) | more  # fmt: skip
+    return (
+        dict(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            image_size=24,
+            patch_size=4,
+            initializer_range=0.5,
+        )
+        | more
+    )
 
 
 def show(width: int = 48, height: int = 48, seed: int = 0) -> Image.Image:

@@ -221,9 +221,15 @@ def janus() -> Tiny:
         "num_image_tokens": 36,
     }
     drawing = {
-        "embed_dim": 8, "num_embeddings": 16, "latent_channels": 32, "base_channels": 32, "channel_multiplier": [1, 1],
-        "num_res_blocks": 1, "projection_dim": 32, "image_token_embed_dim": 32,
-    }  # fmt: skip
+        "embed_dim": 8,
+        "num_embeddings": 16,
+        "latent_channels": 32,
+        "base_channels": 32,
+        "channel_multiplier": [1, 1],
+        "num_res_blocks": 1,
+        "projection_dim": 32,
+        "image_token_embed_dim": 32,
+    }
     config = JanusConfig(**parts(tokens, "<image>", **tower), vq_config=drawing)
     return Tiny(JanusForConditionalGeneration(config), processor, "<image>")
 
@@ -243,9 +249,14 @@ def deepseek_vl_hybrid() -> Tiny:
         size=EDGE, min_size=4, high_res_size={"height": 32, "width": 32}
     )
     sharp = vision(
-        model_type="sam_vision_model", image_size=32, output_channels=8, mlp_dim=48, window_size=4, num_hidden_layers=2,
+        model_type="sam_vision_model",
+        image_size=32,
+        output_channels=8,
+        mlp_dim=48,
+        window_size=4,
+        num_hidden_layers=2,
         global_attn_indexes=[1],
-    )  # fmt: skip
+    )
     config = DeepseekVLHybridConfig(**parts(tokens, "<image>"), high_res_vision_config=sharp)
     processor = DeepseekVLHybridProcessor(images, tokens, num_image_tokens=36)
     return Tiny(DeepseekVLHybridForConditionalGeneration(config), processor, "<image>")
@@ -265,9 +276,12 @@ def llama4() -> Tiny:
     }
     options = parts(tokens, "<|patch|>", "llama4_text", model_type="llama4_vision_model", **tower)
     options["text_config"] |= {
-        "head_dim": 8, "intermediate_size_mlp": 48, "num_local_experts": 4, "num_experts_per_tok": 2,
+        "head_dim": 8,
+        "intermediate_size_mlp": 48,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
         "no_rope_layer_interval": 2,
-    }  # fmt: skip
+    }
     return Tiny(Llama4ForConditionalGeneration(Llama4Config(**options)), processor, "<|image|>")
 
 
@@ -280,7 +294,9 @@ def ovis2() -> Tiny:
     )
     tower = {"model_type": "ovis2_vision", "hidden_stride": 2, "vocab_size": 40}
     config = Ovis2Config(
-        **parts(tokens, "<IMG_ATOM>", "qwen2", **tower), hidden_size=32, vocab_size=len(tokens),
+        **parts(tokens, "<IMG_ATOM>", "qwen2", **tower),
+        hidden_size=32,
+        vocab_size=len(tokens),
         visual_indicator_token_ids=tokens.convert_tokens_to_ids(places),
-    )  # fmt: skip
+    )
     return Tiny(Ovis2ForConditionalGeneration(config), processor, "<image>")

@@ -30,10 +30,14 @@ ROUTED = dict(
     n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, n_group=1, topk_group=1
 )
 LINEAR = dict(
-    layer_types=["linear_attention", "full_attention", "full_attention"], head_dim=16, linear_key_head_dim=8,
-    linear_value_head_dim=8, linear_num_key_heads=2, linear_num_value_heads=4,
+    layer_types=["linear_attention", "full_attention", "full_attention"],
+    head_dim=16,
+    linear_key_head_dim=8,
+    linear_value_head_dim=8,
+    linear_num_key_heads=2,
+    linear_num_value_heads=4,
     rope_parameters=ROPE | {"partial_rotary_factor": 0.5, "mrope_interleaved": True},
-)  # fmt: skip
+)
 
 
 def ids(tokens: PreTrainedTokenizerFast, **names: str) -> dict[str, int]:
@@ -46,10 +50,19 @@ def tower(**more: Any) -> dict[str, Any]:
     """Options of a tiny tower for images of any shape: 4 x 4 pixels a patch, 2 x 2 patches a
     token.
     """
-    return dict(
-        depth=3, hidden_size=32, out_hidden_size=32, intermediate_size=48, num_heads=4, patch_size=4,
-        spatial_merge_size=2, initializer_range=0.5,
-    ) | more  # fmt: skip
+    return (
+        dict(
+            depth=3,
+            hidden_size=32,
+            out_hidden_size=32,
+            intermediate_size=48,
+            num_heads=4,
+            patch_size=4,
+            spatial_merge_size=2,
+            initializer_range=0.5,
+        )
+        | more
+    )
 
 
 def qwen(
@@ -121,9 +134,14 @@ def glm(name: str, images: Any, **more: Any) -> Tiny:
     control = [f"<|{edge}_of_{kind}|>" for kind in ("image", "video") for edge in ("begin", "end")]
     tokens = words(*control, "<|image|>", "<|video|>")
     numbers = ids(
-        tokens, image_start=control[0], image_end=control[1], video_start=control[2], video_end=control[3],
-        image="<|image|>", video="<|video|>",
-    )  # fmt: skip
+        tokens,
+        image_start=control[0],
+        image_end=control[1],
+        video_start=control[2],
+        video_end=control[3],
+        image="<|image|>",
+        video="<|video|>",
+    )
     options = text(tokens, **{"rope_parameters": ROPE} | more)
     config = CONFIG_MAPPING[name](
         text_config=options, vision_config=tower(image_size=24), **numbers
@@ -153,9 +171,11 @@ def glm_ocr() -> Tiny:
 @family
 def glm4v_moe() -> Tiny:
     return glm(
-        "glm4v_moe", Glm4vImageProcessorPil, **ROUTED,
+        "glm4v_moe",
+        Glm4vImageProcessorPil,
+        **ROUTED,
         rope_parameters=ROPE | {"partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0]},
-    )  # fmt: skip
+    )
 
 
 @family
@@ -206,12 +226,20 @@ def kimi_k25() -> Tiny:
     processor = without_torchvision("kimi_k25.processing_kimi_k25", "Kimi_K25Processor")
     config = CONFIG_MAPPING["kimi_k25"](
         text_config=text(
-            tokens, model_type="deepseek_v3", num_key_value_heads=4, kv_lora_rank=16, q_lora_rank=16,
-            qk_rope_head_dim=8, v_head_dim=8, qk_nope_head_dim=8, **ROUTED,
+            tokens,
+            model_type="deepseek_v3",
+            num_key_value_heads=4,
+            kv_lora_rank=16,
+            q_lora_rank=16,
+            qk_rope_head_dim=8,
+            v_head_dim=8,
+            qk_nope_head_dim=8,
+            **ROUTED,
         ),
         vision_config=vision(pos_emb_height=8, pos_emb_width=8),
-        projection_hidden_size=32, **ids(tokens, image="<|media_pad|>", video=tokens.video_token),
-    )  # fmt: skip
+        projection_hidden_size=32,
+        **ids(tokens, image="<|media_pad|>", video=tokens.video_token),
+    )
     model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config)
     return Tiny(model, images_only(processor)(images, tokens), f"{begin}{middle}<|media_pad|>{end}")
 
@@ -230,9 +258,13 @@ def cosmos3_edge() -> Tiny:
 def lfm3_vl() -> Tiny:
     layers = ["conv", "sliding_attention", "full_attention"]
     return qwen(
-        "lfm3_vl", vision(num_key_value_heads=2, spatial_merge_size=2), model_type="lfm3", head_dim=8,
-        layer_types=layers, rope_parameters=None,
-    )  # fmt: skip
+        "lfm3_vl",
+        vision(num_key_value_heads=2, spatial_merge_size=2),
+        model_type="lfm3",
+        head_dim=8,
+        layer_types=layers,
+        rope_parameters=None,
+    )
 
 
 @family
@@ -249,11 +281,15 @@ def ernie4_5_vl_moe() -> Tiny:
     names = {name.removesuffix("_token"): token for name, token in edges.items()}
     config = CONFIG_MAPPING["ernie4_5_vl_moe"](
         text_config=text(
-            tokens, rope_parameters=ROPE | {"mrope_section": [1, 1, 2]}, moe_intermediate_size=[16, 16], moe_k=2,
+            tokens,
+            rope_parameters=ROPE | {"mrope_section": [1, 1, 2]},
+            moe_intermediate_size=[16, 16],
+            moe_k=2,
             moe_num_experts=4,
         ),
-        vision_config=tower(), **ids(tokens, image="<image>", video="<video>", **names),
-    )  # fmt: skip
+        vision_config=tower(),
+        **ids(tokens, image="<image>", video="<video>", **names),
+    )
     processor = images_only(PROCESSOR_MAPPING[type(config)])(images, tokens)
     model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config)
     return Tiny(model, processor, "<image_start><image><image_end>")
@@ -272,13 +308,23 @@ def minimax_m3_vl() -> Tiny:
     )
     config = CONFIG_MAPPING["minimax_m3_vl"](
         text_config=text(
-            tokens, head_dim=8, rotary_dim=4, num_local_experts=4, num_experts_per_tok=2, dense_intermediate_size=48,
-            shared_intermediate_size=16, index_n_heads=2, index_head_dim=8, index_block_size=16,
+            tokens,
+            head_dim=8,
+            rotary_dim=4,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            dense_intermediate_size=48,
+            shared_intermediate_size=16,
+            index_n_heads=2,
+            index_head_dim=8,
+            index_block_size=16,
             layer_types=["full_attention", "minimax_m3_sparse", "full_attention"],
             mlp_layer_types=["dense", "sparse", "sparse"],
         ),
-        vision_config=vision(), projector_hidden_size=32, image_token_index=tokens.convert_tokens_to_ids(image),
+        vision_config=vision(),
+        projector_hidden_size=32,
+        image_token_index=tokens.convert_tokens_to_ids(image),
         video_token_index=tokens.convert_tokens_to_ids("]<]video[>["),
-    )  # fmt: skip
+    )
     model = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)](config)
     return Tiny(model, images_only(processor)(images(**PIXELS), tokens), image)

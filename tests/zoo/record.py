@@ -73,5 +73,8 @@ def settle(outcomes: Outcomes, write: bool) -> str | None:
         record = {"transformers": transformers.__version__, "families": families}
         RECORD.write_text(json.dumps(record, indent=1) + "\n")
     elif json.loads(RECORD.read_text())["families"] != families:
-        return "adafv/families/proven.json is not what the tests proved: run pytest tests/families/test_families.py --record"
+        return (
+            "adafv/families/proven.json is not what the tests proved: run "
+            "pytest tests/families/test_families.py --record"
+        )
     return None

@@ -31,10 +31,12 @@ def mistral3() -> Tiny:
     processor = without_torchvision("pixtral.processing_pixtral", "PixtralProcessor")
     processor = processor(images, tokens, patch_size=4, spatial_merge_size=2)
     model = build(
-        "mistral3", vision_config=vision(model_type="pixtral", image_size=48, head_dim=8),
-        text_config=text(tokens, model_type="mistral", head_dim=8), spatial_merge_size=2,
+        "mistral3",
+        vision_config=vision(model_type="pixtral", image_size=48, head_dim=8),
+        text_config=text(tokens, model_type="mistral", head_dim=8),
+        spatial_merge_size=2,
         image_token_index=tokens.convert_tokens_to_ids("[IMG]"),
-    )  # fmt: skip
+    )
     return Tiny(model, processor, "[IMG]")
 
 
@@ -44,10 +46,12 @@ def lighton_ocr() -> Tiny:
     images = PixtralImageProcessorPil(patch_size=8, size={"longest_edge": 48})
     processor = LightOnOcrProcessor(images, tokens, patch_size=4, spatial_merge_size=2)
     model = build(
-        "lighton_ocr", vision_config=vision(model_type="pixtral", image_size=48, head_dim=8),
-        text_config=text(tokens, model_type="qwen3", head_dim=8), spatial_merge_size=2,
+        "lighton_ocr",
+        vision_config=vision(model_type="pixtral", image_size=48, head_dim=8),
+        text_config=text(tokens, model_type="qwen3", head_dim=8),
+        spatial_merge_size=2,
         image_token_id=tokens.convert_tokens_to_ids("<image>"),
-    )  # fmt: skip
+    )
     return Tiny(model, processor, "<image>")
 
 
@@ -59,10 +63,12 @@ def lfm2_vl() -> Tiny:
         encoder_patch_size=4, tile_size=24, min_image_tokens=4, max_image_tokens=16, max_tiles=4
     )
     model = build(
-        "lfm2_vl", vision_config=vision(model_type="siglip2_vision_model", num_patches=36),
-        text_config=text(tokens, model_type="lfm2", full_attn_idxs=[0, 2]), projector_hidden_size=32,
+        "lfm2_vl",
+        vision_config=vision(model_type="siglip2_vision_model", num_patches=36),
+        text_config=text(tokens, model_type="lfm2", full_attn_idxs=[0, 2]),
+        projector_hidden_size=32,
         image_token_id=tokens.convert_tokens_to_ids("<image>"),
-    )  # fmt: skip
+    )
     return Tiny(model, Lfm2VlProcessor(images, tokens), "<image>")
 
 
@@ -70,22 +76,33 @@ def lfm2_vl() -> Tiny:
 def gemma4() -> Tiny:
     """Its smallest budget is 70 visual tokens an image."""
     tokens = words(
-        image_token="<image>", boi_token="<boi>", eoi_token="<eoi>", audio_token="<audio>", boa_token="<boa>",
+        image_token="<image>",
+        boi_token="<boi>",
+        eoi_token="<eoi>",
+        audio_token="<audio>",
+        boa_token="<boa>",
         eoa_token="<eoa>",
-    )  # fmt: skip
+    )
     images = Gemma4ImageProcessorPil(patch_size=4, max_soft_tokens=70, pooling_kernel_size=2)
     sight = vision(
         head_dim=8, pooling_kernel_size=2, position_embedding_size=64, num_key_value_heads=4
     )
     found = ("image", "boi", "eoi", "boa", "audio")
     model = build(
-        "gemma4", vision_config=sight, audio_config=None,
+        "gemma4",
+        vision_config=sight,
+        audio_config=None,
         text_config=text(
-            tokens, head_dim=8, global_head_dim=8, hidden_size_per_layer_input=8,
-            vocab_size_per_layer_input=len(tokens), layer_types=["sliding_attention", "full_attention"] * 2,
-            num_hidden_layers=4, use_bidirectional_attention="vision",
+            tokens,
+            head_dim=8,
+            global_head_dim=8,
+            hidden_size_per_layer_input=8,
+            vocab_size_per_layer_input=len(tokens),
+            layer_types=["sliding_attention", "full_attention"] * 2,
+            num_hidden_layers=4,
+            use_bidirectional_attention="vision",
         ),
         **{f"{name}_token_id": getattr(tokens, f"{name}_token_id") for name in found},
-    )  # fmt: skip
+    )
     processor = images_only(Gemma4Processor)(Gemma4AudioFeatureExtractor(), images, tokens, None)
     return Tiny(model, processor, "<image>")

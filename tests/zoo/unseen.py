@@ -44,9 +44,13 @@ def idefics2() -> Tiny:
         size={"shortest_edge": 24, "longest_edge": 32}, do_image_splitting=True
     )
     perceiver = {
-        "hidden_size": 32, "resampler_n_latents": 9, "resampler_depth": 1, "resampler_n_heads": 4,
-        "resampler_head_dim": 8, "num_key_value_heads": 2,
-    }  # fmt: skip
+        "hidden_size": 32,
+        "resampler_n_latents": 9,
+        "resampler_depth": 1,
+        "resampler_n_heads": 4,
+        "resampler_head_dim": 8,
+        "num_key_value_heads": 2,
+    }
     tower = {"model_type": "idefics2_vision", "image_size": 32}
     config = Idefics2Config(
         **parts(tokens, "<image>", "mistral", **tower), perceiver_config=perceiver
@@ -105,8 +109,13 @@ def deepseek_ocr2() -> Tiny:
     processor = DeepseekOcr2Processor(images, tokens, patch_size=1)
     processor.images_kwargs = {"crop_to_patches": True, "min_patches": 1, "max_patches": 2}
     sam = vision(
-        **SAM, image_size=64, patch_size=1, num_hidden_layers=1, global_attn_indexes=[], downsample_channels=[16, 32]
-    )  # fmt: skip
+        **SAM,
+        image_size=64,
+        patch_size=1,
+        num_hidden_layers=1,
+        global_attn_indexes=[],
+        downsample_channels=[16, 32],
+    )
     tower = {
         "model_type": "deepseek_ocr2_vision",
         "sam_config": sam,
@@ -114,18 +123,27 @@ def deepseek_ocr2() -> Tiny:
     }
     options = parts(tokens, "<image>", "deepseek_ocr2_text", **tower)
     options["text_config"] |= {
-        "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "n_group": 1,
+        "topk_group": 1,
         "mlp_layer_types": ["dense", "sparse", "sparse"],
-    }  # fmt: skip
+    }
     return Tiny(
         DeepseekOcr2ForConditionalGeneration(DeepseekOcr2Config(**options)), processor, "<image>"
     )
 
 
 CODEBOOK: dict[str, Any] = {
-    "embed_dim": 8, "num_embeddings": 16, "codebook_size": 16, "latent_channels": 8, "base_channels": 32,
-    "num_res_blocks": 1, "attn_resolutions": [],
-}  # fmt: skip
+    "embed_dim": 8,
+    "num_embeddings": 16,
+    "codebook_size": 16,
+    "latent_channels": 8,
+    "base_channels": 32,
+    "num_res_blocks": 1,
+    "attn_resolutions": [],
+}
 
 
 @family
@@ -135,9 +153,12 @@ def chameleon() -> Tiny:
     ]
     tokens = words("<racm3:break>", "<eoss>", *codes, image_token="<image>", sep_token="<sep>")
     processor = ChameleonProcessor(
-        ChameleonImageProcessorPil(size={"shortest_edge": 12}, crop_size={"height": 12, "width": 12}), tokens,
+        ChameleonImageProcessorPil(
+            size={"shortest_edge": 12}, crop_size={"height": 12, "width": 12}
+        ),
+        tokens,
         image_seq_length=36,
-    )  # fmt: skip
+    )
     drawing = CODEBOOK | {"resolution": 12, "channel_multiplier": [1, 1]}
     config = ChameleonConfig(**text(tokens), vq_config=drawing, vocabulary_map=tokens.get_vocab())
     return Tiny(ChameleonForConditionalGeneration(config), processor, "<image>")
