@@ -319,7 +319,7 @@ def test_a_token_is_made_of_the_patches_its_layout_names(name):
     tower = kind.tower(model)
     layers, depth = layers_of(tower), kind.feature_layer(model)
     layer = layers[depth - 1 if depth > 0 else depth]
-    cls = 1 if kind.cls_place(model) == 0 else 0
+    cls = 1 if kind.cls_position(model) == 0 else 0
     plain = encode(model, inputs)
     prompt, pieces = plain.prompt, kind.pieces(plain.returned[0].output)
     (layout,) = kind.layouts(model, inputs, prompt, [len(p) for p in pieces])
@@ -330,7 +330,7 @@ def test_a_token_is_made_of_the_patches_its_layout_names(name):
         def disturb(module, args, out, patch=patch):
             hidden = out if isinstance(out, torch.Tensor) else out[0]
             hidden = hidden if hidden.dim() == 3 else hidden[None]
-            per_crop = hidden.shape[1] - (kind.cls_place(model) is not None)
+            per_crop = hidden.shape[1] - (kind.cls_position(model) is not None)
             hidden[patch // per_crop, cls + patch % per_crop] += 5 * torch.randn(hidden.shape[-1])
 
         handle = layer.register_forward_hook(disturb)

@@ -1,4 +1,4 @@
-"""Families that take encoded images and that the test matrix does not cover, each with the reason."""
+"""Families that take encoded images and that no test covers, each with the reason."""
 
 __all__ = ["IMPOSSIBLE", "UNPROVEN"]
 
@@ -12,6 +12,8 @@ IMPOSSIBLE: dict[str, str] = {
 
 _UNTRIED = "no tiny model of it is in the tests yet"
 _TIMM = "its tower comes from timm, which needs torchvision; it has not been run here"
+_MINICPM = "its tower merges patches half way up, and its processor asks its video processor"
+_STEP3 = "its tower runs twice, over full images and over crops, in another order than the tokens'"
 
 UNPROVEN: dict[str, str] = {
     "cohere_compass": _UNTRIED,
@@ -27,8 +29,8 @@ UNPROVEN: dict[str, str] = {
     "hunyuan_vl": "it numbers the rows of a second prompt in a batch after those of the first",
     "inkling2": _UNTRIED,
     "minicpm_ocr": "its encoder needs the sizes of slices, and its merger is optional",
-    "minicpmv4_6": "its tower merges patches half way up, and its processor asks its video processor",
-    "minicpmv4_7": "its tower merges patches half way up, and its processor asks its video processor",
+    "minicpmv4_6": _MINICPM,
+    "minicpmv4_7": _MINICPM,
     "mistral_large4": _UNTRIED,
     "molmo2": "its processor says which patches a token pools; that is not read yet",
     "muse_glimmer": _UNTRIED,
@@ -36,7 +38,7 @@ UNPROVEN: dict[str, str] = {
     "nemotron_h_omni": _UNTRIED,
     "perception_lm": _TIMM,
     "qwen4_exp": _UNTRIED,
-    "step3p7": "its tower runs twice, over whole images and over crops, in another order than the tokens'",
+    "step3p7": _STEP3,
     "t5gemma2": "it is an encoder-decoder",
     "unlimited_ocr": _UNTRIED,
 }
