@@ -181,9 +181,10 @@ class Prompt:
             later = torch.cat(said[current:])
             return later if len(later) else torch.cat(said)
         # the nearest turn that says something, later ones first
-        for i in (*range(current, len(turns)), *range(current - 1, -1, -1)):
-            if len(said[i]):
-                return said[i]
+        nearest: list[Tensor] = [*said[current:], *reversed(said[:current])]
+        for text in nearest:
+            if len(text):
+                return text
         return torch.zeros(0, dtype=torch.long)
 
     def last_before_answer(self, span: ImageSpan, of: Question = "turn") -> int:
@@ -464,8 +465,8 @@ def _segments(positions: Any, mask: Tensor) -> Tensor:
         return torch.zeros_like(mask, dtype=torch.long)
     if positions.shape[-1] != mask.shape[1]:
         return torch.zeros_like(mask, dtype=torch.long)
-    positions = positions.cpu()
-    steps = positions.diff(prepend=positions[:, :1] - 1)  # (B, L)
+    columns: Tensor = positions.cpu()
+    steps = columns.diff(prepend=columns[:, :1] - 1)  # (B, L)
     return steps.ne(1).long().cumsum(1).expand(mask.shape)
 
 
