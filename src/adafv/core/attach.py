@@ -11,7 +11,7 @@ from functools import wraps
 from inspect import Parameter, signature
 from threading import Lock
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
 import torch
@@ -158,7 +158,11 @@ class _PruningCalls:
         self.pruner = pruner
 
     def forward(
-        self, model: Any, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        model: PreTrainedModel,
+        plain: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """Run the model's own forward on a shorter prompt, or on what follows one in a cache."""
         if _runs_plain.get():
@@ -178,7 +182,11 @@ class _PruningCalls:
         return output
 
     def generate(
-        self, model: Any, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        model: PreTrainedModel,
+        plain: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """Generate from a shorter prompt, in the numbers of the caller's."""
         inputs = _named(plain, args, kwargs)
@@ -214,7 +222,7 @@ class _PruningCalls:
         remember(_cache_of(output) if cache is None else cache, call.after, generated)
         return output
 
-    def _check(self, model: Any, inputs: Mapping[str, Any]) -> None:
+    def _check(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
         """Raise a `ValueError` of a model in which nothing can be pruned."""
         if getattr(model, "_is_replica", False):
             raise ValueError(
@@ -230,7 +238,7 @@ class _PruningCalls:
             )
 
     def _prepare(
-        self, model: Any, inputs: dict[str, Any], stack: ExitStack, generates: bool
+        self, model: PreTrainedModel, inputs: dict[str, Any], stack: ExitStack, generates: bool
     ) -> Call:
         """Prepare what the model is to read, within contexts that stay open while it does."""
         if inputs.get("input_ids") is None:
@@ -241,11 +249,11 @@ class _PruningCalls:
         return begin(self.pruner, reader, inputs, stack, generates)
 
 
-def _reader(model: Any) -> Any:
+def _reader(model: PreTrainedModel) -> PreTrainedModel:
     """Return the model that reads the images: for a retriever around another model, that one."""
     if model.config.model_type in FAMILIES or hasattr(model, "get_base_model"):
         return model
-    return model.base_model
+    return cast(PreTrainedModel, model.base_model)
 
 
 def _run_plain(plain: Callable[..., Any], kwargs: dict[str, Any], *args: Any) -> Any:

@@ -485,7 +485,7 @@ def _loses(pruner: "Pruner", encoding: Encoding) -> bool:
     return any(pruner.budget(count) != count for count in encoding.tokens.counts)
 
 
-def _runs_along(known: CachedPrompt, name: str, x: Any, width: int, old: bool = True) -> bool:
+def _runs_along(known: CachedPrompt, name: str, x: object, width: int, old: bool = True) -> bool:
     """Return whether something has a number for each new token.
 
     Args:

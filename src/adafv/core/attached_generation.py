@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import MaxLengthCriteria, PreTrainedModel
+from transformers import LogitsProcessor, MaxLengthCriteria, PreTrainedModel, StoppingCriteria
 from transformers.generation import BaseStreamer
 
 from adafv.utils.checks import checked
 
 __all__ = ["Caller", "logit_positions"]
 
+Adaptable = StoppingCriteria | LogitsProcessor
+"""What looks at the ids so far."""
 LENGTHS = ("max_length", "min_length")
 """Options that count the prompt."""
 DROPPED = "logits_to_keep asks for positions of dropped visual tokens: ask for positions of text"
@@ -35,7 +37,7 @@ class Caller:
     """
 
     def __init__(self, model: PreTrainedModel, inputs: dict[str, Any]) -> None:
-        self.prompt: Any = inputs["input_ids"]  # (B, L)
+        self.prompt: Tensor = inputs["input_ids"]  # (B, L)
         self.given = inputs.get("generation_config")
         self.default = getattr(model, "generation_config", None)
         self.inputs = inputs
@@ -118,7 +120,7 @@ class Caller:
             out["generation_config"] = config
         return out
 
-    def _shown(self, one: Any, removed: int) -> Any:
+    def _shown(self, one: Adaptable, removed: int) -> "Adaptable | _Shown":
         """Return a stopping criterion or a logits processor that is shown the caller's ids."""
         if isinstance(one, MaxLengthCriteria):
             one = copy(one)
@@ -182,14 +184,14 @@ class _Streamer:
 
 @checked
 def logit_positions(
-    wanted: Any,
+    wanted: int | Tensor,
     columns: Tensor,
     last: int,
     start: int,
     width: int,
     ends_in_text: bool,
     layerwise: bool,
-) -> Any:
+) -> int | Tensor:
     """Return `logits_to_keep` for a shorter prompt.
 
     Args:

@@ -148,19 +148,19 @@ def remember(cache: Cache | None, after: CachedPrompt, generated: Tensor | None 
 
 
 @checked
-def filled(cache: Any) -> bool:
+def filled(cache: Cache | None) -> bool:
     """Return whether there is a cache that holds anything."""
     return isinstance(cache, Cache) and length(cache) > 0
 
 
 @checked
-def recall(cache: Any) -> CachedPrompt | None:
+def recall(cache: Cache | None) -> CachedPrompt | None:
     """Return the note on a cache, None if it has none.
 
     Raises:
         ValueError: the cache is not as the last call left it.
     """
-    if not filled(cache) or not hasattr(cache, NOTE):
+    if cache is None or not filled(cache) or not hasattr(cache, NOTE):
         return None
     note: CachedPrompt | None = getattr(cache, NOTE)
     edited = note is None or length(cache) != note.columns.shape[1]

@@ -20,8 +20,8 @@ from adafv.ops.saliency import cls_attention, received_attention
 from adafv.utils.checks import checked
 
 __all__ = [
+    "FULL_ATTENTION",
     "LABEL",
-    "WHOLE",
     "capture",
     "observe",
     "sequences",
@@ -29,7 +29,7 @@ __all__ = [
 
 LABEL = "adafv.core.capture"
 """What profilers call the time that is spent on reading."""
-WHOLE = "fullatt_block_indexes"
+FULL_ATTENTION = "fullatt_block_indexes"
 """Name in the configuration, for towers that attend within windows, of the layers that don't."""
 
 Observer = Callable[[nn.Module, Tensor, Tensor, float, Tensor | None], None]
@@ -186,7 +186,7 @@ def capture(
             f"vision_feature_layer={layer} has no attention: it is what the tower's first layer "
             "reads. Choose a later layer, or a method that looks at no attention, e.g. divprune"
         )
-    full = getattr(tower.config, WHOLE, None)
+    full = getattr(tower.config, FULL_ATTENTION, None)
     watched = {s: layers[s.layer(len(layers), index - 1, full)] for s in signals}
 
     # hidden states from hooks, all else from attention

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from adafv.core.capture import WHOLE, capture
+from adafv.core.capture import FULL_ATTENTION, capture
 from adafv.core.prompt import ImageSpan, Prompt
 from adafv.core.signals import Signal
 from adafv.core.visual_tokens import Returned
@@ -184,7 +184,7 @@ def without_later_layers(
     # the deepest layer that anyone looks at
     layers = layers_of(tower)
     of_features = max(0, hidden_index(layer, len(layers)) - 1)
-    full = getattr(tower.config, WHOLE, None)
+    full = getattr(tower.config, FULL_ATTENTION, None)
     last = of_features
     for signal in signals:
         last = max(last, signal.layer(len(layers), of_features, full))

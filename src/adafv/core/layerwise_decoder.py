@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import Cache, PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
@@ -31,6 +32,10 @@ __all__ = ["KeptColumns", "KeptLayers", "LayerwiseDecoder", "Raters", "ResumedDe
 
 Raters = list[tuple[Tensor, Tensor]]
 """For each image positions (M,) in its prompt, and weights (M,)."""
+
+
+Mask = Tensor | BlockMask | None
+"""What transformers makes of a mask, for one attention function or another."""
 
 
 class _Answered(Exception):
@@ -98,7 +103,7 @@ class ResumedDecoder:
         self.stages = kept.stages
         self.width = kept.width
         self.views = kept.views
-        self.masks: dict[bool, Any] = {}
+        self.masks: dict[bool, Mask] = {}
         self.mask: Tensor | None = None
 
     @contextmanager
@@ -143,7 +148,7 @@ class ResumedDecoder:
         changed["position_ids"] = None
         return args, kwargs | changed
 
-    def _mask(self, view: KeptColumns, index: int, hidden: Tensor, cache: Cache | None) -> Any:
+    def _mask(self, view: KeptColumns, index: int, hidden: Tensor, cache: Cache | None) -> Mask:
         """Return the model's own kind of mask, of what a layer has in its cache and reads now."""
         sliding = self._is_sliding(index)
         if sliding not in self.masks:
@@ -368,7 +373,7 @@ class LayerwiseDecoder(ResumedDecoder):
 
 
 def _extended(index: Tensor, start: int, count: int) -> Tensor:
-    """Return an index (B, W) that goes on with `start`, `start` + 1, …: (B, W + count)."""
+    """Return an index (B, W) continued by `start`, `start` + 1, …: (B, W + count)."""
     more = torch.arange(start, start + count, device=index.device)  # (count,)
     return torch.cat([index, more.expand(len(index), count)], dim=1)
 

@@ -94,7 +94,7 @@ class Prompt:
         # answers, as training labels them
         self.answered = self._answered(inputs.get("labels"))  # (B, L)
 
-    def _mask(self, mask: Any, pad: int | None) -> Tensor:
+    def _mask(self, mask: object, pad: int | None) -> Tensor:
         """Return the attention mask (B, L), as it is given or as `generate` infers it."""
         if mask is None:
             inferred = torch.ones_like(self.ids, dtype=torch.bool)
@@ -326,7 +326,7 @@ class Prompt:
         own = (segments == segments[span.positions[0]]).nonzero()[:, 0]
         return int(own[0]), int(own[-1]) + 1
 
-    def _answered(self, labels: Any) -> Tensor:
+    def _answered(self, labels: object) -> Tensor:
         """Return (B, L) true where labels mark an answer.
 
         Nowhere in a sequence that is labelled from its first to its last text token: there labels
@@ -454,7 +454,7 @@ def _outer_padding(mask: Tensor) -> tuple[Tensor, Tensor]:
     return lead, trail.where(lead < mask.shape[1], 0)
 
 
-def _segments(positions: Any, mask: Tensor) -> Tensor:
+def _segments(positions: object, mask: Tensor) -> Tensor:
     """Return the number (B, L) of the packed sequence that each token belongs to.
 
     As the model tells them: a sequence begins where position ids don't go up by one.

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -62,7 +63,7 @@ class Template:
     answers: tuple[Ids, ...] = ()
     structure: frozenset[int] = frozenset()
 
-    def including(self, *configs: Any) -> "Template":
+    def including(self, *configs: PreTrainedConfig | GenerationConfig | None) -> "Template":
         """Return the same with the control tokens that configurations of a model name."""
         named: set[int] = set()
         for config in configs:
@@ -202,7 +203,7 @@ def base(model: PreTrainedModel) -> Any:
 
 
 _remembered: WeakKeyDictionary[PreTrainedModel, Template] = WeakKeyDictionary()
-_read: WeakKeyDictionary[Tokenizer, tuple[Any, Template]] = WeakKeyDictionary()
+_read: WeakKeyDictionary[Tokenizer, tuple[object, Template]] = WeakKeyDictionary()
 
 
 @cache
@@ -215,7 +216,7 @@ def _in_folder(folder: str) -> Template:
             folder, local_files_only=True, trust_remote_code=False
         )
         return template_of(tokenizer)
-    except Exception:  # whatever keeps a tokenizer from loading: the model is none the worse
+    except Exception:  # whatever keeps a tokenizer from loading: the model runs without it
         return Template()
 
 

@@ -39,6 +39,7 @@ STATE = (
 )
 MORE_THAN_HIDDEN = "its layers read more of the full prompt than hidden states"
 
+# by `model_type`; what an entry does not say is as `Family` or its subclass has it
 FAMILIES: dict[str, Family] = {
     "aria": Latents(max_crop_gap=0),
     "aya_vision": Crops(max_crop_gap=1, thumbnail=-1),
@@ -112,6 +113,7 @@ def family_of(model: PreTrainedModel | PreTrainedConfig) -> Family:
     Raises:
         ValueError: a model that takes no encoded images, or of a family in `IMPOSSIBLE`.
     """
+    # proven
     config = model if isinstance(model, PreTrainedConfig) else model.config
     kind = config.model_type
     family = FAMILIES.get(kind)
@@ -161,6 +163,7 @@ def _takes_encoded_images(model: PreTrainedModel | PreTrainedConfig) -> bool:
     """Return whether the forward of a model, or of a configuration's model, takes them."""
     forward: Any
     if isinstance(model, PreTrainedConfig):
+        # the class that `AutoModelForImageTextToText` would load
         cls: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(model), None)
         if cls is None:
             return False

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from adafv.core.prompt import Prompt
 from adafv.utils.checks import checked
@@ -157,6 +158,7 @@ class Family:
 
     def registers(self, model: PreTrainedModel) -> int:
         """Return how many tokens of the tower stand between CLS and the patches."""
+        # the first of them is CLS
         return max(0, self._before_patches(model) - 1)
 
     def lead(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
@@ -165,6 +167,7 @@ class Family:
         Of CLS and registers all but what is cut off. -1: what is cut off is the first patch, in a
         tower that has nothing before it.
         """
+        # a tower that is not looked at, or whose CLS comes last
         if not self.attention_observable or self.cls_position(model) == -1:
             return 0
         # the call decides, else the configuration, else the family
@@ -181,6 +184,7 @@ class Family:
             *modules, last = name.split(".")
             # a pooling head has a CLS token of its own
             if last in BEFORE_PATCHES and "head" not in modules:
+                # (1, count, width), (count, width) or (width,)
                 found += parameter.numel() // parameter.shape[-1]
         return found
 
@@ -195,6 +199,7 @@ class Family:
         """
         config = model.config
         chosen: Any = (inputs or {}).get("vision_feature_layer")
+        # the call decides, else the configuration, else the last layer
         if chosen is None:
             several = getattr(config, "vision_feature_layers", -1)
             chosen = getattr(config, "vision_feature_layer", several)
@@ -206,11 +211,13 @@ class Family:
                 f"vision_feature_layer={chosen!r} is not a valid layer: pass an integer, or a list "
                 "of them"
             )
+        # features of several layers side by side
         count = len(layers_of(self.tower(model)))
         return max(hidden_index(layer, count) for layer in chosen)
 
-    def pieces(self, output: Any) -> list[Tensor]:
+    def pieces(self, output: ModelOutput) -> list[Tensor]:
         """Return the encoder's features in pieces (tokens, D'): of an image, a crop or a prompt."""
+        # one tensor for all, one with a dimension of crops, or a list
         features = getattr(output, self.output_field)
         if isinstance(features, Tensor) and features.dim() == 2:
             return [features]
@@ -240,8 +247,10 @@ class Family:
         """Return for each image, in reading order, what its placeholders stand for."""
         crops = self.crops(model, inputs, tokens)
         if self.max_crop_gap is None:
+            # every crop is an image
             groups = [[crop] for crop in crops]
         else:
+            # crops that follow one another closely are one
             lengths = [len(crop.patches) for crop in crops]
             groups = prompt.groups(crops, lengths, self.max_crop_gap)
         return [join(group, self.thumbnail) for group in groups]
@@ -375,11 +384,13 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     Raises:
         ValueError: it has no stack of layers.
     """
+    # how many layers there should be
     count = None
     for name in DEPTHS:
         count = getattr(model.config, name, None)
         if count is not None:
             break
+    # the outermost list of as many modules
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
@@ -402,4 +413,5 @@ def hidden_index(layer: int, count: int) -> int:
             f"vision_feature_layer={layer} is beyond the tower's {count} layers: pass {-count - 1} "
             f"to {count}"
         )
+    # -1 is the last
     return layer % (count + 1)

@@ -37,6 +37,7 @@ class Llava(Crops):
         tokens: Sequence[int],
     ) -> list[Layout]:
         """Return for each image, in reading order, what its placeholders stand for."""
+        # only Pixtral's processor gives sizes
         if inputs.get("image_sizes") is not None:
             return Sized().layouts(model, inputs, prompt, tokens)
         return super().layouts(model, inputs, prompt, tokens)
@@ -62,7 +63,7 @@ class AnyRes(Family):
         """Return for each image, in reading order, what its placeholders stand for."""
         sizes = inputs["image_sizes"].cpu()  # (I, 2)
         crops = self._crop_counts(model, inputs, sizes)
-        edges = patch_grid(model, inputs)
+        edges = patch_grid(model, inputs)  # rows and columns of a crop
         lead = self.lead(model, inputs)
 
         # the model packs coordinates as it packs features
@@ -126,8 +127,10 @@ class AnyRes(Family):
         config = model.config
         options: dict[str, Any] = {"image_newline": torch.full((3,), -1.0)}
         if hasattr(config, "vision_aspect_ratio"):
+            # OneVision
             options["vision_aspect_ratio"] = config.vision_aspect_ratio
         else:
+            # NeXT
             strategy = inputs.get("vision_feature_select_strategy")
             strategy = strategy or config.vision_feature_select_strategy
             options["vision_feature_select_strategy"] = strategy

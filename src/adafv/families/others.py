@@ -2,6 +2,7 @@
 
 __all__ = ["IMPOSSIBLE", "UNPROVEN"]
 
+# transformers would have to change first
 IMPOSSIBLE: dict[str, str] = {
     "blip-2": "its generate runs the encoder itself and takes no encoded images",
     "florence2": "it is an encoder-decoder whose forward takes no encoded images",
@@ -10,11 +11,13 @@ IMPOSSIBLE: dict[str, str] = {
 }
 """A model of these is refused."""
 
+# reasons that several families share
 _UNTRIED = "no tiny model of it is in the tests yet"
 _TIMM = "its tower comes from timm, which needs torchvision; it has not been run here"
 _MINICPM = "its tower merges patches half way up, and its processor asks its video processor"
 _STEP3 = "its tower runs twice, over full images and over crops, in another order than the tokens'"
 
+# nothing is known against these but that no test has run them
 UNPROVEN: dict[str, str] = {
     "cohere_compass": _UNTRIED,
     "cosmos3_omni": _UNTRIED,
