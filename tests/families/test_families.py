@@ -142,7 +142,7 @@ def test_decoding_from_the_cache_is_reading_everything_again(name, positions):
     inputs = ask(name, (QUESTION, [show(80, 48)]))
     pruner = AdaFV(keep=0.3, positions=positions)
     model = tiny(name).model
-    if FAMILIES[name].counts and positions == "original":
+    if FAMILIES[name].ignores_position_ids and positions == "original":
         with pytest.raises(ValueError, match="number their tokens by counting"):
             pruner(model, inputs)
         pytest.skip("it numbers its tokens itself")
@@ -192,7 +192,7 @@ def test_a_token_that_is_dropped_is_a_token_that_nobody_sees(name, monkeypatch):
         pytest.skip(
             "its language model carries a state from token to token, which a mask doesn't cut out"
         )
-    if FAMILIES[name].counts:
+    if FAMILIES[name].ignores_position_ids:
         pytest.skip("it numbers its tokens itself")
     model, inputs = tiny(name).model, ask(name, (QUESTION, [show(80, 48)]))
     if getattr(config := model.config.get_text_config(), "sliding_window", None):
@@ -293,7 +293,7 @@ def answered(name: str, inputs: dict, answer: str) -> dict:
 def test_every_method_inside_the_language_model(name, chosen):
     """Or one sentence why not."""
     inputs = ask(name, (QUESTION, [show(80, 48)]))
-    if reason := FAMILIES[name].whole:
+    if reason := FAMILIES[name].no_layerwise_reason:
         with (
             pytest.raises(ValueError, match=reason),
             method(chosen, keep=0.6).attached(tiny(name).model) as model,
