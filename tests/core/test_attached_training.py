@@ -103,5 +103,5 @@ def test_clips_are_not_asked_about_again():
     from test_video import film
 
     model, inputs = tiny("qwen2_vl").model, film("qwen2_vl", 0, 1)
-    with pytest.raises(ValueError, match="clips cannot be asked"):
+    with pytest.raises(ValueError, match="videos cannot be asked"):
         reask(model, inputs, AdaFV(keep=0.3).encode(model, inputs))

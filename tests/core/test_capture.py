@@ -9,7 +9,7 @@ from oracles import sacmam as oracle
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from adafv.core.capture import capture, observe
-from adafv.core.encoder import ending
+from adafv.core.encoder import without_later_layers
 from adafv.core.signals import HIDDEN, KEYS, SALIENCY, Signal
 from adafv.families import family_of
 from adafv.families.base import layers_of
@@ -98,7 +98,7 @@ def test_signals_are_the_eager_towers_and_features_are_untouched(family, impleme
     plain = tower(pixels, output_hidden_states=True).hidden_states[-2]
     first, received, middle = Signal("attention", 0.0), Signal("received"), Signal("received", 0.34)
     wanted = {SALIENCY, KEYS, HIDDEN, first, received, middle}
-    with capture(tower, kind.feature_layer(model), kind.cls_place(model), wanted) as found:
+    with capture(tower, kind.feature_layer(model), kind.cls_position(model), wanted) as found:
         captured = tower(pixels, output_hidden_states=True).hidden_states[-2]
     assert torch.equal(plain, captured)
     assert tower.config._attn_implementation == implementation
@@ -151,16 +151,16 @@ def test_the_tower_ends_where_the_features_are_taken():
 
     whole, every = features(), list(range(len(layers)))
     hooks = [dict(layer._forward_hooks) for layer in layers]
-    with ending(tower, -2, [SALIENCY]):
+    with without_later_layers(tower, -2, [SALIENCY]):
         assert torch.equal(features(), whole)
         assert ran == every[:-1]
         with ThreadPoolExecutor(1) as other:
             assert torch.equal(other.submit(features).result(), whole)
             assert ran == every
-    with ending(tower, -2, [Signal("hidden", 1.0)]):
+    with without_later_layers(tower, -2, [Signal("hidden", 1.0)]):
         assert torch.equal(features(), whole)
         assert ran == every
-    with pytest.raises(RuntimeError, match="lost"), ending(tower, -2, []):
+    with pytest.raises(RuntimeError, match="lost"), without_later_layers(tower, -2, []):
         raise RuntimeError("lost")
     assert torch.equal(features(), whole)
     assert ran == every

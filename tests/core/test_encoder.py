@@ -374,8 +374,8 @@ def test_a_choice_that_the_model_does_not_read(name):
             {"vision_feature_layer": 9},
             "vision_feature_layer=9 is beyond the tower's 4 layers: pass -5 to 4",
         ),
-        ({"vision_feature_layer": "last"}, "vision_feature_layer='last' is no layer"),
-        ({"vision_feature_layer": []}, "is no layer"),
+        ({"vision_feature_layer": "last"}, "vision_feature_layer='last' is not a valid layer"),
+        ({"vision_feature_layer": []}, "is not a valid layer"),
         ({"vision_feature_layer": [-2, -3]}, "leave vision_feature_layer out"),
         ({"vision_feature_select_strategy": "cls"}, "'cls' is unknown: pass 'default' or 'full'"),
         (

@@ -135,5 +135,5 @@ def test_a_family_whose_clips_nobody_has_looked_at():
         inputs["input_ids"] != placeholders(tiny("llava_onevision").model.config)["image"], 5
     )
     clip = {"input_ids": ids, "pixel_values_videos": torch.zeros(1, 2, 3, 24, 24)}
-    with pytest.raises(ValueError, match="clips"):
+    with pytest.raises(ValueError, match="videos"):
         AdaFV(keep=0.5)(tiny("llava_onevision").model, clip)

@@ -144,7 +144,7 @@ def test_decoding_from_the_cache_is_reading_everything_again(name, positions):
     inputs = ask(name, (QUESTION, [show(80, 48)]))
     pruner = AdaFV(keep=0.3, positions=positions)
     model = tiny(name).model
-    if FAMILIES[name].counts and positions == "original":
+    if FAMILIES[name].ignores_position_ids and positions == "original":
         with pytest.raises(ValueError, match="number their tokens by counting"):
             pruner(model, inputs)
         pytest.skip("it numbers its tokens itself")
@@ -194,7 +194,7 @@ def test_a_token_that_is_dropped_is_a_token_that_nobody_sees(name, monkeypatch):
         pytest.skip(
             "its language model carries a state from token to token, which a mask doesn't cut out"
         )
-    if FAMILIES[name].counts:
+    if FAMILIES[name].ignores_position_ids:
         pytest.skip("it numbers its tokens itself")
     model, inputs = tiny(name).model, ask(name, (QUESTION, [show(80, 48)]))
     if getattr(config := model.config.get_text_config(), "sliding_window", None):
@@ -295,7 +295,7 @@ def answered(name: str, inputs: dict, answer: str) -> dict:
 def test_every_method_inside_the_language_model(name, chosen):
     """Or one sentence why not."""
     inputs = ask(name, (QUESTION, [show(80, 48)]))
-    if reason := FAMILIES[name].whole:
+    if reason := FAMILIES[name].no_layerwise_reason:
         with (
             pytest.raises(ValueError, match=reason),
             method(chosen, keep=0.6).attached(tiny(name).model) as model,
@@ -321,7 +321,7 @@ def test_a_token_is_made_of_the_patches_its_layout_names(name):
     tower = kind.tower(model)
     layers, depth = layers_of(tower), kind.feature_layer(model)
     layer = layers[depth - 1 if depth > 0 else depth]
-    cls = 1 if kind.cls_place(model) == 0 else 0
+    cls = 1 if kind.cls_position(model) == 0 else 0
     plain = encode(model, inputs)
     prompt, pieces = plain.prompt, kind.pieces(plain.returned[0].output)
     (layout,) = kind.layouts(model, inputs, prompt, [len(p) for p in pieces])
@@ -332,7 +332,7 @@ def test_a_token_is_made_of_the_patches_its_layout_names(name):
         def disturb(module, args, out, patch=patch):
             hidden = out if isinstance(out, torch.Tensor) else out[0]
             hidden = hidden if hidden.dim() == 3 else hidden[None]
-            per_crop = hidden.shape[1] - (kind.cls_place(model) is not None)
+            per_crop = hidden.shape[1] - (kind.cls_position(model) is not None)
             hidden[patch // per_crop, cls + patch % per_crop] += 5 * torch.randn(hidden.shape[-1])
 
         handle = layer.register_forward_hook(disturb)

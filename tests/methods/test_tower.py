@@ -10,7 +10,7 @@ from transformers import CLIPVisionConfig, Qwen2_5_VLConfig, SiglipVisionConfig
 from zoo.families import ask, tiny
 
 from adafv import method
-from adafv.core.capture import WHOLE
+from adafv.core.capture import FULL_ATTENTION
 from adafv.core.encode import encode
 from adafv.core.signals import HIDDEN, KEYS, SALIENCY, Signal
 from adafv.methods.hiprune import DEEP, MIDDLE, HiPrune
@@ -198,7 +198,7 @@ def test_hiprune(tokens, k, alpha):
 )
 def test_the_layers_of_real_towers(tower, layers, of_features, middle):
     """By index: what HiPrune, HiRED and all others look at in towers of 24, 27 and 32 layers."""
-    whole = getattr(tower, WHOLE, None)
+    whole = getattr(tower, FULL_ATTENTION, None)
     assert MIDDLE.layer(layers, of_features, whole) == middle
     for signal in (DEEP, SALIENCY, KEYS, HIDDEN):
         assert signal.layer(layers, of_features, whole) == of_features

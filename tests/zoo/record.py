@@ -47,7 +47,7 @@ def summary(outcomes: Outcomes) -> dict[str, dict]:
         saliency = "distinctness"
         if family.attention_observable:
             saliency = (
-                "attention received" if family.cls_place(model) is None else "attention of CLS"
+                "attention received" if family.cls_position(model) is None else "attention of CLS"
             )
         passed = {
             check: results.count("passed") for check, results in sorted(outcomes[name].items())

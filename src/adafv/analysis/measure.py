@@ -30,7 +30,7 @@ from adafv.core.signals import SALIENCY, Signal
 from adafv.core.visual_tokens import Encoding
 from adafv.data.sample import Question, Sample
 from adafv.evaluation.boxes import centers, distances
-from adafv.families import check_placed
+from adafv.families import check_has_grid
 from adafv.methods import TextToImage, from_spec
 from adafv.models.boilerplate import boilerplate
 from adafv.models.prompting import build_batch, check_question
@@ -162,7 +162,7 @@ class Analysis:
         Raises:
             ValueError: there is no such question, or one holds a control token of the model.
         """
-        check_placed(model)
+        check_has_grid(model)
         findings = Findings()
         for source in self.sources:
             out = findings.left_out[source.name] = Counter()

@@ -1,5 +1,7 @@
-"""Lend a model a pruner: while a context is open it is of a class whose `generate` and `forward`
-prune.
+"""Attach a pruner: while a context is open, a model's own `generate` and `forward` prune.
+
+The model is of a class like its own for as long. What a call is to read is worked out in
+`attached_calls`, what a caller of `generate` is told in `attached_generation`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +11,7 @@ from functools import wraps
 from inspect import Parameter, signature
 from threading import Lock
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
 import torch
@@ -27,27 +29,33 @@ if TYPE_CHECKING:
 
 __all__ = ["attached"]
 
-LENT = ("forward", "generate")
+PRUNING = ("forward", "generate")
+"""Methods of a model that prune while a pruner is attached."""
+KEPT_OF_CLASS = ("__module__", "__qualname__", "__doc__")
 
 _lock = Lock()  # two threads may not attach at once
-_lent: "WeakSet[nn.Module]" = WeakSet()
-# a lent model runs what is its own
-_inside: ContextVar[bool] = ContextVar("adafv_inside", default=False)
+_attached_models: "WeakSet[nn.Module]" = WeakSet()
+# true while a model runs what is its own: what it calls of itself is not pruned again
+_runs_plain: ContextVar[bool] = ContextVar("adafv_runs_plain", default=False)
 
 
 @contextmanager
 def attached(pruner: "Pruner", model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """See `Pruner.attached`."""
+    """Let a model prune, while open: see `Pruner.attached`."""
     cls = _check(model)
     with _lock:
-        if other := _attached_to(model):
+        other = _pruner_of(model)
+        if other is not None:
             raise ValueError(
                 f"{type(other).__name__} is attached to this model already: leave its context first"
             )
-        lent = _lent_class(pruner, model)
-        own = {name: vars(model).pop(name) for name in LENT if name in vars(model)}
-        object.__setattr__(model, "__class__", lent)
-        _lent.add(model)
+        # a forward of the instance's own would hide that of the class
+        pruning = _pruning_class(pruner, model)
+        own = {name: vars(model).pop(name) for name in PRUNING if name in vars(model)}
+        object.__setattr__(model, "__class__", pruning)
+        _attached_models.add(model)
+
+    # models with M-RoPE note on themselves where decoding resumes
     numbering = {part: part.rope_deltas for part in model.modules() if hasattr(part, "rope_deltas")}
     try:
         yield model
@@ -55,60 +63,72 @@ def attached(pruner: "Pruner", model: PreTrainedModel) -> Iterator[PreTrainedMod
         for part, deltas in numbering.items():
             part.rope_deltas = deltas
         with _lock:
-            _lent.discard(model)
+            _attached_models.discard(model)
             object.__setattr__(model, "__class__", cls)
             vars(model).update(own)
 
 
 def _check(model: Any) -> type:
-    """Return the class of a model, or raise a `ValueError` if it isn't one that reads images
-    itself.
+    """Return the class of a model.
+
+    Raises:
+        ValueError: it is not a model that reads images itself.
     """
     # adapters and compiled modules have those, too
     if hasattr(model, "config") and hasattr(model, "base_model"):
         return type(model)
-    inner = vars(model).get("_modules", {}) if isinstance(model, nn.Module) else {}
-    name = next((name for name, part in inner.items() if isinstance(part, PreTrainedModel)), None)
-    remedy = (
-        "pass a model of transformers"
-        if name is None
-        else f"attach to the model in it, its .{name}"
-    )
+
+    # something around a model: name the attribute that is one
+    remedy = "pass a model of transformers"
+    modules = vars(model).get("_modules", {}) if isinstance(model, nn.Module) else {}
+    for name, part in modules.items():
+        if isinstance(part, PreTrainedModel):
+            remedy = f"attach to the model in it, its .{name}"
+            break
     raise ValueError(f"{type(model).__name__} is not a model that reads images itself: {remedy}")
 
 
-def _attached_to(model: nn.Module) -> "Pruner | None":
-    """Return the pruner that is attached to a model, to a part of it, or to what it is a part of."""
-    for other in _lent:
-        if any(part is model for part in other.modules()) or any(
-            part is other for part in model.modules()
-        ):
-            return type(other).pruner  # type: ignore[attr-defined]
+def _pruner_of(model: nn.Module) -> "Pruner | None":
+    """Return the pruner that is attached to a model, to a part of it, or to a model around it."""
+    for other in _attached_models:
+        contains = any(part is model for part in other.modules())
+        if contains or any(part is other for part in model.modules()):
+            cls: Any = type(other)
+            pruner: Pruner = cls.pruner
+            return pruner
     return None
 
 
-def _lent_class(pruner: "Pruner", model: PreTrainedModel) -> type:
+def _pruning_class(pruner: "Pruner", model: PreTrainedModel) -> type:
     """Make a class like that of a model, whose `forward` and `generate`, if it has them, prune.
 
     A copy of a model of it, or a pickle, is of the model's own class: it has no pruner, and nothing
     of the original.
     """
     cls: Any = type(model)
-    own = {name: vars(model)[name] for name in LENT if name in vars(model)}
-    room = _Room(pruner)
+    own = {name: vars(model)[name] for name in PRUNING if name in vars(model)}
+    calls = _PruningCalls(pruner)
 
     def plain(self: Any, name: str) -> Callable[..., Any]:
+        """Return a method as it is without the pruner."""
+        found: Callable[..., Any]
         if name in own:
-            return own[name]
+            found = own[name]
+            return found
         method = getattr(cls, name, None)
-        return MethodType(method, self) if method else cls.__getattr__(self, name)
+        if method:
+            return MethodType(method, self)
+        # adapters look up what they don't have in the model that they wrap
+        found = cls.__getattr__(self, name)
+        return found
 
-    def lend(name: str) -> Callable[..., Any]:
+    def pruning(name: str) -> Callable[..., Any]:
+        """Return a method that prunes, with the signature of the model's own."""
         before = getattr(model, name)
 
         @wraps(before)
         def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-            return getattr(room, name)(self, plain(self, name), args, kwargs)
+            return getattr(calls, name)(self, plain(self, name), args, kwargs)
 
         named = signature(before)
         parameters = [Parameter("self", Parameter.POSITIONAL_ONLY), *named.parameters.values()]
@@ -117,103 +137,132 @@ def _lent_class(pruner: "Pruner", model: PreTrainedModel) -> type:
         return method
 
     def reduce(self: Any, protocol: Any) -> Any:
+        """Pickle as the model's own class."""
         state = cls.__reduce_ex__(self, protocol)[2]
         return object.__new__, (cls,), state | own
 
-    body: dict[str, Any] = {name: lend(name) for name in LENT if hasattr(model, name)}
-    body |= {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(cls)(cls.__name__, (cls,), body | {"__reduce_ex__": reduce, "pruner": pruner})
+    body: dict[str, Any] = {"__reduce_ex__": reduce, "pruner": pruner}
+    for name in PRUNING:
+        if hasattr(model, name):
+            body[name] = pruning(name)
+    for name in KEPT_OF_CLASS:
+        body[name] = getattr(cls, name)
+    made: type = type(cls)(cls.__name__, (cls,), body)
+    return made
 
 
-class _Room:
-    """What a lent model does instead of its own `forward` and `generate`."""
+class _PruningCalls:
+    """What a model with a pruner does instead of its own `forward` and `generate`."""
 
     def __init__(self, pruner: "Pruner") -> None:
         self.pruner = pruner
 
     def forward(
-        self, model: Any, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        model: PreTrainedModel,
+        plain: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
-        if _inside.get():
+        """Run the model's own forward on a shorter prompt, or on what follows one in a cache."""
+        if _runs_plain.get():
             return plain(*args, **kwargs)
         inputs = _named(plain, args, kwargs)
         self._check(model, inputs)
+
+        # text alone
         known = recall(inputs.get("past_key_values"))
         if known is None and not has_images(inputs):
             return plain(*args, **kwargs)
+
         with ExitStack() as stack:
-            call = self._read(model, inputs, stack, whole=False)
-            output = _own(plain, call.inputs)
+            call = self._prepare(model, inputs, stack, generates=False)
+            output = _run_plain(plain, call.inputs)
         remember(_cache_of(output), call.after)
         return output
 
     def generate(
-        self, model: Any, plain: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        model: PreTrainedModel,
+        plain: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
+        """Generate from a shorter prompt, in the numbers of the caller's."""
         inputs = _named(plain, args, kwargs)
-        if _inside.get() or (
-            inputs.get("inputs") is not None and inputs.get("input_ids") is not None
-        ):
+        twice = inputs.get("inputs") is not None and inputs.get("input_ids") is not None
+        if _runs_plain.get() or twice:
             return plain(*args, **kwargs)
         self._check(model, inputs)
+
+        # generate takes the ids under either name
         name = "input_ids" if inputs.get("inputs") is None else "inputs"
         inputs["input_ids"] = inputs.pop(name, None)
-        known = recall(inputs.get("past_key_values"))
+
+        # text alone
+        cache = inputs.get("past_key_values")
+        known = recall(cache)
         if known is None and not has_images(inputs):
-            if filled(inputs.get("past_key_values")):
+            if filled(cache):
                 refuse_unknown(model, inputs)
             else:
                 self.pruner.check(inputs)
-            return _own(plain, kwargs, *args)
+            return _run_plain(plain, kwargs, *args)
+
         with torch.no_grad(), ExitStack() as stack:
             caller = Caller(model, inputs)
-            call = self._read(model, inputs, stack, whole=True)
-            short = caller.told(call.inputs)
+            call = self._prepare(model, inputs, stack, generates=True)
+            short = caller.translated(call.inputs)
             short[name] = short.pop("input_ids")
-            output = caller.output(_own(plain, short))
-        sequences = output if isinstance(output, torch.Tensor) else output.sequences
+            output = caller.output(_run_plain(plain, short))
+
+        # note what the cache holds now, for the next turn
+        sequences = output if isinstance(output, torch.Tensor) else output.sequences  # (R, L + new)
         generated = None if caller.beams else sequences[:, inputs["input_ids"].shape[1] :]
-        cache = inputs.get("past_key_values")
         remember(_cache_of(output) if cache is None else cache, call.after, generated)
         return output
 
-    def _check(self, model: Any, inputs: Mapping[str, Any]) -> None:
+    def _check(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
+        """Raise a `ValueError` of a model in which nothing can be pruned."""
         if getattr(model, "_is_replica", False):
             raise ValueError(
-                "DataParallel runs copies of the model without their parameters, in which nothing can be pruned: run "
-                "one process for each GPU, e.g. with torchrun and DistributedDataParallel"
+                "DataParallel runs copies of the model without their parameters, in which nothing "
+                "can be pruned: run one process for each GPU, e.g. with torchrun and "
+                "DistributedDataParallel"
             )
         if inputs.get("mm_encoder_outputs") is not None and not hasattr(type(model), "generate"):
             raise ValueError(
-                f"the images that this {type(model).__name__} gets are encoded already, so that none can be pruned: "
-                "attach the pruner to the model whose generate or forward you call"
+                f"the images that this {type(model).__name__} gets are encoded already, so that "
+                "nothing can be pruned: attach the pruner to the model whose generate or forward "
+                "you call"
             )
 
-    def _read(self, model: Any, inputs: dict[str, Any], stack: ExitStack, whole: bool) -> Call:
+    def _prepare(
+        self, model: PreTrainedModel, inputs: dict[str, Any], stack: ExitStack, generates: bool
+    ) -> Call:
         """Prepare what the model is to read, within contexts that stay open while it does."""
         if inputs.get("input_ids") is None:
             raise ValueError("images beside inputs_embeds cannot be pruned: pass input_ids")
         reader = _reader(model)
-        cache = inputs.get("past_key_values")
-        if not filled(cache):
-            return begin(self.pruner, reader, inputs, stack, whole)
-        return resume(self.pruner, reader, inputs, stack, whole)
+        if filled(inputs.get("past_key_values")):
+            return resume(self.pruner, reader, inputs, stack, generates)
+        return begin(self.pruner, reader, inputs, stack, generates)
 
 
-def _reader(model: Any) -> Any:
+def _reader(model: PreTrainedModel) -> PreTrainedModel:
     """Return the model that reads the images: for a retriever around another model, that one."""
     if model.config.model_type in FAMILIES or hasattr(model, "get_base_model"):
         return model
-    return model.base_model
+    return cast(PreTrainedModel, model.base_model)
 
 
-def _own(plain: Callable[..., Any], kwargs: dict[str, Any], *args: Any) -> Any:
+def _run_plain(plain: Callable[..., Any], kwargs: dict[str, Any], *args: Any) -> Any:
     """Run what is a model's own: what it calls of itself is not pruned again."""
-    token = _inside.set(True)
+    token = _runs_plain.set(True)
     try:
         return plain(*args, **kwargs)
     finally:
-        _inside.reset(token)
+        _runs_plain.reset(token)
 
 
 def _named(
@@ -225,11 +274,12 @@ def _named(
 
 def _cache_of(output: Any) -> Cache | None:
     """Return the cache that a model's output carries."""
-    values = (
-        output.values()
-        if isinstance(output, Mapping)
-        else output
-        if isinstance(output, tuple)
-        else ()
-    )
-    return next((value for value in values if isinstance(value, Cache)), None)
+    values: tuple[Any, ...] = ()
+    if isinstance(output, Mapping):
+        values = tuple(output.values())
+    elif isinstance(output, tuple):
+        values = output
+    for value in values:
+        if isinstance(value, Cache):
+            return value
+    return None

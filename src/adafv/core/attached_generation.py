@@ -1,5 +1,7 @@
-"""Generation from a shorter prompt, in the numbers of the caller's: lengths, stopping, streaming
-and what comes out.
+"""Generation from a shorter prompt, in the numbers of the caller's.
+
+Lengths, stopping, streaming, logits and what comes out. Letters: R sequences that come out, L
+columns of the caller's prompt, L' of the shorter one, P positions.
 """
 
 from collections.abc import Callable
@@ -8,13 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import MaxLengthCriteria
+from transformers import LogitsProcessor, MaxLengthCriteria, PreTrainedModel, StoppingCriteria
+from transformers.generation import BaseStreamer
 
 from adafv.utils.checks import checked
 
-__all__ = ["Caller", "places_of_logits"]
+__all__ = ["Caller", "logit_positions"]
 
+Adaptable = StoppingCriteria | LogitsProcessor
+"""What looks at the ids so far."""
 LENGTHS = ("max_length", "min_length")
+"""Options that count the prompt."""
+DROPPED = "logits_to_keep asks for positions of dropped visual tokens: ask for positions of text"
 
 
 @checked
@@ -29,40 +36,42 @@ class Caller:
         ValueError: a `max_length` that the prompt alone reaches.
     """
 
-    def __init__(self, model: Any, inputs: dict[str, Any]) -> None:
-        self.prompt: Any = inputs["input_ids"]
+    def __init__(self, model: PreTrainedModel, inputs: dict[str, Any]) -> None:
+        self.prompt: Tensor = inputs["input_ids"]  # (B, L)
         self.given = inputs.get("generation_config")
         self.default = getattr(model, "generation_config", None)
-        self.inputs, self.width = inputs, 0
+        self.inputs = inputs
+        self.width = 0  # of the shorter prompt
+
         longest = self._option("max_length")
         if self.prompt is None or longest is None or self._option("max_new_tokens") is not None:
             return
         if self.prompt.shape[1] >= longest:
             raise ValueError(
-                f"Input length of input_ids is {self.prompt.shape[1]}, but `max_length` is set to {longest}: increase "
-                "`max_length` or, better, set `max_new_tokens`"
+                f"Input length of input_ids is {self.prompt.shape[1]}, but `max_length` is set to "
+                f"{longest}: increase `max_length` or, better, set `max_new_tokens`"
             )
 
     @property
     def beams(self) -> bool:
-        """Whether the rows of the cache are beams, which are not the sequences that come out."""
-        return (self._option("num_beams") or 1) > 1
+        """Return whether the rows of the cache are beams, not the sequences that come out."""
+        number: int | None = self._option("num_beams")
+        return (number or 1) > 1
 
-    def told(self, short: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments for a shorter prompt, in which everything that looks at ids sees the
-        caller's.
-        """
+    def translated(self, short: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments for a shorter prompt; what looks at ids sees the caller's."""
         self.width = short["input_ids"].shape[1]
-        if not (removed := self._removed):
+        removed = self._removed
+        if not removed:
             return short
         out = short | self._lengths(removed)
+
         for name in ("stopping_criteria", "logits_processor"):
             if out.get(name) is not None:
-                out[name] = type(out[name])(self._seeing(one, removed) for one in out[name])
-        if (allowed := out.get("prefix_allowed_tokens_fn")) is not None:
-            out["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(
-                row, self._whole(ids[None], row)[0]
-            )
+                out[name] = type(out[name])(self._shown(one, removed) for one in out[name])
+        allowed = out.get("prefix_allowed_tokens_fn")
+        if allowed is not None:
+            out["prefix_allowed_tokens_fn"] = self._shown_row(allowed)
         if out.get("streamer") is not None:
             out["streamer"] = _Streamer(out["streamer"], self.prompt)
         return out
@@ -72,62 +81,82 @@ class Caller:
         if not self._removed:
             return output
         if isinstance(output, Tensor):
-            return self._whole(output)
-        output.sequences = self._whole(output.sequences)
+            return self._full(output)
+        output.sequences = self._full(output.sequences)
         return output
 
     @property
     def _removed(self) -> int:
-        return self.prompt.shape[1] - self.width
+        """Return by how many columns the prompt was shortened."""
+        return int(self.prompt.shape[1]) - self.width
 
     def _option(self, name: str) -> Any:
         """Return an option of generation: from the call, its configuration or the model's."""
-        found = (
-            self.inputs.get(name),
-            getattr(self.given, name, None),
-            getattr(self.default, name, None),
-        )
-        return next((value for value in found if value is not None), None)
+        if self.inputs.get(name) is not None:
+            return self.inputs[name]
+        for config in (self.given, self.default):
+            value = getattr(config, name, None)
+            if value is not None:
+                return value
+        return None
 
     def _lengths(self, removed: int) -> dict[str, Any]:
-        """Return the lengths that count the caller's prompt in terms of the shorter one, where the
-        caller put them.
-        """
-        out, config = {}, copy(self.given)
-        for name in LENGTHS:
-            if not (length := self._option(name)):
-                continue
-            if self.inputs.get(name) is not None or config is None:
-                out[name] = max(length - removed, 0)
-            else:
-                setattr(config, name, max(length - removed, 0))
-        return out if config is None else out | {"generation_config": config}
+        """Return the lengths that count the caller's prompt in terms of the shorter one.
 
-    def _seeing(self, one: Any, removed: int) -> Any:
+        Each is an argument or part of the configuration, as the caller passed it.
+        """
+        out: dict[str, Any] = {}
+        config = copy(self.given)
+        for name in LENGTHS:
+            length = self._option(name)
+            if not length:
+                continue
+            shorter = max(length - removed, 0)
+            if self.inputs.get(name) is not None or config is None:
+                out[name] = shorter
+            else:
+                setattr(config, name, shorter)
+        if config is not None:
+            out["generation_config"] = config
+        return out
+
+    def _shown(self, one: Adaptable, removed: int) -> "Adaptable | _Shown":
         """Return a stopping criterion or a logits processor that is shown the caller's ids."""
         if isinstance(one, MaxLengthCriteria):
             one = copy(one)
             one.max_length -= removed
             return one
-        return _Seeing(one, self._whole)
+        return _Shown(one, self._full)
 
-    def _whole(self, ids: Tensor, row: int | None = None) -> Tensor:
-        """Return (R, L + new) ids that begin with the caller's prompts instead of the shorter ones
-        (R, L' + new).
+    def _shown_row(self, allowed: Callable[[int, Tensor], Any]) -> Callable[[int, Tensor], Any]:
+        """Return a function of a row and its ids that is shown the caller's."""
+
+        def of_caller(row: int, ids: Tensor) -> Any:
+            return allowed(row, self._full(ids[None], row)[0])
+
+        return of_caller
+
+    def _full(self, ids: Tensor, row: int | None = None) -> Tensor:
+        """Return ids (R, L + new) that begin with the caller's prompts instead of the shorter ones.
+
+        Args:
+            ids: (R, L' + new).
+            row: of the prompt that they all follow. None: each follows its own.
         """
-        prompt = self.prompt if row is None else self.prompt[row : row + 1]
-        prompt = prompt.repeat_interleave(len(ids) // len(prompt), dim=0)
+        prompt = self.prompt if row is None else self.prompt[row : row + 1]  # (B or 1, L)
+        prompt = prompt.repeat_interleave(len(ids) // len(prompt), dim=0)  # (R, L)
         return torch.cat([prompt.to(ids), ids[:, self.width :]], dim=1)
 
 
-class _Seeing:
+class _Shown:
     """A stopping criterion or logits processor that is shown other ids."""
 
-    def __init__(self, one: Callable[..., Any], whole: Callable[[Tensor], Tensor]) -> None:
-        self._one, self._whole = one, whole
+    def __init__(self, one: Callable[..., Any], full: Callable[[Tensor], Tensor]) -> None:
+        self._one = one
+        self._full = full
 
     def __call__(self, input_ids: Tensor, scores: Any) -> Any:
-        return self._one(self._whole(input_ids), scores)
+        return self._one(self._full(input_ids), scores)
 
     def __getattr__(self, name: str) -> Any:
         if name == "_one":  # of a copy that is being made
@@ -138,73 +167,81 @@ class _Seeing:
 class _Streamer:
     """A streamer that is first given the caller's prompt."""
 
-    def __init__(self, streamer: Any, prompt: Tensor) -> None:
+    def __init__(self, streamer: BaseStreamer, prompt: Tensor) -> None:
         self._streamer = streamer
         self._prompt: Tensor | None = prompt
 
     def put(self, value: Tensor) -> None:
-        prompt, self._prompt = self._prompt, None
+        """Hand on generated ids; instead of the first ones, the shorter prompt, the caller's."""
+        prompt = self._prompt
+        self._prompt = None
         self._streamer.put(value if prompt is None else prompt.cpu())
 
     def end(self) -> None:
+        """Hand on that generation has ended."""
         self._streamer.end()
 
 
 @checked
-def places_of_logits(
-    wanted: Any,
+def logit_positions(
+    wanted: int | Tensor,
     columns: Tensor,
     last: int,
     start: int,
     width: int,
     ends_in_text: bool,
     layerwise: bool,
-) -> Any:
+) -> int | Tensor:
     """Return `logits_to_keep` for a shorter prompt.
 
     Args:
-        wanted: the caller's: how many of the last places, places (P,) or (B, P), or a mask (B, L).
+        wanted: the caller's: how many of the last positions, positions (P,) or (B, P), or a mask
+            (B, L).
         columns: (B, L') which of the caller's columns the shorter prompt has; negative for padding.
         last: the caller's last column that may have been dropped, -1 if none was.
-        start: the caller's column that is place 0.
+        start: the caller's column that is position 0.
         width: L, how many columns the caller passed.
         ends_in_text: no row ends in padding, so that what comes after `last` is as far from the end
             as it was.
         layerwise: later layers read fewer than `columns`.
 
     Raises:
-        ValueError: a place whose token was dropped, or of which that isn't known.
+        ValueError: a position whose token was dropped, or of which that isn't known.
     """
     last -= start
     if isinstance(wanted, int):
-        if last >= 0 and wanted > width - 1 - last:
+        text = width - 1 - last
+        if last >= 0 and wanted > text:
             raise ValueError(
-                f"logits_to_keep={wanted} asks for places of dropped visual tokens: the last {width - 1 - last} are "
-                "text, pass that many at most, or 0 for all that are left"
+                f"logits_to_keep={wanted} asks for positions of dropped visual tokens: the last "
+                f"{text} are text, pass that many at most, or 0 for all that are left"
             )
         return wanted
     if not isinstance(wanted, Tensor) or last < 0:
         return wanted
+
+    # positions behind the last image: counted from the end they are what they were
     wanted = wanted.to(columns.device)
-    dropped = (
-        "logits_to_keep asks for places of dropped visual tokens: ask for places of text alone"
-    )
-    if wanted.dtype != torch.bool:
+    is_mask = wanted.dtype == torch.bool
+    if not is_mask:
         wanted = wanted.where(wanted >= 0, wanted + width)
         if wanted.dim() == 1 and ends_in_text and bool((wanted > last).all()):
             return wanted - width
     if layerwise:
         raise ValueError(
-            "which visual tokens later layers read is not known in advance: let logits_to_keep ask for places after "
-            f"the last image (from {last + 1} on) of prompts without padding at their end"
+            "which visual tokens later layers read is not known in advance: let logits_to_keep ask "
+            f"for positions after the last image (from {last + 1} on) of prompts without padding "
+            "at their end"
         )
-    if wanted.dtype == torch.bool:
-        kept = wanted.gather(1, (columns - start).clamp(min=0)) & (columns >= start)  # (B, L')
+
+    columns = columns - start  # (B, L')
+    if is_mask:
+        kept = wanted.gather(1, columns.clamp(min=0)) & (columns >= 0)  # (B, L')
         if int(kept.sum()) != int(wanted.sum()):
-            raise ValueError(dropped)
+            raise ValueError(DROPPED)
         return kept
-    found = (columns - start)[:, None, :] == wanted[..., None]  # (B, P, L')
+    found = columns[:, None, :] == wanted[..., None]  # (B, P, L')
     if not bool(found.any(-1).all()):
-        raise ValueError(dropped)
+        raise ValueError(DROPPED)
     index = found.int().argmax(-1)  # (B, P)
     return index[0] if len(index) == 1 else index

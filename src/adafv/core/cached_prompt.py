@@ -1,8 +1,9 @@
-"""What a cache holds of the prompts that a caller passed.
+"""A note on a cache: what it holds of the prompts that a caller passed.
 
 A cache that a pruned prompt has filled has fewer columns than the caller counts. It carries a note
 of what it holds, so that later calls, of a chat's next turn or of a decoding loop, go on in the
-caller's own numbers.
+caller's own numbers. Letters: B rows, C columns as the caller counts, n columns of the cache, q
+columns that are new, R sequences.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import Cache
+from transformers import Cache, PreTrainedModel
 
 from adafv.core.prompt import placeholders
 from adafv.utils.checks import checked
@@ -34,12 +35,13 @@ __all__ = [
 ]
 
 NOTE = "_adafv"
+"""Name of the attribute of a cache that holds its note."""
 
 
 @checked
 @dataclass(frozen=True)
 class CachedPrompt:
-    """What a cache holds, in its own columns and in the caller's.
+    """The prompts in a cache, in its own columns and in the caller's.
 
     Attributes:
         ids: (B, C) the caller's ids that were read.
@@ -48,8 +50,8 @@ class CachedPrompt:
             ours.
         following: (B, 1) the position of the next token. None: nothing was lost, the model counts
             it itself.
-        counted: how: by "columns" (as `forward` does), by the "mask" (as `generate` does), or
-            otherwise, "given".
+        counted: how it was counted: by "columns" (as `forward` does), by the "mask" (as `generate`
+            does), or otherwise, "given".
         shift: the position of the next token as the caller counts, less that of the model; (B, 1)
             or a number.
         axes: of position ids (axes, B, L); 0 where they are (B, L).
@@ -71,24 +73,28 @@ class CachedPrompt:
 
     @property
     def padded(self) -> bool:
-        """Rows may have lost different numbers of tokens, so that some are padded."""
+        """Return whether rows may have lost different numbers of tokens: some are padded."""
         return self.lost and len(self.ids) > 1
 
     def needs_positions(self, generates: bool) -> bool:
-        """Return whether what follows has to be told its position: the model itself would count
-        otherwise.
-        """
-        if self.following is None or self.counted == "given":
-            return self.following is not None
-        return self.padded and self.counted != ("mask" if generates else "columns")
+        """Return whether what follows has to be told its position.
 
-    def cut(self, whole: Tensor, fill: int = 0) -> Tensor:
-        """Return (B, n) what the columns of the cache have in a tensor (B, C or more) of the
-        caller's.
+        Else the model itself counts as it was counted before.
+
+        Args:
+            generates: it is read by `generate`, not by `forward`.
         """
-        return whole.gather(-1, self.columns.clamp(min=0).expand(len(whole), -1)).where(
-            self.columns >= 0, fill
-        )
+        if self.following is None:
+            return False
+        if self.counted == "given":
+            return True
+        by_itself = "mask" if generates else "columns"
+        return self.padded and self.counted != by_itself
+
+    def cut(self, full: Tensor, fill: int = 0) -> Tensor:
+        """Return the entries (B, n) of the cache's columns in a tensor (B, C or more)."""
+        index = self.columns.clamp(min=0).expand(len(full), -1)  # (B, n)
+        return full.gather(-1, index).where(self.columns >= 0, fill)
 
     def and_then(
         self, ids: Tensor, short: Tensor, columns: Tensor, count: Tensor | int
@@ -100,6 +106,7 @@ class CachedPrompt:
             columns: (B, q') which of `ids` these are; -1 for padding.
             count: by how much positions advance.
         """
+        # what is new follows the C columns that were read
         columns = torch.where(columns < 0, columns, columns + self.ids.shape[1])
         return replace(
             self,
@@ -110,20 +117,20 @@ class CachedPrompt:
         )
 
     def repeated(self, rows: int) -> "CachedPrompt":
-        """Return the same for several sequences (R) of each prompt."""
-        if (copies := rows // len(self.ids)) == 1:
+        """Return the same for several sequences of each prompt, R in all."""
+        copies = rows // len(self.ids)
+        if copies == 1:
             return self
-        changed: dict[str, Any] = {
-            name: x.repeat_interleave(copies, dim=0)
-            for name, x in vars(self).items()
-            if isinstance(x, Tensor) and name != "keys"
-        }
+        changed: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and name != "keys":
+                changed[name] = value.repeat_interleave(copies, dim=0)  # (B, …) -> (R, …)
         return replace(self, **changed)
 
 
 @checked
 def remember(cache: Cache | None, after: CachedPrompt, generated: Tensor | None = None) -> None:
-    """Note on a cache what it holds now, or that nobody knows.
+    """Write a note on a cache: what it holds now, or that nobody knows.
 
     Args:
         after: what it holds once the model has read a prompt.
@@ -131,78 +138,98 @@ def remember(cache: Cache | None, after: CachedPrompt, generated: Tensor | None 
     """
     if cache is None:
         return
+    # what was generated is read, too, but for the last token
     more = length(cache) - after.columns.shape[1]
     if generated is not None and more >= 0:
-        read = generated[:, :more]
+        read = generated[:, :more]  # (R, more)
         after = after.repeated(len(generated)).and_then(read, read, steps(read), more)
     known = length(cache) == after.columns.shape[1]
     setattr(cache, NOTE, replace(after, keys=_keys(cache)) if known else None)
 
 
 @checked
-def filled(cache: Any) -> bool:
+def filled(cache: Cache | None) -> bool:
     """Return whether there is a cache that holds anything."""
     return isinstance(cache, Cache) and length(cache) > 0
 
 
 @checked
-def recall(cache: Any) -> CachedPrompt | None:
+def recall(cache: Cache | None) -> CachedPrompt | None:
     """Return the note on a cache, None if it has none.
 
     Raises:
         ValueError: the cache is not as the last call left it.
     """
-    if not filled(cache) or not hasattr(cache, NOTE):
+    if cache is None or not filled(cache) or not hasattr(cache, NOTE):
         return None
-    note = getattr(cache, NOTE)
-    if note is None or length(cache) != note.columns.shape[1] or _keys(cache) is not note.keys:
+    note: CachedPrompt | None = getattr(cache, NOTE)
+    edited = note is None or length(cache) != note.columns.shape[1]
+    if note is None or edited or _keys(cache) is not note.keys:
         raise ValueError(
-            "the cache is not as the pruned prompt left it (beams filled it, or it was cropped, reordered or used "
-            "elsewhere since): pass it as the last call returned it, or a new one with the whole chat and its images"
+            "the cache is not as the pruned prompt left it (beams filled it, or it was cropped, "
+            "reordered or used elsewhere since): pass it as the last call returned it, or a new "
+            "one with the full chat and its images"
         )
     return note
 
 
 @checked
-def refuse_unknown(model: Any, inputs: Mapping[str, Any]) -> None:
-    """Raise a `ValueError` if a cache without a note has to hold an image of the prompt that
-    `generate` gets.
+def refuse_unknown(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` if a cache without a note has to hold an image of the prompt.
+
+    Args:
+        inputs: what `generate` gets, with the full prompt.
     """
-    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    ids = inputs.get("input_ids")  # (B, L)
+    mask = inputs.get("attention_mask")
     if ids is None or (mask is not None and mask.shape != ids.shape):
         return
-    if holds_images(model, ids[:, : length(inputs["past_key_values"])]):
+    cached = ids[:, : length(inputs["past_key_values"])]  # (B, n)
+    if holds_images(model, cached):
         raise ValueError(
-            "the cache holds images that this pruner has not read, so that nobody knows which of their tokens: pass a "
-            "new one with the whole chat and its images"
+            "the cache holds images that this pruner has not read, so that nobody knows which of "
+            "their tokens: pass a new one with the full chat and its images"
         )
 
 
 @checked
-def text_alone(model: Any, inputs: dict[str, Any], from_start: bool) -> CachedPrompt:
-    """Return what a cache without a note holds: text that was read as the caller says.
+def text_alone(model: PreTrainedModel, inputs: dict[str, Any], from_start: bool) -> CachedPrompt:
+    """Return the note of a cache that has none: it holds text, read as the caller says.
+
+    Args:
+        from_start: the inputs hold the full chat, not only what is new.
 
     Raises:
         ValueError: it has to hold an image.
     """
-    ids, count = inputs["input_ids"], length(inputs["past_key_values"])
     refuse_unknown(model, inputs)
-    before = ids[:, :count] if from_start else ids.new_zeros(len(ids), count)
+    ids = inputs["input_ids"]  # (B, L)
+    count = length(inputs["past_key_values"])
+    before = ids[:, :count] if from_start else ids.new_zeros(len(ids), count)  # (B, n)
     return CachedPrompt(
-        before, before, steps(before), None, "columns", 0, 0, lost=False, layers=None
+        ids=before,
+        short=before,
+        columns=steps(before),
+        following=None,
+        counted="columns",
+        shift=0,
+        axes=0,
+        lost=False,
+        layers=None,
     )
 
 
 @checked
-def holds_images(model: Any, ids: Tensor) -> bool:
+def holds_images(model: PreTrainedModel, ids: Tensor) -> bool:
     """Return whether any of some ids is a placeholder of the model's."""
     return bool(is_placeholder(model, ids).any())
 
 
 @checked
-def is_placeholder(model: Any, ids: Tensor) -> Tensor:
-    """Return where ids (…) stand for a visual token of an image or a video."""
-    return torch.isin(ids, torch.tensor([*placeholders(model.config).values()], device=ids.device))
+def is_placeholder(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Return (…) true where ids (…) stand for a visual token of an image or a video."""
+    known = list(placeholders(model.config).values())
+    return torch.isin(ids, torch.tensor(known, device=ids.device))
 
 
 @checked
@@ -212,20 +239,25 @@ def length(cache: Cache) -> int:
 
 
 def _keys(cache: Cache) -> Tensor | None:
-    """Return the keys of a cache's first layer that has any; None where they move on their own."""
+    """Return the keys of a cache's first layer that has any."""
+    # an offloaded cache moves its keys by itself, so that they tell nothing
     if getattr(cache, "offloading", False):
         return None
-    found = (getattr(layer, "keys", None) for layer in cache.layers)
-    return next((keys for keys in found if keys is not None), None)
+    for layer in cache.layers:
+        keys: Tensor | None = getattr(layer, "keys", None)
+        if keys is not None:
+            return keys
+    return None
 
 
 @checked
 def steps(ids: Tensor) -> Tensor:
-    """Return 0, 1, … along each row of (B, L)."""
+    """Return 0, 1, … along each row of ids (B, L)."""
+    # one row in memory, B to look at
     return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
 
 
 @checked
 def ones(like: Tensor) -> Tensor:
-    """Return a mask of the shape of some ids under which all of them are seen."""
+    """Return a mask (B, L) of some ids (B, L) under which all of them are seen."""
     return torch.ones_like(like, dtype=torch.long)

@@ -20,8 +20,8 @@ from adafv.ops.saliency import cls_attention, received_attention
 from adafv.utils.checks import checked
 
 __all__ = [
+    "FULL_ATTENTION",
     "LABEL",
-    "WHOLE",
     "capture",
     "observe",
     "sequences",
@@ -29,16 +29,20 @@ __all__ = [
 
 LABEL = "adafv.core.capture"
 """What profilers call the time that is spent on reading."""
-WHOLE = "fullatt_block_indexes"
-"""Where the configuration of a tower whose layers attend within windows names those that don't."""
+FULL_ATTENTION = "fullatt_block_indexes"
+"""Name in the configuration, for towers that attend within windows, of the layers that don't."""
 
 Observer = Callable[[nn.Module, Tensor, Tensor, float, Tensor | None], None]
+Attention = Callable[..., Any]
+"""A function of transformers that computes attention."""
 
 
 @dataclass
-class _Observer:
-    """Collects what the layers show while the tower runs: one call per layer, or one per image of a
-    packed batch.
+class _TowerObserver:
+    """Collects what the layers of a vision tower show while it runs.
+
+    One call per layer, or one per image of a packed batch. Letters: C crops, P patches of a crop,
+    H heads.
     """
 
     watched: dict[Signal, nn.Module]
@@ -50,53 +54,65 @@ class _Observer:
     def attention(
         self, module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None
     ) -> None:
+        """Read the signals of a layer off its query and key (C, H, tokens, d)."""
         for signal, layer in self.watched.items():
-            if signal.kind != "hidden" and any(module is part for part in layer.modules()):
-                with record_function(LABEL), full_precision(query.device):
-                    read = self._read(signal, query, key, scale, mask)
-                self.seen.setdefault(signal, []).append(read.detach().flatten(0, 1))
+            if signal.kind == "hidden" or all(module is not part for part in layer.modules()):
+                continue
+            with record_function(LABEL), full_precision(query.device):
+                read = self._read(signal, query, key, scale, mask)  # (C, P[, d])
+            self.seen.setdefault(signal, []).append(read.detach().flatten(0, 1))  # (C · P[, d])
 
     def _read(
         self, signal: Signal, query: Tensor, key: Tensor, scale: float, mask: Tensor | None
     ) -> Tensor:
+        """Return a signal (C, P[, d]) of a layer."""
         if signal.kind == "keys":
-            return self._patches(key.float().mean(1))
-        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+            return self._patches(key.float().mean(1))  # (C, P, d)
+
+        # one key head may serve several query heads
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)  # (C, H, tokens, d)
         if signal.kind == "attention" and self.cls is not None:
             if self.cls == -1:
-                query, key = query.roll(1, dims=2), key.roll(1, dims=2)
-            return cls_attention(query, key, scale)[:, self.registers :]
-        return self._patches(received_attention(query, key, scale, mask, heads=signal.heads))
+                # put CLS first
+                query = query.roll(1, dims=2)
+                key = key.roll(1, dims=2)
+            return cls_attention(query, key, scale)[:, self.registers :]  # (C, P)
+
+        received = received_attention(query, key, scale, mask, heads=signal.heads)
+        return self._patches(received)  # (C, P)
 
     def _patches(self, x: Tensor) -> Tensor:
-        """(B, P, …) without CLS and registers."""
+        """Return (C, P, …) of (C, tokens, …), without CLS and registers."""
         if self.cls == -1:
             return x[:, :-1]
         return x[:, self.registers + (self.cls == 0) :]
 
     def hook(self, signal: Signal) -> Callable[..., None]:
-        def output(module: nn.Module, inputs: Any, out: Any) -> None:
+        """Return a forward hook that collects what a layer puts out."""
+
+        def output(module: nn.Module, inputs: tuple[Any, ...], out: Any) -> None:
             hidden = (out if isinstance(out, Tensor) else out[0]).detach()
-            hidden = hidden if hidden.dim() == 3 else hidden[None]
-            self.seen.setdefault(signal, []).append(self._patches(hidden).flatten(0, 1))
+            # a packed tower has no dimension of crops
+            hidden = hidden if hidden.dim() == 3 else hidden[None]  # (C, tokens, width)
+            patches = self._patches(hidden)  # (C, P, width)
+            self.seen.setdefault(signal, []).append(patches.flatten(0, 1))  # (C · P, width)
 
         return output
 
 
-_lock = RLock()  # where attention is looked up is one place, whichever thread runs a model
+_lock = RLock()  # attention is looked up in one function, whichever thread runs a model
 
 
 @checked
 @contextmanager
 def observe(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
-    """While open, q and k of every attention of a model are shown to an observer, in the thread
-    that opened it.
+    """Show q and k of every attention of a model to an observer, while open.
 
-    One thread at a time: others wait until it is closed.
+    In the thread that opened it. One thread at a time: others wait until it is closed.
 
     The model, its configuration and its masks stay as they are, and its own attention function
     (SDPA, flash, flex, the eager one of its file) still computes the outputs, which stay
-    bit-identical: only where transformers looks that function up, it is handed over with an
+    bit-identical: only when transformers looks that function up, it is handed over with an
     observer in front, until this is closed.
 
     Args:
@@ -106,15 +122,18 @@ def observe(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
             and the keys of a cache included. A tower that packs its images into one sequence is
             shown one image, or one window, after the other.
     """
-    parts, thread = set(model.modules()), get_ident()
+    parts = set(model.modules())
+    thread = get_ident()
 
     with _lock:
         interface: Any = AttentionInterface
         look_up = interface.get_interface
 
-        def observed(self: AttentionInterface, name: str, default: Callable) -> Callable:
-            function = look_up(self, name, default)
-            return _shown(function, parts, observer) if get_ident() == thread else function
+        def observed(self: AttentionInterface, name: str, default: Attention) -> Attention:
+            function: Attention = look_up(self, name, default)
+            if get_ident() != thread:
+                return function
+            return _shown(function, parts, observer)
 
         interface.get_interface = observed
         try:
@@ -132,10 +151,10 @@ def capture(
     signals: Iterable[Signal],
     registers: int = 0,
 ) -> Iterator[dict[Signal, Tensor]]:
-    """While open, what `signals` name is read off a vision tower as it runs.
+    """Read what `signals` name off a vision tower as it runs, while open.
 
     The tower's own attention function (SDPA, flash, eager) still computes the features, which stay
-    bit-identical; beside it one CLS row is computed (or, where a signal asks, the attention every
+    bit-identical; beside it one CLS row is computed (or, if a signal asks, the attention every
     patch receives).
 
     Args:
@@ -143,13 +162,12 @@ def capture(
         layer: which of `hidden_states` the features are taken from, as in `vision_feature_layer`
             (LLaVA: -2). Their layer is the one which produces it.
         cls: which token of the tower is CLS: 0, -1, or None.
-        signals: what to read; none leaves the tower alone.
+        signals: what to read; an empty collection leaves the tower alone.
         registers: how many other tokens stand between CLS and the patches.
 
     Yields:
         A dict that holds (P,) or (P, d) tensors once the tower has run: all patches of all crops in
-        the tower's order,
-        padding included, CLS and registers left out.
+        the tower's order, padding included, CLS and registers left out.
 
     Raises:
         ValueError: the tower has no stack of layers, or an attention that cannot be observed; a
@@ -159,38 +177,44 @@ def capture(
     if not signals:
         yield {}
         return
+
+    # find the layers
     layers = layers_of(tower)
     index = hidden_index(layer, len(layers))
     if index == 0:
         raise ValueError(
-            f"vision_feature_layer={layer} has no attention: it is what the tower's first layer reads. Choose a later "
-            "layer, or a method that looks at no attention, e.g. divprune"
+            f"vision_feature_layer={layer} has no attention: it is what the tower's first layer "
+            "reads. Choose a later layer, or a method that looks at no attention, e.g. divprune"
         )
-    whole = getattr(tower.config, WHOLE, None)
-    watched = {s: layers[s.layer(len(layers), index - 1, whole)] for s in signals}
-    observer = _Observer(watched, cls, registers, {})
-    hooks = [
-        observer.watched[s].register_forward_hook(observer.hook(s))
-        for s in signals
-        if s.kind == "hidden"
-    ]
+    full = getattr(tower.config, FULL_ATTENTION, None)
+    watched = {s: layers[s.layer(len(layers), index - 1, full)] for s in signals}
+
+    # hidden states from hooks, all else from attention
+    observer = _TowerObserver(watched, cls, registers, seen={})
+    hooks = []
+    for signal, module in watched.items():
+        if signal.kind == "hidden":
+            hooks.append(module.register_forward_hook(observer.hook(signal)))
+
     found: dict[Signal, Tensor] = {}
     try:
         with observe(tower, observer.attention):
             yield found
         if len(observer.seen) < len(signals):
             raise ValueError(
-                f"the attention of {type(tower).__name__} cannot be observed, since it doesn't look its function up "
-                "where transformers keeps them: choose a method that looks at no attention, e.g. divprune"
+                f"the attention of {type(tower).__name__} cannot be observed, since it doesn't "
+                "look its function up where transformers keeps them: choose a method that looks at "
+                "no attention, e.g. divprune"
             )
-        found |= {signal: torch.cat(seen) for signal, seen in observer.seen.items()}
+        for signal, seen in observer.seen.items():
+            found[signal] = torch.cat(seen)  # (all patches[, d])
     finally:
         for handle in hooks:
             handle.remove()
 
 
-def _shown(function: Callable, parts: set[nn.Module], observer: Observer) -> Callable:
-    """An attention function that first shows q and k of some modules to an observer."""
+def _shown(function: Attention, parts: set[nn.Module], observer: Observer) -> Attention:
+    """Return an attention function that first shows q and k of some modules to an observer."""
 
     @wraps(function)
     def attention(
@@ -201,6 +225,7 @@ def _shown(function: Callable, parts: set[nn.Module], observer: Observer) -> Cal
             scale = query.shape[-1] ** -0.5 if scale is None else scale
             mask = args[0] if args else kwargs.get("attention_mask")
             if isinstance(mask, BlockMask):
+                # flex attention has its mask as a function
                 batch, heads, _, _ = mask.shape
                 mask = create_mask(
                     mask.mask_mod, batch, heads, query.shape[2], key.shape[2], query.device
@@ -214,7 +239,7 @@ def _shown(function: Callable, parts: set[nn.Module], observer: Observer) -> Cal
 
 @checked
 def sequences(query: Tensor, key: Tensor, bounds: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
-    """The sequences (B, heads, P, d) that a tower packed into one, where it is given their bounds."""
+    """Yield the sequences (B, heads, P, d) that a tower packed into one, given their bounds."""
     if bounds is None:
         yield query, key
         return

@@ -11,20 +11,21 @@ from adafv.core.visual_tokens import VisualTokens
 from adafv.ops.grid import share_out
 from adafv.utils.checks import checked
 
-__all__ = ["CropBatch", "apart", "together"]
+__all__ = ["CropBatch", "join_crops", "split_crops"]
 
 
 @checked
 @dataclass(frozen=True)
 class CropBatch:
-    """The crops of a batch of images.
+    """The C crops of a batch of I images.
 
     Attributes:
-        tokens: those of C crops, as if each were an image.
-        budget: how many tokens stay of each crop, at least 1; crops without a share are left out.
+        tokens: those of the crops, as if each were an image.
+        budget: how many tokens of each crop are kept, at least 1; crops without a share are left
+            out.
         images: for each crop the index of its image.
-        index: (C, n) where in its image each token of a crop is.
-        count: how many images there are.
+        index: (C, n) the index in its image of each token of a crop.
+        count: I, how many images there are.
     """
 
     tokens: VisualTokens
@@ -35,80 +36,89 @@ class CropBatch:
 
 
 @checked
-def apart(tokens: VisualTokens, budget: list[int]) -> CropBatch:
-    """Take images apart into crops, and share out the budget of each in proportion to its tokens."""
+def split_crops(tokens: VisualTokens, budget: list[int]) -> CropBatch:
+    """Split images into crops, and the budget of each among them in proportion to their tokens."""
     images: list[int] = []
     shares: list[int] = []
     members: list[Tensor] = []
+    coordinates: list[Tensor] = []
     seeds: list[int] = []
-    for i, (coordinates, k) in enumerate(zip(tokens.coordinates, budget, strict=True)):
-        crop = coordinates[:, 0]
-        of_crops = [(crop == c).nonzero()[:, 0] for c in crop.unique()]
-        of_budget = share_out(k, [len(inside) for inside in of_crops])
-        for number, (inside, share) in enumerate(zip(of_crops, of_budget, strict=True)):
-            if share:
-                images.append(i)
-                shares.append(share)
-                members.append(inside)
-                seeds.append(tokens.seeds[i] + number)
+    alone = torch.tensor([0, 1, 1])  # a crop is the first of its image: crop number 0
+    for i, (of_image, k) in enumerate(zip(tokens.coordinates, budget, strict=True)):
+        # the tokens of each crop
+        crop = of_image[:, 0]  # (N,)
+        of_crops = [(crop == number).nonzero()[:, 0] for number in crop.unique()]
 
-    device = tokens.features.device
-    counts = tuple(len(inside) for inside in members)
+        # split the budget
+        of_budget = share_out(k, [len(indices) for indices in of_crops])
+        for number, (indices, share) in enumerate(zip(of_crops, of_budget, strict=True)):
+            if share == 0:
+                continue
+            images.append(i)
+            shares.append(share)
+            members.append(indices)  # (n,)
+            coordinates.append(of_image[indices] * alone)  # (n, 3)
+            seeds.append(tokens.seeds[i] + number)
+
+    # pad the crops to the longest
+    device = tokens.device
+    counts = tuple(len(indices) for indices in members)
     mask = torch.arange(max(counts)) < torch.tensor(counts)[:, None]  # (C, n)
     mask = mask.to(device, non_blocking=True)
     index = pad_sequence(members, batch_first=True).to(device, non_blocking=True)  # (C, n)
     image = torch.tensor(images).to(device, non_blocking=True)  # (C,)
 
-    def taken(x: Tensor) -> Tensor:
-        """(C, n[, d]) of (I, N[, d]), 0 where padded."""
+    def of_crop_tokens(x: Tensor) -> Tensor:
+        """Return (C, n[, d]) of (I, N[, d]), 0 where padded."""
         real = mask if x.dim() == 2 else mask[..., None]
         return x[image[:, None], index].masked_fill_(~real, 0)
 
-    alone = torch.tensor([0, 1, 1])  # a crop is the first of its image
-    places = [
-        tokens.coordinates[i][inside] * alone for i, inside in zip(images, members, strict=True)
-    ]
-    return CropBatch(
-        tokens=replace(
-            tokens,
-            features=taken(tokens.features),
-            mask=mask,
-            counts=counts,
-            signals={signal: taken(x) for signal, x in tokens.signals.items()},
-            text=None if tokens.text is None else tokens.text[image],
-            text_mask=None if tokens.text_mask is None else tokens.text_mask[image],
-            coordinates=tuple(places),
-            seeds=tuple(seeds),
-        ),
-        budget=shares,
-        images=images,
-        index=index,
-        count=len(tokens.counts),
+    crops = replace(
+        tokens,
+        features=of_crop_tokens(tokens.features),
+        mask=mask,
+        counts=counts,
+        signals={signal: of_crop_tokens(x) for signal, x in tokens.signals.items()},
+        # each crop is asked what its image is asked
+        text=None if tokens.text is None else tokens.text[image],  # (C, M, D)
+        text_mask=None if tokens.text_mask is None else tokens.text_mask[image],  # (C, M)
+        coordinates=tuple(coordinates),
+        seeds=tuple(seeds),
     )
+    return CropBatch(crops, shares, images, index, count=len(tokens.counts))
 
 
 @checked
-def together(selection: Selection, crops: CropBatch) -> Selection:
-    """Put what stays of the crops together to what stays of their images."""
+def join_crops(selection: Selection, crops: CropBatch) -> Selection:
+    """Return what is kept of images, given what is kept of their crops."""
+    # from indices in a crop to indices in its image
     in_image = [index[kept] for index, kept in zip(crops.index, selection.kept, strict=True)]
-    joined = _of_images(in_image, crops)
-    orders = [kept.argsort(stable=True) for kept in joined]
+    joined = _by_image(in_image, crops)
+
+    # crops of a grid interleave in the order of the image
+    orders = [indices.argsort(stable=True) for indices in joined]
+    kept = _reordered(joined, orders)
 
     features = None
     if selection.features is not None:
-        unsorted = _of_images(selection.features, crops)
-        features = [x[order] for x, order in zip(unsorted, orders, strict=True)]
+        features = _reordered(_by_image(selection.features, crops), orders)
 
+    # what text and image chose adds up
     split = None
     if selection.split is not None:
-        image = torch.tensor(crops.images).to(selection.split.device, non_blocking=True)
-        split = selection.split.new_zeros(crops.count, 2).index_add_(0, image, selection.split)
-    return Selection([x[order] for x, order in zip(joined, orders, strict=True)], features, split)
+        image = torch.tensor(crops.images).to(selection.split.device, non_blocking=True)  # (C,)
+        zeros = selection.split.new_zeros(crops.count, 2)
+        split = zeros.index_add_(0, image, selection.split)  # (C, 2) -> (I, 2)
+    return Selection(kept, features, split)
 
 
-def _of_images(of_crops: list[Tensor], crops: CropBatch) -> list[Tensor]:
-    """For each image what its crops have, one after the other."""
+def _by_image(of_crops: list[Tensor], crops: CropBatch) -> list[Tensor]:
+    """Return for each image what its crops have, one after the other."""
     parts: list[list[Tensor]] = [[] for _ in range(crops.count)]
     for image, of_crop in zip(crops.images, of_crops, strict=True):
         parts[image].append(of_crop)
     return [torch.cat(part) for part in parts]
+
+
+def _reordered(of_images: list[Tensor], orders: list[Tensor]) -> list[Tensor]:
+    return [x[order] for x, order in zip(of_images, orders, strict=True)]

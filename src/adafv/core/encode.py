@@ -1,5 +1,7 @@
-"""Run the vision tower once: visual tokens, their saliency, where they lie, and the words they are
-asked about.
+"""Run the vision tower once: visual tokens, their saliency, coordinates, and the question's text.
+
+Letters: I images of a batch, n tokens of an image, newlines included, N that methods choose from,
+M text tokens, D width, B rows and L columns of the prompts.
 """
 
 import inspect
@@ -7,7 +9,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +17,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from adafv.core.encoder import run
+from adafv.core.encoder import Part, run
 from adafv.core.prompt import PIXELS, ImageSpan, Prompt, Question, as_tensors, placeholders
 from adafv.core.signals import SALIENCY, Signal
-from adafv.core.turns import template_for
+from adafv.core.turns import Tokenizer, template_for
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.families.base import Layout, base_of
@@ -26,12 +28,16 @@ from adafv.ops.precision import full_precision
 from adafv.ops.saliency import distinctness
 from adafv.utils.checks import checked
 
-# numbers; what is smaller describes images, and is copied to the host before the tower runs
-LARGE = 100_000
-STILLS = (PIXELS["image"], "pixel_values_images")
-SAME = 0.9999  # cosine of a token with that of the frame before, from which on it shows nothing new
-
 __all__ = ["encode", "reask"]
+
+LARGE = 100_000
+"""Numbers of a tensor; what is smaller describes images, and is copied to the host."""
+STILLS = (PIXELS["image"], "pixel_values_images")
+"""Names of the inputs that hold the pixels of images."""
+SAME = 0.9999
+"""Cosine of a token with that of the frame before, from which on it shows nothing new."""
+
+T = TypeVar("T")
 
 
 @checked
@@ -44,7 +50,7 @@ def encode(
     query: Tensor | None = None,
     skip: frozenset[int] = frozenset(),
     of: Question = "turn",
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Encoding:
     """Encode the images of a batch and lay out what the methods need.
 
@@ -52,13 +58,13 @@ def encode(
         model: a vision-language model of a known family.
         inputs: what its processor returned, with at least one image.
         signals: what to read off the vision tower.
-        text: whether to look up the words.
+        text: whether to look up the question's text tokens.
         query: (M,) token ids to be used as the question of every image, instead of the user's
-            words.
-        skip: token ids that never count as words of the question.
-        of: "turn": an image is asked about by the words of its turn; "chat": by those of later
+            text.
+        skip: token ids that never count as text tokens of the question.
+        of: "turn": an image is asked about by the text of its turn; "chat": by that of later
             turns, too.
-        tokenizer: of the model, or its processor, to tell the user's words from the chat
+        tokenizer: of the model, or its processor, to tell the user's text from the chat
             template's; see `adafv.core.turns.template_for` for where it is found otherwise.
 
     Raises:
@@ -68,40 +74,51 @@ def encode(
             sooner would be to wait for the tower.
     """
     inputs = as_tensors(inputs, model.device)
-    family, device, host = family_of(model), inputs["input_ids"].device, _host(inputs)
+    signals = tuple(signals)
+    family = family_of(model)
+    device = inputs["input_ids"].device
+
+    # read the prompts on the host, before the tower keeps the device busy
+    host = _host(inputs)
     prompt = _prompt(model, inputs, tokenizer)
-    positions = _full_positions(model, host, prompt, device)
+    positions = _full_positions(model, host, prompt, device)  # (3 or more, B, L)
+
+    # run the encoders: that of images, that of videos
     modalities = [m for m, name in PIXELS.items() if inputs.get(name) is not None] or ["image"]
     parts = [run(model, family, inputs, host, prompt, modality, signals) for modality in modalities]
-    features, layouts, spans = (
-        [*chain(*x)] for x in zip(*((p.features, p.layouts, p.spans) for p in parts), strict=True)
-    )
+    features = _joined([part.features for part in parts])  # I times (n, D')
+    layouts = _joined([part.layouts for part in parts])
+    spans = _joined([part.spans for part in parts])
 
-    patches = [_candidates(x, f) for x, f in zip(layouts, features, strict=True)]
+    # leave out newlines, and what a video repeats
+    patches = [_patches(x, f) for x, f in zip(layouts, features, strict=True)]  # I times (N,)
     patch_indices = [_to(p, device) for p in patches]
-    words = _words(prompt, spans, query, skip, of)
     with torch.no_grad():
-        seen = [
-            family.project(model, f.detach()[i])
-            for f, i in zip(features, patch_indices, strict=True)
-        ]
+        visual: list[Tensor] = []
+        for full, indices in zip(features, patch_indices, strict=True):
+            visual.append(family.project(model, full.detach()[indices]))  # (N, D)
+
+    # lay out what methods see: the images padded to the longest, each with its question
+    question = _question_ids(prompt, spans, query, skip, of)  # I times (M,)
     with torch.no_grad(), full_precision(device):
-        embedded, text_mask = _embed(model, words, device) if text else (None, None)
-        found = {s: torch.cat([p.found[s] for p in parts]) for s in parts[0].found}
+        embedded, text_mask = _embed(model, question, device) if text else (None, None)
+        if family.attention_observable:
+            found = _signals(parts, layouts, patches)
+        else:
+            found = {signal: _substitute(signal, visual) for signal in signals}
         tokens = VisualTokens(
-            features=pad_sequence(seen, batch_first=True),
-            mask=_to(_padding([len(p) for p in patches]), device),
+            features=pad_sequence(visual, batch_first=True),  # (I, N, D)
+            mask=_to(_padding([len(p) for p in patches]), device),  # (I, N)
             counts=tuple(map(len, patches)),
-            signals=_signals(found, layouts, patches)
-            if family.attention_observable
-            else {s: _own(s, seen) for s in signals},
-            text=embedded,
-            text_mask=text_mask,
+            signals=found,  # (I, N) or (I, N, d)
+            text=embedded,  # (I, M, D)
+            text_mask=text_mask,  # (I, M)
             coordinates=tuple(x.coordinates[p] for x, p in zip(layouts, patches, strict=True)),
-            seeds=_seeds(words),
+            seeds=_seeds(question),
             layers=model.config.get_text_config().num_hidden_layers,
         )
         _check_finite(model, tokens)
+
     return Encoding(
         tokens=tokens,
         features=features,
@@ -109,35 +126,14 @@ def encode(
         structural_indices=[_to(x.structural_indices, device) for x in layouts],
         spans=spans,
         prompt=prompt,
-        consumed=frozenset().union(*(p.consumed for p in parts)),
-        deepstack_features=[
-            list(chain(*deepstack_features))
-            for deepstack_features in zip(*(p.deepstack_features for p in parts), strict=True)
-        ],
-        returned=[p.returned for p in parts],
+        consumed=frozenset().union(*(part.consumed for part in parts)),
+        deepstack_features=_deepstack_features(parts),
+        returned=[part.returned for part in parts],
         positions=positions,
         numbering=_numbering(model),
         question=of,
         merges=family.merges,
     )
-
-
-def _candidates(layout: Layout, features: Tensor) -> Tensor:
-    """Which of an image's tokens (n,) a method chooses from: its patches; of a clip those that show
-    something new.
-
-    A token of a clip that is the same as that of the frame before, at the same place, says nothing:
-    it is not counted, and goes as soon as any token goes. So a clip of a scene that stands still
-    costs what a still costs.
-    """
-    patches = layout.patch_indices
-    if layout.frames == 1:
-        return patches
-    frames = F.normalize(
-        features.detach()[_to(patches, features.device)].float(), dim=-1
-    ).unflatten(0, (layout.frames, -1))
-    news = (frames[1:] * frames[:-1]).sum(-1) < SAME
-    return patches[torch.cat([torch.ones_like(news[:1]), news]).flatten().cpu()]
 
 
 @checked
@@ -151,17 +147,16 @@ def reask(
     query: Tensor | None = None,
     skip: frozenset[int] = frozenset(),
     of: Question = "turn",
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Encoding:
-    """Ask something else about images that are encoded already: the vision tower does not run
-    again.
+    """Ask something else about encoded images, without running the vision tower again.
 
     Args:
         inputs: the new prompts, `input_ids` and `attention_mask` with as many placeholders as the
             images have tokens.
         encoding: the encoded images.
-        images: which of them the prompts' images are, in reading order; one may occur any number of
-            times. None: all of them, once each.
+        images: indices of those that the prompts show, in reading order; one may occur any number
+            of times. None: all of them, once each.
         text, query, skip, of, tokenizer: as in `encode`.
 
     Raises:
@@ -169,155 +164,233 @@ def reask(
     """
     if any(part.modality == "video" for part in encoding.returned):
         raise ValueError(
-            "clips cannot be asked about again without encoding them: call encode once for each question"
+            "videos cannot be asked about again without encoding them: call encode once for each "
+            "question"
         )
     inputs = as_tensors(inputs, model.device)
+    device = inputs["input_ids"].device
     images = range(len(encoding.features)) if images is None else images
-    old, device = encoding.tokens, inputs["input_ids"].device
+    index = _to(torch.tensor(list(images)), device)  # (I',)
+
+    # read the new prompts
     prompt = _prompt(model, inputs, tokenizer)
-    spans = prompt.spans([len(encoding.features[i]) for i in images])
-    words = _words(prompt, spans, query, skip, of)
-    index = _to(torch.tensor(list(images)), device)
+    features = _taken(encoding.features, images)
+    spans = prompt.spans([len(full) for full in features])
+    question = _question_ids(prompt, spans, query, skip, of)
+
+    # the same visual tokens, asked about otherwise
+    old = encoding.tokens
     with torch.no_grad():
-        embedded, text_mask = _embed(model, words, device) if text else (None, None)
+        embedded, text_mask = _embed(model, question, device) if text else (None, None)
         tokens = replace(
             old,
-            features=old.features[index],
-            mask=old.mask[index],
-            counts=tuple(old.counts[i] for i in images),
-            signals={s: x[index] for s, x in old.signals.items()},
+            features=old.features[index],  # (I', N, D)
+            mask=old.mask[index],  # (I', N)
+            counts=tuple(_taken(old.counts, images)),
+            signals={signal: x[index] for signal, x in old.signals.items()},
             text=embedded,
             text_mask=text_mask,
-            coordinates=tuple(old.coordinates[i] for i in images),
-            seeds=_seeds(words),
+            coordinates=tuple(_taken(old.coordinates, images)),
+            seeds=_seeds(question),
         )
-    features, patch_indices, structural_indices = (
-        [part[i] for i in images]
-        for part in (encoding.features, encoding.patch_indices, encoding.structural_indices)
-    )
     return replace(
         encoding,
         tokens=tokens,
         features=features,
-        patch_indices=patch_indices,
-        structural_indices=structural_indices,
+        patch_indices=_taken(encoding.patch_indices, images),
+        structural_indices=_taken(encoding.structural_indices, images),
         spans=spans,
         prompt=prompt,
         question=of,
-        deepstack_features=[[plane[i] for i in images] for plane in encoding.deepstack_features],
+        deepstack_features=[_taken(level, images) for level in encoding.deepstack_features],
         returned=[replace(part, count=len(images)) for part in encoding.returned],
         positions=_full_positions(model, _host(inputs), prompt, device),
     )
 
 
+def _joined(lists: list[list[T]]) -> list[T]:
+    return list(chain.from_iterable(lists))
+
+
+def _taken(of_images: Sequence[T], images: Sequence[int]) -> list[T]:
+    return [of_images[i] for i in images]
+
+
 def _host(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs, with all but the pixels on the host."""
-    return {
-        name: x.cpu() if isinstance(x, Tensor) and x.numel() < LARGE else x
-        for name, x in inputs.items()
-    }
+    """Return the inputs, with all but the pixels on the host."""
+    host: dict[str, Any] = {}
+    for name, value in inputs.items():
+        small = isinstance(value, Tensor) and value.numel() < LARGE
+        host[name] = value.cpu() if small else value
+    return host
 
 
-def _prompt(model: PreTrainedModel, inputs: Mapping[str, Any], tokenizer: Any) -> Prompt:
-    """The prompts, with those ids for placeholders whose pixels are given; the others are words."""
+def _prompt(
+    model: PreTrainedModel, inputs: Mapping[str, Any], tokenizer: Tokenizer | None
+) -> Prompt:
+    """Return the prompts; an id is a placeholder if its pixels are given, else it is text."""
     tokens = placeholders(model.config)
     if inputs.get(PIXELS["video"]) is None:
         tokens.pop("video", None)
-    elif not any(inputs.get(name) is not None for name in STILLS):
+    elif all(inputs.get(name) is None for name in STILLS):
         tokens.pop("image")
     template = template_for(model, tokenizer)
-    return Prompt(
-        inputs, tokens, model.config.model_type, template, _told_by(model, inputs["input_ids"])
-    )
+    pad = _inferred_pad_id(model)
+    return Prompt(inputs, tokens, model.config.model_type, template, pad)
 
 
-def _told_by(model: PreTrainedModel, ids: Tensor) -> int | None:
-    """The id by which `generate` tells padding where there is no mask. None: by none."""
+def _inferred_pad_id(model: PreTrainedModel) -> int | None:
+    """Return the id that `generate` takes for padding where there is no mask, None for no id."""
     generation = getattr(model, "generation_config", None)
-    pad, eos = getattr(generation, "pad_token_id", None), getattr(generation, "eos_token_id", None)
+    pad: int | None = getattr(generation, "pad_token_id", None)
+    eos = getattr(generation, "eos_token_id", None)
     ends = eos if isinstance(eos, list) else [eos]
-    return None if pad is None or pad in ends else pad
+    # an end of a sequence may be a token of the prompt
+    return None if pad in ends else pad
 
 
 def _numbering(model: PreTrainedModel) -> frozenset[str]:
-    """Names of the inputs from which a model with M-RoPE numbers its tokens."""
+    """Return the names of the inputs from which a model with M-RoPE numbers its tokens."""
     number = getattr(base_of(model), "get_rope_index", None)
-    return frozenset() if number is None else frozenset(inspect.signature(number).parameters)
+    if number is None:
+        return frozenset()
+    return frozenset(inspect.signature(number).parameters)
 
 
 def _full_positions(
     model: PreTrainedModel, host: dict[str, Any], prompt: Prompt, device: torch.device
 ) -> Tensor | None:
-    """(3 or more, B, L) position ids of the whole prompts, for models with M-RoPE; worked out on
-    the host.
+    """Return the position ids (3 or more, B, L) of the full prompts, for models with M-RoPE.
+
+    They are worked out on the host. None: a model without M-RoPE.
     """
-    if not (numbering := _numbering(model)):
+    numbering = _numbering(model)
+    if not numbering:
         return None
-    if (given := host.get("position_ids")) is not None:
-        return _to(given.expand(3, *prompt.ids.shape) if given.dim() == 2 else given, device)
+
+    given = host.get("position_ids")
+    if given is not None:
+        # text alone: all three axes are the same
+        given = given.expand(3, *prompt.ids.shape) if given.dim() == 2 else given
+        return _to(given, device)
+
     if "mm_token_type_ids" in numbering and "mm_token_type_ids" not in host:
         raise ValueError(
-            f"the inputs lack mm_token_type_ids, from which models of the family {model.config.model_type!r} number "
-            "their visual tokens: pass on everything that the processor returns, and return_mm_token_type_ids=True to "
-            "a processor that leaves them out"
+            "the inputs lack mm_token_type_ids, from which models of the family "
+            f"{model.config.model_type!r} number their visual tokens: pass on everything that the "
+            "processor returns, and return_mm_token_type_ids=True to a processor that leaves them "
+            "out"
         )
-    prepare = getattr(model, "_prepare_position_ids_for_generation", None)
-    masked = {**host, "attention_mask": prompt.mask.long()}
     try:
-        if prepare is None:  # a model without a head
-            positions, _ = base_of(model).get_rope_index(
-                **{name: x for name, x in masked.items() if name in numbering}
-            )
-        else:
-            positions = prepare(host["input_ids"], masked)
+        return _to(_numbered(model, host | {"attention_mask": prompt.mask.long()}), device)
     except (RuntimeError, IndexError, StopIteration) as error:
         raise ValueError(
-            "the prompt's placeholders don't fit the images: pass both through the processor of this "
-            f"{model.config.model_type!r} model together, without truncation"
+            "the prompt's placeholders don't fit the images: pass both through the processor of "
+            f"this {model.config.model_type!r} model together, without truncation"
         ) from error
-    return _to(positions, device)
 
 
-def _words(
+def _numbered(model: PreTrainedModel, host: dict[str, Any]) -> Tensor:
+    """Return the position ids (3 or more, B, L) as the model itself numbers its tokens."""
+    prepare = getattr(model, "_prepare_position_ids_for_generation", None)
+    positions: Tensor
+    if prepare is not None:
+        positions = prepare(host["input_ids"], host)
+        return positions
+    # a model without a head doesn't generate
+    numbering = _numbering(model)
+    known = {name: x for name, x in host.items() if name in numbering}
+    positions, _ = base_of(model).get_rope_index(**known)
+    return positions
+
+
+def _patches(layout: Layout, features: Tensor) -> Tensor:
+    """Return which of an image's n tokens a method chooses from: (N,), its patches.
+
+    A token of a video that is the same as that of the frame before, at the same coordinates, says
+    nothing: it is not counted, and dropped as soon as any token is. So a video of a scene that
+    stands still costs what an image costs.
+    """
+    patches = layout.patch_indices
+    if layout.frames == 1:
+        return patches
+    visual = features.detach()[_to(patches, features.device)].float()  # (frames · P, D')
+    frames = F.normalize(visual, dim=-1).unflatten(0, (layout.frames, -1))  # (frames, P, D')
+    changed = (frames[1:] * frames[:-1]).sum(-1) < SAME  # (frames - 1, P)
+    first = torch.ones_like(changed[:1])  # (1, P)
+    new = torch.cat([first, changed]).flatten()  # (frames · P,)
+    return patches[new.cpu()]
+
+
+def _question_ids(
     prompt: Prompt, spans: list[ImageSpan], query: Tensor | None, skip: frozenset[int], of: Question
 ) -> list[Tensor]:
+    """Return for each image the ids (M,) of the text tokens that it is asked about."""
     if query is not None:
         return [query.cpu().long()] * len(spans)
     return [prompt.ids[span.row, prompt.question(span, skip, of)] for span in spans]
 
 
-def _seeds(words: list[Tensor]) -> tuple[int, ...]:
-    return tuple(zlib.crc32(w.numpy().tobytes()) for w in words)
+def _seeds(question: list[Tensor]) -> tuple[int, ...]:
+    return tuple(zlib.crc32(ids.numpy().tobytes()) for ids in question)
+
+
+def _embed(
+    model: PreTrainedModel, question: list[Tensor], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return the embeddings (I, M, D) of each image's question, and their mask (I, M)."""
+    ids = _to(pad_sequence(question, batch_first=True), device)  # (I, M)
+    mask = _padding([len(one) for one in question])
+    return model.get_input_embeddings()(ids), _to(mask, device)
 
 
 def _signals(
-    found: Mapping[Signal, Tensor], layouts: list[Layout], patches: list[Tensor]
+    parts: list[Part], layouts: list[Layout], patches: list[Tensor]
 ) -> dict[Signal, Tensor]:
-    """What the tower's patches showed as (I, N[, d]): the mean over the patches that each token is
-    made of.
+    """Return what the tower's patches showed, for each token: (I, N[, d]).
+
+    A token is given the mean over the patches that it is made of.
     """
-    signals, sizes = {}, [layout.size for layout in layouts]
-    for signal, seen in found.items():
+    sizes = [layout.size for layout in layouts]
+    signals: dict[Signal, Tensor] = {}
+    for signal in parts[0].found:
+        seen = torch.cat([part.found[signal] for part in parts])  # (patches of all images[, d])
         if len(seen) != sum(sizes):
             raise ValueError(
-                f"the vision tower has shown {len(seen)} patches of images that should have {sum(sizes)}: this way of "
-                "preparing images is not known, please report it, or choose a method that looks at no attention"
+                f"the vision tower has shown {len(seen)} patches of images that should have "
+                f"{sum(sizes)}: this way of preparing images is not known, please report it, or "
+                "choose a method that looks at no attention"
             )
-        per_image = seen.split(sizes)
-        tokens = [
-            layout.pooled(x, p) for x, layout, p in zip(per_image, layouts, patches, strict=True)
-        ]
+        tokens: list[Tensor] = []
+        for of_image, layout, indices in zip(seen.split(sizes), layouts, patches, strict=True):
+            tokens.append(layout.pooled(of_image, indices))  # (N[, d])
         signals[signal] = pad_sequence(tokens, batch_first=True)
     return signals
 
 
+def _substitute(signal: Signal, visual: list[Tensor]) -> Tensor:
+    """Return a signal (I, N[, d]) in place of a tower that cannot be observed.
+
+    Instead of hidden states and keys the visual tokens themselves, instead of attention how much
+    each differs from the others.
+    """
+    if signal.kind in ("keys", "hidden"):
+        return pad_sequence([x.float() for x in visual], batch_first=True)
+    return pad_sequence([distinctness(x) for x in visual], batch_first=True)
+
+
 def _check_finite(model: PreTrainedModel, tokens: VisualTokens) -> None:
-    """Raise a `ValueError` if a feature or a signal is not finite; nothing is read back from a GPU."""
-    total = sum(x.sum(dtype=torch.float32) for x in (tokens.features, *tokens.signals.values()))
-    finite = torch.as_tensor(total).isfinite()
+    """Raise a `ValueError` if a feature or a signal is not finite, without waiting for a GPU."""
+    # one number that is finite if all of them are
+    total = torch.zeros((), device=tokens.features.device)
+    for x in (tokens.features, *tokens.signals.values()):
+        total = total + x.sum(dtype=torch.float32)
+    finite = total.isfinite()
+
     sentence = (
-        f"the vision tower of this {model.config.model_type!r} model makes features of these images that are not "
-        "finite (NaN or inf): check the pixels, or load a model that is in float16 in bfloat16 or float32"
+        f"the vision tower of this {model.config.model_type!r} model makes features of these "
+        "images that are not finite (NaN or inf): check the pixels, or load a model that is in "
+        "float16 in bfloat16 or float32"
     )
     if finite.is_cuda:
         torch._assert_async(finite, sentence)
@@ -325,23 +398,14 @@ def _check_finite(model: PreTrainedModel, tokens: VisualTokens) -> None:
         raise ValueError(sentence)
 
 
-def _own(signal: Signal, features: list[Tensor]) -> Tensor:
-    """In place of a tower that cannot be observed: the visual tokens, and how much each differs
-    from the others.
-    """
-    if signal.kind in ("keys", "hidden"):
-        return pad_sequence([f.float() for f in features], batch_first=True)
-    return pad_sequence([distinctness(f) for f in features], batch_first=True)
-
-
-def _embed(
-    model: PreTrainedModel, words: list[Tensor], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    ids = _to(pad_sequence(words, batch_first=True), device)
-    return model.get_input_embeddings()(ids), _to(_padding([len(w) for w in words]), device)
+def _deepstack_features(parts: list[Part]) -> list[list[Tensor]]:
+    """Return for each deeper layer of the LLM the features of all images that it reads."""
+    levels = zip(*[part.deepstack_features for part in parts], strict=True)
+    return [_joined(list(level)) for level in levels]
 
 
 def _padding(lengths: list[int]) -> Tensor:
+    """Return (I, longest) true up to each length."""
     return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
 

@@ -1,4 +1,4 @@
-"""A model's own encoders, watched while they run."""
+"""A model's own encoders, watched while they run: features, what they stand for, and signals."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,25 +14,37 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from adafv.core.capture import WHOLE, capture
+from adafv.core.capture import FULL_ATTENTION, capture
 from adafv.core.prompt import ImageSpan, Prompt
 from adafv.core.signals import Signal
 from adafv.core.visual_tokens import Returned
 from adafv.families.base import Family, Layout, base_of, hidden_index, layers_of
 from adafv.utils.checks import checked
 
-__all__ = ["Part", "ending", "run"]
+__all__ = ["Part", "run", "without_later_layers"]
 
 CHOICES = ("vision_feature_layer", "vision_feature_select_strategy")
 """What a call may say of the features otherwise than the configuration."""
 IGNORED = frozenset({"vision_aspect_ratio"})
 """What LLaVA-OneVision's forward takes and doesn't pass on to its encoder."""
+REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError)
+"""What an encoder raises of inputs that it cannot take."""
 
 
 @checked
 @dataclass(frozen=True)
 class Part:
-    """What one of a model's encoders made of the images, or of the clips, of a batch."""
+    """What one of a model's encoders made of the images, or of the videos, of a batch.
+
+    Attributes:
+        features: for each image (n, D').
+        layouts: what its placeholders stand for.
+        spans: its placeholders.
+        found: what was read off the tower, (patches of all images[, d]).
+        deepstack_features: for each deeper layer of the LLM those of each image.
+        consumed: names of the inputs that the encoder has used up.
+        returned: its output as it came.
+    """
 
     features: list[Tensor]
     layouts: list[Layout]
@@ -63,52 +75,53 @@ def run(
         signals: what to read off the tower on the way.
 
     Raises:
-        ValueError: inputs that the family lacks, or that its encoder refuses; clips of a family
-            that has none; a layer or a strategy that is none.
+        ValueError: inputs that the family lacks, or that its encoder refuses; videos of a family
+            that has none; a layer or a strategy that does not exist.
     """
     if modality == "video" and not family.prunes_video:
         raise ValueError(
-            f"clips are not pruned in models of the family {model.config.model_type!r}: pass frames as images"
+            f"videos are not pruned in models of the family {model.config.model_type!r}: pass "
+            "frames as images"
         )
     consumed = _accepted(model, inputs, modality)
+    # a choice that the encoder does not take is not the call's to make
     host = {name: x for name, x in host.items() if name in consumed or name not in CHOICES}
-    if (strategy := host.get("vision_feature_select_strategy")) not in (None, "default", "full"):
+    strategy = host.get("vision_feature_select_strategy")
+    if strategy not in (None, "default", "full"):
         raise ValueError(
             f"vision_feature_select_strategy={strategy!r} is unknown: pass 'default' or 'full'"
         )
+
+    # encode
     found: dict[Signal, Tensor] = {}
-    with torch.set_grad_enabled(torch.is_grad_enabled() and model.training), ExitStack() as stack:
+    trains = torch.is_grad_enabled() and model.training
+    with torch.set_grad_enabled(trains), ExitStack() as stack:
         if family.attention_observable:
-            tower, layer, signals = (
-                family.tower(model),
-                family.feature_layer(model, host),
-                frozenset(signals),
-            )
-            embedded = bool(signals) and hidden_index(layer, len(layers_of(tower))) == 0
-            # the first layer is the one that reads the embeddings
-            looked = 1 if embedded else layer
-            cls, registers = family.cls_place(model), family.registers(model)
-            found = stack.enter_context(capture(tower, looked, cls, signals, registers))
-            stack.enter_context(ending(tower, looked, signals))
+            found = _watch(model, family, host, signals, stack)
         output = _call(model, family, inputs, consumed, modality)
     if family.output_field not in output:
         raise ValueError(
-            f"the tower {type(family.tower(model)).__name__} hands features on otherwise than those that are known: "
-            f"adafv cannot prune what this {model.config.model_type!r} model makes of images"
+            f"the tower {type(family.tower(model)).__name__} hands features on otherwise than "
+            f"those that are known: adafv cannot prune what this {model.config.model_type!r} "
+            "model makes of images"
         )
-    pieces = family.pieces(output)
-    lay = family.layouts if modality == "image" else family.video_layouts
-    layouts = lay(model, host, prompt, [len(piece) for piece in pieces])
+
+    # lay out: from pieces of the encoder's to images
+    pieces = family.pieces(output)  # (tokens, D') each
+    lay_out = family.layouts if modality == "image" else family.video_layouts
+    layouts = lay_out(model, host, prompt, [len(piece) for piece in pieces])
     lengths = [len(layout.patches) for layout in layouts]
-    if sum(lengths) != sum(map(len, pieces)):
+    made = sum(map(len, pieces))
+    if sum(lengths) != made:
         raise ValueError(
-            f"the encoder of this {model.config.model_type!r} model made {sum(map(len, pieces))} tokens of what should "
-            f"be {sum(lengths)}: this way of preparing {modality}s is not known, please report it"
+            f"the encoder of this {model.config.model_type!r} model made {made} tokens of what "
+            f"should be {sum(lengths)}: this way of preparing {modality}s is not known, please "
+            "report it"
         )
-    deepstack_features = [
-        list(torch.cat(list(plane)).split(lengths))
-        for plane in output.get("deepstack_features") or ()
-    ]
+    deepstack_features: list[list[Tensor]] = []
+    for level in output.get("deepstack_features") or ():
+        deepstack_features.append(list(torch.cat(list(level)).split(lengths)))  # (n, D') each
+
     return Part(
         features=list(torch.cat(pieces).split(lengths)),
         layouts=layouts,
@@ -120,15 +133,41 @@ def run(
     )
 
 
+def _watch(
+    model: PreTrainedModel,
+    family: Family,
+    host: Mapping[str, Any],
+    signals: Iterable[Signal],
+    stack: ExitStack,
+) -> dict[Signal, Tensor]:
+    """Watch the vision tower for as long as `stack` is open.
+
+    Returns:
+        A dict that holds the signals once the tower has run.
+    """
+    signals = frozenset(signals)
+    tower = family.tower(model)
+    layer = family.feature_layer(model, host)
+    if signals and hidden_index(layer, len(layers_of(tower))) == 0:
+        # features that no layer has made: the first layer is the one that reads them
+        layer = 1
+    cls = family.cls_position(model)
+    registers = family.registers(model)
+    found = stack.enter_context(capture(tower, layer, cls, signals, registers))
+    stack.enter_context(without_later_layers(tower, layer, signals))
+    return found
+
+
 _lock = RLock()  # a layer is the model's, whichever thread runs it
-_returned: ContextVar[list[Any] | None] = ContextVar("adafv_returned", default=None)
+_last: ContextVar[list[Any] | None] = ContextVar("adafv_last", default=None)
 
 
 @checked
 @contextmanager
-def ending(tower: PreTrainedModel, layer: int, signals: Iterable[Signal]) -> Iterator[None]:
-    """While open, a vision tower computes no layer above the features' and those that signals look
-    at.
+def without_later_layers(
+    tower: PreTrainedModel, layer: int, signals: Iterable[Signal]
+) -> Iterator[None]:
+    """Compute no layer of a vision tower above those that are looked at, while open.
 
     The layers above hand on what the last one returned, in the thread that opened it; one thread at
     a time.
@@ -138,51 +177,58 @@ def ending(tower: PreTrainedModel, layer: int, signals: Iterable[Signal]) -> Ite
         layer: which of `hidden_states` the features are taken from (LLaVA: -2).
         signals: what is read off the tower.
     """
-    layers = layers_of(tower) if layer != -1 else None
-    if layers is None:
+    if layer == -1:
         yield
         return
+
+    # the deepest layer that anyone looks at
+    layers = layers_of(tower)
     of_features = max(0, hidden_index(layer, len(layers)) - 1)
-    whole = getattr(tower.config, WHOLE, None)
-    last = max(
-        [of_features, *(signal.layer(len(layers), of_features, whole) for signal in signals)]
-    )
+    full = getattr(tower.config, FULL_ATTENTION, None)
+    last = of_features
+    for signal in signals:
+        last = max(last, signal.layer(len(layers), of_features, full))
+    later = layers[last + 1 :]
+
     with _lock:
-        own: list[Any] = [vars(above).get("forward") for above in layers[last + 1 :]]
-        handle = layers[last].register_forward_hook(_keep)
-        token = _returned.set([None])
+        # a layer may have a forward of its own already
+        own: list[Any] = [vars(above).get("forward") for above in later]
+        handle = layers[last].register_forward_hook(_note_last)
+        token = _last.set([None])
         try:
-            for above in layers[last + 1 :]:
+            for above in later:
                 above.forward = _handing_on(above)
             yield
         finally:
-            _returned.reset(token)
+            _last.reset(token)
             handle.remove()
-            for above, forward in zip(layers[last + 1 :], own, strict=True):
+            for above, forward in zip(later, own, strict=True):
                 del above.forward
                 if forward is not None:
                     above.forward = forward
 
 
-def _keep(module: nn.Module, inputs: Any, output: Any) -> None:
-    if (returned := _returned.get()) is not None:
-        returned[0] = output
+def _note_last(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    last = _last.get()
+    if last is not None:
+        last[0] = output
 
 
 def _handing_on(layer: nn.Module) -> Callable[..., Any]:
-    forward = layer.forward
+    """Return a forward that hands on what the last layer returned, in the thread that noted it."""
+    forward: Callable[..., Any] = layer.forward
 
     @wraps(forward)
     def hand_on(*args: Any, **kwargs: Any) -> Any:
-        returned = _returned.get()
-        return forward(*args, **kwargs) if returned is None else returned[0]
+        last = _last.get()
+        return forward(*args, **kwargs) if last is None else last[0]
 
     return hand_on
 
 
 def _accepted(model: PreTrainedModel, inputs: Mapping[str, Any], modality: str) -> frozenset[str]:
-    """Which of the inputs the model's forward would pass on to its encoder of a modality."""
-    base: Any = base_of(model)
+    """Return which of the inputs the model's forward would pass on to an encoder of its own."""
+    base = base_of(model)
     parameters = inspect.signature(getattr(base, f"get_{modality}_features")).parameters
     taken = {
         *inspect.signature(model.forward).parameters,
@@ -198,34 +244,46 @@ def _call(
     accepted: frozenset[str],
     modality: str,
 ) -> ModelOutput:
-    """What the model's encoder returns."""
+    """Return what the model's encoder returns.
+
+    Raises:
+        ValueError: an input is lacking, or the encoder refuses them.
+    """
     encoder = getattr(base_of(model), f"get_{modality}_features")
-    parameters = inspect.signature(encoder).parameters
-    required = {
-        name
-        for name, p in parameters.items()
-        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
-    }
-    needs = {
-        name if modality == "image" else name.replace("image", "video")
-        for name in family.required_inputs
-    }
-    if lacking := sorted(
-        (required | needs) - {name for name, x in inputs.items() if x is not None}
-    ):
+    lacking = _required(encoder, family, modality)
+    for name, value in inputs.items():
+        if value is not None:
+            lacking.discard(name)
+    if lacking:
         raise ValueError(
-            f"the inputs lack {', '.join(lacking)}, which models of the family {model.config.model_type!r} need: "
-            "prepare text and images with the model's own processor"
+            f"the inputs lack {', '.join(sorted(lacking))}, which models of the family "
+            f"{model.config.model_type!r} need: prepare text and images with the model's own "
+            "processor"
         )
     try:
-        return encoder(**{name: inputs[name] for name in accepted}, return_dict=True)
+        output: ModelOutput = encoder(**{name: inputs[name] for name in accepted}, return_dict=True)
+        return output
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+    except REFUSALS as error:
+        # the first line of the message says what is wrong
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         chosen = " and ".join(name for name in CHOICES if name in accepted)
-        own = f", and leave {chosen} out unless it suits the model" if chosen else ""
+        remedy = f", and leave {chosen} out unless it suits the model" if chosen else ""
         raise ValueError(
-            f"the vision tower of this {model.config.model_type!r} model refuses the images ({reason}): prepare them "
-            f"with the model's own processor, in its dtype and on its device{own}"
+            f"the vision tower of this {model.config.model_type!r} model refuses the images "
+            f"({reason}): prepare them with the model's own processor, in its dtype and on its "
+            f"device{remedy}"
         ) from error
+
+
+def _required(encoder: Callable[..., Any], family: Family, modality: str) -> set[str]:
+    """Return the names of the inputs without which an encoder of a modality cannot run."""
+    required: set[str] = set()
+    for name, parameter in inspect.signature(encoder).parameters.items():
+        by_name = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        if by_name and parameter.default is parameter.empty:
+            required.add(name)
+    for name in family.required_inputs:
+        required.add(name if modality == "image" else name.replace("image", "video"))
+    return required

@@ -1,5 +1,7 @@
-"""A language model that reads fewer visual tokens from layer to layer: hidden states, positions,
-masks and cache.
+"""A language model that reads fewer visual tokens from layer to layer.
+
+Hidden states, positions, masks and cache of a layer are those of the tokens that it reads. Letters:
+B rows, L columns of the full prompts, W of those that a layer reads, H heads, M raters.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +16,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import Cache, PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from adafv.core.capture import observe
@@ -28,6 +31,11 @@ from adafv.utils.checks import checked
 __all__ = ["KeptColumns", "KeptLayers", "LayerwiseDecoder", "Raters", "ResumedDecoder"]
 
 Raters = list[tuple[Tensor, Tensor]]
+"""For each image positions (M,) in its prompt, and weights (M,)."""
+
+
+Mask = Tensor | BlockMask | None
+"""What transformers makes of a mask, for one attention function or another."""
 
 
 class _Answered(Exception):
@@ -40,8 +48,8 @@ class KeptColumns:
     """What a layer reads of the prompts.
 
     Attributes:
-        kept: for each image which of its droppable tokens.
-        columns: (B, W) columns of the whole prompts, padded with 0.
+        kept: for each image the indices (k,) of its patches' tokens that are read.
+        columns: (B, W) columns of the full prompts, padded with 0.
         real: (B, W), false where padded.
         full: nothing is padded.
     """
@@ -51,11 +59,13 @@ class KeptColumns:
     real: Tensor
     full: bool
 
-    def place(self, width: int) -> Tensor:
-        """(B, width) where each column of the whole prompts is in this view."""
-        places = self.columns.new_zeros(len(self.columns), width + 1)
-        order = torch.arange(self.columns.shape[1], device=places.device).expand_as(self.columns)
-        return places.scatter_(1, self.columns.where(self.real, width), order)[:, :width]
+    def find(self, width: int) -> Tensor:
+        """Return (B, width) the index among the kept columns of each column of the full prompts."""
+        found = self.columns.new_zeros(len(self.columns), width + 1)  # (B, L + 1)
+        order = torch.arange(self.columns.shape[1], device=found.device)  # (W,)
+        # padding is scattered to a column behind the last
+        target = self.columns.where(self.real, width)  # (B, W)
+        return found.scatter_(1, target, order.expand_as(self.columns))[:, :width]
 
 
 @checked
@@ -65,7 +75,7 @@ class KeptLayers:
 
     Attributes:
         stages: after how many layers tokens were dropped.
-        width: of the whole prompts.
+        width: L, of the full prompts.
         views: what is read before the first stage, and after each.
     """
 
@@ -74,12 +84,107 @@ class KeptLayers:
     views: list[KeptColumns]
 
     def resumed(self, decoder: PreTrainedModel) -> AbstractContextManager[None]:
-        """While open, the language model reads on from its cache."""
+        """Let the language model read on from its cache, while open."""
         return ResumedDecoder(decoder, self).entering()
 
 
 @checked
-class LayerwiseDecoder:
+class ResumedDecoder:
+    """A language model that reads on from a cache whose layers hold different tokens.
+
+    Args:
+        decoder: the language model.
+        kept: what its layers read.
+    """
+
+    def __init__(self, decoder: PreTrainedModel, kept: KeptLayers) -> None:
+        self.decoder = decoder
+        self.layers = layers_of(decoder)
+        self.stages = kept.stages
+        self.width = kept.width
+        self.views = kept.views
+        self.masks: dict[bool, Mask] = {}
+        self.mask: Tensor | None = None
+
+    @contextmanager
+    def entering(self) -> Iterator[None]:
+        """Let the layers read what `enter` says while open, in the thread that opened it."""
+        self.thread = get_ident()
+        with ExitStack() as hooks:
+            handle = self.decoder.register_forward_pre_hook(self.begin, with_kwargs=True)
+            hooks.callback(handle.remove)
+            # each layer after the first stage
+            for stage, (start, end) in enumerate(pairwise([*self.stages, len(self.layers)])):
+                for index in range(start, end):
+                    enter = partial(self.enter, stage, index)
+                    handle = self.layers[index].register_forward_pre_hook(enter, with_kwargs=True)
+                    hooks.callback(handle.remove)
+            yield
+
+    def begin(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note the mask (B, all tokens so far) that the model was called with."""
+        if get_ident() == self.thread:
+            mask = kwargs.get("attention_mask")
+            self.mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+
+    def enter(
+        self,
+        stage: int,
+        index: int,
+        layer: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Return what layer `index`, which comes after a stage, reads: a mask of its own tokens."""
+        if get_ident() != self.thread:
+            return None
+        if index == self.stages[stage]:
+            self.masks = {}
+        hidden: Tensor = args[0]  # (B, W, D)
+        cache: Cache | None = kwargs.get("past_key_values")
+        changed = {"attention_mask": self._mask(self.views[stage + 1], index, hidden, cache)}
+        # The rotary embedding holds the positions; from position_ids with gaps flash attention
+        # would infer packed prompts.
+        changed["position_ids"] = None
+        return args, kwargs | changed
+
+    def _mask(self, view: KeptColumns, index: int, hidden: Tensor, cache: Cache | None) -> Mask:
+        """Return the model's own kind of mask, of what a layer has in its cache and reads now."""
+        sliding = self._is_sliding(index)
+        if sliding not in self.masks:
+            real = self._real(view, index, hidden, cache)
+            make = create_sliding_window_causal_mask if sliding else create_causal_mask
+            self.masks[sliding] = make(self.decoder.config, hidden, real, cache, layer_idx=index)
+        return self.masks[sliding]
+
+    def _is_sliding(self, index: int) -> bool:
+        """Return whether a layer attends within a sliding window."""
+        types = getattr(self.decoder.config, "layer_types", None)
+        if types:
+            return bool(types[index] == "sliding_attention")
+        return bool(getattr(self.decoder.config, "sliding_window", None))
+
+    def _real(
+        self, view: KeptColumns, index: int, hidden: Tensor, cache: Cache | None
+    ) -> Tensor | None:
+        """Return (B, W + answer) true where a token is no padding; None: all are real."""
+        if view.full and self.mask is None:
+            return None
+        # tokens of the answer that follow the prompt
+        cached = 0 if cache is None else cache.get_seq_length(index)
+        answer = hidden.shape[1] + cached - view.real.shape[1]
+        copies = len(hidden) // len(view.real)
+
+        real = F.pad(view.real, (0, answer), value=True)  # (prompts, W + answer)
+        real = real.repeat_interleave(copies, 0)  # (B, W + answer)
+        if self.mask is not None:
+            columns = _extended(view.columns, self.width, answer).repeat_interleave(copies, 0)
+            real = real & self.mask.bool().gather(1, columns)
+        return real
+
+
+@checked
+class LayerwiseDecoder(ResumedDecoder):
     """A language model on its way through a batch of prompts, and through the answers to them.
 
     Args:
@@ -88,8 +193,8 @@ class LayerwiseDecoder:
         stages: after how many of its layers tokens are dropped.
         plans: for each image how many of its tokens are left after each stage.
         raters: for each image whose attention ranks its tokens.
-        stay: from the droppable tokens that each image keeps to its row and the positions in the
-            prompt that stay.
+        in_prompt: from the indices that each image keeps of its patches' tokens to its row and the
+            positions in the prompt that are kept.
         group: the processes that hold the heads of the language model, where it is split over
             several.
         ahead: the attention that ranks is that of the layer after a stage, asked before it reads;
@@ -103,202 +208,176 @@ class LayerwiseDecoder:
         stages: list[int],
         plans: list[list[int]],
         raters: Raters,
-        stay: Callable[[list[Tensor]], list[tuple[int, Tensor]]],
-        group: Any = None,
+        in_prompt: Callable[[list[Tensor]], list[tuple[int, Tensor]]],
+        group: dist.ProcessGroup | None = None,
         ahead: bool = False,
     ) -> None:
+        self.encoding = encoding
+        self.in_prompt = in_prompt
+        self.plans = plans
+        self.raters = raters
+        self.group = group
         self.ahead = ahead
-        self.encoding, self.decoder, self.stay, self.group = encoding, decoder, stay, group
-        self.stages, self.plans, self.raters = stages, plans, raters
-        self.layers, self.width = layers_of(decoder), encoding.prompt.ids.shape[1]
-        self.watched = {
-            module
-            for stage in stages
-            for module in self.layers[stage if ahead else stage - 1].modules()
-        }
-        device = encoding.tokens.features.device
-        whole = self._view([torch.arange(n, device=device) for n in encoding.tokens.counts])
-        self.views = [whole] * (len(stages) + 1)
+
+        # before the first stage every token is read
+        device = encoding.tokens.device
+        everything = [torch.arange(n, device=device) for n in encoding.tokens.counts]
+        views = [self._view(everything)] * (len(stages) + 1)
+        super().__init__(decoder, KeptLayers(stages, encoding.prompt.ids.shape[1], views))
+
+        # the layers whose attention ranks
+        self.watched: set[nn.Module] = set()
+        for stage in stages:
+            layer = self.layers[stage if ahead else stage - 1]
+            self.watched.update(layer.modules())
         self.seen: list[tuple[Tensor, Tensor, float]] = []
-        self.masks: dict[bool, Any] = {}
         self.rotary: tuple[Tensor, ...] = ()
         self.asking = False
-        self.given: Tensor | None = None
 
     @property
     def kept(self) -> KeptLayers:
-        """What the layers have kept, once the prompts are read."""
+        """Return what the layers have kept, once the prompts are read."""
         return KeptLayers(self.stages, self.width, self.views)
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """While open, the language model reads the prompts with fewer visual tokens after every
-        stage.
-        """
+        """Let the language model read fewer visual tokens after every stage, while open."""
         with observe(self.decoder, self.observe), self.entering():
             yield
-
-    @contextmanager
-    def entering(self) -> Iterator[None]:
-        """While open, the layers read what `enter` says, in the thread that opened it."""
-        self.thread = get_ident()
-        with ExitStack() as hooks:
-            hooks.callback(
-                self.decoder.register_forward_pre_hook(self.begin, with_kwargs=True).remove
-            )
-            for stage, (start, end) in enumerate(pairwise([*self.stages, len(self.layers)])):
-                for index in range(start, end):
-                    hook = partial(self.enter, stage, index)
-                    hooks.callback(
-                        self.layers[index].register_forward_pre_hook(hook, with_kwargs=True).remove
-                    )
-            yield
-
-    def begin(self, decoder: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        """Note the mask (B, all tokens so far) that the model was called with."""
-        if get_ident() == self.thread:
-            mask = kwargs.get("attention_mask")
-            self.given = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
     def observe(
         self, module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None
     ) -> None:
-        if module in self.watched and query.shape[2] > 1 and (self.asking or not self.ahead):
+        """Note query and key (B, heads, W, d) of a layer whose attention ranks."""
+        prefill = query.shape[2] > 1
+        if module in self.watched and prefill and (self.asking or not self.ahead):
             self.seen = [(query.detach(), key.detach(), scale)]
             if self.asking:
                 raise _Answered
 
     def enter(
-        self, stage: int, index: int, layer: nn.Module, args: Any, kwargs: dict[str, Any]
-    ) -> tuple[Any, Any] | None:
-        """What layer `index`, which comes after a stage, reads instead of the whole prompts."""
+        self,
+        stage: int,
+        index: int,
+        layer: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Return what layer `index`, which comes after a stage, reads instead of all tokens."""
         if get_ident() != self.thread:
             return None
-        hidden, past = args[0], kwargs.get("past_key_values")
-        prefill = past is None or not past.get_seq_length(index)
-        if index == self.stages[stage]:
-            self.masks = {}
-            if prefill:
+        cache: Cache | None = kwargs.get("past_key_values")
+        prefill = cache is None or not cache.get_seq_length(index)
+        if prefill:
+            # the first layer after a stage drops tokens, those behind it follow
+            if index == self.stages[stage]:
                 if self.ahead:
                     self._ask(stage, layer, args, kwargs)
-                hidden = self._prune(stage, hidden, kwargs["position_embeddings"])
-        changed = {"attention_mask": self._mask(self.views[stage + 1], index, hidden, past)}
-        # The rotary embedding tells positions; from position_ids with gaps flash attention would
-        # infer packed prompts.
-        changed["position_ids"] = None
-        if prefill:
-            changed["position_embeddings"] = self.rotary
-        return (hidden, *args[1:]), kwargs | changed
+                hidden = self._prune(stage, args[0], kwargs["position_embeddings"])
+                args = (hidden, *args[1:])
+            kwargs = kwargs | {"position_embeddings": self.rotary}
+        return super().enter(stage, index, layer, args, kwargs)
 
-    def _ask(self, stage: int, layer: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def _prune(self, stage: int, hidden: Tensor, rotary: tuple[Tensor, ...]) -> Tensor:
+        """Return the hidden states (B, W, D) of the prompts, without what this stage drops.
+
+        They may be followed by an answer, which is kept.
+        """
+        answer = rotary[0].shape[1] - self.width  # of (B or 1, L + answer, d)
+        if answer < 0:
+            raise ValueError(
+                f"the model reads {rotary[0].shape[1]} of the prompt's {self.width} tokens at "
+                "once: pruning between layers needs the full prompt in one pass, leave "
+                "prefill_chunk_size out"
+            )
+
+        before = self.views[stage]
+        copies = len(hidden) // len(before.columns)  # of each prompt, for beams and samples
+        with torch.no_grad(), full_precision(hidden.device):
+            after = self._view(self._highest_rated(stage, before, copies))
+
+            # from columns that the layer before has read to those that are left
+            index = before.find(self.width).gather(1, after.columns)  # (prompts, W)
+            index = _extended(index, before.columns.shape[1], answer)
+            index = index.repeat_interleave(copies, 0)  # (B, W + answer)
+            columns = _extended(after.columns, self.width, answer)
+            columns = columns.repeat_interleave(copies, 0)  # (B, W + answer)
+        self.views[stage + 1] = after
+        self.rotary = tuple(_take(part, columns) for part in rotary)
+        return _take(hidden, index)
+
+    def _ask(
+        self, stage: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         """Let a layer read what comes in until its queries and keys are seen, and no further."""
-        before = {"position_embeddings": self.rotary} if stage else {}
+        asked = kwargs | {"past_key_values": None, "use_cache": False}
+        if stage:
+            asked["position_embeddings"] = self.rotary
         self.asking = True
         try:
             with torch.no_grad():
-                layer.forward(
-                    *args, **kwargs | before | {"past_key_values": None, "use_cache": False}
-                )
+                layer.forward(*args, **asked)
         except _Answered:
             pass
         finally:
             self.asking = False
 
-    def _prune(self, stage: int, hidden: Tensor, rotary: tuple[Tensor, ...]) -> Tensor:
-        """(B, W, D) hidden states of the prompts, perhaps followed by an answer, without what this
-        stage drops.
-        """
-        answer = rotary[0].shape[1] - self.width
-        if answer < 0:
-            raise ValueError(
-                f"the model reads {rotary[0].shape[1]} of the prompt's {self.width} tokens at once: pruning between "
-                "layers needs the whole prompt in one pass, leave prefill_chunk_size out"
-            )
-        before = self.views[stage]
-        copies = len(hidden) // len(before.columns)
-        with torch.no_grad(), full_precision(hidden.device):
-            after = self._view(self._best(stage, before, copies))
-            steps = before.place(self.width).gather(1, after.columns)
-            steps = _follow(steps, before.columns.shape[1], answer).repeat_interleave(copies, 0)
-            columns = _follow(after.columns, self.width, answer).repeat_interleave(copies, 0)
-        self.views[stage + 1] = after
-        self.rotary = tuple(_take(part, columns) for part in rotary)
-        return _take(hidden, steps)
+    def _highest_rated(self, stage: int, before: KeptColumns, copies: int) -> list[Tensor]:
+        """Return for each image the indices (k,) of the tokens that a stage keeps.
 
-    def _best(self, stage: int, before: KeptColumns, copies: int) -> list[Tensor]:
-        """For each image the tokens that stay: those with the highest weighted sum of the raters'
-        attention.
+        They have the highest weighted sum of the raters' attention.
         """
-        query, key, scale = self.seen.pop()
-        place, width, kept = before.place(self.width), before.columns.shape[1], []
+        query, key, scale = self.seen.pop()  # (B, heads, W, d)
+        device = before.columns.device
+        width = before.columns.shape[1]
+        index = before.find(self.width)  # (prompts, L)
+        steps = torch.arange(width, device=device)  # (W,)
+        kept: list[Tensor] = []
         for i, (span, plan) in enumerate(zip(self.encoding.spans, self.plans, strict=True)):
-            row, (raters, weights) = span.row, self.raters[i]
-            raters = place[row, raters.to(place.device, non_blocking=True)]
-            columns = span.positions.to(place.device, non_blocking=True)[
-                self.encoding.patch_indices[i][before.kept[i]]
-            ]
-            sees = before.real[row] & (torch.arange(width, device=place.device) <= raters[:, None])
-            q, k = query[row * copies][:, raters], key[row * copies][:, :width]
-            score = (weights @ attention_rows(q, k, scale, sees))[place[row, columns]]
+            row = span.row
+            positions, weights = self.raters[i]  # (M,), (M,)
+
+            # from columns of the full prompt to those that the layer has read
+            raters = index[row, positions.to(device, non_blocking=True)]  # (M,)
+            chosen = self.encoding.patch_indices[i][before.kept[i]]  # (k,)
+            columns = span.positions.to(device, non_blocking=True)[chosen]  # (k,)
+            visual = index[row, columns]  # (k,)
+
+            # the attention of the raters: each sees itself and what comes before
+            sees = before.real[row] & (steps <= raters[:, None])  # (M, W)
+            q = query[row * copies][:, raters]  # (H, M, d)
+            k = key[row * copies][:, :width]  # (key heads, W, d)
+            rows = attention_rows(q, k, scale, sees)  # (M, W)
+            score = (weights @ rows)[visual]  # (k,)
             if self.group is not None:
+                # each process has some of the heads
                 dist.all_reduce(score, group=self.group)
+
+            # keep the highest, on ties the lower index
             order = score.sort(descending=True, stable=True).indices
-            kept.append(before.kept[i][first(order[None], [plan[stage]])[0]])
+            best = first(order[None], [plan[stage]])[0]
+            kept.append(before.kept[i][best])
         return kept
 
     def _view(self, kept: list[Tensor]) -> KeptColumns:
-        prompt, stay = self.encoding.prompt, self.stay(kept)
-        columns, exists = prompt.columns(stay, kept[0].device)
-        real = prompt.gathered(prompt.mask, columns) & exists
-        count = int((prompt.mask & ~prompt.placeholder).sum()) + sum(
-            len(positions) for _, positions in stay
-        )
+        """Return what is read if each image keeps some of its patches' tokens."""
+        prompt = self.encoding.prompt
+        in_prompt = self.in_prompt(kept)
+        columns, exists = prompt.columns(in_prompt, kept[0].device)  # (B, W)
+        real = prompt.gathered(prompt.mask, columns) & exists  # (B, W)
+
+        # counted on the host: nothing waits for the device
+        count = int((prompt.mask & ~prompt.placeholder).sum())
+        count += sum(len(positions) for _, positions in in_prompt)
         return KeptColumns(kept, columns, real, full=count == real.numel())
 
-    def _mask(self, view: KeptColumns, index: int, hidden: Tensor, past: Any) -> Any:
-        """The model's own kind of mask, of the tokens that a layer has in its cache and reads now."""
-        config = self.decoder.config
-        types = getattr(config, "layer_types", None)
-        sliding = (
-            (types[index] == "sliding_attention")
-            if types
-            else getattr(config, "sliding_window", None)
-        )
-        if (sliding := bool(sliding)) not in self.masks:
-            real = None
-            if not view.full or self.given is not None:
-                answer = (
-                    hidden.shape[1]
-                    - view.real.shape[1]
-                    + (0 if past is None else past.get_seq_length(index))
-                )
-                copies = len(hidden) // len(view.real)
-                # (B, W + answer)
-                real = F.pad(view.real, (0, answer), value=True).repeat_interleave(copies, 0)
-                if self.given is not None:
-                    columns = _follow(view.columns, self.width, answer).repeat_interleave(copies, 0)
-                    real = real & self.given.bool().gather(1, columns)
-            make = create_sliding_window_causal_mask if sliding else create_causal_mask
-            self.masks[sliding] = make(config, hidden, real, past, layer_idx=index)
-        return self.masks[sliding]
 
-
-@checked
-class ResumedDecoder(LayerwiseDecoder):
-    """A language model that reads on from a cache whose layers hold different tokens."""
-
-    def __init__(self, decoder: PreTrainedModel, kept: KeptLayers) -> None:
-        self.decoder, self.layers = decoder, layers_of(decoder)
-        self.stages, self.width, self.views = kept.stages, kept.width, kept.views
-        self.masks, self.given = {}, None
-
-
-def _follow(index: Tensor, start: int, count: int) -> Tensor:
-    """(B, W + count) an index that goes on from `start`."""
-    more = torch.arange(start, start + count, device=index.device)
+def _extended(index: Tensor, start: int, count: int) -> Tensor:
+    """Return an index (B, W) continued by `start`, `start` + 1, …: (B, W + count)."""
+    more = torch.arange(start, start + count, device=index.device)  # (count,)
     return torch.cat([index, more.expand(len(index), count)], dim=1)
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
-    """(B, W, D) rows (B, W) of each sample of (B or 1, …, D)."""
+    """Return the entries (B, W, D) of some columns (B, W) of (B or 1, …, D)."""
     return x.expand(len(index), -1, -1).take_along_dim(index[..., None], dim=1)

@@ -10,23 +10,30 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from adafv.core.attach import attached
-from adafv.core.crop_batch import apart, together
+from adafv.core.crop_batch import join_crops, split_crops
 from adafv.core.encode import encode, reask
 from adafv.core.prompt import Question, as_tensors, has_images
 from adafv.core.rebuild import rebuild
 from adafv.core.selection import Selection
 from adafv.core.signals import Signal
+from adafv.core.turns import Tokenizer
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.ops.precision import exact
 
-__all__ = ["BudgetError", "Pruner", "ScoringPruner", "Selection"]
+if TYPE_CHECKING:
+    from adafv.core.layerwise_decoder import LayerwiseDecoder
+
+__all__ = ["BudgetError", "Pruner", "ScoringPruner", "Selection", "first", "one_of"]
+
+NOT_IN_SPEC = ("keep", "tokens", "query", "tokenizer", "skip")
+"""Options that no spec names: the budget stands apart, the others belong to a prompt."""
 
 
 class BudgetError(ValueError):
@@ -44,34 +51,34 @@ class Pruner(ABC):
             model.generate(**inputs)
 
     A method is a subclass with one method: `pick`, or `score` if it is a ranking (see
-    `ScoringPruner`). Its class says what it looks at: which `signals` of the vision tower, the
-    question (`needs_text`; as the seed of what it `draws`); and whether it keeps `exact`ly K.
+    `ScoringPruner`). Its class says what it looks at: the `signals` of the vision tower, the
+    question (`needs_text`; or, as the seed of what it `draws`); and whether it keeps `exact`ly K.
 
     Args:
-        keep: share of each image's visual tokens that stays, 0 < keep <= 1; K = max(1, floor(keep ·
-            N + 0.5)).
+        keep: share of each image's visual tokens that is kept, 0 < keep <= 1;
+            K = max(1, floor(keep · N + 0.5)).
         tokens: K itself; give one of the two. More than an image has keeps them all. N counts the
             patches of every crop, not the newline tokens.
         positions: "packed": kept tokens are numbered anew, as in the paper; "original": they keep
             the position ids of the full prompt, which grounding needs. Models with M-RoPE, whose
-            position ids tell rows and columns, always keep them.
+            position ids are rows and columns, always keep them.
         crops: "global": the crops of an image compete for one budget. "each": every crop is an
             image of its own and gets a share of K in proportion to its tokens, the largest
             remainders rounded up; published figures of LLaVA-NeXT are mostly so, and methods that
             compare tokens with each other are many times cheaper.
-        newlines: what becomes of newline tokens of an image that is pruned. "drop" (the authors),
-            "rows": those of rows that keep a token (reads the selection back from the device),
-            "all".
-        query: the question for every image, as text or as (M,) token ids. None: the user's words,
-            see `question`.
+        newlines: what becomes of the newline tokens of an image that is pruned. "drop" (the
+            authors), "rows": those of rows that keep a token (reads the selection back from the
+            device), "all".
+        query: the question for every image, as text or as (M,) token ids. None: the user's own
+            text, see `question`.
         question: "turn": an image is asked about by what the user says in its turn, before it and
             after it, so that later turns of a chat and answers never change what is kept of it;
-            "chat": by what later turns say, too. Words of the chat template and control tokens
+            "chat": by what later turns say, too. The text of the chat template and control tokens
             don't count.
         tokenizer: that of the model, or its processor: for a query in text, and to know the chat
-            template. None: that of `adafv.models.load`, or the one beside the model's files, see
+            template. None: that of `adafv.models.load`, or the one in the folder of the model, see
             `adafv.core.turns.template_for`.
-        skip: token ids that don't count as words of the question, e.g.
+        skip: token ids that don't count as text tokens of the question, e.g.
             `adafv.models.boilerplate.boilerplate(processor)`.
         strict: a prompt without an image is an error instead of passing through.
 
@@ -86,10 +93,11 @@ class Pruner(ABC):
     newlines: Literal["drop", "rows", "all"] = "drop"
     query: str | Tensor | None = field(default=None, repr=False)
     question: Question = "turn"
-    tokenizer: Any = field(default=None, repr=False)
+    tokenizer: Tokenizer | None = field(default=None, repr=False)
     skip: Iterable[int] = field(default=(), repr=False)
     strict: bool = False
 
+    # what a method says of itself
     name: ClassVar[str]
     paper: ClassVar[str] = ""
     signals: ClassVar[frozenset[Signal]] = frozenset()
@@ -99,20 +107,37 @@ class Pruner(ABC):
     layerwise: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
-        """Keep autocast away from what a method computes: from the same features it keeps the same
-        tokens.
-        """
+        """Keep autocast away from what a method computes: same features, same tokens."""
         super().__init_subclass__()
         if "pick" in vars(cls):
             cls.pick = exact(cls.pick)  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
+        self._check_budget()
+        one_of("positions", self.positions, "packed", "original")
+        one_of("crops", self.crops, "global", "each")
+        one_of("newlines", self.newlines, "drop", "rows", "all")
+        one_of("question", self.question, "turn", "chat")
+        if self.layerwise and self.crops != "global":
+            raise ValueError(
+                f"crops={self.crops!r} divides a budget before the language model, {self.name} "
+                "prunes inside it: pass crops='global'"
+            )
+
+        self.skip = frozenset(self.skip)
+        if isinstance(self.query, str):
+            self.query = self._token_ids(self.query)
+
+    def _check_budget(self) -> None:
+        """Raise a `ValueError` unless there is one budget, and in its range."""
         if (self.keep is None) == (self.tokens is None):
             given = "both are" if self.keep is not None else "neither is"
             raise ValueError(
-                f"{given} given: pass either keep (a share, e.g. 0.1) or tokens (a number, e.g. 144)"
+                f"{given} given: pass either keep (a share, e.g. 0.1) or tokens "
+                "(a number, e.g. 144)"
             )
         for name, value in (("keep", self.keep), ("tokens", self.tokens)):
+            # True is an int for Python, and no budget
             if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
                 raise ValueError(f"{name}={value!r} is not a number: pass keep=0.1, or tokens=144")
         if self.keep is not None and not 0 < self.keep <= 1:
@@ -121,61 +146,59 @@ class Pruner(ABC):
             )
         if self.tokens is not None and (self.tokens < 1 or self.tokens != int(self.tokens)):
             raise ValueError(
-                f"tokens={self.tokens} is not a number of visual tokens: pass an integer of 1 or more"
+                f"tokens={self.tokens} is not a number of visual tokens: pass an integer of 1 or "
+                "more"
             )
-        one_of("positions", self.positions, "packed", "original")
-        one_of("crops", self.crops, "global", "each")
-        one_of("newlines", self.newlines, "drop", "rows", "all")
-        one_of("question", self.question, "turn", "chat")
-        self.skip = frozenset(self.skip)
-        if isinstance(self.query, str):
-            if self.tokenizer is None:
-                raise ValueError(
-                    f"query={self.query!r} is text: pass tokenizer=processor too, or its token ids"
-                )
-            tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)
-            self.query = tokenizer(self.query, add_special_tokens=False, return_tensors="pt")[
-                "input_ids"
-            ][0]
+
+    def _token_ids(self, query: str) -> Tensor:
+        """Tokenize a query (M,)."""
+        if self.tokenizer is None:
+            raise ValueError(
+                f"query={query!r} is text: pass tokenizer=processor too, or its token ids"
+            )
+        # a processor has its tokenizer inside
+        tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)
+        encoded = tokenizer(query, add_special_tokens=False, return_tensors="pt")
+        ids: Tensor = encoded["input_ids"][0]  # (1, M) -> (M,)
+        return ids
 
     @property
     def spec(self) -> str:
-        """The method as `adafv.methods.from_spec` reads it, without the budget: "adafv", or
-        "adafv:reserve=0.5".
+        """Return the method without its budget: "adafv", or "adafv:reserve=0.5".
 
-        Options in words and numbers alone; query, tokenizer and skip are not among them.
+        `adafv.methods.from_spec` reads it. Options that are plain text or numbers alone; query,
+        tokenizer and skip are not among them.
         """
-        left_out = ("keep", "tokens", "query", "tokenizer", "skip")
         parts = [self.name]
         for option in fields(self):
             value = getattr(self, option.name)
-            if (
-                option.name not in left_out
-                and value != option.default
-                and isinstance(value, bool | int | float | str)
-            ):
-                parts.append(
-                    f"{option.name}={str(value).lower() if isinstance(value, bool) else value}"
-                )
+            if option.name in NOT_IN_SPEC or value == option.default:
+                continue
+            if isinstance(value, bool):
+                parts.append(f"{option.name}={str(value).lower()}")
+            elif isinstance(value, int | float | str):
+                parts.append(f"{option.name}={value}")
         return ":".join(parts)
 
-    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        """Keep exactly `budget[i]` tokens of image i, or of each of its crops their share of them."""
-        if self.crops == "global":
-            return self.pick(tokens, budget)
-        crops = apart(tokens, budget)
-        return together(self.pick(crops.tokens, crops.budget), crops)
+    def budget(self, count: int) -> int:
+        """Return K for an image of `count` visual tokens."""
+        if self.tokens is not None:
+            return min(int(self.tokens), count)
+        assert self.keep is not None
+        # a half is rounded up; one token is always kept
+        return max(1, math.floor(self.keep * count + 0.5))
 
     @abstractmethod
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         """Keep exactly `budget[i]` tokens of image i: what a method is."""
 
-    def budget(self, count: int) -> int:
-        """K of an image of `count` visual tokens."""
-        if self.tokens is not None:
-            return min(int(self.tokens), count)
-        assert self.keep is not None
-        return max(1, math.floor(self.keep * count + 0.5))
+    def select(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+        """Keep exactly `budget[i]` tokens of image i; each of its crops gets its share of them."""
+        if self.crops == "global":
+            return self.pick(tokens, budget)
+        # split the budget among the crops, which are images of their own for `pick`
+        crops = split_crops(tokens, budget)
+        return join_crops(self.pick(crops.tokens, crops.budget), crops)
 
     def __call__(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Encode the images of `inputs` and return shorter inputs for the same model.
@@ -186,27 +209,32 @@ class Pruner(ABC):
 
         Returns:
             The same dict with fewer placeholders and the encoded images (`mm_encoder_outputs`) in
-            place of the
-            pixels, for `model(**…)` and `model.generate(**…)`. Without an image: the inputs as they
-            are. A model with
-            M-RoPE notes where decoding goes on (`rope_deltas`), so by hand decode one prompt before
-            pruning the next.
+            place of the pixels, for `model(**…)` and `model.generate(**…)`. Without an image: the
+            inputs as they are. A model with M-RoPE notes the position at which decoding resumes
+            (`rope_deltas`), so by hand decode one prompt before pruning the next.
 
         Raises:
-            ValueError: an unknown family, or, with `strict`, a prompt without an image.
+            ValueError: an unknown family; with `strict`, a prompt without an image; a method that
+                prunes between the layers, which shorter inputs cannot express.
         """
         if not isinstance(inputs, Mapping):
             raise ValueError(
-                f"inputs is a {type(inputs).__name__}: pass the dict that the model's processor returned"
+                f"inputs is a {type(inputs).__name__}: pass the dict that the model's processor "
+                "returned"
             )
         self.check(inputs)
         if not has_images(inputs):
             return dict(inputs)
+        if self.layerwise and self.keep != 1:
+            raise ValueError(
+                f"{self.name} prunes between the layers of the model, which shorter inputs cannot "
+                "express: call model.generate(**inputs) inside `with pruner.attached(model):`"
+            )
         inputs = as_tensors(inputs, model.device)
         return self.prune(model, inputs, self.encode(model, inputs))
 
     def check(self, inputs: Mapping[str, Any]) -> None:
-        """Raise a `ValueError` if there must be an image among the inputs of a model and is none."""
+        """Raise a `ValueError` if the inputs of a model lack the image that `strict` asks for."""
         if self.strict and not has_images(inputs):
             raise ValueError(
                 "the prompt has no image to prune: pass one, or set strict=False to let it through"
@@ -219,7 +247,7 @@ class Pruner(ABC):
             inputs,
             signals=self.signals,
             text=self.needs_text,
-            query=cast(Tensor | None, self.query),
+            query=self._query,
             skip=frozenset(self.skip),
             of=self.question,
             tokenizer=self.tokenizer,
@@ -232,13 +260,13 @@ class Pruner(ABC):
         encoding: Encoding,
         images: Sequence[int] | None = None,
     ) -> Encoding:
-        """Ask new prompts about images that are encoded already: the vision tower does not run
-        again.
+        """Ask new prompts about encoded images, without running the vision tower again.
 
         Args:
             inputs: the new prompts.
             encoding: the images, with the signals that this method needs.
-            images: which of them the prompts' images are, in reading order. None: all of them.
+            images: indices of the encoded images that the prompts show, in reading order. None:
+                all of them.
 
         Raises:
             ValueError: placeholders that don't match the images.
@@ -249,11 +277,17 @@ class Pruner(ABC):
             encoding,
             images,
             text=self.needs_text,
-            query=cast(Tensor | None, self.query),
+            query=self._query,
             skip=frozenset(self.skip),
             of=self.question,
             tokenizer=self.tokenizer,
         )
+
+    @property
+    def _query(self) -> Tensor | None:
+        """Return the (M,) ids of the query; text became ids when the pruner was made."""
+        assert not isinstance(self.query, str)
+        return self.query
 
     @torch.no_grad()
     def choose(self, encoding: Encoding) -> Selection:
@@ -286,9 +320,7 @@ class Pruner(ABC):
     def prune(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding
     ) -> dict[str, Any]:
-        """The shorter inputs, from images that are encoded already; several methods may share one
-        encoding.
-        """
+        """Return the shorter inputs of encoded images; several methods may share one encoding."""
         return self.rebuild(model, inputs, encoding, self.choose(encoding))
 
     def rebuild(
@@ -298,15 +330,24 @@ class Pruner(ABC):
         encoding: Encoding,
         selection: Selection,
     ) -> dict[str, Any]:
-        """Put what is kept into a shorter prompt: ids, masks, labels, positions and features shrink
-        together.
+        """Put what is kept into a shorter prompt.
+
+        Ids, masks, labels, positions and features shrink together.
         """
-        everything = [len(kept) for kept in selection.kept] == list(encoding.tokens.counts)
-        merged = None if everything else selection.features
+        counts = list(encoding.tokens.counts)
+        if inputs.get("labels") is not None and selection.read not in (None, counts):
+            raise ValueError(
+                f"labels are given, but {self.name} leaves fewer logits than labels: leave them out"
+            )
+
+        # an image that keeps everything keeps its own features, too
+        keeps_all = [len(kept) for kept in selection.kept] == counts
+        merged = None if keeps_all else selection.features
         if merged is not None and not encoding.merges:
             raise ValueError(
-                f"{self.name} merges tokens, but models of the family {model.config.model_type!r} take them before "
-                "their projector: choose a method that keeps tokens as they are"
+                f"{self.name} merges tokens, but models of the family "
+                f"{model.config.model_type!r} take them before their projector: choose a method "
+                "that keeps tokens as they are"
             )
         return rebuild(
             model,
@@ -320,7 +361,7 @@ class Pruner(ABC):
 
     def between_layers(
         self, model: PreTrainedModel, encoding: Encoding
-    ) -> AbstractContextManager[Any]:
+    ) -> "AbstractContextManager[LayerwiseDecoder | None]":
         """Prune between the layers of the model while it reads what `prune` returned.
 
         Methods that choose before the language model have nothing to do there.
@@ -328,11 +369,10 @@ class Pruner(ABC):
         return nullcontext()
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the method, its options and its budget to `adafv.json` in a folder, usually that of
-        a model.
+        """Write the method, its options and its budget to `adafv.json` in the folder of a model.
 
         `query` and `tokenizer` are not saved: they belong to a prompt. `adafv ask`, `batch`,
-        `serve` and `explain` take the budget of a model's folder where none is given.
+        `serve` and `explain` take the budget of a model's folder by default.
 
         Returns:
             The path of the file.
@@ -341,14 +381,17 @@ class Pruner(ABC):
             ValueError: the folder cannot be written, its config.json says already how to prune, the
                 method is not in `adafv.METHODS`, or an option is neither a plain number nor text.
         """
+        # what is saved knows every method, and so this class
         from adafv.models.saved import save
 
         return save(self, folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
-        """The pruner that `save_pretrained` wrote: `Pruner.from_pretrained` of any method,
-        `AdaFV.from_pretrained` an AdaFV. See `adafv.models.saved.from_pretrained`.
+        """Read the pruner that `save_pretrained` wrote.
+
+        `Pruner.from_pretrained` reads any method, `AdaFV.from_pretrained` an AdaFV. See
+        `adafv.models.saved.from_pretrained`.
 
         Raises:
             ValueError: nothing there, a damaged file, or a pruner of another class.
@@ -358,23 +401,23 @@ class Pruner(ABC):
         pruner = from_pretrained(folder)
         if not isinstance(pruner, cls):
             raise ValueError(
-                f"{str(folder)!r} carries {pruner.name!r}, which is no {cls.__name__}: call adafv.from_pretrained"
+                f"{str(folder)!r} carries {pruner.name!r}, which is no {cls.__name__}: call "
+                "adafv.from_pretrained"
             )
         return pruner
 
-    def attached(self, model: PreTrainedModel):
-        """A context in which the model's own `generate` and `forward` prune whatever images they
-        get.
+    def attached(self, model: PreTrainedModel) -> AbstractContextManager[PreTrainedModel]:
+        """Open a context in which the model's own `generate` and `forward` prune their images.
 
         They keep their signatures, and the caller's numbers. `generate` returns ids that begin with
         the caller's prompt; `max_length`, stopping criteria, logits processors and streamers see
         that prompt too. A cache goes on in a chat's next turn and in a decoding loop of the
-        caller's own, whose masks and positions count the whole prompts; one that a later call
+        caller's own, whose masks and positions count the full prompts; one that a later call
         cannot go on from is refused. Images of earlier turns keep what they kept, whether their
         pixels are passed again or not; those of a later turn are pruned.
 
         What `forward` returns runs along the shorter prompt: count logits and hidden states from
-        the end, or name their places with `logits_to_keep`, which are the caller's; that of a
+        the end, or name their positions with `logits_to_keep`, which are the caller's; that of a
         dropped token is an error.
 
         For as long as it is open, the model is of a class like its own. On leaving, after an
@@ -382,28 +425,32 @@ class Pruner(ABC):
         own, without the pruner.
 
         Raises:
-            ValueError: a pruner is attached to this model, a part of it or a whole it is a part of;
-                something around a model (a value head, `DataParallel`), in place of the model.
+            ValueError: a pruner is attached to this model, to a part of it or to a model that it is
+                a part of; something around a model (a value head, `DataParallel`), in place of the
+                model.
         """
         return attached(self, model)
 
 
 class ScoringPruner(Pruner):
-    """A method that ranks the tokens: the K highest scores stay, the lower index first where they
-    tie.
-    """
+    """A method that ranks the tokens: the K highest scores are kept, on ties the lower index."""
 
     @abstractmethod
     def score(self, tokens: VisualTokens) -> Tensor:
-        """(I, N) importance of every token; what it says of padding doesn't matter."""
+        """Return the importance (I, N) of every token; what it says of padding doesn't matter."""
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        scores = self.score(tokens).masked_fill(~tokens.mask, -torch.inf)
-        return Selection(first(scores.sort(dim=1, descending=True, stable=True).indices, budget))
+        """Keep the tokens with the highest scores."""
+        scores = self.score(tokens)  # (I, N)
+        # padding comes last
+        scores = scores.masked_fill(~tokens.mask, -torch.inf)
+        # a stable sort leaves equal scores in the order of their indices
+        order = scores.sort(dim=1, descending=True, stable=True).indices  # (I, N)
+        return Selection(first(order, budget))
 
 
 def first(order: Tensor, budget: list[int]) -> list[Tensor]:
-    """The first `budget[i]` entries of each row of (I, N), ascending."""
+    """Return the first `budget[i]` entries (K,) of each row of (I, N), ascending."""
     return [row[:k].sort().values for row, k in zip(order, budget, strict=True)]
 
 

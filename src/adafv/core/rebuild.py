@@ -1,5 +1,7 @@
-"""A shorter prompt around the tokens that stay: ids, masks, labels, positions and features shrink
-together.
+"""A shorter prompt around the kept tokens: ids, masks, labels, positions, features shrink together.
+
+`Pruner.rebuild` comes through here. Letters: B rows, L columns of the full prompts, L' of the
+shorter ones, n tokens of an image, newlines included, N that a method chooses from, K kept.
 """
 
 from collections.abc import Mapping
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from adafv.core.prompt import Columns
 from adafv.core.visual_tokens import Encoding
 from adafv.families import family_of
 from adafv.families.base import base_of
@@ -17,6 +20,7 @@ from adafv.utils.checks import checked
 __all__ = ["kept_positions", "rebuild"]
 
 BOUNDS = ("cu_seq_lens_q", "cu_seq_lens_k")
+"""Inputs in which attention kernels take the bounds of packed sequences."""
 
 
 @checked
@@ -30,27 +34,37 @@ def rebuild(
     positions: str = "packed",
     newlines: str = "drop",
 ) -> dict[str, Any]:
-    """The inputs of a model with fewer placeholders, and encoded images in place of the pixels.
+    """Return the inputs of a model with fewer placeholders and encoded images instead of pixels.
 
     Args:
-        kept: for each image the indices (K,) of the droppable tokens that stay, ascending.
+        kept: for each image the indices (K,) of the kept tokens among its N, ascending.
         merged: for each image their features (K, D) instead of the encoded ones. None: those.
         positions, newlines: see `Pruner`.
 
     Raises:
         ValueError: positions="original" in a family that numbers its tokens by counting them.
     """
-    offsets = [_offsets(encoding, i, indices, newlines) for i, indices in enumerate(kept)]
-    features = [f[o] for f, o in zip(encoding.features, offsets, strict=True)]
-    for i, new in enumerate(merged or ()):
-        features[i][torch.searchsorted(offsets[i], encoding.patch_indices[i][kept[i]])] = new.to(
-            features[i]
-        )
-    places = _places(encoding, offsets)
-    out = _sequence(model, inputs, encoding, places, positions)
-    deepstack_features = [
-        [p[o] for p, o in zip(plane, offsets, strict=True)] for plane in encoding.deepstack_features
-    ]
+    # from the N tokens that a method chose from to all n of the image
+    offsets = _offsets(encoding, kept, newlines)
+
+    # the kept features
+    features: list[Tensor] = []
+    for full, offset in zip(encoding.features, offsets, strict=True):
+        features.append(full[offset])  # (n, D) -> (K + newlines, D)
+    if merged is not None:
+        for i, new in enumerate(merged):
+            chosen = encoding.patch_indices[i][kept[i]]  # (K,)
+            rows = torch.searchsorted(offsets[i], chosen)  # (K,) behind the newlines before them
+            features[i][rows] = new.to(features[i])
+
+    # those that deeper layers read besides
+    deepstack_features: list[list[Tensor]] = []
+    for level in encoding.deepstack_features:
+        deepstack_features.append([x[o] for x, o in zip(level, offsets, strict=True)])
+
+    # the ids and all that runs along them
+    kept_columns = _in_prompt(encoding, offsets)
+    out = _sequence(model, inputs, encoding, kept_columns, positions)
     out["mm_encoder_outputs"] = encoding.encoded(features, deepstack_features)
     return out
 
@@ -59,69 +73,92 @@ def _sequence(
     model: PreTrainedModel,
     inputs: Mapping[str, Any],
     encoding: Encoding,
-    places: list[tuple[int, Tensor]],
+    kept: list[tuple[int, Tensor]],
     positions: str,
 ) -> dict[str, Any]:
-    """The inputs without pixels and without the placeholders that go; as they are where none goes."""
+    """Return the inputs without pixels and dropped placeholders; unchanged where none is dropped.
+
+    Args:
+        kept: for each image its row and the columns of its kept tokens.
+        positions: see `Pruner`.
+    """
+    # the encoders have used up the pixels
     rest = {name: value for name, value in inputs.items() if name not in encoding.consumed}
-    if not encoding.prompt.loses(places):
-        return rest | {name: inputs[name] for name in encoding.numbering if name in inputs}
-    columns = encoding.prompt.columns(places, inputs["input_ids"].device)
-    out = rest | encoding.prompt.shorten(rest, columns, _pad_id(model))
+    prompt = encoding.prompt
+    if not prompt.loses(kept):
+        # the model numbers the full prompt itself
+        for name in encoding.numbering:
+            if name in inputs:
+                rest[name] = inputs[name]
+        return rest
+
+    columns = prompt.columns(kept, inputs["input_ids"].device)  # (B, L')
+    out = rest | prompt.shorten(rest, columns, _pad_id(model))
     out |= _bounds(inputs, encoding, columns)
     out |= _positions(model, inputs, encoding, columns, positions)
-    if encoding.positions is not None:  # where decoding goes on, as the model notes it for itself
-        last = out["position_ids"][-3:].amax((0, 2))[:, None]  # (B, 1)
-        mask = out.get("attention_mask")
-        count = out["input_ids"].shape[1] if mask is None else mask.sum(1, keepdim=True)
-        base_of(model).rope_deltas = last + 1 - count
+    if encoding.positions is not None:
+        _note_rope_deltas(model, out)
     return out
+
+
+def _note_rope_deltas(model: PreTrainedModel, out: Mapping[str, Any]) -> None:
+    """Note at which position decoding resumes, as a model with M-RoPE notes it for itself."""
+    positions, ids = out["position_ids"], out["input_ids"]
+    last = positions[-3:].amax((0, 2))[:, None]  # (3, B, L') -> (B, 1)
+    mask = out.get("attention_mask")  # (B, L')
+    count = ids.shape[1] if mask is None else mask.sum(1, keepdim=True)  # (B, 1)
+    base_of(model).rope_deltas = last + 1 - count  # (B, 1)
 
 
 @checked
 def kept_positions(
     encoding: Encoding, kept: list[Tensor], newlines: str
 ) -> list[tuple[int, Tensor]]:
-    """For each image its row and the positions in the prompt of the tokens that stay, newlines
-    among them.
-    """
-    return _places(
-        encoding, [_offsets(encoding, i, indices, newlines) for i, indices in enumerate(kept)]
-    )
+    """Return for each image its row and the columns of its kept tokens, newlines among them."""
+    return _in_prompt(encoding, _offsets(encoding, kept, newlines))
 
 
-def _places(encoding: Encoding, offsets: list[Tensor]) -> list[tuple[int, Tensor]]:
-    return [
-        (span.row, span.positions.to(o.device, non_blocking=True)[o])
-        for span, o in zip(encoding.spans, offsets, strict=True)
-    ]
+def _in_prompt(encoding: Encoding, offsets: list[Tensor]) -> list[tuple[int, Tensor]]:
+    """Return for each image its row and the columns of the tokens that offsets name."""
+    found: list[tuple[int, Tensor]] = []
+    for span, offset in zip(encoding.spans, offsets, strict=True):
+        columns = span.positions.to(offset.device, non_blocking=True)  # (n,)
+        found.append((span.row, columns[offset]))  # (K + newlines,)
+    return found
 
 
-def _offsets(encoding: Encoding, image: int, kept: Tensor, newlines: str) -> Tensor:
-    """Where the tokens that stay are among all tokens of an image, those that may not be dropped
-    included.
-    """
-    patch_indices, structural_indices = (
-        encoding.patch_indices[image],
-        encoding.structural_indices[image],
-    )
+def _offsets(encoding: Encoding, kept: list[Tensor], newlines: str) -> list[Tensor]:
+    """Return for each image which of all its n tokens are kept, ascending."""
+    return [_offsets_of(encoding, i, indices, newlines) for i, indices in enumerate(kept)]
+
+
+def _offsets_of(encoding: Encoding, image: int, kept: Tensor, newlines: str) -> Tensor:
+    patch_indices = encoding.patch_indices[image]  # (N,)
+    structural_indices = encoding.structural_indices[image]  # (n - N,)
+
+    # nothing is dropped: newlines are kept, too
     if len(kept) == len(patch_indices):
-        return torch.arange(len(encoding.features[image]), device=kept.device)
-    if newlines != "all":
-        structural_indices = (
-            _newlines_of_rows(encoding, image, kept)
-            if newlines == "rows"
-            else structural_indices[:0]
-        )
+        return torch.arange(len(encoding.features[image]), device=kept.device)  # (n,)
+
+    if newlines == "rows":
+        structural_indices = _newlines_of_rows(encoding, image, kept)
+    elif newlines == "drop":
+        structural_indices = structural_indices[:0]
     return torch.cat([patch_indices[kept], structural_indices]).sort().values
 
 
 def _newlines_of_rows(encoding: Encoding, image: int, kept: Tensor) -> Tensor:
-    newlines, crop = encoding.structural_indices[image], encoding.tokens.coordinates[image][:, 0]
-    # the thumbnail's rows don't
-    ends_in_newline = (crop >= crop.max().clamp(max=1)).to(kept.device)
-    tokens = encoding.patch_indices[image][kept[ends_in_newline[kept]]]
-    used = torch.searchsorted(newlines, tokens).bincount(minlength=len(newlines) + 1)
+    """Return the newlines of an image that close a row of which a token is kept."""
+    newlines = encoding.structural_indices[image]  # (n - N,)
+    crop = encoding.tokens.coordinates[image][:, 0]  # (N,)
+
+    # rows of tiles end in a newline; those of the thumbnail don't, unless it is all there is
+    ends_in_newline = (crop >= crop.max().clamp(max=1)).to(kept.device)  # (N,)
+    tokens = encoding.patch_indices[image][kept[ends_in_newline[kept]]]  # (at most K,)
+
+    # the first newline behind a kept token closes its row
+    closing = torch.searchsorted(newlines, tokens)  # (at most K,)
+    used = closing.bincount(minlength=len(newlines) + 1)  # (n - N + 1,)
     return newlines[used[:-1] > 0]
 
 
@@ -129,61 +166,74 @@ def _positions(
     model: PreTrainedModel,
     inputs: Mapping[str, Any],
     encoding: Encoding,
-    columns: tuple[Tensor, Tensor],
+    columns: Columns,
     wanted: str,
 ) -> dict[str, Tensor]:
-    """The position ids of the shorter prompts, where the model would not number them so itself."""
-    prompt, given = encoding.prompt, inputs.get("position_ids")
+    """Return the position ids of the shorter prompts, where the model would number them otherwise.
+
+    Args:
+        columns: (B, L') of the shorter prompts, see `Prompt.columns`.
+        wanted: "packed" or "original".
+    """
+    prompt = encoding.prompt
+    given = inputs.get("position_ids")  # (B, L) or (1, L)
+
+    # M-RoPE: rows and columns of the image stay what they were
     if encoding.positions is not None:
-        positions = prompt.original_positions(columns, encoding.positions)
+        positions = prompt.original_positions(columns, encoding.positions)  # (3 or 4, B, L')
         axes = model.config.get_text_config().rope_parameters.get("mrope_section", range(3))
         if len(positions) > len(axes):
+            # a first channel that counts tokens, and by which packed sequences are told
             positions[0] = prompt.packed_positions(columns, encoding.positions[0])
         return {"position_ids": positions}
+
     if wanted == "original":
         if family_of(model).ignores_position_ids:
             raise ValueError(
-                f"positions='original' has no effect in models of the family {model.config.model_type!r}, which "
-                "number their tokens by counting them: pass positions='packed'"
+                f"positions='original' has no effect in models of the family "
+                f"{model.config.model_type!r}, which number their tokens by counting them: pass "
+                "positions='packed'"
             )
         if prompt.packed:
             raise ValueError(
-                "positions='original' leaves gaps, at which a packed row would fall apart: pass positions='packed'"
+                "positions='original' leaves gaps, at which a packed row would fall apart: pass "
+                "positions='packed'"
             )
+        # position ids that are given were shortened with all that runs along the sequence
         return {} if given is not None else {"position_ids": prompt.original_positions(columns)}
+
     if given is None:
         return {}
-    return {"position_ids": prompt.packed_positions(columns, given.expand(prompt.ids.shape))}
+    given = given.expand(prompt.ids.shape)  # (B, L)
+    return {"position_ids": prompt.packed_positions(columns, given)}  # (B, L')
 
 
-def _bounds(
-    inputs: Mapping[str, Any], encoding: Encoding, columns: tuple[Tensor, Tensor]
-) -> dict[str, Tensor]:
-    """The bounds of packed sequences, as attention kernels take them, in columns of the shorter
-    row.
-    """
+def _bounds(inputs: Mapping[str, Any], encoding: Encoding, columns: Columns) -> dict[str, Tensor]:
+    """Return the bounds of packed sequences in columns of the shorter row."""
     names = [name for name in BOUNDS if inputs.get(name) is not None]
     if not names:
         return {}
-    index, exists = columns
+
+    index, exists = columns  # (B, L')
     if len(index) != 1:
         raise ValueError(
             f"{names[0]} comes with {len(index)} rows: pack all sequences into one row"
         )
-    stays = index.new_zeros(encoding.prompt.ids.shape[1] + 1)
-    stays[index[0] + 1] = exists[0].long()
-    before = stays.cumsum(0)  # (L + 1,) columns that stay before each
+    kept = index.new_zeros(encoding.prompt.ids.shape[1] + 1)  # (L + 1,)
+    kept[index[0] + 1] = exists[0].long()
+    before = kept.cumsum(0)  # (L + 1,) kept columns before each
     return {name: before[inputs[name].long()].to(inputs[name]) for name in names}
 
 
 def _pad_id(model: PreTrainedModel) -> int:
-    generation, text = getattr(model, "generation_config", None), model.config.get_text_config()
-    places = [
-        (part, name) for name in ("pad_token_id", "eos_token_id") for part in (generation, text)
-    ]
-    for candidate in (getattr(part, name, None) for part, name in places):
-        if isinstance(candidate, list):
-            candidate = candidate[0]
-        if candidate is not None and candidate >= 0:
-            return candidate
+    """Return the id that fills rows which end up shorter than the longest."""
+    generation = getattr(model, "generation_config", None)
+    text = model.config.get_text_config()
+    for name in ("pad_token_id", "eos_token_id"):
+        for config in (generation, text):
+            candidate = getattr(config, name, None)
+            if isinstance(candidate, list):
+                candidate = candidate[0]
+            if isinstance(candidate, int) and candidate >= 0:
+                return candidate
     return 0

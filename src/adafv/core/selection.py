@@ -1,4 +1,4 @@
-"""What a method keeps of a batch of images."""
+"""Kept tokens: what a method returns for a batch of images."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,14 @@ __all__ = ["Selection"]
 @checked
 @dataclass(frozen=True)
 class Selection:
-    """What stays of a batch of images.
+    """The kept tokens of a batch of I images.
 
     Attributes:
-        kept: for each image the indices (K,) of the tokens that stay, ascending.
+        kept: for each image the indices (K,) of its kept tokens, ascending.
         features: for each image their features (K, D), where the method changes them; None where it
             doesn't.
-        split: for each image (k_t, k_v), where the method mixes two lists: a (I, 2) tensor.
+        split: (I, 2) for each image how many tokens text and image chose, (k_t, k_v), where the
+            method mixes two lists.
         read: for each image how many of its visual tokens a layer of the LLM reads, mean over
             layers, where the method drops them between layers; None: all that is kept.
     """
@@ -30,5 +31,7 @@ class Selection:
 
     @property
     def tokens_read(self) -> list[float]:
-        """For each image the visual tokens that the LLM reads."""
-        return [float(len(kept)) for kept in self.kept] if self.read is None else self.read
+        """Return for each image how many visual tokens the LLM reads."""
+        if self.read is not None:
+            return self.read
+        return [float(len(kept)) for kept in self.kept]

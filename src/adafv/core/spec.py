@@ -22,6 +22,7 @@ def share_of(text: str) -> float:
     if rest:
         raise ValueError(f"{text!r} is not a number: pass a share such as 0.1, or 10%")
     try:
+        # decimal: 7% is 0.07 and not 0.07000000000000001
         return float(Decimal(number) / (100 if percent else 1))
     except (InvalidOperation, OverflowError):
         raise ValueError(f"{text!r} is not a number: pass a share such as 0.1, or 10%") from None
@@ -39,12 +40,14 @@ def without_budget(spec: str) -> tuple[str, dict[str, Any]]:
         spec names none.
 
     Raises:
-        ValueError: a budget that is no number, or given twice.
+        ValueError: a budget that is not a number, or given twice.
     """
     name, *parts = spec.split(":")
-    rest, budget = [name], dict[str, Any]()
+    rest = [name]
+    budget: dict[str, Any] = {}
     for part in parts:
         option, _, value = part.partition("=")
+        # an option of the method's own, or one that `from_spec` refuses
         if option not in ("keep", "tokens") or not value:
             rest.append(part)
         elif option in budget:

@@ -8,17 +8,44 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
 from adafv.utils.checks import checked
 
-__all__ = ["Template", "answer_starts", "remember", "template_for", "template_of", "user_turns"]
+__all__ = [
+    "Template",
+    "Tokenizer",
+    "answer_starts",
+    "remember",
+    "template_for",
+    "template_of",
+    "user_turns",
+]
 
-QUESTION, ANSWER, NEXT = "zzqxa", "zzqxb", "zzqxc"
+Tokenizer = PreTrainedTokenizerBase | ProcessorMixin
+"""A tokenizer, or a processor that has one."""
+Ids = tuple[int, ...]
+
+# three sentences that no chat template holds
+QUESTION = "zzqxa"
+ANSWER = "zzqxb"
+NEXT = "zzqxc"
+SENTENCES = (QUESTION, ANSWER, NEXT)
 VICUNA = f"USER: {QUESTION} ASSISTANT: {ANSWER} USER: {NEXT} ASSISTANT:"
+"""A chat of two turns for models without a chat template."""
+
 SPACES = " \t\r\n▁ĠĊĉč"
+"""White space, as byte-level and SentencePiece vocabularies write it."""
 LINE_BREAKS = ("<0x0A>", "<0x0D>", "<0x09>")
 SPECIAL_ID = re.compile(r"(\w+_)?token_(id|index)")
+"""Names that configurations give to the ids of control tokens."""
 
 
 @checked
@@ -29,31 +56,34 @@ class Template:
     Attributes:
         users: the ids that open a user's turn, any one of them.
         answers: the ids that open an answer, any one of them, the longest first.
-        structure: ids that are never words: control tokens and white space.
+        structure: ids that are never text: control tokens and white space.
     """
 
-    users: tuple[tuple[int, ...], ...] = ()
-    answers: tuple[tuple[int, ...], ...] = ()
+    users: tuple[Ids, ...] = ()
+    answers: tuple[Ids, ...] = ()
     structure: frozenset[int] = frozenset()
 
-    def including(self, *configs: Any) -> "Template":
+    def including(self, *configs: PreTrainedConfig | GenerationConfig | None) -> "Template":
         """Return the same with the control tokens that configurations of a model name."""
         named: set[int] = set()
         for config in configs:
-            for name, value in vars(config).items() if config is not None else ():
-                if SPECIAL_ID.fullmatch(name):
-                    numbers = value if isinstance(value, list) else [value]
-                    named |= {number for number in numbers if isinstance(number, int)}
+            if config is None:
+                continue
+            for name, value in vars(config).items():
+                if not SPECIAL_ID.fullmatch(name):
+                    continue
+                numbers = value if isinstance(value, list) else [value]
+                named.update(number for number in numbers if isinstance(number, int))
         return replace(self, structure=self.structure | named)
 
 
 @checked
-def template_for(model: PreTrainedModel, tokenizer: Any = None) -> Template:
+def template_for(model: PreTrainedModel, tokenizer: Tokenizer | None = None) -> Template:
     """Return the template of a model's chats.
 
     It is read off `tokenizer` if one is given, else off the processor that `adafv.models.load`
-    loaded with the model, else off the tokenizer that lies beside the model's files. Nothing is
-    downloaded. Where there is none, only the control tokens that the configuration names are known.
+    loaded with the model, else off the tokenizer in the folder of the model. Nothing is downloaded.
+    Without any of these, only the control tokens that the configuration names are known.
 
     Args:
         tokenizer: the model's tokenizer or processor.
@@ -63,25 +93,22 @@ def template_for(model: PreTrainedModel, tokenizer: Any = None) -> Template:
     elif base(model) in _remembered:
         found = _remembered[base(model)]
     else:
-        found = _beside(str(getattr(model.config, "_name_or_path", "") or ""))
-    config = model.config
-    return found.including(
-        config, config.get_text_config(), getattr(model, "generation_config", None)
-    )
+        found = _in_folder(str(getattr(model.config, "_name_or_path", "") or ""))
+    config: PreTrainedConfig = model.config
+    generation = getattr(model, "generation_config", None)
+    return found.including(config, config.get_text_config(), generation)
 
 
 @checked
-def remember(model: PreTrainedModel, processor: Any) -> None:
-    """Note the processor that a model was loaded with, for `template_for`, of the model and of its
-    base.
-    """
-    whole = base(model)
-    for part in (whole, whole.base_model):
+def remember(model: PreTrainedModel, processor: Tokenizer) -> None:
+    """Note the processor that a model, and its base, was loaded with, for `template_for`."""
+    unwrapped = base(model)
+    for part in (unwrapped, unwrapped.base_model):
         _remembered[part] = template_of(processor)
 
 
 @checked
-def template_of(tokenizer: Any) -> Template:
+def template_of(tokenizer: Tokenizer) -> Template:
     """Read off a tokenizer or processor what its chat template writes around the turns of a chat.
 
     A short chat is rendered, and what stands before, between and behind its sentences is
@@ -92,54 +119,71 @@ def template_of(tokenizer: Any) -> Template:
     """
     if not hasattr(getattr(tokenizer, "tokenizer", tokenizer), "get_vocab"):
         raise ValueError(
-            f"tokenizer is a {type(tokenizer).__name__}: pass the model's tokenizer, or its processor"
+            f"tokenizer is a {type(tokenizer).__name__}: pass the model's tokenizer, or its "
+            "processor"
         )
+    # read once, and once more if its chat template was changed
     written = getattr(tokenizer, "chat_template", None)
     if tokenizer not in _read or _read[tokenizer][0] != written:
         _read[tokenizer] = (written, _template_of(tokenizer))
     return _read[tokenizer][1]
 
 
-def _template_of(tokenizer: Any) -> Template:
-    words = getattr(tokenizer, "tokenizer", tokenizer)
-    blank = _white_space(words)
-    structure = _control(words) | blank
-    if not getattr(words, "is_fast", False):
+def _template_of(processor: Tokenizer) -> Template:
+    tokenizer: Any = getattr(processor, "tokenizer", processor)
+    blank = _white_space(tokenizer)
+    structure = _control(tokenizer) | blank
+    if not getattr(tokenizer, "is_fast", False):
+        # without offsets nobody knows which ids are whose
         return Template(structure=structure)
-    opening, to_answer, to_user, closing = _gaps(words, _chat(tokenizer))
+
+    # what stands before, between and behind the sentences of a chat
+    opening, to_answer, to_user, closing = _gaps(tokenizer, _chat(processor))
+
     # white space before a sentence may become part of its first token
-    opening, to_user = _stripped(opening, blank), _stripped(to_user, blank)
+    opening = _stripped(opening, blank)
+    to_user = _stripped(to_user, blank)
+
+    # a user's turn opens with what the two openings end in, an answer with what they begin with
+    end = _common([opening[::-1], to_user[::-1]])[::-1]
+    beginning = _common([to_answer, closing])
     return Template(
-        users=_openings(_common([opening[::-1], to_user[::-1]])[::-1], opening, to_user, words),
-        answers=_openings(_common([to_answer, closing]), to_answer, closing, words),
+        users=_openings(end, opening, to_user, tokenizer),
+        answers=_openings(beginning, to_answer, closing, tokenizer),
         structure=structure,
     )
 
 
 @checked
 def user_turns(ids: Tensor, answered: Tensor, template: Template) -> list[tuple[int, int]]:
-    """Return where the user's turns of a prompt begin and end, in reading order.
+    """Return the first column of each of the user's turns, and the column behind its last.
 
     Args:
         ids: (L,) the prompt.
         answered: (L,) true where the caller says that an answer stands.
-        template: of its chat. Where nothing in the prompt opens a turn as it does, all that is no
+        template: of its chat. If nothing in the prompt opens a turn as it does, all that is no
             answer is the user's.
 
     Returns:
-        Pairs of a first column and the column behind the last.
+        Pairs of columns, in reading order.
     """
     tokens = ids.tolist()
-    users, answers = _found(tokens, template.users), _found(tokens, template.answers)
+    users = _found(tokens, template.users)
+    answers = _found(tokens, template.answers)
     given = _runs(answered)
+
+    # turns open behind an opening; without one, at the start and behind answers
     opens = {end for _, end in users}
     if not opens:
         opens = {0} | {end for _, end in given}
-    closes = {start for start, _ in [*users, *answers, *given]} | {len(tokens)}
 
-    turns = []
+    # they close before whatever comes next
+    closes = {start for start, _ in [*users, *answers, *given]}
+    closes.add(len(tokens))
+
+    turns: list[tuple[int, int]] = []
     for start in sorted(opens):
-        end = min(place for place in closes if place >= start)
+        end = min(column for column in closes if column >= start)
         if end > start:
             turns.append((start, end))
     return turns
@@ -147,9 +191,10 @@ def user_turns(ids: Tensor, answered: Tensor, template: Template) -> list[tuple[
 
 @checked
 def answer_starts(ids: Tensor, answered: Tensor, template: Template) -> list[int]:
-    """Return the columns where the answers of a prompt (L,) begin, in reading order."""
-    openings = {end for _, end in _found(ids.tolist(), template.answers)}
-    return sorted(openings | {start for start, _ in _runs(answered)})
+    """Return the columns in which the answers of a prompt (L,) begin, in reading order."""
+    starts = {end for _, end in _found(ids.tolist(), template.answers)}
+    starts.update(start for start, _ in _runs(answered))
+    return sorted(starts)
 
 
 def base(model: PreTrainedModel) -> Any:
@@ -157,13 +202,13 @@ def base(model: PreTrainedModel) -> Any:
     return getattr(model, "get_base_model", lambda: model)()
 
 
-_remembered: WeakKeyDictionary[Any, Template] = WeakKeyDictionary()
-_read: WeakKeyDictionary[Any, tuple[Any, Template]] = WeakKeyDictionary()
+_remembered: WeakKeyDictionary[PreTrainedModel, Template] = WeakKeyDictionary()
+_read: WeakKeyDictionary[Tokenizer, tuple[object, Template]] = WeakKeyDictionary()
 
 
 @cache
-def _beside(folder: str) -> Template:
-    """The template of the tokenizer in a model's folder, or in the cache of the hub."""
+def _in_folder(folder: str) -> Template:
+    """Return the template of the tokenizer in a model's folder, or in the cache of the hub."""
     if not folder:
         return Template()
     try:
@@ -171,100 +216,113 @@ def _beside(folder: str) -> Template:
             folder, local_files_only=True, trust_remote_code=False
         )
         return template_of(tokenizer)
-    except Exception:  # whatever keeps a tokenizer from loading: the model is none the worse
+    except Exception:  # whatever keeps a tokenizer from loading: the model runs without it
         return Template()
 
 
-def _control(tokenizer: Any) -> frozenset[int]:
-    """Ids of the control tokens; what stands for an unknown word is none."""
+def _control(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the ids of the control tokens; the one for unknown words is not among them."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     control = {number for number, token in added.items() if token.special}
     control |= set(tokenizer.all_special_ids)
     return frozenset(control - {tokenizer.unk_token_id})
 
 
-def _white_space(tokenizer: Any) -> frozenset[int]:
-    """Ids of the tokens that are white space, as byte-level and SentencePiece vocabularies write
-    it.
-    """
-    tokens = tokenizer.get_vocab().items()
-    return frozenset(
-        number for token, number in tokens if not token.strip(SPACES) or token in LINE_BREAKS
-    )
+def _white_space(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the ids of the tokens that are white space."""
+    blank: set[int] = set()
+    for token, number in tokenizer.get_vocab().items():
+        if not token.strip(SPACES) or token in LINE_BREAKS:
+            blank.add(number)
+    return frozenset(blank)
 
 
-def _chat(tokenizer: Any) -> str:
-    """A chat of two turns in the model's own template, the second unanswered."""
-    if getattr(tokenizer, "chat_template", None) is None:
+def _chat(processor: Tokenizer) -> str:
+    """Return a chat of two turns in the model's own template, the second unanswered."""
+    if getattr(processor, "chat_template", None) is None:
         return VICUNA
-    turns = [("user", QUESTION), ("assistant", ANSWER), ("user", NEXT)]
-    as_lists = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
-    as_texts = [{"role": role, "content": text} for role, text in turns]
-    for messages in (as_lists, as_texts):
+
+    # templates of processors take a message in parts, those of tokenizers as text
+    as_parts: list[dict[str, Any]] = []
+    as_texts: list[dict[str, Any]] = []
+    for role, text in (("user", QUESTION), ("assistant", ANSWER), ("user", NEXT)):
+        as_parts.append({"role": role, "content": [{"type": "text", "text": text}]})
+        as_texts.append({"role": role, "content": text})
+
+    for messages in (as_parts, as_texts):
         try:
-            chat = tokenizer.apply_chat_template(
+            chat = processor.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=False
             )
         except Exception:  # a template raises whatever its author liked
             continue
-        if all(
-            isinstance(chat, str) and chat.count(word) == 1 for word in (QUESTION, ANSWER, NEXT)
-        ):
+        # each sentence once, as it was written
+        if isinstance(chat, str) and all(chat.count(sentence) == 1 for sentence in SENTENCES):
             return chat
     return VICUNA
 
 
-def _gaps(tokenizer: Any, chat: str) -> list[tuple[int, ...]]:
-    """Ids of what stands before, between and behind the three sentences of a chat."""
-    tokens = tokenizer(chat, return_offsets_mapping=True, add_special_tokens=False)
-    edges = [0]
-    for word in (QUESTION, ANSWER, NEXT):
-        edges += [chat.index(word), chat.index(word) + len(word)]
-    edges.append(len(chat))
-    gaps = []
-    for start, end in zip(edges[::2], edges[1::2], strict=True):
-        gap = [
-            token
-            for token, (first, last) in zip(
-                tokens["input_ids"], tokens["offset_mapping"], strict=True
-            )
-            if start <= first and last <= end and first < last
-        ]
+def _gaps(tokenizer: PreTrainedTokenizerBase, chat: str) -> list[Ids]:
+    """Return the ids of what stands before, between and behind the three sentences of a chat."""
+    encoded = tokenizer(chat, return_offsets_mapping=True, add_special_tokens=False)
+    tokens = list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+
+    # in characters: a gap begins behind a sentence and ends before the next
+    starts = [0]
+    ends: list[int] = []
+    for sentence in SENTENCES:
+        start = chat.index(sentence)
+        ends.append(start)
+        starts.append(start + len(sentence))
+    ends.append(len(chat))
+
+    gaps: list[Ids] = []
+    for start, end in zip(starts, ends, strict=True):
+        gap: list[int] = []
+        for token, (first, last) in tokens:
+            # a token that reaches into a sentence is no part of the gap
+            if start <= first < last <= end:
+                gap.append(token)
         gaps.append(tuple(gap))
     return gaps
 
 
 def _openings(
-    shared: tuple[int, ...], one: tuple[int, ...], other: tuple[int, ...], tokenizer: Any
-) -> tuple[tuple[int, ...], ...]:
-    """What opens a turn: what two openings share if it says something, else either of them."""
-    known = {x for x in (one, other) if _says_something(x, tokenizer)}
-    if _says_something(shared, tokenizer):
-        known.add(shared)
+    shared: Ids, one: Ids, other: Ids, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Ids, ...]:
+    """Return what opens a turn, the longest first.
+
+    What two openings share if it says something, and either of them if it does.
+    """
+    known = {ids for ids in (shared, one, other) if _says_something(ids, tokenizer)}
     return tuple(sorted(known, key=lambda opening: (-len(opening), opening)))
 
 
-def _stripped(ids: tuple[int, ...], blank: frozenset[int]) -> tuple[int, ...]:
-    """Ids without the white space at their end."""
+def _stripped(ids: Ids, blank: frozenset[int]) -> Ids:
+    """Return ids without the white space at their end."""
     count = len(ids)
     while count and ids[count - 1] in blank:
         count -= 1
     return ids[:count]
 
 
-def _says_something(ids: tuple[int, ...], tokenizer: Any) -> bool:
-    """Whether ids hold a control token or a letter, and no unknown word: no sentence holds them by
-    chance.
+def _says_something(ids: Ids, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether ids hold a control token or a letter, and no unknown word.
+
+    No sentence holds them by chance then.
     """
     if tokenizer.unk_token_id in ids:
         return False
-    special = set(tokenizer.all_special_ids) | set(getattr(tokenizer, "added_tokens_decoder", {}))
-    return bool(special & set(ids)) or any(c.isalpha() for c in tokenizer.decode(list(ids)))
+    special = set(tokenizer.all_special_ids)
+    special |= set(getattr(tokenizer, "added_tokens_decoder", {}))
+    if special & set(ids):
+        return True
+    return any(character.isalpha() for character in tokenizer.decode(list(ids)))
 
 
-def _common(sequences: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The longest common beginning."""
-    shared = []
+def _common(sequences: Sequence[Ids]) -> Ids:
+    """Return the longest common beginning of several sequences."""
+    shared: list[int] = []
     for tokens in zip(*sequences, strict=False):
         if len(set(tokens)) > 1:
             break
@@ -272,22 +330,26 @@ def _common(sequences: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(shared)
 
 
-def _found(tokens: list[int], openings: Sequence[tuple[int, ...]]) -> list[tuple[int, int]]:
-    """Where openings stand in a prompt: first column and the column behind; no two overlap."""
+def _found(tokens: list[int], openings: Sequence[Ids]) -> list[tuple[int, int]]:
+    """Return the first column of each opening in a prompt, and the column behind; none overlap."""
     first_ids = {opening[0] for opening in openings}
-    found, end = [], 0
+    found: list[tuple[int, int]] = []
+    end = 0
     for start, token in enumerate(tokens):
         if token not in first_ids or start < end:
             continue
-        match = next((o for o in openings if tokens[start : start + len(o)] == list(o)), ())
-        if match:
-            end = start + len(match)
-            found.append((start, end))
+        for opening in openings:
+            if tokens[start : start + len(opening)] == list(opening):
+                end = start + len(opening)
+                found.append((start, end))
+                break
     return found
 
 
 def _runs(true: Tensor) -> list[tuple[int, int]]:
-    """Where the runs of true columns (L,) begin and end."""
-    edges = true.int().diff(prepend=true.new_zeros(1).int(), append=true.new_zeros(1).int())
-    starts, ends = (edges == 1).nonzero()[:, 0], (edges == -1).nonzero()[:, 0]
-    return list(zip(starts.tolist(), ends.tolist(), strict=True))
+    """Return the first column of each run of true columns (L,), and the column behind its last."""
+    outside = true.new_zeros(1).int()
+    edges = true.int().diff(prepend=outside, append=outside)  # (L + 1,)
+    starts = (edges == 1).nonzero()[:, 0].tolist()
+    ends = (edges == -1).nonzero()[:, 0].tolist()
+    return list(zip(starts, ends, strict=True))

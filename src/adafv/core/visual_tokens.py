@@ -1,8 +1,9 @@
-"""What methods may look at, and the images of a batch ready to be pruned."""
+"""Encoded images: what methods may look at, and all that is needed to prune a batch."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +15,12 @@ from adafv.core.signals import SALIENCY, Signal
 __all__ = ["Encoding", "Returned", "VisualTokens"]
 
 HEAVY = ("last_hidden_state", "hidden_states", "attentions")
+"""Fields of an encoder's output that nobody reads again, and that would be kept in memory."""
 
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """What a method may look at: the droppable tokens of I images, padded to the longest.
+    """What a method may look at: the patches' tokens of I images, padded to the longest.
 
     Attributes:
         features: (I, N, D) visual tokens after the projector, in LLM order, newlines left out.
@@ -26,11 +28,11 @@ class VisualTokens:
         counts: N of each image.
         signals: what was asked for of the vision tower, (I, N) or (I, N, d) each; see
             `adafv.core.signals.Signal`.
-        text: (I, M, D) input embeddings of the words each image is asked about. None if nobody
-            asked for them.
-        text_mask: (I, M), true where there is a word.
+        text: (I, M, D) input embeddings of the text tokens each image is asked about. None if
+            nobody asked for them.
+        text_mask: (I, M), true where there is a text token.
         coordinates: for each image a CPU tensor (N, 3): crop, row and column of each token; see
-            `Family.grid`.
+            `adafv.families.base.Layout`.
         seeds: a number for each image's question, the same in every batch and on every device: for
             methods that draw.
         layers: how many layers the LLM has: for methods that prune between them.
@@ -48,13 +50,14 @@ class VisualTokens:
 
     @property
     def device(self) -> torch.device:
-        """Where they are."""
+        """Return the device that all but the coordinates are on."""
         return self.features.device
 
     @property
     def saliency(self) -> Tensor:
-        """(I, N) fp32 attention of the vision tower at the features' layer, each crop its own
-        softmax.
+        """Return the tower's attention (I, N) at the features' layer, in fp32.
+
+        Each crop is a softmax of its own.
         """
         return self.signals[SALIENCY]
 
@@ -65,7 +68,7 @@ class Returned:
 
     Attributes:
         modality: "image" or "video".
-        count: of how many images (or clips).
+        count: of how many images (or videos).
         output: as it came.
         output_field: name of the field that the LLM reads.
     """
@@ -76,45 +79,58 @@ class Returned:
     output_field: str
 
     def but(self, features: list[Tensor], deepstack_features: list[list[Tensor]]) -> ModelOutput:
-        """The same with other features (k, D) of each image.
+        """Return the same output with other features (k, D) of each image."""
+        fields: dict[str, Any] = {}
+        for name, value in self.output.items():
+            if name not in HEAVY:
+                fields[name] = value
+        output = type(self.output)(**fields)
 
-        Where the model expects one tensor of equal pieces, the pieces are the largest that no image
-        shares.
-        """
-        output = type(self.output)(
-            **{name: x for name, x in self.output.items() if name not in HEAVY}
-        )
-        output[self.output_field] = features
-        if isinstance(whole := self.output[self.output_field], Tensor):
-            piece = math.gcd(*map(len, features)) if whole.dim() == 3 else 0
-            output[self.output_field] = (
-                torch.cat(features).unflatten(0, (-1, piece)) if piece else torch.cat(features)
-            )
+        full = self.output[self.output_field]
+        if isinstance(full, Tensor):
+            output[self.output_field] = _one_tensor(features, in_pieces=full.dim() == 3)
+        else:
+            output[self.output_field] = features
         if deepstack_features:
             output["deepstack_features"] = deepstack_features
         return output
 
 
+def _one_tensor(features: list[Tensor], in_pieces: bool) -> Tensor:
+    """Return the features (k, D) of several images in one tensor.
+
+    Args:
+        in_pieces: the model expects equal pieces: the largest that no two images share.
+    """
+    joined = torch.cat(features)  # (sum of k, D)
+    piece = math.gcd(*map(len, features)) if in_pieces else 0
+    if not piece:
+        return joined
+    return joined.view(-1, piece, joined.shape[-1])  # (pieces, piece, D)
+
+
 @dataclass(frozen=True)
 class Encoding:
-    """The encoded images of a batch, ready to be pruned by any number of methods. A clip counts as
-    an image.
+    """The encoded images of a batch, ready to be pruned by any number of methods.
+
+    A video counts as an image.
 
     Attributes:
         tokens: what methods see.
         features: one (n, D) tensor per image: all its tokens in LLM order, newlines included.
-        patch_indices: one (N,) device tensor per image: which of its n tokens a method chooses from.
-        structural_indices: one (n - N,) device tensor per image: which are no patches. They go as
-            `Pruner.newlines` says.
-        spans: where each image's placeholders are.
+        patch_indices: one (N,) device tensor per image: which of its n tokens a method chooses
+            from.
+        structural_indices: one (n - N,) device tensor per image: which are no patches. They are
+            kept or dropped as `Pruner.newlines` says.
+        spans: the placeholders of each image in the prompts.
         prompt: the prompts.
         consumed: names of the inputs that the encoders have used up.
-        deepstack_features: for each deeper layer of the LLM that reads features of its own (DeepStack), those
-            of each image.
+        deepstack_features: for each deeper layer of the LLM that reads features of its own
+            (DeepStack), those of each image.
         returned: what the encoders returned, in the order of the images.
-        positions: (3 or more, B, L) position ids of the whole prompts, where the model has M-RoPE.
+        positions: (3 or more, B, L) position ids of the full prompts, where the model has M-RoPE.
         numbering: names of the inputs from which the model numbers its tokens.
-        question: whose words an image is asked about by, those of its "turn" or of the "chat" from
+        question: whose text an image is asked about by: that of its "turn", or of the "chat" from
             there on.
         merges: the features are what the LLM reads, so that a method may change them.
     """
@@ -136,12 +152,13 @@ class Encoding:
     def encoded(
         self, features: list[Tensor], deepstack_features: list[list[Tensor]]
     ) -> dict[str, ModelOutput]:
-        """Other features (k, D) of each image by modality, for `mm_encoder_outputs`."""
-        found, start = {}, 0
+        """Return other features (k, D) of each image by modality, for `mm_encoder_outputs`."""
+        found: dict[str, ModelOutput] = {}
+        start = 0
         for part in self.returned:
+            # the images of one encoder follow one another
             own = slice(start, start + part.count)
-            found[part.modality] = part.but(
-                features[own], [plane[own] for plane in deepstack_features]
-            )
+            levels = [level[own] for level in deepstack_features]
+            found[part.modality] = part.but(features[own], levels)
             start += part.count
         return found

@@ -12,7 +12,7 @@ from adafv.core.pruner import BudgetError, Pruner
 from adafv.core.visual_tokens import Encoding
 from adafv.evaluation.boxes import centers, distances
 from adafv.evaluation.oracle import Oracle
-from adafv.families import check_placed
+from adafv.families import check_has_grid
 from adafv.models.generation import check_length, decode, generate
 from adafv.models.prompting import build_batch, build_text
 from adafv.utils.checks import checked
@@ -74,7 +74,7 @@ class Prompts:
 
     def _distances(self) -> list[Tensor]:
         try:
-            check_placed(self.model)
+            check_has_grid(self.model)
         except ValueError as error:
             raise BudgetError(str(error)) from None
         places = zip(

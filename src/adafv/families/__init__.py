@@ -1,5 +1,6 @@
-"""What a model family does differently: how the tower is reached and how its patches become visual
-tokens.
+"""Model families: how their towers are reached, and how patches become visual tokens.
+
+A family is data, or a few lines where data doesn't do; nothing else in the package knows one.
 """
 
 import inspect
@@ -25,18 +26,20 @@ __all__ = [
     "UNPROVEN",
     "Family",
     "UnprovenFamilyWarning",
-    "check_placed",
+    "check_has_grid",
     "family_of",
     "record",
 ]
 
+# reasons why nothing can be pruned between the layers of a language model
 BOTH_WAYS = "its visual tokens look at each other both ways"
 ROTARY = "its rotary embedding is one complex tensor"
 STATE = (
     "some of its layers carry a state from token to token and have no attention to rank tokens by"
 )
-WHOLE = "its layers read more of the whole prompt than hidden states"
+MORE_THAN_HIDDEN = "its layers read more of the full prompt than hidden states"
 
+# by `model_type`; what an entry does not say is as `Family` or its subclass has it
 FAMILIES: dict[str, Family] = {
     "aria": Latents(max_crop_gap=0),
     "aya_vision": Crops(max_crop_gap=1, thumbnail=-1),
@@ -47,10 +50,10 @@ FAMILIES: dict[str, Family] = {
     "deepseek_vl": Crops(vision="vision_model"),
     "deepseek_vl_hybrid": Crops(vision="vision_model"),
     "emu3": Codes(),
-    "ernie4_5_vl_moe": Grid(vision="vision_tower", no_layerwise_reason=WHOLE),
+    "ernie4_5_vl_moe": Grid(vision="vision_tower", no_layerwise_reason=MORE_THAN_HIDDEN),
     "exaone4_5": Grid(ignores_position_ids=True),
     "gemma3": Crops(no_layerwise_reason=BOTH_WAYS),
-    "gemma4": Gemma4(no_layerwise_reason=WHOLE),
+    "gemma4": Gemma4(no_layerwise_reason=MORE_THAN_HIDDEN),
     "glm46v": Grid(),
     "glm4v": Grid(),
     "glm4v_moe": Grid(),
@@ -61,7 +64,7 @@ FAMILIES: dict[str, Family] = {
         merge="vision_config.scale_factor",
         max_crop_gap=4,
         thumbnail=-1,
-        no_layerwise_reason=WHOLE,
+        no_layerwise_reason=MORE_THAN_HIDDEN,
     ),
     "hyperclovax_vision_v2": Grid(vision="vision_model", ignores_position_ids=True),
     "idefics2": Latents(count="perceiver_config.resampler_n_latents", max_crop_gap=1, thumbnail=-1),
@@ -87,8 +90,8 @@ FAMILIES: dict[str, Family] = {
     "qwen2_vl": Grid(prunes_video=True),
     "qwen3_5": Grid(no_layerwise_reason=STATE, prunes_video=True),
     "qwen3_5_moe": Grid(no_layerwise_reason=STATE, prunes_video=True),
-    "qwen3_vl": Grid(no_layerwise_reason=WHOLE, prunes_video=True),
-    "qwen3_vl_moe": Grid(no_layerwise_reason=WHOLE, prunes_video=True),
+    "qwen3_vl": Grid(no_layerwise_reason=MORE_THAN_HIDDEN, prunes_video=True),
+    "qwen3_vl_moe": Grid(no_layerwise_reason=MORE_THAN_HIDDEN, prunes_video=True),
     "smolvlm": Crops(vision="vision_model", merge="scale_factor", max_crop_gap=4, thumbnail=-1),
     "video_llama_3": Grid(vision="vision_model"),
     "video_llava": Crops(vision="image_tower"),
@@ -102,46 +105,54 @@ class UnprovenFamilyWarning(UserWarning):
 
 @checked
 def family_of(model: PreTrainedModel | PreTrainedConfig) -> Family:
-    """The family of a model, or of a configuration whose weights are not loaded yet, by its
-    `model_type`.
+    """Return the family of a model by its `model_type`.
 
-    One that nobody has proven warns once and goes the generic way, see `Generic`.
+    A configuration will do, for weights that are not loaded yet. A family without tests warns once
+    and goes the generic way, see `Generic`.
 
     Raises:
         ValueError: a model that takes no encoded images, or of a family in `IMPOSSIBLE`.
     """
+    # proven
     config = model if isinstance(model, PreTrainedConfig) else model.config
     kind = config.model_type
-    if family := FAMILIES.get(kind):
+    family = FAMILIES.get(kind)
+    if family is not None:
         return family
+
+    # refused
     if kind in IMPOSSIBLE:
         raise ValueError(
             f"models of the family {kind!r} cannot be pruned: {IMPOSSIBLE[kind]}. {_remedy()}"
         )
     if not _takes_encoded_images(model):
-        lack = (
-            "reads no encoded images" if hasattr(config, "vision_config") else "has no vision tower"
-        )
+        reads_images = hasattr(config, "vision_config")
+        lack = "reads no encoded images" if reads_images else "has no vision tower"
         raise ValueError(f"model type {kind!r} {lack}, hence nothing can be pruned. {_remedy()}")
+
+    # let through
     _warn(kind)
     return Generic()
 
 
 @checked
-def check_placed(model: PreTrainedModel) -> None:
-    """Raise a `ValueError` if nobody knows where the visual tokens of a model lie in an image."""
+def check_has_grid(model: PreTrainedModel) -> None:
+    """Raise a `ValueError` if the coordinates of a model's visual tokens are not known."""
     if not family_of(model).has_grid:
         raise ValueError(
-            f"where the visual tokens of a {model.config.model_type!r} model lie in an image is not known, so they "
-            "cannot be drawn on it or held against boxes: use a model whose crops share one grid, e.g. LLaVA or Qwen-VL"
+            f"where the visual tokens of a {model.config.model_type!r} model lie in an image is "
+            "not known, so they cannot be drawn on it or held against boxes: use a model whose "
+            "crops share one grid, e.g. LLaVA or Qwen-VL"
         )
 
 
 def record() -> dict[str, Any]:
-    """What the test matrix proved when it last ran: `{"transformers": version, "families": {name:
-    …}}`.
+    """Return what the test matrix proved when it last ran.
+
+    It is `{"transformers": version, "families": {name: …}}`.
     """
-    return json.loads(files("adafv.families").joinpath("proven.json").read_text())
+    proven: dict[str, Any] = json.loads(files("adafv.families").joinpath("proven.json").read_text())
+    return proven
 
 
 def _remedy() -> str:
@@ -149,17 +160,25 @@ def _remedy() -> str:
 
 
 def _takes_encoded_images(model: PreTrainedModel | PreTrainedConfig) -> bool:
+    """Return whether the forward of a model, or of a configuration's model, takes them."""
+    forward: Any
     if isinstance(model, PreTrainedConfig):
+        # the class that `AutoModelForImageTextToText` would load
         cls: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(model), None)
-        return cls is not None and "mm_encoder_outputs" in inspect.signature(cls.forward).parameters
-    return "mm_encoder_outputs" in inspect.signature(model.forward).parameters
+        if cls is None:
+            return False
+        forward = cls.forward
+    else:
+        forward = model.forward
+    return "mm_encoder_outputs" in inspect.signature(forward).parameters
 
 
 @cache
 def _warn(kind: str) -> None:
+    # cached: once for each family
     warnings.warn(
-        f"no test of adafv covers models of the family {kind!r}: their vision tower is not looked at, methods that "
-        "need its attention get how much a visual token differs from the others",
+        f"no test of adafv covers models of the family {kind!r}: their vision tower is not looked "
+        "at, methods that need its attention get how much a visual token differs from the others",
         UnprovenFamilyWarning,
         stacklevel=3,
     )

@@ -1,4 +1,8 @@
-"""The interface of a model family: how its tower is reached, and how patches become visual tokens."""
+"""The interface of a model family: how its tower is reached, how patches become visual tokens.
+
+Letters: n placeholders of an image, newlines included, N of them stand for patches, D' width of the
+encoder's features, D width of the language model.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from adafv.core.prompt import Prompt
 from adafv.utils.checks import checked
@@ -18,15 +23,21 @@ __all__ = [
     "Family",
     "Layout",
     "base_of",
-    "behind",
     "blocks",
+    "grid_coordinates",
+    "hidden_index",
     "join",
+    "layers_of",
     "patch_grid",
     "pixels_of",
+    "prepended",
     "raster",
 ]
 
 BEFORE_PATCHES = ("class_embedding", "cls_token", "distillation_token", "register_tokens")
+"""Names of the parameters of tokens that a tower puts before its patches."""
+DEPTHS = ("num_hidden_layers", "depth", "num_layers")
+"""Names that configurations give to the number of layers."""
 
 
 @checked
@@ -55,11 +66,11 @@ class Layout:
     Attributes:
         patches: (n, m) int64, which of the image's patches, crop after crop in the tower's order,
             each placeholder stands for; -1 for a token that is no patch (a newline).
-        coordinates: (n, 3) int64, crop, row and column of each. Crops are counted in the order of the
-            tower, but 0 is always a thumbnail, or all there is. Row and column run over one image
-            at one scale: the tiles of a grid share theirs, a thumbnail has its own.
+        coordinates: (n, 3) int64, crop, row and column of each. Crops are counted in the order of
+            the tower, but 0 is always a thumbnail, or all there is. Row and column run over one
+            image at one scale: the tiles of a grid share theirs, a thumbnail has its own.
         size: patches that the tower has of the image.
-        frames: of a clip.
+        frames: of a video.
     """
 
     patches: Tensor
@@ -69,19 +80,22 @@ class Layout:
 
     @property
     def patch_indices(self) -> Tensor:
-        """(N,) which of the n placeholders stand for patches."""
+        """Return which of the n placeholders stand for patches: (N,)."""
         return (self.patches[:, 0] >= 0).nonzero()[:, 0]
 
     @property
     def structural_indices(self) -> Tensor:
-        """(n - N,) the others."""
+        """Return which of the n placeholders stand for no patch: (n - N,)."""
         return (self.patches[:, 0] < 0).nonzero()[:, 0]
 
     def pooled(self, seen: Tensor, tokens: Tensor) -> Tensor:
-        """(N, …) the mean over the patches that each of some tokens (N,) is made of, of what all
-        (size, …) showed.
+        """Return what some tokens (N,) showed: (N, …), the mean over their patches.
+
+        Args:
+            seen: (size, …) what all patches showed.
         """
-        return seen[self.patches[tokens].to(seen.device, non_blocking=True)].mean(1)
+        patches = self.patches[tokens].to(seen.device, non_blocking=True)  # (N, m)
+        return seen[patches].mean(1)  # (N, m, …) -> (N, …)
 
 
 @checked
@@ -93,24 +107,24 @@ class Family:
 
     Attributes:
         vision: path of the vision tower in the base model.
-        max_crop_gap: crops of one image are at most so many tokens apart in the prompt; images that follow
-            one another more closely share a budget. None: every crop is an image.
+        max_crop_gap: crops of one image are at most so many tokens apart in the prompt; images that
+            follow one another more closely share a budget. None: every crop is an image.
         thumbnail: which of an image's several crops shows all of it: 0 the first, -1 the last.
-            None: none does.
-        cls: where the tower has its CLS token: 0 or -1. None: wherever its parameters say, first if
+            None: no crop does.
+        cls: index of the CLS token in the tower: 0 or -1. None: as its parameters say, first if
             it has one.
         output_field: the field of the encoder's output that the language model reads.
-        attention_observable: the tower's attention can be observed, and its patches become tokens of their own.
-            Otherwise the distinctness of the visual tokens stands in for it.
-        no_layerwise_reason: why the language model has to read the whole prompt in every layer, so that nothing
-            can be pruned between them. Empty: it hasn't.
-        ignores_position_ids: the model numbers its tokens by counting them, whatever position ids it is given.
-        prunes_video: its clips are pruned, too.
-        merges: what goes in at the door is what the language model reads, so that methods may merge
-            it.
+        attention_observable: the tower's attention can be observed, and its patches become tokens
+            of their own. Otherwise 1 − mean cosine of the visual tokens stands in for it.
+        no_layerwise_reason: why the language model has to read the full prompt in every layer, so
+            that nothing can be pruned between them. Empty: it hasn't.
+        ignores_position_ids: the model numbers its tokens by counting them, whatever position ids
+            it is given.
+        prunes_video: its videos are pruned, too.
+        merges: `output_field` holds what the language model reads, so that methods may merge it.
         required_inputs: inputs without which the crops' shapes are unknown.
-        strategy: "default": the first token that the tower makes of a crop is cut off, "full": none
-            is; for families whose configuration has no vision_feature_select_strategy.
+        strategy: "default": the first token that the tower makes of a crop is cut off, "full": no
+            token is; for families whose configuration has no vision_feature_select_strategy.
     """
 
     vision: str = "vision_tower"
@@ -128,90 +142,95 @@ class Family:
 
     @property
     def has_grid(self) -> bool:
-        """Rows and columns run over the image, so that a token's place in it is known."""
+        """Return whether rows and columns run over the image, so that coordinates are known."""
         return self.max_crop_gap is None
 
     def tower(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The vision tower."""
-        return reduce(getattr, self.vision.split("."), base_of(model))
+        """Return the vision tower of a model."""
+        tower: PreTrainedModel = reduce(getattr, self.vision.split("."), base_of(model))
+        return tower
 
-    def cls_place(self, model: PreTrainedModel) -> int | None:
-        """Which token of the tower is CLS: 0, -1 or None."""
+    def cls_position(self, model: PreTrainedModel) -> int | None:
+        """Return which token of the tower is CLS: 0, -1 or None."""
         if self.cls is not None:
             return self.cls
         return 0 if self._before_patches(model) else None
 
     def registers(self, model: PreTrainedModel) -> int:
-        """How many tokens of the tower stand between CLS and the patches."""
+        """Return how many tokens of the tower stand between CLS and the patches."""
+        # the first of them is CLS
         return max(0, self._before_patches(model) - 1)
 
     def lead(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
-        """How many visual tokens of a crop stand before its patches: of CLS and registers all but
-        what is cut off.
+        """Return how many visual tokens of a crop stand before its patches.
 
-        -1: what is cut off is the first patch, in a tower that has nothing before it.
+        Of CLS and registers all but what is cut off. -1: what is cut off is the first patch, in a
+        tower that has nothing before it.
         """
-        if not self.attention_observable or self.cls_place(model) == -1:
+        # a tower that is not looked at, or whose CLS comes last
+        if not self.attention_observable or self.cls_position(model) == -1:
             return 0
+        # the call decides, else the configuration, else the family
         strategy = inputs.get("vision_feature_select_strategy")
-        strategy = strategy or getattr(
-            model.config, "vision_feature_select_strategy", self.strategy
-        )
-        return self._before_patches(model) - (strategy == "default")
+        if not strategy:
+            strategy = getattr(model.config, "vision_feature_select_strategy", self.strategy)
+        cut_off = 1 if strategy == "default" else 0
+        return self._before_patches(model) - cut_off
 
     def _before_patches(self, model: PreTrainedModel) -> int:
+        """Return how many tokens the tower puts before its patches."""
         found = 0
         for name, parameter in self.tower(model).named_parameters():
             *modules, last = name.split(".")
             # a pooling head has a CLS token of its own
             if last in BEFORE_PATCHES and "head" not in modules:
+                # (1, count, width), (count, width) or (width,)
                 found += parameter.numel() // parameter.shape[-1]
         return found
 
     def feature_layer(self, model: PreTrainedModel, inputs: Mapping[str, Any] | None = None) -> int:
-        """Index into the tower's `hidden_states` of the deepest layer that the features are taken
-        from.
+        """Return the index into `hidden_states` of the deepest layer that features are taken from.
 
         Args:
             inputs: of the call, which may name another layer than the configuration.
 
         Raises:
-            ValueError: a layer that is none.
+            ValueError: not a valid layer.
         """
         config = model.config
-        chosen = (inputs or {}).get("vision_feature_layer")
+        chosen: Any = (inputs or {}).get("vision_feature_layer")
+        # the call decides, else the configuration, else the last layer
         if chosen is None:
-            chosen = getattr(
-                config, "vision_feature_layer", getattr(config, "vision_feature_layers", -1)
-            )
+            several = getattr(config, "vision_feature_layers", -1)
+            chosen = getattr(config, "vision_feature_layer", several)
         if isinstance(chosen, int):
             return chosen
-        if (
-            not isinstance(chosen, Sequence)
-            or not chosen
-            or not all(isinstance(layer, int) for layer in chosen)
-        ):
+        is_list = isinstance(chosen, Sequence) and len(chosen) > 0
+        if not is_list or not all(isinstance(layer, int) for layer in chosen):
             raise ValueError(
-                f"vision_feature_layer={chosen!r} is no layer: pass an integer, or a list of them"
+                f"vision_feature_layer={chosen!r} is not a valid layer: pass an integer, or a list "
+                "of them"
             )
+        # features of several layers side by side
         count = len(layers_of(self.tower(model)))
         return max(hidden_index(layer, count) for layer in chosen)
 
-    def pieces(self, output: Any) -> list[Tensor]:
-        """The encoder's features in pieces (n, D'): of an image, of a crop, or of a prompt."""
+    def pieces(self, output: ModelOutput) -> list[Tensor]:
+        """Return the encoder's features in pieces (tokens, D'): of an image, a crop or a prompt."""
+        # one tensor for all, one with a dimension of crops, or a list
         features = getattr(output, self.output_field)
-        return (
-            [features] if isinstance(features, Tensor) and features.dim() == 2 else list(features)
-        )
+        if isinstance(features, Tensor) and features.dim() == 2:
+            return [features]
+        return list(features)
 
     def project(self, model: PreTrainedModel, features: Tensor) -> Tensor:
-        """(n, D) what the language model will see of (n, D') features that go in at its door."""
+        """Return (N, D) what the language model will see of features (N, D') of the encoder."""
         return features
 
     def crops(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
     ) -> list[Crop]:
-        """The crops of a batch, in the order of the tower.
+        """Return the crops of a batch, in the order of the tower.
 
         Args:
             tokens: lengths of the pieces in which the encoder returns its features.
@@ -225,14 +244,15 @@ class Family:
         prompt: Prompt,
         tokens: Sequence[int],
     ) -> list[Layout]:
-        """For each image, in reading order, what its placeholders stand for."""
+        """Return for each image, in reading order, what its placeholders stand for."""
         crops = self.crops(model, inputs, tokens)
-        lengths = [len(crop.patches) for crop in crops]
-        groups = (
-            [[crop] for crop in crops]
-            if self.max_crop_gap is None
-            else prompt.groups(crops, lengths, self.max_crop_gap)
-        )
+        if self.max_crop_gap is None:
+            # every crop is an image
+            groups = [[crop] for crop in crops]
+        else:
+            # crops that follow one another closely are one
+            lengths = [len(crop.patches) for crop in crops]
+            groups = prompt.groups(crops, lengths, self.max_crop_gap)
         return [join(group, self.thumbnail) for group in groups]
 
     def video_layouts(
@@ -242,69 +262,86 @@ class Family:
         prompt: Prompt,
         tokens: Sequence[int],
     ) -> list[Layout]:
-        """As `layouts`, for each clip: its frames are its crops."""
+        """Return for each video what its placeholders stand for: its frames are its crops."""
         raise NotImplementedError
 
 
 @checked
 def join(crops: Sequence[Crop], thumbnail: int | None = None, frames: int = 1) -> Layout:
-    """The layout of an image of several crops, one below the other, or of a clip of several frames."""
-    patches, coordinates, start, down = [], [], 0, 0
-    whole = None if thumbnail is None else thumbnail % len(crops)
+    """Return the layout of an image of several crops, or of a video of several frames.
+
+    Crops lie one below the other.
+
+    Args:
+        thumbnail: index of the crop that shows all of the image. None: no crop does.
+    """
+    overview = None if thumbnail is None else thumbnail % len(crops)
+    patches: list[Tensor] = []
+    coordinates: list[Tensor] = []
+    start = 0  # the crop's first patch
+    top = 0  # the crop's first row
     for i, crop in enumerate(crops):
-        cells = _cells(crop.height, crop.width)
-        if i == whole or len(crops) == 1:
+        in_crop = grid_coordinates(crop.height, crop.width)  # (N, 2)
+        if i == overview or len(crops) == 1:
             number = 0
         else:
-            number = i + (1 if whole is None or i < whole else 0)
-            cells, down = cells + torch.tensor([down, 0]), down + crop.height
-        patches.append(crop.patches + start)
-        coordinates.append(torch.cat([torch.full((len(cells), 1), number), cells], dim=1))
+            # 0 is left to the thumbnail, wherever it comes
+            number = i + 1 if overview is None or i < overview else i
+            in_crop = in_crop + torch.tensor([top, 0])
+            top += crop.height
+        numbers = torch.full((len(in_crop), 1), number)
+        coordinates.append(torch.cat([numbers, in_crop], dim=1))  # (N, 3)
+        patches.append(crop.patches + start)  # (N, m)
         start += crop.size
     return Layout(torch.cat(patches), torch.cat(coordinates), start, frames)
 
 
 @checked
 def base_of(model: PreTrainedModel) -> Any:
-    """What encodes and reads, without the head of the language model and without adapters of PEFT
-    around it.
+    """Return what encodes and reads, without the head of the language model and without adapters.
+
+    Its methods differ from family to family.
     """
+    # PEFT wraps the model in another
     inner: Any = getattr(model, "get_base_model", lambda: model)()
     return inner.base_model
 
 
 @checked
-def behind(x: Tensor, lead: int) -> Tensor:
-    """(…, lead + n, m) x behind `lead` tokens that are no patches, -1 each; without its first one
-    where lead is -1.
+def prepended(x: Tensor, lead: int) -> Tensor:
+    """Return (…, lead + n, m): `lead` tokens that are no patches, -1 each, and x (…, n, m).
+
+    Without the first one of x where lead is -1.
     """
     return F.pad(x, (0, 0, lead, 0), value=-1)
 
 
 @checked
 def pixels_of(inputs: Mapping[str, Any]) -> Tensor | None:
-    """The pixels (…, height, width) of images among the inputs of a model, under whichever name."""
-    pixels = inputs.get("pixel_values")
+    """Return the pixels (…, height, width) of images among the inputs, under whichever name."""
+    pixels: Tensor | None = inputs.get("pixel_values")
     return inputs.get("pixel_values_images") if pixels is None else pixels
 
 
 @checked
 def patch_grid(model: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[int, int]:
-    """Rows and columns of patches of a crop: of its pixels; where only its shape is known, of the
-    configuration's.
+    """Return the rows and columns of patches of a crop: of its pixels, else of the configuration.
 
     Raises:
         ValueError: a tower that doesn't say how large its patches are.
     """
-    vision, pixels = model.config.vision_config, pixels_of(inputs)
-    if (patch := getattr(vision, "patch_size", None)) is None:
+    vision = model.config.vision_config
+    patch = getattr(vision, "patch_size", None)
+    if patch is None:
         raise ValueError(
-            f"the vision tower {vision.model_type!r} doesn't say how large its patches are: adafv cannot tell which "
-            "part of an image a visual token shows, use a model with another tower"
+            f"the vision tower {vision.model_type!r} doesn't say how large its patches are: adafv "
+            "cannot tell which part of an image a visual token shows, use a model with another "
+            "tower"
         )
-    size = _pair(vision.image_size) if pixels is None else pixels.shape[-2:]
-    rows, columns = (n // p for n, p in zip(size, _pair(patch), strict=True))
-    return rows, columns
+    pixels = pixels_of(inputs)
+    height, width = _pair(vision.image_size) if pixels is None else pixels.shape[-2:]
+    patch_height, patch_width = _pair(patch)
+    return height // patch_height, width // patch_width
 
 
 def _pair(x: Any) -> tuple[int, int]:
@@ -313,38 +350,47 @@ def _pair(x: Any) -> tuple[int, int]:
 
 @checked
 def raster(height: int, width: int, merge: int = 1, size: int | None = None) -> Crop:
-    """Height · width tokens in raster order, each of merge · merge patches of a tower that reads in
-    raster order.
+    """Return a crop of height · width tokens in raster order, each of merge · merge patches.
+
+    The tower reads the patches in raster order, too.
+
+    Args:
+        size: patches that the tower has of the crop. None: those of the tokens.
     """
-    index = torch.arange(height * width * merge**2).view(height, merge, width, merge)
-    return Crop(
-        index.transpose(1, 2).reshape(height * width, -1), height, width, size or index.numel()
-    )
+    index = torch.arange(height * width * merge**2)
+    index = index.view(height, merge, width, merge).transpose(1, 2)  # (height, width, merge, merge)
+    patches = index.reshape(height * width, -1)  # (height · width, merge²)
+    return Crop(patches, height, width, size or index.numel())
 
 
 @checked
 def blocks(height: int, width: int, merge: int = 1) -> Crop:
-    """As `raster`, of a tower that reads the patches of a token one after another."""
-    index = torch.arange(height * width * merge**2).view(height * width, -1)
-    return Crop(index, height, width, index.numel())
+    """Return a crop as `raster` does, of a tower that reads a token's patches one after another."""
+    index = torch.arange(height * width * merge**2)
+    patches = index.view(height * width, -1)  # (height · width, merge²)
+    return Crop(patches, height, width, index.numel())
 
 
-def _cells(rows: int, columns: int) -> Tensor:
+@checked
+def grid_coordinates(rows: int, columns: int) -> Tensor:
+    """Return row and column (rows · columns, 2) of the cells of a grid, in raster order."""
     return torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-
-
-DEPTHS = ("num_hidden_layers", "depth", "num_layers")
 
 
 @checked
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The stack of layers of a vision tower or a language model.
+    """Return the stack of layers of a vision tower or a language model.
 
     Raises:
-        ValueError: it has none.
+        ValueError: it has no stack of layers.
     """
-    config = model.config
-    count = next((n for name in DEPTHS if (n := getattr(config, name, None)) is not None), None)
+    # how many layers there should be
+    count = None
+    for name in DEPTHS:
+        count = getattr(model.config, name, None)
+        if count is not None:
+            break
+    # the outermost list of as many modules
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
@@ -355,14 +401,17 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
 
 @checked
 def hidden_index(layer: int, count: int) -> int:
-    """Index, 0 to `count`, into the hidden states of a tower of `count` layers; 0 is what the first
-    layer reads.
+    """Return the index, 0 to `count`, into the hidden states of a tower of `count` layers.
+
+    0 is what the first layer reads.
 
     Raises:
         ValueError: it has no such layer.
     """
     if not -count - 1 <= layer <= count:
         raise ValueError(
-            f"vision_feature_layer={layer} is beyond the tower's {count} layers: pass {-count - 1} to {count}"
+            f"vision_feature_layer={layer} is beyond the tower's {count} layers: pass {-count - 1} "
+            f"to {count}"
         )
+    # -1 is the last
     return layer % (count + 1)

@@ -7,6 +7,7 @@ from functools import reduce
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.vision_utils import get_vision_window_index
@@ -17,11 +18,11 @@ from adafv.families.base import (
     Family,
     Layout,
     base_of,
-    behind,
     blocks,
     join,
     patch_grid,
     pixels_of,
+    prepended,
     raster,
 )
 
@@ -30,8 +31,9 @@ __all__ = ["Codes", "Crops", "Generic", "Grid", "Latents", "Shapes", "Sized", "T
 
 @dataclass(frozen=True, kw_only=True)
 class Crops(Family):
-    """Crops of one size. Their tokens, in raster order, are squares of patches: projected, pooled
-    or shuffled.
+    """Crops of one size.
+
+    Their tokens, in raster order, are squares of patches: projected, pooled or shuffled.
 
     Attributes:
         merge: path, in the configuration, of the side of such a square, where the encoder returns
@@ -47,50 +49,58 @@ class Crops(Family):
         prompt: Prompt,
         tokens: Sequence[int],
     ) -> list[Layout]:
+        """Return for each image, in reading order, what its placeholders stand for."""
         lead = 0 if self.merge is not None else self.lead(model, inputs)
-        found = super().layouts(model, inputs, prompt, [n - lead for n in tokens])
-        return [
-            replace(x, patches=behind(x.patches, lead), coordinates=behind(x.coordinates, lead))
-            for x in found
-        ]
+        layouts: list[Layout] = []
+        for layout in super().layouts(model, inputs, prompt, [n - lead for n in tokens]):
+            # CLS and registers before the patches
+            patches = prepended(layout.patches, lead)  # (lead + N, m)
+            coordinates = prepended(layout.coordinates, lead)  # (lead + N, 3)
+            layouts.append(replace(layout, patches=patches, coordinates=coordinates))
+        return layouts
 
     def crops(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
     ) -> list[Crop]:
+        """Return the crops of a batch, in the order of the tower."""
         if self.merge is not None:
+            # split a piece into crops
             rows, columns = patch_grid(model, inputs)
             count = rows * columns // self._merged(model, inputs) ** 2
             tokens = [count] * (sum(tokens) // max(1, count))
         return [self._crop(model, inputs, count) for count in tokens]
 
     def _merged(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
+        """Return the side of the square of patches that becomes a token."""
         assert self.merge is not None
-        return _path(model.config, self.merge)
+        return int(_path(model.config, self.merge))
 
     def _crop(self, model: PreTrainedModel, inputs: Mapping[str, Any], count: int) -> Crop:
-        """A crop of `count` tokens, each a square of patches, or of pixels where the tower is not
-        looked at.
+        """Return a crop of `count` tokens, each a square of patches.
+
+        Each is a square of pixels if the tower is not looked at.
         """
-        pixels = pixels_of(inputs)
-        if self.attention_observable:
-            rows, columns = patch_grid(model, inputs)
-        else:
+        if not self.attention_observable:
+            pixels = pixels_of(inputs)
             rows, columns = (1, count) if pixels is None else pixels.shape[-2:]
+            edge = math.isqrt(rows * columns // max(1, count)) or 1
+            return raster(rows // edge, columns // edge)
+
+        rows, columns = patch_grid(model, inputs)
         merge = math.isqrt(rows * columns // max(1, count)) or 1
-        crop = raster(rows // merge, columns // merge, merge if self.attention_observable else 1)
-        if self.attention_observable and crop.size != rows * columns:
+        crop = raster(rows // merge, columns // merge, merge)
+        if crop.size != rows * columns:
             raise ValueError(
-                f"the {rows} x {columns} patches of a crop became {count} tokens in this {model.config.model_type!r} "
-                "model: which token shows which patches is not known, prepare images in the size of its processor"
+                f"the {rows} x {columns} patches of a crop became {count} tokens in this "
+                f"{model.config.model_type!r} model: which token shows which patches is not known, "
+                "prepare images in the size of its processor"
             )
         return crop
 
 
 @dataclass(frozen=True, kw_only=True)
 class TwoRoutes(Crops):
-    """Granite Docling: where the processor chose the fine route, a token is a square of half the
-    side.
-    """
+    """Granite Docling: on the processor's fine route a token is a square of half the side."""
 
     def _merged(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
         merge = super()._merged(model, inputs)
@@ -99,8 +109,9 @@ class TwoRoutes(Crops):
 
 @dataclass(frozen=True, kw_only=True)
 class Grid(Family):
-    """Qwen-VL and its kin: images of any shape, packed one after another; m · m patches merge
-    into a token.
+    """Qwen-VL and its kin: images of any shape, packed one after another.
+
+    m · m patches merge into a token.
 
     Attributes:
         together: the tower reads the patches of a token one after another; otherwise all in raster
@@ -114,7 +125,8 @@ class Grid(Family):
     def crops(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
     ) -> list[Crop]:
-        grids = inputs["image_grid_thw"]
+        """Return the images of a batch, each a crop of its own."""
+        grids = inputs["image_grid_thw"]  # (I, 3): time, height, width in patches
         return [self._crop(model, grid, count) for grid, count in zip(grids, tokens, strict=True)]
 
     def video_layouts(
@@ -124,27 +136,30 @@ class Grid(Family):
         prompt: Prompt,
         tokens: Sequence[int],
     ) -> list[Layout]:
-        found = []
+        """Return for each video what its placeholders stand for: its frames are its crops."""
+        found: list[Layout] = []
         for grid, count in zip(inputs["video_grid_thw"], tokens, strict=True):
-            no_layerwise_reason, frames = self._crop(model, grid, count), int(grid[0])
-            frame = raster(no_layerwise_reason.height // frames, no_layerwise_reason.width)
-            found.append(
-                replace(
-                    join([frame] * frames, frames=frames),
-                    patches=no_layerwise_reason.patches,
-                    size=no_layerwise_reason.size,
-                )
-            )
+            # the tower sees all frames, one below the other
+            video = self._crop(model, grid, count)
+            frames = int(grid[0])
+            frame = raster(video.height // frames, video.width)
+            layout = join([frame] * frames, frames=frames)
+            found.append(replace(layout, patches=video.patches, size=video.size))
         return found
 
     def _crop(self, model: PreTrainedModel, grid: Tensor, count: int) -> Crop:
+        """Return the crop of an image or a video of `count` tokens."""
         time, height, width = grid.tolist()
         merge = math.isqrt(time * height * width // count)
-        crop = (blocks if self.together else raster)(time * height // merge, width // merge, merge)
+        make = blocks if self.together else raster
+        crop = make(time * height // merge, width // merge, merge)
+
+        # a tower that attends within windows reads tokens window after window
         vision = model.config.vision_config
-        if (window := getattr(vision, "window_size", None)) is None:
+        window = getattr(vision, "window_size", None)
+        if window is None:
             return crop
-        order = get_vision_window_index(grid[None], merge, window, vision.patch_size)[0]
+        order = get_vision_window_index(grid[None], merge, window, vision.patch_size)[0]  # (N,)
         return replace(crop, patches=crop.patches[order.argsort()])
 
 
@@ -157,9 +172,11 @@ class Sized(Family):
     def crops(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
     ) -> list[Crop]:
+        """Return the images of a batch, each a crop of its own."""
         merge = getattr(model.config, "spatial_merge_size", 1)
-        edge = model.config.vision_config.patch_size * merge
-        return [raster(int(h) // edge, int(w) // edge, merge) for h, w in inputs["image_sizes"]]
+        edge = model.config.vision_config.patch_size * merge  # pixels of a token
+        sizes = inputs["image_sizes"]  # (I, 2)
+        return [raster(int(height) // edge, int(width) // edge, merge) for height, width in sizes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,27 +195,30 @@ class Shapes(Family):
     def crops(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
     ) -> list[Crop]:
-        merge, size = _path(model.config, self.merge), inputs["pixel_values"].shape[1]
-        return [
-            raster(int(h) // merge, int(w) // merge, merge, size) for h, w in inputs[self.shapes]
-        ]
+        """Return the crops of a batch, in the order of the tower."""
+        merge = _path(model.config, self.merge)
+        padded = inputs["pixel_values"].shape[1]  # patches of the longest crop
+        crops: list[Crop] = []
+        for height, width in inputs[self.shapes]:
+            crops.append(raster(int(height) // merge, int(width) // merge, merge, padded))
+        return crops
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generic(Family):
-    """A family that nobody has looked at: every piece of the encoder's features is an image, in one
-    row.
-    """
+    """A family without tests: every piece of the encoder's features is an image, in one row."""
 
     attention_observable: bool = False
 
     @property
     def has_grid(self) -> bool:
+        """Return false: coordinates are not known."""
         return False
 
     def crops(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
     ) -> list[Crop]:
+        """Return each piece of the features as a crop."""
         return [raster(1, count) for count in tokens]
 
 
@@ -218,21 +238,25 @@ class Latents(Family):
 
     @property
     def has_grid(self) -> bool:
+        """Return false: a token has no coordinates in the image."""
         return False
 
     def crops(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
     ) -> list[Crop]:
+        """Return the crops of a batch, in the order of the tower."""
         if self.count is not None:
+            # split a piece into crops
             count = _path(model.config, self.count)
             tokens = [count] * (sum(tokens) // count)
         return [self._row(count) for count in tokens]
 
     def _row(self, count: int) -> Crop:
-        index = torch.arange(count)
-        return Crop(
-            index.where(index < count - self.closing, -1)[:, None], 1, count, count - self.closing
-        )
+        """Return a crop of `count` tokens in a row, of which the closing ones are no patches."""
+        size = count - self.closing
+        index = torch.arange(count)  # (count,)
+        patches = index.where(index < size, -1)[:, None]  # (count, 1)
+        return Crop(patches, 1, count, size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,18 +269,18 @@ class Codes(Family):
     def crops(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
     ) -> list[Crop]:
-        factor = base_of(model).vqmodel.vision_spatial_factor
-        return [
-            self._rows(int(height) // factor, int(width) // factor)
-            for height, width in inputs["image_sizes"]
-        ]
+        """Return the images of a batch, each a crop of its own."""
+        edge = base_of(model).vqmodel.vision_spatial_factor  # pixels of a code
+        sizes = inputs["image_sizes"]  # (I, 2)
+        return [self._rows(int(height) // edge, int(width) // edge) for height, width in sizes]
 
     def _rows(self, height: int, width: int) -> Crop:
-        index = torch.nn.functional.pad(
-            torch.arange(height * width).view(height, width), (0, 1), value=-1
-        )
-        return Crop(index.view(-1, 1), height, width + 1, height * width)
+        """Return a crop of rows of codes, each closed by a newline."""
+        index = torch.arange(height * width).view(height, width)
+        patches = F.pad(index, (0, 1), value=-1).view(-1, 1)  # (height · (width + 1), 1)
+        return Crop(patches, height, width + 1, height * width)
 
 
 def _path(root: Any, path: str) -> Any:
+    """Return what a dotted path of names leads to."""
     return reduce(getattr, path.split("."), root)

@@ -1,4 +1,4 @@
-"""Gemma 4: images of any shape, each padded to the longest, their patches' places given."""
+"""Gemma 4: images of any shape, each padded to the longest, the coordinates of patches given."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +20,10 @@ class Gemma4(Family):
     def crops(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
     ) -> list[Crop]:
-        merge, places = (
-            model.config.vision_config.pooling_kernel_size,
-            inputs["image_position_ids"].cpu(),
-        )
-        sizes = ((places.amax(1) + 1) // merge).tolist()
-        return [raster(height, width, merge, places.shape[1]) for width, height in sizes]
+        """Return the images of a batch, each a crop of its own."""
+        merge = model.config.vision_config.pooling_kernel_size
+        coordinates = inputs["image_position_ids"].cpu()  # (I, P, 2): column and row, -1 in padding
+        # the last patch says how large an image is
+        sizes = ((coordinates.amax(1) + 1) // merge).tolist()  # (I, 2)
+        padded = coordinates.shape[1]
+        return [raster(height, width, merge, padded) for width, height in sizes]

@@ -1,4 +1,4 @@
-"""Llama 4: the projector lies behind the door."""
+"""Llama 4: the model takes the tower's features and projects them itself."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,10 @@ __all__ = ["Llama4"]
 
 @dataclass(frozen=True, kw_only=True)
 class Llama4(Crops):
-    """The model takes the tower's features and projects them itself. CLS is the tower's last token."""
+    """Crops whose features go in before the projector. CLS is the tower's last token."""
 
     output_field: str = "last_hidden_state"
+    # methods see projected tokens, which the model does not take
     merges: bool = False
     vision: str = "vision_model"
     cls: int | None = -1
@@ -23,5 +24,6 @@ class Llama4(Crops):
     thumbnail: int | None = -1
 
     def project(self, model: PreTrainedModel, features: Tensor) -> Tensor:
-        base = base_of(model)
-        return base.multi_modal_projector(features)
+        """Return (n, D) what the language model will see of (n, D') features."""
+        projected: Tensor = base_of(model).multi_modal_projector(features)
+        return projected

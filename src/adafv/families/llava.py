@@ -1,5 +1,6 @@
-"""LLaVA: one crop (1.5), or a thumbnail and a grid of tiles packed into one image (NeXT,
-OneVision).
+"""LLaVA: one crop (1.5), or a thumbnail and a grid of tiles packed into one image.
+
+The latter are NeXT and OneVision. Letters: P patches of a crop, n placeholders of an image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from transformers.models.llava_next.modeling_llava_next import (
 )
 
 from adafv.core.prompt import Prompt
-from adafv.families.base import Family, Layout, base_of, behind, patch_grid
+from adafv.families.base import Family, Layout, base_of, grid_coordinates, patch_grid, prepended
 from adafv.families.crops import Crops, Sized
 
 __all__ = ["AnyRes", "Llava"]
@@ -35,6 +36,8 @@ class Llava(Crops):
         prompt: Prompt,
         tokens: Sequence[int],
     ) -> list[Layout]:
+        """Return for each image, in reading order, what its placeholders stand for."""
+        # only Pixtral's processor gives sizes
         if inputs.get("image_sizes") is not None:
             return Sized().layouts(model, inputs, prompt, tokens)
         return super().layouts(model, inputs, prompt, tokens)
@@ -42,11 +45,10 @@ class Llava(Crops):
 
 @dataclass(frozen=True, kw_only=True)
 class AnyRes(Family):
-    """LLaVA-NeXT: thumbnail first, then the tiles of the best-fitting grid, unpadded, a newline
-    after each row.
+    """LLaVA-NeXT: thumbnail first, then the tiles of the best-fitting grid, newlines after rows.
 
-    OneVision shrinks a large grid of tiles to fewer tokens than patches: a token stands for the
-    patch at its centre.
+    The tiles are unpadded. OneVision shrinks a large grid of tiles to fewer tokens than patches: a
+    token stands for the patch at its centre.
     """
 
     required_inputs: tuple[str, ...] = ("image_sizes",)
@@ -58,51 +60,61 @@ class AnyRes(Family):
         prompt: Prompt,
         tokens: Sequence[int],
     ) -> list[Layout]:
-        sizes = inputs["image_sizes"].cpu()
-        crops, edges, lead = (
-            self._crops(model, inputs, sizes),
-            patch_grid(model, inputs),
-            self.lead(model, inputs),
-        )
-        coordinates = [
-            behind(self._coordinates(model, s, n, edges), lead)
-            for s, n in zip(sizes, crops, strict=True)
-        ]
-        packed = self._packed(model, inputs, coordinates, sizes)
-        return [
-            self._layout(model, s, n, edges, p)
-            for s, n, p in zip(sizes, crops, packed, strict=True)
-        ]
+        """Return for each image, in reading order, what its placeholders stand for."""
+        sizes = inputs["image_sizes"].cpu()  # (I, 2)
+        crops = self._crop_counts(model, inputs, sizes)
+        edges = patch_grid(model, inputs)  # rows and columns of a crop
+        lead = self.lead(model, inputs)
 
-    def _crops(self, model: PreTrainedModel, inputs: Mapping[str, Any], sizes: Tensor) -> list[int]:
-        pinpoints, edge = model.config.image_grid_pinpoints, model.config.vision_config.image_size
-        together = inputs.get("batch_num_images")
-        alone = (
-            [True] * len(sizes)
-            if together is None
-            else [n == 1 for n in together for _ in range(n)]
-        )
-        return [
-            image_size_to_num_patches(s, pinpoints, edge) if a else 1
-            for s, a in zip(sizes, alone, strict=True)
-        ]
+        # the model packs coordinates as it packs features
+        coordinates: list[Tensor] = []
+        for size, count in zip(sizes, crops, strict=True):
+            of_patches = self._coordinates(model, size, count, edges)  # (crops, P, 3)
+            coordinates.append(prepended(of_patches, lead))
+        packed = self._packed(model, inputs, coordinates, sizes)  # I times (n, 3)
+
+        layouts: list[Layout] = []
+        for size, count, of_image in zip(sizes, crops, packed, strict=True):
+            layouts.append(self._layout(model, size, count, edges, of_image))
+        return layouts
+
+    def _crop_counts(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], sizes: Tensor
+    ) -> list[int]:
+        """Return how many crops each image has: one if several images are in one prompt."""
+        # OneVision says how many images each prompt has
+        alone = [True] * len(sizes)
+        if inputs.get("batch_num_images") is not None:
+            alone = []
+            for number in inputs["batch_num_images"]:
+                alone += [bool(number == 1)] * int(number)
+
+        pinpoints = model.config.image_grid_pinpoints
+        edge = model.config.vision_config.image_size
+        counts: list[int] = []
+        for size, is_alone in zip(sizes, alone, strict=True):
+            counts.append(image_size_to_num_patches(size, pinpoints, edge) if is_alone else 1)
+        return counts
 
     def _coordinates(
         self, model: PreTrainedModel, size: Tensor, crops: int, edges: tuple[int, int]
     ) -> Tensor:
-        """(crops, patches, 3) scale (0 the thumbnail, 1 the tiles), row and column of every patch.
+        """Return the scale, row and column (crops, P, 3) of every patch.
+
+        The scale is 0 in the thumbnail, 1 in the tiles.
 
         Args:
             edges: rows and columns of a crop.
         """
-        cells = torch.cartesian_prod(*map(torch.arange, edges))
+        in_crop = grid_coordinates(*edges)  # (P, 2)
         origins = torch.zeros(1, 2, dtype=torch.long)
         if crops > 1:
-            rows, columns = self._tiles(model, size)
-            tiles = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
-            origins = torch.cat([origins, tiles * torch.tensor(edges)])
-        scale = (torch.arange(crops) > 0).long()[:, None, None].expand(-1, len(cells), 1)
-        return torch.cat([scale, origins[:, None] + cells], dim=2)
+            # the tiles side by side
+            tiles = grid_coordinates(*self._tiles(model, size))  # (crops - 1, 2)
+            origins = torch.cat([origins, tiles * torch.tensor(edges)])  # (crops, 2)
+        scale = (torch.arange(crops) > 0).long()[:, None, None]  # (crops, 1, 1)
+        scale = scale.expand(-1, len(in_crop), 1)  # (crops, P, 1)
+        return torch.cat([scale, origins[:, None] + in_crop], dim=2)
 
     def _packed(
         self,
@@ -111,18 +123,19 @@ class AnyRes(Family):
         coordinates: list[Tensor],
         sizes: Tensor,
     ) -> list[Tensor]:
-        """(n, 3) coordinates as the model packs features; -1 for newlines."""
+        """Return coordinates (n, 3) as the model packs features; -1 for newlines."""
         config = model.config
-        pack = base_of(model).pack_image_features
-        options = {"image_newline": torch.full((3,), -1.0)}
+        options: dict[str, Any] = {"image_newline": torch.full((3,), -1.0)}
         if hasattr(config, "vision_aspect_ratio"):
+            # OneVision
             options["vision_aspect_ratio"] = config.vision_aspect_ratio
         else:
+            # NeXT
             strategy = inputs.get("vision_feature_select_strategy")
-            options["vision_feature_select_strategy"] = (
-                strategy or config.vision_feature_select_strategy
-            )
-        packed, _ = pack([c.float() for c in coordinates], sizes, **options)
+            strategy = strategy or config.vision_feature_select_strategy
+            options["vision_feature_select_strategy"] = strategy
+        pack = base_of(model).pack_image_features
+        packed, _ = pack([x.float() for x in coordinates], sizes, **options)
         return list(packed)
 
     def _layout(
@@ -133,27 +146,36 @@ class AnyRes(Family):
         edges: tuple[int, int],
         packed: Tensor,
     ) -> Layout:
+        """Return what the placeholders of an image stand for, from packed coordinates (n, 3)."""
         rows, columns = edges
-        scale, row, column = packed.round().long().unbind(1)
-        crop = scale.clone()
+        scale, row, column = packed.round().long().unbind(1)  # (n,) each
+        tiles = scale > 0
+
+        # the crop of each token, in the tower's order
+        crop = scale.clone()  # 0 the thumbnail, -1 a newline
         if crops > 1:
-            crop += (scale > 0) * (row // rows * self._tiles(model, size)[1] + column // columns)
-        patches = torch.where(
-            scale < 0, -1, (crop * rows + row % rows) * columns + column % columns
-        )
-        coordinates = torch.stack([crop, row, column], dim=1)
-        if (tiles := scale > 0).any():
-            coordinates[tiles, 1:] = torch.stack(
-                [_ranks(x) for x in packed[tiles, 1:].unbind(1)], dim=1
-            )
+            _, across = self._tiles(model, size)
+            crop += tiles * (row // rows * across + column // columns)
+
+        # its patch in that crop
+        patches = (crop * rows + row % rows) * columns + column % columns  # (n,)
+        patches = torch.where(scale < 0, -1, patches)
+
+        # rows and columns that unpadding or shrinking has left, counted without gaps
+        coordinates = torch.stack([crop, row, column], dim=1)  # (n, 3)
+        if tiles.any():
+            coordinates[tiles, 1] = _ranks(packed[tiles, 1])
+            coordinates[tiles, 2] = _ranks(packed[tiles, 2])
         return Layout(patches[:, None], coordinates, crops * rows * columns)
 
     def _tiles(self, model: PreTrainedModel, size: Tensor) -> tuple[int, int]:
+        """Return the rows and columns of tiles of an image."""
         edge = model.config.vision_config.image_size
-        return get_anyres_image_grid_shape(size, model.config.image_grid_pinpoints, edge)
+        rows, columns = get_anyres_image_grid_shape(size, model.config.image_grid_pinpoints, edge)
+        return rows, columns
 
 
 def _ranks(x: Tensor) -> Tensor:
-    """Consecutive integers in the order of the values, from the smallest one's floor."""
+    """Return consecutive integers (n,) in the order of the values, from the least one's floor."""
     values, rank = x.unique(return_inverse=True)
     return rank + int(values[0])

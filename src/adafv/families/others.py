@@ -1,7 +1,8 @@
-"""Families that take encoded images and that the test matrix does not cover, each with the reason."""
+"""Families that take encoded images and that no test covers, each with the reason."""
 
 __all__ = ["IMPOSSIBLE", "UNPROVEN"]
 
+# transformers would have to change first
 IMPOSSIBLE: dict[str, str] = {
     "blip-2": "its generate runs the encoder itself and takes no encoded images",
     "florence2": "it is an encoder-decoder whose forward takes no encoded images",
@@ -10,9 +11,13 @@ IMPOSSIBLE: dict[str, str] = {
 }
 """A model of these is refused."""
 
+# reasons that several families share
 _UNTRIED = "no tiny model of it is in the tests yet"
 _TIMM = "its tower comes from timm, which needs torchvision; it has not been run here"
+_MINICPM = "its tower merges patches half way up, and its processor asks its video processor"
+_STEP3 = "its tower runs twice, over full images and over crops, in another order than the tokens'"
 
+# nothing is known against these but that no test has run them
 UNPROVEN: dict[str, str] = {
     "cohere_compass": _UNTRIED,
     "cosmos3_omni": _UNTRIED,
@@ -27,8 +32,8 @@ UNPROVEN: dict[str, str] = {
     "hunyuan_vl": "it numbers the rows of a second prompt in a batch after those of the first",
     "inkling2": _UNTRIED,
     "minicpm_ocr": "its encoder needs the sizes of slices, and its merger is optional",
-    "minicpmv4_6": "its tower merges patches half way up, and its processor asks its video processor",
-    "minicpmv4_7": "its tower merges patches half way up, and its processor asks its video processor",
+    "minicpmv4_6": _MINICPM,
+    "minicpmv4_7": _MINICPM,
     "mistral_large4": _UNTRIED,
     "molmo2": "its processor says which patches a token pools; that is not read yet",
     "muse_glimmer": _UNTRIED,
@@ -36,7 +41,7 @@ UNPROVEN: dict[str, str] = {
     "nemotron_h_omni": _UNTRIED,
     "perception_lm": _TIMM,
     "qwen4_exp": _UNTRIED,
-    "step3p7": "its tower runs twice, over whole images and over crops, in another order than the tokens'",
+    "step3p7": _STEP3,
     "t5gemma2": "it is an encoder-decoder",
     "unlimited_ocr": _UNTRIED,
 }

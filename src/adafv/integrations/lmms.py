@@ -163,7 +163,7 @@ class Pruned(lmms):
 
     def _prune(
         self, inputs: dict[str, Any]
-    ) -> tuple[dict[str, Any], list[Counts], AbstractContextManager[None]]:
+    ) -> tuple[dict[str, Any], list[Counts], AbstractContextManager[object]]:
         """The shorter inputs, their visual tokens, and the context in which the model is to read
         them.
         """

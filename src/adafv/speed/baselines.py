@@ -36,7 +36,7 @@ class Eager(AdaFV):
 
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Encoding:
         family = family_of(model)
-        if family.cls_place(model) is None:
+        if family.cls_position(model) is None:
             raise ValueError(
                 f"eager takes the row of CLS from attention maps, but the tower of models of the family "
                 f"{model.config.model_type!r} has no CLS: choose a LLaVA shape, or leave eager out"

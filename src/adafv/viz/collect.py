@@ -16,7 +16,7 @@ from adafv.core.layerwise import LayerPruner
 from adafv.core.pruner import Pruner, Selection
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import Encoding
-from adafv.families import check_placed
+from adafv.families import check_has_grid
 from adafv.methods import AdaFV, AdaFVPlus, NoPruning, TextToImage
 from adafv.models.ask import Answer, ask
 from adafv.models.prompting import build_inputs
@@ -175,7 +175,7 @@ def check_drawable(model: PreTrainedModel, pruner: Pruner) -> None:
         raise ValueError(
             f"{pruner.name} chooses between the layers of the model, which no page shows: pass e.g. adafv"
         )
-    check_placed(model)
+    check_has_grid(model)
 
 
 @checked

@@ -24,7 +24,7 @@ class MetaModel:
         with torch.device("meta"):
             self._model = AutoModelForImageTextToText.from_config(config)
         self._family = family_of(config)
-        self.cls = self._family.cls_place(self._model)
+        self.cls = self._family.cls_position(self._model)
         self._layout = lru_cache(maxsize=256)(self._laid_out)
 
     def layout(self, count: int, item: Mapping[str, Any]) -> Layout:
