@@ -23,7 +23,7 @@ from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.families.base import Layout, base_of
 from adafv.ops.precision import full_precision
-from adafv.ops.saliency import distinctness
+from adafv.ops.saliency import mean_cosine_distance
 from adafv.utils.checks import checked
 
 # numbers; what is smaller describes images, and is copied to the host before the tower runs
@@ -331,7 +331,7 @@ def _own(signal: Signal, features: list[Tensor]) -> Tensor:
     """
     if signal.kind in ("keys", "hidden"):
         return pad_sequence([f.float() for f in features], batch_first=True)
-    return pad_sequence([distinctness(f) for f in features], batch_first=True)
+    return pad_sequence([mean_cosine_distance(f) for f in features], batch_first=True)
 
 
 def _embed(
