@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.sacmam import best_split, sacmam
 
-from adafv.ops.sacmam import mix
+from adafv.ops.sacmam import mix, mix_naive
 
 EXACT = st.integers(0, 4).map(float)
 """Small integers: ties everywhere, and fp64 sums that are exact."""
@@ -48,6 +48,17 @@ def test_agrees_with_the_search_over_all_splits(case):
     included.
     """
     assert run(*case) == sacmam(*case)
+
+
+@given(cases(scores=(EXACT,)), st.sampled_from(["whole", "beyond"]))
+@settings(max_examples=500, deadline=None)
+def test_agrees_with_the_plain_form(case, mass):
+    """`mix_naive`, which reads like the paper, and the fast form keep the same tokens."""
+    relevance, saliency, k, reserve = case
+    kept, k_t, k_v = mix_naive(
+        torch.tensor(relevance), torch.tensor(saliency), k, reserve=reserve, mass=mass
+    )
+    assert (kept.tolist(), k_t, k_v) == run(*case, mass)
 
 
 @given(cases(scores=(EXACT,)))
