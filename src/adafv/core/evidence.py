@@ -1,4 +1,4 @@
-"""What led a method to its choice, for whoever explains it."""
+"""The evidence on which a method chooses, for whoever explains the choice."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ __all__ = ["Evidence"]
 @checked
 @dataclass(frozen=True)
 class Evidence:
-    """What a method weighs of a batch of images when it chooses; None: not that.
+    """The scores that a method weighs when it chooses; None: the method has no such score.
 
     Attributes:
         saliency: (I, N) how much each visual token stands out, as the method uses it.

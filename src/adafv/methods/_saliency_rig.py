@@ -42,14 +42,15 @@ class SaliencyRig(Pruner):
 
     @property
     def signals(self) -> frozenset[Signal]:  # type: ignore[override]
-        """What it asks of the tower: one signal, or nothing."""
+        """Name what is asked of the tower: one signal, or nothing."""
         if self.saliency == "distinctness":
             return frozenset()
         return frozenset({Signal(self.saliency, self.depth, self.heads)})
 
     def observed(self, tokens: VisualTokens) -> Tensor:
         """Return the saliency (I, N) that the options name."""
-        for signal in self.signals:
+        if self.saliency != "distinctness":
+            (signal,) = self.signals
             return tokens.signals[signal]
 
         # no attention: every visual token beside the others of its image

@@ -20,7 +20,7 @@ class AdaFVReleased(AdaFV):
     What it does otherwise than the paper, and than every invariant of this library:
 
     - K is cut to 2 · floor(floor(K / 2) / crops) · crops;
-    - the salient tokens of crop c are taken from the thumbnail, c places further on;
+    - the salient tokens of crop c are taken from the thumbnail, c positions further on;
     - the reserve of the saliency list comes from the first crops, since the lists are joined, not
       merged;
     - the mixture weighs what the lists capture beyond their reserves alone;
@@ -65,10 +65,10 @@ class AdaFVReleased(AdaFV):
         self, relevance: Tensor, saliency: Tensor, coordinates: Tensor, budget: int
     ) -> Tensor:
         """Keep what the released code keeps of one image: (K,), ids may repeat."""
-        crop, place, token = uncut(coordinates)
+        crop, position, token = uncut(coordinates)
         crop = crop.to(relevance.device)  # (N,)
-        place = place.to(relevance.device)  # (N,)
-        token = token.to(relevance.device)  # (crops · places,)
+        position = position.to(relevance.device)  # (N,)
+        token = token.to(relevance.device)  # (crops · positions,)
 
         # cut the budget to a multiple of the crops
         crops = int(crop.max()) + 1
@@ -83,16 +83,16 @@ class AdaFVReleased(AdaFV):
         # the list of relevance
         scores, relevant = _descending(relevance, total)  # (K,)
 
-        # the lists of saliency, crop by crop; those of crop c are found c places further on
+        # the lists of saliency, crop by crop; those of crop c are found c positions further on
         values = []
-        places = []
+        positions = []
         for c in range(crops):
             of_crop = crop == c  # (N,)
             top, best = _descending(saliency[of_crop], 2 * per_crop)
             values.append(top)
-            places.append(place[of_crop][best] + c)
+            positions.append(position[of_crop][best] + c)
         value = torch.cat(values)  # (K,)
-        salient = token[torch.cat(places)]  # (K,)
+        salient = token[torch.cat(positions)]  # (K,)
 
         # the reserve: the first of either list, for saliency those of the first crops
         sure = int(self.reserve * total)
@@ -113,22 +113,22 @@ def uncut(coordinates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Each crop is as large as the first.
 
     Returns:
-        (N,) the crop of each token, counted from 0; (N,) its place in it; and (crops · places,) the
-        token at each place of one crop after the other, the first crop's last token where there is
-        none.
+        (N,) the crop of each token, counted from 0; (N,) its position in it; and
+        (crops · positions,) the token at each position of one crop after the other, the first
+        crop's last token where there is no token.
     """
     crop = coordinates[:, 0] - coordinates[:, 0].min()  # (N,)
 
-    # the first crop is whole: its sides are those of all
+    # no padding was cut from the first crop: its sides are those of all
     first = coordinates[crop == 0, 1:]
     height, width = (first.amax(0) - first.amin(0) + 1).tolist()
     size = height * width
 
-    place = coordinates[:, 1] % height * width + coordinates[:, 2] % width  # (N,)
+    position = coordinates[:, 1] % height * width + coordinates[:, 2] % width  # (N,)
     stand_in = int((crop == 0).nonzero()[-1])
     token = torch.full(((int(crop.max()) + 1) * size,), stand_in)
-    token[crop * size + place] = torch.arange(len(coordinates))
-    return crop, place, token
+    token[crop * size + position] = torch.arange(len(coordinates))
+    return crop, position, token
 
 
 def _descending(x: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -58,8 +58,8 @@ class HiPrune(Pruner):
             anchors = middle.argsort(descending=True, stable=True)[: round(self.alpha * k / 5)]
 
             # buffers: the neighbours of the anchors
-            beside = neighbours(coordinates).to(anchors.device, non_blocking=True)  # (N, 5)
-            buffers = beside[anchors].flatten()
+            near = neighbours(coordinates).to(anchors.device, non_blocking=True)  # (N, 5)
+            buffers = near[anchors].flatten()
 
             # Anchors go first, then buffers, then all others: the registers.
             turn = torch.full((count,), 2, device=deep.device)
@@ -84,7 +84,7 @@ def neighbours(coordinates: Tensor) -> Tensor:
     Returns:
         (N, 5) indices, the token itself first.
     """
-    beside = torch.arange(len(coordinates))[:, None].repeat(1, 5)  # (N, 5)
+    near = torch.arange(len(coordinates))[:, None].repeat(1, 5)  # (N, 5)
     for crop in coordinates[:, 0].unique():
         members = (coordinates[:, 0] == crop).nonzero()[:, 0]  # (n,)
 
@@ -99,5 +99,5 @@ def neighbours(coordinates: Tensor) -> Tensor:
         # one more or less, a row's length more or less
         steps = torch.tensor([0, -1, 1, -width, width])
         found = token[(number[:, None] + steps).clamp(0, len(token) - 1)]  # (n, 5)
-        beside[members] = found.where(found >= 0, members[:, None])
-    return beside
+        near[members] = found.where(found >= 0, members[:, None])
+    return near

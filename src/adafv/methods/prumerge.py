@@ -24,8 +24,8 @@ class PruMerge(Pruner):
     Departure: the budget says how many are kept. The paper takes the outliers of a, Q3 + 1.5 · IQR
     or more.
     Departure: no extra token for the sum of all that was dropped: it would cost one of the K.
-    Departure: features merge after the projector, not before it. Where all tokens are kept none is
-    changed.
+    Departure: features merge after the projector, not before it. Where all tokens are kept they
+    do not change.
     Departure: saliency and keys of the layer of the features, means over heads, not the last
     layer's heads in a row.
 

@@ -28,7 +28,7 @@ class VisionZip(Pruner):
     two before the projector; after it, where features merge here, a sum would be twice as long as a
     token.
     Departure: CLS is not kept: the language model of LLaVA never reads it. One more patch is
-    kept in its place.
+    kept instead.
     Departure: a contextual token has the position of its target, not behind the dominant ones.
     Departure: one budget for all crops, where the authors have one for each (`crops="each"`).
 

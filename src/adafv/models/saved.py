@@ -19,9 +19,8 @@ FILE = "adafv.json"
 CONFIG = "config.json"
 BLOCK = "adafv"  # the key in a model's configuration
 DEFAULT_METHOD = "adafv"
+# what a model folder may also say to a server, see `adafv.integrations.vllm.options`
 SERVER = ("pin", "cache_mb", "only")
-"""What a model folder may say to a server beside the method; see `adafv.integrations.vllm.options`.
-"""
 _QUESTION = ("query", "tokenizer")  # options that belong to a prompt, not to a model
 
 

@@ -96,7 +96,7 @@ def mix_naive(
 @checked
 @dataclass(frozen=True)
 class Mixture:
-    """Which tokens the mixture keeps, and how it split the budget.
+    """The tokens that the mixture keeps, and the split of the budget.
 
     Attributes:
         order: (B, N) token indices, in the order in which a growing budget admits them. The first

@@ -1,4 +1,4 @@
-"""What led to an answer: collected, and drawn when it is asked for."""
+"""Explanations of an answer: collected, and drawn when they are asked for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class Word:
     """
 
     text: str
-    attention: Array
+    attention: Array  # (N,)
     share: float
 
     @property
@@ -62,7 +62,9 @@ class Word:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What led to an answer; N visual tokens, K of them kept. Shows itself as a page in a notebook.
+    """An answer and what led to it: N visual tokens, K of them kept.
+
+    It shows itself as a page in a notebook.
 
     Attributes:
         image, question, method, budget: what was asked, of whom; K as asked for.
@@ -83,10 +85,10 @@ class Explanation:
     budget: int
     view: tuple[float, float, float, float]
     scales: list[Scale]
-    kept: Array
+    kept: Array  # (K,)
     merged: bool
-    saliency: Array | None
-    relevance: Array | None
+    saliency: Array | None  # (N,)
+    relevance: Array | None  # (N,)
     words: list[Word]
     split: tuple[int, int] | None
     reserve: int
@@ -138,8 +140,8 @@ class Explanation:
             neither = np.zeros(len(self.kept), dtype=bool)
             return neither, neither
         k_t, k_v = self.split
-        most_relevant = np.argsort(-self.relevance, kind="stable")[:k_t]
-        most_salient = np.argsort(-self.saliency, kind="stable")[:k_v]
+        most_relevant = np.argsort(-self.relevance, kind="stable")[:k_t]  # (k_t,)
+        most_salient = np.argsort(-self.saliency, kind="stable")[:k_v]  # (k_v,)
         return np.isin(self.kept, most_relevant), np.isin(self.kept, most_salient)
 
 
@@ -248,9 +250,9 @@ def split_curves(
         geometric mean.
     """
     count = len(relevance)
-    k_t = np.arange(max(0, total - count), min(total, count) + 1)
-    mass_t = _mass(relevance)[k_t]
-    mass_v = _mass(saliency)[total - k_t]
+    k_t = np.arange(max(0, total - count), min(total, count) + 1)  # (splits,)
+    mass_t = _mass(relevance)[k_t]  # (splits,)
+    mass_v = _mass(saliency)[total - k_t]  # (splits,)
     return k_t, mass_t, mass_v, np.sqrt(mass_t * mass_v)
 
 

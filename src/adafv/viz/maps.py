@@ -34,7 +34,9 @@ SHARP = 2  # pixels of an image for each of the page's
 LEAST_SHARE = 0.005  # of a word that is named
 WORDS = 5  # that are named
 
+# left, top, right, bottom of a grid, in pixels of its panel
 Box = tuple[float, float, float, float]
+# what paints one grid: on which axes, of what scale, where, in a panel of what width and height
 Paint = Callable[[Axes, Scale, Box, float, float], None]
 
 
@@ -63,14 +65,14 @@ def draw_image(figure: PixelFigure, x: float, y: float, what: Explanation) -> No
     side = x + BODY + 20
     figure.text(side, y + 12, f"{what.pruned.visual_tokens:,}", 24, INK, weight="bold")
     figure.text(side, y + 38, "visual tokens", 13, GREY)
-    if len(what.scales) > 1:
+    if len(what.scales) > 1:  # a thumbnail and its tiles
         line = y + 76
         names = ("at full resolution", "in the thumbnail")
         for scale, name in zip(what.scales, names, strict=True):
             figure.text(side, line, f"{len(scale.index):,}", 15, INK)
             figure.text(side, line + 19, name, 12, GREY)
             line += 46
-    if cut:
+    if cut:  # a single crop: there is room where the tiles' numbers would be
         figure.text(side, y + 72, "The model sees", 12, GREY)
         figure.text(side, y + 88, "the middle only.", 12, GREY)
 
@@ -87,6 +89,8 @@ def draw_relevance(figure: PixelFigure, x: float, y: float, what: Explanation) -
     """Draw where the words point, and which of them own how much of the kept relevance."""
     assert what.relevance is not None
     below = _heat(figure, x, y, what, what.relevance, RELEVANCE)
+
+    # the words that own most of it, the first five
     named = [word for word in what.words if word.share >= LEAST_SHARE]
     named.sort(key=lambda word: -word.share)
 
@@ -95,6 +99,7 @@ def draw_relevance(figure: PixelFigure, x: float, y: float, what: Explanation) -
     figure.text(side, start, "words that fired", 12, GREY)
     for i, word in enumerate(named[:WORDS]):
         line = start + 26 + i * 34
+        # longer words don't fit beside the image
         name = word.text if len(word.text) <= 8 else word.text[:7] + "…"
         figure.text(side, line, name, 14, INK)
         figure.text(side + SIDE, line, f"{word.share:.0%}", 12, GREY, ha="right")
@@ -111,7 +116,7 @@ def _heat(
         _ground(axes, what, width, height)
         layer = np.empty((*scale.shape, 4))  # (rows, columns, RGBA)
         layer[..., :3] = to_rgb(color)
-        layer[..., 3] = 0.92 * shade(scale, values)
+        layer[..., 3] = 0.92 * shade(scale, values)  # the image shows through the peaks, too
         axes.imshow(
             layer, extent=(box[0], box[2], box[3], box[1]), aspect="auto", interpolation="nearest"
         )
@@ -147,6 +152,7 @@ def draw_kept(figure: PixelFigure, x: float, y: float, what: Explanation) -> Non
             extent=(0, width, height, 0),
             aspect="auto",
         )
+        # where everything is kept frames say nothing
         if len(colors) < what.pruned.visual_tokens:
             axes.add_collection(_frames(kept, cell))
 
@@ -184,7 +190,7 @@ def _lit(
 
 def _frames(kept: list[tuple[float, float, str]], cell: tuple[float, float]) -> PatchCollection:
     """Draw a frame just inside each kept patch, so that neighbours keep their own colours."""
-    line = float(np.clip(min(cell) / 8, 0.9, 2.6))
+    line = float(np.clip(min(cell) / 8, 0.9, 2.6))  # thin on small patches, never a hair
     frames = []
     colors = []
     for x, y, color in kept:
@@ -206,6 +212,7 @@ def _each_scale(figure: PixelFigure, x: float, y: float, what: Explanation, pain
     if len(what.scales) == 1:
         return y
 
+    # the same image once more, in the column beside it
     small = SIDE / max(width, height)
     width *= small
     height *= small

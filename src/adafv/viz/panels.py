@@ -35,12 +35,14 @@ __all__ = ["draw"]
 
 FACTS = 160  # height of the numbers beside an image
 
+# what draws a panel's body: on which figure, x and y of its upper left corner, of what
 Body = Callable[[PixelFigure, float, float, Explanation], None]
 
 
 @checked
 def draw(what: Explanation) -> Figure:
     """Draw the page: six panels where a method mixes two signals, fewer where less is to show."""
+    # four panels make a square, any other number goes three to a row
     panels = _panels(what)
     columns = 2 if len(panels) == 4 else 3
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
@@ -49,6 +51,8 @@ def draw(what: Explanation) -> Figure:
         2 * MARGIN + columns * PANEL + (columns - 1) * GAP,
         TOP + sum(heights) + (len(rows) - 1) * ROW + BOTTOM,
     )
+
+    # row after row, panels numbered in reading order
     _heading(figure, what)
     y = TOP
     number = 0
@@ -73,11 +77,14 @@ def _height(row: list[tuple[str, str, Body]], what: Explanation) -> int:
 
 def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
     """Return title, caption and drawing of every panel that a method has something for."""
+    # what frames mean depends on the method
     kept = "Framed patches reach the language model, the rest is dropped."
     if what.merged:
         kept = "Every patch is averaged into the frame nearest to it."
     elif len(what.kept) == what.pruned.visual_tokens:
         kept = "Everything: the language model reads every patch."
+
+    # whether a panel applies, its title, its caption, what draws it
     panels: list[tuple[bool, str, str, Body]] = [
         (True, "The image", "What is asked about.", draw_image),
         (
@@ -200,6 +207,7 @@ def _mixture(figure: PixelFigure, x: float, y: float, what: Explanation) -> None
 
 def _answers(figure: PixelFigure, x: float, y: float, what: Explanation) -> None:
     """Write both answers, with tokens and time of each."""
+    # bars are shares of what the dense model reads, and of the slower answer's time
     longest = max(what.dense.total_ms, what.pruned.total_ms, 1e-9)
     share = what.pruned.kept_tokens / max(what.dense.kept_tokens, 1)
     _answer(

@@ -25,8 +25,8 @@ class Scale:
         shape: rows and columns of the grid.
     """
 
-    index: Array
-    coordinates: Array
+    index: Array  # (n,)
+    coordinates: Array  # (n, 2)
     shape: tuple[int, int]
 
     def map(self, values: Array) -> Array:
@@ -36,7 +36,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Maps:
-    """What led to a choice, on one grid of an image.
+    """The scores that led to a choice, and the choice, on one grid of an image.
 
     Where the grid has no token scores are NaN and `kept` is False.
 
