@@ -102,8 +102,8 @@ class HiRED(Pruner):
         of_tile = torch.arange(len(counts)).repeat_interleave(size)  # (n,)
         of_tile = of_tile.to(device, non_blocking=True)
 
-        turn = (2 * j - 1) / votes[of_tile]
-        return turn.argsort(stable=True)
+        turn = (2 * j - 1) / votes[of_tile]  # (n,)
+        return torch.argsort(turn, stable=True)
 
     def _votes(self, content: Tensor, coordinates: Tensor) -> Tensor:
         """Return the tiles that the thumbnail's highest tokens vote for, one each."""

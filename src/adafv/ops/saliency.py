@@ -98,7 +98,7 @@ def attention_rows(query: Tensor, key: Tensor, scale: float, sees: Tensor) -> Te
     grouped = query.float().unflatten(-3, (key.shape[-3], -1))  # (…, key heads, group, M, head_dim)
     logits = (grouped * scale) @ key.float().mT.unsqueeze(-3)  # (…, key heads, group, M, N)
     logits = logits.masked_fill(~sees[..., None, None, :, :], -torch.inf)
-    return logits.softmax(-1).mean((-4, -3))  # (…, M, N)
+    return torch.mean(logits.softmax(-1), dim=(-4, -3))  # (…, M, N)
 
 
 @checked
