@@ -127,7 +127,7 @@ def baselines(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any
     from adafv.models.images import open_image
     from adafv.models.load import load
     from adafv.models.prompting import build_batch, build_inputs, check_question, prompt_for
-    from adafv.models.saved import from_pretrained, save
+    from adafv.models.saved import from_pretrained, save_pretrained
     from adafv.speed.run import Measurement
     from adafv.tuning.run import Tuning
 
@@ -160,7 +160,7 @@ def baselines(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any
         "open_image": (open_image, {"path": folder / "a.png"}),
         "load": (load, {"model": folder, "device": "cpu", "dtype": "float32"}),
         "from_spec": (from_spec, {"spec": "adafv:reserve=0.5", "keep": 0.5}),
-        "save": (save, {"pruner": pruner, "folder": folder}),
+        "save_pretrained": (save_pretrained, {"pruner": pruner, "folder": folder}),
         "from_pretrained": (from_pretrained, {"folder": folder}),
         "Batch": (
             Batch,
@@ -192,7 +192,15 @@ CALLS = (
         "open_image",
         "load",
     ),
-    *("from_spec", "save", "from_pretrained", "Batch", "Evaluation", "Tuning", "Measurement"),
+    *(
+        "from_spec",
+        "save_pretrained",
+        "from_pretrained",
+        "Batch",
+        "Evaluation",
+        "Tuning",
+        "Measurement",
+    ),
 )
 
 

@@ -183,9 +183,8 @@ def cost(cls: type[Pruner]) -> str:
     """What it looks at, and how many operations it takes."""
     if cls is NoPruning:
         return "**Cost.** That of the plain model."
-    looks = [
-        SIGNALS[signal.kind] + _depth(signal.depth) for signal in sorted(cls.signals, key=repr)
-    ]
+    signals = sorted(cls(keep=1.0).signals, key=repr)
+    looks = [SIGNALS[signal.kind] + _depth(signal.depth) for signal in signals]
     looks += ["the question's word embeddings"] if cls.needs_text else []
     seen = ", ".join(looks) or "the visual tokens and where they lie"
     if issubclass(cls, LayerPruner):

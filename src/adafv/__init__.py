@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from adafv.models.boilerplate import boilerplate as boilerplate
     from adafv.models.load import load as load
     from adafv.models.saved import from_pretrained as from_pretrained
+    from adafv.models.saved import save_pretrained as save_pretrained
     from adafv.viz import explain as explain
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ _HOMES = {
     "explain": "viz",
     "from_pretrained": "models.saved",
     "load": "models.load",
+    "save_pretrained": "models.saved",
 }
 
 answer_for()

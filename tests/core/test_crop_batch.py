@@ -12,7 +12,7 @@ from adafv import METHODS, method
 from adafv.core.encode import encode
 from adafv.ops.grid import share_out
 
-SIGNALS = frozenset().union(*(METHODS[name].signals for name in BEFORE))
+SIGNALS = frozenset().union(*(METHODS[name](keep=1.0).signals for name in BEFORE))
 EXACT = [name for name in BEFORE if METHODS[name].exact and name != "none"]
 
 

@@ -220,11 +220,9 @@ def test_a_question_without_words(tokens, cls, padded):
     """Beside one that has some, and where no question of the batch has any."""
     mask = tokens.text_mask.clone()
     mask[0] = False
-    silent = (
-        replace(tokens, text_mask=mask)
-        if padded
-        else replace(tokens, text=tokens.text[:, :0], text_mask=mask[:, :0])
-    )
+    silent = replace(tokens, text_mask=mask)
+    if not padded:
+        silent = replace(tokens, text=tokens.text[:, :0], text_mask=mask[:, :0])
     for k in (3, 11):
         selection = cls(tokens=k).select(silent, [k, k])
         assert_exact(selection, tokens.counts, [k, k])

@@ -141,6 +141,26 @@ def test_adafv_released_is_the_authors_code(model, processor, tokens, k):
             assert kept.tolist() == expected
 
 
+@pytest.mark.parametrize(
+    "name", ["adafv", "adafv+", "adafv_released", "t2i", "fastervlm", "random"]
+)
+def test_evidence_is_what_the_method_weighs(tokens, name):
+    """Of the tokens' shape; words where a method reads them, and each word's part makes up a_t."""
+    pruner = method(name, tokens=9)
+    evidence = pruner.evidence(tokens)
+    for scores in (evidence.saliency, evidence.relevance):
+        assert scores is None or scores.shape == tokens.mask.shape
+    assert (evidence.saliency is not None) == bool(pruner.signals)
+    assert (evidence.relevance is not None) == pruner.needs_text
+    if pruner.needs_text:
+        assert evidence.words.shape == (*tokens.text.shape[:2], tokens.mask.shape[1])
+        assert evidence.words.isfinite().all()
+    if name in ("adafv", "t2i"):
+        torch.testing.assert_close(evidence.words.amax(1), evidence.relevance)
+    if isinstance(pruner, AdaFV):
+        assert evidence.reserve == pruner.reserve
+
+
 def test_adafv_released_feeds_tokens_twice(model, inputs):
     """What makes it different is really there, and generation goes through with it."""
     pruner = AdaFVReleased(keep=0.9)
@@ -342,6 +362,8 @@ def test_from_spec_is_method_with_options():
     assert pruner == AdaFV(keep=0.1, reserve=0.5, top=3, center=True, crops="each", newlines="rows")
     assert from_spec("vispruner:crops=each", keep=0.1) == VisPruner(keep=0.1, crops="each")
     assert from_spec("adafv+", tokens=9) == AdaFVPlus(tokens=9)
+    assert from_spec("fastv:layer=3", keep=0.5) == method("fastv", layer=3, keep=0.5)
+    assert from_spec("fastervlm:depth=0.5", keep=0.1) == FasterVLM(keep=0.1, depth=0.5)
     assert from_spec("adafv:skip=template", lambda: {3, 4}, keep=0.1).skip == frozenset({3, 4})
 
 

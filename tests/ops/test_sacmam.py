@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.sacmam import best_split, sacmam
 
-from adafv.ops.sacmam import mix
+from adafv.ops.sacmam import mix, mix_naive
 
 EXACT = st.integers(0, 4).map(float)
 """Small integers: ties everywhere, and fp64 sums that are exact."""
@@ -44,10 +44,19 @@ def run(relevance, saliency, k, reserve, mass="whole"):
 @given(cases(scores=(EXACT,)))
 @settings(max_examples=10_000, deadline=None)
 def test_agrees_with_the_search_over_all_splits(case):
-    """The sort of gains finds the split that trying every split of every total finds, ties
-    included.
-    """
+    """The sort of gains finds what trying every split of every total finds, ties included."""
     assert run(*case) == sacmam(*case)
+
+
+@given(cases(scores=(EXACT,)), st.sampled_from(["whole", "beyond"]))
+@settings(max_examples=500, deadline=None)
+def test_agrees_with_the_plain_form(case, mass):
+    """`mix_naive`, which reads like the paper, and the fast form keep the same tokens."""
+    relevance, saliency, k, reserve = case
+    kept, k_t, k_v = mix_naive(
+        torch.tensor(relevance), torch.tensor(saliency), k, reserve=reserve, mass=mass
+    )
+    assert (kept.tolist(), k_t, k_v) == run(*case, mass)
 
 
 @given(cases(scores=(EXACT,)))
@@ -60,9 +69,7 @@ def test_agrees_with_the_search_for_the_authors_product(case):
 @given(cases(longest=200))
 @settings(max_examples=300, deadline=None)
 def test_budget_is_exact_and_nothing_is_nan(case):
-    """Exactly K different tokens, for lists without mass, with peaks of any height, of any
-    length.
-    """
+    """Exactly K different tokens, for lists without mass, with peaks of any height, any length."""
     *_, k, reserve = case
     kept, k_t, k_v = run(*case)
     assert len(set(kept)) == k
@@ -73,9 +80,7 @@ def test_budget_is_exact_and_nothing_is_nan(case):
 @given(cases(scores=(REAL,), longest=10))
 @settings(max_examples=500, deadline=None)
 def test_split_is_optimal(case):
-    """No other split of the same total captures a larger geometric mean (real scores: up to
-    rounding).
-    """
+    """No other split of the same total captures a larger geometric mean, up to rounding."""
     relevance, saliency, k, reserve = case
     _, k_t, k_v = run(*case)
 

@@ -1,5 +1,4 @@
-"""The methods that look at the visual tokens themselves in plain loops, close to their papers:
-oracles.
+"""Oracles, in plain loops close to the papers: methods that look at the visual tokens themselves.
 
 Vectors are lists of floats. What picks one token at a time returns all of them in the order of
 picking.
@@ -154,11 +153,8 @@ def tome(
         for i in merged:
             place, feature, key, size = b[partner[i]]
             _, other, other_key, other_size = a[i]
-            b[partner[i]] = (
-                place,
-                mean(feature, other, size, other_size),
-                mean(key, other_key, size, other_size),
-                size + other_size,
-            )
+            merged_feature = mean(feature, other, size, other_size)
+            merged_key = mean(key, other_key, size, other_size)
+            b[partner[i]] = (place, merged_feature, merged_key, size + other_size)
         tokens = sorted([t for i, t in enumerate(a) if i not in merged] + b, key=lambda t: t[0])
     return [t[0] for t in tokens], [t[1] for t in tokens]

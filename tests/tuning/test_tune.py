@@ -565,7 +565,7 @@ def test_too_few_lines(checkpoint, tmp_path, capsys):
     left alone.
     """
     path, out = write(tmp_path, entries(4)), tmp_path / "out"
-    method("uniform", keep=0.5).save_pretrained(out)
+    adafv.save_pretrained(method("uniform", keep=0.5), out)
     status, printed, err = tune(
         capsys, "--data", path, "--out", out, "--model", checkpoint, "--keep", 0.5
     )

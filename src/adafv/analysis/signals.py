@@ -16,7 +16,7 @@ from adafv.core.capture import observe
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.families.base import layers_of
 from adafv.methods import NoPruning
-from adafv.ops.saliency import attention_rows, distinctness, received_attention
+from adafv.ops.saliency import attention_rows, mean_cosine_distance, received_attention
 from adafv.utils.checks import checked
 
 __all__ = [
@@ -56,9 +56,11 @@ def mutual_attention(tokens: VisualTokens) -> Tensor:
 @checked
 def distinct(tokens: VisualTokens) -> Tensor:
     """(I, N) how much each visual token differs from the others, see
-    `adafv.ops.saliency.distinctness`.
+    `adafv.ops.saliency.mean_cosine_distance`.
     """
-    each = [distinctness(f[:n]) for f, n in zip(tokens.features, tokens.counts, strict=True)]
+    each = [
+        mean_cosine_distance(f[:n]) for f, n in zip(tokens.features, tokens.counts, strict=True)
+    ]
     return pad_sequence(each, batch_first=True)
 
 

@@ -67,7 +67,7 @@ def tune(
     it stopped; lines may be added at the end of FILE.
     """
     from adafv.evaluation.report import meta_of
-    from adafv.models.saved import FILE
+    from adafv.models.saved import FILE, save_pretrained
     from adafv.tuning import report
     from adafv.tuning.pick import COLUMNS, verdict
     from adafv.tuning.retention import INTERVAL
@@ -110,7 +110,7 @@ def tune(
     report.write(out, whole)
     written = [*report.FILES]
     if findings.pruner is not None:
-        written.append(findings.pruner.save_pretrained(out).name)
+        written.append(save_pretrained(findings.pruner, out).name)
     elif (out / FILE).exists():
         typer.echo(f"adafv: {out / FILE} is of another run, and left as it is", err=True)
     if as_json:

@@ -25,7 +25,7 @@ from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.families.base import Layout, base_of
 from adafv.ops.precision import full_precision
-from adafv.ops.saliency import distinctness
+from adafv.ops.saliency import mean_cosine_distance
 from adafv.utils.checks import checked
 
 __all__ = ["encode", "reask"]
@@ -376,7 +376,7 @@ def _substitute(signal: Signal, visual: list[Tensor]) -> Tensor:
     """
     if signal.kind in ("keys", "hidden"):
         return pad_sequence([x.float() for x in visual], batch_first=True)
-    return pad_sequence([distinctness(x) for x in visual], batch_first=True)
+    return pad_sequence([mean_cosine_distance(x) for x in visual], batch_first=True)
 
 
 def _check_finite(model: PreTrainedModel, tokens: VisualTokens) -> None:

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from numbers import Real
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,10 +18,11 @@ from transformers import PreTrainedModel
 from adafv.core.attach import attached
 from adafv.core.crop_batch import join_crops, split_crops
 from adafv.core.encode import encode, reask
+from adafv.core.evidence import Evidence
 from adafv.core.prompt import Question, as_tensors, has_images
 from adafv.core.rebuild import rebuild
 from adafv.core.selection import Selection
-from adafv.core.signals import Signal
+from adafv.core.signals import SALIENCY, Signal
 from adafv.core.turns import Tokenizer
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.ops.precision import exact
@@ -368,43 +368,10 @@ class Pruner(ABC):
         """
         return nullcontext()
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the method, its options and its budget to `adafv.json` in the folder of a model.
-
-        `query` and `tokenizer` are not saved: they belong to a prompt. `adafv ask`, `batch`,
-        `serve` and `explain` take the budget of a model's folder by default.
-
-        Returns:
-            The path of the file.
-
-        Raises:
-            ValueError: the folder cannot be written, its config.json says already how to prune, the
-                method is not in `adafv.METHODS`, or an option is neither a plain number nor text.
-        """
-        # what is saved knows every method, and so this class
-        from adafv.models.saved import save
-
-        return save(self, folder)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """Read the pruner that `save_pretrained` wrote.
-
-        `Pruner.from_pretrained` reads any method, `AdaFV.from_pretrained` an AdaFV. See
-        `adafv.models.saved.from_pretrained`.
-
-        Raises:
-            ValueError: nothing there, a damaged file, or a pruner of another class.
-        """
-        from adafv.models.saved import from_pretrained
-
-        pruner = from_pretrained(folder)
-        if not isinstance(pruner, cls):
-            raise ValueError(
-                f"{str(folder)!r} carries {pruner.name!r}, which is no {cls.__name__}: call "
-                "adafv.from_pretrained"
-            )
-        return pruner
+    def evidence(self, tokens: VisualTokens) -> Evidence:
+        """Return what this method weighs of these tokens, for whoever explains its choice."""
+        saliency = tokens.signals.get(SALIENCY) if SALIENCY in self.signals else None
+        return Evidence(saliency=saliency)
 
     def attached(self, model: PreTrainedModel) -> AbstractContextManager[PreTrainedModel]:
         """Open a context in which the model's own `generate` and `forward` prune their images.

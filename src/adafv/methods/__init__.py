@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
+from adafv.core.option_types import reader_of
 from adafv.core.pruner import Pruner
 from adafv.core.spec import without_budget
 from adafv.methods.adafv import AdaFV
@@ -90,35 +91,33 @@ CLASSES: tuple[type[Pruner], ...] = (
     NoPruning,
 )
 METHODS: dict[str, type[Pruner]] = {cls.name: cls for cls in CLASSES}
-_READERS: dict[type, Callable[[str], Any]] = {
-    bool: {"true": True, "false": False}.__getitem__,
-    int: int,
-    float: float,
-    str: str,
-}
 
 
 @checked
 def method(name: str, **options: Any) -> Pruner:
-    """A pruner by its name: `method("adafv", keep=0.1)`.
+    """Make a pruner by its name: `method("adafv", keep=0.1)`.
 
     Raises:
         ValueError: an unknown name (the closest one is suggested), or options the method refuses.
     """
-    if cls := METHODS.get(name):
-        known = [field.name for field in fields(cls)]
-        if unknown := [option for option in options if option not in known]:
-            given = f"{unknown[0]}={options[unknown[0]]!r}"
-            raise ValueError(f"{given} is no option of {name}: it takes {', '.join(known)}")
-        return cls(**options)
-    close = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(METHODS)}"
-    raise ValueError(f"method {name!r} is unknown: {hint}")
+    cls = METHODS.get(name)
+    if cls is None:
+        close = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(METHODS)}"
+        raise ValueError(f"method {name!r} is unknown: {hint}")
+
+    known = [field.name for field in fields(cls)]
+    for option, value in options.items():
+        if option not in known:
+            raise ValueError(
+                f"{option}={value!r} is no option of {name}: it takes {', '.join(known)}"
+            )
+    return cls(**options)
 
 
 @checked
 def from_spec(spec: str, template: Callable[[], Iterable[int]] = tuple, **options: Any) -> Pruner:
-    """A pruner as lists of methods write it: `from_spec("adafv:reserve=0.5:top=3", keep=0.1)`.
+    """Make a pruner as lists of methods write it: `from_spec("adafv:reserve=0.5", keep=0.1)`.
 
     Args:
         spec: a name, then any number of `:option=value`, the budget among them if it has one of its
@@ -131,6 +130,7 @@ def from_spec(spec: str, template: Callable[[], Iterable[int]] = tuple, **option
         ValueError: see `method`; an option without a value, twice, or with a value that is not of
             its type.
     """
+    # the budget may stand in the spec or beside it, not in both
     spec, budget = without_budget(spec)
     given = {option: value for option, value in options.items() if value is not None}
     for option, value in budget.items():
@@ -139,6 +139,8 @@ def from_spec(spec: str, template: Callable[[], Iterable[int]] = tuple, **option
                 f"{option}={value!r} of {spec!r} is given already: leave one of the two out"
             )
     options = {**given, **budget}
+
+    # name:option=value:option=value
     name, *parts = spec.split(":")
     for part in parts:
         option, equals, value = part.partition("=")
@@ -153,19 +155,26 @@ def from_spec(spec: str, template: Callable[[], Iterable[int]] = tuple, **option
 
 
 def _value(name: str, option: str, value: str, template: Callable[[], Iterable[int]]) -> Any:
+    """Read an option of a method from text, as the type of its field."""
     if option == "skip":
         if value != "template":
             raise ValueError(f"skip={value!r} is unknown in a list of methods: pass skip=template")
         return template()
+
+    # an unknown name or option is for `method` to refuse
     known = {field.name: field for field in fields(METHODS[name])} if name in METHODS else {}
-    default = known[option].default if option in known else ""
-    kind_of = float if option in known and known[option].type == float | None else type(default)
-    if kind_of not in _READERS:
+    if option not in known:
+        return value
+
+    field = known[option]
+    read = reader_of(field.type)
+    if read is None:
         raise ValueError(
             f"{option}={value!r} cannot be given in a list of methods: set it in Python"
         )
     try:
-        return _READERS[kind_of](value)
+        return read(value)
     except (KeyError, ValueError):
-        kind = "true or false" if isinstance(default, bool) else f"a number such as {default}"
-        raise ValueError(f"{option}={value!r} of {name} is none: pass {kind}") from None
+        example = 1 if field.default is None else field.default
+        kind = "true or false" if field.type is bool else f"a number such as {example}"
+        raise ValueError(f"{option}={value!r} of {name} is not valid: pass {kind}") from None

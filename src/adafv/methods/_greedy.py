@@ -4,6 +4,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from adafv.core.pruner import Pruner, Selection, first
 from adafv.core.visual_tokens import VisualTokens
@@ -16,26 +17,33 @@ __all__ = ["GreedyPruner"]
 @checked
 @dataclass(kw_only=True)
 class GreedyPruner(Pruner):
-    """A method that picks K tokens one after the other, each time the one that gains most; ties:
-    the lower index.
+    """A method that picks K tokens one after the other, each time the one that gains most.
+
+    Ties go to the lower index.
     """
 
     @abstractmethod
     def gains(self, tokens: VisualTokens, count: int) -> Gains:
-        """The gain of every token, pick after pick; what it says of padding and of picked tokens
-        doesn't matter.
+        """Yield the gain of every token, pick after pick.
+
+        What it says of padding and of picked tokens doesn't matter.
 
         Args:
             count: how many picks there will be at most.
         """
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        gains = self.gains(tokens, max(budget))
-        gain, free, picks = next(gains), tokens.mask, []
-        for left in reversed(range(max(budget))):
+        """Keep the first K picks of each image."""
+        most = max(budget)
+        gains = self.gains(tokens, most)
+        gain = next(gains)  # (I, N)
+        free = tokens.mask  # (I, N)
+        picks: list[Tensor] = []
+        while True:
             pick = gain.masked_fill(~free, -torch.inf).argmax(dim=1, keepdim=True)  # (I, 1)
-            free = free.scatter(1, pick, False)
             picks.append(pick)
-            if left:
-                gain = gains.send(pick)
-        return Selection(first(torch.cat(picks, dim=1), budget))
+            if len(picks) == most:
+                order = torch.cat(picks, dim=1)  # (I, K)
+                return Selection(first(order, budget))
+            free = free.scatter(1, pick, False)
+            gain = gains.send(pick)

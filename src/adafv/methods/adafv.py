@@ -1,5 +1,12 @@
-"""AdaFV: what stands out and what the question is about, in the proportion that suits each image
-and question.
+"""AdaFV: what stands out and what the question is about, in the proportion that suits both.
+
+The parts of the paper (arXiv 2501.09532):
+
+- T2I similarity, T2I attention and its temperature (section 3.2): a_t, in
+  `adafv.ops.relevance.text_to_image_attention_naive`, and fast in `text_to_image_attention`;
+- visual saliency a_v, the attention of CLS: `adafv.ops.saliency.cls_attention_naive`;
+- SACMAM with its reserve, and the exact budget (section 3.3): `adafv.ops.sacmam.mix_naive`, and
+  fast in `mix`.
 """
 
 from dataclasses import dataclass
@@ -8,19 +15,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from adafv.core.evidence import Evidence
 from adafv.core.pruner import Selection, first, one_of
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
-from adafv.methods.t2i import TextToImage
+from adafv.methods._relevance import TextRelevance
 from adafv.ops.sacmam import mix
 
 __all__ = ["AdaFV"]
 
 
 @dataclass(kw_only=True)
-class AdaFV(TextToImage):
-    """Self-adaptive mixture of saliency and text-to-image attention (SACMAM), under an exact
-    budget.
+class AdaFV(TextRelevance):
+    """Mixes saliency and text-to-image attention (SACMAM) under an exact budget.
 
     Jiayi Han et al., "AdaFV: Rethinking of Visual-Language alignment for VLM acceleration", arXiv
     2501.09532; "AdaV: Adaptive Text-visual Redirection for Vision-Language Models", Findings of ACL
@@ -53,11 +60,15 @@ class AdaFV(TextToImage):
         one_of("mass", self.mass, "whole", "beyond")
 
     def attentions(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
-        """(I, N) each: a_t and a_v, the two lists that are mixed."""
-        return self.score(tokens), tokens.saliency
+        """Return a_t and a_v (I, N each), the two lists that are mixed."""
+        return self.relevance(tokens), tokens.saliency
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        relevance, saliency = self.attentions(tokens)
+        """Keep the top k_t of a_t and the top k_v of a_v, the split by which both capture most."""
+        # T2I attention and visual saliency
+        relevance, saliency = self.attentions(tokens)  # (I, N) each
+
+        # SACMAM: split the budget of each image, k_t + k_v
         mixture = mix(
             relevance,
             saliency,
@@ -66,6 +77,17 @@ class AdaFV(TextToImage):
             mass=self.mass,
             mask=tokens.mask,
         )
-        return Selection(
-            first(mixture.order, budget), split=torch.stack([mixture.text, mixture.vision], dim=1)
+        split = torch.stack([mixture.text, mixture.vision], dim=1)  # (I, 2)
+
+        # Keep the union, in the order of the image.
+        return Selection(first(mixture.order, budget), split=split)
+
+    def evidence(self, tokens: VisualTokens) -> Evidence:
+        """Return the two lists as they are mixed, and the part of every word in a_t."""
+        relevance, saliency = self.attentions(tokens)
+        return Evidence(
+            saliency=saliency,
+            relevance=relevance,
+            words=self.word_relevance(tokens),
+            reserve=self.reserve,
         )

@@ -20,7 +20,7 @@ class AdaFVReleased(AdaFV):
     What it does otherwise than the paper, and than every invariant of this library:
 
     - K is cut to 2 · floor(floor(K / 2) / crops) · crops;
-    - the salient tokens of crop c are taken from the thumbnail, c places further on;
+    - the salient tokens of crop c are taken from the thumbnail, c positions further on;
     - the reserve of the saliency list comes from the first crops, since the lists are joined, not
       merged;
     - the mixture weighs what the lists capture beyond their reserves alone;
@@ -50,7 +50,8 @@ class AdaFVReleased(AdaFV):
         one_of("mass", self.mass, "beyond")
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        relevance, saliency = self.score(tokens), tokens.saliency
+        """Keep what the released code keeps, image by image."""
+        relevance, saliency = self.attentions(tokens)  # (I, N) each
         kept = []
         for i, (coordinates, k) in enumerate(zip(tokens.coordinates, budget, strict=True)):
             count = len(coordinates)
@@ -63,61 +64,88 @@ class AdaFVReleased(AdaFV):
     def _pick(
         self, relevance: Tensor, saliency: Tensor, coordinates: Tensor, budget: int
     ) -> Tensor:
-        crop, place, token = (x.to(relevance.device) for x in uncut(coordinates))
+        """Keep what the released code keeps of one image: (K,), ids may repeat."""
+        crop, position, token = uncut(coordinates)
+        crop = crop.to(relevance.device)  # (N,)
+        position = position.to(relevance.device)  # (N,)
+        token = token.to(relevance.device)  # (crops · positions,)
+
+        # cut the budget to a multiple of the crops
         crops = int(crop.max()) + 1
         per_crop = budget // 2 // crops
         if per_crop == 0:
             raise BudgetError(
-                f"adafv_released keeps nothing of {budget} tokens over {crops} crops: pass tokens >= {2 * crops}"
+                f"adafv_released keeps nothing of {budget} tokens over {crops} crops: "
+                f"pass tokens >= {2 * crops}"
             )
         total = 2 * per_crop * crops
-        scores, relevant = _descending(relevance, total)
 
-        values, places = [], []
+        # the list of relevance
+        scores, relevant = _descending(relevance, total)  # (K,)
+
+        # the lists of saliency, crop by crop; those of crop c are found c positions further on
+        values = []
+        positions = []
         for c in range(crops):
-            own = saliency[crop == c]
-            top, best = _descending(own, 2 * per_crop)
+            of_crop = crop == c  # (N,)
+            top, best = _descending(saliency[of_crop], 2 * per_crop)
             values.append(top)
-            places.append(place[crop == c][best] + c)
-        value, salient = torch.cat(values), token[torch.cat(places)]
+            positions.append(position[of_crop][best] + c)
+        value = torch.cat(values)  # (K,)
+        salient = token[torch.cat(positions)]  # (K,)
 
+        # the reserve: the first of either list, for saliency those of the first crops
         sure = int(self.reserve * total)
+
+        # the split of the rest, weighed by what lies beyond the reserve
         masses, order = _descending(value[sure:], total)
         k_t, k_v = _split(scores[sure:], masses, total - 2 * sure)
-        parts = [relevant[: sure + k_t], salient[:sure], salient[sure:][order[:k_v]]]
-        return torch.cat(parts).sort().values
+
+        # both lists as they are: a token on both is fed twice
+        by_relevance = relevant[: sure + k_t]
+        by_saliency = torch.cat([salient[:sure], salient[sure:][order[:k_v]]])
+        return torch.cat([by_relevance, by_saliency]).sort().values
 
 
 def uncut(coordinates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the tokens of an image lie in crops that no padding was cut from, each as large as the
-    first.
+    """Locate the tokens of an image in crops that no padding was cut from.
+
+    Each crop is as large as the first.
 
     Returns:
-        (N,) the crop of each token, counted from 0; (N,) its place in it; and (crops · places,) the
-        token at each place
-        of one crop after the other, the first crop's last token where there is none.
+        (N,) the crop of each token, counted from 0; (N,) its position in it; and
+        (crops · positions,) the token at each position of one crop after the other, the first
+        crop's last token where there is no token.
     """
-    crop = coordinates[:, 0] - coordinates[:, 0].min()
-    height, width = (
-        coordinates[crop == 0, 1:].amax(0) - coordinates[crop == 0, 1:].amin(0) + 1
-    ).tolist()
-    place = coordinates[:, 1] % height * width + coordinates[:, 2] % width
+    crop = coordinates[:, 0] - coordinates[:, 0].min()  # (N,)
+
+    # no padding was cut from the first crop: its sides are those of all
+    first = coordinates[crop == 0, 1:]
+    height, width = (first.amax(0) - first.amin(0) + 1).tolist()
     size = height * width
-    token = torch.full(((int(crop.max()) + 1) * size,), int((crop == 0).nonzero()[-1]))
-    token[crop * size + place] = torch.arange(len(coordinates))
-    return crop, place, token
+
+    position = coordinates[:, 1] % height * width + coordinates[:, 2] % width  # (N,)
+    stand_in = int((crop == 0).nonzero()[-1])
+    token = torch.full(((int(crop.max()) + 1) * size,), stand_in)
+    token[crop * size + position] = torch.arange(len(coordinates))
+    return crop, position, token
 
 
 def _descending(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest values, at most `count`, and where they are; of equal ones the first."""
+    """Return the largest values, at most `count`, and their indices; of equal ones the first."""
     values, indices = x.sort(descending=True, stable=True)
     return values[:count], indices[:count]
 
 
 def _split(first: Tensor, second: Tensor, total: int) -> tuple[int, int]:
-    """k_1 + k_2 = total with the largest product of prefix sums."""
-    sums = [torch.cat([x.new_zeros(1), x[:total].cumsum(0)]) for x in (first, second)]
-    low, high = max(0, total - len(sums[1]) + 1), min(total, len(sums[0]) - 1)
+    """Return k_1 + k_2 = total with the largest product of prefix sums."""
+    zero = first.new_zeros(1)
+    first_sums = torch.cat([zero, first[:total].cumsum(0)])
+    second_sums = torch.cat([zero, second[:total].cumsum(0)])
+
+    # a list may be shorter than what is to be split
+    low = max(0, total - len(second_sums) + 1)
+    high = min(total, len(first_sums) - 1)
     k = torch.arange(low, high + 1, device=first.device)
-    best = int(k[(sums[0][k] * sums[1][total - k]).argmax()])
+    best = int(k[(first_sums[k] * second_sums[total - k]).argmax()])
     return best, total - best

@@ -41,30 +41,39 @@ class CDPruner(GreedyPruner):
     needs_text = True
 
     def gains(self, tokens: VisualTokens, count: int) -> Gains:
-        relevance = _relevance(tokens)
-        kernel = (
-            relevance[:, :, None] * cosines(tokens.features, tokens.features) * relevance[:, None]
-        )
-        gain = kernel.diagonal(dim1=1, dim2=2)
-        factor = kernel.new_empty(len(kernel), count, kernel.shape[2])  # a row for each pick
+        """Yield what each token adds to the log-determinant of the kernel, pick after pick."""
+        # the kernel, conditioned on the question: r_i · cos(i, j) · r_j
+        relevance = _relevance(tokens)  # (I, N)
+        cosine = cosines(tokens.features, tokens.features)  # (I, N, N)
+        kernel = relevance[:, :, None] * cosine * relevance[:, None]
+
+        # greedy MAP: the Cholesky factor grows by a row for each pick
+        gain = kernel.diagonal(dim1=1, dim2=2)  # (I, N)
+        factor = kernel.new_empty(len(kernel), count, kernel.shape[2])  # (I, K, N)
         for turn in range(count):
             gain = gain.where(gain > NOTHING, 0)
             pick = yield gain
-            before = factor[:, :turn]
-            column = before.take_along_dim(pick[:, None], dim=2)
-            row = kernel.take_along_dim(pick[..., None], dim=1) - column.mT @ before
-            height = gain.gather(1, pick)[..., None]
+
+            # the pick's row of the kernel, less its part in the span of the picks before
+            before = factor[:, :turn]  # (I, turn, N)
+            column = before.take_along_dim(pick[:, None], dim=2)  # (I, turn, 1)
+            row = kernel.take_along_dim(pick[..., None], dim=1) - column.mT @ before  # (I, 1, N)
+
+            height = gain.gather(1, pick)[..., None]  # (I, 1, 1)
             row = (row / height.sqrt()).where(height > 0, 0)
             factor[:, turn] = row[:, 0]
             gain = gain - row[:, 0].square()
 
 
 def _relevance(tokens: VisualTokens) -> Tensor:
-    """(I, N) mean cosine with the words, from next to 0 to 1 over each image."""
+    """Return the mean cosine with the words, from next to 0 to 1 over each image (I, N)."""
     assert tokens.text is not None
     assert tokens.text_mask is not None
-    words = tokens.text_mask[..., None]
-    mean = (cosines(tokens.text, tokens.features) * words).sum(1) / words.sum(1).clamp(min=1)
-    low = mean.masked_fill(~tokens.mask, torch.inf).amin(1, keepdim=True)
+    is_word = tokens.text_mask[..., None]  # (I, M, 1)
+    total = (cosines(tokens.text, tokens.features) * is_word).sum(1)  # (I, N)
+    mean = total / is_word.sum(1).clamp(min=1)
+
+    # min-max normalised over the image
+    low = mean.masked_fill(~tokens.mask, torch.inf).amin(1, keepdim=True)  # (I, 1)
     high = mean.masked_fill(~tokens.mask, -torch.inf).amax(1, keepdim=True)
     return ((mean - low + LEAST) / (high - low)).where(high > low, 1)

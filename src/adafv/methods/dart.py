@@ -47,39 +47,48 @@ class DART(Pruner):
         super().__post_init__()
         if self.pivots < 1 or self.pivots != int(self.pivots):
             raise ValueError(
-                f"pivots={self.pivots} is not a number of tokens: pass an integer of 1 or more, e.g. 4"
+                f"pivots={self.pivots} is not a number of tokens: "
+                "pass an integer of 1 or more, e.g. 4"
             )
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+        """Keep the visual pivots, and for every pivot in turn the tokens least like it."""
         assert tokens.text is not None
         assert tokens.text_mask is not None
-        images = zip(
-            tokens.features, tokens.counts, tokens.text, tokens.text_mask, budget, strict=True
-        )
-        return Selection(
-            [self._select(visual[:n], text, mask, k) for visual, n, text, mask, k in images]
-        )
+        kept = []
+        for i, (count, k) in enumerate(zip(tokens.counts, budget, strict=True)):
+            visual = tokens.features[i, :count]  # (N, D)
+            kept.append(self._select(visual, tokens.text[i], tokens.text_mask[i], k))
+        return Selection(kept)
 
     def _select(self, visual: Tensor, text: Tensor, text_mask: Tensor, budget: int) -> Tensor:
+        """Keep K tokens (K,) of one image (N, D), asked about in words (M, D)."""
         pivots = min(int(self.pivots), budget)
-        by_norm = _descending(_norm(visual))[:pivots]
-        text, text_mask = F.pad(text, (0, 0, 0, pivots)), F.pad(text_mask, (0, pivots))
-        words = _descending(_norm(text).masked_fill(~text_mask, -1))[:pivots]
-        words = text[words].where(text_mask[words, None], visual[by_norm])
-        similarity = cosines(torch.cat([visual[by_norm], words]), visual)
 
-        kept = [by_norm]
-        for cosine, share in zip(
-            similarity, share_out(budget - pivots, [1] * len(similarity)), strict=True
-        ):
-            remaining = cosine.index_fill(0, torch.cat(kept), torch.inf)
+        # visual pivots: the tokens of largest norm
+        visual_pivots = _descending(_norm(visual))[:pivots]  # (pivots,)
+
+        # pivots among the words; where there are too few a visual pivot has a second turn
+        text = F.pad(text, (0, 0, 0, pivots))  # (M + pivots, D)
+        text_mask = F.pad(text_mask, (0, pivots))
+        word_pivots = _descending(_norm(text).masked_fill(~text_mask, -1))[:pivots]
+        words = text[word_pivots].where(text_mask[word_pivots, None], visual[visual_pivots])
+
+        # each pivot in turn adds its share: the tokens of lowest cosine among those that remain
+        similarity = cosines(torch.cat([visual[visual_pivots], words]), visual)  # (2 pivots, N)
+        shares = share_out(budget - pivots, [1] * len(similarity))
+        kept = [visual_pivots]
+        for cosine, share in zip(similarity, shares, strict=True):
+            remaining = cosine.index_fill(0, torch.cat(kept), torch.inf)  # (N,)
             kept.append(remaining.argsort(stable=True)[:share])
         return torch.cat(kept).sort().values
 
 
 def _norm(x: Tensor) -> Tensor:
+    """Return the L1 norm of each vector."""
     return x.double().abs().sum(-1)
 
 
 def _descending(x: Tensor) -> Tensor:
+    """Return the indices in descending order; ties: the lower one first."""
     return x.argsort(descending=True, stable=True)

@@ -27,10 +27,16 @@ class DivPrune(GreedyPruner):
     paper = "CVPR 2025, arXiv 2503.02175"
 
     def gains(self, tokens: VisualTokens, count: int) -> Gains:
-        distance = 1 - cosines(tokens.features, tokens.features)
-        distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-        nearest = torch.full_like(distance[:, 0], torch.inf)
-        pick = yield distance.masked_fill(~tokens.mask[:, None], torch.inf).amin(2)
+        """Yield the distance of each token to the nearest one picked so far, pick after pick."""
+        distance = 1 - cosines(tokens.features, tokens.features)  # (I, N, N)
+        distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)  # a token is no neighbour of its own
+
+        # first: the token whose nearest other token is farthest
+        pick = yield distance.masked_fill(~tokens.mask[:, None], torch.inf).amin(2)  # (I, N)
+
+        # then: the one farthest from all picked so far
+        nearest = torch.full_like(distance[:, 0], torch.inf)  # (I, N)
         while True:
-            nearest = nearest.minimum(distance.take_along_dim(pick[..., None], dim=1)[:, 0])
+            to_pick = distance.take_along_dim(pick[..., None], dim=1)[:, 0]  # (I, N)
+            nearest = nearest.minimum(to_pick)
             pick = yield nearest

@@ -14,7 +14,7 @@ class FastV(LayerPruner):
 
     Liang Chen et al., "An Image is Worth 1/2 Tokens After Layer 2: Plug-and-Play Inference
     Acceleration for Large Vision-Language Models", ECCV 2024, arXiv 2403.06764. The attention is
-    that of layer `layer`, mean over heads; the best K2 of an image's N tokens stay, and keep their
+    that of layer `layer`, mean over heads; the best K2 of an image's N tokens are kept, with their
     positions. With L layers: layer · N + (L - layer) · K2 = L · K. Departure: K2 follows from the
     budget, not from a ratio R. Departure: each image of a prompt has its own budget.
 
@@ -34,7 +34,11 @@ class FastV(LayerPruner):
             raise ValueError(f"layer={self.layer} has no attention before it: pass 1 or more")
 
     def stages(self, layers: int) -> list[int]:
-        return after_share(layers, 2 / 32) if self.layer is None else [self.layer]
+        """Prune once, after an early layer."""
+        if self.layer is None:
+            return after_share(layers, 2 / 32)  # the paper's layer 2 of 32
+        return [self.layer]
 
     def raters(self, encoding: Encoding) -> Raters:
+        """Rank by the attention of the prompt's last token."""
         return last_token(encoding)

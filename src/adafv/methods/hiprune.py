@@ -1,6 +1,4 @@
-"""HiPrune: objects by a middle layer, with their surroundings; the image as a whole by a deep
-one.
-"""
+"""HiPrune: objects by a middle layer, with their surroundings; the whole image by a deep one."""
 
 from dataclasses import dataclass
 
@@ -49,40 +47,57 @@ class HiPrune(Pruner):
             raise ValueError(f"alpha={self.alpha} is not a share of the budget: pass 0 to 1")
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        middle, deep, kept = tokens.signals[MIDDLE], tokens.signals[DEEP], []
+        """Keep anchors, then their buffers, then registers, until there are K."""
+        kept = []
         for i, (coordinates, k) in enumerate(zip(tokens.coordinates, budget, strict=True)):
             count = len(coordinates)
-            anchors = middle[i, :count].argsort(descending=True, stable=True)[
-                : round(self.alpha * k / 5)
-            ]
-            # (anchors, 5)
-            beside = neighbours(coordinates).to(anchors.device, non_blocking=True)[anchors]
-            # Attention is at most 1, and in double precision an integer beside it costs none of its
-            # digits.
-            score = deep[i, :count].double()
-            first = (
-                torch.zeros_like(score).index_fill(0, beside.flatten(), 1).index_fill(0, anchors, 2)
-            )
-            kept.append((score + first).argsort(descending=True, stable=True)[:k].sort().values)
+            middle = tokens.signals[MIDDLE][i, :count]  # (N,)
+            deep = tokens.signals[DEEP][i, :count]  # (N,)
+
+            # anchors: the highest of a middle layer
+            anchors = middle.argsort(descending=True, stable=True)[: round(self.alpha * k / 5)]
+
+            # buffers: the neighbours of the anchors
+            near = neighbours(coordinates).to(anchors.device, non_blocking=True)  # (N, 5)
+            buffers = near[anchors].flatten()
+
+            # Anchors go first, then buffers, then all others: the registers.
+            turn = torch.full((count,), 2, device=deep.device)
+            turn = turn.index_fill(0, buffers, 1).index_fill(0, anchors, 0)
+
+            # within each, the highest of a deep layer
+            by_deep = deep.argsort(descending=True, stable=True)  # (N,)
+            order = by_deep[turn[by_deep].argsort(stable=True)]
+            kept.append(order[:k].sort().values)
         return Selection(kept)
 
 
 def neighbours(coordinates: Tensor) -> Tensor:
-    """For each token (N, 5): itself, those before and after it in its crop, those a row before and
-    after.
+    """Find the tokens before and after each one in its crop, and those a row before and after.
 
-    Beyond the ends of the crop it is the crop's first or last token; where a clip's frame has none,
-    the token itself.
+    Beyond the ends of the crop it is the crop's first or last token; where a video's frame has no
+    token, the token itself.
+
+    Args:
+        coordinates: (N, 3) crop, row, column of each token.
+
+    Returns:
+        (N, 5) indices, the token itself first.
     """
-    beside = torch.arange(len(coordinates))[:, None].repeat(1, 5)
+    near = torch.arange(len(coordinates))[:, None].repeat(1, 5)  # (N, 5)
     for crop in coordinates[:, 0].unique():
-        inside = (coordinates[:, 0] == crop).nonzero()[:, 0]  # (n,)
-        row, column = (coordinates[inside, 1:] - coordinates[inside, 1:].amin(0)).unbind(1)
+        members = (coordinates[:, 0] == crop).nonzero()[:, 0]  # (n,)
+
+        # number the crop row after row
+        corner = coordinates[members, 1:].amin(0)
+        row, column = (coordinates[members, 1:] - corner).unbind(1)  # (n,)
         width = int(column.max()) + 1
-        place = row * width + column
-        token = torch.full((int(place.max()) + 1,), -1)
-        token[place] = inside
+        number = row * width + column
+        token = torch.full((int(number.max()) + 1,), -1)
+        token[number] = members
+
+        # one more or less, a row's length more or less
         steps = torch.tensor([0, -1, 1, -width, width])
-        found = token[(place[:, None] + steps).clamp(0, len(token) - 1)]  # (n, 5)
-        beside[inside] = found.where(found >= 0, inside[:, None])
-    return beside
+        found = token[(number[:, None] + steps).clamp(0, len(token) - 1)]  # (n, 5)
+        near[members] = found.where(found >= 0, members[:, None])
+    return near

@@ -1,4 +1,4 @@
-"""HiRED: a budget for the thumbnail, and shares for the tiles by what the thumbnail shows of them."""
+"""HiRED: a budget for the thumbnail, and shares for the tiles by what it shows of them."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from adafv.utils.checks import checked
 __all__ = ["HiRED", "tile_of"]
 
 CONTENT = Signal("attention", 0.0)
-NO_VOTE = 1e-6
+NO_VOTE = 1e-6  # a tile without votes has its turn when the others are full
 
 
 @checked
@@ -52,54 +52,102 @@ class HiRED(Pruner):
             raise ValueError(f"alpha={self.alpha} is not a share of the budget: pass 0 to 1")
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        content, kept = tokens.signals[CONTENT], []
+        """Keep the most salient tokens of each crop, as many as the crop's share of the budget."""
+        kept = []
         for i, (coordinates, k) in enumerate(zip(tokens.coordinates, budget, strict=True)):
-            crop = coordinates[:, 0]
+            count = len(coordinates)
+            crop = coordinates[:, 0]  # (N,)
             in_thumbnail = int((crop == 0).sum())
-            share = max(
-                min(int(self.alpha * k), in_thumbnail), k - (len(coordinates) - in_thumbnail)
-            )
-            order = _crop_by_crop(tokens.saliency[i, : len(coordinates)], crop)
-            thumbnail, tiles = order[:share], order[in_thumbnail:]
+            in_tiles = count - in_thumbnail
+
+            # the thumbnail's share, and what the tiles cannot hold
+            share = min(int(self.alpha * k), in_thumbnail)
+            share = max(share, k - in_tiles)
+
+            # every crop's tokens, the most salient first
+            order = _crop_by_crop(tokens.saliency[i, :count], crop)  # (N,)
+            thumbnail = order[:share]
+            tiles = order[in_thumbnail:]
+
+            # The tiles divide the rest: the earliest turns win.
             if share < k:
-                tiles = tiles[self._turns(content[i], coordinates)]
+                tiles = tiles[self._turns(tokens.signals[CONTENT][i], coordinates)]
             kept.append(torch.cat([thumbnail, tiles[: k - share]]).sort().values)
         return Selection(kept)
 
     def _turns(self, content: Tensor, coordinates: Tensor) -> Tensor:
-        """In which order the tiles' tokens, tile by tile and the most salient first, are admitted.
+        """Order the tiles' tokens by their turns, (2 j - 1) / v for the j-th token of a tile.
 
-        Without a thumbnail (the frames of a clip) all tiles have the same votes.
+        Without a thumbnail (the frames of a video) all tiles have the same votes.
+
+        Args:
+            content: (N,) attention of CLS in the first layer.
+            coordinates: (N, 3) of the image's tokens.
+
+        Returns:
+            (n,) positions among the tiles' tokens, tile by tile and the most salient first.
         """
-        thumbnail = (coordinates[:, 0] == 0).nonzero()[:, 0].to(content.device, non_blocking=True)
-        shown_by = tile_of(coordinates) if len(thumbnail) else thumbnail
-        voters = content[thumbnail].argsort(descending=True, stable=True)[
-            : int((1 - self.alpha) * len(thumbnail))
-        ]
-        vote = shown_by.to(content.device, non_blocking=True)[voters]
-        tile, size = coordinates[coordinates[:, 0] > 0, 0].unique(return_counts=True)
-        turn = torch.cat([2 * torch.arange(n) + 1 for n in size.tolist()]).to(
-            content.device, non_blocking=True
-        )
-        tile = tile.repeat_interleave(size).to(content.device, non_blocking=True)
-        votes = (vote == tile[:, None]).sum(1).double().clamp(min=NO_VOTE)
-        return (turn / votes).argsort(stable=True)
+        device = content.device
+        votes_for = self._votes(content, coordinates)  # (voters,)
+
+        # v: the votes of every tile
+        tile, size = coordinates[coordinates[:, 0] > 0, 0].unique(return_counts=True)  # (tiles,)
+        tile = tile.to(device, non_blocking=True)
+        votes = (votes_for == tile[:, None]).sum(1).double().clamp(min=NO_VOTE)  # (tiles,)
+
+        # j: which of its tile's tokens each one is, counted from 1
+        counts = size.tolist()
+        j = torch.cat([torch.arange(1, n + 1) for n in counts])  # (n,)
+        j = j.to(device, non_blocking=True)
+        of_tile = torch.arange(len(counts)).repeat_interleave(size)  # (n,)
+        of_tile = of_tile.to(device, non_blocking=True)
+
+        turn = (2 * j - 1) / votes[of_tile]  # (n,)
+        return torch.argsort(turn, stable=True)
+
+    def _votes(self, content: Tensor, coordinates: Tensor) -> Tensor:
+        """Return the tiles that the thumbnail's highest tokens vote for, one each."""
+        thumbnail = (coordinates[:, 0] == 0).nonzero()[:, 0]
+        if len(thumbnail) == 0:
+            return thumbnail.to(content.device, non_blocking=True)
+        shown_by = tile_of(coordinates).to(content.device, non_blocking=True)  # (N_0,)
+
+        thumbnail = thumbnail.to(content.device, non_blocking=True)
+        by_content = content[thumbnail].argsort(descending=True, stable=True)  # (N_0,)
+        voters = by_content[: int((1 - self.alpha) * len(thumbnail))]
+        return shown_by[voters]
 
 
 def _crop_by_crop(saliency: Tensor, crop: Tensor) -> Tensor:
-    """Tokens of the first crop, then of the next, the most salient first in each."""
-    order = saliency.argsort(descending=True, stable=True)
-    return order[crop.to(order.device, non_blocking=True)[order].argsort(stable=True)]
+    """List the tokens of the first crop, then of the next, the most salient first in each."""
+    by_saliency = saliency.argsort(descending=True, stable=True)  # (N,)
+    crop = crop.to(saliency.device, non_blocking=True)
+    return by_saliency[crop[by_saliency].argsort(stable=True)]
 
 
 @checked
 def tile_of(coordinates: Tensor) -> Tensor:
-    """For each token of the thumbnail the tile that shows its middle."""
+    """Find for each token of the thumbnail the tile that shows its middle.
+
+    Args:
+        coordinates: (N, 3) crop, row, column of each token; crop 0 is the thumbnail.
+
+    Returns:
+        (N_0,) crops, 1 or more.
+    """
     in_tile = coordinates[:, 0] > 0
-    thumbnail, tiles = coordinates[~in_tile, 1:], coordinates[in_tile]
+    thumbnail = coordinates[~in_tile, 1:]  # (N_0, 2)
+    tiles = coordinates[in_tile]  # (N - N_0, 3)
+
+    # which tile lies at each row and column of the tiles' grid
     low, high = tiles[:, 1:].aminmax(dim=0)
     shape = high - low + 1
-    tile = torch.zeros(*shape.tolist(), dtype=torch.long)
-    tile[tuple((tiles[:, 1:] - low).T)] = tiles[:, 0]
+    height, width = shape.tolist()
+    tile = torch.zeros(height, width, dtype=torch.long)
+    row, column = (tiles[:, 1:] - low).unbind(1)
+    tile[row, column] = tiles[:, 0]
+
+    # the middle of the j-th of s tokens lies at (j + 1/2) / s of the side
     side = thumbnail.amax(0) + 1
-    return tile[tuple(((2 * thumbnail + 1) * shape // (2 * side)).T)]
+    row, column = ((2 * thumbnail + 1) * shape // (2 * side)).unbind(1)
+    return tile[row, column]

@@ -13,7 +13,7 @@ from adafv.ops.coverage import Gains, coverage
 
 __all__ = ["MMTok"]
 
-GRID = 2.0**50
+GRID = 2.0**50  # as in `cosines`: coverage is rounded so that its sums are exact
 
 
 @dataclass(kw_only=True)
@@ -54,28 +54,41 @@ class MMTok(GreedyPruner):
     def __post_init__(self) -> None:
         super().__post_init__()
         for option in ("text_temperature", "visual_temperature"):
-            if not getattr(self, option) > 0:
-                raise ValueError(
-                    f"{option}={getattr(self, option)} is not positive: pass e.g. 0.02"
-                )
+            value = getattr(self, option)
+            if not value > 0:
+                raise ValueError(f"{option}={value} is not positive: pass e.g. 0.02")
         if not 0 <= self.weight < float("inf"):
             raise ValueError(
-                f"weight={self.weight} of the image's coverage is out of range: pass 0 or more, e.g. 0.5"
+                f"weight={self.weight} of the image's coverage is out of range: "
+                "pass 0 or more, e.g. 0.5"
             )
 
     def gains(self, tokens: VisualTokens, count: int) -> Gains:
+        """Yield what each token adds to the coverage of words and image, pick after pick."""
         assert tokens.text is not None
         assert tokens.text_mask is not None
-        hidden = tokens.signals[HIDDEN]
+
+        # coverage of the question: words meet the visual tokens after the projector
         words = cosines(tokens.text, tokens.features) / self.text_temperature  # (I, M, N)
-        visual = cosines(hidden, hidden) / self.visual_temperature  # (I, N, N)
         words = _shares(words, tokens.text_mask, tokens.mask)
+
+        # coverage of the image: visual tokens meet each other before it
+        hidden = tokens.signals[HIDDEN]  # (I, N, d)
+        visual = cosines(hidden, hidden) / self.visual_temperature  # (I, N, N)
         visual = self.weight * _shares(visual, tokens.mask, tokens.mask)
+
         rows = torch.cat([words, visual], dim=1)  # (I, M + N, N)
-        return coverage(rows.mul_(GRID).round_().div_(GRID))  # exact sums, as in `cosines`
+        return coverage(rows.mul_(GRID).round_().div_(GRID))
 
 
 def _shares(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Softmax over the columns (I, R, N), divided by the number of rows that aren't padding."""
-    probability = logits.masked_fill(~columns[:, None], -torch.inf).softmax(-1)
-    return probability * (rows.double() / rows.sum(1, keepdim=True).clamp(min=1))[..., None]
+    """Turn logits into probabilities over the columns, divided by the number of real rows.
+
+    Args:
+        logits: (I, R, N).
+        rows: (I, R), true where a row is no padding.
+        columns: (I, N), true where there is a token.
+    """
+    probability = logits.masked_fill(~columns[:, None], -torch.inf).softmax(-1)  # (I, R, N)
+    weight = rows.double() / rows.sum(1, keepdim=True).clamp(min=1)  # (I, R)
+    return probability * weight[..., None]

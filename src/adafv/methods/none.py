@@ -26,4 +26,5 @@ class NoPruning(ScoringPruner):
             )
 
     def score(self, tokens: VisualTokens) -> Tensor:
+        """Rank all tokens alike: no token is dropped."""
         return tokens.mask.float()

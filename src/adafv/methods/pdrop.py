@@ -10,8 +10,7 @@ __all__ = ["PyramidDrop"]
 
 @dataclass(kw_only=True)
 class PyramidDrop(LayerPruner):
-    """After each quarter of the layers keeps the same share of the visual tokens, by the last
-    token's attention.
+    """Keeps the same share after each quarter of the layers, by the last token's attention.
 
     Long Xing et al., "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid
     Visual Redundancy Reduction", CVPR 2025, arXiv 2410.17247. Stages end after 1/4, 1/2 and 3/4 of
@@ -28,7 +27,10 @@ class PyramidDrop(LayerPruner):
     looks_ahead = True
 
     def stages(self, layers: int) -> list[int]:
-        return sorted({max(1, layers * quarter // 4) for quarter in (1, 2, 3)})
+        """Prune after each quarter of the layers but the last."""
+        quarters = (layers // 4, layers // 2, 3 * layers // 4)
+        return sorted({max(1, quarter) for quarter in quarters})  # shallow models: some coincide
 
     def raters(self, encoding: Encoding) -> Raters:
+        """Rank by the attention of the prompt's last token."""
         return last_token(encoding)

@@ -17,31 +17,40 @@ __all__ = ["Pool", "means"]
 @checked
 @dataclass(kw_only=True)
 class Pool(Uniform):
-    """Averages the tokens of each of K equal cells of the image; the average sits where the
-    cell's middle was.
+    """Averages the tokens of each of K equal cells of the image.
+
+    The average takes the position of the cell's middle token.
     """
 
     name = "pool"
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        device = tokens.features.device
-        kept, features = [], []
-        for coordinates, k, tokens_of_image in zip(
-            tokens.coordinates, budget, tokens.features, strict=True
-        ):
-            cell = cells(coordinates, k)
-            middle = centers(coordinates, cell)
-            features.append(
-                means(tokens_of_image[: len(coordinates)], cell.to(device), k)[
-                    cell[middle].to(device)
-                ]
-            )
+        """Keep the middle token of each cell, with the mean of the cell's features."""
+        device = tokens.device
+        kept = []
+        features = []
+        for visual, coordinates, k in zip(tokens.features, tokens.coordinates, budget, strict=True):
+            cell = cells(coordinates, k)  # (N,)
+            middle = centers(coordinates, cell)  # (K,)
+            averages = means(visual[: len(coordinates)], cell.to(device), k)  # (K, D) by cell
+            features.append(averages[cell[middle].to(device)])  # (K, D) by token
             kept.append(middle.to(device, non_blocking=True))
         return Selection(kept, features)
 
 
 @checked
 def means(features: Tensor, cell: Tensor, count: int) -> Tensor:
-    """(count, D) mean of the features (N, D) of each cell; `cell` (N,) says which, -1 for none."""
-    weight = (cell == torch.arange(count, device=cell.device)[:, None]).double()
-    return ((weight / weight.sum(1, keepdim=True)) @ features.double()).to(features.dtype)
+    """Average the features of each cell.
+
+    Args:
+        features: (N, D).
+        cell: (N,) 0 … K - 1; -1 for a token of no cell.
+        count: K.
+
+    Returns:
+        (K, D).
+    """
+    numbers = torch.arange(count, device=cell.device)
+    member = (cell == numbers[:, None]).double()  # (K, N)
+    weight = member / member.sum(1, keepdim=True)
+    return (weight @ features.double()).to(features.dtype)

@@ -18,14 +18,14 @@ class PruMerge(Pruner):
     """Keeps the most salient tokens and adds to each the tokens that resemble it.
 
     Yuzhang Shang et al., "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal
-    Models", ICCV 2025, arXiv 2403.15388. With a the saliency and y the features, a token that stays
+    Models", ICCV 2025, arXiv 2403.15388. With a the saliency and y the features, a kept token
     becomes y_i + Σ_j a_j · y_j, the sum over the 32 other tokens, kept or dropped, whose keys have
     the largest cosine with its own. A token may be added to several.
-    Departure: the budget says how many stay. The paper takes the outliers of a, Q3 + 1.5 · IQR or
-    more.
-    Departure: no extra token for the sum of all that was dropped: it would cost one of K places.
-    Departure: features merge after the projector, not before it. Where all tokens stay none is
-    changed.
+    Departure: the budget says how many are kept. The paper takes the outliers of a, Q3 + 1.5 · IQR
+    or more.
+    Departure: no extra token for the sum of all that was dropped: it would cost one of the K.
+    Departure: features merge after the projector, not before it. Where all tokens are kept they
+    do not change.
     Departure: saliency and keys of the layer of the features, means over heads, not the last
     layer's heads in a row.
 
@@ -48,43 +48,49 @@ class PruMerge(Pruner):
             )
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        kept, features = [], []
+        """Keep the most salient tokens, and add to each those whose keys resemble its own."""
+        kept = []
+        features = []
         for i, (count, k) in enumerate(zip(tokens.counts, budget, strict=True)):
-            order = self._order(tokens.saliency[i, :count], k)
-            stay = order[:k].sort().values
+            saliency = tokens.saliency[i, :count]  # (N,)
             visual = tokens.features[i, :count]  # (N, D)
-            merged = visual
+            chosen = self._order(saliency, k)[:k].sort().values  # (K,)
+
+            # y_i + Σ_j a_j · y_j over the nearest others
             if k < count:
-                weight = self._weight(
-                    tokens.saliency[i, :count], tokens.signals[KEYS][i, :count], stay
-                )
-                merged = (visual[stay].float() + weight @ visual.float()).to(visual.dtype)  # (K, D)
-            kept.append(stay)
-            features.append(merged)
+                weight = self._weight(saliency, tokens.signals[KEYS][i, :count], chosen)  # (K, N)
+                merged = visual[chosen].float() + weight @ visual.float()  # (K, D)
+                visual = merged.to(visual.dtype)
+            kept.append(chosen)
+            features.append(visual)
         return Selection(kept, features)
 
     def _order(self, saliency: Tensor, budget: int) -> Tensor:
-        """All tokens, those that stay first."""
+        """Order all tokens, those that are kept first."""
         return saliency.argsort(descending=True, stable=True)
 
-    def _weight(self, saliency: Tensor, keys: Tensor, stay: Tensor) -> Tensor:
-        """(K, N) how much of each token is added to each that stays."""
-        similarity = cosines(keys[stay], keys)  # (K, N)
-        others = similarity.scatter(1, stay[:, None], -torch.inf)
+    def _weight(self, saliency: Tensor, keys: Tensor, kept: Tensor) -> Tensor:
+        """Say how much of each token is added to each kept one (K, N)."""
+        # the other tokens with the largest cosine of keys
+        similarity = cosines(keys[kept], keys)  # (K, N)
+        others = similarity.scatter(1, kept[:, None], -torch.inf)
         count = min(self.neighbours, len(saliency) - 1)
-        nearest = others.argsort(dim=1, descending=True, stable=True)[:, :count]
-        return torch.zeros_like(others, dtype=saliency.dtype).scatter(1, nearest, saliency[nearest])
+        nearest = others.argsort(dim=1, descending=True, stable=True)[:, :count]  # (K, 32)
+
+        # weighted with their saliency
+        weight = torch.zeros_like(others, dtype=saliency.dtype)  # (K, N)
+        return weight.scatter(1, nearest, saliency[nearest])
 
 
 @dataclass(kw_only=True)
 class PruMergePlus(PruMerge):
     """PruMerge with a part of the budget spread evenly over the image.
 
-    PruMerge+ of the same paper: beside the salient tokens stay others at an even stride, and all of
-    them merge.
+    PruMerge+ of the same paper: others at an even stride are kept beside the salient tokens, and
+    all of them merge.
     Departure: the stride runs over the tokens that saliency did not take, so that K different ones
-    stay; the authors' runs over all of them, at a third of one in the share that stands out, and
-    leaves out what it meets there.
+    are kept; the authors' runs over all of them, at a third of one in the share that stands out,
+    and leaves out what it meets there.
 
     Args:
         neighbours: see `PruMerge`.
@@ -104,10 +110,15 @@ class PruMergePlus(PruMerge):
             )
 
     def _order(self, saliency: Tensor, budget: int) -> Tensor:
+        """Order all tokens: the salient ones, those at an even stride, the rest."""
         spread = int(self.spread * budget)
-        order = super()._order(saliency, budget)
-        salient, rest = order[: budget - spread], order[budget - spread :].sort().values
-        taken = torch.zeros(len(rest), dtype=torch.bool)
-        taken[torch.arange(spread) * len(rest) // max(spread, 1)] = True
-        places = torch.cat([taken.nonzero(), (~taken).nonzero()])[:, 0]
-        return torch.cat([salient, rest[places.to(rest.device, non_blocking=True)]])
+        order = super()._order(saliency, budget)  # (N,)
+        salient = order[: budget - spread]
+        rest = order[budget - spread :].sort().values
+
+        # an even stride over what saliency did not take
+        strided = torch.zeros(len(rest), dtype=torch.bool)
+        strided[torch.arange(spread) * len(rest) // max(spread, 1)] = True
+        strided_first = torch.cat([strided.nonzero(), (~strided).nonzero()])[:, 0]
+        strided_first = strided_first.to(rest.device, non_blocking=True)
+        return torch.cat([salient, rest[strided_first]])

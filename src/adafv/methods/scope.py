@@ -42,9 +42,7 @@ class Scope(GreedyPruner):
             )
 
     def gains(self, tokens: VisualTokens, count: int) -> Gains:
-        weight = tokens.saliency.double() ** self.alpha
-        gains = coverage(cosines(tokens.features, tokens.features).relu_())
-        gain = next(gains)
-        while True:
-            pick = yield gain * weight
-            gain = gains.send(pick)
+        """Yield each token's gain in coverage times saliency^alpha, pick after pick."""
+        # a negative cosine covers nothing
+        rows = cosines(tokens.features, tokens.features).relu_()  # (I, N, N)
+        return coverage(rows, tokens.saliency.double() ** self.alpha)

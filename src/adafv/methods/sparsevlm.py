@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from adafv.core.layerwise import LayerPruner, Raters, after_share
@@ -14,8 +15,7 @@ __all__ = ["SparseVLM"]
 @checked
 @dataclass(kw_only=True)
 class SparseVLM(LayerPruner):
-    """Keeps what the visually relevant words of the question attend to, fewer after each of three
-    layers.
+    """Keeps what visually relevant words attend to, fewer after each of three layers.
 
     Yuan Zhang et al., "SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model
     Inference", ICML 2025, arXiv 2410.04417. Raters, before the first layer: R = mean over the
@@ -23,14 +23,14 @@ class SparseVLM(LayerPruner):
     R. Score of a visual token: attention it gets in the layer before the stage, mean over raters
     and heads. Stages after the layers of index 2, 6 and 15 of 32 have run, that is after 3, 7 and
     16 of them, scaled to the model; in shallow models some coincide.
-    Departure: how many stay is N · λ^s with λ from the budget, not the rank of the attention
+    Departure: how many are kept is N · λ^s with λ from the budget, not the rank of the attention
     (paper) nor a table for four budgets (code), of which those of 192, 128, 96 and 64 tokens really
     read 206.5, 145.4, 114.1 and 82.3 a layer.
     Departure: tokens keep their positions, as in the authors' second version; in their first they
     are numbered anew.
     Departure: dropped tokens are not recycled as averages of clusters, so that the budget counts
     tokens of the image. Departure: words come after the image, as in every method here; if none do,
-    they can't see it, all scores tie and the first tokens stay.
+    they can't see it, all scores tie and the first tokens are kept.
     """
 
     name = "sparsevlm"
@@ -41,35 +41,41 @@ class SparseVLM(LayerPruner):
         super().__post_init__()
         if self.query is not None:
             raise ValueError(
-                "query is given, but only words of the prompt have attention in sparsevlm: leave it out"
+                "query is given, but only words of the prompt have attention in sparsevlm: "
+                "leave it out"
             )
 
     def stages(self, layers: int) -> list[int]:
+        """Prune after three layers, as deep as the paper's in 32."""
         return after_share(layers, 3 / 32, 7 / 32, 16 / 32)
 
     def raters(self, encoding: Encoding) -> Raters:
-        weights = rating_words(encoding.tokens)
-        words = [
-            encoding.prompt.question(span, frozenset(self.skip), encoding.question)
-            for span in encoding.spans
-        ]
-        return [
-            (positions, w[: len(positions)]) for positions, w in zip(words, weights, strict=True)
-        ]
+        """Rank by the attention of the words to which the image is relevant."""
+        weights = rating_words(encoding.tokens)  # (I, M)
+        found = []
+        for span, weight in zip(encoding.spans, weights, strict=True):
+            words = encoding.prompt.question(span, frozenset(self.skip), encoding.question)
+            found.append((words, weight[: len(words)]))
+        return found
 
 
 def rating_words(tokens: VisualTokens) -> Tensor:
-    """(I, M) weights of the words of each question: 1 / raters for those that rate, 0 for the
-    others.
+    """Weigh the words of each question: 1 / raters for those that rate, 0 for the others.
+
+    Returns:
+        (I, M).
     """
     assert tokens.text is not None
     assert tokens.text_mask is not None
-    similarity = tokens.text.float() @ tokens.features.float().mT
-    relevance = (
-        similarity.masked_fill(~tokens.text_mask[..., None], -float("inf")).softmax(1).nan_to_num()
-    )
-    relevance = (relevance * tokens.mask[:, None]).sum(2) / tokens.mask.sum(1, keepdim=True)
-    # Relevance sums to 1 over the words; equal words all rate, however the mean is rounded.
-    mean = (1 - 1e-5) / tokens.text_mask.sum(1, keepdim=True)
+
+    # R: mean over the visual tokens of softmax over the words of T · Vᵀ
+    similarity = tokens.text.float() @ tokens.features.float().mT  # (I, M, N)
+    similarity = similarity.masked_fill(~tokens.text_mask[..., None], -torch.inf)
+    attention = similarity.softmax(1).nan_to_num() * tokens.mask[:, None]  # (I, M, N)
+    relevance = attention.sum(2) / tokens.mask.sum(1, keepdim=True)  # (I, M)
+
+    # A word rates if its R is at least the mean of R. R sums to 1 over the words; equal words all
+    # rate, however the mean is rounded.
+    mean = (1 - 1e-5) / tokens.text_mask.sum(1, keepdim=True)  # (I, 1)
     rates = (tokens.text_mask & (relevance >= mean)).float()
     return rates / rates.sum(1, keepdim=True).clamp(min=1)

@@ -22,13 +22,13 @@ class ToMe(Pruner):
     Bipartite soft matching: the tokens are divided alternately into A and B, each of A finds the
     token of B whose key (of the vision tower, mean over heads) has the largest cosine with its own,
     and the most similar pairs are merged, by a mean weighted with how many tokens each stands for.
-    The merged token sits where its token of B was.
+    The merged token has the position of its token of B.
 
     Departure: the paper merges a few tokens inside every ViT block. Ours leaves the tower alone and
     merges its visual tokens, after the projector, in rounds of at most half, with the tower's keys
-    at the features' layer; the key of a merged token is the mean of its tokens' keys. Tokens stay
-    in reading order from round to round. Departure: no proportional attention: the LLM isn't told
-    how many tokens one stands for.
+    at the features' layer; the key of a merged token is the mean of its tokens' keys. Tokens keep
+    their reading order from round to round. Departure: no proportional attention: the LLM isn't
+    told how many tokens one stands for.
     """
 
     name = "tome"
@@ -36,31 +36,50 @@ class ToMe(Pruner):
     signals = frozenset({KEYS})
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        kept, features = [], []
-        for visual, keys, n, k in zip(
-            tokens.features, tokens.signals[KEYS], tokens.counts, budget, strict=True
-        ):
-            places, group = _match(keys[:n], k)
-            kept.append(places)
-            features.append(means(visual[:n], group, k))
+        """Merge the tokens of each image whose keys are most alike, until K are left."""
+        kept = []
+        features = []
+        for i, (count, k) in enumerate(zip(tokens.counts, budget, strict=True)):
+            left, group = _match(tokens.signals[KEYS][i, :count], k)
+            kept.append(left)
+            features.append(means(tokens.features[i, :count], group, k))  # (K, D)
         return Selection(kept, features)
 
 
 def _match(keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Where the `count` tokens that are left sit, ascending, and which of them each token went
-    into.
+    """Merge tokens in rounds of bipartite soft matching until `count` are left.
+
+    Args:
+        keys: (N, d).
+        count: K.
+
+    Returns:
+        (K,) indices of the tokens that are left, ascending; (N,) which of those each token went
+        into.
     """
-    places = group = torch.arange(len(keys), device=keys.device)
-    while (left := len(places)) > count:
-        merged = min(left - count, left // 2)
-        keys_left = means(keys.double(), group, left)
-        similarity, partner = cosines(keys_left[::2], keys_left[1::2]).max(1)
-        by_similarity = similarity.argsort(descending=True, stable=True)
-        a, alone = (2 * by_similarity).split([merged, len(by_similarity) - merged])
-        order = torch.arange(left, device=keys.device)
-        stay = torch.cat([alone, order[1::2]]).sort().values
-        group = torch.searchsorted(
-            stay, order.scatter(0, a, 2 * partner[by_similarity[:merged]] + 1)
-        )[group]
-        places = places[stay]
-    return places, group
+    left = torch.arange(len(keys), device=keys.device)  # (L,)
+    group = left  # (N,)
+    while len(left) > count:
+        # divide what is left alternately into A and B
+        numbers = torch.arange(len(left), device=keys.device)  # (L,)
+        in_a = numbers[::2]
+        in_b = numbers[1::2]
+
+        # each of A finds the token of B whose key is most like its own
+        keys_left = means(keys.double(), group, len(left))  # (L, d)
+        similarity, partner = cosines(keys_left[in_a], keys_left[in_b]).max(1)  # (|A|,)
+
+        # the most similar pairs are merged
+        merged = min(len(left) - count, len(left) // 2)
+        by_similarity = similarity.argsort(descending=True, stable=True)  # (|A|,)
+        goes = by_similarity[:merged]
+        alone = by_similarity[merged:]
+
+        # a merged token of A takes the number of its partner in B
+        into = numbers.scatter(0, in_a[goes], in_b[partner[goes]])  # (L,)
+
+        # number what is left anew
+        remaining = torch.cat([in_a[alone], in_b]).sort().values
+        group = torch.searchsorted(remaining, into)[group]
+        left = left[remaining]
+    return left, group

@@ -21,24 +21,40 @@ class Uniform(Pruner):
     name = "uniform"
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        device = tokens.features.device
-        kept = [centers(w, cells(w, k)) for w, k in zip(tokens.coordinates, budget, strict=True)]
-        return Selection([k.to(device, non_blocking=True) for k in kept])
+        """Keep the token in the middle of each cell."""
+        kept = []
+        for coordinates, k in zip(tokens.coordinates, budget, strict=True):
+            middle = centers(coordinates, cells(coordinates, k))  # (K,)
+            kept.append(middle.to(tokens.device, non_blocking=True))
+        return Selection(kept)
 
 
 @checked
 def centers(coordinates: Tensor, cell: Tensor) -> Tensor:
-    """The index of the token nearest to the middle of each cell, ascending; the lower one where two
-    are as near.
+    """Find the token nearest to the middle of each cell; the lower index where two are as near.
+
+    Args:
+        coordinates: (N, 3) crop, row, column of each token.
+        cell: (N,) as `adafv.ops.grid.cells` returns it.
+
+    Returns:
+        (K,) indices, ascending.
     """
-    inside = cell >= 0
+    inside = (cell >= 0).nonzero()[:, 0]  # (n,)
+    cell = cell[inside]  # (n,)
+    position = coordinates[inside, 1:].double()  # (n, 2)
+
+    # the middle of each cell: the mean of its tokens' rows and columns
     count = int(cell.max()) + 1
-    place = coordinates[inside, 1:].double()
-    size = cell[inside].bincount(minlength=count)
-    middle = (
-        torch.zeros(count, 2, dtype=torch.double).index_add_(0, cell[inside], place) / size[:, None]
-    )
-    distance = (place - middle[cell[inside]]).square().sum(1)
-    order = distance.argsort(stable=True)
-    order = order[cell[inside][order].argsort(stable=True)]
-    return inside.nonzero()[:, 0][order[size.cumsum(0) - size]].sort().values
+    size = cell.bincount(minlength=count)  # (K,)
+    total = torch.zeros(count, 2, dtype=torch.double).index_add_(0, cell, position)  # (K, 2)
+    middle = total / size[:, None]
+
+    # cell by cell, the nearest token first
+    distance = (position - middle[cell]).square().sum(1)  # (n,)
+    nearest = distance.argsort(stable=True)
+    nearest = nearest[cell[nearest].argsort(stable=True)]
+
+    # the first of each cell
+    start = size.cumsum(0) - size  # (K,)
+    return inside[nearest[start]].sort().values

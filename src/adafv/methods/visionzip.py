@@ -27,9 +27,9 @@ class VisionZip(Pruner):
     Departure: a contextual token is the average of its target and that mean. The authors add the
     two before the projector; after it, where features merge here, a sum would be twice as long as a
     token.
-    Departure: CLS is not kept: the language model of LLaVA never reads it. Its place goes to one
-    more patch.
-    Departure: a contextual token sits where its target was, not behind the dominant ones.
+    Departure: CLS is not kept: the language model of LLaVA never reads it. One more patch is
+    kept instead.
+    Departure: a contextual token has the position of its target, not behind the dominant ones.
     Departure: one budget for all crops, where the authors have one for each (`crops="each"`).
 
     Args:
@@ -47,43 +47,68 @@ class VisionZip(Pruner):
         super().__post_init__()
         if not 0 < self.contextual < 1:
             raise ValueError(
-                f"contextual={self.contextual} is not a part of the budget: pass a share between 0 and 1"
+                f"contextual={self.contextual} is not a part of the budget: "
+                "pass a share between 0 and 1"
             )
 
     def contextual_tokens(self, budget: int) -> int:
-        """C for a budget of K."""
-        return min(max(1, math.floor(self.contextual * budget + 0.5)), budget - 1)
+        """Return C for a budget of K."""
+        rounded = math.floor(self.contextual * budget + 0.5)
+        return min(max(1, rounded), budget - 1)
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        kept, features = [], []
+        """Keep the dominant tokens as they are, and contextual ones with what went to them."""
+        kept = []
+        features = []
         for i, (count, k) in enumerate(zip(tokens.counts, budget, strict=True)):
+            zipped = tokens.features[i, :count].clone()  # (N, D)
             contextual = self.contextual_tokens(k)
-            order = tokens.saliency[i, :count].argsort(descending=True, stable=True)
-            dominant, rest = order[: k - contextual], order[k - contextual :].sort().values
-            zipped = tokens.features[i, :count].clone()
+
+            # dominant tokens: the most salient
+            order = tokens.saliency[i, :count].argsort(descending=True, stable=True)  # (N,)
+            chosen = order[: k - contextual]
+            rest = order[k - contextual :].sort().values
+
+            # contextual tokens: targets at an even stride, with what resembles them
             if contextual:
                 targets, others = _stride(rest, contextual)
                 zipped[targets] = _merge(zipped, tokens.signals[KEYS][i], targets, others)
-                dominant = torch.cat([dominant, targets])
-            kept.append(dominant.sort().values)
-            features.append(zipped[kept[-1]])
+                chosen = torch.cat([chosen, targets])
+
+            chosen = chosen.sort().values  # (K,)
+            kept.append(chosen)
+            features.append(zipped[chosen])
         return Selection(kept, features)
 
 
 def _stride(rest: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`count` tokens at an even stride, and the others."""
+    """Take `count` tokens at an even stride; return them, and the others."""
     step = len(rest) // count
     strides = rest[: count * step].view(count, step)
-    return strides[:, 0], torch.cat([strides[:, 1:].flatten(), rest[count * step :]])
+    beyond = rest[count * step :]
+    return strides[:, 0], torch.cat([strides[:, 1:].flatten(), beyond])
 
 
 def _merge(features: Tensor, keys: Tensor, targets: Tensor, others: Tensor) -> Tensor:
-    mine = (
-        cosines(keys[others], keys[targets]).argmax(1)
-        == torch.arange(len(targets), device=targets.device)[:, None]
-    )
-    size = mine.sum(1, keepdim=True)
-    mean = mine.float() @ features[others].float() / size.clamp(min=1)
-    return torch.where(
-        size > 0, ((features[targets].float() + mean) / 2).to(features.dtype), features[targets]
-    )
+    """Average each target with the mean of the tokens that go to it.
+
+    Args:
+        features: (N, D).
+        keys: (N, d).
+        targets: (C,) indices.
+        others: (R,) indices.
+
+    Returns:
+        (C, D).
+    """
+    # every other token goes to the target whose key resembles its own most
+    goes_to = cosines(keys[others], keys[targets]).argmax(1)  # (R,)
+    numbers = torch.arange(len(targets), device=targets.device)
+    mine = goes_to == numbers[:, None]  # (C, R)
+
+    size = mine.sum(1, keepdim=True)  # (C, 1)
+    mean = mine.float() @ features[others].float() / size.clamp(min=1)  # (C, D)
+    merged = ((features[targets].float() + mean) / 2).to(features.dtype)
+
+    # a target that nothing goes to is left as it is
+    return torch.where(size > 0, merged, features[targets])

@@ -13,7 +13,7 @@ from adafv.utils.checks import checked
 
 __all__ = ["VisPruner"]
 
-PER_ROUND = 8
+PER_ROUND = 8  # duplicates that a round drops, as in the authors' code
 
 
 @checked
@@ -22,7 +22,7 @@ class VisPruner(Pruner):
     """Keeps the most salient tokens and, of the rest, those that resemble no other.
 
     Qizhe Zhang et al., "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token
-    Pruning in VLMs", ICCV 2025, arXiv 2412.01818. floor(important · K) tokens stay for their
+    Pruning in VLMs", ICCV 2025, arXiv 2412.01818. floor(important · K) tokens are kept for their
     saliency. The rest, in order of saliency, is dealt into two halves by turns; the 8 tokens of the
     first half that resemble one of the second most (cosine of the tower's features) are dropped.
     The next round deals what is left of the first half, the most similar first, and then the second
@@ -50,25 +50,36 @@ class VisPruner(Pruner):
             )
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        hidden, kept = tokens.signals[HIDDEN], []
+        """Keep the important tokens, and those of the rest that are left without duplicates."""
+        kept = []
         for i, (count, k) in enumerate(zip(tokens.counts, budget, strict=True)):
-            order = tokens.saliency[i, :count].argsort(descending=True, stable=True)
+            by_saliency = tokens.saliency[i, :count].argsort(descending=True, stable=True)  # (N,)
+
+            # important tokens: the most salient
             sure = int(k * self.important)
-            important, rest = order[:sure], order[sure:]
-            kept.append(
-                torch.cat([important, rest[_distinct(hidden[i, rest], k - sure)]]).sort().values
-            )
+            important = by_saliency[:sure]
+
+            # diverse tokens: the rest without its duplicates
+            rest = by_saliency[sure:]
+            diverse = rest[_without_duplicates(tokens.signals[HIDDEN][i, rest], k - sure)]
+            kept.append(torch.cat([important, diverse]).sort().values)
         return Selection(kept)
 
 
-def _distinct(features: Tensor, count: int) -> Tensor:
-    """Which `count` of (R, d) features are left when duplicates are dropped, round by round."""
-    similarity = cosines(features, features)
+def _without_duplicates(features: Tensor, count: int) -> Tensor:
+    """Drop duplicates of (R, d) features round by round; return the `count` that are left."""
+    similarity = cosines(features, features)  # (R, R)
     left = torch.arange(len(features) if count else 0, device=features.device)
     while len(left) > count:
-        first, second = left[::2], left[1::2]
+        # deal what is left into two halves by turns
+        first = left[::2]
+        second = left[1::2]
+
+        # drop those of the first half that resemble one of the second most
         drop = min(PER_ROUND, len(left) - count, len(first))
-        duplication = similarity[first[:, None], second].amax(1)
-        by_duplication = first[duplication.argsort(stable=True).flip(0)]
-        left = torch.cat([by_duplication[drop:], second])
+        duplication = similarity[first[:, None], second].amax(1)  # (|first|,)
+        most_duplicated_first = first[duplication.argsort(stable=True).flip(0)]
+
+        # the next round deals the survivors first
+        left = torch.cat([most_duplicated_first[drop:], second])
     return left

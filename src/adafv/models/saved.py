@@ -1,45 +1,60 @@
 """A pruner beside a model: its method, options and budget as JSON, and nothing that runs."""
 
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, NoReturn
 
 from adafv import __version__
+from adafv.core.option_types import fits, wanted
 from adafv.core.pruner import Pruner
 from adafv.methods import METHODS, from_spec
 from adafv.utils.checks import checked
 from adafv.utils.files import writable_folder, write_text
 
-__all__ = ["BLOCK", "FILE", "carried", "from_pretrained", "options_of", "read", "save"]
+__all__ = ["BLOCK", "FILE", "carried", "from_pretrained", "options_of", "read", "save_pretrained"]
 
-FILE, CONFIG, BLOCK = "adafv.json", "config.json", "adafv"
+FILE = "adafv.json"
+CONFIG = "config.json"
+BLOCK = "adafv"  # the key in a model's configuration
 DEFAULT_METHOD = "adafv"
+# what a model folder may also say to a server, see `adafv.integrations.vllm.options`
 SERVER = ("pin", "cache_mb", "only")
-"""What a model folder may say to a server beside the method; see `adafv.integrations.vllm.options`.
-"""
-_QUESTION = ("query", "tokenizer")
+_QUESTION = ("query", "tokenizer")  # options that belong to a prompt, not to a model
 
 
 @checked
-def save(pruner: Pruner, folder: str | Path) -> Path:
-    """Write `adafv.json`: see `Pruner.save_pretrained`, which is this."""
+def save_pretrained(pruner: Pruner, folder: str | Path) -> Path:
+    """Write the method, its options and its budget to `adafv.json` in a model's folder.
+
+    `query` and `tokenizer` are not saved: they belong to a prompt. `adafv ask`, `batch`, `serve`
+    and `explain` take the budget of a model's folder where no budget is given.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: the folder cannot be written, its config.json says already how to prune, the
+            method is not in `adafv.METHODS`, or an option is neither a plain number nor text.
+    """
     path = writable_folder(folder) / FILE
     if _block(path.parent) is not None:
         raise ValueError(
-            f"{CONFIG} in {folder} has an {BLOCK!r} block, which goes before {FILE}: take it out first"
+            f"{CONFIG} in {folder} has an {BLOCK!r} block, which goes before {FILE}: "
+            "take it out first"
         )
     if METHODS.get(pruner.name) is not type(pruner):
         raise ValueError(
-            f"{type(pruner).__name__} is not in adafv.METHODS, where loading looks for it: enter it there"
+            f"{type(pruner).__name__} is not in adafv.METHODS, where loading looks for it: "
+            "enter it there"
         )
-    default = {field.name: field.default for field in fields(pruner)}
-    options = {
-        n: v for n, v in options_of(pruner).items() if v is not None or default[n] is not None
-    }
+
+    # None need not be said where it is the default
+    options = options_of(pruner)
+    for field in fields(pruner):
+        if field.default is None and options.get(field.name) is None:
+            options.pop(field.name, None)
     try:
         text = json.dumps(
             {"method": pruner.name, **options, "version": __version__}, indent=1, allow_nan=False
@@ -48,6 +63,8 @@ def save(pruner: Pruner, folder: str | Path) -> Path:
         raise ValueError(
             f"{pruner} cannot be saved as JSON ({error}): pass plain numbers and text"
         ) from None
+
+    # what nobody could load is not saved
     _pruner(json.loads(text), path)
     write_text(path, text + "\n")
     return path
@@ -55,33 +72,40 @@ def save(pruner: Pruner, folder: str | Path) -> Path:
 
 @checked
 def from_pretrained(folder: str | Path) -> Pruner:
-    """The pruner that a model folder carries, of whatever method.
+    """Return the pruner that a model folder carries, of whatever method.
 
-    It stands in `adafv.json`, as `Pruner.save_pretrained` writes it, or as the same object in the
-    model's `config.json` under "adafv", which goes first. Only "keep" or "tokens" has to be there:
-    the method is AdaFV where none is named, and options that are left out have their defaults.
+    It stands in `adafv.json`, as `save_pretrained` writes it, or as the same object in the model's
+    `config.json` under "adafv", which goes first. Only "keep" or "tokens" has to be there: the
+    method is AdaFV where no other is named, and options that are left out have their defaults.
 
     Raises:
         ValueError: no folder, nothing of a pruner in it, or a file that is damaged, of an unknown
             method, or has an option that the method doesn't have or a value that it refuses.
     """
-    if (pruner := carried(folder)) is None:
+    pruner = carried(folder)
+    if pruner is None:
         raise ValueError(
-            f"{str(folder)!r} carries no pruner: pass a folder with {FILE}, as save_pretrained writes it"
+            f"{str(folder)!r} carries no pruner: pass a folder with {FILE}, "
+            "as save_pretrained writes it"
         )
     return pruner
 
 
 @checked
 def carried(folder: str | Path) -> Pruner | None:
-    """As `from_pretrained`, None where the folder says nothing about pruning or is none."""
+    """Do as `from_pretrained`, but return None where a folder says nothing about pruning.
+
+    The same where there is no folder.
+    """
     found, path = _find(Path(folder).expanduser())
-    return _pruner(found, path) if found.keys() - {*SERVER, "version"} else None
+    if not found.keys() - {*SERVER, "version"}:
+        return None
+    return _pruner(found, path)
 
 
 @checked
 def read(folder: str | Path) -> dict[str, Any]:
-    """What a folder says about pruning, unchecked; empty: nothing.
+    """Return what a folder says about pruning, unchecked; empty where it says nothing.
 
     Raises:
         ValueError: the file is damaged.
@@ -91,20 +115,29 @@ def read(folder: str | Path) -> dict[str, Any]:
 
 @checked
 def options_of(pruner: Pruner) -> dict[str, Any]:
-    """All options of a pruner but `query` and `tokenizer`, as plain data."""
-    options = {f.name: getattr(pruner, f.name) for f in fields(pruner) if f.name not in _QUESTION}
-    return options | {"skip": sorted(pruner.skip)}
+    """Return all options of a pruner but `query` and `tokenizer`, as plain data."""
+    options = {}
+    for field in fields(pruner):
+        if field.name not in _QUESTION:
+            options[field.name] = getattr(pruner, field.name)
+    options["skip"] = sorted(pruner.skip)
+    return options
 
 
 def _find(folder: Path) -> tuple[dict[str, Any], Path]:
-    if (block := _block(folder)) is not None:
+    """Return what a folder says about pruning, and the file that says it."""
+    # the model's own configuration goes first: it travels with the model
+    block = _block(folder)
+    if block is not None:
         return block, folder / CONFIG
     path = folder / FILE
-    return (_object(path, "write it anew with save_pretrained") if path.is_file() else {}), path
+    if path.is_file():
+        return _object(path, "write it anew with save_pretrained"), path
+    return {}, path
 
 
 def _block(folder: Path) -> dict[str, Any] | None:
-    """What stands under "adafv" in a model's own configuration."""
+    """Return what stands under "adafv" in a model's own configuration."""
     path = folder / CONFIG
     block = _object(path, "download it again").get(BLOCK) if path.is_file() else None
     if block is not None and not isinstance(block, dict):
@@ -115,6 +148,7 @@ def _block(folder: Path) -> dict[str, Any] | None:
 
 
 def _object(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a file that holds one JSON object."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -129,9 +163,11 @@ def _object(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def _pruner(found: Mapping[str, Any], path: Path) -> Pruner:
-    options = {
-        name: value for name, value in found.items() if name not in ("method", "version", *SERVER)
-    }
+    """Make the pruner that a file describes; errors name the file."""
+    options = {}
+    for name, value in found.items():
+        if name not in ("method", "version", *SERVER):
+            options[name] = value
     spec = found.get("method", DEFAULT_METHOD)
     try:
         if not isinstance(spec, str):
@@ -146,41 +182,23 @@ def _pruner(found: Mapping[str, Any], path: Path) -> Pruner:
 
 
 def _check(cls: type[Pruner], options: Mapping[str, Any]) -> None:
-    """Raise a `ValueError` for a value of another type than its option's: a text where a method
-    would calculate.
+    """Raise a `ValueError` for a value of another type than its option's.
+
+    A text where a method would calculate fails only later, in the depths.
     """
-    if question := options.keys() & {*_QUESTION}:
-        raise ValueError(f"{question.pop()} belongs to a question, not to a model: leave it out")
+    for name in _QUESTION:
+        if name in options:
+            raise ValueError(f"{name} belongs to a question, not to a model: leave it out")
     for field in fields(cls):
-        if field.name in options and not _fits(options[field.name], field.type):
+        if field.name in options and not fits(options[field.name], field.type):
             raise ValueError(
-                f"{field.name}={options[field.name]!r} is not {_wanted(field.type)}: write one"
+                f"{field.name}={options[field.name]!r} is not {wanted(field.type)}: write one"
             )
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    if isinstance(kind, UnionType):
-        return any(_fits(value, one) for one in get_args(kind))
-    if get_origin(kind) is Iterable:
-        return isinstance(value, list) and all(type(x) is int for x in value)
-    if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is (str if get_origin(kind) is Literal else kind)
-
-
-def _wanted(kind: Any) -> str:
-    if isinstance(kind, UnionType):
-        return _wanted(get_args(kind)[0])
-    names = {
-        bool: "true or false",
-        int: "an integer",
-        float: "a number",
-        Iterable: "a list of token ids",
-    }
-    return names.get(get_origin(kind) or kind, "text")
-
-
 def _template() -> NoReturn:
+    """Refuse `skip=template`."""
     raise ValueError(
-        "skip=template stands for ids of a tokenizer, which is not at hand here: write them out as a list"
+        "skip=template stands for ids of a tokenizer, which is not at hand here: "
+        "write them out as a list"
     )

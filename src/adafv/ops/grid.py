@@ -1,10 +1,9 @@
-"""Divide an image into K cells: for methods that only look at where tokens lie.
+"""Divide an image into K cells: for methods that only look at the grid coordinates of tokens.
 
 Known on the host, from shapes.
 """
 
 import math
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -16,12 +15,15 @@ __all__ = ["cells", "grids", "share_out"]
 
 @checked
 def share_out(budget: int, sizes: list[int]) -> list[int]:
-    """Divide a budget in proportion to sizes, exactly: largest remainders first, then the lower
-    index.
+    """Divide a budget in proportion to sizes, exactly.
+
+    The largest remainders are rounded up, of equal ones those of the lower index.
     """
     total = sum(sizes)
     shares = [budget * size // total for size in sizes]
-    by_remainder = sorted(range(len(sizes)), key=lambda i: -(budget * sizes[i] % total))
+    remainders = [budget * size % total for size in sizes]
+
+    by_remainder = sorted(range(len(sizes)), key=lambda i: -remainders[i])
     for i in by_remainder[: budget - sum(shares)]:
         shares[i] += 1
     return shares
@@ -39,48 +41,64 @@ def cells(coordinates: Tensor, count: int) -> Tensor:
         count: number of cells, 1 <= count <= N.
 
     Returns:
-        (N,) the cell of each token, 0 … count - 1.
+        (N,) the cell of each token, 0 … count - 1; -1 on a grid that gets no cell.
     """
-    tile = coordinates[:, 0] > 0
-    scales = [s for s in (~tile, tile) if s.any()]
-    shares = share_out(count, [int(s.sum()) for s in scales])
-    cell = torch.zeros(len(coordinates), dtype=torch.long)
-    for scale, start, share in zip(scales, accumulate([0, *shares]), shares, strict=False):
+    scales = _scales(coordinates)
+    sizes = [int(scale.sum()) for scale in scales]
+    shares = share_out(count, sizes)
+
+    cell = torch.full((len(coordinates),), -1)  # (N,)
+    start = 0
+    for scale, share in zip(scales, shares, strict=True):
         if share:
             cell[scale] = start + _divide(coordinates[scale, 1:], share)
-        else:
-            cell[scale] = -1
+        start += share
     return cell
 
 
 @checked
 def grids(coordinates: Tensor) -> list[Tensor]:
-    """The rectangles that an image's tokens lie on, the thumbnail's first: (H, W) indices of
-    tokens.
+    """Return the rectangles that an image's tokens lie on, the thumbnail's first.
 
-    A clip without the tokens that repeat the frame before has none.
+    A video without the tokens that repeat the frame before is on no rectangle.
 
     Args:
         coordinates: (N, 3) crop, row, column of each token.
+
+    Returns:
+        (rows, columns) indices of tokens, for each rectangle.
     """
     found = []
-    for scale in (coordinates[:, 0] == 0, coordinates[:, 0] > 0):
-        if scale.any():
-            row, column = (coordinates[scale, 1:] - coordinates[scale, 1:].min(0).values).unbind(1)
-            grid = torch.full((int(row.max()) + 1, int(column.max()) + 1), -1)
-            grid[row, column] = scale.nonzero()[:, 0]
-            if (grid >= 0).all():
-                found.append(grid)
+    for scale in _scales(coordinates):
+        corner = coordinates[scale, 1:].amin(0)  # (2,)
+        row, column = (coordinates[scale, 1:] - corner).unbind(1)  # (n,)
+        grid = torch.full((int(row.max()) + 1, int(column.max()) + 1), -1)
+        grid[row, column] = scale.nonzero()[:, 0]
+        if (grid >= 0).all():
+            found.append(grid)
     return found
 
 
+def _scales(coordinates: Tensor) -> list[Tensor]:
+    """Return which tokens (N,) are the thumbnail's and which the tiles', where there are any."""
+    thumbnail = coordinates[:, 0] == 0
+    return [scale for scale in (thumbnail, ~thumbnail) if scale.any()]
+
+
 def _divide(coordinates: Tensor, count: int) -> Tensor:
-    row, column = (coordinates - coordinates.min(0).values).unbind(1)
-    height, width = int(row.max()) + 1, int(column.max()) + 1
-    bands = max(
-        math.ceil(count / width), min(height, count, round(math.sqrt(count * height / width)))
-    )
-    band = row * bands // height
-    widths = torch.tensor([count // bands + (b < count % bands) for b in range(bands)])
-    starts = widths.cumsum(0) - widths
-    return starts[band] + column * widths[band] // width
+    """Divide one grid (n, 2) into bands of rows, and each band into stretches of columns."""
+    corner = coordinates.amin(0)
+    row, column = (coordinates - corner).unbind(1)  # (n,)
+    height = int(row.max()) + 1
+    width = int(column.max()) + 1
+
+    # as many bands as make the cells square, and enough that no band has more cells than columns
+    square = round(math.sqrt(count * height / width))
+    bands = max(math.ceil(count / width), min(height, count, square))
+    band = row * bands // height  # (n,)
+
+    # the cells of each band, and the number of its first one
+    across = torch.full((bands,), count // bands)
+    across[: count % bands] += 1
+    first = across.cumsum(0) - across
+    return first[band] + column * across[band] // width

@@ -12,15 +12,14 @@ from adafv.utils.checks import checked
 __all__ = ["exact", "full_precision"]
 
 P = ParamSpec("P")
-
-
 R = TypeVar("R")
 
 
 @checked
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """While open, autocast does not touch what is computed on a device: a score in bfloat16 would
-    tie with others.
+    """Keep autocast away from a device while the context is open.
+
+    A score in bfloat16 would tie with others.
     """
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
@@ -29,12 +28,11 @@ def full_precision(device: torch.device) -> AbstractContextManager[None]:
 
 @checked
 def exact(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function of tensors, or of visual tokens, so that autocast does not touch what it
-    computes.
-    """
+    """Keep autocast away from what a function of tensors, or of visual tokens, computes."""
 
     @wraps(function)
     def computed(*args: P.args, **kwargs: P.kwargs) -> R:
+        # the first argument that lies on a device says which
         device: Any = next(x.device for x in (*args, *kwargs.values()) if hasattr(x, "device"))
         with full_precision(device):
             return function(*args, **kwargs)

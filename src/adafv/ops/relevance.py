@@ -1,4 +1,10 @@
-"""Relevance: how strongly the question points at each visual token, before any layer of the LLM."""
+"""Relevance: how strongly the question points at each visual token, before any layer of the LLM.
+
+`text_to_image_attention_naive` reads like section 3.2 of the paper (arXiv 2501.09532); the others
+do the same for a batch.
+"""
+
+import math
 
 import torch
 from torch import Tensor
@@ -7,7 +13,40 @@ from adafv.ops.cosine import word_cosines
 from adafv.ops.precision import exact
 from adafv.utils.checks import checked
 
-__all__ = ["text_to_image_attention"]
+__all__ = ["text_to_image_attention", "text_to_image_attention_naive", "word_attention"]
+
+
+@checked
+def text_to_image_attention_naive(
+    text: Tensor, visual: Tensor, *, temperature: float = 0.01
+) -> list[float]:
+    """Compute a_t of one image in plain loops, as the paper says.
+
+    Args:
+        text: (M, D) input embeddings of the question's text tokens.
+        visual: (N, D) visual tokens after the projector.
+        temperature: τ, the divisor of the cosines.
+
+    Returns:
+        a_t, one number for each of the N visual tokens.
+    """
+    relevance = [0.0] * len(visual)
+    for word in text.double():
+        # S = cos(T, V): T2I similarity, one row of it
+        similarity = []
+        for token in visual.double():
+            similarity.append(float(word @ token / (word.norm() * token.norm())))
+
+        # A = softmax(S / τ): T2I attention. Cosines of a word lie close together; the temperature
+        # makes the attention as peaked as that of a vision tower.
+        highest = max(similarity)
+        weights = [math.exp((s - highest) / temperature) for s in similarity]
+        total = sum(weights)
+
+        # a_t[j]: the strongest word for each visual token
+        for j, weight in enumerate(weights):
+            relevance[j] = max(relevance[j], weight / total)
+    return relevance
 
 
 @checked
@@ -22,7 +61,7 @@ def text_to_image_attention(
     center: bool = False,
     top: int = 1,
 ) -> Tensor:
-    """How strongly the words of a question point at each visual token, before any LLM layer.
+    """Measure how strongly the words of a question point at each visual token.
 
     Cosine of every word embedding with every visual token, a softmax over the visual tokens at
     `temperature`, then the maximum over the words (AdaFV, arXiv 2501.09532, section 3.2). The
@@ -31,7 +70,7 @@ def text_to_image_attention(
     Args:
         text: (B, M, D) input embeddings of the question.
         visual: (B, N, D) visual tokens after the projector.
-        text_mask: (B, M), true where `text` is a word. None: everywhere.
+        text_mask: (B, M), true where `text` is a text token. None: everywhere.
         visual_mask: (B, N), true where `visual` is a token. None: everywhere.
         temperature: divisor of the cosines.
         center: subtract the mean of the words from `text` and of the tokens from `visual` first
@@ -42,25 +81,59 @@ def text_to_image_attention(
         (B, N) fp32, non-negative, never NaN; 0 where `visual_mask` is false or a prompt has no
         word.
     """
-    text_mask = text.new_ones(text.shape[:2], dtype=torch.bool) if text_mask is None else text_mask
-    visual_mask = (
-        visual.new_ones(visual.shape[:2], dtype=torch.bool) if visual_mask is None else visual_mask
-    )
-    if center:
-        text, visual = _centered(text.float(), text_mask), _centered(visual.float(), visual_mask)
-    logits = (
-        word_cosines(text, visual).div_(temperature).masked_fill_(~visual_mask[:, None], -torch.inf)
-    )
-    attention = logits.softmax(-1).nan_to_num_().mul_(text_mask[..., None])
+    if text_mask is None:
+        text_mask = text.new_ones(text.shape[:2], dtype=torch.bool)
+    attention = word_attention(
+        text, visual, text_mask, visual_mask, temperature=temperature, center=center
+    )  # (B, M, N)
+
+    # Reduce over the words.
     if attention.shape[1] == 0:
-        return attention.sum(1)
+        return attention.sum(1)  # (B, N) of zeros: there is no maximum of nothing
     if top == 1:
-        return attention.amax(1)
+        return attention.amax(1)  # (B, N)
     top = min(top, attention.shape[1])
-    strongest = attention.topk(top, dim=1).values.sum(1)
+    strongest = attention.topk(top, dim=1).values.sum(1)  # (B, N)
     return strongest / text_mask.sum(1, keepdim=True).clamp(1, top)
 
 
+@checked
+@exact
+def word_attention(
+    text: Tensor,
+    visual: Tensor,
+    text_mask: Tensor | None = None,
+    visual_mask: Tensor | None = None,
+    *,
+    temperature: float = 0.01,
+    center: bool = False,
+) -> Tensor:
+    """Return the attention of each word of a question to the visual tokens, A = softmax(S / τ).
+
+    Args: see `text_to_image_attention`.
+
+    Returns:
+        (B, M, N) fp32; a word's row sums to 1, 0 where either mask is false.
+    """
+    if text_mask is None:
+        text_mask = text.new_ones(text.shape[:2], dtype=torch.bool)
+    if visual_mask is None:
+        visual_mask = visual.new_ones(visual.shape[:2], dtype=torch.bool)
+    if center:
+        text = _centered(text.float(), text_mask)
+        visual = _centered(visual.float(), visual_mask)
+
+    # T2I similarity, sharpened by the temperature
+    logits = word_cosines(text, visual).div_(temperature)  # (B, M, N)
+    logits = logits.masked_fill_(~visual_mask[:, None], -torch.inf)
+
+    # T2I attention; a row without any visual token is NaN after the softmax
+    attention = logits.softmax(-1).nan_to_num_()
+    return attention.mul_(text_mask[..., None])
+
+
 def _centered(x: Tensor, mask: Tensor) -> Tensor:
-    mean = (x * mask[..., None]).sum(1, keepdim=True) / mask.sum(1)[:, None, None].clamp(min=1)
+    """Subtract the mean of the tokens (B, L, D) that `mask` (B, L) names."""
+    count = mask.sum(1)[:, None, None].clamp(min=1)  # (B, 1, 1)
+    mean = (x * mask[..., None]).sum(1, keepdim=True) / count  # (B, 1, D)
     return x - mean

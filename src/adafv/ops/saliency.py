@@ -1,4 +1,8 @@
-"""Saliency: what stands out in the image, read off the attention of a layer."""
+"""Saliency: what stands out in the image, read off the attention of a layer.
+
+`cls_attention_naive` and `received_attention_naive` say what it is in plain loops; the others do
+the same for a batch.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -7,14 +11,20 @@ from torch import Tensor
 from adafv.ops.precision import exact
 from adafv.utils.checks import checked
 
-__all__ = ["attention_rows", "cls_attention", "distinctness", "received_attention"]
+__all__ = [
+    "attention_rows",
+    "cls_attention",
+    "cls_attention_naive",
+    "mean_cosine_distance",
+    "received_attention",
+    "received_attention_naive",
+]
 
 
 @checked
 @exact
-def distinctness(visual: Tensor) -> Tensor:
-    """How much a visual token differs from the others of its image: 1 - mean cosine with all of
-    them.
+def mean_cosine_distance(visual: Tensor) -> Tensor:
+    """Return 1 - the mean cosine of each visual token with all tokens of its image.
 
     Stands in for the saliency of towers whose attention cannot be observed. (The attention of the
     tokens to each other is no use: it is highest for the background, which resembles itself most;
@@ -26,33 +36,57 @@ def distinctness(visual: Tensor) -> Tensor:
     Returns:
         (N,) fp32, 0 to 2.
     """
-    unit = F.normalize(visual.float(), dim=-1)
-    return 1 - unit @ unit.mean(0)
+    unit = F.normalize(visual.float(), dim=-1)  # (N, D)
+    return 1 - unit @ unit.mean(0)  # the mean of the cosines is the cosine with the mean
+
+
+@checked
+def cls_attention_naive(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Compute a_v of one image, head by head: what CLS attends to.
+
+    Args:
+        query: (H, 1 + P, head_dim) of one layer, CLS first.
+        key: (H, 1 + P, head_dim).
+        scale: the layer's factor on query · key.
+
+    Returns:
+        (P,) fp32.
+    """
+    total = torch.zeros(key.shape[1])  # (1 + P,)
+    for query_of_head, key_of_head in zip(query.float(), key.float(), strict=True):
+        cls = query_of_head[0]  # (head_dim,)
+        total += (key_of_head @ cls * scale).softmax(0)
+    mean_over_heads = total / len(query)
+    return mean_over_heads[1:]  # the patches alone
 
 
 @checked
 @exact
 def cls_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """Attention of the CLS token to every patch: one row of the attention map, mean over heads.
+    """Return the attention of the CLS token to every patch, the saliency a_v of the paper.
+
+    One row of the attention map, mean over heads. See `cls_attention_naive`.
 
     Args:
-        query, key: (B, heads, 1 + P, head_dim) of one layer, CLS first.
+        query: (B, H, 1 + P, head_dim) of one layer, CLS first.
+        key: (B, H, 1 + P, head_dim).
         scale: the layer's factor on query · key.
 
     Returns:
         (B, P) fp32. The softmax runs over CLS and patches, so a row sums to less than 1.
     """
-    row = (query[:, :, :1].float() * scale) @ key.float().mT
-    return row.softmax(-1).mean(1)[:, 0, 1:]
+    row = (query[:, :, :1].float() * scale) @ key.float().mT  # (B, H, 1, 1 + P)
+    mean_over_heads = row.softmax(-1).mean(1)  # (B, 1, 1 + P)
+    return mean_over_heads[:, 0, 1:]
 
 
 @checked
 @exact
 def attention_rows(query: Tensor, key: Tensor, scale: float, sees: Tensor) -> Tensor:
-    """Some rows of a layer's attention map, mean over heads.
+    """Compute some rows of a layer's attention map, mean over heads.
 
     Args:
-        query: (…, heads, M, head_dim).
+        query: (…, H, M, head_dim).
         key: (…, key heads, N, head_dim); each key head serves as many query heads as there are for
             it.
         scale: the layer's factor on query · key.
@@ -61,9 +95,29 @@ def attention_rows(query: Tensor, key: Tensor, scale: float, sees: Tensor) -> Te
     Returns:
         (…, M, N) fp32, each row sums to 1.
     """
-    grouped = query.float().unflatten(-3, (key.shape[-3], -1))
-    logits = (grouped * scale) @ key.float().mT.unsqueeze(-3)
-    return logits.masked_fill(~sees[..., None, None, :, :], -torch.inf).softmax(-1).mean((-4, -3))
+    grouped = query.float().unflatten(-3, (key.shape[-3], -1))  # (…, key heads, group, M, head_dim)
+    logits = (grouped * scale) @ key.float().mT.unsqueeze(-3)  # (…, key heads, group, M, N)
+    logits = logits.masked_fill(~sees[..., None, None, :, :], -torch.inf)
+    return torch.mean(logits.softmax(-1), dim=(-4, -3))  # (…, M, N)
+
+
+@checked
+def received_attention_naive(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Compute the attention that each patch of one image receives, head by head, query by query.
+
+    Args:
+        query: (H, P, head_dim) of one layer.
+        key: (H, P, head_dim).
+        scale: the layer's factor on query · key.
+
+    Returns:
+        (P,) fp32, mean over heads and queries.
+    """
+    total = torch.zeros(key.shape[1])  # (P,)
+    for queries, keys in zip(query.float(), key.float(), strict=True):
+        for one in queries:
+            total += (keys @ one * scale).softmax(0)
+    return total / (query.shape[0] * query.shape[1])
 
 
 @checked
@@ -77,37 +131,49 @@ def received_attention(
     heads: str = "mean",
     chunk: int = 256,
 ) -> Tensor:
-    """Mean attention every token receives, over heads and the queries that may look at it.
+    """Compute the attention every token receives, mean over heads and queries that may look at it.
 
-    The saliency of towers that have no CLS.
+    The saliency of towers that have no CLS. See `received_attention_naive`.
 
     Args:
-        query, key: (B, heads, P, head_dim) of one layer.
+        query: (B, H, P, head_dim) of one layer.
+        key: (B, H, P, head_dim).
         scale: the layer's factor on query · key.
         mask: (B, 1, P, P), true or 0 where a query may look; or (B, P), true or 1 where a patch is
             no padding. Images packed into one sequence are blocks on its diagonal. A padded query
             doesn't count. None: all see all.
         heads: "mean" of them, or "max", the strongest for each query.
-        chunk: queries per step; memory is B · heads · chunk · P.
+        chunk: queries per step; memory is B · H · chunk · P.
 
     Returns:
         (B, P) fp32, 0 for padding; without a mask each row of a mean sums to 1.
     """
     count = query.shape[2]
     if mask is not None:
-        mask = (
-            mask[:, None, None].expand(-1, 1, count, -1)
-            if mask.dim() == 2
-            else mask[..., :count, :]
-        )
-        mask = mask >= 0 if mask.is_floating_point() else mask.bool()
-        mask = mask & mask.diagonal(dim1=-2, dim2=-1)[..., None]
-    key = key.float().mT
-    total = key.new_zeros(key.shape[0], key.shape[-1])
+        mask = _visible(mask, count)  # (B, 1, P, P)
+    key = key.float().mT  # (B, H, head_dim, P)
+    total = key.new_zeros(key.shape[0], key.shape[-1])  # (B, P)
+
+    # The whole map of a large image doesn't fit: some queries at a time.
     for start in range(0, count, chunk):
-        logits = (query[:, :, start : start + chunk].float() * scale) @ key
+        logits = (query[:, :, start : start + chunk].float() * scale) @ key  # (B, H, chunk, P)
         if mask is not None:
             logits = logits.masked_fill(~mask[:, :, start : start + chunk], -torch.inf)
-        attention = logits.softmax(-1).nan_to_num()
-        total += (attention.mean(1) if heads == "mean" else attention.amax(1)).sum(1)
-    return total / (count if mask is None else mask.sum((1, 2)).clamp(min=1))
+        attention = logits.softmax(-1).nan_to_num()  # NaN: the row of a padded query
+        over_heads = attention.mean(1) if heads == "mean" else attention.amax(1)  # (B, chunk, P)
+        total += over_heads.sum(1)
+
+    if mask is None:
+        return total / count
+    return total / mask.sum((1, 2)).clamp(min=1)
+
+
+def _visible(mask: Tensor, count: int) -> Tensor:
+    """Bring either kind of mask to (B, 1, P, P), true where a query that is no padding may look."""
+    if mask.dim() == 2:
+        mask = mask[:, None, None].expand(-1, 1, count, -1)
+    mask = mask[..., :count, :]
+    mask = mask >= 0 if mask.is_floating_point() else mask.bool()
+
+    # a query that may not look at itself is padding
+    return mask & mask.diagonal(dim1=-2, dim2=-1)[..., None]

@@ -1,6 +1,4 @@
-"""One question, explained: what the tower attends to, what the words point at, how the budget was
-split, what stays.
-"""
+"""One question, explained: saliency, relevance, the split of the budget, and what is kept."""
 
 from pathlib import Path
 from typing import Any
@@ -51,8 +49,9 @@ def explain(
     out: str | Path,
     max_new_tokens: int = 64,
 ) -> dict[str, Any]:
-    """Ask a question and draw how its visual tokens were chosen, on one page (AdaFV, arXiv
-    2501.09532, Fig. 5).
+    """Ask a question and draw how its visual tokens were chosen, on one page.
+
+    The page is Fig. 5 of AdaFV (arXiv 2501.09532), with the image at hand.
 
     Args:
         model, processor: a model of a family in `adafv.families`, and its processor.
@@ -64,14 +63,12 @@ def explain(
 
     Returns:
         A summary that can be written as JSON: out, method, question, answer, dense_answer,
-            visual_tokens,
-        kept_tokens, k_t, k_v (None for methods that don't mix), words (word, max, share) and cut:
-        whether either answer
-        ended because it was max_new_tokens long.
+        visual_tokens, kept_tokens, k_t, k_v (None for methods that don't mix), words (word, max,
+        share) and cut: whether either answer ended because it was max_new_tokens long.
 
     Raises:
-        ValueError: `out` is no PNG file name or cannot be written (before the model runs), or what
-            `ask` refuses.
+        ValueError: `out` is not the name of a PNG file or cannot be written (before the model
+            runs), or what `ask` refuses.
     """
     out = Path(out)
     if out.suffix.lower() != ".png":
@@ -80,12 +77,19 @@ def explain(
         )
     if out.is_dir():
         raise ValueError(
-            f"out={str(out)!r} is a folder: pass the name of a file in it, e.g. {out / 'explain.png'}"
+            f"out={str(out)!r} is a folder: pass the name of a file in it, "
+            f"e.g. {out / 'explain.png'}"
         )
+
+    # a file that cannot be written is refused before the model runs
     with atomic(out) as temporary:
         what = explanation(model, processor, image, question, pruner, max_new_tokens)
         what.figure().savefig(temporary, format="png")
+
     k_t, k_v = what.split or (None, None)
+    words = []
+    for word in what.words:
+        words.append({"word": word.text, "max": word.strongest, "share": word.share})
     return {
         "out": str(out),
         "method": what.method,
@@ -96,6 +100,6 @@ def explain(
         "kept_tokens": what.pruned.kept_tokens,
         "k_t": k_t,
         "k_v": k_v,
-        "words": [{"word": w.text, "max": w.strongest, "share": w.share} for w in what.words],
+        "words": words,
         "cut": what.pruned.cut or what.dense.cut,
     }

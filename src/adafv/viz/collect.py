@@ -1,4 +1,4 @@
-"""What led to an answer: collected, and drawn when it is asked for."""
+"""Explanations of an answer: collected, and drawn when they are asked for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,16 +12,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from adafv.core.layerwise import LayerPruner
 from adafv.core.pruner import Pruner, Selection
-from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import Encoding
 from adafv.families import check_has_grid
-from adafv.methods import AdaFV, AdaFVPlus, NoPruning, TextToImage
+from adafv.methods import NoPruning
 from adafv.models.ask import Answer, ask
 from adafv.models.prompting import build_inputs
-from adafv.ops.cosine import standardised_cosines
-from adafv.ops.relevance import text_to_image_attention
 from adafv.utils.checks import checked
 from adafv.viz.regions import Maps, Scale, scales, view
 
@@ -39,6 +35,8 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
+MARKS = ("▁", "Ġ")  # before the first piece of a word
+WRITTEN = {"▁": "", "Ġ": "", "Ċ": "↵", "<0x0A>": "↵"}  # how marks and line breaks are shown
 
 
 @dataclass(frozen=True)
@@ -53,18 +51,20 @@ class Word:
     """
 
     text: str
-    attention: Array
+    attention: Array  # (N,)
     share: float
 
     @property
     def strongest(self) -> float:
-        """The highest attention to any visual token."""
+        """Return the highest attention to any visual token."""
         return float(self.attention.max())
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What led to an answer; N visual tokens, K of them kept. Shows itself as a page in a notebook.
+    """An answer and what led to it: N visual tokens, K of them kept.
+
+    It shows itself as a page in a notebook.
 
     Attributes:
         image, question, method, budget: what was asked, of whom; K as asked for.
@@ -85,10 +85,10 @@ class Explanation:
     budget: int
     view: tuple[float, float, float, float]
     scales: list[Scale]
-    kept: Array
+    kept: Array  # (K,)
     merged: bool
-    saliency: Array | None
-    relevance: Array | None
+    saliency: Array | None  # (N,)
+    relevance: Array | None  # (N,)
     words: list[Word]
     split: tuple[int, int] | None
     reserve: int
@@ -97,47 +97,52 @@ class Explanation:
 
     @property
     def maps(self) -> list[Maps]:
-        """Scores and choice as images, one for each of `scales`: the finest first, a thumbnail
-        second.
-        """
-        whole = (0.0, 0.0, float(self.image.width), float(self.image.height))
-        chosen = np.isin(np.arange(self.pruned.visual_tokens), self.kept)
-        return [
-            Maps(
-                box=box,
-                saliency=None if self.saliency is None else scale.map(self.saliency),
-                relevance=None if self.relevance is None else scale.map(self.relevance),
-                words=np.array([scale.map(word.attention) for word in self.words]).reshape(
-                    -1, *scale.shape
-                ),
-                kept=scale.map(chosen) == 1,
+        """Lay scores and choice out as images, one for each of `scales`, the finest first."""
+        whole_image = (0.0, 0.0, float(self.image.width), float(self.image.height))
+        boxes = (self.view, whole_image)  # of the finest grid, and of a thumbnail
+        chosen = np.isin(np.arange(self.pruned.visual_tokens), self.kept)  # (N,)
+
+        found = []
+        for scale, box in zip(self.scales, boxes, strict=False):
+            words = np.zeros((len(self.words), *scale.shape))  # (W, rows, columns)
+            for i, word in enumerate(self.words):
+                words[i] = scale.map(word.attention)
+            found.append(
+                Maps(
+                    box=box,
+                    saliency=None if self.saliency is None else scale.map(self.saliency),
+                    relevance=None if self.relevance is None else scale.map(self.relevance),
+                    words=words,
+                    kept=scale.map(chosen) == 1,
+                )
             )
-            for scale, box in zip(self.scales, (self.view, whole), strict=False)
-        ]
+        return found
 
     def figure(self) -> "Figure":
-        """The page: a matplotlib figure that belongs to no window and no pyplot state."""
+        """Draw the page: a matplotlib figure that belongs to no window and no pyplot state."""
         from adafv.viz.panels import draw  # matplotlib takes a second to import
 
         return draw(self)
 
     def _repr_png_(self) -> bytes:
+        """Show the page in a notebook."""
         buffer = BytesIO()
         self.figure().savefig(buffer, format="png")
         return buffer.getvalue()
 
     def chosen_by(self) -> tuple[Array, Array]:
-        """For each kept token whether it is among the k_t most relevant and among the k_v most
-        salient ones.
+        """Say of each kept token whether relevance chose it, and whether saliency did.
+
+        Returns:
+            (K,) whether it is among the k_t most relevant; (K,) among the k_v most salient ones.
         """
-        none = np.zeros(len(self.kept), dtype=bool)
         if self.split is None or self.relevance is None or self.saliency is None:
-            return none, none
-        lists = ((self.relevance, self.split[0]), (self.saliency, self.split[1]))
-        by_relevance, by_saliency = (
-            np.isin(self.kept, np.argsort(-s, kind="stable")[:k]) for s, k in lists
-        )
-        return by_relevance, by_saliency
+            neither = np.zeros(len(self.kept), dtype=bool)
+            return neither, neither
+        k_t, k_v = self.split
+        most_relevant = np.argsort(-self.relevance, kind="stable")[:k_t]  # (k_t,)
+        most_salient = np.argsort(-self.saliency, kind="stable")[:k_v]  # (k_v,)
+        return np.isin(self.kept, most_relevant), np.isin(self.kept, most_salient)
 
 
 @checked
@@ -156,9 +161,12 @@ def explanation(
     """
     check_drawable(model, pruner)
     image = image.convert("RGB")
+
     ask(model, processor, image, question, pruner, max_new_tokens=max_new_tokens)
     pruned = ask(model, processor, image, question, pruner, max_new_tokens=max_new_tokens)
     dense = ask(model, processor, image, question, NoPruning(), max_new_tokens=max_new_tokens)
+
+    # the choice once more, for what is drawn
     inputs = build_inputs(processor, image, question, model.device, model.dtype)
     with torch.no_grad():
         encoding = pruner.encode(model, inputs)
@@ -168,12 +176,11 @@ def explanation(
 
 @checked
 def check_drawable(model: PreTrainedModel, pruner: Pruner) -> None:
-    """Raise a `ValueError` if what a method keeps of a model's visual tokens cannot be drawn on a
-    image.
-    """
-    if isinstance(pruner, LayerPruner):
+    """Raise a `ValueError` if what a method keeps cannot be drawn on an image of this model."""
+    if pruner.layerwise:
         raise ValueError(
-            f"{pruner.name} chooses between the layers of the model, which no page shows: pass e.g. adafv"
+            f"{pruner.name} chooses between the layers of the model, which no page shows: "
+            "pass e.g. adafv"
         )
     check_has_grid(model)
 
@@ -190,32 +197,43 @@ def explained(
     dense: Answer,
     pruned: Answer,
 ) -> Explanation:
-    """What led to an answer that is there already: `selection` by `pruner` from the `encoding` of
-    one image.
+    """Collect what led to an answer that is there already.
+
+    Args:
+        encoding: of one image.
+        selection: what `pruner` chose from it.
+        dense: the answer from all tokens.
+        pruned: the answer from those kept.
     """
-    relevance, by_word = _relevance(pruner, encoding)
-    saliency = encoding.tokens.signals.get(SALIENCY) if SALIENCY in pruner.signals else None
-    if isinstance(pruner, AdaFV):
-        relevance, saliency = pruner.attentions(encoding.tokens)
+    evidence = pruner.evidence(encoding.tokens)
+    coordinates = encoding.tokens.coordinates[0]
     budget = pruner.budget(encoding.tokens.counts[0])
-    kept = np.unique(selection.kept[0].cpu().numpy())
-    split = None if selection.split is None else selection.split[0].tolist()
+    kept = np.unique(selection.kept[0].cpu().numpy())  # (K,)
+
+    found: list[Word] = []
+    if evidence.words is not None:
+        by_word = evidence.words[0].cpu().numpy()  # (M, N)
+        found = words(_pieces(processor.tokenizer, pruner, encoding), by_word, kept)
+
+    split = None
+    if selection.split is not None:
+        k_t, k_v = selection.split[0].tolist()
+        split = (k_t, k_v)
+
     return Explanation(
         image=image,
         question=question,
         method=pruner.spec,
         budget=budget,
-        view=view(processor, image.size, encoding.tokens.coordinates[0]),
-        scales=scales(encoding.tokens.coordinates[0]),
+        view=view(processor, image.size, coordinates),
+        scales=scales(coordinates),
         kept=kept,
         merged=selection.features is not None,
-        saliency=None if saliency is None else saliency[0].float().cpu().numpy(),
-        relevance=None if relevance is None else relevance[0].cpu().numpy(),
-        words=[]
-        if by_word is None
-        else words(_pieces(processor.tokenizer, pruner, encoding), by_word, kept),
-        split=None if split is None else (split[0], split[1]),
-        reserve=int(getattr(pruner, "reserve", 0.0) * budget),
+        saliency=_of_first_image(evidence.saliency),
+        relevance=_of_first_image(evidence.relevance),
+        words=found,
+        split=split,
+        reserve=int(evidence.reserve * budget),
         dense=dense,
         pruned=pruned,
     )
@@ -225,80 +243,75 @@ def explained(
 def split_curves(
     relevance: Array, saliency: Array, total: int
 ) -> tuple[Array, Array, Array, Array]:
-    """What every split of `total` places captures (arXiv 2501.09532, section 3.3).
+    """Compute what every split of `total` tokens captures (arXiv 2501.09532, section 3.3).
 
     Returns:
         k_t, the share of relevance P_t(k_t), the share of saliency P_v(total - k_t), and their
         geometric mean.
     """
     count = len(relevance)
-    k_t = np.arange(max(0, total - count), min(total, count) + 1)
-    mass_t, mass_v = _mass(relevance)[k_t], _mass(saliency)[total - k_t]
+    k_t = np.arange(max(0, total - count), min(total, count) + 1)  # (splits,)
+    mass_t = _mass(relevance)[k_t]  # (splits,)
+    mass_v = _mass(saliency)[total - k_t]  # (splits,)
     return k_t, mass_t, mass_v, np.sqrt(mass_t * mass_v)
 
 
 @checked
 def words(pieces: Sequence[tuple[str, bool]], by_word: Array, kept: Array) -> list[Word]:
-    """What each word of a question has to say in what is kept.
+    """Compute what each word of a question has to say in what is kept.
 
     Args:
         pieces: text of each of the M tokens of the question, and whether it begins a word.
         by_word: (M, N) attention of each token of the question to each visual token.
         kept: (K,) indices.
     """
-    owner = np.cumsum([begins for _, begins in pieces]) - 1
-    strongest = by_word[:, kept].max(0)
-    share = np.zeros(len(pieces))
+    # every kept token belongs to the piece that points at it most
+    strongest = by_word[:, kept].max(0)  # (K,)
+    share = np.zeros(len(pieces))  # (M,)
     np.add.at(share, by_word[:, kept].argmax(0), strongest)
     share /= max(strongest.sum(), 1e-12)
-    out = []
-    for word in range(owner[-1] + 1 if len(owner) else 0):
-        members = owner == word
-        text = "".join(piece for (piece, _), member in zip(pieces, members, strict=True) if member)
-        out.append(Word(text, by_word[members].max(0), float(share[members].sum())))
-    return out
+
+    # pieces of one word count together
+    found: list[Word] = []
+    for i, (text, begins) in enumerate(pieces):
+        if begins or not found:
+            found.append(Word(text, by_word[i], float(share[i])))
+        else:
+            before = found[-1]
+            attention = np.maximum(before.attention, by_word[i])
+            found[-1] = Word(before.text + text, attention, before.share + float(share[i]))
+    return found
 
 
 def _mass(scores: Array) -> Array:
-    prefix = np.concatenate([[0.0], np.sort(scores.astype(float))[::-1].cumsum()])
+    """Return the share of all mass that the k largest scores have, for k = 0 … N."""
+    prefix = np.concatenate([[0.0], np.sort(scores.astype(float))[::-1].cumsum()])  # (N + 1,)
     return prefix / max(prefix[-1], 1e-300)
 
 
-def _relevance(pruner: Pruner, encoding: Encoding) -> tuple[Tensor | None, Array | None]:
-    """a_t (1, N) as the method computes it, and beside it each word's own attention (M, N)."""
-    tokens = encoding.tokens
-    if not isinstance(pruner, TextToImage) or tokens.text is None:
-        return None, None
-    text, visual = tokens.text[0].float(), tokens.features[0].float()
-    if isinstance(pruner, AdaFVPlus):
-        standing = (
-            standardised_cosines(tokens.text, tokens.features, tokens.mask)[0] / pruner.temperature
-        )
-        return pruner.score(tokens), (standing - standing.max()).exp().cpu().numpy()
-    if pruner.center:
-        text, visual = text - text.mean(0), visual - visual.mean(0)
-    each = text_to_image_attention(
-        text[:, None], visual.expand(len(text), -1, -1), temperature=pruner.temperature
-    )  # a batch in which every word is a question of its own
-    return pruner.score(tokens), each.cpu().numpy()
+def _of_first_image(scores: Tensor | None) -> Array | None:
+    """Return the scores (N,) of the first image of (I, N), on the host."""
+    return None if scores is None else scores[0].float().cpu().numpy()
 
 
 def _pieces(tokenizer: Any, pruner: Pruner, encoding: Encoding) -> list[tuple[str, bool]]:
-    """Text of the question's tokens, and whether each begins a word."""
-    span = encoding.spans[0]
-    ids = encoding.prompt.ids[
-        span.row, encoding.prompt.question(span, frozenset(pruner.skip), encoding.question)
-    ]
-    names = tokenizer.convert_ids_to_tokens(
-        ids if pruner.query is None else cast(Tensor, pruner.query).cpu()
-    )
-    marked = any(name.startswith(("▁", "Ġ")) for name in names)
-    texts = [
-        name.replace("▁", "").replace("Ġ", "").replace("Ċ", "↵").replace("<0x0A>", "↵")
-        for name in names
-    ]
-    begins = [
-        not marked or i == 0 or name.startswith(("▁", "Ġ")) or not (text + texts[i - 1]).isalnum()
-        for i, (name, text) in enumerate(zip(names, texts, strict=True))
-    ]
-    return list(zip(texts, begins, strict=True))
+    """Return the text of the question's tokens, and whether each begins a word."""
+    if pruner.query is None:
+        span = encoding.spans[0]
+        columns = encoding.prompt.question(span, frozenset(pruner.skip), encoding.question)
+        ids = encoding.prompt.ids[span.row, columns]
+    else:
+        ids = cast(Tensor, pruner.query).cpu()
+
+    # Tokenizers mark where words begin; one that doesn't has words alone.
+    names = tokenizer.convert_ids_to_tokens(ids)
+    marked = any(name.startswith(MARKS) for name in names)
+    pieces: list[tuple[str, bool]] = []
+    for name in names:
+        text = name
+        for mark, written in WRITTEN.items():
+            text = text.replace(mark, written)
+        inside_word = bool(pieces) and (text + pieces[-1][0]).isalnum()
+        begins = not marked or name.startswith(MARKS) or not inside_word
+        pieces.append((text, begins))
+    return pieces

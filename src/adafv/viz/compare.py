@@ -1,6 +1,4 @@
-"""Several methods on one question: explained from one pass of the vision tower, drawn beside one
-another.
-"""
+"""Several methods on one question, explained from one pass of the vision tower, side by side."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +9,7 @@ from transformers import PreTrainedModel
 
 from adafv.core.encode import encode
 from adafv.core.pruner import Pruner
+from adafv.core.signals import Signal
 from adafv.core.turns import remember
 from adafv.methods import NoPruning
 from adafv.models.ask import ask_encoded
@@ -36,26 +35,28 @@ def explanations(
     pruners: Sequence[Pruner],
     max_new_tokens: int = 64,
 ) -> list[Explanation]:
-    """As `explanation`, for several methods: the image is encoded once, and times leave the
-    vision tower out.
+    """Explain one question by several methods, as `explanation` does by one.
+
+    The image is encoded once, and times leave the vision tower out.
 
     Raises:
         ValueError: a method whose choice cannot be drawn, or what `ask` refuses.
     """
+    signals: set[Signal] = set()
     for pruner in pruners:
         check_drawable(model, pruner)
+        signals |= pruner.signals
+
     image = image.convert("RGB")
     inputs = build_inputs(processor, image, question, model.device, model.dtype)
     remember(model, processor)
-    picture = encode(
-        model, inputs, signals=frozenset().union(*(p.signals for p in pruners)), text=False
-    )
+    encoded = encode(model, inputs, signals=signals, text=False)
     dense, _ = ask_encoded(
-        model, processor, inputs, picture, NoPruning(), max_new_tokens=max_new_tokens
+        model, processor, inputs, encoded, NoPruning(), max_new_tokens=max_new_tokens
     )
     found = []
     for pruner in pruners:
-        encoding = pruner.reask(model, inputs, picture)
+        encoding = pruner.reask(model, inputs, encoded)
         answer, selection = ask_encoded(
             model, processor, inputs, encoding, pruner, max_new_tokens=max_new_tokens
         )
@@ -67,14 +68,13 @@ def explanations(
 
 @checked
 def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Figure":
-    """Draw what several methods keep of one image for one question, and what each answers from
-    it.
+    """Draw what several methods keep of one image, and what each answers from it.
 
     Args:
         whats: one or more, see `explanations`.
         truth: the right answer, against which answers are marked; None: the dense model's.
     """
-    from adafv.viz.figure import (
+    from adafv.viz.figure import (  # matplotlib takes a second to import
         BODY,
         BOTTOM,
         GAP,
@@ -89,33 +89,39 @@ def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Fig
         PixelFigure,
         wrapped,
     )
-    from adafv.viz.maps import draw_image, draw_kept  # matplotlib takes a second to import
+    from adafv.viz.maps import draw_image, draw_kept
 
-    first, rows = whats[0], -(-len(whats) // COLUMNS)
+    first = whats[0]
+    rows = -(-len(whats) // COLUMNS)
     columns = min(max(len(whats), 2), COLUMNS)
-    high = HEAD + BODY + ROW
-    sheet = PixelFigure(
+    row_height = HEAD + BODY + ROW
+    figure = PixelFigure(
         2 * MARGIN + columns * PANEL + (columns - 1) * GAP,
-        MARGIN + BODY + ROW + rows * high + BOTTOM,
+        MARGIN + BODY + ROW + rows * row_height + BOTTOM,
     )
 
     def answer(x: float, y: float, text: str) -> None:
         right = text.casefold() == (truth or first.dense.answer).casefold()
-        mark, hue = ("✓", PLAIN) if right else ("✗", RELEVANCE)
-        sheet.text(x, y, f"{mark}  {wrapped(text, 24, 1)[0] or '(nothing)'}", 22, hue)
+        mark, color = ("✓", PLAIN) if right else ("✗", RELEVANCE)
+        figure.text(x, y, f"{mark}  {wrapped(text, 24, 1)[0] or '(nothing)'}", 22, color)
 
-    draw_image(sheet, MARGIN, MARGIN, first)
-    beside = MARGIN + PANEL + GAP
+    # the image, and beside it question and answers
+    draw_image(figure, MARGIN, MARGIN, first)
+    x = MARGIN + PANEL + GAP
     for i, line in enumerate(wrapped(first.question, 30 * (columns - 1), 3)):
-        sheet.text(beside, MARGIN + 24 + 36 * i, line, 27, INK, weight="bold")
-    sheet.text(beside, MARGIN + 160, "from all tokens", 17, GREY)
-    answer(beside, MARGIN + 192, first.dense.answer)
+        figure.text(x, MARGIN + 24 + 36 * i, line, 27, INK, weight="bold")
+    figure.text(x, MARGIN + 160, "from all tokens", 17, GREY)
+    answer(x, MARGIN + 192, first.dense.answer)
     if truth is not None:
-        sheet.text(beside, MARGIN + 250, "the truth", 17, GREY)
-        sheet.text(beside, MARGIN + 282, truth, 22, INK)
+        figure.text(x, MARGIN + 250, "the truth", 17, GREY)
+        figure.text(x, MARGIN + 282, truth, 22, INK)
+
+    # a panel for each method
     for i, what in enumerate(whats):
-        x, y = MARGIN + i % COLUMNS * (PANEL + GAP), MARGIN + BODY + ROW + i // COLUMNS * high
-        sheet.text(x, y + 30, what.method, 22, INK, weight="bold")
+        row, column = divmod(i, COLUMNS)
+        x = MARGIN + column * (PANEL + GAP)
+        y = MARGIN + BODY + ROW + row * row_height
+        figure.text(x, y + 30, what.method, 22, INK, weight="bold")
         answer(x + 190, y + 30, what.pruned.answer)
-        draw_kept(sheet, x, y + HEAD, what)
-    return sheet.finished()
+        draw_kept(figure, x, y + HEAD, what)
+    return figure.finished()

@@ -13,13 +13,28 @@ from adafv.viz.fonts import drawable, families_for, warn_of
 
 __all__ = ["PixelFigure", "wrapped"]
 
-INK, GREY, FAINT, PAPER = "#1b1f24", "#5d656e", "#d5d9de", "#ffffff"
-SALIENCY, RELEVANCE, BOTH, PLAIN = "#0072b2", "#d55e00", "#111111", "#009e73"
+INK = "#1b1f24"
+GREY = "#5d656e"
+FAINT = "#d5d9de"
+PAPER = "#ffffff"
 
-# All in pixels from the top left corner.
+# of Okabe and Ito's palette: told apart by colour-blind readers, too
+SALIENCY = "#0072b2"
+RELEVANCE = "#d55e00"
+BOTH = "#111111"
+PLAIN = "#009e73"
+
+# all in pixels from the top left corner
 DPI = 100
-MARGIN, GAP, PANEL, BODY, SIDE, HEAD = 56, 54, 460, 330, 108, 66
-TOP, ROW, BOTTOM = 150, 38, 30
+MARGIN = 56
+GAP = 54  # between panels
+PANEL = 460  # width of one
+BODY = 330  # height of one, below its title
+SIDE = 108  # width of the column beside an image
+HEAD = 66  # height of a panel's title and caption
+TOP = 150  # height of the page's heading
+ROW = 38  # between rows of panels
+BOTTOM = 30
 
 
 @checked
@@ -27,13 +42,15 @@ class PixelFigure:
     """A figure that is addressed in pixels."""
 
     def __init__(self, width: int, height: int) -> None:
-        self.width, self.height = width, height
+        self.width = width
+        self.height = height
         self.figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
         FigureCanvasAgg(self.figure)
         self._missing = ""
 
     def axes(self, x: float, y: float, width: float, height: float) -> Axes:
-        """Axes with nothing on them, in pixels too: x to the right, y down."""
+        """Add axes with nothing on them, in pixels too: x to the right, y down."""
+        # matplotlib's own box is in shares of the page, from the bottom left
         box = (
             x / self.width,
             1 - (y + height) / self.height,
@@ -46,23 +63,23 @@ class PixelFigure:
         return axes
 
     def text(self, x: float, y: float, text: str, size: float, color: str, **options: Any) -> float:
-        """Write a line whose middle is at y; returns its width."""
+        """Write a line whose middle is at y; return its width."""
         text, missing = drawable(text)
         self._missing += missing
         style: dict[str, Any] = {
             "ha": "left",
             "va": "center",
             "parse_math": False,
-            "fontsize": size * 72 / DPI,
+            "fontsize": size * 72 / DPI,  # pixels to points
+            "fontfamily": families_for(text),
         }
-        style["fontfamily"] = families_for(text)
         drawn = self.figure.text(
             x / self.width, 1 - y / self.height, text, color=color, **(style | options)
         )
         return drawn.get_window_extent().width
 
     def bar(self, x: float, y: float, width: float, height: float, color: str) -> None:
-        """A filled bar with its upper left corner at x, y."""
+        """Draw a filled bar with its upper left corner at x, y."""
         corner = (x / self.width, 1 - (y + height) / self.height)
         shape = Rectangle(
             corner, width / self.width, height / self.height, facecolor=color, edgecolor="none"
@@ -77,8 +94,9 @@ class PixelFigure:
 
 @checked
 def wrapped(text: str, room: int, most: int) -> list[str]:
-    """Break a text into lines, between words or wide characters (Chinese, emoji), which count as
-    two.
+    """Break a text into lines, between words or wide characters.
+
+    Wide ones (Chinese, emoji) count as two.
 
     Args:
         text: any; space is one blank.
@@ -95,6 +113,8 @@ def wrapped(text: str, room: int, most: int) -> list[str]:
                 lines.append(unit)
     if len(lines) <= most:
         return lines
+
+    # what is beyond becomes an ellipsis, for which there must be room
     last = lines[most - 1]
     while last and _columns(last) > room - 2:
         last = last[:-1]
@@ -102,22 +122,29 @@ def wrapped(text: str, room: int, most: int) -> list[str]:
 
 
 def _units(word: str, room: int) -> list[str]:
-    """What a line does not break within: a wide character, or the narrow ones between two of them,
-    if they fit.
+    """Split a word into what a line does not break within.
+
+    That is a wide character, or the narrow ones between two of them, if they fit.
     """
     units: list[str] = []
     for c in word:
-        if (
-            units
-            and _columns(c) < 2
-            and (_columns(units[-1]) == len(units[-1]))
-            and _columns(units[-1]) < room
-        ):
+        narrow = _columns(c) < 2
+        joins = bool(units) and _is_narrow(units[-1]) and _columns(units[-1]) < room
+        if narrow and joins:
             units[-1] += c
         else:
             units.append(c)
     return units
 
 
+def _is_narrow(text: str) -> bool:
+    """Say whether no character of a text is wide."""
+    return _columns(text) == len(text)
+
+
 def _columns(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    """Count the columns of a text; a wide character has two."""
+    columns = 0
+    for c in text:
+        columns += 2 if unicodedata.east_asian_width(c) in "WF" else 1
+    return columns

@@ -1,4 +1,4 @@
-"""Fonts for text that matplotlib's own has no glyphs for: Chinese, Japanese, Korean, emoji, …"""
+"""Fonts for text that matplotlib's own has no glyphs for: Chinese, Japanese, Korean, emoji."""
 
 import unicodedata
 import warnings
@@ -13,10 +13,8 @@ __all__ = ["MissingGlyphWarning", "covering", "drawable", "families_for", "warn_
 
 BASE = "DejaVu Sans"
 PREFERRED = ("Noto Sans CJK", "Noto Sans", "Symbola", "Noto Emoji")
-UNKNOWN = "�"
-"""Drawn for what no font has."""
-NAMED = 12
-"""Characters that a warning names."""
+UNKNOWN = "�"  # drawn for what no font has
+NAMED = 12  # characters that a warning names
 
 
 class MissingGlyphWarning(UserWarning):
@@ -26,17 +24,23 @@ class MissingGlyphWarning(UserWarning):
 @checked
 def families_for(text: str) -> list[str]:
     """Return the font families to draw a text with, matplotlib's own first."""
-    return [BASE, *dict.fromkeys(name for c in text if _lacking(c) and (name := _family_with(c)))]
+    families = [BASE]
+    for c in text:
+        family = _family_with(c) if _lacking(c) else None
+        if family is not None and family not in families:
+            families.append(family)
+    return families
 
 
 @checked
 def drawable(text: str) -> tuple[str, str]:
-    """Return a text with `UNKNOWN` in place of every run of characters that no installed font has,
-    and those.
+    """Return a text as it can be drawn, and the characters that no installed font has.
 
-    What has no width (joiners, variants of emoji) is left out where it has no glyph.
+    `UNKNOWN` stands for every run of those. What has no width (joiners, variants of emoji) is left
+    out where it has no glyph.
     """
-    drawn, missing = [], []
+    drawn: list[str] = []
+    missing: list[str] = []
     for c in text:
         if not _lacking(c) or _family_with(c):
             drawn.append(c)
@@ -49,17 +53,19 @@ def drawable(text: str) -> tuple[str, str]:
 
 @checked
 def warn_of(missing: str) -> None:
-    """Warn in one sentence that characters have no glyph in any installed font, and say which font
-    to install.
-    """
+    """Warn in one sentence of characters without a glyph, and say which font to install."""
     if not missing:
         return
+
+    # every character once, and the packages that have them
     found = list(dict.fromkeys(missing))
-    named = "".join(found[:NAMED]) + ("…" if len(found) > NAMED else "")
+    named = "".join(found[:NAMED])
+    if len(found) > NAMED:
+        named += "…"
     packages = ", ".join(dict.fromkeys(map(_package, found)))
     warnings.warn(
-        f"no installed font has glyphs for {named}, drawn as {UNKNOWN}: install {packages} (Debian's names) and draw "
-        "again",
+        f"no installed font has glyphs for {named}, drawn as {UNKNOWN}: "
+        f"install {packages} (Debian's names) and draw again",
         MissingGlyphWarning,
         stacklevel=3,
     )
@@ -77,6 +83,7 @@ def covering(texts: Iterable[str]) -> Iterator[None]:
 
 
 def _package(character: str) -> str:
+    """Name the Debian package whose font has a character."""
     name = unicodedata.name(character, "")
     if name.startswith(("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "FULLWIDTH", "IDEOGRAPHIC")):
         return "fonts-noto-cjk"
@@ -84,12 +91,13 @@ def _package(character: str) -> str:
 
 
 def _lacking(character: str) -> bool:
-    """Whether matplotlib's own font has no glyph."""
+    """Say whether matplotlib's own font has no glyph."""
     return not character.isascii() and ord(character) not in _characters(_own())
 
 
 @cache
 def _own() -> str:
+    """Return the file of matplotlib's own font."""
     from matplotlib.font_manager import FontProperties, findfont
 
     return findfont(FontProperties(family=BASE))
@@ -97,7 +105,7 @@ def _own() -> str:
 
 @cache
 def _family_with(character: str) -> str | None:
-    """An installed family that has a glyph; None: there is none."""
+    """Return an installed family that has a glyph, None if no family has it."""
     for name, path in _installed():
         if ord(character) in _characters(path):
             return name
@@ -106,32 +114,36 @@ def _family_with(character: str) -> str | None:
 
 @cache
 def _installed() -> list[tuple[str, str]]:
-    """Families and their files, those for many scripts first; also what came on since matplotlib
-    last looked.
-    """
+    """Return families and their files, those for many scripts first."""
     from matplotlib.font_manager import findSystemFonts, fontManager
 
+    # also what was installed since matplotlib last looked
     known = {entry.fname for entry in fontManager.ttflist}
     for path in findSystemFonts():
         if path not in known:
             with suppress(Exception):  # whatever FreeType makes of a file that is no font
                 fontManager.addfont(path)
 
-    def rank(entry: tuple[str, str]) -> tuple[int, str]:
-        name = entry[0]
-        return next(
-            (i for i, start in enumerate(PREFERRED) if name.startswith(start)), len(PREFERRED)
-        ), name
+    entries = set()
+    for entry in fontManager.ttflist:
+        useless = "Last" in entry.name or entry.name == "cmex10"  # boxes, and parts of formulas
+        if not useless and Path(entry.fname).is_file():
+            entries.add((entry.name, entry.fname))
+    return sorted(entries, key=_rank)
 
-    entries = {
-        (entry.name, entry.fname) for entry in fontManager.ttflist if Path(entry.fname).is_file()
-    }
-    return sorted((e for e in entries if "Last" not in e[0] and e[0] != "cmex10"), key=rank)
+
+def _rank(entry: tuple[str, str]) -> tuple[int, str]:
+    """Order families: the preferred ones first, then by name."""
+    name, _ = entry
+    for i, start in enumerate(PREFERRED):
+        if name.startswith(start):
+            return i, name
+    return len(PREFERRED), name
 
 
 @cache
 def _characters(path: str) -> frozenset[int]:
-    """Code points that a font has outlines for."""
+    """Return the code points that a font has outlines for."""
     from matplotlib.ft2font import FT2Font
 
     with suppress(Exception):  # images in place of outlines (colour emoji), or no font at all

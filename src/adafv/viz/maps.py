@@ -1,4 +1,4 @@
-"""The panels that lie over the image: what stands out, what the words point at, what is kept."""
+"""Draw the panels that lie over the image: saliency, relevance, and what is kept."""
 
 from collections.abc import Callable
 
@@ -30,160 +30,180 @@ from adafv.viz.regions import Scale, shade
 
 __all__ = ["draw_image", "draw_kept", "draw_relevance", "draw_saliency"]
 
-SHARP = 2
-"""Pixels of an image for each of the page's."""
+SHARP = 2  # pixels of an image for each of the page's
+LEAST_SHARE = 0.005  # of a word that is named
+WORDS = 5  # that are named
 
+# left, top, right, bottom of a grid, in pixels of its panel
 Box = tuple[float, float, float, float]
+# what paints one grid: on which axes, of what scale, where, in a panel of what width and height
 Paint = Callable[[Axes, Scale, Box, float, float], None]
 
 
 @checked
-def draw_image(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
-    """The image, and how many visual tokens it makes."""
+def draw_image(figure: PixelFigure, x: float, y: float, what: Explanation) -> None:
+    """Draw the image, and say how many visual tokens it makes."""
     width, height = _fit(what.image.size)
-    axes = sheet.axes(x, y, width, height)
+    axes = figure.axes(x, y, width, height)
     axes.imshow(_canvas(what.image, width, height), extent=(0, width, height, 0), aspect="auto")
+
+    # what the model does not see is pale
     left, top, right, bottom = _scaled(what.view, what, width, height)
     cut = (right - left) * (bottom - top) < 0.99 * width * height
-    for x0, y0, x1, y1 in (
+    unseen: tuple[Box, ...] = (
         (0, 0, left, height),
         (right, 0, width, height),
         (0, 0, width, top),
         (0, bottom, width, height),
-    ):
+    )
+    for x0, y0, x1, y1 in unseen:
         axes.add_patch(
             Rectangle((x0, y0), x1 - x0, y1 - y0, facecolor=PAPER, alpha=0.75, linewidth=0)
         )
+
+    # numbers beside it
     side = x + BODY + 20
-    sheet.text(side, y + 12, f"{what.pruned.visual_tokens:,}", 24, INK, weight="bold")
-    sheet.text(side, y + 38, "visual tokens", 13, GREY)
-    if len(what.scales) > 1:
-        for i, (scale, name) in enumerate(
-            zip(what.scales, ("at full resolution", "in the thumbnail"), strict=True)
-        ):
-            sheet.text(side, y + 76 + 46 * i, f"{len(scale.index):,}", 15, INK)
-            sheet.text(side, y + 95 + 46 * i, name, 12, GREY)
-    if cut:
-        sheet.text(side, y + 72, "The model sees", 12, GREY)
-        sheet.text(side, y + 88, "the middle only.", 12, GREY)
+    figure.text(side, y + 12, f"{what.pruned.visual_tokens:,}", 24, INK, weight="bold")
+    figure.text(side, y + 38, "visual tokens", 13, GREY)
+    if len(what.scales) > 1:  # a thumbnail and its tiles
+        line = y + 76
+        names = ("at full resolution", "in the thumbnail")
+        for scale, name in zip(what.scales, names, strict=True):
+            figure.text(side, line, f"{len(scale.index):,}", 15, INK)
+            figure.text(side, line + 19, name, 12, GREY)
+            line += 46
+    if cut:  # a single crop: there is room where the tiles' numbers would be
+        figure.text(side, y + 72, "The model sees", 12, GREY)
+        figure.text(side, y + 88, "the middle only.", 12, GREY)
 
 
 @checked
-def draw_saliency(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
-    """Where the vision tower looks."""
+def draw_saliency(figure: PixelFigure, x: float, y: float, what: Explanation) -> None:
+    """Draw where the vision tower looks."""
     assert what.saliency is not None
-    _heat(sheet, x, y, what, what.saliency, SALIENCY)
+    _heat(figure, x, y, what, what.saliency, SALIENCY)
 
 
 @checked
-def draw_relevance(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
-    """Where the words point, and which of them own how much of the relevance that is kept."""
+def draw_relevance(figure: PixelFigure, x: float, y: float, what: Explanation) -> None:
+    """Draw where the words point, and which of them own how much of the kept relevance."""
     assert what.relevance is not None
-    below = _heat(sheet, x, y, what, what.relevance, RELEVANCE)
-    strongest = sorted((w for w in what.words if w.share >= 0.005), key=lambda w: -w.share)[:5]
-    side, start = x + BODY + 20, below + 18
-    sheet.text(side, start, "words that fired", 12, GREY)
-    for i, word in enumerate(strongest):
+    below = _heat(figure, x, y, what, what.relevance, RELEVANCE)
+
+    # the words that own most of it, the first five
+    named = [word for word in what.words if word.share >= LEAST_SHARE]
+    named.sort(key=lambda word: -word.share)
+
+    side = x + BODY + 20
+    start = below + 18
+    figure.text(side, start, "words that fired", 12, GREY)
+    for i, word in enumerate(named[:WORDS]):
         line = start + 26 + i * 34
+        # longer words don't fit beside the image
         name = word.text if len(word.text) <= 8 else word.text[:7] + "…"
-        sheet.text(side, line, name, 14, INK)
-        sheet.text(side + SIDE, line, f"{word.share:.0%}", 12, GREY, ha="right")
-        sheet.bar(side, line + 11, SIDE, 4, FAINT)
-        sheet.bar(side, line + 11, SIDE * word.share, 4, RELEVANCE)
+        figure.text(side, line, name, 14, INK)
+        figure.text(side + SIDE, line, f"{word.share:.0%}", 12, GREY, ha="right")
+        figure.bar(side, line + 11, SIDE, 4, FAINT)
+        figure.bar(side, line + 11, SIDE * word.share, 4, RELEVANCE)
 
 
 def _heat(
-    sheet: PixelFigure, x: float, y: float, what: Explanation, values: NDArray, color: str
+    figure: PixelFigure, x: float, y: float, what: Explanation, values: NDArray, color: str
 ) -> float:
-    """Maps of a score over the image; returns where the room beside the large one begins."""
+    """Draw maps of a score over the image; return where the room beside the large one begins."""
 
     def paint(axes: Axes, scale: Scale, box: Box, width: float, height: float) -> None:
         _ground(axes, what, width, height)
-        layer = np.empty((*scale.shape, 4))
-        layer[..., :3], layer[..., 3] = to_rgb(color), 0.92 * shade(scale, values)
+        layer = np.empty((*scale.shape, 4))  # (rows, columns, RGBA)
+        layer[..., :3] = to_rgb(color)
+        layer[..., 3] = 0.92 * shade(scale, values)  # the image shows through the peaks, too
         axes.imshow(
             layer, extent=(box[0], box[2], box[3], box[1]), aspect="auto", interpolation="nearest"
         )
 
-    return _each_scale(sheet, x, y, what, paint)
+    return _each_scale(figure, x, y, what, paint)
 
 
 @checked
-def draw_kept(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
-    """The kept patches bright, in a frame of the colour of who chose them; the rest pale."""
+def draw_kept(figure: PixelFigure, x: float, y: float, what: Explanation) -> None:
+    """Draw the kept patches bright, in a frame of the colour of who chose them; the rest pale."""
     by_relevance, by_saliency = what.chosen_by()
-    color = np.full(len(by_relevance), PLAIN, dtype=object)
-    color[by_relevance], color[by_saliency], color[by_relevance & by_saliency] = (
-        RELEVANCE,
-        SALIENCY,
-        BOTH,
-    )
+    color = np.full(len(by_relevance), PLAIN, dtype=object)  # (K,)
+    color[by_relevance] = RELEVANCE
+    color[by_saliency] = SALIENCY
+    color[by_relevance & by_saliency] = BOTH
     colors = dict(zip(what.kept.tolist(), color, strict=True))
 
     def paint(axes: Axes, scale: Scale, box: Box, width: float, height: float) -> None:
         _ground(axes, what, width, height)
-        cell = (box[2] - box[0]) / scale.shape[1], (box[3] - box[1]) / scale.shape[0]
-        places = zip(scale.index.tolist(), scale.coordinates.tolist(), strict=True)
-        kept = [
-            (box[0] + c * cell[0], box[1] + r * cell[1], colors[i])
-            for i, (r, c) in places
-            if i in colors
-        ]
+        rows, columns = scale.shape
+        across = (box[2] - box[0]) / columns
+        down = (box[3] - box[1]) / rows
+        cell = (across, down)
+
+        # the corner of every kept patch
+        kept = []
+        for i, (row, column) in zip(scale.index.tolist(), scale.coordinates.tolist(), strict=True):
+            if i in colors:
+                kept.append((box[0] + column * across, box[1] + row * down, colors[i]))
+
         axes.imshow(
             _lit(_canvas(what.image, width, height), kept, cell),
             extent=(0, width, height, 0),
             aspect="auto",
         )
+        # where everything is kept frames say nothing
         if len(colors) < what.pruned.visual_tokens:
             axes.add_collection(_frames(kept, cell))
 
-    below = _each_scale(sheet, x, y, what, paint)
-    side, line = x + BODY + 20, below + 20
-    for name, hue in (
+    below = _each_scale(figure, x, y, what, paint)
+
+    # how many tokens each list has chosen
+    side = x + BODY + 20
+    line = below + 20
+    legend = (
         ("by relevance", RELEVANCE),
         ("by saliency", SALIENCY),
         ("by both", BOTH),
         ("tokens", PLAIN),
-    ):
+    )
+    for name, hue in legend:
         if number := int((color == hue).sum()):
-            sheet.bar(side, line - 8, 4, 36, hue)
-            sheet.text(side + 14, line, f"{number:,}", 17, INK, weight="bold")
-            sheet.text(side + 14, line + 20, name, 12, GREY)
+            figure.bar(side, line - 8, 4, 36, hue)
+            figure.text(side + 14, line, f"{number:,}", 17, INK, weight="bold")
+            figure.text(side + 14, line + 20, name, 12, GREY)
             line += 54
 
 
 def _lit(
     image: Image.Image, kept: list[tuple[float, float, str]], cell: tuple[float, float]
 ) -> NDArray:
-    """The image, transparent but for the kept patches."""
-    pixels = np.asarray(image.convert("RGBA")).copy()
+    """Make the image transparent but for the kept patches."""
+    pixels = np.asarray(image.convert("RGBA")).copy()  # (height, width, RGBA)
     pixels[..., 3] = 0
     for left, top, _ in kept:
-        rows, columns = (
-            slice(round(start * SHARP), round((start + size) * SHARP))
-            for start, size in zip((top, left), cell[::-1], strict=True)
-        )
+        columns = slice(round(left * SHARP), round((left + cell[0]) * SHARP))
+        rows = slice(round(top * SHARP), round((top + cell[1]) * SHARP))
         pixels[rows, columns, 3] = 255
     return pixels
 
 
 def _frames(kept: list[tuple[float, float, str]], cell: tuple[float, float]) -> PatchCollection:
-    """A frame just inside each kept patch, so that neighbours keep their own colours."""
-    line = float(np.clip(min(cell) / 8, 0.9, 2.6))
-    frames = [
-        Rectangle((x + line / 2, y + line / 2), cell[0] - line, cell[1] - line) for x, y, _ in kept
-    ]
-    colors = [color for *_, color in kept]
+    """Draw a frame just inside each kept patch, so that neighbours keep their own colours."""
+    line = float(np.clip(min(cell) / 8, 0.9, 2.6))  # thin on small patches, never a hair
+    frames = []
+    colors = []
+    for x, y, color in kept:
+        frames.append(Rectangle((x + line / 2, y + line / 2), cell[0] - line, cell[1] - line))
+        colors.append(color)
     return PatchCollection(frames, facecolor="none", edgecolor=colors, linewidth=line * 72 / DPI)
 
 
-def _each_scale(sheet: PixelFigure, x: float, y: float, what: Explanation, paint: Paint) -> float:
-    """Paint the finest grid large and a thumbnail beside it; returns where the room below that
-    begins.
-    """
+def _each_scale(figure: PixelFigure, x: float, y: float, what: Explanation, paint: Paint) -> float:
+    """Paint the finest grid large and a thumbnail beside it; return where the room below begins."""
     width, height = _fit(what.image.size)
     paint(
-        sheet.axes(x, y, width, height),
+        figure.axes(x, y, width, height),
         what.scales[0],
         _scaled(what.view, what, width, height),
         width,
@@ -191,16 +211,19 @@ def _each_scale(sheet: PixelFigure, x: float, y: float, what: Explanation, paint
     )
     if len(what.scales) == 1:
         return y
+
+    # the same image once more, in the column beside it
     small = SIDE / max(width, height)
-    width, height = width * small, height * small
+    width *= small
+    height *= small
     side = x + BODY + 20
-    paint(sheet.axes(side, y, width, height), what.scales[1], (0, 0, width, height), width, height)
-    sheet.text(side, y + height + 13, "thumbnail", 12, GREY)
+    paint(figure.axes(side, y, width, height), what.scales[1], (0, 0, width, height), width, height)
+    figure.text(side, y + height + 13, "thumbnail", 12, GREY)
     return y + height + 26
 
 
 def _ground(axes: Axes, what: Explanation, width: float, height: float) -> None:
-    """The image, pale and grey, to lay colours on."""
+    """Draw the image pale and grey, to lay colours on."""
     grey = np.asarray(_canvas(what.image, width, height).convert("L"), dtype=float) / 255
     axes.imshow(
         0.78 + 0.2 * grey, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), aspect="auto"
@@ -208,16 +231,19 @@ def _ground(axes: Axes, what: Explanation, width: float, height: float) -> None:
 
 
 def _canvas(image: Image.Image, width: float, height: float) -> Image.Image:
-    return image.resize(
-        (max(1, round(width * SHARP)), max(1, round(height * SHARP))), Image.Resampling.LANCZOS
-    )
+    """Resize an image to pixels of the page, `SHARP` for each."""
+    size = (max(1, round(width * SHARP)), max(1, round(height * SHARP)))
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _fit(size: tuple[int, int]) -> tuple[float, float]:
+    """Return width and height of an image in its panel; a line of pixels is still seen."""
     scale = BODY / max(size)
     return max(size[0] * scale, 2), max(size[1] * scale, 2)
 
 
 def _scaled(box: Box, what: Explanation, width: float, height: float) -> Box:
-    across, down = width / what.image.width, height / what.image.height
+    """Turn pixels of the image into pixels of a panel."""
+    across = width / what.image.width
+    down = height / what.image.height
     return box[0] * across, box[1] * down, box[2] * across, box[3] * down

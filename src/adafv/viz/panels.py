@@ -1,4 +1,4 @@
-"""Draws an `Explanation`: panels from the image to the answer."""
+"""Draw an `Explanation`: panels from the image to the answer."""
 
 from collections.abc import Callable
 
@@ -33,48 +33,58 @@ from adafv.viz.maps import draw_image, draw_kept, draw_relevance, draw_saliency
 
 __all__ = ["draw"]
 
-FACTS = 160
+FACTS = 160  # height of the numbers beside an image
 
+# what draws a panel's body: on which figure, x and y of its upper left corner, of what
 Body = Callable[[PixelFigure, float, float, Explanation], None]
 
 
 @checked
 def draw(what: Explanation) -> Figure:
-    """The page: six panels where a method mixes two signals, fewer where there is less to show."""
+    """Draw the page: six panels where a method mixes two signals, fewer where less is to show."""
+    # four panels make a square, any other number goes three to a row
     panels = _panels(what)
     columns = 2 if len(panels) == 4 else 3
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     heights = [HEAD + _height(row, what) for row in rows]
-    sheet = PixelFigure(
+    figure = PixelFigure(
         2 * MARGIN + columns * PANEL + (columns - 1) * GAP,
         TOP + sum(heights) + (len(rows) - 1) * ROW + BOTTOM,
     )
-    _heading(sheet, what)
-    for r, row in enumerate(rows):
-        for c, (title, caption, body) in enumerate(row):
-            x, y = MARGIN + c * (PANEL + GAP), TOP + sum(heights[:r]) + r * ROW
-            sheet.text(x, y + 12, str(r * columns + c + 1), 17, GREY)
-            sheet.text(x + 22, y + 12, title, 17, INK, weight="bold")
-            sheet.text(x, y + 40, caption, 13, GREY)
-            body(sheet, x, y + HEAD, what)
-    return sheet.finished()
+
+    # row after row, panels numbered in reading order
+    _heading(figure, what)
+    y = TOP
+    number = 0
+    for row, height in zip(rows, heights, strict=True):
+        for column, (title, caption, body) in enumerate(row):
+            number += 1
+            x = MARGIN + column * (PANEL + GAP)
+            figure.text(x, y + 12, str(number), 17, GREY)
+            figure.text(x + 22, y + 12, title, 17, INK, weight="bold")
+            figure.text(x, y + 40, caption, 13, GREY)
+            body(figure, x, y + HEAD, what)
+        y += height + ROW
+    return figure.finished()
 
 
 def _height(row: list[tuple[str, str, Body]], what: Explanation) -> int:
-    """A row that holds no more than a wide image and its numbers needn't be as high as the
-    others.
-    """
+    """Return the height of a row: less where it holds but a wide image and its numbers."""
     if any(body not in (draw_image, draw_saliency) for _, _, body in row):
         return BODY
     return max(FACTS, round(BODY * what.image.height / max(what.image.size)))
 
 
 def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
+    """Return title, caption and drawing of every panel that a method has something for."""
+    # what frames mean depends on the method
     kept = "Framed patches reach the language model, the rest is dropped."
     if what.merged:
         kept = "Every patch is averaged into the frame nearest to it."
     elif len(what.kept) == what.pruned.visual_tokens:
         kept = "Everything: the language model reads every patch."
+
+    # whether a panel applies, its title, its caption, what draws it
     panels: list[tuple[bool, str, str, Body]] = [
         (True, "The image", "What is asked about.", draw_image),
         (
@@ -106,63 +116,83 @@ def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
     return [(title, caption, body) for applies, title, caption, body in panels if applies]
 
 
-def _heading(sheet: PixelFigure, what: Explanation) -> None:
-    kept, count = what.pruned.kept_tokens, what.pruned.visual_tokens
+def _heading(figure: PixelFigure, what: Explanation) -> None:
+    """Write the method, its budget and the question over the panels."""
+    kept = what.pruned.kept_tokens
+    count = what.pruned.visual_tokens
     budget = f"{what.method}   ·   {kept} of {count} visual tokens kept   ·   {kept / count:.1%}"
-    sheet.text(MARGIN, 50, budget, 14, GREY)
-    room = int((sheet.width - 2 * MARGIN) / 14.5)
+    figure.text(MARGIN, 50, budget, 14, GREY)
+
+    # a question of two lines is written smaller
+    room = int((figure.width - 2 * MARGIN) / 14.5)
     lines = wrapped(what.question, room, 2)
     size = 27 if len(lines) == 1 else 21
     for i, line in enumerate(lines):
-        sheet.text(MARGIN, 90 + i * 28 - 10 * (len(lines) - 1), line, size, INK, weight="bold")
+        figure.text(MARGIN, 90 + i * 28 - 10 * (len(lines) - 1), line, size, INK, weight="bold")
 
 
-def _mixture(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
+def _mixture(figure: PixelFigure, x: float, y: float, what: Explanation) -> None:
+    """Draw what every split of the budget captures, and the one that was chosen."""
     assert what.split is not None
     assert what.relevance is not None
     assert what.saliency is not None
-    chosen, total = what.split[0], sum(what.split)
+    chosen, k_v = what.split
+    total = chosen + k_v
     k_t, mass_t, mass_v, mean = split_curves(what.relevance, what.saliency, total)
-    best, left, width = float(mean[np.searchsorted(k_t, chosen)]), x + 46, PANEL - 50
-    place = x
-    for name, hue in (
+    best = float(mean[np.searchsorted(k_t, chosen)])
+    left = x + 46
+    width = PANEL - 50
+
+    # the legend
+    legend = (
         ("saliency captured", SALIENCY),
         ("relevance captured", RELEVANCE),
         ("both: geometric mean", INK),
-    ):
-        sheet.bar(place, y + 10, 16, 3, hue)
-        place += 22 + sheet.text(place + 22, y + 11, name, 12, GREY) + 20
+    )
+    start = x
+    for name, hue in legend:
+        figure.bar(start, y + 10, 16, 3, hue)
+        start += 22 + figure.text(start + 22, y + 11, name, 12, GREY) + 20
 
-    axes = sheet.axes(left, y + 34, width, BODY - 116)
+    # the axes: every split of the total, from none to all of it by relevance
+    axes = figure.axes(left, y + 34, width, BODY - 116)
     axes.set_axis_on()
     axes.spines[:].set_visible(False)
     axes.tick_params(colors=GREY, length=0, labelsize=12 * 72 / DPI, pad=6)
     axes.set_xticks([])
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    axes.set(xlim=(0, total), ylim=(0, 1.1 * max(mass_t.max(), mass_v.max(), 1e-9)), axisbelow=True)
+    highest = max(mass_t.max(), mass_v.max(), 1e-9)
+    axes.set(xlim=(0, total), ylim=(0, 1.1 * highest), axisbelow=True)
     axes.yaxis.set_major_locator(MaxNLocator(4))
+
+    # the reserve of each list, where no split lies
     for low, high in ((0, what.reserve), (total - what.reserve, total)):
         axes.axvspan(low, high, color="#f1f2f4", linewidth=0, zorder=0)
-    for values, hue, weight in (
+
+    # P_v, P_t and their geometric mean, with a mark where it is largest
+    curves = (
         (mass_v, SALIENCY, 1.6),
         (mass_t, RELEVANCE, 1.6),
         (mean, INK, 2.4),
-    ):
+    )
+    for values, hue, weight in curves:
         axes.plot(k_t, values, color=hue, linewidth=weight, solid_capstyle="round")
     axes.plot([chosen, chosen], [0, best], color=INK, linewidth=1, linestyle=(0, (2, 2)))
     axes.plot(
         [chosen], [best], "o", color=INK, markersize=8, markeredgecolor=PAPER, markeredgewidth=1.5
     )
 
-    border, foot = width * chosen / total, y + BODY - 76
-    sheet.bar(left, foot, border - 1, 10, RELEVANCE)
-    sheet.bar(left + border + 1, foot, width - border - 1, 10, SALIENCY)
-    sheet.text(left, foot + 26, f"{chosen} most relevant", 14, RELEVANCE, weight="bold")
-    sheet.text(
+    # the split as a bar
+    border = width * chosen / total
+    foot = y + BODY - 76
+    figure.bar(left, foot, border - 1, 10, RELEVANCE)
+    figure.bar(left + border + 1, foot, width - border - 1, 10, SALIENCY)
+    figure.text(left, foot + 26, f"{chosen} most relevant", 14, RELEVANCE, weight="bold")
+    figure.text(
         left + width,
         foot + 26,
-        f"{total - chosen} most salient",
+        f"{k_v} most salient",
         14,
         SALIENCY,
         weight="bold",
@@ -170,18 +200,22 @@ def _mixture(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
     )
     overlap = total - what.pruned.kept_tokens
     note = f"{overlap} of them on both lists" if overlap else "none on both lists"
-    sheet.text(left, foot + 50, f"{note}, so {what.pruned.kept_tokens} in all", 12, GREY)
+    figure.text(left, foot + 50, f"{note}, so {what.pruned.kept_tokens} in all", 12, GREY)
     if what.reserve:
-        sheet.text(left, foot + 68, f"grey: reserved for each list ({what.reserve})", 12, GREY)
+        figure.text(left, foot + 68, f"grey: reserved for each list ({what.reserve})", 12, GREY)
 
 
-def _answers(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
+def _answers(figure: PixelFigure, x: float, y: float, what: Explanation) -> None:
+    """Write both answers, with tokens and time of each."""
+    # bars are shares of what the dense model reads, and of the slower answer's time
     longest = max(what.dense.total_ms, what.pruned.total_ms, 1e-9)
     share = what.pruned.kept_tokens / max(what.dense.kept_tokens, 1)
-    _answer(sheet, x, y, "every visual token", what.dense, 1.0, what.dense.total_ms / longest, GREY)
+    _answer(
+        figure, x, y, "every visual token", what.dense, 1.0, what.dense.total_ms / longest, GREY
+    )
     y += 160
     _answer(
-        sheet,
+        figure,
         x,
         y,
         f"{what.method}, {share:.1%} of them",
@@ -190,13 +224,14 @@ def _answers(sheet: PixelFigure, x: float, y: float, what: Explanation) -> None:
         what.pruned.total_ms / longest,
         PLAIN,
     )
+
     same = what.dense.answer.lower() == what.pruned.answer.lower()
     verdict, hue = ("✓  the same answer", PLAIN) if same else ("✗  another answer", RELEVANCE)
-    sheet.text(x + PANEL, y + 12, verdict, 13, hue, weight="bold", ha="right")
+    figure.text(x + PANEL, y + 12, verdict, 13, hue, weight="bold", ha="right")
 
 
 def _answer(
-    sheet: PixelFigure,
+    figure: PixelFigure,
     x: float,
     y: float,
     title: str,
@@ -205,18 +240,24 @@ def _answer(
     duration: float,
     color: str,
 ) -> None:
-    sheet.text(x, y + 12, title, 13, GREY)
+    """Write one answer; `tokens` and `duration` are shares of the longest bar."""
+    figure.text(x, y + 12, title, 13, GREY)
     text = " ".join(answer.answer.split()) or "(nothing)"
     if answer.cut:
-        sheet.text(x + PANEL, y + 62, "cut at the limit of tokens", 12, GREY, ha="right")
+        figure.text(x + PANEL, y + 62, "cut at the limit of tokens", 12, GREY, ha="right")
+
+    # a short answer is written large
     if len(wrapped(text, 26, 2)) == 1:
-        sheet.text(x, y + 44, text, 25, INK, weight="bold")
+        figure.text(x, y + 44, text, 25, INK, weight="bold")
     else:
         for i, part in enumerate(wrapped(text, 46, 2)):
-            sheet.text(x, y + 36 + 20 * i, part, 15, INK, weight="bold")
+            figure.text(x, y + 36 + 20 * i, part, 15, INK, weight="bold")
+
+    # how many tokens were read, and how long it took
     bars = ((f"{answer.kept_tokens:,} tokens", tokens), (f"{answer.total_ms:,.0f} ms", duration))
+    room = PANEL - 110
     for i, (label, portion) in enumerate(bars):
-        line, room = y + 80 + 24 * i, PANEL - 110
-        sheet.text(x, line, label, 13, INK)
-        sheet.bar(x + 110, line - 4, room, 8, "#eef0f2")
-        sheet.bar(x + 110, line - 4, max(room * portion, 1.5), 8, color)
+        line = y + 80 + 24 * i
+        figure.text(x, line, label, 13, INK)
+        figure.bar(x + 110, line - 4, room, 8, "#eef0f2")
+        figure.bar(x + 110, line - 4, max(room * portion, 1.5), 8, color)

@@ -1,4 +1,4 @@
-"""Where visual tokens lie on an image: arrays in, arrays out."""
+"""Grid coordinates of visual tokens on an image: arrays in, arrays out."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from adafv.utils.checks import checked
 __all__ = ["Maps", "Scale", "scales", "shade", "token_map", "view"]
 
 Array = NDArray[Any]
+SOFT = 0.7  # power of a score: at 1 the peaks would be all there is to see
 
 
 @dataclass(frozen=True)
@@ -24,21 +25,20 @@ class Scale:
         shape: rows and columns of the grid.
     """
 
-    index: Array
-    coordinates: Array
+    index: Array  # (n,)
+    coordinates: Array  # (n, 2)
     shape: tuple[int, int]
 
     def map(self, values: Array) -> Array:
-        """The values (N,) of all the image's tokens, laid out on this grid; NaN where it has no
-        token.
-        """
+        """Lay values (N,) of all the image's tokens out on this grid, NaN where it has no token."""
         return token_map(self.coordinates, values[self.index], self.shape)
 
 
 @dataclass(frozen=True)
 class Maps:
-    """What led to a choice, on one grid of an image; scores are NaN and `kept` False where the
-    grid has no token.
+    """The scores that led to a choice, and the choice, on one grid of an image.
+
+    Where the grid has no token scores are NaN and `kept` is False.
 
     Attributes:
         box: left, top, right, bottom of the grid, in pixels of the image.
@@ -58,13 +58,12 @@ class Maps:
 
 @checked
 def shade(scale: Scale, values: Array) -> Array:
-    """How strongly (0 to 1) each cell of a grid is painted for the scores (N,) of all the image's
-    tokens.
+    """Compute how strongly (0 to 1) each cell of a grid is painted for scores (N,).
 
-    All grids of an image share one scale. It is the score to the power 0.7, or the peaks would be
-    all there is to see.
+    All grids of an image share one scale.
     """
-    return (np.nan_to_num(scale.map(values)) / max(values.max(), 1e-30)) ** 0.7
+    share = np.nan_to_num(scale.map(values)) / max(values.max(), 1e-30)  # (rows, columns)
+    return share**SOFT
 
 
 @checked
@@ -83,35 +82,37 @@ def token_map(coordinates: Array | Tensor, values: Array | Tensor, shape: tuple[
     Raises:
         ValueError: a token lies outside, or there are not as many values as tokens.
     """
-    place, numbers = np.asarray(coordinates)[:, -2:], np.asarray(values, dtype=float)
-    if len(place) != len(numbers):
-        raise ValueError(f"{len(numbers)} values for {len(place)} tokens: pass one for each")
-    if len(place) and ((place < 0).any() or (place >= shape).any()):
+    cells = np.asarray(coordinates)[:, -2:]  # (N, 2)
+    numbers = np.asarray(values, dtype=float)  # (N,)
+    if len(cells) != len(numbers):
+        raise ValueError(f"{len(numbers)} values for {len(cells)} tokens: pass one for each")
+    if len(cells) and ((cells < 0).any() or (cells >= shape).any()):
         raise ValueError(
-            f"shape={shape} is too small: row and column go up to {tuple(place.max(0).tolist())}"
+            f"shape={shape} is too small: row and column go up to {tuple(cells.max(0).tolist())}"
         )
-    out = np.full(shape, np.nan)
-    out[place[:, 0], place[:, 1]] = numbers
-    return out
+
+    laid_out = np.full(shape, np.nan)
+    laid_out[cells[:, 0], cells[:, 1]] = numbers
+    return laid_out
 
 
 @checked
 def scales(coordinates: Array | Tensor) -> list[Scale]:
-    """The grids on which an image's tokens lie, the finest first.
+    """Find the grids on which an image's tokens lie, the finest first.
 
     Args:
-        coordinates: (N, 3) crop, row, column as in `VisualTokens.coordinates`. With several crops, crop 0 is a
-            thumbnail; the others are tiles of one grid. Padding was cut from that grid, so what is
-            there spans the whole image.
+        coordinates: (N, 3) crop, row, column as in `VisualTokens.coordinates`. With several crops,
+            crop 0 is a thumbnail; the others are tiles of one grid. Padding was cut from that grid,
+            so what is there spans the whole image.
     """
-    place = np.asarray(coordinates)
-    tile = place[:, 0] > 0
+    tokens = np.asarray(coordinates)  # (N, 3)
+    in_tile = tokens[:, 0] > 0
     found = []
-    for member in (tile, ~tile):
+    for member in (in_tile, ~in_tile):
         if member.any():
-            rows_columns = place[member, 1:] - place[member, 1:].min(0)
-            rows, columns = (rows_columns.max(0) + 1).tolist()
-            found.append(Scale(np.flatnonzero(member), rows_columns, (rows, columns)))
+            cells = tokens[member, 1:] - tokens[member, 1:].min(0)  # (n, 2), from the first cell
+            rows, columns = (cells.max(0) + 1).tolist()
+            found.append(Scale(np.flatnonzero(member), cells, (rows, columns)))
     return found
 
 
@@ -119,11 +120,14 @@ def scales(coordinates: Array | Tensor) -> list[Scale]:
 def view(
     processor: Any, size: tuple[int, int], coordinates: Array | Tensor
 ) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the part of an image of `size` (width, height) that the model
-    sees.
+    """Return the part of an image that the model sees: left, top, right, bottom in pixels.
 
     A thumbnail and its tiles show all of it; a single crop is cut from the middle, where the
     processor says so.
+
+    Args:
+        size: width and height of the image.
+        coordinates: (N, 3) crop, row, column of its tokens.
     """
     width, height = size
     images = processor.image_processor
@@ -132,6 +136,9 @@ def view(
     several = int(np.asarray(coordinates)[:, 0].max()) > 0
     if several or not getattr(images, "do_center_crop", False) or not edge or not crop:
         return 0.0, 0.0, float(width), float(height)
-    pixel = min(width, height) / edge
-    half = min(crop["width"] * pixel, width) / 2, min(crop["height"] * pixel, height) / 2
-    return width / 2 - half[0], height / 2 - half[1], width / 2 + half[0], height / 2 + half[1]
+
+    # the shorter side was scaled to `edge`, and the crop taken from the middle
+    pixel = min(width, height) / edge  # of the processor's, in pixels of the image
+    across = min(crop["width"] * pixel, width) / 2
+    down = min(crop["height"] * pixel, height) / 2
+    return width / 2 - across, height / 2 - down, width / 2 + across, height / 2 + down

@@ -1,0 +1,69 @@
+"""Text-to-image attention as a part of a method, and the options that go with it."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from adafv.core.evidence import Evidence
+from adafv.core.pruner import Pruner
+from adafv.core.visual_tokens import VisualTokens
+from adafv.ops.relevance import text_to_image_attention, word_attention
+
+__all__ = ["TextRelevance"]
+
+
+@dataclass(kw_only=True)
+class TextRelevance(Pruner):
+    """A method that looks at a_t, see `adafv.ops.relevance.text_to_image_attention`.
+
+    Args:
+        temperature: of the softmax over the visual tokens (paper: 0.01).
+        center: subtract the mean visual token and the mean word before the cosine (paper: no).
+        top: mean of the `top` strongest words for each token (paper: 1, the maximum).
+    """
+
+    temperature: float = 0.01
+    center: bool = False
+    top: int = 1
+
+    needs_text = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature} is not positive: pass e.g. 0.01")
+        if self.top < 1:
+            raise ValueError(f"top={self.top} words is too few: pass 1 or more")
+
+    def relevance(self, tokens: VisualTokens) -> Tensor:
+        """Return a_t, the text-to-image attention of every visual token (I, N)."""
+        assert tokens.text is not None
+        return text_to_image_attention(
+            tokens.text,
+            tokens.features,
+            tokens.text_mask,
+            tokens.mask,
+            temperature=self.temperature,
+            center=self.center,
+            top=self.top,
+        )
+
+    def word_relevance(self, tokens: VisualTokens) -> Tensor:
+        """Return what each text token on its own points at (I, M, N)."""
+        assert tokens.text is not None
+        return word_attention(
+            tokens.text,
+            tokens.features,
+            tokens.text_mask,
+            tokens.mask,
+            temperature=self.temperature,
+            center=self.center,
+        )
+
+    def evidence(self, tokens: VisualTokens) -> Evidence:
+        """Return the signals of the tower, a_t, and the part of every word in it."""
+        return replace(
+            super().evidence(tokens),
+            relevance=self.relevance(tokens),
+            words=self.word_relevance(tokens),
+        )
