@@ -148,7 +148,7 @@ class Analysis:
                 raise ValueError(
                     "method 'none' keeps every token, there is nothing to count: leave it out"
                 )
-            if type(pruner).inside is not Pruner.inside:
+            if type(pruner).between_layers is not Pruner.inside:
                 raise ValueError(
                     f"method {name!r} chooses inside the language model, not before it: leave it out"
                 )

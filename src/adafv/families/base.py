@@ -73,7 +73,7 @@ class Layout:
         return (self.patches[:, 0] >= 0).nonzero()[:, 0]
 
     @property
-    def fixed(self) -> Tensor:
+    def structural_indices(self) -> Tensor:
         """(n - N,) the others."""
         return (self.patches[:, 0] < 0).nonzero()[:, 0]
 
