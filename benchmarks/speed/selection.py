@@ -34,7 +34,7 @@ from adafv.cli.options import names_in, print_table, quiet
 from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
-from adafv.evaluation.report import as_csv
+from adafv.utils.records import as_csv
 from adafv.methods import from_spec
 from adafv.models.load import device_of, dtype_of
 from adafv.speed import baselines as peers

@@ -382,4 +382,4 @@ def _by_name(records: Iterable[Record], field: str) -> dict[tuple[str, float], A
 
 
 def _median(trials: Sequence[Record], stage: str) -> float:
-    return median(trial["stages"][stage] for trial in trials)
+    return float(median(trial["stages"][stage] for trial in trials))
