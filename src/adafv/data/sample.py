@@ -17,7 +17,7 @@ Box = tuple[int, int, int, int]
 class Thing:
     """One drawn thing; `text` is what a card bears."""
 
-    name: str
+    name: str  # of an icon, or "card"
     color: str
     box: Box
     text: str | None = None
@@ -46,7 +46,7 @@ class Sample:
     `things` is empty where nobody knows them (easy-vqa).
     """
 
-    id: str
+    id: str  # unique within a suite
     image: Image.Image
     questions: tuple[Question, ...]
     things: tuple[Thing, ...]
@@ -54,4 +54,5 @@ class Sample:
 
 def same_answer(answer: str, truth: str) -> bool:
     """Tell if two answers are the same, but for case and the space around them."""
+    # a model may begin with a capital, or end in a space
     return answer.strip().casefold() == truth.strip().casefold()

@@ -68,6 +68,7 @@ def _complaint(
     error: Exception,
 ) -> str:
     """Say what is wrong with the arguments of a call that has failed; empty: nothing that shows."""
+    # too few, too many or misnamed arguments: Python's own message says it
     try:
         arguments = inspect.signature(call).bind(*args, **kwargs).arguments
     except TypeError:
@@ -129,6 +130,7 @@ def _fits(value: Any, hint: Any) -> bool:
     inner = get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in inner)
+    # one of several values, not of a type
     if origin is Literal:
         return value in inner
     if hint is None or hint is NoneType:
@@ -188,5 +190,6 @@ def _wanted(hint: Any) -> str:
 
 
 def _shown(value: Any) -> str:
+    # a tensor's repr has many lines
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

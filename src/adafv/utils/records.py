@@ -26,6 +26,7 @@ def row_of(entry: Any, digits: int = 6) -> dict[str, Any]:
         entry: an instance; the order of its fields is that of the columns.
         digits: after the point.
     """
+    # digits beyond these are noise, and make files differ from run to run
     row: dict[str, Any] = {}
     for name, value in asdict(entry).items():
         row[name] = round(value, digits) if isinstance(value, float) else value
@@ -87,6 +88,7 @@ class RunLog(Lines):
         """Compare the settings with those of an earlier run, or write them down for later ones."""
         beside = self.path.with_name("settings.json")
         if not beside.exists():
+            # lines of unknown origin must not mix with new ones
             if self.path.stat().st_size:
                 raise ValueError(
                     f"{self.path} has records but no settings.json beside it: pass another --out"
