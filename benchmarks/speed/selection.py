@@ -34,7 +34,6 @@ from adafv.cli.options import names_in, print_table, quiet
 from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
-from adafv.utils.records import as_csv
 from adafv.methods import from_spec
 from adafv.models.load import device_of, dtype_of
 from adafv.speed import baselines as peers
@@ -42,6 +41,7 @@ from adafv.speed.roofline import wait
 from adafv.speed.run import Measurement, plan
 from adafv.speed.stages import peak_bytes
 from adafv.utils.files import atomic, writable_folder, write_text
+from adafv.utils.records import as_csv
 
 KEEP, WORDS, COLUMNS = 0.05, 64, 40
 COUNTS = (1000, 2000, 2880, 5000, 10_000, 20_000, 50_000, 100_000)

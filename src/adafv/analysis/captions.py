@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from adafv.analysis.tables import MEAN, Rows, distinct, where
+from adafv.analysis.tables import MEAN
 from adafv.utils.checks import checked
+from adafv.utils.records import Rows, distinct, where
 
 __all__ = ["auc_caption", "first_hit_caption", "score_caption", "similarity_caption"]
 

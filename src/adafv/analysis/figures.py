@@ -19,8 +19,9 @@ from adafv.analysis.measure import (
     TOWER,
     TRUTH,
 )
-from adafv.analysis.tables import MEAN, Rows, distinct, where
+from adafv.analysis.tables import MEAN
 from adafv.utils.checks import checked
+from adafv.utils.records import Rows, distinct, where
 from adafv.viz.figure import FAINT, GREY, INK, PAPER
 from adafv.viz.figure import RELEVANCE as ORANGE
 from adafv.viz.figure import SALIENCY as BLUE

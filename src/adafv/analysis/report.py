@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 
 from adafv.analysis import captions, figures, tables
 from adafv.analysis.measure import Findings
-from adafv.analysis.tables import Rows
 from adafv.utils.checks import checked
 from adafv.utils.files import atomic, write_text
-from adafv.utils.records import as_csv, write_json
+from adafv.utils.records import Rows, as_csv, write_json
 from adafv.viz.fonts import covering
 
 __all__ = ["INTERVAL", "NO_SCORES", "Drawing", "drawings_of", "notes_of", "write"]

@@ -13,7 +13,7 @@ from adafv.analysis.measure import CHANCE, CONTENT, DISTINCT, MUTUAL, Finding
 from adafv.analysis.statistics import BINS, histogram
 from adafv.evaluation.report import read
 from adafv.utils.checks import checked
-from adafv.utils.records import row_of
+from adafv.utils.records import Rows, row_of, where
 from adafv.utils.stats import bootstrap
 
 __all__ = [
@@ -23,15 +23,11 @@ __all__ = [
     "SignalRow",
     "SimilarityRow",
     "auc_rows",
-    "distinct",
     "first_hit_rows",
     "read_results",
     "score_rows",
     "similarity_rows",
-    "where",
 ]
-
-Rows = list[dict[str, Any]]
 
 MEAN = "mean of suites"
 REDUCTIONS = (0.75, 0.9, 0.95)
@@ -115,20 +111,6 @@ class FirstHitRow:
     visual_tokens: float
     related_tokens: float
     scanned: float
-
-
-def where(rows: Rows, **values: Any) -> Rows:
-    """Return the rows that have these values, by column."""
-    found = []
-    for row in rows:
-        if all(row[name] == value for name, value in values.items()):
-            found.append(row)
-    return found
-
-
-def distinct(rows: Rows, column: str) -> list[Any]:
-    """Return the values of a column, in the order in which they first come."""
-    return list(dict.fromkeys(row[column] for row in rows))
 
 
 def read_results(path: str | Path) -> Rows:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from adafv.utils.checks import checked
+from adafv.utils.records import distinct, where
 
 __all__ = ["COLOURS", "FAINT", "INK", "MARKERS", "budget_axis", "draw"]
 
@@ -29,8 +30,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     intervals. Of many methods only ours, the plain baselines and the best of the others at the
     smallest budget have a colour; the rest is grey.
     """
-    rows = [row for row in rows if row["question_type"] == "all"]
-    suites = list(dict.fromkeys(row["suite"] for row in rows))
+    rows = where(rows, question_type="all")
+    suites = distinct(rows, "suite")
     names = _colored(rows)
 
     # a panel for each suite, all with the same scale
@@ -40,7 +41,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     panels = figure.subplots(1, len(suites), sharey=True, squeeze=False)[0]
     for axes, suite in zip(panels, suites, strict=True):
         # a method has the same colour in every panel
-        _panel(axes, [row for row in rows if row["suite"] == suite], names)
+        _panel(axes, where(rows, suite=suite), names)
         axes.set_title(suite, loc="left", fontsize=12, fontweight="bold", color=INK)
     panels[0].set_ylabel("accuracy, % of the dense model", color=INK)
     figure.supxlabel("visual tokens kept", fontsize=10, color=INK)
@@ -94,7 +95,7 @@ def _colored(rows: list[dict[str, Any]]) -> list[str]:
 
 def _panel(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None:
     """Draw one suite: bands of dense and blind, grey lines, then those in colours."""
-    dense = next(row for row in rows if row["method"] == "none")
+    dense = where(rows, method="none")[0]
     scale = 100 / dense["accuracy"] if dense["accuracy"] else 0.0
     for row in rows:
         if row["method"] in _LINES:

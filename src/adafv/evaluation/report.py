@@ -19,7 +19,7 @@ from adafv import __version__
 from adafv.evaluation.paired import SIGNIFICANT
 from adafv.utils.checks import checked
 from adafv.utils.files import atomic, write_text
-from adafv.utils.records import as_csv, columns_of, row_of, write_json
+from adafv.utils.records import as_csv, columns_of, distinct, row_of, where, write_json
 from adafv.utils.stats import wilson
 
 if TYPE_CHECKING:
@@ -226,8 +226,8 @@ def table(
     Each comes with its interval, and its share of the dense model's. Of `pairs`, those of the
     method `against` mark what is better (▲) or worse (▼) than it beyond luck.
     """
-    rows = [row for row in rows if row["question_type"] == "all"]
-    suites = list(dict.fromkeys(row["suite"] for row in rows))
+    rows = where(rows, question_type="all")
+    suites = distinct(rows, "suite")
     marks = _marks(pairs, against)
 
     # a line for each configuration, the largest budget first

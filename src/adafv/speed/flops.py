@@ -194,7 +194,7 @@ def prefill(
     head = _head(config)
 
     # layers that read fewer tokens do less; the head reads the last one alone
-    flops = 0.0
+    flops: float = 0
     for length in lengths:
         pairs = length * (length + 1) / 2 if causal else length * length
         flops += stack.flops(length, pairs)

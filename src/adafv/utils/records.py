@@ -11,7 +11,19 @@ from typing import Any
 from adafv.utils.checks import checked
 from adafv.utils.files import Lines, differences, writable_folder, write_text
 
-__all__ = ["RunLog", "as_csv", "columns_of", "row_of", "write_json"]
+__all__ = [
+    "Rows",
+    "RunLog",
+    "as_csv",
+    "columns_of",
+    "distinct",
+    "row_of",
+    "where",
+    "write_json",
+]
+
+Rows = list[dict[str, Any]]
+"""Of a table of results."""
 
 
 def columns_of(kind: type) -> tuple[str, ...]:
@@ -31,6 +43,20 @@ def row_of(entry: Any, digits: int = 6) -> dict[str, Any]:
     for name, value in asdict(entry).items():
         row[name] = round(value, digits) if isinstance(value, float) else value
     return row
+
+
+def where(rows: Rows, **values: Any) -> Rows:
+    """Return the rows that have these values, by column."""
+    found = []
+    for row in rows:
+        if all(row[name] == value for name, value in values.items()):
+            found.append(row)
+    return found
+
+
+def distinct(rows: Rows, column: str) -> list[Any]:
+    """Return the values of a column, in the order in which they first come."""
+    return list(dict.fromkeys(row[column] for row in rows))
 
 
 @checked
