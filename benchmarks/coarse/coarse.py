@@ -44,6 +44,7 @@ class Coarse(Pruner):
     tiles: int
     chance: bool = False
 
+    # what the base methods need
     name = "coarse"
     signals = frozenset({SALIENCY})
     needs_text = True

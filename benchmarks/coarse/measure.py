@@ -230,6 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, and write the results and README.md."""
     options = parse(arguments)
     start = datetime.now(UTC)
+    # it answers, whichever clock counts
     model, processor = load(dtype=options.dtype)
     shape = SHAPES[SHAPE]
 
@@ -238,6 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
         Clock.of("embedded", model.config, processor, ASKED),
         Clock.of(SHAPE, shape.config(), shape.processor(), QUESTION),
     )
+    # everything on the first images, the closest call on others
     first = comparison(clocks, list(BASES), range(1, TILES), limit=options.limit)
     again = comparison(clocks, *CLOSEST, limit=options.again, seed=2, dense=False)
     rows: list[dict[str, Any]] = []

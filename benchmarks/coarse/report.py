@@ -61,29 +61,43 @@ def readme(meta: Row, rows: Group, pairs: Group, keep: float) -> str:
 
     {meta["command"]}
 
-At {keep:.0%} kept the vision tower is {meta["tower_share"][own]:.0%} of the embedded model's time to the first token,
-and {meta["tower_share"][large]:.0%} of `{large}`'s, counted in FLOPs of tower and prefill (`adafv.speed.flops`). Models
-that read a thumbnail and tiles could encode the thumbnail first, score its tokens as ever, and encode only the tiles
-with the largest geometric mean of the masses of both lists: the mixture's own rule, with nothing to tune. The tower
-sees each crop on its own, so a tile that is not encoded is simulated exactly by one of which neither scores nor mixture
-see a token. What two calls of the tower in turn cost beyond their FLOPs is not counted, in favour of coarse-to-fine.
+At {keep:.0%} kept the vision tower is {meta["tower_share"][own]:.0%} of the embedded model's \
+time to the first token,
+and {meta["tower_share"][large]:.0%} of `{large}`'s, counted in FLOPs of tower and prefill \
+(`adafv.speed.flops`). Models
+that read a thumbnail and tiles could encode the thumbnail first, score its tokens as ever, and \
+encode only the tiles
+with the largest geometric mean of the masses of both lists: the mixture's own rule, with nothing \
+to tune. The tower
+sees each crop on its own, so a tile that is not encoded is simulated exactly by one of which \
+neither scores nor mixture
+see a token. What two calls of the tower in turn cost beyond their FLOPs is not counted, in \
+favour of coarse-to-fine.
 
-The embedded model answers, in {meta["dtype"]}, {first[0]["n"]} questions of each suite of the {meta["split"]} split. On
+The embedded model answers, in {meta["dtype"]}, {first[0]["n"]} questions of each suite of the \
+{meta["split"]} split. On
 `{large}`'s clock it keeps the shares of its tokens that the larger model would keep of its own.
 
-**It was measured and left out.** A comparison counts as won where coarse-to-fine is no less accurate than plain pruning
+**It was measured and left out.** A comparison counts as won where coarse-to-fine is no less \
+accurate than plain pruning
 at equal time on any suite, and more accurate beyond luck on one: {_won(equal, clocks)}.
-With few tiles `scenes-small` pays: what it asks about is too small for the thumbnail, which often misses its tile.
-{closest["tiles"]} of {TILES} tiles with `{closest["rival"]}` were the closest call. Asked again about other images,
+With few tiles `scenes-small` pays: what it asks about is too small for the thumbnail, which \
+often misses its tile.
+{closest["tiles"]} of {TILES} tiles with `{closest["rival"]}` were the closest call. Asked again \
+about other images,
 {again[0]["n"]} questions of each suite, it won {_won(more, clocks)}.
-That is no clear lead for a saving of {saved:.0%} of `{large}`'s FLOPs, which a second call of the tower eats into. The
+That is no clear lead for a saving of {saved:.0%} of `{large}`'s FLOPs, which a second call of \
+the tower eats into. The
 embedded model's own clock, where nearly all is tower, is not that of a model one would serve.
 
 ## At equal time
 
-Points that coarse-to-fine is ahead of plain pruning, with 95 % intervals over images; bold where p < {SIGNIFICANT},
-not corrected for the number of comparisons. Either plain pruning keeps {keep:.0%} and coarse-to-fine reads more tokens
-for the tiles that it saves, or coarse-to-fine keeps {keep:.0%} and plain pruning reads fewer. The latter isn't possible
+Points that coarse-to-fine is ahead of plain pruning, with 95 % intervals over images; bold where \
+p < {SIGNIFICANT},
+not corrected for the number of comparisons. Either plain pruning keeps {keep:.0%} and \
+coarse-to-fine reads more tokens
+for the tiles that it saves, or coarse-to-fine keeps {keep:.0%} and plain pruning reads fewer. \
+The latter isn't possible
 on the embedded model's own clock: there a tile takes longer than plain pruning's whole prefill.
 
 {equal_table}
@@ -94,7 +108,8 @@ The closest call, on other images, {again[0]["n"]} questions of each suite:
 
 ## At an equal number of tokens
 
-Points that coarse-to-fine is ahead of plain pruning (which takes longer), of the thumbnail alone, and of tiles drawn by
+Points that coarse-to-fine is ahead of plain pruning (which takes longer), of the thumbnail \
+alone, and of tiles drawn by
 chance (which take as long), all at {keep:.0%}.
 
 {others_table}
@@ -104,7 +119,7 @@ chance (which take as long), all at {keep:.0%}.
 Time is of tower and prefill, against plain pruning to {keep:.0%}.
 
 {_accuracies(first, suites, clocks, keep)}
-"""  # noqa: E501
+"""
 
 
 def _won(groups: Sequence[Group], clocks: Sequence[str]) -> str:
@@ -157,6 +172,7 @@ def _at_equal_tokens(row: Row) -> tuple[str, ...]:
 def _table(
     head: Sequence[str], suites: Sequence[str], lines: Iterable[tuple[tuple[str, ...], Group]]
 ) -> str:
+    # a line for each comparison, a column for each suite
     body = []
     for label, group in lines:
         body.append([*label, *map(_points, group)])

@@ -51,6 +51,7 @@ class Client:
         self.shape = shape
         self.answer = answer
         self.method = method
+        # as `vllm bench serve` makes it
         self.parser = FlexibleArgumentParser()
         add_cli_args(self.parser)
 
@@ -81,9 +82,11 @@ class Client:
             "request-rate": "inf",
             "ready-check-timeout-sec": 0,
         }
+        # stock vLLM takes no such options
         if trial.engine != "stock":
             chosen = {"adafv_keep": trial.keep, "adafv_method": self.method}
             options["extra-body"] = json.dumps({"mm_processor_kwargs": chosen})
+        # every answer has the same length, and every request is kept for the percentiles
         flags = [
             "custom-ensure-client-side-data",
             "disable-shuffle",

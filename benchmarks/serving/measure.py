@@ -71,6 +71,7 @@ def measure(options: argparse.Namespace, log: Log, todo: list[list[Trial]]) -> N
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         folder = Path(temporary)
         model = shape.save(folder / "model")
+        # the longest prompt, its answer, and the chat template
         context = shape.visual_tokens(DENSE) + WORDS + options.answer + 64
         servers = {}
         for engine in ("stock", "adafv"):
@@ -87,8 +88,10 @@ def measure(options: argparse.Namespace, log: Log, todo: list[list[Trial]]) -> N
             if options.device != "cpu":
                 servers[engine].wait()
         client = Client(folder, model, shape, options.answer, options.method)
+        # on a CPU they start side by side
         with ThreadPoolExecutor() as both:
             list(both.map(Server.wait, servers.values()))
+        # how many blocks they have
         for engine, server in servers.items():
             log.append([{"engine": engine, **server.cache()}])
 
@@ -165,6 +168,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     options = parser.parse_args(arguments)
+    # a check of the script, not a measurement
     if options.quick:
         vars(options).update(QUICK)
     return options
@@ -172,6 +176,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return what all lines of a folder have in common."""
+    # here, so that --help needs none of them
     import torch
     import transformers
     import vllm
@@ -218,6 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
         todo = [together for together in plan(options) if not done.issuperset(together)]
         if todo:
             measure(options, log, todo)
+    # all lines, those of earlier runs too
     records = [json.loads(line) for line in log.path.read_text().splitlines()]
     words = ["python", "benchmarks/serving/measure.py", *(arguments or sys.argv[1:])]
     command = " ".join([*chosen, shlex.join(words)])

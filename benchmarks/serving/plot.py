@@ -18,6 +18,7 @@ _INK = "#222222"
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw requests per second and TTFT by concurrency, and requests that the KV cache holds."""
     rows = where(rows, question="new")
+    # a colour for each engine and budget, in the order of the rows
     names = list(dict.fromkeys((row["engine"], row["keep"]) for row in rows))
     figure = Figure(figsize=(12.5, 4.2), dpi=160, layout="constrained", facecolor="white")
     speed, wait, room = figure.subplots(1, 3, width_ratios=(3, 3, 2))
@@ -33,6 +34,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     # time to the first token
     _bars(wait, rows, names, "ttft_p50_ms", ("ttft_p50_ms", "ttft_p95_ms"), scale=1000)
+    # waiting grows with the queue: by orders of magnitude
     wait.set_yscale("log")
     wait.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     wait.yaxis.set_minor_formatter(NullFormatter())
@@ -47,6 +49,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         room.annotate(str(count), (i, count), ha="center", va="bottom")
     room.set_xticks(range(len(last)), labels, fontsize=9)
     _title(room, "requests in the KV cache", "")
+    # one legend for all panels
     handles, labels = speed.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10

@@ -20,11 +20,13 @@ STOCK = ("stock", 1.0)
 GPU = """
 ## On a GPU
 
-    python benchmarks/serving/measure.py --device cuda --shape llava-next-7b --repeats 2 --out out/serving
+    python benchmarks/serving/measure.py --device cuda --shape llava-next-7b --repeats 2 --out \
+out/serving
 
-The same on LLaVA-NeXT-7B's shape, with 2,928 visual tokens for an image. Both servers share the GPU, so it needs 48 GB
+The same on LLaVA-NeXT-7B's shape, with 2,928 visual tokens for an image. Both servers share the \
+GPU, so it needs 48 GB
 or more (`--gpu-memory-utilization` is each one's share). This has not been run.
-"""  # noqa: E501
+"""
 
 Record = dict[str, Any]
 Name = tuple[str, float]
@@ -247,29 +249,39 @@ def _readme(shape: Shape, meta: dict[str, Any], rows: list[dict[str, Any]], tabl
 
     {meta["command"]}
 
-vLLM's own benchmark client (`vllm bench serve`) on loopback, in turn against two servers: stock (`VLLM_PLUGINS=''`)
-and with adafv's plugin, method `{meta["method"]}`. The model is `{meta["shape"]}`: {size} B random weights in bfloat16,
-{shape.patches} visual tokens for an image, {share} % of a dense request's FLOPs in the vision tower.
+vLLM's own benchmark client (`vllm bench serve`) on loopback, in turn against two servers: stock \
+(`VLLM_PLUGINS=''`)
+and with adafv's plugin, method `{meta["method"]}`. The model is `{meta["shape"]}`: {size} B \
+random weights in bfloat16,
+{shape.patches} visual tokens for an image, {share} % of a dense request's FLOPs in the vision \
+tower.
 vLLM {versions["vllm"]}, PyTorch {versions["torch"]}, {where}.
 
-Every request has an image and a question of its own and gets {answer} tokens of answer. As many as "at once" says
-are under way all the time. Each of the {repeats} repetitions visits all rows, in an order that turns. Requests and
-tokens per second are medians over repetitions, percentiles of TTFT are over all requests; × is against stock vLLM in
-the same repetition, with the lowest and the highest. Ideal is the ratio of FLOPs: tower, prefill and decode.
+Every request has an image and a question of its own and gets {answer} tokens of answer. As many \
+as "at once" says
+are under way all the time. Each of the {repeats} repetitions visits all rows, in an order that \
+turns. Requests and
+tokens per second are medians over repetitions, percentiles of TTFT are over all requests; × is \
+against stock vLLM in
+the same repetition, with the lowest and the highest. Ideal is the ratio of FLOPs: tower, prefill \
+and decode.
 
 ![Requests per second, TTFT and KV blocks](serving.png)
 
 {tables}
 ## How far to trust this
 
-- Stock and adafv at 100 % do the same work. Their ratio was {low:.2f} to {high:.2f}: noise, and what the plugin costs.
-- The client, the HTTP servers and the engines share the machine. Other programs kept {usual} cores busy (median;
+- Stock and adafv at 100 % do the same work. Their ratio was {low:.2f} to {high:.2f}: noise, and \
+what the plugin costs.
+- The client, the HTTP servers and the engines share the machine. Other programs kept {usual} \
+cores busy (median;
   {most} at most).
-- Ideal counts arithmetic. A token of the answer costs a pass over all weights, however short its prompt, and few
+- Ideal counts arithmetic. A token of the answer costs a pass over all weights, however short its \
+prompt, and few
   requests at once share it: at one at a time the ideal is out of reach.
 - Tokens of new questions found in the prefix cache: {hits}; preempted requests: {preempted}.
 - Weights are random and say nothing about answers: those are in [accuracy](../accuracy).
-{GPU if on_cpu else ""}"""  # noqa: E501
+{GPU if on_cpu else ""}"""
 
 
 def _tables(rows: list[dict[str, Any]], caches: dict[str, Record]) -> str:

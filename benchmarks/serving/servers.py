@@ -93,6 +93,7 @@ class Server:
 
     def wait(self) -> None:
         """Wait until it answers."""
+        # compiling takes minutes on a slow machine
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -139,6 +140,7 @@ class Server:
             _quietly(process.terminate)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(30)
+        # then whatever is left
         for process in family:
             _quietly(process.kill)
         self.process.wait()
@@ -177,6 +179,7 @@ class Watch:
     ) -> None:
         self._done.set()
         self._thread.join()
+        # what failed has nothing to tell
         if error:
             return
 
@@ -195,6 +198,7 @@ class Watch:
 
     def _look(self) -> None:
         while not self._done.wait(0.2):
+            # a busy server may not answer in time: look again
             try:
                 now = self.server.metrics()
             except OSError:

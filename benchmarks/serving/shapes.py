@@ -92,6 +92,7 @@ class Shape:
 
     def save(self, folder: Path) -> Path:
         """Write all that vLLM reads of a model but its weights."""
+        # vLLM draws the weights itself
         config, processor = self._configured()
         config.save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -124,6 +125,7 @@ class Shape:
         return self._next() if self.tiles else self._llava()
 
     def _llava(self) -> tuple[Any, Any]:
+        # one square crop
         side = self.tower["image_size"]
         images = CLIPImageProcessorPil(
             size={"shortest_edge": side}, crop_size={"height": side, "width": side}
@@ -131,6 +133,7 @@ class Shape:
         return LlavaConfig(**self._parts()), LlavaProcessor(images, **self._processing())
 
     def _next(self) -> tuple[Any, Any]:
+        # a thumbnail and tiles
         side = self.tower["image_size"]
         grids = [[side * rows, side * columns] for rows, columns in PINPOINTS]
         images = LlavaNextImageProcessorPil(

@@ -27,6 +27,7 @@ def centers(processor: Any, size: tuple[int, int], coordinates: Tensor) -> NDArr
     """
     # the part of the image that the processor shows the tower
     left, top, right, bottom = view(processor, size, coordinates)
+    # in the order of the tokens, whatever their grid
     centers = np.empty((len(coordinates), 2))
     # thumbnail and tiles have grids of their own over the same part
     for scale in scales(coordinates):

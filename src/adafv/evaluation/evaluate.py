@@ -53,12 +53,14 @@ class Evaluation:
     max_new_tokens: int = 16
 
     def __post_init__(self) -> None:
+        # numbers of nothing
         for name in ("limit", "batch_size", "max_new_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} is too few: pass 1 or more")
         # seeds of drawn suites count up from here
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} is negative: pass 0 or more")
+        # nothing to measure
         for name in ("methods", "keeps", "suites"):
             if not getattr(self, name):
                 raise ValueError(

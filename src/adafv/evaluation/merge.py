@@ -97,6 +97,7 @@ def merged(
     found: Mapping[str, Any] | None, rows: list[dict[str, Any]], pairs: list[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return rows and pairs of a run with those of earlier ones that it has not measured again."""
+    # the first run in a folder
     if found is None:
         return rows, pairs
     return _over(found["rows"], rows, ROW), _over(found["pairs"], pairs, PAIR)

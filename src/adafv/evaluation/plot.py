@@ -118,6 +118,7 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None:
             label = "_"
 
     for i, name in enumerate(names):
+        # ours are broader, and in front
         ours = name in _OURS
         x, y = _sorted(lines.get(name, [(1.0, dense["accuracy"] * scale)]))
         axes.plot(
@@ -145,6 +146,7 @@ def _band(axes: Axes, row: dict[str, Any], scale: float) -> None:
     dense = row["method"] == "none"
     label = "dense" if dense else "blind"
     height = row["accuracy"] * scale
+    # the band first, so that the line is over it
     axes.axhspan(
         row["ci_low"] * scale,
         row["ci_high"] * scale,

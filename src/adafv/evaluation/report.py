@@ -254,6 +254,7 @@ def table(
             result.add_section()
         budget = keep
 
+        # tokens: the mean over suites, whose images differ in size
         own = lines[keep, name]
         tokens = _mean(list(own.values()), "kept_tokens")
         line = [f"{keep:.4g}", f"{tokens:.0f}", "dense" if name == "none" else name]
@@ -276,6 +277,7 @@ def _marks(pairs: Iterable[dict[str, Any]], against: str) -> dict[tuple[float, s
 
 def _texts(row: dict[str, Any] | None, mark: str) -> list[str]:
     """Return accuracy, its interval, and its share of the dense model's."""
+    # a suite that the method was not measured on
     if row is None:
         return ["–", "", ""]
     share = "–" if row["retention"] is None else f"{100 * row['retention']:.0f} %"

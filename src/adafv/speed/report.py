@@ -139,6 +139,7 @@ class _Batch:
         config: PreTrainedConfig,
         size: int,
     ) -> None:
+        # what all rows share
         self.batch = batch
         self.roofline = roofline
         self.config = config
@@ -322,6 +323,7 @@ def noise_of(records: Iterable[Record]) -> dict[str, list[float]]:
         if len(pair) == 2:
             ratios[batch].append(pair[DENSE] / pair[DENSE_REPEAT])
 
+    # keys of JSON are text
     noise = {}
     for batch, found in ratios.items():
         low = round(min(found), 4)
@@ -370,6 +372,7 @@ def write(out: str | Path, meta: dict[str, Any], rows: list[dict[str, Any]]) -> 
         ValueError: the folder cannot be written.
     """
     out = Path(out)
+    # the rows first: an image that fails to draw takes nothing with it
     write_json(out / "results.json", {"meta": meta, "rows": rows})
     write_text(out / "results.csv", as_csv(COLUMNS, rows))
     with atomic(out / "speed.png") as temporary:

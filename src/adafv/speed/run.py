@@ -178,6 +178,7 @@ class Measurement:
 
     def settings(self, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         """Return what all lines of a folder have in common."""
+        # neither methods nor budgets: a folder may collect them run by run
         return {
             "shape": self.shape,
             "layers": self.layers,
@@ -335,6 +336,7 @@ def _pruner(name: str, keep: float) -> Pruner:
 
 def _lengths(longest: int) -> list[int]:
     """Return 1, powers of two, and the longest."""
+    # at 1 nothing but launching kernels takes time
     lengths = [1]
     length = SHORTEST
     while length < longest:
@@ -347,6 +349,7 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
     """Return what a call returns, and the milliseconds that it takes, median."""
     times = []
     for _ in range(TRIES):
+        # on the host alone, so that no device need be waited for
         start = time.perf_counter()
         result = call()
         times.append(1000 * (time.perf_counter() - start))

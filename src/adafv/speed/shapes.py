@@ -98,6 +98,7 @@ class Shape:
                 f"layers={layers} of a language model of {depth}: "
                 f"pass 1 to {depth}, or leave it out"
             )
+        # ids are those of the tokenizer below
         text = {
             **self.text,
             "num_hidden_layers": layers or depth,
@@ -177,6 +178,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 @checked
 def image(side: int, seed: int) -> Image.Image:
     """Return a square image of noise."""
+    # what an image shows doesn't change how long it takes
     noise = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     return Image.fromarray(noise)
 

@@ -180,6 +180,7 @@ def _encoded(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any
 def read_text(model: PreTrainedModel, batch: int, length: int) -> float:
     """Return the milliseconds to the first token of prompts of text alone, of some length."""
     bos = int(model.config.get_text_config().bos_token_id)
+    # which tokens they are doesn't change how long they take
     ids = torch.full((batch, length), bos, device=model.device)  # (B, L)
     clock = Clock(model.device)
     model(input_ids=ids, use_cache=True, logits_to_keep=1).logits.argmax(-1)
@@ -191,6 +192,7 @@ def read_text(model: PreTrainedModel, batch: int, length: int) -> float:
 def capture_ms(model: PreTrainedModel, inputs: Mapping[str, Any], pruner: Pruner) -> float:
     """Return the milliseconds of encoding that go into what is read off the vision tower."""
     cuda = model.device.type == "cuda"
+    # the label is set on the host, and covers the kernels that it launches
     activities = [ProfilerActivity.CPU]
     if cuda:
         activities.append(ProfilerActivity.CUDA)
