@@ -1,10 +1,9 @@
 """Coarse-to-fine: the thumbnail's tokens decide which tiles are encoded at all.
 
-Simulated; and what it saves.
+It is simulated; a clock counts the time it would save.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,58 +44,61 @@ class Coarse(Pruner):
     tiles: int
     chance: bool = False
 
+    # what the base methods need
     name = "coarse"
     signals = frozenset({SALIENCY})
     needs_text = True
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+        """Keep what the method keeps of the tokens that are encoded."""
         return self.fine.select(only(tokens, self.encoded(tokens)), budget)
 
     def encoded(self, tokens: VisualTokens) -> Tensor:
-        """(I, N), true for the tokens of the thumbnail and of the tiles that are encoded."""
-        crop = pad_sequence(
-            [coordinates[:, 0] for coordinates in tokens.coordinates],
-            batch_first=True,
-            padding_value=-1,
-        )
-        seen = crop == 0
+        """Return (I, N), true for tokens of the thumbnail and of the tiles that are encoded."""
+        # crop 0 is the thumbnail, 1 … T are the tiles
+        crops = [coordinates[:, 0] for coordinates in tokens.coordinates]
+        crop = pad_sequence(crops, batch_first=True, padding_value=-1)  # (I, N)
+
+        # the thumbnail alone is scored
+        seen = crop == 0  # (I, N)
         relevance, saliency = self.fine.attentions(only(tokens, seen))
         for i, coordinates in enumerate(tokens.coordinates):
             if self.chance:
-                chosen = (
-                    torch.randperm(TILES, generator=torch.Generator().manual_seed(tokens.seeds[i]))
-                    + 1
-                )
+                generator = torch.Generator().manual_seed(tokens.seeds[i])
+                chosen = torch.randperm(TILES, generator=generator) + 1
             else:
-                chosen = best_tiles(
-                    tile_of(coordinates), relevance[i, seen[i]], saliency[i, seen[i]]
-                )
+                own = seen[i]
+                chosen = best_tiles(tile_of(coordinates), relevance[i, own], saliency[i, own])
             seen[i] |= torch.isin(crop[i], chosen[: self.tiles])
         return seen
 
 
 def only(tokens: VisualTokens, seen: Tensor) -> VisualTokens:
-    """The tokens as a method finds them if nothing but `seen` (I, N) is encoded."""
+    """Return the tokens as a method finds them if nothing but `seen` (I, N) is encoded."""
+    signals = {}
+    for signal, values in tokens.signals.items():
+        signals[signal] = values.masked_fill(~seen, 0)
     return replace(
         tokens,
         mask=tokens.mask & seen,
-        features=tokens.features.masked_fill(~seen[..., None], 0),
-        signals={signal: values.masked_fill(~seen, 0) for signal, values in tokens.signals.items()},
+        features=tokens.features.masked_fill(~seen[..., None], 0),  # (I, N, D)
+        signals=signals,
     )
 
 
 def best_tiles(tile: Tensor, relevance: Tensor, saliency: Tensor) -> Tensor:
-    """The tiles 1 … T in descending order of the geometric mean of the masses that both lists have
-    under them.
+    """Return the tiles 1 … T, those with the largest masses of both lists first.
 
-    That is what the mixture makes largest when it splits a budget, and like it needs neither a
-    weight nor a scale.
+    They are ordered by the geometric mean of the two masses. That is what the mixture makes largest
+    when it splits a budget, and like it needs neither a weight nor a scale.
 
     Args:
         tile: (n,) the tile that shows the middle of each of the thumbnail's tokens.
         relevance, saliency: (n,) their a_t and a_v.
     """
-    text, vision = (tile.bincount(weights=list_.double())[1:] for list_ in (relevance, saliency))
+    # tile 0 would be the thumbnail; the order of products is that of geometric means
+    text = tile.bincount(weights=relevance.double())[1:]  # (T,)
+    vision = tile.bincount(weights=saliency.double())[1:]  # (T,)
     return (text * vision).argsort(descending=True, stable=True) + 1
 
 
@@ -105,45 +107,56 @@ class Clock:
     """Time to the first token, as the FLOPs of tower and prefill of a shape.
 
     Attributes:
+        name: of the shape.
         config: of a model of square crops.
-        words: tokens of the prompt that are not visual.
+        words: text tokens of the prompt.
     """
 
     name: str
     config: PreTrainedConfig
-    words: int
+    words: int  # M
 
     @classmethod
     def of(
         cls, name: str, config: PreTrainedConfig, processor: ProcessorMixin, question: str
     ) -> "Clock":
-        return cls(name, config, build_text(processor, [question], "cpu")["input_ids"].shape[1])
+        """Return the clock of a model that is asked a question."""
+        prompt = build_text(processor, [question], "cpu")["input_ids"]  # (1, M)
+        return cls(name, config, prompt.shape[1])
 
     @property
     def side(self) -> int:
         """Patches along a crop."""
-        return self.config.vision_config.image_size // self.config.vision_config.patch_size
+        tower = self.config.vision_config
+        return tower.image_size // tower.patch_size
 
     def tokens(self, tiles: int) -> int:
-        """Visual tokens of the thumbnail and so many tiles."""
+        """Return the visual tokens of the thumbnail and so many tiles."""
         return (1 + tiles) * self.side**2
 
     def vision(self, tiles: int) -> float:
-        """FLOPs of the tower."""
-        return flops.vision(self.config, [(self.side, self.side)] * (1 + tiles)).flops
+        """Return the FLOPs of the tower."""
+        crop = (self.side, self.side)
+        return flops.vision(self.config, [crop] * (1 + tiles)).flops
 
     def flops(self, tiles: int, keep: float) -> float:
-        """FLOPs of the tower, and of the prefill of that share of all the image's tokens."""
-        lengths: Sequence[int] = [self.words + round(keep * self.tokens(TILES))] * flops.text_stack(
-            self.config
-        ).layers
-        return self.vision(tiles) + flops.prefill(self.config, lengths).flops
+        """Return the FLOPs of tower and prefill, which reads a share of all the image's tokens."""
+        length = self.words + round(keep * self.tokens(TILES))
+        layers = flops.text_stack(self.config).layers
+        return self.vision(tiles) + flops.prefill(self.config, [length] * layers).flops
 
     def affords(self, budget: float, tiles: int) -> float:
-        """The largest share of all tokens that can be read in `budget` FLOPs if so many tiles are
-        encoded, at most all of theirs; 0 if not even one token can.
+        """Return the largest share of all tokens that can be read in `budget` FLOPs.
+
+        Args:
+            budget: of tower and prefill.
+            tiles: how many are encoded; of no others can tokens be read.
+
+        Returns:
+            0 if not even one token can.
         """
-        counts, whole = range(1, self.tokens(tiles) + 1), self.tokens(TILES)
-        return (
-            bisect_right(counts, budget, key=lambda count: self.flops(tiles, count / whole)) / whole
-        )
+        every = self.tokens(TILES)
+        counts = range(1, self.tokens(tiles) + 1)
+        # FLOPs grow with the count
+        affordable = bisect_right(counts, budget, key=lambda n: self.flops(tiles, n / every))
+        return affordable / every

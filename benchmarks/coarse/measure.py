@@ -2,15 +2,14 @@
 
     python benchmarks/coarse/measure.py --out benchmarks/coarse
 
-Takes up an interrupted run where it stopped.
+Resumes an interrupted run.
 """
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,24 +26,14 @@ from adafv.methods import AdaFV, AdaFVPlus
 from adafv.models.load import load
 from adafv.speed.shapes import QUESTION, SHAPES
 from adafv.utils.files import write_text
+from adafv.utils.records import as_csv, columns_of, where, write_json
 
 KEEP = 0.05
 BASES: dict[str, type[AdaFV]] = {cls.name: cls for cls in (AdaFV, AdaFVPlus)}
-SHAPE, ASKED = "llava-next-7b", "what color is the anchor?"
+SHAPE = "llava-next-7b"
+ASKED = "what color is the anchor?"
 CLOSEST = (["adafv+"], [TILES - 1])
-"""What was neither ahead nor behind on the first images, and is asked again on others."""
-COLUMNS = (
-    "method",
-    "tiles",
-    "keep",
-    "kept_tokens",
-    "suite",
-    "n",
-    "accuracy",
-    "ci_low",
-    "ci_high",
-    "retention",
-)
+"""These were neither ahead nor behind on the first images, and are asked again on others."""
 
 Name = tuple[str, float]
 """Method and keep, as records have them."""
@@ -65,6 +54,7 @@ class Comparison(Evaluation):
     def _configured(self, template: Callable[[], Iterable[int]] = tuple) -> list[Configuration]:
         left_out = {BLIND} if self.dense else {BLIND, "none"}
         found = [c for c in super()._configured(template) if c.method not in left_out]
+        # beside plain pruning
         for base in self.methods:
             for tiles, keep, chance in dict.fromkeys(self.coarse):
                 pruner = Coarse(fine=BASES[base](keep=keep), tiles=tiles, chance=chance, keep=keep)
@@ -73,52 +63,77 @@ class Comparison(Evaluation):
 
 
 def named(base: str, tiles: int, chance: bool = False) -> str:
-    """How a configuration is called in the results."""
-    return f"{base}, {f'{tiles} of {TILES} tiles' if tiles else 'thumbnail'}{' by chance' if chance else ''}"
+    """Return what a configuration is called in the results."""
+    shown = f"{tiles} of {TILES} tiles" if tiles else "thumbnail"
+    by_chance = " by chance" if chance else ""
+    return f"{base}, {shown}{by_chance}"
 
 
-def rivals(clock: Clock, whole: int, tiles: Iterable[int]) -> Iterator[tuple[int, float, float]]:
-    """Equal times: tiles, the share that coarse keeps, and the share that plain pruning keeps, 0
-    where none is short.
+def rivals(clock: Clock, every: int, tiles: Iterable[int]) -> Iterator[tuple[int, float, float]]:
+    """Yield what takes equal time: tiles, the share coarse keeps, the share plain pruning keeps.
 
     Either plain keeps `KEEP`, and coarse reads more tokens for the tiles it leaves out; or coarse
-    keeps `KEEP`, and plain reads fewer. Shares are rounded to tokens of the model that answers,
-    which has `whole`.
+    keeps `KEEP`, and plain reads fewer, 0 where it is never as fast.
+
+    Args:
+        clock: by which times are equal.
+        every: tokens of the model that answers; shares are rounded to them.
+        tiles: how many of them coarse encodes.
     """
     for count in tiles:
         more = clock.affords(clock.flops(TILES, KEEP), count)
         fewer = clock.affords(clock.flops(count, KEEP), TILES)
-        yield count, round(more * whole) / whole, KEEP
-        yield count, KEEP, round(fewer * whole) / whole
+        yield count, round(more * every) / every, KEEP
+        yield count, KEEP, round(fewer * every) / every
 
 
 def compare(
     records: Iterable[dict[str, Any]], ours: Name, rival: Name, **about: Any
 ) -> list[dict[str, Any]]:
-    """A row for each suite: how much more accurate `ours` is, with interval and p."""
+    """Return a row for each suite: how much more accurate `ours` is, with interval and p."""
+    # `paired` compares at one budget: give both the same
     roles = {ours: "ours", rival: "rival"}
-    found = ((roles.get((r["method"], r["keep"])), r) for r in records)
-    rows = paired([{**r, "method": role, "keep": 0.0} for role, r in found if role], ["ours"])
+    found = []
+    for record in records:
+        role = roles.get((record["method"], record["keep"]))
+        if role:
+            found.append({**record, "method": role, "keep": 0.0})
+
     who = {"method": ours[0], "keep": ours[1], "rival": rival[0], "rival_keep": rival[1]}
-    return [{**about, **who, **{k: v for k, v in row.items() if k not in who}} for row in rows]
+    rows = []
+    for row in paired(found, ["ours"]):
+        # the budgets that they really have
+        rows.append({**about, **who, **row, **who})
+    return rows
 
 
 def comparison(
     clocks: Sequence[Clock], methods: Sequence[str], tiles: Sequence[int], **asked: Any
 ) -> Comparison:
-    """Of so many tiles with plain pruning at equal time, with the thumbnail alone and with tiles
-    drawn by chance.
+    """Return what compares so many tiles with all that they have to be better than.
+
+    That is plain pruning at equal time, the thumbnail alone, and tiles drawn by chance.
     """
-    whole = clocks[0].tokens(TILES)
-    equal = [rival for clock in clocks for rival in rivals(clock, whole, tiles)]
+    # the thumbnail alone, and the tiles
+    coarse = [(count, KEEP, False) for count in (0, *tiles)]
+
+    # at equal time, by each clock
+    every = clocks[0].tokens(TILES)
+    keeps = [KEEP]
+    for clock in clocks:
+        for count, keep, plain in rivals(clock, every, tiles):
+            coarse.append((count, keep, False))
+            if plain:
+                keeps.append(plain)
+
+    # by chance; to leave out one tile of four is a matter of chance anyway
+    for count in tiles:
+        if count < TILES - 1:
+            coarse.append((count, KEEP, True))
     return Comparison(
         methods=methods,
-        keeps=[keep for keep in dict.fromkeys([KEEP, *(plain for *_, plain in equal)]) if keep],
-        coarse=[
-            *((count, KEEP, False) for count in (0, *tiles)),
-            *((count, keep, False) for count, keep, _ in equal),
-            *((count, KEEP, True) for count in tiles if count < TILES - 1),
-        ],
+        keeps=list(dict.fromkeys(keeps)),
+        coarse=coarse,
         suites=SCENE_SUITES,
         split="validation",
         batch_size=32,
@@ -126,53 +141,77 @@ def comparison(
     )
 
 
+@dataclass(frozen=True)
+class Row:
+    """Accuracy of a configuration on a suite; GFLOPs by clock come after it."""
+
+    method: str
+    tiles: int
+    keep: float
+    kept_tokens: float
+    suite: str
+    n: int
+    accuracy: float
+    ci_low: float
+    ci_high: float
+    retention: float | None
+
+
 def rows_of(
     records: list[dict[str, Any]], plan: Comparison, clocks: Sequence[Clock]
 ) -> list[dict[str, Any]]:
-    """Accuracy, and GFLOPs by clock, of each configuration on each suite."""
-    tiles = {c.method: c.pruner.tiles for c in plan.configurations if isinstance(c.pruner, Coarse)}
-    return [
-        {name: row.get(name, tiles.get(row["method"], TILES)) for name in COLUMNS}
-        | {
-            clock.name: round(clock.flops(tiles.get(row["method"], TILES), row["keep"]) / 1e9, 3)
-            for clock in clocks
-        }
-        for row in report.rows_of(records)
-        if row["question_type"] == "all"
-    ]
+    """Return accuracy, and GFLOPs by clock, of each configuration on each suite."""
+    # plain pruning has all tiles encoded
+    encoded = {}
+    for c in plan.configurations:
+        if isinstance(c.pruner, Coarse):
+            encoded[c.method] = c.pruner.tiles
+
+    rows = []
+    for found in where(report.rows_of(records), question_type="all"):
+        tiles = encoded.get(found["method"], TILES)
+        row = {}
+        for name in columns_of(Row):
+            row[name] = tiles if name == "tiles" else found[name]
+        gflops = {}
+        for clock in clocks:
+            gflops[clock.name] = round(clock.flops(tiles, row["keep"]) / 1e9, 3)
+        rows.append(asdict(Row(**row)) | gflops)
+    return rows
 
 
 def pairs_of(
     records: list[dict[str, Any]], plan: Comparison, clocks: Sequence[Clock]
 ) -> list[dict[str, Any]]:
-    """Coarse against plain pruning at equal time, by clock; then against plain, the thumbnail
-    alone, and chance.
+    """Compare coarse with plain pruning, the thumbnail alone, and chance.
+
+    At equal time with plain pruning, by clock; then at the same budget with all of them.
     """
-    rows, whole = [], clocks[0].tokens(TILES)
-    encoded = [tiles for tiles in dict.fromkeys(tiles for tiles, *_ in plan.coarse) if tiles]
+    every = clocks[0].tokens(TILES)
+    encoded = [tiles for tiles in dict.fromkeys(tiles for tiles, _, _ in plan.coarse) if tiles]
+    rows = []
     for base in plan.methods:
+        # at equal time
         for clock in clocks:
-            for tiles, keep, plain in rivals(clock, whole, encoded):
+            for tiles, keep, plain in rivals(clock, every, encoded):
+                ours = (named(base, tiles), keep)
                 if plain:
-                    rows += compare(
-                        records,
-                        (named(base, tiles), keep),
-                        (base, plain),
-                        clock=clock.name,
-                        tiles=tiles,
-                    )
+                    about = {"clock": clock.name, "tiles": tiles}
+                    rows += compare(records, ours, (base, plain), **about)
+
+        # at the same budget
         for tiles in encoded:
-            others = [base, named(base, 0)] + [named(base, tiles, True)] * (
-                (tiles, KEEP, True) in plan.coarse
-            )
+            ours = (named(base, tiles), KEEP)
+            others = [base, named(base, 0)]
+            if (tiles, KEEP, True) in plan.coarse:
+                others.append(named(base, tiles, True))
             for rival in others:
-                rows += compare(
-                    records, (named(base, tiles), KEEP), (rival, KEEP), clock=None, tiles=tiles
-                )
+                rows += compare(records, ours, (rival, KEEP), clock=None, tiles=tiles)
     return rows
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -188,35 +227,45 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    options, start = parse(arguments), datetime.now(UTC)
+    """Measure, and write the results and README.md."""
+    options = parse(arguments)
+    start = datetime.now(UTC)
+    # it answers, whichever clock counts
     model, processor = load(dtype=options.dtype)
     shape = SHAPES[SHAPE]
+
+    # the model that answers, and one that is worth serving
     clocks = (
         Clock.of("embedded", model.config, processor, ASKED),
         Clock.of(SHAPE, shape.config(), shape.processor(), QUESTION),
     )
+    # everything on the first images, the closest call on others
     first = comparison(clocks, list(BASES), range(1, TILES), limit=options.limit)
     again = comparison(clocks, *CLOSEST, limit=options.again, seed=2, dense=False)
-    found: dict[str, Any] = {"rows": [], "pairs": []}
+    rows: list[dict[str, Any]] = []
+    pairs: list[dict[str, Any]] = []
     for plan, folder in ((first, options.out), (again, options.out / "again")):
         records = plan.run(model, processor, folder, name="embedded", progress=True)
-        found["rows"] += [{"seed": plan.seed, **row} for row in rows_of(records, plan, clocks)]
-        found["pairs"] += [{"seed": plan.seed, **pair} for pair in pairs_of(records, plan, clocks)]
-    shares = {clock.name: clock.vision(TILES) / clock.flops(TILES, KEEP) for clock in clocks}
-    settings = {
-        "split": first.split,
-        "words": {c.name: c.words for c in clocks},
-        "tower_share": shares,
-    }
+        for row in rows_of(records, plan, clocks):
+            rows.append({"seed": plan.seed, **row})
+        for pair in pairs_of(records, plan, clocks):
+            pairs.append({"seed": plan.seed, **pair})
+
+    # how much of the time a tile can save
+    words = {}
+    shares = {}
+    for clock in clocks:
+        words[clock.name] = clock.words
+        shares[clock.name] = clock.vision(TILES) / clock.flops(TILES, KEEP)
+    settings = {"split": first.split, "words": words, "tower_share": shares}
     meta = report.meta_of(model, "embedded", start, **settings)
     meta["command"] = shlex.join(
         ["python", "benchmarks/coarse/measure.py", *(arguments or sys.argv[1:])]
     )
     del meta["wall_seconds"]  # of the last part of an interrupted run
-    text = json.dumps({"meta": meta, **found}, indent=1, ensure_ascii=False)
-    write_text(options.out / "results.json", text + "\n")
-    write_text(options.out / "results.csv", report.as_csv(found["rows"][0], found["rows"]))
-    write_text(options.out / "README.md", readme(meta, found["rows"], found["pairs"], KEEP))
+    write_json(options.out / "results.json", {"meta": meta, "rows": rows, "pairs": pairs})
+    write_text(options.out / "results.csv", as_csv(rows[0], rows))
+    write_text(options.out / "README.md", readme(meta, rows, pairs, KEEP))
 
 
 if __name__ == "__main__":

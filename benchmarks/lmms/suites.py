@@ -4,6 +4,7 @@ from typing import Any
 
 from lmms_eval.api.task import ConfigurableMessagesTask
 
+from adafv.data.sample import same_answer
 from adafv.data.suites import load_suite, suite_length
 
 
@@ -11,22 +12,27 @@ class Suite(ConfigurableMessagesTask):
     """A suite of `adafv.evaluation`; `dataset_name` says which."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+        # lmms-eval leaves the class in what it passes to it
+        own = dict(config)
+        own.pop("class", None)
+        super().__init__(config=own)
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None) -> None:
+        """Stand for a download: there is nothing to fetch."""
+        # lmms-eval wants a second one without images; here they are drawn when asked for
         self.dataset = self.dataset_no_image = {"test": Questions(self.DATASET_NAME)}
 
 
 class Questions:
-    """The questions of a suite, in the part of the interface of a `datasets.Dataset` that lmms-eval
-    uses.
+    """The questions of a suite, with what lmms-eval uses of a `datasets.Dataset`.
 
     Drawing the 2,000 questions of a suite takes half a minute, and `--limit 16` needs three
     images: hence no Dataset.
     """
 
     def __init__(self, suite: str) -> None:
-        self.suite, self.samples = suite, load_suite(suite)
+        self.suite = suite
+        self.samples = load_suite(suite)
         self.docs: list[dict[str, Any]] = []
         self.features = dict.fromkeys(("id", "image", "question", "answer"))
 
@@ -36,20 +42,20 @@ class Questions:
     def __getitem__(self, index: int) -> dict[str, Any]:
         if index >= len(self):
             raise IndexError(index)
+        # draw as far as is asked for
         while index >= len(self.docs):
             sample = next(self.samples)
-            self.docs += [
-                {
+            for i, question in enumerate(sample.questions):
+                doc = {
                     "id": f"{sample.id}/{i}",
                     "image": sample.image,
-                    "question": q.text,
-                    "answer": q.answer,
+                    "question": question.text,
+                    "answer": question.answer,
                 }
-                for i, q in enumerate(sample.questions)
-            ]
+                self.docs.append(doc)
         return self.docs[index]
 
 
 def exact_match(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """1 where the answer is the truth, whatever the case: the comparison of `adafv eval`."""
-    return {"exact_match": float(results[0].strip().casefold() == doc["answer"].strip().casefold())}
+    """Return 1 where the answer is the truth, as `adafv eval` compares them."""
+    return {"exact_match": float(same_answer(results[0], doc["answer"]))}

@@ -12,15 +12,16 @@ from PIL import Image
 from servers import NAME, Server
 from shapes import Shape
 
-__all__ = ["WORDS", "Cell", "Client"]
+__all__ = ["WORDS", "Client", "Trial"]
 
 WORDS = 16  # of a question
 
 
-class Cell(NamedTuple):
+class Trial(NamedTuple):
     """Some requests at once: what is measured.
 
-    `question`: "new", about images of their own, or "again".
+    Attributes:
+        question: "new", about images of their own, or "again".
     """
 
     repeat: int
@@ -36,40 +37,56 @@ class Client:
     Args:
         folder: for images and questions.
         model: where the tokenizer is.
+        shape: of the model.
+        answer: tokens of every answer.
+        method: of adafv.
     """
 
     def __init__(self, folder: Path, model: Path, shape: Shape, answer: int, method: str) -> None:
         from vllm.benchmarks.serve import add_cli_args
         from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-        self.folder, self.model, self.shape, self.answer, self.method = (
-            folder,
-            model,
-            shape,
-            answer,
-            method,
-        )
+        self.folder = folder
+        self.model = model
+        self.shape = shape
+        self.answer = answer
+        self.method = method
+        # as `vllm bench serve` makes it
         self.parser = FlexibleArgumentParser()
         add_cli_args(self.parser)
 
-    def run(self, server: Server, cell: Cell, requests: int, seed: int) -> dict[str, Any]:
-        """Its result. Equal seeds ask about equal images.
+    def run(self, server: Server, trial: Trial, requests: int, seed: int) -> dict[str, Any]:
+        """Return the client's result. Equal seeds ask about equal images.
 
         Raises:
             ValueError: a request failed.
         """
         from vllm.benchmarks.serve import main_async
 
-        questions = self._questions(requests, seed, again=cell.question == "again")
+        questions = self._questions(requests, seed, again=trial.question == "again")
         options = {
-            "backend": "openai-chat", "endpoint": "/v1/chat/completions", "base-url": server.url, "model": NAME,
-            "tokenizer": self.model, "dataset-name": "custom_image", "dataset-path": questions,
-            "num-prompts": requests, "max-concurrency": cell.concurrency, "request-rate": "inf",
-            "output-len": self.answer, "temperature": 0, "ready-check-timeout-sec": 0,
-        }  # fmt: skip
-        if cell.engine != "stock":
-            chosen = {"adafv_keep": cell.keep, "adafv_method": self.method}
+            # where to ask
+            "backend": "openai-chat",
+            "endpoint": "/v1/chat/completions",
+            "base-url": server.url,
+            "model": NAME,
+            "tokenizer": self.model,
+            # what to ask
+            "dataset-name": "custom_image",
+            "dataset-path": questions,
+            "output-len": self.answer,
+            "temperature": 0,
+            # how much at once
+            "num-prompts": requests,
+            "max-concurrency": trial.concurrency,
+            "request-rate": "inf",
+            "ready-check-timeout-sec": 0,
+        }
+        # stock vLLM takes no such options
+        if trial.engine != "stock":
+            chosen = {"adafv_keep": trial.keep, "adafv_method": self.method}
             options["extra-body"] = json.dumps({"mm_processor_kwargs": chosen})
+        # every answer has the same length, and every request is kept for the percentiles
         flags = [
             "custom-ensure-client-side-data",
             "disable-shuffle",
@@ -78,21 +95,28 @@ class Client:
             "save-detailed",
         ]
         words = [f"--{flag}" for flag in flags]
-        words += [str(x) for name, value in options.items() for x in (f"--{name}", value)]
+        for name, value in options.items():
+            words += [f"--{name}", str(value)]
+
+        # the client prints a report of its own
         with contextlib.redirect_stdout(io.StringIO()):
             found = asyncio.run(main_async(self.parser.parse_args(words)))
         if found["failed"]:
-            error = next(error for error in found["errors"] if error)
+            error = next(filter(None, found["errors"]))
             raise ValueError(
-                f"{found['failed']} of {requests} requests failed at {cell}: {error.splitlines()[-1]}"
+                f"{found['failed']} of {requests} requests failed at {trial}: "
+                f"{error.splitlines()[-1]}"
             )
         return found
 
     def _questions(self, count: int, seed: int, *, again: bool) -> Path:
+        """Write images and questions; "again" asks something else about the same images."""
         side = self.shape.side
-        images, words = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1 + again])
+        images = np.random.default_rng([seed, 0])
+        words = np.random.default_rng([seed, 1 + again])
         lines = []
         for i in range(count):
+            # not noise of single pixels, which takes long to pack as PNG
             coarse = images.integers(0, 256, (14, 14, 3), dtype=np.uint8)
             path = self.folder / f"{i}.png"
             Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(path)

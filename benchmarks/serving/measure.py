@@ -1,16 +1,16 @@
-"""Requests a second, TTFT and KV blocks with and without pruning, by vLLM's own benchmark client:
-see README.md here.
+"""Requests a second, TTFT and KV blocks with and without pruning, by vLLM's own client.
+
+See README.md here.
 
     python benchmarks/serving/measure.py --out benchmarks/serving
 
-Takes up an interrupted run where it stopped.
+Resumes an interrupted run.
 """
 
 import argparse
 import contextlib
 import json
 import os
-import platform
 import shlex
 import signal
 import sys
@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from client import WORDS, Cell, Client
+from client import WORDS, Client, Trial
 from report import write
 from servers import Server, Watch
 from shapes import SHAPES
 from tqdm import tqdm
 
 from adafv.speed.log import Log
+from adafv.speed.run import processor_name
 
 QUICK = {
     "shape": "tiny",
@@ -40,57 +41,80 @@ QUICK = {
 DENSE = 1.0
 
 
-def plan(options: argparse.Namespace) -> Iterator[list[Cell]]:
-    """Every repetition visits all rows; the order turns, and back, so that whatever drifts hits all
-    of them.
+def plan(options: argparse.Namespace) -> Iterator[list[Trial]]:
+    """Yield the trials that belong together: every repetition visits all rows.
+
+    The order turns, and back, so that whatever drifts hits all of them.
     """
-    chosen = [("stock", DENSE), ("adafv", DENSE), *(("adafv", keep) for keep in options.keep)]
+    chosen = [("stock", DENSE), ("adafv", DENSE)]
+    for keep in options.keep:
+        chosen.append(("adafv", keep))
+
     for repeat in range(options.repeats):
         turn = repeat // 2 * 2 % len(chosen)
-        order = (chosen[turn:] + chosen[:turn])[:: -1 if repeat % 2 else 1]
+        order = chosen[turn:] + chosen[:turn]
+        if repeat % 2:
+            order.reverse()
         for concurrency in options.concurrency:
             for engine, keep in order:
-                cell = Cell(repeat, concurrency, engine, keep)
+                trial = Trial(repeat, concurrency, engine, keep)
+                together = [trial]
                 # a second question right after the first, alone, so that TTFT shows what it costs
-                yield [cell, cell._replace(question="again")] if concurrency == 1 else [cell]
+                if concurrency == 1:
+                    together.append(trial._replace(question="again"))
+                yield together
 
 
-def measure(options: argparse.Namespace, log: Log, todo: list[list[Cell]]) -> None:
-    """Start both servers, and add a line for each cell."""
+def measure(options: argparse.Namespace, log: Log, todo: list[list[Trial]]) -> None:
+    """Start both servers, and add a line for each trial."""
     shape = SHAPES[options.shape]
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         folder = Path(temporary)
         model = shape.save(folder / "model")
+        # the longest prompt, its answer, and the chat template
         context = shape.visual_tokens(DENSE) + WORDS + options.answer + 64
         servers = {}
         for engine in ("stock", "adafv"):
             servers[engine] = Server(
-                model, plugin=engine == "adafv", device=options.device, context=context, kv_gib=options.kv_gib,
+                model,
+                plugin=engine == "adafv",
+                device=options.device,
+                context=context,
+                kv_gib=options.kv_gib,
                 share=options.gpu_memory_utilization,
-            )  # fmt: skip
+            )
             stack.callback(servers[engine].close)
+            # on a GPU the second one measures what memory the first one left
             if options.device != "cpu":
-                servers[engine].wait()  # the second one measures what memory the first one left
+                servers[engine].wait()
         client = Client(folder, model, shape, options.answer, options.method)
+        # on a CPU they start side by side
         with ThreadPoolExecutor() as both:
             list(both.map(Server.wait, servers.values()))
+        # how many blocks they have
         for engine, server in servers.items():
             log.append([{"engine": engine, **server.cache()}])
+
+        # warm up every row, on images that no trial asks about
         seeds = np.random.default_rng()
-        for engine, keep in dict.fromkeys(
-            (cell.engine, cell.keep) for cells in todo for cell in cells
-        ):
-            client.run(servers[engine], Cell(-1, 4, engine, keep), 4, int(seeds.integers(2**32)))
-        for cells in tqdm(
-            todo, desc="measured", unit="row", file=sys.stderr, disable=options.quiet
-        ):
+        rows: dict[tuple[str, float], None] = {}
+        for together in todo:
+            for trial in together:
+                rows[trial.engine, trial.keep] = None
+        for engine, keep in rows:
+            warm_up = Trial(-1, 4, engine, keep)
+            client.run(servers[engine], warm_up, 4, int(seeds.integers(2**32)))
+
+        bar = tqdm(todo, desc="measured", unit="row", file=sys.stderr, disable=options.quiet)
+        for together in bar:
             seed = int(seeds.integers(2**32))
             records = []
-            for cell in cells:
-                requests = max(4 if options.quick else 10, 2 * cell.concurrency)
-                with Watch(servers[cell.engine]) as watch:
-                    found = client.run(servers[cell.engine], cell, requests, seed)
-                records.append({**cell._asdict(), **_record(found, watch)})
+            for trial in together:
+                requests = max(4 if options.quick else 10, 2 * trial.concurrency)
+                with Watch(servers[trial.engine]) as watch:
+                    found = client.run(servers[trial.engine], trial, requests, seed)
+                records.append({**trial._asdict(), **_record(found, watch)})
+            # a second question is worth nothing without the first
             log.append(records)
 
 
@@ -100,7 +124,7 @@ def _record(found: dict[str, Any], watch: Watch) -> dict[str, Any]:
         "seconds": round(found["duration"], 4),
         "prompt_tokens": found["total_input_tokens"] / found["completed"],
         "answer_tokens": found["total_output_tokens"] / found["completed"],
-        "ttft_ms": [round(1000 * t, 2) for t in found["ttfts"]],
+        "ttft_ms": [round(1000 * seconds, 2) for seconds in found["ttfts"]],
         "tpot_ms": round(float(found["median_tpot_ms"]), 3),
         "kv_blocks": watch.blocks,
         "running": watch.running,
@@ -111,8 +135,10 @@ def _record(found: dict[str, Any], watch: Watch) -> dict[str, Any]:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+
     def numbers(kind: type) -> Any:
-        return lambda text: [kind(x) for x in text.split(",")]
+        return lambda text: list(map(kind, text.split(",")))
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -142,13 +168,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--quiet", action="store_true", help="no progress")
     options = parser.parse_args(arguments)
+    # a check of the script, not a measurement
     if options.quick:
         vars(options).update(QUICK)
     return options
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What all lines of a folder have in common."""
+    """Return what all lines of a folder have in common."""
+    # here, so that --help needs none of them
     import torch
     import transformers
     import vllm
@@ -157,57 +185,48 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 
     names = ("shape", "device", "method", "keep", "concurrency", "answer", "kv_gib", "quick")
     versions = {"adafv": __version__, "vllm": vllm.__version__, "torch": torch.__version__}
-    return {
-        **{name: getattr(options, name) for name in names},
-        "machine": machine(options.device),
-        "versions": {**versions, "transformers": transformers.__version__},
-    }
+    settings: dict[str, Any] = {name: getattr(options, name) for name in names}
+    settings["machine"] = machine(options.device)
+    settings["versions"] = {**versions, "transformers": transformers.__version__}
+    return settings
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Name, cores and memory in GiB."""
+    """Return name, cores and memory in GiB."""
     import psutil
     import torch
 
-    name = platform.processor() or platform.machine()
-    if device == "cuda":
-        name = torch.cuda.get_device_name()
-    elif (info := Path("/proc/cpuinfo")).exists():
-        name = next(
-            (line.split(": ")[1] for line in info.read_text().splitlines() if "model name" in line),
-            name,
-        )
     return {
-        "name": name,
+        "name": torch.cuda.get_device_name() if device == "cuda" else processor_name(),
         "cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
     }
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Measure, and write the results, an image and README.md."""
     options = parse(arguments)
-    chosen = [
-        f"{name}={value}"
-        for name, value in os.environ.items()
-        if name.startswith(("VLLM_CPU", "OMP_"))
-    ]
+    # these decide how fast vLLM is: they are part of the command
+    chosen = []
+    for name, value in os.environ.items():
+        if name.startswith(("VLLM_CPU", "OMP_")):
+            chosen.append(f"{name}={value}")
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers go too
     settings = settings_of(options)
     with Log(options.out, settings) as log:
-        done = {
-            tuple(line[name] for name in Cell._fields) for line in log.records if "repeat" in line
-        }
-        todo = [cells for cells in plan(options) if not done.issuperset(map(tuple, cells))]
+        done = set()
+        for line in log.records:
+            # the others are of a server
+            if "repeat" in line:
+                done.add(Trial(**{name: line[name] for name in Trial._fields}))
+        todo = [together for together in plan(options) if not done.issuperset(together)]
         if todo:
             measure(options, log, todo)
+    # all lines, those of earlier runs too
     records = [json.loads(line) for line in log.path.read_text().splitlines()]
-    command = " ".join(
-        [
-            *chosen,
-            shlex.join(["python", "benchmarks/serving/measure.py", *(arguments or sys.argv[1:])]),
-        ]
-    )
+    words = ["python", "benchmarks/serving/measure.py", *(arguments or sys.argv[1:])]
+    command = " ".join([*chosen, shlex.join(words)])
     print(write(options.out, SHAPES[options.shape], settings, records, command))
 
 

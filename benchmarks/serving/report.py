@@ -1,125 +1,215 @@
-"""Rows, table, image and README of a measurement."""
+"""Rows, tables, an image and README of a measurement."""
 
-import csv
-import io
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-from image import draw
+from plot import draw
 from shapes import Shape
 
 from adafv.utils.files import atomic, write_text
+from adafv.utils.records import as_csv, columns_of, row_of, write_json
 
-__all__ = ["COLUMNS", "rows_of", "write"]
+__all__ = ["COLUMNS", "Row", "rows_of", "write"]
 
-COLUMNS = (
-    "engine", "keep", "concurrency", "question", "repeats", "requests", "visual_tokens", "prompt_tokens",
-    "requests_per_s", "tokens_per_s", "ttft_p50_ms", "ttft_p95_ms", "tpot_p50_ms",
-    "speedup", "speedup_low", "speedup_high", "ideal_speedup", "share_of_ideal", "ttft_speedup", "ttft_ideal",
-    "kv_blocks", "kv_blocks_per_request", "kv_capacity_requests", "running", "preemptions", "prefix_hits", "others",
-)  # fmt: skip
 STOCK = ("stock", 1.0)
 GPU = """
 ## On a GPU
 
-    python benchmarks/serving/measure.py --device cuda --shape llava-next-7b --repeats 2 --out out/serving
+    python benchmarks/serving/measure.py --device cuda --shape llava-next-7b --repeats 2 --out \
+out/serving
 
-The same on LLaVA-NeXT-7B's shape, with 2,928 visual tokens for an image. Both servers share the GPU, so it needs 48 GB
+The same on LLaVA-NeXT-7B's shape, with 2,928 visual tokens for an image. Both servers share the \
+GPU, so it needs 48 GB
 or more (`--gpu-memory-utilization` is each one's share). This has not been run.
 """
 
+Record = dict[str, Any]
+Name = tuple[str, float]
+"""engine, keep"""
+Group = tuple[int, str]
+"""concurrency, question"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An engine at a budget, with so many requests at once.
+
+    Medians are over repetitions, percentiles of TTFT over all their requests.
+
+    Attributes:
+        speedup, ttft_speedup: against stock vLLM in the same repetition; `speedup_low` and
+            `speedup_high` are the lowest and the highest.
+        ideal_speedup, ttft_ideal: ratios of FLOPs: all of them, and those up to the first token,
+            vision tower included; None where the image was asked about before.
+        kv_blocks, running: most in use, most requests at once.
+        kv_blocks_per_request, kv_capacity_requests: counted, not measured.
+        others: cores that other programs kept busy, mean.
+    """
+
+    # what was asked of which engine
+    engine: str
+    keep: float
+    concurrency: int
+    question: str
+    repeats: int
+    requests: int
+    visual_tokens: int
+    prompt_tokens: float
+    # how fast it was
+    requests_per_s: float
+    tokens_per_s: float
+    ttft_p50_ms: float
+    ttft_p95_ms: float
+    tpot_p50_ms: float
+    # against stock vLLM, and against what FLOPs allow
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    ideal_speedup: float | None
+    share_of_ideal: float | None
+    ttft_speedup: float
+    ttft_ideal: float | None
+    # what it took
+    kv_blocks: int
+    kv_blocks_per_request: int
+    kv_capacity_requests: int
+    running: int
+    preemptions: int
+    prefix_hits: int
+    others: float
+
+
+COLUMNS = columns_of(Row)
+
 
 def rows_of(
-    cells: Sequence[dict[str, Any]], caches: dict[str, dict[str, Any]], shape: Shape
+    trials: Sequence[Record], caches: dict[str, Record], shape: Shape
 ) -> list[dict[str, Any]]:
-    """One row per concurrency, question, engine and keep.
+    """Return a `Row` per concurrency, question, engine and keep."""
+    groups: dict[Group, dict[Name, list[Record]]] = {}
+    for trial in trials:
+        group = groups.setdefault((trial["concurrency"], trial["question"]), defaultdict(list))
+        group[trial["engine"], trial["keep"]].append(trial)
 
-    Medians over repetitions; percentiles of TTFT over all their requests. Speedups are against
-    stock vLLM in the same repetition, with their lowest and highest; ideal ones are ratios of
-    FLOPs: all of them, and those up to the first token, vision tower included.
-    """
-    groups: dict[tuple[int, str], dict[tuple[str, float], list[dict[str, Any]]]] = {}
-    for cell in cells:
-        group = groups.setdefault((cell["concurrency"], cell["question"]), defaultdict(list))
-        group[cell["engine"], cell["keep"]].append(cell)
-    order = sorted(groups, key=lambda key: (key[1] != "new", key[0]))
-    return [
-        _row(key, name, groups[key][name], groups[key][STOCK], caches[name[0]], shape)
-        for key in order
-        for name in sorted(groups[key], key=lambda name: (name[0] != "stock", -name[1]))
-    ]
+    # new questions first, few at once first; stock first, then by falling budget
+    rows = []
+    for key in sorted(groups, key=lambda key: (key[1] != "new", key[0])):
+        group = groups[key]
+        for name in sorted(group, key=lambda name: (name[0] != "stock", -name[1])):
+            row = _row(key, name, group[name], group[STOCK], caches[name[0]], shape)
+            rows.append(row_of(row, 4))
+    return rows
 
 
 def _row(
-    key: tuple[int, str], name: tuple[str, float], cells: list[dict[str, Any]], stock: list[dict[str, Any]],
-    cache: dict[str, Any], shape: Shape,
-) -> dict[str, Any]:  # fmt: skip
-    first = {cell["repeat"]: cell for cell in stock}
-    answer = round(cells[0]["answer_tokens"])
-    prompt = fmean(cell["prompt_tokens"] for cell in cells)
-    ours, theirs = (
-        shape.flops(round(prompt), answer),
-        shape.flops(round(stock[0]["prompt_tokens"]), answer),
+    key: Group,
+    name: Name,
+    trials: list[Record],
+    stock: list[Record],
+    cache: Record,
+    shape: Shape,
+) -> Row:
+    answer = round(trials[0]["answer_tokens"])
+    prompt = fmean(trial["prompt_tokens"] for trial in trials)
+
+    # ideal: a second question finds the tower's work done, and FLOPs say nothing
+    ideal = None
+    ttft_ideal = None
+    if key[1] == "new":
+        ours = shape.flops(round(prompt), answer)
+        theirs = shape.flops(round(stock[0]["prompt_tokens"]), answer)
+        ideal = sum(theirs.values()) / sum(ours.values())
+        ttft_ideal = (theirs["vision"] + theirs["prefill"]) / (ours["vision"] + ours["prefill"])
+
+    # against stock vLLM in the same repetition
+    first = {trial["repeat"]: trial for trial in stock}
+    ratios = []
+    waits = []
+    for trial in trials:
+        other = first.get(trial["repeat"])
+        if other is not None:
+            ratios.append(_rate(trial) / _rate(other))
+            waits.append(np.median(other["ttft_ms"]) / np.median(trial["ttft_ms"]))
+
+    ttft = []
+    for trial in trials:
+        ttft += trial["ttft_ms"]
+    p50, p95 = np.percentile(ttft, [50, 95])
+
+    # nothing reads the last token; vLLM's first block is empty
+    blocks = -(-(round(prompt) + answer - 1) // cache["block_size"])
+    return Row(
+        engine=name[0],
+        keep=name[1],
+        concurrency=key[0],
+        question=key[1],
+        repeats=len(trials),
+        requests=_sum(trials, "requests"),
+        visual_tokens=shape.visual_tokens(name[1]),
+        prompt_tokens=prompt,
+        requests_per_s=median(map(_rate, trials)),
+        tokens_per_s=median(_rate(trial) * trial["answer_tokens"] for trial in trials),
+        ttft_p50_ms=float(p50),
+        ttft_p95_ms=float(p95),
+        tpot_p50_ms=median(trial["tpot_ms"] for trial in trials),
+        speedup=median(ratios),
+        speedup_low=min(ratios),
+        speedup_high=max(ratios),
+        ideal_speedup=ideal,
+        share_of_ideal=None if ideal is None else median(ratios) / ideal,
+        ttft_speedup=float(median(waits)),
+        ttft_ideal=ttft_ideal,
+        kv_blocks=max(trial["kv_blocks"] for trial in trials),
+        kv_blocks_per_request=blocks,
+        kv_capacity_requests=(cache["blocks"] - 1) // blocks,
+        running=max(trial["running"] for trial in trials),
+        preemptions=_sum(trials, "preemptions"),
+        prefix_hits=_sum(trials, "prefix_hits"),
+        others=fmean(trial["others"] for trial in trials),
     )
-    until = [x["vision"] + x["prefill"] for x in (theirs, ours)]
-    ratios = [_rate(c) / _rate(first[c["repeat"]]) for c in cells if c["repeat"] in first]
-    waits = [
-        np.median(first[c["repeat"]]["ttft_ms"]) / np.median(c["ttft_ms"])
-        for c in cells
-        if c["repeat"] in first
-    ]
-    ideal = sum(theirs.values()) / sum(ours.values()) if key[1] == "new" else None
-    blocks = -(-(round(prompt) + answer - 1) // cache["block_size"])  # nothing reads the last token
-    ttft = np.percentile([t for cell in cells for t in cell["ttft_ms"]], [50, 95])
-    values = (
-        *name, *key, len(cells), sum(cell["requests"] for cell in cells), shape.visual_tokens(name[1]), prompt,
-        median(map(_rate, cells)), median(_rate(c) * c["answer_tokens"] for c in cells), *map(float, ttft),
-        median(cell["tpot_ms"] for cell in cells),
-        median(ratios), min(ratios), max(ratios), ideal, ideal and median(ratios) / ideal,
-        float(median(waits)), until[0] / until[1] if ideal else None,
-        max(cell["kv_blocks"] for cell in cells), blocks, (cache["blocks"] - 1) // blocks,
-        max(cell["running"] for cell in cells), sum(cell["preemptions"] for cell in cells),
-        sum(cell["prefix_hits"] for cell in cells), fmean(cell["others"] for cell in cells),
-    )  # fmt: skip
-    return {
-        c: round(v, 4) if isinstance(v, float) else v for c, v in zip(COLUMNS, values, strict=True)
-    }
 
 
-def _rate(cell: dict[str, Any]) -> float:
-    return cell["requests"] / cell["seconds"]
+def _sum(records: Iterable[Record], name: str) -> int:
+    return sum(record[name] for record in records)
+
+
+def _rate(trial: Record) -> float:
+    """Return requests per second."""
+    return trial["requests"] / trial["seconds"]
 
 
 def write(
     out: Path,
     shape: Shape,
     settings: dict[str, Any],
-    records: Iterable[dict[str, Any]],
+    records: Iterable[Record],
     command: str,
 ) -> str:
     """Write results.json, results.csv, serving.png and README.md; return the tables."""
-    records = list(records)
-    caches = {r["engine"]: r for r in records if "repeat" not in r}
-    cells = [r for r in records if "repeat" in r]
-    rows = rows_of(cells, caches, shape)
-    others = [cell["others"] for cell in cells]
+    # a line is of a server, or of a trial
+    caches = {}
+    trials = []
+    for record in records:
+        if "repeat" in record:
+            trials.append(record)
+        else:
+            caches[record["engine"]] = record
+
+    rows = rows_of(trials, caches, shape)
+    others = [trial["others"] for trial in trials]
     meta = {
         **settings,
         "command": command,
         "caches": list(caches.values()),
         "others": [median(others), max(others)],
     }
-    write_text(out / "results.json", json.dumps({"meta": meta, "rows": rows}, indent=1) + "\n")
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    write_text(out / "results.csv", text.getvalue())
+    write_json(out / "results.json", {"meta": meta, "rows": rows})
+    write_text(out / "results.csv", as_csv(COLUMNS, rows))
     with atomic(out / "serving.png") as temporary:
         draw(rows, temporary)
     tables = _tables(rows, caches)
@@ -127,123 +217,190 @@ def write(
     return tables
 
 
+def _new(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of questions about images of their own."""
+    return [row for row in rows if row["question"] == "new"]
+
+
 def _readme(shape: Shape, meta: dict[str, Any], rows: list[dict[str, Any]], tables: str) -> str:
-    new = [row for row in rows if row["question"] == "new"]
-    dense = [row for row in new if row["engine"] == "adafv" and row["keep"] == 1]
-    low, high = min(row["speedup_low"] for row in dense), max(row["speedup_high"] for row in dense)
-    hits, preempted = sum(row["prefix_hits"] for row in new), sum(row["preemptions"] for row in new)
-    flops = shape.flops(round(new[0]["prompt_tokens"]), meta["answer"])
-    share = f"{100 * flops['vision'] / sum(flops.values()):.0f}"
-    machine, versions = meta["machine"], meta["versions"]
+    new = _new(rows)
+    answer = meta["answer"]
+    machine = meta["machine"]
+    versions = meta["versions"]
     on_cpu = meta["device"] == "cpu"
-    where = (
-        f"{machine['cores']} cores of {machine['name']}"
-        if on_cpu
-        else f"one {machine['name']} for both servers"
-    )
-    size, answer, repeats = f"{shape.parameters / 1e9:.2f}", meta["answer"], new[0]["repeats"]
-    usual, most = (f"{cores:.2f}" for cores in meta["others"])
+    where = f"one {machine['name']} for both servers"
+    if on_cpu:
+        where = f"{machine['cores']} cores of {machine['name']}"
+
+    # the noise: adafv at 100 % does what stock vLLM does
+    dense = [row for row in new if (row["engine"], row["keep"]) == ("adafv", 1)]
+    low = min(row["speedup_low"] for row in dense)
+    high = max(row["speedup_high"] for row in dense)
+
+    size = f"{shape.parameters / 1e9:.2f}"
+    flops = shape.flops(round(new[0]["prompt_tokens"]), answer)
+    share = f"{100 * flops['vision'] / sum(flops.values()):.0f}"
+    repeats = new[0]["repeats"]
+    usual = f"{meta['others'][0]:.2f}"
+    most = f"{meta['others'][1]:.2f}"
+    hits = _sum(new, "prefix_hits")
+    preempted = _sum(new, "preemptions")
     return f"""# Serving on vLLM
 
     {meta["command"]}
 
-vLLM's own benchmark client (`vllm bench serve`) on loopback, in turn against two servers: stock (`VLLM_PLUGINS=''`)
-and with adafv's plugin, method `{meta["method"]}`. The model is `{meta["shape"]}`: {size} B random weights in bfloat16,
-{shape.patches} visual tokens for an image, {share} % of a dense request's FLOPs in the vision tower.
+vLLM's own benchmark client (`vllm bench serve`) on loopback, in turn against two servers: stock \
+(`VLLM_PLUGINS=''`)
+and with adafv's plugin, method `{meta["method"]}`. The model is `{meta["shape"]}`: {size} B \
+random weights in bfloat16,
+{shape.patches} visual tokens for an image, {share} % of a dense request's FLOPs in the vision \
+tower.
 vLLM {versions["vllm"]}, PyTorch {versions["torch"]}, {where}.
 
-Every request has an image and a question of its own and gets {answer} tokens of answer. As many as "at once" says
-are under way all the time. Each of the {repeats} repetitions visits all rows, in an order that turns. Requests and
-tokens per second are medians over repetitions, percentiles of TTFT are over all requests; × is against stock vLLM in
-the same repetition, with the lowest and the highest. Ideal is the ratio of FLOPs: tower, prefill and decode.
+Every request has an image and a question of its own and gets {answer} tokens of answer. As many \
+as "at once" says
+are under way all the time. Each of the {repeats} repetitions visits all rows, in an order that \
+turns. Requests and
+tokens per second are medians over repetitions, percentiles of TTFT are over all requests; × is \
+against stock vLLM in
+the same repetition, with the lowest and the highest. Ideal is the ratio of FLOPs: tower, prefill \
+and decode.
 
 ![Requests per second, TTFT and KV blocks](serving.png)
 
 {tables}
 ## How far to trust this
 
-- Stock and adafv at 100 % do the same work. Their ratio was {low:.2f} to {high:.2f}: noise, and what the plugin costs.
-- The client, the HTTP servers and the engines share the machine. Other programs kept {usual} cores busy (median;
+- Stock and adafv at 100 % do the same work. Their ratio was {low:.2f} to {high:.2f}: noise, and \
+what the plugin costs.
+- The client, the HTTP servers and the engines share the machine. Other programs kept {usual} \
+cores busy (median;
   {most} at most).
-- Ideal counts arithmetic. A token of the answer costs a pass over all weights, however short its prompt, and few
+- Ideal counts arithmetic. A token of the answer costs a pass over all weights, however short its \
+prompt, and few
   requests at once share it: at one at a time the ideal is out of reach.
 - Tokens of new questions found in the prefix cache: {hits}; preempted requests: {preempted}.
 - Weights are random and say nothing about answers: those are in [accuracy](../accuracy).
 {GPU if on_cpu else ""}"""
 
 
-def _tables(rows: list[dict[str, Any]], caches: dict[str, dict[str, Any]]) -> str:
+def _tables(rows: list[dict[str, Any]], caches: dict[str, Record]) -> str:
     return f"""## An image and a question, all new
 
-{_speed([row for row in rows if row["question"] == "new"])}
+{_speed(_new(rows))}
 ## How many requests the KV cache holds
 
 {_capacity(rows, caches)}
 {_again(rows)}"""
 
 
+def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table."""
+    table = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for line in lines:
+        table.append(f"| {' | '.join(line)} |")
+    return table
+
+
 def _speed(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| at once | kept | requests/s | × stock | ideal | TTFT p50 | p95 | tokens/s | KV blocks, most in use |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for r in rows:
-        times = (
-            ""
-            if _is_stock(r)
-            else f"**{r['speedup']:.2f}** [{r['speedup_low']:.2f}, {r['speedup_high']:.2f}]"
+    head = (
+        "at once",
+        "kept",
+        "requests/s",
+        "× stock",
+        "ideal",
+        "TTFT p50",
+        "p95",
+        "tokens/s",
+        "KV blocks, most in use",
+    )
+    lines = []
+    for row in rows:
+        # stock is what the others are compared with
+        times = ""
+        if not _is_stock(row):
+            ends = f"{row['speedup_low']:.2f}, {row['speedup_high']:.2f}"
+            times = f"**{row['speedup']:.2f}** [{ends}]"
+        line = (
+            str(row["concurrency"]),
+            _name(row),
+            f"{row['requests_per_s']:.2f}",
+            times,
+            f"{row['ideal_speedup']:.2f}",
+            _time(row["ttft_p50_ms"]),
+            _time(row["ttft_p95_ms"]),
+            f"{row['tokens_per_s']:.1f}",
+            str(row["kv_blocks"]),
         )
-        lines.append(
-            f"| {r['concurrency']} | {_name(r)} | {r['requests_per_s']:.2f} | {times} | {r['ideal_speedup']:.2f} "
-            f"| {_time(r['ttft_p50_ms'])} | {_time(r['ttft_p95_ms'])} | {r['tokens_per_s']:.1f} | {r['kv_blocks']} |"
-        )
-    return "\n".join(lines) + "\n"
+        lines.append(line)
+    return "\n".join(_markdown(head, lines)) + "\n"
 
 
-def _capacity(rows: list[dict[str, Any]], caches: dict[str, dict[str, Any]]) -> str:
+def _capacity(rows: list[dict[str, Any]], caches: dict[str, Record]) -> str:
     cache = caches["adafv"]
     most = max(row["concurrency"] for row in rows)
-    lines = [
-        f"{cache['blocks']} blocks of {cache['block_size']} tokens (vLLM's log: “{cache['log']}”).",
-        "",
-        f"| kept | prompt | KV blocks of a request | requests that fit | × | most in use at {most} at once |",
-        "|---|---|---|---|---|---|",
-    ]
-    chosen = [r for r in rows if r["concurrency"] == most and r["question"] == "new"]
-    for r in chosen:
-        times = r["kv_capacity_requests"] / max(1, chosen[0]["kv_capacity_requests"])
-        lines.append(
-            f"| {_name(r)} | {r['prompt_tokens']:.0f} | {r['kv_blocks_per_request']} | {r['kv_capacity_requests']} "
-            f"| {times:.1f} | {r['kv_blocks']} |"
+    head = (
+        "kept",
+        "prompt",
+        "KV blocks of a request",
+        "requests that fit",
+        "×",
+        f"most in use at {most} at once",
+    )
+    chosen = [row for row in _new(rows) if row["concurrency"] == most]
+    stock = max(1, chosen[0]["kv_capacity_requests"])
+    lines = []
+    for row in chosen:
+        line = (
+            _name(row),
+            f"{row['prompt_tokens']:.0f}",
+            str(row["kv_blocks_per_request"]),
+            str(row["kv_capacity_requests"]),
+            f"{row['kv_capacity_requests'] / stock:.1f}",
+            str(row["kv_blocks"]),
         )
-    return "\n".join(lines) + "\n"
+        lines.append(line)
+    about = (
+        f"{cache['blocks']} blocks of {cache['block_size']} tokens (vLLM's log: “{cache['log']}”)."
+    )
+    return "\n".join([about, "", *_markdown(head, lines)]) + "\n"
 
 
 def _again(rows: list[dict[str, Any]]) -> str:
-    pairs = {(r["engine"], r["keep"], r["question"]): r for r in rows if r["concurrency"] == 1}
-    again = [r for r in pairs.values() if r["question"] == "again"]
+    # one at a time, so that TTFT shows what a second question costs
+    pairs = {}
+    for row in rows:
+        if row["concurrency"] == 1:
+            pairs[row["engine"], row["keep"], row["question"]] = row
+    again = [row for row in pairs.values() if row["question"] == "again"]
     if not again:
         return ""
-    lines = [
+
+    head = (
+        "kept",
+        "TTFT p50, first question",
+        "second",
+        "tokens found in the prefix cache, of a prompt",
+    )
+    lines = []
+    for row in again:
+        new = pairs[row["engine"], row["keep"], "new"]
+        found = f"{row['prefix_hits'] / row['requests']:.0f} of {row['prompt_tokens']:.0f}"
+        times = (_time(new["ttft_p50_ms"]), _time(row["ttft_p50_ms"]))
+        lines.append((_name(row), *times, found))
+    page = [
         "## A second question about the same image",
         "",
         "One request at a time, each about an image that was just asked about.",
         "",
-        "| kept | TTFT p50, first question | second | tokens found in the prefix cache, of a prompt |",
-        "|---|---|---|---|",
-    ]
-    for r in again:
-        new = pairs[r["engine"], r["keep"], "new"]
-        lines.append(
-            f"| {_name(r)} | {_time(new['ttft_p50_ms'])} | {_time(r['ttft_p50_ms'])} "
-            f"| {r['prefix_hits'] / r['requests']:.0f} of {r['prompt_tokens']:.0f} |"
-        )
-    lines += [
+        *_markdown(head, lines),
         "",
-        "A dense image stays in the prefix cache whatever is asked about it, as long as there is room. A pruned one",
-        "is chosen anew for each question: its encoding is kept, the selection and the short prefill are done again.",
+        "A dense image stays in the prefix cache whatever is asked about it, as long as there is "
+        "room. A pruned one",
+        "is chosen anew for each question: its encoding is kept, the selection and the short "
+        "prefill are done again.",
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(page) + "\n"
 
 
 def _name(row: dict[str, Any]) -> str:

@@ -22,12 +22,13 @@ PATIENCE = 900  # seconds until a server is up
 
 
 class Server:
-    """vLLM's OpenAI-compatible server with random weights, as a child process that ends with the
-    block.
+    """vLLM's OpenAI-compatible server with random weights, as a child process.
 
     Args:
         model: a folder without weights.
         plugin: with adafv, or stock.
+        device: "cpu" or "cuda".
+        context: the longest prompt with its answer, in tokens.
         kv_gib: for the KV cache, on a CPU.
         share: of a GPU's memory.
 
@@ -39,23 +40,43 @@ class Server:
         self, model: Path, *, plugin: bool, device: str, context: int, kv_gib: int, share: float
     ) -> None:
         self.log = model.parent / f"{'adafv' if plugin else 'stock'}.log"
+        # a port that nobody has
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        options = {
-            "model": model, "served-model-name": NAME, "load-format": "dummy", "dtype": "bfloat16",
-            "host": "127.0.0.1", "port": self.port, "max-model-len": context, "max-num-seqs": 32,
+        options: dict[str, Any] = {
+            "model": model,
+            "served-model-name": NAME,
+            "load-format": "dummy",
+            "dtype": "bfloat16",
+            "host": "127.0.0.1",
+            "port": self.port,
+            "max-model-len": context,
+            "max-num-seqs": 32,
             "limit-mm-per-prompt": '{"image": 1}',
-        }  # fmt: skip
-        options |= {"block-size": 32} if device == "cpu" else {"gpu-memory-utilization": share}
-        flags = ["--enforce-eager"] if device == "cpu" else []
-        flags += ["--trust-request-mm-kwargs"] if plugin else []
+        }
+        flags = []
+        if device == "cpu":
+            options["block-size"] = 32
+            flags.append("--enforce-eager")
+        else:
+            options["gpu-memory-utilization"] = share
+        # each request says how much to keep
+        if plugin:
+            flags.append("--trust-request-mm-kwargs")
         environment = {
-            **os.environ, "VLLM_PLUGINS": "adafv" if plugin else "", "VLLM_NO_USAGE_STATS": "1",
-            "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": str(kv_gib), "VLLM_LOGGING_LEVEL": "INFO",
-        }  # fmt: skip
+            **os.environ,
+            "VLLM_PLUGINS": "adafv" if plugin else "",
+            "VLLM_NO_USAGE_STATS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "VLLM_CPU_KVCACHE_SPACE": str(kv_gib),
+            "VLLM_LOGGING_LEVEL": "INFO",  # the size of the KV cache is in the log
+        }
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags]
-        command += [str(x) for name, value in options.items() for x in (f"--{name}", value)]
+        for name, value in options.items():
+            command += [f"--{name}", str(value)]
+
+        # in a session of its own, so that all of its processes can be ended
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 command,
@@ -67,10 +88,12 @@ class Server:
 
     @property
     def url(self) -> str:
+        """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
 
     def wait(self) -> None:
-        """Until it answers."""
+        """Wait until it answers."""
+        # compiling takes minutes on a slow machine
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -78,25 +101,29 @@ class Server:
                 return
             except OSError:
                 if self.process.poll() is not None or time.monotonic() > deadline:
+                    # its last error says why
                     said = self.log.read_text(errors="replace").splitlines()
                     errors = [line for line in said if "Error" in line] or said
                     raise ValueError(f"vLLM did not start: {' '.join(errors[-1:])}") from None
                 time.sleep(1)
 
     def metrics(self) -> dict[str, float]:
-        """What it counts, by name; the labels of `cache_config_info` as well."""
+        """Return what it counts, by name; the labels of `cache_config_info` as well."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
             text = answer.read().decode()
-        found = {
-            m[1]: float(m[2])
-            for m in re.finditer(r"^vllm:(\w+)(?:\{.*\})? (\S+)$", text, re.MULTILINE)
-        }
+        found = {}
+        for match in re.finditer(r"^vllm:(\w+)(?:\{.*\})? (\S+)$", text, re.MULTILINE):
+            found[match[1]] = float(match[2])
+
+        # the KV cache is described by labels of a metric that counts nothing
         labels = re.search(r"^vllm:cache_config_info\{(.*)\}", text, re.MULTILINE)
         numbers = re.findall(r'(block_size|num_gpu_blocks)="(\d+)"', labels[1] if labels else "")
-        return found | {name: float(number) for name, number in numbers}
+        for name, number in numbers:
+            found[name] = float(number)
+        return found
 
     def cache(self) -> dict[str, Any]:
-        """The KV cache: blocks, tokens in each, and what vLLM's log says of it."""
+        """Describe the KV cache: blocks, tokens in each, and the line of vLLM's log."""
         now = self.metrics()
         said = re.search(r"KV cache size: .*", self.log.read_text(errors="replace"))
         return {
@@ -106,18 +133,21 @@ class Server:
         }
 
     def close(self) -> None:
+        """End it with all that it has started."""
         family = [self.process, *_family(self.process.pid)]
+        # first politely
         for process in family:
             _quietly(process.terminate)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(30)
+        # then whatever is left
         for process in family:
             _quietly(process.kill)
         self.process.wait()
 
 
 class Watch:
-    """While open, looks at a server several times a second.
+    """A look at a server several times a second, while open.
 
     Attributes:
         blocks, running: most KV blocks in use, and most requests at once.
@@ -127,14 +157,17 @@ class Watch:
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.blocks = self.running = 0
-        self.preemptions = self.prefix_hits = 0
+        self.blocks = 0
+        self.running = 0
+        self.preemptions = 0
+        self.prefix_hits = 0
         self.others = 0.0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> "Watch":
-        self._before, self._start = self.server.metrics(), (time.monotonic(), _busy(), _ours())
+        self._before = self.server.metrics()
+        self._start = (time.monotonic(), _busy(), _ours())
         self._thread.start()
         return self
 
@@ -146,30 +179,38 @@ class Watch:
     ) -> None:
         self._done.set()
         self._thread.join()
+        # what failed has nothing to tell
         if error:
             return
-        after, (start, busy, ours) = self.server.metrics(), self._start
-        names = ("num_preemptions_total", "prefix_cache_hits_total")
-        self.preemptions, self.prefix_hits = (
-            int(after[name] - self._before[name]) for name in names
-        )
+
+        # counters only grow: their difference is of this time
+        after = self.server.metrics()
+        self.preemptions = self._grown(after, "num_preemptions_total")
+        self.prefix_hits = self._grown(after, "prefix_cache_hits_total")
+
+        # what was busy and not ours
+        start, busy, ours = self._start
         spent = _busy() - busy - (_ours() - ours)
         self.others = round(max(0.0, spent / (time.monotonic() - start)), 3)
 
+    def _grown(self, after: dict[str, float], name: str) -> int:
+        return int(after[name] - self._before[name])
+
     def _look(self) -> None:
         while not self._done.wait(0.2):
+            # a busy server may not answer in time: look again
             try:
                 now = self.server.metrics()
             except OSError:
                 continue
-            # vLLM's first block stays empty and is not counted
-            self.blocks = max(
-                self.blocks, round(now["kv_cache_usage_perc"] * (now["num_gpu_blocks"] - 1))
-            )
+            # vLLM's first block is always empty and not counted
+            used = round(now["kv_cache_usage_perc"] * (now["num_gpu_blocks"] - 1))
+            self.blocks = max(self.blocks, used)
             self.running = max(self.running, int(now["num_requests_running"]))
 
 
 def _family(pid: int) -> list[psutil.Process]:
+    """Return the processes that one has started, and those that they have."""
     try:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -177,18 +218,19 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _quietly(act: Any) -> None:
+    # a process may end by itself meanwhile
     with contextlib.suppress(psutil.NoSuchProcess):
         act()
 
 
 def _busy() -> float:
-    """Seconds of all cores."""
+    """Return the seconds that all cores were busy."""
     times = psutil.cpu_times()
     return times.user + times.nice + times.system
 
 
 def _ours() -> float:
-    """Seconds of this process and all that it started."""
+    """Return the seconds of this process and all that it started."""
     total = 0.0
     for process in (psutil.Process(), *_family(os.getpid())):
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,6 +1,4 @@
-"""How much is asked of PyTorch in select and rebuild, and how often the host asks what a tensor of
-the device holds.
-"""
+"""Counts of select and rebuild: operators, and how often the host reads a tensor of the device."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -23,31 +21,49 @@ from adafv.speed.shapes import QUESTION, SHAPES, build, image
 __all__ = ["counted"]
 
 IDLE = ("empty", "detach")
+"""Operators that compute nothing."""
 READS = {
-    "__bool__", "__float__", "__index__", "__int__", "bincount", "cpu", "equal", "item", "masked_select", "nonzero",
-    "numpy", "tolist", "unique",
-}  # fmt: skip
+    # what a tensor holds, as Python's own
+    "__bool__",
+    "__float__",
+    "__index__",
+    "__int__",
+    "item",
+    "numpy",
+    "tolist",
+    # the same, elsewhere
+    "cpu",
+    "equal",
+    # the shape of the result depends on what a tensor holds
+    "bincount",
+    "masked_select",
+    "nonzero",
+    "unique",
+}
+"""Functions for which the host waits for a GPU."""
 
 
 @torch.no_grad()  # inference mode would not take composite operators apart
 def counted(
     pruners: Mapping[str, Pruner], width: int, device: torch.device, dtype: torch.dtype
 ) -> list[dict[str, Any]]:
-    """A row for select and for rebuild of each method, for one image in LLaVA-NeXT: 2,880 visual
-    tokens.
+    """Return a row for select and for rebuild of each method.
 
-    `operators` are those that PyTorch hands to a kernel: composite ones taken apart, without views
-    and allocations, with those of the host's own small tensors. `reads` are the places where the
-    host asks what is in a tensor of the device: on a GPU it waits for it there. On CUDA
-    torch.profiler adds kernels launched, waits for a stream and copies to the host.
+    They are for one image in LLaVA-NeXT: 2,880 visual tokens. `operators` are those that PyTorch
+    hands to a kernel: composite ones taken apart, without views and allocations, with those of the
+    host's own small tensors. `reads` are the positions in the code where the host asks what is in a
+    tensor of the device: on a GPU it waits for it there. On CUDA torch.profiler adds kernels
+    launched, waits for a stream and copies to the host.
 
     Args:
+        pruners: by name.
         width: of the visual tokens.
+        device, dtype: of the model.
     """
-    whole = SHAPES["llava-next-7b"]
-    text = {**whole.text, "hidden_size": width, "intermediate_size": width, "vocab_size": 64}
-    # what is counted depends on neither's depth
-    shape = replace(whole, tower=SHAPES["tiny"].tower, text=text)
+    # counts depend neither on the tower's depth nor on the language model's
+    large = SHAPES["llava-next-7b"]
+    text = {**large.text, "hidden_size": width, "intermediate_size": width, "vocab_size": 64}
+    shape = replace(large, tower=SHAPES["tiny"].tower, text=text)
     model = build(shape.config(1), device, dtype)
     inputs = build_batch(shape.processor(), [image(shape.side, 0)], [QUESTION], device, dtype)
     rows = []
@@ -56,25 +72,34 @@ def counted(
         seen = _stages(pruner, model, _watched(inputs), _on_watch(encoding))
         for stage, call in _stages(pruner, model, inputs, encoding).items():
             row = {"method": name, "stage": stage, "visual_tokens": encoding.tokens.counts[0]}
-            row |= {"operators": _operators(call), "reads": _reads(seen[stage])}
-            rows.append(row | (_launched(call) if device.type == "cuda" else {}))
+            row["operators"] = _operators(call)
+            row["reads"] = _reads(seen[stage])
+            # the profiler sees what a GPU really did
+            if device.type == "cuda":
+                row |= _launched(call)
+            rows.append(row)
     return rows
 
 
 def _stages(
     pruner: Pruner, model: PreTrainedModel, inputs: dict[str, Any], encoding: Encoding
 ) -> dict[str, Callable[[], Any]]:
-    select = partial(
-        pruner.select, encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts]
-    )
-    return {"select": select, "rebuild": partial(pruner.rebuild, model, inputs, encoding, select())}
+    """Return the calls that are counted, by stage."""
+    budget = list(map(pruner.budget, encoding.tokens.counts))
+    select = partial(pruner.select, encoding.tokens, budget)
+    rebuild = partial(pruner.rebuild, model, inputs, encoding, select())
+    return {"select": select, "rebuild": rebuild}
 
 
 class _Operators(TorchDispatchMode):
+    """A count of the operators that reach a kernel."""
+
     count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += not (func.is_view or any(word in func.name() for word in IDLE))
+        idle = any(word in func.name() for word in IDLE)
+        if not func.is_view and not idle:
+            self.count += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -85,16 +110,17 @@ def _operators(call: Callable[[], Any]) -> int:
 
 
 class _Watched(Tensor):
-    """A tensor of the device, as is all that is computed from it. It notes what the host asks of
-    it.
+    """A tensor of the device, as is all that is computed from it.
 
-    On a CPU too, where nobody waits, and apart from the tensors that are the host's own.
+    It notes what the host asks of it: on a CPU too, where nobody waits, and not of tensors that are
+    the host's own.
     """
 
     reads: ClassVar[Counter[str]] = Counter()
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # what a mask selects has a shape that depends on it
         by_mask = func.__name__ == "__getitem__" and _is_mask(args[1])
         if func.__name__ in READS or by_mask:
             cls.reads[func.__name__] += 1
@@ -107,39 +133,57 @@ def _is_mask(index: Any) -> bool:
 
 
 def _reads(call: Callable[[], Any]) -> int:
+    # the count is the class's: tensors come and go
     _Watched.reads.clear()
     call()
     return _Watched.reads.total()
 
 
 def _watched(value: Any) -> Any:
-    """A tensor, or those in a dict or list, under watch; anything else as it is."""
+    """Return a tensor, or those in a dict or list, under watch; anything else as it is."""
     if isinstance(value, Mapping):
-        return {name: _watched(x) for name, x in value.items()}
+        return dict(zip(value, map(_watched, value.values()), strict=True))
     if isinstance(value, list):
-        return [_watched(x) for x in value]
-    return value.as_subclass(_Watched) if isinstance(value, Tensor) else value
+        return list(map(_watched, value))
+    if isinstance(value, Tensor):
+        return value.as_subclass(_Watched)
+    return value
 
 
 def _on_watch(encoding: Encoding) -> Encoding:
-    """All of an encoding that lies on the device."""
-    names = ("features", "mask", "signals", "text", "text_mask")
-    tokens = replace(
-        encoding.tokens, **{name: _watched(getattr(encoding.tokens, name)) for name in names}
+    """Return an encoding with all of it under watch that lies on the device."""
+    tokens = encoding.tokens
+    watched = replace(
+        tokens,
+        features=_watched(tokens.features),
+        mask=_watched(tokens.mask),
+        signals=_watched(tokens.signals),
+        text=_watched(tokens.text),
+        text_mask=_watched(tokens.text_mask),
     )
-    names = ("features", "patch_indices", "structural_indices")
     return replace(
-        encoding, tokens=tokens, **{name: _watched(getattr(encoding, name)) for name in names}
+        encoding,
+        tokens=watched,
+        features=_watched(encoding.features),
+        patch_indices=_watched(encoding.patch_indices),
+        structural_indices=_watched(encoding.structural_indices),
     )
 
 
 def _launched(call: Callable[[], Any]) -> dict[str, int]:
+    """Return what a call did on a GPU: kernels, waits for a stream, copies to the host."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         call()
-    events = profiler.events() or []
-    on_device = [event.name for event in events if event.device_type == DeviceType.CUDA]
-    return {
-        "kernels": sum(not name.startswith(("Memcpy", "Memset")) for name in on_device),
-        "stream_waits": sum(event.name == "cudaStreamSynchronize" for event in events),
-        "copies_to_host": sum(name.startswith("Memcpy DtoH") for name in on_device),
-    }
+
+    found = {"kernels": 0, "stream_waits": 0, "copies_to_host": 0}
+    for event in profiler.events() or []:
+        if event.name == "cudaStreamSynchronize":
+            found["stream_waits"] += 1
+        if event.device_type != DeviceType.CUDA:
+            continue
+        if event.name.startswith("Memcpy DtoH"):
+            found["copies_to_host"] += 1
+        # copies are no kernels, although they run on the device
+        elif not event.name.startswith(("Memcpy", "Memset")):
+            found["kernels"] += 1
+    return found

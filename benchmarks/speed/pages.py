@@ -1,7 +1,7 @@
 """Put the tables of `adafv speed` into the pages that show them.
 
-    python benchmarks/speed/pages.py            # after measuring python benchmarks/speed/pages.py
-    --check    # exit 1 where a page says something else than its results
+    python benchmarks/speed/pages.py            # after measuring
+    python benchmarks/speed/pages.py --check    # exit 1 where a page differs from its results
 
 A page shows a table between `<!-- speed: FOLDER -->`, a folder under benchmarks/speed, and `<!--
 end -->`; of a folder with a selection.json what choosing cost before and after it was made faster.
@@ -11,6 +11,7 @@ end -->`; of a folder with a selection.json what choosing cost before and after 
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from adafv.models.load import DTYPES
 from adafv.speed import flops
 from adafv.speed.run import Measurement
 from adafv.speed.tables import markdown
+from adafv.utils.records import where
 
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md")
@@ -25,9 +27,10 @@ TABLE = re.compile(r"(<!-- (speed|text): (\S+) -->\n).*?(<!-- end -->)", re.DOTA
 
 
 def shown(match: re.Match[str]) -> str:
-    """A table as its results are now, between its marks."""
+    """Return a table as its results are now, between its marks."""
     head, kind, name, end = match.groups()
     folder = ROOT / "benchmarks" / "speed" / name
+    # before and after faster code
     if (folder / "selection.json").exists():
         return f"{head}{selection(folder)}\n{end}"
     found = _read(folder / "results.json")
@@ -36,56 +39,65 @@ def shown(match: re.Match[str]) -> str:
 
 
 def text(meta: dict[str, Any]) -> str:
-    """How fast a prompt of text alone is read, by its length: what no pruning changes."""
+    """Return how fast a prompt of text alone is read, by its length: no pruning changes that."""
     config = Measurement(shape=meta["shape"], layers=meta["layers"]).config
-    layers, size = config.get_text_config().num_hidden_layers, DTYPES[meta["dtype"]].itemsize
-    rows = []
+    layers = config.get_text_config().num_hidden_layers
+    size = DTYPES[meta["dtype"]].itemsize
+
+    # a column for each length
+    tokens = ["tokens"]
+    times = ["ms"]
+    speeds = ["GFLOP/s"]
     for record in meta["text_prefill_ms"]:
         work = flops.prefill(config, [record["length"]] * layers, record["batch"], size)
-        rows.append(
-            (
-                f"{record['length']:,}",
-                f"{record['ms']:.0f}",
-                f"{work.flops / record['ms'] / 1e6:.0f}",
-            )
-        )
-    names = ("tokens", "ms", "GFLOP/s")
-    lines = [
-        f"| {name} | {' | '.join(cells)} |"
-        for name, cells in zip(names, zip(*rows, strict=True), strict=True)
-    ]
-    return "\n".join([lines[0], f"| :-- |{' --: |' * len(rows)}", *lines[1:]])
+        tokens.append(f"{record['length']:,}")
+        times.append(f"{record['ms']:.0f}")
+        # ms and FLOPs: a million of them a millisecond is a GFLOP/s
+        speeds.append(f"{work.flops / record['ms'] / 1e6:.0f}")
+    rule = f"| :-- |{' --: |' * (len(tokens) - 1)}"
+    return "\n".join([_line(tokens), rule, _line(times), _line(speeds)])
+
+
+def _line(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(texts)} |"
 
 
 def selection(folder: Path) -> str:
-    """Time, memory and operators of `select` as before.json has them, and as they are."""
-    before, now = _read(folder / "before.json"), _read(folder / "selection.json")
-    lines = [
-        "| method | ms at 2,880 | ms at 100,000 | line: r², exponent | MiB per 1,000 | operators | reads |",
-        "| :-- | --: | --: | --: | --: | --: | --: |",
-    ]
+    """Return time, memory and operators of `select` as before.json has them, and as they are."""
+    before = _read(folder / "before.json")
+    now = _read(folder / "selection.json")
+    head = (
+        "method",
+        "ms at 2,880",
+        "ms at 100,000",
+        "line: r², exponent",
+        "MiB per 1,000",
+        "operators",
+        "reads",
+    )
+    lines = [_line(head), f"| :-- |{' --: |' * (len(head) - 1)}"]
     for name, fits in now["fits"].items():
-        both = [_facts(found, name) for found in (before, now)]
-        cells = [f"{a} → {b}" for a, b in zip(*both, strict=True)]
-        line = f"{fits['select_ms']['r2']:.3f}, {fits['select_ms']['exponent']:.2f}"
-        lines.append(
-            f"| {name} | {cells[0]} | {cells[1]} | {line} | {cells[2]} | {cells[3]} | {cells[4]} |"
-        )
+        texts = [name]
+        for was, is_ in zip(_facts(before, name), _facts(now, name), strict=True):
+            texts.append(f"{was} → {is_}")
+        # after the times: how well a straight line goes through them
+        fit = fits["select_ms"]
+        texts.insert(3, f"{fit['r2']:.3f}, {fit['exponent']:.2f}")
+        lines.append(_line(texts))
     return "\n".join(lines)
 
 
 def _facts(found: dict[str, Any], name: str) -> list[str]:
-    times = {
-        row["visual_tokens"]: row["select_ms"] for row in found["rows"] if row["method"] == name
-    }
-    (count,) = (row for row in found["counts"] if (row["method"], row["stage"]) == (name, "select"))
+    """Return two times, memory, operators and reads of a method, as text."""
+    times = {}
+    for row in where(found["rows"], method=name):
+        times[row["visual_tokens"]] = row["select_ms"]
+    (count,) = where(found["counts"], method=name, stage="select")
     memory = found["fits"][name]["peak_bytes"]["per_1000"] / 2**20
-    numbers = (times[2880], times[100_000], memory)
-    return [
-        *(f"{x:.3g}" if x < 100 else f"{x:.0f}" for x in numbers),
-        str(count["operators"]),
-        str(count["reads"]),
-    ]
+    texts = []
+    for number in (times[2880], times[100_000], memory):
+        texts.append(f"{number:.3g}" if number < 100 else f"{number:.0f}")
+    return [*texts, str(count["operators"]), str(count["reads"])]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -93,16 +105,21 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Write the pages, or check them."""
+    check = "--check" in sys.argv
+    # a page without marks has no tables
     stale = []
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        if (new := TABLE.sub(shown, text)) != text:
+        before = page.read_text(encoding="utf-8")
+        now = TABLE.sub(shown, before)
+        if now != before:
             stale.append(page.name)
-            if "--check" not in sys.argv:
-                page.write_text(new, encoding="utf-8")
-    if "--check" in sys.argv and stale:
+            if not check:
+                page.write_text(now, encoding="utf-8")
+    if check and stale:
         sys.exit(
-            f"{', '.join(stale)}: not what benchmarks/speed says; run python benchmarks/speed/pages.py"
+            f"{', '.join(stale)}: not what benchmarks/speed says; "
+            "run python benchmarks/speed/pages.py"
         )
 
 

@@ -1,5 +1,6 @@
-"""What choosing costs: time and memory of `select` over the number of visual tokens; operators and
-waits.
+"""The selection overhead: time and memory of `select` over the number of visual tokens.
+
+Operators and waits are counted, too.
 
     python benchmarks/speed/selection.py --out out/selection
 
@@ -8,15 +9,14 @@ PYTHONPATH=CHECKOUT/src; --methods leaves out what it doesn't have yet.
 """
 
 import argparse
-import json
 import os
 import shlex
 import sys
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 # read once, when torch is imported: stderr is the progress bar's
@@ -34,16 +34,18 @@ from adafv.cli.options import names_in, print_table, quiet
 from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
-from adafv.evaluation.report import as_csv
 from adafv.methods import from_spec
 from adafv.models.load import device_of, dtype_of
-from adafv.speed import baselines as peers
-from adafv.speed.roofline import wait
+from adafv.speed.baselines import BASELINES
 from adafv.speed.run import Measurement, plan
 from adafv.speed.stages import peak_bytes
+from adafv.utils.clock import now
 from adafv.utils.files import atomic, writable_folder, write_text
+from adafv.utils.records import as_csv, distinct, row_of, where, write_json
 
-KEEP, WORDS, COLUMNS = 0.05, 64, 40
+KEEP = 0.05
+WORDS = 64  # text tokens
+COLUMNS = 40  # of the grid
 COUNTS = (1000, 2000, 2880, 5000, 10_000, 20_000, 50_000, 100_000)
 METHODS = ("adafv", "adafv+", "fastervlm", "t2i", "listed")
 FITTED = ("select_ms", "peak_bytes")
@@ -52,25 +54,40 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 
 
 def visual_tokens(count: int, width: int, device: torch.device, dtype: torch.dtype) -> VisualTokens:
-    """One image, or clip, of random tokens on a grid, and a question of random words."""
+    """Return one image, or video, of random tokens on a grid, with random text tokens."""
     draw = torch.Generator(device).manual_seed(count)
-    features, text = (
-        torch.randn(1, n, width, generator=draw, device=device).to(dtype) for n in (count, WORDS)
-    )
-    place = torch.arange(count)
+    features = torch.randn(1, count, width, generator=draw, device=device)  # (1, N, D)
+    text = torch.randn(1, WORDS, width, generator=draw, device=device)  # (1, M, D)
+    saliency = torch.randn(1, count, generator=draw, device=device).softmax(-1)  # (1, N)
+
+    # one crop, row by row
+    index = torch.arange(count)
+    crop = torch.zeros_like(index)
+    coordinates = torch.stack([crop, index // COLUMNS, index % COLUMNS], dim=1)  # (N, 3)
     return VisualTokens(
-        features=features,
+        features=features.to(dtype),
         mask=torch.ones(1, count, dtype=torch.bool, device=device),
         counts=(count,),
-        signals={SALIENCY: torch.randn(1, count, generator=draw, device=device).softmax(-1)},
-        text=text,
+        signals={SALIENCY: saliency},
+        text=text.to(dtype),
         text_mask=torch.ones(1, WORDS, dtype=torch.bool, device=device),
-        coordinates=(
-            torch.stack([torch.zeros_like(place), place // COLUMNS, place % COLUMNS], dim=1),
-        ),
+        coordinates=(coordinates,),
         seeds=(0,),
         layers=32,
     )
+
+
+@dataclass(frozen=True)
+class Row:
+    """What `select` of a method took at N visual tokens: median, lowest and highest."""
+
+    method: str
+    visual_tokens: int
+    kept_tokens: int
+    select_ms: float
+    low_ms: float
+    high_ms: float
+    peak_bytes: int
 
 
 def timed(
@@ -79,45 +96,53 @@ def timed(
     device: torch.device,
     dtype: torch.dtype,
 ) -> list[dict[str, Any]]:
-    """A row for each method and N. Every repetition visits all methods, in an order that turns."""
+    """Return a row for each method and N.
+
+    Every repetition visits all methods, in an order that turns.
+    """
     rows = []
-    for count in tqdm(
-        options.counts, desc="timed", unit="N", file=sys.stderr, disable=options.quiet
-    ):
+    names = [(name, KEEP) for name in pruners]
+    counts = tqdm(options.counts, desc="timed", unit="N", file=sys.stderr, disable=options.quiet)
+    for count in counts:
         tokens = visual_tokens(count, options.width, device, dtype)
-        calls = {
-            name: partial(pruner.select, tokens, [pruner.budget(count)])
-            for name, pruner in pruners.items()
-        }
-        # and they are warm now
-        peaks = {name: peak_bytes(call, device) for name, call in calls.items()}
+
+        # memory first: that warms up, too
+        calls = {}
+        peaks = {}
+        for name, pruner in pruners.items():
+            calls[name] = partial(pruner.select, tokens, [pruner.budget(count)])
+            peaks[name] = peak_bytes(calls[name], device)
+
         times: dict[str, list[float]] = {name: [] for name in calls}
-        for cell in plan([(name, KEEP) for name in calls], 1, options.repeats):
-            wait(device)
-            start = perf_counter()
-            calls[cell.method]()
-            wait(device)
-            times[cell.method].append(1000 * (perf_counter() - start))
+        for trial in plan(names, 1, options.repeats):
+            start = now(device)
+            calls[trial.method]()
+            times[trial.method].append(1000 * (now(device) - start))
+
+        # a row for each method, as it stands in the CSV
         for name, ms in times.items():
-            row = {
-                "method": name,
-                "visual_tokens": count,
-                "kept_tokens": pruners[name].budget(count),
-            }
-            found = {"select_ms": median(ms), "low_ms": min(ms), "high_ms": max(ms)}
-            rows.append(
-                row | {k: round(x, 4) for k, x in found.items()} | {"peak_bytes": peaks[name]}
+            row = Row(
+                method=name,
+                visual_tokens=count,
+                kept_tokens=pruners[name].budget(count),
+                select_ms=median(ms),
+                low_ms=min(ms),
+                high_ms=max(ms),
+                peak_bytes=peaks[name],
             )
+            rows.append(row_of(row, 4))
     return rows
 
 
 def fit(rows: list[dict[str, Any]], column: str) -> dict[str, float]:
-    """A straight line through a column over N: slope for 1,000 tokens, r²; and the slope of the
-    logarithms.
+    """Fit a straight line through a column over N.
+
+    Returns:
+        Slope for 1,000 tokens, value at 0, r², and the slope of the logarithms.
     """
-    x, y = (
-        np.array([row[name] for row in rows], dtype=float) for name in ("visual_tokens", column)
-    )
+    x = _column(rows, "visual_tokens")
+    y = _column(rows, column)
+    # least squares
     slope, base = np.polyfit(x, y, 1)
     found = {
         "per_1000": 1000 * slope,
@@ -128,34 +153,46 @@ def fit(rows: list[dict[str, Any]], column: str) -> dict[str, float]:
     return {name: float(f"{value:.6g}") for name, value in found.items()}
 
 
+def _column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows], dtype=float)
+
+
 def draw(
     rows: list[dict[str, Any]], fits: dict[str, dict[str, dict[str, float]]], title: str, path: Path
 ) -> None:
-    """Time and memory over N, both axes logarithmic, with the straight lines through them."""
+    """Draw time and memory over N, both axes logarithmic, with the straight lines through them."""
+    # one panel for time, one for memory
     figure = Figure(figsize=(11, 4.8), dpi=160, layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2)
-    for axes, column, scale, unit in zip(
-        (left, right), FITTED, (1, 2**20), ("ms", "MiB"), strict=True
-    ):
+    panels = (
+        (left, "select_ms", 1, "ms"),
+        (right, "peak_bytes", 2**20, "MiB"),
+    )
+    for axes, column, scale, unit in panels:
         for (name, found), colour in zip(fits.items(), cycle(COLOURS), strict=False):
-            own = [row for row in rows if row["method"] == name]
-            x, y = (
-                np.array([row[c] for row in own], dtype=float) for c in ("visual_tokens", column)
-            )
-            line, grid = found[column], np.geomspace(x.min(), x.max(), 99)
-            label = f"{name}: r² {line['r2']:.4f}, N^{line['exponent']:.2f}"
+            own = where(rows, method=name)
+            x = _column(own, "visual_tokens")
+            y = _column(own, column)
             axes.plot(
-                grid,
-                (line["at_0"] + line["per_1000"] * grid / 1000) / scale,
+                x,
+                y / scale,
+                "o",
                 color=colour,
-                linewidth=1,
+                markersize=5,
+                label=f"{name}: r² {found[column]['r2']:.4f}, N^{found[column]['exponent']:.2f}",
             )
-            axes.plot(x, y / scale, "o", color=colour, markersize=5, label=label)
+
+            # the line, which logarithmic axes bend
+            line = found[column]
+            grid = np.geomspace(x.min(), x.max(), 99)
+            fitted = line["at_0"] + line["per_1000"] * grid / 1000
+            axes.plot(grid, fitted / scale, color=colour, linewidth=1)
+        # over two orders of magnitude
         axes.set(xscale="log", yscale="log", xlabel="visual tokens N", ylabel=unit)
         axes.grid(color="#e8e8e8", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
-    left.set_title("time to choose", loc="left", fontsize=11, fontweight="bold")
+    left.set_title("selection overhead", loc="left", fontsize=11, fontweight="bold")
     right.set_title("memory beside the tokens, at most", loc="left", fontsize=11, fontweight="bold")
     figure.suptitle(title, fontsize=9)
     figure.savefig(path)
@@ -164,35 +201,29 @@ def draw(
 def tables(
     rows: list[dict[str, Any]], fits: dict[str, Any], counts: list[dict[str, Any]], title: str
 ) -> list[Table]:
-    """Times by N, with their lines, and what was counted."""
-    sizes = list(dict.fromkeys(row["visual_tokens"] for row in rows))
-    times = _table(
-        f"Milliseconds of select at N visual tokens, {title}",
-        (
-            "method",
-            *(f"{n:,}" for n in sizes),
-            "ms / 1,000",
-            "r²",
-            "exponent",
-            "MiB / 1,000",
-            "r²",
-            "exponent",
-        ),
-    )
+    """Return times by N with their lines, and the counts."""
+    # times
+    sizes = [f"{count:,}" for count in distinct(rows, "visual_tokens")]
+    lines = ("ms / 1,000", "r²", "exponent", "MiB / 1,000", "r²", "exponent")
+    about = f"Milliseconds of select at N visual tokens, {title}"
+    times = _table(about, ("method", *sizes, *lines))
     for name, found in fits.items():
-        ms, memory = found["select_ms"], found["peak_bytes"]
-        own = [f"{row['select_ms']:.3g}" for row in rows if row["method"] == name]
-        lines = [(ms["per_1000"], ms), (memory["per_1000"] / 2**20, memory)]
-        times.add_row(
-            name, *own, *(f"{x:.4g}" for slope, f in lines for x in (slope, f["r2"], f["exponent"]))
-        )
-    columns = [column for column in counts[0] if column not in ("method", "stage", "visual_tokens")]
-    work = _table(
-        f"One image of {counts[0]['visual_tokens']:,} visual tokens",
-        ("method", "stage", *columns),
-    )
+        line = [name]
+        for row in where(rows, method=name):
+            line.append(f"{row['select_ms']:.3g}")
+        for column, scale in (("select_ms", 1), ("peak_bytes", 2**20)):
+            fitted = found[column]
+            line.append(f"{fitted['per_1000'] / scale:.4g}")
+            line.append(f"{fitted['r2']:.4g}")
+            line.append(f"{fitted['exponent']:.4g}")
+        times.add_row(*line)
+
+    # counts
+    count = counts[0]["visual_tokens"]
+    columns = [column for column in counts[0] if column != "visual_tokens"]
+    work = _table(f"One image of {count:,} visual tokens", tuple(columns))
     for row in counts:
-        work.add_row(row["method"], row["stage"], *(str(row[column]) for column in columns))
+        work.add_row(*(str(row[column]) for column in columns))
     return [times, work]
 
 
@@ -204,6 +235,7 @@ def _table(title: str, columns: tuple[str, ...]) -> Table:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -215,26 +247,35 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few and narrow tokens: does it run?")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     options = parser.parse_args(arguments, argparse.Namespace(counts=COUNTS, width=4096))
+    # a check of the script, not a measurement
     if options.quick:
         vars(options).update(QUICK)
     return options
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Measure, write the results, draw and print them."""
     options = parse(arguments)
     device = device_of(options.device)
     dtype = dtype_of(options.dtype, device)
     out = writable_folder(options.out)
-    pruners = {
-        m: peers.Listed(keep=KEEP) if m == "listed" else from_spec(m, keep=KEEP)
-        for m in options.methods
-    }
+    pruners: dict[str, Pruner] = {}
+    for name in options.methods:
+        if name in BASELINES:
+            pruners[name] = BASELINES[name](keep=KEEP)
+        else:
+            pruners[name] = from_spec(name, keep=KEEP)
     quiet()
     with torch.inference_mode():
         rows = timed(pruners, options, device, dtype)
+    # counts need grids of a real model, and take no time
     counts = counted(pruners, options.width, device, dtype)
-    own = {name: [row for row in rows if row["method"] == name] for name in pruners}
-    fits = {name: {column: fit(own[name], column) for column in FITTED} for name in pruners}
+    fits: dict[str, dict[str, dict[str, float]]] = {}
+    for name in pruners:
+        own = where(rows, method=name)
+        fits[name] = {column: fit(own, column) for column in FITTED}
+
+    # what made them
     settings = Measurement().settings(device, dtype)
     meta = {name: settings[name] for name in ("device", "dtype", "machine", "versions")}
     command = shlex.join(["python", "benchmarks/speed/selection.py", *(arguments or sys.argv[1:])])
@@ -246,9 +287,12 @@ def main(arguments: list[str] | None = None) -> None:
         "repeats": options.repeats,
     }
     found = {"meta": meta, "rows": rows, "fits": fits, "counts": counts}
-    write_text(out / "selection.json", json.dumps(found, indent=1) + "\n")
+    write_json(out / "selection.json", found)
     write_text(out / "selection.csv", as_csv(rows[0], rows))
-    title = f"width {options.width}, {WORDS} words, {KEEP:.0%} kept, {meta['dtype']}, {meta['machine']['name']}"
+    title = (
+        f"width {options.width}, {WORDS} words, {KEEP:.0%} kept, "
+        f"{meta['dtype']}, {meta['machine']['name']}"
+    )
     with atomic(out / "selection.png") as temporary:
         draw(rows, fits, title, temporary)
     for table in tables(rows, fits, counts, title):

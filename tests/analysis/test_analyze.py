@@ -17,7 +17,7 @@ from PIL import Image
 
 from adafv import AdaFV, AdaFVReleased, FasterVLM, Random, TextToImage, Uniform
 from adafv.analysis import tables
-from adafv.analysis.first_hit import Fewest, fewest
+from adafv.analysis.first_hit import FirstHit, first_hits
 from adafv.analysis.measure import (
     CHANCE,
     CONTENT,
@@ -31,10 +31,11 @@ from adafv.analysis.measure import (
 )
 from adafv.analysis.signals import chance, llm_attention, measured_layers, similarity
 from adafv.analysis.sources import Source, from_boxes, from_suite
-from adafv.analysis.statistics import BINS, area_under_curve, bootstrap, profile
+from adafv.analysis.statistics import BINS, area_under_curve, profile
 from adafv.cli import main
 from adafv.core.pruner import BudgetError, Pruner, Selection
 from adafv.data.sample import Question, Sample
+from adafv.utils.stats import bootstrap
 
 QUESTION = "what color is the anchor ?"
 FIGURES = ("fig2", "fig3", "fig4")
@@ -187,12 +188,12 @@ def plain(pruner: Pruner, tokens, related: np.ndarray) -> int:
     "pruner", [AdaFV(tokens=1), FasterVLM(tokens=1), TextToImage(tokens=1), Random(tokens=1)]
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_fewest_is_what_a_loop_over_budgets_finds(encoding, pruner, seed):
+def test_first_hit_is_what_a_loop_over_budgets_finds(encoding, pruner, seed):
     """By rank or by bisection, in a batch that is padded."""
     tokens = encoding.tokens
     marks = [np.random.default_rng(seed + i).random(n) < 3 / n for i, n in enumerate(tokens.counts)]
     marks = [mark if mark.any() else np.arange(len(mark)) == 5 for mark in marks]
-    assert fewest(pruner, tokens, marks)[0].tokens == plain(pruner, tokens, marks[0])
+    assert first_hits(pruner, tokens, marks)[0].tokens == plain(pruner, tokens, marks[0])
 
 
 @dataclass(kw_only=True)
@@ -213,29 +214,29 @@ class Fickle(Pruner):
 @pytest.mark.parametrize(
     ("at", "expected"),
     [
-        (range(40, 180), Fewest(40)),
-        ((3, *range(40, 180)), Fewest(3, scanned=True)),
-        ((2, 5, 7), Fewest(2)),
-        ((5, 7), Fewest(5, scanned=True)),
-        ((18, 19, 20), Fewest(18, scanned=True)),
-        ((), Fewest(180)),
+        (range(40, 180), FirstHit(40)),
+        ((3, *range(40, 180)), FirstHit(3, scanned=True)),
+        ((2, 5, 7), FirstHit(2)),
+        ((5, 7), FirstHit(5, scanned=True)),
+        ((18, 19, 20), FirstHit(18, scanned=True)),
+        ((), FirstHit(180)),
     ],
 )
 def test_a_method_that_drops_a_token_again_is_scanned(encoding, at, expected):
     """Bisection alone would miss the lucky budgets below."""
     tokens = encoding.tokens
     marks = [np.arange(n) == 0 for n in tokens.counts]
-    assert fewest(Fickle(tokens=1, at=tuple(at)), tokens, marks)[0] == expected
+    assert first_hits(Fickle(tokens=1, at=tuple(at)), tokens, marks)[0] == expected
 
 
 @pytest.mark.parametrize("pruner", [Uniform(tokens=1), AdaFVReleased(tokens=1)])
-def test_fewest_is_never_too_few(encoding, pruner):
+def test_first_hit_is_never_too_few(encoding, pruner):
     """Other tokens at every budget, or none at small ones: what is reported is a budget that really
     keeps one.
     """
     tokens = encoding.tokens
     marks = [np.arange(n) % 50 == 49 for n in tokens.counts]
-    found = fewest(pruner, tokens, marks)[0].tokens
+    found = first_hits(pruner, tokens, marks)[0].tokens
     assert found >= plain(pruner, tokens, marks[0])
     assert marks[0][pruner.select(tokens, [found, tokens.counts[1]]).kept[0]].any()
 
@@ -259,7 +260,7 @@ def test_related_tokens_have_their_middle_in_a_box(model, processor):
     assert found.position.keys() == found.auc.keys() - {COSINE, COSINE + CONTENT, *RECEIVED} | {
         TRUTH
     }
-    assert found.fewest.keys() == {"adafv", "uniform"}
+    assert found.first_hit.keys() == {"adafv", "uniform"}
 
 
 def test_what_cannot_be_measured_is_counted(model, processor):
@@ -298,7 +299,7 @@ def test_batches_change_nothing(model, processor):
         measure(model, processor, *samples, batch_size=n).questions for n in (16, 1)
     )
     for a, b in zip(whole, one_by_one, strict=True):
-        assert (a.image, a.related_tokens, a.fewest) == (b.image, b.related_tokens, b.fewest)
+        assert (a.image, a.related_tokens, a.first_hit) == (b.image, b.related_tokens, b.first_hit)
         assert a.auc == pytest.approx(b.auc, abs=0.02)
 
 

@@ -23,8 +23,8 @@ from adafv.families.base import base_of
 from adafv.methods import METHODS, AdaFV, method
 from adafv.models.prompting import build_batch
 from adafv.speed import flops, report, run
-from adafv.speed import roofline as ceilings
-from adafv.speed.baselines import PEERS, Eager, Listed
+from adafv.speed import roofline
+from adafv.speed.baselines import BASELINES, Eager, Listed
 from adafv.speed.run import DENSE, DENSE_REPEAT, Measurement, plan
 from adafv.speed.shapes import QUESTION, SHAPES, Shape, build, image, shape_of
 from adafv.speed.stages import STAGES, answer
@@ -410,9 +410,9 @@ def test_rows():
     assert report.rows_of(records, SETTINGS, config)[1]["bound"] == "launch"
 
 
-def test_ceilings():
+def test_roofline():
     """Measured on this machine, in FLOP/s and bytes/s, and not absurd."""
-    found = ceilings.measure(CPU, torch.float32)
+    found = roofline.measure(CPU, torch.float32)
     assert 1e8 < found.flops < 1e15
     assert 1e8 < found.bytes < 1e14
     assert found.compute_ms(found.flops) == pytest.approx(1000)
@@ -437,9 +437,9 @@ def speed(capsys, *words: object) -> tuple[int, str, str]:
 
 @pytest.fixture
 def small(monkeypatch):
-    """The default shape, smaller; ceilings at once."""
+    """The default shape, smaller; a roofline at once."""
     monkeypatch.setitem(SHAPES, "tiny", SMALL["llava"])
-    monkeypatch.setattr(run.ceilings, "measure", lambda *_: run.ceilings.Ceilings(1e11, 1e10))
+    monkeypatch.setattr(run.roofline, "measure", lambda *_: run.roofline.Roofline(1e11, 1e10))
 
 
 QUICK = ("--device", "cpu", "--repeats", 2, "--answer", 2, "--json")
@@ -488,8 +488,8 @@ def test_command(small, tmp_path, capsys):
     assert [row["method"] for row in json.loads(out)["rows"]] == [DENSE, "adafv"]
 
 
-@pytest.mark.parametrize("name", PEERS)
-def test_peers_are_methods_here(small, tmp_path, capsys, name):
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_are_methods_here(small, tmp_path, capsys, name):
     """`--methods` knows them, though the registry doesn't."""
     assert name not in METHODS
     status, out, _ = speed(capsys, *QUICK, "--methods", name, "--keep", "0.5", "--out", tmp_path)

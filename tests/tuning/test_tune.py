@@ -296,7 +296,7 @@ BAD = [
     ),
     ('{"image": "p0.png", "question": " "}\n', "the question is empty"),
     ('{"image": "p0.png"}\n', "question=None is not text"),
-    ('{"image": "p0.png", "question": "what", "answer": 3}\n', "answer=3 is no text"),
+    ('{"image": "p0.png", "question": "what", "answer": 3}\n', "answer=3 is not text"),
     ('{"image": "http://a/b.png", "question": "what"}\n', "is an address"),
     (
         '{"image": "p0.png", "question": "what <image>"}\n'
@@ -352,9 +352,9 @@ def test_bad_lines(checkpoint, tmp_path, capsys, text, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--min-retention", 1), "min_retention=1.0 is no share"),
-        (("--min-retention", 0), "min_retention=0.0 is no share"),
-        (("--min-retention", "nan"), "min_retention=nan is no share"),
+        (("--min-retention", 1), "min_retention=1.0 is not a share"),
+        (("--min-retention", 0), "min_retention=0.0 is not a share"),
+        (("--min-retention", "nan"), "min_retention=nan is not a share"),
         (("--min-retention", "x"), "--min-retention"),
         (("--keep", "a"), "--keep 'a' is not a number"),
         (("--keep", "0.5,2"), "keep=2.0 is not a share"),

@@ -1,104 +1,123 @@
-"""What stands under each figure: what is drawn, and the numbers."""
+"""The captions: what each figure shows, and its numbers."""
 
 from typing import Any
 
-from adafv.analysis.tables import MEAN, Rows
+from adafv.analysis.tables import MEAN
 from adafv.utils.checks import checked
+from adafv.utils.records import Rows, distinct, where
 
-__all__ = ["auc_caption", "fewest_caption", "score_caption", "similarity_caption"]
+__all__ = ["auc_caption", "first_hit_caption", "score_caption", "similarity_caption"]
 
 
 @checked
 def score_caption(rows: Rows) -> str:
-    """Of Fig. 1: the mean over the suites, or the one suite's numbers."""
-    reductions = _distinct(rows, "reduction", lambda row: row["method"] != "blind")
-    suites = _distinct(rows, "suite")
+    """Return that of Fig. 1: the mean over the suites, or the one suite's numbers."""
+    pruned = [row for row in rows if row["method"] != "blind"]
+    reductions = distinct(pruned, "reduction")
+    suites = distinct(rows, "suite")
     shown = MEAN if MEAN in suites else suites[0]
-    numbers = {
-        (r["method"], r["reduction"]): f"{r['score']:.1f}" for r in rows if r["suite"] == shown
-    }
-    lists = [
-        f"{name} {' / '.join(numbers.get((name, r), '–') for r in reductions)}"
-        for name in dict.fromkeys(name for name, _ in numbers)
-        if name != "blind"
-    ]
-    gone = " / ".join(f"{100 * r:.3g}" for r in reductions)
+
+    # score by method and reduction; a method may lack one of them
+    numbers: dict[str, dict[float, str]] = {}
+    for row in where(pruned, suite=shown):
+        numbers.setdefault(row["method"], {})[row["reduction"]] = f"{row['score']:.1f}"
+    lists = []
+    for name, scores in numbers.items():
+        own = [scores.get(reduction, "–") for reduction in reductions]
+        lists.append(f"{name} {' / '.join(own)}")
+
+    dropped = " / ".join(f"{100 * reduction:.3g}" for reduction in reductions)
     return (
-        f"Fig. 1. Score, per cent of the dense model's, with {gone} % of the visual tokens gone. {_capital(shown)}: "
-        f"{'; '.join(lists)}. Bars are 95 % intervals, the dashed line is the model without an image."
+        f"Fig. 1. Score, per cent of the dense model's, with {dropped} % of the visual tokens "
+        f"gone. {_capital(shown)}: {'; '.join(lists)}. Bars are 95 % intervals, the dashed line is "
+        "the model without an image."
     )
 
 
 @checked
 def auc_caption(rows: Rows) -> str:
-    """Of Fig. 2: every AUC with its interval, and every mean place."""
+    """Return that of Fig. 2: every AUC with its interval, and every mean position."""
+    # left: suite by suite
+    aucs = where(rows, panel="auc")
     parts = []
-    for suite in _distinct(rows, "suite", lambda row: row["panel"] == "auc"):
-        own = [r for r in rows if r["panel"] == "auc" and r["suite"] == suite]
-        numbers = "; ".join(f"{r['signal']} {_with_interval(r)}" for r in own)
+    for suite in distinct(aucs, "suite"):
+        own = where(aucs, suite=suite)
+        numbers = "; ".join(map(_with_interval, own))
         parts.append(f"{_capital(suite)} ({own[0]['n']:,} questions): {numbers}.")
-    places = "; ".join(
-        f"{r['signal']} {_with_interval(r)}" for r in rows if r["panel"] == "mean position"
-    )
+
+    # right: over all suites
+    means = where(rows, panel="mean position")
+    positions = "; ".join(map(_with_interval, means))
     return (
-        "Fig. 2. Left: the chance that a visual token in a question's boxes scores higher than one outside them (AUC), "
-        "mean over questions, with 95 % intervals; content words are all but the chat template's and function words. "
-        f"{' '.join(parts)} Right: mean score along the image's sequence of visual tokens, 1 where it is even. "
-        f"Mean place, from 0, the first token, to 1, the last: {places}."
+        "Fig. 2. Left: the chance that a visual token in a question's boxes scores higher than one "
+        "outside them (AUC), mean over questions, with 95 % intervals; content words are all but "
+        f"the chat template's and function words. {' '.join(parts)} Right: mean score along the "
+        "image's sequence of visual tokens, 1 where it is even. Mean place, from 0, the first "
+        f"token, to 1, the last: {positions}."
     )
 
 
 @checked
 def similarity_caption(rows: Rows) -> str:
-    """Of Fig. 3: the means and how many tokens."""
+    """Return that of Fig. 3: the means, and how many tokens."""
     numbers = []
-    for suite in _distinct(rows, "suite"):
-        means = [
-            f"{name} {row['mean']:.3f} ({row['n']:,} tokens)"
-            for name in ("related", "unrelated")
-            for row in [next(r for r in rows if r["suite"] == suite and r["tokens"] == name)]
-        ]
+    for suite in distinct(rows, "suite"):
+        means = []
+        for name in ("related", "unrelated"):
+            # every bar of a histogram says its mean
+            row = where(rows, suite=suite, tokens=name)[0]
+            means.append(f"{name} {row['mean']:.3f} ({row['n']:,} tokens)")
         numbers.append(f"{suite}: {', '.join(means)}")
     return (
-        "Fig. 3. Cosine of each visual token with the word of the question that it resembles most, for tokens in the "
-        f"question's boxes (related) and outside them. Mean, {'; '.join(numbers)}."
+        "Fig. 3. Cosine of each visual token with the word of the question that it resembles most, "
+        "for tokens in the question's boxes (related) and outside them. "
+        f"Mean, {'; '.join(numbers)}."
     )
 
 
 @checked
-def fewest_caption(rows: Rows) -> str:
-    """Of Fig. 4: median and 90th percentile of each method, and where a larger budget may lose a
-    token.
-    """
+def first_hit_caption(rows: Rows) -> str:
+    """Return that of Fig. 4: median and 90th percentile, and which methods may lose a token."""
+    # quantiles, suite by suite
     parts = []
-    for suite in _distinct(rows, "suite"):
-        own = [r for r in rows if r["suite"] == suite]
-        numbers = "; ".join(f"{r['method']} {r['median']} / {r['p90']}" for r in own)
-        about = f"{own[0]['n']:,} questions, {own[0]['related_tokens']:.0f} of {own[0]['visual_tokens']:.0f} tokens"
+    for suite in distinct(rows, "suite"):
+        own = where(rows, suite=suite)
+        first = own[0]
+        numbers = "; ".join(f"{row['method']} {row['median']} / {row['p90']}" for row in own)
+        about = (
+            f"{first['n']:,} questions, {first['related_tokens']:.0f} of "
+            f"{first['visual_tokens']:.0f} tokens"
+        )
         parts.append(f"{_capital(suite)} ({about} in boxes): {numbers}.")
-    unsteady = {r["method"]: 0.0 for r in rows if r["scanned"]}
+
+    # methods that lose a related token again under a larger budget, on any suite
+    unsteady: dict[str, float] = {}
     for row in rows:
-        if row["method"] in unsteady:
-            unsteady[row["method"]] = max(unsteady[row["method"]], row["scanned"])
-    listed = ", ".join(
-        f"{name} (up to {100 * share:.0f} % of a suite's questions)"
-        for name, share in unsteady.items()
-    )
-    scanned = f" A larger budget can lose the token again: {listed}." if listed else ""
+        if row["scanned"]:
+            share = unsteady.get(row["method"], 0.0)
+            unsteady[row["method"]] = max(share, row["scanned"])
+    listed = []
+    for name, share in unsteady.items():
+        listed.append(f"{name} (up to {100 * share:.0f} % of a suite's questions)")
+    scanned = ""
+    if listed:
+        scanned = f" A larger budget can lose the token again: {', '.join(listed)}."
     return (
-        "Fig. 4. Fewest visual tokens to keep until one lies in a question's boxes: median / 90th percentile of the "
-        f"questions. {' '.join(parts)} Dot: median, bar: middle half, line: 10th to 90th percentile.{scanned}"
+        "Fig. 4. Fewest visual tokens to keep until one lies in a question's boxes: "
+        f"median / 90th percentile of the questions. {' '.join(parts)} Dot: median, bar: middle "
+        f"half, line: 10th to 90th percentile.{scanned}"
     )
 
 
 def _with_interval(row: dict[str, Any]) -> str:
-    interval = "" if row["ci_low"] is None else f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
-    return f"{row['value']:.2f}{interval}"
-
-
-def _distinct(rows: Rows, column: str, wanted: Any = lambda row: True) -> list[Any]:
-    return list(dict.fromkeys(row[column] for row in rows if wanted(row)))
+    """Return a signal with its value, and with its interval where it has one."""
+    # a single image has none
+    interval = ""
+    if row["ci_low"] is not None:
+        interval = f" [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+    return f"{row['signal']} {row['value']:.2f}{interval}"
 
 
 def _capital(text: str) -> str:
+    """Return a text with its first letter in capital, the others as they are."""
     return text[:1].upper() + text[1:]

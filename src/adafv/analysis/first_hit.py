@@ -1,4 +1,4 @@
-"""How many visual tokens a method must keep before one that the question is about is among them."""
+"""First-hit budgets: the tokens to keep until one of them is what a question is about."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +12,17 @@ from adafv.core.pruner import BudgetError, Pruner, ScoringPruner
 from adafv.core.visual_tokens import VisualTokens
 from adafv.utils.checks import checked
 
-__all__ = ["Fewest", "fewest"]
+__all__ = ["FirstHit", "first_hits"]
+
+Hit = Callable[[int], bool]
+"""Tells if a budget keeps a related token."""
+
+EVERY = 16
+"""Up to here every smaller budget is put to the test."""
 
 
 @dataclass(frozen=True)
-class Fewest:
+class FirstHit:
     """The smallest budget that keeps a related token.
 
     Attributes:
@@ -24,16 +30,15 @@ class Fewest:
         scanned: a larger budget was seen to lose the token again, so every budget was tried.
     """
 
-    tokens: int
+    tokens: int  # K
     scanned: bool = False
 
 
 @checked
-def fewest(
+def first_hits(
     pruner: Pruner, tokens: VisualTokens, related: Sequence[NDArray[np.bool_]]
-) -> list[Fewest]:
-    """The fewest tokens to keep so that at least one related token is among them (arXiv 2501.09532,
-    Fig. 4).
+) -> list[FirstHit]:
+    """Return the first-hit budget of each image (arXiv 2501.09532, Fig. 4).
 
     For a method that ranks, that is the rank of the first related token. For any other, which may
     choose quite other tokens under another budget, budgets are doubled and then bisected, which
@@ -47,21 +52,30 @@ def fewest(
         tokens: I images.
         related: for each image (N,) which of its tokens are related, at least one.
     """
+    found = []
     ranks = type(pruner).pick is ScoringPruner.pick and pruner.crops == "global"
     if ranks and isinstance(pruner, ScoringPruner):
-        scores = pruner.score(tokens).masked_fill(~tokens.mask, -torch.inf)
+        # the rank of the first related token
+        scores = pruner.score(tokens).masked_fill(~tokens.mask, -torch.inf)  # (I, N)
         order = scores.sort(dim=1, descending=True, stable=True).indices.cpu().numpy()
-        return [
-            Fewest(int(r[o[: len(r)]].argmax()) + 1) for r, o in zip(related, order, strict=True)
-        ]
-    return [_search(_hit(pruner, _only(tokens, i), r), len(r)) for i, r in enumerate(related)]
+        for marks, indices in zip(related, order, strict=True):
+            by_rank = marks[indices[: len(marks)]]  # (N,), padding is last
+            found.append(FirstHit(int(by_rank.argmax()) + 1))
+        return found
+
+    for i, marks in enumerate(related):
+        hit = _hit(pruner, _one(tokens, i), marks)
+        found.append(_search(hit, len(marks)))
+    return found
 
 
-def _hit(pruner: Pruner, image: VisualTokens, related: NDArray[np.bool_]) -> Callable[[int], bool]:
+def _hit(pruner: Pruner, image: VisualTokens, related: NDArray[np.bool_]) -> Hit:
+    """Return what tells if a budget keeps a related token; each is tried once."""
+
     @cache
     def hit(budget: int) -> bool:
         try:
-            kept = pruner.select(image, [budget]).kept[0]
+            kept = pruner.select(image, [budget]).kept[0]  # (K,)
         except BudgetError:
             return False  # it keeps nothing
         return bool(related[kept.cpu().numpy()].any())
@@ -69,36 +83,51 @@ def _hit(pruner: Pruner, image: VisualTokens, related: NDArray[np.bool_]) -> Cal
     return hit
 
 
-def _search(hit: Callable[[int], bool], count: int) -> Fewest:
-    low, high = 0, 1
-    while high < count and not hit(high):  # at `count` everything is kept
-        low, high = high, min(2 * high, count)
+def _search(hit: Hit, count: int) -> FirstHit:
+    """Search the first-hit budget among 1 … `count`."""
+    # double, until a budget hits; at `count` everything is kept
+    low = 0
+    high = 1
+    while high < count and not hit(high):
+        low = high
+        high = min(2 * high, count)
+
+    # bisect
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if hit(middle) else (middle, high)
-    lucky = next((k for k in _ladder(high) if hit(k)), None)
+        if hit(middle):
+            high = middle
+        else:
+            low = middle
+
+    # put to the test that no smaller one hits
+    lucky = next((budget for budget in _ladder(high) if hit(budget)), None)
     if lucky is None:
-        return Fewest(high)
-    return Fewest(next(k for k in range(1, lucky + 1) if hit(k)), scanned=True)
+        return FirstHit(high)
+    first = next(budget for budget in range(1, lucky + 1) if hit(budget))
+    return FirstHit(first, scanned=True)
 
 
 def _ladder(end: int) -> Iterator[int]:
-    """Budgets below `end`: 1 … 16, then each a quarter larger."""
-    step = 1
-    while step < end:
-        yield step
-        step += max(1, step // 4 if step >= 16 else 1)
+    """Yield budgets below `end`: 1 … 16, then each a quarter larger."""
+    budget = 1
+    while budget < end:
+        yield budget
+        budget += 1 if budget < EVERY else budget // 4
 
 
-def _only(tokens: VisualTokens, image: int) -> VisualTokens:
-    """One image of a batch, without its padding."""
-    one, count = slice(image, image + 1), tokens.counts[image]
+def _one(tokens: VisualTokens, image: int) -> VisualTokens:
+    """Return one image of a batch, without its padding."""
+    # a slice keeps the dimension of the batch
+    one = slice(image, image + 1)
+    count = tokens.counts[image]
+    signals = {signal: value[one, :count] for signal, value in tokens.signals.items()}
     return replace(
         tokens,
-        features=tokens.features[one, :count],
-        mask=tokens.mask[one, :count],
+        features=tokens.features[one, :count],  # (1, N, D)
+        mask=tokens.mask[one, :count],  # (1, N)
         counts=(count,),
-        signals={signal: value[one, :count] for signal, value in tokens.signals.items()},
+        signals=signals,
         text=None if tokens.text is None else tokens.text[one],
         text_mask=None if tokens.text_mask is None else tokens.text_mask[one],
         coordinates=tokens.coordinates[one],

@@ -1,6 +1,4 @@
-"""The measuring: every question with boxes, its signals against its boxes, its methods until they
-meet one.
-"""
+"""The measuring: signals against the boxes of a question, methods until they keep a token there."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from adafv.analysis.first_hit import Fewest, fewest
+from adafv.analysis.first_hit import FirstHit, first_hits
 from adafv.analysis.signals import (
     chance,
     distinct,
@@ -51,35 +49,38 @@ __all__ = [
     "Findings",
 ]
 
-COSINE, RELEVANCE, TOWER, CHANCE = "T2I similarity", "T2I attention", "saliency", "random"
+COSINE = "T2I similarity"
+RELEVANCE = "T2I attention"
+TOWER = "saliency"
+CHANCE = "random"
 CONTENT = ", content words"
-"""What follows the name of a signal whose words are those that
-`adafv.models.boilerplate.boilerplate` leaves.
+"""Ends the name of a signal that reads content words alone.
+
+They are what `adafv.models.boilerplate.boilerplate` leaves.
 """
-MUTUAL, DISTINCT = "tokens to each other", "distinctness"
+MUTUAL = "tokens to each other"
+DISTINCT = "distinctness"
 RECEIVED = {
     "received, first layer": Signal("received", 0.0),
     "received, middle layer": Signal("received", 0.5),
     "received, features' layer": Signal("received"),
 }
-"""What stands for saliency in a tower without CLS; `DISTINCT` where no attention can be observed at
-all.
-"""
+"""These stand for saliency in a tower without CLS; `DISTINCT`, where no attention is observable."""
 TRUTH = "related tokens"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one question showed. Dicts are by name of the signal, `fewest` by method.
+    """What one question showed. Dicts are by name of the signal, `first_hit` by method.
 
     Attributes:
         suite, image: what was asked about.
         visual_tokens, related_tokens: N, and how many of them the question is about.
         thumbnail: share of the N tokens that are the thumbnail's; 0 for a single crop.
-        auc: of telling related tokens from the rest.
+        auc: of telling related tokens from the others.
         position, centre: see `profile`; `TRUTH` stands for the related tokens themselves.
-        similarity: the cosines of the related tokens, and those of the rest.
-        fewest: tokens to keep until one is related.
+        similarity: the cosines of the related tokens, and those of the others.
+        first_hit: tokens to keep until one is related.
     """
 
     suite: str
@@ -88,10 +89,10 @@ class Finding:
     related_tokens: int
     thumbnail: float
     auc: dict[str, float]
-    position: dict[str, Array]
+    position: dict[str, Array]  # (BINS,) each
     centre: dict[str, float]
     similarity: tuple[Array, Array]
-    fewest: dict[str, Fewest]
+    first_hit: dict[str, FirstHit]
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,15 @@ class Findings:
     left_out: dict[str, Counter[str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Item:
+    """A question to be measured: which of a chunk's images, its text, and related tokens (N,)."""
+
+    image: int
+    text: str
+    related: Array  # (N,) bool
+
+
 @checked
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
@@ -109,7 +119,7 @@ class Analysis:
 
     Args:
         sources: where the questions come from.
-        methods: as `adafv.methods.from_spec` reads them, for the fewest tokens; those that choose
+        methods: as `adafv.methods.from_spec` reads them, for first-hit budgets; those that choose
             before the language model.
         seed: of the random control.
         batch_size: prompts that the language model reads at once; about as many are encoded at
@@ -131,6 +141,7 @@ class Analysis:
         for name in ("sources", "methods"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is an empty list: pass at least one")
+        # unknown methods are refused before a model is loaded
         _ = self.pruners
 
     @cached_property
@@ -139,19 +150,19 @@ class Analysis:
         return self._pruners(tuple)
 
     def _pruners(self, template: Callable[[], Iterable[int]]) -> dict[str, Pruner]:
-        found = {
-            name: from_spec(name, template, tokens=None if name == "none" else 1)
-            for name in self.methods
-        }
-        for name, pruner in found.items():
+        found = {}
+        for name in self.methods:
             if name == "none":
                 raise ValueError(
                     "method 'none' keeps every token, there is nothing to count: leave it out"
                 )
-            if type(pruner).between_layers is not Pruner.inside:
+            pruner = from_spec(name, template, tokens=1)
+            if type(pruner).between_layers is not Pruner.between_layers:
                 raise ValueError(
-                    f"method {name!r} chooses inside the language model, not before it: leave it out"
+                    f"method {name!r} chooses inside the language model, not before it: "
+                    "leave it out"
                 )
+            found[name] = pruner
         return found
 
     def run(
@@ -162,41 +173,44 @@ class Analysis:
         Raises:
             ValueError: there is no such question, or one holds a control token of the model.
         """
+        # without a grid there is no telling which tokens lie in a box
         check_has_grid(model)
         findings = Findings()
         for source in self.sources:
-            out = findings.left_out[source.name] = Counter()
+            out: Counter[str] = Counter()
+            findings.left_out[source.name] = out
             with tqdm(
                 total=source.questions, desc=source.name, unit="question", disable=not progress
             ) as bar:
                 for samples in self._chunks(source, out, bar):
-                    findings.questions.extend(
-                        self._chunk(model, processor, source.name, samples, out)
-                    )
+                    found = self._chunk(model, processor, source.name, samples, out)
+                    findings.questions.extend(found)
                     bar.update(sum(len(sample.questions) for sample in samples))
         if not findings.questions:
             names = ", ".join(source.name for source in self.sources)
             raise ValueError(
-                f"no question of {names} has a box with visual tokens inside and outside: pass a scenes suite, or "
-                "--boxes with boxes of what must be looked at"
+                f"no question of {names} has a box with visual tokens inside and outside: "
+                "pass a scenes suite, or --boxes with boxes of what must be looked at"
             )
         return findings
 
     def _chunks(self, source: Source, out: Counter[str], bar: tqdm) -> Iterator[list[Sample]]:
-        """Images whose questions with boxes fill a batch; the other questions are counted and
-        gone.
-        """
+        """Yield images whose questions with boxes fill a batch; the other questions are counted."""
         chunk: list[Sample] = []
+        count = 0
         for sample in source.samples:
-            asked = tuple(q for q in sample.questions if q.boxes)
-            if without := len(sample.questions) - len(asked):
+            asked = tuple(question for question in sample.questions if question.boxes)
+            without = len(sample.questions) - len(asked)
+            if without:
                 bar.update(without)
                 out["no box"] += without
             if asked:
                 chunk.append(replace(sample, questions=asked))
-            if sum(len(s.questions) for s in chunk) >= self.batch_size:
+                count += len(asked)
+            if count >= self.batch_size:
                 yield chunk
                 chunk = []
+                count = 0
         if chunk:
             yield chunk
 
@@ -209,56 +223,79 @@ class Analysis:
         samples: list[Sample],
         out: Counter[str],
     ) -> Iterator[Finding]:
-        pictures = self._encode(model, processor, suite, samples)
-        items = []
-        for i, (sample, coordinates) in enumerate(
-            zip(samples, pictures.tokens.coordinates, strict=True)
-        ):
-            places = centers(processor, sample.image.size, coordinates)
-            for question in sample.questions:
-                about = distances(places, question.boxes).isfinite().any(1).numpy()
-                if about.any() and not about.all():
-                    items.append((i, question.text, about))
-                else:
-                    out["every token in the boxes" if about.any() else "no token in the boxes"] += 1
+        """Measure the questions on some images, from one pass of the tower."""
+        images = self._encode(model, processor, suite, samples)
+        items = _items(processor, images, samples, out)
         for start in range(0, len(items), self.batch_size):
-            images, texts, marks = zip(*items[start : start + self.batch_size], strict=True)
-            asked = [samples[i].image for i in images]
-            prompts = build_batch(processor, asked, texts, model.device, model.dtype)
-            encoding = reask(model, prompts, pictures, images)
-            scores = self._scores(model, processor, prompts, encoding)
-            counted = {}
-            for name, pruner in self._pruners(lambda: boilerplate(processor)).items():
-                skip = frozenset(pruner.skip)
-                read = reask(model, prompts, encoding, skip=skip) if skip else encoding
-                counted[name] = fewest(pruner, read.tokens, marks)
-            for i, (image, text, about) in enumerate(zip(images, texts, marks, strict=True)):
-                own = {name: score[i].float().cpu().numpy() for name, score in scores.items()}
-                own[CHANCE] = chance(len(about), self.seed, suite, samples[image].id, text)
-                tokens = {name: counts[i] for name, counts in counted.items()}
-                yield _finding(
-                    suite,
-                    samples[image].id,
-                    encoding.tokens.coordinates[i][:, 0].numpy(),
-                    about,
-                    own,
-                    tokens,
-                )
+            batch = items[start : start + self.batch_size]
+            yield from self._batch(model, processor, suite, samples, images, batch)
+
+    def _batch(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        suite: str,
+        samples: list[Sample],
+        images: Encoding,
+        items: list[_Item],
+    ) -> Iterator[Finding]:
+        """Measure a batch of questions, each a prompt of its own."""
+        indices = []
+        shown = []
+        texts = []
+        related = []
+        for item in items:
+            indices.append(item.image)
+            shown.append(samples[item.image].image)
+            texts.append(item.text)
+            related.append(item.related)
+        prompts = build_batch(processor, shown, texts, model.device, model.dtype)
+        encoding = reask(model, prompts, images, indices)
+
+        # what the signals say, and when each method first hits
+        scores = self._scores(model, processor, prompts, encoding)
+        hits = {}
+        for name, pruner in self._pruners(lambda: boilerplate(processor)).items():
+            # a method that skips text tokens reads another text
+            skip = frozenset(pruner.skip)
+            read = reask(model, prompts, encoding, skip=skip) if skip else encoding
+            hits[name] = first_hits(pruner, read.tokens, related)
+
+        for i, item in enumerate(items):
+            sample = samples[item.image]
+            own = {}
+            for name, score in scores.items():
+                own[name] = score[i].float().cpu().numpy()  # (N,)
+            own[CHANCE] = chance(len(item.related), self.seed, suite, sample.id, item.text)
+            yield _finding(
+                suite,
+                sample.id,
+                encoding.tokens.coordinates[i][:, 0].numpy(),
+                item.related,
+                own,
+                {name: found[i] for name, found in hits.items()},
+            )
 
     def _encode(
         self, model: PreTrainedModel, processor: ProcessorMixin, suite: str, samples: list[Sample]
     ) -> Encoding:
+        """Run the tower once for all signals and methods."""
         for sample in samples:
             for question in sample.questions:
                 _check(processor, suite, question)
-        signals = frozenset({SALIENCY, *RECEIVED.values()}).union(
-            *(p.signals for p in self.pruners.values())
-        )
-        first = [sample.questions[0].text for sample in samples]
-        inputs = build_batch(
-            processor, [s.image for s in samples], first, model.device, model.dtype
-        )
-        return encode(model, inputs, signals=signals, text=False)
+
+        signals = {SALIENCY, *RECEIVED.values()}
+        for pruner in self.pruners.values():
+            signals |= pruner.signals
+
+        # the question changes later; one is needed to make a prompt
+        images = []
+        questions = []
+        for sample in samples:
+            images.append(sample.image)
+            questions.append(sample.questions[0].text)
+        inputs = build_batch(processor, images, questions, model.device, model.dtype)
+        return encode(model, inputs, signals=frozenset(signals), text=False)
 
     def _scores(
         self,
@@ -267,58 +304,94 @@ class Analysis:
         prompts: dict[str, Any],
         encoding: Encoding,
     ) -> dict[str, list[Tensor]]:
-        """For each signal, one (N,) tensor per question."""
-        tokens, layers = encoding.tokens, measured_layers(encoding.tokens.layers)
-        attention = llm_attention(model, prompts, encoding, layers)
+        """Return, for each signal, one (N,) tensor per question."""
+        tokens = encoding.tokens
         content = reask(model, prompts, encoding, skip=boilerplate(processor)).tokens
+        attention = TextToImage(tokens=1)
+
+        # (I, N) each
         padded = {
             COSINE: similarity(tokens),
             COSINE + CONTENT: similarity(content),
-            RELEVANCE: TextToImage(tokens=1).score(tokens),
-            RELEVANCE + CONTENT: TextToImage(tokens=1).score(content),
+            RELEVANCE: attention.score(tokens),
+            RELEVANCE + CONTENT: attention.score(content),
             TOWER: tokens.saliency,
-            **{name: tokens.signals[signal] for name, signal in RECEIVED.items()},
-            MUTUAL: mutual_attention(tokens),
-            DISTINCT: distinct(tokens),
         }
-        scores = {
-            name: [s[:n] for s, n in zip(score, tokens.counts, strict=True)]
-            for name, score in padded.items()
-        }
-        return scores | {
-            f"LLM attention, layer {i + 1}": rows for i, rows in zip(layers, attention, strict=True)
-        }
+        for name, signal in RECEIVED.items():
+            padded[name] = tokens.signals[signal]
+        padded[MUTUAL] = mutual_attention(tokens)
+        padded[DISTINCT] = distinct(tokens)
+
+        # without padding
+        scores: dict[str, list[Tensor]] = {}
+        for name, score in padded.items():
+            scores[name] = [row[:count] for row, count in zip(score, tokens.counts, strict=True)]
+
+        # the language model's own attention, under all visual tokens
+        layers = measured_layers(tokens.layers)
+        rows = llm_attention(model, prompts, encoding, layers)
+        for layer, own in zip(layers, rows, strict=True):
+            scores[f"LLM attention, layer {layer + 1}"] = own
+        return scores
+
+
+def _items(
+    processor: ProcessorMixin, images: Encoding, samples: list[Sample], out: Counter[str]
+) -> list[_Item]:
+    """Return the questions with tokens inside their boxes and outside; count the others."""
+    items = []
+    grids = images.tokens.coordinates
+    for i, (sample, coordinates) in enumerate(zip(samples, grids, strict=True)):
+        middles = centers(processor, sample.image.size, coordinates)  # (N, 2)
+        for question in sample.questions:
+            inside = distances(middles, question.boxes).isfinite()  # (N, boxes)
+            related = inside.any(1).numpy()  # (N,)
+            if related.all():
+                out["every token in the boxes"] += 1
+            elif not related.any():
+                out["no token in the boxes"] += 1
+            else:
+                items.append(_Item(i, question.text, related))
+    return items
 
 
 def _finding(
     suite: str,
     image: str,
     crop: Array,
-    about: Array,
+    related: Array,
     scores: dict[str, Array],
-    tokens: dict[str, Fewest],
+    hits: dict[str, FirstHit],
 ) -> Finding:
-    spread = {
-        name: profile(score)
-        for name, score in scores.items()
-        if not name.startswith((COSINE, "received"))
-    }
-    spread[TRUTH] = profile(about)
+    """Reduce the scores (N,) of a question to what the figures show."""
+    position = {}
+    centre = {}
+    for name, score in scores.items():
+        # cosines may be negative, and attention in the tower is shown by AUC alone
+        if not name.startswith((COSINE, "received")):
+            position[name], centre[name] = profile(score)
+    position[TRUTH], centre[TRUTH] = profile(related)
+
+    auc = {}
+    for name, score in scores.items():
+        auc[name] = area_under_curve(related, score)
     return Finding(
         suite=suite,
         image=image,
-        visual_tokens=len(about),
-        related_tokens=int(about.sum()),
+        visual_tokens=len(related),
+        related_tokens=int(related.sum()),
+        # crop 0 is the thumbnail, or all there is
         thumbnail=float((crop == 0).mean()) if crop.max() else 0.0,
-        auc={name: area_under_curve(about, score) for name, score in scores.items()},
-        position={name: stretches for name, (stretches, _) in spread.items()},
-        centre={name: centre for name, (_, centre) in spread.items()},
-        similarity=(scores[COSINE][about], scores[COSINE][~about]),
-        fewest=tokens,
+        auc=auc,
+        position=position,
+        centre=centre,
+        similarity=(scores[COSINE][related], scores[COSINE][~related]),
+        first_hit=hits,
     )
 
 
 def _check(processor: ProcessorMixin, suite: str, question: Question) -> None:
+    """Refuse a question that the model cannot be asked, with its suite."""
     try:
         check_question(processor, question.text)
     except ValueError as error:

@@ -1,6 +1,5 @@
 """The files of an analysis: an image and a table for each figure, and analysis.json."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,17 @@ from matplotlib.figure import Figure
 
 from adafv.analysis import captions, figures, tables
 from adafv.analysis.measure import Findings
-from adafv.analysis.tables import Rows
-from adafv.evaluation.report import as_csv
 from adafv.utils.checks import checked
 from adafv.utils.files import atomic, write_text
+from adafv.utils.records import Rows, as_csv, write_json
 from adafv.viz.fonts import covering
 
 __all__ = ["INTERVAL", "NO_SCORES", "Drawing", "drawings_of", "notes_of", "write"]
 
-INTERVAL = "95 %, percentile bootstrap over images, each with all its questions; fig1: that of the evaluation"
+INTERVAL = (
+    "95 %, percentile bootstrap over images, each with all its questions; "
+    "fig1: that of the evaluation"
+)
 NO_SCORES = "fig1 needs scores: run `adafv eval --out DIR`, then pass --results DIR/results.json"
 
 
@@ -34,38 +35,43 @@ class Drawing:
 
 @checked
 def drawings_of(findings: Findings, results: Rows | None, seed: int = 0) -> list[Drawing]:
-    """Figures 1 (where `results` of an evaluation are given) to 4.
+    """Return figures 1 (where `results` of an evaluation are given) to 4.
 
     Args:
         findings: what was measured.
         results: see `tables.read_results`.
         seed: of the bootstrap.
     """
-    measured = findings.questions
-    made = [
-        ("fig2", tables.auc_rows(measured, seed), captions.auc_caption, figures.draw_auc),
-        (
-            "fig3",
-            tables.similarity_rows(measured),
-            captions.similarity_caption,
-            figures.draw_similarity,
-        ),
-        ("fig4", tables.fewest_rows(measured), captions.fewest_caption, figures.draw_fewest),
-    ]
+    made = []
     if results is not None:
-        made.insert(
-            0, ("fig1", tables.score_rows(results), captions.score_caption, figures.draw_scores)
-        )
-    return [Drawing(name, rows, caption(rows), draw) for name, rows, caption, draw in made]
+        scores = tables.score_rows(results)
+        made.append(("fig1", scores, captions.score_caption, figures.draw_scores))
+
+    measured = findings.questions
+    aucs = tables.auc_rows(measured, seed)
+    made.append(("fig2", aucs, captions.auc_caption, figures.draw_auc))
+    similarities = tables.similarity_rows(measured)
+    made.append(("fig3", similarities, captions.similarity_caption, figures.draw_similarity))
+    hits = tables.first_hit_rows(measured)
+    made.append(("fig4", hits, captions.first_hit_caption, figures.draw_first_hit))
+
+    # a caption has numbers of the rows in it
+    drawings = []
+    for name, rows, caption, draw in made:
+        drawings.append(Drawing(name, rows, caption(rows), draw))
+    return drawings
 
 
 @checked
 def notes_of(findings: Findings, results: Rows | None) -> list[str]:
-    """What was left out, each in a sentence."""
+    """Return what was left out, each in a sentence."""
     notes = [] if results is not None else [NO_SCORES]
+    measured = {finding.suite for finding in findings.questions}
+    # reasons are counted suite by suite
     for suite, reasons in findings.left_out.items():
-        notes += [f"{suite}: {n:,} questions left out, {reason}" for reason, n in reasons.items()]
-        if not any(finding.suite == suite for finding in findings.questions):
+        for reason, count in reasons.items():
+            notes.append(f"{suite}: {count:,} questions left out, {reason}")
+        if suite not in measured:
             notes.append(f"{suite}: nothing to measure, the suite is in no figure")
     return notes
 
@@ -78,34 +84,40 @@ def write(
     findings: Findings,
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    """Write a PNG and a CSV for each figure and analysis.json, each file whole or not at all.
+    """Write a PNG and a CSV for each figure and analysis.json, each file complete or not at all.
 
     Returns:
-        What analysis.json holds: meta, figures (by name: png, csv, caption, rows), left_out and
-            notes.
+        The content of analysis.json: meta, figures (by name: png, csv, caption, rows), left_out and
+        notes.
 
     Raises:
         ValueError: the folder cannot be written.
     """
     out = Path(out)
+    described = {}
     for drawing in drawings:
-        write_text(out / f"{drawing.name}.csv", as_csv(drawing.rows[0], drawing.rows))
-        texts = [drawing.caption, *(str(value) for row in drawing.rows for value in row.values())]
-        with covering(texts), atomic(out / f"{drawing.name}.png") as temporary:
+        png = f"{drawing.name}.png"
+        table = f"{drawing.name}.csv"
+        write_text(out / table, as_csv(drawing.rows[0], drawing.rows))
+
+        # names of suites may be in any script: fonts must cover them
+        texts = [drawing.caption]
+        for row in drawing.rows:
+            texts += map(str, row.values())
+        with covering(texts), atomic(out / png) as temporary:
             drawing.draw(drawing.rows, drawing.caption).savefig(temporary, format="png")
-    whole = {
+        described[drawing.name] = {
+            "png": png,
+            "csv": table,
+            "caption": drawing.caption,
+            "rows": drawing.rows,
+        }
+
+    content = {
         "meta": meta,
-        "figures": {
-            d.name: {
-                "png": f"{d.name}.png",
-                "csv": f"{d.name}.csv",
-                "caption": d.caption,
-                "rows": d.rows,
-            }
-            for d in drawings
-        },
+        "figures": described,
         "left_out": {suite: dict(reasons) for suite, reasons in findings.left_out.items()},
         "notes": list(notes),
     }
-    write_text(out / "analysis.json", json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-    return whole
+    write_json(out / "analysis.json", content)
+    return content

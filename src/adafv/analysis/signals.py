@@ -1,4 +1,4 @@
-"""What is compared: scores of the visual tokens of a question."""
+"""The signals that are compared: scores of the visual tokens of a question."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -31,52 +31,72 @@ __all__ = [
 
 @checked
 def similarity(tokens: VisualTokens) -> Tensor:
-    """(I, N) cosine of each visual token with the word of the question that it resembles most.
+    """Return the cosine of each visual token with the text token that it resembles most.
 
-    Before the softmax that makes text-to-image attention of it, see
-    `adafv.ops.relevance.text_to_image_attention`.
+    Text-to-image attention is a softmax of it, see `adafv.ops.relevance.text_to_image_attention`.
+
+    Returns:
+        (I, N) fp32.
     """
     assert tokens.text is not None
     assert tokens.text_mask is not None
-    cosine = (
-        F.normalize(tokens.text.float(), dim=-1) @ F.normalize(tokens.features.float(), dim=-1).mT
-    )
+    text = F.normalize(tokens.text.float(), dim=-1)  # (I, M, D)
+    features = F.normalize(tokens.features.float(), dim=-1)  # (I, N, D)
+    cosine = text @ features.mT  # (I, M, N)
+    # padding of the text resembles nothing
     return cosine.masked_fill(~tokens.text_mask[..., None], -torch.inf).amax(1)
 
 
 @checked
 def mutual_attention(tokens: VisualTokens) -> Tensor:
-    """(I, N) attention that each visual token receives from the others: softmax of V · Vᵀ / √D,
-    mean over rows.
+    """Return the attention that each visual token receives from the others.
+
+    That is softmax of V · Vᵀ / √D, mean over rows.
+
+    Returns:
+        (I, N).
     """
-    features = tokens.features[:, None]
+    features = tokens.features[:, None]  # (I, 1, N, D), one head
     return received_attention(features, features, features.shape[-1] ** -0.5, tokens.mask)
 
 
 @checked
 def distinct(tokens: VisualTokens) -> Tensor:
-    """(I, N) how much each visual token differs from the others, see
-    `adafv.ops.saliency.mean_cosine_distance`.
+    """Return how much each visual token differs from the others.
+
+    See `adafv.ops.saliency.mean_cosine_distance`.
+
+    Returns:
+        (I, N).
     """
-    each = [
-        mean_cosine_distance(f[:n]) for f, n in zip(tokens.features, tokens.counts, strict=True)
-    ]
+    # image by image: padding would count as tokens
+    each = []
+    for features, count in zip(tokens.features, tokens.counts, strict=True):
+        each.append(mean_cosine_distance(features[:count]))  # (N,)
     return pad_sequence(each, batch_first=True)
 
 
 @checked
 def chance(count: int, seed: int, *names: str) -> Array:
-    """(N,) random numbers, others for every image and question: the control."""
-    return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)]).random(
-        count
-    )
+    """Return random numbers, others for every image and question: the control.
+
+    Args:
+        count: N.
+        seed: of all of them.
+        names: of the image and the question.
+    """
+    # not `hash`, which differs from process to process
+    entropy = [seed, *(zlib.crc32(name.encode()) for name in names)]
+    return np.random.default_rng(entropy).random(count)  # (N,)
 
 
 @checked
 def measured_layers(count: int) -> list[int]:
-    """The layers of a language model whose attention is measured: the second, which FastV (arXiv
-    2403.06764) reads, and the middle one.
+    """Return the layers of a language model whose attention is measured.
+
+    They are the second, which FastV (arXiv 2403.06764) reads, and the middle one.
     """
+    # a model of one or two layers has fewer
     return sorted({min(1, count - 1), count // 2})
 
 
@@ -84,12 +104,11 @@ def measured_layers(count: int) -> list[int]:
 def llm_attention(
     model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding, layers: Sequence[int]
 ) -> list[list[Tensor]]:
-    """Attention of the last token of a prompt to its visual tokens, mean over heads, with every
-    visual token kept.
+    """Return the attention of a prompt's last token to its visual tokens, mean over heads.
 
-    The language model runs once, under its own attention function; the one row is computed beside
-    it. Causal attention of the last token is taken to see everything: a sliding window is not
-    observed.
+    Every visual token is kept. The language model runs once, under its own attention function; the
+    one row is computed beside it. Causal attention of the last token is taken to see everything: a
+    sliding window is not observed.
 
     Args:
         inputs: prompts padded on the left, as `adafv.models.prompting.build_batch` makes them, with
@@ -101,25 +120,35 @@ def llm_attention(
         For each layer, one (N,) fp32 tensor per image; the rest of the row's mass is on text.
     """
     decoder: Any = model.get_decoder()
-    layer_of = {module: i for i in layers for module in layers_of(decoder)[i].modules()}
-    real = encoding.prompt.mask.to(model.device)
+    # attention may be in any module of a layer
+    layer_of: dict[nn.Module, int] = {}
+    for i in layers:
+        for module in layers_of(decoder)[i].modules():
+            layer_of[module] = i
+    real = encoding.prompt.mask.to(model.device)  # (B, L)
     rows: dict[int, Tensor] = {}
 
     def keep_last_row(
         module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None
     ) -> None:
         if module in layer_of:
-            rows[layer_of[module]] = attention_rows(query[:, :, -1:], key, scale, real[:, None])[
-                :, 0
-            ]
+            last = query[:, :, -1:]  # (B, H, 1, D)
+            found = attention_rows(last, key, scale, real[:, None])  # (B, 1, L)
+            rows[layer_of[module]] = found[:, 0]  # (B, L)
 
+    # one prefill shows all layers
     with observe(decoder, keep_last_row):
         model(**NoPruning().prune(model, inputs, encoding), use_cache=False, logits_to_keep=1)
-    places = [
-        span.positions.to(patch_indices.device)[patch_indices]
-        for span, patch_indices in zip(encoding.spans, encoding.patch_indices, strict=True)
-    ]
-    return [
-        [rows[i][span.row, p] for span, p in zip(encoding.spans, places, strict=True)]
-        for i in layers
-    ]
+
+    # of a row, the columns of an image's visual tokens; newlines are none
+    columns = []
+    for span, patch_indices in zip(encoding.spans, encoding.patch_indices, strict=True):
+        columns.append(span.positions.to(patch_indices.device)[patch_indices])  # (N,)
+
+    attention = []
+    for i in layers:
+        own = []
+        for span, positions in zip(encoding.spans, columns, strict=True):
+            own.append(rows[i][span.row, positions])  # (N,)
+        attention.append(own)
+    return attention

@@ -20,11 +20,21 @@ SUITE_QUESTIONS = 200
 
 _EXAMPLE = '{"image": "a.png", "question": "what is on the table?", "boxes": [[10, 20, 60, 80]]}'
 
+_FIELDS = (
+    ("image", str, "a path"),
+    ("question", str, "text"),
+    ("boxes", list, "a list of boxes"),
+)
+
 
 @dataclass(frozen=True)
 class Source:
-    """Images with questions: the name of where they come from, the samples, and how many
-    questions they make.
+    """Images with questions.
+
+    Attributes:
+        name: of where they come from.
+        samples: the images; they can be gone through once.
+        questions: how many they make.
     """
 
     name: str
@@ -33,7 +43,7 @@ class Source:
 
 
 def from_suite(name: str, limit: int, seed: int = 0, split: str = "test") -> Source:
-    """`limit` questions of a suite in `adafv.data.suites.SUITES`.
+    """Return `limit` questions of a suite in `adafv.data.suites.SUITES`.
 
     Raises:
         ValueError: an unknown name or split, a limit below 1, or a negative seed.
@@ -45,7 +55,7 @@ def from_suite(name: str, limit: int, seed: int = 0, split: str = "test") -> Sou
 
 @checked
 def from_boxes(path: str | Path, limit: int | None = None) -> Source:
-    """A user's own questions, with the boxes of what must be looked at to answer them.
+    """Return a user's own questions, with the boxes of what must be looked at to answer them.
 
     Every line is checked, and every image opened, before this returns; images are opened again
     when their turn comes, so that a long list needs no more memory than a short one. Lines about
@@ -75,19 +85,23 @@ def from_boxes(path: str | Path, limit: int | None = None) -> Source:
         try:
             name, question, boxes = _fields(line)
             image = path.parent / name
+            # opened once, for its size; sizes are small, images are not
             if image not in sizes:
                 sizes[image] = open_image(image).size
             found = tuple(_box(box, sizes[image]) for box in boxes)
         except ValueError as error:
             raise ValueError(f"line {number} of {path}: {error}") from None
+        # lines on the same image share one pass of the tower
         asked.setdefault(image, []).append(Question(question, "", "", found))
         total += 1
+    # blank lines alone
     if not total:
         raise ValueError(f"{path} is empty: give it one line for each question, such as {_EXAMPLE}")
     return Source(path.name, _samples(asked), total)
 
 
 def _lines(path: Path) -> list[str]:
+    """Read the lines of a text file."""
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
@@ -101,17 +115,15 @@ def _lines(path: Path) -> list[str]:
 
 
 def _fields(line: str) -> tuple[str, str, list[Any]]:
+    """Return image, question and boxes of a line, of the right types."""
     try:
         entry = json.loads(line)
     except ValueError as error:
         raise ValueError(f"no JSON ({error}), write it as {_EXAMPLE}") from None
+    # "1" and "[]" are JSON, too
     if not isinstance(entry, dict):
         raise ValueError(f"no JSON object, write it as {_EXAMPLE}")
-    for key, kind, what in (
-        ("image", str, "a path"),
-        ("question", str, "text"),
-        ("boxes", list, "a list of boxes"),
-    ):
+    for key, kind, what in _FIELDS:
         if not isinstance(entry.get(key), kind):
             raise ValueError(
                 f"{key}={entry.get(key)!r} is not {what}, write the line as {_EXAMPLE}"
@@ -122,26 +134,34 @@ def _fields(line: str) -> tuple[str, str, list[Any]]:
 
 
 def _box(box: Any, size: tuple[int, int]) -> Box:
+    """Return a box that has an area, inside an image of `size` (width, height)."""
     if not (isinstance(box, list) and len(box) == 4 and all(_is_number(x) for x in box)):
         raise ValueError(
             f"box {box!r} is not four numbers: give [left, top, right, bottom] in pixels"
         )
+    # a box is half open: it holds its left and top edges
     left, top, right, bottom = box
     if not (left < right and top < bottom):
         raise ValueError(
-            f"box {box} has no area: give [left, top, right, bottom] with left < right and top < bottom"
+            f"box {box} has no area: "
+            "give [left, top, right, bottom] with left < right and top < bottom"
         )
     if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
         raise ValueError(
-            f"box {box} leaves the image, which is {size[0]}×{size[1]} pixels: give pixels of the file"
+            f"box {box} leaves the image, which is {size[0]}×{size[1]} pixels: "
+            "give pixels of the file"
         )
     return cast(Box, tuple(box))
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # JSON's true is an int in Python, and its NaN a float
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
 
 
 def _samples(asked: dict[Path, list[Question]]) -> Iterator[Sample]:
+    # opened when their turn comes
     for image, questions in asked.items():
         yield Sample(str(image), open_image(image), tuple(questions), ())

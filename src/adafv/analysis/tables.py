@@ -2,34 +2,129 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adafv.analysis.measure import CHANCE, CONTENT, DISTINCT, MUTUAL, Finding
-from adafv.analysis.statistics import BINS, bootstrap, histogram
+from adafv.analysis.statistics import BINS, histogram
 from adafv.evaluation.report import read
 from adafv.utils.checks import checked
+from adafv.utils.records import Rows, row_of, where
+from adafv.utils.stats import bootstrap
 
-__all__ = ["MEAN", "auc_rows", "fewest_rows", "read_results", "score_rows", "similarity_rows"]
-
-Rows = list[dict[str, Any]]
+__all__ = [
+    "MEAN",
+    "FirstHitRow",
+    "ScoreRow",
+    "SignalRow",
+    "SimilarityRow",
+    "auc_rows",
+    "first_hit_rows",
+    "read_results",
+    "score_rows",
+    "similarity_rows",
+]
 
 MEAN = "mean of suites"
 REDUCTIONS = (0.75, 0.9, 0.95)
-QUANTILES = {"p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9}
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A row of Fig. 1: a method's score, per cent of the dense model's.
+
+    Attributes:
+        reduction: share of the visual tokens that is dropped.
+        n: questions.
+    """
+
+    suite: str  # or `MEAN`
+    method: str
+    reduction: float
+    score: float
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class SignalRow:
+    """A row of Fig. 2: a number of a signal.
+
+    Attributes:
+        panel: says which number: "auc", "thumbnail", "mean position" or "position".
+        position: where in the sequence of visual tokens, 0 to 1; of panel "position" alone.
+        n: questions.
+    """
+
+    panel: str
+    suite: str
+    signal: str
+    position: float | None
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class SimilarityRow:
+    """A row of Fig. 3: a bar of a histogram.
+
+    Attributes:
+        tokens: "related" or "unrelated".
+        cosine_from, cosine_to: its edges.
+        mean, n: of all tokens of the histogram.
+    """
+
+    suite: str
+    tokens: str
+    cosine_from: float
+    cosine_to: float
+    density: float
+    mean: float
+    n: int
+
+
+@dataclass(frozen=True)
+class FirstHitRow:
+    """A row of Fig. 4: quantiles of a method's first-hit budget.
+
+    Attributes:
+        n: questions.
+        visual_tokens, related_tokens: means.
+        scanned: share of the questions for which larger budgets can lose the token again.
+    """
+
+    suite: str
+    method: str
+    n: int
+    p10: int
+    p25: int
+    median: int
+    p75: int
+    p90: int
+    visual_tokens: float
+    related_tokens: float
+    scanned: float
 
 
 def read_results(path: str | Path) -> Rows:
-    """The rows of a `results.json` that `adafv eval` has written, those on all questions of a
-    suite.
+    """Return the rows of `adafv eval` that are on all questions of a suite.
+
+    Args:
+        path: of the `results.json` that it has written.
 
     Raises:
-        ValueError: the file cannot be read, is no such file, or has no row of a pruned model.
+        ValueError: the file cannot be read, is not such a file, or has no row of a pruned model.
     """
-    rows = [row for row in read(path)["rows"] if row["question_type"] == "all"]
-    if not any(0 < row["keep"] < 1 and _dense(rows).get(row["suite"]) for row in rows):
+    rows = where(read(path)["rows"], question_type="all")
+    dense = _dense(rows)
+    if not any(0 < row["keep"] < 1 and dense.get(row["suite"]) for row in rows):
         raise ValueError(
             f"{path} has no row of a pruned model: run adafv eval with --keep 0.25,0.1,0.05"
         )
@@ -38,7 +133,7 @@ def read_results(path: str | Path) -> Rows:
 
 @checked
 def score_rows(results: Rows) -> Rows:
-    """Fig. 1: score, per cent of the dense model's, against the share of tokens that is gone.
+    """Return the rows of Fig. 1: score against the share of tokens that is dropped.
 
     At the paper's reductions, where any of them was measured, else at all that were. With several
     suites their mean comes last, over methods and reductions that all suites have; it has no
@@ -46,127 +141,181 @@ def score_rows(results: Rows) -> Rows:
     """
     dense = _dense(results)
     pruned = [row for row in results if row["keep"] < 1 and dense.get(row["suite"])]
+
+    # at 1 nothing is kept: the blind model
     measured = {_reduction(row) for row in pruned if row["keep"] > 0}
     wanted = {1.0, *(measured & set(REDUCTIONS) or measured)}
-    rows: Rows = [
-        {
-            "suite": row["suite"],
-            "method": row["method"],
-            "reduction": _reduction(row),
-            "score": 100 * row["accuracy"] / dense[row["suite"]],
-            "ci_low": 100 * row["ci_low"] / dense[row["suite"]],
-            "ci_high": 100 * row["ci_high"] / dense[row["suite"]],
-            "n": row["n"],
-        }
-        for row in pruned
-        if _reduction(row) in wanted
-    ]
-    suites = {row["suite"] for row in rows}
-    means: dict[tuple[str, float], Rows] = {}
-    for row in rows:
-        means.setdefault((row["method"], row["reduction"]), []).append(row)
-    for (name, reduction), same in means.items() if len(suites) > 1 else ():
-        if len(same) == len(suites):
-            score, n = float(np.mean([row["score"] for row in same])), sum(row["n"] for row in same)
+
+    rows = []
+    for row in pruned:
+        reduction = _reduction(row)
+        if reduction in wanted:
+            # per cent of the dense model's
+            scale = dense[row["suite"]]
             rows.append(
-                {"suite": MEAN, "method": name, "reduction": reduction, "score": score,
-                 "ci_low": None, "ci_high": None, "n": n}
-            )  # fmt: skip
-    return _rounded(rows)
+                ScoreRow(
+                    suite=row["suite"],
+                    method=row["method"],
+                    reduction=reduction,
+                    score=100 * row["accuracy"] / scale,
+                    ci_low=100 * row["ci_low"] / scale,
+                    ci_high=100 * row["ci_high"] / scale,
+                    n=row["n"],
+                )
+            )
+    rows += _means(rows)
+    return [row_of(row) for row in rows]
+
+
+def _means(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
+    """Return the means over several suites, of what all of them have."""
+    suites = set(map(attrgetter("suite"), rows))
+    if len(suites) < 2:
+        return []
+    groups: dict[tuple[str, float], list[ScoreRow]] = {}
+    for row in rows:
+        groups.setdefault((row.method, row.reduction), []).append(row)
+
+    means = []
+    for (method, reduction), same in groups.items():
+        # a mean over other suites would not compare with the others
+        if len(same) == len(suites):
+            means.append(
+                ScoreRow(
+                    suite=MEAN,
+                    method=method,
+                    reduction=reduction,
+                    score=_mean(same, "score"),
+                    ci_low=None,
+                    ci_high=None,
+                    n=sum(row.n for row in same),
+                )
+            )
+    return means
 
 
 def _dense(results: Rows) -> dict[str, float]:
-    return {row["suite"]: row["accuracy"] for row in results if row["method"] == "none"}
+    """Return the dense model's accuracy by suite."""
+    return {row["suite"]: row["accuracy"] for row in where(results, method="none")}
 
 
 def _reduction(row: dict[str, Any]) -> float:
+    # 1 - 0.9 is not 0.1
     return round(1 - row["keep"], 6)
 
 
 @checked
 def auc_rows(findings: Sequence[Finding], seed: int = 0) -> Rows:
-    """Fig. 2: the AUC of each signal on each suite, then where the thumbnail ends, and each
-    signal's position bias.
+    """Return the rows of Fig. 2: AUCs, the end of the thumbnail, and position biases.
 
     An AUC is the mean over questions of each question's own, so that scores are only compared
     within one image.
     """
-    rows: Rows = []
+    rows = []
     for suite, own in _by_suite(findings).items():
+        images = list(map(attrgetter("image"), own))
         for signal in own[0].auc:
-            value, low, high = bootstrap([f.auc[signal] for f in own], [f.image for f in own], seed)
-            rows.append(_auc_row("auc", suite, signal, None, value, low, high, len(own)))
-    thumbnail = float(np.mean([f.thumbnail for f in findings]))
-    rows.append(_auc_row("thumbnail", "all", "", None, thumbnail, None, None, len(findings)))
-    images = [f"{f.suite}/{f.image}" for f in findings]
+            values = [finding.auc[signal] for finding in own]
+            value, low, high = bootstrap(values, images, seed)
+            rows.append(SignalRow("auc", suite, signal, None, value, low, high, len(own)))
+
+    # where the thumbnail ends, over all suites
+    count = len(findings)
+    thumbnail = _mean(findings, "thumbnail")
+    rows.append(SignalRow("thumbnail", "all", "", None, thumbnail, None, None, count))
+
+    # ids of images are unique within a suite
+    images = [f"{finding.suite}/{finding.image}" for finding in findings]
     for signal in findings[0].position:
+        # words and chance do not change where a score lies, and some signals are shown once
         if signal in (CHANCE, MUTUAL, DISTINCT) or signal.endswith(CONTENT):
             continue
-        value, low, high = bootstrap([f.centre[signal] for f in findings], images, seed)
-        rows.append(_auc_row("mean position", "all", signal, None, value, low, high, len(findings)))
-        stretches = np.nanmean([f.position[signal] for f in findings], axis=0)
+
+        # the mean position of the score's mass
+        centres = [finding.centre[signal] for finding in findings]
+        value, low, high = bootstrap(centres, images, seed)
+        rows.append(SignalRow("mean position", "all", signal, None, value, low, high, count))
+
+        # the score along the sequence; NaN: no token fell there
+        profiles = [finding.position[signal] for finding in findings]
+        stretches = np.nanmean(profiles, axis=0)  # (BINS,)
         for i in np.flatnonzero(np.isfinite(stretches)):
-            place, value = (i + 0.5) / BINS, float(stretches[i])
-            rows.append(
-                _auc_row("position", "all", signal, float(place), value, None, None, len(findings))
-            )
-    return _rounded(rows)
-
-
-def _auc_row(panel: str, suite: str, signal: str, position: float | None, value: float, low: float | None,
-             high: float | None, n: int) -> dict[str, Any]:  # fmt: skip
-    return {
-        "panel": panel, "suite": suite, "signal": signal, "position": position,
-        "value": value, "ci_low": low, "ci_high": high, "n": n,
-    }  # fmt: skip
+            position = float((i + 0.5) / BINS)
+            value = float(stretches[i])
+            rows.append(SignalRow("position", "all", signal, position, value, None, None, count))
+    return [row_of(row) for row in rows]
 
 
 @checked
 def similarity_rows(findings: Sequence[Finding], bins: int = 60) -> Rows:
-    """Fig. 3: density of the cosines of related and of unrelated tokens, per suite, over all
-    questions.
+    """Return the rows of Fig. 3: densities of the cosines of related and of unrelated tokens.
+
+    They are per suite, over all questions.
     """
-    everything = np.concatenate([values for f in findings for values in f.similarity])
-    low, high = np.quantile(everything, (0.0005, 0.9995))
+    # the same edges for all, so that histograms compare
+    everything = []
+    for finding in findings:
+        everything += finding.similarity
+    low, high = np.quantile(np.concatenate(everything), (0.0005, 0.9995))
     edges = np.linspace(low, max(high, low + 1e-6), bins + 1)
-    rows: Rows = []
+
+    rows = []
+    # a bar of a histogram is a row
     for suite, own in _by_suite(findings).items():
         for which, name in enumerate(("related", "unrelated")):
-            values = np.concatenate([f.similarity[which] for f in own])
+            values = np.concatenate([finding.similarity[which] for finding in own])
+            mean = float(values.mean())
             for i, density in enumerate(histogram(values, edges)):
-                rows.append({
-                    "suite": suite, "tokens": name, "cosine_from": float(edges[i]), "cosine_to": float(edges[i + 1]),
-                    "density": float(density), "mean": float(values.mean()), "n": len(values),
-                })  # fmt: skip
-    return _rounded(rows)
+                row = SimilarityRow(
+                    suite=suite,
+                    tokens=name,
+                    cosine_from=float(edges[i]),
+                    cosine_to=float(edges[i + 1]),
+                    density=float(density),
+                    mean=mean,
+                    n=len(values),
+                )
+                rows.append(row_of(row))
+    return rows
 
 
 @checked
-def fewest_rows(findings: Sequence[Finding]) -> Rows:
-    """Fig. 4: quantiles over the questions of a suite of the fewest tokens that keep a related one.
+def first_hit_rows(findings: Sequence[Finding]) -> Rows:
+    """Return the rows of Fig. 4: quantiles of first-hit budgets over the questions of a suite."""
+    rows = []
+    for suite, own in _by_suite(findings).items():
+        for name in own[0].first_hit:
+            # sorted once for all quantiles
+            hits = [finding.first_hit[name] for finding in own]
+            budgets = sorted(hit.tokens for hit in hits)
+            row = FirstHitRow(
+                suite=suite,
+                method=name,
+                n=len(own),
+                p10=_quantile(budgets, 0.1),
+                p25=_quantile(budgets, 0.25),
+                median=_quantile(budgets, 0.5),
+                p75=_quantile(budgets, 0.75),
+                p90=_quantile(budgets, 0.9),
+                visual_tokens=_mean(own, "visual_tokens"),
+                related_tokens=_mean(own, "related_tokens"),
+                scanned=_mean(hits, "scanned"),
+            )
+            rows.append(row_of(row))
+    return rows
 
-    `scanned` is the share of questions for which larger budgets can lose the token again.
+
+def _quantile(values: Sequence[int], share: float) -> int:
+    """Return the smallest of sorted values that `share` of them don't exceed.
+
+    It is a number of tokens, never between two.
     """
-    return _rounded([
-        {
-            "suite": suite,
-            "method": name,
-            "n": len(own),
-            **{q: _quantile([f.fewest[name].tokens for f in own], share) for q, share in QUANTILES.items()},
-            "visual_tokens": float(np.mean([f.visual_tokens for f in own])),
-            "related_tokens": float(np.mean([f.related_tokens for f in own])),
-            "scanned": float(np.mean([f.fewest[name].scanned for f in own])),
-        }
-        for suite, own in _by_suite(findings).items()
-        for name in own[0].fewest
-    ])  # fmt: skip
+    return values[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def _quantile(values: list[int], share: float) -> int:
-    """The smallest value that `share` of the values don't exceed: a number of tokens, never between
-    two.
-    """
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+def _mean(entries: Sequence[Any], name: str) -> float:
+    """Return the mean of an attribute."""
+    return float(np.mean(list(map(attrgetter(name), entries))))
 
 
 def _by_suite(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
@@ -174,7 +323,3 @@ def _by_suite(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
     for finding in findings:
         suites.setdefault(finding.suite, []).append(finding)
     return suites
-
-
-def _rounded(rows: Rows) -> Rows:
-    return [{k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in rows]

@@ -9,6 +9,7 @@ from adafv.data.suites import load_suite
 
 __all__ = ["CASES", "Case"]
 
+# the one suite here that has images in an order of their own
 EASY_VQA = "easy-vqa"
 
 
@@ -18,7 +19,7 @@ class Case:
 
     Attributes:
         suite: a suite of `adafv.evaluation`.
-        seed: of the test split; in easy-vqa, which picture.
+        seed: of the test split; in easy-vqa, which image.
         kind: the type of the question; "" takes the first of any type.
         why: what it shows.
     """
@@ -29,31 +30,62 @@ class Case:
     why: str
 
     def load(self) -> tuple[Sample, Question]:
-        """The picture and its first question of this kind."""
+        """Return the image and its first question of this kind."""
         if self.suite == EASY_VQA:
             sample = next(islice(load_suite(EASY_VQA), self.seed, None))
         else:
             sample = draw(self.seed, split="test", suite=self.suite)
-        return sample, next(
-            question for question in sample.questions if self.kind in ("", question.type)
-        )
+        for question in sample.questions:
+            if self.kind in ("", question.type):
+                return sample, question
+        raise AssertionError(f"{self} has no such question")
 
 
 CASES = (
+    # a small thing among loud ones
     Case(
-        "scenes-small",
-        0,
-        "color",
-        "what is asked about is small and dull, the rest is large and loud",
+        suite="scenes-small",
+        seed=0,
+        kind="color",
+        why="what is asked about is small and dull, the rest is large and loud",
     ),
-    Case("scenes", 2, "beside", "the answer is a neighbour that the question doesn't name"),
-    Case("scenes", 0, "text", "a word to read, on a card that only its neighbour names"),
-    Case("scenes", 4, "count", "everything matters, named or not"),
-    Case("scenes", 9, "two", "two named things, far apart"),
-    Case(EASY_VQA, 0, "", "from a public test set that nobody here wrote"),
+    # things that the question does not name
+    Case(
+        suite="scenes",
+        seed=2,
+        kind="beside",
+        why="the answer is a neighbour that the question doesn't name",
+    ),
+    Case(
+        suite="scenes",
+        seed=0,
+        kind="text",
+        why="a word to read, on a card that only its neighbour names",
+    ),
+    Case(
+        suite="scenes",
+        seed=4,
+        kind="count",
+        why="everything matters, named or not",
+    ),
+    # more than one glance
+    Case(
+        suite="scenes",
+        seed=9,
+        kind="two",
+        why="two named things, far apart",
+    ),
+    # not drawn by this package
+    Case(
+        suite=EASY_VQA,
+        seed=0,
+        kind="",
+        why="from a public test set that nobody here wrote",
+    ),
 )
-"""One of each difficulty from the first test seeds, which the dense model answers and on which
-methods differ.
+"""One of each difficulty, from the first test seeds.
+
+The dense model answers them, and methods differ on them.
 """
 
 

@@ -1,22 +1,23 @@
-"""A picture, what is on it, and what is asked about it."""
+"""An image, what is on it, and what is asked about it."""
 
 from dataclasses import dataclass
 
 from PIL import Image
 
-__all__ = ["BLIND", "Box", "Question", "Sample", "Thing"]
+__all__ = ["BLIND", "Box", "Question", "Sample", "Thing", "same_answer"]
 
 BLIND = "blind"
-"""The name of the model that sees no picture."""
+"""The name of the model that sees no image."""
 
 Box = tuple[int, int, int, int]
+"""left, top, right, bottom, in pixels"""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One drawn thing. `box` is left, top, right, bottom in pixels; `text` is what a card bears."""
+    """One drawn thing; `text` is what a card bears."""
 
-    name: str
+    name: str  # of an icon, or "card"
     color: str
     box: Box
     text: str | None = None
@@ -24,8 +25,12 @@ class Thing:
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its one-word answer, its type, and the boxes of what must be looked at to answer
-    it.
+    """A question with its one-word answer.
+
+    Attributes:
+        text, answer: as they are written.
+        type: groups questions in a table; "" where they have none.
+        boxes: of what must be looked at to answer it.
     """
 
     text: str
@@ -36,12 +41,18 @@ class Question:
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture with the questions asked about it.
+    """An image with the questions asked about it.
 
     `things` is empty where nobody knows them (easy-vqa).
     """
 
-    id: str
+    id: str  # unique within a suite
     image: Image.Image
     questions: tuple[Question, ...]
     things: tuple[Thing, ...]
+
+
+def same_answer(answer: str, truth: str) -> bool:
+    """Tell if two answers are the same, but for case and the space around them."""
+    # a model may begin with a capital, or end in a space
+    return answer.strip().casefold() == truth.strip().casefold()

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
+from adafv import __version__
 from adafv.core.encode import encode
 from adafv.core.pruner import BudgetError, Pruner
 from adafv.core.turns import remember
@@ -16,10 +17,14 @@ from adafv.evaluation.answers import AnswerLog, Key
 from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.prompts import Prompts
 from adafv.methods import from_spec, method
+from adafv.models.load import fingerprint
 from adafv.models.prompting import build_batch
 from adafv.utils.checks import checked
 
-__all__ = ["BLIND", "Answering", "Configuration", "chunks", "configured"]
+__all__ = ["BLIND", "Answering", "Configuration", "chunks", "configured", "settings_of"]
+
+Item = tuple[int, int]
+"""Which of some images, and which of its questions."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +36,14 @@ class Configuration:
 
     method: str
     keep: float
-    pruner: Pruner | None
+    pruner: Pruner | None  # None: blind
 
 
 @checked
 def configured(
     methods: Iterable[str], keeps: Iterable[float], template: Callable[[], Iterable[int]] = tuple
 ) -> list[Configuration]:
-    """Dense and blind, then each method at each budget below 1.
+    """Return dense and blind, then each method at each budget below 1.
 
     Args:
         methods: as `adafv.methods.from_spec` reads them, or "oracle".
@@ -46,19 +51,41 @@ def configured(
         template: gives the ids of `skip=template`; by default there are none, for want of a
             processor.
     """
-    fixed = [Configuration("none", 1.0, method("none")), Configuration(BLIND, 0.0, None)]
+    found = [Configuration("none", 1.0, method("none")), Configuration(BLIND, 0.0, None)]
     keeps = dict.fromkeys(keeps)
-    pruned = [
-        Configuration(
-            name,
-            float(keep),
-            Oracle(keep=keep) if name == Oracle.name else from_spec(name, template, keep=keep),
-        )
-        for name in dict.fromkeys(methods)
-        if name != "none"
-        for keep in keeps
-    ]
-    return fixed + [c for c in pruned if c.keep != 1]
+    for name in dict.fromkeys(methods):
+        if name == "none":
+            continue  # it is there already
+        for keep in keeps:
+            # made at 1 too, so that a bad name or budget is refused
+            pruner = _pruner(name, keep, template)
+            if keep != 1:
+                found.append(Configuration(name, float(keep), pruner))
+    return found
+
+
+def _pruner(name: str, keep: float, template: Callable[[], Iterable[int]]) -> Pruner:
+    if name == Oracle.name:
+        return Oracle(keep=keep)
+    return from_spec(name, template, keep=keep)
+
+
+@checked
+def settings_of(model: PreTrainedModel, name: str, **own: Any) -> dict[str, Any]:
+    """Return what must be the same for answers of two runs to belong together.
+
+    Args:
+        name: of the model.
+        own: what else decides the answers.
+    """
+    return {
+        "adafv": __version__,
+        "model": name,
+        "weights": fingerprint(model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        **own,
+    }
 
 
 @dataclass(frozen=True)
@@ -86,93 +113,139 @@ class Answering:
     left_out: dict[tuple[str, float], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # pruners that look at turns of a chat need the processor
         remember(self.model, self.processor)
 
     def answer(self, suite: str, samples: Sequence[Sample]) -> list[Key]:
-        """Answer the questions on some images that the log lacks; the keys of all of them."""
+        """Answer the questions on some images that the log lacks; return the keys of all of them.
 
-        def key(item: tuple[int, int], c: Configuration) -> Key:
-            return suite, samples[item[0]].id, item[1], c.method, c.keep
+        Args:
+            suite: of the questions.
+            samples: images that are encoded together.
+        """
+        items: list[Item] = []
+        for i, sample in enumerate(samples):
+            for index, _ in enumerate(sample.questions):
+                items.append((i, index))
 
-        items = [(i, q) for i, sample in enumerate(samples) for q in range(len(sample.questions))]
-        planned = [
-            c
-            for c in self.configurations
-            if c.method != Oracle.name or any(s.things for s in samples)
-        ]
-        lacking = [
-            item
-            for item in items
-            if any(key(item, c) not in self.log for c in self._possible(planned))
-        ]
-        if lacking:
-            encoding = self._encode(samples)
-            for start in range(0, len(lacking), self.batch_size):
-                batch = lacking[start : start + self.batch_size]
-                asked = [samples[i].questions[q] for i, q in batch]
-                prompts = Prompts(
-                    self.model,
-                    self.processor,
-                    encoding,
-                    [i for i, _ in batch],
-                    list(samples),
-                    asked,
-                )
-                wanted = [
-                    c
-                    for c in self._possible(planned)
-                    if any(key(item, c) not in self.log for item in batch)
-                ]
-                self.log.append(
-                    _placed(key(item, c), self.record(question, answer))
-                    for c in wanted
-                    for item, question, answer in zip(
-                        batch, asked, self._answers(prompts, c), strict=False
-                    )
-                )
-        return [key(item, c) for item in items for c in self._possible(planned)]
+        # the oracle needs boxes
+        planned = list(self.configurations)
+        if not any(sample.things for sample in samples):
+            planned = [c for c in planned if c.method != Oracle.name]
+
+        # only what is missing under some configuration is asked
+        lacking = [item for item in items if self._lacking(suite, samples, [item], planned)]
+        encoding = self._encode(samples) if lacking else None
+        for start in range(0, len(lacking), self.batch_size):
+            assert encoding is not None
+            batch = lacking[start : start + self.batch_size]
+            self._answer_batch(suite, samples, batch, encoding, planned)
+
+        # what turned out impossible meanwhile is not among them
+        keys = []
+        for item in items:
+            keys += [_key(suite, samples, item, c) for c in self._possible(planned)]
+        return keys
+
+    def _answer_batch(
+        self,
+        suite: str,
+        samples: Sequence[Sample],
+        batch: list[Item],
+        encoding: Encoding,
+        planned: list[Configuration],
+    ) -> None:
+        """Answer a batch of questions under every configuration that lacks one of them."""
+        images = []
+        asked = []
+        for image, index in batch:
+            images.append(image)
+            asked.append(samples[image].questions[index])
+        prompts = Prompts(self.model, self.processor, encoding, images, list(samples), asked)
+
+        records = []
+        for c in self._lacking(suite, samples, batch, planned):
+            # no answer at all where the budget cannot be met
+            for item, question, answer in zip(
+                batch, asked, self._answers(prompts, c), strict=False
+            ):
+                key = _key(suite, samples, item, c)
+                place = dict(zip(("suite", "id", "question", "method", "keep"), key, strict=True))
+                records.append({**place, **self.record(question, answer)})
+        # on the disk batch by batch, all configurations together
+        self.log.append(records)
 
     def records(self, keys: Iterable[Key]) -> list[dict[str, Any]]:
-        """The answers to what was asked, none twice, none of what is left out."""
-        return [
-            self.log.records[key] for key in dict.fromkeys(keys) if key[3:] not in self.left_out
-        ]
+        """Return the answers to what was asked, none twice, none of what is left out."""
+        found = []
+        for key in dict.fromkeys(keys):
+            if key[3:] not in self.left_out:
+                found.append(self.log.records[key])
+        return found
+
+    def _lacking(
+        self,
+        suite: str,
+        samples: Sequence[Sample],
+        items: list[Item],
+        planned: list[Configuration],
+    ) -> list[Configuration]:
+        """Return the configurations under which some of these questions have no answer yet."""
+        found = []
+        for c in self._possible(planned):
+            keys = {_key(suite, samples, item, c) for item in items}
+            if not keys <= self.log.records.keys():
+                found.append(c)
+        return found
 
     def _possible(self, configurations: list[Configuration]) -> list[Configuration]:
         return [c for c in configurations if (c.method, c.keep) not in self.left_out]
 
     @torch.no_grad()
     def _answers(self, prompts: Prompts, c: Configuration) -> list[dict[str, Any]]:
-        """The answers of a batch; none where the budget cannot be met."""
+        """Return the answers of a batch; none where the budget cannot be met."""
         try:
             return prompts.answer(c.pruner, self.max_new_tokens)
         except BudgetError as error:
+            # known from the first batch on, and not tried again
             self.left_out[c.method, c.keep] = str(error)
             return []
 
     @torch.no_grad()
     def _encode(self, samples: Sequence[Sample]) -> Encoding:
-        pruners = [c.pruner for c in self.configurations if c.pruner]
-        questions = [sample.questions[0].text for sample in samples]
-        images = [sample.image for sample in samples]
+        """Run the tower once for all configurations, with every signal that any of them reads."""
+        signals: frozenset[Any] = frozenset()
+        for c in self.configurations:
+            if c.pruner:
+                signals |= c.pruner.signals
+
+        # the question changes later, see `Prompts`; one is needed to make a prompt
+        images = []
+        questions = []
+        for sample in samples:
+            images.append(sample.image)
+            questions.append(sample.questions[0].text)
         inputs = build_batch(self.processor, images, questions, self.model.device, self.model.dtype)
-        return encode(
-            self.model, inputs, signals=frozenset().union(*(p.signals for p in pruners)), text=False
-        )
+        return encode(self.model, inputs, signals=signals, text=False)
 
 
 def chunks(samples: Iterable[Sample], batch_size: int) -> Iterator[list[Sample]]:
-    """Images whose questions fill a batch."""
+    """Yield images whose questions fill a batch."""
     chunk: list[Sample] = []
+    count = 0
     for sample in samples:
+        # an image without questions is not worth the tower's time
         if sample.questions:
             chunk.append(sample)
-        if sum(len(s.questions) for s in chunk) >= batch_size:
+            count += len(sample.questions)
+        if count >= batch_size:
             yield chunk
             chunk = []
+            count = 0
     if chunk:
         yield chunk
 
 
-def _placed(key: Key, record: dict[str, Any]) -> dict[str, Any]:
-    return {**dict(zip(("suite", "id", "question", "method", "keep"), key, strict=True)), **record}
+def _key(suite: str, samples: Sequence[Sample], item: Item, c: Configuration) -> Key:
+    image, question = item
+    return suite, samples[image].id, question, c.method, c.keep

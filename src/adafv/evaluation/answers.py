@@ -1,12 +1,11 @@
 """The log of an evaluation: one line per answer, never lost, never twice."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from adafv.utils.checks import checked
-from adafv.utils.files import Lines, differences, writable_folder, write_text
+from adafv.utils.records import RunLog
 
 __all__ = ["AnswerLog", "Key"]
 
@@ -15,70 +14,55 @@ Key = tuple[str, str, int, str, float]
 
 
 @checked
-class AnswerLog(Lines):
+class AnswerLog(RunLog):
     """`answers.jsonl` in a folder, with the `settings.json` that the answers were given under.
 
-    Opening it takes up an earlier run with the same settings: answers that are there need not be
-    given again, and a last line that a kill has torn is cut off. Only one process may hold a
-    folder.
+    Opening it resumes an earlier run with the same settings: answers that are there need not be
+    given again.
 
     Args:
         folder: made where it is missing.
         settings: JSON-able; what must be the same for answers to belong together.
 
+    Attributes:
+        records: the answers, by what they are answers to.
+
     Raises:
-        ValueError: the folder cannot be written, holds a run with other settings, is in use, or has
-            a damaged line.
+        ValueError: see `RunLog`.
     """
 
     def __init__(self, folder: str | Path, settings: dict[str, Any]) -> None:
-        path = writable_folder(folder) / "answers.jsonl"
-        _check(path, json.loads(json.dumps(settings)))
-        super().__init__(path, "another --out")
-        self.trim()
+        super().__init__(Path(folder) / "answers.jsonl", settings)
         self.records: dict[Key, dict[str, Any]] = {}
-        for number, line in enumerate(self.before, 1):
-            try:
-                record = json.loads(line)
-                self.records[key_of(record)] = record
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(
-                    f"{self.path} is damaged in line {number}: delete that line, or pass another --out"
-                ) from None
+        for record in self.lines:
+            self.records[key_of(record)] = record
 
     def __contains__(self, key: Key) -> bool:
         return key in self.records
+
+    def parse(self, line: bytes) -> dict[str, Any]:
+        """Return the answer that a line holds; an error says that the line is damaged."""
+        record = super().parse(line)
+        hash(key_of(record))  # a list in place of a name is damage, too
+        return record
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Add answers that are not there yet and put them on the disk.
 
         Raises:
-            ValueError: the disk is full; what was there before stays whole.
+            ValueError: the disk is full; what was there before is still complete.
         """
-        new = {key_of(record): record for record in records if key_of(record) not in self.records}
+        new: dict[Key, dict[str, Any]] = {}
+        for record in records:
+            key = key_of(record)
+            if key not in self.records:
+                new[key] = record
+
+        # only what is safe on the disk counts as answered
         super().append(new.values())
         self.records |= new
 
 
-def _check(path: Path, settings: dict[str, Any]) -> None:
-    beside = path.with_name("settings.json")
-    if not beside.exists():
-        if path.exists() and path.stat().st_size:
-            raise ValueError(
-                f"{path} has answers but no settings.json beside it: pass another --out"
-            )
-        write_text(beside, json.dumps(settings, indent=1) + "\n")
-        return
-    try:
-        before = json.loads(beside.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ValueError(f"{beside} is damaged: pass another --out") from None
-    if was := differences(before, settings):
-        raise ValueError(
-            f"{path.parent} holds a run with {was}: pass another --out, or the same settings"
-        )
-
-
 def key_of(record: dict[str, Any]) -> Key:
-    """What an answer is an answer to."""
+    """Return what an answer is an answer to."""
     return record["suite"], record["id"], record["question"], record["method"], record["keep"]

@@ -16,26 +16,45 @@ __all__ = ["centers", "distances"]
 
 @checked
 def centers(processor: Any, size: tuple[int, int], coordinates: Tensor) -> NDArray[Any]:
-    """(N, 2) x and y, in pixels of an image of `size` (width, height), of the middle of each
-    token's patch.
+    """Return the middle of each token's patch, in pixels.
+
+    Args:
+        size: width and height of the image.
+        coordinates: (N, 3) crop, row and column of its tokens.
+
+    Returns:
+        (N, 2) x and y.
     """
+    # the part of the image that the processor shows the tower
     left, top, right, bottom = view(processor, size, coordinates)
-    place = np.empty((len(coordinates), 2))
+    # in the order of the tokens, whatever their grid
+    centers = np.empty((len(coordinates), 2))
+    # thumbnail and tiles have grids of their own over the same part
     for scale in scales(coordinates):
         rows, columns = scale.shape
-        place[scale.index, 0] = left + (scale.coordinates[:, 1] + 0.5) * (right - left) / columns
-        place[scale.index, 1] = top + (scale.coordinates[:, 0] + 0.5) * (bottom - top) / rows
-    return place
+        row = scale.coordinates[:, 0] + 0.5
+        column = scale.coordinates[:, 1] + 0.5
+        centers[scale.index, 0] = left + column * (right - left) / columns
+        centers[scale.index, 1] = top + row * (bottom - top) / rows
+    return centers
 
 
 @checked
 def distances(centers: NDArray[Any], boxes: tuple[Box, ...]) -> Tensor:
-    """(N, boxes): how far each token's middle is from the middle of each box it lies in, in pixels;
-    inf outside.
+    """Return how far each token's middle is from that of each box, in pixels; outside it inf.
+
+    Args:
+        centers: (N, 2) x and y.
+        boxes: left, top, right and bottom of each.
+
+    Returns:
+        (N, boxes) fp64.
     """
-    distance = np.full((len(centers), len(boxes)), np.inf)
+    distance = np.full((len(centers), len(boxes)), np.inf)  # (N, boxes)
+    x, y = centers.T  # (N,) each
     for i, (left, top, right, bottom) in enumerate(boxes):
-        x, y = centers.T
-        inside = (left <= x) & (x < right) & (top <= y) & (y < bottom)
-        distance[inside, i] = np.hypot(x - (left + right) / 2, y - (top + bottom) / 2)[inside]
+        # the far edges belong to the next box, so that no token lies in two that touch
+        inside = (left <= x) & (x < right) & (top <= y) & (y < bottom)  # (N,)
+        from_middle = np.hypot(x - (left + right) / 2, y - (top + bottom) / 2)
+        distance[inside, i] = from_middle[inside]
     return torch.from_numpy(distance)

@@ -1,6 +1,4 @@
-"""Accuracy of methods at budgets: every question of a suite, dense, blind and pruned, from one pass
-of the tower.
-"""
+"""Accuracy of methods at budgets: every question dense, blind and pruned, from one pass."""
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
@@ -12,13 +10,12 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from adafv import __version__
 from adafv.data import suites
+from adafv.data.sample import Question, same_answer
 from adafv.data.scenes import SPLITS
-from adafv.evaluation.answering import Answering, Configuration, chunks, configured
+from adafv.evaluation.answering import Answering, Configuration, chunks, configured, settings_of
 from adafv.evaluation.answers import AnswerLog, Key
 from adafv.models.boilerplate import boilerplate
-from adafv.models.load import fingerprint
 from adafv.utils.checks import checked
 
 __all__ = ["Evaluation"]
@@ -56,33 +53,31 @@ class Evaluation:
     max_new_tokens: int = 16
 
     def __post_init__(self) -> None:
+        # numbers of nothing
         for name in ("limit", "batch_size", "max_new_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} is too few: pass 1 or more")
+        # seeds of drawn suites count up from here
         if self.seed < 0:
             raise ValueError(f"seed={self.seed} is negative: pass 0 or more")
+        # nothing to measure
         for name in ("methods", "keeps", "suites"):
             if not getattr(self, name):
                 raise ValueError(
                     f"{name} is an empty list: pass at least one, e.g. adafv, 0.1 or scenes"
                 )
         for suite in self.suites:
-            if suite not in suites.SUITES:
-                close = difflib.get_close_matches(suite, suites.SUITES, n=1, cutoff=0.5)
-                hint = (
-                    f"did you mean {close[0]!r}?"
-                    if close
-                    else f"there are {', '.join(suites.SUITES)}"
-                )
-                raise ValueError(f"suite {suite!r} is unknown: {hint}")
+            _check_suite(suite)
         if self.split not in SPLITS:
             raise ValueError(f"split={self.split!r} is unknown: pass one of {', '.join(SPLITS)}")
+        # unknown methods are refused before a model is loaded
         _ = self.configurations
 
     @cached_property
     def configurations(self) -> list[Configuration]:
-        """Dense and blind, then each method at each budget; `skip=template` skips nothing, for want
-        of a processor.
+        """Dense and blind, then each method at each budget.
+
+        Here `skip=template` skips nothing, for want of a processor.
         """
         return self._configured()
 
@@ -91,19 +86,21 @@ class Evaluation:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many questions are asked of each suite."""
+        """By suite, how many questions are asked."""
         return {suite: suites.suite_length(suite, self.limit) for suite in self.suites}
 
     @property
     def places(self) -> list[tuple[str, str, float]]:
         """Suite, method and keep of everything that is measured."""
-        return [(suite, c.method, c.keep) for suite in self.suites for c in self.configurations]
+        found = []
+        for suite in self.suites:
+            for c in self.configurations:
+                found.append((suite, c.method, c.keep))
+        return found
 
     @cached_property
     def left_out(self) -> dict[tuple[str, float], str]:
-        """Methods and budgets that could not be met on this model, each with its reason; known
-        after `run`.
-        """
+        """Methods and budgets that this model could not meet, with reasons; known after `run`."""
         return {}
 
     def run(
@@ -128,14 +125,14 @@ class Evaluation:
 
         Returns:
             One record per question of the suites and configuration: suite, id, question (its
-                index), type, method,
-            keep, visual_tokens, kept_tokens, answer, truth, correct, seconds (selection, prefill
-            and decoding, its
-            share of the batch's; without the vision tower). None of what is `left_out`.
+            index), type, method, keep, visual_tokens, kept_tokens, answer, truth, correct, seconds
+            (selection, prefill and decoding, its share of the batch's; without the vision tower).
+            None of what is `left_out`.
 
         Raises:
             ValueError: see `AnswerLog`.
         """
+        # now there is a processor to know the chat template by
         asked: list[Key] = []
         configurations = self._configured(lambda: boilerplate(processor))
         with AnswerLog(out, self._settings(model, name)) as log:
@@ -150,41 +147,55 @@ class Evaluation:
                 self.left_out,
             )
             for suite in dict.fromkeys(self.suites):
-                total = suites.suite_length(suite, self.limit)
-                with tqdm(
-                    total=total, desc=suite, unit="question", disable=not progress, leave=True
-                ) as bar:
-                    questions = suites.load_suite(suite, self.limit, self.seed, self.split)
-                    for samples in chunks(questions, self.batch_size):
-                        asked += answering.answer(suite, samples)
-                        bar.update(sum(len(sample.questions) for sample in samples))
+                asked += self._asked(answering, suite, progress)
+            # earlier runs in the folder count where they have answered all of these questions
             return answering.records([*asked, *_answered(log, asked, beside)])
 
+    def _asked(self, answering: Answering, suite: str, progress: bool) -> list[Key]:
+        """Answer the questions of a suite; return the keys of the answers."""
+        asked: list[Key] = []
+        total = suites.suite_length(suite, self.limit)
+        samples = suites.load_suite(suite, self.limit, self.seed, self.split)
+        with tqdm(total=total, desc=suite, unit="question", disable=not progress) as bar:
+            for chunk in chunks(samples, self.batch_size):
+                asked += answering.answer(suite, chunk)
+                bar.update(sum(len(sample.questions) for sample in chunk))
+        return asked
+
     def _settings(self, model: PreTrainedModel, name: str) -> dict[str, Any]:
-        return {
-            "adafv": __version__,
-            "model": name,
-            "weights": fingerprint(model),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "device": model.device.type,
-            **{key: getattr(self, key) for key in ("seed", "split", "max_new_tokens")},
-        }
+        # neither methods nor budgets: a folder may collect them run by run
+        return settings_of(
+            model,
+            name,
+            seed=self.seed,
+            split=self.split,
+            max_new_tokens=self.max_new_tokens,
+        )
+
+
+def _check_suite(suite: str) -> None:
+    if suite in suites.SUITES:
+        return
+    close = difflib.get_close_matches(suite, suites.SUITES, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(suites.SUITES)}"
+    raise ValueError(f"suite {suite!r} is unknown: {hint}")
 
 
 def _answered(
     log: AnswerLog, asked: Iterable[Key], beside: Iterable[tuple[str, str, float]]
 ) -> list[Key]:
-    """Under which of some other configurations all the questions have answers already: their keys."""
+    """Return the keys of other configurations under which all the questions have answers."""
     questions = dict.fromkeys(key[:3] for key in asked)
     found: list[Key] = []
     for suite, name, keep in beside:
+        # all or none: half a suite would not compare with the others
         keys = [(*question, name, keep) for question in questions if question[0] == suite]
-        if all(key in log for key in keys):
+        if log.records.keys() >= set(keys):
             found += keys
     return found
 
 
-def _judged(question: Any, answer: dict[str, Any]) -> dict[str, Any]:
-    truth = question.answer
-    correct = answer["answer"].strip().casefold() == truth.strip().casefold()
-    return {"type": question.type, **answer, "truth": truth, "correct": correct}
+def _judged(question: Question, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of an answer: with the truth, and if it is right."""
+    correct = same_answer(answer["answer"], question.answer)
+    return {"type": question.type, **answer, "truth": question.answer, "correct": correct}

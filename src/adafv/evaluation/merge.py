@@ -1,8 +1,7 @@
-"""Results of several runs in one folder: what another run has measured is kept, or nothing is
-written.
-"""
+"""Results of several runs in one folder: those of others are kept, or nothing is written."""
 
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ ROW = ("suite", "method", "keep", "question_type")
 PAIR = ("suite", "keep", "method", "rival")
 OF_A_RUN = ("command", "started", "limit", "batch_size", "wall_seconds")
 
-Place = tuple[str, str, float]
+Measured = tuple[str, str, float]
 """suite, method, keep"""
 
 
@@ -30,6 +29,7 @@ def earlier(out: str | Path) -> dict[str, Any] | None:
         ValueError: its results.json is not of `adafv eval`.
     """
     path = Path(out) / "results.json"
+    # other commands write a file of this name, too
     check_own(path, COLUMNS, "adafv eval")
     return read(path) if path.exists() else None
 
@@ -39,9 +39,9 @@ def check_mergeable(
     found: Mapping[str, Any] | None,
     settings: Mapping[str, Any],
     questions: Mapping[str, int],
-    asked: Iterable[Place],
+    asked: Iterable[Measured],
 ) -> None:
-    """Raise a `ValueError` if a run would put results of its own in the place of others.
+    """Raise a `ValueError` if a run would replace results that it does not measure again.
 
     Args:
         found: see `earlier`.
@@ -51,31 +51,45 @@ def check_mergeable(
     """
     if found is None:
         return
-    before = {name: found["meta"].get(name) for name in SETTINGS}
-    if was := differences(before, {name: settings[name] for name in SETTINGS}):
+
+    # rows of one table have model, precision and questions in common
+    before = {}
+    now = {}
+    for name in SETTINGS:
+        before[name] = found["meta"].get(name)
+        now[name] = settings[name]
+    if was := differences(before, now):
         raise ValueError(
-            f"results.json in --out is of a run with {was}: pass another --out, or the same settings"
+            f"results.json in --out is of a run with {was}: "
+            "pass another --out, or the same settings"
         )
-    places = {(place[1], place[2]) for place in asked}
+
+    # within a suite, all methods answer the same questions
+    again = {(method, keep) for _, method, keep in asked}
     for suite, count in questions.items():
-        own = [
-            row for row in found["rows"] if row["suite"] == suite and row["question_type"] == "all"
-        ]
-        kept = [row["method"] for row in own if (row["method"], row["keep"]) not in places]
-        most = max((row["n"] for row in own), default=0)
-        if most > count or (kept and any(row["n"] != count for row in own)):
+        kept = []
+        counts = []
+        for row in found["rows"]:
+            if row["suite"] == suite and row["question_type"] == "all":
+                counts.append(row["n"])
+                if (row["method"], row["keep"]) not in again:
+                    kept.append(row["method"])
+        most = max(counts, default=0)
+        # fewer questions would lose answers, others would mix with what is kept
+        if most > count or (kept and set(counts) != {count}):
             why = f", {kept[0]!r} among the methods, which this run leaves out" if kept else ""
             raise ValueError(
-                f"results.json in --out is on {most} questions of {suite!r}{why}, and this run asks {count}: pass "
-                "another --out, or the --limit that it had"
+                f"results.json in --out is on {most} questions of {suite!r}{why}, and this run "
+                f"asks {count}: pass another --out, or the --limit that it had"
             )
 
 
 @checked
-def configurations_in(found: Mapping[str, Any] | None) -> list[Place]:
+def configurations_in(found: Mapping[str, Any] | None) -> list[Measured]:
     """Return suite, method and keep of every row."""
     rows = [] if found is None else found["rows"]
-    return list(dict.fromkeys((row["suite"], row["method"], row["keep"]) for row in rows))
+    # a configuration has a row for each type of question
+    return list(dict.fromkeys(map(itemgetter("suite", "method", "keep"), rows)))
 
 
 @checked
@@ -83,6 +97,7 @@ def merged(
     found: Mapping[str, Any] | None, rows: list[dict[str, Any]], pairs: list[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return rows and pairs of a run with those of earlier ones that it has not measured again."""
+    # the first run in a folder
     if found is None:
         return rows, pairs
     return _over(found["rows"], rows, ROW), _over(found["pairs"], pairs, PAIR)
@@ -94,7 +109,9 @@ def merged_meta(found: Mapping[str, Any] | None, meta: dict[str, Any]) -> dict[s
     if found is None:
         return meta
     last = {name: found["meta"].get(name) for name in OF_A_RUN}
+    # the same command again replaces its former self
     before = [run for run in found["meta"].get("earlier", []) if run["command"] != meta["command"]]
+    # the last run counts as an earlier one, unless this is the same again
     if last["command"] != meta["command"]:
         before.append(last)
     return {**meta, "earlier": before} if before else meta
@@ -103,10 +120,10 @@ def merged_meta(found: Mapping[str, Any] | None, meta: dict[str, Any]) -> dict[s
 def _over(
     old: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]], names: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    """The old entries in their order, each replaced by the new one of the same names; then what is
-    new.
-    """
+    """Return the old entries, each replaced by the new one of the same names; then what is new."""
+    key = itemgetter(*names)
+    # a dict keeps the order in which its keys came first
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for entry in (*old, *new):
-        found[tuple(entry[name] for name in names)] = entry
+        found[key(entry)] = entry
     return list(found.values())

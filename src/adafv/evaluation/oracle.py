@@ -32,27 +32,36 @@ class Oracle(Uniform):
     name = "oracle"
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+        """Keep the tokens in the boxes first, then an even stride over the others."""
         kept = []
-        for coordinates, distances, k in zip(
-            tokens.coordinates, self.distances, budget, strict=True
-        ):
-            named = inside_out(distances)[:k]
-            rest = torch.ones(len(coordinates), dtype=torch.bool)
-            rest[named] = False
-            left = rest.nonzero()[:, 0]
-            stride = (torch.arange(k - len(named)) + 0.5) * len(left) / max(1, k - len(named))
-            kept.append(
-                torch.cat([named, left[stride.long()]]).sort().values.to(tokens.features.device)
-            )
+        for distances, k in zip(self.distances, budget, strict=True):
+            # those in the boxes
+            named = inside_out(distances)[:k]  # (n,)
+
+            # an even stride over the others, from the middle of each stretch
+            others = torch.ones(len(distances), dtype=torch.bool)
+            others[named] = False
+            left = others.nonzero()[:, 0]  # (N - n,)
+            more = k - len(named)
+            stride = (torch.arange(more) + 0.5) * len(left) / max(1, more)  # (K - n,)
+
+            indices = torch.cat([named, left[stride.long()]]).sort().values  # (K,)
+            kept.append(indices.to(tokens.features.device))
         return Selection(kept)
 
 
 def inside_out(distances: Tensor) -> Tensor:
-    """The tokens in any box, in the order in which the boxes, taking turns, name them from the
-    middle outwards.
+    """Return the tokens in any box, as the boxes, taking turns, name them from their middles out.
+
+    Args:
+        distances: (N, boxes), inf outside a box.
     """
     if distances.shape[1] == 0:
         return torch.empty(0, dtype=torch.long)
-    order = distances.argsort(dim=0, stable=True)
-    turns = order.flatten()[distances.gather(0, order).flatten().isfinite()]
+
+    # row by row: the innermost token of each box, then the next of each
+    order = distances.argsort(dim=0, stable=True)  # (N, boxes)
+    inside = distances.gather(0, order).isfinite()  # (N, boxes)
+    turns = order[inside]  # boolean indexing goes row by row
+    # a token that two boxes name counts where it comes first
     return torch.tensor(list(dict.fromkeys(turns.tolist())), dtype=torch.long)

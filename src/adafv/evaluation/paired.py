@@ -1,25 +1,56 @@
-"""Is one method better than another on the same questions, or is it luck?"""
+"""Two methods on the same questions: is one better, or is it luck?"""
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from adafv.utils.checks import checked
+from adafv.utils.records import row_of
 
-__all__ = ["DRAWS", "SIGNIFICANT", "paired"]
+__all__ = ["DRAWS", "SIGNIFICANT", "Pair", "paired"]
 
-DRAWS, SIGNIFICANT = 4_000, 0.05
-Group = tuple[str, float]
+DRAWS = 4_000
+SIGNIFICANT = 0.05
+
+Budget = tuple[str, float]
+"""suite, keep"""
+Question = tuple[str, int]
+"""An image, and which question about it."""
+Right = dict[str, dict[Question, bool]]
+"""By method and question, if the answer is right."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two methods at one budget on one suite.
+
+    Attributes:
+        n: questions that both have answered.
+        difference: accuracy of the method minus that of the rival.
+        ci_low, ci_high: 95 % interval of the difference.
+        p: of no difference.
+    """
+
+    suite: str
+    keep: float
+    method: str
+    rival: str
+    n: int
+    difference: float
+    ci_low: float
+    ci_high: float
+    p: float
 
 
 @checked
 def paired(
     records: Iterable[dict[str, Any]], methods: Iterable[str], seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Each of `methods` against every other method at the same budget, question by question.
+    """Compare each of `methods` with every other method at the same budget, question by question.
 
     Questions on one image go right or wrong together, so images are what is drawn: the interval
     of the difference is a bootstrap over images, the p-value a sign-flip permutation test over
@@ -29,60 +60,67 @@ def paired(
     Args:
         records: of an evaluation, see `Evaluation.run`.
         methods: names; those that are not in the records are passed over.
+        seed: of what is drawn.
 
     Returns:
-        Rows of suite, keep, method, rival, n, difference (accuracy of the method minus that of the
-        rival), ci_low,
-        ci_high, p.
+        A `Pair` as a row for each suite, keep, method and rival.
     """
-    groups: dict[Group, dict[str, dict[tuple[str, int], bool]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
-    for r in records:
-        groups[r["suite"], r["keep"]][r["method"]][r["id"], r["question"]] = r["correct"]
+    groups: dict[Budget, Right] = defaultdict(lambda: defaultdict(dict))
+    for record in records:
+        right = groups[record["suite"], record["keep"]]
+        right[record["method"]][record["id"], record["question"]] = record["correct"]
+
     rows = []
+    methods = list(methods)
     for (suite, keep), right in groups.items():
-        for method, rival in ((m, r) for m in methods if m in right for r in right if r != m):
-            questions = [q for q in right[method] if q in right[rival]]
-            difference, low, high, p = _compare(
-                [q[0] for q in questions],
-                [right[method][q] - right[rival][q] for q in questions],
-                seed,
-            )
-            values = suite, keep, method, rival, len(questions), difference, low, high, p
-            names = (
-                "suite",
-                "keep",
-                "method",
-                "rival",
-                "n",
-                "difference",
-                "ci_low",
-                "ci_high",
-                "p",
-            )
-            rows.append(
-                {
-                    k: round(v, 6) if isinstance(v, float) else v
-                    for k, v in zip(names, values, strict=True)
-                }
-            )
+        for method in methods:
+            if method not in right:
+                continue
+            for rival in right:
+                if rival != method:
+                    pair = _compared(suite, keep, method, rival, right, seed)
+                    rows.append(row_of(pair))
     return rows
 
 
-def _compare(images: list[str], gains: list[int], seed: int) -> tuple[float, float, float, float]:
-    """Mean gain, its 95 % interval, and the p-value of no difference."""
-    index = np.unique(images, return_inverse=True)[1]
-    gain, size = np.bincount(index, gains), np.bincount(index)
-    drawn, signs = _draws(len(size), seed)
+def _compared(suite: str, keep: float, method: str, rival: str, right: Right, seed: int) -> Pair:
+    # 1: the method alone is right, -1: the rival alone, 0: both or neither
+    images = []
+    gains = []
+    for question, own in right[method].items():
+        if question in right[rival]:
+            images.append(question[0])
+            gains.append(own - right[rival][question])
+
+    # by image
+    index = np.unique(images, return_inverse=True)[1]  # (n,)
+    gain = np.bincount(index, gains)  # (I,)
+    size = np.bincount(index)  # (I,)
+    drawn, signs = _draws(len(size), seed)  # (DRAWS, I) each
+
+    # bootstrap: accuracies on images drawn with replacement
     low, high = np.percentile(drawn @ gain / (drawn @ size), [2.5, 97.5])
+
+    # permutation: if the names of the two meant nothing, each image could as well have the other
+    # sign; the sum at hand is one of the draws
     as_large = int((abs(signs @ gain) >= abs(gain.sum()) - 1e-6).sum())
-    return float(gain.sum() / size.sum()), float(low), float(high), (as_large + 1) / (DRAWS + 1)
+    return Pair(
+        suite=suite,
+        keep=keep,
+        method=method,
+        rival=rival,
+        n=len(gains),
+        difference=float(gain.sum() / size.sum()),
+        ci_low=float(low),
+        ci_high=float(high),
+        p=(as_large + 1) / (DRAWS + 1),
+    )
 
 
 @lru_cache(maxsize=4)
 def _draws(images: int, seed: int) -> tuple[Any, Any]:
-    """How often each image is drawn, and which sign it gets: (DRAWS, images) each."""
+    """Draw how often each image counts, and which sign it gets: (DRAWS, I) each."""
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(images, np.full(images, 1 / images), size=DRAWS).astype(float)
-    return drawn, rng.choice([-1.0, 1.0], size=(DRAWS, images))
+    signs = rng.choice([-1.0, 1.0], size=(DRAWS, images))
+    return drawn, signs

@@ -33,39 +33,60 @@ class Prompts:
         samples: list[Any],
         asked: list[Any],
     ) -> None:
-        self.model, self.processor = model, processor
-        self.images, self.asked = [samples[i].image.size for i in images], asked
+        self.model = model
+        self.processor = processor
+        self.asked = asked
+        shown = [samples[i].image for i in images]
+        self.sizes = [image.size for image in shown]
         questions = [question.text for question in asked]
-        self.inputs = build_batch(
-            processor, [samples[i].image for i in images], questions, model.device, model.dtype
-        )
+        self.inputs = build_batch(processor, shown, questions, model.device, model.dtype)
         check_length(model, self.inputs["input_ids"])
+        # the same questions without an image
         self.blind = build_text(processor, questions, model.device)
+        # by the text tokens that are skipped; the images are encoded already
         self.encodings = {frozenset[int](): reask(model, self.inputs, encoding, images)}
 
     def answer(self, pruner: Pruner | None, max_new_tokens: int) -> list[dict[str, Any]]:
-        """Text, visual_tokens, kept_tokens and seconds of each."""
+        """Return answer, visual_tokens, kept_tokens and seconds of each question.
+
+        Args:
+            pruner: None: the blind model.
+            max_new_tokens: length of an answer.
+
+        Raises:
+            BudgetError: the method cannot meet its budget on this model.
+        """
         encoding = self._without(frozenset(pruner.skip) if pruner else frozenset())
         counts = encoding.tokens.counts
+        # the vision tower has run before, for all configurations
         start = time.perf_counter()
         if pruner is None:
             read = [0.0] * len(counts)
             output = generate(self.model, self.blind, max_new_tokens)
         else:
+            # the oracle alone is told what the questions are about
             if isinstance(pruner, Oracle):
                 pruner = replace(pruner, distances=self._distances())
             with pruner.pruned(self.model, self.inputs, encoding) as (short, selection):
                 output = generate(self.model, short, max_new_tokens)
             read = selection.tokens_read
         texts = decode(self.processor, output)
-        seconds = (time.perf_counter() - start) / len(texts)
-        return [
-            _answer(text, count, k, seconds)
-            for text, count, k in zip(texts, counts, read, strict=True)
-        ]
+        seconds = (time.perf_counter() - start) / len(texts)  # a question's share of the batch
+
+        answers = []
+        for text, count, kept in zip(texts, counts, read, strict=True):
+            answers.append(
+                {
+                    "answer": text,
+                    "visual_tokens": count,
+                    "kept_tokens": kept,
+                    "seconds": round(seconds, 6),
+                }
+            )
+        return answers
 
     def _without(self, skip: frozenset[int]) -> Encoding:
-        """The images with the words they are asked about, `skip` left out."""
+        """Return the images with the text tokens of their questions, `skip` left out."""
         if skip not in self.encodings:
             self.encodings[skip] = reask(
                 self.model, self.inputs, self.encodings[frozenset()], skip=skip
@@ -73,23 +94,16 @@ class Prompts:
         return self.encodings[skip]
 
     def _distances(self) -> list[Tensor]:
+        """Return what the oracle knows: how far tokens are from the boxes, (N, boxes) each."""
+        # a model whose tokens have no grid is no reason to end an evaluation
         try:
             check_has_grid(self.model)
         except ValueError as error:
             raise BudgetError(str(error)) from None
-        places = zip(
-            self.images, self.encodings[frozenset()].tokens.coordinates, self.asked, strict=True
-        )
-        return [
-            distances(centers(self.processor, size, coordinates), question.boxes)
-            for size, coordinates, question in places
-        ]
 
-
-def _answer(text: str, count: int, read: float, seconds: float) -> dict[str, Any]:
-    return {
-        "answer": text,
-        "visual_tokens": count,
-        "kept_tokens": read,
-        "seconds": round(seconds, 6),
-    }
+        found = []
+        grids = self.encodings[frozenset()].tokens.coordinates
+        for size, coordinates, question in zip(self.sizes, grids, self.asked, strict=True):
+            middles = centers(self.processor, size, coordinates)  # (N, 2)
+            found.append(distances(middles, question.boxes))
+        return found

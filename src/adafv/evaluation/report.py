@@ -1,14 +1,14 @@
-"""What an evaluation found: rows, files, a table and an image."""
+"""Results of an evaluation: rows, files, a table and an image."""
 
-import csv
-import io
 import json
 import platform
 import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from adafv import __version__
 from adafv.evaluation.paired import SIGNIFICANT
 from adafv.utils.checks import checked
 from adafv.utils.files import atomic, write_text
+from adafv.utils.records import as_csv, columns_of, distinct, row_of, where, write_json
 from adafv.utils.stats import wilson
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ __all__ = [
     "INTERVAL",
     "LEGEND",
     "NARROW",
-    "as_csv",
+    "Row",
     "meta_of",
     "read",
     "rows_of",
@@ -37,41 +38,76 @@ __all__ = [
     "write",
 ]
 
-COLUMNS = (
-    "method", "keep", "kept_tokens", "visual_tokens", "suite", "question_type", "n",
-    "accuracy", "ci_low", "ci_high", "retention", "seconds",
-)  # fmt: skip
-LEGEND = "▲ better, ▼ worse than adafv by more than luck (p < 0.05, paired; the differences are in pairs.csv)"
+LEGEND = (
+    "▲ better, ▼ worse than adafv by more than luck "
+    "(p < 0.05, paired; the differences are in pairs.csv)"
+)
 INTERVAL = "95 %, Wilson, with n divided by the design effect of several questions on one image"
-INTERVAL_COLUMN, SHARE_COLUMN = "95 %", "of dense"
+INTERVAL_COLUMN = "95 %"
+SHARE_COLUMN = "of dense"
 NARROW = (INTERVAL_COLUMN, SHARE_COLUMN, "tokens")
 """Columns of `table` that go first where there is no room for all."""
 
 
+@dataclass(frozen=True)
+class Row:
+    """A row of `adafv eval`: a method at a budget, on the questions of one type of a suite.
+
+    Attributes:
+        kept_tokens, visual_tokens: means.
+        question_type: "all" is all of them.
+        n: how many questions.
+        ci_low, ci_high: see `INTERVAL`.
+        retention: accuracy over that of the dense model; None where that is 0.
+        seconds: a sum.
+    """
+
+    # what was asked of which method
+    method: str
+    keep: float
+    kept_tokens: float
+    visual_tokens: float
+    suite: str
+    question_type: str
+    n: int
+    # how well it did
+    accuracy: float
+    ci_low: float
+    ci_high: float
+    retention: float | None
+    seconds: float
+
+
+COLUMNS = columns_of(Row)
+
+
 @checked
 def rows_of(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per suite, method, keep and type of question ("all" first), in the order of the
-    records.
+    """Return a `Row` per suite, method, keep and type of question ("all" first).
 
-    kept_tokens and visual_tokens are means, seconds a sum; retention is accuracy over that of the
-    dense model, None where that is 0.
+    They come in the order of the records.
     """
+    # the answers of each configuration, by type of question
     groups: dict[tuple[str, str, float], dict[str, list[dict[str, Any]]]] = {}
     for record in records:
-        types = groups.setdefault((record["suite"], record["method"], record["keep"]), {"all": []})
+        configuration = (record["suite"], record["method"], record["keep"])
+        types = groups.setdefault(configuration, {"all": []})
         types["all"].append(record)
         types.setdefault(str(record["type"]), []).append(record)
-    dense = {
-        (suite, kind): _mean(answers, "correct")
-        for (suite, name, _), types in groups.items()
-        if name == "none"
-        for kind, answers in types.items()
-    }
-    return [
-        _row(suite, name, keep, kind, answers, dense.get((suite, kind)))
-        for (suite, name, keep), types in groups.items()
-        for kind, answers in types.items()
-    ]
+
+    # the dense model's accuracy, which retention is relative to
+    dense = {}
+    for (suite, name, _), types in groups.items():
+        if name == "none":
+            for kind, answers in types.items():
+                dense[suite, kind] = _mean(answers, "correct")
+
+    rows = []
+    for (suite, name, keep), types in groups.items():
+        for kind, answers in types.items():
+            row = _row(suite, name, keep, kind, answers, dense.get((suite, kind)))
+            rows.append(row_of(row))
+    return rows
 
 
 def _row(
@@ -81,34 +117,40 @@ def _row(
     kind: str,
     answers: list[dict[str, Any]],
     dense: float | None,
-) -> dict[str, Any]:
+) -> Row:
     accuracy = _mean(answers, "correct")
+    # answers on one image go right or wrong together
     images = defaultdict(list)
     for answer in answers:
         images[answer["id"]].append(answer["correct"])
     low, high = wilson(list(images.values()))
-    values = (
-        name, keep, _mean(answers, "kept_tokens"), _mean(answers, "visual_tokens"), suite, kind, len(answers),
-        accuracy, low, high, accuracy / dense if dense else None, sum(a["seconds"] for a in answers),
-    )  # fmt: skip
-    return {
-        column: round(value, 6) if isinstance(value, float) else value
-        for column, value in zip(COLUMNS, values, strict=True)
-    }
+    return Row(
+        method=name,
+        keep=keep,
+        kept_tokens=_mean(answers, "kept_tokens"),
+        visual_tokens=_mean(answers, "visual_tokens"),
+        suite=suite,
+        question_type=kind,
+        n=len(answers),
+        accuracy=accuracy,
+        ci_low=low,
+        ci_high=high,
+        retention=accuracy / dense if dense else None,
+        seconds=sum(map(itemgetter("seconds"), answers)),
+    )
 
 
 def _mean(answers: list[dict[str, Any]], name: str) -> float:
-    return float(np.mean([answer[name] for answer in answers]))
+    return float(np.mean(list(map(itemgetter(name), answers))))
 
 
 @checked
 def meta_of(
     model: "PreTrainedModel", name: str, start: datetime, **settings: Any
 ) -> dict[str, Any]:
-    """What made the rows: versions, command line, model, settings, and the time since `start`
-    (UTC).
-    """
-    import torch  # here, so that a table of results is printed without
+    """Return what made the rows: versions, command, model, settings, time since `start` (UTC)."""
+    # here, so that a table of results is printed without them
+    import torch
     import transformers
 
     return {
@@ -130,24 +172,25 @@ def meta_of(
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """What `write` wrote: meta, rows and pairs.
+    """Return what `write` wrote: meta, rows and pairs.
 
     Raises:
         ValueError: the file is missing or not of an evaluation.
     """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
-        rows = {
-            "meta": found["meta"],
-            "rows": [{name: row[name] for name in COLUMNS} for row in found["rows"]],
-        }
+        meta = found["meta"]
+        # a row that lacks a column is of another command
+        rows = []
+        for row in found["rows"]:
+            rows.append({name: row[name] for name in COLUMNS})
     except OSError as error:
         raise ValueError(
             f"{path} cannot be read ({error.strerror}): pass results.json of `adafv eval`"
         ) from error
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is not results.json of `adafv eval`: pass one that is") from None
-    return rows | {"pairs": found.get("pairs", [])}
+    return {"meta": meta, "rows": rows, "pairs": found.get("pairs", [])}
 
 
 @checked
@@ -157,7 +200,7 @@ def write(
     rows: list[dict[str, Any]],
     pairs: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Write results.json, results.csv, pairs.csv and accuracy.png, each whole or not at all.
+    """Write results.json, results.csv, pairs.csv and accuracy.png, each complete or not at all.
 
     Raises:
         ValueError: the folder cannot be written.
@@ -165,8 +208,8 @@ def write(
     from adafv.evaluation.plot import draw  # matplotlib takes a second to import
 
     out = Path(out)
-    whole = {"meta": meta, "rows": rows, "pairs": pairs}
-    write_text(out / "results.json", json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    # the rows first: an image that fails to draw takes nothing with it
+    write_json(out / "results.json", {"meta": meta, "rows": rows, "pairs": pairs})
     write_text(out / "results.csv", as_csv(COLUMNS, rows))
     if pairs:
         write_text(out / "pairs.csv", as_csv(pairs[0], pairs))
@@ -175,36 +218,24 @@ def write(
 
 
 @checked
-def as_csv(columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
-    """The rows as the text of a CSV file with a header."""
-    sheet = io.StringIO()
-    writer = csv.DictWriter(sheet, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return sheet.getvalue()
-
-
-@checked
 def table(
     rows: list[dict[str, Any]], pairs: Iterable[dict[str, Any]] = (), against: str = "adafv"
 ) -> Table:
-    """Accuracy on all questions of each suite, its interval, and the share of the dense model's.
+    """Return a table of accuracies on all questions of each suite.
 
-    Of `pairs`, those of the method `against` mark what is better (▲) or worse (▼) than it beyond
-    luck.
+    Each comes with its interval, and its share of the dense model's. Of `pairs`, those of the
+    method `against` mark what is better (▲) or worse (▼) than it beyond luck.
     """
-    marks = {
-        (pair["keep"], pair["rival"], pair["suite"]): "▼" if pair["difference"] > 0 else "▲"
-        for pair in pairs
-        if pair["method"] == against and pair["p"] < SIGNIFICANT
-    }
-    rows = [row for row in rows if row["question_type"] == "all"]
-    suites = list(dict.fromkeys(row["suite"] for row in rows))
-    lines: dict[tuple[float, str], dict[str, dict[str, Any]]] = {
-        (r["keep"], r["method"]): {} for r in rows
-    }
+    rows = where(rows, question_type="all")
+    suites = distinct(rows, "suite")
+    marks = _marks(pairs, against)
+
+    # a line for each configuration, the largest budget first
+    lines: dict[tuple[float, str], dict[str, dict[str, Any]]] = defaultdict(dict)
     for row in rows:
         lines[row["keep"], row["method"]][row["suite"]] = row
+    order = sorted(lines, key=lambda line: -line[0])
+
     result = Table(
         title="Right answers in %, 95 % interval, and share of the dense model's",
         title_justify="left",
@@ -215,21 +246,38 @@ def table(
     for suite in suites:
         for name in (suite, INTERVAL_COLUMN, SHARE_COLUMN):
             result.add_column(name, justify="right", no_wrap=True)
+
     budget = None
-    for (keep, name), cells in sorted(lines.items(), key=lambda line: -line[0][0]):
+    for keep, name in order:
+        # a rule between budgets
         if budget not in (None, keep):
             result.add_section()
         budget = keep
-        tokens = np.mean([cell["kept_tokens"] for cell in cells.values()])
-        line = [f"{keep:.4g}", f"{tokens:.0f}", {"none": "dense"}.get(name, name)]
+
+        # tokens: the mean over suites, whose images differ in size
+        own = lines[keep, name]
+        tokens = _mean(list(own.values()), "kept_tokens")
+        line = [f"{keep:.4g}", f"{tokens:.0f}", "dense" if name == "none" else name]
         for suite in suites:
-            line += _cells(cells.get(suite), marks.get((keep, name, suite), ""))
+            line += _texts(own.get(suite), marks.get((keep, name, suite), ""))
         result.add_row(*line)
     return result
 
 
-def _cells(row: dict[str, Any] | None, mark: str) -> list[str]:
-    """Accuracy, its interval, and its share of the dense model's."""
+def _marks(pairs: Iterable[dict[str, Any]], against: str) -> dict[tuple[float, str, str], str]:
+    """Return the marks of what differs beyond luck from one method, by keep, rival and suite."""
+    marks = {}
+    for pair in pairs:
+        if pair["method"] == against and pair["p"] < SIGNIFICANT:
+            # the difference is the method's lead over the rival, which is what is marked
+            mark = "▼" if pair["difference"] > 0 else "▲"
+            marks[pair["keep"], pair["rival"], pair["suite"]] = mark
+    return marks
+
+
+def _texts(row: dict[str, Any] | None, mark: str) -> list[str]:
+    """Return accuracy, its interval, and its share of the dense model's."""
+    # a suite that the method was not measured on
     if row is None:
         return ["–", "", ""]
     share = "–" if row["retention"] is None else f"{100 * row['retention']:.0f} %"

@@ -56,7 +56,7 @@ class Stack:
     """
 
     layers: int
-    width: int
+    width: int  # D
     inner: int
     matrices: int
     queries: int
@@ -64,35 +64,50 @@ class Stack:
 
     @property
     def weights(self) -> int:
-        """Of one layer's matrices."""
-        return 2 * self.width * (self.queries + self.keys) + self.matrices * self.width * self.inner
+        """Weights of one layer's matrices."""
+        # queries and output are as wide as all query heads, keys and values as all key heads
+        attention = 2 * self.width * (self.queries + self.keys)
+        return attention + self.matrices * self.width * self.inner
 
     def flops(self, tokens: float, pairs: float) -> float:
-        """Of one layer, for so many tokens, and pairs of a query and a key."""
+        """Return those of one layer, for so many tokens, and pairs of a query and a key."""
+        # a product with the keys, and one with the values, two FLOPs for each
         return 2 * self.weights * tokens + 4 * self.queries * pairs
 
 
 @checked
 def text_stack(config: PreTrainedConfig) -> Stack:
-    """The language model's layers, all gated."""
+    """Return the language model's layers, all gated."""
     text: Any = config.get_text_config()
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    queries, keys = head * text.num_attention_heads, head * text.num_key_value_heads
-    return Stack(text.num_hidden_layers, text.hidden_size, text.intermediate_size, 3, queries, keys)
+    return Stack(
+        layers=text.num_hidden_layers,
+        width=text.hidden_size,
+        inner=text.intermediate_size,
+        matrices=3,
+        queries=head * text.num_attention_heads,
+        keys=head * text.num_key_value_heads,
+    )
 
 
 @checked
 def tower_stack(config: PreTrainedConfig, whole: bool = False) -> Stack:
-    """The vision tower's layers, up to the one whose features the language model reads; or the
-    whole of it.
-    """
+    """Return the vision tower's layers, up to the one of the features, or all of them."""
     tower: Any = config.vision_config
-    width, gated = tower.hidden_size, hasattr(tower, "window_size")
+    width = tower.hidden_size
+
+    # Qwen's towers are read at their end; that of Qwen2.5 has windows and gated MLPs
     if hasattr(tower, "depth"):
-        return Stack(tower.depth, width, tower.intermediate_size, 3 if gated else 2, width, width)
-    chosen, depth = config.vision_feature_layer, tower.num_hidden_layers
-    last = depth if whole else chosen if chosen >= 0 else depth + 1 + chosen
-    return Stack(last, width, tower.intermediate_size, 2, width, width)
+        matrices = 3 if hasattr(tower, "window_size") else 2
+        return Stack(tower.depth, width, tower.intermediate_size, matrices, width, width)
+
+    # CLIP's is read before its end; layer 0 is the embedding, -1 the last layer
+    layers = tower.num_hidden_layers
+    if not whole:
+        layers = config.vision_feature_layer
+        if layers < 0:
+            layers += tower.num_hidden_layers + 1
+    return Stack(layers, width, tower.intermediate_size, 2, width, width)
 
 
 @checked
@@ -103,7 +118,7 @@ def vision(
     size: int = 2,
     whole: bool = False,
 ) -> Work:
-    """The tower and the projector.
+    """Return the work of the tower and the projector.
 
     Args:
         grids: what the tower sees of one prompt.
@@ -111,40 +126,52 @@ def vision(
         size: bytes of a number.
         whole: with the layers above the features', which stock models compute for nothing.
     """
-    tower, stack = config.vision_config, tower_stack(config, whole)
+    tower: Any = config.vision_config
+    stack = tower_stack(config, whole)
     patches = sum(rows * columns for rows, columns in grids)
+    # three colours; Qwen sees every image as two equal frames
     embedding = 3 * tower.patch_size**2 * getattr(tower, "temporal_patch_size", 1) * stack.width
+
     if hasattr(tower, "depth"):
-        merged, mergers = (
-            tower.spatial_merge_size**2,
-            1 + len(getattr(tower, "deepstack_visual_indexes", ())),
-        )
-        projector = stack.width * merged * (stack.width * merged + tower.out_hidden_size) * mergers
-        tokens, seen, pairs = patches // merged, patches, _pairs(tower, grids)
+        # patches are merged before the projector, and once more for each deepstack layer
+        merged = tower.spatial_merge_size**2
+        mergers = 1 + len(getattr(tower, "deepstack_visual_indexes", ()))
+        wide = stack.width * merged
+        projector = wide * (wide + tower.out_hidden_size) * mergers
+        tokens = patches // merged
+        seen = patches
+        pairs = _pairs(tower, grids)
     else:
+        # each crop has a CLS of its own, which the projector does not read
         out = config.get_text_config().hidden_size
-        projector, tokens, seen = out * (stack.width + out), patches, patches + len(grids)
+        projector = out * (stack.width + out)
+        tokens = patches
+        seen = patches + len(grids)
         pairs = stack.layers * sum((rows * columns + 1) ** 2 for rows, columns in grids)
-    flops = 2 * (embedding * patches + projector * tokens) + stack.layers * stack.flops(
-        seen, pairs / stack.layers
-    )
-    return Work(batch * flops, float(size * (embedding + projector + stack.layers * stack.weights)))
+
+    layers = stack.layers * stack.flops(seen, pairs / stack.layers)
+    arithmetic = 2 * (embedding * patches + projector * tokens) + layers
+    weights = embedding + projector + stack.layers * stack.weights
+    return Work(batch * arithmetic, float(size * weights))
 
 
 def _pairs(tower: Any, grids: Sequence[Grid]) -> int:
-    """Queries and keys that meet in all layers of a tower that takes images of any shape, perhaps
-    in windows.
+    """Count the queries and keys that meet in all layers of a tower without CLS.
+
+    It takes images of any shape; some layers may see windows of them only.
     """
-    whole = sum((rows * columns) ** 2 for rows, columns in grids)
+    everywhere = sum((rows * columns) ** 2 for rows, columns in grids)
     if not hasattr(tower, "window_size"):
-        return tower.depth * whole
-    full, edge = len(tower.fullatt_block_indexes), tower.window_size // tower.patch_size
+        return tower.depth * everywhere
+    # a few layers see everything, the others windows cut off at the edges
+    full = len(tower.fullatt_block_indexes)
+    edge = tower.window_size // tower.patch_size
     windows = sum(_squares(rows, edge) * _squares(columns, edge) for rows, columns in grids)
-    return full * whole + (tower.depth - full) * windows
+    return full * everywhere + (tower.depth - full) * windows
 
 
 def _squares(length: int, edge: int) -> int:
-    """Sum of the squares of the pieces that a length is cut into."""
+    """Return the sum of the squares of the pieces that a length is cut into."""
     return length // edge * edge**2 + (length % edge) ** 2
 
 
@@ -156,44 +183,59 @@ def prefill(
     size: int = 2,
     causal: bool = True,
 ) -> Work:
-    """The language model up to the first token's logits.
+    """Return the work of the language model up to the first token's logits.
 
     Args:
         lengths: for each of its layers the tokens of a prompt that it reads.
         causal: count the pairs that count; otherwise all L², as a kernel that doesn't skip the
             masked ones computes.
     """
-    stack, head = text_stack(config), _head(config)
-    flops = sum(stack.flops(n, n * (n + 1) / 2 if causal else n * n) for n in lengths)
+    stack = text_stack(config)
+    head = _head(config)
+
+    # layers that read fewer tokens do less; the head reads the last one alone
+    flops: float = 0
+    for length in lengths:
+        pairs = length * (length + 1) / 2 if causal else length * length
+        flops += stack.flops(length, pairs)
+
+    # weights cross the bus once for the whole batch, keys and values for each prompt
     read = size * (len(lengths) * stack.weights + head)
     return Work(batch * (flops + 2 * head), float(read + batch * kv_bytes(config, lengths, size)))
 
 
 @checked
 def decode(config: PreTrainedConfig, lengths: Sequence[int], batch: int = 1, size: int = 2) -> Work:
-    """One more token of each answer, after a prompt of which the layers have read `lengths`."""
-    stack, head = text_stack(config), _head(config)
-    flops = sum(stack.flops(1, n + 1) for n in lengths)
+    """Return the work of one more token, after a prompt of which the layers read `lengths`."""
+    stack = text_stack(config)
+    head = _head(config)
+    # the new token sees the prompt and itself
+    flops = sum(stack.flops(1, length + 1) for length in lengths)
     read = size * (len(lengths) * stack.weights + head)
     return Work(batch * (flops + 2 * head), float(read + batch * kv_bytes(config, lengths, size)))
 
 
 @checked
 def kv_bytes(config: PreTrainedConfig, lengths: Sequence[int], size: int = 2) -> int:
-    """Keys and values of one prompt."""
+    """Return the bytes of one prompt's keys and values."""
     return 2 * text_stack(config).keys * size * sum(lengths)
 
 
 def _head(config: PreTrainedConfig) -> int:
+    # weights of the matrix that makes logits
     text: Any = config.get_text_config()
     return text.hidden_size * text.vocab_size
 
 
 @checked
 def grids_of(config: PreTrainedConfig, inputs: Mapping[str, Any]) -> list[Grid]:
-    """What the tower sees of the first prompt of a batch of images of one size, one to a prompt."""
-    if (grids := inputs.get("image_grid_thw")) is not None:
+    """Return what the tower sees of the first prompt of a batch, one image of one size each."""
+    if (grids := inputs.get("image_grid_thw")) is not None:  # (I, 3)
         return [(int(grids[0, 1]), int(grids[0, 2]))]
+
+    # (I, 3, height, width), or (I, crops, 3, height, width)
     pixels: Tensor = inputs["pixel_values"]
-    rows, columns = (n // config.vision_config.patch_size for n in pixels.shape[-2:])
-    return [(rows, columns)] * (pixels.shape[1] if pixels.dim() == 5 else 1)
+    crops = pixels.shape[1] if pixels.dim() == 5 else 1
+    rows = pixels.shape[-2] // config.vision_config.patch_size
+    columns = pixels.shape[-1] // config.vision_config.patch_size
+    return [(rows, columns)] * crops

@@ -1,6 +1,4 @@
-"""Where the time to the first token goes, one bar for each row, and where it would end if
-arithmetic were all.
-"""
+"""Where the time to the first token goes, a bar for each row, and where ideally it would end."""
 
 from pathlib import Path
 from typing import Any
@@ -19,52 +17,81 @@ _INK = "#222222"
 
 @checked
 def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Draw the rows of `adafv speed`: a panel for each batch; a black tick is dense TTFT over the
-    ideal speed-up.
+    """Draw the rows of `adafv speed`, a panel for each batch.
+
+    A black tick is dense TTFT over the ideal speed-up.
     """
-    batches = list(dict.fromkeys(row["batch"] for row in rows))
-    groups = [[row for row in rows if row["batch"] == batch] for batch in batches]
-    figure = Figure(
-        figsize=(9, 1.4 + 0.42 * len(rows) + 0.5 * len(groups)), dpi=160, layout="constrained"
-    )
-    panels = figure.subplots(
-        len(groups), 1, squeeze=False, gridspec_kw={"height_ratios": [*map(len, groups)]}
-    )[:, 0]
-    for axes, batch, group in zip(panels, batches, groups, strict=True):
+    groups: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["batch"], []).append(row)
+
+    # panels as high as their rows are many
+    height = 1.4 + 0.42 * len(rows) + 0.5 * len(groups)
+    figure = Figure(figsize=(9, height), dpi=160, layout="constrained")
+    ratios = {"height_ratios": list(map(len, groups.values()))}
+    panels = figure.subplots(len(groups), 1, squeeze=False, gridspec_kw=ratios)[:, 0]
+    for axes, (batch, group) in zip(panels, groups.items(), strict=True):
         _panel(axes, group)
         axes.set_title(f"{batch} at once", loc="left", fontsize=10, fontweight="bold", color=_INK)
+
+    # one legend for all of them
     panels[-1].set_xlabel("ms to the first token", color=_INK)
     figure.suptitle(title, fontsize=9, color=_INK)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=len(labels),
+        frameon=False,
+        fontsize=9,
     )
     figure.savefig(path)
 
 
 def _panel(axes: Axes, rows: list[dict[str, Any]]) -> None:
-    names = [
-        "dense" if row["method"] == "none" else f"{row['method']}, {100 * row['keep']:.3g} %"
-        for row in rows
-    ]
-    places = range(len(rows))
+    positions = range(len(rows))
+
+    # the stages, end to end
     start = [0.0] * len(rows)
     for stage, colour in _COLOURS.items():
         widths = [row[f"{stage}_ms"] for row in rows]
-        axes.barh(places, widths, left=start, color=colour, label=stage, height=0.66)
-        start = [a + b for a, b in zip(start, widths, strict=True)]
+        axes.barh(positions, widths, left=start, color=colour, label=stage, height=0.66)
+        start = [before + width for before, width in zip(start, widths, strict=True)]
+
+    # where the first token would come if arithmetic were all
     ideal = [rows[0]["ttft_ms"] / row["ideal_speedup"] for row in rows]
-    axes.plot(ideal, places, linestyle="", marker="|", markersize=17, color="black", label="ideal")
-    for place, row, end in zip(places, rows, map(max, start, ideal), strict=True):
-        text = (
-            f"{row['speedup']:.2f}× ({row['share_of_ideal']:.0%} of ideal)"
-            if place
-            else f"{row['ttft_ms']:,.0f} ms"
-        )
+    axes.plot(
+        ideal,
+        positions,
+        linestyle="",
+        marker="|",
+        markersize=17,
+        color="black",
+        label="ideal",
+    )
+
+    # the dense row gives the time, all others how much faster they are
+    names = []
+    for position, row in enumerate(rows):
+        if row["method"] == "none":
+            names.append("dense")
+        else:
+            names.append(f"{row['method']}, {100 * row['keep']:.3g} %")
+        text = f"{row['speedup']:.2f}× ({row['share_of_ideal']:.0%} of ideal)"
+        if position == 0:
+            text = f"{row['ttft_ms']:,.0f} ms"
         axes.annotate(
-            text, (end, place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8
+            text,
+            (max(start[position], ideal[position]), position),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
         )
-    axes.set_yticks(places, names, fontsize=9)
+
+    # the dense row on top, and room for what stands beside the bars
+    axes.set_yticks(positions, names, fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.25 * max(start))
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,10 +1,10 @@
-"""What was timed against what the arithmetic allows: rows, files, a table and an image."""
+"""Measured times against what the arithmetic allows: rows, files, a table and an image."""
 
-import json
 import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -13,240 +13,376 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedConfig
 
-from adafv.evaluation.report import as_csv
 from adafv.models.load import DTYPES
 from adafv.speed import flops
 from adafv.speed.flops import Work
 from adafv.speed.plot import draw
-from adafv.speed.roofline import Ceilings
+from adafv.speed.roofline import Roofline
 from adafv.speed.run import DENSE, DENSE_REPEAT
 from adafv.speed.stages import STAGES
 from adafv.speed.tables import title
 from adafv.utils.checks import checked
 from adafv.utils.files import atomic, write_text
+from adafv.utils.records import as_csv, columns_of, row_of, write_json
 
-__all__ = ["COLUMNS", "break_even", "meta_of", "rows_of", "write"]
+__all__ = ["COLUMNS", "Row", "break_even", "meta_of", "rows_of", "write"]
 
-COLUMNS = (
-    "method", "keep", "batch", "visual_tokens", "kept_tokens", "vision_ms", "select_ms", "prefill_ms",
-    "decode_ms_per_token", "ttft_ms", "ttft_p95_ms", "kv_bytes", "speedup", "ideal_speedup", "share_of_ideal",
-    "prefill_speedup", "prefill_ideal", "prefill_share",
-    "rebuild_ms", "preprocess_ms", "prompt_tokens", "peak_bytes", "speedup_low", "speedup_high", "repeats",
-    "bound", "prefill_bound", "share_of_ceiling", "break_even", "capture_ms",
-)  # fmt: skip
+OVERHEAD = ("vision", "select", "rebuild")
+"""The stages in which pruning costs time; prefill is where it saves."""
+
+Record = dict[str, Any]
+"""A line of the log."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of `adafv speed`: a method at a budget, for one number of prompts at once.
+
+    Times are medians over repetitions, in milliseconds for a whole batch.
+
+    Attributes:
+        vision_ms, select_ms, prefill_ms, rebuild_ms: the stages that add up to `ttft_ms`.
+        ttft_ms: from inputs on the device to the first token; without `preprocess_ms`, which is
+            the processor, on the CPU.
+        kv_bytes, peak_bytes: of the whole batch; the peak is beyond the weights.
+        speedup: the ratio of medians; `speedup_low` and `speedup_high` are those of single
+            repetitions.
+        ideal_speedup, prefill_ideal: ratios of FLOPs.
+        bound, prefill_bound: the longest of compute, memory and launch.
+        share_of_ceiling: the time that arithmetic or traffic take at the roofline, whichever is
+            longer, as a share of TTFT.
+        break_even: visual tokens from which on pruning pays; None where it doesn't at the image's
+            own number of tokens, and for methods that prune between layers.
+        capture_ms: the part of `vision_ms` in which attention is read off the tower, by the
+            profiler; of eager, whose maps the tower itself computes, only the rest.
+    """
+
+    # what was run
+    method: str
+    keep: float
+    batch: int
+    visual_tokens: int
+    kept_tokens: int
+    # times
+    vision_ms: float
+    select_ms: float
+    prefill_ms: float
+    decode_ms_per_token: float
+    ttft_ms: float
+    ttft_p95_ms: float
+    kv_bytes: int
+    # against the dense model, and against what FLOPs allow
+    speedup: float
+    ideal_speedup: float
+    share_of_ideal: float
+    prefill_speedup: float
+    prefill_ideal: float
+    prefill_share: float
+    # came later, hence behind
+    rebuild_ms: float
+    preprocess_ms: float
+    prompt_tokens: int
+    peak_bytes: int | None
+    speedup_low: float | None
+    speedup_high: float | None
+    repeats: int
+    bound: str
+    prefill_bound: str
+    share_of_ceiling: float
+    break_even: int | None
+    capture_ms: float | None
+
+
+COLUMNS = columns_of(Row)
 
 
 @checked
 def rows_of(
-    records: Iterable[dict[str, Any]], settings: dict[str, Any], config: PreTrainedConfig
+    records: Iterable[Record], settings: dict[str, Any], config: PreTrainedConfig
 ) -> list[dict[str, Any]]:
-    """One row for each batch, method and keep, the dense model first.
-
-    Times are medians over repetitions, in milliseconds for a whole batch; ttft_ms is from inputs on
-    the device to the first token, the sum of vision, select, rebuild and prefill, without
-    preprocess_ms (the processor, on the CPU). speedup is the ratio of medians, speedup_low and
-    speedup_high those of single repetitions. peak_bytes is beyond the weights. share_of_ceiling is
-    the time that the arithmetic or the traffic takes at the ceilings, whichever is longer, as a
-    share of TTFT. break_even is None where pruning doesn't pay at the image's own number of
-    tokens, and for methods that prune between layers. capture_ms is the part of vision_ms in which
-    attention is read off the tower, by the profiler; of eager, whose maps the tower itself
-    computes, only the rest.
-    """
-    kinds: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    """Return a `Row` for each batch, method and keep, the dense model first."""
+    kinds: dict[str, dict[int, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         kinds[record["kind"]][record.get("batch", 0)].append(record)
-    best = kinds["ceilings"][0]
-    limits = Ceilings(max(c["flops"] for c in best), max(c["bytes"] for c in best))
+
+    # the roofline is measured before and after: the machine can do the better of the two
+    measured = kinds["ceilings"][0]
+    fastest = max(record["flops"] for record in measured)
+    widest = max(record["bytes"] for record in measured)
+    roofline = Roofline(fastest, widest)
     size = DTYPES[settings["dtype"]].itemsize
-    return [
-        row
-        for batch in sorted(kinds["cell"])
-        for row in _Batch(
-            batch, {kind: by[batch] for kind, by in kinds.items()}, limits, config, size
-        ).rows()
-    ]
+
+    # each number of prompts is a comparison of its own
+    rows = []
+    for batch in sorted(kinds["cell"]):
+        found = {kind: by_batch[batch] for kind, by_batch in kinds.items()}
+        rows += _Batch(batch, found, roofline, config, size).rows()
+    return [row_of(row, 4) for row in rows]
 
 
 class _Batch:
-    """The rows of one number of prompts at once."""
+    """The rows of one number of prompts at once.
+
+    Args:
+        batch: how many prompts.
+        found: lines of the log by their kind.
+        roofline: of the machine.
+        config: of the model.
+        size: bytes of a number.
+    """
 
     def __init__(
         self,
         batch: int,
-        found: dict[str, list[dict[str, Any]]],
-        limits: Ceilings,
+        found: dict[str, list[Record]],
+        roofline: Roofline,
         config: PreTrainedConfig,
         size: int,
     ) -> None:
-        self.batch, self.limits, self.config, self.size = batch, limits, config, size
+        # what all rows share
+        self.batch = batch
+        self.roofline = roofline
+        self.config = config
+        self.size = size
         self.facts = found["batch"][-1]
-        self.peaks = {(r["method"], r["keep"]): r["bytes"] for r in found.get("peak", ())}
-        self.captures = {(r["method"], r["keep"]): r["ms"] for r in found.get("capture", ())}
+
+        # measured once for each method and budget
+        self.peaks = _by_name(found.get("peak", ()), "bytes")
+        self.captures = _by_name(found.get("capture", ()), "ms")
+
+        # measured in every repetition
+        self.trials: dict[tuple[str, float], list[Record]] = defaultdict(list)
+        for trial in found["cell"]:
+            self.trials[trial["method"], trial["keep"]].append(trial)
+        self.dense = self.trials[DENSE, 1.0]
+        self.dense_ttft = {trial["repeat"]: trial["ttft_ms"] for trial in self.dense}
+
+        # the tower: pruning stops at the features' layer, the stock model goes on to the last
+        grids = self.facts["grids"]  # rows and columns of each crop
+        self.vision = flops.vision(config, grids, batch, size, whole=False)
+        self.stock = flops.vision(config, grids, batch, size, whole=True)
+
+        # launching kernels: what a prompt of one token takes beyond its arithmetic
         self.text = {r["length"]: r["ms"] for r in found["text"]}
-        self.cells: dict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
-        for cell in found["cell"]:
-            self.cells[cell["method"], cell["keep"]].append(cell)
-        self.dense = self.cells[DENSE, 1.0]
-        grids = [(a, b) for a, b in self.facts["grids"]]
-        self.vision, self.stock = (
-            flops.vision(config, grids, batch, size, whole) for whole in (False, True)
-        )
         one = self._prefill([1] * len(self.dense[0]["lengths"]))
-        self.launch = max(
-            0.0, self.text[1] - max(limits.compute_ms(one.flops), limits.memory_ms(one.bytes))
+        self.launch = max(0.0, self.text[1] - roofline.at_least_ms(one.flops, one.bytes))
+
+    def rows(self) -> list[Row]:
+        """Return the rows, the dense model first, then by falling budget."""
+        order = sorted(self.trials, key=lambda name: (name[0] != DENSE, -name[1]))
+        # the repeated dense model is for the noise floor alone
+        return [self._row(name) for name in order if name[0] != DENSE_REPEAT]
+
+    def _row(self, name: tuple[str, float]) -> Row:
+        trials = self.trials[name]
+        dense = self.dense
+        lengths = trials[0]["lengths"]
+        kept = trials[0]["kept"]
+        visual = self.facts["visual_tokens"]
+
+        # times: medians over repetitions
+        stages = {stage: _median(trials, stage) for stage in STAGES}
+        ttft = [trial["ttft_ms"] for trial in trials]
+        decode = median(trial["decode_ms"] for trial in trials)
+
+        # work: the tower, and the prompt as each layer reads it
+        prefill = self._prefill(lengths)
+        dense_prefill = self._prefill(dense[0]["lengths"])
+        both = (self.stock if name[0] == DENSE else self.vision) + prefill
+
+        # speed-ups: reached, and ideal
+        speedup = median(self.dense_ttft.values()) / median(ttft)
+        ideal = (self.stock + dense_prefill).flops / both.flops
+        prefill_speedup = _median(dense, "prefill") / stages["prefill"]
+        prefill_ideal = dense_prefill.flops / prefill.flops
+        ratios = self._ratios(trials)
+
+        # each layer launches kernels, those of the tower too
+        layers = flops.text_stack(self.config).layers
+        all_layers = layers + flops.tower_stack(self.config).layers
+        launch = self.launch * all_layers / layers
+
+        # layers of several lengths: the method prunes between them, at no point of the prompt
+        between_layers = len(set(lengths)) > 1
+        pays = None
+        if kept is not None and not between_layers:
+            pays = self._break_even(name[1], trials)
+
+        return Row(
+            method=name[0],
+            keep=name[1],
+            batch=self.batch,
+            visual_tokens=visual,
+            kept_tokens=visual if kept is None else round(kept),
+            vision_ms=stages["vision"],
+            select_ms=stages["select"],
+            prefill_ms=stages["prefill"],
+            decode_ms_per_token=decode,
+            ttft_ms=median(ttft),
+            ttft_p95_ms=float(np.percentile(ttft, 95)),
+            kv_bytes=trials[0]["kv_bytes"],
+            speedup=speedup,
+            ideal_speedup=ideal,
+            share_of_ideal=speedup / ideal,
+            prefill_speedup=prefill_speedup,
+            prefill_ideal=prefill_ideal,
+            prefill_share=prefill_speedup / prefill_ideal,
+            rebuild_ms=stages["rebuild"],
+            preprocess_ms=self.facts["preprocess_ms"],
+            prompt_tokens=max(lengths),
+            peak_bytes=self.peaks.get(name),
+            speedup_low=min(ratios, default=None),
+            speedup_high=max(ratios, default=None),
+            repeats=len(trials),
+            bound=self._bound(both, launch),
+            prefill_bound=self._bound(prefill, self.launch),
+            share_of_ceiling=self.roofline.at_least_ms(both.flops, both.bytes) / median(ttft),
+            break_even=pays,
+            capture_ms=self.captures.get(name),
         )
 
-    def rows(self) -> list[dict[str, Any]]:
-        order = sorted(
-            (name for name in self.cells if name[0] != DENSE_REPEAT),
-            key=lambda name: (name[0] != DENSE, -name[1]),
-        )
-        return [self._row(name) for name in order]
-
-    def _row(self, name: tuple[str, float]) -> dict[str, Any]:
-        cells, dense = self.cells[name], self.dense
-        ms = {stage: _median(cells, stage) for stage in STAGES}
-        ttft = [cell["ttft_ms"] for cell in cells]
-        ours, theirs = self._prefill(cells[0]["lengths"]), self._prefill(dense[0]["lengths"])
-        both = (self.stock if name[0] == DENSE else self.vision) + ours
-        ideal = (self.stock + theirs).flops / both.flops
-        reached = median(c["ttft_ms"] for c in dense) / median(ttft)
-        prefill_ideal, prefill_reached = (
-            theirs.flops / ours.flops,
-            _median(dense, "prefill") / ms["prefill"],
-        )
-        first = {cell["repeat"]: cell["ttft_ms"] for cell in dense}
-        ratios = [first[c["repeat"]] / c["ttft_ms"] for c in cells if c["repeat"] in first]
-        depth = flops.text_stack(self.config).layers
-        deep = depth + flops.tower_stack(self.config).layers
-        floor = max(self.limits.compute_ms(both.flops), self.limits.memory_ms(both.bytes))
-        visual, kept = self.facts["visual_tokens"], cells[0]["kept"]
-        values = (
-            name[0], name[1], self.batch, visual, visual if kept is None else round(kept), ms["vision"], ms["select"],
-            ms["prefill"], median(c["decode_ms"] for c in cells), median(ttft), float(np.percentile(ttft, 95)),
-            cells[0]["kv_bytes"], reached, ideal, reached / ideal, prefill_reached, prefill_ideal,
-            prefill_reached / prefill_ideal, ms["rebuild"], self.facts["preprocess_ms"], max(cells[0]["lengths"]),
-            self.peaks.get(name), min(ratios, default=None), max(ratios, default=None), len(cells),
-            self._bound(both, self.launch * deep / depth), self._bound(ours, self.launch), floor / median(ttft),
-            None if kept is None or len(set(cells[0]["lengths"])) > 1 else self._pays(name[1], cells),
-            self.captures.get(name),
-        )  # fmt: skip
-        return {
-            c: round(v, 4) if isinstance(v, float) else v
-            for c, v in zip(COLUMNS, values, strict=True)
-        }
+    def _ratios(self, trials: list[Record]) -> list[float]:
+        """Return dense TTFT over that of each trial, in the same repetition."""
+        ratios = []
+        for trial in trials:
+            # an interrupted run may lack one of the two
+            if trial["repeat"] in self.dense_ttft:
+                ratios.append(self.dense_ttft[trial["repeat"]] / trial["ttft_ms"])
+        return ratios
 
     def _prefill(self, lengths: Sequence[int]) -> Work:
         return flops.prefill(self.config, lengths, self.batch, self.size)
 
     def _bound(self, work: Work, launch: float) -> str:
+        """Name what takes longest: compute, memory or launch."""
         times = {
-            "compute": self.limits.compute_ms(work.flops),
-            "memory": self.limits.memory_ms(work.bytes),
+            "compute": self.roofline.compute_ms(work.flops),
+            "memory": self.roofline.memory_ms(work.bytes),
             "launch": launch,
         }
         return max(times, key=lambda name: times[name])
 
-    def _pays(self, keep: float, cells: list[dict[str, Any]]) -> int | None:
-        before = {cell["repeat"]: cell["stages"]["vision"] for cell in self.dense}
-        chosen = [
-            (c["repeat"], sum(c["stages"][s] for s in ("vision", "select", "rebuild")))
-            for c in cells
-        ]
-        overhead = median(ms - before[repeat] for repeat, ms in chosen if repeat in before)
+    def _break_even(self, keep: float, trials: list[Record]) -> int | None:
+        # the overhead: what comes before the prefill, less the dense model's own tower
+        vision = {trial["repeat"]: trial["stages"]["vision"] for trial in self.dense}
+        overheads = []
+        for trial in trials:
+            if trial["repeat"] in vision:
+                spent = sum(trial["stages"][stage] for stage in OVERHEAD)
+                overheads.append(spent - vision[trial["repeat"]])
+
+        # prefill by length: prompts of text alone, and the dense prompt itself
         times = {self.dense[0]["lengths"][0]: _median(self.dense, "prefill")} | self.text
-        words = self.facts["prompt"] - self.facts["visual_tokens"]
-        return break_even(times, words, self.facts["visual_tokens"], keep, overhead)
+        visual = self.facts["visual_tokens"]
+        text = self.facts["prompt"] - visual
+        return break_even(times, text, visual, keep, median(overheads))
 
 
 @checked
 def break_even(
-    times: dict[int, float], words: int, visual: int, keep: float, overhead: float
+    times: dict[int, float], text: int, visual: int, keep: float, overhead: float
 ) -> int | None:
-    """The number of visual tokens from which on pruning pays.
+    """Return the number of visual tokens from which on pruning pays.
 
     Args:
         times: milliseconds of the prefill by length of the prompt; straight lines between.
-        words: tokens of the prompt that are not visual.
+        text: tokens of the prompt that are not visual.
         visual: the most visual tokens to look at.
-        keep: share of them that stays.
-        overhead: milliseconds that choosing them costs; taken to be the same for fewer.
+        keep: share of them that is kept.
+        overhead: milliseconds that selecting them costs; taken to be the same for fewer.
 
     Returns:
         The smallest number from which up to `visual` all of them save more than they cost; None if
         `visual` doesn't.
     """
+    # noise aside, no prompt is read faster than a shorter one
     lengths = sorted(times)
-    ms = np.maximum.accumulate([times[n] for n in lengths])
-    counts = np.arange(1, visual + 1)
-    whole, short = (
-        np.interp(words + n, lengths, ms)
-        for n in (counts, np.maximum(1, np.floor(keep * counts + 0.5)))
-    )
-    loses = np.flatnonzero(whole - short <= max(0.0, overhead))
+    ms = np.maximum.accumulate([times[length] for length in lengths])
+
+    counts = np.arange(1, visual + 1)  # (N,)
+    kept = np.maximum(1, np.floor(keep * counts + 0.5))  # (N,)
+    dense = np.interp(text + counts, lengths, ms)
+    pruned = np.interp(text + kept, lengths, ms)
+
+    # the count after the last one at which pruning loses
+    loses = np.flatnonzero(dense - pruned <= max(0.0, overhead))
     first = int(loses[-1]) + 2 if len(loses) else 1
     return first if first <= visual else None
 
 
-def noise_of(records: Iterable[dict[str, Any]]) -> dict[str, list[float]]:
-    """For each batch the lowest, the median and the highest TTFT of dense over that of dense in the
-    same repetition.
-    """
+def noise_of(records: Iterable[Record]) -> dict[str, list[float]]:
+    """Return the lowest, median and highest ratio of dense to dense TTFT, for each batch."""
+    # the dense model takes part twice in every repetition
     times: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
-    for r in records:
-        if r["kind"] == "cell" and r["method"] in (DENSE, DENSE_REPEAT):
-            times[r["batch"], r["repeat"]][r["method"]] = r["ttft_ms"]
+    for record in records:
+        if record["kind"] == "cell" and record["method"] in (DENSE, DENSE_REPEAT):
+            times[record["batch"], record["repeat"]][record["method"]] = record["ttft_ms"]
+
     ratios: dict[int, list[float]] = defaultdict(list)
     for (batch, _), pair in sorted(times.items()):
         if len(pair) == 2:
             ratios[batch].append(pair[DENSE] / pair[DENSE_REPEAT])
-    return {
-        str(b): [round(x, 4) for x in (min(found), median(found), max(found))]
-        for b, found in ratios.items()
-    }
+
+    # keys of JSON are text
+    noise = {}
+    for batch, found in ratios.items():
+        low = round(min(found), 4)
+        middle = round(median(found), 4)
+        high = round(max(found), 4)
+        noise[str(batch)] = [low, middle, high]
+    return noise
 
 
 @checked
-def meta_of(
-    records: Sequence[dict[str, Any]], settings: dict[str, Any], start: datetime
-) -> dict[str, Any]:
-    """What made the rows: settings, command, the ceilings, the noise floor, the cost of prefills by
-    length.
-    """
-    kept = ("batch", "method", "keep", "reason")
+def meta_of(records: Sequence[Record], settings: dict[str, Any], start: datetime) -> dict[str, Any]:
+    """Return what made the rows: settings, command, roofline, noise floor, prefills by length."""
+    roofline = _lines(records, "ceilings")
+    prefills = _lines(records, "text", ("batch", "length", "ms"))
+    left_out = _lines(records, "left_out", ("batch", "method", "keep", "reason"))
     return {
         **settings,
         "command": shlex.join(["adafv", *sys.argv[1:]]),
         "model": settings["shape"],
         "weights": "random",
         "seed": 0,
-        "ceilings": [
-            {k: v for k, v in r.items() if k != "kind"} for r in records if r["kind"] == "ceilings"
-        ],
+        "ceilings": roofline,
         "noise_floor": noise_of(records),
-        "text_prefill_ms": [
-            {k: r[k] for k in ("batch", "length", "ms")} for r in records if r["kind"] == "text"
-        ],
-        "left_out": [{name: r[name] for name in kept} for r in records if r["kind"] == "left_out"],
+        "text_prefill_ms": prefills,
+        "left_out": left_out,
         "started": start.isoformat(timespec="seconds"),
         "wall_seconds": round((datetime.now(UTC) - start).total_seconds(), 3),
     }
 
 
+def _lines(records: Sequence[Record], kind: str, names: Sequence[str] = ()) -> list[Record]:
+    """Return the named fields of the lines of a kind; without names all but the kind."""
+    found = []
+    for record in records:
+        if record["kind"] == kind:
+            wanted = names or [name for name in record if name != "kind"]
+            found.append({name: record[name] for name in wanted})
+    return found
+
+
 @checked
 def write(out: str | Path, meta: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Write results.json, results.csv and speed.png, each whole or not at all.
+    """Write results.json, results.csv and speed.png, each complete or not at all.
 
     Raises:
         ValueError: the folder cannot be written.
     """
     out = Path(out)
-    text = json.dumps({"meta": meta, "rows": rows}, indent=1, ensure_ascii=False)
-    write_text(out / "results.json", text + "\n")
+    # the rows first: an image that fails to draw takes nothing with it
+    write_json(out / "results.json", {"meta": meta, "rows": rows})
     write_text(out / "results.csv", as_csv(COLUMNS, rows))
     with atomic(out / "speed.png") as temporary:
         draw(rows, title(meta), temporary)
 
 
-def _median(cells: Sequence[dict[str, Any]], stage: str) -> float:
-    return median(cell["stages"][stage] for cell in cells)
+def _by_name(records: Iterable[Record], field: str) -> dict[tuple[str, float], Any]:
+    """Return a field of records by method and budget."""
+    return {(record["method"], record["keep"]): record[field] for record in records}
+
+
+def _median(trials: Sequence[Record], stage: str) -> float:
+    return float(median(trial["stages"][stage] for trial in trials))

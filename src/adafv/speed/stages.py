@@ -1,6 +1,4 @@
-"""One batch of prompts from inputs on the device to an answer, timed stage by stage; dense or
-pruned.
-"""
+"""One batch of prompts, dense or pruned, from inputs on the device to an answer, stage by stage."""
 
 import inspect
 import time
@@ -16,14 +14,15 @@ from transformers import PreTrainedModel, StaticCache
 from adafv.core.capture import LABEL
 from adafv.core.pruner import Pruner
 from adafv.families.base import base_of
-from adafv.speed.roofline import wait
 from adafv.utils.checks import checked
+from adafv.utils.clock import wait
 
 __all__ = ["STAGES", "Timed", "answer", "capture_ms", "peak_bytes", "read_text"]
 
 STAGES = ("vision", "select", "rebuild", "prefill")
-"""Their times add up to TTFT. Vision is all of `Pruner.encode`: tower, what is read off it, layout,
-words.
+"""Their times add up to TTFT.
+
+Vision is all of `Pruner.encode`: tower, what is read off it, layout, text tokens.
 """
 
 
@@ -51,34 +50,41 @@ class Timed:
 
 
 class Clock:
-    """Marks on the device's own timeline: CUDA events, elsewhere the host's clock once the device
-    is done.
+    """Marks on the device's own timeline.
+
+    On CUDA they are events; elsewhere the host's clock, once the device is done.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        # nothing of what came before may fall into the first stage
         wait(device)
         self.start = time.perf_counter()
         self._names: list[str] = []
         self._marks = [self._now()]
 
     def mark(self, name: str) -> None:
+        """End a stage here."""
         self._names.append(name)
         self._marks.append(self._now())
 
     def stop(self) -> float:
-        """Milliseconds on the host since it was made, once the device is done."""
+        """Return milliseconds on the host since the start, once the device is done."""
         wait(self.device)
         return 1000 * (time.perf_counter() - self.start)
 
     def stages(self) -> dict[str, float]:
-        """Milliseconds before each mark, since the one before; after `stop`."""
-        pairs = zip(self._names, self._marks, self._marks[1:], strict=False)
-        if self.device.type == "cuda":
-            return {name: before.elapsed_time(after) for name, before, after in pairs}
-        return {name: 1000 * (after - before) for name, before, after in pairs}
+        """Return the milliseconds from each mark to the next; call it after `stop`."""
+        ms = {}
+        for name, before, after in zip(self._names, self._marks, self._marks[1:], strict=False):
+            if self.device.type == "cuda":
+                ms[name] = before.elapsed_time(after)
+            else:
+                ms[name] = 1000 * (after - before)
+        return ms
 
     def _now(self) -> Any:
+        # an event costs no wait, so that the host may run ahead as it does without a clock
         if self.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -108,7 +114,9 @@ def answer(
         ValueError: what the method refuses.
     """
     kept = None
+    # the stack holds layers open that a method prunes at, until the answer is there
     with ExitStack() as stack:
+        # from pixels to shorter inputs
         clock = Clock(model.device)
         if pruner is None:
             short = _encoded(model, inputs)
@@ -122,44 +130,58 @@ def answer(
             stack.enter_context(pruner.between_layers(model, encoding))
             clock.mark("rebuild")
             kept = sum(selection.tokens_read) / len(selection.tokens_read)
-        past = room(short["input_ids"].shape[1] + tokens) if room else None
+
+        # the prefill, up to the first token
+        past = room(short["input_ids"].shape[1] + tokens) if room else None  # (B, K + M) ids
         output = model(**short, past_key_values=past, use_cache=True, logits_to_keep=1)
-        token = output.logits[:, -1].argmax(-1, keepdim=True)
+        token = output.logits[:, -1].argmax(-1, keepdim=True)  # (B, 1)
         clock.mark("prefill")
         ttft = clock.stop()
+
+        # what the cache holds by now
         cache = output.past_key_values
-        lengths = [int(layer.get_seq_length()) for layer in cache.layers]
-        size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+        lengths = []
+        size = 0
+        for layer in cache.layers:
+            lengths.append(int(layer.get_seq_length()))
+            size += layer.keys.nbytes + layer.values.nbytes
+
+        # the rest of the answer, greedily
+        # kernels of several tokens may overlap: only their mean says something
         later = Clock(model.device)
         for _ in range(tokens - 1):
-            token = (
-                model(input_ids=token, past_key_values=cache, use_cache=True)
-                .logits[:, -1]
-                .argmax(-1, keepdim=True)
-            )
+            output = model(input_ids=token, past_key_values=cache, use_cache=True)
+            token = output.logits[:, -1].argmax(-1, keepdim=True)  # (B, 1)
         decode = later.stop() / max(1, tokens - 1)
         if room:
             cache.reset()
-    return Timed({name: 0.0 for name in STAGES} | clock.stages(), ttft, decode, kept, lengths, size)
+
+    # the dense model has no stages of selection
+    stages = dict.fromkeys(STAGES, 0.0) | clock.stages()
+    return Timed(stages, ttft, decode, kept, lengths, size)
 
 
 def _encoded(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs with encoded images for pixels, as the model's own forward makes them."""
+    """Return the inputs with encoded images for pixels, as the model's own forward makes them."""
     encoder = base_of(model).get_image_features
-    taken = {name: inputs[name] for name in inspect.signature(encoder).parameters if name in inputs}
-    rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    # families differ in what they need beside pixels
+    taken = {}
+    for name in inspect.signature(encoder).parameters:
+        if name in inputs:
+            taken[name] = inputs[name]
+
+    rest = dict(inputs)
+    rest.pop("pixel_values", None)
     return rest | {"mm_encoder_outputs": {"image": encoder(**taken, return_dict=True)}}
 
 
 @checked
 @torch.inference_mode()
 def read_text(model: PreTrainedModel, batch: int, length: int) -> float:
-    """Milliseconds to the first token of prompts of text alone: how long a prompt of some length
-    takes.
-    """
-    ids = torch.full(
-        (batch, length), int(model.config.get_text_config().bos_token_id), device=model.device
-    )
+    """Return the milliseconds to the first token of prompts of text alone, of some length."""
+    bos = int(model.config.get_text_config().bos_token_id)
+    # which tokens they are doesn't change how long they take
+    ids = torch.full((batch, length), bos, device=model.device)  # (B, L)
     clock = Clock(model.device)
     model(input_ids=ids, use_cache=True, logits_to_keep=1).logits.argmax(-1)
     return clock.stop()
@@ -168,30 +190,42 @@ def read_text(model: PreTrainedModel, batch: int, length: int) -> float:
 @checked
 @torch.inference_mode()
 def capture_ms(model: PreTrainedModel, inputs: Mapping[str, Any], pruner: Pruner) -> float:
-    """Milliseconds of a method's encoding that go into what it reads off the vision tower."""
+    """Return the milliseconds of encoding that go into what is read off the vision tower."""
     cuda = model.device.type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    # the label is set on the host, and covers the kernels that it launches
+    activities = [ProfilerActivity.CPU]
+    if cuda:
+        activities.append(ProfilerActivity.CUDA)
     with profile(activities=activities) as profiler:
         pruner.encode(model, inputs)
-    read = [event for event in profiler.key_averages() if event.key == LABEL]
-    return sum(event.device_time_total if cuda else event.cpu_time_total for event in read) / 1000
+
+    # `core.capture` labels what it does inside the tower; times are in microseconds
+    total = 0.0
+    for event in profiler.key_averages():
+        if event.key == LABEL:
+            total += event.device_time_total if cuda else event.cpu_time_total
+    return total / 1000
 
 
 @checked
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
-    """The most memory that a call held at once, beyond what was held before."""
+    """Return the most memory that a call held at once, beyond what was held before."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
+
+    # a CPU keeps no count: add up what the profiler saw come and go
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     assert profiler.profiler is not None
     assert profiler.profiler.kineto_results is not None
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    level = peak = 0
+    events = profiler.profiler.kineto_results.events()
+    level = 0
+    peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
-        level += event.nbytes()
-        peak = max(peak, level)
+        if event.name() == "[memory]":
+            level += event.nbytes()  # negative where memory is given back
+            peak = max(peak, level)
     return peak

@@ -12,35 +12,52 @@ from adafv.utils.checks import checked
 
 __all__ = ["LEGEND", "NARROW", "markdown", "table", "title"]
 
-RATIOS = (
-    ("speedup", "ideal_speedup", "share_of_ideal"), ("prefill_speedup", "prefill_ideal", "prefill_share"),
-)  # fmt: skip
+OVERHEAD = "selection overhead"
+SPEEDUP = "× (ideal, % of ideal)"
+PREFILL = "prefill × (ideal, % of ideal)"
+BREAK_EVEN = "break-even"
 LEGEND = (
-    "choose: select and rebuild. ideal: ratio of FLOPs. of it: the share reached. bound: the longest of compute, "
-    "memory and "
-    "launch at this machine's ceilings. pays from: fewest visual tokens at which this share is faster than "
-    "all of them (–: it isn't, or the method prunes between layers)"
+    f"{OVERHEAD}: select and rebuild. ideal: ratio of FLOPs. % of ideal: the share reached. "
+    "bound: the longest of compute, memory and launch on this machine's roofline. "
+    f"{BREAK_EVEN}: visual tokens from which on this share is faster than all of them "
+    "(–: it isn't, or the method prunes between layers)"
 )
 LEFT = ("method", "bound")
 BRIEF = (
-    "method", "kept", "vision", "choose", "prefill", "TTFT p50", "p95", "× (ideal, of it)", "prefill × (ideal, of it)",
-    "KV MiB", "pays from",
-)  # fmt: skip
+    "method",
+    "kept",
+    "vision",
+    OVERHEAD,
+    "prefill",
+    "TTFT p50",
+    "p95",
+    SPEEDUP,
+    PREFILL,
+    "KV MiB",
+    BREAK_EVEN,
+)
 """What a page has room for."""
 NARROW = (
-    "peak MiB", "bound", "token", "KV MiB", "p95", "choose", "pays from", "vision", "prefill × (ideal, of it)",
-)  # fmt: skip
+    "peak MiB",
+    "bound",
+    "token",
+    "KV MiB",
+    "p95",
+    OVERHEAD,
+    BREAK_EVEN,
+    "vision",
+    PREFILL,
+)
 """Columns of `table` that go first where there is no room for all."""
 
 
 @checked
 def title(meta: dict[str, Any]) -> str:
-    """Shape, how much of it, precision and machine."""
-    cut = (
-        ""
-        if meta["layers"] in (None, meta["of_layers"])
-        else f", {meta['layers']} of {meta['of_layers']} LLM layers"
-    )
+    """Return shape, how much of it, precision and machine."""
+    # a model cut to a few layers must not pass for all of it
+    cut = ""
+    if meta["layers"] not in (None, meta["of_layers"]):
+        cut = f", {meta['layers']} of {meta['of_layers']} LLM layers"
     machine = meta["machine"]
     threads = f", threads: {machine['threads']}" if "threads" in machine else ""
     return f"{meta['shape']}{cut}, random weights, {meta['dtype']}, {machine['name']}{threads}"
@@ -48,30 +65,37 @@ def title(meta: dict[str, Any]) -> str:
 
 @checked
 def table(rows: list[dict[str, Any]], meta: dict[str, Any]) -> Table:
-    """One line for each row."""
+    """Return a table for the terminal, one line for each row."""
     result = Table(title=f"{title(meta)}. Times in ms", title_justify="left", box=SIMPLE_HEAD)
-    for name in _cells(rows[0]):
+    for name in _shown(rows[0]):
         result.add_column(name, justify="left" if name in LEFT else "right", no_wrap=True)
+
+    # a rule wherever the number of prompts changes
     for row, after in pairwise([*rows, {"batch": 0}]):
-        result.add_row(*_cells(row).values(), end_section=row["batch"] != after["batch"])
+        result.add_row(*_shown(row).values(), end_section=row["batch"] != after["batch"])
     return result
 
 
 @checked
 def markdown(rows: Iterable[dict[str, Any]], meta: dict[str, Any]) -> str:
-    """The same for a page, without what a page has no room for; with the command and the noise
-    floor.
-    """
+    """Return the same for a page: fewer columns, with the command and the noise floor."""
+    rows = list(rows)
     batches = len({row["batch"] for row in rows}) > 1
-    names = (*(["batch"] if batches else []), *BRIEF)
-    lines = [names, [":--" if name in LEFT else "--:" for name in names]]
-    lines += [[_cells(row)[name] for name in names] for row in rows]
-    floor = ", ".join(
-        (f"batch {batch}: " if batches else "") + f"{low:.2f} to {high:.2f}"
-        for batch, (low, _, high) in meta["noise_floor"].items()
-    )
+    names = ("batch", *BRIEF) if batches else BRIEF
+
+    # the table: text to the left, numbers to the right
+    lines = [list(names), [":--" if name in LEFT else "--:" for name in names]]
+    for row in rows:
+        shown = _shown(row)
+        lines.append([shown[name] for name in names])
+
+    # above it: how noisy the machine was, and how to repeat it
+    floors = []
+    for batch, (low, _, high) in meta["noise_floor"].items():
+        about = f"batch {batch}: " if batches else ""
+        floors.append(f"{about}{low:.2f} to {high:.2f}")
     head = [
-        f"{title(meta)}; times in ms; dense against dense {floor}:",
+        f"{title(meta)}; times in ms; dense against dense {', '.join(floors)}:",
         "",
         f"    {meta['command']}",
         "",
@@ -79,27 +103,33 @@ def markdown(rows: Iterable[dict[str, Any]], meta: dict[str, Any]) -> str:
     return "\n".join([*head, *(f"| {' | '.join(line)} |" for line in lines)])
 
 
-def _cells(row: dict[str, Any]) -> dict[str, str]:
-    """What a row says, by column."""
-    dense = row["method"] == DENSE
-    speedup, prefill = ("" if dense else _ratio(*(row[name] for name in names)) for names in RATIOS)
-    return {
+def _shown(row: dict[str, Any]) -> dict[str, str]:
+    """Return what a row says, by column."""
+    pruned = row["method"] != DENSE
+    shown = {
         "batch": str(row["batch"]),
-        "method": "dense" if dense else row["method"],
+        "method": row["method"] if pruned else "dense",
         "kept": str(row["kept_tokens"]),
         "vision": _ms(row["vision_ms"]),
-        "choose": "" if dense else _ms(row["select_ms"] + row["rebuild_ms"]),
+        # what compares with the dense model is empty in its own line
+        OVERHEAD: "",
         "prefill": _ms(row["prefill_ms"]),
         "TTFT p50": _ms(row["ttft_ms"]),
         "p95": _ms(row["ttft_p95_ms"]),
-        "× (ideal, of it)": speedup,
-        "prefill × (ideal, of it)": prefill,
+        SPEEDUP: "",
+        PREFILL: "",
         "token": _ms(row["decode_ms_per_token"]),
         "KV MiB": _mib(row["kv_bytes"]),
         "peak MiB": _mib(row["peak_bytes"]),
         "bound": row["bound"],
-        "pays from": "" if dense else "–" if row["break_even"] is None else str(row["break_even"]),
+        BREAK_EVEN: "",
     }
+    if pruned:
+        shown[OVERHEAD] = _ms(row["select_ms"] + row["rebuild_ms"])
+        shown[SPEEDUP] = _ratio(row["speedup"], row["ideal_speedup"], row["share_of_ideal"])
+        shown[PREFILL] = _ratio(row["prefill_speedup"], row["prefill_ideal"], row["prefill_share"])
+        shown[BREAK_EVEN] = "–" if row["break_even"] is None else str(row["break_even"])
+    return shown
 
 
 def _ratio(reached: float, ideal: float, share: float) -> str:
@@ -111,10 +141,8 @@ def _ms(value: float) -> str:
 
 
 def _mib(value: int | None) -> str:
-    return (
-        "–"
-        if value is None
-        else f"{value / 2**20:.3g}"
-        if value < 100 * 2**20
-        else f"{value / 2**20:.0f}"
-    )
+    if value is None:
+        return "–"
+    # three digits say all that a measurement can
+    mib = value / 2**20
+    return f"{mib:.3g}" if mib < 100 else f"{mib:.0f}"

@@ -1,4 +1,4 @@
-"""What each budget retains, with intervals, and what was chosen."""
+"""Retention at each budget, with intervals, and the choice."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from adafv.utils.checks import checked
 
 __all__ = ["draw"]
 
-_APART = 1.035
-"""Factor between the points of two methods at one budget, so that their intervals stay apart."""
+_SPREAD = 1.035
+"""Factor between the points of two methods at one budget, so that their intervals don't overlap."""
 
 
 @checked
@@ -25,13 +25,19 @@ def draw(rows: list[Row], min_retention: float, path: Path) -> None:
     """
     figure = Figure(figsize=(8, 4.6), dpi=160, layout="constrained", facecolor="white")
     axes = figure.subplots()
-    own = [row for row in rows if is_candidate(row)]
-    names = list(dict.fromkeys(row["method"] for row in own))
-    for i, name in enumerate(names):
-        shift = _APART ** (i - (len(names) - 1) / 2)
-        _line(
-            axes, sorted((r for r in own if r["method"] == name), key=lambda r: r["keep"]), i, shift
-        )
+
+    # the candidates, method by method
+    by_method: dict[str, list[Row]] = {}
+    for row in rows:
+        if is_candidate(row):
+            by_method.setdefault(row["method"], []).append(row)
+
+    # a line for each method, side by side around the budget
+    for i, own in enumerate(by_method.values()):
+        shift = _SPREAD ** (i - (len(by_method) - 1) / 2)
+        _line(axes, sorted(own, key=lambda row: row["keep"]), i, shift)
+
+    # between these two lies what pruning may lose
     blind = next(row for row in rows if row["half"] == CHOOSING and row["method"] == BLIND)
     axes.axhline(
         100 * blind["retention"],
@@ -46,14 +52,24 @@ def draw(rows: list[Row], min_retention: float, path: Path) -> None:
         linewidth=1.1,
         label=f"asked for: {100 * min_retention:.4g} %",
     )
-    if rows[-1]["half"] == REPORTING:
-        last = rows[-1]
-        _point(axes, last, len(names), label=f"chosen: {last['method']}, on the other half")
-    budget_axis(axes, sorted({row["keep"] for row in own}))
+
+    # the choice, on the half that had no say in it
+    last = rows[-1]
+    if last["half"] == REPORTING:
+        label = f"chosen: {last['method']}, on the other half"
+        _point(axes, last, len(by_method), label)
+
+    # ticks at every budget that was tried
+    keeps = set()
+    for own in by_method.values():
+        keeps.update(row["keep"] for row in own)
+    budget_axis(axes, sorted(keeps))
     axes.set_xlabel("visual tokens kept", color=INK)
     axes.set_ylabel("right answers, % of the dense model's", color=INK)
+    # all rows of a half are on the same questions
+    first = next(filter(is_candidate, rows))
     axes.set_title(
-        f"{own[0]['n']} questions on {own[0]['images']} images, 95 % intervals; filled: holds",
+        f"{first['n']} questions on {first['pictures']} images, 95 % intervals; filled: holds",
         loc="left",
         fontsize=10,
         color=INK,
@@ -63,33 +79,56 @@ def draw(rows: list[Row], min_retention: float, path: Path) -> None:
 
 
 def _line(axes: Axes, rows: list[Row], index: int, shift: float) -> None:
-    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-    keeps, values = [row["keep"] * shift for row in rows], [100 * row["retention"] for row in rows]
-    ends = [
-        [100 * (row["retention"] - row["ci_low"]) for row in rows],
-        [100 * (row["ci_high"] - row["retention"]) for row in rows],
-    ]
+    """Draw the points of a method with their intervals; those that hold are filled."""
+    # more methods than colours start again
+    colour = COLOURS[index % len(COLOURS)]
+    marker = MARKERS[index % len(MARKERS)]
+    keeps = []
+    values = []
+    below = []
+    above = []
+    for row in rows:
+        keeps.append(row["keep"] * shift)
+        values.append(100 * row["retention"])
+        below.append(100 * (row["retention"] - row["ci_low"]))
+        above.append(100 * (row["ci_high"] - row["retention"]))
     axes.errorbar(
-        keeps, values, yerr=ends, label=rows[0]["method"], color=colour, marker=marker, markersize=6,
-        markerfacecolor="white", linewidth=1.5, elinewidth=1, capsize=2.5, zorder=3,
-    )  # fmt: skip
-    held = [
-        (keep, value) for keep, value, row in zip(keeps, values, rows, strict=True) if row["holds"]
-    ]
-    axes.plot(
-        *zip(*held, strict=True) if held else ([], []),
+        keeps,
+        values,
+        yerr=[below, above],
+        label=rows[0]["method"],
         color=colour,
         marker=marker,
         markersize=6,
-        linestyle="",
-        zorder=4,
+        markerfacecolor="white",
+        linewidth=1.5,
+        elinewidth=1,
+        capsize=2.5,
+        zorder=3,
     )
 
+    # over the hollow ones
+    for keep, value, row in zip(keeps, values, rows, strict=True):
+        if row["holds"]:
+            axes.plot(keep, value, color=colour, marker=marker, markersize=6, zorder=4)
 
-def _point(axes: Axes, row: Row, beside: int, label: str) -> None:
-    value, low, high = (100 * row[name] for name in ("retention", "ci_low", "ci_high"))
-    keep = row["keep"] / _APART ** ((beside + 1) / 2)
+
+def _point(axes: Axes, row: Row, index: int, label: str) -> None:
+    """Draw the choice as a star, beside the points of the methods."""
+    # error bars are lengths, not ends
+    value = 100 * row["retention"]
+    below = value - 100 * row["ci_low"]
+    above = 100 * row["ci_high"] - value
     axes.errorbar(
-        [keep], [value], yerr=[[value - low], [high - value]], label=label, color=INK, marker="*", markersize=14,
-        linestyle="", elinewidth=1.5, capsize=4, zorder=5,
-    )  # fmt: skip
+        [row["keep"] / _SPREAD ** ((index + 1) / 2)],
+        [value],
+        yerr=[[below], [above]],
+        label=label,
+        color=INK,
+        marker="*",
+        markersize=14,
+        linestyle="",
+        elinewidth=1.5,
+        capsize=4,
+        zorder=5,
+    )

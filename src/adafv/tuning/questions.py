@@ -27,77 +27,91 @@ class ImageFile:
     """
 
     id: str
-    path: str
+    path: str  # as it is opened
     questions: tuple[Question, ...]
     lines: tuple[int, ...]
 
     def sample(self) -> Sample:
-        """The image opened."""
+        """Open the image."""
         return Sample(self.id, open_image(self.path), self.questions, ())
 
 
 @checked
 def read_images(path: Path) -> list[ImageFile]:
-    """The questions of a JSONL file: lines of `{"image": "a.png", "question": "what is there?",
-    "answer": "a cup"}`.
+    """Return the questions of a JSONL file, by image.
 
-    "answer" is the truth, where there is one; other keys are ignored; a line that is there twice
+    Its lines are `{"image": "a.png", "question": "what is there?", "answer": "a cup"}`. "answer" is
+    the truth, where there is one; other keys are ignored; a line that is there twice
     counts once. All lines are checked and all images opened before this returns.
 
     Raises:
         ValueError: the file cannot be read, is empty or speaks of a single image; or, with the
             number of the line, what is wrong with it.
     """
+    # by image and text, each question with the number of its line
     asked: dict[str, dict[str, tuple[Question, int]]] = {}
     files: dict[str, str] = {}
     for line in read_lines(path)[0]:
         try:
             question = _question(line)
+            # relative, so that a folder can move with its answers
             name = os.path.relpath(line.image, path.parent)
+            # a file that is no image is an error of its first line
             if name not in files:
                 open_image(line.image)
                 files[name] = line.image
-            known, number = asked.setdefault(name, {}).setdefault(
-                question.text, (question, line.number)
-            )
+
+            # the same line twice counts once, another answer is a mistake
+            own = asked.setdefault(name, {})
+            known, number = own.setdefault(question.text, (question, line.number))
             if known != question:
                 raise ValueError(
-                    f"this is asked in line {number} too, with another answer: leave one of them out"
+                    f"this is asked in line {number} too, with another answer: "
+                    "leave one of them out"
                 )
         except ValueError as error:
-            raise ValueError(_placed(str(error), line.number, path)) from None
+            raise ValueError(_with_line(str(error), line.number, path)) from None
     if len(asked) < 2:
+        # one half chooses, the other reports
         raise ValueError(
             f"{path} asks about one image, which cannot be split into halves: add lines on others"
         )
-    return [
-        ImageFile(
-            name, files[name], tuple(q for q, _ in own.values()), tuple(n for _, n in own.values())
-        )
-        for name, own in asked.items()
-    ]
+
+    images = []
+    for name, own in asked.items():
+        questions, lines = zip(*own.values(), strict=True)
+        images.append(ImageFile(name, files[name], questions, lines))
+    return images
 
 
 @checked
 def halves(images: Sequence[ImageFile], seed: int) -> tuple[list[ImageFile], list[ImageFile]]:
-    """Two halves drawn at random, each in the order of the file; the first has the odd one out."""
-    order = list(range(len(images)))
+    """Draw two halves at random, each in the order of the file; the first has the odd one out."""
+    # whole images: questions on one image go right or wrong together
+    order = list(range(len(images)))  # indices of images
     random.Random(seed).shuffle(order)
     middle = (len(order) + 1) // 2
-    first, second = ([images[i] for i in sorted(part)] for part in (order[:middle], order[middle:]))
+    first = [images[i] for i in sorted(order[:middle])]
+    second = [images[i] for i in sorted(order[middle:])]
     return first, second
 
 
 def _question(line: Line) -> Question:
+    """Return what a line asks, with "" for an answer that it lacks."""
     if line.error is not None:
         raise ValueError(line.error)
-    text, answer = line.question.strip(), line.answer
+    text = line.question.strip()
+    answer = line.answer
     if not text:
         raise ValueError("the question is empty: ask something about the image")
+    # a truth of nothing but space would make every answer wrong
     if answer is not None and not (isinstance(answer, str) and answer.strip()):
-        raise ValueError(f"answer={answer!r} is no text: give the truth in words, or leave it out")
+        raise ValueError(f"answer={answer!r} is not text: give the truth in words, or leave it out")
     return Question(text, (answer or "").strip(), "", ())
 
 
-def _placed(error: str, number: int, path: Path) -> str:
-    return f"{path}: {error}" if f"line {number} " in error else f"line {number} of {path}: {error}"
+def _with_line(error: str, number: int, path: Path) -> str:
+    """Return an error with the line that it is about, unless it names it already."""
+    if f"line {number} " in error:
+        return f"{path}: {error}"
+    return f"line {number} of {path}: {error}"

@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
-from adafv.evaluation.report import as_csv
 from adafv.tuning.pick import CHOOSING, COLUMNS, REPORTING, Row
 from adafv.utils.checks import checked
 from adafv.utils.files import atomic, write_text
+from adafv.utils.records import as_csv, write_json
 
 __all__ = ["FILES", "LEGEND", "NARROW", "read", "table", "write"]
 
@@ -22,11 +22,11 @@ LEGEND = "✓ holds: the lower end of the 95 % interval is what was asked for at
 
 
 @checked
-def write(out: str | Path, whole: dict[str, Any]) -> None:
-    """Write results.json, results.csv and tune.png, each whole or not at all.
+def write(out: str | Path, content: dict[str, Any]) -> None:
+    """Write results.json, results.csv and tune.png, each complete or not at all.
 
     Args:
-        whole: meta, rows, chosen and verdict.
+        content: meta, rows, chosen and verdict.
 
     Raises:
         ValueError: the folder cannot be written.
@@ -34,17 +34,22 @@ def write(out: str | Path, whole: dict[str, Any]) -> None:
     from adafv.tuning.plot import draw  # matplotlib takes a second to import
 
     out = Path(out)
-    write_text(out / "results.json", json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-    write_text(out / "results.csv", as_csv(COLUMNS, whole["rows"]))
+    # the rows first: an image that fails to draw takes nothing with it
+    write_json(out / "results.json", content)
+    write_text(out / "results.csv", as_csv(COLUMNS, content["rows"]))
     with atomic(out / "tune.png") as temporary:
-        draw(whole["rows"], whole["meta"]["min_retention"], temporary)
+        draw(content["rows"], content["meta"]["min_retention"], temporary)
 
 
 def read(path: str | Path) -> dict[str, Any] | None:
-    """What `write` wrote to results.json; None: it is that of something else, or damaged."""
+    """Return what `write` wrote to results.json; None: it is of another command, or damaged."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
-        rows = [{name: row[name] for name in COLUMNS} for row in found["rows"]]
+        # a row that lacks a column is of another command
+        rows = []
+        for row in found["rows"]:
+            rows.append({name: row[name] for name in COLUMNS})
+        # `adafv eval` writes neither of the last two
         return {
             "meta": found["meta"],
             "rows": rows,
@@ -57,34 +62,47 @@ def read(path: str | Path) -> dict[str, Any] | None:
 
 @checked
 def table(rows: Sequence[Row]) -> Table:
-    """Retention and its interval by budget and method; of the other half only what was chosen, if
-    anything was.
+    """Return a table of retention and its interval by budget and method.
+
+    Of the reporting half it has only what was chosen, if anything was.
     """
-    cells: dict[tuple[float, str], dict[str, Row]] = {}
+    # a line for each configuration, the largest budget first
+    lines: dict[tuple[float, str], dict[str, Row]] = {}
+    counts: dict[str, int] = {}
     for row in rows:
+        counts.setdefault(row["half"], row["n"])
         if row["method"] != "none":
-            cells.setdefault((row["keep"], row["method"]), {})[row["half"]] = row
+            lines.setdefault((row["keep"], row["method"]), {})[row["half"]] = row
+    order = sorted(lines, key=lambda line: -line[0])
+
     result = Table(
         title="Right answers, % of the dense model's, and 95 % interval", title_justify="left"
     )
-    for name in ("kept", "tokens"):
-        result.add_column(name, justify="right", no_wrap=True)
+    result.add_column("kept", justify="right", no_wrap=True)
+    result.add_column("tokens", justify="right", no_wrap=True)
     result.add_column("method", no_wrap=True)
     for half in HALVES:
-        count = next((f" ({row['n']} questions)" for row in rows if row["half"] == half), "")
+        count = f" ({counts[half]} questions)" if half in counts else ""
         result.add_column(f"{half} half{count}", justify="right")
+
     budget = None
-    for (keep, name), own in sorted(cells.items(), key=lambda cell: -cell[0][0]):
+    for keep, name in order:
+        # a rule between budgets
         if budget not in (None, keep):
             result.add_section()
         budget = keep
+        own = lines[keep, name]
         tokens = f"{own[CHOOSING]['kept_tokens']:.0f}"
-        result.add_row(f"{keep:.4g}", tokens, name, *(_cell(own.get(half)) for half in HALVES))
+        result.add_row(f"{keep:.4g}", tokens, name, *(_text(own.get(half)) for half in HALVES))
     return result
 
 
-def _cell(row: Row | None) -> str:
+def _text(row: Row | None) -> str:
     if row is None:
         return "–"
-    retained, low, high = (100 * row[name] for name in ("retention", "ci_low", "ci_high"))
-    return f"{retained:.1f} ({low:.1f} to {high:.1f}) {'✓' if row['holds'] else ' '}"
+    retained = 100 * row["retention"]
+    low = 100 * row["ci_low"]
+    high = 100 * row["ci_high"]
+    # a space keeps the column straight
+    mark = "✓" if row["holds"] else " "
+    return f"{retained:.1f} ({low:.1f} to {high:.1f}) {mark}"

@@ -1,6 +1,4 @@
-"""Tuning: which method at which budget holds, chosen on one half of the images and measured on
-the other.
-"""
+"""Tuning: a method and budget that hold, chosen on half of the images, measured on the other."""
 
 import sys
 from collections.abc import Sequence
@@ -12,13 +10,11 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from adafv import __version__
 from adafv.core.pruner import Pruner
 from adafv.data.sample import Question
-from adafv.evaluation.answering import Answering, Configuration, chunks, configured
+from adafv.evaluation.answering import Answering, Configuration, chunks, configured, settings_of
 from adafv.evaluation.answers import AnswerLog, Key
 from adafv.models.boilerplate import boilerplate
-from adafv.models.load import fingerprint
 from adafv.models.prompting import check_question
 from adafv.tuning.pick import (
     CHOOSING,
@@ -37,7 +33,9 @@ from adafv.utils.checks import checked
 __all__ = ["KEEPS", "METHODS", "Findings", "Tuning"]
 
 METHODS = ("adafv", "adafv+", "fastervlm", "uniform")
+# from the largest budget on, as they are gone through
 KEEPS = (0.5, 0.35, 0.25, 0.15, 0.1, 0.05)
+# the suite that a user's own questions make in the log
 SUITE = "own"
 
 
@@ -53,6 +51,7 @@ class Findings:
     """
 
     rows: list[Row]
+    # on the other half
     chosen: Row | None = None
     pruner: Pruner | None = None
     left_out: dict[tuple[str, float], str] = field(default_factory=dict)
@@ -100,49 +99,59 @@ class Tuning:
     def __post_init__(self) -> None:
         if not 0 < self.min_retention < 1:
             raise ValueError(
-                f"min_retention={self.min_retention} is no share that a sample can prove: pass more than 0 and less "
-                "than 1, e.g. 0.98"
+                f"min_retention={self.min_retention} is not a share that a sample can prove: "
+                "pass more than 0 and less than 1, e.g. 0.98"
             )
+        # numbers of nothing
         for name in ("batch_size", "max_new_tokens"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value} is too few: pass 1 or more")
+        # dense and blind take part in any case
         if len(configured(self.methods, self.keeps)) == len(configured((), ())):
             raise ValueError(
                 "nothing to choose from: pass methods other than none, and budgets below 1"
             )
+        # a bad line is refused before a model is loaded
         _ = self.images
 
     @cached_property
     def images(self) -> list[ImageFile]:
-        """What is asked, by image."""
+        """The questions, by image."""
         return read_images(self.data)
 
     @cached_property
     def split(self) -> dict[str, list[ImageFile]]:
         """The half for the choice and the one for the report."""
+        # random, but the same for the same seed and file
         return dict(zip((CHOOSING, REPORTING), halves(self.images, self.seed), strict=True))
 
     @property
     def questions(self) -> int:
-        """How many there are."""
+        """The number of questions."""
         return sum(len(image.questions) for image in self.images)
 
     @property
     def with_answer(self) -> int:
-        """How many questions come with the truth."""
-        return sum(bool(question.answer) for image in self.images for question in image.questions)
+        """The number of questions that come with the truth."""
+        count = 0
+        for image in self.images:
+            count += sum(bool(question.answer) for question in image.questions)
+        return count
 
     @property
     def shortage(self) -> str | None:
-        """Before anything is answered: a sentence if there are too few lines to prove the
-        retention, else None.
+        """A sentence if there are too few lines to prove the retention, else None.
+
+        That is known before anything is answered.
         """
+        # each half has to be large enough
         lacking = 2 * needed(self.min_retention) - self.questions
         if lacking <= 0:
             return None
         return (
-            f"{self.questions} lines are too few to show a retention of {self.min_retention:.4g}, even if no answer "
-            f"differs: add {lacking} or more; until then this only draws the trade-off"
+            f"{self.questions} lines are too few to show a retention of {self.min_retention:.4g}, "
+            f"even if no answer differs: add {lacking} or more; until then this only draws the "
+            "trade-off"
         )
 
     def run(
@@ -169,12 +178,15 @@ class Tuning:
         """
         self._check(processor)
         left_out: dict[tuple[str, float], str] = {}
-        with AnswerLog(out, self._settings(model, name)) as log:
+        own = {"questions": SUITE, "max_new_tokens": self.max_new_tokens}
+        with AnswerLog(out, settings_of(model, name, **own)) as log:
             self._compare(log)
+            # said at once, not after hours
             if progress and self.shortage:
                 tqdm.write(f"adafv: {self.shortage}", file=sys.stderr)
 
             def answers(half: str, configurations: list[Configuration]) -> Any:
+                # both halves fill the same log, and the same list of what is left out
                 answering = Answering(
                     model,
                     processor,
@@ -187,39 +199,48 @@ class Tuning:
                 )
                 return answers_of(half, self.split[half], self._answered(answering, half, progress))
 
+            # one half: all methods and budgets
             configurations = configured(self.methods, self.keeps, lambda: boilerplate(processor))
             found = answers(CHOOSING, configurations)
             effects = effects_in(found)
             rows = rows_of(CHOOSING, found, effects, self.min_retention)
             if not any(map(is_candidate, rows)):
-                raise ValueError(
-                    f"none of the budgets can be met, the first because: {next(iter(left_out.values()))}"
-                )
+                reason = next(iter(left_out.values()))
+                raise ValueError(f"none of the budgets can be met, the first because: {reason}")
+
+            # the choice
             best = choose(rows)
             if best is None:
                 return Findings(rows, left_out=left_out)
-            place = best["method"], best["keep"]
-            [chosen] = [c for c in configurations if (c.method, c.keep) == place]
+            chosen_name = (best["method"], best["keep"])
+            [chosen] = [c for c in configurations if (c.method, c.keep) == chosen_name]
+
+            # the other half: the choice alone, with the same design effects
             reported = answers(REPORTING, [*configured((), ()), chosen])
             rows += rows_of(REPORTING, reported, effects, self.min_retention)
-            if place in left_out:
+            if chosen_name in left_out:
                 raise ValueError(
-                    f"{best['method']} was chosen and cannot answer the other half: {left_out[place]}"
+                    f"{best['method']} was chosen and cannot answer the other half: "
+                    f"{left_out[chosen_name]}"
                 )
+        # the choice was made by the interval's end; here the estimate decides
         holds = rows[-1]["retention"] >= self.min_retention
         return Findings(rows, rows[-1], chosen.pruner if holds else None, left_out)
 
     def _answered(self, answering: Answering, half: str, progress: bool) -> list[dict[str, Any]]:
+        """Answer the questions of a half, and return the records of all of its answers."""
         images = self.split[half]
         total = sum(len(image.questions) for image in images)
         keys: list[Key] = []
         with tqdm(total=total, desc=half, unit="question", disable=not progress) as bar:
-            for samples in chunks((image.sample() for image in images), self.batch_size):
+            # images are opened when their turn comes, so that memory does not grow with the file
+            for samples in chunks(map(ImageFile.sample, images), self.batch_size):
                 keys += answering.answer(SUITE, samples)
                 bar.update(sum(len(sample.questions) for sample in samples))
         return answering.records(keys)
 
     def _check(self, processor: ProcessorMixin) -> None:
+        """Refuse a question that the model cannot be asked, before anything is answered."""
         for image in self.images:
             for question, line in zip(image.questions, image.lines, strict=True):
                 try:
@@ -228,26 +249,23 @@ class Tuning:
                     raise ValueError(f"line {line} of {self.data}: {error}") from None
 
     def _compare(self, log: AnswerLog) -> None:
-        asked = {(p.id, i): q.text for p in self.images for i, q in enumerate(p.questions)}
+        """Refuse answers to other questions than those that the data asks by now."""
+        asked = {}
+        for image in self.images:
+            for index, question in enumerate(image.questions):
+                asked[image.id, index] = question.text
+
         for record in log.records.values():
             before = record["text"]
-            if (now := asked.get((record["id"], record["question"]), before)) != before:
+            # what is no longer asked does no harm
+            now = asked.get((record["id"], record["question"]), before)
+            if now != before:
                 raise ValueError(
-                    f"{log.path} has the answer to {before!r} where {self.data} asks {now!r}: pass another --out; only "
-                    "lines at the end may be new"
+                    f"{log.path} has the answer to {before!r} where {self.data} asks {now!r}: "
+                    "pass another --out; only lines at the end may be new"
                 )
-
-    def _settings(self, model: PreTrainedModel, name: str) -> dict[str, Any]:
-        return {
-            "adafv": __version__,
-            "model": name,
-            "weights": fingerprint(model),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "device": model.device.type,
-            "questions": SUITE,
-            "max_new_tokens": self.max_new_tokens,
-        }
 
 
 def _record(question: Question, answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of an answer: the truth is looked at later, it may change."""
     return {"text": question.text, **answer}

@@ -1,1 +1,1 @@
-"""What several rooms share: files, checks of arguments, a clock, intervals."""
+"""What several rooms share: files, records of runs, checks of arguments, a clock, intervals."""

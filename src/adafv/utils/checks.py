@@ -1,4 +1,4 @@
-"""Arguments of a wrong type: one sentence that names the argument, not a traceback from the depths."""
+"""Arguments of a wrong type: one sentence that names them, not a traceback from the depths."""
 
 import inspect
 import operator
@@ -29,6 +29,7 @@ def checked(function: F) -> F:
             arguments have to be.
     """
     if isinstance(function, type):
+        # a class stays what it is: only its construction is looked at
         function.__init__ = _explained(function.__init__, function.__module__)  # type: ignore[misc]
         return function
     return typing.cast(F, _explained(function, function.__module__))
@@ -40,6 +41,7 @@ def _explained(call: Callable[..., Any], module: str) -> Callable[..., Any]:
         try:
             return call(*args, **kwargs)
         except _RAW as error:
+            # only now is it worth looking: a good call pays nothing
             if complaint := _complaint(call, _hints(call, module), args, kwargs, error):
                 raise ValueError(complaint) from error
             raise
@@ -48,11 +50,13 @@ def _explained(call: Callable[..., Any], module: str) -> Callable[..., Any]:
 
 
 def _hints(call: Callable[..., Any], module: str) -> dict[str, Any]:
-    """The annotations of a call's arguments, without those that only a type checker can resolve."""
+    """Return the annotations of a call, without those that only a type checker can resolve."""
+    names = vars(sys.modules[module])
     found: dict[str, Any] = {}
     for name, hint in call.__annotations__.items():
+        # names under TYPE_CHECKING do not exist when a program runs
         with suppress(Exception):
-            found[name] = eval(hint, vars(sys.modules[module])) if isinstance(hint, str) else hint
+            found[name] = eval(hint, names) if isinstance(hint, str) else hint
     return found
 
 
@@ -63,60 +67,75 @@ def _complaint(
     kwargs: Mapping[str, Any],
     error: Exception,
 ) -> str:
-    """What is wrong with the arguments of a call that has failed; empty: nothing that shows."""
+    """Say what is wrong with the arguments of a call that has failed; empty: nothing that shows."""
+    # too few, too many or misnamed arguments: Python's own message says it
     try:
         arguments = inspect.signature(call).bind(*args, **kwargs).arguments
     except TypeError:
         return ""
-    arguments = {name: value for name, value in arguments.items() if name != "self"}
+    arguments.pop("self", None)
+
+    # a type that the annotation does not allow
     for name, value in arguments.items():
         if not _fits(value, hints.get(name, Any)):
-            return f"{name}={_shown(value)} is of type {type(value).__name__}: pass {_wanted(hints[name])}"
+            kind = type(value).__name__
+            return f"{name}={_shown(value)} is of type {kind}: pass {_wanted(hints[name])}"
+
+    # a type that is allowed, and lacks what was asked of it
     for name, value in arguments.items():
-        if isinstance(error, AttributeError) and error.obj is value:
-            return f"{name}={_shown(value)} has no {error.name!r}: pass what the documentation of {name} says"
-        if isinstance(error, KeyError) and any(
-            error.args[0] not in entry for entry in _mappings(value)
-        ):
-            return (
-                f"{name} has no entry {error.args[0]!r}: pass what the documentation of {name} says"
-            )
-        if isinstance(error, IndexError) and isinstance(value, list | tuple) and not value:
-            return f"{name} is empty: pass at least one"
-    shapes = [
-        f"{name} {tuple(value.shape)}"
-        for name, value in arguments.items()
-        if hasattr(value, "shape")
-    ]
-    if (
-        shapes
-        and isinstance(error, RuntimeError | IndexError)
-        and type(error).__name__ != "OutOfMemoryError"
-    ):
+        if found := _lacks(name, value, error):
+            return found
+
+    # tensors of good types whose shapes do not go together
+    shapes = []
+    for name, value in arguments.items():
+        if hasattr(value, "shape"):
+            shapes.append(f"{name} {tuple(value.shape)}")
+    out_of_memory = type(error).__name__ == "OutOfMemoryError"
+    if shapes and isinstance(error, RuntimeError | IndexError) and not out_of_memory:
         reason = str(error).split("\n")[0]
-        return f"{call.__name__} cannot take {', '.join(shapes)} ({reason}): pass the shapes that its documentation gives"
+        return (
+            f"{call.__name__} cannot take {', '.join(shapes)} ({reason}): "
+            "pass the shapes that its documentation gives"
+        )
+    return ""
+
+
+def _lacks(name: str, value: Any, error: Exception) -> str:
+    """Say which attribute or entry an argument lacks, if that is what the error is about."""
+    remedy = f"pass what the documentation of {name} says"
+    if isinstance(error, AttributeError) and error.obj is value:
+        return f"{name}={_shown(value)} has no {error.name!r}: {remedy}"
+    if isinstance(error, KeyError):
+        key = error.args[0]
+        if any(key not in entry for entry in _mappings(value)):
+            return f"{name} has no entry {key!r}: {remedy}"
+    if isinstance(error, IndexError) and isinstance(value, list | tuple) and not value:
+        return f"{name} is empty: pass at least one"
     return ""
 
 
 def _mappings(value: Any) -> list[Mapping[Any, Any]]:
+    """Return an argument if it is a mapping, or the mappings in a list of them."""
     if isinstance(value, Mapping):
         return [value]
-    return (
-        [entry for entry in value if isinstance(entry, Mapping)]
-        if isinstance(value, list | tuple)
-        else []
-    )
+    if isinstance(value, list | tuple):
+        return [entry for entry in value if isinstance(entry, Mapping)]
+    return []
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type; where that cannot be told, it is."""
-    origin, inner = get_origin(hint), get_args(hint)
+    """Tell if a value is of an annotated type; where that cannot be told, it is."""
+    origin = get_origin(hint)
+    inner = get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, one) for one in inner)
+    # one of several values, not of a type
     if origin is Literal:
         return value in inner
     if hint is None or hint is NoneType:
         return value is None
+    # numbers of NumPy and tensors of one number are as good as Python's
     if hint in (int, float):
         return _converts(value, hint)
     kind = origin or hint
@@ -134,29 +153,22 @@ def _converts(value: Any, hint: type) -> bool:
         return False
     try:
         operator.index(value) if hint is int else float(value)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        OverflowError,
-    ):  # arrays and tensors of more than one number, too
-        return False
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return False  # text, and arrays and tensors of more than one number
     return True
 
 
 def _entries_fit(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
-    """Whether what a collection holds is of the types in the brackets of its annotation."""
-    if (
-        not inner
-        or isinstance(value, Mapping)
-        or not issubclass(kind, Iterable)
-        or not hasattr(value, "__len__")
-    ):
+    """Tell if what a collection holds is of the types in the brackets of its annotation."""
+    if not inner or isinstance(value, Mapping):
         return True
+    # an iterator must not be used up by looking at it
+    if not issubclass(kind, Iterable) or not hasattr(value, "__len__"):
+        return True
+
+    # a tuple of fixed length names the type of each entry
     if kind is tuple and inner[-1] is not Ellipsis:
-        return len(value) == len(inner) and all(
-            _fits(x, one) for x, one in zip(value, inner, strict=True)
-        )
+        return len(value) == len(inner) and all(map(_fits, value, inner))
     try:
         return all(_fits(x, inner[0]) for x in value)
     except TypeError:  # a tensor of no dimension
@@ -164,17 +176,20 @@ def _entries_fit(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
 
 
 def _wanted(hint: Any) -> str:
+    """Name an annotated type as a sentence does."""
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(_wanted(one) for one in get_args(hint))
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
     if hint is None or hint is NoneType:
         return "None"
+    # in brackets only plain types help a reader
     inner = [_wanted(one) for one in get_args(hint) if one is not Any and isinstance(one, type)]
     name = getattr(get_origin(hint) or hint, "__name__", str(hint))
     return f"{name} of {' and '.join(inner)}" if inner else name
 
 
 def _shown(value: Any) -> str:
+    # a tensor's repr has many lines
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

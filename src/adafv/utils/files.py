@@ -1,4 +1,4 @@
-"""Output files: whole or not at all, and files that grow line by line."""
+"""Output files: complete or not at all, and files that grow line by line."""
 
 import contextlib
 import json
@@ -24,8 +24,9 @@ __all__ = [
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Lend a temporary file beside `path`, with its suffix, that takes its place once the block has
-    succeeded.
+    """Lend a temporary file that replaces `path` once the block has succeeded.
+
+    It stands beside it, and has its suffix, by which matplotlib knows the format.
 
     Raises:
         ValueError: the file cannot be written.
@@ -38,6 +39,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         raise _unwritable(path, error) from None
     try:
         yield temporary
+        # a rename within a folder is atomic: readers see the old file or the new one
         temporary.replace(path)
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -47,7 +49,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 @checked
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file, whole or not at all.
+    """Write a text file, complete or not at all.
 
     Raises:
         ValueError: the file cannot be written.
@@ -66,6 +68,7 @@ def writable_folder(path: str | Path) -> Path:
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        # permissions do not tell whether the disk is full or read-only: try it
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
@@ -75,8 +78,9 @@ def writable_folder(path: str | Path) -> Path:
 
 @checked
 class Lines:
-    """A JSONL file that grows, held by one process at a time: no line is lost, torn or written by
-    two.
+    """A JSONL file that grows: no line is lost, torn or written by two processes.
+
+    One process holds it at a time.
 
     Args:
         path: made where it is missing.
@@ -98,6 +102,8 @@ class Lines:
             raise ValueError(
                 f"{path} cannot be written ({error.strerror}): pass {elsewhere}"
             ) from None
+
+        # hold the file before it is read, so that nobody appends in between
         try:
             _lock(self._file)
         except OSError:
@@ -105,12 +111,14 @@ class Lines:
             raise ValueError(
                 f"{path} is being written by another run: wait for it, or pass {elsewhere}"
             ) from None
+
+        # a line counts once its end is there
         content = path.read_bytes()
         self._whole = content.rfind(b"\n") + 1
         self.before = content[: self._whole].split(b"\n")[:-1]
 
     def trim(self) -> None:
-        """Cut off a torn last line."""
+        """Cut off a last line that a kill has torn."""
         self._file.truncate(self._whole)
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
@@ -123,12 +131,13 @@ class Lines:
         try:
             _write(self._file, records)
         except OSError as error:
+            # a full disk may have taken a part of it
             with contextlib.suppress(OSError):
                 self._file.truncate(end)
             raise self._no_room(error) from error
 
     def rewrite(self, records: Iterable[dict[str, Any]]) -> None:
-        """Put records in the place of all that are there, and on the disk.
+        """Replace all records that are there, on the disk too.
 
         Raises:
             ValueError: the disk is full; what was there before stays whole.
@@ -144,16 +153,18 @@ class Lines:
             raise self._no_room(error) from error
         finally:
             temporary.unlink(missing_ok=True)
+        # the new file is locked already: at no time could another process take the name
         self._file.close()
         self._file = new
 
     def _no_room(self, error: OSError) -> ValueError:
         return ValueError(
-            f"{self.path} cannot be written ({error.strerror}): make room and run the same command again, it goes on "
-            "where it stopped"
+            f"{self.path} cannot be written ({error.strerror}): "
+            "make room and run the same command again, it resumes"
         )
 
     def close(self) -> None:
+        """Let go of the file."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -164,7 +175,7 @@ class Lines:
 
 
 def _lock(file: Any) -> None:
-    """Hold a file against other processes; an `OSError` if one of them holds it."""
+    """Hold a file against other processes; an `OSError` says that one of them holds it."""
     try:
         import fcntl
     except ImportError:
@@ -174,19 +185,20 @@ def _lock(file: Any) -> None:
 
 def _write(file: Any, records: Iterable[dict[str, Any]]) -> None:
     data = as_jsonl(records)
+    # unbuffered, a write may take a part: go on with the rest
     while data:
-        data = data[file.write(data) :]
+        written = file.write(data)
+        data = data[written:]
+    # a power cut must not lose what a caller takes for saved
     os.fsync(file.fileno())
 
 
 @checked
 def as_jsonl(records: Iterable[dict[str, Any]]) -> bytes:
-    """Records as lines of JSON. A surrogate that no UTF-8 can hold becomes \\udxxx, which is how
-    JSON writes it.
-    """
-    return "".join(f"{json.dumps(r, ensure_ascii=False)}\n" for r in records).encode(
-        "utf-8", "backslashreplace"
-    )
+    """Return records as lines of JSON."""
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    # a surrogate that UTF-8 cannot hold becomes an escape, which is how JSON writes it
+    return text.encode("utf-8", "backslashreplace")
 
 
 @checked
@@ -198,9 +210,12 @@ def check_own(path: str | Path, columns: Iterable[str], command: str) -> None:
         columns: of its rows, if it is ours.
         command: that is about to write it.
     """
-    path, columns = Path(path), set(columns)
+    path = Path(path)
+    columns = set(columns)
     if not path.exists():
         return
+
+    # commands share the name of the file: its columns tell which of them wrote it
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         own = bool(rows) and all(columns <= row.keys() for row in rows)
@@ -214,13 +229,19 @@ def check_own(path: str | Path, columns: Iterable[str], command: str) -> None:
 
 @checked
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Where two settings part: "keep=0.1 (now 0.2), …"; empty where they don't."""
-    names = [name for name in {**now, **before} if now.get(name) != before.get(name)]
-    return ", ".join(f"{name}={before.get(name)!r} (now {now.get(name)!r})" for name in names)
+    """Describe how two settings differ: "keep=0.1 (now 0.2), …"; empty if they are the same."""
+    found = []
+    for name in {**now, **before}:
+        was = before.get(name)
+        value = now.get(name)
+        if value != was:
+            found.append(f"{name}={was!r} (now {value!r})")
+    return ", ".join(found)
 
 
 def _unwritable(path: Path, error: OSError) -> ValueError:
     reason = error.strerror or type(error).__name__
     return ValueError(
-        f"{path} cannot be written ({reason}): pass another path, or make room and permissions there"
+        f"{path} cannot be written ({reason}): "
+        "pass another path, or make room and permissions there"
     )

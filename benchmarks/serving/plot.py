@@ -1,12 +1,13 @@
-"""What serving gains, in three panels."""
+"""The gains in serving, in three panels."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, NullFormatter
+
+from adafv.utils.records import distinct, where
 
 __all__ = ["draw"]
 
@@ -15,53 +16,40 @@ _INK = "#222222"
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Requests per second and TTFT by concurrency, and how many requests the KV cache holds."""
-    rows = [row for row in rows if row["question"] == "new"]
+    """Draw requests per second and TTFT by concurrency, and requests that the KV cache holds."""
+    rows = where(rows, question="new")
+    # a colour for each engine and budget, in the order of the rows
     names = list(dict.fromkeys((row["engine"], row["keep"]) for row in rows))
     figure = Figure(figsize=(12.5, 4.2), dpi=160, layout="constrained", facecolor="white")
     speed, wait, room = figure.subplots(1, 3, width_ratios=(3, 3, 2))
-    _bars(
-        speed,
-        rows,
-        names,
-        lambda row: row["speedup"],
-        lambda row: (row["speedup_low"], row["speedup_high"]),
-    )
+
+    # requests per second, against stock vLLM and the ideal
+    _bars(speed, rows, names, "speedup", ("speedup_low", "speedup_high"))
     for row in rows:
-        at = _place(row, rows, names)
+        at = _position(row, rows, names)
         speed.plot([at - 0.07, at + 0.07], [row["ideal_speedup"]] * 2, color=_INK, linewidth=1.5)
     speed.plot([], [], color=_INK, linewidth=1.5, label="ideal (FLOPs)")
     speed.axhline(1, color=_INK, linewidth=0.6, linestyle=":")
     _title(speed, "requests per second, × stock vLLM", "requests at once")
-    _bars(
-        wait,
-        rows,
-        names,
-        lambda row: row["ttft_p50_ms"] / 1000,
-        lambda row: (row["ttft_p50_ms"] / 1000, row["ttft_p95_ms"] / 1000),
-    )
+
+    # time to the first token
+    _bars(wait, rows, names, "ttft_p50_ms", ("ttft_p50_ms", "ttft_p95_ms"), scale=1000)
+    # waiting grows with the queue: by orders of magnitude
     wait.set_yscale("log")
     wait.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     wait.yaxis.set_minor_formatter(NullFormatter())
     _title(wait, "time to first token, s: median and p95", "requests at once")
-    last = [row for row in rows if row["concurrency"] == max(r["concurrency"] for r in rows)]
-    room.bar(
-        range(len(last)),
-        [row["kv_capacity_requests"] for row in last],
-        color=_COLOURS[: len(last)],
-        width=0.75,
-    )
-    for i, row in enumerate(last):
-        room.annotate(
-            str(row["kv_capacity_requests"]),
-            (i, row["kv_capacity_requests"]),
-            ha="center",
-            va="bottom",
-        )
-    room.set_xticks(
-        range(len(last)), [_label(*name).removesuffix(" kept") for name in names], fontsize=9
-    )
+
+    # the KV cache holds as many whatever the concurrency
+    last = where(rows, concurrency=max(distinct(rows, "concurrency")))
+    counts = [row["kv_capacity_requests"] for row in last]
+    labels = [_label(*name).removesuffix(" kept") for name in names]
+    room.bar(range(len(last)), counts, color=_COLOURS[: len(last)], width=0.75)
+    for i, count in enumerate(counts):
+        room.annotate(str(count), (i, count), ha="center", va="bottom")
+    room.set_xticks(range(len(last)), labels, fontsize=9)
     _title(room, "requests in the KV cache", "")
+    # one legend for all panels
     handles, labels = speed.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10
@@ -73,24 +61,33 @@ def _bars(
     axes: Axes,
     rows: list[dict[str, Any]],
     names: list[tuple[str, float]],
-    height: Callable[[dict[str, Any]], float],
-    reach: Callable[[dict[str, Any]], tuple[float, float]],
+    column: str,
+    reach: tuple[str, str],
+    scale: float = 1,
 ) -> None:
+    """Draw a group of bars for each concurrency, with a line from one column to another."""
     for name, colour in zip(names, _COLOURS, strict=False):
-        own = [row for row in rows if (row["engine"], row["keep"]) == name]
-        at = [_place(row, rows, names) for row in own]
-        axes.bar(
-            at, [height(row) for row in own], 0.9 / len(names), color=colour, label=_label(*name)
-        )
-        axes.vlines(at, *zip(*map(reach, own), strict=True), color=_INK, linewidth=0.8)
-    groups = list(dict.fromkeys(row["concurrency"] for row in rows))
-    axes.set_xticks(range(len(groups)), [str(n) for n in groups])
+        engine, keep = name
+        at = []
+        heights = []
+        low = []
+        high = []
+        for row in where(rows, engine=engine, keep=keep):
+            at.append(_position(row, rows, names))
+            heights.append(row[column] / scale)
+            low.append(row[reach[0]] / scale)
+            high.append(row[reach[1]] / scale)
+        axes.bar(at, heights, 0.9 / len(names), color=colour, label=_label(*name))
+        axes.vlines(at, low, high, color=_INK, linewidth=0.8)
+    groups = distinct(rows, "concurrency")
+    axes.set_xticks(range(len(groups)), list(map(str, groups)))
 
 
-def _place(
+def _position(
     row: dict[str, Any], rows: list[dict[str, Any]], names: list[tuple[str, float]]
 ) -> float:
-    groups = list(dict.fromkeys(r["concurrency"] for r in rows))
+    """Return where a row's bar stands: in its group, around the middle."""
+    groups = distinct(rows, "concurrency")
     turn = names.index((row["engine"], row["keep"])) - (len(names) - 1) / 2
     return groups.index(row["concurrency"]) + 0.95 * turn / len(names)
 
