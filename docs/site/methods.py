@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from adafv.core.layerwise import LayerPruner
 from adafv.core.pruner import Pruner
 from adafv.evaluation import report
-from adafv.integrations.vllm.options import Choice
+from adafv.integrations.vllm.options import PruneConfig
 from adafv.methods import CLASSES, NoPruning, method
 
 FIDELITY = Path(__file__).with_name("fidelity.json")
@@ -216,7 +216,7 @@ def failures(cls: type[Pruner]) -> str:
             "It merges tokens, which families whose language model takes them before its projector refuse."
         )
     try:
-        Choice(method=cls.name, keep=0.1).check()
+        PruneConfig(method=cls.name, keep=0.1).check()
     except ValueError as error:
         said.append(f"Not served: {error}.")
     return f"**When it fails.** {' '.join(said)}" if said else ""

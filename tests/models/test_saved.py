@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import adafv
 from adafv import METHODS, AdaFV, FasterVLM, Pruner, method
 from adafv.cli import main
-from adafv.integrations.vllm.options import Choice, options_in
+from adafv.integrations.vllm.options import PruneConfig, options_in
 from adafv.integrations.vllm.options import settings as server_settings
 from adafv.models.saved import FILE, options_of
 from tests.cli.test_serve import options, serve  # noqa: F401 (a fixture)
@@ -212,7 +212,7 @@ def test_vllm_takes_it_from_the_folder(tmp_path):
     expected = {"adafv_method": "adafv:reserve=0.5", "adafv_keep": 0.2}
     config = Config(None, model=str(tmp_path))
     assert server_settings(config) == server_settings(config) == expected
-    assert Choice.of({}, expected) == Choice("adafv:reserve=0.5", 0.2)
+    assert PruneConfig.of({}, expected) == PruneConfig("adafv:reserve=0.5", 0.2)
     config = Config({"adafv_tokens": 9}, model=str(tmp_path))
     assert (
         server_settings(config)
