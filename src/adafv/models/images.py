@@ -184,7 +184,7 @@ def _what_it_is(head: bytes) -> str:
 def check_image(image: Image.Image, name: str = "the image") -> None:
     """Refuse shapes that no processor turns into something to see.
 
-    1×1 and up work; LLaVA-1.5 looks at the middle square, LLaVA-NeXT at the whole. The limit is
+    1×1 and up work; LLaVA-1.5 looks at the middle square, LLaVA-NeXT at all of it. The limit is
     `MAX_ASPECT`.
 
     Raises:

@@ -63,8 +63,8 @@ def load(
             or not in safetensors.
     """
     # settle what can fail in a moment before any weight is read
-    place = device_of(device)
-    precision = dtype_of(dtype, place)
+    target = device_of(device)
+    precision = dtype_of(dtype, target)
     source = source_of(model)
     config = from_files(source, AutoConfig.from_pretrained)
     family_of(config)
@@ -87,7 +87,7 @@ def load(
         )
     # the chat template tells later which words are the question's
     remember(loaded, processor)
-    return loaded.to(place).eval(), processor
+    return loaded.to(target).eval(), processor
 
 
 def source_of(model: str | Path | None) -> str:

@@ -111,7 +111,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_REPORT = "run `adafv fetch photo` again, and report it if it stays so"
+_REPORT = "run `adafv fetch photo` again, and report it if that does not help"
 _ROOM = (
     "make room (about 800 MB while it is put together, 300 MB afterwards), "
     "or set ADAFV_HOME to another folder"
