@@ -1,4 +1,4 @@
-"""One image, one question: ask, explain."""
+"""Ask one question about one image: `adafv ask` and `adafv explain`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +24,7 @@ from adafv.cli.options import (
     quiet,
 )
 
-CUT = " cut after {} tokens: a larger --max-new-tokens lets it go on"
+CUT = " cut after {} tokens: a larger --max-new-tokens lets it continue"
 
 
 def ask(
@@ -40,7 +40,9 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer a question about an image."""
-    picture, pruner = open_image(image, question), pruner_of(method, keep, tokens, model)
+    # check everything that can be wrong before a model is loaded
+    opened = open_image(image, question)
+    pruner_of(method, keep, tokens, model)
     quiet()
     from adafv.models.ask import ask as answer_question
     from adafv.models.generation import check_answer_length
@@ -49,8 +51,10 @@ def ask(
     check_answer_length(max_new_tokens)
     loaded, processor = load(model, device, dtype)
     complain_of_words(processor, [question], model)
+
+    # now that there is a processor, `skip=template` has its ids
     pruner = pruner_of(method, keep, tokens, model, processor)
-    answer = answer_question(loaded, processor, picture, question, pruner, max_new_tokens)
+    answer = answer_question(loaded, processor, opened, question, pruner, max_new_tokens)
     if as_json:
         print_json(asdict(answer))
         return
@@ -81,7 +85,9 @@ def explain(
     """Draw how the visual tokens were chosen, and the answers with and without the rest."""
     from adafv.utils.files import writable_folder
 
-    picture, pruner = open_image(image, question), pruner_of(method, keep, tokens, model)
+    # check everything that can be wrong before a model is loaded
+    opened = open_image(image, question)
+    pruner_of(method, keep, tokens, model)
     writable_folder(out.parent)
     quiet()
     from adafv import viz
@@ -92,7 +98,9 @@ def explain(
     loaded, processor = load(model, device, dtype)
     complain_of_words(processor, [question], model)
     pruner = pruner_of(method, keep, tokens, model, processor)
-    summary = viz.explain(loaded, processor, picture, question, pruner, out, max_new_tokens)
+
+    # answer with and without pruning, and draw
+    summary = viz.explain(loaded, processor, opened, question, pruner, out, max_new_tokens)
     if as_json:
         print_json(summary)
     else:
