@@ -87,6 +87,7 @@ def run(
     step = 0
     start = time.monotonic()
     if path.exists():
+        # the optimiser too, so that a resumed run is the same run
         state = torch.load(path, map_location=device, weights_only=True)
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
@@ -100,6 +101,7 @@ def run(
         with mixed_precision(device):
             loss, parts = loss_of(step)
         loss.backward()
+        # a bad batch must not undo the others
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -77,6 +77,7 @@ def patches_of(
     for scene, things in enumerate(shard.things):
         owners = shard.owners[scene].reshape(-1)  # (N,)
         for thing in range(-1, len(things)):
+            # -1 stands for the background
             own = np.flatnonzero(owners == thing)
             some = random.permutation(own)[:PATCHES]
             rows += [scene] * len(some)
@@ -95,6 +96,7 @@ def align(epochs: int = 40, seed: int = 0) -> None:
     """
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
+    # the order of names is that of their numbers
     words = sorted(NOUNS)
     names = {word: index for index, word in enumerate(words)}
 
@@ -187,6 +189,7 @@ def _all_patches(
 @torch.no_grad()
 def save(projector: Projector, mean: Tensor, std: Tensor, mean_word: Tensor) -> None:
     """Write the projector as LLaVA will use it, and as training resumes from."""
+    # LLaVA has no standardisation of features
     ready = copy.deepcopy(projector)
     ready.fold(mean, std)
     ready.linear_2.bias += mean_word

@@ -50,6 +50,7 @@ def hidden_states(tower: Dinov2Model, images: list[Image.Image]) -> list[Tensor]
     # (I, 3, PIXELS, PIXELS)
     pixels = torch.from_numpy((pixels - np.float32(MEAN)) / np.float32(STD)).permute(0, 3, 1, 2)
     with torch.inference_mode():
+        # (I, 1 + N, D) each
         states = tower(pixels.to(tower.device), output_hidden_states=True).hidden_states
     return [state[:, 1:].cpu() for state in states]
 

@@ -94,7 +94,9 @@ def answers(
             use_cache=True,
             logits_to_keep=1,
         )
+        # the best token of each row
         ids = out.logits[:, -1].argmax(1, keepdim=True)  # (Q, 1)
+        # an answer that has ended is decoded on, and not kept
         done |= ids[:, 0] == packer.end[0]
         if done.all():
             break
@@ -108,6 +110,7 @@ def answers(
 
 def _repeated(cache: Any, times: int) -> Any:
     """Return a copy of a cache of one row with so many rows."""
+    # decoding writes into it
     copied = copy.deepcopy(cache)
     copied.batch_repeat_interleave(times)
     return copied
@@ -182,6 +185,7 @@ def main() -> None:
     given = _parser().parse_args()
     torch.set_num_threads(given.threads)
     saved = torch.load(CACHE / given.checkpoint)
+    # the checkpoint knows its rank
     rank = next(value.shape[0] for name, value in saved["bridge"].items() if name.endswith(".down"))
     student = Student(rank).eval()
     student.load_trained(saved["bridge"])

@@ -133,6 +133,7 @@ def _cast(random: np.random.Generator, split: str) -> list[tuple[dict, int]]:
     for name in random.choice(names, size=count, replace=False, p=_weights(split)):
         rows = by_name[name]
         row = rows[random.integers(len(rows))]
+        # seldom several of a kind
         copies = int(random.choice([1, 2, 3, 4], p=[0.8, 0.1, 0.06, 0.04]))
         # a thing alone may be large, and is never tiny; sizes are even on a logarithmic scale
         alone = count == 1 and copies == 1

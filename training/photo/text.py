@@ -43,6 +43,7 @@ def prepare(batch: int = 24) -> None:
                 tok.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             )
         inputs = tok(texts, return_tensors="pt", padding=True)
+        # sampled: greedy answers would be all alike
         with torch.inference_mode():
             out = model.generate(
                 **inputs,

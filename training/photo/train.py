@@ -205,6 +205,7 @@ def answers_right(row: Packed, logits: Tensor) -> list[tuple[Question, bool]]:
     """Return which answers greedy decoding would say to the letter: the best token is right."""
     right = torch.zeros(len(row.ids), dtype=torch.bool)
     at = row.targets >= 0
+    # (T,) best tokens against targets
     right[at] = logits.argmax(1).cpu() == row.targets[at]
     found = []
     for question, start, end in row.spans:
@@ -283,6 +284,7 @@ def train(given: argparse.Namespace) -> None:
     folder = CACHE / "runs" / given.run
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(given.seed)
+    # a CPU will do: a step is two scenes
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = Student(given.rank).to(device)
     # the projector is aligned already, and learns more slowly
@@ -290,6 +292,7 @@ def train(given: argparse.Namespace) -> None:
         {"params": list(student.projector.parameters()), "rate": given.rate / 3},
         {"params": list(lora_parameters(student.lm).values()), "rate": given.rate},
     ]
+    # no weight decay: LoRA starts at zero as it is
     optimiser = torch.optim.AdamW(groups, lr=given.rate, betas=(0.9, 0.98), weight_decay=0.0)
 
     # resume
@@ -352,6 +355,7 @@ def drawn(
     loaded: list[Shard], random: np.random.Generator, count: int
 ) -> tuple[Tensor, list[Question]] | None:
     """Draw a scene, with questions; None: it is empty."""
+    # any shard, any of its scenes
     shard = loaded[int(random.integers(len(loaded)))]
     index = int(random.integers(len(shard.things)))
     things = shard.things[index]
@@ -411,6 +415,7 @@ def save(
 ) -> None:
     """Write a checkpoint that an interruption cannot halve."""
     bridge = {name: value.detach().cpu() for name, value in student.trained().items()}
+    # written beside it, then renamed
     torch.save(
         {"bridge": bridge, "optimiser": optimiser.state_dict(), "step": step, "seconds": seconds},
         path.with_suffix(".tmp"),

@@ -56,6 +56,7 @@ def heading(model: str, device: str) -> str:
 @checked
 def image(image: Image.Image) -> str:
     """Return the image, to which the cards refer, so that another budget doesn't send it again."""
+    # no larger than a page shows it
     small = image.copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     width, height = image.size
@@ -79,6 +80,7 @@ def notice(sentence: str) -> str:
 @checked
 def waiting(image: Image.Image) -> str:
     """Return an image that nothing has been asked about yet."""
+    # without a question there is nothing to draw over it
     figure = _figure(image.size, [_ground()], "the image")
     hint = '<p class="answer">Ask something about it.</p>'
     return f'<div class="cards"><article class="card">{figure}{hint}</article></div>'
@@ -106,6 +108,7 @@ def cards(view: View, layer: str) -> str:
 
 def _card(view: View, result: Result, layer: str, dense: Answer | None, longest: float) -> str:
     """Return a method's card: name, image, answer, bars, notes."""
+    # the dense card has neither split nor comparison
     plain = result.method == DENSE
     name = "every token" if plain else result.method
     parts = [
@@ -214,6 +217,7 @@ def _kept(explanation: Explanation, scale: Scale, box: Box) -> list[str]:
 def _chosen_by(explanation: Explanation) -> dict[str, set[int]]:
     """Return kept tokens by the colour of the list that they are on."""
     by_relevance, by_saliency = explanation.chosen_by()  # (K,) each
+    # both lists, one of them, or, for methods without lists, neither
     lists = {
         RELEVANCE: by_relevance & ~by_saliency,
         SALIENCY: by_saliency & ~by_relevance,
@@ -300,6 +304,7 @@ def _words(explanation: Explanation) -> str:
     strongest = sorted(pointing, key=lambda word: -word.share)[:4]
     if not strongest:
         return ""
+    # words as the visitor wrote them
     listed = " · ".join(f"{escape(word.text)} {word.share:.0%}" for word in strongest)
     return f'<p class="small">words that point: {listed}</p>'
 
@@ -321,6 +326,7 @@ def _summary(name: str) -> str:
 
 def _data(image: Image.Image, kind: str, **options: Any) -> str:
     """Return an image as a data URL."""
+    # in memory: nothing of a visitor is written to disk
     buffer = BytesIO()
     image.save(buffer, kind, **options)
     return f"data:image/{kind};base64,{b64encode(buffer.getvalue()).decode()}"

@@ -28,6 +28,7 @@ CALL: dict[str, Any] = {
     "concurrency_id": "model",
     "concurrency_limit": 1,
     "show_progress": "minimal",
+    # no endpoints for programs
     "api_visibility": "private",
 }
 LAUNCH: dict[str, Any] = {
@@ -38,7 +39,9 @@ LAUNCH: dict[str, Any] = {
         font=(Font("system-ui"), Font("sans-serif")),
         font_mono=(Font("monospace"),),
     ),
+    # the package's own style, in the page itself
     "css": files("adafv.app").joinpath("style.css").read_text(encoding="utf-8"),
+    # more than a photo of a phone
     "max_file_size": "32mb",
     "footer_links": [],
     "run_history": False,
@@ -114,6 +117,7 @@ def build(playground: Playground) -> gr.Blocks:
                 # a number out of range is for the page to refuse, in a sentence
                 budget.preprocess = lambda payload: payload
                 with gr.Row():
+                    # any method with options may be typed
                     own = {"min_width": 120, "allow_custom_value": True}  # adafv:reserve=0.5
                     first = gr.Dropdown(methods, value=FIRST, label="Method", **own)
                     second = gr.Dropdown(
@@ -158,6 +162,7 @@ def build(playground: Playground) -> gr.Blocks:
         suggested.click(suggest, [suggested, source, *choices], outputs, **call)
         upload.upload(take_file, [upload, *choices], [*outputs, upload], **call)
         gallery.select(take_bundled, choices, outputs, **call)
+        # a page that is closed frees its memory
         app.unload(leave)
     return app
 

@@ -84,6 +84,7 @@ class Page:
     def take_file(self, visitor: str, path: str, choices: Choices) -> Reply:
         """Take an image from a file; the question of the one before is not asked of it."""
         try:
+            # opened now, so that a broken file is said now
             image = self.playground.image(visitor, path)
         except ValueError as error:
             return Reply(_notice(error, path))
@@ -101,6 +102,7 @@ class Page:
         sample = bundled(number)
         source = str(number)
         questions = [question.text for question in sample.questions]
+        # asked at once, for its question is known
         reply = self.look(visitor, source, choices._replace(question=questions[0]))
         return Reply(
             notice=reply.notice,
@@ -126,6 +128,7 @@ class Page:
 def _share(percent: float | None) -> float:
     """Return the share of the visual tokens that a field in percent holds."""
     if not isinstance(percent, int | float) or not 0 < percent <= 100:
+        # an empty field is not 0 %
         said = "nothing" if percent is None else f"{percent} %"
         raise ValueError(f"{said} is no share of the visual tokens: pass a number from 1 to 100")
     return percent / 100
@@ -140,5 +143,6 @@ def _notice(error: ValueError, source: str) -> str:
     """Return an error as a notice, with the name that the visitor gave the file."""
     # the path leads into a temporary folder, which is nobody's business
     name = Path(source).name
+    # the path may stand anywhere in the sentence
     text = str(error).replace(source, name)
     return cards.notice(text if text.startswith(name) else _sentence(text))

@@ -42,6 +42,7 @@ def free_port(host: str, port: int | None) -> int:
             with socket.create_server((host, candidate), family=family) as listening:
                 return listening.getsockname()[1]
         except (OSError, OverflowError) as error:
+            # an address of another machine
             if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
                 raise stranger from None
     wanted = f"--port {port}"
@@ -67,6 +68,7 @@ def serve(playground: Playground, host: str, port: int, ready: Callable[[str], N
         # Gradio asks itself whether it is there, which a proxy would keep from it.
         direct = filter(None, (os.environ.get("no_proxy"), host, "localhost"))
         os.environ["no_proxy"] = ",".join(direct)
+        # imported late, after its environment is set
         from adafv.app.layout import LAUNCH, build
 
         app = build(playground)
@@ -77,6 +79,7 @@ def serve(playground: Playground, host: str, port: int, ready: Callable[[str], N
         )
         try:
             ready(url)
+            # until an interruption
             Event().wait()
         finally:
             app.close(verbose=False)

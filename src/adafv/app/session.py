@@ -101,8 +101,10 @@ class Playground:
         self.processor = processor
         self.name = name
         self.max_new_tokens = max_new_tokens
+        # the chat template tells which words are the question's
         turns.remember(model, processor)
         self.sessions: OrderedDict[str, Session] = OrderedDict()
+        # one at a time: there is one model, and one memory
         self._lock = RLock()
 
     def warm_up(self) -> None:
@@ -142,6 +144,7 @@ class Playground:
         with self._lock, torch.no_grad():
             session = self._session(visitor, source)
             question = check_question(self.processor, question)
+            # the dense model first, then each method
             pruners = {DENSE: from_spec(DENSE)}
             for name in names:
                 pruners[name] = from_spec(name, self._template, keep=keep)
@@ -182,6 +185,7 @@ class Playground:
         """Return a visitor's session, a new one if the image is another."""
         session = self.sessions.get(visitor)
         if session is None or session.source != source:
+            # a number is a bundled image, anything else a file
             image = bundled(int(source)).image if source.isdigit() else open_image(source)
             session = Session(source, image)
         remember(self.sessions, visitor, session, VISITORS)
@@ -228,6 +232,7 @@ class Playground:
         """Put a question to an encoded image."""
         encoding = reask(self.model, inputs, image)
         tokens = encoding.tokens
+        # pixels are used up by the encoder
         rest = {name: value for name, value in inputs.items() if name not in encoding.consumed}
         return EncodedQuestion(
             inputs=rest,
@@ -250,6 +255,7 @@ class Playground:
         self, session: Session, encoded: EncodedQuestion, question: str, name: str, pruner: Pruner
     ) -> Result:
         """Return what a method makes of a question, which is computed once."""
+        # a budget in tokens is not asked for here
         key = (question, name, pruner.keep or 1.0)
         result = session.results.get(key)
         if result is None:
@@ -293,6 +299,7 @@ def _compared(result: Result, pruner: Pruner, earlier: Encoding) -> Result:
     """Return a result that says how many kept tokens an earlier question did not keep."""
     if result.explanation is None:
         return result
+    # what the method would have kept for that question, at this budget
     kept_earlier = pruner.choose(earlier).kept[0].cpu().numpy()  # (K,)
     others = np.setdiff1d(result.explanation.kept, kept_earlier)
     return replace(result, others=len(others))
@@ -303,6 +310,7 @@ def _compared(result: Result, pruner: Pruner, earlier: Encoding) -> Result:
 def bundled(number: int) -> Sample:
     """Return an image of the demo, with the demo's question first among its questions."""
     sample, question = CASES[number].load()
+    # the demo's question is not repeated
     rest = tuple(q for q in sample.questions if q != question)
     return Sample(sample.id, sample.image, (question, *rest), sample.things)
 
@@ -310,6 +318,7 @@ def bundled(number: int) -> Sample:
 def remember(memory: OrderedDict[K, V], key: K, value: V, most: int) -> None:
     """Note something as used last, and forget what was not used for longest."""
     memory[key] = value
+    # the most recent stand at the end
     memory.move_to_end(key)
     while len(memory) > most:
         memory.popitem(last=False)

@@ -64,6 +64,7 @@ class HuggingFace:
         self, requests: Iterator[Request], batch_size: int, max_new_tokens: int
     ) -> Iterator[dict[int, Response]]:
         """Answer requests, see `adafv.batch.engine.Engine`; in their order."""
+        # the last batch may be shorter
         while batch := list(islice(requests, batch_size)):
             yield self._batch(batch, max_new_tokens)
 
@@ -92,6 +93,7 @@ class HuggingFace:
         """Answer questions with one pruner; if that fails together, then half by half."""
         try:
             return answers(self.model, self.processor, group, max_new_tokens)
+        # a large image may not fit together with others
         except torch.OutOfMemoryError:
             failure = ValueError(
                 "the memory of the device is too small for this image: pass a smaller --keep"
@@ -125,6 +127,7 @@ def answers(
     # prune, then answer from the shorter inputs
     with pruner.pruned(model, inputs, encoding) as (short, selection):
         check_length(model, short["input_ids"])
+        # (B, new) ids as text
         texts = decode(processor, generate(model, short, max_new_tokens))
 
     # what crops count as images of their own belongs to one question
@@ -137,6 +140,7 @@ def answers(
 
     found = []
     for text, n, k in zip(texts, visual, kept, strict=True):
+        # a method that prunes between layers reads different numbers: on average
         found.append({"answer": text, "visual_tokens": n, "kept_tokens": round(k)})
     return found
 
@@ -149,6 +153,7 @@ def _encoding(
 ) -> Encoding:
     """Return the encoded images of a group, each run through the tower once."""
     pruner = group[0].request.pruner
+    # by identity: the same file was opened once
     distinct = {id(question.image): question for question in group}
     if len(distinct) == len(group):
         return pruner.encode(model, inputs)
@@ -166,4 +171,5 @@ def _inputs(
     """Return inputs of a group, padded on the left."""
     images = [opened.image for opened in group]
     questions = [opened.request.question for opened in group]
+    # (B, L) prompts, each with one image
     return build_batch(processor, images, questions, model.device, model.dtype)

@@ -73,11 +73,13 @@ class Batch:
         if self.out is None:
             _ = self._read
             return
+        # a pipe or a device cannot be read back
         if os.path.exists(self.out) and not os.path.isfile(self.out):
             raise ValueError(
                 f"{self.out} is not a regular file: pass another OUT, from which a run can resume"
             )
         _ = self._read
+        # results over the questions would lose both
         if os.path.exists(self.out) and self.out.samefile(self.source):
             raise ValueError(f"{self.out} holds the questions: pass another OUT for the results")
 
@@ -114,6 +116,7 @@ class Batch:
         if self.out is None:
             assert stream is not None
             return self._streamed(engine, stream, progress)
+        # what is there already must be of the same questions, settings and weights
         ids = [line.id for line in lines]
         with Results(self.out, self._settings(engine), ids, written) as results:
             # take up an earlier run
@@ -124,8 +127,10 @@ class Batch:
                     again.append(i)
             resumed = done - len(again)
 
+            # the bar starts where the earlier run stopped
             bar = _bar(self.out.name, len(lines), progress, resumed)
             with bar:
+                # what failed before what is new: the file stays in the order of the lines
                 self._retry(engine, results, again, bar)
                 for new in self._new(engine, lines[done:]):
                     results.append(new)
@@ -152,6 +157,7 @@ class Batch:
         with bar:
             for new in self._new(engine, lines):
                 stream.write(as_jsonl(new))
+                # whoever reads the pipe has each result at once
                 stream.flush()
                 records += new
                 bar.update(len(new))
@@ -166,6 +172,7 @@ class Batch:
             "max_new_tokens": self.max_new_tokens,
             "method": self.pruner.name,
             **options_of(self.pruner),
+            # as numbers: settings are compared as JSON
             "query": query.tolist() if isinstance(query, Tensor) else query,
         }
 
@@ -173,9 +180,11 @@ class Batch:
         """Yield results in the order of the lines; what comes early waits for its turn."""
         if not lines:
             return
+        # lines whose results are not written yet, and responses that are known already
         waiting = deque(lines)
         known: dict[int, Response] = {}
         pruners = _Pruners(self.pruner, engine)
+        # read as the engine takes them: a file of millions is never prepared at once
         requests = self._requests(engine, lines, known, pruners)
         batch_size = self.batch_size or engine.batch_size
         for responses in engine.responses(requests, batch_size, self.max_new_tokens):
@@ -221,12 +230,14 @@ class _Pruners:
 
     def __call__(self, line: Line) -> Pruner:
         wanted = (line.method, line.keep, line.tokens)
+        # most lines say nothing
         if wanted == (None, None, None):
             return self.default
         if wanted not in self._made:
             pruner = self._of(*wanted)
             self.engine.check(pruner)
             self._made[wanted] = pruner
+        # a result names the method that made it
         self.specs[line.number] = self._made[wanted].spec
         return self._made[wanted]
 
@@ -235,6 +246,7 @@ class _Pruners:
         if method is None:
             return replace(self.default, keep=keep, tokens=tokens)
         # a method without a budget has the job's; `none` needs none
+        # a budget may be part of the name, as in "adafv:keep=0.2"
         spec, own = without_budget(method)
         if not own and keep is None and tokens is None and spec.partition(":")[0] != "none":
             keep, tokens = self.default.keep, self.default.tokens
@@ -251,6 +263,7 @@ def _ready(
     """Return the results of the first lines that wait, as far as they are known."""
     new = []
     while waiting and waiting[0].number in known:
+        # a failed line has nothing but its error, an answered one no error
         line = waiting.popleft()
         record: Record = {
             "id": line.id,

@@ -63,6 +63,7 @@ def read_lines(path: Path, strict: bool = False) -> tuple[list[Line], list[bytes
         ValueError: the file cannot be read or is empty, or two lines have the same id.
     """
     try:
+        # as bytes: a line that is not UTF-8 fails alone
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(
@@ -70,6 +71,7 @@ def read_lines(path: Path, strict: bool = False) -> tuple[list[Line], list[bytes
         ) from None
     if not content.strip():
         raise ValueError(f"{path} is empty: give it one line for each question, such as {_EXAMPLE}")
+    # blank lines at the end are none; those in between are errors of their own
     written = [line.rstrip() for line in content.rstrip().split(b"\n")]
     lines = [_line(raw, number, path.parent, strict) for number, raw in enumerate(written, 1)]
 
@@ -106,6 +108,7 @@ def _line(raw: bytes, number: int, folder: Path, strict: bool) -> Line:
     try:
         entry = _entry(raw, number)
         own = _id(entry, number)
+        # what every line has
         for key, what in (("image", "a path"), ("question", "text")):
             if not isinstance(entry.get(key), str):
                 raise ValueError(
@@ -144,6 +147,7 @@ def _check_keys(entry: dict[str, Any]) -> None:
     """Raise a `ValueError` for a key that nobody knows, with the one that was meant."""
     for key in entry:
         if key not in KEYS:
+            # a typing error would otherwise be ignored silently
             close = difflib.get_close_matches(key, KEYS, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"a line has {', '.join(KEYS)}"
             raise ValueError(f"the key {key!r} is unknown: {hint}")
@@ -155,6 +159,7 @@ def _entry(raw: bytes, number: int) -> dict[str, Any]:
         entry = json.loads(raw)
     except UnicodeDecodeError:
         raise ValueError(f"line {number} is not UTF-8 text: save the file as UTF-8") from None
+    # brackets may be nested deeper than Python reads
     except (ValueError, RecursionError) as error:
         # JSON's own message counts lines, of which there is but one
         reason = str(error)
@@ -209,8 +214,10 @@ class Results(Lines):
         try:
             # through JSON and back, for comparison with what is read from a file
             self._check(json.loads(json.dumps(settings)), lines, bool(path.stat().st_size))
+            # the earlier results, checked against the questions
             self.records = [self._record(line, i, ids) for i, line in enumerate(self.before)]
             self.trim()
+        # an interruption must not leave the file locked
         except BaseException:
             self.close()
             raise
@@ -232,6 +239,7 @@ class Results(Lines):
             ValueError: the disk is full; what was there before is kept.
         """
         if records:
+            # new results in the positions of the old
             self.records = [records.get(i, record) for i, record in enumerate(self.records)]
             self.rewrite(self.records)
 
@@ -240,6 +248,7 @@ class Results(Lines):
         path = self.path.with_name(f"{self.path.name}.settings.json")
         if taken:
             self._compare(path, settings, lines)
+        # a checksum stands for the questions
         now = {"input": checksum(lines), "lines": len(lines), **settings}
         write_text(path, json.dumps(now, indent=1) + "\n")
 

@@ -47,6 +47,7 @@ class RayEngine:
         workers: int = 1,
         **options: Any,
     ) -> None:
+        # both are in one extra
         needs("vllm", "ray")
         needs("ray", "ray")
         # engines that share a machine would all bind themselves to the same cores
@@ -109,6 +110,7 @@ class RayEngine:
         """Return Ray's pipeline: open the image, answer, read the answer."""
         from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
+        # Ray runs the engine; images and answers are ours
         config = vLLMEngineProcessorConfig(
             model_source=self.requests.source,
             engine_kwargs=engine_options(self._device) | {"dtype": self._dtype} | self.options,
@@ -150,6 +152,7 @@ class RayEngine:
         if not ray.is_initialized():
             # a core more for each worker: the stages around the engines need some too
             cores = (os.cpu_count() or 1) + self.workers
+            # a cluster of this process alone, or the one that is there
             new = {"address": "local", "include_dashboard": False, "num_cpus": cores}
             try:
                 ray.init(
@@ -180,6 +183,7 @@ def _requests(source: str) -> Requests:
 def _with_image(source: str, row: dict[str, Any]) -> dict[str, Any]:
     """Return the columns that a question gets on the node that opens its image."""
     try:
+        # on the worker's node, from a path that all nodes share
         image = open_image(row["image_path"])
     except ValueError as error:
         return {ERROR: failed(error)["error"]}

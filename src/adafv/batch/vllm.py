@@ -90,6 +90,7 @@ class VLLMEngine:
             finished = self._step() if running else []
             for output in finished:
                 number, visual_tokens = running.pop(output.request_id)
+                # one answer to a request
                 text = output.outputs[0].text
                 found[number] = self.requests.response(text, output.prompt_token_ids, visual_tokens)
             yield found
@@ -103,6 +104,7 @@ class VLLMEngine:
         from vllm import SamplingParams
         from vllm.v1.engine.exceptions import EngineDeadError
 
+        # opened here: a broken image is its own question's error
         image = open_image(request.image)
         prompt = {
             "prompt_token_ids": self.requests.prompt(request.question),
@@ -135,6 +137,7 @@ class VLLMEngine:
             raise EngineError(
                 f"vLLM cannot start with {self.requests.source!r} ({sentence(error)})"
             ) from error
+        # vLLM does not say when its engine dies
         core = llm.llm_engine.engine_core
         if hasattr(core, "outputs_queue"):  # the engine is a process of its own
             threading.Thread(target=_watch, args=(core,), daemon=True).start()

@@ -55,6 +55,7 @@ class Requests:
     def __init__(self, model: str | None) -> None:
         self.name = model or "embedded"
         self.source = source_of(model)
+        # the configuration alone: weights are read by the engine
         self.config = from_files(self.source, AutoConfig.from_pretrained)
         self.processor: ProcessorMixin = from_files(
             self.source, processor_class(self.config).from_pretrained, backend="pil"
@@ -62,6 +63,7 @@ class Requests:
 
     def check(self, pruner: Pruner) -> None:
         """Raise a `ValueError` if the model or the method is not pruned on vLLM."""
+        # vLLM chooses its model by the first
         architecture = next(iter(self.config.architectures or ()), None)
         if architecture not in ARCHITECTURES:
             raise ValueError(
@@ -128,6 +130,7 @@ class Requests:
         """Return the model's own penalty, which transformers applies to greedy answers too."""
         try:
             return GenerationConfig.from_pretrained(self.source).repetition_penalty or 1.0
+        # not every model has one
         except OSError:
             return 1.0
 
@@ -152,6 +155,7 @@ def fingerprint(source: str, config: Any) -> str:
 
     That is a hub id's commit, or a checksum over the beginnings of the weights in a folder.
     """
+    # the hub knows which commit it gave
     if not os.path.isdir(source):
         return str(config._commit_hash)
     checksum = 0

@@ -32,6 +32,7 @@ app.command()(asking.explain)
 app.command()(listing.methods)
 app.command()(listing.families)
 app.command()(fetching.fetch)
+# `eval` is a builtin of Python, so the function has another name
 app.command(name="eval")(measuring.evaluate)
 app.command()(measuring.table)
 app.command()(measuring.analyze)
@@ -52,6 +53,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+# Options of `adafv` itself, which stand before a command.
 @app.callback()
 def _adafv(
     version: Annotated[
@@ -73,13 +75,16 @@ def main(arguments: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        # errors come to us instead of being printed with a usage
         status = typer.main.get_command(app).main(
             arguments, prog_name="adafv", standalone_mode=False
         )
+    # Ctrl-C
     except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED
     except ValueError as error:
         return _fail(str(error), BAD_INPUT)
+    # the reader has seen enough, as with | head
     except BrokenPipeError:
         sys.stderr.close()  # keeps the interpreter from complaining about the closed stdout
         return 0

@@ -24,6 +24,7 @@ from adafv.cli.options import (
     quiet,
 )
 
+# Said of an answer that has reached the limit.
 CUT = " cut after {} tokens: a larger --max-new-tokens lets it continue"
 
 
@@ -44,6 +45,7 @@ def ask(
     opened = open_image(image, question)
     pruner_of(method, keep, tokens, model)
     quiet()
+    # imported after the checks: PyTorch takes seconds
     from adafv.models.ask import ask as answer_question
     from adafv.models.generation import check_answer_length
     from adafv.models.load import load
@@ -58,6 +60,7 @@ def ask(
     if as_json:
         print_json(asdict(answer))
         return
+    # an answer that was cut ends in an ellipsis
     cut = f";{CUT.format(max_new_tokens)}" if answer.cut else ""
     typer.echo(f"{answer.answer} …" if cut else answer.answer)
     typer.echo(

@@ -94,6 +94,7 @@ def batch(
     """
     # check everything that can be wrong before a model is loaded
     _check(engine, workers, device)
+    # - stands for standard output
     piped = str(out) == "-"
     if piped and (as_json or retry_failed):
         given = "--json" if as_json else "--retry-failed"
@@ -114,6 +115,7 @@ def batch(
         retry_failed=retry_failed,
     )
     if not piped:
+        # a folder that cannot be written is said now, not after hours
         writable_folder(out.parent)
     quiet()
     stdout = sys.stdout
@@ -129,6 +131,7 @@ def batch(
     else:
         _report(out, piped, summary)
     if summary["failed"]:
+        # scripts see that not every line has an answer
         raise typer.Exit(FAILED)
 
 
@@ -178,4 +181,5 @@ def _engine(
     from adafv.batch.hf import HuggingFace
     from adafv.models.load import load
 
+    # in this process; the other engines load the model in processes of their own
     return HuggingFace(*load(model, device, dtype), model or "embedded")

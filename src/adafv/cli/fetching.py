@@ -9,6 +9,7 @@ import typer
 from adafv.cli.options import Json, print_json, quiet
 from adafv.models.photo import NAME
 
+# What can be fetched.
 MODELS = (NAME,)
 
 
@@ -34,6 +35,7 @@ def fetch(
     from adafv.models.photo.fetch import fetch as fetch_photo
 
     quiet()
+    # each step is said as it begins
     fetched = fetch_photo(bridge, lambda step: typer.echo(f"adafv: {step} …", err=True))
     if as_json:
         print_json(asdict(fetched))

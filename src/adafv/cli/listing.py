@@ -63,6 +63,7 @@ def families(
     found = json.loads(
         files("adafv").joinpath("families", "proven.json").read_text(encoding="utf-8")
     )
+    # families that the matrix does not cover, with the reason
     reasons = _module("families", "others.py")
     unproven = _literal(reasons, "UNPROVEN")
     impossible = _literal(reasons, "IMPOSSIBLE")
@@ -138,6 +139,7 @@ def _method(name: str, module: str) -> dict[str, str]:
     for node in _module("methods", f"{module}.py").body:
         if isinstance(node, ast.ClassDef):
             classes[node.name] = node
+    # the first line of the docstring
     summary = (ast.get_docstring(classes[name]) or "").splitlines()[0]
     return {
         "name": _attribute(classes, name, "name"),
@@ -170,6 +172,7 @@ def _literal(module: ast.Module, name: str) -> Any:
         if isinstance(target, ast.Name) and node.value is not None:
             # a constant may stand for others that come before it
             constants[target.id] = _Inlined(constants).visit(node.value)
+    # no code runs
     return ast.literal_eval(constants[name])
 
 

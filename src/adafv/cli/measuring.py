@@ -76,6 +76,7 @@ def evaluate(
         max_new_tokens=max_new_tokens,
     )
     writable_folder(out)
+    # results of other methods, budgets or suites are kept
     before = merge.earlier(out)
     quiet()
     from adafv.models.load import load
@@ -94,9 +95,11 @@ def evaluate(
     # results that are there already must be of the same model and questions
     meta = report.meta_of(loaded, name, start, **settings)
     merge.check_mergeable(before, meta, plan.counts, plan.places)
+    # answer every question with every method at every budget
     records = plan.run(
         loaded, processor, out, name=name, progress=True, beside=merge.configurations_in(before)
     )
+    # put old and new results together
     rows, pairs = merge.merged(
         before, report.rows_of(records), paired(records, ("adafv", "adafv+"))
     )
@@ -180,6 +183,7 @@ def analyze(
     sources = [from_suite(name, questions, seed, split) for name in dict.fromkeys(names)]
     if boxes is not None:
         sources.append(from_boxes(boxes, limit))
+    # accuracy of an evaluation, for the first figure
     scores = read_results(results) if results else None
     plan = Analysis(sources=sources, methods=names_in(methods), seed=seed, batch_size=batch_size)
     writable_folder(out)
@@ -189,6 +193,7 @@ def analyze(
     name = model or "embedded"
     start = datetime.now(UTC)
     loaded, processor = load(model, device, dtype)
+    # measure, then draw
     findings = plan.run(loaded, processor, progress=True)
     settings = {
         "suites": [source.name for source in sources],
@@ -234,6 +239,7 @@ def table(
     # a tuning's file says so itself; any other is taken for an evaluation's
     tuned = tuning.read(results)
     found = tuned or report.read(results)
+    # 10% and 0.1 are the same share
     keeps = {share_in(text) for text in names_in(keep)}
     # the dense row and the blind one are what the others are compared with
     rows = [row for row in found["rows"] if not keeps or row["keep"] in keeps | {0, 1}]

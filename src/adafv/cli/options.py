@@ -16,6 +16,7 @@ from adafv.models.hub import check_available
 if TYPE_CHECKING:
     from adafv.core.pruner import Pruner
 
+# Share of the visual tokens where nothing is said.
 DEFAULT_KEEP = 0.1
 WIDE = 10_000  # columns: nothing wraps
 
@@ -114,6 +115,7 @@ def open_image(path: str, question: str) -> Any:
 
 def _standard_input() -> bytes:
     """Return what is piped in."""
+    # a terminal would wait for a person to type an image
     if sys.stdin is None or sys.stdin.isatty():
         raise ValueError(
             "IMAGE is -, and nothing is piped in: pass a file, "
@@ -176,6 +178,7 @@ def names_in(text: str) -> list[str]:
 def share_in(text: str, option: str = "--keep") -> float:
     """Return one share of an option as a number; 10% is 0.1."""
     try:
+        # the error names the option, which the library does not know
         return share_of(text)
     except ValueError as error:
         raise ValueError(f"{option} {error}") from None
@@ -197,6 +200,7 @@ def quiet() -> None:
     for kind in (UnprovenFamilyWarning, MissingGlyphWarning, FirstFrameWarning):
         warnings.simplefilter("once", kind)
     warnings.formatwarning = lambda message, *_, **__: f"adafv: {message}\n"
+    # progress of downloads is shown by our own bars
     hub.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -281,6 +285,7 @@ def _terminal_width() -> int | None:
     """Return the columns of the terminal that stdout is; None: it is not a terminal."""
     from rich.console import Console
 
+    # rich knows terminals, their width, and COLUMNS
     console = Console()
     return console.width if console.is_terminal else None
 
@@ -299,6 +304,7 @@ def _narrowed(table: Any, width: int, drop: list[str]) -> tuple[Any, list[str]]:
     # leave columns out, one after the other, until the rest fits
     left_out: list[str] = []
     while console.measure(table).minimum > width and len(table.columns) > 1:
+        # those that may go, then the last
         names = [column.header for column in table.columns]
         gone = next((name for name in drop if name in names), names[-1])
         left_out.append(str(gone))

@@ -84,6 +84,7 @@ def serve(
       adafv_pin     none or first
     """  # noqa: D301 (a backspace keeps click from filling the lines after it)
     flags = list(words or [])
+    # the model may stand first, as with vLLM's own command
     if flags and not flags[0].startswith("-"):
         if model is not None:
             raise ValueError(f"MODEL is {flags[0]!r}, --model is {model!r}: pass one of them")
@@ -92,6 +93,7 @@ def serve(
         check_available(model)
     share = None if keep is None else share_in(keep)
     requested = {"method": method, "keep": share, "tokens": tokens, "pin": pin}
+    # our options and those of vLLM's flag, checked
     options = _options(requested, _given(flags), model)
 
     # refuse what could not work, before vLLM takes a minute to start
@@ -101,6 +103,7 @@ def serve(
             f"VLLM_PLUGINS={os.environ['VLLM_PLUGINS']!r} leaves adafv out: "
             "add it, or unset the variable"
         )
+    # a model that the plugin does not prune would be served unpruned
     source = _checked(model)
     if cache_mb is not None:
         options["adafv_cache_mb"] = cache_mb
@@ -108,6 +111,7 @@ def serve(
     # vLLM's own server, with defaults of ours for flags that are not given
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", source, "--middleware", CHECKS]
+    # a flag that is given goes before our default
     names = {_name(flag) for flag in flags}
     if model is None and "--served-model-name" not in names:
         command += ["--served-model-name", "embedded"]
@@ -125,6 +129,7 @@ def serve(
     # the server takes over this process, and with it signals and standard output
     from adafv.integrations.vllm import FOLLOWS
 
+    # what is set already is left as it is
     for variable, value in {**VARIABLES, **FOLLOWS}.items():
         os.environ.setdefault(variable, value)
     typer.echo(f"adafv: starting {shlex.join(command)}", err=True)
@@ -144,6 +149,7 @@ def _given(flags: list[str]) -> dict[str, Any]:
         if not _name(flags[i]).startswith(OPTIONS):
             continue
         flag, equals, value = flags.pop(i).partition("=")
+        # vLLM also takes --mm-processor-kwargs.name value
         if _name(flag) != OPTIONS:
             raise ValueError(
                 f"{flag} sets one option: pass them all in {OPTIONS}, as a JSON object"
@@ -209,6 +215,7 @@ def _checked(model: str | None) -> str:
     from adafv.integrations.vllm import ARCHITECTURES
     from adafv.models.load import from_files, source_of
 
+    # the configuration alone, without weights
     source = source_of(model)
     config = from_files(source, AutoConfig.from_pretrained)
     names = config.architectures or [type(config).__name__]

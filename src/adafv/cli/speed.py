@@ -86,9 +86,11 @@ def speed(
     target = device_of(device)
     precision = dtype_of(dtype, target)
     writable_folder(out)
+    # another command's results must not be overwritten
     check_own(out / "results.json", report.COLUMNS, "adafv speed")
     quiet()
     start = datetime.now(UTC)
+    # measure, then compare with what the arithmetic allows
     records, settings = measurement.run(target, precision, out, progress=True)
     rows = report.rows_of(records, settings, measurement.config)
     meta = report.meta_of(records, settings, start)

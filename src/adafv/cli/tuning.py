@@ -87,6 +87,7 @@ def tune(
         max_new_tokens=max_new_tokens,
     )
     writable_folder(out)
+    # another command's results must not be overwritten
     check_own(out / "results.json", COLUMNS, "adafv tune")
     quiet()
     from adafv.models.load import load
@@ -124,6 +125,7 @@ def tune(
     written = [*report.FILES]
     if findings.pruner is not None:
         written.append(findings.pruner.save_pretrained(out).name)
+    # a budget that held in another run says nothing of this one
     elif (out / FILE).exists():
         typer.echo(f"adafv: {out / FILE} is of another run, and left as it is", err=True)
     if as_json:

@@ -48,10 +48,12 @@ def ui(
     from adafv.models.load import load
 
     name = model or "embedded"
+    # one model for all visitors
     playground = Playground(*load(model, device, dtype), name, max_new_tokens)
     # the first visitor is not to wait for what a process does once
     playground.warm_up()
 
+    # say where the page is, once it can be opened
     def ready(url: str) -> None:
         if as_json:
             print_json({"url": url, "model": name})

@@ -28,6 +28,7 @@ from adafv.viz.figure import FAINT, GREY, INK, PLAIN, RELEVANCE, PixelFigure
 __all__ = ["main", "run"]
 
 KEEPS = (1.0, 0.25, 0.1, 0.05)
+# Methods that are compared at the smallest budget.
 RIVALS = ("adafv+", "adafv", "fastervlm", "t2i", "random", "uniform")
 REPEATS = 3  # of every answer, for a median of its times
 
@@ -179,6 +180,7 @@ def _right(model: Any, processor: Any, loaded: Loaded, name: str) -> list[bool]:
     pruner = method(name, keep=KEEPS[-1])
     marks = []
     for sample, question in loaded:
+        # greedy, as everywhere
         answer = ask(model, processor, sample.image, question.text, pruner)
         marks.append(_correct(answer, question))
     return marks
@@ -200,6 +202,7 @@ def _table(loaded: Loaded, answers: list[list[Answer]]) -> Table:
     table.add_column("truth")
     # a column for each budget, with how many tokens that is of the images
     for keep, column in zip(KEEPS, zip(*answers, strict=True), strict=True):
+        # images of several sizes have several numbers of tokens
         counts = sorted({answer.kept_tokens for answer in column})
         span = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
         table.add_column(f"{keep:.0%}\n{span} tokens")

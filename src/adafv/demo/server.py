@@ -107,6 +107,7 @@ def serving(*flags: str) -> Iterator[Server]:
         try:
             # wait until it answers, has ended, or takes too long
             end = time.monotonic() + PATIENCE
+            # the log says why it has ended
             while not server.healthy():
                 if process.poll() is not None or time.monotonic() > end:
                     log.seek(0)
@@ -132,6 +133,7 @@ def chat(image: Image.Image, question: str, **options: Any) -> dict[str, Any]:
     image.save(file, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
+    # options travel with the request
     ours = {f"adafv_{name}": value for name, value in options.items()}
     request = {"model": "embedded", "messages": [{"role": "user", "content": content}]}
     return {**request, "max_tokens": 64, "temperature": 0, "mm_processor_kwargs": ours}

@@ -67,6 +67,7 @@ def ask(
     # The clock starts with inputs on the device, before the vision tower.
     clock = _Clock(model.device)
     with torch.no_grad():
+        # encode the image once, with what the method looks at
         encoding = pruner.encode(model, inputs)
     return _answer(model, processor, inputs, encoding, pruner, max_new_tokens, clock)[0]
 

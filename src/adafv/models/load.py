@@ -71,6 +71,7 @@ def load(
 
     # Pillow's backend: torchvision resizes to slightly different pixels
     processor = from_files(source, processor_class(config).from_pretrained, backend="pil")
+    # no pickled weights, no code from the hub
     loaded, info = from_files(
         source,
         AutoModelForImageTextToText.from_pretrained,

@@ -99,6 +99,7 @@ def prompt_for(processor: ProcessorMixin, question: str, image: bool = True) -> 
     content = [{"type": "text", "text": question}]
     if image:
         content.insert(0, {"type": "image"})
+    # one user turn, and the opening of the answer
     return tools.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )

@@ -52,6 +52,7 @@ def unknown_words_notice(processor: Any, words: Sequence[str]) -> str:
         processor: of the embedded model.
         words: one or more.
     """
+    # not all of a long question's words
     named = ", ".join(repr(word) for word in words[:NAMED])
     more = f" and {len(words) - NAMED} more" if len(words) > NAMED else ""
     verb = "is" if len(words) == 1 else "are"

@@ -77,6 +77,7 @@ def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: Non
         with TemporaryDirectory(dir=home(), prefix=".photo-") as temporary:
             made = _make(wheels, bridge, Path(temporary))
             (made / RECORD).write_text(json.dumps(made_of))
+            # an older one gives way
             if target.exists():
                 target.rename(Path(temporary) / "old")
             made.rename(target)
