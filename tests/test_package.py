@@ -23,7 +23,9 @@ from adafv.utils.files import write_text
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = {"bench", "dev", "docs", "lmms", "photo", "ray", "ui", "vllm"}
+BY_DEFAULT = {"cli", "eval", "viz"}
+"""Extras whose packages are installed anyway."""
+EXTRAS = {"all", "bench", "dev", "docs", "lmms", "photo", "ray", "ui", "vllm", *BY_DEFAULT}
 ENTRY_POINTS = (
     ("console_scripts", "adafv.cli:main"),
     ("lmms_eval.models", "adafv.integrations.lmms:manifests"),
@@ -197,6 +199,74 @@ def test_the_shell_completes_commands_and_options(words, word, expected):
     """By the protocol of the script that `adafv --show-completion` prints."""
     asked = {"_ADAFV_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(word)}
     assert python("-m", "adafv", env=os.environ | asked).split() == [expected]
+
+
+# Packages that the library itself does without. tqdm is not among them: transformers imports it.
+UNNEEDED = "matplotlib", "typer", "rich", "easy_vqa", "gradio"
+BLOCKED = f"import sys; sys.modules |= dict.fromkeys({UNNEEDED})\n"
+
+
+def test_the_library_needs_no_command_line_and_no_figures():
+    """Every module of core, ops and methods can be imported, and the embedded model pruned."""
+    program = BLOCKED + """
+import importlib, pkgutil
+import adafv
+from PIL import Image
+
+for name in ("core", "ops", "methods"):
+    package = importlib.import_module(f"adafv.{name}")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"adafv.{name}.{module.name}")
+
+from adafv.models.load import load
+from adafv.models.prompting import build_inputs
+
+model, processor = load(device="cpu")
+inputs = build_inputs(processor, Image.new("RGB", (96, 96), "red"), "what color ?")
+short = adafv.AdaFV(tokens=9)(model, inputs)
+print(inputs["input_ids"].shape[1] - short["input_ids"].shape[1] > 0)
+"""
+    assert python("-c", program).split() == ["True"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "words", "sentence"),
+    [
+        ("typer", ["methods"], "the command line needs typer: pip install 'adafv[cli]'"),
+        ("rich", ["methods"], "adafv methods needs rich: pip install 'adafv[cli]'"),
+        (
+            "matplotlib",
+            ["explain", "a.png", "what is it?", "--out", "b.png"],
+            "adafv explain needs matplotlib: pip install 'adafv[viz]'",
+        ),
+        (
+            "easy_vqa",
+            ["eval", "--suite", "easy-vqa", "--limit", "1", "--methods", "random", "--out", "out"],
+            "adafv eval needs easy-vqa: pip install 'adafv[eval]'",
+        ),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(tmp_path, missing, words, sentence):
+    """One sentence on stderr and exit status 2, as for any other input that cannot be used."""
+    Image.new("RGB", (96, 96), "red").save(tmp_path / "a.png")
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        f"from adafv.cli import main; sys.exit(main({words}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, cwd=tmp_path
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == f"adafv: {sentence}"
+
+
+def test_extras_name_what_is_installed_by_default():
+    """The same packages at the same versions; `all` is all of them, and the playground."""
+    extras = PROJECT["optional-dependencies"]
+    named = {need for extra in BY_DEFAULT for need in extras[extra] if not need.startswith("adafv")}
+    assert named < {*PROJECT["dependencies"]}
+    assert extras["all"] == ["adafv[cli,viz,eval,ui]"]
 
 
 def test_versions_agree():

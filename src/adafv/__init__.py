@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Where public names live that are not methods, below `adafv`.
+
 _HOMES = {
     "Encoding": "core.visual_tokens",
     "Pruner": "core.pruner",
@@ -40,6 +42,7 @@ answer_for()
 
 def __getattr__(name: str) -> Any:
     """Import the core, or a method, on first use: `adafv --help` needs no PyTorch."""
+    # the import system asks for `__path__` and others, which no module of ours has
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"adafv.{_HOMES.get(name, 'methods')}"), name)

@@ -11,6 +11,7 @@ from warnings import warn
 
 __all__ = ["MOVED", "answer_for"]
 
+# An old module's first new home has the function that was named like the module.
 MOVED: dict[str, tuple[str, ...]] = {
     "ask": ("models.ask", "models.prompting", "models.generation", "utils.clock"),
     "capture": ("core.capture", "core.signals", "families.base"),
@@ -40,13 +41,15 @@ class _Moved(ModuleType):
     """A module at its old path: looks its names up where they are now.
 
     Where a function of the package now has the module's old name, the module can be called as the
-    function: `adafv.load(...)` works beside `adafv.load.load(...)`.
+    function: `adafv.load(...)` works as well as `adafv.load.load(...)`.
     """
 
     def __getattr__(self, name: str) -> Any:
+        # Python asks modules for `__path__` and the like; importing for those would be in vain
         if name.startswith("__"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         old = self.__name__.removeprefix("adafv.")
+        # imported one after the other, so that nothing is loaded in vain
         for new in MOVED.get(old, ()):
             module = import_module(f"adafv.{new}")
             if hasattr(module, name):
@@ -83,4 +86,5 @@ class _Finder(MetaPathFinder, Loader):
 
 def answer_for() -> None:
     """Make old import paths answer, in this process."""
+    # last, so that modules that exist are found first
     sys.meta_path.append(_Finder())

@@ -13,7 +13,7 @@ from PIL import Image
 
 from adafv import METHODS, method
 from adafv.app import cards
-from adafv.app import session as desk
+from adafv.app import session as sessions
 from adafv.app.page import EMBEDDED, NOTHING, Choices, Page, Reply
 from adafv.app.server import free_port
 from adafv.app.session import Playground, bundled
@@ -56,8 +56,8 @@ def asked(page: Page, visitor: str, path: str, choices: Choices) -> Reply:
 def encoded(monkeypatch) -> list[int]:
     """A number for every time that a vision tower runs."""
     runs: list[int] = []
-    plain = desk.encode
-    monkeypatch.setattr(desk, "encode", lambda *a, **k: runs.append(1) or plain(*a, **k))
+    plain = sessions.encode
+    monkeypatch.setattr(sessions, "encode", lambda *a, **k: runs.append(1) or plain(*a, **k))
     return runs
 
 
@@ -74,7 +74,7 @@ def test_answers_are_those_of_ask(playground, model, processor, image, name):
         assert found.answer.answer == expected.answer
         assert found.answer.kept_tokens == expected.kept_tokens
         assert found.answer.visual_tokens == expected.visual_tokens
-    assert (result.what is None) == (name in INSIDE) == bool(result.note)
+    assert (result.explanation is None) == (name in INSIDE) == bool(result.note)
 
 
 def test_the_picture_is_encoded_once(playground, image, encoded):
@@ -95,7 +95,7 @@ def test_the_picture_is_encoded_once(playground, image, encoded):
 def test_an_answer_is_computed_once(playground, image, monkeypatch):
     """So that another map over the image costs nothing, and its time stays the time it took."""
     first = playground.look("a", image, QUESTION, ["adafv"], 0.2)
-    monkeypatch.setattr(desk, "ask_encoded", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(sessions, "ask_encoded", lambda *_: pytest.fail("asked again"))
     assert playground.look("a", image, QUESTION, ["adafv"], 0.2).results == first.results
 
 
@@ -111,10 +111,10 @@ def test_what_another_question_changes(playground, image):
     dense, adafv, fastervlm = again.results
     assert again.before == QUESTION
     assert dense.others == fastervlm.others == 0
-    before = playground.look("b", image, QUESTION, ["adafv"], 0.1).results[1].what
-    assert adafv.what is not None
+    before = playground.look("b", image, QUESTION, ["adafv"], 0.1).results[1].explanation
+    assert adafv.explanation is not None
     assert before is not None
-    assert adafv.others == len(set(adafv.what.kept.tolist()) - set(before.kept.tolist()))
+    assert adafv.others == len(set(adafv.explanation.kept.tolist()) - set(before.kept.tolist()))
 
 
 def test_visitors_do_not_mix(page, image, tmp_path):
@@ -125,8 +125,8 @@ def test_visitors_do_not_mix(page, image, tmp_path):
     asked(page, "b", str(other), CHOICES._replace(question="how many ?"))
     again = page.look("a", image, CHOICES)
     assert again.cards == mine.cards
-    assert page.playground.desks["a"].image.size == (60, 40)
-    assert page.playground.desks["b"].image.size == (40, 60)
+    assert page.playground.sessions["a"].image.size == (60, 40)
+    assert page.playground.sessions["b"].image.size == (40, 60)
 
 
 def test_whoever_leaves_is_forgotten(playground, image):
@@ -134,22 +134,22 @@ def test_whoever_leaves_is_forgotten(playground, image):
     first = playground.look("a", image, QUESTION, ["adafv"], 0.2)
     playground.forget("a")
     playground.forget("nobody")
-    assert not playground.desks
+    assert not playground.sessions
     again = playground.look("a", image, QUESTION, ["adafv"], 0.2)
     assert [r.answer.answer for r in again.results] == [r.answer.answer for r in first.results]
 
 
 def test_memory_is_bounded(playground, image, monkeypatch):
     """Visitors, questions and answers, the oldest first."""
-    monkeypatch.setattr(desk, "VISITORS", 2)
-    monkeypatch.setattr(desk, "RESULTS", 5)
+    monkeypatch.setattr(sessions, "VISITORS", 2)
+    monkeypatch.setattr(sessions, "RESULTS", 5)
     for visitor in "abac":
         playground.look(visitor, image, QUESTION, ["random"], 0.1)
-    assert list(playground.desks) == ["a", "c"]
+    assert list(playground.sessions) == ["a", "c"]
     for number in range(1, 9):
         playground.look("a", image, f"how many {'?' * number}", ["random"], number / 10)
-    mine = playground.desks["a"]
-    assert len(mine.asked) == desk.QUESTIONS
+    mine = playground.sessions["a"]
+    assert len(mine.questions) == sessions.QUESTIONS
     assert len(mine.results) == 5
 
 
@@ -179,8 +179,8 @@ def test_every_layer_of_every_kind_of_method(page, image, layer, second):
 def test_kept_tokens_are_drawn_where_they_lie(page, image, budget):
     """As many frames as tokens, none where nothing was dropped, and the split that was found."""
     drawn = asked(page, "a", image, CHOICES._replace(second=NOTHING, budget=budget)).cards or ""
-    answers = page.playground.desks["a"].results
-    what = answers[QUESTION, "adafv", budget / 100].what
+    answers = page.playground.sessions["a"].results
+    what = answers[QUESTION, "adafv", budget / 100].explanation
     frames = re.findall(r'stroke="#\w+" stroke-width="[\d.]+" d="([^"]*)"', drawn)
     kept = len(what.kept)
     assert sum(path.count("M") for path in frames) == (0 if budget == 100 else kept)
@@ -212,7 +212,7 @@ def test_a_bundled_picture(page):
 def test_files_that_are_no_pictures(page, image, tmp_path, content, words):
     """One sentence with the visitor's name for the file, and what was there stays."""
     page.take_file("a", image, CHOICES)
-    before = page.playground.desks["a"]
+    before = page.playground.sessions["a"]
     bad = tmp_path / "holiday.png"
     bad.write_bytes(Path(image).read_bytes()[:4000] if content == b"half" else content)
     reply = page.take_file("a", str(bad), CHOICES)
@@ -220,7 +220,7 @@ def test_files_that_are_no_pictures(page, image, tmp_path, content, words):
     assert "holiday.png" in reply.notice
     assert str(tmp_path) not in reply.notice
     assert (reply.cards, reply.image, reply.source, reply.question, reply.suggested) == (None,) * 5
-    assert page.playground.desks["a"] is before
+    assert page.playground.sessions["a"] is before
 
 
 def test_huge_pictures(page, tmp_path):
@@ -250,7 +250,7 @@ def test_a_new_picture_clears_the_question(page, image):
     assert reply.source == image
     assert "Ask something" in (reply.cards or "")
     assert reply.notice == ""
-    assert not page.playground.desks["a"].results
+    assert not page.playground.sessions["a"].results
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_methods_with_options(page, image):
     assert reply.notice == ""
     assert f">{options}</h3>" in (reply.cards or "")
     assert (reply.cards or "").count("<h3") == 3
-    found = page.playground.desks["a"].results[QUESTION, options, 0.2]
+    found = page.playground.sessions["a"].results[QUESTION, options, 0.2]
     pruner = from_spec(options, lambda: boilerplate(page.playground.processor), keep=0.2)
     alone = ask(
         page.playground.model,

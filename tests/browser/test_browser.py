@@ -187,8 +187,8 @@ def test_drag_the_budget(page, playground):
     """
     slider(page).fill("100")
     expect(page.locator(".card").nth(1)).to_contain_text("All 720 tokens")
-    visitor = next(reversed(playground.desks))
-    encoding = playground.desks[visitor].encoding
+    visitor = next(reversed(playground.sessions))
+    encoding = playground.sessions[visitor].encoding
     box = slider(page).bounding_box()
     middle = box["y"] + box["height"] / 2
     page.mouse.move(box["x"] + box["width"] - 8, middle)
@@ -203,7 +203,7 @@ def test_drag_the_budget(page, playground):
     expect(page.locator(".card").nth(1)).to_contain_text("7 of 720 tokens")
     assert seen == sorted(seen, reverse=True)
     assert len(set(seen)) > 4
-    assert playground.desks[visitor].encoding is encoding
+    assert playground.sessions[visitor].encoding is encoding
 
 
 def test_two_methods(page):
@@ -395,14 +395,14 @@ def test_two_visitors(browser, url, drawing):
 def test_a_closed_tab_frees_its_memory(browser, url, playground):
     """The encoding goes, not only the name; reloading the page is leaving, too."""
     for _ in opened(browser, url, viewport=DESK):
-        visitor = next(reversed(playground.desks))
-        features = weakref.ref(playground.desks[visitor].encoding.features[0])
+        visitor = next(reversed(playground.sessions))
+        features = weakref.ref(playground.sessions[visitor].encoding.features[0])
     for _ in range(100):
-        if visitor not in playground.desks:
+        if visitor not in playground.sessions:
             break
         time.sleep(0.1)
     gc.collect()
-    assert visitor not in playground.desks
+    assert visitor not in playground.sessions
     assert features() is None
 
 

@@ -240,7 +240,7 @@ def test_a_picture_from_standard_input(checkpoint, image, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"", ["empty", "picture.png"]), (b"text", ["not an image"])]
+    ("content", "words"), [(b"", ["empty", "image.png"]), (b"text", ["not an image"])]
 )
 def test_no_picture_on_standard_input(run, monkeypatch, content, words):
     """One sentence, before any model is loaded."""

@@ -12,7 +12,12 @@ from adafv import METHODS, method
 from adafv.families.base import join, raster
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.meta_model import MetaModel
-from adafv.integrations.vllm.mrope import CHANNELS, numbered, places_of, with_places
+from adafv.integrations.vllm.mrope import (
+    CHANNELS,
+    coordinates_of,
+    mrope_positions,
+    with_coordinates,
+)
 from adafv.integrations.vllm.options import PruneConfig, PruneSpec, settings
 from adafv.integrations.vllm.select import select
 
@@ -223,12 +228,12 @@ def test_encodings_in_bounded_memory():
     assert (encodings.encoded, encodings.reused, encodings.evicted) == (4, 3, 1)
 
 
-def test_places_survive_half_precision():
+def test_coordinates_survive_half_precision():
     """Rows and columns of the largest images come through bfloat16 unharmed."""
     coordinates = torch.tensor([[0, 0], [255, 257], [1000, 3], [16383, 9999]])
     features = torch.randn(4, 5, dtype=torch.bfloat16)
-    both = with_places(features, coordinates)
-    assert torch.equal(places_of(both), coordinates)
+    both = with_coordinates(features, coordinates)
+    assert torch.equal(coordinates_of(both), coordinates)
     assert torch.equal(both[:, :-CHANNELS], features)
 
 
@@ -248,11 +253,11 @@ def test_positions_are_the_models_own(shapes):
         (ids == model.config.image_token_id) & (ids.roll(1) != model.config.image_token_id)
     ).nonzero()[:, 0]
     spans = [(int(start), h * w) for start, (_, h, w) in zip(starts, grids, strict=True)]
-    found, more = numbered(len(ids), spans, [(grid, 1.0) for grid in grids])
+    found, more = mrope_positions(len(ids), spans, [(grid, 1.0) for grid in grids])
     assert torch.equal(found, expected[:, 0])
     assert more == int(delta)
     gone = sum(count - 1 for _, count in spans)
     shorter = [(start - sum(n - 1 for _, n in spans[:i]), 1) for i, (start, _) in enumerate(spans)]
-    pruned, later = numbered(len(ids) - gone, shorter, [(grid, 1.0) for grid in grids])
+    pruned, later = mrope_positions(len(ids) - gone, shorter, [(grid, 1.0) for grid in grids])
     assert torch.equal(pruned[:, -3:], found[:, -3:])
     assert later == more + gone

@@ -1,7 +1,7 @@
-"""Stage 2: the language model alone, on the frozen features of stage 1.
+"""Train the language model alone, on the frozen features of stage 1: stage 2.
 
-Several questions share one image prefix: a question sees the picture and itself, and its positions
-continue after the picture. The noun also learns to say where the thing meant lies and what colour
+Several questions share one image prefix: a question sees the image and itself, and its positions
+continue after the image. The noun also learns to say where the thing meant lies and what colour
 it has, the last position where the answer lies: else questions that take several looks need hours.
 """
 
@@ -22,20 +22,24 @@ from training.embedded.data import NONE, SIZE, Scenes, crops_of
 from training.embedded.recipe import GRID, LABELS, PLURALS, TEXT_WIDTH, vocabulary
 from training.embedded.stage1 import POSITIONS, Stage1, mixed_precision, to_pixels
 
-NORM, LENGTH = 0.5, 14
-"""Norm of word embeddings and of the mean feature; tokens of the longest question with template and
-answer.
-"""
+NORM = 0.5  # of word embeddings, and of the mean feature
+LENGTH = 14  # tokens of the longest question with template and answer
 IDS = {word: i for i, word in enumerate(vocabulary())}
 CELLS = GRID * GRID
 
 
 def packing(columns: int = 2 * GRID, rows: int = 2 * GRID, skip: int = 0) -> np.ndarray:
-    """Order in which the model reads thumbnail and crops: indices into (crops · 144), −1 for a
-    newline.
+    """Return the order in which the model reads thumbnail and crops.
+
+    Args:
+        columns, rows: patches of the crops that are seen.
+        skip: columns to both sides that are padding.
+
+    Returns:
+        Indices into (crops · 144) patches, −1 for a newline.
     """
     across = (columns + 2 * skip) // GRID
-    order = list(range(CELLS))
+    order = list(range(CELLS))  # the thumbnail comes first
     for row in range(rows):
         for column in range(skip, skip + columns):
             crop = 1 + (row // GRID) * across + column // GRID
@@ -45,135 +49,146 @@ def packing(columns: int = 2 * GRID, rows: int = 2 * GRID, skip: int = 0) -> np.
 
 
 class Bank(NamedTuple):
-    """Features of pictures, (n, tokens, width) bf16 in reading order without newlines, and how they
-    are read.
+    """Features of I images, and how they are read.
+
+    Attributes:
+        features: (I, N, D) bf16, crop after crop without newlines.
+        order: see `packing`.
+        weight: (I, N) uint8: 1 where a token shows a thing, 3 at its centre.
     """
 
     features: Tensor
     order: np.ndarray
     weight: np.ndarray
-    """(n, tokens) uint8: 1 where a token shows a thing, 3 at its centre."""
 
 
 @torch.no_grad()
 def encode(
     stage: Stage1, pixels: np.ndarray, labels: np.ndarray, order: np.ndarray, device: str
 ) -> Bank:
-    """Encode pictures given as crops (n, c, 96, 96, 3); labels (n, c, 12, 12, 4)."""
+    """Encode images given as crops (I, c, 96, 96, 3); labels (I, c, 12, 12, 4)."""
     out = []
     for part in np.array_split(pixels, max(1, len(pixels) // 24)):
         with mixed_precision(device):
             x = to_pixels(part.reshape(-1, *part.shape[2:])).to(device)
             projected = stage.features(x)[1]
+        # (images · c, 144, D) → (images, c · 144, D)
         out.append(projected.bfloat16().reshape(len(part), -1, TEXT_WIDTH).cpu())
-    weight = (
-        ((labels[..., 0] != NONE) + 2 * labels[..., 3]).reshape(len(labels), -1).astype(np.uint8)
-    )
+    weight = (labels[..., 0] != NONE) + 2 * labels[..., 3]  # (I, c, 12, 12)
+    weight = weight.reshape(len(labels), -1).astype(np.uint8)  # (I, c · 144)
     return Bank(torch.cat(out), order, weight)
 
 
-def scene_crops(scenes: Scenes, where: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Thumbnail and crops of some scenes, and their patch labels."""
-    pixels = np.concatenate([scenes.thumb[where][:, None], crops_of(scenes.full[where])], 1)
-    labels = np.concatenate(
-        [scenes.thumb_labels[where][:, None], crops_of(scenes.full_labels[where])], 1
-    )
+def scene_crops(scenes: Scenes, some: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Return thumbnail and crops of some scenes (I, 5, 96, 96, 3), and their patch labels."""
+    crops = crops_of(scenes.full[some])
+    pixels = np.concatenate([scenes.thumb[some][:, None], crops], 1)
+    crop_labels = crops_of(scenes.full_labels[some])
+    labels = np.concatenate([scenes.thumb_labels[some][:, None], crop_labels], 1)
     return pixels, labels
 
 
-class Asked(NamedTuple):
-    """Questions as tensors: ids (q, LENGTH), index of the last prompt token, nouns and what they
-    point at.
+class EncodedQuestions(NamedTuple):
+    """The Q questions about an image, as tensors.
+
+    Attributes:
+        ids: (Q, LENGTH).
+        last: (Q,) index of the last prompt token.
+        nouns: (Q, 2) indices of the tokens that name things.
+        points: (Q, 3, 2): coordinates of the first noun, the second noun and the answer, 0 … 1;
+            NaN where there is none.
+        colors: (Q, 2): the colour of what the nouns name; NONE where there is none.
+        types: of the questions.
     """
 
     ids: np.ndarray
     last: np.ndarray
     nouns: np.ndarray
     points: np.ndarray
-    """(q, 3, 2): where the first noun, the second noun and the answer lie, 0 … 1; NaN for none."""
     colors: np.ndarray
-    """(q, 2): the colour of what the nouns name; NONE for none."""
     types: list[str]
 
 
-def encode_questions(questions: list[Question], things: tuple[Thing, ...] = ()) -> Asked:
+def encode_questions(questions: list[Question], things: tuple[Thing, ...] = ()) -> EncodedQuestions:
     """Tokenize as the chat template does: words, "?", "assistant :", answer, "</s>"."""
     color_at = {thing.box: list(COLORS).index(thing.color) for thing in things}
     ids = np.full((len(questions), LENGTH), IDS["<pad>"], np.int64)
-    last, nouns = np.zeros(len(questions), np.int64), np.zeros((len(questions), 2), np.int64)
-    points, colors = (
-        np.full((len(questions), 3, 2), np.nan, np.float32),
-        np.full((len(questions), 2), NONE),
-    )
+    last = np.zeros(len(questions), np.int64)
+    nouns = np.zeros((len(questions), 2), np.int64)
+    points = np.full((len(questions), 3, 2), np.nan, np.float32)
+    colors = np.full((len(questions), 2), NONE)
     for i, question in enumerate(questions):
         words = question.text.lower().replace("?", " ?").split()
         row = [*words, "assistant", ":", question.answer, "</s>"]
         ids[i, : len(row)] = [IDS[w] for w in row]
         last[i] = len(words) + 1
-        centers = [
-            ((b[0] + b[2]) / 2 / SIZE[0], (b[1] + b[3]) / 2 / SIZE[1]) for b in question.boxes
-        ]
-        named = [k for k, w in enumerate(words) if w in ICONS]
+
+        # what the nouns point at: the boxes are in the order of the nouns
+        centers = [_center(box) for box in question.boxes]
+        named = [k for k, word in enumerate(words) if word in ICONS]
         if question.type in ("color", "relation", "beside", "two", "text"):
-            for k, (at, center, box) in enumerate(
-                zip(named[:2], centers, question.boxes, strict=False)
-            ):
-                nouns[i, k], points[i, k], colors[i, k] = at, center, color_at[box]
+            for k, (token, box) in enumerate(zip(named[:2], question.boxes, strict=False)):
+                nouns[i, k] = token
+                points[i, k] = centers[k]
+                colors[i, k] = color_at[box]
+        # the answer is another thing than the noun's, the last one
         if question.type in ("beside", "text"):
             points[i, 2] = centers[-1]
-    return Asked(ids, last, nouns, points, colors, [q.type for q in questions])
+    types = [question.type for question in questions]
+    return EncodedQuestions(ids, last, nouns, points, colors, types)
+
+
+def _center(box: tuple[int, int, int, int]) -> tuple[float, float]:
+    """Return x and y of a box's centre, 0 … 1."""
+    return (box[0] + box[2]) / 2 / SIZE[0], (box[1] + box[3]) / 2 / SIZE[1]
 
 
 def scene_questions(scenes: Scenes, seed: int, times: int) -> list[list[Question]]:
-    """Questions about training scenes; those of scenes-small and scenes-text get the questions of
-    both suites.
-    """
+    """Return questions about training scenes: those of their own suite, and of "scenes"."""
     result = []
     for i, (things, suite) in enumerate(zip(scenes.things, scenes.suites, strict=True)):
         rng = random.Random(f"asked/{seed}/{i}")
-        found = {
-            q.text: q
-            for q in ask(rng, things, suite, SIZE, times) + ask(rng, things, "scenes", SIZE, times)
-        }
+        found: dict[str, Question] = {}
+        for kind in (suite, "scenes"):
+            for question in ask(rng, things, kind, SIZE, times):
+                found[question.text] = question
         result.append(list(found.values()))
     return result
 
 
 def waves(points: Tensor) -> Tensor:
-    """(…, 2) in 0 … 1 → (…, 16) sines and cosines, as the features carry them."""
+    """Return points (…, 2) in 0 … 1 as sines and cosines (…, 16), as the features carry them."""
     rates = torch.tensor([0.5, 1, 2, 4], device=points.device) * torch.pi
-    angles = (points[..., None, :] * rates[:, None]).flatten(-2)
+    angles = (points[..., None, :] * rates[:, None]).flatten(-2)  # (…, 4, 2) → (…, 8)
     return torch.cat([angles.sin(), angles.cos()], -1)
 
 
 class Stage2(nn.Module):
-    """The language model with the words of stage 1, the newline, and the readouts that supervise
-    it.
-    """
+    """The language model with the words of stage 1, the newline, and readouts that supervise it."""
 
     def __init__(self, model: Any, stage: Stage1, seed: int = 0) -> None:
         super().__init__()
         from transformers import AttentionInterface
 
-        self.lm, self.head = model.model.language_model, model.lm_head
+        self.lm = model.model.language_model
+        self.head = model.lm_head
         self.newline = model.model.image_newline
         AttentionInterface.register("adafv_masked", masked_attention)
         self.lm.set_attn_implementation("adafv_masked")
-        self.readouts = nn.ModuleList(
-            [nn.Linear(TEXT_WIDTH, n) for n in (POSITIONS, POSITIONS, len(COLORS))]
-        )
+        # where the nouns' things lie, where the answer lies, and the colour
+        sizes = (POSITIONS, POSITIONS, len(COLORS))
+        self.readouts = nn.ModuleList([nn.Linear(TEXT_WIDTH, size) for size in sizes])
         table = self.lm.embed_tokens.weight
         with torch.no_grad():
-            table.copy_(
-                F.normalize(
-                    torch.randn(table.shape, generator=torch.Generator().manual_seed(seed)), dim=-1
-                )
-            )
+            # words are unit vectors at random, but for those that stage 1 has learned
+            rng = torch.Generator().manual_seed(seed)
+            table.copy_(F.normalize(torch.randn(table.shape, generator=rng), dim=-1))
             words = stage.words().cpu()
             for label, row in zip(LABELS, words, strict=True):
                 table[IDS[label]] = row
             for name, many in PLURALS.items():
                 table[IDS[many]] = words[LABELS.index(name)]
+            # the head has unit vectors, the input those of the norm of features
             self.head.weight.copy_(table)
             table.mul_(NORM)
             self.newline.mul_(NORM / self.newline.norm())
@@ -181,9 +196,8 @@ class Stage2(nn.Module):
     def grow(self, state: dict[str, Tensor]) -> None:
         """Take over a shallower model; the layers it lacks begin as the identity."""
         known = self.state_dict()
-        self.load_state_dict(
-            {k: v for k, v in state.items() if v.shape == known[k].shape}, strict=False
-        )
+        fitting = {k: v for k, v in state.items() if v.shape == known[k].shape}
+        self.load_state_dict(fitting, strict=False)
         for i, layer in enumerate(self.lm.layers):
             if f"lm.layers.{i}.mlp.down_proj.weight" not in state:
                 nn.init.zeros_(layer.self_attn.o_proj.weight)
@@ -192,42 +206,57 @@ class Stage2(nn.Module):
     def forward(
         self, image: Tensor, newline: Tensor, ids: Tensor, mask: Tensor, positions: Tensor
     ) -> tuple[Tensor, ...]:
-        """Image (B, S, width), newline (B, S) bool, ids (B, Q·LENGTH) → their hidden states, per
-        layer.
+        """Return hidden states of the questions (B, Q · LENGTH, D), of every layer.
+
+        Args:
+            image: (B, N, D) features.
+            newline: (B, N) bool, which of them stand for a newline.
+            ids: (B, Q · LENGTH).
+            mask, positions: see `shared_prefix`.
         """
         table = self.lm.embed_tokens
         start = table.weight[[IDS["<s>"], IDS["user"], IDS[":"]]]
         image = torch.where(newline[..., None], self.newline, image.float())
-        whole = torch.cat([start.expand(len(image), -1, -1), image, table(ids)], 1)
-        hidden = self.lm(inputs_embeds=whole, attention_mask=mask, position_ids=positions.expand(len(image), -1),
-                         output_hidden_states=True, use_cache=False).hidden_states  # fmt: skip
+        # "<s> user :", the image, the questions: (B, 3 + N + Q · LENGTH, D)
+        embeddings = torch.cat([start.expand(len(image), -1, -1), image, table(ids)], 1)
+        hidden = self.lm(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=positions.expand(len(image), -1),
+            output_hidden_states=True,
+            use_cache=False,
+        ).hidden_states
         return tuple(h[:, -ids.shape[1] :] for h in hidden)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy of answer and end, plus where the nouns and the answer lie."""
+        """Return the cross-entropy of answer and end, plus that of the readouts, and its parts."""
         hidden = self(batch.image, batch.newline, batch.ids, batch.mask, batch.positions)
-        logits = self.head(hidden[-1]).float()
+        logits = self.head(hidden[-1]).float()  # (B, Q · LENGTH, words)
+
+        # the answer is one word, and then comes the end
         rows = torch.arange(len(logits), device=logits.device)[:, None]
         answers = batch.ids[rows, batch.last + 1]
-        at_answer = logits[rows, batch.last]
+        at_answer = logits[rows, batch.last]  # (B, Q, words)
         losses = F.cross_entropy(at_answer.flatten(0, 1), answers.flatten(), reduction="none")
         ends = logits[rows, batch.last + 1].flatten(0, 1)
         end = F.cross_entropy(ends, torch.full_like(answers.flatten(), IDS["</s>"]))
         right = (at_answer.argmax(-1) == answers).float()
         parts = {"right": right.mean().item()}
+
+        # where the nouns' things lie, said at layer 2, and where the answer lies, at layer 4
         aux = losses.new_zeros(())
-        for level, which, at in (
-            (2, 0, batch.nouns[..., 0]),
-            (2, 1, batch.nouns[..., 1]),
-            (4, 2, batch.last),
-        ):
-            target = batch.points[..., which, :]
+        nouns = batch.nouns
+        readings = ((2, 0, nouns[..., 0]), (2, 1, nouns[..., 1]), (4, 2, batch.last))
+        for level, which, at in readings:
+            target = batch.points[..., which, :]  # (B, Q, 2)
             known = ~target[..., 0].isnan()
             if known.any():
                 said = self.readouts[which // 2](hidden[level][rows, at][known]).float()
                 miss = (said - waves(target[known])).square().mean()
                 aux = aux + miss
                 parts[f"aux{which}"] = miss.item()
+
+        # the colour of the nouns' things, said at layer 3
         known = batch.colors != NONE
         if known.any():
             said = self.readouts[2](hidden[3][rows[..., None], batch.nouns][known]).float()
@@ -237,7 +266,7 @@ class Stage2(nn.Module):
 
 
 class Batch(NamedTuple):
-    """One step of stage 2; last and nouns index into the row of all questions of a picture."""
+    """One step of stage 2; last and nouns index into the row of all questions of an image."""
 
     image: Tensor
     newline: Tensor
@@ -251,40 +280,57 @@ class Batch(NamedTuple):
     types: list[list[str]]
 
 
-def masked_attention(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float = 1.0,
-                     dropout: float = 0.0, **_: Any) -> tuple[Tensor, None]:  # fmt: skip
-    """Attention written out, under an additive mask."""
+def masked_attention(
+    module: nn.Module,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    scaling: float = 1.0,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Compute attention written out, under an additive mask."""
     scores = (q * scaling) @ k.transpose(-1, -2) + mask.to(q.dtype)
     return (torch.softmax(scores, -1) @ v).transpose(1, 2).contiguous(), None
 
 
 def shared_prefix(image: int, questions: int) -> tuple[Tensor, Tensor]:
-    """Additive mask (1, 1, T, T) and positions (1, T) of a picture followed by questions that don't
-    see each other.
+    """Return mask and positions of an image followed by questions that don't see each other.
+
+    Args:
+        image: its tokens.
+        questions: how many.
+
+    Returns:
+        Additive mask (1, 1, L, L) and positions (1, L).
     """
     prefix = 3 + image
-    block = torch.cat(
-        [
-            torch.zeros(prefix, dtype=torch.long),
-            1 + torch.arange(questions).repeat_interleave(LENGTH),
-        ]
-    )
+    # 0 for the image, 1 … for the questions
+    numbers = 1 + torch.arange(questions).repeat_interleave(LENGTH)
+    block = torch.cat([torch.zeros(prefix, dtype=torch.long), numbers])  # (L,)
     sees = torch.ones(len(block), len(block), dtype=torch.bool).tril()
+    # a token sees the image, and its own question
     sees &= (block[None, :] == 0) | (block[None, :] == block[:, None])
+    # every question continues behind the image
     positions = torch.cat([torch.arange(prefix), prefix + torch.arange(LENGTH).repeat(questions)])
     return torch.where(sees, 0.0, -1e4)[None, None], positions[None]
 
 
 HARD = {"beside": 4.0, "count": 4.0, "text": 2.0, "two": 3.0}
-"""How much more often than the other types these are asked: they need several steps of looking."""
+"""Types that are asked more often than others, and how much: they need several steps of looking."""
 
 
 def choose(
     kinds: list[str], rng: np.random.Generator, count: int, types: tuple[str, ...] | None
 ) -> np.ndarray:
-    """Indices of `count` questions, each type as often as HARD says, whatever the number of its
-    questions.
+    """Return indices of `count` questions, each type as often as HARD says.
+
+    Args:
+        kinds: types of all questions.
+        types: if given, only these, where there are any.
     """
+    # a type's weight is shared among its questions, however many they are
     weight = np.array([HARD.get(kind, 1.0) / kinds.count(kind) for kind in kinds])
     if types is not None and set(types) & set(kinds):
         weight *= [kind in types for kind in kinds]
@@ -292,53 +338,91 @@ def choose(
     return rng.choice(len(kinds), count, replace=some < count, p=weight / weight.sum())
 
 
-def make_batch(bank: Bank, asked: list[Asked], rows: np.ndarray, rng: np.random.Generator, keep: int | None,
-               questions: int, types: tuple[str, ...] | None, device: str) -> Batch:  # fmt: skip
-    """Questions about pictures `rows`; `keep` tokens of each, those of things first, or all with
-    newlines (None).
+def make_batch(
+    bank: Bank,
+    encoded: list[EncodedQuestions],
+    rows: np.ndarray,
+    rng: np.random.Generator,
+    keep: int | None,
+    questions: int,
+    types: tuple[str, ...] | None,
+    device: str,
+) -> Batch:
+    """Return questions about some images.
+
+    Args:
+        bank: features of all images.
+        encoded: questions of all images.
+        rows: which images.
+        keep: tokens of each, those of things first; None: all, with newlines.
+        questions: how many of each image.
+        types: see `choose`.
     """
-    order = bank.order
-    if keep is None:
-        chosen = np.broadcast_to(np.arange(len(order)), (len(rows), len(order)))
-    else:
-        weight = np.where(order >= 0, bank.weight[rows][:, order], 0) * (
-            rng.random((len(rows), 1)) < 0.9
-        )
-        luck = rng.random((len(rows), len(order))) * np.where(
-            order >= 0, 1.0, rng.choice([0.0, 1.0])
-        )
-        chosen = np.sort(np.argpartition(-(weight + luck), keep - 1, axis=1)[:, :keep], 1)
-    index = order[chosen]
+    # which tokens are read, (B, N); a newline is no feature
+    index = bank.order[_chosen(bank, rows, rng, keep)]
     image = bank.features[torch.from_numpy(rows)[:, None], torch.from_numpy(index.clip(0))]
-    picked = [choose(asked[row].types, rng, questions, types) for row in rows]
-    pick = [(asked[row], p) for row, p in zip(rows, picked, strict=True)]
-    shift = (np.arange(questions) * LENGTH)[None]
+
+    # which questions are asked, and what is known of them
+    ids = []
+    last = []
+    nouns = []
+    points = []
+    colors = []
+    asked_types = []
+    for row in rows:
+        own = encoded[row]
+        picked = choose(own.types, rng, questions, types)  # (Q,)
+        ids.append(own.ids[picked].reshape(-1))  # (Q · LENGTH,)
+        last.append(own.last[picked])
+        nouns.append(own.nouns[picked])
+        points.append(own.points[picked])
+        colors.append(own.colors[picked])
+        asked_types.append([own.types[i] for i in picked])
+
+    # indices within a question become indices within the row of all questions
+    shift = (np.arange(questions) * LENGTH)[None]  # (1, Q)
     mask, positions = shared_prefix(index.shape[1], questions)
     return Batch(
         image=image.to(device),
         newline=torch.from_numpy(index < 0).to(device),
-        ids=torch.from_numpy(np.stack([a.ids[p].reshape(-1) for a, p in pick])).to(device),
-        last=torch.from_numpy(np.stack([a.last[p] for a, p in pick]) + shift).to(device),
-        nouns=torch.from_numpy(np.stack([a.nouns[p] for a, p in pick]) + shift[..., None]).to(
-            device
-        ),
-        points=torch.from_numpy(np.stack([a.points[p] for a, p in pick])).to(device),
-        colors=torch.from_numpy(np.stack([a.colors[p] for a, p in pick])).to(device),
+        ids=torch.from_numpy(np.stack(ids)).to(device),
+        last=torch.from_numpy(np.stack(last) + shift).to(device),
+        nouns=torch.from_numpy(np.stack(nouns) + shift[..., None]).to(device),
+        points=torch.from_numpy(np.stack(points)).to(device),
+        colors=torch.from_numpy(np.stack(colors)).to(device),
         mask=mask.to(device),
         positions=positions.to(device),
-        types=[[a.types[i] for i in p] for a, p in pick],
+        types=asked_types,
     )
+
+
+def _chosen(bank: Bank, rows: np.ndarray, rng: np.random.Generator, keep: int | None) -> np.ndarray:
+    """Return which tokens of some images are read, (B, N) indices into the order."""
+    order = bank.order
+    shape = (len(rows), len(order))
+    if keep is None:
+        return np.broadcast_to(np.arange(len(order)), shape)
+    # mostly those of things first, sometimes at random; newlines all or none
+    things = np.where(order >= 0, bank.weight[rows][:, order], 0)
+    weight = things * (rng.random((len(rows), 1)) < 0.9)
+    luck = rng.random(shape) * np.where(order >= 0, 1.0, rng.choice([0.0, 1.0]))
+    best = np.argpartition(-(weight + luck), keep - 1, axis=1)[:, :keep]
+    return np.sort(best, 1)
 
 
 @torch.no_grad()
 def measure(
-    stage: Stage2, bank: Bank, asked: list[Asked], device: str, keep: int | None = None
+    stage: Stage2,
+    bank: Bank,
+    encoded: list[EncodedQuestions],
+    device: str,
+    keep: int | None = None,
 ) -> dict[str, float]:
-    """Accuracy per question type on held-out pictures."""
+    """Return the accuracy of each type of question on held-out images."""
     rng = np.random.default_rng(0)
     right: dict[str, list[float]] = {}
     for rows in np.array_split(np.arange(len(bank.features)), max(1, len(bank.features) // 8)):
-        batch = make_batch(bank, asked, rows, rng, keep, 8, None, device)
+        batch = make_batch(bank, encoded, rows, rng, keep, 8, None, device)
         with mixed_precision(device):
             hidden = stage(batch.image, batch.newline, batch.ids, batch.mask, batch.positions)[-1]
             said = stage.head(hidden).argmax(-1)

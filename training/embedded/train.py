@@ -22,8 +22,9 @@ from training.embedded.recipe import GRID
 from training.embedded.stage1 import mixed_precision
 
 HELD_OUT = 10_000_000
-"""First seed of the pictures that training is watched on: train namespace, never trained on, never
-a test picture.
+"""First seed of the images that training is watched on.
+
+They are of the train namespace, never trained on, and never test images.
 """
 
 
@@ -35,30 +36,58 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def rate(step: int, steps: int, peak: float, warmup: int = 200) -> float:
-    """Linear warm-up, then a cosine to a fiftieth of `peak`."""
+    """Return a step's learning rate: linear warm-up, then a cosine to a fiftieth of `peak`."""
     if step < warmup:
         return peak * (step + 1) / warmup
-    return peak * (
-        0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-    )
+    done = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def optimizer_of(module: torch.nn.Module, decay: float) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices alone."""
-    wanted = [p for p in module.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in wanted if p.ndim > 1], "weight_decay": decay},
-              {"params": [p for p in wanted if p.ndim <= 1], "weight_decay": 0.0}]  # fmt: skip
+    """Return AdamW with weight decay on matrices alone."""
+    matrices = []
+    vectors = []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            (matrices if parameter.ndim > 1 else vectors).append(parameter)
+    groups = [
+        {"params": matrices, "weight_decay": decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=True)
 
 
-def run(module: torch.nn.Module, loss_of: Any, *, steps: int, peak: float, path: Path, watch: Any,
-        device: str, every: int = 400, minutes: float | None = None, until: int | None = None) -> int:  # fmt: skip
-    """The loop both stages share. Returns the step it ended at; stops early after `minutes` or at
-    step `until`.
+def run(
+    module: torch.nn.Module,
+    loss_of: Any,
+    *,
+    steps: int,
+    peak: float,
+    path: Path,
+    watch: Any,
+    device: str,
+    every: int = 400,
+    minutes: float | None = None,
+    until: int | None = None,
+) -> int:
+    """Train a module, from its checkpoint if there is one; both stages run through here.
+
+    Args:
+        loss_of: gives loss and its parts at a step.
+        steps: in all.
+        peak: of the learning rate.
+        path: of the checkpoint.
+        watch: says how it does on held-out images, `every` so many steps.
+        minutes, until: stop early, after so long or at that step.
+
+    Returns:
+        The step it ended at.
     """
     optimizer = optimizer_of(module, 0.02)
-    step, start = 0, time.monotonic()
+    step = 0
+    start = time.monotonic()
     if path.exists():
+        # the optimiser too, so that a resumed run is the same run
         state = torch.load(path, map_location=device, weights_only=True)
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
@@ -72,30 +101,39 @@ def run(module: torch.nn.Module, loss_of: Any, *, steps: int, peak: float, path:
         with mixed_precision(device):
             loss, parts = loss_of(step)
         loss.backward()
+        # a bad batch must not undo the others
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         step += 1
         bar.update()
+        # not at every step: the numbers have to be waited for
         if step % 50 == 0:
-            bar.set_postfix_str(
-                f"loss {loss.item():.3f} " + " ".join(f"{k} {v:.3f}" for k, v in parts.items())
-            )
+            bar.set_postfix_str(f"loss {loss.item():.3f} {_numbers(parts)}")
         if step % every == 0:
             bar.write(f"step {step} {time.monotonic() - start:.0f} s: {watch()}", file=sys.stderr)
         if time.monotonic() - saved > 120:
-            save(
-                path,
-                {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step},
-            )
+            save(path, _checkpoint(module, optimizer, step))
             saved = time.monotonic()
-    save(path, {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step})
+    save(path, _checkpoint(module, optimizer, step))
     bar.close()
     return step
 
 
+def _checkpoint(
+    module: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int
+) -> dict[str, Any]:
+    """Return all that training resumes from."""
+    return {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+
+
+def _numbers(parts: dict[str, float]) -> str:
+    """Return named numbers on a line."""
+    return " ".join(f"{name} {value:.3f}" for name, value in parts.items())
+
+
 def stage1(args: argparse.Namespace, model: Any) -> int:
-    """Train tower and projector; see tower.py."""
+    """Train tower and projector; see stage1.py."""
     from training.embedded import data
     from training.embedded import stage1 as tower
 
@@ -105,17 +143,28 @@ def stage1(args: argparse.Namespace, model: Any) -> int:
     stage = tower.Stage1(model, args.seed).to(args.device)
 
     def loss_of(step: int) -> Any:
-        return stage(*(t.to(args.device) for t in batches(step)))
+        pixels, labels, thumb = batches(step)
+        return stage(pixels.to(args.device), labels.to(args.device), thumb.to(args.device))
 
     def watch() -> str:
-        return " ".join(f"{k} {v:.3f}" for k, v in tower.measure(stage, held_out).items())
+        return _numbers(tower.measure(stage, held_out))
 
-    return run(stage, loss_of, steps=args.steps1, peak=2e-3, path=args.out / "stage1.pt", watch=watch,
-               device=args.device, every=args.every, minutes=args.minutes, until=args.until)  # fmt: skip
+    return run(
+        stage,
+        loss_of,
+        steps=args.steps1,
+        peak=2e-3,
+        path=args.out / "stage1.pt",
+        watch=watch,
+        device=args.device,
+        every=args.every,
+        minutes=args.minutes,
+        until=args.until,
+    )
 
 
 def stage2(args: argparse.Namespace, model: Any) -> int:
-    """Train the language model on frozen features; see lm.py.
+    """Train the language model on frozen features; see stage2.py.
 
     Leaves the scaled projector in `model`.
     """
@@ -127,44 +176,62 @@ def stage2(args: argparse.Namespace, model: Any) -> int:
 
     def loss_of(step: int) -> Any:
         rng = np.random.default_rng((args.seed, 2, step))
+        # a model that grew from a trained one starts where it is past the first lessons
         done = max(step / args.steps2, 0.3 if args.grow else 0.0)
-        which = 1 if rng.random() < 0.2 else 0
-        whole = rng.random() < (0.0 if done < 0.3 else 0.25 if done < 0.7 else 0.5)
-        keep = (
-            None
-            if whole
-            else int(rng.choice([128, 160, 192] if done < 0.3 else [64, 128, 192, 256]))
-        )
-        bank, asked = banks[which]
-        rows = rng.integers(
-            len(bank.features), size=args.batch2 // 3 if whole and not which else args.batch2
-        )
-        types = ("color", "exists", "text") if done < 0.06 and not which else None
-        batch = lm.make_batch(bank, asked, rows, rng, keep, 10, types, args.device)
+
+        # a fifth of the steps on easy-vqa; more and more dense images, at first none
+        easy = rng.random() < 0.2
+        dense_share = 0.5
+        if done < 0.7:
+            dense_share = 0.25
+        if done < 0.3:
+            dense_share = 0.0
+        keep = None
+        if rng.random() >= dense_share:
+            budgets = [128, 160, 192] if done < 0.3 else [64, 128, 192, 256]
+            keep = int(rng.choice(budgets))
+
+        # a dense scene takes three times the memory
+        bank, encoded = banks[1 if easy else 0]
+        size = args.batch2 // 3 if keep is None and not easy else args.batch2
+        rows = rng.integers(len(bank.features), size=size)
+        # first what takes one look
+        types = ("color", "exists", "text") if done < 0.06 and not easy else None
+        batch = lm.make_batch(bank, encoded, rows, rng, keep, 10, types, args.device)
         return stage.loss(batch)
 
     def watch() -> str:
-        looks = [lm.measure(stage, bank, asked, args.device) for bank, asked in held_out]
-        return " | ".join(" ".join(f"{k} {v:.3f}" for k, v in look.items()) for look in looks)
+        looks = [lm.measure(stage, bank, encoded, args.device) for bank, encoded in held_out]
+        return " | ".join(map(_numbers, looks))
 
-    return run(stage, loss_of, steps=args.steps2, peak=1e-3, path=args.out / "stage2.pt", watch=watch,
-               device=args.device, every=args.every, minutes=args.minutes, until=args.until)  # fmt: skip
+    return run(
+        stage,
+        loss_of,
+        steps=args.steps2,
+        peak=1e-3,
+        path=args.out / "stage2.pt",
+        watch=watch,
+        device=args.device,
+        every=args.every,
+        minutes=args.minutes,
+        until=args.until,
+    )
 
 
 def freeze(args: argparse.Namespace, model: Any) -> Any:
-    """Load stage 1 into `model`, and fold the norm of its features into the projector's last layer."""
+    """Load stage 1 into `model`, with the norm of its features folded into the projector."""
     from training.embedded import data
     from training.embedded import stage1 as tower
     from training.embedded import stage2 as lm
 
     first = tower.Stage1(model, args.seed).to(args.device)
-    first.load_state_dict(
-        torch.load(args.out / "stage1.pt", map_location=args.device, weights_only=True)["module"]
-    )
+    state = torch.load(args.out / "stage1.pt", map_location=args.device, weights_only=True)
+    first.load_state_dict(state["module"])
     first.requires_grad_(False)
-    probe = lm.encode(
-        first, *lm.scene_crops(data.render(HELD_OUT, 64, 1), slice(None)), lm.packing(), args.device
-    )
+
+    # features are to have the norm of words, on average
+    pixels, labels = lm.scene_crops(data.render(HELD_OUT, 64, 1), slice(None))
+    probe = lm.encode(first, pixels, labels, lm.packing(), args.device)
     scale = lm.NORM / probe.features.float().norm(dim=-1).mean().item()
     first.projector.linear_2.weight.mul_(scale)
     first.projector.linear_2.bias.mul_(scale)
@@ -172,45 +239,61 @@ def freeze(args: argparse.Namespace, model: Any) -> Any:
 
 
 def prepare(args: argparse.Namespace, model: Any) -> tuple[list[Any], list[Any], Any]:
-    """Encode all pictures once. Returns what is trained on, what is watched (bank, questions), and
-    the module.
+    """Encode all images once.
+
+    Returns:
+        What is trained on, and what is watched, as pairs of bank and questions; and the module.
     """
     from adafv.data.scenes import Question
     from training.embedded import data
     from training.embedded import stage2 as lm
 
-    first, order = freeze(args, model), lm.packing()
-    scenes, held_out = data.render(0, args.scenes2, args.workers), data.render(HELD_OUT, 192, 1)
-    asked = _asked(scenes, args.seed, 6)
-    parts = [lm.encode(first, *lm.scene_crops(scenes, slice(i, i + 960)), order, args.device)
-             for i in tqdm(range(0, args.scenes2, 960), desc="features", file=sys.stderr)]  # fmt: skip
-    bank = lm.Bank(
-        torch.cat([b.features for b in parts]), order, np.concatenate([b.weight for b in parts])
-    )
+    first = freeze(args, model)
+    order = lm.packing()
+
+    # scenes, a part at a time for memory's sake
+    scenes = data.render(0, args.scenes2, args.workers)
+    held_out = data.render(HELD_OUT, 192, 1)
+    questions = _encoded_questions(scenes, args.seed, 6)
+    features = []
+    weights = []
+    for i in tqdm(range(0, args.scenes2, 960), desc="features", file=sys.stderr):
+        pixels, labels = lm.scene_crops(scenes, slice(i, i + 960))
+        part = lm.encode(first, pixels, labels, order, args.device)
+        features.append(part.features)
+        weights.append(part.weight)
+    bank = lm.Bank(torch.cat(features), order, np.concatenate(weights))
+
+    # easy-vqa: square images, of whose crops half is padding; the last ones are watched
     crops, labels, pairs = data.easy_train()
     easy = lm.encode(first, crops, labels, lm.packing(GRID, GRID, GRID // 2), args.device)
-    easy_asked = [lm.encode_questions([Question(q, a, "easy", ()) for q, a in p]) for p in pairs]
+    easy_questions = []
+    for own in pairs:
+        plain = [Question(text, answer, "easy", ()) for text, answer in own]
+        easy_questions.append(lm.encode_questions(plain))
     split = len(pairs) - min(150, len(pairs) // 2)
-    test = lm.encode(first, *lm.scene_crops(held_out, slice(None)), order, args.device)
-    test_asked = _asked(held_out, args.seed + 1, 4)
-    watched = [
-        (test, test_asked),
-        (lm.Bank(easy.features[split:], easy.order, easy.weight[split:]), easy_asked[split:]),
-    ]
-    trained = [
-        (bank, asked),
-        (lm.Bank(easy.features[:split], easy.order, easy.weight[:split]), easy_asked[:split]),
-    ]
+
+    # what training is watched on
+    pixels, labels = lm.scene_crops(held_out, slice(None))
+    test = lm.encode(first, pixels, labels, order, args.device)
+    test_questions = _encoded_questions(held_out, args.seed + 1, 4)
+
+    easy_trained = lm.Bank(easy.features[:split], easy.order, easy.weight[:split])
+    easy_watched = lm.Bank(easy.features[split:], easy.order, easy.weight[split:])
+    trained = [(bank, questions), (easy_trained, easy_questions[:split])]
+    watched = [(test, test_questions), (easy_watched, easy_questions[split:])]
     return trained, watched, lm.Stage2(model, first, args.seed).to(args.device)
 
 
-def _asked(scenes: Any, seed: int, times: int) -> list[Any]:
+def _encoded_questions(scenes: Any, seed: int, times: int) -> list[Any]:
+    """Return questions about scenes, as tensors."""
     from training.embedded import stage2 as lm
 
+    encoded = []
     questions = lm.scene_questions(scenes, seed, times)
-    return [
-        lm.encode_questions(q, things) for q, things in zip(questions, scenes.things, strict=True)
-    ]
+    for own, things in zip(questions, scenes.things, strict=True):
+        encoded.append(lm.encode_questions(own, things))
+    return encoded
 
 
 def finish(args: argparse.Namespace, model: Any) -> None:
@@ -218,9 +301,8 @@ def finish(args: argparse.Namespace, model: Any) -> None:
     from training.embedded import stage2 as lm
 
     stage = lm.Stage2(model, freeze(args, model), args.seed)
-    stage.load_state_dict(
-        torch.load(args.out / "stage2.pt", map_location="cpu", weights_only=True)["module"]
-    )
+    state = torch.load(args.out / "stage2.pt", map_location="cpu", weights_only=True)
+    stage.load_state_dict(state["module"])
     export(model, args.out / "model")
 
 
@@ -240,7 +322,7 @@ def export(model: Any, folder: Path) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line of training."""
+    """Return the command line of training."""
     p = argparse.ArgumentParser(prog="python -m training.embedded.train", description=__doc__)
     p.add_argument(
         "--out", type=Path, required=True, help="folder for checkpoints and the exported model"
@@ -250,7 +332,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--steps2", type=int, default=6000)
     p.add_argument("--minutes", type=float, help="stop each stage after this long (resume later)")
     p.add_argument("--until", type=int, help="stop at this step (resume later)")
-    p.add_argument("--scenes", type=int, default=30_000, help="training pictures")
+    p.add_argument("--scenes", type=int, default=30_000, help="training images")
     p.add_argument(
         "--scenes2", type=int, default=14_000, help="of these, the ones that stage 2 sees"
     )
@@ -261,9 +343,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--batch2", type=int, default=24)
     p.add_argument("--batch1", type=int, default=64)
-    p.add_argument(
-        "--every", type=int, default=400, help="steps between looks at held-out pictures"
-    )
+    p.add_argument("--every", type=int, default=400, help="steps between looks at held-out images")
     p.add_argument("--workers", type=int, default=2)
     p.add_argument("--device", default="cpu")
     p.add_argument("--seed", type=int, default=0)
@@ -271,7 +351,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point of `python -m training.embedded.train`."""
+    """Run `python -m training.embedded.train`."""
     args = parser().parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
@@ -284,6 +364,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.stage in ("2", "all"):
         stage2(args, model)
     if args.stage in ("export", "all"):
+        # a fresh model, for stage 2 has scaled the projector of the other one
         finish(args, recipe.build_model(args.seed))
 
 

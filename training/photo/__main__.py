@@ -1,6 +1,6 @@
-"""Everything in order, each step only where it is missing; run again to train on.
+"""Run everything in order, each step only where it is missing; run again to train on.
 
-python -m training.photo --minutes 600              # train, from wherever it stopped
+python -m training.photo --minutes 600              # train; resumes an interrupted run
 python -m training.photo --minutes 60 --decay       # finish: the learning rate falls to 0
 python -m training.photo.measure --checkpoint runs/first/final.pt
 python -m training.photo.export runs/first/final.pt src/adafv/models/photo/bridge.safetensors
@@ -11,10 +11,11 @@ import argparse
 import torch
 
 from training.photo import align, features, parts, pictures, text, train
-from training.photo.places import CACHE
+from training.photo.folders import CACHE
 
 
 def main() -> None:
+    """Prepare what is missing, and train."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -26,17 +27,18 @@ def main() -> None:
     train.add_options(parser)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+
+    # what both stages read
     parts.prepare()
     pictures.prepare()
     tower = parts.tower()
-    for split, count in (
-        ("train", given.scenes),
-        ("crowd", given.scenes // 3),
-        ("seen", given.held),
-        ("unseen", given.held),
-    ):
-        features.prepare(tower, split, count)
+    features.prepare(tower, "train", given.scenes)
+    features.prepare(tower, "crowd", given.scenes // 3)
+    features.prepare(tower, "seen", given.held)
+    features.prepare(tower, "unseen", given.held)
     text.prepare()
+
+    # stage 1, then stage 2
     if not (CACHE / "aligned.pt").is_file():
         align.align(given.epochs)
     train.train(given)

@@ -1,14 +1,14 @@
-"""Stage 1: teach the projector alone to put each patch where the language model keeps the word for
-what it shows.
+"""Teach the projector alone to give each patch the embedding of the word for it: stage 1.
 
 A patch on a thing is pulled towards the mean input embedding of the thing's name, among all names
-(cross-entropy over cosines) and in length (squared error), plus half the embeddings of where it
-lies (" left" … " right", " top" … " bottom"); a patch on nothing towards that of " background".
+(cross-entropy over cosines) and in length (squared error), plus half the embeddings of its position
+(" left" … " right", " top" … " bottom"); a patch on nothing towards that of " background".
 This aligns visual tokens with *input embeddings* on purpose: the recipe's choice, not the tower's.
 """
 
 import copy
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,18 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.photo.features import Shard, shards
+from training.photo.folders import CACHE
 from training.photo.names import NOUNS
 from training.photo.parts import language_model, tokenizer
-from training.photo.places import CACHE
 from training.photo.scenes import GRID
 
 __all__ = ["Projector", "align"]
 
 PATCHES = 12  # of each thing, in each pass over a scene
 TEMPERATURE = 0.06
-POSITION = 0.5
+POSITION = 0.5  # weight of the words for a patch's position
 RATE = 2e-3
 SAVED = 5  # epochs
+BATCH = 1024  # patches
 
 
 class Projector(nn.Module):
@@ -39,108 +40,156 @@ class Projector(nn.Module):
         self.linear_2 = nn.Linear(text, text)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Project features (…, vision) to (…, text)."""
         return self.linear_2(F.gelu(self.linear_1(features)))
 
     @torch.no_grad()
     def fold(self, mean: Tensor, std: Tensor) -> None:
+        """Take over the standardisation of features: W ((x − mean) / std) becomes W' x + b'."""
         self.linear_1.bias -= self.linear_1.weight @ (mean / std)
         self.linear_1.weight /= std
 
 
 def word_embeddings(words: list[str]) -> Tensor:
-    """Mean input embedding of each word or phrase, as it stands inside a sentence: (W, D)."""
-    table, tok = language_model().get_input_embeddings().weight.detach(), tokenizer()
-    return torch.stack(
-        [table[tok(" " + word, add_special_tokens=False).input_ids].mean(0) for word in words]
-    )
+    """Return the mean input embedding of each word or phrase inside a sentence: (W, D)."""
+    table = language_model().get_input_embeddings().weight.detach()
+    tok = tokenizer()
+    means = []
+    for word in words:
+        # with a blank before it: another token than at the beginning
+        ids = tok(" " + word, add_special_tokens=False).input_ids
+        means.append(table[ids].mean(0))
+    return torch.stack(means)
 
 
 def patches_of(
     shard: Shard, random: np.random.Generator, names: dict[str, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw patches: features (P, C), names (P; the last: background), coordinates from 0 to 1 (P,
-    2; x, y).
+    """Draw patches of a shard, as many of each thing, and of the background of each scene.
+
+    Returns:
+        Features (P, D), names (P,) of which the last is the background, and x and y (P, 2), from 0
+        to 1.
     """
-    rows, places, labels = [], [], []
+    rows = []
+    indices = []
+    labels = []
     for scene, things in enumerate(shard.things):
         owners = shard.owners[scene].reshape(-1)  # (N,)
         for thing in range(-1, len(things)):
+            # -1 stands for the background
             own = np.flatnonzero(owners == thing)
             some = random.permutation(own)[:PATCHES]
             rows += [scene] * len(some)
-            places += some.tolist()
-            labels += [names[things[thing].name] if thing >= 0 else len(names)] * len(some)
-    features = torch.from_numpy(shard.features[rows, places].astype(np.float32))
-    at = torch.tensor(places)
+            indices += some.tolist()
+            label = names[things[thing].name] if thing >= 0 else len(names)
+            labels += [label] * len(some)
+    features = torch.from_numpy(shard.features[rows, indices].astype(np.float32))
+    at = torch.tensor(indices)
     return features, torch.tensor(labels), torch.stack([at % GRID, at // GRID], 1) / (GRID - 1)
 
 
 def align(epochs: int = 40, seed: int = 0) -> None:
-    """Train for some passes over the patches, from the last projector if there is one, and save it
-    every `SAVED`.
+    """Train for some passes over the patches, and save the projector every `SAVED`.
+
+    It starts from the last projector, if there is one.
     """
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
+    # the order of names is that of their numbers
     words = sorted(NOUNS)
     names = {word: index for index, word in enumerate(words)}
+
+    # what patches are pulled towards: the words, around their mean
     mean_word = language_model().get_input_embeddings().weight.detach().mean(0)
     targets = word_embeddings([*words, "background"]) - mean_word  # (W + 1, D)
     left, right, top, bottom = word_embeddings(["left", "right", "top", "bottom"]) - mean_word
+    towards = Targets(targets, left, right, top, bottom)
     length = targets.norm(dim=1).mean()
-    loaded = [Shard(path) for split in ("train", "crowd") for path in shards(split)]
-    parts = [patches_of(shard, random, names) for shard in loaded]
-    features, labels, places = (torch.cat(part) for part in zip(*parts, strict=True))
-    mean, std = features.mean(0), features.std(0)
+
+    # the patches, standardised as those that the projector began with
+    paths = [*shards("train"), *shards("crowd")]
+    features, labels, at = _all_patches(paths, random, names)
+    mean = features.mean(0)
+    std = features.std(0)
     projector = Projector()
     if (CACHE / "aligned.pt").is_file():
         before = torch.load(CACHE / "aligned.pt")
         projector.load_state_dict(before["unfolded"])
-        mean, std = before["mean"], before["std"]
+        mean = before["mean"]
+        std = before["std"]
     optimiser = torch.optim.AdamW(projector.parameters(), lr=RATE, weight_decay=0.01)
     for epoch in range(1, epochs + 1):
+        # the learning rate falls linearly
         for group in optimiser.param_groups:
             group["lr"] = RATE * (1 - (epoch - 1) / epochs)
-        for batch in torch.randperm(len(labels)).split(1024):
-            out = projector((features[batch] - mean) / std)  # (B, D)
-            x, y = places[batch].T[..., None]  # (B, 1) each
-            position = (1 - x) * left + x * right + (1 - y) * top + y * bottom  # (B, D)
-            logits = (
-                F.normalize(out - POSITION * position, dim=1)
-                @ F.normalize(targets, dim=1).T
-                / TEMPERATURE
-            )
+        for batch in torch.randperm(len(labels)).split(BATCH):
+            out = projector((features[batch] - mean) / std)  # (P, D)
+            # without the part that says where the patch lies
+            named = out - POSITION * towards.position(at[batch])  # (P, D)
+            logits = towards.cosines(named) / TEMPERATURE  # (P, W + 1)
             naming = F.cross_entropy(logits, labels[batch])
-            squared = ((out - targets[labels[batch]] - POSITION * position) ** 2).sum(
-                1
-            ).mean() / length**2
+            miss = (named - targets[labels[batch]]).square().sum(1)  # (P,)
+            squared = miss.mean() / length**2
             optimiser.zero_grad()
             (naming + squared).backward()
             optimiser.step()
         if epoch % SAVED == 0 or epoch == epochs:
             save(projector, mean, std, mean_word)
-            print(
-                f"epoch {epoch}: naming {naming.item():.3f}, squared {squared.item():.3f}",
-                flush=True,
-            )
+            losses = f"naming {naming.item():.3f}, squared {squared.item():.3f}"
+            print(f"epoch {epoch}: {losses}", flush=True)
+
+    # how often the right name is the nearest, or among five, on scenes that were not trained on
     for split in ("seen", "unseen"):
-        if found := shards(split):
-            held = [patches_of(Shard(path), random, names) for path in found]
-            vectors, truth, at = (torch.cat(part) for part in zip(*held, strict=True))
-            on_things = truth < len(words)
-            x, y = at.T[..., None]
-            position = (1 - x) * left + x * right + (1 - y) * top + y * bottom
-            with torch.no_grad():
-                out = projector((vectors - mean) / std) - POSITION * position
-                scores = F.normalize(out, dim=1) @ F.normalize(targets, dim=1).T
-            best = scores.topk(5, dim=1).indices
-            hits = (best == truth[:, None])[on_things].float()  # (P, 5)
-            first, any_of_five = hits[:, 0].mean().item(), hits.sum(1).mean().item()
-            print(f"{split}: patches {len(hits)}, top-1 {first:.3f}, top-5 {any_of_five:.3f}")
+        paths = shards(split)
+        if not paths:
+            continue
+        features, truth, at = _all_patches(paths, random, names)
+        with torch.no_grad():
+            named = projector((features - mean) / std) - POSITION * towards.position(at)
+        best = towards.cosines(named).topk(5, dim=1).indices  # (P, 5)
+        on_things = truth < len(words)
+        hits = (best == truth[:, None])[on_things].float()  # (P, 5)
+        first = hits[:, 0].mean().item()
+        any_of_five = hits.sum(1).mean().item()
+        print(f"{split}: patches {len(hits)}, top-1 {first:.3f}, top-5 {any_of_five:.3f}")
+
+
+class Targets:
+    """Embeddings that patches are pulled towards: of names (W + 1, D), and of four sides (D,)."""
+
+    def __init__(
+        self, names: Tensor, left: Tensor, right: Tensor, top: Tensor, bottom: Tensor
+    ) -> None:
+        self.names = names
+        self.sides = (left, right, top, bottom)
+
+    def position(self, at: Tensor) -> Tensor:
+        """Return a mixture of the sides' embeddings (P, D) for x and y (P, 2)."""
+        left, right, top, bottom = self.sides
+        x, y = at.T[..., None]  # (P, 1) each
+        return (1 - x) * left + x * right + (1 - y) * top + y * bottom
+
+    def cosines(self, named: Tensor) -> Tensor:
+        """Return the cosine of patches (P, D) to every name: (P, W + 1)."""
+        return F.normalize(named, dim=1) @ F.normalize(self.names, dim=1).T
+
+
+def _all_patches(
+    paths: list[Path], random: np.random.Generator, names: dict[str, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw patches of several shards, see `patches_of`."""
+    parts = [patches_of(Shard(path), random, names) for path in paths]
+    features = torch.cat([part[0] for part in parts])
+    labels = torch.cat([part[1] for part in parts])
+    at = torch.cat([part[2] for part in parts])
+    return features, labels, at
 
 
 @torch.no_grad()
 def save(projector: Projector, mean: Tensor, std: Tensor, mean_word: Tensor) -> None:
     """Write the projector as LLaVA will use it, and as training resumes from."""
+    # LLaVA has no standardisation of features
     ready = copy.deepcopy(projector)
     ready.fold(mean, std)
     ready.linear_2.bias += mean_word

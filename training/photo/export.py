@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from training.photo.places import CACHE
+from training.photo.folders import CACHE
 
 __all__ = ["export"]
 
@@ -18,9 +18,10 @@ __all__ = ["export"]
 def export(checkpoint: Path, target: Path) -> None:
     """Write the bridge, with what training knew of itself in the file's metadata."""
     saved = torch.load(checkpoint)
-    tensors = {
-        name: value.to(torch.bfloat16).contiguous() for name, value in saved["bridge"].items()
-    }
+    tensors = {}
+    for name, value in saved["bridge"].items():
+        tensors[name] = value.to(torch.bfloat16).contiguous()
+    # how long it was trained is read back with the bridge
     facts = {"step": saved["step"], "minutes": round(saved["seconds"] / 60, 1)}
     save_file(tensors, str(target), metadata={"format": "pt", "facts": json.dumps(facts)})
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")

@@ -1,8 +1,7 @@
-"""What the frozen tower sees in each scene, computed once and kept on disk in shards of `SHARD`
-scenes.
-"""
+"""Compute once what the frozen tower sees in each scene, and keep it on disk in shards."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -13,39 +12,45 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import Dinov2Model
 
-from training.photo.places import CACHE
+from training.photo.folders import CACHE
 from training.photo.scenes import Thing, compose
 
 __all__ = ["SHARD", "Shard", "encode", "prepare", "shards"]
 
-SHARD = 100
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SHARD = 100  # scenes
+# Of ImageNet's channels, as DINOv2 was trained.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 class Shard:
-    """`SHARD` scenes: features (S, N, C) float16, owners (S, GRID, GRID) int8, things of each."""
+    """`SHARD` scenes: features (I, N, D) float16, owners (I, GRID, GRID) int8, things of each."""
 
     def __init__(self, path: Path) -> None:
+        # read from the disk as they are needed
         self.features = np.load(path.with_suffix(".npy"), mmap_mode="r")
         meta = json.loads(path.with_suffix(".json").read_text())
         self.owners = np.array(meta["owners"], dtype=np.int8)
-        self.things = [
-            tuple(Thing(**{**thing, "box": tuple(thing["box"])}) for thing in scene)
-            for scene in meta["things"]
-        ]
+        self.things = [_things(scene) for scene in meta["things"]]
+
+
+def _things(scene: list[dict]) -> tuple[Thing, ...]:
+    """Return the things of a scene, read from JSON."""
+    return tuple(Thing(**{**thing, "box": tuple(thing["box"])}) for thing in scene)
 
 
 def encode(tower: Dinov2Model, images: list[Image.Image]) -> Tensor:
-    """The hidden states that the projector reads, without CLS: (B, N, C)."""
+    """Return the hidden states that the projector reads, without CLS: (I, N, D)."""
     return hidden_states(tower, images)[-1]
 
 
 def hidden_states(tower: Dinov2Model, images: list[Image.Image]) -> list[Tensor]:
-    """Those of every layer, without CLS: (B, N, C) each."""
+    """Return the hidden states of every layer, without CLS: (I, N, D) each."""
     pixels = np.stack([np.asarray(image, dtype=np.float32) for image in images]) / 255
-    # (B, 3, H, W)
+    # (I, 3, PIXELS, PIXELS)
     pixels = torch.from_numpy((pixels - np.float32(MEAN)) / np.float32(STD)).permute(0, 3, 1, 2)
     with torch.inference_mode():
+        # (I, 1 + N, D) each
         states = tower(pixels.to(tower.device), output_hidden_states=True).hidden_states
     return [state[:, 1:].cpu() for state in states]
 
@@ -54,24 +59,28 @@ def prepare(tower: Dinov2Model, split: str, count: int) -> None:
     """Compute what is missing of the first `count` scenes of a split."""
     folder = CACHE / "features"
     folder.mkdir(parents=True, exist_ok=True)
-    for shard in tqdm(range(-(-count // SHARD)), desc=f"features {split}"):
+    for shard in tqdm(range(math.ceil(count / SHARD)), desc=f"features {split}"):
         path = folder / f"{split}-{shard:04d}"
         if path.with_suffix(".json").is_file():
             continue
-        features, owners, things = [], [], []
+        features = []
+        owners = []
+        things = []
+        # two at once: a batch of one wastes half of the tower's time
         for number in range(shard * SHARD, min(count, (shard + 1) * SHARD), 2):
             scenes = [compose(split, number), compose(split, number + 1)]
             features.append(encode(tower, [scene.image for scene in scenes]).half().numpy())
-            owners += [scene.owners.tolist() for scene in scenes]
-            things += [[vars(thing) for thing in scene.things] for scene in scenes]
+            for scene in scenes:
+                owners.append(scene.owners.tolist())
+                things.append([vars(thing) for thing in scene.things])
         np.save(path.with_suffix(".npy"), np.concatenate(features))
         path.with_suffix(".tmp").write_text(json.dumps({"owners": owners, "things": things}))
-        # last, so that a shard is whole or absent
+        # last, so that a shard is complete or absent
         path.with_suffix(".tmp").rename(path.with_suffix(".json"))
 
 
 def shards(split: str) -> list[Path]:
-    """The finished shards of a split."""
+    """Return the finished shards of a split."""
     return sorted(path.with_suffix("") for path in (CACHE / "features").glob(f"{split}-*.json"))
 
 

@@ -1,5 +1,6 @@
-"""Which of the tower's layers tells things apart: the same pictures in two crowds each, at other
-sizes and places.
+"""Find which of the tower's layers tells things apart.
+
+The same pictures are shown in two crowds each, at other sizes and positions.
 
     python -m training.photo.layers
 
@@ -26,49 +27,67 @@ CROWDS = 14
 def nearest_is_right(
     first: list[tuple[str, Tensor]], second: list[tuple[str, Tensor]]
 ) -> tuple[float, float]:
-    """How often the nearest of the first is the same picture: by the mean of a thing's patches, and
-    by patch.
+    """Return how often the nearest of the first things shows the same picture.
 
     Args:
-        first, second: picture and features (P, C) of each thing.
+        first, second: picture and features (P, D) of each thing.
+
+    Returns:
+        By the mean of a thing's patches, and by patch.
     """
+    # standardised, for a few channels are far larger than the others
     patches = torch.cat([features for _, features in first])
-    mean, std = patches.mean(0), patches.std(0)
+    mean = patches.mean(0)
+    std = patches.std(0)
     number = {picture: index for index, (picture, _) in enumerate(first)}
     second = [(picture, features) for picture, features in second if picture in number]
 
     def unit(features: Tensor) -> Tensor:
+        """Return standardised features of length 1."""
         return F.normalize((features - mean) / std, dim=-1)
 
     def labels(things: list[tuple[str, Tensor]]) -> Tensor:
-        return torch.tensor([number[picture] for picture, features in things for _ in features])
+        """Return the number of the picture that each patch shows."""
+        numbers = []
+        for picture, features in things:
+            numbers += [number[picture]] * len(features)
+        return torch.tensor(numbers)
 
+    # thing by thing: (second, first) cosines
     known = unit(torch.stack([features.mean(0) for _, features in first]))
-    asked = unit(torch.stack([features.mean(0) for _, features in second]))
+    looked_for = unit(torch.stack([features.mean(0) for _, features in second]))
     wanted = torch.tensor([number[picture] for picture, _ in second])
-    by_thing = (asked @ known.T).argmax(1) == wanted
-    near = (unit(torch.cat([features for _, features in second])) @ unit(patches).T).argmax(1)
-    by_patch = labels(first)[near] == labels(second)
+    by_thing = (looked_for @ known.T).argmax(1) == wanted
+
+    # patch by patch
+    others = torch.cat([features for _, features in second])
+    nearest = (unit(others) @ unit(patches).T).argmax(1)
+    by_patch = labels(first)[nearest] == labels(second)
     return by_thing.float().mean().item(), by_patch.float().mean().item()
 
 
 def main() -> None:
+    """Print a line for each hidden state of the tower."""
     torch.set_num_threads(1)
     tower = Dinov2Model.from_pretrained(PARTS / "tower").eval()
     depth = len(tower.encoder.layer) + 1
-    seen: list[list[list[tuple[str, Tensor]]]] = [[[], []] for _ in range(depth)]
+    # of each layer, the things of the first crowds and of the second
+    first: list[list[tuple[str, Tensor]]] = [[] for _ in range(depth)]
+    second: list[list[tuple[str, Tensor]]] = [[] for _ in range(depth)]
     for number in tqdm(range(CROWDS), desc="crowds"):
-        for again in range(2):
+        for again, seen in enumerate((first, second)):
             scene = compose("crowd", number, again)
             states = hidden_states(tower, [scene.image])
             for index, thing in enumerate(scene.things):
-                places = np.flatnonzero(scene.owners.reshape(-1) == index)
+                patches = np.flatnonzero(scene.owners.reshape(-1) == index)
+                # a thing may be covered completely by later ones
+                if not len(patches):
+                    continue
                 for layer in range(depth):
-                    if len(places):
-                        seen[layer][again].append((thing.picture, states[layer][0, places]))
+                    seen[layer].append((thing.picture, states[layer][0, patches]))
     print("hidden state  by thing  by patch")
-    for layer, (first, second) in enumerate(seen):
-        by_thing, by_patch = nearest_is_right(first, second)
+    for layer in range(depth):
+        by_thing, by_patch = nearest_is_right(first[layer], second[layer])
         print(f"{layer:12}  {by_thing:8.3f}  {by_patch:8.3f}")
 
 

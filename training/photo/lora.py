@@ -1,4 +1,4 @@
-"""Low-rank additions to linear layers, by hand: y = W x + B A x."""
+"""Add low-rank products to linear layers, by hand: y = W x + B A x."""
 
 import math
 
@@ -21,6 +21,7 @@ class LoRA(nn.Module):
         self.up = nn.Parameter(torch.zeros(base.out_features, rank))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the layer of x (…, in) plus the product: (…, out)."""
         return self.base(x) + (x @ self.down.T) @ self.up.T
 
 
@@ -29,11 +30,15 @@ def add_lora(model: LlamaForCausalLM, rank: int) -> None:
     model.requires_grad_(False)
     for layer in model.model.layers:
         for block in (layer.self_attn, layer.mlp):
+            # a list, for children are replaced on the way
             for name, child in list(block.named_children()):
                 if name in LAYERS:
                     setattr(block, name, LoRA(child, rank))
 
 
 def lora_parameters(model: LlamaForCausalLM) -> dict[str, Tensor]:
-    """The trained parameters by name: `model.layers.0.self_attn.q_proj.down`, `….up`, …"""
+    """Return trained parameters by name: `model.layers.0.self_attn.q_proj.down`, `….up`, ….
+
+    Those of the model itself are frozen.
+    """
     return {name: value for name, value in model.named_parameters() if value.requires_grad}

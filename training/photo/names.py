@@ -1,4 +1,4 @@
-"""The nouns that the model learns to say: each with its kind and the other words for it."""
+"""Know the nouns that the model learns to say, each with its kind and other words for it."""
 
 import re
 from dataclasses import dataclass
@@ -19,63 +19,27 @@ IRREGULAR = {
     "woodlouse": "woodlice",
 }
 """Plurals that no rule makes."""
-PAIRS = {
-    "binoculars",
-    "fireworks",
-    "french fries",
-    "glasses",
-    "grapes",
-    "headphones",
-    "pancakes",
-    "pants",
-}
-PAIRS |= {"pliers", "scissors", "sunglasses", "dice"}
+_PAIRS = """
+    binoculars, fireworks, french fries, glasses, grapes, headphones, pancakes, pants,
+    pliers, scissors, sunglasses, dice
+"""
+PAIRS = {name.strip() for name in _PAIRS.split(",")}
 """Nouns that are plural already."""
 SAME = {"fish", "clownfish", "lionfish", "sheep", "deer", "reindeer", "shrimp", "bison"}
 """Nouns whose plural looks like one."""
-MASS = {
-    "bacon",
-    "bamboo",
-    "beer",
-    "bread",
-    "broccoli",
-    "butter",
-    "candy",
-    "cheese",
-    "chocolate",
-    "clothing",
-}
-MASS |= {
-    "coffee",
-    "corn",
-    "fire",
-    "food",
-    "fruit",
-    "furniture",
-    "garlic",
-    "ginger",
-    "holly",
-    "juice",
-    "lasagna",
-}
-MASS |= {
-    "lavender",
-    "lemonade",
-    "lettuce",
-    "lightning",
-    "milk",
-    "money",
-    "santa claus",
-    "soda",
-    "soup",
-}
-MASS |= {"spaghetti", "tea", "thyme", "wine"}
+_MASS = """
+    bacon, bamboo, beer, bread, broccoli, butter, candy, cheese, chocolate, clothing,
+    coffee, corn, fire, food, fruit, furniture, garlic, ginger, holly, juice, lasagna,
+    lavender, lemonade, lettuce, lightning, milk, money, santa claus, soda, soup,
+    spaghetti, tea, thyme, wine
+"""
+MASS = {name.strip() for name in _MASS.split(",")}
 """Nouns that nobody counts."""
 
 
 @dataclass(frozen=True)
 class Noun:
-    """One thing that a picture may show: its name, its kind, and other words for it."""
+    """A thing that an image may show: its name, its kind, and other words for it."""
 
     name: str
     kind: str
@@ -89,9 +53,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def sections(path: Path) -> dict[str, list[str]]:
-    """Read a text file of `[section]` lines and what follows each, without comments and empty
-    lines.
-    """
+    """Read a text file of `[section]` lines and what follows each, without comments."""
     found: dict[str, list[str]] = {}
     for line in lines_of(path):
         if line.startswith("["):
@@ -102,25 +64,32 @@ def sections(path: Path) -> dict[str, list[str]]:
 
 
 def _read(path: Path) -> dict[str, Noun]:
+    """Read nouns by their names, from a section for each kind."""
     nouns = {}
     for kind, lines in sections(path).items():
         for line in lines:
+            # a name, or "name: other, words"
             name, _, others = line.partition(": ")
             nouns[name] = Noun(name, kind, tuple(others.split(", ")) if others else ())
     return nouns
 
 
 NOUNS = _read(Path(__file__).with_name("nouns.txt"))
-_WORDS = {
-    word: noun for noun in NOUNS.values() for word in (noun.name.replace("-", " "), *noun.aliases)
-}
+# Every word for a noun; captions have no hyphens.
+_WORDS: dict[str, Noun] = {}
+for _noun in NOUNS.values():
+    for _word in (_noun.name.replace("-", " "), *_noun.aliases):
+        _WORDS[_word] = _noun
 _LONGEST = max(len(word.split()) for word in _WORDS)
+# Words before which a caption has said what it shows; some captions are Italian.
 _CUT = re.compile(r"\b(with|on|in|of|under|from|for|by|con|sul|di|del|without)\b")
 
 
 def noun_in(caption: str) -> Noun | None:
-    """Find the noun that a caption ends on, before any "with …" or "on …"; None: no known one, or
-    several.
+    """Find the noun that a caption ends on, before any "with …" or "on …".
+
+    Returns:
+        None: it ends on no known noun, or names several things.
     """
     words = re.findall(r"[a-z]+", caption.lower())
     text = " ".join(words)
@@ -134,9 +103,11 @@ def noun_in(caption: str) -> Noun | None:
 
 
 def _last(words: list[str]) -> Noun | None:
+    """Return the last noun among words, the longest that ends there."""
     for end in range(len(words), 0, -1):
         for start in range(max(0, end - _LONGEST), end):
             phrase = " ".join(words[start:end])
+            # a plural, too
             for form in (phrase, phrase.removesuffix("s")):
                 if form in _WORDS:
                     return _WORDS[form]
@@ -144,7 +115,7 @@ def _last(words: list[str]) -> Noun | None:
 
 
 def plural(name: str) -> str:
-    """Several of a thing."""
+    """Return the plural of a thing's name."""
     if name in IRREGULAR:
         return IRREGULAR[name]
     if name in PAIRS | SAME | MASS:
@@ -157,7 +128,7 @@ def plural(name: str) -> str:
 
 
 def with_article(name: str) -> str:
-    """One of a thing: "an owl", "a cat", "scissors"."""
+    """Return a thing's name with its article: "an owl", "a cat", "scissors"."""
     if name in PAIRS | MASS:
         return name
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

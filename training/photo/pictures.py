@@ -1,4 +1,6 @@
-"""The pictures of things that scenes are made of: cut out, named, and split by picture file.
+"""Prepare the pictures of things that scenes are made of: cut out, named, and split by file.
+
+A picture is one thing cut out; an image is a scene of several, as the model sees it.
 
 Clip art (public domain) comes from Debian's openclipart-svg, photographs from
 tuxpaint-stamps-default (GPL-2: read here, never committed). Both are downloaded once with apt and
@@ -18,8 +20,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from training.photo.folders import CACHE
 from training.photo.names import lines_of, noun_in
-from training.photo.places import CACHE
 
 __all__ = ["PICTURES", "clusters", "open_picture", "prepare", "read_index", "split_of"]
 
@@ -27,13 +29,22 @@ PICTURES = CACHE / "pictures"
 PACKAGES = ("tuxpaint-stamps-default", "openclipart-svg")
 SIDE = 320  # pixels of a picture's longer side
 NEAR = 8  # bits of 64 in which two fingerprints of the same drawing may differ
+COLLECTION = re.compile(
+    r"clipart|sibmission|various|collection|iconset|elements|homes|home", re.IGNORECASE
+)
+AUTHOR = re.compile(
+    r"_(architett?o?|franc\w*|fra|rollandin|nicu|bucul\w*|ganson|benji|park|mimooh|peterm|juliane"
+    r"|krug|01|02|03)\b.*"
+)
 SKIPPED = re.compile("|".join(lines_of(Path(__file__).with_name("skipped.txt"))))
+# Pictures whose caption misleads.
 NAMED = {
     "gnu-baby": "gnu",
     "gnu-baby-stand": "gnu",
     "magnifing_glass_gino_riv_01": "magnifying glass",
     "card_figure_king_nicu_r": "king",
 }
+# Spans of hue, 0 … 1; red lies on both sides of 0.
 COLOURS = {
     "red": (0.96, 0.05),
     "orange": (0.05, 0.11),
@@ -46,41 +57,41 @@ COLOURS = {
 
 
 def prepare() -> None:
-    """Download, cut out, name and list every picture of a known thing; what is there already is
-    kept.
-    """
+    """Download, cut out, name and list every picture of a known thing, unless that was done."""
     if (PICTURES / "index.json").is_file():
         return
     PICTURES.mkdir(parents=True, exist_ok=True)
+
+    # cut out each file once, whatever its name
     stamps, drawings = _unpacked()
-    rows, known = [], set()
-    for path in tqdm(
-        sorted(stamps.rglob("*.png")) + sorted(drawings.rglob("*.svg")), desc="pictures"
-    ):
+    files = sorted(stamps.rglob("*.png")) + sorted(drawings.rglob("*.svg"))
+    rows = []
+    prints = []
+    known = set()
+    for path in tqdm(files, desc="pictures"):
         content = path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()[:16]
         if digest in known or SKIPPED.search(str(path)):
             continue
         known.add(digest)
         noun = noun_in(_caption(path, content))
-        image = _cut(path) if noun is not None else None
-        if noun is None or image is None:
+        picture = _cut(path) if noun is not None else None
+        if noun is None or picture is None:
             continue
-        image.save(PICTURES / f"{digest}.png")
-        photo = path.suffix == ".png" and "/cartoon/" not in str(path)
-        source = "photo" if photo else "stamp" if path.suffix == ".png" else "clipart"
-        rows.append(
-            {
-                "id": digest,
-                "file": path.name,
-                "source": source,
-                "name": noun.name,
-                "kind": noun.kind,
-                "colour": _colour(image),
-                "prints": _prints(image),
-            }
-        )
-    for row, cluster in zip(rows, clusters([row.pop("prints") for row in rows]), strict=True):
+        picture.save(PICTURES / f"{digest}.png")
+        row = {
+            "id": digest,
+            "file": path.name,
+            "source": _source(path),
+            "name": noun.name,
+            "kind": noun.kind,
+            "colour": _colour(picture),
+        }
+        rows.append(row)
+        prints.append(_prints(picture))
+
+    # variants of one drawing are one cluster, which is in one split
+    for row, cluster in zip(rows, clusters(prints), strict=True):
         row["cluster"] = rows[cluster]["id"]
     for row in rows:
         row["split"] = split_of(row, rows)
@@ -89,60 +100,82 @@ def prepare() -> None:
 
 @lru_cache
 def read_index() -> list[dict]:
-    """Every picture: id, file, source, name, kind, colour, cluster, split ("train" or "unseen")."""
+    """Read what is known of every picture.
+
+    Returns:
+        Rows of id, file, source, name, kind, colour, cluster and split ("train" or "unseen").
+    """
     return json.loads((PICTURES / "index.json").read_text())
 
 
 @lru_cache(maxsize=1500)
 def open_picture(digest: str) -> Image.Image:
-    """The cut-out picture, RGBA, at most `SIDE` pixels."""
+    """Return a cut-out picture, RGBA, at most `SIDE` pixels."""
     return Image.open(PICTURES / f"{digest}.png").convert("RGBA")
 
 
 def clusters(prints: list[tuple[int, int]]) -> list[int]:
-    """Give each picture the index of its cluster's first, from fingerprints of it and of its mirror
-    image.
+    """Give each picture the index of its cluster's first.
+
+    Args:
+        prints: fingerprints of each picture and of its mirror image.
     """
-    plain = _bits([print_ for print_, _ in prints])  # (N, 64)
-    mirrored = _bits([print_ for _, print_ in prints])
+    plain = _bits([print_ for print_, _ in prints])  # (P, 64)
+    mirrored = _bits([print_ for _, print_ in prints])  # (P, 64)
     first = list(range(len(prints)))
     for index in range(len(prints)):
-        near = (
-            np.minimum(
-                (plain[:index] != plain[index]).sum(1), (plain[:index] != mirrored[index]).sum(1)
-            )
-            <= NEAR
-        )
+        # bits in which earlier pictures differ from this one, or from its mirror image
+        as_it_is = (plain[:index] != plain[index]).sum(1)
+        in_mirror = (plain[:index] != mirrored[index]).sum(1)
+        near = np.minimum(as_it_is, in_mirror) <= NEAR
         for other in np.flatnonzero(near):
-            old, new = sorted((_root(first, index), _root(first, int(other))), reverse=True)
-            first[old] = new
+            # join two clusters: the first of all is the first of both
+            roots = (_root(first, index), _root(first, int(other)))
+            first[max(roots)] = min(roots)
     return [_root(first, index) for index in range(len(prints))]
 
 
 def split_of(row: dict, rows: list[dict]) -> str:
-    """A quarter of the clusters of each noun that has several clusters is never trained on."""
-    same = sorted(
-        {other["cluster"] for other in rows if other["name"] == row["name"]},
-        key=lambda key: hashlib.sha256(key.encode()).hexdigest(),
-    )
+    """Return a picture's split: "unseen" for a quarter of the clusters of each noun, else "train".
+
+    A noun with one cluster is trained on.
+    """
+    # a noun's clusters, in an order that has nothing to do with what they show
+    same = {other["cluster"] for other in rows if other["name"] == row["name"]}
+    shuffled = sorted(same, key=lambda key: hashlib.sha256(key.encode()).hexdigest())
+    held: list[str] = []
+    if len(shuffled) >= 4:
+        held = shuffled[: len(shuffled) // 4]
+    elif len(shuffled) >= 2:
+        held = shuffled[:1]
+
+    # a cluster with two names would be seen under the other one
     owners = {other["name"] for other in rows if other["cluster"] == row["cluster"]}
-    held = same[: len(same) // 4] if len(same) >= 4 else same[:1] if len(same) >= 2 else []
     return "unseen" if row["cluster"] in held and len(owners) == 1 else "train"
 
 
+def _source(path: Path) -> str:
+    """Return what kind of picture a file is."""
+    if path.suffix != ".png":
+        return "clipart"
+    return "stamp" if "/cartoon/" in str(path) else "photo"
+
+
 def _bits(prints: list[int]) -> np.ndarray:
-    return np.array(
-        [[value >> bit & 1 for bit in range(64)] for value in prints], dtype=bool
-    ).reshape(-1, 64)
+    """Return fingerprints as bits (P, 64), the lowest first."""
+    values = np.array(prints, dtype=np.uint64).reshape(-1, 1)
+    return (values >> np.arange(64, dtype=np.uint64) & np.uint64(1)).astype(bool)
 
 
 def _root(first: list[int], index: int) -> int:
+    """Return the first of a cluster."""
     while first[index] != index:
         index = first[index]
     return index
 
 
 def _unpacked() -> tuple[Path, Path]:
+    """Return the folders of stamps and drawings, downloaded and unpacked if they are missing."""
     folder = CACHE / "debian"
     stamps = folder / "usr/share/tuxpaint/stamps"
     drawings = folder / "usr/share/openclipart/svg"
@@ -161,90 +194,100 @@ def _unpacked() -> tuple[Path, Path]:
 
 
 def _caption(path: Path, content: bytes) -> str:
+    """Return what a file says it shows: its caption or title, else its name."""
     if path.stem in NAMED:
         return NAMED[path.stem]
     if path.suffix == ".png":
+        # stamps have a text beside them, whose first line is English
         text = path.with_suffix(".txt")
         first = text.read_text(errors="replace").splitlines()[0] if text.is_file() else ""
         named = re.split(r"[,.!(—–]", first)[0]
         return named if noun_in(named) is not None else path.stem.replace("_", " ")
     title = re.search(rb"<dc:title>\s*([^<]*)", content)
     words = title.group(1).decode("utf8", "replace") if title else ""
-    boring = re.search(
-        r"clipart|sibmission|various|collection|iconset|elements|homes|home", words, re.I
-    )
-    name = re.sub(
-        r"_(architett?o?|franc\w*|fra|rollandin|nicu|bucul\w*|ganson|benji|park|mimooh|peterm|juliane|krug|01|02|03)\b.*",
-        "",
-        path.stem,
-    )
-    return words if not boring and noun_in(words) is not None else name.replace("_", " ")
+    # titles of whole collections say nothing of one drawing; names of files end on their authors
+    if noun_in(words) is not None and not COLLECTION.search(words):
+        return words
+    return AUTHOR.sub("", path.stem).replace("_", " ")
 
 
 def _cut(path: Path) -> Image.Image | None:
-    """Draw a picture on nothing, trimmed to what is opaque; None: it cannot be drawn, is empty or
-    is a mere line.
+    """Draw a picture on nothing, trimmed to what is opaque.
+
+    Returns:
+        None: it cannot be drawn, is empty, or is a mere line.
     """
     try:
         if path.suffix == ".svg":
             import resvg_py
 
-            image = Image.open(
-                io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=SIDE)))
-            ).convert("RGBA")
+            drawn = bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=SIDE))
+            picture = Image.open(io.BytesIO(drawn)).convert("RGBA")
         else:
-            image = Image.open(path).convert("RGBA")
+            picture = Image.open(path).convert("RGBA")
+    # some of thousands of files are broken, each in its own way
     except Exception:
         return None
-    image.thumbnail((4 * SIDE, 4 * SIDE))
-    box = image.getchannel("A").point(lambda value: 255 * (value > 32)).getbbox()
+
+    # trim; large ones are reduced before, for speed
+    picture.thumbnail((4 * SIDE, 4 * SIDE))
+    box = picture.getchannel("A").point(lambda value: 255 * (value > 32)).getbbox()
     if box is None:
         return None
-    image = image.crop(box)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    alpha = np.asarray(image.getchannel("A")) > 128
-    slim = max(image.size) > 8 * min(image.size)
-    return None if slim or min(image.size) < 16 or alpha.mean() < 0.12 else image
+    picture = picture.crop(box)
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+    alpha = np.asarray(picture.getchannel("A")) > 128
+    slim = max(picture.size) > 8 * min(picture.size)
+    if slim or min(picture.size) < 16 or alpha.mean() < 0.12:
+        return None
+    return picture
 
 
 def _prints(image: Image.Image) -> tuple[int, int]:
-    """64 bits of which neighbour is brighter, for the picture on grey and for its mirror image."""
+    """Return the fingerprints of a picture on grey, and of its mirror image."""
     ground = Image.new("RGBA", image.size, (128, 128, 128, 255))
     grey = Image.alpha_composite(ground, image).convert("L")
-    return tuple(
-        _differences(one) for one in (grey, grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
-    )  # type: ignore[return-value]
+    mirrored = grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return _differences(grey), _differences(mirrored)
 
 
 def _differences(grey: Image.Image) -> int:
-    pixels = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
-    return int("".join("01"[int(bit)] for bit in (pixels[:, 1:] > pixels[:, :-1]).ravel()), 2)
+    """Return 64 bits that say of 8 by 8 neighbours in a row which is brighter."""
+    pixels = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), dtype=np.int16)  # (8, 9)
+    brighter = (pixels[:, 1:] > pixels[:, :-1]).ravel()  # (64,)
+    return int("".join("1" if bit else "0" for bit in brighter), 2)
 
 
 def _colour(image: Image.Image) -> str | None:
-    """The one colour that two thirds of the opaque pixels have, or None."""
-    pixels = np.asarray(image.resize((64, 64)))
+    """Return the one colour that two thirds of the opaque pixels have, or None."""
+    pixels = np.asarray(image.resize((64, 64)))  # (64, 64, RGBA)
     opaque = pixels[..., 3] > 128
-    hue, saturation, value = np.moveaxis(
-        np.asarray(Image.fromarray(pixels[..., :3]).convert("HSV")) / 255.0, 2, 0
-    )
+    hsv = np.asarray(Image.fromarray(pixels[..., :3]).convert("HSV")) / 255.0
+    hue, saturation, value = np.moveaxis(hsv, 2, 0)
+
+    # count the pixels of each colour
     coloured = opaque & (saturation > 0.35) & (value > 0.35)
     shares = {name: (coloured & _between(hue, *span)).sum() for name, span in COLOURS.items()}
     shares["black"] = (opaque & (value < 0.2)).sum()
     shares["white"] = (opaque & (value > 0.85) & (saturation < 0.12)).sum()
     shares["gray"] = (opaque & (value >= 0.25) & (value <= 0.8) & (saturation < 0.12)).sum()
+
+    # a dark red or orange is brown, and nothing else
     brown = coloured & _between(hue, 0.0, 0.13) & (value < 0.65)
     shares["brown"] = brown.sum()
-    shares["red"], shares["orange"] = (
-        shares["red"] - (brown & _between(hue, 0.96, 0.05)).sum(),
-        shares["orange"] - (brown & _between(hue, 0.05, 0.11)).sum(),
-    )
+    for name in ("red", "orange"):
+        shares[name] -= (brown & _between(hue, *COLOURS[name])).sum()
+
     name, count = max(shares.items(), key=lambda pair: pair[1])
     return name if count > 0.62 * opaque.sum() else None
 
 
 def _between(hue: np.ndarray, low: float, high: float) -> np.ndarray:
-    return (hue >= low) & (hue < high) if low < high else (hue >= low) | (hue < high)
+    """Return which hues lie in a span, which may run over 0."""
+    if low < high:
+        return (hue >= low) & (hue < high)
+    return (hue >= low) | (hue < high)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Questions about a scene and their short answers, each in at least twenty wordings."""
+"""Ask questions about a scene, with short answers, each in at least twenty wordings."""
 
 import re
 from collections import Counter
@@ -16,8 +16,14 @@ __all__ = ["TYPES", "WORDINGS", "Question", "matches", "normalise", "questions"]
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its answer, its type, the things that it is about, and other answers that are as
-    right.
+    """A question about a scene.
+
+    Attributes:
+        text: as it is asked.
+        answer: the right one.
+        type: one of `TYPES`.
+        about: indices of the things that it is about.
+        accepted: other answers that are as right.
     """
 
     text: str
@@ -29,13 +35,22 @@ class Question:
 
 WORDINGS = sections(Path(__file__).with_name("wordings.txt"))
 TYPES = tuple(WORDINGS)
+# Ninths of the image, by column and row.
 REGIONS = {
-    "top left": (0, 0), "top": (1, 0), "top right": (2, 0), "left": (0, 1), "center": (1, 1), "right": (2, 1),
-    "bottom left": (0, 2), "bottom": (1, 2), "bottom right": (2, 2),
-}  # fmt: skip
+    "top left": (0, 0),
+    "top": (1, 0),
+    "top right": (2, 0),
+    "left": (0, 1),
+    "center": (1, 1),
+    "right": (2, 1),
+    "bottom left": (0, 2),
+    "bottom": (1, 2),
+    "bottom right": (2, 2),
+}
 NUMBERS = ("0", "1", "2", "3", "4", "5", "6")
 WORDS = ("zero", "one", "two", "three", "four", "five", "six")
-PLACE = {
+# Several of a kind, where a noun's plural is not what one says.
+SEVERAL = {
     "animal": "animals",
     "fruit": "fruits",
     "food": "foods",
@@ -57,53 +72,55 @@ NAMED_KINDS = (
     "toy",
 )
 CREATURES = ("animal", "bird", "fish", "insect")
-# of the picture's side: nearer than this to a border of its region, a place has no clear name
+# Of the image's side: nearer than this to a border of its region, a thing is in no clear region.
 EDGE = 0.04
+# Words that an answer may have or not.
+FILLERS = ("a", "an", "the", "some", "at", "in", "on", "there", "is", "are", "it", "to")
 
 
 def questions(things: tuple[Thing, ...], random: np.random.Generator, count: int) -> list[Question]:
-    """Draw several questions about a scene, as different in type as it allows; one of them asks for
-    a description.
+    """Draw several questions about a scene, as different in type as it allows.
+
+    The first one asks for a description.
     """
-    asked: list[Question] = []
+    drawn: list[Question] = []
     texts: set[str] = set()
-    order = sorted(
-        (TYPES[index] for index in random.permutation(len(TYPES))),
-        key=lambda type_: type_ != "describe",
-    )
-    while len(asked) < count:
-        before = len(asked)
+    shuffled = [TYPES[index] for index in random.permutation(len(TYPES))]
+    order = sorted(shuffled, key=lambda type_: type_ != "describe")
+    while len(drawn) < count:
+        # a round: one question of each type, where the scene has one
+        before = len(drawn)
         for type_ in order:
             made = _MAKERS[type_](things, random)
-            if made is not None and made.text not in texts and len(asked) < count:
-                asked.append(made)
+            if made is not None and made.text not in texts and len(drawn) < count:
+                drawn.append(made)
                 texts.add(made.text)
         order = [type_ for type_ in order if type_ != "describe"]
-        if len(asked) == before:
+        # a round without a new question: the scene has no more
+        if len(drawn) == before:
             break
-    return asked
+    return drawn
 
 
 def normalise(answer: str) -> str:
-    """Lower case, no article, no punctuation, numbers as digits."""
-    words = re.findall(
-        r"[a-z0-9]+", answer.lower().replace("grey", "gray").replace("colour", "color")
-    )
-    words = [NUMBERS[WORDS.index(word)] if word in WORDS else word for word in words]
-    return " ".join(
-        word
-        for word in words
-        if word
-        not in ("a", "an", "the", "some", "at", "in", "on", "there", "is", "are", "it", "to")
-    )
+    """Return an answer in lower case, without articles and punctuation, numbers as digits."""
+    american = answer.lower().replace("grey", "gray").replace("colour", "color")
+    kept = []
+    for word in re.findall(r"[a-z0-9]+", american):
+        if word in WORDS:
+            kept.append(NUMBERS[WORDS.index(word)])
+        elif word not in FILLERS:
+            kept.append(word)
+    return " ".join(kept)
 
 
 def matches(said: str, question: Question) -> bool:
-    """Whether an answer is the right one, or one that is as right, after normalising."""
+    """Return whether an answer is the right one, or one that is as right, after normalising."""
     return normalise(said) in {normalise(right) for right in (question.answer, *question.accepted)}
 
 
 def _one(random: np.random.Generator, options: list) -> object:
+    """Draw one of some options."""
     return options[int(random.integers(len(options)))]
 
 
@@ -115,39 +132,48 @@ def _ask(
     accepted: tuple[str, ...] = (),
     **words: str,
 ) -> Question:
+    """Return a question of a type in one of its wordings."""
     text = str(_one(random, WORDINGS[type_])).format(**words)
     return Question(text, answer[0].upper() + answer[1:], type_, about, accepted)
 
 
 def _thing_answer(name: str) -> str:
+    """Return the name of a thing as an answer: "an owl", "some bread"."""
     article = with_article(name)
     return article if article != name else f"some {name}"
 
 
 def _also(name: str) -> tuple[str, ...]:
+    """Return other words for a thing."""
     return (*NOUNS[name].aliases, plural(name))
 
 
 def _unique(things: tuple[Thing, ...]) -> list[int]:
+    """Return indices of things that are the only ones of their name."""
     counts = Counter(thing.name for thing in things)
     return [index for index, thing in enumerate(things) if counts[thing.name] == 1]
 
 
 def _region(thing: Thing) -> str | None:
+    """Return the ninth of the image in which a thing lies; None: it is too near to a border."""
     x, y = thing.centre
-    if min(abs(value - border) for value in (x, y) for border in (1 / 3, 2 / 3)) < EDGE:
-        return None
+    for border in (1 / 3, 2 / 3):
+        if abs(x - border) < EDGE or abs(y - border) < EDGE:
+            return None
     return next(name for name, cell in REGIONS.items() if cell == (int(x * 3), int(y * 3)))
 
 
-def _in_place(region: str) -> str:
-    return (
-        "in the center"
-        if region == "center"
-        else f"on the {region}"
-        if region in ("left", "right")
-        else f"at the {region}"
-    )
+def _in_region(region: str) -> str:
+    """Return a region with its preposition."""
+    if region == "center":
+        return "in the center"
+    if region in ("left", "right"):
+        return f"on the {region}"
+    return f"at the {region}"
+
+
+# What follows makes a question of each type, or None where a scene has no clear one. The order in
+# which random numbers are drawn is part of what a seed means.
 
 
 def _what(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
@@ -159,7 +185,7 @@ def _what(things: tuple[Thing, ...], random: np.random.Generator) -> Question | 
 
 
 def _absent(things: tuple[Thing, ...], random: np.random.Generator) -> str:
-    """A noun that is not shown; every other time one of a kind that is."""
+    """Draw a noun that is not shown; every other time one of a kind that is."""
     shown = {thing.name for thing in things}
     kinds = {thing.kind for thing in things}
     near = [name for name, noun in NOUNS.items() if noun.kind in kinds and name not in shown]
@@ -172,11 +198,12 @@ def _exists(things: tuple[Thing, ...], random: np.random.Generator) -> Question 
     about: tuple[int, ...] = ()
     yes = random.random() < 0.5
     if random.random() < 0.25:
-        options = [
-            kind
-            for kind in NAMED_KINDS
-            if (kind in kinds) == yes and not (kind == "animal" and kinds & set(CREATURES))
-        ]
+        # of a kind; whether a bird is an animal is not asked
+        options = []
+        for kind in NAMED_KINDS:
+            doubtful = kind == "animal" and kinds & set(CREATURES)
+            if (kind in kinds) == yes and not doubtful:
+                options.append(kind)
         if not options:
             return None
         name = str(_one(random, options))
@@ -186,14 +213,18 @@ def _exists(things: tuple[Thing, ...], random: np.random.Generator) -> Question 
         about = tuple(index for index, thing in enumerate(things) if thing.name == name)
     else:
         name = _absent(things, random)
-    several = PLACE.get(name, plural(name))
+    several = SEVERAL.get(name, plural(name))
     return _ask("exists", random, "yes" if yes else "no", about, a=with_article(name), s=several)
 
 
 def _either(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
     index = int(random.integers(len(things)))
-    right, wrong = things[index].name, _absent(things, random)
-    first, second = (right, wrong) if random.random() < 0.5 else (wrong, right)
+    right = things[index].name
+    wrong = _absent(things, random)
+    # the right one first or second
+    first, second = right, wrong
+    if random.random() >= 0.5:
+        first, second = wrong, right
     words = {
         "a": with_article(first),
         "b": with_article(second),
@@ -206,17 +237,19 @@ def _count(things: tuple[Thing, ...], random: np.random.Generator) -> Question |
     counts = Counter(thing.name for thing in things)
     several = [name for name, number in counts.items() if number > 1]
     if random.random() < 0.12:
+        # none of it
         name = _absent(things, random)
     else:
-        name = str(_one(random, several if several and random.random() < 0.75 else list(counts)))
+        # mostly of what there is more than one
+        options = several if several and random.random() < 0.75 else list(counts)
+        name = str(_one(random, options))
+    # nobody counts bread
     if plural(name) == name:
         return None
     about = tuple(index for index, thing in enumerate(things) if thing.name == name)
-    return (
-        _ask("count", random, NUMBERS[len(about)], about, s=plural(name))
-        if len(about) < len(NUMBERS)
-        else None
-    )
+    if len(about) >= len(NUMBERS):
+        return None
+    return _ask("count", random, NUMBERS[len(about)], about, s=plural(name))
 
 
 def _colour(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
@@ -233,33 +266,29 @@ def _where(things: tuple[Thing, ...], random: np.random.Generator) -> Question |
         return None
     index = int(_one(random, options))  # type: ignore[call-overload]
     region = str(_region(things[index]))
-    accepted = (
-        f"{region} of the picture",
-        f"{region} corner",
-        "middle" if region == "center" else region,
-    )
-    return _ask("where", random, _in_place(region), (index,), accepted, n=things[index].name)
+    middle = "middle" if region == "center" else region
+    accepted = (f"{region} of the picture", f"{region} corner", middle)
+    return _ask("where", random, _in_region(region), (index,), accepted, n=things[index].name)
 
 
 def _at(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
     regions = [_region(thing) for thing in things]
     cells = Counter(regions)
-    options = [
-        index
-        for index, region in enumerate(regions)
-        if region is not None and cells[region] == 1 and None not in cells
-    ]
+    # only where every thing is in a clear region, and this one alone in its own
+    options = []
+    for index, region in enumerate(regions):
+        if region is not None and cells[region] == 1 and None not in cells:
+            options.append(index)
     if not options or len({thing.name for thing in things}) == 1:
         return None
     index = int(_one(random, options))  # type: ignore[call-overload]
     name = things[index].name
-    return _ask(
-        "at", random, _thing_answer(name), (index,), _also(name), p=_in_place(str(regions[index]))
-    )
+    region = _in_region(str(regions[index]))
+    return _ask("at", random, _thing_answer(name), (index,), _also(name), p=region)
 
 
 def _side(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
-    """What is left of, right of, above or below a thing, where one other alone is clearly there."""
+    """Ask for what is left of, right of, above or below a thing, where that is one thing alone."""
     if len(things) != len(_unique(things)) or not 2 <= len(things) <= 3:
         return None
     index = int(random.integers(len(things)))
@@ -269,17 +298,21 @@ def _side(things: tuple[Thing, ...], random: np.random.Generator) -> Question | 
         (1, -1, "above"),
         (1, 1, "below"),
     ][int(random.integers(4))]
+    # how far the others are in that direction, and across it
     offsets = [sign * (thing.centre[axis] - things[index].centre[axis]) for thing in things]
     across = [abs(thing.centre[1 - axis] - things[index].centre[1 - axis]) for thing in things]
     there = [other for other in range(len(things)) if other != index and offsets[other] > 0.03]
-    if len(there) != 1 or offsets[there[0]] < 0.15 or across[there[0]] > 1.5 * offsets[there[0]]:
+    if len(there) != 1:
         return None
-    name = things[there[0]].name
+    [other] = there
+    if offsets[other] < 0.15 or across[other] > 1.5 * offsets[other]:
+        return None
+    name = things[other].name
     return _ask(
         "side",
         random,
         _thing_answer(name),
-        (index, there[0]),
+        (index, other),
         _also(name),
         d=words,
         D=words.capitalize(),
@@ -292,21 +325,22 @@ def _beside(things: tuple[Thing, ...], random: np.random.Generator) -> Question 
         return None
     index = int(random.integers(len(things)))
     x, y = things[index].centre
-    far = sorted(
-        (np.hypot(thing.centre[0] - x, thing.centre[1] - y), other)
-        for other, thing in enumerate(things)
-        if other != index
-    )
-    if len(far) > 1 and far[1][0] < 1.5 * far[0][0]:
+    distances = []
+    for other, thing in enumerate(things):
+        if other != index:
+            distances.append((np.hypot(thing.centre[0] - x, thing.centre[1] - y), other))
+    distances.sort()
+    # the nearest must be clearly nearer than the next
+    nearest, other = distances[0]
+    if len(distances) > 1 and distances[1][0] < 1.5 * nearest:
         return None
-    name = things[far[0][1]].name
-    return _ask(
-        "beside", random, _thing_answer(name), (index, far[0][1]), _also(name), n=things[index].name
-    )
+    name = things[other].name
+    own = things[index].name
+    return _ask("beside", random, _thing_answer(name), (index, other), _also(name), n=own)
 
 
 def _kind(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
-    by_kind = {kind: {thing.name for thing in things if _is(thing, kind)} for kind in NAMED_KINDS}
+    by_kind = {kind: _names_of(things, kind) for kind in NAMED_KINDS}
     options = [kind for kind, names in by_kind.items() if len(names) == 1 and names != {kind}]
     if not options:
         return None
@@ -316,53 +350,49 @@ def _kind(things: tuple[Thing, ...], random: np.random.Generator) -> Question | 
     return _ask("kind", random, _thing_answer(name), about, _also(name), k=kind)
 
 
+def _names_of(things: tuple[Thing, ...], kind: str) -> set[str]:
+    """Return the names of things of a kind."""
+    return {thing.name for thing in things if _is(thing, kind)}
+
+
 def _is(thing: Thing, kind: str) -> bool:
+    """Return whether a thing is of a kind; birds are animals too."""
     return thing.kind == kind or (kind == "animal" and thing.kind in CREATURES)
 
 
 def _list(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
-    options = [
-        kind
-        for kind in NAMED_KINDS
-        if len({thing.name for thing in things if _is(thing, kind)}) in (2, 3)
-    ]
+    options = [kind for kind in NAMED_KINDS if len(_names_of(things, kind)) in (2, 3)]
     if not options:
         return None
     kind = str(_one(random, options))
-    about = sorted(
-        (index for index, thing in enumerate(things) if _is(thing, kind)),
-        key=lambda index: things[index].centre,
-    )
-    names = list(dict.fromkeys(things[index].name for index in about))
-    return _ask(
-        "list",
-        random,
-        _joined([_thing_answer(name) for name in names]),
-        tuple(about),
-        ks=PLACE.get(kind, plural(kind)),
-    )
+    # from left to right
+    about = [index for index, thing in enumerate(things) if _is(thing, kind)]
+    about.sort(key=lambda index: things[index].centre)
+    names = dict.fromkeys(things[index].name for index in about)
+    answer = _joined([_thing_answer(name) for name in names])
+    return _ask("list", random, answer, tuple(about), ks=SEVERAL.get(kind, plural(kind)))
 
 
 def _describe(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
     counts = Counter(thing.name for thing in things)
     if len(counts) > 4 or max(counts.values()) >= len(WORDS):
         return None
-    names = list(
-        dict.fromkeys(
-            things[index].name
-            for index in sorted(range(len(things)), key=lambda index: things[index].centre)
-        )
-    )
+    # from left to right
+    ordered = sorted(things, key=lambda thing: thing.centre)
     parts = []
-    for name in names:
+    for name in dict.fromkeys(thing.name for thing in ordered):
         own = [thing for thing in things if thing.name == name]
-        region = _region(own[0]) if len(own) == 1 else None
-        part = _thing_answer(name) if len(own) == 1 else f"{WORDS[len(own)]} {plural(name)}"
-        parts.append(part if region is None else f"{part} {_in_place(region)}")
+        if len(own) > 1:
+            parts.append(f"{WORDS[len(own)]} {plural(name)}")
+            continue
+        region = _region(own[0])
+        part = _thing_answer(name)
+        parts.append(part if region is None else f"{part} {_in_region(region)}")
     return _ask("describe", random, _joined(parts) + ".", tuple(range(len(things))))
 
 
 def _joined(parts: list[str]) -> str:
+    """Return parts of a list as one says them: a, b and c."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 

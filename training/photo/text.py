@@ -1,5 +1,6 @@
-"""Text alone, so that the language model stays itself: it goes on learning what it answered before
-any training.
+"""Prepare text without images, so that the language model keeps what it knows.
+
+It is trained on what it answered before any training.
 """
 
 import json
@@ -8,18 +9,18 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from training.photo.folders import CACHE
 from training.photo.names import lines_of
 from training.photo.parts import language_model, tokenizer
-from training.photo.places import CACHE
 
 __all__ = ["OWN_ANSWERS", "prepare"]
 
 OWN_ANSWERS = CACHE / "own-answers.json"
-TOKENS = 40
+TOKENS = 40  # of the longest answer
 
 
 def prompts() -> list[str]:
-    """Questions without a picture."""
+    """Return questions without an image."""
     return lines_of(Path(__file__).with_name("prompts.txt"))
 
 
@@ -28,19 +29,21 @@ def prepare(batch: int = 24) -> None:
     if OWN_ANSWERS.is_file():
         return
     torch.manual_seed(0)
-    model, tok = language_model(), tokenizer()
+    model = language_model()
+    tok = tokenizer()
     tok.padding_side = "left"
     pairs = []
-    asked = prompts()
-    for start in tqdm(range(0, len(asked), batch), desc="own answers"):
-        some = asked[start : start + batch]
-        texts = [
-            tok.apply_chat_template(
-                [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+    questions = prompts()
+    for start in tqdm(range(0, len(questions), batch), desc="own answers"):
+        some = questions[start : start + batch]
+        texts = []
+        for text in some:
+            messages = [{"role": "user", "content": text}]
+            texts.append(
+                tok.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
             )
-            for text in some
-        ]
         inputs = tok(texts, return_tensors="pt", padding=True)
+        # sampled: greedy answers would be all alike
         with torch.inference_mode():
             out = model.generate(
                 **inputs,
@@ -50,7 +53,9 @@ def prepare(batch: int = 24) -> None:
                 top_p=0.95,
                 pad_token_id=tok.pad_token_id,
             )
-        for text, prompt, row in zip(some, texts, out[:, inputs.input_ids.shape[1] :], strict=True):
+        new = out[:, inputs.input_ids.shape[1] :]  # (B, new)
+        for text, prompt, row in zip(some, texts, new, strict=True):
+            # up to its end, which is learned too; behind it stands padding
             ids = row.tolist()
             end = ids.index(tok.eos_token_id) + 1 if tok.eos_token_id in ids else len(ids)
             pairs.append({"question": text, "prompt": tok(prompt).input_ids, "answer": ids[:end]})

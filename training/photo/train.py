@@ -1,11 +1,10 @@
-"""Stage 2: LoRA in the language model and the projector learn to answer. Resumable; run again to
-train on.
+"""Teach LoRA in the language model, and the projector, to answer: stage 2.
 
-Packed into one row a step: some scenes, each once, with all of its questions behind it. Every
-question sees its scene and nothing of the other questions, at the positions that it would have
-alone. Which visual tokens a scene shows is drawn at random and never by a pruning method: mostly a
-few of each thing and of the background, sometimes a random subset of the whole grid, sometimes all
-of them. Logits are taken at answers alone.
+Run again to train on. Packed into one row a step: some scenes, each once, with all of its questions
+behind it. Every question sees its scene and nothing of the other questions, at the positions that
+it would have alone. Which visual tokens a scene shows is drawn at random and never by a pruning
+method: mostly a few of each thing and of the background, sometimes a random subset of the whole
+grid, sometimes all of them. Logits are taken at answers alone.
 """
 
 import argparse
@@ -22,42 +21,56 @@ from torch import Tensor
 
 from training.photo.align import Projector
 from training.photo.features import Shard, shards
+from training.photo.folders import CACHE
 from training.photo.lora import add_lora, lora_parameters
 from training.photo.parts import language_model, tokenizer
-from training.photo.places import CACHE
 from training.photo.questions import Question, questions
 from training.photo.scenes import Thing
 from training.photo.text import OWN_ANSWERS
 
 __all__ = ["Packed", "Packer", "Student", "add_options", "answers_right", "train"]
 
-OPENING, TURN, END = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"
-# shares of scenes that show all tokens, or a random subset of the whole grid
-ALL, SUBSET = 0.02, 0.1
-TEXT = 0.3  # share of steps that hold a text without a picture, too
+# What stands before the image, between a question and its answer, and behind that.
+OPENING = "<|im_start|>user\n"
+TURN = "<|im_end|>\n<|im_start|>assistant\n"
+END = "<|im_end|>"
+ALL = 0.02  # share of scenes that show all tokens
+SUBSET = 0.1  # share of scenes that show a random subset of the grid
+TEXT = 0.3  # share of steps that hold a text without an image, too
 WARMUP = 20  # steps
 SAVE_EVERY = 150  # seconds
 
 
 @dataclass
 class Packed:
-    """One row of tokens."""
+    """One row of tokens.
 
-    ids: Tensor  # (L), -1: a visual token
-    features: Tensor  # (V, C)
-    positions: Tensor  # (L)
-    mask: Tensor  # (L, L), True: may be seen
-    targets: Tensor  # (L), -1: none
-    spans: list[tuple[Question | None, int, int]]  # where each answer's targets lie
+    Attributes:
+        ids: (L,), -1: a visual token.
+        features: (N, D) of the visual tokens.
+        positions: (L,).
+        mask: (L, L), True: may be seen.
+        targets: (L,), the next token of an answer, -1: not trained on.
+        spans: start and end of each answer's targets; a text has no question.
+    """
+
+    ids: Tensor
+    features: Tensor
+    positions: Tensor
+    mask: Tensor
+    targets: Tensor
+    spans: list[tuple[Question | None, int, int]]
 
 
 class Packer:
-    """Builds rows out of scenes with their questions, and of text."""
+    """A builder of rows, out of scenes with their questions, and of text."""
 
     def __init__(self) -> None:
         tok = tokenizer()
         self.encode = lambda text: tok(text, add_special_tokens=False).input_ids
-        self.opening, self.turn, self.end = (self.encode(text) for text in (OPENING, TURN, END))
+        self.opening = self.encode(OPENING)
+        self.turn = self.encode(TURN)
+        self.end = self.encode(END)
         self.newline = self.encode("\n")
         self.decode = lambda ids: tok.decode(ids, skip_special_tokens=True).strip()
 
@@ -66,53 +79,82 @@ class Packer:
         scenes: list[tuple[Tensor, list[Question]]],
         texts: list[tuple[list[int], list[int]]] = (),
     ) -> Packed:
-        """Pack scenes (features (K, C), questions) and texts (prompt ids, answer ids) into one row."""
-        ids: list[int] = []
-        positions: list[int] = []
-        targets: list[int] = []
-        groups: list[
-            tuple[int, int]
-        ] = []  # of each token: its scene, and its question in the scene (0: what all share)
-        spans = []
+        """Pack scenes and texts into one row.
+
+        Args:
+            scenes: features (K, D) and questions of each.
+            texts: ids of prompt and answer of each.
+        """
+        row = _Row()
         group = 0
-        for features, asked in scenes:
+        for features, own in scenes:
+            # the image, which all of its questions share
             shared = [*self.opening, *[-1] * len(features), *self.newline]
-            ids += shared
-            positions += range(len(shared))
-            targets += [-1] * len(shared)
-            groups += [(group, 0)] * len(shared)
-            for number, question in enumerate(asked, 1):
+            row.add_shared(shared, group)
+            for number, question in enumerate(own, 1):
                 prompt = self.encode(question.text) + self.turn
                 answer = self.encode(question.answer) + self.end
-                spans.append(
-                    (question, len(ids) + len(prompt) - 1, len(ids) + len(prompt) - 1 + len(answer))
-                )
-                ids += prompt + answer
-                positions += range(len(shared), len(shared) + len(prompt) + len(answer))
-                targets += [-1] * (len(prompt) - 1) + answer + [-1]
-                groups += [(group, number)] * (len(prompt) + len(answer))
+                row.add_answered(question, prompt, answer, len(shared), (group, number))
             group += 1
         for prompt, answer in texts:
-            spans.append(
-                (None, len(ids) + len(prompt) - 1, len(ids) + len(prompt) - 1 + len(answer))
-            )
-            ids += prompt + answer
-            positions += range(len(prompt) + len(answer))
-            targets += [-1] * (len(prompt) - 1) + answer + [-1]
-            groups += [(group, 0)] * (len(prompt) + len(answer))
+            row.add_answered(None, prompt, answer, 0, (group, 0))
             group += 1
-        scene, number = torch.tensor(groups).T  # (L) each
-        mask = (
-            (scene[:, None] == scene)
-            & ((number[:, None] == number) | (number == 0))
-            & torch.ones(len(ids), len(ids)).tril().bool()
-        )
-        features = (
-            torch.cat([features for features, _ in scenes]) if scenes else torch.zeros(0, 384)
-        )
+
+        # a token sees what is before it, of its scene, and of no other question
+        scene, number = torch.tensor(row.groups).T  # (L,) each
+        causal = torch.ones(len(row.ids), len(row.ids)).tril().bool()
+        same_question = (number[:, None] == number) | (number == 0)
+        mask = (scene[:, None] == scene) & same_question & causal  # (L, L)
+        features = torch.zeros(0, 384)
+        if scenes:
+            features = torch.cat([features for features, _ in scenes])
         return Packed(
-            torch.tensor(ids), features, torch.tensor(positions), mask, torch.tensor(targets), spans
+            ids=torch.tensor(row.ids),
+            features=features,
+            positions=torch.tensor(row.positions),
+            mask=mask,
+            targets=torch.tensor(row.targets),
+            spans=row.spans,
         )
+
+
+class _Row:
+    """A row that grows.
+
+    Attributes:
+        groups: of each token its scene, and its question in the scene (0: what all share).
+    """
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.targets: list[int] = []
+        self.groups: list[tuple[int, int]] = []
+        self.spans: list[tuple[Question | None, int, int]] = []
+
+    def add_shared(self, ids: list[int], group: int) -> None:
+        """Add tokens that all questions of a scene see, and that nothing is learned from."""
+        self.ids += ids
+        self.positions += range(len(ids))
+        self.targets += [-1] * len(ids)
+        self.groups += [(group, 0)] * len(ids)
+
+    def add_answered(
+        self,
+        question: Question | None,
+        prompt: list[int],
+        answer: list[int],
+        start: int,
+        group: tuple[int, int],
+    ) -> None:
+        """Add a prompt and its answer, at positions from `start` on."""
+        # the prompt's last token predicts the answer's first
+        first = len(self.ids) + len(prompt) - 1
+        self.spans.append((question, first, first + len(answer)))
+        self.ids += prompt + answer
+        self.positions += range(start, start + len(prompt) + len(answer))
+        self.targets += [-1] * (len(prompt) - 1) + answer + [-1]
+        self.groups += [group] * (len(prompt) + len(answer))
 
 
 class Student(torch.nn.Module):
@@ -121,21 +163,21 @@ class Student(torch.nn.Module):
     def __init__(self, rank: int) -> None:
         super().__init__()
         self.projector = Projector()
-        self.projector.load_state_dict(
-            torch.load(CACHE / "aligned.pt", map_location="cpu")["projector"]
-        )
+        aligned = torch.load(CACHE / "aligned.pt", map_location="cpu")
+        self.projector.load_state_dict(aligned["projector"])
         self.lm = language_model()
         add_lora(self.lm, rank)
 
     def logits(self, row: Packed) -> Tensor:
-        """Logits at the positions that have a target: (T, V), in float32; on a GPU computed in
-        bfloat16.
+        """Return logits (T, words) at the T positions that have a target, in float32.
+
+        On a GPU they are computed in bfloat16.
         """
         device = self.lm.device
         ids = row.ids.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
             embeds = self.lm.get_input_embeddings()(ids.clamp(min=0))  # (L, D)
-            visual = self.projector(row.features.to(device)).to(embeds.dtype)  # (V, D)
+            visual = self.projector(row.features.to(device)).to(embeds.dtype)  # (N, D)
             embeds = embeds.masked_scatter((ids < 0)[:, None], visual)
             hidden = self.lm.model(
                 inputs_embeds=embeds[None],
@@ -146,11 +188,11 @@ class Student(torch.nn.Module):
             return self.lm.lm_head(hidden[row.targets.to(device) >= 0]).float()
 
     def trained(self) -> dict[str, Tensor]:
-        """What the bridge consists of."""
-        return {
-            **{f"projector.{name}": value for name, value in self.projector.named_parameters()},
-            **lora_parameters(self.lm),
-        }
+        """Return the parameters that the bridge consists of."""
+        bridge = {}
+        for name, value in self.projector.named_parameters():
+            bridge[f"projector.{name}"] = value
+        return bridge | lora_parameters(self.lm)
 
     def load_trained(self, saved: dict[str, Tensor]) -> None:
         """Put a saved bridge in place."""
@@ -160,38 +202,37 @@ class Student(torch.nn.Module):
 
 
 def answers_right(row: Packed, logits: Tensor) -> list[tuple[Question, bool]]:
-    """Whether greedy decoding would say each answer to the letter: the best token is the right one
-    all along.
-    """
+    """Return which answers greedy decoding would say to the letter: the best token is right."""
     right = torch.zeros(len(row.ids), dtype=torch.bool)
     at = row.targets >= 0
+    # (T,) best tokens against targets
     right[at] = logits.argmax(1).cpu() == row.targets[at]
-    return [
-        (question, bool(right[start:end].all()))
-        for question, start, end in row.spans
-        if question is not None
-    ]
+    found = []
+    for question, start, end in row.spans:
+        if question is not None:
+            found.append((question, bool(right[start:end].all())))
+    return found
 
 
 def shown(owners: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Draw the visual tokens of a scene, in the order of the grid.
 
-    Owners: (N), the thing on each patch or -1.
+    Args:
+        owners: (N,), the thing on each patch or -1.
     """
     style = random.random()
     if style < ALL:
         return np.arange(len(owners))
     if style < ALL + SUBSET:
         return np.sort(random.permutation(len(owners))[: random.integers(64, 160)])
-    some = [
-        random.permutation(np.flatnonzero(owners == thing))[: random.integers(2, 6)]
-        for thing in range(owners.max() + 1)
-    ]
-    return np.sort(
-        np.concatenate(
-            [*some, random.permutation(np.flatnonzero(owners < 0))[: random.integers(2, 10)]]
-        )
-    )
+    # a few of each thing, and of the background
+    some = []
+    for thing in range(owners.max() + 1):
+        own = random.permutation(np.flatnonzero(owners == thing))
+        some.append(own[: random.integers(2, 6)])
+    background = random.permutation(np.flatnonzero(owners < 0))
+    some.append(background[: random.integers(2, 10)])
+    return np.sort(np.concatenate(some))
 
 
 def example(
@@ -201,17 +242,18 @@ def example(
     random: np.random.Generator,
     count: int,
 ) -> tuple[Tensor, list[Question]]:
-    """One scene with questions that the tokens shown can answer."""
-    places = shown(owners.reshape(-1), random)
-    seen = set(owners.reshape(-1)[places].tolist())
-    asked = [
-        question for question in questions(things, random, count) if set(question.about) <= seen
-    ]
-    return torch.from_numpy(features[places].astype(np.float32)), asked
+    """Return features (K, D) of a scene, and questions that the tokens shown can answer."""
+    kept = shown(owners.reshape(-1), random)
+    seen = set(owners.reshape(-1)[kept].tolist())
+    answerable = []
+    for question in questions(things, random, count):
+        if set(question.about) <= seen:
+            answerable.append(question)
+    return torch.from_numpy(features[kept].astype(np.float32)), answerable
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What can be chosen about training."""
+    """Add the options of training to a command line."""
     parser.add_argument(
         "--run", default="first", help="name of the folder for checkpoints and the log"
     )
@@ -238,83 +280,92 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def train(given: argparse.Namespace) -> None:
-    """Train for some minutes from the last checkpoint on, with a constant learning rate or a
-    falling one.
-    """
+    """Train for some minutes from the last checkpoint on, at a constant or falling rate."""
     folder = CACHE / "runs" / given.run
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(given.seed)
+    # a CPU will do: a step is two scenes
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = Student(given.rank).to(device)
+    # the projector is aligned already, and learns more slowly
     groups = [
         {"params": list(student.projector.parameters()), "rate": given.rate / 3},
         {"params": list(lora_parameters(student.lm).values()), "rate": given.rate},
     ]
+    # no weight decay: LoRA starts at zero as it is
     optimiser = torch.optim.AdamW(groups, lr=given.rate, betas=(0.9, 0.98), weight_decay=0.0)
-    step, seconds = 0, 0.0
+
+    # resume
+    step = 0
+    seconds = 0.0
     if (folder / "last.pt").is_file():
         saved = torch.load(folder / "last.pt", map_location=device)
         student.load_trained(saved["bridge"])
         optimiser.load_state_dict(saved["optimiser"])
-        step, seconds = saved["step"], saved["seconds"]
-    packer, record = Packer(), Record(folder / "log.jsonl")
+        step = saved["step"]
+        seconds = saved["seconds"]
+    packer = Packer()
+    record = Record(folder / "log.jsonl")
     own = json.loads(OWN_ANSWERS.read_text())
-    loaded = [Shard(path) for split in ("train", "crowd") for path in shards(split)]
-    start = last_saved = time.time()
+    loaded = [Shard(path) for path in (*shards("train"), *shards("crowd"))]
+
+    start = time.time()
+    last_saved = start
     spent = 0.0
     while spent < 1 and step < given.steps:
+        # a step is a function of seed and number
         random = np.random.default_rng([given.seed, step])
-        scenes = [
-            scene
-            for _ in range(given.scenes_a_step)
-            if (scene := drawn(loaded, random, given.questions))
-        ]
-        texts = [own[int(random.integers(len(own)))]] if random.random() < TEXT else []
-        row = packer.pack(scenes, [(text["prompt"], text["answer"]) for text in texts])
+        scenes = []
+        for _ in range(given.scenes_a_step):
+            scene = drawn(loaded, random, given.questions)
+            if scene is not None:
+                scenes.append(scene)
+        texts = []
+        if random.random() < TEXT:
+            text = own[int(random.integers(len(own)))]
+            texts.append((text["prompt"], text["answer"]))
+        row = packer.pack(scenes, texts)
+
+        # learn
         logits = student.logits(row)
         loss = F.cross_entropy(logits, row.targets[row.targets >= 0].to(device))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(student.trained().values()), 1.0)
         spent = (time.time() - start) / (60 * given.minutes)
+        scale = min(1, (step + 1) / WARMUP)
+        if given.decay:
+            scale *= max(0.0, 1 - spent)
         for group in optimiser.param_groups:
-            group["lr"] = (
-                group["rate"]
-                * min(1, (step + 1) / WARMUP)
-                * (max(0.0, 1 - spent) if given.decay else 1)
-            )
+            group["lr"] = group["rate"] * scale
         optimiser.step()
         step += 1
+
+        # log, and save; a run that decays cannot be resumed
         so_far = seconds + time.time() - start
         record.add(step, so_far, loss.item(), len(row.ids), answers_right(row, logits.detach()))
         if not given.decay and time.time() - last_saved > SAVE_EVERY:
             save(folder / "last.pt", student, optimiser, step, so_far)
             last_saved = time.time()
-    save(
-        folder / ("final.pt" if given.decay else "last.pt"),
-        student,
-        optimiser,
-        step,
-        seconds + time.time() - start,
-    )
+    path = folder / ("final.pt" if given.decay else "last.pt")
+    save(path, student, optimiser, step, seconds + time.time() - start)
 
 
 def drawn(
     loaded: list[Shard], random: np.random.Generator, count: int
 ) -> tuple[Tensor, list[Question]] | None:
-    """One scene at random, with questions; None: it is empty."""
+    """Draw a scene, with questions; None: it is empty."""
+    # any shard, any of its scenes
     shard = loaded[int(random.integers(len(loaded)))]
     index = int(random.integers(len(shard.things)))
     things = shard.things[index]
-    return (
-        example(shard.features[index], shard.owners[index], things, random, count)
-        if things
-        else None
-    )
+    if not things:
+        return None
+    return example(shard.features[index], shard.owners[index], things, random, count)
 
 
 class Record:
-    """The log: a line every `EVERY` steps with means since the last."""
+    """A log: a line every `EVERY` steps with means since the last."""
 
     EVERY = 20
 
@@ -342,10 +393,11 @@ class Record:
             self.right.setdefault(question.type, []).append(hit)
         if step % self.EVERY:
             return
-        shares = {
-            type_: round(float(np.mean(hits)), 2) for type_, hits in sorted(self.right.items())
-        }
-        everything = [hit for hits in self.right.values() for hit in hits]
+        shares = {}
+        everything: list[bool] = []
+        for type_, hits in sorted(self.right.items()):
+            shares[type_] = round(float(np.mean(hits)), 2)
+            everything += hits
         line = {
             "step": step,
             "minutes": round(seconds / 60, 2),
@@ -363,6 +415,7 @@ def save(
 ) -> None:
     """Write a checkpoint that an interruption cannot halve."""
     bridge = {name: value.detach().cpu() for name, value in student.trained().items()}
+    # written beside it, then renamed
     torch.save(
         {"bridge": bridge, "optimiser": optimiser.state_dict(), "step": step, "seconds": seconds},
         path.with_suffix(".tmp"),

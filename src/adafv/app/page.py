@@ -1,6 +1,4 @@
-"""What happens when the page is touched, as plain functions: what is on it goes in, what changes
-comes out.
-"""
+"""Answer what visitors do, in plain functions: what is on the page goes in, changes come out."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +12,20 @@ from adafv.models.vocabulary import unknown_words, unknown_words_notice
 __all__ = ["EMBEDDED", "NOTHING", "Choices", "Page", "Reply"]
 
 NOTHING = "nothing"
-"""The second method, where there is none."""
+"""The second method, where only one is wanted."""
 EMBEDDED = "embedded"
 """The name of the model in the package."""
 
 
 class Choices(NamedTuple):
-    """What is chosen beside the image: a question, two methods, percent of the tokens, a name in
-    `cards.LAYERS`.
+    """What is chosen on the page besides the image.
 
-    The percentage is what the field holds: any number, or None where it is empty.
+    Attributes:
+        question: as the visitor writes it.
+        first, second: methods.
+        budget: percent of the visual tokens, as the field holds it: any number, or None where it
+            is empty.
+        layer: a name in `cards.LAYERS`.
     """
 
     question: str
@@ -35,7 +37,7 @@ class Choices(NamedTuple):
 
 @dataclass(frozen=True)
 class Reply:
-    """What changes on the page; None leaves a part as it is.
+    """The parts of the page that change; None leaves a part as it is.
 
     Attributes:
         notice: what is wrong, or empty.
@@ -54,25 +56,25 @@ class Reply:
 
 
 class Page:
-    """The page of a playground. Whatever is wrong becomes a sentence, and the rest stays as it was."""
+    """The page of a playground, on which whatever is wrong becomes a sentence."""
 
     def __init__(self, playground: Playground) -> None:
         self.playground = playground
 
     def look(self, visitor: str, source: str, choices: Choices) -> Reply:
         """Ask about the image that is there."""
-        names = [
-            name
-            for name in dict.fromkeys((choices.first, choices.second))
-            if name not in (NOTHING, None)
-        ]
+        # twice the same method is one card; an empty field holds None
+        names: list[str] = []
+        for name in (choices.first, choices.second):
+            if name not in (NOTHING, None, *names):
+                names.append(name)
         try:
-            sight = self.playground.look(
-                visitor, source, choices.question, names, _share(choices.budget)
-            )
+            share = _share(choices.budget)
+            view = self.playground.look(visitor, source, choices.question, names, share)
         except ValueError as error:
             return Reply(_notice(error, source))
-        return Reply(self._unknown(sight.question), cards.cards(sight, cards.LAYERS[choices.layer]))
+        drawn = cards.cards(view, cards.LAYERS[choices.layer])
+        return Reply(self._unknown(view.question), drawn)
 
     def suggest(self, visitor: str, source: str, choices: Choices) -> Reply:
         """Ask a question that the page proposed."""
@@ -82,6 +84,7 @@ class Page:
     def take_file(self, visitor: str, path: str, choices: Choices) -> Reply:
         """Take an image from a file; the question of the one before is not asked of it."""
         try:
+            # opened now, so that a broken file is said now
             image = self.playground.image(visitor, path)
         except ValueError as error:
             return Reply(_notice(error, path))
@@ -96,8 +99,10 @@ class Page:
 
     def take_bundled(self, visitor: str, number: int, choices: Choices) -> Reply:
         """Take a bundled image with its first question."""
-        sample, source = bundled(number), str(number)
+        sample = bundled(number)
+        source = str(number)
         questions = [question.text for question in sample.questions]
+        # asked at once, for its question is known
         reply = self.look(visitor, source, choices._replace(question=questions[0]))
         return Reply(
             notice=reply.notice,
@@ -109,25 +114,35 @@ class Page:
         )
 
     def _unknown(self, question: str) -> str:
-        """Which words the embedded model doesn't know."""
+        """Return a notice of words that the embedded model doesn't know, or nothing."""
+        # other models spell out what they don't know
+        if self.playground.name != EMBEDDED:
+            return ""
         processor = self.playground.processor
-        unknown = unknown_words(processor, question) if self.playground.name == EMBEDDED else []
-        return cards.notice(_sentence(unknown_words_notice(processor, unknown))) if unknown else ""
+        unknown = unknown_words(processor, question)
+        if not unknown:
+            return ""
+        return cards.notice(_sentence(unknown_words_notice(processor, unknown)))
 
 
 def _share(percent: float | None) -> float:
+    """Return the share of the visual tokens that a field in percent holds."""
     if not isinstance(percent, int | float) or not 0 < percent <= 100:
+        # an empty field is not 0 %
         said = "nothing" if percent is None else f"{percent} %"
         raise ValueError(f"{said} is no share of the visual tokens: pass a number from 1 to 100")
     return percent / 100
 
 
 def _sentence(text: str) -> str:
+    """Return an error, which begins like the rest of a line, as a sentence of its own."""
     return text[:1].upper() + text[1:]
 
 
 def _notice(error: ValueError, source: str) -> str:
-    """The sentence, with the name that the visitor gave the file."""
+    """Return an error as a notice, with the name that the visitor gave the file."""
+    # the path leads into a temporary folder, which is nobody's business
     name = Path(source).name
+    # the path may stand anywhere in the sentence
     text = str(error).replace(source, name)
     return cards.notice(text if text.startswith(name) else _sentence(text))

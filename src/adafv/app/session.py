@@ -1,6 +1,4 @@
-"""What each visitor looks at: an image that is encoded once, its questions, and the answers given
-so far.
-"""
+"""Keep what each visitor looks at: an image, encoded once, its questions and the answers so far."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -37,8 +35,10 @@ __all__ = ["VISITORS", "Playground", "Session", "bundled"]
 
 VISITORS = 16
 """Visitors whose images stay in memory; the one who has been quiet for longest goes first."""
-QUESTIONS, RESULTS = 2, 256
-"""Of one image: questions (this one and the one before) and answers that stay in memory."""
+QUESTIONS = 2
+"""Questions on an image that stay in memory: this one and the one before."""
+RESULTS = 256
+"""Answers on an image that stay in memory."""
 
 Array = NDArray[Any]
 K = TypeVar("K")
@@ -46,8 +46,14 @@ V = TypeVar("V")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question on an encoded image."""
+class EncodedQuestion:
+    """A question on an encoded image.
+
+    Attributes:
+        inputs: the prompt, without what the encoder has used up.
+        encoding: of the image, with the question's text tokens.
+        saliency, relevance: (N,) of the image's visual tokens.
+    """
 
     inputs: dict[str, Any]
     encoding: Encoding
@@ -57,12 +63,14 @@ class Asked:
 
 @dataclass
 class Session:
-    """What one visitor has in front of them.
+    """The image that one visitor looks at, and all that is known of it.
 
     Attributes:
         source: where the image comes from.
+        image: as it was opened.
         encoding: of the image, with the signals that were asked for so far.
-        asked: its last questions, the latest last.
+        vision_ms: what that took.
+        questions: the last ones, the latest last.
         results: by question, method and share.
     """
 
@@ -70,15 +78,14 @@ class Session:
     image: Image.Image
     encoding: Encoding | None = None
     vision_ms: float = 0.0
-    asked: OrderedDict[str, Asked] = field(default_factory=OrderedDict)
+    questions: OrderedDict[str, EncodedQuestion] = field(default_factory=OrderedDict)
     results: OrderedDict[tuple[str, str, float], Result] = field(default_factory=OrderedDict)
 
 
 class Playground:
-    """A model and its visitors' desks. Calls from several threads wait for each other: there is one
-    model.
+    """A model and its visitors' sessions; calls from several threads wait for each other.
 
-    A desk is a cache: whatever is forgotten is made again when it is asked for.
+    A session is a cache: whatever is forgotten is made again when it is asked for.
 
     Args:
         model, processor: that are asked.
@@ -90,14 +97,14 @@ class Playground:
         self, model: PreTrainedModel, processor: ProcessorMixin, name: str, max_new_tokens: int = 64
     ) -> None:
         check_answer_length(max_new_tokens)
-        self.model, self.processor, self.name, self.max_new_tokens = (
-            model,
-            processor,
-            name,
-            max_new_tokens,
-        )
+        self.model = model
+        self.processor = processor
+        self.name = name
+        self.max_new_tokens = max_new_tokens
+        # the chat template tells which words are the question's
         turns.remember(model, processor)
-        self.desks: OrderedDict[str, Session] = OrderedDict()
+        self.sessions: OrderedDict[str, Session] = OrderedDict()
+        # one at a time: there is one model, and one memory
         self._lock = RLock()
 
     def warm_up(self) -> None:
@@ -106,24 +113,23 @@ class Playground:
         self.forget("")
 
     def image(self, visitor: str, source: str) -> Image.Image:
-        """Put an image on a visitor's desk, if it isn't there.
+        """Open an image in a visitor's session, if it isn't there, and return it.
 
         Args:
             visitor: who asks.
             source: a file, or the number of a bundled image.
 
         Raises:
-            ValueError: a file that `adafv.models.images.open_image` refuses; the desk stays as it
-                is.
+            ValueError: a file that `adafv.models.images.open_image` refuses; the session stays as
+                it is.
         """
         with self._lock:
-            return self._desk(visitor, source).image
+            return self._session(visitor, source).image
 
     def look(
         self, visitor: str, source: str, question: str, names: Sequence[str], keep: float
     ) -> View:
-        """Ask the dense model and some methods about an image; what was computed before is used
-        again.
+        """Ask the dense model and some methods about an image; what is known is used again.
 
         Args:
             visitor, source: as in `image`.
@@ -132,118 +138,141 @@ class Playground:
             keep: share of the visual tokens.
 
         Raises:
-            ValueError: an image, question, method or share that is no good. What only one method
-                refuses is said in its own result.
+            ValueError: an image, question, method or share that cannot be used. What only one
+                method refuses is said in its own result.
         """
         with self._lock, torch.no_grad():
-            desk = self._desk(visitor, source)
+            session = self._session(visitor, source)
             question = check_question(self.processor, question)
+            # the dense model first, then each method
             pruners = {DENSE: from_spec(DENSE)}
             for name in names:
                 pruners[name] = from_spec(name, self._template, keep=keep)
+
+            # encode, or take what is known
             try:
-                asked, before = self._asked(desk, question, [*pruners.values()])
+                encoded, before = self._encoded(session, question, [*pruners.values()])
             except torch.OutOfMemoryError:
                 raise ValueError(
                     "the memory of the device is too small for this image: make it smaller"
                 ) from None
-            results = [
-                self._result(desk, asked, question, name, pruner)
-                for name, pruner in pruners.items()
-            ]
-            if before is not None:
-                earlier = desk.asked[before]
-                pairs = zip(results, pruners.values(), strict=True)
-                results = [
-                    _compared(result, pruner, self._read(earlier, pruner))
-                    for result, pruner in pairs
-                ]
+
+            # answer; compare what is kept with what the question before kept
+            results = []
+            for name, pruner in pruners.items():
+                result = self._result(session, encoded, question, name, pruner)
+                if before is not None:
+                    earlier = self._encoding(session.questions[before], pruner)
+                    result = _compared(result, pruner, earlier)
+                results.append(result)
             return View(
-                image=desk.image,
+                image=session.image,
                 question=question,
                 keep=keep,
                 results=results,
-                saliency=asked.saliency,
-                relevance=asked.relevance,
-                vision_ms=desk.vision_ms,
+                saliency=encoded.saliency,
+                relevance=encoded.relevance,
+                vision_ms=session.vision_ms,
                 before=before,
             )
 
     def forget(self, visitor: str) -> None:
-        """Clear the desk of a visitor who has left."""
+        """Forget the session of a visitor who has left."""
         with self._lock:
-            self.desks.pop(visitor, None)
+            self.sessions.pop(visitor, None)
 
-    def _desk(self, visitor: str, source: str) -> Session:
-        desk = self.desks.get(visitor)
-        if desk is None or desk.source != source:
+    def _session(self, visitor: str, source: str) -> Session:
+        """Return a visitor's session, a new one if the image is another."""
+        session = self.sessions.get(visitor)
+        if session is None or session.source != source:
+            # a number is a bundled image, anything else a file
             image = bundled(int(source)).image if source.isdigit() else open_image(source)
-            desk = Session(source, image)
-        remember(self.desks, visitor, desk, VISITORS)
-        return desk
+            session = Session(source, image)
+        remember(self.sessions, visitor, session, VISITORS)
+        return session
 
-    def _asked(
-        self, desk: Session, question: str, pruners: list[Pruner]
-    ) -> tuple[Asked, str | None]:
-        """The question on the image, whose vision tower runs if a method looks at something not
-        read yet.
+    def _encoded(
+        self, session: Session, question: str, pruners: list[Pruner]
+    ) -> tuple[EncodedQuestion, str | None]:
+        """Return a question on the session's image, and the question before it.
+
+        The vision tower runs only if a method looks at something that was not observed yet.
         """
+        # which signals there are, and which are wanted
         wanted = frozenset({SALIENCY}).union(*(pruner.signals for pruner in pruners))
+        known = frozenset()
+        if session.encoding is not None:
+            known = frozenset(session.encoding.tokens.signals)
+
+        # encode the image, and put the questions to the new encoding
         inputs: dict[str, Any] | None = None
-        known = frozenset() if desk.encoding is None else frozenset(desk.encoding.tokens.signals)
-        if desk.encoding is None or not wanted <= known:
-            inputs = self._inputs(desk, question)
+        if session.encoding is None or not wanted <= known:
+            inputs = self._inputs(session, question)
             start = now(self.model.device)
-            desk.encoding = encode(self.model, inputs, signals=wanted | known, text=False)
-            desk.vision_ms = (now(self.model.device) - start) * 1000
-            desk.asked = OrderedDict(
-                (q, self._words(desk.encoding, self._inputs(desk, q))) for q in desk.asked
-            )
-        asked = desk.asked.get(question)
-        if asked is None:
-            asked = self._words(desk.encoding, inputs or self._inputs(desk, question))
-        remember(desk.asked, question, asked, QUESTIONS)
-        return asked, next((q for q in desk.asked if q != question), None)
+            session.encoding = encode(self.model, inputs, signals=wanted | known, text=False)
+            session.vision_ms = (now(self.model.device) - start) * 1000
+            for earlier in session.questions:
+                earlier_inputs = self._inputs(session, earlier)
+                session.questions[earlier] = self._reasked(session.encoding, earlier_inputs)
 
-    def _inputs(self, desk: Session, question: str) -> dict[str, Any]:
-        return build_inputs(
-            self.processor, desk.image, question, self.model.device, self.model.dtype
-        )
+        # put this question to it
+        encoded = session.questions.get(question)
+        if encoded is None:
+            encoded = self._reasked(session.encoding, inputs or self._inputs(session, question))
+        remember(session.questions, question, encoded, QUESTIONS)
+        before = next((q for q in session.questions if q != question), None)
+        return encoded, before
 
-    def _words(self, image: Encoding, inputs: dict[str, Any]) -> Asked:
+    def _inputs(self, session: Session, question: str) -> dict[str, Any]:
+        """Return the prompt of a question."""
+        device = self.model.device
+        return build_inputs(self.processor, session.image, question, device, self.model.dtype)
+
+    def _reasked(self, image: Encoding, inputs: dict[str, Any]) -> EncodedQuestion:
+        """Put a question to an encoded image."""
         encoding = reask(self.model, inputs, image)
         tokens = encoding.tokens
-        return Asked(
-            inputs={name: value for name, value in inputs.items() if name not in encoding.consumed},
+        # pixels are used up by the encoder
+        rest = {name: value for name, value in inputs.items() if name not in encoding.consumed}
+        return EncodedQuestion(
+            inputs=rest,
             encoding=encoding,
-            saliency=tokens.saliency[0].float().cpu().numpy(),
-            relevance=TextToImage(keep=1.0).score(tokens)[0].cpu().numpy(),
+            saliency=tokens.saliency[0].float().cpu().numpy(),  # (N,)
+            relevance=TextToImage(keep=1.0).score(tokens)[0].cpu().numpy(),  # (N,)
         )
 
     def _template(self) -> frozenset[int]:
+        """Return the ids that `skip=template` stands for."""
         return boilerplate(self.processor)
 
-    def _read(self, asked: Asked, pruner: Pruner) -> Encoding:
-        """A question's encoding, without the words that a method skips."""
+    def _encoding(self, encoded: EncodedQuestion, pruner: Pruner) -> Encoding:
+        """Return a question's encoding, without the text tokens that a method skips."""
         if not pruner.skip:
-            return asked.encoding
-        return pruner.reask(self.model, asked.inputs, asked.encoding)
+            return encoded.encoding
+        return pruner.reask(self.model, encoded.inputs, encoded.encoding)
 
     def _result(
-        self, desk: Session, asked: Asked, question: str, name: str, pruner: Pruner
+        self, session: Session, encoded: EncodedQuestion, question: str, name: str, pruner: Pruner
     ) -> Result:
+        """Return what a method makes of a question, which is computed once."""
+        # a budget in tokens is not asked for here
         key = (question, name, pruner.keep or 1.0)
-        result = desk.results.get(key)
+        result = session.results.get(key)
         if result is None:
-            result = replace(self._answered(desk, asked, question, pruner), method=name)
-        remember(desk.results, key, result, RESULTS)
+            result = self._answered(session, encoded, question, pruner)
+            # with its options, as the visitor wrote it
+            result = replace(result, method=name)
+        remember(session.results, key, result, RESULTS)
         return result
 
-    def _answered(self, desk: Session, asked: Asked, question: str, pruner: Pruner) -> Result:
-        encoding = self._read(asked, pruner)
+    def _answered(
+        self, session: Session, encoded: EncodedQuestion, question: str, pruner: Pruner
+    ) -> Result:
+        """Answer a question with a method, and explain it where that can be drawn."""
+        encoding = self._encoding(encoded, pruner)
         try:
             answer, selection = ask_encoded(
-                self.model, self.processor, asked.inputs, encoding, pruner, self.max_new_tokens
+                self.model, self.processor, encoded.inputs, encoding, pruner, self.max_new_tokens
             )
         except ValueError as error:
             return Result(pruner.name, note=str(error))
@@ -256,36 +285,40 @@ class Playground:
             check_drawable(self.model, pruner)
         except ValueError as error:
             return Result(pruner.name, answer, note=str(error))
-        known = desk.results.get((question, DENSE, 1.0))
+
+        # the dense answer comes first, so that the others can be compared with it
+        known = session.results.get((question, DENSE, 1.0))
         dense = known.answer if known and known.answer else answer
-        what = explained(
-            self.processor, desk.image, question, pruner, encoding, selection, dense, answer
+        explanation = explained(
+            self.processor, session.image, question, pruner, encoding, selection, dense, answer
         )
-        return Result(pruner.name, answer, what)
+        return Result(pruner.name, answer, explanation)
 
 
 def _compared(result: Result, pruner: Pruner, earlier: Encoding) -> Result:
-    """The result, with how much of what is kept was not kept for an earlier question."""
-    if result.what is None:
+    """Return a result that says how many kept tokens an earlier question did not keep."""
+    if result.explanation is None:
         return result
-    selection = pruner.choose(earlier)
-    return replace(
-        result, others=len(np.setdiff1d(result.what.kept, selection.kept[0].cpu().numpy()))
-    )
+    # what the method would have kept for that question, at this budget
+    kept_earlier = pruner.choose(earlier).kept[0].cpu().numpy()  # (K,)
+    others = np.setdiff1d(result.explanation.kept, kept_earlier)
+    return replace(result, others=len(others))
 
 
 @checked
 @cache
 def bundled(number: int) -> Sample:
-    """An image of the demo, with the demo's question first among its questions."""
+    """Return an image of the demo, with the demo's question first among its questions."""
     sample, question = CASES[number].load()
+    # the demo's question is not repeated
     rest = tuple(q for q in sample.questions if q != question)
     return Sample(sample.id, sample.image, (question, *rest), sample.things)
 
 
 def remember(memory: OrderedDict[K, V], key: K, value: V, most: int) -> None:
-    """Note something as used last, and forget what has not been used for longest."""
+    """Note something as used last, and forget what was not used for longest."""
     memory[key] = value
+    # the most recent stand at the end
     memory.move_to_end(key)
     while len(memory) > most:
         memory.popitem(last=False)

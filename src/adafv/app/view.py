@@ -1,4 +1,4 @@
-"""What is seen of a question: what the cards are drawn from."""
+"""Define what the cards are drawn from: a question, and what each method made of it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,15 +23,15 @@ class Result:
 
     Attributes:
         method: its name.
-        answer: None where there is none; `note` says why.
-        what: what led to the answer; None where it cannot be drawn.
+        answer: None where the method refuses; `note` says why.
+        explanation: what led to the answer; None where it cannot be drawn.
         note: a sentence, if anything is missing.
         others: how many of the kept tokens were not kept for the question before; None without one.
     """
 
     method: str
     answer: Answer | None = None
-    what: Explanation | None = None
+    explanation: Explanation | None = None
     note: str = ""
     others: int | None = None
 

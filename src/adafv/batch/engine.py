@@ -1,5 +1,6 @@
-"""What an engine is: it answers questions about images, in whatever order, an image's failure
-being its own.
+"""Define an engine: it answers questions about images, in any order, and failures are a line's own.
+
+`adafv.batch` runs jobs over a file; an engine is what runs their model.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from adafv.core.pruner import Pruner
 
 __all__ = ["Engine", "EngineError", "Request", "Response", "failed"]
 
-LONGEST_ERROR = 400
+LONGEST_ERROR = 400  # characters; some errors of PyTorch and vLLM are pages long
 
 Response = dict[str, Any]
 """answer, visual_tokens and kept_tokens of a question, or its error."""
@@ -24,7 +25,15 @@ class EngineError(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """A question that can be put to a model; whether its image can be opened is not known yet."""
+    """A question that can be put to a model, whose image has not been opened yet.
+
+    Attributes:
+        number: of its line, from 1.
+        image: path.
+        question: as `check_question` returns it.
+        pruner: the method at its budget; the same object for requests that may be answered
+            together.
+    """
 
     number: int
     image: str
@@ -45,22 +54,23 @@ class Engine(Protocol):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """JSON-able: what of it decides the answers."""
+        """Return, ready for JSON, what decides the answers."""
 
     def check(self, pruner: Pruner) -> None:
         """Raise a `ValueError` if it cannot prune so."""
 
-    def outcomes(
-        self, asked: Iterator[Request], batch_size: int, max_new_tokens: int
+    def responses(
+        self, requests: Iterator[Request], batch_size: int, max_new_tokens: int
     ) -> Iterator[dict[int, Response]]:
-        """Answer questions.
+        """Answer requests.
 
         Args:
-            asked: read as answers are given, `batch_size` ahead or so.
+            requests: read as answers are given, `batch_size` ahead or so.
+            batch_size: requests at once.
             max_new_tokens: the longest answer.
 
         Yields:
-            Outcomes by the questions' numbers, as soon as there are any, in any order.
+            Responses by the requests' numbers, as soon as there are any, in any order.
 
         Raises:
             EngineError: the engine cannot start, or has died.
@@ -68,8 +78,9 @@ class Engine(Protocol):
 
 
 def failed(error: Exception | str) -> Response:
-    """The outcome of a question that cannot be answered, in one sentence."""
+    """Return the response to a question that cannot be answered, in one sentence."""
     sentence = " ".join(str(error).split())
+    # the beginning says what went wrong, and the end what to do
     if len(sentence) > LONGEST_ERROR:
         sentence = f"{sentence[: LONGEST_ERROR // 2]} … {sentence[-LONGEST_ERROR // 2 :]}"
     return {"error": sentence}

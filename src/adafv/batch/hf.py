@@ -1,4 +1,4 @@
-"""The Hugging Face engine: questions on images, answered together."""
+"""Answer questions with stock transformers models, a batch after the other."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,27 +25,30 @@ __all__ = ["HuggingFace"]
 
 @dataclass(frozen=True)
 class Opened:
-    """A question with its image; the same image is the same object."""
+    """A request with its image; the same image is the same object."""
 
-    asked: Request
+    request: Request
     image: Image.Image
 
 
 class HuggingFace:
-    """Stock transformers models, in this process, a batch after the other. An image is encoded
-    once per batch.
+    """A stock transformers model, in this process; an image is encoded once in a batch.
 
     Args:
+        model, processor: as `adafv.load` returns them.
         name: of the model.
     """
 
     batch_size: ClassVar[int] = 8
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, name: str) -> None:
-        self.model, self.processor, self.name = model, processor, name
+        self.model = model
+        self.processor = processor
+        self.name = name
 
     @property
     def settings(self) -> dict[str, Any]:
+        """Return, ready for JSON, what decides the answers."""
         return {
             "engine": "hf",
             "model": self.name,
@@ -55,37 +58,42 @@ class HuggingFace:
         }
 
     def check(self, pruner: Pruner) -> None:
-        """Every method is done."""
+        """Do nothing: every method is done."""
 
-    def outcomes(
-        self, asked: Iterator[Request], batch_size: int, max_new_tokens: int
+    def responses(
+        self, requests: Iterator[Request], batch_size: int, max_new_tokens: int
     ) -> Iterator[dict[int, Response]]:
-        while batch := list(islice(asked, batch_size)):
-            yield self._outcomes(batch, max_new_tokens)
+        """Answer requests, see `adafv.batch.engine.Engine`; in their order."""
+        # the last batch may be shorter
+        while batch := list(islice(requests, batch_size)):
+            yield self._batch(batch, max_new_tokens)
 
-    def _outcomes(self, batch: list[Request], max_new_tokens: int) -> dict[int, Response]:
+    def _batch(self, batch: list[Request], max_new_tokens: int) -> dict[int, Response]:
+        """Answer requests, those with the same pruner together."""
         found: dict[int, Response] = {}
+
+        # open the images, each once; group by pruner
         opened = cache(open_image)
         groups: dict[int, list[Opened]] = {}
-        for asked in batch:
+        for request in batch:
             try:
-                question = Opened(asked, opened(asked.image))
+                question = Opened(request, opened(request.image))
             except ValueError as error:
-                found[asked.number] = failed(error)
+                found[request.number] = failed(error)
             else:
-                groups.setdefault(id(asked.pruner), []).append(question)
+                groups.setdefault(id(request.pruner), []).append(question)
+
         for group in groups.values():
-            found |= zip(
-                (x.asked.number for x in group), self._answers(group, max_new_tokens), strict=True
-            )
+            answered = self._group(group, max_new_tokens)
+            for question, response in zip(group, answered, strict=True):
+                found[question.request.number] = response
         return found
 
-    def _answers(self, group: Sequence[Opened], max_new_tokens: int) -> list[Response]:
-        """Answers to questions with one pruner; of those that cannot be answered together, half by
-        half.
-        """
+    def _group(self, group: Sequence[Opened], max_new_tokens: int) -> list[Response]:
+        """Answer questions with one pruner; if that fails together, then half by half."""
         try:
             return answers(self.model, self.processor, group, max_new_tokens)
+        # a large image may not fit together with others
         except torch.OutOfMemoryError:
             failure = ValueError(
                 "the memory of the device is too small for this image: pass a smaller --keep"
@@ -94,36 +102,47 @@ class HuggingFace:
             failure = error
         if len(group) == 1:
             return [failed(failure)]
+
+        # only the question that is at fault is to fail
         half = len(group) // 2
-        return [
-            x for part in (group[:half], group[half:]) for x in self._answers(part, max_new_tokens)
-        ]
+        first = self._group(group[:half], max_new_tokens)
+        return first + self._group(group[half:], max_new_tokens)
 
 
 @torch.no_grad()
 def answers(
     model: PreTrainedModel, processor: ProcessorMixin, group: Sequence[Opened], max_new_tokens: int
 ) -> list[Response]:
-    """Answer, visual_tokens and kept_tokens of each question; the first one's pruner holds for all.
+    """Answer questions together, from the visual tokens that the first one's pruner keeps.
 
     Raises:
         ValueError: a question, image or budget among them that cannot be answered.
     """
-    pruner, inputs = group[0].asked.pruner, _inputs(model, processor, group)
+    # encode
+    pruner = group[0].request.pruner
+    inputs = _inputs(model, processor, group)
     remember(model, processor)
     encoding = _encoding(model, processor, group, inputs)
-    counts = encoding.tokens.counts
+
+    # prune, then answer from the shorter inputs
     with pruner.pruned(model, inputs, encoding) as (short, selection):
         check_length(model, short["input_ids"])
+        # (B, new) ids as text
         texts = decode(processor, generate(model, short, max_new_tokens))
-    visual, kept = [0] * len(group), [0.0] * len(group)
+
+    # what crops count as images of their own belongs to one question
+    visual = [0] * len(group)
+    kept = [0.0] * len(group)
+    counts = encoding.tokens.counts
     for span, count, read in zip(encoding.spans, counts, selection.tokens_read, strict=True):
         visual[span.row] += count
         kept[span.row] += read
-    return [
-        {"answer": text, "visual_tokens": n, "kept_tokens": round(k)}
-        for text, n, k in zip(texts, visual, kept, strict=True)
-    ]
+
+    found = []
+    for text, n, k in zip(texts, visual, kept, strict=True):
+        # a method that prunes between layers reads different numbers: on average
+        found.append({"answer": text, "visual_tokens": n, "kept_tokens": round(k)})
+    return found
 
 
 def _encoding(
@@ -132,19 +151,25 @@ def _encoding(
     group: Sequence[Opened],
     inputs: dict[str, Any],
 ) -> Encoding:
-    """The encoded images of a group, each run through the tower once."""
-    pruner, distinct = group[0].asked.pruner, {id(x.image): x for x in group}
+    """Return the encoded images of a group, each run through the tower once."""
+    pruner = group[0].request.pruner
+    # by identity: the same file was opened once
+    distinct = {id(question.image): question for question in group}
     if len(distinct) == len(group):
         return pruner.encode(model, inputs)
-    once = encode(
-        model, _inputs(model, processor, [*distinct.values()]), signals=pruner.signals, text=False
-    )
-    place = {image: i for i, image in enumerate(distinct)}
-    return pruner.reask(model, inputs, once, [place[id(x.image)] for x in group])
+
+    # encode each image once, without text, then put every question to the encoding of its own
+    inputs_once = _inputs(model, processor, [*distinct.values()])
+    once = encode(model, inputs_once, signals=pruner.signals, text=False)
+    index = {image: i for i, image in enumerate(distinct)}
+    return pruner.reask(model, inputs, once, [index[id(question.image)] for question in group])
 
 
 def _inputs(
     model: PreTrainedModel, processor: ProcessorMixin, group: Sequence[Opened]
 ) -> dict[str, Any]:
-    images, questions = [x.image for x in group], [x.asked.question for x in group]
+    """Return inputs of a group, padded on the left."""
+    images = [opened.image for opened in group]
+    questions = [opened.request.question for opened in group]
+    # (B, L) prompts, each with one image
     return build_batch(processor, images, questions, model.device, model.dtype)

@@ -1,4 +1,4 @@
-"""Many questions from a file, answered by an engine; takes up an interrupted run where it stopped."""
+"""Answer many questions from a file with an engine, and resume an interrupted run."""
 
 import os
 from collections import deque
@@ -44,8 +44,8 @@ class Batch:
         source: the questions.
         out: the results, with `….settings.json` beside it. Results that are there and were made
             from the same lines (their text; images are taken to be the same) under the same
-            settings are kept; lines may have come on at the end. None: `run` has to be given where
-            to write.
+            settings are kept; lines may have been added at the end. None: `run` has to be told
+            where to write.
         pruner: the method at its budget.
         batch_size: questions that the engine has at once; None: what it does best with.
         max_new_tokens: the longest answer.
@@ -65,16 +65,21 @@ class Batch:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_new_tokens"):
-            if (value := getattr(self, name)) is not None and value < 1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is too few: pass 1 or more")
+
+        # read the questions now: what is wrong with the file is said before a model is loaded
         if self.out is None:
             _ = self._read
             return
+        # a pipe or a device cannot be read back
         if os.path.exists(self.out) and not os.path.isfile(self.out):
             raise ValueError(
-                f"{self.out} is not a regular file: pass another OUT, which can be gone on with"
+                f"{self.out} is not a regular file: pass another OUT, from which a run can resume"
             )
         _ = self._read
+        # results over the questions would lose both
         if os.path.exists(self.out) and self.out.samefile(self.source):
             raise ValueError(f"{self.out} holds the questions: pass another OUT for the results")
 
@@ -84,7 +89,7 @@ class Batch:
 
     @property
     def questions(self) -> list[str]:
-        """The questions of all lines that have one."""
+        """Return the questions of all lines that have one."""
         return [line.question for line in self._read[0] if line.error is None]
 
     def run(
@@ -99,9 +104,8 @@ class Batch:
             stream: where results go without an `out`.
 
         Returns:
-            How many results there are now (lines), how many of them were there before (resumed) and
-            failed, and the
-            first reason for that (first_error).
+            How many results there are now (lines), how many of them were there before (resumed),
+            how many failed (failed), and the first reason for that (first_error).
 
         Raises:
             ValueError: see `Results`; the disk is full; the engine cannot prune so, cannot start or
@@ -112,52 +116,55 @@ class Batch:
         if self.out is None:
             assert stream is not None
             return self._streamed(engine, stream, progress)
-        with Results(
-            self.out, self._settings(engine), [line.id for line in lines], written
-        ) as results:
-            there = len(results.records)
-            again = [
-                i
-                for i, record in enumerate(results.records)
-                if self.retry_failed and record["error"] is not None
-            ]
-            resumed = there - len(again)
-            with tqdm(
-                total=len(lines),
-                initial=resumed,
-                desc=self.out.name,
-                unit="line",
-                disable=not progress,
-            ) as bar:
+        # what is there already must be of the same questions, settings and weights
+        ids = [line.id for line in lines]
+        with Results(self.out, self._settings(engine), ids, written) as results:
+            # take up an earlier run
+            done = len(results.records)
+            again = []
+            for i, record in enumerate(results.records):
+                if self.retry_failed and record["error"] is not None:
+                    again.append(i)
+            resumed = done - len(again)
+
+            # the bar starts where the earlier run stopped
+            bar = _bar(self.out.name, len(lines), progress, resumed)
+            with bar:
+                # what failed before what is new: the file stays in the order of the lines
                 self._retry(engine, results, again, bar)
-                for new in self._new(engine, lines[there:]):
+                for new in self._new(engine, lines[done:]):
                     results.append(new)
                     bar.update(len(new))
             return _summary(results.records, resumed)
 
     def _retry(self, engine: Engine, results: Results, again: list[int], bar: Any) -> None:
-        """Answer lines that failed; what is known by the time of an interruption takes their place."""
-        lines, found = self._read[0], dict[int, Record]()
+        """Answer lines that failed; after an interruption too, what is known replaces them."""
+        lines = self._read[0]
+        found: dict[int, Record] = {}
         try:
             for new in self._new(engine, [lines[i] for i in again]):
+                # results come in order: these belong to the next indices
                 found |= zip(again[len(found) :], new, strict=False)
                 bar.update(len(new))
         finally:
             results.replace(found)
 
     def _streamed(self, engine: Engine, stream: BinaryIO, progress: bool) -> dict[str, Any]:
-        lines, records = self._read[0], list[Record]()
-        with tqdm(
-            total=len(lines), desc=self.source.name, unit="line", disable=not progress
-        ) as bar:
+        """Answer all lines, and write results as they come."""
+        lines = self._read[0]
+        records: list[Record] = []
+        bar = _bar(self.source.name, len(lines), progress, 0)
+        with bar:
             for new in self._new(engine, lines):
                 stream.write(as_jsonl(new))
+                # whoever reads the pipe has each result at once
                 stream.flush()
                 records += new
                 bar.update(len(new))
         return _summary(records, 0)
 
     def _settings(self, engine: Engine) -> dict[str, Any]:
+        """Return what must be the same for results to belong together."""
         query = self.pruner.query
         return {
             "adafv": __version__,
@@ -165,31 +172,36 @@ class Batch:
             "max_new_tokens": self.max_new_tokens,
             "method": self.pruner.name,
             **options_of(self.pruner),
+            # as numbers: settings are compared as JSON
             "query": query.tolist() if isinstance(query, Tensor) else query,
         }
 
     def _new(self, engine: Engine, lines: list[Line]) -> Iterator[list[Record]]:
-        """Results in the order of the lines, as many at once as there are; what comes early waits
-        for its turn.
-        """
+        """Yield results in the order of the lines; what comes early waits for its turn."""
         if not lines:
             return
-        waiting, known = deque(lines), dict[int, Response]()
+        # lines whose results are not written yet, and responses that are known already
+        waiting = deque(lines)
+        known: dict[int, Response] = {}
         pruners = _Pruners(self.pruner, engine)
-        asked = self._asked(engine, lines, known, pruners)
-        for outcomes in engine.outcomes(
-            asked, self.batch_size or engine.batch_size, self.max_new_tokens
-        ):
-            known |= outcomes
-            if new := _ready(waiting, known, pruners.specs, self.pruner.spec):
+        # read as the engine takes them: a file of millions is never prepared at once
+        requests = self._requests(engine, lines, known, pruners)
+        batch_size = self.batch_size or engine.batch_size
+        for responses in engine.responses(requests, batch_size, self.max_new_tokens):
+            known |= responses
+            new = _ready(waiting, known, pruners.specs, self.pruner.spec)
+            if new:
                 yield new
-        if new := _ready(waiting, known, pruners.specs, self.pruner.spec):
+
+        # lines at the end that could not be put to the engine
+        new = _ready(waiting, known, pruners.specs, self.pruner.spec)
+        if new:
             yield new
 
-    def _asked(
+    def _requests(
         self, engine: Engine, lines: list[Line], known: dict[int, Response], pruner_of: "_Pruners"
     ) -> Iterator[Request]:
-        """The lines that can be put to an engine; the outcomes of the others become known."""
+        """Yield the lines that can be put to an engine; responses to the others become known."""
         for line in lines:
             try:
                 if line.error is not None:
@@ -203,8 +215,7 @@ class Batch:
 
 
 class _Pruners:
-    """The pruners of lines: the same object for the same method and budget, which is what an engine
-    groups by.
+    """The pruners of lines: one object for one method and budget, as an engine groups by it.
 
     Args:
         default: that of lines which say nothing.
@@ -212,49 +223,67 @@ class _Pruners:
     """
 
     def __init__(self, default: Pruner, engine: Engine) -> None:
-        self.default, self.engine = default, engine
+        self.default = default
+        self.engine = engine
         self.specs: dict[int, str] = {}
         self._made: dict[tuple[Any, ...], Pruner] = {}
 
     def __call__(self, line: Line) -> Pruner:
-        wanted = line.method, line.keep, line.tokens
+        wanted = (line.method, line.keep, line.tokens)
+        # most lines say nothing
         if wanted == (None, None, None):
             return self.default
         if wanted not in self._made:
             pruner = self._of(*wanted)
             self.engine.check(pruner)
             self._made[wanted] = pruner
+        # a result names the method that made it
         self.specs[line.number] = self._made[wanted].spec
         return self._made[wanted]
 
     def _of(self, method: str | None, keep: float | None, tokens: int | None) -> Pruner:
+        """Return a pruner with a line's own method or budget."""
         if method is None:
             return replace(self.default, keep=keep, tokens=tokens)
+        # a method without a budget has the job's; `none` needs none
+        # a budget may be part of the name, as in "adafv:keep=0.2"
         spec, own = without_budget(method)
         if not own and keep is None and tokens is None and spec.partition(":")[0] != "none":
             keep, tokens = self.default.keep, self.default.tokens
         return from_spec(method, self._template, keep=keep, tokens=tokens)
 
     def _template(self) -> frozenset[int]:
+        """Return the ids that `skip=template` stands for."""
         return boilerplate(self.engine.processor)
 
 
 def _ready(
     waiting: deque[Line], known: dict[int, Response], specs: Mapping[int, str], default: str
 ) -> list[Record]:
-    """The results of the first lines that wait, as far as they are known."""
+    """Return the results of the first lines that wait, as far as they are known."""
     new = []
     while waiting and waiting[0].number in known:
+        # a failed line has nothing but its error, an answered one no error
         line = waiting.popleft()
-        empty = dict.fromkeys(("answer", "method", "visual_tokens", "kept_tokens", "error"))
-        new.append(
-            {"id": line.id, **empty, "method": specs.get(line.number, default)}
-            | known.pop(line.number)
-        )
+        record: Record = {
+            "id": line.id,
+            "answer": None,
+            "method": specs.get(line.number, default),
+            "visual_tokens": None,
+            "kept_tokens": None,
+            "error": None,
+        }
+        new.append(record | known.pop(line.number))
     return new
 
 
+def _bar(name: str, total: int, progress: bool, done: int) -> Any:
+    """Return a bar on stderr."""
+    return tqdm(total=total, initial=done, desc=name, unit="line", disable=not progress)
+
+
 def _summary(records: list[Record], resumed: int) -> dict[str, Any]:
+    """Return what became of a job."""
     errors = [record["error"] for record in records if record["error"] is not None]
     first = errors[0] if errors else None
     return {"lines": len(records), "resumed": resumed, "failed": len(errors), "first_error": first}

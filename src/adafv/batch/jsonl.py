@@ -1,4 +1,4 @@
-"""Questions from a JSONL file, and their results in another: in order, none twice, none lost."""
+"""Read questions from a JSONL file, and write their results to another: all, once, in order."""
 
 import contextlib
 import difflib
@@ -15,6 +15,7 @@ from adafv.utils.files import Lines, differences, write_text
 
 __all__ = ["Line", "Results", "checksum", "read_lines"]
 
+# What a line may have; "answer" is the truth, which `adafv tune` compares with.
 KEYS = ("id", "image", "question", "keep", "tokens", "method", "answer")
 
 _EXAMPLE = '{"image": "a.png", "question": "what is on the table?"}'
@@ -49,16 +50,20 @@ class Line:
 
 @checked
 def read_lines(path: Path, strict: bool = False) -> tuple[list[Line], list[bytes]]:
-    """The lines of a file, read and as they are. What is wrong with a line is told in its `error`.
+    """Read the lines of a file; what is wrong with a line is told in its `error`.
 
     Args:
         path: of the file.
         strict: a key that nobody knows is wrong, too.
 
+    Returns:
+        The lines, and how each is written.
+
     Raises:
         ValueError: the file cannot be read or is empty, or two lines have the same id.
     """
     try:
+        # as bytes: a line that is not UTF-8 fails alone
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(
@@ -66,32 +71,44 @@ def read_lines(path: Path, strict: bool = False) -> tuple[list[Line], list[bytes
         ) from None
     if not content.strip():
         raise ValueError(f"{path} is empty: give it one line for each question, such as {_EXAMPLE}")
+    # blank lines at the end are none; those in between are errors of their own
     written = [line.rstrip() for line in content.rstrip().split(b"\n")]
     lines = [_line(raw, number, path.parent, strict) for number, raw in enumerate(written, 1)]
+
+    # ids must be distinct: results are told apart by them
     first: dict[Any, int] = {}
     for line in lines:
-        if line.id is not None and first.setdefault(line.id, line.number) != line.number:
+        if line.id is None:
+            continue
+        earlier = first.setdefault(line.id, line.number)
+        if earlier != line.number:
             raise ValueError(
-                f"id {line.id!r} of line {line.number} of {path} is that of line {first[line.id]} too: "
+                f"id {line.id!r} of line {line.number} of {path} is that of line {earlier} too: "
                 "give each its own (a line without an id has its number)"
             )
-    named = [
-        replace(x, id=x.number) if x.id is None and x.number not in first else x for x in lines
-    ]
+
+    # a line that cannot be read has its number for an id, unless another line has that one
+    named = []
+    for line in lines:
+        if line.id is None and line.number not in first:
+            line = replace(line, id=line.number)
+        named.append(line)
     return named, written
 
 
 @checked
 def checksum(lines: Iterable[bytes]) -> str:
-    """Tell lines of a file from others."""
+    """Return what tells lines of a file from others."""
     return hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
 
 
 def _line(raw: bytes, number: int, folder: Path, strict: bool) -> Line:
+    """Return a line of the input; what is wrong with it is told in its `error`."""
     own = None
     try:
         entry = _entry(raw, number)
         own = _id(entry, number)
+        # what every line has
         for key, what in (("image", "a path"), ("question", "text")):
             if not isinstance(entry.get(key), str):
                 raise ValueError(
@@ -99,8 +116,11 @@ def _line(raw: bytes, number: int, folder: Path, strict: bool) -> Line:
                 )
         if strict:
             _check_keys(entry)
-        image: str = entry["image"]
-        keep, tokens, method = entry.get("keep"), entry.get("tokens"), entry.get("method")
+
+        # a method or a budget of the line's own; JSON's true is a number to Python
+        keep = entry.get("keep")
+        tokens = entry.get("tokens")
+        method = entry.get("method")
         if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int | float)):
             raise ValueError(f"keep={keep!r} is not a number: pass 0 < keep <= 1, or leave it out")
         if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int)):
@@ -111,34 +131,40 @@ def _line(raw: bytes, number: int, folder: Path, strict: bool) -> Line:
             raise ValueError(
                 f"method={method!r} is not text: pass the name of a method, or leave it out"
             )
-        is_address = "://" in image or image.startswith("data:")
-        place = image if is_address else str(folder / image)
+
+        # paths are relative to the file of questions; an address is refused when it is opened
+        image: str = entry["image"]
+        if "://" not in image and not image.startswith("data:"):
+            image = str(folder / image)
         return Line(
-            number, own, place, entry["question"], keep, tokens, method, entry.get("answer")
+            number, own, image, entry["question"], keep, tokens, method, entry.get("answer")
         )
     except ValueError as error:
         return Line(number, own, error=str(error))
 
 
 def _check_keys(entry: dict[str, Any]) -> None:
+    """Raise a `ValueError` for a key that nobody knows, with the one that was meant."""
     for key in entry:
         if key not in KEYS:
+            # a typing error would otherwise be ignored silently
             close = difflib.get_close_matches(key, KEYS, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"a line has {', '.join(KEYS)}"
             raise ValueError(f"the key {key!r} is unknown: {hint}")
 
 
 def _entry(raw: bytes, number: int) -> dict[str, Any]:
+    """Return the JSON object of a line."""
     try:
         entry = json.loads(raw)
     except UnicodeDecodeError:
         raise ValueError(f"line {number} is not UTF-8 text: save the file as UTF-8") from None
+    # brackets may be nested deeper than Python reads
     except (ValueError, RecursionError) as error:
-        reason = (
-            f"{error.msg}, column {error.colno}"
-            if isinstance(error, json.JSONDecodeError)
-            else str(error)
-        )
+        # JSON's own message counts lines, of which there is but one
+        reason = str(error)
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg}, column {error.colno}"
         raise ValueError(f"line {number} is no JSON ({reason}): write it as {_EXAMPLE}") from None
     if not isinstance(entry, dict):
         raise ValueError(f"line {number} is no JSON object: write it as {_EXAMPLE}")
@@ -146,6 +172,7 @@ def _entry(raw: bytes, number: int) -> dict[str, Any]:
 
 
 def _id(entry: dict[str, Any], number: int) -> str | int | float:
+    """Return a line's own id, or its number."""
     own = entry.get("id")
     if own is None:
         return number
@@ -153,6 +180,7 @@ def _id(entry: dict[str, Any], number: int) -> str | int | float:
         raise ValueError(
             f"the id of line {number} is neither text nor a number: pass one, or leave it out"
         )
+    # Python reads NaN and Infinity, which are no JSON in the results
     if isinstance(own, float) and not math.isfinite(own):
         raise ValueError(
             f"the id of line {number} is {own}: pass a finite number or text, or leave it out"
@@ -165,8 +193,8 @@ class Results(Lines):
     """A JSONL file of results, with the settings that made them in `….settings.json` beside it.
 
     Opening it takes up an earlier run of the same questions under the same settings: `records` are
-    its results, and a last line that a kill has torn is cut off. Questions may have come on at the
-    end since. Only one process may hold a file.
+    its results, and a last line that a kill has torn is cut off. Questions may have been added at
+    the end since. Only one process may hold a file.
 
     Args:
         path: made where it is missing; its folder is there.
@@ -184,9 +212,12 @@ class Results(Lines):
     ) -> None:
         super().__init__(path, "another OUT")
         try:
+            # through JSON and back, for comparison with what is read from a file
             self._check(json.loads(json.dumps(settings)), lines, bool(path.stat().st_size))
+            # the earlier results, checked against the questions
             self.records = [self._record(line, i, ids) for i, line in enumerate(self.before)]
             self.trim()
+        # an interruption must not leave the file locked
         except BaseException:
             self.close()
             raise
@@ -195,51 +226,57 @@ class Results(Lines):
         """Add results and put them on the disk.
 
         Raises:
-            ValueError: the disk is full; what was there before stays whole.
+            ValueError: the disk is full; what was there before is kept.
         """
         new = list(records)
         super().append(new)
         self.records += new
 
     def replace(self, records: Mapping[int, dict[str, Any]]) -> None:
-        """Put results in the place of others, by index; the file is the old one or the new one,
-        never between.
+        """Replace results by others, by index; the file is the old one or the new one.
 
         Raises:
-            ValueError: the disk is full; what was there before stays whole.
+            ValueError: the disk is full; what was there before is kept.
         """
         if records:
+            # new results in the positions of the old
             self.records = [records.get(i, record) for i, record in enumerate(self.records)]
             self.rewrite(self.records)
 
     def _check(self, settings: dict[str, Any], lines: Sequence[bytes], taken: bool) -> None:
+        """Compare settings with those of an earlier run, if any, and write them."""
         path = self.path.with_name(f"{self.path.name}.settings.json")
         if taken:
             self._compare(path, settings, lines)
+        # a checksum stands for the questions
         now = {"input": checksum(lines), "lines": len(lines), **settings}
         write_text(path, json.dumps(now, indent=1) + "\n")
 
     def _compare(self, path: Path, settings: dict[str, Any], lines: Sequence[bytes]) -> None:
+        """Raise a `ValueError` if an earlier run had other settings or questions."""
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
+            # of the lines, those that there were then must be the same
             count = before.pop("lines")
             was = differences(before, {"input": checksum(lines[:count]), **settings})
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             raise ValueError(
-                f"{self.path} has content, but what made it cannot be read from {path.name} beside it: pass another OUT"
+                f"{self.path} has content, but what made it cannot be read from {path.name} "
+                "beside it: pass another OUT"
             ) from None
         if was:
             raise ValueError(
-                f"{self.path} holds results with {was}: pass another OUT, or the same settings and the same lines; new "
-                "ones may stand at the end"
+                f"{self.path} holds results with {was}: pass another OUT, or the same settings "
+                "and the same lines; new ones may stand at the end"
             )
 
     def _record(self, line: bytes, index: int, ids: Sequence[Any]) -> dict[str, Any]:
+        """Return an earlier result, which has to be that of the question at its index."""
         with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
             record = json.loads(line)
             if record["id"] == ids[index] and {"answer", "error"} <= record.keys():
                 return record
         raise ValueError(
-            f"line {index + 1} of {self.path} is not the result of line {index + 1} of the input: delete it and what "
-            "follows it, or pass another OUT"
+            f"line {index + 1} of {self.path} is not the result of line {index + 1} of the input: "
+            "delete it and what follows it, or pass another OUT"
         )

@@ -1,6 +1,7 @@
-"""vLLM on a Ray cluster: as many engines as there are workers, on any number of nodes."""
+"""Answer questions on a Ray cluster: a vLLM engine for each worker, on any number of nodes."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from functools import cache, cached_property, partial
@@ -46,16 +47,20 @@ class RayEngine:
         workers: int = 1,
         **options: Any,
     ) -> None:
+        # both are in one extra
         needs("vllm", "ray")
         needs("ray", "ray")
         # engines that share a machine would all bind themselves to the same cores
         self.environment = prepare() | {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         self.requests = Requests(model)
         self.processor = self.requests.processor
-        self.wanted, self.workers, self.options = dtype, workers, options
+        self.wanted_dtype = dtype
+        self.workers = workers
+        self.options = options
 
     @property
     def settings(self) -> dict[str, Any]:
+        """Return, ready for JSON, what decides the answers."""
         return {
             "engine": "ray",
             "model": self.requests.name,
@@ -65,38 +70,47 @@ class RayEngine:
         }
 
     def check(self, pruner: Pruner) -> None:
+        """Raise a `ValueError` if the model or the method is not pruned on vLLM."""
         self.requests.check(pruner)
 
-    def outcomes(
-        self, asked: Iterator[Request], batch_size: int, max_new_tokens: int
+    def responses(
+        self, requests: Iterator[Request], batch_size: int, max_new_tokens: int
     ) -> Iterator[dict[int, Response]]:
-        rows = [self._row(question, max_new_tokens) for question in asked]
+        """Answer requests, see `adafv.batch.engine.Engine`; all are read before the first."""
+        rows = [self._row(request, max_new_tokens) for request in requests]
         if not rows:
             return
+        # imported late: it starts processes
         import ray
 
         try:
-            questions = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // batch_size))
+            # a block is what is lost with a worker, and what results come in
+            blocks = math.ceil(len(rows) / batch_size)
+            questions = ray.data.from_items(rows, override_num_blocks=blocks)
             answered = self._pipeline(batch_size)(questions)
             for block in answered.iter_batches(batch_size=None, batch_format="pyarrow"):
-                yield {row["number"]: _outcome(row) for row in block.to_pylist()}
+                yield {row["number"]: _response(row) for row in block.to_pylist()}
         except ray.exceptions.RayError as error:
             raise EngineError(
                 f"Ray has stopped ({sentence(error)}): run the same command again"
             ) from error
 
-    def _row(self, asked: Request, max_new_tokens: int) -> dict[str, Any]:
+    def _row(self, request: Request, max_new_tokens: int) -> dict[str, Any]:
+        """Return a request as a row of Ray's data."""
         return {
-            "number": asked.number,
-            "picture": os.path.abspath(asked.image),
-            "tokenized_prompt": self.requests.prompt(asked.question),
-            "mm_processor_kwargs": self.requests.options(asked.pruner),
+            "number": request.number,
+            # a path: the node that answers opens the image
+            "image_path": os.path.abspath(request.image),
+            "tokenized_prompt": self.requests.prompt(request.question),
+            "mm_processor_kwargs": self.requests.options(request.pruner),
             "sampling_params": self.requests.sampling(max_new_tokens),
         }
 
     def _pipeline(self, batch_size: int) -> Any:
+        """Return Ray's pipeline: open the image, answer, read the answer."""
         from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
+        # Ray runs the engine; images and answers are ours
         config = vLLMEngineProcessorConfig(
             model_source=self.requests.source,
             engine_kwargs=engine_options(self._device) | {"dtype": self._dtype} | self.options,
@@ -104,9 +118,11 @@ class RayEngine:
             concurrency=(self.workers, self.workers),
             placement_group_config={"bundles": [{"CPU": 1}]} if self._device == "cpu" else None,
             runtime_env={"env_vars": self.environment},
+            # prompts are tokens already, and answers come as text
             chat_template_stage=False,
             tokenize_stage=False,
             detokenize_stage=False,
+            # a row that fails does not end the job
             should_continue_on_error=True,
             log_engine_metrics=False,
         )
@@ -119,21 +135,24 @@ class RayEngine:
 
     @cached_property
     def _dtype(self) -> str:
-        return str(dtype_of(self.wanted, torch.device(self._device))).removeprefix("torch.")
+        return str(dtype_of(self.wanted_dtype, torch.device(self._device))).removeprefix("torch.")
 
     @cached_property
     def _resources(self) -> dict[str, float]:
-        """What the cluster has; connecting to it, or starting it, is part of asking."""
+        """Return what the cluster has, after connecting to it or starting it."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # what it collects it prints to stdout as the process ends
+        # Ray prints what it has deduplicated to stdout as the process ends
         os.environ.setdefault("RAY_DEDUP_LOGS", "0")
         local = not os.environ.get("RAY_ADDRESS")
         if local:
+            # nobody else on the network is to reach it
             os.environ.setdefault(LOOPBACK, "0")
         import ray
 
         if not ray.is_initialized():
+            # a core more for each worker: the stages around the engines need some too
             cores = (os.cpu_count() or 1) + self.workers
+            # a cluster of this process alone, or the one that is there
             new = {"address": "local", "include_dashboard": False, "num_cpus": cores}
             try:
                 ray.init(
@@ -145,23 +164,27 @@ class RayEngine:
                 raise EngineError(
                     f"Ray cannot start ({sentence(error)}): check RAY_ADDRESS"
                 ) from error
+
+        # the job shows its own progress
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = context.print_on_execution_start = False
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
         return ray.cluster_resources()
 
 
 @cache
 def _requests(source: str) -> Requests:
-    """One for each process."""
+    """Return the prompts of a model, made once in each process."""
     return Requests(source)
 
 
 def _with_image(source: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A question with its image, on whichever node."""
+    """Return the columns that a question gets on the node that opens its image."""
     try:
-        image = open_image(row["picture"])
+        # on the worker's node, from a path that all nodes share
+        image = open_image(row["image_path"])
     except ValueError as error:
         return {ERROR: failed(error)["error"]}
     return {
@@ -171,14 +194,15 @@ def _with_image(source: str, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answered(source: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of an answered question."""
+    requests = _requests(source)
     read = row["prompt_token_ids"]
-    return {
-        "number": row["number"],
-        **_requests(source).answered(row["generated_text"], read, row["visual_tokens"]),
-    }
+    response = requests.response(row["generated_text"], read, row["visual_tokens"])
+    return {"number": row["number"], **response}
 
 
-def _outcome(row: dict[str, Any]) -> Response:
-    if error := row.get(ERROR):
-        return failed(error)
+def _response(row: dict[str, Any]) -> Response:
+    """Return the response in a row that has gone through the pipeline."""
+    if row.get(ERROR):
+        return failed(row[ERROR])
     return {name: row[name] for name in ("answer", "visual_tokens", "kept_tokens")}

@@ -1,4 +1,7 @@
-"""vLLM in this process, without a server: new questions come in as others are answered."""
+"""Answer questions with vLLM in this process, without a server.
+
+New questions come in as others are answered.
+"""
 
 import threading
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ from adafv.models.load import dtype_of, sentence
 
 __all__ = ["VLLMEngine"]
 
-AGAIN = "run the same command again, it goes on where it stopped"
+AGAIN = "run the same command again, it resumes"
 
 
 class VLLMEngine:
@@ -46,6 +49,7 @@ class VLLMEngine:
 
     @property
     def settings(self) -> dict[str, Any]:
+        """Return, ready for JSON, what decides the answers."""
         return {
             "engine": "vllm",
             "model": self.requests.name,
@@ -55,54 +59,68 @@ class VLLMEngine:
         }
 
     def check(self, pruner: Pruner) -> None:
+        """Raise a `ValueError` if the model or the method is not pruned on vLLM."""
         self.requests.check(pruner)
 
-    def outcomes(
-        self, asked: Iterator[Request], batch_size: int, max_new_tokens: int
+    def responses(
+        self, requests: Iterator[Request], batch_size: int, max_new_tokens: int
     ) -> Iterator[dict[int, Response]]:
+        """Answer requests, see `adafv.batch.engine.Engine`; a free seat is filled at once."""
+        # number and visual tokens of what vLLM has, by its own id of a request
         running: dict[str, tuple[int, int]] = {}
         more = True
         while more or running:
             found: dict[int, Response] = {}
-            while len(running) < batch_size and (
-                more := (question := next(asked, None)) is not None
-            ):
+
+            # hand over requests until vLLM has as many as it may
+            while more and len(running) < batch_size:
+                request = next(requests, None)
+                if request is None:
+                    more = False
+                    break
                 try:
-                    running |= self._enqueue(question, max_new_tokens)
+                    running |= self._enqueue(request, max_new_tokens)
                 except EngineError:
                     raise
-                except (
-                    Exception
-                ) as error:  # whatever vLLM and the model's processor make of an image or a prompt
-                    found[question.number] = failed(error)
-            for output in self._step() if running else ():
+                # whatever vLLM and the model's processor make of an image or a prompt
+                except Exception as error:
+                    found[request.number] = failed(error)
+
+            # one step of the engine, after which some may be answered
+            finished = self._step() if running else []
+            for output in finished:
                 number, visual_tokens = running.pop(output.request_id)
-                text, prompt = output.outputs[0].text, output.prompt_token_ids
-                found[number] = self.requests.answered(text, prompt, visual_tokens)
+                # one answer to a request
+                text = output.outputs[0].text
+                found[number] = self.requests.response(text, output.prompt_token_ids, visual_tokens)
             yield found
 
-    def _enqueue(self, asked: Request, max_new_tokens: int) -> dict[str, tuple[int, int]]:
-        """Hand a question to vLLM: the request's id, the question's number and its image's visual
-        tokens.
+    def _enqueue(self, request: Request, max_new_tokens: int) -> dict[str, tuple[int, int]]:
+        """Hand a request to vLLM.
+
+        Returns:
+            By vLLM's id of it: its number, and the visual tokens of its image.
         """
         from vllm import SamplingParams
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        image = open_image(asked.image)
+        # opened here: a broken image is its own question's error
+        image = open_image(request.image)
         prompt = {
-            "prompt_token_ids": self.requests.prompt(asked.question),
+            "prompt_token_ids": self.requests.prompt(request.question),
             "multi_modal_data": {"image": image},
-            "mm_processor_kwargs": self.requests.options(asked.pruner),
+            "mm_processor_kwargs": self.requests.options(request.pruner),
         }
         params = SamplingParams(**self.requests.sampling(max_new_tokens))
         try:
-            [request] = self._llm.enqueue(prompt, params, use_tqdm=False)
+            [name] = self._llm.enqueue(prompt, params, use_tqdm=False)
         except EngineDeadError as error:
             raise _death(error) from error
         # outputs have a request's id without what makes it unique
-        return {request.partition("-")[0]: (asked.number, self.requests.visual_tokens(image))}
+        return {name.partition("-")[0]: (request.number, self.requests.visual_tokens(image))}
 
     def _step(self) -> list[Any]:
+        """Return what one step of the engine has finished."""
         try:
             return [output for output in self._llm.llm_engine.step() if output.finished]
         except Exception as error:
@@ -110,6 +128,7 @@ class VLLMEngine:
 
     @cached_property
     def _llm(self) -> Any:
+        """Return vLLM, started with the first question."""
         from vllm import LLM
 
         try:
@@ -118,6 +137,7 @@ class VLLMEngine:
             raise EngineError(
                 f"vLLM cannot start with {self.requests.source!r} ({sentence(error)})"
             ) from error
+        # vLLM does not say when its engine dies
         core = llm.llm_engine.engine_core
         if hasattr(core, "outputs_queue"):  # the engine is a process of its own
             threading.Thread(target=_watch, args=(core,), daemon=True).start()
@@ -128,9 +148,11 @@ def _watch(core: Any) -> None:
     """Wake whoever waits for an engine that has died, which vLLM 0.32 leaves waiting for ever."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
+    # a sentinel is readable once its process has ended
     connection.wait(core.resources.engine_manager.sentinels())
     core.outputs_queue.put_nowait(EngineDeadError())
 
 
 def _death(error: Exception) -> EngineError:
+    """Return the error of an engine that has died."""
     return EngineError(f"vLLM's engine has died ({sentence(error)}): {AGAIN}")

@@ -1,4 +1,4 @@
-"""Questions as vLLM takes them, and what its answers say, whoever runs it."""
+"""Put questions as vLLM takes them, and read its answers, whoever runs it."""
 
 import importlib.util
 import json
@@ -27,7 +27,8 @@ from adafv.utils.checks import checked
 
 __all__ = ["Requests", "engine_options", "fingerprint", "needs", "prepare"]
 
-BEGINNING = 256
+BEGINNING = 256  # bytes of each weight that a fingerprint reads
+# Of vLLM's processes: quiet, no statistics sent, and memory of a CPU left to others.
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "4",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -42,7 +43,7 @@ ENVIRONMENT = {
 
 @checked
 class Requests:
-    """What a model on vLLM is asked.
+    """Prompts, options and answers of a model on vLLM.
 
     Args:
         model: hub id or folder; None: the model that ships with the package.
@@ -52,7 +53,9 @@ class Requests:
     """
 
     def __init__(self, model: str | None) -> None:
-        self.name, self.source = model or "embedded", source_of(model)
+        self.name = model or "embedded"
+        self.source = source_of(model)
+        # the configuration alone: weights are read by the engine
         self.config = from_files(self.source, AutoConfig.from_pretrained)
         self.processor: ProcessorMixin = from_files(
             self.source, processor_class(self.config).from_pretrained, backend="pil"
@@ -60,10 +63,12 @@ class Requests:
 
     def check(self, pruner: Pruner) -> None:
         """Raise a `ValueError` if the model or the method is not pruned on vLLM."""
+        # vLLM chooses its model by the first
         architecture = next(iter(self.config.architectures or ()), None)
         if architecture not in ARCHITECTURES:
             raise ValueError(
-                f"{architecture} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: pass --engine hf"
+                f"{architecture} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: "
+                "pass --engine hf"
             )
         try:
             PruneConfig.of(_options(pruner), {})
@@ -71,18 +76,19 @@ class Requests:
             raise ValueError(f"{error}: pass --engine hf, or another method") from None
 
     def prompt(self, question: str) -> list[int]:
-        """Its ids, with one placeholder for the image."""
+        """Return the ids of a prompt, with one placeholder for the image."""
         tools: Any = self.processor
+        # the same text and tokens as transformers' engine has; vLLM repeats the placeholder
         text = prompt_for(self.processor, question)
         special = tokenizer_options(self.processor, text)["add_special_tokens"]
         return tools.tokenizer(text, add_special_tokens=special)["input_ids"]
 
     def options(self, pruner: Pruner) -> dict[str, Any]:
-        """mm_processor_kwargs that prune so."""
+        """Return the mm_processor_kwargs of a pruner."""
         return _options(pruner)
 
     def sampling(self, max_new_tokens: int) -> dict[str, Any]:
-        """Parameters of a greedy answer, such as transformers gives."""
+        """Return the parameters of a greedy answer, such as transformers gives."""
         return {
             "temperature": 0.0,
             "max_tokens": max_new_tokens,
@@ -90,19 +96,20 @@ class Requests:
         }
 
     def visual_tokens(self, image: Image.Image) -> int:
-        """N of an image: its patches, newlines not counted."""
+        """Return N of an image: its patches, newlines not counted."""
         tools: Any = self.processor
         width, height = image.size
-        [count] = tools._get_num_multimodal_tokens(image_sizes=[(height, width)])[
-            "num_image_tokens"
-        ]
+        sizes = tools._get_num_multimodal_tokens(image_sizes=[(height, width)])
+        [count] = sizes["num_image_tokens"]
+        # only models that cut an image into crops put newlines between their rows
         if not hasattr(self.config, "image_grid_pinpoints"):
             return count
-        layout = self._skeleton.layout(count, {"image_sizes": torch.tensor([height, width])})
+        layout = self._meta_model.layout(count, {"image_sizes": torch.tensor([height, width])})
         return len(layout.patch_indices)
 
-    def answered(self, text: str, prompt: Sequence[int], visual_tokens: int) -> Response:
-        """The outcome, from what was read and written."""
+    def response(self, text: str, prompt: Sequence[int], visual_tokens: int) -> Response:
+        """Return the response, from what was read and written."""
+        # an unpruned image has placeholders for its newlines too, which are no visual tokens
         read = list(prompt).count(self._placeholder)
         return {
             "answer": text.strip(),
@@ -111,7 +118,7 @@ class Requests:
         }
 
     @cached_property
-    def _skeleton(self) -> MetaModel:
+    def _meta_model(self) -> MetaModel:
         return MetaModel(self.config)
 
     @cached_property
@@ -120,19 +127,22 @@ class Requests:
 
     @cached_property
     def _repetition_penalty(self) -> float:
+        """Return the model's own penalty, which transformers applies to greedy answers too."""
         try:
             return GenerationConfig.from_pretrained(self.source).repetition_penalty or 1.0
+        # not every model has one
         except OSError:
             return 1.0
 
 
 def engine_options(device: str) -> dict[str, Any]:
-    """VLLM's own options: images are prepared as everywhere in this library, and nothing is
-    compiled for a CPU.
-    """
+    """Return engine arguments of vLLM for a device."""
     return {
+        # images are prepared as everywhere in this library
         "mm_processor_kwargs": {"backend": "pil"},
+        # what memory is measured with
         "limit_mm_per_prompt": {"image": 1},
+        # on a CPU compiling takes longer than it saves
         "enforce_eager": device == "cpu",
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
@@ -141,18 +151,21 @@ def engine_options(device: str) -> dict[str, Any]:
 
 @checked
 def fingerprint(source: str, config: Any) -> str:
-    """Tells a model from its retrained successor without loading either.
+    """Return what tells a model from its retrained successor, without loading either.
 
-    A hub id's commit, or a checksum over the beginnings of the weights in a folder.
+    That is a hub id's commit, or a checksum over the beginnings of the weights in a folder.
     """
+    # the hub knows which commit it gave
     if not os.path.isdir(source):
         return str(config._commit_hash)
     checksum = 0
     for path in sorted(Path(source).glob("*.safetensors")):
         with path.open("rb") as file:
+            # a safetensors file: 8 bytes of length, a header in JSON, then the weights
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
             start = file.tell()
             for _, weight in sorted(header.items()):
+                # the header has an entry of metadata too
                 if "data_offsets" in weight:
                     file.seek(start + weight["data_offsets"][0])
                     checksum = zlib.crc32(file.read(BEGINNING), checksum)
@@ -161,26 +174,28 @@ def fingerprint(source: str, config: Any) -> str:
 
 @checked
 def needs(module: str, extra: str) -> None:
-    """Raise a `ValueError` if an optional package is not there."""
+    """Raise a `ValueError` if an optional package is not installed."""
     if importlib.util.find_spec(module) is None:
         raise ValueError(
-            f"--engine {extra} needs {module}, which is not installed: pip install 'adafv[{extra}]', or leave it out"
+            f"--engine {extra} needs {module}, which is not installed: "
+            f"pip install 'adafv[{extra}]', or leave it out"
         )
 
 
 def prepare() -> dict[str, str]:
-    """Make vLLM say on stderr what is wrong, nothing else, send nothing home, and leave a CPU's
-    memory to others too.
-
-    What is set already stays.
+    """Set the environment of vLLM's processes, as far as it is not set already.
 
     Returns:
-        The environment of its processes.
+        The environment.
     """
-    return {name: os.environ.setdefault(name, value) for name, value in ENVIRONMENT.items()}
+    environment = {}
+    for name, value in ENVIRONMENT.items():
+        environment[name] = os.environ.setdefault(name, value)
+    return environment
 
 
 def _options(pruner: Pruner) -> dict[str, Any]:
+    """Return a pruner as options of a request."""
     if pruner.query is not None:
         raise ValueError("query of a pruner cannot be handed to vLLM")
     return options_in({"method": pruner.name, **options_of(pruner)})

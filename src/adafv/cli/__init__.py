@@ -1,18 +1,26 @@
-"""The command line. Heavy imports happen inside the commands: `adafv --help` needs no torch."""
+"""Run the command line; heavy imports happen inside the commands: `adafv --help` needs no torch."""
 
 import sys
 from typing import Annotated
 
-import typer
-
 from adafv import __version__
-from adafv.cli import asking, fetching, listing, measuring, serve, speed, tuning, ui
-from adafv.cli import batch as serving
+from adafv.cli import extras
+
+try:
+    import typer
+except ModuleNotFoundError as error:
+    # the commands below cannot even be declared without it
+    print(f"adafv: {extras.sentence(error, 'the command line')}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+from adafv.cli import asking, batch, fetching, listing, measuring, serve, speed, tuning, ui
 from adafv.utils.checks import checked
 
 __all__ = ["main"]
 
-BAD_INPUT, INTERRUPTED = 2, 130
+# Exit statuses, as shells know them.
+BAD_INPUT = 2
+INTERRUPTED = 130
 
 app = typer.Typer(
     help="Fewer visual tokens for vision-language models: AdaFV and its rivals.",
@@ -24,12 +32,14 @@ app.command()(asking.explain)
 app.command()(listing.methods)
 app.command()(listing.families)
 app.command()(fetching.fetch)
+# `eval` is a builtin of Python, so the function has another name
 app.command(name="eval")(measuring.evaluate)
 app.command()(measuring.table)
 app.command()(measuring.analyze)
 app.command()(tuning.tune)
 app.command()(speed.speed)
-app.command()(serving.batch)
+app.command()(batch.batch)
+# flags that are not ours go to vLLM
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
     serve.serve
 )
@@ -37,11 +47,13 @@ app.command()(ui.ui)
 
 
 def _version(wanted: bool) -> None:
+    """Print the version and leave."""
     if wanted:
         typer.echo(__version__)
         raise typer.Exit
 
 
+# Options of `adafv` itself, which stand before a command.
 @app.callback()
 def _adafv(
     version: Annotated[
@@ -56,29 +68,44 @@ def _adafv(
 
 @checked
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 2 for bad input (one line on stderr), 130 when
-    interrupted.
+    """Run one command, and print what is wrong in one line on stderr.
+
+    Returns:
+        The exit status: 0, 2 for bad input, 130 when interrupted, or a command's own.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        # errors come to us instead of being printed with a usage
         status = typer.main.get_command(app).main(
             arguments, prog_name="adafv", standalone_mode=False
         )
+    # Ctrl-C
     except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED
     except ValueError as error:
         return _fail(str(error), BAD_INPUT)
+    # the reader has seen enough, as with | head
     except BrokenPipeError:
         sys.stderr.close()  # keeps the interpreter from complaining about the closed stdout
         return 0
+    except ModuleNotFoundError as error:
+        # a package of an extra is missing; what else cannot be imported is a bug
+        command = f"adafv {arguments[0]}" if arguments else "adafv"
+        advice = extras.sentence(error, command)
+        if advice is None:
+            raise
+        return _fail(advice, BAD_INPUT)
     except Exception as error:
         # typer's usage errors, which have no public base class
         if not hasattr(error, "format_message"):
             raise
         return _fail(f"{error.format_message()} See 'adafv --help'.", BAD_INPUT)
-    return _fail("stopped", status) if status == INTERRUPTED else status or 0
+    if status == INTERRUPTED:
+        return _fail("stopped", status)
+    return status or 0
 
 
 def _fail(message: str, status: int) -> int:
+    """Print a message on one line of stderr, and return the exit status."""
     typer.echo(f"adafv: {' '.join(message.split())}", err=True)
     return status

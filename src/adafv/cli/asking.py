@@ -1,4 +1,4 @@
-"""One image, one question: ask, explain."""
+"""Ask one question about one image: `adafv ask` and `adafv explain`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +24,8 @@ from adafv.cli.options import (
     quiet,
 )
 
-CUT = " cut after {} tokens: a larger --max-new-tokens lets it go on"
+# Said of an answer that has reached the limit.
+CUT = " cut after {} tokens: a larger --max-new-tokens lets it continue"
 
 
 def ask(
@@ -40,8 +41,11 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer a question about an image."""
-    picture, pruner = open_image(image, question), pruner_of(method, keep, tokens, model)
+    # check everything that can be wrong before a model is loaded
+    opened = open_image(image, question)
+    pruner_of(method, keep, tokens, model)
     quiet()
+    # imported after the checks: PyTorch takes seconds
     from adafv.models.ask import ask as answer_question
     from adafv.models.generation import check_answer_length
     from adafv.models.load import load
@@ -49,11 +53,14 @@ def ask(
     check_answer_length(max_new_tokens)
     loaded, processor = load(model, device, dtype)
     complain_of_words(processor, [question], model)
+
+    # now that there is a processor, `skip=template` has its ids
     pruner = pruner_of(method, keep, tokens, model, processor)
-    answer = answer_question(loaded, processor, picture, question, pruner, max_new_tokens)
+    answer = answer_question(loaded, processor, opened, question, pruner, max_new_tokens)
     if as_json:
         print_json(asdict(answer))
         return
+    # an answer that was cut ends in an ellipsis
     cut = f";{CUT.format(max_new_tokens)}" if answer.cut else ""
     typer.echo(f"{answer.answer} …" if cut else answer.answer)
     typer.echo(
@@ -81,7 +88,9 @@ def explain(
     """Draw how the visual tokens were chosen, and the answers with and without the rest."""
     from adafv.utils.files import writable_folder
 
-    picture, pruner = open_image(image, question), pruner_of(method, keep, tokens, model)
+    # check everything that can be wrong before a model is loaded
+    opened = open_image(image, question)
+    pruner_of(method, keep, tokens, model)
     writable_folder(out.parent)
     quiet()
     from adafv import viz
@@ -92,7 +101,9 @@ def explain(
     loaded, processor = load(model, device, dtype)
     complain_of_words(processor, [question], model)
     pruner = pruner_of(method, keep, tokens, model, processor)
-    summary = viz.explain(loaded, processor, picture, question, pruner, out, max_new_tokens)
+
+    # answer with and without pruning, and draw
+    summary = viz.explain(loaded, processor, opened, question, pruner, out, max_new_tokens)
     if as_json:
         print_json(summary)
     else:

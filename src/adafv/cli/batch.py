@@ -1,4 +1,7 @@
-"""Answering for others: batch."""
+"""Answer a file of questions: `adafv batch`, a job over a file.
+
+The HTTP server is another command, see `adafv.cli.serve`.
+"""
 
 import sys
 from contextlib import redirect_stdout
@@ -36,7 +39,8 @@ def batch(
         Path,
         typer.Argument(
             metavar="IN.jsonl",
-            help='Lines of {"image": FILE, "question": …}; "id", "method", "keep" or "tokens" if wanted.',
+            help='Lines of {"image": FILE, "question": …}; '
+            '"id", "method", "keep" or "tokens" if wanted.',
             show_default=False,
         ),
     ],
@@ -83,17 +87,20 @@ def batch(
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Answer a file of questions, a result per line. Takes up an interrupted run where it stopped.
+    """Answer a file of questions, a result per line; resumes an interrupted run.
 
     Lines may be added at the end of IN meanwhile. Exit status 1: some lines have failed, each with
     its reason.
     """
+    # check everything that can be wrong before a model is loaded
     _check(engine, workers, device)
+    # - stands for standard output
     piped = str(out) == "-"
     if piped and (as_json or retry_failed):
         given = "--json" if as_json else "--retry-failed"
         raise ValueError(
-            f"{given} with OUT -, which is the results themselves: pass a file, or leave {given} out"
+            f"{given} with OUT -, which is the results themselves: "
+            f"pass a file, or leave {given} out"
         )
     pruner = pruner_of(method, keep, tokens, model)
     from adafv.batch.job import Batch
@@ -108,11 +115,14 @@ def batch(
         retry_failed=retry_failed,
     )
     if not piped:
+        # a folder that cannot be written is said now, not after hours
         writable_folder(out.parent)
     quiet()
     stdout = sys.stdout
-    with redirect_stdout(sys.stderr):  # Ray talks
+    # Ray talks, and stdout is for results
+    with redirect_stdout(sys.stderr):
         made = _engine(engine, workers or 1, model, device, dtype)
+        # now that there is a processor, `skip=template` has its ids
         plan = replace(plan, pruner=pruner_of(method, keep, tokens, model, made.processor))
         unknown = complain_of_words(made.processor, plan.questions, model)
         summary = plan.run(made, progress=True, stream=stdout.buffer if piped else None)
@@ -121,20 +131,26 @@ def batch(
     else:
         _report(out, piped, summary)
     if summary["failed"]:
+        # scripts see that not every line has an answer
         raise typer.Exit(FAILED)
 
 
 def _report(out: Path, piped: bool, summary: dict[str, Any]) -> None:
+    """Print what became of the job."""
     if not piped:
         typer.echo(
             f"written: {out} ({summary['lines']} lines, {summary['resumed']} of them were there)"
         )
     if summary["failed"]:
         text = f"failed: {summary['failed']} lines, the first because: {summary['first_error']}"
-        typer.echo(text, err=True) if piped else say(text)
+        if piped:
+            typer.echo(text, err=True)
+        else:
+            say(text)
 
 
 def _check(engine: str, workers: int | None, device: str | None) -> None:
+    """Raise a `ValueError` for an engine that there is not, or an option that it does not have."""
     if engine not in ENGINES:
         raise ValueError(f"--engine {engine!r} is unknown: pass one of {', '.join(ENGINES)}")
     if workers is not None and engine != "ray":
@@ -145,13 +161,15 @@ def _check(engine: str, workers: int | None, device: str | None) -> None:
         raise ValueError(f"--workers {workers} is too few: pass 1 or more")
     if device is not None and engine != "hf":
         raise ValueError(
-            f"--device {device} with --engine {engine}, which takes the devices it finds: leave it out"
+            f"--device {device} with --engine {engine}, which takes the devices it finds: "
+            "leave it out"
         )
 
 
 def _engine(
     name: str, workers: int, model: str | None, device: str | None, dtype: str | None
 ) -> "Engine":
+    """Return an engine by its name; only its own imports are made."""
     if name == "vllm":
         from adafv.batch.vllm import VLLMEngine
 
@@ -163,4 +181,5 @@ def _engine(
     from adafv.batch.hf import HuggingFace
     from adafv.models.load import load
 
+    # in this process; the other engines load the model in processes of their own
     return HuggingFace(*load(model, device, dtype), model or "embedded")

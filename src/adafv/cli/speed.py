@@ -1,4 +1,4 @@
-"""speed: stage times of pruned prompts against what the arithmetic allows."""
+"""Measure stage times of pruned prompts against what the arithmetic allows: `adafv speed`."""
 
 import os
 from datetime import UTC, datetime
@@ -29,7 +29,8 @@ def speed(
         str,
         typer.Option(
             metavar="S",
-            help="tiny, llava-1.5-7b, llava-1.5-13b, llava-next-7b, qwen2.5-vl-7b or qwen3-vl-8b; random weights.",
+            help="tiny, llava-1.5-7b, llava-1.5-13b, llava-next-7b, qwen2.5-vl-7b or qwen3-vl-8b; "
+            "random weights.",
         ),
     ] = "tiny",
     layers: Annotated[
@@ -62,15 +63,16 @@ def speed(
 ) -> None:
     """Measure time: stages, TTFT, memory, and the share of the ideal speed-up.
 
-    Takes up an interrupted run.
+    Resumes an interrupted run.
     """
-    # read once, when torch is imported: stderr is the progress bar's
+    # PyTorch's profiler reads it once, when torch is imported: stderr is the progress bar's
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from adafv.models.load import device_of, dtype_of
     from adafv.speed import report, tables
     from adafv.speed.run import Measurement
     from adafv.utils.files import check_own, writable_folder
 
+    # check everything that can be wrong before a model is made
     measurement = Measurement(
         shape=shape,
         layers=layers,
@@ -81,17 +83,17 @@ def speed(
         answer=answer,
         compile=compile_,
     )
-    place = device_of(device)
-    precision = dtype_of(dtype, place)
+    target = device_of(device)
+    precision = dtype_of(dtype, target)
     writable_folder(out)
+    # another command's results must not be overwritten
     check_own(out / "results.json", report.COLUMNS, "adafv speed")
     quiet()
     start = datetime.now(UTC)
-    records, settings = measurement.run(place, precision, out, progress=True)
-    rows, meta = (
-        report.rows_of(records, settings, measurement.config),
-        report.meta_of(records, settings, start),
-    )
+    # measure, then compare with what the arithmetic allows
+    records, settings = measurement.run(target, precision, out, progress=True)
+    rows = report.rows_of(records, settings, measurement.config)
+    meta = report.meta_of(records, settings, start)
     report.write(out, meta, rows)
     if as_json:
         print_json({"meta": meta, "rows": rows})
@@ -100,18 +102,20 @@ def speed(
     say(tables.LEGEND)
     for count, (low, middle, high) in meta["noise_floor"].items():
         typer.echo(
-            f"noise floor, dense against dense, batch {count}: {low:.2f} to {high:.2f}, median {middle:.2f}"
+            f"noise floor, dense against dense, batch {count}: "
+            f"{low:.2f} to {high:.2f}, median {middle:.2f}"
         )
     for entry in meta["left_out"]:
         typer.echo(
-            f"left out: {entry['method']} at {entry['keep']}, batch {entry['batch']}: {entry['reason']}"
+            f"left out: {entry['method']} at {entry['keep']}, "
+            f"batch {entry['batch']}: {entry['reason']}"
         )
-    typer.echo(
-        f"written: {', '.join(str(out / name) for name in ('results.json', 'results.csv', 'speed.png'))}"
-    )
+    written = [str(out / file) for file in ("results.json", "results.csv", "speed.png")]
+    typer.echo(f"written: {', '.join(written)}")
 
 
 def _number(text: str) -> int:
+    """Return an entry of --batch as a number."""
     try:
         return int(text)
     except ValueError:

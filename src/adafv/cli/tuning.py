@@ -1,4 +1,4 @@
-"""Choosing for a user: tune."""
+"""Choose a budget on a user's own questions: `adafv tune`."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,8 @@ def tune(
         typer.Option(
             "--data",
             metavar="FILE.jsonl",
-            help='Lines of {"image": FILE, "question": …}, "answer" where the truth is known; files relative to it.',
+            help='Lines of {"image": FILE, "question": …}, "answer" where the truth is known; '
+            "files relative to it.",
             show_default=False,
         ),
     ],
@@ -63,8 +64,8 @@ def tune(
 
     An answer counts as right that is the line's "answer", or, where it has none, the dense model's.
     The choice is made on one half of the images and measured on the other. If it holds,
-    adafv.json in DIR says it: copy that into the model's folder. Takes up an interrupted run where
-    it stopped; lines may be added at the end of FILE.
+    adafv.json in DIR says it: copy that into the model's folder. An interrupted run resumes; lines
+    may be added at the end of FILE.
     """
     from adafv.evaluation.report import meta_of
     from adafv.models.saved import FILE, save_pretrained
@@ -74,6 +75,7 @@ def tune(
     from adafv.tuning.run import Tuning
     from adafv.utils.files import check_own, writable_folder
 
+    # check everything that can be wrong before a model is loaded
     least = share_in(min_retention, "--min-retention")
     plan = Tuning(
         data=data,
@@ -85,40 +87,53 @@ def tune(
         max_new_tokens=max_new_tokens,
     )
     writable_folder(out)
+    # another command's results must not be overwritten
     check_own(out / "results.json", COLUMNS, "adafv tune")
     quiet()
     from adafv.models.load import load
 
-    name, start = model or "embedded", datetime.now(UTC)
+    # measure, and pick
+    name = model or "embedded"
+    start = datetime.now(UTC)
     loaded, processor = load(model, device, dtype)
     findings = plan.run(loaded, processor, out, name=name, progress=True)
-    left_out = [
-        {"method": m, "keep": k, "reason": reason} for (m, k), reason in findings.left_out.items()
-    ]
+
+    # configurations that a method refuses are named with their reason
+    left_out = []
+    for (method, share), reason in findings.left_out.items():
+        left_out.append({"method": method, "keep": share, "reason": reason})
     settings = {
-        "data": str(data), "questions": plan.questions,
-        "pictures": len(plan.images), "with_answer": plan.with_answer, "min_retention": least, "seed": seed,
-        "batch_size": batch_size, "max_new_tokens": max_new_tokens,
+        "data": str(data),
+        "questions": plan.questions,
+        "pictures": len(plan.images),
+        "with_answer": plan.with_answer,
+        "min_retention": least,
+        "seed": seed,
+        "batch_size": batch_size,
+        "max_new_tokens": max_new_tokens,
         "left_out": left_out,
-    }  # fmt: skip
-    whole = {
+    }
+    results = {
         "meta": meta_of(loaded, name, start, **settings) | {"interval": INTERVAL},
         "rows": findings.rows,
         "chosen": findings.chosen,
         "verdict": verdict(findings.rows, plan.questions, least),
     }
-    report.write(out, whole)
+    report.write(out, results)
+
+    # what the model's folder is to say, unless nothing held
     written = [*report.FILES]
     if findings.pruner is not None:
         written.append(save_pretrained(findings.pruner, out).name)
+    # a budget that held in another run says nothing of this one
     elif (out / FILE).exists():
         typer.echo(f"adafv: {out / FILE} is of another run, and left as it is", err=True)
     if as_json:
-        print_json(whole)
+        print_json(results)
         return
     print_table(report.table(findings.rows), drop=report.NARROW)
     say(report.LEGEND)
     for entry in left_out:
         say(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}", indent=2)
-    say(str(whole["verdict"]))
+    say(str(results["verdict"]))
     typer.echo(f"written: {', '.join(str(out / file) for file in written)}")

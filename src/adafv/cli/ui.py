@@ -1,13 +1,14 @@
-"""ui: the playground in a browser."""
+"""Open the playground in a browser: `adafv ui`."""
 
-import importlib.util
 import signal
 from typing import Annotated
 
 import typer
 
+from adafv.cli.extras import need
 from adafv.cli.options import Device, Dtype, Json, MaxNewTokens, Model, print_json, quiet
 
+# Addresses that only this machine reaches.
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -33,10 +34,10 @@ def ui(
 
     Sends nothing anywhere.
     """
-    if importlib.util.find_spec("gradio") is None:
-        raise ValueError("Gradio is not installed: pip install 'adafv[ui]'")
+    need("gradio")
     from adafv.app.server import free_port
 
+    # what can be wrong is said before a model is loaded
     port = free_port(host, port)
     quiet()
     from adafv.models.generation import check_answer_length
@@ -47,9 +48,12 @@ def ui(
     from adafv.models.load import load
 
     name = model or "embedded"
+    # one model for all visitors
     playground = Playground(*load(model, device, dtype), name, max_new_tokens)
+    # the first visitor is not to wait for what a process does once
     playground.warm_up()
 
+    # say where the page is, once it can be opened
     def ready(url: str) -> None:
         if as_json:
             print_json({"url": url, "model": name})
@@ -60,5 +64,6 @@ def ui(
                 "adafv: whoever reaches this machine can use the page, and its model", err=True
             )
 
+    # a stop from outside ends the page as Ctrl-C does
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     serve(playground, host, port, ready)

@@ -1,5 +1,6 @@
-"""lmms-eval: `python -m lmms_eval --model adafv --model_args pretrained=…,method=adafv,keep=0.05
---tasks gqa,pope`.
+"""Answer the tasks of lmms-eval from pruned images.
+
+python -m lmms_eval --model adafv --model_args pretrained=…,method=adafv,keep=0.05 --tasks gqa
 """
 
 import time
@@ -32,7 +33,7 @@ MAX_NEW_TOKENS = 1024
 
 
 def manifests() -> list[ModelManifest]:
-    """The models that lmms-eval finds under the entry point `lmms_eval.models`."""
+    """Return the models that lmms-eval finds under the entry point `lmms_eval.models`."""
     return [ModelManifest(model_id="adafv", chat_class_path=f"{__name__}.{Pruned.__name__}")]
 
 
@@ -48,6 +49,7 @@ class Counts(TokenCounts):
     kept_tokens: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the counts as they are logged."""
         return super().to_dict() | {
             "visual_tokens": self.visual_tokens,
             "kept_tokens": self.kept_tokens,
@@ -55,8 +57,7 @@ class Counts(TokenCounts):
 
 
 class Pruned(lmms):
-    """A vision-language model that answers lmms-eval from the visual tokens that a method keeps,
-    greedily.
+    """A vision-language model that answers lmms-eval from kept visual tokens, greedily.
 
     The results file names adafv's version and the method with all its options
     (`config.model_backend`), and gives the mean of the visual tokens before and after pruning over
@@ -73,7 +74,7 @@ class Pruned(lmms):
         ValueError: a model, method or option that cannot be used.
     """
 
-    is_simple = False
+    is_simple = False  # it reads chats, not the texts with placeholders of older models
 
     def __init__(
         self,
@@ -97,10 +98,9 @@ class Pruned(lmms):
         self.__class__ = type(name, (type(self),), {"__module__": __name__})
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Answers in the order of the requests.
-
-        Whatever goes wrong with one is raised, never scored.
-        """
+        """Answer requests, in their order; whatever goes wrong with one is raised, never scored."""
+        # the longest prompts first, in batches of the same generation kwargs: memory that suffices
+        # for the first batch suffices for all
         order = Collator(
             [r.args for r in requests],
             lambda args: -len(args[0]),
@@ -119,61 +119,78 @@ class Pruned(lmms):
         return order.get_original(answers)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Refuse tasks that compare likelihoods."""
         raise NotImplementedError(
             "adafv answers in words: run the variant of this task that generates its answer"
         )
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Refuse tasks that ask in several rounds."""
         raise NotImplementedError(
             "adafv answers single questions: leave out tasks that ask in several rounds"
         )
 
     def _answer(self, batch: Sequence[tuple[Any, ...]]) -> list[GenerationResult]:
-        """Answer requests (context, doc_to_messages, generation kwargs, document, task, split) of
-        the same kwargs.
+        """Answer requests of the same generation kwargs.
+
+        Args:
+            batch: (context, doc_to_messages, generation kwargs, document, task, split) of each.
         """
         try:
-            chats = [
-                ChatMessages(messages=f(self.task_dict[t][s][i])) for _, f, _, i, t, s in batch
-            ]
+            chats = []
+            for _, messages_of, _, document, task, split in batch:
+                messages = messages_of(self.task_dict[task][split][document])
+                chats.append(ChatMessages(messages=messages))
             return self._generate(chats, batch[0][2])
         except Exception as error:
-            error.add_note(f"while answering {', '.join(f'{t}/{s}/{i}' for *_, i, t, s in batch)}")
+            # thousands of requests run in one call, so the error has to say which it was
+            names = [f"{task}/{split}/{document}" for *_, document, task, split in batch]
+            error.add_note(f"while answering {', '.join(names)}")
             raise
 
     @torch.no_grad()
     def _generate(
         self, chats: list[ChatMessages], wanted: Mapping[str, Any]
     ) -> list[GenerationResult]:
+        """Prune a batch of chats, and generate their answers."""
         max_new_tokens, stops = _limits(wanted)
-        short, counts, inside = self._prune(self._inputs(chats))
+        short, counts, layerwise = self._prune(self._inputs(chats))
         check_length(self.model, short["input_ids"])
-        with inside:
-            output = generate(self.model, short, max_new_tokens)
+        with layerwise:
+            output = generate(self.model, short, max_new_tokens)  # (B, new)
+
+        # count tokens: padding is not read, and special tokens are not written
         special = torch.tensor(self.processor.tokenizer.all_special_ids, device=output.device)
-        written = (~torch.isin(output, special)).sum(1).tolist()
-        read = short["attention_mask"].sum(1).tolist()
-        for count, r, w in zip(counts, read, written, strict=True):
-            count.input_tokens, count.output_tokens = r, w
-        texts = decode(self.processor, output)
-        return [
-            GenerationResult(_until(text, stops), count)
-            for text, count in zip(texts, counts, strict=True)
-        ]
+        written = (~torch.isin(output, special)).sum(1).tolist()  # (B,)
+        read = short["attention_mask"].sum(1).tolist()  # (B,)
+
+        results = []
+        for i, text in enumerate(decode(self.processor, output)):
+            counts[i].input_tokens = read[i]
+            counts[i].output_tokens = written[i]
+            results.append(GenerationResult(_until(text, stops), counts[i]))
+        return results
 
     def _prune(
         self, inputs: dict[str, Any]
     ) -> tuple[dict[str, Any], list[Counts], AbstractContextManager[object]]:
-        """The shorter inputs, their visual tokens, and the context in which the model is to read
-        them.
+        """Prune a batch.
+
+        Returns:
+            The shorter inputs, the visual tokens of each request, and the context in which the
+            model is to read the inputs: there, some methods prune between layers.
         """
         counts = [Counts() for _ in inputs["input_ids"]]
         if "pixel_values" not in inputs:
+            # a batch of text alone
             return self.pruner(self.model, inputs), counts, nullcontext()
+
+        # encode, score and select; a request may have several images
         encoding = self.pruner.encode(self.model, inputs)
         selection = self.pruner.choose(encoding)
+        visual_tokens = encoding.tokens.counts
         for span, count, read in zip(
-            encoding.spans, encoding.tokens.counts, selection.tokens_read, strict=True
+            encoding.spans, visual_tokens, selection.tokens_read, strict=True
         ):
             counts[span.row].visual_tokens += count
             counts[span.row].kept_tokens += read
@@ -181,66 +198,79 @@ class Pruned(lmms):
         return short, counts, self.pruner.between_layers(self.model, encoding)
 
     def _inputs(self, chats: list[ChatMessages]) -> dict[str, Any]:
-        """A batch of chats, with any number of images each, as the processor prepares it, padded
-        on the left.
-        """
-        pictures = []
+        """Return inputs of chats with any number of images each, padded on the left."""
+        # the images of all chats, in order: the processor deals them out to the placeholders
+        images = []
         for chat in chats:
-            images, videos, sounds = chat.extract_media()
+            own_images, videos, sounds = chat.extract_media()
             if videos or sounds:
                 raise ValueError(
                     "this request has a video or a sound, adafv prunes images: leave the task out"
                 )
-            pictures += [_image(image) for image in images]
-        prompts = [
-            self.processor.apply_chat_template(
+            images += [_image(image) for image in own_images]
+
+        prompts = []
+        for chat in chats:
+            prompt = self.processor.apply_chat_template(
                 chat.to_hf_messages(), add_generation_prompt=True, tokenize=False
             )
-            for chat in chats
-        ]
-        batch = self.processor(
-            images=pictures or None, text=prompts, **tokenizer_options(self.processor, prompts[0])
-        )
+            prompts.append(prompt)
+
+        options = tokenizer_options(self.processor, prompts[0])
+        batch = self.processor(images=images or None, text=prompts, **options)
         return dict(batch.to(device=self.model.device, dtype=self.model.dtype))
 
     def _log(self, counts: Sequence[Counts], seconds: float) -> None:
-        written, seen = sum(c.output_tokens for c in counts), [c for c in counts if c.visual_tokens]
-        means = (
-            {n: fmean(getattr(c, n) for c in seen) for n in ("visual_tokens", "kept_tokens")}
-            if seen
-            else {}
-        )
-        budget = {n: v for n in ("keep", "tokens") if (v := getattr(self.pruner, n)) is not None}
-        log_metrics(seconds, written, written / seconds, additional_metrics=budget | means)
+        """Hand the budget, and the mean of visual tokens, to the results file."""
+        metrics: dict[str, float] = {}
+        for name in ("keep", "tokens"):
+            value = getattr(self.pruner, name)
+            if value is not None:
+                metrics[name] = value
+
+        # requests without an image would pull the mean down
+        seen = [count for count in counts if count.visual_tokens]
+        if seen:
+            metrics["visual_tokens"] = fmean(count.visual_tokens for count in seen)
+            metrics["kept_tokens"] = fmean(count.kept_tokens for count in seen)
+
+        written = sum(count.output_tokens for count in counts)
+        log_metrics(seconds, written, written / seconds, additional_metrics=metrics)
 
 
 def _batch_size(value: int | str) -> int:
+    """Return a batch size, which lmms-eval's command line passes as text."""
     if not str(value).isdecimal() or int(value) < 1:
         raise ValueError(f"batch_size={value!r} is not a number of requests: pass 1 or more")
     return int(value)
 
 
 def _limits(wanted: Mapping[str, Any]) -> tuple[int, list[str]]:
-    """The longest answer and the texts that end it, of a task's generation kwargs."""
-    temperature, stops = wanted.get("temperature"), wanted.get("until") or []
+    """Return the longest answer and the texts that end it, of a task's generation kwargs."""
+    # a temperature without do_sample means sampling, unless it is 0
+    temperature = wanted.get("temperature")
     sampling = wanted.get("do_sample", temperature is not None) and temperature != 0
     if sampling or (wanted.get("num_beams") or 1) > 1:
         raise ValueError(
-            f"this task samples or searches beams ({dict(wanted)}), adafv compares methods on greedy answers: "
-            "pass --gen_kwargs temperature=0,do_sample=False,num_beams=1"
+            f"this task samples or searches beams ({dict(wanted)}), adafv compares methods on "
+            "greedy answers: pass --gen_kwargs temperature=0,do_sample=False,num_beams=1"
         )
-    return wanted.get("max_new_tokens") or MAX_NEW_TOKENS, [stops] if isinstance(
-        stops, str
-    ) else stops
+    stops = wanted.get("until") or []
+    if isinstance(stops, str):
+        stops = [stops]
+    return wanted.get("max_new_tokens") or MAX_NEW_TOKENS, stops
 
 
 def _until(text: str, stops: Sequence[str]) -> str:
+    """Return a text up to the first of some texts that end it, stripped."""
+    # an empty text would end every answer before it begins
     for stop in filter(None, stops):
         text = text.partition(stop)[0]
     return text.strip()
 
 
 def _image(image: Image.Image | str) -> Image.Image:
+    """Return an image, or what a path leads to, as 8-bit RGB."""
     if isinstance(image, str):
         return open_image(image)
     check_image(image)

@@ -16,16 +16,12 @@ from adafv.models.prompting import build_inputs
 from adafv.utils.checks import checked
 from adafv.utils.clock import now
 
-__all__ = [
-    "Answer",
-    "ask",
-    "ask_encoded",
-]
+__all__ = ["Answer", "ask", "ask_encoded"]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says, and what it cost.
+    """An answer of a model, and what it cost.
 
     Attributes:
         answer: the text, stripped.
@@ -59,8 +55,7 @@ def ask(
     pruner: Pruner,
     max_new_tokens: int = 64,
 ) -> Answer:
-    """Answer one question about one image, greedily, from the visual tokens that the pruner
-    keeps.
+    """Answer one question about one image, greedily, from the visual tokens that are kept.
 
     Raises:
         ValueError: a question or image that `check_question` or `check_image` refuses, a prompt
@@ -69,8 +64,10 @@ def ask(
     check_answer_length(max_new_tokens)
     inputs = build_inputs(processor, image, question, model.device, model.dtype)
     remember(model, processor)
+    # The clock starts with inputs on the device, before the vision tower.
     clock = _Clock(model.device)
     with torch.no_grad():
+        # encode the image once, with what the method looks at
         encoding = pruner.encode(model, inputs)
     return _answer(model, processor, inputs, encoding, pruner, max_new_tokens, clock)[0]
 
@@ -84,7 +81,7 @@ def ask_encoded(
     pruner: Pruner,
     max_new_tokens: int = 64,
 ) -> tuple[Answer, Selection]:
-    """As `ask`, about an image that is encoded already; both times leave the vision tower out.
+    """Answer like `ask`, about an encoded image; both times leave the vision tower out.
 
     Args:
         inputs: the prompt, see `build_inputs`.
@@ -96,7 +93,8 @@ def ask_encoded(
     Raises:
         ValueError: a budget that the pruner refuses, or a prompt longer than the model reads.
     """
-    return _answer(model, processor, inputs, encoding, pruner, max_new_tokens, _Clock(model.device))
+    clock = _Clock(model.device)
+    return _answer(model, processor, inputs, encoding, pruner, max_new_tokens, clock)
 
 
 @torch.no_grad()
@@ -109,16 +107,19 @@ def _answer(
     max_new_tokens: int,
     clock: "_Clock",
 ) -> tuple[Answer, Selection]:
+    """Answer from an encoding, and return the selection too; the clock runs already."""
+    # prune, then answer from the shorter inputs
     with pruner.pruned(model, inputs, encoding) as (short, selection):
         check_length(model, short["input_ids"])
-        output = generate(
-            model, short, max_new_tokens, logits_processor=LogitsProcessorList([clock])
-        )
+        # logits of the first token are seen by whatever processes them: the clock
+        clocks = LogitsProcessorList([clock])
+        output = generate(model, short, max_new_tokens, logits_processor=clocks)
     total_ms = clock.read()
     answer = Answer(
         answer=decode(processor, output)[0],
         method=pruner.spec,
         visual_tokens=sum(encoding.tokens.counts),
+        # a method that prunes between layers reads different numbers in each: on average
         kept_tokens=round(sum(selection.tokens_read)),
         prefill_ms=clock.first_token_ms,
         total_ms=total_ms,
@@ -128,7 +129,10 @@ def _answer(
 
 
 class _Clock(LogitsProcessor):
-    """Milliseconds since it was made, and when the first logits came."""
+    """Milliseconds since it was made, and when the first logits came.
+
+    It stands among the processors of logits, which it returns as they are.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -136,9 +140,11 @@ class _Clock(LogitsProcessor):
         self.first_token_ms = 0.0
 
     def read(self) -> float:
+        """Return the milliseconds so far, after the device has finished."""
         return (now(self.device) - self.start) * 1000
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        # only the first time: waiting for the device at every token would slow it
         if not self.first_token_ms:
             self.first_token_ms = self.read()
         return scores

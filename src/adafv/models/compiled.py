@@ -1,12 +1,13 @@
-"""The language model compiled: prompts padded to a few lengths, answers from a static cache; on
-CUDA as CUDA graphs.
+"""Compile the language model: prompts padded to a few lengths, answers from a static cache.
+
+On CUDA each forward replays a CUDA graph.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial, wraps
+from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +19,16 @@ from adafv.families.base import layers_of
 
 __all__ = ["compiled"]
 
+# Inputs that run along the sequence, and so are padded with it.
 ALONG = ("inputs_embeds", "attention_mask", "position_ids", "visual_pos_masks")
+# Kinds of layers in which no token sees what comes after it.
 LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 LENGTHS = 64  # that may be compiled in one process; the default, 8, is soon reached
 
 
 @contextmanager
 def compiled(model: PreTrainedModel, bucket: int = 32) -> Iterator[PreTrainedModel]:
-    """A context in which the layers of the language model run compiled; on CUDA each forward
-    replays a CUDA graph.
+    """Run the layers of the language model compiled; on CUDA each forward replays a CUDA graph.
 
         with compiled(model):
             model.generate(**pruner(model, inputs), cache_implementation="static",
@@ -44,7 +46,7 @@ def compiled(model: PreTrainedModel, bucket: int = 32) -> Iterator[PreTrainedMod
     counts in Python and would be compiled anew for every token.
 
     The model computes as ever where nothing is to be gained or too little is known: with gradients,
-    where hidden states or attentions are asked for, for a prompt that goes on from a filled cache,
+    where hidden states or attentions are asked for, for a prompt that continues a filled cache,
     and under a method that prunes between layers. On leaving, after an exception too, the model is
     as it was.
 
@@ -59,57 +61,16 @@ def compiled(model: PreTrainedModel, bucket: int = 32) -> Iterator[PreTrainedMod
     if bucket < 1:
         raise ValueError(f"bucket={bucket} is not a number of tokens: pass 1 or more")
     decoder: Any = model.get_decoder()
-    if other := set(getattr(decoder.config, "layer_types", None) or ()) - LAYERS:
-        raise ValueError(
-            f"models of the family {model.config.model_type!r} have layers of {', '.join(sorted(other))}, whose state "
-            "padded prompts would change: leave `compiled` out"
-        )
-    own, forward, layers = vars(decoder).get("forward"), decoder.forward, layers_of(decoder)
-    mode = "reduce-overhead" if model.device.type == "cuda" else None
+    _check_layers(model, decoder)
 
-    def read(**inputs: Any) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        # of the graph's own: no cache is padded, and none has to stay at its address
-        cache: Any = DynamicCache()
-        hidden = forward(**inputs, past_key_values=cache, use_cache=True).last_hidden_state
-        return hidden, [(layer.keys, layer.values) for layer in cache.layers]
+    # An instance may carry a forward of its own; only that one is put back as an attribute.
+    own = vars(decoder).get("forward")
+    decoder.forward = _fast_forward(model, decoder, bucket)
 
-    def decode(**inputs: Any) -> Tensor:
-        return forward(**inputs).last_hidden_state
-
-    fixed: Any = partial(torch.compile, dynamic=False, mode=mode)
-    prefill, step = fixed(read), fixed(decode)
-
-    @wraps(forward)
-    def fast(*args: Any, **inputs: Any) -> Any:
-        if (
-            args
-            or torch.compiler.is_compiling()
-            or not _known(inputs)
-            or any(x._forward_pre_hooks for x in layers)
-        ):
-            return forward(*args, **inputs)
-        cache, length = inputs.get("past_key_values"), inputs["inputs_embeds"].shape[1]
-        if length == 1 and isinstance(cache, StaticCache) and not any(cache.is_sliding):
-            hidden = step(**inputs)
-        elif cache is not None and cache.get_seq_length():
-            return forward(**inputs)
-        else:
-            cache = DynamicCache(config=decoder.config) if cache is None else cache
-            hidden, found = prefill(**_padded(inputs, bucket))
-            for i, (keys, values) in enumerate(found):
-                cache.update(keys[:, :, :length], values[:, :, :length], i)
-        # a graph's next replay writes over what it has returned
-        return BaseModelOutputWithPast(
-            last_hidden_state=hidden[:, :length].clone(), past_key_values=cache
-        )
-
-    decoder.forward = fast
     try:
         # PyTorch before 2.12 claims to export while it compiles, and no causal mask would be left
-        # to the kernel
-        exporting = patch.object(
-            masking_utils, "is_torchdynamo_exporting", lambda: False, create=True
-        )
+        # to the kernel.
+        exporting = _replaced(masking_utils, "is_torchdynamo_exporting", lambda: False)
         with torch._dynamo.config.patch(recompile_limit=LENGTHS), exporting:
             yield model
     finally:
@@ -119,61 +80,150 @@ def compiled(model: PreTrainedModel, bucket: int = 32) -> Iterator[PreTrainedMod
             decoder.forward = own
 
 
+def _check_layers(model: PreTrainedModel, decoder: Any) -> None:
+    """Raise a `ValueError` if the model has layers whose state padding would enter."""
+    other = set(getattr(decoder.config, "layer_types", None) or ()) - LAYERS
+    if other:
+        raise ValueError(
+            f"models of the family {model.config.model_type!r} have layers of "
+            f"{', '.join(sorted(other))}, whose state padded prompts would change: "
+            "leave `compiled` out"
+        )
+
+
+def _fast_forward(model: PreTrainedModel, decoder: Any, bucket: int) -> Any:
+    """Return a forward for the decoder that pads a prompt and runs what is compiled."""
+    forward = decoder.forward
+    layers = layers_of(decoder)
+    mode = "reduce-overhead" if model.device.type == "cuda" else None
+
+    def read(**inputs: Any) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        # A cache of the graph's own: the caller's is not padded and need not keep its address.
+        cache: Any = DynamicCache()
+        hidden = forward(**inputs, past_key_values=cache, use_cache=True).last_hidden_state
+        # keys and values of a layer: (B, H, L + pad, D / H)
+        return hidden, [(layer.keys, layer.values) for layer in cache.layers]
+
+    def decode(**inputs: Any) -> Tensor:
+        return forward(**inputs).last_hidden_state
+
+    # Static shapes: CUDA graphs need them, and one length is as good as another.
+    compile_static: Any = partial(torch.compile, dynamic=False, mode=mode)
+    prefill = compile_static(read)
+    step = compile_static(decode)
+
+    @wraps(forward)
+    def fast(*args: Any, **inputs: Any) -> Any:
+        if args or torch.compiler.is_compiling() or not _known(inputs):
+            return forward(*args, **inputs)
+        # A method that prunes between layers has hooks there, which a graph would freeze.
+        if any(layer._forward_pre_hooks for layer in layers):
+            return forward(*args, **inputs)
+
+        cache = inputs.get("past_key_values")
+        length = inputs["inputs_embeds"].shape[1]  # (B, L, D)
+        if length == 1 and isinstance(cache, StaticCache) and not any(cache.is_sliding):
+            # one step of decoding
+            hidden = step(**inputs)
+        elif cache is not None and cache.get_seq_length():
+            # a prompt that continues a filled cache
+            return forward(**inputs)
+        else:
+            # prefill: pad the prompt, then copy its own keys and values into the caller's cache
+            if cache is None:
+                cache = DynamicCache(config=decoder.config)
+            hidden, found = prefill(**_padded(inputs, bucket))
+            for i, (keys, values) in enumerate(found):
+                cache.update(keys[:, :, :length], values[:, :, :length], i)  # (B, H, L, D / H)
+
+        # (B, L, D), cloned: a graph's next replay writes over what it has returned
+        hidden = hidden[:, :length].clone()
+        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache)
+
+    return fast
+
+
+@contextmanager
+def _replaced(module: ModuleType, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of a module, and restore it on leaving, also if it did not exist."""
+    existed = hasattr(module, name)
+    old = getattr(module, name, None)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        if existed:
+            setattr(module, name, old)
+        else:
+            delattr(module, name)
+
+
 def _known(inputs: Mapping[str, Any]) -> bool:
-    """Whether a call of the language model is one whose prompts may be padded: embeddings, no
-    gradient, no extras.
-    """
-    if (
-        torch.is_grad_enabled()
-        or inputs.get("inputs_embeds") is None
-        or inputs.get("use_cache") is False
-    ):
+    """Return whether prompts of a call may be padded: embeddings, no gradient, no extras."""
+    if torch.is_grad_enabled():
         return False
-    if not all(mask is None or isinstance(mask, Tensor) for mask in _masks(inputs).values()):
+    if inputs.get("inputs_embeds") is None or inputs.get("use_cache") is False:
         return False
-    rest = {name: value for name, value in inputs.items() if name not in ALONG}
-    return not any(
-        isinstance(x, Tensor) or (x and name.startswith("output_")) for name, x in rest.items()
-    )
+
+    # Masks of flex attention are objects whose shape is not ours to change.
+    for mask in _masks(inputs).values():
+        if mask is not None and not isinstance(mask, Tensor):
+            return False
+
+    # Another tensor might run along the sequence too, and wanted outputs would have the padding.
+    for name, value in inputs.items():
+        if name in ALONG:
+            continue
+        if isinstance(value, Tensor) or (value and name.startswith("output_")):
+            return False
+    return True
 
 
 def _masks(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The attention masks by kind of layer, where there is more than one kind."""
+    """Return the attention masks by kind of layer; a single one under the empty name."""
     mask = inputs.get("attention_mask")
     return dict(mask) if isinstance(mask, Mapping) else {"": mask}
 
 
 def _padded(inputs: Mapping[str, Any], bucket: int) -> dict[str, Any]:
-    """What the layers read of prompts without a cache, up to the next multiple of `bucket`."""
-    out = {
-        name: value
-        for name, value in inputs.items()
-        if name not in ("past_key_values", "use_cache")
-    }
-    length, masks = out["inputs_embeds"].shape[1], _masks(inputs)
-    # (B, 1, L, W) masks say of W keys, as many as a static cache has, who may see them: no more of
-    # them can be padding
-    pad = min(
-        [
-            -length % bucket,
-            *(m.shape[-1] - length for m in masks.values() if m is not None and m.dim() == 4),
-        ]
-    )
-    for name, mask in masks.items():
+    """Return inputs of prompts without a cache, padded to the next multiple of `bucket`."""
+    out = dict(inputs)
+    out.pop("past_key_values", None)
+    out.pop("use_cache", None)
+    length = out["inputs_embeds"].shape[1]
+    masks = _masks(inputs)
+
+    # A mask (B, 1, L, W) says which of W keys may be seen, as many as a static cache has: no more
+    # than W - L of them can be padding.
+    pad = -length % bucket
+    for mask in masks.values():
         if mask is not None and mask.dim() == 4:
+            pad = min(pad, mask.shape[-1] - length)
+
+    for name, mask in masks.items():
+        if mask is None:
+            continue
+        if mask.dim() == 4:
+            # (B, 1, L, W) → (B, 1, L + pad, L + pad)
             masks[name] = _longer(mask[..., : length + pad], pad, dim=-2)
-        elif mask is not None:
+        else:
+            # (B, L) → (B, L + pad), or none at all where every token is visible
             masks[name] = None if mask.all() else _longer(mask, pad)
     out["attention_mask"] = masks.get("", masks)
-    out["inputs_embeds"] = _longer(out["inputs_embeds"], pad, dim=1)
-    if (positions := out.get("position_ids")) is not None:
+
+    out["inputs_embeds"] = _longer(out["inputs_embeds"], pad, dim=1)  # (B, L + pad, D)
+    positions = out.get("position_ids")
+    if positions is not None:
+        # (…, L) → (…, L + pad): positions count on behind the prompt
         more = positions[..., -1:] + torch.arange(1, pad + 1, device=positions.device)
         out["position_ids"] = torch.cat([positions, more], dim=-1)
-    if (visual := out.get("visual_pos_masks")) is not None:
-        out["visual_pos_masks"] = F.pad(visual, (0, pad))
+    visual = out.get("visual_pos_masks")
+    if visual is not None:
+        out["visual_pos_masks"] = F.pad(visual, (0, pad))  # (B, L + pad)
     return out
 
 
 def _longer(x: Tensor, count: int, dim: int = -1) -> Tensor:
-    """With its last slice `count` times more: numbers that the layers have met."""
-    return torch.cat([x, x.narrow(dim, x.shape[dim] - 1, 1).repeat_interleave(count, dim)], dim)
+    """Repeat the last slice `count` times more: numbers that the layers have met."""
+    last = x.narrow(dim, x.shape[dim] - 1, 1)
+    return torch.cat([x, last.repeat_interleave(count, dim)], dim)

@@ -1,4 +1,4 @@
-"""Greedy answers: generating, decoding, and what limits their length."""
+"""Generate greedy answers, decode them, and check what limits their length."""
 
 from typing import Any
 
@@ -14,25 +14,31 @@ __all__ = ["check_answer_length", "check_length", "decode", "generate", "was_cut
 def generate(
     model: PreTrainedModel, inputs: dict[str, Any], max_new_tokens: int, **options: Any
 ) -> Tensor:
-    """(B, new) ids of a greedy answer."""
-    generator: Any = model
+    """Return the ids (B, new) of greedy answers."""
+    generator: Any = model  # transformers' generate has no types that mypy accepts
     output = generator.generate(
         **inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, **options
     )
+    # (B, L + new) → (B, new)
     return output[:, inputs["input_ids"].shape[1] :]
 
 
 @checked
 def was_cut(model: PreTrainedModel, output: Tensor, max_new_tokens: int) -> list[bool]:
-    """For each answer (B, new) whether it ended at `max_new_tokens`, and not because the model was
-    done.
-    """
+    """Return for each answer (B, new) whether it was cut off at `max_new_tokens`."""
+    # a model may have several tokens that end an answer, or one, or none that is known
     ends = getattr(model.generation_config, "eos_token_id", None)
-    known = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-    return [
-        output.shape[1] >= max_new_tokens and not any(token in known for token in row)
-        for row in output.tolist()
-    ]
+    if ends is None:
+        ends = []
+    elif isinstance(ends, int):
+        ends = [ends]
+
+    full = output.shape[1] >= max_new_tokens
+    cut = []
+    for row in output.tolist():
+        ended = any(token in ends for token in row)
+        cut.append(full and not ended)
+    return cut
 
 
 @checked
@@ -46,13 +52,14 @@ def check_answer_length(max_new_tokens: int) -> None:
 
 @checked
 def decode(processor: ProcessorMixin, output: Tensor) -> list[str]:
-    """Answers as text, stripped."""
+    """Return answers as text, stripped."""
     return [text.strip() for text in processor.batch_decode(output, skip_special_tokens=True)]
 
 
 @checked
 def check_length(model: PreTrainedModel, ids: Tensor) -> None:
     """Raise a `ValueError` if prompts (B, L) are longer than the model reads."""
+    # not every configuration has a limit
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if limit and ids.shape[1] > limit:
         raise ValueError(

@@ -1,6 +1,4 @@
-"""Whether a model can be had at all: asked before anything heavy is imported, and answered in
-seconds.
-"""
+"""Check in seconds that a model can be had at all, before anything heavy is imported."""
 
 import contextlib
 import re
@@ -19,6 +17,7 @@ __all__ = ["WAIT", "check_available", "is_reachable"]
 WAIT = 2.0
 """Seconds that the hub has to answer in; its own client would try again for half a minute."""
 
+# owner/name, or the name of a model without an owner
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _PORTS = {"http": 80, "https": 443}
 
@@ -35,19 +34,22 @@ def check_available(model: str) -> None:
     """
     if model == NAME or Path(model).expanduser().exists() or not _HUB_ID.fullmatch(model):
         return
+    # imported late: `adafv --help` must not wait for it
     from huggingface_hub import try_to_load_from_cache
 
+    # a cached configuration stands for a cached model
     if isinstance(try_to_load_from_cache(model, "config.json"), str) or is_reachable():
         return
     raise ValueError(
-        f"model {model!r} is no folder here and not in the cache, and {_endpoint()} cannot be reached to download it: "
-        "check the path, or the connection"
+        f"model {model!r} is no folder here and not in the cache, and {_endpoint()} "
+        "cannot be reached to download it: check the path, or the connection"
     )
 
 
 def is_reachable() -> bool:
-    """Return whether the hub, or the proxy in front of it, answers within `WAIT` seconds; asked
-    once in a process.
+    """Return whether the hub, or the proxy in front of it, answers within `WAIT` seconds.
+
+    Asked once in a process.
     """
     from huggingface_hub import constants
 
@@ -62,21 +64,24 @@ def _endpoint() -> str:
 
 @cache
 def _answers(address: str) -> bool:
+    """Return whether something listens at an address, or at the proxy that leads there."""
     url = urlsplit(address)
+    # a proxy may be named without a scheme: host:port
     proxy = getproxies().get(url.scheme)
     if proxy and not proxy_bypass(url.hostname or ""):
         url = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    place = url.hostname or "", url.port or _PORTS.get(url.scheme, 443)
+    address_of_host = (url.hostname or "", url.port or _PORTS.get(url.scheme, 443))
     answered: list[bool] = []
 
     def knock() -> None:
         with (
             contextlib.suppress(OSError, UnicodeError),
-            socket.create_connection(place, timeout=WAIT),
+            socket.create_connection(address_of_host, timeout=WAIT),
         ):
             answered.append(True)
 
     # A thread, for looking up a name has no time limit of its own.
+    # A daemon, so that one that hangs does not keep the process alive.
     thread = Thread(target=knock, daemon=True)
     thread.start()
     thread.join(WAIT)

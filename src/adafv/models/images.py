@@ -1,4 +1,4 @@
-"""Images from files: what a person sees in a viewer, as 8-bit RGB, or one sentence on why not."""
+"""Read images from files as a viewer shows them, in 8-bit RGB, or say in one sentence why not."""
 
 import importlib.util
 import io
@@ -15,13 +15,20 @@ from adafv.utils.checks import checked
 __all__ = ["MAX_ASPECT", "FirstFrameWarning", "check_image", "first_frame", "open_image", "to_rgb"]
 
 MAX_ASPECT = 100
-"""Longer side over shorter side. Beyond it a processor that scales the shorter side to 336 pixels
-would make millions of columns (20,000 × 3: 2.2 million) and then look at a square of them."""
+"""Longer side over shorter side.
 
+Beyond it a processor that scales the shorter side to 336 pixels would make millions of columns
+(20,000 × 3: 2.2 million) and then look at a square of them.
+"""
+
+# An address instead of a path: a scheme, or a data URL.
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
 _INTERPRETED = {"EPS", "WMF"}  # formats that Pillow hands to an external program
+# Pillow's modes of more than 8 bits; the letter after "16" is the byte order.
 _INTEGER_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+# Formats with several images in a file, and what one of them is called.
 _SEVERAL = {"GIF": "frame", "PNG": "frame", "WEBP": "frame", "AVIF": "frame", "TIFF": "page"}
+# The first brands of an ISO media file that holds HEVC-coded stills.
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _HEAD = 65_536  # bytes that tell a format
 _FIRST = "adafv_first"  # where an image notes what it is the first of
@@ -48,9 +55,11 @@ def open_image(path: str | Path | bytes) -> Image.Image:
             Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`), or has a shape that `check_image`
             refuses.
     """
+    # name the source for errors, and refuse what Pillow would explain badly
     source: str | bytes
     if isinstance(path, bytes):
-        name, source = "the image", path
+        name = "the image"
+        source = path
         if not path:
             raise ValueError(
                 "the image is empty (0 bytes): pipe one in, e.g. adafv ask - QUESTION < image.png"
@@ -63,18 +72,19 @@ def open_image(path: str | Path | bytes) -> Image.Image:
             )
         _check_file(name)
         source = name
+
+    kind = None  # what the image is the first of, where its file holds several
     try:
         with warnings.catch_warnings():
+            # Remarks on metadata are of no use here, but a decompression bomb must stop the read.
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with _opened(source) as image:
                 if image.format in _INTERPRETED:
                     raise ValueError(f"{image.format} is a program, not pixels")
-                kind = (
-                    _SEVERAL.get(image.format or "")
-                    if getattr(image, "is_animated", False)
-                    else None
-                )
+                # asked of the file, before its first frame is all that is left
+                if getattr(image, "is_animated", False):
+                    kind = _SEVERAL.get(image.format or "")
                 image.load()
                 rgb = to_rgb(_upright(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -84,13 +94,14 @@ def open_image(path: str | Path | bytes) -> Image.Image:
         ) from None
     except UnidentifiedImageError:
         raise ValueError(f"{name} {_what_it_is(_head(source))}") from None
-    except (
-        Exception
-    ) as error:  # decoders raise whatever a broken file makes of them: struct.error, EOFError, …
+    # Decoders raise whatever a broken file makes of them: struct.error, EOFError, …
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"{name} cannot be read as an image ({reason}): save it again as PNG or JPEG"
         ) from None
+
+    check_image(rgb, name)
     check_image(rgb, name)
     if kind is not None:
         rgb.info[_FIRST] = kind
@@ -100,11 +111,10 @@ def open_image(path: str | Path | bytes) -> Image.Image:
 
 @checked
 def first_frame(image: Image.Image, name: str = "the image") -> str:
-    """Say in a sentence that an image is the first frame of an animation, or the first of several
-    pages.
+    """Say in a sentence that an image is the first of several frames or pages.
 
     Args:
-        image: as `open_image` returns it.
+        image: as `open_image` returns it, which notes there what it is the first of.
         name: of the file.
 
     Returns:
@@ -118,11 +128,13 @@ def first_frame(image: Image.Image, name: str = "the image") -> str:
 
 
 def _opened(source: str | bytes) -> Image.Image:
+    """Open an image lazily; HEIC through pillow-heif, where that is installed."""
     try:
         return Image.open(_file(source))
     except UnidentifiedImageError:
         if not _is_heic(_head(source)) or importlib.util.find_spec("pillow_heif") is None:
             raise
+        # registered only when it is needed: it is asked first about every image from then on
         import pillow_heif
 
         pillow_heif.register_heif_opener()
@@ -130,6 +142,7 @@ def _opened(source: str | bytes) -> Image.Image:
 
 
 def _file(source: str | bytes) -> Any:
+    # A new stream each time: one that Pillow gave up on has been read in part.
     return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
@@ -141,23 +154,29 @@ def _head(source: str | bytes) -> bytes:
 
 
 def _is_heic(head: bytes) -> bool:
-    """An ISO media file whose brand, or one that it is compatible with, is of HEIC."""
-    return (
-        head[4:8] == b"ftyp"
-        and head[8:11] != b"avi"
-        and any(brand in head[8:64] for brand in _HEIC_BRANDS)
-    )
+    """Return whether a file is an ISO media file whose brand, or a compatible one, is of HEIC."""
+    if head[4:8] != b"ftyp" or head[8:11] == b"avi":
+        # AVIF, which Pillow may read, has the same container and lists some of the same brands
+        return False
+    return any(brand in head[8:64] for brand in _HEIC_BRANDS)
 
 
 def _what_it_is(head: bytes) -> str:
-    """What a file is that Pillow does not read, and what to do about it."""
+    """Say what a file is that Pillow does not read, and what to do about it."""
+    # a byte-order mark and blanks may precede the first word
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if _is_heic(head):
         return "is a HEIC photo: pip install pillow-heif, with which it is read, or save it as JPEG"
     if text.startswith(b"%pdf"):
-        return "is a PDF, not an image: export the page as PNG, e.g. pdftoppm -png -r 150 FILE.pdf page"
+        return (
+            "is a PDF, not an image: export the page as PNG, "
+            "e.g. pdftoppm -png -r 150 FILE.pdf page"
+        )
     if text.startswith((b"<svg", b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in text:
-        return "is an SVG drawing, not pixels: export it as PNG, e.g. rsvg-convert -o image.png FILE.svg"
+        return (
+            "is an SVG drawing, not pixels: export it as PNG, "
+            "e.g. rsvg-convert -o image.png FILE.svg"
+        )
     return "is not an image: pass a PNG, JPEG, WebP or another file that Pillow reads"
 
 
@@ -165,7 +184,7 @@ def _what_it_is(head: bytes) -> str:
 def check_image(image: Image.Image, name: str = "the image") -> None:
     """Refuse shapes that no processor turns into something to see.
 
-    1×1 and up work; LLaVA-1.5 looks at the middle square, LLaVA-NeXT at the whole. The limit is
+    1×1 and up work; LLaVA-1.5 looks at the middle square, LLaVA-NeXT at all of it. The limit is
     `MAX_ASPECT`.
 
     Raises:
@@ -177,8 +196,8 @@ def check_image(image: Image.Image, name: str = "the image") -> None:
         raise ValueError(f"{name} is {width}×{height}, it has no pixels: pass an image with some")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise ValueError(
-            f"{name} is {width}×{height} pixels, longer than {MAX_ASPECT}:1, of which a model sees next to nothing: "
-            "crop it or cut it into pieces"
+            f"{name} is {width}×{height} pixels, longer than {MAX_ASPECT}:1, "
+            "of which a model sees next to nothing: crop it or cut it into pieces"
         )
 
 
@@ -192,6 +211,7 @@ def _check_file(name: str) -> None:
             raise ValueError(f"{name} is {kind}: pass one image file")
         if path.stat().st_size == 0:
             raise ValueError(f"{name} is empty (0 bytes): save or download it again")
+        # opening tells whether it may be read, which `stat` does not
         with path.open("rb"):
             pass
     except OSError as error:
@@ -203,15 +223,17 @@ def _check_file(name: str) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged EXIF block is no reason to refuse sound pixels
+    except Exception:
+        # a damaged EXIF block is no reason to refuse sound pixels
         return image
 
 
 @checked
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB from any mode: 16 bits are scaled, transparency is laid on white."""
+    """Return an image as 8-bit RGB: 16 bits are scaled, transparency is laid on white."""
     if image.mode in (*_INTEGER_MODES, "F"):
         return Image.fromarray(_to_8_bit(np.asarray(image), image.mode)).convert("RGB")
+    # premultiplied alpha ("La") converts to no mode but the plain one
     if image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -221,11 +243,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(pixels: np.ndarray, mode: str) -> np.ndarray:
-    """16-bit integers over their full range; 32-bit ones and floats, for which no white is agreed,
-    over their own.
+    """Scale pixels to 8 bits: 16-bit integers over their full range, other numbers over their own.
+
+    For 32-bit integers and floats no white is agreed.
     """
     values = np.nan_to_num(pixels.astype(np.float64), posinf=0, neginf=0)
-    low, high = 0.0, 65535.0
+    low = 0.0
+    high = 65535.0
     if mode == "F" or values.min() < 0 or values.max() > high:
-        low, high = values.min(), values.max()
+        low = values.min()
+        high = values.max()
+    # the lower bound keeps an image of one value from dividing by zero
     return np.round((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)

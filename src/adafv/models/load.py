@@ -1,4 +1,4 @@
-"""A model and its processor: the embedded one, a hub id, or a local folder."""
+"""Load a model and its processor: the embedded one, a hub id, or a local folder."""
 
 import re
 import zlib
@@ -28,6 +28,7 @@ __all__ = [
     "source_of",
 ]
 
+# Names of dtypes as people write them, long and short.
 DTYPES = {
     "float32": torch.float32,
     "fp32": torch.float32,
@@ -61,12 +62,16 @@ def load(
             is not supported, a model without a vision tower, or weights that are missing, damaged
             or not in safetensors.
     """
-    place = device_of(device)
-    precision = dtype_of(dtype, place)
+    # settle what can fail in a moment before any weight is read
+    target = device_of(device)
+    precision = dtype_of(dtype, target)
     source = source_of(model)
     config = from_files(source, AutoConfig.from_pretrained)
     family_of(config)
+
+    # Pillow's backend: torchvision resizes to slightly different pixels
     processor = from_files(source, processor_class(config).from_pretrained, backend="pil")
+    # no pickled weights, no code from the hub
     loaded, info = from_files(
         source,
         AutoModelForImageTextToText.from_pretrained,
@@ -75,22 +80,28 @@ def load(
         use_safetensors=True,
         output_loading_info=True,
     )
-    if lacking := sorted(info["missing_keys"]):
+    # transformers fills weights that a file lacks with random numbers, and only logs it
+    lacking = sorted(info["missing_keys"])
+    if lacking:
         raise ValueError(
             f"model {source!r} lacks {len(lacking)} weights ({lacking[0]}, …): download it again"
         )
+    # the chat template tells later which words are the question's
     remember(loaded, processor)
-    return loaded.to(place).eval(), processor
+    return loaded.to(target).eval(), processor
 
 
 def source_of(model: str | Path | None) -> str:
-    """The folder, or hub id, of a model; None: the one that ships; "photo": the one that was
-    fetched.
+    """Return the folder, or hub id, of a model.
+
+    Args:
+        model: hub id or folder; None: the one that ships; "photo": the one that was fetched.
 
     Raises:
         ValueError: "photo" before it was fetched, a folder that isn't there or holds no model, or
             something that is neither.
     """
+    # the model that ships
     if model is None:
         from adafv.embedded import MODEL_DIR
 
@@ -99,36 +110,46 @@ def source_of(model: str | Path | None) -> str:
                 "the embedded model is not in this installation: reinstall adafv, or pass --model"
             )
         return str(MODEL_DIR)
+
+    # the photo model, unless a folder here has that name
     name = str(model)
     if name == photo.NAME and not Path(name).is_dir():
         if not (photo.folder() / "config.json").is_file():
             raise ValueError("the photo model is not here yet: run `adafv fetch photo`")
         return str(photo.folder())
+
+    # a folder of the user's own
     path = Path(name).expanduser()
     if name and path.is_dir():
         if not (path / "config.json").is_file():
             raise ValueError(
-                f"folder {name!r} has no config.json: pass a model folder in the Hugging Face format"
+                f"folder {name!r} has no config.json: pass a model folder in the Hugging Face "
+                "format"
             )
         return str(path)
     if name and path.exists():
         raise ValueError(f"{name!r} is a file: pass the model's folder, or a hub id")
+
+    # what is left must look like a hub id; a `Path` is never one
     if isinstance(model, Path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         raise ValueError(
-            f"model folder {name!r} does not exist: check the path, or pass a hub id such as owner/name"
+            f"model folder {name!r} does not exist: check the path, or pass a hub id such as "
+            "owner/name"
         )
     return name
 
 
 @checked
 def device_of(name: str | None) -> torch.device:
-    """A device by its name; None: cuda if there is one, else cpu.
+    """Return a device by its name; None: cuda if there is one, else cpu.
 
-    Raises a `ValueError` if it cannot be used.
+    Raises:
+        ValueError: the name is unknown, or no tensor can be made there.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        # PyTorch names devices that this machine lacks; only a tensor on one tells
         device = torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
@@ -140,9 +161,10 @@ def device_of(name: str | None) -> torch.device:
 
 @checked
 def dtype_of(name: str | None, device: torch.device) -> torch.dtype:
-    """A name in `DTYPES` as a dtype; None: what suits the device.
+    """Return a name in `DTYPES` as a dtype; None: what suits the device.
 
-    Raises a `ValueError` if it is unknown.
+    Raises:
+        ValueError: the name is unknown.
     """
     if name is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -153,33 +175,43 @@ def dtype_of(name: str | None, device: torch.device) -> torch.dtype:
 
 @checked
 def from_files(source: str, load: Callable[..., Any], **options: Any) -> Any:
-    """Load something, with one sentence for whatever goes wrong on the way to the files and in
-    them.
+    """Load something from files, with one sentence for whatever goes wrong.
+
+    Args:
+        source: folder or hub id.
+        load: transformers' `from_pretrained` of some class.
+        options: for `load`.
+
+    Raises:
+        ValueError: it cannot be loaded.
     """
     if not Path(source).is_dir() and not is_reachable():
-        # what is in the cache is used; nothing waits for who does not answer
+        # What is in the cache is used; the client would wait half a minute for a hub that is gone.
         options["local_files_only"] = True
     try:
         return load(source, trust_remote_code=False, **options)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         raise ValueError(
-            f"model {source!r} cannot be loaded ({sentence(error)}): check the id or folder, and the connection if "
-            "it has to be downloaded"
+            f"model {source!r} cannot be loaded ({sentence(error)}): check the id or folder, "
+            "and the connection if it has to be downloaded"
         ) from error
 
 
 def sentence(error: Exception) -> str:
-    """The first line of a message, without its full stop."""
+    """Return the first line of an error's message, without its full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].strip().rstrip(".:")
 
 
 @checked
 def fingerprint(model: PreTrainedModel) -> str:
-    """Tells a model from its retrained successor: a checksum over the beginnings of its weights."""
+    """Return a checksum over the beginnings of a model's weights.
+
+    It tells a model from its retrained successor.
+    """
     checksum = 0
     for weight in model.parameters():
-        checksum = zlib.crc32(
-            weight.detach().flatten()[:64].float().cpu().numpy().tobytes(), checksum
-        )
+        # 64 numbers of each: training moves them all, and reading no more takes milliseconds
+        beginning = weight.detach().flatten()[:64].float().cpu()
+        checksum = zlib.crc32(beginning.numpy().tobytes(), checksum)
     return f"{checksum:08x}"

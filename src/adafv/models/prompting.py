@@ -1,4 +1,4 @@
-"""Questions about images as a model reads them: its own chat template, tokens and pixels."""
+"""Put questions about images as a model reads them: its own chat template, tokens and pixels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +28,7 @@ def build_inputs(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
-    """Model inputs for one question about one image: `input_ids` (1, L), `pixel_values`, ….
+    """Return model inputs of one question about one image: `input_ids` (1, L), `pixel_values`, ….
 
     Raises:
         ValueError: see `check_question` and `check_image`.
@@ -44,23 +44,35 @@ def build_batch(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
-    """As `build_inputs`, one question for each image, padded on the left."""
+    """Return model inputs like `build_inputs`, one question an image, padded on the left.
+
+    Args:
+        images: I of them.
+        questions: as many.
+
+    Raises:
+        ValueError: see `check_question` and `check_image`.
+    """
     for image in images:
         check_image(image)
     prompts = [prompt_for(processor, question) for question in questions]
+    # one image a prompt, in a list of its own: flat lists mean different things to processors
     batch = processor(
-        images=[[to_rgb(i)] for i in images],
+        images=[[to_rgb(image)] for image in images],
         text=prompts,
         **tokenizer_options(processor, prompts[0]),
     )
-    return dict(batch.to(device=device, dtype=dtype) if dtype else batch.to(device=device))
+    # the dtype is that of floating-point tensors alone; ids stay integers
+    if dtype is None:
+        return dict(batch.to(device=device))
+    return dict(batch.to(device=device, dtype=dtype))
 
 
 @checked
 def build_text(
     processor: ProcessorMixin, questions: Sequence[str], device: torch.device | str
 ) -> dict[str, Any]:
-    """As `build_batch`, without images: prompts (B, L) of a blind model."""
+    """Return prompts (B, L) like `build_batch`, without images: those of a blind model."""
     tools: Any = processor
     prompts = [prompt_for(processor, question, image=False) for question in questions]
     batch = tools.tokenizer(prompts, **tokenizer_options(processor, prompts[0]))
@@ -69,7 +81,10 @@ def build_text(
 
 @checked
 def prompt_for(processor: ProcessorMixin, question: str, image: bool = True) -> str:
-    """The prompt in the model's own chat template, with one placeholder, or none for a blind model.
+    """Return the prompt in the model's own chat template, with one placeholder of an image.
+
+    Args:
+        image: False: without the placeholder, for a blind model.
 
     Raises:
         ValueError: see `check_question`.
@@ -77,12 +92,14 @@ def prompt_for(processor: ProcessorMixin, question: str, image: bool = True) -> 
     question = check_question(processor, question)
     tools: Any = processor
     if getattr(tools, "chat_template", None) is None:
-        return (
-            f"USER: {tools.image_token}\n{question} ASSISTANT:"
-            if image
-            else f"USER: {question} ASSISTANT:"
-        )
-    content = [{"type": "image"}] * image + [{"type": "text", "text": question}]
+        # LLaVA-1.5's own words, for checkpoints that were saved before templates were
+        placeholder = f"{tools.image_token}\n" if image else ""
+        return f"USER: {placeholder}{question} ASSISTANT:"
+
+    content = [{"type": "text", "text": question}]
+    if image:
+        content.insert(0, {"type": "image"})
+    # one user turn, and the opening of the answer
     return tools.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
@@ -90,7 +107,7 @@ def prompt_for(processor: ProcessorMixin, question: str, image: bool = True) -> 
 
 @checked
 def check_question(processor: ProcessorMixin, question: str) -> str:
-    """The question, stripped.
+    """Return the question, stripped.
 
     Raises:
         ValueError: it is empty, is not text, or holds a control token such as `<image>` or `</s>`,
@@ -99,25 +116,31 @@ def check_question(processor: ProcessorMixin, question: str) -> str:
     question = question.strip()
     if not question:
         raise ValueError("the question is empty: ask something about the image")
+    # half a surrogate pair is what Python makes of bytes that are not UTF-8 in an argument
     if any("\ud800" <= character <= "\udfff" for character in question):
         raise ValueError("the question is not valid UTF-8: type it again in a UTF-8 terminal")
     tools: Any = processor
     tokenizer = tools.tokenizer
+
+    # A control token in the question would open a second image or end the turn.
     control = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     control |= {*tokenizer.all_special_tokens, tools.image_token}
+    # the longest first, so that the error names it and not a part of it
     for token in sorted(control, key=len, reverse=True):
         if token.strip() and token in question:
             raise ValueError(
-                f"the question contains {token!r}, which the model reads as a control token: leave it out"
+                f"the question contains {token!r}, which the model reads as a control token: "
+                "leave it out"
             )
     return question
 
 
 @checked
 def tokenizer_options(processor: ProcessorMixin, prompt: str) -> dict[str, Any]:
-    """How prompts like `prompt` are tokenized: padded on the left, and never with a second BOS."""
+    """Return how prompts like `prompt` are tokenized: left padding, and never a second BOS."""
     tools: Any = processor
     bos = tools.tokenizer.bos_token
+    # Answers are generated behind the prompt, so padding stands before it.
     return {
         "return_tensors": "pt",
         "padding": True,

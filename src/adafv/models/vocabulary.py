@@ -1,5 +1,6 @@
-"""Which words of a question a model with a vocabulary of whole words, such as the embedded one,
-does not know.
+"""Tell which words of a question a model with a vocabulary of whole words does not know.
+
+The embedded model is such a one.
 """
 
 import unicodedata
@@ -16,8 +17,9 @@ NAMED = 5
 
 @checked
 def unknown_words(processor: Any, question: str) -> list[str]:
-    """Return the words of a question that its tokenizer reads as unknown, each once; punctuation is
-    none.
+    """Return the words of a question that its tokenizer reads as unknown, each once.
+
+    Punctuation is not a word.
 
     Empty for tokenizers that spell out what they don't know.
 
@@ -26,16 +28,19 @@ def unknown_words(processor: Any, question: str) -> list[str]:
         question: as a person writes it.
     """
     tokenizer = processor.tokenizer
+    # a tokenizer of bytes or pieces has no token for what it does not know
     if tokenizer.unk_token_id is None:
         return []
     unknown = []
     for written in question.split():
+        # every category of punctuation begins with P
         word = "".join(c for c in written if unicodedata.category(c)[0] != "P")
-        if (
-            word
-            and tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False)["input_ids"]
-        ):
+        if not word:
+            continue
+        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+        if tokenizer.unk_token_id in ids:
             unknown.append(word)
+    # each once, in the order of the question
     return list(dict.fromkeys(unknown))
 
 
@@ -47,10 +52,11 @@ def unknown_words_notice(processor: Any, words: Sequence[str]) -> str:
         processor: of the embedded model.
         words: one or more.
     """
+    # not all of a long question's words
     named = ", ".join(repr(word) for word in words[:NAMED])
     more = f" and {len(words) - NAMED} more" if len(words) > NAMED else ""
     verb = "is" if len(words) == 1 else "are"
     return (
-        f"{named}{more} {verb} not among the {len(processor.tokenizer)} words that the embedded model knows, so its "
-        "answer need not mean anything: pass --model with a model of your own"
+        f"{named}{more} {verb} not among the {len(processor.tokenizer)} words that the embedded "
+        "model knows, so its answer need not mean anything: pass --model with a model of your own"
     )

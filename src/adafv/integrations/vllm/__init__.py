@@ -26,11 +26,15 @@ FOLLOWS = {"ADAFV_ENGINE_FOLLOWS": "1"}
 
 
 def register() -> None:
-    """Put the pruned models in the place of vLLM's own."""
+    """Register the pruned models instead of vLLM's own."""
+    # imported late: without vLLM the names above still serve to refuse a model
     from vllm import ModelRegistry
 
     for architecture, name in ARCHITECTURES.items():
+        # by name: vLLM imports a model only where it is served
         ModelRegistry.register_model(architecture, f"adafv.integrations.vllm.models:{name}")
+
+    # vLLM registers plugins in the engine's process too, which is to end with its parent
     parent = multiprocessing.parent_process()
     if parent is not None and FOLLOWS.items() <= os.environ.items():
         threading.Thread(target=_follow, args=(parent,), daemon=True).start()

@@ -1,5 +1,6 @@
-"""What vLLM can do and pruning cannot go along with: refused when the server starts, never silently
-wrong.
+"""Refuse, when a server starts, what vLLM can do and pruning cannot.
+
+Otherwise answers would be silently wrong.
 """
 
 from typing import Any
@@ -8,41 +9,49 @@ __all__ = ["check_config", "check_positions"]
 
 
 def check_config(vllm_config: Any) -> None:
-    """Raise a `ValueError` if a flag of vLLM hides the tower's attention, or what an encoding
-    depends on.
+    """Raise a `ValueError` if a flag of vLLM hides what pruning looks at.
+
+    That is the tower's attention, or something that an encoding depends on.
     """
-    multimodal, compilation = (
-        vllm_config.model_config.multimodal_config,
-        vllm_config.compilation_config,
-    )
+    multimodal = vllm_config.model_config.multimodal_config
+    compilation = vllm_config.compilation_config
     lora = vllm_config.lora_config
     _refuse(
         {
+            # a rank encodes some of the images, and observes no others
             "--mm-encoder-tp-mode data": multimodal.mm_encoder_tp_mode == "data",
+            # no language model, whose embeddings of the question are needed
             "--mm-encoder-only": multimodal.mm_encoder_only,
+            # hooks on the attention do not run in compiled code and CUDA graphs
             "compile_mm_encoder": compilation.compile_mm_encoder,
             "cudagraph_mm_encoder": compilation.cudagraph_mm_encoder,
+            # an encoding depends on the request's adapter, which is not in the image's hash
             "--enable-tower-connector-lora": lora is not None and lora.enable_tower_connector_lora,
         }
     )
 
 
 def check_positions(vllm_config: Any) -> None:
-    """As `check_config`, for models with M-RoPE: what would part embeddings from the positions they
-    go with.
-    """
-    parallel, multimodal = vllm_config.parallel_config, vllm_config.model_config.multimodal_config
+    """Raise a `ValueError` if a flag would separate embeddings from their positions (M-RoPE)."""
+    parallel = vllm_config.parallel_config
+    multimodal = vllm_config.model_config.multimodal_config
     _refuse(
         {
+            # later stages get positions, but no embeddings
             "--pipeline-parallel-size": parallel.pipeline_parallel_size > 1,
+            # two half batches run in turns
             "--enable-dbo": parallel.enable_dbo,
+            # vLLM's own pruning numbers positions anew
             "--video-pruning-rate": multimodal.is_multimodal_pruning_enabled(),
         }
     )
 
 
 def _refuse(given: dict[str, bool]) -> None:
-    if wrong := [flag for flag, is_given in given.items() if is_given]:
-        raise ValueError(
-            f"visual tokens are not pruned with {wrong[0]}: leave it out, or set VLLM_PLUGINS= to serve whole images"
-        )
+    """Raise a `ValueError` for the first flag that is given."""
+    for flag, is_given in given.items():
+        if is_given:
+            raise ValueError(
+                f"visual tokens are not pruned with {flag}: leave it out, "
+                "or set VLLM_PLUGINS= to serve images unpruned"
+            )

@@ -1,6 +1,4 @@
-"""Images that the vision tower has seen: another question about one costs a selection, not an
-encoding.
-"""
+"""Cache encoded images, so that another question about one costs a selection, not an encoding."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ __all__ = ["Encoded", "Encodings"]
 
 @dataclass(frozen=True)
 class Encoded:
-    """What became of an image.
+    """An image as the vision tower has encoded it.
 
     Attributes:
         features: (n, D) its visual tokens, newlines included.
@@ -29,7 +27,7 @@ class Encoded:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Return the size in bytes."""
         return self.features.nbytes + self.saliency.nbytes
 
 
@@ -37,36 +35,41 @@ class Encodings:
     """The most recently used images, by their hash, in bounded memory.
 
     Args:
-        bytes: as much as they may have.
+        bytes: how much they may use.
 
     Attributes:
-        used: bytes that they have.
+        used: bytes that they use.
         encoded, reused, evicted: how often.
     """
 
     def __init__(self, bytes: float) -> None:
-        self.bytes, self.used = int(bytes), 0
-        self.encoded = self.reused = self.evicted = 0
+        self.bytes = int(bytes)
+        self.used = 0
+        self.encoded = 0
+        self.reused = 0
+        self.evicted = 0
+        # the least recently used first
         self._kept: OrderedDict[str, Encoded] = OrderedDict()
         self._reserved: Tensor | None = None
 
     def reserve(self, device: torch.device | str) -> None:
-        """Hold the memory until the first image, so that vLLM, which measures what is left,
-        leaves room for them.
-        """
+        """Hold the memory until the first image: vLLM measures what is left before it."""
         self._reserved = torch.empty(self.bytes, dtype=torch.uint8, device=device)
 
     def find(self, image: str) -> Encoded | None:
-        """An image that is kept."""
-        if (found := self._kept.get(image)) is not None:
+        """Return an image that is kept, or None."""
+        found = self._kept.get(image)
+        if found is not None:
             self._kept.move_to_end(image)
             self.reused += 1
         return found
 
     def add(self, image: str, new: Encoded) -> None:
-        """Keep an image, and let the oldest go where there is no room."""
+        """Keep an image, and evict those that were not used for longest where there is no room."""
         self.encoded += 1
+        # vLLM has measured; what was held is for the images now
         self._reserved = None
+        # one that is larger than the memory would evict all others and go itself
         if new.size > self.bytes:
             return
         self._kept[image] = new

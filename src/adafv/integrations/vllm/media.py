@@ -1,7 +1,7 @@
-"""Images of a request: read as everywhere in this library, or refused in one sentence.
+"""Read images of a request as everywhere in this library, or refuse them in one sentence.
 
-vLLM takes this place of its own reader where `VLLM_MEDIA_CONNECTOR=adafv` is set, as `adafv serve`
-does.
+vLLM takes this reader instead of its own where `VLLM_MEDIA_CONNECTOR=adafv` is set, as
+`adafv serve` does.
 """
 
 from contextvars import ContextVar
@@ -26,17 +26,18 @@ MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Of all images of a request together: half a GiB once they are decoded."""
 PIXELS: ContextVar[list[int] | None] = ContextVar("pixels", default=None)
 """How many each image of this request has, as far as they are read."""
-LONGEST_NAME = 80
+LONGEST_NAME = 80  # characters of an address in an error
 
 
 @MEDIA_CONNECTOR_REGISTRY.register("adafv")
 class Connector(MediaConnector):
-    """vLLM's reader of images, which fetches nothing that was not allowed and refuses with a
-    `ValueError`.
+    """vLLM's reader of images, which fetches nothing that was not allowed.
+
+    It refuses with a `ValueError`, which vLLM passes on as a bad request.
     """
 
     async def fetch_image_async(self, image_url: str, *, image_mode: str | None = "RGB") -> Any:
-        """The image at a data URL, or at an address that the server was allowed to read.
+        """Return the image at a data URL, or at an address that the server may read.
 
         Raises:
             ValueError: an address that is not allowed or answers nothing; an image that
@@ -46,20 +47,22 @@ class Connector(MediaConnector):
         self._check(image_url)
         name = "the image" if image_url[:5].lower() == "data:" else _short(image_url)
         options = {"image_mode": image_mode} | self.media_io_kwargs.get("image", {})
+        reader = RequestImage(name, PIXELS.get(), **options)
         try:
             return await self.load_from_url_async(
-                image_url,
-                Picture(name, PIXELS.get(), **options),
-                fetch_timeout=envs.VLLM_IMAGE_FETCH_TIMEOUT,
+                image_url, reader, fetch_timeout=envs.VLLM_IMAGE_FETCH_TIMEOUT
             )
         except (ValueError, VLLMError):
+            # said already, by us or by vLLM
             raise
+        # whatever a network, a host or a file system comes up with
         except Exception as error:
             raise ValueError(
                 f"{name} cannot be read ({_reason(error)}): send the image as a data URL"
             ) from None
 
     def _check(self, url: str) -> None:
+        """Raise a `ValueError` if the server was not allowed to read from an address."""
         scheme, _, rest = url.partition(":")
         match scheme.lower():
             case "data":
@@ -71,14 +74,14 @@ class Connector(MediaConnector):
             case "http" | "https":
                 if self.allowed_media_domains == [NOWHERE]:
                     raise ValueError(
-                        f"{_short(url)} is not fetched: send the image as a data URL, or start the server with "
-                        "--allowed-media-domains HOST"
+                        f"{_short(url)} is not fetched: send the image as a data URL, "
+                        "or start the server with --allowed-media-domains HOST"
                     )
             case "file":
                 if self.allowed_local_media_path is None:
                     raise ValueError(
-                        f"{_short(url)} is not read: send the image as a data URL, or start the server with "
-                        "--allowed-local-media-path FOLDER"
+                        f"{_short(url)} is not read: send the image as a data URL, "
+                        "or start the server with --allowed-local-media-path FOLDER"
                     )
             case _:
                 raise ValueError(
@@ -86,7 +89,7 @@ class Connector(MediaConnector):
                 )
 
 
-class Picture(ImageMediaIO):
+class RequestImage(ImageMediaIO):
     """One image of a request.
 
     Args:
@@ -96,9 +99,11 @@ class Picture(ImageMediaIO):
 
     def __init__(self, name: str, pixels: list[int] | None, **options: Any) -> None:
         super().__init__(**options)
-        self.name, self.pixels = name, pixels
+        self.name = name
+        self.pixels = pixels
 
     def load_base64(self, media_type: str, data: str) -> Any:
+        """Return the image in base64."""
         try:
             content = pybase64.b64decode(data, validate=True)
         except ValueError:
@@ -108,30 +113,40 @@ class Picture(ImageMediaIO):
         return self.load_bytes(content)
 
     def load_bytes(self, data: bytes) -> Any:
+        """Return the image in a file's bytes, as 8-bit RGB."""
+        # read the header, which tells format and size
         try:
             image = open_image(BytesIO(data))
         except Image.DecompressionBombError:
             raise ValueError(self._too_large()) from None
         except UnidentifiedImageError:
             raise ValueError(
-                f"{self.name} is not an image: send a PNG, JPEG, WebP or another file that Pillow reads"
+                f"{self.name} is not an image: send a PNG, JPEG, WebP or another file that "
+                "Pillow reads"
             ) from None
         except Exception as error:
             raise ValueError(self._broken(error)) from None
+
+        # count its pixels before they are decoded: a small file may hold billions
         check_image(image, self.name)
-        self._take(image.width * image.height)
+        self._count(image.width * image.height)
+
+        # decode; as `open_image` does unless the request wants something else
         try:
             image.load()
             image = normalize_image(image)
             plain = self.image_mode == "RGB" and not self.kwargs
             rgb = to_rgb(image) if plain else self._convert_image_mode(image)
-        except Exception as error:  # decoders raise whatever a broken file makes of them
+        # decoders raise whatever a broken file makes of them
+        except Exception as error:
             raise ValueError(self._broken(error)) from None
         return MediaWithBytes(rgb, data)
 
-    def _take(self, count: int) -> None:
+    def _count(self, count: int) -> None:
+        """Add an image's pixels to the request's, and raise a `ValueError` if they are too many."""
         if count > (Image.MAX_IMAGE_PIXELS or count):
             raise ValueError(self._too_large())
+        # None outside a request, as when the server warms up
         if self.pixels is None:
             return
         self.pixels.append(count)
@@ -141,10 +156,16 @@ class Picture(ImageMediaIO):
             )
 
     def _too_large(self) -> str:
-        return f"{self.name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, Pillow's limit: make it smaller first"
+        return (
+            f"{self.name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, Pillow's limit: "
+            "make it smaller first"
+        )
 
     def _broken(self, error: Exception) -> str:
-        return f"{self.name} cannot be read as an image ({_reason(error)}): save it again as PNG or JPEG"
+        return (
+            f"{self.name} cannot be read as an image ({_reason(error)}): "
+            "save it again as PNG or JPEG"
+        )
 
 
 def _short(url: str) -> str:
@@ -152,4 +173,5 @@ def _short(url: str) -> str:
 
 
 def _reason(error: Exception) -> str:
+    """Return an error's message on one line."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__

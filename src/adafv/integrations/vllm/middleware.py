@@ -1,4 +1,4 @@
-"""Requests that vLLM would misread, refused in one sentence before it does.
+"""Refuse requests that vLLM would misread, in one sentence and before it does.
 
 `adafv serve` passes `--middleware adafv.integrations.vllm.middleware.Checks`.
 """
@@ -14,58 +14,71 @@ from adafv.integrations.vllm.media import PIXELS
 
 __all__ = ["Checks", "check"]
 
+# Keys, or types, of parts of a message that hold an image, or anything else to look at.
 IMAGES = frozenset({"image_url", "input_image", "image", "image_pil", "image_embeds"})
 MEDIA = IMAGES | {"video_url", "video_embeds"}
+# Endpoints for which vLLM leaves mm_processor_kwargs out.
 WITHOUT_OPTIONS = ("/v1/messages", "/cohere")
-LONGEST_OPTION = 200
+LONGEST_OPTION = 200  # characters of name and value
 EXAMPLE = '{"adafv_keep": 0.25}'
 
 
 class Checks:
-    """ASGI middleware. A request is looked at when its endpoint reads it, and so behind the
-    server's authentication.
+    """ASGI middleware that checks a request when its endpoint reads it.
 
-    Options that nothing would come of are refused, whether vLLM leaves them out or has no image
-    to apply them to; so are questions without words.
+    That is behind the server's authentication. Options that would have no effect are refused,
+    whether vLLM leaves them out or has no image to apply them to; so are empty questions.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, its body checked."""
         if scope["type"] != "http" or scope["method"] != "POST":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
+        # the images of this request count their pixels together
         PIXELS.set([])
         read = False
 
-        async def checked() -> Message:
+        async def receive_checked() -> Message:
+            # the endpoint asks for the body first, and later whether the client is still there
             nonlocal read
             if read:
                 return await receive()
             read = True
+
+            # collect the complete body
             message = await receive()
-            body = [message.get("body", b"")]
+            parts = [message.get("body", b"")]
             while message.get("more_body"):
                 message = await receive()
-                body.append(message.get("body", b""))
+                parts.append(message.get("body", b""))
             if message["type"] != "http.request":
                 return message
-            whole = b"".join(body)
-            try:
-                request = json.loads(whole)
-            except (
-                ValueError,
-                RecursionError,
-            ):  # for vLLM to refuse, or no JSON and none of our business
-                request = None
-            if isinstance(request, dict):
-                try:
-                    check(request, scope["path"], scope["app"].state.args.mm_processor_kwargs or {})
-                except ValueError as error:
-                    raise HTTPException(400, str(error)) from None
-            return {"type": "http.request", "body": whole, "more_body": False}
 
-        await self.app(scope, checked, send)
+            # check it, and pass it on in one piece
+            body = b"".join(parts)
+            _check_body(body, scope)
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self.app(scope, receive_checked, send)
+
+
+def _check_body(body: bytes, scope: Scope) -> None:
+    """Raise an `HTTPException` if a request in JSON asks for what would not be done."""
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError):
+        # broken JSON is for vLLM to refuse; a form with a file is none of our business
+        return
+    if not isinstance(request, dict):
+        return
+    try:
+        check(request, scope["path"], scope["app"].state.args.mm_processor_kwargs or {})
+    except ValueError as error:
+        raise HTTPException(400, str(error)) from None
 
 
 def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> None:
@@ -76,49 +89,34 @@ def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> N
         path: of the endpoint.
         server: the options that the server was started with.
     """
-    if stray := [name for name in request if name.startswith("adafv")]:
-        raise ValueError(
-            f"{stray[0]} is no field of a request: pass it in mm_processor_kwargs, e.g. {EXAMPLE}"
-        )
-    options = request.get("mm_processor_kwargs") or {}
-    if not isinstance(options, Mapping):
-        raise ValueError(f"mm_processor_kwargs is no object: pass e.g. {EXAMPLE}")
-    if long := [name for name, value in options.items() if len(f"{name}{value}") > LONGEST_OPTION]:
-        raise ValueError(
-            f"{long[0][:LONGEST_OPTION]} has more than {LONGEST_OPTION} characters: write less"
-        )
-    method = options.get("adafv_method")
-    if (
-        server.get("adafv_only")
-        and isinstance(method, str)
-        and ":" in method
-        and method != server.get("adafv_method")
-    ):
-        raise ValueError(
-            f"the options of adafv_method={method!r} are for the server to set: name the method alone, or start the "
-            f"server with --method {method}"
-        )
-    if request.get("media_io_kwargs") and server.get("adafv_only"):
-        raise ValueError(
-            "media_io_kwargs: this server takes options of adafv only, in mm_processor_kwargs"
-        )
+    options = _options(request)
+    if server.get("adafv_only"):
+        _check_restricted(request, options, server)
+
+    # options that would have no effect
     messages = [request.get("messages"), request.get("input")]
     parts = list(_objects(messages))
-    if ours := [name for name in options if name.startswith("adafv")]:
+    ours = [name for name in options if name.startswith("adafv")]
+    if ours:
         if any(part in path for part in WITHOUT_OPTIONS):
             raise ValueError(
-                f"{path} has no {ours[0]}: ask /v1/chat/completions, or start the server with --keep"
+                f"{path} has no {ours[0]}: ask /v1/chat/completions, "
+                "or start the server with --keep"
             )
-        if not any(_holds(part, MEDIA) for part in parts) and not request.get(
-            "previous_response_id"
-        ):
+        # an earlier response may have had the image
+        shown = any(_holds(part, MEDIA) for part in parts)
+        if not shown and not request.get("previous_response_id"):
             raise ValueError(f"{ours[0]} without an image: there is nothing to prune, leave it out")
+
+    # images without an address, and questions without text
     images = [part for part in parts if _holds(part, IMAGES)]
     for image in images:
         _check_address(image)
     turn = _turn(request)
     if images and turn and not "".join(_texts(turn)).strip():
         raise ValueError("the question is empty: ask something about the image")
+
+    # JSON may hold what UTF-8 cannot, and the tokenizer would fail in the engine
     try:
         "".join(_texts(messages)).encode()
     except UnicodeEncodeError:
@@ -127,8 +125,48 @@ def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> N
         ) from None
 
 
+def _options(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a request's mm_processor_kwargs.
+
+    Raises:
+        ValueError: they are not an object, one is too long, or stands beside them.
+    """
+    for name in request:
+        if name.startswith("adafv"):
+            raise ValueError(
+                f"{name} is no field of a request: pass it in mm_processor_kwargs, e.g. {EXAMPLE}"
+            )
+    options = request.get("mm_processor_kwargs") or {}
+    if not isinstance(options, Mapping):
+        raise ValueError(f"mm_processor_kwargs is no object: pass e.g. {EXAMPLE}")
+    for name, value in options.items():
+        # errors repeat what they refuse, and so must not be as long as a client likes
+        if len(f"{name}{value}") > LONGEST_OPTION:
+            raise ValueError(
+                f"{name[:LONGEST_OPTION]} has more than {LONGEST_OPTION} characters: write less"
+            )
+    return options
+
+
+def _check_restricted(
+    request: Mapping[str, Any], options: Mapping[str, Any], server: Mapping[str, Any]
+) -> None:
+    """Raise a `ValueError` for what a server with `adafv_only` leaves to whoever started it."""
+    method = options.get("adafv_method")
+    if isinstance(method, str) and ":" in method and method != server.get("adafv_method"):
+        raise ValueError(
+            f"the options of adafv_method={method!r} are for the server to set: "
+            f"name the method alone, or start the server with --method {method}"
+        )
+    if request.get("media_io_kwargs"):
+        raise ValueError(
+            "media_io_kwargs: this server takes options of adafv only, in mm_processor_kwargs"
+        )
+
+
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """All JSON objects in a value, however deep."""
+    """Yield all JSON objects in a value, however deep."""
+    # a stack, for a request may be nested deeper than Python recurses
     left = [value]
     while left:
         match left.pop():
@@ -140,14 +178,15 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _holds(part: Mapping[str, Any], kinds: frozenset[str]) -> bool:
-    return (
-        part.get("type") in kinds
-        if isinstance(part.get("type"), str)
-        else not kinds.isdisjoint(part)
-    )
+    """Return whether a part of a message is of some kinds, by its type or else by its keys."""
+    kind = part.get("type")
+    if isinstance(kind, str):
+        return kind in kinds
+    return not kinds.isdisjoint(part)
 
 
 def _check_address(image: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` if an image by address has none."""
     if image.get("type", "image_url") not in ("image_url", "input_image"):
         return
     address = image.get("image_url")
@@ -160,24 +199,27 @@ def _check_address(image: Mapping[str, Any]) -> None:
 
 
 def _texts(contents: list[Any]) -> Iterator[str]:
-    """What is written in the contents of messages."""
-    yield from (content for content in contents if isinstance(content, str))
-    yield from (
-        text
-        for part in _objects(contents)
-        for text in map(part.get, ("text", "content"))
-        if isinstance(text, str)
-    )
+    """Yield what is written in the contents of messages."""
+    for content in contents:
+        if isinstance(content, str):
+            yield content
+    for part in _objects(contents):
+        for key in ("text", "content"):
+            text = part.get(key)
+            if isinstance(text, str):
+                yield text
 
 
 def _turn(request: Mapping[str, Any]) -> list[Any]:
-    """What was sent since the last answer."""
+    """Return what was sent since the last answer."""
     messages = request.get("messages") or request.get("input")
+    if not isinstance(messages, list):
+        messages = [messages]
     turn: list[Any] = [request.get("instructions"), request.get("system")]
-    for message in messages if isinstance(messages, list) else [messages]:
-        turn = (
-            []
-            if isinstance(message, dict) and message.get("role") == "assistant"
-            else [*turn, message]
-        )
+    for message in messages:
+        # an answer begins a new turn
+        if isinstance(message, dict) and message.get("role") == "assistant":
+            turn = []
+        else:
+            turn.append(message)
     return turn

@@ -1,4 +1,4 @@
-"""vLLM's models, reading only the visual tokens that stay.
+"""Make vLLM's models read only the visual tokens that are kept.
 
 Their weights, layers and kernels are vLLM's own.
 """
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from vllm.model_executor.models.llava import (
@@ -41,7 +40,12 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from adafv.integrations.vllm.config_checks import check_config, check_positions
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.meta_model import MetaModel
-from adafv.integrations.vllm.mrope import CHANNELS, numbered, places_of, with_places
+from adafv.integrations.vllm.mrope import (
+    CHANNELS,
+    coordinates_of,
+    mrope_positions,
+    with_coordinates,
+)
 from adafv.integrations.vllm.options import FIELD, PruneSpec, settings
 from adafv.integrations.vllm.processor import Pruned
 from adafv.integrations.vllm.select import Kept, select
@@ -49,22 +53,23 @@ from adafv.integrations.vllm.vision_attention import last_attention, watch
 
 __all__ = ["PrunedLlava", "PrunedLlavaNext", "PrunedLlavaOnevision", "PrunedQwen2_5VL"]
 
-CACHE_MB = 512
+CACHE_MB = 512  # of encoded images, where the server says nothing
 TOWER_PARTS = ("embeddings", "encoder", "pre_layrnorm", "post_layernorm")
 NAMES = WeightsMapper(
     orig_to_new_prefix={
         f"vision_tower.{x}.": f"vision_tower.vision_model.{x}." for x in TOWER_PARTS
     }
 )
-"""From the names under which transformers 5 saves a tower to those of older checkpoints, which vLLM
-reads.
+"""From the names of a tower's weights in transformers 5 to those of older checkpoints.
+
+vLLM reads the latter.
 """
 
 
 class PrunedModel:
-    """Stands before a model of vLLM: encodes each image once, then keeps what its tickets say.
+    """A mixin before a model of vLLM: encodes each image once, then keeps what its spec says.
 
-    An image comes with a ticket (`adafv.integrations.vllm.options.PruneSpec`). Encodings are kept
+    An image comes with a spec (`adafv.integrations.vllm.options.PruneSpec`). Encodings are kept
     under the image's own hash (`adafv_cache_mb`, 512 by default), so that another question about
     it costs a selection.
 
@@ -81,8 +86,9 @@ class PrunedModel:
         options = settings(config)
         check_config(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
-        self.skeleton = MetaModel(config.hf_config)
+        self.meta_model = MetaModel(config.hf_config)
         self.encodings = Encodings(options.get("adafv_cache_mb", CACHE_MB) * 2**20)
+        # a server without options of ours prunes at a request only, and reserves nothing for it
         self.prunes = bool(options)
         if self.prunes:
             self.encodings.reserve(vllm_config.device_config.device)
@@ -90,93 +96,117 @@ class PrunedModel:
         self.at_once = vllm_config.scheduler_config.max_num_batched_tokens
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        tickets = [PruneSpec.read(ticket) for ticket in kwargs.pop(FIELD, ())]
-        if all(ticket.dense for ticket in tickets):
-            # vLLM measures its memory with whole images: with a budget of its own, a server has
-            # to look here, too
+        """Return the embeddings of each image for the language model: those of its kept tokens."""
+        specs = [PruneSpec.read(spec) for spec in kwargs.pop(FIELD, ())]
+        if all(spec.dense for spec in specs):
+            # vLLM measures its memory with dense images: with a budget of its own, a server has
+            # to observe the attention here, too
             with self._watched() if self.prunes else nullcontext():
-                return self.whole(super().embed_multimodal(**kwargs), kwargs)  # type: ignore[misc]
-        return self.embeddings(
-            select(tickets, self._encoded(tickets, kwargs), self._embed, self.layers)
-        )
+                features = super().embed_multimodal(**kwargs)  # type: ignore[misc]
+            return self.dense_embeddings(features, kwargs)
 
-    def embeddings(self, stay: list[Kept]) -> list[Tensor]:
-        """What the language model gets of each image."""
-        return [s.features for s in stay]
+        # encode, or find in the cache; then score and select
+        encoded = self._encoded(specs, kwargs)
+        return self.embeddings(select(specs, encoded, self._embed, self.layers))
 
-    def whole(self, features: Any, kwargs: dict[str, Any]) -> Any:
-        """What the language model gets of images or clips of which everything stays."""
+    def embeddings(self, kept: list[Kept]) -> list[Tensor]:
+        """Return the embeddings (K, D) of each image."""
+        return [image.features for image in kept]
+
+    def dense_embeddings(self, features: Any, kwargs: dict[str, Any]) -> Any:
+        """Return the embeddings of images or videos of which every token is kept."""
         return features
 
     def images(self, kwargs: dict[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
-        """The inputs of some images."""
-        return {name: _these(x, chosen) for name, x in kwargs.items()}
+        """Return the inputs of some images."""
+        return {name: _rows(x, chosen) for name, x in kwargs.items()}
 
     def count(self, kwargs: dict[str, Any], index: int) -> int:
-        """Patches of an image, padding included."""
-        pixels = kwargs["pixel_values"][index]
+        """Return how many patches the tower has of an image, padding included."""
+        pixels = kwargs["pixel_values"][index]  # (crops, 3, height, width), or without crops
         crops = len(pixels) if pixels.dim() == 4 else 1
-        return crops * int(
-            np.prod([n // self.config.vision_config.patch_size for n in pixels.shape[-2:]])
-        )
+        patch_size = self.config.vision_config.patch_size
+        height, width = pixels.shape[-2:]
+        return crops * (height // patch_size) * (width // patch_size)
 
-    def _encoded(self, tickets: Sequence[PruneSpec], kwargs: dict[str, Any]) -> list[Encoded]:
+    def _encoded(self, specs: Sequence[PruneSpec], kwargs: dict[str, Any]) -> list[Encoded]:
+        """Return an encoding for each spec; each image is run through the tower once."""
+        # which images have been encoded before, and which are new
         found: dict[str, Encoded] = {}
         new: dict[str, int] = {}
-        for i, ticket in enumerate(tickets):
-            if ticket.image in found or ticket.image in new:
+        for i, spec in enumerate(specs):
+            if spec.image in found or spec.image in new:
                 self.encodings.reused += 1
-            elif (known := self.encodings.find(ticket.image)) is not None:
-                found[ticket.image] = known
+                continue
+            known = self.encodings.find(spec.image)
+            if known is None:
+                new[spec.image] = i
             else:
-                new[ticket.image] = i
+                found[spec.image] = known
+
+        # encode the new ones, and remember them
         for part in self._parts(kwargs, list(new.values())):
             for i, encoded in zip(part, self._encode(self.images(kwargs, part)), strict=True):
-                found[tickets[i].image] = encoded
-                self.encodings.add(tickets[i].image, encoded)
-        return [found[ticket.image] for ticket in tickets]
+                found[specs[i].image] = encoded
+                self.encodings.add(specs[i].image, encoded)
+        return [found[spec.image] for spec in specs]
 
     def _parts(self, kwargs: dict[str, Any], chosen: list[int]) -> Iterator[list[int]]:
-        """As many images at once as the measurement of memory had: the scheduler counts only what
-        stays of them.
+        """Yield as many images at once as the measurement of memory had.
+
+        The scheduler counts only what is kept of them, so it may hand over more.
         """
         part: list[int] = []
         room = self.at_once
         for i in chosen:
             size = self.count(kwargs, i)
+            # an image that is larger than the room goes alone
             if part and size > room:
                 yield part
-                part, room = [], self.at_once
+                part = []
+                room = self.at_once
             part.append(i)
             room -= size
         if part:
             yield part
 
     def _encode(self, kwargs: dict[str, Any]) -> list[Encoded]:
+        """Run images through the tower, and observe what each patch is worth to it."""
         with self._watched() as seen:
             features = list(super().embed_multimodal(**kwargs))  # type: ignore[misc]
-        shapes = {name: x for name, x in kwargs.items() if name != "pixel_values"}
-        layouts = [
-            self.skeleton.layout(len(f), {n: x[i] for n, x in shapes.items()})
-            for i, f in enumerate(features)
-        ]
-        patches = torch.cat([x.flatten() for x in seen]).split(
-            [self.count(kwargs, i) for i in range(len(layouts))]
-        )
-        return [
-            Encoded(f, layout.pooled(p, layout.patch_indices), layout)
-            for f, p, layout in zip(features, patches, layouts, strict=True)
-        ]
+
+        # the tower's calls hold the patches of all images, one image after the other
+        sizes = [self.count(kwargs, i) for i in range(len(features))]
+        saliency_of_patches = torch.cat([x.flatten() for x in seen]).split(sizes)
+
+        shapes = dict(kwargs)
+        shapes.pop("pixel_values", None)
+        encoded = []
+        for i, (tokens, saliency) in enumerate(zip(features, saliency_of_patches, strict=True)):
+            # tokens (n, D); saliency (patches,) → (N,), the mean over what a token merges
+            shape = {name: x[i] for name, x in shapes.items()}
+            layout = self.meta_model.layout(len(tokens), shape)
+            pooled = layout.pooled(saliency, layout.patch_indices)
+            encoded.append(Encoded(tokens, pooled, layout))
+        return encoded
 
     def _watched(self) -> AbstractContextManager[list[Tensor]]:
-        return watch(last_attention(getattr(self, self.tower_name)), self.skeleton.cls)
+        """Return a context in which the saliency of patches is observed."""
+        return watch(last_attention(getattr(self, self.tower_name)), self.meta_model.cls)
 
-    def _embed(self, words: Tensor) -> Tensor:
-        return self.get_language_model().embed_input_ids(words)
+    def _embed(self, text_ids: Tensor) -> Tensor:
+        """Return the input embeddings (M, D) of text tokens (M,)."""
+        return self.get_language_model().embed_input_ids(text_ids)
 
 
-def _these(x: Any, chosen: Sequence[int]) -> Any:
-    return x[list(chosen)] if isinstance(x, Tensor) else [x[i] for i in chosen]
+def _rows(x: Any, chosen: Sequence[int]) -> Any:
+    """Return some rows of a tensor, or some items of a list."""
+    if isinstance(x, Tensor):
+        return x[list(chosen)]
+    return [x[i] for i in chosen]
+
+
+# vLLM makes a processor from its class, so each model has one with ours in front.
 
 
 class _Llava(Pruned, LlavaMultiModalProcessor):
@@ -185,10 +215,9 @@ class _Llava(Pruned, LlavaMultiModalProcessor):
 
 class _Pixtral(PixtralHFMultiModalProcessor):
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
-        if any(
-            name.startswith(FIELD)
-            for name in (*inputs.hf_processor_mm_kwargs, *settings(self.info.ctx.model_config))
-        ):
+        # an option of the server asks for pruning as one of the request does
+        given = (*inputs.hf_processor_mm_kwargs, *settings(self.info.ctx.model_config))
+        if any(name.startswith(FIELD) for name in given):
             raise ValueError(
                 "models with Pixtral's tower are not pruned on vLLM: leave adafv's options out"
             )
@@ -196,7 +225,10 @@ class _Pixtral(PixtralHFMultiModalProcessor):
 
 
 def _llava_processor(info: Any, dummy_inputs: Any) -> Any:
-    return (_Llava if isinstance(info, LlavaProcessingInfo) else _Pixtral)(info, dummy_inputs)
+    # one architecture has two towers, and vLLM a processor for each
+    if isinstance(info, LlavaProcessingInfo):
+        return _Llava(info, dummy_inputs)
+    return _Pixtral(info, dummy_inputs)
 
 
 class _LlavaNext(Pruned, LlavaNextMultiModalProcessor):
@@ -224,7 +256,7 @@ class PrunedLlava(PrunedModel, LlavaForConditionalGeneration):
     _LlavaNext, info=LlavaNextProcessingInfo, dummy_inputs=LlavaDummyInputsBuilder
 )
 class PrunedLlavaNext(PrunedModel, LlavaNextForConditionalGeneration):
-    """LLaVA-NeXT. The newlines of an image that is pruned go."""
+    """LLaVA-NeXT; the newlines of an image that is pruned are dropped."""
 
     hf_to_vllm_mapper = LlavaNextForConditionalGeneration.hf_to_vllm_mapper | NAMES
 
@@ -244,10 +276,10 @@ class PrunedLlavaOnevision(PrunedModel, LlavaOnevisionForConditionalGeneration):
     _Qwen2_5VL, info=Qwen2_5_VLProcessingInfo, dummy_inputs=Qwen2_5_VLDummyInputsBuilder
 )
 class PrunedQwen2_5VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
-    """Qwen2.5-VL. Kept tokens keep the rows and columns they have in the whole image (M-RoPE).
+    """Qwen2.5-VL; kept tokens have the rows and columns of the dense image (M-RoPE).
 
-    vLLM numbers a prompt before it knows which tokens stay. So text is numbered as if all had
-    stayed, an image that is pruned has the number of its first token everywhere, and the rows and
+    vLLM numbers a prompt before it knows which tokens are kept. So text is numbered as if all
+    were, an image that is pruned has the number of its first token everywhere, and the rows and
     columns travel with the embeddings, as four more channels, to be added when the language model
     reads them.
     """
@@ -257,35 +289,52 @@ class PrunedQwen2_5VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         check_positions(vllm_config)
-        places = torch.zeros(
-            2, self.at_once, dtype=torch.long, device=vllm_config.device_config.device
-        )
-        self.register_buffer("places", places, persistent=False)
+        # (2, tokens of a step): row and column to add to each token's position
+        device = vllm_config.device_config.device
+        coordinates = torch.zeros(2, self.at_once, dtype=torch.long, device=device)
+        self.register_buffer("coordinates", coordinates, persistent=False)
 
     def count(self, kwargs: dict[str, Any], index: int) -> int:
+        """Return how many patches the tower has of an image."""
         return int(kwargs["image_grid_thw"][index].prod())
 
     def images(self, kwargs: dict[str, Any], chosen: Sequence[int]) -> dict[str, Any]:
-        pixels = kwargs["pixel_values"].split(kwargs["image_grid_thw"].prod(-1).tolist())
-        rest = {name: _these(x, chosen) for name, x in kwargs.items() if name != "pixel_values"}
-        return {**rest, "pixel_values": torch.cat([pixels[i] for i in chosen])}
+        """Return the inputs of some images, whose patches follow one another in one tensor."""
+        rest = dict(kwargs)
+        pixels = rest.pop("pixel_values").split(kwargs["image_grid_thw"].prod(-1).tolist())
+        inputs = {name: _rows(x, chosen) for name, x in rest.items()}
+        inputs["pixel_values"] = torch.cat([pixels[i] for i in chosen])
+        return inputs
 
-    def embeddings(self, stay: list[Kept]) -> list[Tensor]:
-        return [
-            with_places(s.features, s.coordinates if s.pruned else torch.zeros_like(s.coordinates))
-            for s in stay
-        ]
+    def embeddings(self, kept: list[Kept]) -> list[Tensor]:
+        """Return the embeddings (K, D + 4) of each image, rows and columns among them."""
+        embeddings = []
+        for image in kept:
+            coordinates = image.coordinates  # (K, 2)
+            if not image.pruned:
+                # its positions are right already
+                coordinates = torch.zeros_like(coordinates)
+            embeddings.append(with_coordinates(image.features, coordinates))
+        return embeddings
 
-    def whole(self, features: Any, kwargs: dict[str, Any]) -> Any:
-        return [with_places(x, torch.zeros(len(x), 2, dtype=torch.long)) for x in features]
+    def dense_embeddings(self, features: Any, kwargs: dict[str, Any]) -> Any:
+        """Return the embeddings (n, D + 4) of images of which every token is kept."""
+        embeddings = []
+        for tokens in features:
+            nothing = torch.zeros(len(tokens), 2, dtype=torch.long)
+            embeddings.append(with_coordinates(tokens, nothing))
+        return embeddings
 
     def get_mrope_input_positions(
         self, input_tokens: list[int], mm_features: list[Any]
     ) -> tuple[Tensor, int]:
+        """Return position ids (3, L), and what the next token's position exceeds its index by."""
         features = sorted(mm_features, key=lambda feature: feature.mm_position.offset)
         spans = [(feature.mm_position.offset, feature.mm_position.length) for feature in features]
-        grids = [(tuple(grid), seconds) for _, *grid, seconds in self.iter_mm_grid_thw(mm_features)]
-        return numbered(len(input_tokens), spans, grids)
+        grids = []
+        for _, time, height, width, seconds in self.iter_mm_grid_thw(mm_features):
+            grids.append(((time, height, width), seconds))
+        return mrope_positions(len(input_tokens), spans, grids)
 
     def embed_input_ids(
         self,
@@ -294,14 +343,14 @@ class PrunedQwen2_5VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
         *,
         is_multimodal: Tensor | None = None,
     ) -> Tensor:
-        places = self.places[:, : len(input_ids)].zero_()
-        if (
-            multimodal_embeddings is not None
-            and len(multimodal_embeddings)
-            and is_multimodal is not None
-        ):
-            found = torch.cat([places_of(x) for x in multimodal_embeddings]).to(places.device)
-            places.masked_scatter_(is_multimodal.to(places.device), found.mT)
+        """Return embeddings (L, D), and note which rows and columns `forward` is to add."""
+        noted = self.coordinates[:, : len(input_ids)].zero_()  # (2, L)
+        shown = multimodal_embeddings is not None and len(multimodal_embeddings) > 0
+        if shown and is_multimodal is not None:
+            # (K, D + 4) of each image → (all K, 2), written where the prompt has placeholders
+            found = torch.cat([coordinates_of(x) for x in multimodal_embeddings])
+            found = found.to(noted.device)
+            noted.masked_scatter_(is_multimodal.to(noted.device), found.mT)
             multimodal_embeddings = [x[:, :-CHANNELS] for x in multimodal_embeddings]
         return super().embed_input_ids(
             input_ids, multimodal_embeddings, is_multimodal=is_multimodal
@@ -310,8 +359,9 @@ class PrunedQwen2_5VL(PrunedModel, Qwen2_5_VLForConditionalGeneration):
     def forward(
         self, input_ids: Tensor | None, positions: Tensor, *args: Any, **kwargs: Any
     ) -> Any:
-        places = self.places[:, : positions.shape[-1]]
+        """Run the language model, with rows and columns added to the positions (3, L)."""
+        noted = self.coordinates[:, : positions.shape[-1]]
         # in place: CUDA graphs read vLLM's own buffer, which it fills anew for every step
-        positions[1:] += places
-        places.zero_()
+        positions[1:] += noted
+        noted.zero_()
         return super().forward(input_ids, positions, *args, **kwargs)

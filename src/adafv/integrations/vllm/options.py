@@ -1,4 +1,4 @@
-"""What a request asks for, and the ticket that says it to the model, one per image."""
+"""Options of a request or a server, and the spec that tells them to the model, one an image."""
 
 import hashlib
 import json
@@ -29,7 +29,8 @@ __all__ = [
     "with_budget",
 ]
 
-FIELD = "adafv"
+FIELD = "adafv"  # under which a spec travels with its image's pixels
+# Options that a request may have, and those that a server may have besides.
 OPTIONS = ("adafv_keep", "adafv_tokens", "adafv_method", "adafv_pin")
 SERVER = ("adafv_cache_mb", "adafv_only")
 BUDGETS = ("adafv_keep", "adafv_tokens")
@@ -43,9 +44,9 @@ class PruneConfig:
         method: as lists of methods write it, e.g. "adafv+" or "adafv:reserve=0.5"; see
             `adafv.methods.from_spec`.
         keep, tokens: the budget, one of the two; see `adafv.Pruner`.
-        pin: "first": an image is asked about by the user's words of its turn, as in the library;
-            the choice stays for the whole chat, and so does its prefix cache. "none": by those of
-            later turns, too, so that each turn of a chat chooses anew.
+        pin: "first": an image is asked about by the user's text tokens of its turn, as in the
+            library; the selection is the same for the complete chat, and so is its prefix cache.
+            "none": by those of later turns, too, so that each turn of a chat selects anew.
     """
 
     method: str = DEFAULT_METHOD
@@ -55,54 +56,69 @@ class PruneConfig:
 
     @classmethod
     def of(cls, request: Mapping[str, Any], server: Mapping[str, Any]) -> "PruneConfig | None":
-        """What a request asks for, on a server with defaults of its own. None: nothing is asked
-        for, nothing pruned.
+        """Return what a request asks for, on a server with defaults of its own.
+
+        Returns:
+            None: nothing is asked for, nothing pruned.
 
         Raises:
-            ValueError: an option that no method has, or a value that is none.
+            ValueError: an option that no method has, or a value that is not valid.
         """
-        if wrong := [name for name in request if name.startswith("adafv") and name not in OPTIONS]:
-            raise ValueError(f"{wrong[0]} is no option of a request: pass {', '.join(OPTIONS)}")
-        asked, given = (
-            with_budget({n: x[n] for n in OPTIONS if x.get(n) is not None})
-            for x in (request, server)
-        )
-        options = {name.removeprefix("adafv_"): value for name, value in over(given, asked).items()}
+        for name in request:
+            if name.startswith("adafv") and name not in OPTIONS:
+                raise ValueError(f"{name} is no option of a request: pass {', '.join(OPTIONS)}")
+
+        # the request goes before the server; a method's own budget stands beside it
+        requested = with_budget(_given(request))
+        defaults = with_budget(_given(server))
+        options = {}
+        for name, value in over(defaults, requested).items():
+            options[name.removeprefix("adafv_")] = value
         if not options:
             return None
+
         if options.get("method") == "none":
-            options = {"keep": 1.0, **options}
-        choice = cls(**options)
-        choice.check()
-        return choice
+            options.setdefault("keep", 1.0)
+        config = cls(**options)
+        config.check()
+        return config
 
     def check(self) -> None:
         """Raise a `ValueError` if this cannot be done on vLLM."""
         one_of("adafv_pin", self.pin, "none", "first")
         if not isinstance(self.method, str):
             raise ValueError(
-                f"adafv_method={self.method!r} is not text: pass the name of a method, e.g. 'adafv+'"
+                f"adafv_method={self.method!r} is not text: pass the name of a method, "
+                "e.g. 'adafv+'"
             )
         for name, value in (("adafv_keep", self.keep), ("adafv_tokens", self.tokens)):
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, int | float)
-            ):
+            # JSON's true is a number to Python
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not number:
                 raise ValueError(
                     f"{name}={value!r} is not a number: pass adafv_keep=0.1 or adafv_tokens=144"
                 )
+
+        # the layers of the language model are vLLM's own, kernels and all
         pruner = pruner_of(self.method, self.keep, self.tokens)
         if isinstance(pruner, LayerPruner):
             raise ValueError(
-                f"{self.method} prunes between the layers of the language model, which vLLM doesn't do"
+                f"{self.method} prunes between the layers of the language model, "
+                "which vLLM doesn't do"
             )
-        if lacking := pruner.signals - {SALIENCY}:
+        # of the vision tower only saliency is observed
+        lacking = pruner.signals - {SALIENCY}
+        if lacking:
             kind = next(iter(lacking)).kind
             raise ValueError(
-                f"{self.method} looks at {kind!r} of the vision tower, which is not read off on vLLM"
+                f"{self.method} looks at {kind!r} of the vision tower, "
+                "which is not read off on vLLM"
             )
+        # a prompt has as many placeholders as tokens are kept, before any image is encoded
         if not pruner.exact:
             raise ValueError(
-                f"{self.method} doesn't keep to its budget, which vLLM has to know before: pass 'adafv'"
+                f"{self.method} doesn't keep to its budget, which vLLM has to know before: "
+                "pass 'adafv'"
             )
         for name, known in (("positions", "packed"), ("newlines", "drop")):
             if getattr(pruner, name) != known:
@@ -112,50 +128,57 @@ class PruneConfig:
 
     @property
     def dense(self) -> bool:
-        """Nothing is to be pruned."""
+        """Return whether nothing is to be pruned."""
         return self.keep == 1 or self.method == "none"
 
 
 @dataclass(frozen=True)
 class PruneSpec:
-    """All that decides which visual tokens of an image stay, and so what it has in common with
-    equal images.
+    """All that decides which visual tokens of an image are kept: equal specs, equal tokens.
 
     Attributes:
         image: hash of the image itself.
         method, keep, tokens: see `PruneConfig`.
-        words: ids of the question, where the method looks at it.
+        text_ids: the question's text tokens (M,), where the method looks at them.
     """
 
     image: str
     method: str = "none"
     keep: float | None = 1.0
     tokens: int | None = None
-    words: tuple[int, ...] = ()
+    text_ids: tuple[int, ...] = ()
 
     @property
     def dense(self) -> bool:
+        """Return whether every token of the image is kept."""
         return self.method == "none"
 
     @property
     def hash(self) -> str:
-        """Identity in vLLM's caches. An image that stays whole has its own, as without this
-        plugin.
+        """Return the image's identity in vLLM's caches.
+
+        An image of which everything is kept has its own, as without this plugin.
         """
-        return self.image if self.dense else hashlib.sha256(self._bytes()).hexdigest()
+        if self.dense:
+            return self.image
+        return hashlib.sha256(self._bytes()).hexdigest()
 
     @property
     def pruner(self) -> Pruner:
+        """Return the method at its budget."""
         return pruner_of(self.method, self.keep, self.tokens)
 
     def tensor(self) -> Tensor:
-        """(n,) uint8, to travel with the pixels."""
+        """Return the spec as bytes (n,) uint8, to travel with the pixels."""
         return torch.frombuffer(bytearray(self._bytes()), dtype=torch.uint8)
 
     @classmethod
     def read(cls, tensor: Tensor) -> "PruneSpec":
-        fields = json.loads(bytes(tensor.tolist()))
-        return cls(**{**fields, "words": tuple(fields["words"])})
+        """Return the spec that `tensor` wrote."""
+        values = json.loads(bytes(tensor.tolist()))
+        # JSON knows lists only, and a spec has to be hashable
+        values["text_ids"] = tuple(values["text_ids"])
+        return cls(**values)
 
     def _bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -165,91 +188,115 @@ class PruneSpec:
 def pruner_of(
     method: str, keep: float | None, tokens: int | None, skip: Iterable[int] = ()
 ) -> Pruner:
-    """The method at its budget; `skip` are the ids that `skip=template` stands for."""
+    """Return the method at its budget; `skip` are the ids that `skip=template` stands for."""
     return from_spec(method, lambda: skip, keep=keep, tokens=tokens)
 
 
-def over(given: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that go before others, and one budget before another."""
-    aside = BUDGETS if asked.keys() & {*BUDGETS} else ()
-    return {**{name: value for name, value in given.items() if name not in aside}, **asked}
+def over(defaults: Mapping[str, Any], requested: Mapping[str, Any]) -> dict[str, Any]:
+    """Return defaults overridden by what is requested, and one budget by another."""
+    options = dict(defaults)
+    # a requested number of tokens goes before a default share, and the other way round
+    if requested.keys() & {*BUDGETS}:
+        for budget in BUDGETS:
+            options.pop(budget, None)
+    return options | dict(requested)
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a request among others, without those that are None."""
+    return {name: options[name] for name in OPTIONS if options.get(name) is not None}
 
 
 def options_in(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """What a pruner saved as JSON (see `adafv.models.saved`) is as options of a server or a
-    request.
+    """Return a pruner saved as JSON (see `adafv.models.saved`) as options of a server or request.
 
     Options of its method go into the method's name, as lists of methods write them. Names that no
     method has are left for others to refuse.
 
     Raises:
-        ValueError: words that don't count (skip) as a list of ids.
+        ValueError: text tokens that don't count (skip) as a list of ids.
     """
-    rest = {
-        name: value
-        for name, value in saved.items()
-        if name not in ("version", "strict") and value is not None
-    }
+    rest = {}
+    for name, value in saved.items():
+        if name not in ("version", "strict") and value is not None:
+            rest[name] = value
     method = rest.pop("method", None)
+
+    # the method's own options, and what they are where nothing is said
     cls = METHODS.get(str(method or DEFAULT_METHOD).partition(":")[0], NoPruning)
-    default = {f.name: f.default for f in fields(cls) if f"adafv_{f.name}" not in BUDGETS}
-    own = {name: rest.pop(name) for name in default if name in rest}
+    own = {}
+    default = {}
+    for field in fields(cls):
+        if f"adafv_{field.name}" in BUDGETS:
+            continue
+        default[field.name] = field.default
+        if field.name in rest:
+            own[field.name] = rest.pop(field.name)
     if own.pop("skip", ()):
         raise ValueError(
-            "skip as a list of ids cannot be handed to vLLM: write the method as e.g. adafv:skip=template"
+            "skip as a list of ids cannot be handed to vLLM: "
+            "write the method as e.g. adafv:skip=template"
         )
-    words = [
-        f":{name}={_word(value)}" for name, value in sorted(own.items()) if value != default[name]
-    ]
-    if words:
-        method = f"{method or DEFAULT_METHOD}{''.join(words)}"
-    named = {} if method is None else {"method": method}
-    return {f"adafv_{name}": value for name, value in {**rest, **named}.items()}
+
+    # write them behind the method's name: adafv:reserve=0.5
+    for name, value in sorted(own.items()):
+        if value != default[name]:
+            method = f"{method or DEFAULT_METHOD}:{name}={_word(value)}"
+    if method is not None:
+        rest["method"] = method
+    return {f"adafv_{name}": value for name, value in rest.items()}
 
 
 def with_budget(options: dict[str, Any]) -> dict[str, Any]:
-    """Options whose method names no budget: that of "adafv:keep=0.2" stands beside it, as any
-    other.
-    """
+    """Move a budget out of a method's name: "adafv:keep=0.2" becomes "adafv" and a keep of 0.2."""
     if not isinstance(options.get("adafv_method"), str):
         return options
     method, budget = without_budget(options["adafv_method"])
     for name, value in budget.items():
         if f"adafv_{name}" in options:
             raise ValueError(
-                f"{name}={value} of {options['adafv_method']!r} is given already: leave one of them out"
+                f"{name}={value} of {options['adafv_method']!r} is given already: "
+                "leave one of them out"
             )
-    return {
-        **options,
-        "adafv_method": method,
-        **{f"adafv_{name}": value for name, value in budget.items()},
-    }
+    moved = {**options, "adafv_method": method}
+    for name, value in budget.items():
+        moved[f"adafv_{name}"] = value
+    return moved
 
 
 def settings(model_config: Any) -> dict[str, Any]:
-    """The server's own options, from `--mm-processor-kwargs` or what the model's folder says (see
-    `adafv.models.saved`).
+    """Return the server's own options.
 
-    They are moved to the configuration, where the model's processor does not stumble over them.
+    They come from `--mm-processor-kwargs`, or from what the model's folder says (see
+    `adafv.models.saved`), and are moved to the configuration, where the model's processor does not
+    stumble over them.
 
     Raises:
         ValueError: an unknown option, or a cache without a size.
     """
-    config, multimodal = model_config.hf_config, model_config.get_multimodal_config()
-    given = multimodal.mm_processor_kwargs or {}
-    ours = {name: value for name, value in given.items() if name.startswith("adafv")}
+    # take our options out of those of the processor
+    config = model_config.hf_config
+    multimodal = model_config.get_multimodal_config()
+    ours = {}
+    rest = {}
+    for name, value in (multimodal.mm_processor_kwargs or {}).items():
+        if name.startswith("adafv"):
+            ours[name] = value
+        else:
+            rest[name] = value
     if ours:
-        multimodal.mm_processor_kwargs = {
-            name: value for name, value in given.items() if name not in ours
-        } or None
+        multimodal.mm_processor_kwargs = rest or None
+
+    # what the folder says, first in config.json, where a former call has left the options too
     block = getattr(config, BLOCK, None)
     saved = options_in(read(model_config.model) if block is None else block)
     options = over(with_budget(saved), with_budget(ours))
     config.adafv = {name.removeprefix("adafv_"): value for name, value in options.items()}
-    if wrong := [name for name in options if name not in (*OPTIONS, *SERVER)]:
-        raise ValueError(
-            f"{wrong[0]} is no option of a server: pass {', '.join((*OPTIONS, *SERVER))}"
-        )
+
+    known = (*OPTIONS, *SERVER)
+    for name in options:
+        if name not in known:
+            raise ValueError(f"{name} is no option of a server: pass {', '.join(known)}")
     size = options.get("adafv_cache_mb", 0)
     if isinstance(size, bool) or not isinstance(size, int | float) or size < 0:
         raise ValueError(f"adafv_cache_mb={size!r} is no size: pass megabytes, 0 for no cache")
@@ -257,4 +304,5 @@ def settings(model_config: Any) -> dict[str, Any]:
 
 
 def _word(value: object) -> str:
+    """Return a value as lists of methods write it."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,6 +1,4 @@
-"""What happens to a request before the model sees it: tickets, hashes, and as many placeholders as
-tokens stay.
-"""
+"""Process a request before the model sees it: specs, hashes, and a placeholder a kept token."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,53 +19,61 @@ from adafv.models.boilerplate import boilerplate
 
 __all__ = ["Pruned"]
 
-DENSE = {"adafv_keep": 1.0}
+DENSE = {"adafv_keep": 1.0}  # options that prune nothing
 
 
 @dataclass(frozen=True)
 class PruneSpecs:
-    """Of a prompt: a ticket for each image, and the hashes of everything in it."""
+    """The specs of a prompt's images, and the hashes of everything in it."""
 
     images: tuple[PruneSpec, ...]
     hashes: Mapping[str, list[str]]
 
 
 class Pruned(BaseMultiModalProcessor):
-    """Stands before vLLM's own processor of a model.
+    """A processor in front of vLLM's own one of a model.
 
-    Everything that decides a choice is in an image's hash.
+    Everything that decides a selection is in an image's hash.
     """
 
     def __init__(self, info: Any, dummy_inputs: Any) -> None:
         super().__init__(info, dummy_inputs)
         self.server = settings(info.ctx.model_config)
+        # a server that cannot do what it is to do by default does not start
         PruneConfig.of({}, self.server)
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
-        asked, rest = _apart(inputs.hf_processor_mm_kwargs)
+        """Process a request; what it asks of adafv becomes a spec for each of its images."""
+        requested, rest = _separate(inputs.hf_processor_mm_kwargs)
         if rest and self.server.get("adafv_only"):
             raise ValueError(
-                f"mm_processor_kwargs with {', '.join(rest)}: this server takes options of adafv only"
+                f"mm_processor_kwargs with {', '.join(rest)}: "
+                "this server takes options of adafv only"
             )
-        choice = PruneConfig.of(asked, self.server)
+        config = PruneConfig.of(requested, self.server)
+
+        # hash the images as vLLM does, without our options
         plain = replace(inputs, hf_processor_mm_kwargs=rest)
         hashes = super()._get_mm_hashes(plain)
-        tickets = PruneSpecs(self._tickets(inputs, choice, hashes.get("image", [])), hashes)
-        return super().apply(
-            replace(plain, hf_processor_mm_kwargs={**rest, FIELD: tickets}), timing_ctx
-        )
+
+        # the specs travel among the options of the processor, which reach every hook below
+        specs = PruneSpecs(self._specs(inputs, config, hashes.get("image", [])), hashes)
+        with_specs = replace(plain, hf_processor_mm_kwargs={**rest, FIELD: specs})
+        return super().apply(with_specs, timing_ctx)
 
     def get_dummy_inputs(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> Any:
-        """Memory is measured with whole images."""
-        return replace(
-            super().get_dummy_inputs(seq_len, mm_counts, mm_options), hf_processor_mm_kwargs=DENSE
-        )
+        """Return inputs with which memory is measured: of images of which everything is kept."""
+        dummy = super().get_dummy_inputs(seq_len, mm_counts, mm_options)
+        return replace(dummy, hf_processor_mm_kwargs=DENSE)
 
-    def _tickets(
-        self, inputs: Any, choice: PruneConfig | None, hashes: Sequence[str]
+    def _specs(
+        self, inputs: Any, config: PruneConfig | None, hashes: Sequence[str]
     ) -> tuple[PruneSpec, ...]:
-        if choice is None or choice.dense:
+        """Return a spec for each image of a request."""
+        if config is None or config.dense:
             return tuple(map(PruneSpec, hashes))
+
+        # refuse what is not an image, or is one no longer
         for modality, items in inputs.mm_data_items.items():
             if modality != "image":
                 raise ValueError(
@@ -75,63 +81,79 @@ class Pruned(BaseMultiModalProcessor):
                 )
             if isinstance(items, EmbeddingItems):
                 raise ValueError("encoded images are not pruned: pass images, or adafv_keep=1")
-        template = self.template if "skip=template" in choice.method else ()
-        pruner = pruner_of(choice.method, choice.keep, choice.tokens, template)
-        words: list[tuple[int, ...]] = [()] * len(hashes)
-        if pruner.needs_text or pruner.draws:
-            words = self._words(inputs.prompt, len(hashes), choice, frozenset(pruner.skip))
-        return tuple(
-            PruneSpec(image, choice.method, choice.keep, choice.tokens, own)
-            for image, own in zip(hashes, words, strict=True)
-        )
 
-    def _words(
-        self, ids: Sequence[int], images: int, choice: PruneConfig, skip: frozenset[int]
+        # the question is part of a spec only where the method looks at it, or is seeded by it:
+        # other methods keep the same tokens for every question, and so share a cache entry
+        template = self.template if "skip=template" in config.method else ()
+        pruner = pruner_of(config.method, config.keep, config.tokens, template)
+        questions: list[tuple[int, ...]] = [()] * len(hashes)
+        if pruner.needs_text or pruner.draws:
+            skip = frozenset(pruner.skip)
+            questions = self._questions(inputs.prompt, len(hashes), config, skip)
+
+        specs = []
+        for image, text_ids in zip(hashes, questions, strict=True):
+            specs.append(PruneSpec(image, config.method, config.keep, config.tokens, text_ids))
+        return tuple(specs)
+
+    def _questions(
+        self, ids: Sequence[int], images: int, config: PruneConfig, skip: frozenset[int]
     ) -> list[tuple[int, ...]]:
-        """For each image the ids of the words it is asked about, as the library finds them."""
-        config = self.info.get_hf_config()
-        tokens = {"image": placeholders(config)["image"]}
-        prompt = Prompt({"input_ids": torch.tensor([ids])}, tokens, config.model_type, self.chat)
-        of: Question = "turn" if choice.pin == "first" else "chat"
-        words = [
-            prompt.ids[0, prompt.question(span, skip, of)] for span in prompt.spans([1] * images)
-        ]
-        return [tuple(found.tolist()) for found in words]
+        """Return for each image the text tokens (M,) of its question, as the library finds them."""
+        hf_config = self.info.get_hf_config()
+        tokens = {"image": placeholders(hf_config)["image"]}
+        # (1, L), with one placeholder an image: vLLM repeats them later
+        input_ids = torch.tensor([ids])
+        prompt = Prompt({"input_ids": input_ids}, tokens, hf_config.model_type, self.chat)
+        of: Question = "turn" if config.pin == "first" else "chat"
+
+        questions = []
+        for span in prompt.spans([1] * images):
+            text_ids = prompt.ids[0, prompt.question(span, skip, of)]  # (M,)
+            questions.append(tuple(text_ids.tolist()))
+        return questions
 
     @cached_property
-    def skeleton(self) -> MetaModel:
+    def meta_model(self) -> MetaModel:
+        """Return the model without weights, which knows the layout of an image's tokens."""
         return MetaModel(self.info.get_hf_config())
 
     @cached_property
     def template(self) -> frozenset[int]:
+        """Return the ids that `skip=template` stands for."""
         return boilerplate(self.info.get_hf_processor())
 
     @cached_property
     def chat(self) -> Template:
+        """Return how the chat template separates turns."""
         return template_of(self.info.get_hf_processor()).including(self.info.get_hf_config())
 
+    # What follows overrides hooks of vLLM's processor.
+
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
-        tickets = inputs.hf_processor_mm_kwargs[FIELD]
-        return (
-            {**tickets.hashes, "image": [t.hash for t in tickets.images]}
-            if tickets.images
-            else tickets.hashes
-        )
+        specs = inputs.hf_processor_mm_kwargs[FIELD]
+        if not specs.images:
+            return specs.hashes
+        # an image's identity in the caches is that of its kept tokens
+        return {**specs.hashes, "image": [spec.hash for spec in specs.images]}
 
     def _get_cache_missing_processor_kwargs(
         self, inputs: Any, mm_is_cached: Any
     ) -> Mapping[str, object]:
         kwargs = super()._get_cache_missing_processor_kwargs(inputs, mm_is_cached)
-        tickets: Any = kwargs[FIELD]
-        cached = mm_is_cached.get("image", [])
-        missing = tuple(t for t, known in zip(tickets.images, cached, strict=True) if not known)
-        return {**kwargs, FIELD: PruneSpecs(missing, {})}
+        specs: Any = kwargs[FIELD]
+        # only images that are not cached are processed, so theirs are the specs that go along
+        missing = []
+        for spec, cached in zip(specs.images, mm_is_cached.get("image", []), strict=True):
+            if not cached:
+                missing.append(spec)
+        return {**kwargs, FIELD: PruneSpecs(tuple(missing), {})}
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         rest, images = _without(hf_kwargs)
         data = super()._apply_hf_processor_main(mm_items, rest)
         if images:
-            data[FIELD] = [ticket.tensor() for ticket in images]
+            data[FIELD] = [spec.tensor() for spec in images]
         return data
 
     def _get_mm_fields_config(
@@ -139,6 +161,7 @@ class Pruned(BaseMultiModalProcessor):
     ) -> Any:
         rest, _ = _without(hf_processor_mm_kwargs)
         fields = super()._get_mm_fields_config(hf_inputs, rest)
+        # one spec an image; it is read on the host
         return {**fields, FIELD: MultiModalFieldConfig.batched("image", keep_on_cpu=True)}
 
     def _get_prompt_updates(
@@ -146,41 +169,53 @@ class Pruned(BaseMultiModalProcessor):
     ) -> Sequence[Any]:
         rest, images = _without(hf_processor_mm_kwargs)
         updates = super()._get_prompt_updates(mm_items, rest, out_mm_kwargs)
-        return [
-            self._shorter(u, images, out_mm_kwargs) if u.modality == "image" else u for u in updates
-        ]
+        shorter = []
+        for update in updates:
+            if update.modality == "image":
+                update = self._shorter(update, images, out_mm_kwargs)
+            shorter.append(update)
+        return shorter
 
     def _shorter(
         self, update: PromptReplacement, images: Sequence[PruneSpec], kwargs: Any
     ) -> PromptReplacement:
-        """An image's placeholders, as many as tokens of it stay."""
+        """Return an update that writes as many placeholders of an image as tokens are kept."""
 
         def replacement(index: int) -> Any:
-            whole = (
-                update.replacement(index) if callable(update.replacement) else update.replacement
-            )
+            dense = update.replacement
+            if callable(dense):
+                dense = dense(index)
             if images[index].dense:
-                return whole
-            item = {
-                name: x
-                for name, x in kwargs["image"][index].get_data().items()
-                if isinstance(x, Tensor)
-            }
-            count = len(self.skeleton.layout(len(whole), item).patch_indices)
+                return dense
+
+            # N of the n placeholders stand for patches, the others for newlines
+            item = {}
+            for name, value in kwargs["image"][index].get_data().items():
+                if isinstance(value, Tensor):
+                    item[name] = value
+            count = len(self.meta_model.layout(len(dense), item).patch_indices)
+
+            # newlines are dropped from an image that is pruned, and kept in one that is not
             kept = images[index].pruner.budget(count)
-            return whole if kept == count else whole[:kept]
+            return dense if kept == count else dense[:kept]
 
         return replace(update, replacement=replacement)
 
 
-def _apart(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Our options and the others."""
-    ours = {name: value for name, value in kwargs.items() if name.startswith("adafv")}
-    return ours, {name: value for name, value in kwargs.items() if name not in ours}
+def _separate(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return our options and the others."""
+    ours = {}
+    rest = {}
+    for name, value in kwargs.items():
+        if name.startswith("adafv"):
+            ours[name] = value
+        else:
+            rest[name] = value
+    return ours, rest
 
 
 def _without(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[PruneSpec, ...]]:
-    """The options without the tickets, and the tickets."""
+    """Return the options without the specs, and the specs."""
     rest = dict(kwargs)
-    tickets = rest.pop(FIELD, None)
-    return rest, tickets.images if tickets else ()
+    specs = rest.pop(FIELD, None)
+    return rest, specs.images if specs else ()

@@ -1,6 +1,4 @@
-"""Which visual tokens of encoded images stay: the library's methods, shown what the model on vLLM
-knows.
-"""
+"""Select visual tokens of encoded images with the library's methods, from what vLLM knows."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -21,13 +19,13 @@ __all__ = ["Kept", "select"]
 
 @dataclass(frozen=True)
 class Kept:
-    """What stays of an image.
+    """What is kept of an image.
 
     Attributes:
-        features: (k, D) for the language model, newlines included where everything stays.
-        coordinates: (k, 2) row and column of each; -1 for a newline.
-        kept: (K,) which of its patches stay.
-        pruned: something went.
+        features: (K, D) for the language model, newlines included where everything is kept.
+        coordinates: (K, 2) row and column of each; -1 for a newline.
+        kept: (K,) which of its patches are kept.
+        pruned: something was dropped.
     """
 
     features: Tensor
@@ -37,77 +35,110 @@ class Kept:
 
 
 def select(
-    tickets: Sequence[PruneSpec],
+    specs: Sequence[PruneSpec],
     images: Sequence[Encoded],
     embed: Callable[[Tensor], Tensor],
     layers: int,
 ) -> list[Kept]:
-    """What stays of each image.
+    """Return what is kept of each image.
 
     Args:
-        embed: gives the input embeddings (M, D) of words (M,).
+        specs: of the images; neighbours with the same method are pruned together.
+        images: as the tower has encoded them.
+        embed: gives the input embeddings (M, D) of text tokens (M,).
         layers: of the language model.
     """
-    stay: list[Kept] = []
-    pairs = zip(tickets, images, strict=True)
+    kept: list[Kept] = []
+    pairs = zip(specs, images, strict=True)
     for method, of_method in groupby(pairs, key=lambda pair: pair[0].method):
         group = list(of_method)
-        stay += [_whole(p) for _, p in group] if method == "none" else _chosen(group, embed, layers)
-    return stay
+        if method == "none":
+            kept += [_dense(image) for _, image in group]
+        else:
+            kept += _pruned(group, embed, layers)
+    return kept
 
 
-def _whole(image: Encoded) -> Kept:
-    return Kept(
-        image.features,
-        image.layout.coordinates[:, 1:],
-        torch.arange(len(image.saliency)),
-        False,
-    )
+def _dense(image: Encoded) -> Kept:
+    """Return an image of which every token is kept, newlines included."""
+    patches = torch.arange(len(image.saliency))
+    return Kept(image.features, image.layout.coordinates[:, 1:], patches, False)
 
 
-def _chosen(
+def _pruned(
     group: list[tuple[PruneSpec, Encoded]], embed: Callable[[Tensor], Tensor], layers: int
 ) -> list[Kept]:
-    """What a method keeps; the images' budgets and questions may differ."""
-    tickets, images = zip(*group, strict=True)
-    device, pruner = images[0].features.device, tickets[0].pruner
-    patches = [p.layout.patch_indices for p in images]
-    patch_indices = [p.to(device, non_blocking=True) for p in patches]
-    words = [torch.tensor(t.words, dtype=torch.long) for t in tickets]
-    counts = tuple(map(len, patches))
-    tokens = VisualTokens(
-        features=pad_sequence(
-            [p.features[d] for p, d in zip(images, patch_indices, strict=True)], batch_first=True
-        ),
-        mask=_padding(counts).to(device, non_blocking=True),
+    """Return what one method keeps; the images' budgets and questions may differ."""
+    specs = [spec for spec, _ in group]
+    images = [image for _, image in group]
+    pruner = specs[0].pruner
+    device = images[0].features.device
+    tokens = _visual_tokens(specs, images, embed, layers)
+
+    # split the budget, score, select
+    budgets = []
+    for spec, count in zip(specs, tokens.counts, strict=True):
+        budgets.append(spec.pruner.budget(count))
+    selection = pruner.select(tokens, budgets)
+
+    # collect the kept tokens of each image
+    result = []
+    for i, (image, kept) in enumerate(zip(images, selection.kept, strict=True)):
+        features = image.features  # (n, D)
+        coordinates = image.layout.coordinates[:, 1:]  # (n, 2), without the crop
+        chosen = image.layout.patch_indices.to(device, non_blocking=True)[kept]  # (K,) of n
+        pruned = len(kept) < tokens.counts[i]
+        if selection.features is not None:
+            # methods that merge give the kept tokens new features
+            features = features.index_copy(0, chosen, selection.features[i].to(features))
+        if pruned:
+            features = features[chosen]  # (K, D)
+            coordinates = coordinates.to(device, non_blocking=True)[chosen]  # (K, 2)
+        result.append(Kept(features, coordinates, kept, pruned))
+    return result
+
+
+def _visual_tokens(
+    specs: Sequence[PruneSpec],
+    images: Sequence[Encoded],
+    embed: Callable[[Tensor], Tensor],
+    layers: int,
+) -> VisualTokens:
+    """Return what a method looks at: patches without newlines, padded to one length."""
+    device = images[0].features.device
+    features = []
+    saliency = []
+    coordinates = []
+    for image in images:
+        patches = image.layout.patch_indices  # (N,) of the n tokens
+        features.append(image.features[patches.to(device, non_blocking=True)])  # (N, D)
+        saliency.append(image.saliency)  # (N,)
+        coordinates.append(image.layout.coordinates[patches])  # (N, 3)
+    counts = tuple(map(len, coordinates))
+
+    # the question's text tokens, embedded for methods that look at them
+    questions = [torch.tensor(spec.text_ids, dtype=torch.long) for spec in specs]  # (M,) each
+    text = None
+    text_mask = None
+    if specs[0].pruner.needs_text:
+        embedded = [embed(ids.to(device)) for ids in questions]  # (M, D) each
+        text = pad_sequence(embedded, batch_first=True)  # (I, M, D)
+        text_mask = _padding([len(ids) for ids in questions]).to(device)  # (I, M)
+
+    return VisualTokens(
+        features=pad_sequence(features, batch_first=True),  # (I, N, D)
+        mask=_padding(counts).to(device, non_blocking=True),  # (I, N)
         counts=counts,
-        signals={SALIENCY: pad_sequence([p.saliency for p in images], batch_first=True)},
-        text=pad_sequence([embed(w.to(device)) for w in words], batch_first=True)
-        if pruner.needs_text
-        else None,
-        text_mask=_padding([len(w) for w in words]).to(device) if pruner.needs_text else None,
-        coordinates=tuple(p.layout.coordinates[d] for p, d in zip(images, patches, strict=True)),
-        seeds=tuple(zlib.crc32(w.numpy().tobytes()) for w in words),
+        signals={SALIENCY: pad_sequence(saliency, batch_first=True)},  # (I, N)
+        text=text,
+        text_mask=text_mask,
+        coordinates=tuple(coordinates),
+        # as the library: what is drawn depends on the question alone
+        seeds=tuple(zlib.crc32(ids.numpy().tobytes()) for ids in questions),
         layers=layers,
     )
-    budgets = [t.pruner.budget(n) for t, n in zip(tickets, counts, strict=True)]
-    selection = pruner.select(tokens, budgets)
-    stay = []
-    for i, (image, kept) in enumerate(zip(images, selection.kept, strict=True)):
-        features, coordinates = image.features, image.layout.coordinates[:, 1:]
-        if selection.features is not None:
-            features = features.index_copy(
-                0, patch_indices[i][kept], selection.features[i].to(features)
-            )
-        if len(kept) < counts[i]:
-            chosen = patch_indices[i][kept]
-            features, coordinates = (
-                features[chosen],
-                coordinates.to(device, non_blocking=True)[chosen],
-            )
-        stay.append(Kept(features, coordinates, kept, len(kept) < counts[i]))
-    return stay
 
 
 def _padding(lengths: Sequence[int]) -> Tensor:
+    """Return a mask (I, longest) that is True where rows of some lengths are no padding."""
     return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]

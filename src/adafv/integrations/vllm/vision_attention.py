@@ -1,4 +1,4 @@
-"""The attention of a vision tower on vLLM, read on the way past."""
+"""Observe the attention of a vision tower on vLLM while it runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ __all__ = ["last_attention", "watch"]
 
 
 def last_attention(tower: nn.Module) -> MMEncoderAttention:
-    """The attention of the layer the features come from: vLLM builds none above it.
+    """Return the attention of the layer that features come from: vLLM builds none above it.
 
     Raises:
         ValueError: a tower without attention of this kind.
@@ -30,28 +30,33 @@ def last_attention(tower: nn.Module) -> MMEncoderAttention:
 
 @contextmanager
 def watch(layer: MMEncoderAttention, cls: int | None) -> Iterator[list[Tensor]]:
-    """While open, what each patch is worth to the tower, as it runs: one (B, P) fp32 tensor for
-    each call or image.
+    """Collect what each patch is worth to the tower, as long as the context is open.
 
     Args:
         layer: where to look.
         cls: which of its tokens is CLS: 0, or None, for the attention received.
+
+    Yields:
+        One (B, N) fp32 tensor for each call of the tower, or for each image where images of several
+        sizes are packed.
     """
     found: list[Tensor] = []
 
     def look(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
         given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-        query, key = (
-            x if x.dim() == 4 else x.unflatten(-1, (-1, layer.head_size))
-            for x in (given["query"], given["key"])
-        )
+        query = _split_heads(given["query"], layer.head_size)  # (B, N, H, d)
+        key = _split_heads(given["key"], layer.head_size)
+        # grouped queries: each key serves several heads
         key = key.repeat_interleave(layer.num_queries_per_kv, dim=2)
-        for q, k in sequences(query.transpose(1, 2), key.transpose(1, 2), kwargs.get("cu_seqlens")):
-            seen = (
-                received_attention(q, k, layer.scale)
-                if cls is None
-                else cls_attention(q, k, layer.scale)
-            )
+
+        # packed images are looked at one by one
+        bounds = kwargs.get("cu_seqlens")
+        for q, k in sequences(query.transpose(1, 2), key.transpose(1, 2), bounds):
+            # (B, H, N, d) → (B, N)
+            if cls is None:
+                seen = received_attention(q, k, layer.scale)
+            else:
+                seen = cls_attention(q, k, layer.scale)
             found.append(_over_all_heads(seen))
 
     handle = layer.register_forward_pre_hook(look, with_kwargs=True)
@@ -61,7 +66,14 @@ def watch(layer: MMEncoderAttention, cls: int | None) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
+def _split_heads(x: Tensor, head_size: int) -> Tensor:
+    """Return queries or keys (B, N, H · d) as (B, N, H, d), which some towers pass already."""
+    return x if x.dim() == 4 else x.unflatten(-1, (-1, head_size))
+
+
 def _over_all_heads(mean: Tensor) -> Tensor:
-    """The mean over the heads of all ranks, each of which has as many."""
+    """Return the mean (B, N) over the heads of all ranks, each of which has as many."""
     ranks = get_tensor_model_parallel_world_size()
-    return mean if ranks == 1 else tensor_model_parallel_all_reduce(mean.contiguous()) / ranks
+    if ranks == 1:
+        return mean
+    return tensor_model_parallel_all_reduce(mean.contiguous()) / ranks

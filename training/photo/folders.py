@@ -1,4 +1,4 @@
-"""Where training keeps what it makes: outside the repository."""
+"""Name the folders where training keeps what it makes: outside the repository."""
 
 import os
 from pathlib import Path
