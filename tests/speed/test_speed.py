@@ -22,8 +22,7 @@ from adafv.families import family_of
 from adafv.families.base import base_of
 from adafv.methods import METHODS, AdaFV, method
 from adafv.models.prompting import build_batch
-from adafv.speed import flops, report, run
-from adafv.speed import roofline
+from adafv.speed import flops, report, roofline, run
 from adafv.speed.baselines import BASELINES, Eager, Listed
 from adafv.speed.run import DENSE, DENSE_REPEAT, Measurement, plan
 from adafv.speed.shapes import QUESTION, SHAPES, Shape, build, image, shape_of
