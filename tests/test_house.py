@@ -1,11 +1,22 @@
 """Protects the house: no circle of imports, arrows that point down, code with room to breathe."""
 
-from tests.house import between_rooms, circle, density, imports, room
+import ast
+
+from tests.house import between_rooms, circle, density, imports, modules, room
 
 LIGHT = {"utils", "ops", "_moved"}
 """Rooms that stand on nothing but each other and PyTorch."""
 BASEMENT = (*LIGHT, "core", "families", "methods")
 """What every call runs through; nothing above is imported by it."""
+DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+OURS = {
+    *("picture", "pictures", "clip", "clips", "stay", "Stay", "droppable", "planes", "door"),
+    *("films", "attends", "placed", "Reading", "news", "echo", "echoes", "distinctness"),
+    *("Choice", "Ticket", "Asked", "Outcome", "Offline", "Cluster", "Skeleton", "apart"),
+    *("Parting", "parting", "fewest", "peers", "ceilings", "TWIN", "Cell", "Desk", "Sight"),
+    *("Sheet", "sheet", "beside"),
+}
+"""Names that the field has better words for."""
 ABOVE = {
     "analysis",
     "app",
@@ -51,3 +62,29 @@ def test_room_to_breathe():
     assert written.per_thousand(written.nested) <= 1
     assert written.per_thousand(written.comprehensions) <= 25
     assert written.per_thousand(written.comments) >= 60
+
+
+def test_docstrings_begin_with_a_verb_and_not_with_a_question():
+    """Ruff asks for the imperative; these it takes for verbs or nouns."""
+    asking = ("What", "Where", "Whether", "Which", "How", "Who")
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, DOCUMENTED) and not node.name.startswith("_"):
+                words = (ast.get_docstring(node) or "").split()
+                assert not words or words[0] not in asking, f"{name}.{node.name}"
+
+
+def test_names_are_the_fields():
+    """No name of our own for what the field has a word for."""
+    for module, path in modules().items():
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Name):
+                names.add(node.id)
+            elif isinstance(node, ast.Attribute):
+                names.add(node.attr)
+            elif isinstance(node, ast.arg):
+                names.add(node.arg)
+            elif isinstance(node, DOCUMENTED):
+                names.add(node.name)
+        assert not names & OURS, f"{module}: {', '.join(names & OURS)}"

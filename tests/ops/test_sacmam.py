@@ -41,10 +41,35 @@ def run(relevance, saliency, k, reserve, mass="whole"):
     return sorted(mixture.order[0, :k].tolist()), int(mixture.text), int(mixture.vision)
 
 
+@pytest.mark.parametrize("mass", ["whole", "beyond"])
+@pytest.mark.parametrize("reserve", [0.0, 0.1, 0.25, 0.5])
+def test_agrees_with_the_search_over_all_splits(reserve, mass):
+    """The sort of gains finds what trying every split of every total finds, ties included; with
+    "beyond", of the authors' product, which leaves the reserved mass out. 12,000 images at once.
+    """
+    images, longest = 1500, 12
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.randint(1, longest + 1, (images,), generator=generator)
+    budget = (torch.rand(images, generator=generator) * counts).long() + 1
+    # small integers: ties everywhere, and fp64 sums that are exact
+    highest = torch.randint(1, 5, (2, images, 1), generator=generator)
+    drawn = torch.rand(2, images, longest, generator=generator)
+    relevance, saliency = (drawn * (highest + 1)).floor()
+
+    mask = torch.arange(longest) < counts[:, None]
+    mixture = mix(relevance, saliency, budget, reserve=reserve, mass=mass, mask=mask)
+    for i, (n, k) in enumerate(zip(counts.tolist(), budget.tolist(), strict=True)):
+        kept = sorted(mixture.order[i, :k].tolist())
+        found = kept, int(mixture.text[i]), int(mixture.vision[i])
+        assert found == sacmam(
+            relevance[i, :n].tolist(), saliency[i, :n].tolist(), k, reserve, mass
+        )
+
+
 @given(cases(scores=(EXACT,)))
-@settings(max_examples=10_000, deadline=None)
-def test_agrees_with_the_search_over_all_splits(case):
-    """The sort of gains finds what trying every split of every total finds, ties included."""
+@settings(max_examples=500, deadline=None)
+def test_agrees_with_the_search_one_by_one(case):
+    """As above, in cases that shrink to the smallest that fails."""
     assert run(*case) == sacmam(*case)
 
 
@@ -59,15 +84,8 @@ def test_agrees_with_the_plain_form(case, mass):
     assert (kept.tolist(), k_t, k_v) == run(*case, mass)
 
 
-@given(cases(scores=(EXACT,)))
-@settings(max_examples=1_000, deadline=None)
-def test_agrees_with_the_search_for_the_authors_product(case):
-    """Their product leaves the reserved mass out; the sort of gains finds its best split, too."""
-    assert run(*case, "beyond") == sacmam(*case, "beyond")
-
-
 @given(cases(longest=200))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_budget_is_exact_and_nothing_is_nan(case):
     """Exactly K different tokens, for lists without mass, with peaks of any height, any length."""
     *_, k, reserve = case
