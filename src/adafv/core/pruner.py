@@ -30,7 +30,7 @@ from adafv.ops.precision import exact
 if TYPE_CHECKING:
     from adafv.core.layerwise_decoder import LayerwiseDecoder
 
-__all__ = ["BudgetError", "Pruner", "ScoringPruner", "Selection", "first", "one_of"]
+__all__ = ["BudgetError", "Pruner", "ScoringPruner", "Selection"]
 
 NOT_IN_SPEC = ("keep", "tokens", "query", "tokenizer", "skip")
 """Options that no spec names: the budget stands apart, the others belong to a prompt."""
