@@ -37,7 +37,8 @@ def reader_of(kind: Any) -> Callable[[str], Any] | None:
 
     It raises a `KeyError` or a `ValueError` for any other text.
     """
-    return _READERS.get(_plain(kind))
+    plain = _plain(kind)
+    return _READERS.get(plain) if isinstance(plain, type) else None
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -55,4 +56,5 @@ def wanted(kind: Any) -> str:
     """Say in words what values a type has."""
     if isinstance(kind, UnionType):
         return wanted(get_args(kind)[0])
-    return _WANTED.get(get_origin(kind) or kind, "text")
+    plain = get_origin(kind) or kind
+    return _WANTED.get(plain, "text") if isinstance(plain, type) else "text"
