@@ -61,20 +61,22 @@ class Coarse(Pruner):
 
         # the thumbnail alone is scored
         seen = crop == 0  # (I, N)
-        relevance, saliency = self.fine.attentions(only(tokens, seen))
+        relevance, saliency = self.fine.attentions(only(tokens, seen))  # (I, N) each
         for i, coordinates in enumerate(tokens.coordinates):
             if self.chance:
                 generator = torch.Generator().manual_seed(tokens.seeds[i])
-                chosen = torch.randperm(TILES, generator=generator) + 1
+                chosen = torch.randperm(TILES, generator=generator) + 1  # (T,)
             else:
                 own = seen[i]
                 chosen = best_tiles(tile_of(coordinates), relevance[i, own], saliency[i, own])
+            # padding is of no crop, and never seen
             seen[i] |= torch.isin(crop[i], chosen[: self.tiles])
         return seen
 
 
 def only(tokens: VisualTokens, seen: Tensor) -> VisualTokens:
     """Return the tokens as a method finds them if nothing but `seen` (I, N) is encoded."""
+    # masked tokens must not count anywhere, whatever a method looks at
     signals = {}
     for signal, values in tokens.signals.items():
         signals[signal] = values.masked_fill(~seen, 0)
@@ -136,11 +138,13 @@ class Clock:
 
     def vision(self, tiles: int) -> float:
         """Return the FLOPs of the tower."""
+        # the tower sees each crop on its own
         crop = (self.side, self.side)
         return flops.vision(self.config, [crop] * (1 + tiles)).flops
 
     def flops(self, tiles: int, keep: float) -> float:
         """Return the FLOPs of tower and prefill, which reads a share of all the image's tokens."""
+        # every layer reads the same: pruning comes before the language model
         length = self.words + round(keep * self.tokens(TILES))
         layers = flops.text_stack(self.config).layers
         return self.vision(tiles) + flops.prefill(self.config, [length] * layers).flops

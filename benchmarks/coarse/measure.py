@@ -167,12 +167,14 @@ def rows_of(
         if isinstance(c.pruner, Coarse):
             encoded[c.method] = c.pruner.tiles
 
+    # all types of question together
     rows = []
     for found in where(report.rows_of(records), question_type="all"):
         tiles = encoded.get(found["method"], TILES)
         row = {}
         for name in columns_of(Row):
             row[name] = tiles if name == "tiles" else found[name]
+        # counted, not measured
         gflops = {}
         for clock in clocks:
             gflops[clock.name] = round(clock.flops(tiles, row["keep"]) / 1e9, 3)
@@ -187,8 +189,10 @@ def pairs_of(
 
     At equal time with plain pruning, by clock; then at the same budget with all of them.
     """
+    # shares are rounded to tokens of the model that answers
     every = clocks[0].tokens(TILES)
-    encoded = [tiles for tiles in dict.fromkeys(tiles for tiles, _, _ in plan.coarse) if tiles]
+    # the thumbnail alone is a rival
+    encoded = list(dict.fromkeys(tiles for tiles, _, _ in plan.coarse if tiles))
     rows = []
     for base in plan.methods:
         # at equal time
@@ -259,6 +263,7 @@ def main(arguments: list[str] | None = None) -> None:
         shares[clock.name] = clock.vision(TILES) / clock.flops(TILES, KEEP)
     settings = {"split": first.split, "words": words, "tower_share": shares}
     meta = report.meta_of(model, "embedded", start, **settings)
+    # not the command line of `adafv`
     meta["command"] = shlex.join(
         ["python", "benchmarks/coarse/measure.py", *(arguments or sys.argv[1:])]
     )

@@ -51,6 +51,7 @@ def readme(meta: Row, rows: Group, pairs: Group, keep: float) -> str:
             others.append(group)
     more = [group for group in _groups(pairs, seed_again) if group[0]["clock"]]
 
+    # what the second images were drawn for
     closest = more[0][0]
     saved = 1 - _time(again, closest["method"], keep, large, keep)
     by_clock = ("clock", "method", "tiles", "keeps", "plain keeps")
@@ -124,6 +125,7 @@ Time is of tower and prefill, against plain pruning to {keep:.0%}.
 
 def _won(groups: Sequence[Group], clocks: Sequence[str]) -> str:
     """Say how many comparisons are won, clock by clock."""
+    # a clock is a model that would be served
     texts = []
     for clock in clocks:
         own = [group for group in groups if group[0]["clock"] == clock]
@@ -148,6 +150,7 @@ def _groups(pairs: Group, seed: int) -> list[Group]:
 def _time(rows: Group, method: str, share: float, clock: str, keep: float) -> float:
     """Return a method's time against plain pruning to `keep`, all tiles encoded."""
     own = where(rows, method=method, keep=share)[0]
+    # FLOPs are the same on every suite
     plain = where(rows, tiles=TILES, keep=keep)[0]
     return own[clock] / plain[clock]
 
@@ -215,5 +218,6 @@ def _accuracy(row: Row) -> str:
 
 
 def _markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    # numbers need no alignment in a README
     lines = [head, ["---"] * len(head), *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

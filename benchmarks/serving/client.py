@@ -25,7 +25,7 @@ class Trial(NamedTuple):
     """
 
     repeat: int
-    concurrency: int
+    concurrency: int  # requests at once
     engine: str
     keep: float
     question: str = "new"
@@ -118,6 +118,7 @@ class Client:
         for i in range(count):
             # not noise of single pixels, which takes long to pack as PNG
             coarse = images.integers(0, 256, (14, 14, 3), dtype=np.uint8)
+            # written over and over: only what is sent counts
             path = self.folder / f"{i}.png"
             Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(path)
             question = " ".join(words.choice(self.shape.words, WORDS))

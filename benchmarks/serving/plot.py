@@ -78,6 +78,7 @@ def _bars(
             low.append(row[reach[0]] / scale)
             high.append(row[reach[1]] / scale)
         axes.bar(at, heights, 0.9 / len(names), color=colour, label=_label(*name))
+        # thin, over the bar
         axes.vlines(at, low, high, color=_INK, linewidth=0.8)
     groups = distinct(rows, "concurrency")
     axes.set_xticks(range(len(groups)), list(map(str, groups)))
@@ -88,6 +89,7 @@ def _position(
 ) -> float:
     """Return where a row's bar stands: in its group, around the middle."""
     groups = distinct(rows, "concurrency")
+    # bars stand side by side, with a gap between the groups
     turn = names.index((row["engine"], row["keep"])) - (len(names) - 1) / 2
     return groups.index(row["concurrency"]) + 0.95 * turn / len(names)
 

@@ -114,6 +114,7 @@ def _row(
     cache: Record,
     shape: Shape,
 ) -> Row:
+    # of one request
     answer = round(trials[0]["answer_tokens"])
     prompt = fmean(trial["prompt_tokens"] for trial in trials)
 
@@ -127,6 +128,7 @@ def _row(
         ttft_ideal = (theirs["vision"] + theirs["prefill"]) / (ours["vision"] + ours["prefill"])
 
     # against stock vLLM in the same repetition
+    # a machine may slow down from repetition to repetition
     first = {trial["repeat"]: trial for trial in stock}
     ratios = []
     waits = []
@@ -201,6 +203,7 @@ def write(
             caches[record["engine"]] = record
 
     rows = rows_of(trials, caches, shape)
+    # how quiet the machine was
     others = [trial["others"] for trial in trials]
     meta = {
         **settings,
@@ -237,6 +240,7 @@ def _readme(shape: Shape, meta: dict[str, Any], rows: list[dict[str, Any]], tabl
     low = min(row["speedup_low"] for row in dense)
     high = max(row["speedup_high"] for row in dense)
 
+    # the model, and how much of a request is the tower's
     size = f"{shape.parameters / 1e9:.2f}"
     flops = shape.flops(round(new[0]["prompt_tokens"]), answer)
     share = f"{100 * flops['vision'] / sum(flops.values()):.0f}"
@@ -347,6 +351,7 @@ def _capacity(rows: list[dict[str, Any]], caches: dict[str, Record]) -> str:
         "×",
         f"most in use at {most} at once",
     )
+    # where the cache was fullest
     chosen = [row for row in _new(rows) if row["concurrency"] == most]
     stock = max(1, chosen[0]["kv_capacity_requests"])
     lines = []
@@ -383,6 +388,7 @@ def _again(rows: list[dict[str, Any]]) -> str:
         "tokens found in the prefix cache, of a prompt",
     )
     lines = []
+    # first question and second, engine by engine
     for row in again:
         new = pairs[row["engine"], row["keep"], "new"]
         found = f"{row['prefix_hits'] / row['requests']:.0f} of {row['prompt_tokens']:.0f}"

@@ -39,6 +39,7 @@ class Server:
     def __init__(
         self, model: Path, *, plugin: bool, device: str, context: int, kv_gib: int, share: float
     ) -> None:
+        # beside the model, in a temporary folder
         self.log = model.parent / f"{'adafv' if plugin else 'stock'}.log"
         # a port that nobody has
         with socket.socket() as free:
@@ -225,12 +226,14 @@ def _quietly(act: Any) -> None:
 
 def _busy() -> float:
     """Return the seconds that all cores were busy."""
+    # waiting for a disk is not being busy
     times = psutil.cpu_times()
     return times.user + times.nice + times.system
 
 
 def _ours() -> float:
     """Return the seconds of this process and all that it started."""
+    # those that have ended meanwhile are missing: servers run all the time
     total = 0.0
     for process in (psutil.Process(), *_family(os.getpid())):
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -51,7 +51,7 @@ class Shape:
 
     tower: dict[str, Any]
     text: dict[str, Any]
-    side: int = 336
+    side: int = 336  # pixels
     tiles: int = 0
     vocabulary: int = 32064
     words: tuple[str, ...] = field(init=False, repr=False)
@@ -154,6 +154,7 @@ class Shape:
             pad_token_id=1,
             architectures=["LlamaForCausalLM"],
         )
+        # vLLM finds its class by this name
         family = "LlavaNext" if self.tiles else "Llava"
         return {
             "vision_config": CLIPVisionConfig(**self.tower),

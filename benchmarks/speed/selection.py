@@ -48,6 +48,7 @@ WORDS = 64  # text tokens
 COLUMNS = 40  # of the grid
 COUNTS = (1000, 2000, 2880, 5000, 10_000, 20_000, 50_000, 100_000)
 METHODS = ("adafv", "adafv+", "fastervlm", "t2i", "listed")
+# columns that a straight line is put through
 FITTED = ("select_ms", "peak_bytes")
 QUICK = {"counts": [400, 800, 1600], "width": 256, "repeats": 2}
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
@@ -278,6 +279,7 @@ def main(arguments: list[str] | None = None) -> None:
     # what made them
     settings = Measurement().settings(device, dtype)
     meta = {name: settings[name] for name in ("device", "dtype", "machine", "versions")}
+    # as it was typed
     command = shlex.join(["python", "benchmarks/speed/selection.py", *(arguments or sys.argv[1:])])
     meta |= {
         "command": command,

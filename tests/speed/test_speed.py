@@ -136,7 +136,7 @@ def test_flops_are_those_that_torch_counts(kind):
         )
     )
     grids = flops.grids_of(model.config, inputs)
-    assert flops.vision(model.config, grids, whole=True).flops == pytest.approx(seen, rel=0.02)
+    assert flops.vision(model.config, grids, all_layers=True).flops == pytest.approx(seen, rel=0.02)
     ours = counted(lambda: encode(model, inputs, signals=(), text=False))
     assert flops.vision(model.config, grids).flops == pytest.approx(ours, rel=0.02)
     assert (ours < seen) == kind.startswith("llava")
@@ -393,7 +393,7 @@ def test_rows():
     assert row["speedup"] == 4
     assert row["speedup_low"] == 3.2
     assert row["speedup_high"] == 5
-    stock, tower = (flops.vision(config, [(24, 24)], whole=whole).flops for whole in (True, False))
+    stock, tower = (flops.vision(config, [(24, 24)], all_layers=every).flops for every in (True, False))
     long, short = (flops.prefill(config, [n] * 4).flops for n in (626, 108))
     assert row["ideal_speedup"] == pytest.approx((stock + long) / (tower + short), abs=1e-3)
     assert row["share_of_ideal"] == pytest.approx(row["speedup"] / row["ideal_speedup"], abs=1e-3)

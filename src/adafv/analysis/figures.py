@@ -86,7 +86,7 @@ def draw_scores(rows: Rows, caption: str) -> Figure:
         for line in axes.get_legend_handles_labels()[0]:
             lines[line.get_label()] = line
     best = sorted(lines, key=lambda name: -_last_score(rows, name))
-    handles = list(map(lines.get, best))
+    handles = [lines[name] for name in best]
     figure.legend(handles, best, loc="outside right center", frameon=False, fontsize=9)
     return figure
 
@@ -219,7 +219,9 @@ def _position(axes: Axes, rows: Rows, colors: dict[str, str]) -> None:
         )
 
     def label(x: float, _: int) -> str:
-        return {0: "first", 1: "last"}.get(x, f"{100 * x:.0f} %")
+        if x in (0, 1):
+            return "last" if x else "first"
+        return f"{100 * x:.0f} %"
 
     # room for the legend above the lines
     axes.set_xlim(0, 1)
@@ -235,7 +237,7 @@ def _position(axes: Axes, rows: Rows, colors: dict[str, str]) -> None:
         handlelength=1.4,
         columnspacing=1.2,
     )
-    axes.set_xlabel("place in the image's sequence of visual tokens", fontsize=9, color=INK)
+    axes.set_xlabel("position in the image's sequence of visual tokens", fontsize=9, color=INK)
     axes.set_ylabel("score, mean = 1", fontsize=9, color=INK)
     _style(axes, "position bias, all questions", "y")
 

@@ -253,7 +253,7 @@ def similarity_rows(findings: Sequence[Finding], bins: int = 60) -> Rows:
     They are per suite, over all questions.
     """
     # the same edges for all, so that histograms compare
-    everything = []
+    everything: list[Any] = []
     for finding in findings:
         everything += finding.similarity
     low, high = np.quantile(np.concatenate(everything), (0.0005, 0.9995))

@@ -98,9 +98,10 @@ def _easy_vqa() -> Iterator[Sample]:
     for text, answer, image in zip(*_easy_questions(), strict=True):
         asked.setdefault(image, []).append(Question(text, answer, _easy_type(answer), ()))
     for index, questions in asked.items():
-        with Image.open(paths[index]) as image:
-            # nobody has said what is on them, hence no things
-            yield Sample(f"easy-vqa/test/{index}", image.convert("RGB"), tuple(questions), ())
+        with Image.open(paths[index]) as opened:
+            pixels = opened.convert("RGB")
+        # nobody has said what is on them, hence no things
+        yield Sample(f"easy-vqa/test/{index}", pixels, tuple(questions), ())
 
 
 def _easy_type(answer: str) -> str:

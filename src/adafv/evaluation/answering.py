@@ -170,8 +170,8 @@ class Answering:
                 batch, asked, self._answers(prompts, c), strict=False
             ):
                 key = _key(suite, samples, item, c)
-                place = dict(zip(("suite", "id", "question", "method", "keep"), key, strict=True))
-                records.append({**place, **self.record(question, answer)})
+                about = dict(zip(("suite", "id", "question", "method", "keep"), key, strict=True))
+                records.append({**about, **self.record(question, answer)})
         # on the disk batch by batch, all configurations together
         self.log.append(records)
 

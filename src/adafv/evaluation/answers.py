@@ -50,7 +50,7 @@ class AnswerLog(RunLog):
         """Add answers that are not there yet and put them on the disk.
 
         Raises:
-            ValueError: the disk is full; what was there before is still complete.
+            ValueError: the disk is full; what was there before is kept.
         """
         new: dict[Key, dict[str, Any]] = {}
         for record in records:

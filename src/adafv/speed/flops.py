@@ -91,7 +91,7 @@ def text_stack(config: PreTrainedConfig) -> Stack:
 
 
 @checked
-def tower_stack(config: PreTrainedConfig, whole: bool = False) -> Stack:
+def tower_stack(config: PreTrainedConfig, all_layers: bool = False) -> Stack:
     """Return the vision tower's layers, up to the one of the features, or all of them."""
     tower: Any = config.vision_config
     width = tower.hidden_size
@@ -103,7 +103,7 @@ def tower_stack(config: PreTrainedConfig, whole: bool = False) -> Stack:
 
     # CLIP's is read before its end; layer 0 is the embedding, -1 the last layer
     layers = tower.num_hidden_layers
-    if not whole:
+    if not all_layers:
         layers = config.vision_feature_layer
         if layers < 0:
             layers += tower.num_hidden_layers + 1
@@ -116,7 +116,7 @@ def vision(
     grids: Sequence[Grid],
     batch: int = 1,
     size: int = 2,
-    whole: bool = False,
+    all_layers: bool = False,
 ) -> Work:
     """Return the work of the tower and the projector.
 
@@ -124,10 +124,10 @@ def vision(
         grids: what the tower sees of one prompt.
         batch: prompts.
         size: bytes of a number.
-        whole: with the layers above the features', which stock models compute for nothing.
+        all_layers: with those above the features', which stock models compute for nothing.
     """
     tower: Any = config.vision_config
-    stack = tower_stack(config, whole)
+    stack = tower_stack(config, all_layers)
     patches = sum(rows * columns for rows, columns in grids)
     # three colours; Qwen sees every image as two equal frames
     embedding = 3 * tower.patch_size**2 * getattr(tower, "temporal_patch_size", 1) * stack.width

@@ -159,8 +159,8 @@ class _Batch:
 
         # the tower: pruning stops at the features' layer, the stock model goes on to the last
         grids = self.facts["grids"]  # rows and columns of each crop
-        self.vision = flops.vision(config, grids, batch, size, whole=False)
-        self.stock = flops.vision(config, grids, batch, size, whole=True)
+        self.vision = flops.vision(config, grids, batch, size, all_layers=False)
+        self.stock = flops.vision(config, grids, batch, size, all_layers=True)
 
         # launching kernels: what a prompt of one token takes beyond its arithmetic
         self.text = {r["length"]: r["ms"] for r in found["text"]}

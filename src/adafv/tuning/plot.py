@@ -60,7 +60,7 @@ def draw(rows: list[Row], min_retention: float, path: Path) -> None:
         _point(axes, last, len(by_method), label)
 
     # ticks at every budget that was tried
-    keeps = set()
+    keeps: set[float] = set()
     for own in by_method.values():
         keeps.update(row["keep"] for row in own)
     budget_axis(axes, sorted(keeps))

@@ -29,7 +29,7 @@ def checked(function: F) -> F:
             arguments have to be.
     """
     if isinstance(function, type):
-        # a class stays what it is: only its construction is looked at
+        # a class remains what it is: only its construction is looked at
         function.__init__ = _explained(function.__init__, function.__module__)  # type: ignore[misc]
         return function
     return typing.cast(F, _explained(function, function.__module__))

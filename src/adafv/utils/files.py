@@ -87,7 +87,7 @@ class Lines:
         elsewhere: what to pass instead, for messages: "another --out".
 
     Attributes:
-        before: the whole lines that were there. A last one that a kill has torn is left out, and
+        before: the complete lines that were there. A last one that a kill has torn is left out, and
             cut off by `trim`.
 
     Raises:
@@ -125,7 +125,7 @@ class Lines:
         """Add records and put them on the disk.
 
         Raises:
-            ValueError: the disk is full; what was there before stays whole.
+            ValueError: the disk is full; what was there before is kept.
         """
         end = self._file.seek(0, os.SEEK_END)
         try:
@@ -140,7 +140,7 @@ class Lines:
         """Replace all records that are there, on the disk too.
 
         Raises:
-            ValueError: the disk is full; what was there before stays whole.
+            ValueError: the disk is full; what was there before is kept.
         """
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         new: Any = temporary.open("a+b", buffering=0)

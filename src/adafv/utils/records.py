@@ -62,6 +62,7 @@ def distinct(rows: Rows, column: str) -> list[Any]:
 @checked
 def as_csv(columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
     """Return rows as the text of a CSV file with a header."""
+    # in memory, so that the file is written complete or not at all
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()

@@ -84,7 +84,7 @@ def bootstrap(
     member = np.unique(np.asarray(groups), return_inverse=True)[1]  # (questions,)
     total = np.bincount(member, weights=values)  # (I,)
     size = np.bincount(member)  # (I,)
-    mean = float(np.mean(values))
+    mean = float(np.mean(values))  # over questions, not over images
     if len(size) == 1:
         return mean, None, None
 
