@@ -34,11 +34,11 @@ from adafv.viz import check_drawable, explained
 __all__ = ["VISITORS", "Playground", "Session", "bundled"]
 
 VISITORS = 16
-"""Visitors whose images stay in memory; the one who has been quiet for longest goes first."""
+"""Visitors whose images are kept in memory; who has been quiet for longest is forgotten first."""
 QUESTIONS = 2
-"""Questions on an image that stay in memory: this one and the one before."""
+"""Questions on an image that are kept in memory: this one and the one before."""
 RESULTS = 256
-"""Answers on an image that stay in memory."""
+"""Answers on an image that are kept in memory."""
 
 Array = NDArray[Any]
 K = TypeVar("K")
@@ -120,8 +120,8 @@ class Playground:
             source: a file, or the number of a bundled image.
 
         Raises:
-            ValueError: a file that `adafv.models.images.open_image` refuses; the session stays as
-                it is.
+            ValueError: a file that `adafv.models.images.open_image` refuses; the session is left
+                as it is.
         """
         with self._lock:
             return self._session(visitor, source).image

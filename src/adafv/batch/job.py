@@ -34,11 +34,11 @@ class Batch:
     """Questions in a JSONL file, to be answered into another.
 
     A line of the input is `{"image": …, "question": …}`, with "id" (text or a number; else the
-    line's number, from 1), and "method" and "keep" or "tokens" in place of the pruner's where
+    line's number, from 1), and "method" and "keep" or "tokens" instead of the pruner's where
     wanted. A key that nobody knows is an error of its line. Images are files, relative to the
     input's folder. A result is `{"id", "answer", "method", "visual_tokens", "kept_tokens",
     "error"}`, in the order of the input; a line that cannot be answered has its reason in "error"
-    and null in place of answer and counts.
+    and null for answer and counts.
 
     Args:
         source: the questions.
@@ -130,7 +130,7 @@ class Batch:
             # the bar starts where the earlier run stopped
             bar = _bar(self.out.name, len(lines), progress, resumed)
             with bar:
-                # what failed before what is new: the file stays in the order of the lines
+                # first what has failed, so that the file is in the order of the lines
                 self._retry(engine, results, again, bar)
                 for new in self._new(engine, lines[done:]):
                     results.append(new)

@@ -17,14 +17,14 @@ from adafv.models.load import dtype_of, sentence
 
 __all__ = ["RayEngine"]
 
-ERROR = "__inference_error__"  # Ray's own column; a row that has one goes past the engine
+ERROR = "__inference_error__"  # Ray's own column; a row that has one skips the engine
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # at 0 Ray listens on 127.0.0.1 alone, on Linux too
 
 
 class RayEngine:
     """A model on vLLM under Ray Data: on the cluster at `RAY_ADDRESS`, else on this machine.
 
-    A worker that dies is started anew, and what it had not answered goes to the others. Every node
+    A worker that dies is started anew, and what it had not answered is given to others. Every node
     needs this package and sees the images and the model under the same paths.
 
     Args:

@@ -63,7 +63,7 @@ def tune(
     """Find the smallest budget, and its method, that holds on your own questions.
 
     An answer counts as right that is the line's "answer", or, where it has none, the dense model's.
-    The choice is made on one half of the images and measured on the other. If it holds,
+    The budget is picked on one half of the images and measured on the other. If it holds,
     adafv.json in DIR says it: copy that into the model's folder. An interrupted run resumes; lines
     may be added at the end of FILE.
     """

@@ -62,7 +62,7 @@ def build_batch(
         text=prompts,
         **tokenizer_options(processor, prompts[0]),
     )
-    # the dtype is that of floating-point tensors alone; ids stay integers
+    # the dtype is that of floating-point tensors alone; ids remain integers
     if dtype is None:
         return dict(batch.to(device=device))
     return dict(batch.to(device=device, dtype=dtype))

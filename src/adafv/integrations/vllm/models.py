@@ -160,7 +160,7 @@ class PrunedModel:
         room = self.at_once
         for i in chosen:
             size = self.count(kwargs, i)
-            # an image that is larger than the room goes alone
+            # an image that is larger than the room is encoded alone
             if part and size > room:
                 yield part
                 part = []
