@@ -277,7 +277,7 @@ def test_listed_peer_chooses_the_same(monkeypatch, kind, reserve):
     """The rival way to the mixture: read back, image by image; the same tokens stay, whatever the
     scores.
     """
-    monkeypatch.setattr(AdaFV, "score", lambda self, tokens: tokens.features[..., 0])
+    monkeypatch.setattr(AdaFV, "relevance", lambda self, tokens: tokens.features[..., 0])
     ours, theirs = AdaFV(keep=0.1, reserve=reserve), Listed(keep=0.1, reserve=reserve)
     draw = torch.Generator().manual_seed(0)
     for _ in range(100):
