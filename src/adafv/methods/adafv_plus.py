@@ -21,19 +21,21 @@ TINY = 1e-12  # length of a feature that has none
 class AdaFVPlus(AdaFV):
     """AdaFV with words on one scale, and a discount for what a better neighbour already says.
 
-    Ours; both parts were chosen on the validation split. Relevance: AdaFV gives every word the same
-    mass over the visual tokens, and words that name nothing spend theirs on the background. Here
-    each word's cosines are standardised over the tokens first, the largest of all words counts, and
-    one softmax over the tokens follows: a_t = softmax_N(max_M z / temperature). Redundancy
-    discount: a large thing fills dozens of patches that say the same, and both lists rank them all
-    before the first patch of anything else. So, in each list on its own and before the mixture, a
-    token's score is multiplied by 1 - max cos(v_j, v_i) over the tokens i around it on the same
-    grid that the list ranks higher. The best token of a neighbourhood keeps its score, a copy of it
-    has none, and what differs from its surroundings (an edge, a letter) keeps most of it. No loop
-    over picks; still a function of (V, a_v, T) and of the tokens' grid coordinates. Worth at 5 %
-    kept, on 400 validation questions a suite (`benchmarks/ablation`): without the discount
-    (`reach=0`) 18.0 points of scenes-text and 6.8 of scenes are lost; larger neighbourhoods add
-    nothing.
+    Ours; both parts were chosen on the validation split.
+
+    Relevance. AdaFV gives every word the same mass over the visual tokens, and words that name
+    nothing spend theirs on the background. Here each word's cosines are standardised over the
+    tokens first, the largest of all words counts, and one softmax over the tokens follows:
+    a_t = softmax_N(max_M z / temperature).
+
+    Redundancy discount. A large thing fills dozens of patches that say the same, and both lists
+    rank them all before the first patch of anything else. So, in each list on its own and before
+    the mixture, a token's score is multiplied by 1 - max cos(v_j, v_i) over the tokens i around it
+    on the same grid that the list ranks higher. The best token of a neighbourhood keeps its score,
+    a copy of it has none, and what differs from its surroundings (an edge, a letter) keeps most.
+
+    No loop over picks; still a function of (V, a_v, T) and of the tokens' grid coordinates.
+    `benchmarks/ablation` says what either part is worth.
 
     Args:
         temperature: of the softmax, in standard deviations.

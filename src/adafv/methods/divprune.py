@@ -19,8 +19,8 @@ class DivPrune(GreedyPruner):
     Saeed Ranjbar Alvar et al., "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal
     Models", CVPR 2025. The max-min diversity problem, greedily: with the distance 1 - cos of the
     visual tokens, first the token whose nearest other token is farthest, then again and again the
-    one farthest from all picked so far. Departure: newline tokens of LLaVA-NeXT are not among the
-    candidates, as for every method here.
+    one farthest from all picked so far.
+    Departure: newline tokens of LLaVA-NeXT are not among the candidates, as for every method here.
     """
 
     name = "divprune"

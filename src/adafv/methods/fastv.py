@@ -15,8 +15,9 @@ class FastV(LayerPruner):
     Liang Chen et al., "An Image is Worth 1/2 Tokens After Layer 2: Plug-and-Play Inference
     Acceleration for Large Vision-Language Models", ECCV 2024, arXiv 2403.06764. The attention is
     that of layer `layer`, mean over heads; the best K2 of an image's N tokens are kept, with their
-    positions. With L layers: layer · N + (L - layer) · K2 = L · K. Departure: K2 follows from the
-    budget, not from a ratio R. Departure: each image of a prompt has its own budget.
+    positions. With L layers: layer · N + (L - layer) · K2 = L · K.
+    Departure: K2 follows from the budget, not from a ratio R.
+    Departure: each image of a prompt has its own budget.
 
     Args:
         layer: how many layers read everything (paper: 2 of 32); None: as large a share of the

@@ -17,9 +17,9 @@ class PyramidDrop(LayerPruner):
     the layers (rounded down); an image of N tokens has N · λ^s after stage s, ranked by what the
     last token of the instruction attends to: softmax of query and key of the next stage's first
     layer, on the tokens that come in, mean over heads.
-    Departure: λ follows from the budget (paper: 0.5). Departure: the last token is the prompt's,
-    the chat template's opening of the answer included. Departure: tokens keep their positions; the
-    authors number them anew.
+    Departure: λ follows from the budget (paper: 0.5).
+    Departure: the last token is the prompt's, the chat template's opening of the answer included.
+    Departure: tokens keep their positions; the authors number them anew.
     """
 
     name = "pdrop"

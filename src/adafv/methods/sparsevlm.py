@@ -29,8 +29,9 @@ class SparseVLM(LayerPruner):
     Departure: tokens keep their positions, as in the authors' second version; in their first they
     are numbered anew.
     Departure: dropped tokens are not recycled as averages of clusters, so that the budget counts
-    tokens of the image. Departure: words come after the image, as in every method here; if none do,
-    they can't see it, all scores tie and the first tokens are kept.
+    tokens of the image.
+    Departure: words come after the image, as in every method here; if none do, they can't see it,
+    all scores tie and the first tokens are kept.
     """
 
     name = "sparsevlm"

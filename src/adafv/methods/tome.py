@@ -27,8 +27,8 @@ class ToMe(Pruner):
     Departure: the paper merges a few tokens inside every ViT block. Ours leaves the tower alone and
     merges its visual tokens, after the projector, in rounds of at most half, with the tower's keys
     at the features' layer; the key of a merged token is the mean of its tokens' keys. Tokens keep
-    their reading order from round to round. Departure: no proportional attention: the LLM isn't
-    told how many tokens one stands for.
+    their reading order from round to round.
+    Departure: no proportional attention: the LLM isn't told how many tokens one stands for.
     """
 
     name = "tome"
