@@ -29,7 +29,7 @@ class Request:
     """A question on images, which are counted."""
 
     question: str
-    pictures: tuple[int, ...] = (0,)
+    images: tuple[int, ...] = (0,)
     keep: float = 0.3
     method: str = "adafv"
     before: str = ""

@@ -78,7 +78,7 @@ def kept(monkeypatch) -> dict[tuple, list[int]]:
         stay = select(tickets, *rest)
         found.update(
             {
-                (t.image, t.method, t.keep, t.words): s.kept.tolist()
+                (t.image, t.method, t.keep, t.text_ids): s.kept.tolist()
                 for t, s in zip(tickets, stay, strict=True)
             }
         )
