@@ -10,11 +10,11 @@ BASEMENT = (*LIGHT, "core", "families", "methods")
 """What every call runs through; nothing above is imported by it."""
 DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 OURS = {
-    *("picture", "pictures", "clip", "clips", "stay", "Stay", "droppable", "planes", "door"),
-    *("films", "attends", "placed", "Reading", "news", "echo", "echoes", "distinctness"),
+    *("picture", "clips", "stay", "Stay", "droppable", "planes", "door"),
+    *("films", "attends", "Reading", "news", "echoes", "distinctness"),
     *("Choice", "Ticket", "Asked", "Outcome", "Offline", "Cluster", "Skeleton", "apart"),
     *("Parting", "parting", "fewest", "peers", "ceilings", "TWIN", "Cell", "Desk", "Sight"),
-    *("Sheet", "sheet", "beside"),
+    *("Sheet", "sheet"),
 }
 """Names that the field has better words for."""
 ABOVE = {

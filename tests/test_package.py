@@ -208,7 +208,9 @@ BLOCKED = f"import sys; sys.modules |= dict.fromkeys({UNNEEDED})\n"
 
 def test_the_library_needs_no_command_line_and_no_figures():
     """Every module of core, ops and methods can be imported, and the embedded model pruned."""
-    program = BLOCKED + """
+    program = (
+        BLOCKED
+        + """
 import importlib, pkgutil
 import adafv
 from PIL import Image
@@ -226,6 +228,7 @@ inputs = build_inputs(processor, Image.new("RGB", (96, 96), "red"), "what color 
 short = adafv.AdaFV(tokens=9)(model, inputs)
 print(inputs["input_ids"].shape[1] - short["input_ids"].shape[1] > 0)
 """
+    )
     assert python("-c", program).split() == ["True"]
 
 

@@ -393,7 +393,9 @@ def test_rows():
     assert row["speedup"] == 4
     assert row["speedup_low"] == 3.2
     assert row["speedup_high"] == 5
-    stock, tower = (flops.vision(config, [(24, 24)], all_layers=every).flops for every in (True, False))
+    stock, tower = (
+        flops.vision(config, [(24, 24)], all_layers=every).flops for every in (True, False)
+    )
     long, short = (flops.prefill(config, [n] * 4).flops for n in (626, 108))
     assert row["ideal_speedup"] == pytest.approx((stock + long) / (tower + short), abs=1e-3)
     assert row["share_of_ideal"] == pytest.approx(row["speedup"] / row["ideal_speedup"], abs=1e-3)

@@ -71,7 +71,7 @@ TRUTH = "related tokens"
 
 @dataclass(frozen=True)
 class Finding:
-    """What one question showed. Dicts are by name of the signal, `first_hit` by method.
+    """The evidence of one question. Dicts are by name of the signal, `first_hit` by method.
 
     Attributes:
         suite, image: what was asked about.
@@ -115,7 +115,7 @@ class _Item:
 @checked
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """What to measure on what.
+    """An analysis: signals and methods, and the questions that they are measured on.
 
     Args:
         sources: where the questions come from.

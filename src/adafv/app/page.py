@@ -18,7 +18,7 @@ EMBEDDED = "embedded"
 
 
 class Choices(NamedTuple):
-    """What is chosen on the page besides the image.
+    """The choices on the page besides the image.
 
     Attributes:
         question: as the visitor writes it.

@@ -17,7 +17,7 @@ from adafv.app.view import DENSE, Result, View
 from adafv.core import turns
 from adafv.core.encode import encode, reask
 from adafv.core.pruner import Pruner
-from adafv.core.signals import SALIENCY
+from adafv.core.signals import SALIENCY, Signal
 from adafv.core.visual_tokens import Encoding
 from adafv.data.cases import CASES, EXPLAINED
 from adafv.data.sample import Sample
@@ -200,7 +200,7 @@ class Playground:
         """
         # which signals there are, and which are wanted
         wanted = frozenset({SALIENCY}).union(*(pruner.signals for pruner in pruners))
-        known = frozenset()
+        known: frozenset[Signal] = frozenset()
         if session.encoding is not None:
             known = frozenset(session.encoding.tokens.signals)
 

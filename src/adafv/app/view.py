@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Result:
-    """What one method made of a question.
+    """The result of one method for a question.
 
     Attributes:
         method: its name.

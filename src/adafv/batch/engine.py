@@ -42,7 +42,7 @@ class Request:
 
 
 class Engine(Protocol):
-    """What runs a model.
+    """A runner of a model.
 
     Attributes:
         batch_size: questions it does best with at once.

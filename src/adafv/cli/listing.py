@@ -84,8 +84,8 @@ def families(
     proven = {}
     for name, family in found["families"].items():
         proven[name] = [check for check in checks if family["passed"].get(check)]
-    everywhere = []
-    besides = []
+    everywhere: list[str] = []
+    besides: list[str] = []
     for check in checks:
         common = all(check in own for own in proven.values())
         (everywhere if common else besides).append(check)

@@ -26,7 +26,7 @@ DROPPED = "logits_to_keep asks for positions of dropped visual tokens: ask for p
 
 @checked
 class Caller:
-    """What a caller of `generate` said, and wants to be told.
+    """A caller of `generate`: its arguments, and the numbers that it wants to be told.
 
     Args:
         model: the model whose `generate` is called.

@@ -34,7 +34,7 @@ REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, Attribute
 @checked
 @dataclass(frozen=True)
 class Part:
-    """What one of a model's encoders made of the images, or of the videos, of a batch.
+    """The features that one of a model's encoders made of the images, or of the videos, of a batch.
 
     Attributes:
         features: for each image (n, D').

@@ -45,7 +45,7 @@ class _Answered(Exception):
 @checked
 @dataclass(frozen=True)
 class KeptColumns:
-    """What a layer reads of the prompts.
+    """The columns of the prompts that a layer reads.
 
     Attributes:
         kept: for each image the indices (k,) of its patches' tokens that are read.
@@ -71,7 +71,7 @@ class KeptColumns:
 @checked
 @dataclass(frozen=True)
 class KeptLayers:
-    """What the layers of a language model have kept of prompts, once they have read them.
+    """The columns that the layers of a language model have kept of prompts, once they have read them.
 
     Attributes:
         stages: after how many layers tokens were dropped.

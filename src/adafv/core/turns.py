@@ -51,7 +51,7 @@ SPECIAL_ID = re.compile(r"(\w+_)?token_(id|index)")
 @checked
 @dataclass(frozen=True)
 class Template:
-    """What a chat template writes around the turns of a chat, as token ids.
+    """The ids that a chat template writes around the turns of a chat, as token ids.
 
     Attributes:
         users: the ids that open a user's turn, any one of them.

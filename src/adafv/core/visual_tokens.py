@@ -20,7 +20,7 @@ HEAVY = ("last_hidden_state", "hidden_states", "attentions")
 
 @dataclass(frozen=True)
 class VisualTokens:
-    """What a method may look at: the patches' tokens of I images, padded to the longest.
+    """Everything that a method may look at: the patches' tokens of I images, padded to the longest.
 
     Attributes:
         features: (I, N, D) visual tokens after the projector, in LLM order, newlines left out.
@@ -64,7 +64,7 @@ class VisualTokens:
 
 @dataclass(frozen=True)
 class Returned:
-    """What one of a model's encoders returned.
+    """The output of one of a model's encoders.
 
     Attributes:
         modality: "image" or "video".

@@ -43,7 +43,7 @@ DEPTHS = ("num_hidden_layers", "depth", "num_layers")
 @checked
 @dataclass(frozen=True)
 class Crop:
-    """What the tower saw of an image at once, and the visual tokens it became.
+    """The part of an image that the tower saw at once, and the visual tokens it became.
 
     Attributes:
         patches: (height · width, m) int64, which of the crop's patches each visual token is made

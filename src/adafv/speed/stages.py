@@ -28,7 +28,7 @@ Vision is all of `Pruner.encode`: tower, what is read off it, layout, text token
 
 @dataclass(frozen=True)
 class Timed:
-    """What an answer took.
+    """The time that an answer took.
 
     Attributes:
         stages: milliseconds of each of `STAGES`.

@@ -24,7 +24,7 @@ Shares = list[list[bool]]
 
 @dataclass(frozen=True)
 class Effects:
-    """How many answers tell as much as one: Kish's design effect.
+    """The number of answers that tell as much as one: Kish's design effect.
 
     Those on the same image go wrong together. `lost` is that of answers which the dense model gives
     rightly, `gained` of the others; None: too few have changed to know, and all answers on an image

@@ -41,7 +41,7 @@ SUITE = "own"
 
 @dataclass(frozen=True)
 class Findings:
-    """What a tuning found.
+    """The findings of a tuning.
 
     Attributes:
         rows: see `adafv.tuning.pick.rows_of`; first those of the half that the choice was made on.

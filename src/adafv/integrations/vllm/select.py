@@ -19,7 +19,7 @@ __all__ = ["Kept", "select"]
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of an image.
+    """The tokens that are kept of an image.
 
     Attributes:
         features: (K, D) for the language model, newlines included where everything is kept.
