@@ -71,7 +71,7 @@ class KeptColumns:
 @checked
 @dataclass(frozen=True)
 class KeptLayers:
-    """The columns that the layers of a language model have kept of prompts, once they have read them.
+    """The columns of prompts that the layers of a language model have kept after reading them.
 
     Attributes:
         stages: after how many layers tokens were dropped.

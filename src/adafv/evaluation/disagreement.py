@@ -43,7 +43,7 @@ class Disagreement:
 
     @property
     def divided(self) -> int:
-        """Count the methods that disagree with the majority about being right; half of them at most."""
+        """Count the methods that disagree with the majority, half of them at most."""
         # a question that all fail, or none, says nothing about methods
         return min(len(self.right), len(self.answers) - len(self.right))
 

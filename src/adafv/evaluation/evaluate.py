@@ -24,7 +24,7 @@ __all__ = ["Evaluation"]
 @checked
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A comparison of methods on suites. Dense (`none`, keep 1) and blind (keep 0) always take part.
+    """A comparison of methods on suites; dense (`none`, keep 1) and blind (keep 0) take part.
 
     Args:
         methods: as `adafv.methods.from_spec` reads them, e.g. "adafv" or

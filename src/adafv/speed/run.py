@@ -76,7 +76,7 @@ def plan(names: Sequence[Name], batch: int, repeats: int) -> Iterator[Trial]:
 @checked
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A timing of methods. The dense model takes part twice in every repetition, for the noise floor.
+    """A timing of methods; the dense model takes part twice a repetition, for the noise floor.
 
     Args:
         shape: a name in `adafv.speed.shapes.SHAPES`.
