@@ -21,6 +21,8 @@ from PIL import Image
 import adafv
 from adafv.utils.files import write_text
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 BY_DEFAULT = {"cli", "eval", "viz"}

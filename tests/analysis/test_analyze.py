@@ -37,6 +37,8 @@ from adafv.core.pruner import BudgetError, Pruner, Selection
 from adafv.data.sample import Question, Sample
 from adafv.utils.stats import bootstrap
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "what color is the anchor ?"
 FIGURES = ("fig2", "fig3", "fig4")
 

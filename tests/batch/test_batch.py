@@ -25,6 +25,8 @@ from adafv.cli import main
 from adafv.models.ask import ask
 from adafv.models.boilerplate import boilerplate
 
+pytestmark = pytest.mark.slow
+
 KEYS = ["id", "answer", "method", "visual_tokens", "kept_tokens", "error"]
 SHAPES = ((48, 48), (30, 60), (72, 24), (24, 24))
 

@@ -14,6 +14,8 @@ from report import ahead
 from adafv import AdaFV, AdaFVPlus
 from adafv.speed.shapes import QUESTION, SHAPES
 
+pytestmark = pytest.mark.slow
+
 NEXT = SHAPES["llava-next-7b"]
 
 

@@ -4,6 +4,8 @@ from PIL import Image
 
 from adafv.demo import library as demo
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tiny(monkeypatch):

@@ -15,6 +15,8 @@ from adafv.models.ask import ask, ask_encoded
 from adafv.viz import collect
 from adafv.viz import compare as beside
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "gallery.ipynb"
 METHODS = ("one", "two", "three", "four")
 

@@ -14,6 +14,8 @@ from adafv import METHODS
 from adafv.cli import main
 from adafv.data.scenes import draw
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).parents[2] / "docs"
 NOT_RUN = "<!-- not run: "
 BLOCK = re.compile(

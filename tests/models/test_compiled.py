@@ -16,6 +16,8 @@ from adafv.models.prompting import build_batch
 from adafv.speed.shapes import WORDS, image
 from tests.speed.test_speed import SMALL, prepared
 
+pytestmark = pytest.mark.slow
+
 KINDS = tuple(SMALL)
 GREEDY = {"do_sample": False, "max_new_tokens": 5}
 STATIC = GREEDY | {"cache_implementation": "static", "max_cache_len": 128}

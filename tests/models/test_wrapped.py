@@ -14,6 +14,8 @@ from zoo.families import ask, show, tiny
 
 from adafv import AdaFV, method
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "what color is the anchor ?"
 INPUTS = ask("llava", (QUESTION, [show(80, 48)]))
 

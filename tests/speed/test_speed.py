@@ -28,6 +28,8 @@ from adafv.speed.run import DENSE, DENSE_REPEAT, Measurement, plan
 from adafv.speed.shapes import QUESTION, SHAPES, Shape, build, image, shape_of
 from adafv.speed.stages import STAGES, answer
 
+pytestmark = pytest.mark.slow
+
 CONTRACT = (
     "method",
     "keep",

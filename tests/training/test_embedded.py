@@ -14,6 +14,8 @@ from adafv.embedded import MODEL_DIR
 from training.embedded import data as training_data
 from training.embedded.recipe import CROP, build_model, build_processor, vocabulary
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def loaded():

@@ -20,6 +20,8 @@ from training.photo.questions import TYPES, WORDINGS, Question, matches, normali
 from training.photo.scenes import Thing
 from training.photo.train import Packer, add_options, shown
 
+pytestmark = pytest.mark.slow
+
 
 def thing(name: str, left: int, top: int, side: int = 60, colour: str | None = None) -> Thing:
     return Thing(name, NOUNS[name].kind, colour, name, (left, top, left + side, top + side))
