@@ -30,7 +30,11 @@ MOVED: dict[str, tuple[str, ...]] = {
     "saved": ("models.saved",),
     "scores": ("ops.relevance", "ops.saliency", "ops.cosine", "ops.precision"),
     "serving.vllm": ("integrations.vllm",),
+    "layout": ("core.prompt",),
+    "rebuild": ("core.rebuild",),
+    "selection": ("core.selection",),
     "text": ("models.boilerplate",),
+    "turns": ("core.chat_template",),
 }
 """Modules that users imported, and where what they held is now; all names below `adafv`."""
 FOLDERS = ("serving",)
@@ -49,13 +53,14 @@ class _Moved(ModuleType):
         if name.startswith("__"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         old = self.__name__.removeprefix("adafv.")
-        # imported one after the other, so that nothing is loaded in vain
-        for new in MOVED.get(old, ()):
-            module = import_module(f"adafv.{new}")
-            if hasattr(module, name):
-                message = f"{self.__name__}.{name} has moved: import it from adafv.{new}"
+        homes = [import_module(f"adafv.{new}") for new in MOVED.get(old, ())]
+        # a home of its own goes before one that only imports the name
+        homes.sort(key=lambda home: name not in getattr(home, "__all__", ()))
+        for home in homes:
+            if hasattr(home, name):
+                message = f"{self.__name__}.{name} has moved: import it from {home.__name__}"
                 warn(message, DeprecationWarning, stacklevel=2)
-                return getattr(module, name)
+                return getattr(home, name)
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -33,8 +33,9 @@ from adafv.analysis.signals import chance, llm_attention, measured_layers, simil
 from adafv.analysis.sources import Source, from_boxes, from_suite
 from adafv.analysis.statistics import BINS, area_under_curve, profile
 from adafv.cli import main
-from adafv.core.pruner import BudgetError, Pruner, Selection
+from adafv.core.pruner import Pruner, Selection
 from adafv.data.sample import Question, Sample
+from adafv.ops.budget import BudgetError
 from adafv.utils.stats import bootstrap
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from conftest import BEFORE, INSIDE, inputs_for, picture, prompt, tiny_model, ti
 
 from adafv import METHODS, method
 from adafv.core.encode import encode
-from adafv.ops.grid import share_out
+from adafv.ops.budget import split_budget
 
 SIGNALS = frozenset().union(*(METHODS[name](keep=1.0).signals for name in BEFORE))
 EXACT = [name for name in BEFORE if METHODS[name].exact and name != "none"]
@@ -57,7 +57,7 @@ def test_it_is_the_method_on_one_crop_after_the_other(tokens, name, k):
     for i, kept in enumerate(selection.kept):
         crops, sizes = tokens.coordinates[i][:, 0].unique(return_counts=True)
         expected, features = [], []
-        for number, share in enumerate(share_out(k, sizes.tolist())):
+        for number, share in enumerate(split_budget(k, sizes.tolist())):
             if share:
                 of_crop, inside = alone(tokens, i, crops[number], number)
                 found = method(name, tokens=k).select(of_crop, [share])
@@ -78,7 +78,7 @@ def test_every_crop_keeps_its_share(tokens):
     for coordinates, kept, split in zip(
         tokens.coordinates, selection.kept, selection.split, strict=True
     ):
-        assert coordinates[kept, 0].bincount().tolist() == share_out(
+        assert coordinates[kept, 0].bincount().tolist() == split_budget(
             50, coordinates[:, 0].bincount().tolist()
         )
         assert split.sum() >= 50

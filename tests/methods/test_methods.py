@@ -23,7 +23,8 @@ from adafv import (
     method,
 )
 from adafv.methods import from_spec
-from adafv.ops.grid import cells, share_out
+from adafv.ops.budget import split_budget
+from adafv.ops.grid import cells
 from adafv.ops.relevance import text_to_image_attention
 
 
@@ -264,12 +265,12 @@ def test_uniform_keeps_the_middle_of_each_cell_and_pool_its_average(tokens):
         )
 
 
-def test_share_out_is_exact():
+def test_a_budget_is_split_exactly():
     """Largest remainders first; nothing lost, nothing won."""
-    assert share_out(7, [10, 10, 10]) == [3, 2, 2]
-    assert share_out(1, [36, 144]) == [0, 1]
-    assert share_out(180, [36, 144]) == [36, 144]
-    assert share_out(3, [1] * 10) == [1, 1, 1] + [0] * 7
+    assert split_budget(7, [10, 10, 10]) == [3, 2, 2]
+    assert split_budget(1, [36, 144]) == [0, 1]
+    assert split_budget(180, [36, 144]) == [36, 144]
+    assert split_budget(3, [1] * 10) == [1, 1, 1] + [0] * 7
 
 
 def test_newlines_of_a_pruned_image(model, processor):

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adafv.core.pruner import BudgetError, Pruner, ScoringPruner
+from adafv.core.pruner import Pruner, ScoringPruner
 from adafv.core.visual_tokens import VisualTokens
+from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked
 
 __all__ = ["FirstHit", "first_hits"]

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv.app.view import DENSE, Result, View
-from adafv.core import turns
+from adafv.core import chat_template
 from adafv.core.encode import encode, reask
 from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY, Signal
@@ -102,7 +102,7 @@ class Playground:
         self.name = name
         self.max_new_tokens = max_new_tokens
         # the chat template tells which words are the question's
-        turns.remember(model, processor)
+        chat_template.remember(model, processor)
         self.sessions: OrderedDict[str, Session] = OrderedDict()
         # one at a time: there is one model, and one memory
         self._lock = RLock()

@@ -11,9 +11,9 @@ from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv.batch.engine import Request, Response, failed
+from adafv.core.chat_template import remember
 from adafv.core.encode import encode
 from adafv.core.pruner import Pruner
-from adafv.core.turns import remember
 from adafv.core.visual_tokens import Encoding
 from adafv.models.generation import check_length, decode, generate
 from adafv.models.images import open_image

@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from adafv.core.selection import Selection
 from adafv.core.visual_tokens import VisualTokens
-from adafv.ops.grid import share_out
+from adafv.ops.budget import split_budget
 from adafv.utils.checks import checked
 
 __all__ = ["CropBatch", "join_crops", "split_crops"]
@@ -50,7 +50,7 @@ def split_crops(tokens: VisualTokens, budget: list[int]) -> CropBatch:
         of_crops = [(crop == number).nonzero()[:, 0] for number in crop.unique()]
 
         # split the budget
-        of_budget = share_out(k, [len(indices) for indices in of_crops])
+        of_budget = split_budget(k, [len(indices) for indices in of_crops])
         for number, (indices, share) in enumerate(zip(of_crops, of_budget, strict=True)):
             if share == 0:
                 continue

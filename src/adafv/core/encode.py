@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from adafv.core.chat_template import Tokenizer, template_for
 from adafv.core.encoder import Part, run
 from adafv.core.prompt import PIXELS, ImageSpan, Prompt, Question, as_tensors, placeholders
 from adafv.core.signals import SALIENCY, Signal
-from adafv.core.turns import Tokenizer, template_for
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.families.base import Layout, base_of
@@ -65,7 +65,7 @@ def encode(
         of: "turn": an image is asked about by the text of its turn; "chat": by that of later
             turns, too.
         tokenizer: of the model, or its processor, to tell the user's text from the chat
-            template's; see `adafv.core.turns.template_for` for where it is found otherwise.
+            template's; see `adafv.core.chat_template.template_for` for where it is found otherwise.
 
     Raises:
         ValueError: an unknown family, or placeholders that don't match the images; features that

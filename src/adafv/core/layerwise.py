@@ -17,10 +17,11 @@ import torch
 from transformers import PreTrainedModel
 
 from adafv.core.layerwise_decoder import LayerwiseDecoder, Raters
-from adafv.core.pruner import BudgetError, Pruner, Selection
+from adafv.core.pruner import Pruner, Selection
 from adafv.core.rebuild import kept_positions
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.families import family_of
+from adafv.ops.budget import BudgetError
 from adafv.ops.precision import full_precision
 from adafv.utils.checks import checked
 

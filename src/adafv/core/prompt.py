@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig
 
-from adafv.core.turns import Template, answer_starts, user_turns
+from adafv.core.chat_template import Template, answer_starts, user_turns
 from adafv.utils.checks import checked
 
 __all__ = ["PIXELS", "ImageSpan", "Prompt", "as_tensors", "has_images", "placeholders"]

@@ -3,12 +3,10 @@
 Every invariant is kept here, once, whatever the method.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
-from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -16,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adafv.core.attach import attached
+from adafv.core.chat_template import Tokenizer
 from adafv.core.crop_batch import join_crops, split_crops
 from adafv.core.encode import encode, reask
 from adafv.core.evidence import Evidence
@@ -23,21 +22,17 @@ from adafv.core.prompt import Question, as_tensors, has_images
 from adafv.core.rebuild import rebuild
 from adafv.core.selection import Selection
 from adafv.core.signals import SALIENCY, Signal
-from adafv.core.turns import Tokenizer
 from adafv.core.visual_tokens import Encoding, VisualTokens
+from adafv.ops.budget import check_budget, num_keep
 from adafv.ops.precision import exact
 
 if TYPE_CHECKING:
     from adafv.core.layerwise_decoder import LayerwiseDecoder
 
-__all__ = ["BudgetError", "Pruner", "ScoringPruner", "Selection"]
+__all__ = ["Pruner", "ScoringPruner", "Selection"]
 
 NOT_IN_SPEC = ("keep", "tokens", "query", "tokenizer", "skip")
 """Options that no spec names: the budget stands apart, the others belong to a prompt."""
-
-
-class BudgetError(ValueError):
-    """A method cannot meet this budget on this image or model."""
 
 
 @dataclass(kw_only=True)
@@ -77,7 +72,7 @@ class Pruner(ABC):
             don't count.
         tokenizer: that of the model, or its processor: for a query in text, and to know the chat
             template. None: that of `adafv.models.load`, or the one in the folder of the model, see
-            `adafv.core.turns.template_for`.
+            `adafv.core.chat_template.template_for`.
         skip: token ids that don't count as text tokens of the question, e.g.
             `adafv.models.boilerplate.boilerplate(processor)`.
         strict: a prompt without an image is an error instead of passing through.
@@ -113,7 +108,7 @@ class Pruner(ABC):
             cls.pick = exact(cls.pick)  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
-        self._check_budget()
+        check_budget(self.keep, self.tokens)
         one_of("positions", self.positions, "packed", "original")
         one_of("crops", self.crops, "global", "each")
         one_of("newlines", self.newlines, "drop", "rows", "all")
@@ -127,28 +122,6 @@ class Pruner(ABC):
         self.skip = frozenset(self.skip)
         if isinstance(self.query, str):
             self.query = self._token_ids(self.query)
-
-    def _check_budget(self) -> None:
-        """Raise a `ValueError` unless there is one budget, and in its range."""
-        if (self.keep is None) == (self.tokens is None):
-            given = "both are" if self.keep is not None else "neither is"
-            raise ValueError(
-                f"{given} given: pass either keep (a share, e.g. 0.1) or tokens "
-                "(a number, e.g. 144)"
-            )
-        for name, value in (("keep", self.keep), ("tokens", self.tokens)):
-            # True is an int for Python, and no budget
-            if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
-                raise ValueError(f"{name}={value!r} is not a number: pass keep=0.1, or tokens=144")
-        if self.keep is not None and not 0 < self.keep <= 1:
-            raise ValueError(
-                f"keep={self.keep} is not a share of the visual tokens: pass 0 < keep <= 1"
-            )
-        if self.tokens is not None and (self.tokens < 1 or self.tokens != int(self.tokens)):
-            raise ValueError(
-                f"tokens={self.tokens} is not a number of visual tokens: pass an integer of 1 or "
-                "more"
-            )
 
     def _token_ids(self, query: str) -> Tensor:
         """Tokenize a query (M,)."""
@@ -182,11 +155,7 @@ class Pruner(ABC):
 
     def budget(self, count: int) -> int:
         """Return K for an image of `count` visual tokens."""
-        if self.tokens is not None:
-            return min(int(self.tokens), count)
-        assert self.keep is not None
-        # a half is rounded up; one token is always kept
-        return max(1, math.floor(self.keep * count + 0.5))
+        return num_keep(count, self.keep, self.tokens)
 
     @abstractmethod
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:

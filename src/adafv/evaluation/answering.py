@@ -8,9 +8,9 @@ import torch
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv import __version__
+from adafv.core.chat_template import remember
 from adafv.core.encode import encode
-from adafv.core.pruner import BudgetError, Pruner
-from adafv.core.turns import remember
+from adafv.core.pruner import Pruner
 from adafv.core.visual_tokens import Encoding
 from adafv.data.sample import BLIND, Question, Sample
 from adafv.evaluation.answers import AnswerLog, Key
@@ -19,6 +19,7 @@ from adafv.evaluation.prompts import Prompts
 from adafv.methods import from_spec, method
 from adafv.models.load import fingerprint
 from adafv.models.prompting import build_batch
+from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked
 
 __all__ = ["BLIND", "Answering", "Configuration", "chunks", "configured", "settings_of"]

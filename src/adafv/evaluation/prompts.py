@@ -8,13 +8,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv.core.encode import reask
-from adafv.core.pruner import BudgetError, Pruner
+from adafv.core.pruner import Pruner
 from adafv.core.visual_tokens import Encoding
 from adafv.evaluation.boxes import centers, distances
 from adafv.evaluation.oracle import Oracle
 from adafv.families import check_has_grid
 from adafv.models.generation import check_length, decode, generate
 from adafv.models.prompting import build_batch, build_text
+from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked
 
 __all__ = ["Prompts"]

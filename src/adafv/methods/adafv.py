@@ -19,7 +19,7 @@ from adafv.core.evidence import Evidence
 from adafv.core.pruner import Selection, first, one_of
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
-from adafv.methods._relevance import TextRelevance
+from adafv.methods._text_relevance import TextRelevance
 from adafv.ops.sacmam import mix
 
 __all__ = ["AdaFV"]

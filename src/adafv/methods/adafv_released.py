@@ -6,9 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adafv.core.pruner import BudgetError, Selection, one_of
+from adafv.core.pruner import Selection, one_of
 from adafv.core.visual_tokens import VisualTokens
 from adafv.methods.adafv import AdaFV
+from adafv.ops.budget import BudgetError
 
 __all__ = ["AdaFVReleased"]
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from adafv.core.pruner import Pruner, Selection
 from adafv.core.visual_tokens import VisualTokens
+from adafv.ops.budget import split_budget
 from adafv.ops.cosine import cosines
-from adafv.ops.grid import share_out
 
 __all__ = ["DART"]
 
@@ -76,7 +76,7 @@ class DART(Pruner):
 
         # each pivot in turn adds its share: the tokens of lowest cosine among those that remain
         similarity = cosines(torch.cat([visual[visual_pivots], words]), visual)  # (2 pivots, N)
-        shares = share_out(budget - pivots, [1] * len(similarity))
+        shares = split_budget(budget - pivots, [1] * len(similarity))
         kept = [visual_pivots]
         for cosine, share in zip(similarity, shares, strict=True):
             remaining = cosine.index_fill(0, torch.cat(kept), torch.inf)  # (N,)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from adafv.core.pruner import ScoringPruner
 from adafv.core.visual_tokens import VisualTokens
-from adafv.methods._relevance import TextRelevance
+from adafv.methods._text_relevance import TextRelevance
 
 __all__ = ["TextToImage"]
 

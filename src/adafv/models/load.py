@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
-from adafv.core.turns import remember
+from adafv.core.chat_template import remember
 from adafv.families import family_of
 from adafv.models import photo
 from adafv.models.hub import is_reachable

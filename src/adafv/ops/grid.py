@@ -8,25 +8,10 @@ import math
 import torch
 from torch import Tensor
 
+from adafv.ops.budget import split_budget
 from adafv.utils.checks import checked
 
-__all__ = ["cells", "grids", "share_out"]
-
-
-@checked
-def share_out(budget: int, sizes: list[int]) -> list[int]:
-    """Divide a budget in proportion to sizes, exactly.
-
-    The largest remainders are rounded up, of equal ones those of the lower index.
-    """
-    total = sum(sizes)
-    shares = [budget * size // total for size in sizes]
-    remainders = [budget * size % total for size in sizes]
-
-    by_remainder = sorted(range(len(sizes)), key=lambda i: -remainders[i])
-    for i in by_remainder[: budget - sum(shares)]:
-        shares[i] += 1
-    return shares
+__all__ = ["cells", "grids"]
 
 
 @checked
@@ -45,7 +30,7 @@ def cells(coordinates: Tensor, count: int) -> Tensor:
     """
     scales = _scales(coordinates)
     sizes = [int(scale.sum()) for scale in scales]
-    shares = share_out(count, sizes)
+    shares = split_budget(count, sizes)
 
     cell = torch.full((len(coordinates),), -1)  # (N,)
     start = 0

@@ -120,7 +120,7 @@ class Explanation:
 
     def figure(self) -> "Figure":
         """Draw the page: a matplotlib figure that belongs to no window and no pyplot state."""
-        from adafv.viz.panels import draw  # matplotlib takes a second to import
+        from adafv.viz.explain_page import draw  # matplotlib takes a second to import
 
         return draw(self)
 

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
+from adafv.core.chat_template import remember
 from adafv.core.encode import encode
 from adafv.core.pruner import Pruner
 from adafv.core.signals import Signal
-from adafv.core.turns import remember
 from adafv.methods import NoPruning
 from adafv.models.ask import ask_encoded
 from adafv.models.prompting import build_inputs

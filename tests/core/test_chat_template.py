@@ -12,8 +12,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from adafv import AdaFV, method
+from adafv.core.chat_template import template_of
 from adafv.core.prompt import Prompt
-from adafv.core.turns import template_of
 
 IMAGE = "<image>"
 # name: opening, system, user, answer, opening of an answer; {} is what is said

@@ -1,0 +1,64 @@
+"""The budget: how many tokens K of an image's N are kept, and how a budget is split exactly."""
+
+import math
+from numbers import Real
+
+from adafv.utils.checks import checked
+
+__all__ = ["BudgetError", "check_budget", "num_keep", "split_budget"]
+
+
+class BudgetError(ValueError):
+    """A method cannot meet this budget on this image or model."""
+
+
+@checked
+def num_keep(count: int, keep: float | None = None, tokens: int | None = None) -> int:
+    """Return K = max(1, floor(keep · N + 0.5)), or `tokens`, never more than N.
+
+    Args:
+        count: N, visual tokens of the image.
+        keep: share of them. None: `tokens` says it.
+        tokens: K itself.
+    """
+    if tokens is not None:
+        return min(int(tokens), count)
+    assert keep is not None
+    # a half is rounded up; one token is always kept
+    return max(1, math.floor(keep * count + 0.5))
+
+
+@checked
+def split_budget(budget: int, sizes: list[int]) -> list[int]:
+    """Split a budget in proportion to sizes, exactly.
+
+    Every part gets the whole number below its share; what is left goes to the largest remainders
+    first, and where those tie to the lower index.
+    """
+    total = sum(sizes)
+    shares = [budget * size // total for size in sizes]
+    # stable, so that the lower index goes first where remainders tie
+    by_remainder = sorted(range(len(sizes)), key=lambda i: -(budget * sizes[i] % total))
+    for i in by_remainder[: budget - sum(shares)]:
+        shares[i] += 1
+    return shares
+
+
+@checked
+def check_budget(keep: float | None, tokens: int | None) -> None:
+    """Raise a `ValueError` unless one of the two is given, and in its range."""
+    if (keep is None) == (tokens is None):
+        given = "both are" if keep is not None else "neither is"
+        raise ValueError(
+            f"{given} given: pass either keep (a share, e.g. 0.1) or tokens (a number, e.g. 144)"
+        )
+    for name, value in (("keep", keep), ("tokens", tokens)):
+        # True is an int for Python, and no budget
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise ValueError(f"{name}={value!r} is not a number: pass keep=0.1, or tokens=144")
+    if keep is not None and not 0 < keep <= 1:
+        raise ValueError(f"keep={keep} is not a share of the visual tokens: pass 0 < keep <= 1")
+    if tokens is not None and (tokens < 1 or tokens != int(tokens)):
+        raise ValueError(
+            f"tokens={tokens} is not a number of visual tokens: pass an integer of 1 or more"
+        )
