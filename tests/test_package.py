@@ -299,13 +299,3 @@ def test_the_citation_is_the_readmes():
     assert paper["title"] in cited
     assert paper["doi"] in cited
     assert f"{paper['start']}–{paper['end']}" in cited
-
-
-def test_the_workflow_runs_what_ci_runs():
-    """One definition of what has to pass."""
-    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))[
-        "jobs"
-    ]
-    assert [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step] == [
-        ".ci/run"
-    ]

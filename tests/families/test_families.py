@@ -229,7 +229,7 @@ def test_every_method(name):
     model = tiny(name).model
     width = 80 if name == "emu3" else 48  # whose encoder looks at the padding of smaller images
     samples = [(QUESTION, [show(80, 48)]), (OTHER, [show(width, 48, seed=1)])]
-    signals = frozenset().union(*(METHODS[chosen].signals for chosen in BEFORE))
+    signals = frozenset().union(*(METHODS[chosen](keep=1.0).signals for chosen in BEFORE))
     inputs = ask(name, *samples)
     together = encode(model, inputs, signals=signals)
     alone = [encode(model, ask(name, sample), signals=signals) for sample in samples]

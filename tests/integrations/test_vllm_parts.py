@@ -99,7 +99,7 @@ def test_a_request_goes_before_the_server(request_, server, expected):
             {"adafv_keep": 0.1, "adafv_method": "adafv:positions=original"},
             "positions='original' is not done",
         ),
-        ({"adafv_keep": 0.1, "adafv_method": f"random:seed={10**23}"}, "is no seed"),
+        ({"adafv_keep": 0.1, "adafv_method": f"random:seed={10**23}"}, "is not a valid seed"),
         ({"adafv_keep": 0.1, "adafv_pin": "last"}, "adafv_pin='last' is unknown"),
         ({"adafv_kep": 0.1}, "adafv_kep is no option of a request"),
         ({"adafv_cache_mb": 1}, "adafv_cache_mb is no option of a request"),

@@ -2,6 +2,8 @@
 
 import importlib.util
 
+from adafv.utils.checks import checked
+
 __all__ = ["EXTRAS", "need", "sentence"]
 
 # Packages that some commands need, and the extra that installs each. A plain installation has the
@@ -20,15 +22,15 @@ EXTRAS = {
 CALLED = {"easy_vqa": "easy-vqa", "sklearn": "scikit-learn", "gradio": "Gradio", "vllm": "vLLM"}
 
 
+@checked
 def need(module: str) -> None:
     """Raise a `ValueError` if a package is not installed, before anything heavy is imported."""
     if importlib.util.find_spec(module) is None:
-        extra = EXTRAS[module]
-        raise ValueError(
-            f"{CALLED.get(module, module)} is not installed: pip install 'adafv[{extra}]'"
-        )
+        package = f"adafv[{EXTRAS[module]}]" if module in EXTRAS else module
+        raise ValueError(f"{CALLED.get(module, module)} is not installed: pip install '{package}'")
 
 
+@checked
 def sentence(error: ModuleNotFoundError, what: str) -> str | None:
     """Return what to do about a package that could not be imported.
 

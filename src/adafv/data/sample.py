@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from adafv.utils.checks import checked
+
 __all__ = ["BLIND", "Box", "Question", "Sample", "Thing", "same_answer"]
 
 BLIND = "blind"
@@ -52,6 +54,7 @@ class Sample:
     things: tuple[Thing, ...]
 
 
+@checked
 def same_answer(answer: str, truth: str) -> bool:
     """Tell if two answers are the same, but for case and the space around them."""
     # a model may begin with a capital, or end in a space

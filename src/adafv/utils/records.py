@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,25 @@ Rows = list[dict[str, Any]]
 """Of a table of results."""
 
 
+@checked
 def columns_of(kind: type) -> tuple[str, ...]:
     """Return the columns of a table: the fields of the dataclass that its rows are."""
     return tuple(field.name for field in fields(kind))
 
 
+@checked
 def row_of(entry: Any, digits: int = 6) -> dict[str, Any]:
     """Return a dataclass as a row of a result file, its floats rounded.
 
     Args:
         entry: an instance; the order of its fields is that of the columns.
         digits: after the point.
+
+    Raises:
+        ValueError: entry is no instance of a dataclass.
     """
+    if not is_dataclass(entry) or isinstance(entry, type):
+        raise ValueError(f"entry is of type {type(entry).__name__}: pass a row, a dataclass")
     # digits beyond these are noise, and make files differ from run to run
     row: dict[str, Any] = {}
     for name, value in asdict(entry).items():
@@ -45,6 +52,7 @@ def row_of(entry: Any, digits: int = 6) -> dict[str, Any]:
     return row
 
 
+@checked
 def where(rows: Rows, **values: Any) -> Rows:
     """Return the rows that have these values, by column."""
     found = []
@@ -54,6 +62,7 @@ def where(rows: Rows, **values: Any) -> Rows:
     return found
 
 
+@checked
 def distinct(rows: Rows, column: str) -> list[Any]:
     """Return the values of a column, in the order in which they first come."""
     return list(dict.fromkeys(row[column] for row in rows))
@@ -71,7 +80,7 @@ def as_csv(columns: Iterable[str], rows: Iterable[dict[str, Any]]) -> str:
 
 
 @checked
-def write_json(path: str | Path, content: Any) -> None:
+def write_json(path: str | Path, content: dict[str, Any] | list[Any]) -> None:
     """Write a file of results as JSON, complete or not at all.
 
     Raises:
