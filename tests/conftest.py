@@ -20,29 +20,13 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
+from zoo import base
 from zoo.record import enter, settle
 
 from adafv import METHODS
 from adafv.core.layerwise import LayerPruner
 
-WORDS = (
-    *(
-        "USER",
-        ":",
-        "ASSISTANT",
-        "what",
-        "color",
-        "is",
-        "the",
-        "anchor",
-        "knight",
-        "left",
-        "of",
-        "there",
-        "a",
-    ),
-    *("red", "blue", "?", "how", "many", ".", "and", "compare", "with"),
-)
+WORDS = base.WORDS[:-1]  # without the line break
 SPECIAL = ("<unk>", "<pad>", "<s>", "</s>", "<image>")
 CHAT = (
     "{% for m in messages %}{{ m['role'].upper() }} : {% for c in m['content'] %}"

@@ -5,8 +5,8 @@ import torch
 from zoo.families import ask, show, tiny
 
 from adafv import METHODS, AdaFV, method
+from adafv.core.inputs import placeholders
 from adafv.core.layerwise import LayerPruner
-from adafv.core.prompt import placeholders
 from adafv.families import FAMILIES as ALL
 
 FAMILIES = tuple(sorted(name for name, family in ALL.items() if family.prunes_video))

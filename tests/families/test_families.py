@@ -18,8 +18,8 @@ from zoo.families import ZOO, ask, show, tiny
 from adafv import METHODS, AdaFV, families, method
 from adafv.cli import main
 from adafv.core.encode import encode
+from adafv.core.inputs import placeholders
 from adafv.core.layerwise import LayerPruner
-from adafv.core.prompt import placeholders
 from adafv.families import FAMILIES, IMPOSSIBLE, UNPROVEN, UnprovenFamilyWarning, family_of, record
 from adafv.families.base import base_of, layers_of
 from adafv.models.ask import ask as answer_question

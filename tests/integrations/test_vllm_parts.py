@@ -9,7 +9,7 @@ import torch
 from zoo.families import ask, show, tiny
 
 from adafv import METHODS, method
-from adafv.families.base import join, raster
+from adafv.families.crop_layout import join, raster
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.mrope import (

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixi
 
 BASIC = ("<unk>", "<pad>", "<s>", "</s>")
 WORDS = (
-    *(
+    *[
         "USER",
         ":",
         "ASSISTANT",
@@ -27,8 +27,9 @@ WORDS = (
         "of",
         "there",
         "a",
-    ),
-    *("red", "blue", "?", "how", "many", ".", "and", "compare", "with", "\n"),
+    ],
+    *["red", "blue", "?", "how", "many", ".", "and", "compare", "with"],
+    "\n",
 )
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import AutoConfig, GenerationConfig, ProcessorMixin
 
 from adafv.batch.engine import Response
-from adafv.core.prompt import placeholders
+from adafv.core.inputs import placeholders
 from adafv.core.pruner import Pruner
 from adafv.integrations.vllm import ARCHITECTURES, FOLLOWS
 from adafv.integrations.vllm.meta_model import MetaModel

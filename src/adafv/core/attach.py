@@ -21,7 +21,7 @@ from transformers import Cache, PreTrainedModel
 from adafv.core.attached_calls import Call, begin, resume
 from adafv.core.attached_generation import Caller
 from adafv.core.cached_prompt import filled, recall, refuse_unknown, remember
-from adafv.core.prompt import has_images
+from adafv.core.inputs import has_images
 from adafv.families import FAMILIES
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from adafv.core.cached_prompt import (
     steps,
     text_alone,
 )
-from adafv.core.prompt import FILL, PIXELS, has_images
+from adafv.core.inputs import PIXELS, has_images
+from adafv.core.prompt import FILL
 from adafv.core.visual_tokens import Encoding
 from adafv.families import family_of
 from adafv.families.base import base_of

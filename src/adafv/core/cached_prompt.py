@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
-from adafv.core.prompt import placeholders
+from adafv.core.inputs import placeholders
 from adafv.utils.checks import checked
 
 if TYPE_CHECKING:

@@ -19,11 +19,13 @@ from transformers import PreTrainedModel
 
 from adafv.core.chat_template import Tokenizer, template_for
 from adafv.core.encoder import Part, run
-from adafv.core.prompt import PIXELS, ImageSpan, Prompt, Question, as_tensors, placeholders
+from adafv.core.inputs import PIXELS, as_tensors, placeholders
+from adafv.core.prompt import ImageSpan, Prompt, Question
 from adafv.core.signals import SALIENCY, Signal
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.families import family_of
-from adafv.families.base import Layout, base_of
+from adafv.families.base import base_of
+from adafv.families.crop_layout import Layout
 from adafv.ops.precision import full_precision
 from adafv.ops.saliency import mean_cosine_distance
 from adafv.utils.checks import checked

@@ -18,7 +18,8 @@ from adafv.core.capture import FULL_ATTENTION, capture
 from adafv.core.prompt import ImageSpan, Prompt
 from adafv.core.signals import Signal
 from adafv.core.visual_tokens import Returned
-from adafv.families.base import Family, Layout, base_of, hidden_index, layers_of
+from adafv.families.base import Family, base_of, hidden_index, layers_of
+from adafv.families.crop_layout import Layout
 from adafv.utils.checks import checked
 
 __all__ = ["Part", "run", "without_later_layers"]

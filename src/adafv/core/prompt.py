@@ -9,27 +9,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedConfig
 
 from adafv.core.chat_template import Template, answer_starts, user_turns
 from adafv.utils.checks import checked
 
-__all__ = ["PIXELS", "ImageSpan", "Prompt", "as_tensors", "has_images", "placeholders"]
+__all__ = [
+    "ImageSpan",
+    "Prompt",
+]
 
-PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
-"""Names of the inputs that hold pixels, by modality."""
 IGNORED = -100
 """The label of tokens that take no part in the loss."""
 FILL = {"labels": IGNORED, "shift_labels": IGNORED}
 """What fills new padding, where that is not 0."""
-OPTIONS = frozenset({*vars(GenerationConfig()), "vision_feature_layer", "vision_feature_layers"})
-"""Inputs that are lists of numbers and no tensors."""
-NARROW = (torch.int8, torch.int16, torch.uint8, torch.uint16, torch.uint32)
-"""Integers too small to index with."""
 
 Question = Literal["turn", "chat"]
 Columns = tuple[Tensor, Tensor]
@@ -352,77 +347,6 @@ class Prompt:
             return False
         # pixels could have such a shape by chance
         return tensor.dim() == 2 or not tensor.is_floating_point()
-
-
-@checked
-def as_tensors(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return inputs with lists and arrays of numbers as tensors on a device.
-
-    Ids and narrow integers become int64.
-
-    Raises:
-        ValueError: no ids, or something that is no rectangle of numbers.
-    """
-    out: dict[str, Any] = {}
-    for name, value in inputs.items():
-        out[name] = value
-        is_list = type(value) in (list, tuple, np.ndarray) and len(value) and name not in OPTIONS
-        if is_list:
-            out[name] = _tensor(name, value, device)
-        elif isinstance(value, Tensor) and not name.startswith("pixel_values"):
-            out[name] = value.long() if value.dtype in NARROW else value
-
-    ids = out.get("input_ids")
-    if not isinstance(ids, Tensor):
-        raise ValueError(
-            "the inputs lack input_ids, by which visual tokens are found in the prompt: pass what "
-            "the model's processor returned, not inputs_embeds"
-        )
-    if ids.is_floating_point() or ids.is_complex():
-        raise ValueError(f"input_ids are {ids.dtype}: pass token ids, whole numbers")
-    out["input_ids"] = ids.long()
-    return out
-
-
-@checked
-def has_images(inputs: Mapping[str, Any]) -> bool:
-    """Return whether there is an image or a video among the inputs of a model."""
-    names = (*PIXELS.values(), "pixel_values_images")
-    return any(inputs.get(name) is not None for name in names)
-
-
-@checked
-def placeholders(config: PreTrainedConfig) -> dict[str, int]:
-    """Return the ids that stand for a visual token in the prompts of a model, by modality."""
-    found: dict[str, int] = {}
-    for modality in PIXELS:
-        for name in (f"{modality}_token_id", f"{modality}_token_index"):
-            token = getattr(config, name, None)
-            if token is not None:
-                found.setdefault(modality, token)
-    if "image" not in found:
-        raise ValueError(
-            f"the configuration of {config.model_type!r} names no image_token_id: add it to "
-            "config.json"
-        )
-    return found
-
-
-def _tensor(name: str, value: Any, device: torch.device) -> Any:
-    """Return numbers as a tensor; what holds tensors or text is returned unchanged."""
-    if isinstance(value, list | tuple) and any(isinstance(part, Tensor) for part in value):
-        return value
-    try:
-        numbers = np.asarray(value)
-    except ValueError:
-        raise ValueError(
-            f"{name} is a list of unequal parts: call the processor with return_tensors='pt', and "
-            "padding=True"
-        ) from None
-    if numbers.dtype.kind not in "biuf":
-        return value
-    dtype = torch.get_default_dtype() if numbers.dtype.kind == "f" else None
-    return torch.from_numpy(np.ascontiguousarray(numbers)).to(device=device, dtype=dtype)
 
 
 def _close(before: ImageSpan, span: ImageSpan, gap: int) -> bool:

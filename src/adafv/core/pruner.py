@@ -18,7 +18,8 @@ from adafv.core.chat_template import Tokenizer
 from adafv.core.crop_batch import join_crops, split_crops
 from adafv.core.encode import encode, reask
 from adafv.core.evidence import Evidence
-from adafv.core.prompt import Question, as_tensors, has_images
+from adafv.core.inputs import as_tensors, has_images
+from adafv.core.prompt import Question
 from adafv.core.rebuild import rebuild
 from adafv.core.selection import Selection
 from adafv.core.signals import SALIENCY, Signal

@@ -32,7 +32,7 @@ class VisualTokens:
             nobody asked for them.
         text_mask: (I, M), true where there is a text token.
         coordinates: for each image a CPU tensor (N, 3): crop, row and column of each token; see
-            `adafv.families.base.Layout`.
+            `adafv.families.crop_layout.Layout`.
         seeds: a number for each image's question, the same in every batch and on every device: for
             methods that draw.
         layers: how many layers the LLM has: for methods that prune between them.

@@ -13,18 +13,8 @@ from transformers import PreTrainedModel
 from transformers.vision_utils import get_vision_window_index
 
 from adafv.core.prompt import Prompt
-from adafv.families.base import (
-    Crop,
-    Family,
-    Layout,
-    base_of,
-    blocks,
-    join,
-    patch_grid,
-    pixels_of,
-    prepended,
-    raster,
-)
+from adafv.families.base import Family, base_of, patch_grid, pixels_of
+from adafv.families.crop_layout import Crop, Layout, blocks, join, prepended, raster
 
 __all__ = ["Codes", "Crops", "Generic", "Grid", "Latents", "Shapes", "Sized", "TwoRoutes"]
 

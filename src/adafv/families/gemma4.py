@@ -6,7 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from adafv.families.base import Crop, Family, raster
+from adafv.families.base import Family
+from adafv.families.crop_layout import Crop, raster
 
 __all__ = ["Gemma4"]
 

@@ -16,7 +16,8 @@ from transformers.models.llava_next.modeling_llava_next import (
 )
 
 from adafv.core.prompt import Prompt
-from adafv.families.base import Family, Layout, base_of, grid_coordinates, patch_grid, prepended
+from adafv.families.base import Family, base_of, patch_grid
+from adafv.families.crop_layout import Layout, grid_coordinates, prepended
 from adafv.families.crops import Crops, Sized
 
 __all__ = ["AnyRes", "Llava"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.families.base import Layout
+from adafv.families.crop_layout import Layout
 
 __all__ = ["Encoded", "Encodings"]
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from adafv.families import family_of
-from adafv.families.base import Layout
+from adafv.families.crop_layout import Layout
 
 __all__ = ["MetaModel"]
 

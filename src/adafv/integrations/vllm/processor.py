@@ -12,7 +12,8 @@ from vllm.multimodal.parse import EmbeddingItems
 from vllm.multimodal.processing import BaseMultiModalProcessor, PromptReplacement
 
 from adafv.core.chat_template import Template, template_of
-from adafv.core.prompt import Prompt, Question, placeholders
+from adafv.core.inputs import placeholders
+from adafv.core.prompt import Prompt, Question
 from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.options import FIELD, PruneConfig, PruneSpec, pruner_of, settings
 from adafv.models.boilerplate import boilerplate
