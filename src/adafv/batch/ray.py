@@ -160,6 +160,7 @@ class RayEngine:
                     log_to_driver=False,
                     logging_level="ERROR",
                 )
+            # addresses, versions and ports each raise something else
             except Exception as error:
                 raise EngineError(
                     f"Ray cannot start ({sentence(error)}): check RAY_ADDRESS"

@@ -123,6 +123,7 @@ class VLLMEngine:
         """Return what one step of the engine has finished."""
         try:
             return [output for output in self._llm.llm_engine.step() if output.finished]
+        # an engine that dies raises whatever killed it
         except Exception as error:
             raise _death(error) from error
 
@@ -133,6 +134,7 @@ class VLLMEngine:
 
         try:
             llm = LLM(self.requests.source, dtype=self.dtype, **self.options)
+        # vLLM has no class of its own for what keeps it from starting
         except Exception as error:
             raise EngineError(
                 f"vLLM cannot start with {self.requests.source!r} ({sentence(error)})"

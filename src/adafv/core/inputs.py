@@ -14,12 +14,8 @@ __all__ = ["PIXELS", "as_tensors", "has_images", "placeholders"]
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 """Names of the inputs that hold pixels, by modality."""
-
-
 OPTIONS = frozenset({*vars(GenerationConfig()), "vision_feature_layer", "vision_feature_layers"})
 """Inputs that are lists of numbers and no tensors."""
-
-
 NARROW = (torch.int8, torch.int16, torch.uint8, torch.uint16, torch.uint32)
 """Integers too small to index with."""
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from adafv.core.attach import attached
+from adafv.core.attached.context import attached
 from adafv.core.chat_template import Tokenizer
 from adafv.core.crop_batch import join_crops, split_crops
 from adafv.core.encode import encode, reask

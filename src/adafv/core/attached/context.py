@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from transformers import Cache, PreTrainedModel
 
-from adafv.core.attached_calls import Call, begin, resume
-from adafv.core.attached_generation import Caller
-from adafv.core.cached_prompt import filled, recall, refuse_unknown, remember
+from adafv.core.attached.cached_prompt import filled, recall, refuse_unknown, remember
+from adafv.core.attached.calls import Call, begin, resume
+from adafv.core.attached.generation import Caller
 from adafv.core.inputs import has_images
 from adafv.families import FAMILIES
 

@@ -1,0 +1,1 @@
+"""A pruner attached to a model: its calls, the cache of a chat, and the caller's own numbers."""

@@ -1,0 +1,237 @@
+"""Images of a later turn, pruned while the cache of the chat is kept.
+
+Letters: B rows, C columns of the caller's that are read, q new ones, q' of them kept, A axes of
+position ids.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from adafv.core.attached.cached_prompt import (
+    CachedPrompt,
+    is_placeholder,
+    ones,
+    steps,
+)
+from adafv.core.attached.columns import (
+    COLUMNS,
+    POSITIONAL,
+    encoder_inputs,
+    logits_kept,
+    loses_tokens,
+    runs_along,
+)
+from adafv.core.prompt import FILL
+from adafv.core.visual_tokens import Encoding
+from adafv.families import family_of
+from adafv.utils.checks import checked
+
+if TYPE_CHECKING:
+    from adafv.core.pruner import Pruner
+
+__all__ = ["Part", "new_images"]
+
+NOT_OF_CHAT = ("past_key_values", "logits_to_keep")
+"""Inputs that belong to one call, not to the chat."""
+LARGE = 1_000_000
+"""More tokens than an image has: a budget that keeps them all keeps everything."""
+
+
+@checked
+@dataclass(frozen=True)
+class Part:
+    """The new part of a prompt.
+
+    Attributes:
+        ids: (B, q). mask: (B, q), None where all are real.
+        positions: (B, q) or (A, B, q) position ids, None where the model counts them itself.
+        columns: (B, q) which of the caller's new columns these are; -1 for padding.
+        rest: the other inputs.
+        after: what the cache holds once this is read, too.
+    """
+
+    ids: Tensor
+    mask: Tensor | None
+    positions: Tensor | None
+    columns: Tensor
+    rest: dict[str, Any]
+    after: CachedPrompt
+
+
+@checked
+def new_images(
+    pruner: "Pruner",
+    model: PreTrainedModel,
+    known: CachedPrompt,
+    inputs: dict[str, Any],
+    part: Part,
+    generates: bool,
+) -> Part:
+    """Prune the images of what is new.
+
+    What is old is read along for its text, its placeholders are masked.
+    """
+    if pruner.layerwise and pruner.budget(LARGE) < LARGE:
+        raise ValueError(
+            "a method that prunes between the layers cannot prune the image of a later turn: pass "
+            "a new cache with the full chat and its images, or choose a method that prunes before "
+            "the language model"
+        )
+    read = known.ids.shape[1]  # C
+    width = part.ids.shape[1]  # q
+
+    # the mask of the full chat, with the old placeholders and without
+    mask = inputs.get("attention_mask")
+    before = ones(known.ids)  # (B, C)
+    if mask is not None and mask.shape[1] == read + width:
+        before = mask[:, :read].long()
+    old = before.masked_fill(is_placeholder(model, known.ids), 0)  # (B, C)
+    fresh = ones(part.ids) if part.mask is None else part.mask.long()  # (B, q)
+    chat_mask = torch.cat([before, fresh], dim=1)  # (B, C + q)
+    new_images_mask = torch.cat([old, fresh], dim=1)  # (B, C + q)
+
+    # prune the full chat
+    chat = _full_chat(known, part)
+    encoding, chat = _encoded(pruner, model, chat, chat_mask, new_images_mask, read)
+    short = pruner.prune(model, chat | {COLUMNS: steps(chat["input_ids"]) + 1}, encoding)
+
+    # of that keep what is new, the longest row without padding
+    columns = short.pop(COLUMNS) - 1  # (B, L') of the full chat
+    is_new = (columns >= read).long()
+    longest = int(is_new.sum(1).max())  # q'
+    order = is_new.argsort(dim=1, stable=True)[:, -longest:]  # (B, q')
+    real = is_new.gather(1, order).bool()  # (B, q')
+    columns = columns.gather(1, order).where(real, -1)  # (B, q')
+    new_mask = new_images_mask.gather(1, columns.clamp(min=0)).where(real, 0)  # (B, q')
+    padded = not bool(real.all())
+    lost = known.lost or loses_tokens(pruner, encoding)
+    if padded and family_of(model).ignores_position_ids:
+        raise ValueError(
+            f"models of the family {model.config.model_type!r} number their tokens by counting, so "
+            "that no row may get padding between two turns: pass prompts that keep different "
+            "numbers of tokens one by one"
+        )
+
+    # number it: by the positions of the full chat, or behind what the cache holds
+    start = known.following  # (B, 1)
+    if start is None:
+        start = before.sum(1, keepdim=True) if generates else ones(before[:, :1]) * read
+    original = _original_positions(pruner, encoding, chat["attention_mask"], read)
+    if original is not None:
+        full = original + start  # (…, B, C + q)
+        given = inputs.get("position_ids")
+        if given is not None:
+            full = F.pad(given[..., -width:] - known.shift, (read, 0))
+        index = columns.clamp(min=0).expand(*full.shape[:-2], *columns.shape)  # (…, B, q')
+        positions = full.gather(-1, index)
+        counting = positions.reshape(-1, *columns.shape)[-3:]  # (1 or 3, B, q')
+        following = counting.masked_fill(~real, -1).amax((0, 2))[:, None] + 1  # (B, 1)
+    else:
+        positions = start + (new_mask.cumsum(1) - 1).clamp(min=0)  # (B, q')
+        following = start + new_mask.sum(1, keepdim=True)  # (B, 1)
+    numbered = original is not None or padded or known.needs_positions(generates)
+
+    # note what the cache holds then
+    new_ids = _picked(short["input_ids"], order)  # (B, q')
+    after = known.and_then(part.ids, new_ids, (columns - read).clamp(min=-1), 0)
+    shift = known.shift
+    if original is None:
+        shift = known.shift + (fresh.sum(1) - new_mask.sum(1))[:, None]  # (B, 1)
+    after = replace(
+        after,
+        following=following if numbered or lost else None,
+        counted="given" if original is not None or padded else known.counted,
+        shift=shift,
+        axes=0 if encoding.positions is None else len(encoding.positions),
+        lost=lost,
+    )
+
+    # the other inputs: of what runs along the chat, what is new
+    consumed = encoder_inputs(model)
+    rest: dict[str, Any] = {}
+    for name, x in short.items():
+        if name in POSITIONAL or name in consumed:
+            continue
+        along = isinstance(chat.get(name), Tensor) and runs_along(known, name, chat[name], width)
+        rest[name] = _picked(x, order).where(real, FILL.get(name, 0)) if along else x
+    rest["past_key_values"] = inputs["past_key_values"]
+    if "logits_to_keep" in inputs:
+        rest["logits_to_keep"] = inputs["logits_to_keep"]
+        rest |= logits_kept(inputs, encoding, columns, start=read, layerwise=False)
+    return Part(
+        ids=new_ids,
+        mask=None if part.mask is None and bool(new_mask.all()) else new_mask,
+        positions=positions if numbered else None,
+        columns=columns,
+        rest=rest,
+        after=after,
+    )
+
+
+def _full_chat(known: CachedPrompt, part: Part) -> dict[str, Any]:
+    """Return the inputs of the full chat, of which a cache holds the old part."""
+    read = known.ids.shape[1]
+    width = part.ids.shape[1]
+    chat: dict[str, Any] = {}
+    for name, x in part.rest.items():
+        if name in NOT_OF_CHAT:
+            continue
+        if runs_along(known, name, x, width, old=False):
+            x = F.pad(x, (read, 0), value=FILL.get(name, 0))  # (…, B, C + q)
+        chat[name] = x
+    chat["input_ids"] = torch.cat([known.ids.to(part.ids), part.ids], dim=1)  # (B, C + q)
+    return chat
+
+
+def _encoded(
+    pruner: "Pruner",
+    model: PreTrainedModel,
+    chat: dict[str, Any],
+    mask: Tensor,
+    new_images_mask: Tensor,
+    read: int,
+) -> tuple[Encoding, dict[str, Any]]:
+    """Return the new images of a chat, and inputs that hold no others.
+
+    The pixels are those of the new images alone or, else, of all: then the tower reads the old ones
+    once more.
+    """
+    new = chat | {"attention_mask": new_images_mask}
+    try:
+        return pruner.encode(model, new), new
+    except ValueError as error:
+        try:
+            encoding = pruner.encode(model, chat | {"attention_mask": mask})
+        except ValueError:
+            raise error from None
+
+    # leave out the old ones
+    images = [i for i, span in enumerate(encoding.spans) if int(span.positions[0]) >= read]
+    for name in encoding.consumed:
+        if isinstance(new[name], Tensor) and len(new[name]) == len(encoding.spans):
+            new[name] = new[name][images]
+    return pruner.reask(model, new, encoding, images), new
+
+
+def _original_positions(
+    pruner: "Pruner", encoding: Encoding, mask: Tensor, read: int
+) -> Tensor | None:
+    """Return the positions (…, B, L) that tokens keep, counted from where the new part begins.
+
+    None: they don't keep them.
+    """
+    if encoding.positions is None and pruner.positions != "original":
+        return None
+    full = mask.cumsum(1) - 1 if encoding.positions is None else encoding.positions
+    old = mask[:, :read].sum(1, keepdim=True)  # (B, 1)
+    return full - old
+
+
+def _picked(x: Tensor, order: Tensor) -> Tensor:
+    """Return the entries (…, B, q') of some columns (B, q') of (…, B, L')."""
+    return x.gather(-1, order.expand(*x.shape[:-2], *order.shape))
