@@ -14,10 +14,11 @@ from drawings import explained_inputs
 from tables import ACCURACY, budgets, holds, left_out, measured, percent, table
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from adafv.core.config import PruneConfig
 from adafv.core.layerwise import LayerPruner
 from adafv.core.pruner import Pruner
 from adafv.evaluation import report
-from adafv.integrations.vllm.options import PruneConfig
+from adafv.integrations.vllm.options import VLLMOptions
 from adafv.methods import CLASSES, NoPruning, method
 
 FIDELITY = Path(__file__).with_name("fidelity.json")
@@ -220,7 +221,7 @@ def failures(cls: type[Pruner]) -> str:
             "projector refuse."
         )
     try:
-        PruneConfig(method=cls.name, keep=0.1).check()
+        VLLMOptions(PruneConfig(cls.name, keep=0.1)).check()
     except ValueError as error:
         said.append(f"Not served: {error}.")
     return f"**When it fails.** {' '.join(said)}" if said else ""

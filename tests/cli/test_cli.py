@@ -26,7 +26,7 @@ import adafv
 from adafv import METHODS
 from adafv.cli import main
 from adafv.cli.listing import PROVEN, listed_methods
-from adafv.core.spec import share_of
+from adafv.core.config import share_of
 from adafv.evaluation.merge import merged_meta
 from adafv.evaluation.report import COLUMNS
 from adafv.families import IMPOSSIBLE, UNPROVEN, record

@@ -9,6 +9,7 @@ import torch
 from zoo.families import ask, show, tiny
 
 from adafv import METHODS, method
+from adafv.core.config import PruneConfig
 from adafv.families.crop_layout import join, raster
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.meta_model import MetaModel
@@ -18,7 +19,7 @@ from adafv.integrations.vllm.mrope import (
     mrope_positions,
     with_coordinates,
 )
-from adafv.integrations.vllm.options import PruneConfig, PruneSpec, settings
+from adafv.integrations.vllm.options import PruneSpec, VLLMOptions, settings
 from adafv.integrations.vllm.select import select
 
 SERVED = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl")
@@ -58,24 +59,48 @@ class Config:
     ("request_", "server", "expected"),
     [
         ({}, {}, None),
-        ({"adafv_keep": 0.25}, {}, PruneConfig(keep=0.25)),
-        ({}, {"adafv_keep": 0.1, "adafv_method": "adafv+"}, PruneConfig("adafv+", 0.1)),
+        ({"adafv_keep": 0.25}, {}, VLLMOptions(PruneConfig(keep=0.25))),
+        (
+            {},
+            {"adafv_keep": 0.1, "adafv_method": "adafv+"},
+            VLLMOptions(PruneConfig("adafv+", 0.1)),
+        ),
         (
             {"adafv_tokens": 9},
             {"adafv_keep": 0.1, "adafv_pin": "first"},
-            PruneConfig(tokens=9, pin="first"),
+            VLLMOptions(PruneConfig(tokens=9), "first"),
         ),
-        ({"adafv_method": "t2i"}, {"adafv_keep": 0.1}, PruneConfig("t2i", 0.1)),
-        ({"adafv_method": "none"}, {}, PruneConfig("none", 1.0)),
+        ({"adafv_method": "t2i"}, {"adafv_keep": 0.1}, VLLMOptions(PruneConfig("t2i", 0.1))),
+        ({"adafv_method": "none"}, {}, VLLMOptions(PruneConfig("none", 1.0))),
         (
             {"adafv_method": "adafv:top=3:skip=template", "adafv_keep": 1},
             {},
-            PruneConfig("adafv:top=3:skip=template", 1),
+            VLLMOptions(PruneConfig("adafv", 1, options={"top": 3, "skip": "template"})),
+        ),
+        (
+            {"adafv_method": "t2i", "adafv_pin": "none"},
+            {"adafv_method": "adafv:reserve=0.5:keep=10%"},
+            VLLMOptions(PruneConfig("t2i", 0.1), "none"),
         ),
     ],
 )
 def test_a_request_goes_before_the_server(request_, server, expected):
-    assert PruneConfig.of(request_, server) == expected
+    """A method takes its options along, a budget the other's place."""
+    options = VLLMOptions.of_request(request_).request(VLLMOptions.of_server(server))
+    assert options == expected
+    if options is not None:
+        assert VLLMOptions.of_request(options.to_dict()) == options
+
+
+def test_the_text_that_an_image_is_asked_about():
+    """A method's own option counts on vLLM, too, and `adafv_pin` is another name for it."""
+    for given, expected in (
+        ({}, "turn"),
+        ({"adafv_pin": "first"}, "turn"),
+        ({"adafv_pin": "none"}, "chat"),
+        ({"adafv_method": "adafv:question=chat"}, "chat"),
+    ):
+        assert VLLMOptions.of_request(given).question == expected
 
 
 @pytest.mark.parametrize(
@@ -83,15 +108,15 @@ def test_a_request_goes_before_the_server(request_, server, expected):
     [
         ({"adafv_keep": 0}, "keep=0 is not a share"),
         ({"adafv_keep": 1.5}, "keep=1.5 is not a share"),
-        ({"adafv_keep": float("nan")}, "keep=nan is not a share"),
-        ({"adafv_keep": "0.1"}, "adafv_keep='0.1' is not a number"),
-        ({"adafv_keep": True}, "adafv_keep=True is not a number"),
+        ({"adafv_keep": float("nan")}, "keep=nan is not a number"),
+        ({"adafv_keep": "0.1"}, "keep='0.1' is not a number"),
+        ({"adafv_keep": True}, "keep=True is not a number"),
         ({"adafv_keep": [0.1]}, "is not a number"),
         ({"adafv_tokens": 0}, "tokens=0 is not a number of visual tokens"),
         ({"adafv_keep": 0.1, "adafv_tokens": 9}, "both are given"),
         ({"adafv_method": "adafv"}, "neither is given"),
         ({"adafv_keep": 0.1, "adafv_method": "adafw"}, "did you mean 'adafv'"),
-        ({"adafv_keep": 0.1, "adafv_method": 7}, "adafv_method=7 is not text"),
+        ({"adafv_keep": 0.1, "adafv_method": 7}, "method=7 is not text"),
         ({"adafv_keep": 0.1, "adafv_method": "fastv"}, "between the layers"),
         ({"adafv_keep": 0.1, "adafv_method": "visionzip"}, "looks at 'keys'"),
         ({"adafv_keep": 0.1, "adafv_method": "adafv_released"}, "doesn't keep to its budget"),
@@ -101,13 +126,18 @@ def test_a_request_goes_before_the_server(request_, server, expected):
         ),
         ({"adafv_keep": 0.1, "adafv_method": f"random:seed={10**23}"}, "is not a valid seed"),
         ({"adafv_keep": 0.1, "adafv_pin": "last"}, "adafv_pin='last' is unknown"),
+        (
+            {"adafv_keep": 0.1, "adafv_pin": "first", "adafv_method": "adafv:question=chat"},
+            "leave one of them out",
+        ),
+        ({"adafv_keep": 0.1, "adafv_method": "adafv:skip=words"}, "not a list of token ids"),
         ({"adafv_kep": 0.1}, "adafv_kep is no option of a request"),
         ({"adafv_cache_mb": 1}, "adafv_cache_mb is no option of a request"),
     ],
 )
 def test_a_bad_request_gets_a_sentence(given, sentence):
     with pytest.raises(ValueError, match=sentence.replace("(", r"\(")):
-        PruneConfig.of(given, {})
+        VLLMOptions.of_request(given).request(VLLMOptions())
 
 
 def test_the_servers_options_are_found_again_and_out_of_the_processors_way():
@@ -115,7 +145,8 @@ def test_the_servers_options_are_found_again_and_out_of_the_processors_way():
     twice.
     """
     config = Config({"adafv_keep": 0.1, "min_pixels": 64}, {"method": "adafv+", "keep": 0.5})
-    assert settings(config) == settings(config) == {"adafv_keep": 0.1, "adafv_method": "adafv+"}
+    expected = VLLMOptions(PruneConfig("adafv+", 0.1))
+    assert settings(config) == settings(config) == expected
     assert config.mm_processor_kwargs == {"min_pixels": 64}
     with pytest.raises(ValueError, match="adafv_kep is no option of a server"):
         settings(Config({"adafv_kep": 1}))
@@ -147,7 +178,7 @@ def test_the_methods_on_vllm():
     done = []
     for name in METHODS:
         try:
-            PruneConfig.of({"adafv_method": name, "adafv_keep": 0.3}, {})
+            VLLMOptions(PruneConfig(name, 0.3)).check()
         except ValueError as error:
             assert name in str(error)
         else:

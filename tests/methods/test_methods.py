@@ -376,7 +376,7 @@ def test_from_spec_is_method_with_options():
         ("adafv:top", "option=value"),
         ("adafv:top=", "option=value"),
         ("adafv:", "option=value"),
-        ("adafv:top=1.5", "a number such as 1"),
+        ("adafv:top=1.5", "is not an integer"),
         ("adafv:top=0", "too few"),
         ("adafv:center=1", "true or false"),
         ("adafv:crops=some", "'global', 'each'"),

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 import adafv
 from adafv import METHODS, AdaFV, Pruner, from_pretrained, method, save_pretrained
 from adafv.cli import main
-from adafv.integrations.vllm.options import PruneConfig, options_in
+from adafv.integrations.vllm.options import VLLMOptions
 from adafv.integrations.vllm.options import settings as server_settings
+from adafv.methods import from_config
 from adafv.models.saved import FILE, options_of
 from tests.cli.test_serve import options, serve  # noqa: F401 (a fixture)
 from tests.integrations.test_vllm_parts import Config
@@ -136,7 +137,8 @@ def test_what_nobody_could_load_is_not_saved(tmp_path):
         ('{"keep": 0.1, "center": "yes"}', "center='yes' is not true or false"),
         ('{"keep": 0.1, "crops": "some"}', "crops='some' is unknown"),
         ('{"keep": 0.1, "crops": 1}', "crops=1 is not text"),
-        ('{"keep": 0.1, "skip": "template"}', "skip='template' is not a list of token ids"),
+        ('{"keep": 0.1, "skip": "template"}', "write them out as a list"),
+        ('{"keep": 0.1, "skip": "words"}', "skip='words' is not a list of token ids"),
         ('{"keep": 0.1, "skip": [1.5]}', "is not a list of token ids"),
         ('{"method": "adafv:skip=template", "keep": 0.1}', "write them out as a list"),
         ('{"keep": 0.1, "query": "what"}', "query belongs to a question"),
@@ -185,32 +187,28 @@ def test_a_server_reads_the_same(pruner):
     saved = {"method": pruner.name, **options_of(pruner)}
     if pruner.skip:
         with pytest.raises(ValueError, match="skip"):
-            options_in(saved)
+            VLLMOptions.of_folder(saved)
         return
-    found = options_in(saved)
-    assert found.keys() <= {"adafv_method", "adafv_keep", "adafv_tokens"}
-    again = adafv.methods.from_spec(
-        found.pop("adafv_method"), **{n.removeprefix("adafv_"): v for n, v in found.items()}
-    )
-    assert again == replace(pruner, strict=False)
+    for found in (VLLMOptions.of_folder(saved), VLLMOptions.of_pruner(pruner)):
+        options = found.to_dict()
+        assert options.keys() <= {"adafv_method", "adafv_keep", "adafv_tokens"}
+        again = adafv.methods.from_config(VLLMOptions.of_request(options).config)
+        assert again == replace(pruner, strict=False)
 
 
 def test_vllm_takes_it_from_the_folder(tmp_path):
     """Asked twice, as vLLM does; a flag goes before, and one budget before the other."""
     save_pretrained(AdaFV(keep=0.2, reserve=0.5), tmp_path)
-    expected = {"adafv_method": "adafv:reserve=0.5", "adafv_keep": 0.2}
     config = Config(None, model=str(tmp_path))
-    assert server_settings(config) == server_settings(config) == expected
-    assert PruneConfig.of({}, expected) == PruneConfig("adafv:reserve=0.5", 0.2)
+    for server in (server_settings(config), server_settings(config)):
+        assert server.to_dict() == {"adafv_method": "adafv:reserve=0.5", "adafv_keep": 0.2}
+        assert from_config(server.config) == AdaFV(keep=0.2, reserve=0.5)
     config = Config({"adafv_tokens": 9}, model=str(tmp_path))
-    assert (
-        server_settings(config)
-        == server_settings(config)
-        == {"adafv_method": "adafv:reserve=0.5", "adafv_tokens": 9}
-    )
-    (tmp_path / FILE).write_text('{"kep": 0.1}')
-    with pytest.raises(ValueError, match="adafv_kep is no option of a server"):
-        server_settings(Config(None, model=str(tmp_path)))
+    for server in (server_settings(config), server_settings(config)):
+        assert server.to_dict() == {"adafv_method": "adafv:reserve=0.5", "adafv_tokens": 9}
+    (tmp_path / FILE).write_text('{"kep": 0.1, "keep": 0.1}')
+    with pytest.raises(ValueError, match=r"kep=0\.1 is no option of adafv"):
+        VLLMOptions().request(server_settings(Config(None, model=str(tmp_path))))
 
 
 @pytest.fixture(scope="module")

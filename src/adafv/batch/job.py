@@ -14,9 +14,9 @@ from tqdm import tqdm
 from adafv import __version__
 from adafv.batch.engine import Engine, Request, Response, failed
 from adafv.batch.jsonl import Line, Results, read_lines
+from adafv.core.config import PruneConfig
 from adafv.core.pruner import Pruner
-from adafv.core.spec import without_budget
-from adafv.methods import from_spec
+from adafv.methods import from_config
 from adafv.models.boilerplate import boilerplate
 from adafv.models.prompting import check_question
 from adafv.models.saved import options_of
@@ -245,12 +245,12 @@ class _Pruners:
         """Return a pruner with a line's own method or budget."""
         if method is None:
             return replace(self.default, keep=keep, tokens=tokens)
-        # a method without a budget has the job's; `none` needs none
         # a budget may be part of the name, as in "adafv:keep=0.2"
-        spec, own = without_budget(method)
-        if not own and keep is None and tokens is None and spec.partition(":")[0] != "none":
-            keep, tokens = self.default.keep, self.default.tokens
-        return from_spec(method, self._template, keep=keep, tokens=tokens)
+        config = PruneConfig.from_dict({"method": method, "keep": keep, "tokens": tokens})
+        # a method without one has the job's; `none` needs none
+        if config.method != "none":
+            config = config.over(self.default.config)
+        return from_config(config, self._template)
 
     def _template(self) -> frozenset[int]:
         """Return the ids that `skip=template` stands for."""

@@ -18,11 +18,10 @@ from adafv.core.inputs import placeholders
 from adafv.core.pruner import Pruner
 from adafv.integrations.vllm import ARCHITECTURES, FOLLOWS
 from adafv.integrations.vllm.meta_model import MetaModel
-from adafv.integrations.vllm.options import PruneConfig, options_in
+from adafv.integrations.vllm.options import VLLMOptions
 from adafv.models.load import from_files, source_of
 from adafv.models.processors import processor_class
 from adafv.models.prompting import prompt_for, tokenizer_options
-from adafv.models.saved import options_of
 from adafv.utils.checks import checked
 
 __all__ = ["Requests", "engine_options", "fingerprint", "needs", "prepare"]
@@ -71,7 +70,7 @@ class Requests:
                 "pass --engine hf"
             )
         try:
-            PruneConfig.of(_options(pruner), {})
+            VLLMOptions.of_pruner(pruner).check()
         except ValueError as error:
             raise ValueError(f"{error}: pass --engine hf, or another method") from None
 
@@ -85,7 +84,7 @@ class Requests:
 
     def options(self, pruner: Pruner) -> dict[str, Any]:
         """Return the mm_processor_kwargs of a pruner."""
-        return _options(pruner)
+        return VLLMOptions.of_pruner(pruner).to_dict()
 
     def sampling(self, max_new_tokens: int) -> dict[str, Any]:
         """Return the parameters of a greedy answer, such as transformers gives."""
@@ -192,10 +191,3 @@ def prepare() -> dict[str, str]:
     for name, value in ENVIRONMENT.items():
         environment[name] = os.environ.setdefault(name, value)
     return environment
-
-
-def _options(pruner: Pruner) -> dict[str, Any]:
-    """Return a pruner as options of a request."""
-    if pruner.query is not None:
-        raise ValueError("query of a pruner cannot be handed to vLLM")
-    return options_in({"method": pruner.name, **options_of(pruner)})

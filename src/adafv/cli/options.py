@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adafv.core.spec import share_of, without_budget
+from adafv.core.config import DEFAULT_METHOD, PruneConfig, share_of
 from adafv.models.hub import check_available
 
 if TYPE_CHECKING:
@@ -143,31 +143,29 @@ def pruner_of(
     Raises:
         ValueError: an unknown method, or a budget that is not valid.
     """
-    from adafv.methods import from_spec
+    from adafv.methods import from_config
     from adafv.models.boilerplate import boilerplate
-    from adafv.models.saved import DEFAULT_METHOD, carried
+    from adafv.models.saved import carried
 
+    share = None if keep is None else share_in(keep)
     # the budget on the command line: options of their own, or part of the method's name
-    wanted = DEFAULT_METHOD if name is None else name
-    spec, own = without_budget(wanted)
-    dense = spec.partition(":")[0] == "none"
-    budget: dict[str, Any] = {"keep": None if keep is None else share_in(keep), "tokens": tokens}
-    given = any(value is not None for value in (*budget.values(), *own.values()))
+    config = PruneConfig.from_spec(DEFAULT_METHOD if name is None else name)
+    dense = config.method == "none"
     if dense and tokens is not None:
         raise ValueError("--tokens with method 'none', which keeps every token: leave it out")
+    for option, value in (("keep", share), ("tokens", tokens)):
+        if value is not None:
+            config = config.given({option: value})
 
     # else that of the model's folder, or the default
     saved = carried(model) if model is not None else None
-    if not given and not dense:
-        if saved is None:
-            budget = {"keep": DEFAULT_KEEP}
-        else:
-            budget = {"keep": saved.keep, "tokens": saved.tokens}
+    if not config.budget and not dense:
+        config = config.over(PruneConfig(keep=DEFAULT_KEEP) if saved is None else saved.config)
 
     # the folder's method has options of its own; one that is named here does not get them
     if saved is not None and name is None:
-        return replace(saved, **budget)
-    return from_spec(wanted, lambda: () if processor is None else boilerplate(processor), **budget)
+        return replace(saved, keep=config.keep, tokens=config.tokens)
+    return from_config(config, lambda: () if processor is None else boilerplate(processor))
 
 
 def names_in(text: str) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -26,7 +27,6 @@ VARIABLES = {
 IMAGES = {"backend": "pil"}  # prepared as everywhere in this library
 # Flags of vLLM's that we set, or whose options are ours too.
 OPTIONS = "--mm-processor-kwargs"
-DEFAULTS = {"adafv_method": "adafv", "adafv_pin": "first"}
 LIMIT = "--limit-mm-per-prompt"
 MAX_IMAGES = 64
 TRUST = "--trust-request-mm-kwargs"
@@ -178,8 +178,9 @@ def _options(requested: dict[str, Any], given: dict[str, Any], model: str | None
         given: what vLLM's flag was given; that goes before what the folder says.
         model: hub id or folder.
     """
+    from adafv.core.config import DEFAULT_METHOD
     from adafv.core.pruner import one_of
-    from adafv.integrations.vllm import options as plugin
+    from adafv.integrations.vllm.options import VLLMOptions
     from adafv.models.saved import read
 
     one_of("--pin", requested["pin"] or "first", "none", "first")
@@ -187,24 +188,29 @@ def _options(requested: dict[str, Any], given: dict[str, Any], model: str | None
         # refused with the same sentences as by the other commands
         keep = requested["keep"]
         pruner_of("none", None if keep is None else str(keep), requested["tokens"])
-    ours = {f"adafv_{name}": value for name, value in requested.items() if value is not None}
-    options = plugin.over(plugin.with_budget(given), plugin.with_budget(ours))
-    carried = plugin.with_budget(plugin.options_in(read(model) if model else {}))
+    carried = VLLMOptions.of_folder(read(model) if model else {})
+    options = VLLMOptions.of_folder(requested).over(VLLMOptions.of_server(given))
 
     # a budget, where neither the command line nor the folder has one
-    dense = options.get("adafv_method") == "none"
-    known = {*options} if dense else {*options, *carried}
-    if not known & {*plugin.BUDGETS}:
-        options["adafv_keep"] = 1.0 if dense else DEFAULT_KEEP
-    for name, value in DEFAULTS.items():
-        if name not in carried:
-            options.setdefault(name, value)
+    config = options.config
+    if config.method == "none" and not config.budget:
+        config = replace(config, keep=1.0)
+    elif not (config.budget or carried.config.budget):
+        config = replace(config, keep=DEFAULT_KEEP)
+    if config.method is None and carried.config.method is None:
+        config = replace(config, method=DEFAULT_METHOD)
+    options = replace(options, config=config)
+    both = options.over(carried)
+    if both.pin is None and "question" not in both.config.options:
+        options = replace(options, pin="first")
 
     # check them as the server would check a request
-    both = plugin.over(carried, options)
-    request = {name: value for name, value in both.items() if name not in plugin.SERVER}
-    plugin.PruneConfig.of(request, both)
-    return options
+    options.over(carried).check()
+    others = {}
+    for name, value in given.items():
+        if not name.startswith("adafv"):
+            others[name] = value
+    return {**others, **options.to_dict()}
 
 
 def _checked(model: str | None) -> str:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from adafv.core.attached.context import attached
 from adafv.core.chat_template import Tokenizer
+from adafv.core.config import PruneConfig
 from adafv.core.crop_batch import join_crops, split_crops
 from adafv.core.encode import encode, reask
 from adafv.core.evidence import Evidence
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Pruner", "ScoringPruner", "Selection"]
 
-NOT_IN_SPEC = ("keep", "tokens", "query", "tokenizer", "skip")
-"""Options that no spec names: the budget stands apart, the others belong to a prompt."""
+# The budget stands apart, the others belong to a prompt.
+NOT_AN_OPTION = ("keep", "tokens", "query", "tokenizer", "skip")
 
 
 @dataclass(kw_only=True)
@@ -137,22 +138,28 @@ class Pruner(ABC):
         return ids
 
     @property
+    def config(self) -> PruneConfig:
+        """Return the method, its options where they differ from the defaults, and the budget.
+
+        `adafv.methods.from_config` reads it. Query and tokenizer belong to a prompt, and are not
+        among them.
+        """
+        options: dict[str, Any] = {}
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name not in NOT_AN_OPTION and value != option.default:
+                options[option.name] = value
+        if self.skip:
+            options["skip"] = sorted(self.skip)
+        return PruneConfig(self.name, self.keep, self.tokens, options)
+
+    @property
     def spec(self) -> str:
         """Return the method without its budget: "adafv", or "adafv:reserve=0.5".
 
-        `adafv.methods.from_spec` reads it. Options that are plain text or numbers alone; query,
-        tokenizer and skip are not among them.
+        `adafv.methods.from_spec` reads it.
         """
-        parts = [self.name]
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if option.name in NOT_IN_SPEC or value == option.default:
-                continue
-            if isinstance(value, bool):
-                parts.append(f"{option.name}={str(value).lower()}")
-            elif isinstance(value, int | float | str):
-                parts.append(f"{option.name}={value}")
-        return ":".join(parts)
+        return self.config.spec
 
     def budget(self, count: int) -> int:
         """Return K for an image of `count` visual tokens."""

@@ -2,12 +2,11 @@
 
 import difflib
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
-from adafv.core.option_types import reader_of
+from adafv.core.config import DEFAULT_METHOD, PruneConfig, fits, wanted
 from adafv.core.pruner import Pruner
-from adafv.core.spec import without_budget
 from adafv.methods.adafv import AdaFV
 from adafv.methods.adafv_plus import AdaFVPlus
 from adafv.methods.adafv_released import AdaFVReleased
@@ -60,8 +59,10 @@ __all__ = [
     "Uniform",
     "VisPruner",
     "VisionZip",
+    "from_config",
     "from_spec",
     "method",
+    "without_defaults",
 ]
 
 CLASSES: tuple[type[Pruner], ...] = (
@@ -116,65 +117,68 @@ def method(name: str, **options: Any) -> Pruner:
 
 
 @checked
+def from_config(
+    config: PruneConfig, template: Callable[[], Iterable[int]] = tuple, **options: Any
+) -> Pruner:
+    """Make the pruner that a configuration describes.
+
+    Args:
+        config: what is not given there has the method's defaults, and the method is AdaFV.
+        template: gives the token ids that `skip=template` stands for, see
+            `adafv.models.boilerplate.boilerplate`.
+        options: of the method, beside those of the configuration.
+
+    Raises:
+        ValueError: see `method`; an option with a value that is not of its type, or given twice.
+    """
+    name = DEFAULT_METHOD if config.method is None else config.method
+    # an unknown name is for `method` to refuse
+    known = {field.name: field.type for field in fields(METHODS[name])} if name in METHODS else {}
+    read = dict(config.options)
+    if read.get("skip") == "template":
+        read["skip"] = tuple(template())
+    for option, value in read.items():
+        if option in ("query", "tokenizer"):
+            raise ValueError(f"{option} belongs to a question: leave it out, or set it in Python")
+        # a text where a method would calculate fails only later, in the depths
+        if option in known and not fits(value, known[option]):
+            raise ValueError(
+                f"{option}={value!r} is not {wanted(known[option])}, which {name} takes there"
+            )
+
+    whole = replace(config, options=read).given(options)
+    return method(name, **whole.options, **whole.budget)
+
+
+@checked
+def without_defaults(config: PruneConfig) -> PruneConfig:
+    """Return a configuration without the options that say what the method does anyway."""
+    defaults = {}
+    cls = METHODS.get(DEFAULT_METHOD if config.method is None else config.method)
+    for field in fields(cls) if cls else ():
+        defaults[field.name] = field.default
+    options = {}
+    for name, value in config.options.items():
+        # an unknown option is for `method` to refuse
+        if name not in defaults or value != defaults[name]:
+            options[name] = value
+    return replace(config, options=options)
+
+
+@checked
 def from_spec(spec: str, template: Callable[[], Iterable[int]] = tuple, **options: Any) -> Pruner:
     """Make a pruner as lists of methods write it: `from_spec("adafv:reserve=0.5", keep=0.1)`.
 
     Args:
-        spec: a name, then any number of `:option=value`, the budget among them if it has one of its
-            own.
-        template: gives the token ids that `skip=template` stands for, see
-            `adafv.models.boilerplate.boilerplate`.
-        options: of the method, beside those of the spec.
+        spec: see `adafv.core.config.PruneConfig.from_spec`.
+        template: see `from_config`.
+        options: of the method, beside those of the spec; None: not given.
 
     Raises:
-        ValueError: see `method`; an option without a value, twice, or with a value that is not of
-            its type.
+        ValueError: see `from_config`; an option without a value.
     """
-    # the budget may stand in the spec or beside it, not in both
-    spec, budget = without_budget(spec)
-    given = {option: value for option, value in options.items() if value is not None}
-    for option, value in budget.items():
-        if option in given:
-            raise ValueError(
-                f"{option}={value!r} of {spec!r} is given already: leave one of the two out"
-            )
-    options = {**given, **budget}
-
-    # name:option=value:option=value
-    name, *parts = spec.split(":")
-    for part in parts:
-        option, equals, value = part.partition("=")
-        if not (option and equals and value):
-            raise ValueError(
-                f"{part!r} in {spec!r} is no option: write option=value, e.g. adafv:reserve=0.5"
-            )
-        if option in options:
-            raise ValueError(f"{option} of {spec!r} is given already: leave one of the two out")
-        options[option] = _value(name, option, value, template)
-    return method(name, **options)
-
-
-def _value(name: str, option: str, value: str, template: Callable[[], Iterable[int]]) -> Any:
-    """Read an option of a method from text, as the type of its field."""
-    if option == "skip":
-        if value != "template":
-            raise ValueError(f"skip={value!r} is unknown in a list of methods: pass skip=template")
-        return template()
-
-    # an unknown name or option is for `method` to refuse
-    known = {field.name: field for field in fields(METHODS[name])} if name in METHODS else {}
-    if option not in known:
-        return value
-
-    field = known[option]
-    read = reader_of(field.type)
-    if read is None:
-        raise ValueError(
-            f"{option}={value!r} cannot be given in a list of methods: set it in Python"
-        )
-    try:
-        return read(value)
-    except (KeyError, ValueError):
-        example = 1 if field.default is None else field.default
-        kind = "true or false" if field.type is bool else f"a number such as {example}"
-        raise ValueError(f"{option}={value!r} of {name} is not valid: pass {kind}") from None
+    given = {}
+    for option, value in options.items():
+        if value is not None:
+            given[option] = value
+    return from_config(PruneConfig.from_spec(spec), template, **given)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from adafv import __version__
-from adafv.core.option_types import fits, wanted
+from adafv.core.config import PruneConfig
 from adafv.core.pruner import Pruner
-from adafv.methods import METHODS, from_spec
+from adafv.methods import METHODS, from_config
 from adafv.utils.checks import checked
 from adafv.utils.files import writable_folder, write_text
 
@@ -18,7 +18,6 @@ __all__ = ["BLOCK", "FILE", "carried", "from_pretrained", "options_of", "read", 
 FILE = "adafv.json"
 CONFIG = "config.json"
 BLOCK = "adafv"  # the key in a model's configuration
-DEFAULT_METHOD = "adafv"
 # what a model folder may also say to a server, see `adafv.integrations.vllm.options`
 SERVER = ("pin", "cache_mb", "only")
 _QUESTION = ("query", "tokenizer")  # options that belong to a prompt, not to a model
@@ -164,36 +163,14 @@ def _object(path: Path, remedy: str) -> dict[str, Any]:
 
 def _pruner(found: Mapping[str, Any], path: Path) -> Pruner:
     """Make the pruner that a file describes; errors name the file."""
-    options = {}
+    described = {}
     for name, value in found.items():
-        if name not in ("method", "version", *SERVER):
-            options[name] = value
-    spec = found.get("method", DEFAULT_METHOD)
+        if name not in ("version", *SERVER):
+            described[name] = value
     try:
-        if not isinstance(spec, str):
-            raise ValueError(
-                f"method={spec!r} is not text: write the name of a method, e.g. {DEFAULT_METHOD!r}"
-            )
-        if cls := METHODS.get(spec.partition(":")[0]):
-            _check(cls, options)
-        return from_spec(spec, _template, **options)
+        return from_config(PruneConfig.from_dict(described), _template)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def _check(cls: type[Pruner], options: Mapping[str, Any]) -> None:
-    """Raise a `ValueError` for a value of another type than its option's.
-
-    A text where a method would calculate fails only later, in the depths.
-    """
-    for name in _QUESTION:
-        if name in options:
-            raise ValueError(f"{name} belongs to a question, not to a model: leave it out")
-    for field in fields(cls):
-        if field.name in options and not fits(options[field.name], field.type):
-            raise ValueError(
-                f"{field.name}={options[field.name]!r} is not {wanted(field.type)}: write one"
-            )
 
 
 def _template() -> NoReturn:

@@ -3,133 +3,189 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
+from adafv.core.config import PruneConfig, fits
 from adafv.core.layerwise import LayerPruner
+from adafv.core.prompt import Question
 from adafv.core.pruner import Pruner, one_of
 from adafv.core.signals import SALIENCY
-from adafv.core.spec import without_budget
-from adafv.methods import METHODS, NoPruning, from_spec
-from adafv.models.saved import BLOCK, DEFAULT_METHOD, read
+from adafv.methods import from_spec, without_defaults
+from adafv.models.saved import BLOCK, read
 
-__all__ = [
-    "FIELD",
-    "OPTIONS",
-    "PruneConfig",
-    "PruneSpec",
-    "options_in",
-    "over",
-    "pruner_of",
-    "settings",
-    "with_budget",
-]
+__all__ = ["FIELD", "PruneSpec", "VLLMOptions", "pruner_of", "settings"]
 
 FIELD = "adafv"  # under which a spec travels with its image's pixels
-# Options that a request may have, and those that a server may have besides.
-OPTIONS = ("adafv_keep", "adafv_tokens", "adafv_method", "adafv_pin")
-SERVER = ("adafv_cache_mb", "adafv_only")
-BUDGETS = ("adafv_keep", "adafv_tokens")
+PREFIX = "adafv_"
+OF_PRUNER = ("method", "keep", "tokens")
+OF_REQUEST = (*OF_PRUNER, "pin")
+OF_SERVER = (*OF_REQUEST, "cache_mb", "only")
 
 
 @dataclass(frozen=True)
-class PruneConfig:
-    """A method at a budget, for all images of a prompt.
+class VLLMOptions:
+    """A configuration, and what a request or a server on vLLM may say besides.
 
     Attributes:
-        method: as lists of methods write it, e.g. "adafv+" or "adafv:reserve=0.5"; see
-            `adafv.methods.from_spec`.
-        keep, tokens: the budget, one of the two; see `adafv.Pruner`.
+        config: method, options and budget, for all images of a prompt.
         pin: "first": an image is asked about by the user's text tokens of its turn, as in the
             library; the selection is the same for the complete chat, and so is its prefix cache.
-            "none": by those of later turns, too, so that each turn of a chat selects anew.
+            "none": by those of later turns, too, so that each turn of a chat selects anew. None:
+            as the method's `question` says.
+        cache_mb: of a server, the memory for encoded images.
+        only: of a server, whether requests may have no other options of the processor.
     """
 
-    method: str = DEFAULT_METHOD
-    keep: float | None = None
-    tokens: int | None = None
-    pin: Literal["none", "first"] = "first"
+    config: PruneConfig = field(default_factory=PruneConfig)
+    pin: Literal["none", "first"] | None = None
+    cache_mb: float | None = None
+    only: bool | None = None
 
     @classmethod
-    def of(cls, request: Mapping[str, Any], server: Mapping[str, Any]) -> "PruneConfig | None":
-        """Return what a request asks for, on a server with defaults of its own.
+    def of_request(cls, options: Mapping[str, Any]) -> Self:
+        """Read the options that begin with `adafv_`, those of a request.
+
+        Raises:
+            ValueError: an unknown one, or a value that is not valid.
+        """
+        return cls._read(options, OF_REQUEST, "a request")
+
+    @classmethod
+    def of_server(cls, options: Mapping[str, Any]) -> Self:
+        """Do as `of_request`, for the options of a server."""
+        return cls._read(options, OF_SERVER, "a server")
+
+    @classmethod
+    def of_pruner(cls, pruner: Pruner) -> Self:
+        """Return the options that ask for what a pruner does.
+
+        Raises:
+            ValueError: a query of its own.
+        """
+        if pruner.query is not None:
+            raise ValueError("query of a pruner cannot be handed to vLLM")
+        return cls(_without_ids(pruner.config))
+
+    @classmethod
+    def of_folder(cls, saved: Mapping[str, Any]) -> Self:
+        """Read what a model's folder says, see `adafv.models.saved`.
+
+        Raises:
+            ValueError: text tokens that don't count (skip) as a list of ids, or a cache's size.
+        """
+        size = saved.get("cache_mb", 0)
+        if not (fits(size, float) and size >= 0):
+            raise ValueError(f"adafv_cache_mb={size!r} is no size: pass megabytes, 0 for no cache")
+
+        own = {}
+        config = {}
+        for name, value in saved.items():
+            if name in ("pin", "cache_mb", "only"):
+                own[name] = value
+            elif name != "version":
+                config[name] = value
+        return cls(_without_ids(PruneConfig.from_dict(config)), **own)
+
+    @classmethod
+    def _read(cls, options: Mapping[str, Any], known: tuple[str, ...], who: str) -> Self:
+        """Read the options that begin with `adafv_`, and refuse those that `who` cannot have."""
+        found = {}
+        for name, value in options.items():
+            if not name.startswith("adafv"):
+                continue
+            if name.removeprefix(PREFIX) not in known:
+                names = ", ".join(f"{PREFIX}{one}" for one in known)
+                raise ValueError(f"{name} is no option of {who}: pass {names}")
+            if value is not None:
+                found[name.removeprefix(PREFIX)] = value
+        return cls.of_folder(found)
+
+    def over(self, defaults: "VLLMOptions") -> Self:
+        """Return what is given here, and of what is not the defaults."""
+        return replace(
+            self,
+            config=self.config.over(defaults.config),
+            pin=self.pin or defaults.pin,
+            cache_mb=defaults.cache_mb if self.cache_mb is None else self.cache_mb,
+            only=defaults.only if self.only is None else self.only,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as `--mm-processor-kwargs` and requests have them."""
+        method = None if self.config.method is None else self.config.spec
+        values = {"method": method, **self.config.budget, "pin": self.pin}
+        values |= {"cache_mb": self.cache_mb, "only": self.only}
+        options = {}
+        for name, value in values.items():
+            if value is not None:
+                options[f"{PREFIX}{name}"] = value
+        return options
+
+    def request(self, server: "VLLMOptions") -> "VLLMOptions | None":
+        """Return what is to be done for a request, on a server with options of its own.
 
         Returns:
             None: nothing is asked for, nothing pruned.
 
         Raises:
-            ValueError: an option that no method has, or a value that is not valid.
+            ValueError: it cannot be done on vLLM.
         """
-        for name in request:
-            if name.startswith("adafv") and name not in OPTIONS:
-                raise ValueError(f"{name} is no option of a request: pass {', '.join(OPTIONS)}")
-
-        # the request goes before the server; a method's own budget stands beside it
-        requested = with_budget(_given(request))
-        defaults = with_budget(_given(server))
-        options = {}
-        for name, value in over(defaults, requested).items():
-            options[name.removeprefix("adafv_")] = value
-        if not options:
+        options = self.over(server)
+        config = options.config
+        if config.method is None and not config.budget and options.pin is None:
             return None
-
-        if options.get("method") == "none":
-            options.setdefault("keep", 1.0)
-        config = cls(**options)
-        config.check()
-        return config
+        if config.method == "none" and not config.budget:
+            options = replace(options, config=replace(config, keep=1.0))
+        options.check()
+        return options
 
     def check(self) -> None:
         """Raise a `ValueError` if this cannot be done on vLLM."""
-        one_of("adafv_pin", self.pin, "none", "first")
-        if not isinstance(self.method, str):
-            raise ValueError(
-                f"adafv_method={self.method!r} is not text: pass the name of a method, "
-                "e.g. 'adafv+'"
-            )
-        for name, value in (("adafv_keep", self.keep), ("adafv_tokens", self.tokens)):
-            # JSON's true is a number to Python
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not number:
-                raise ValueError(
-                    f"{name}={value!r} is not a number: pass adafv_keep=0.1 or adafv_tokens=144"
-                )
+        if self.pin is not None:
+            one_of("adafv_pin", self.pin, "none", "first")
 
         # the layers of the language model are vLLM's own, kernels and all
-        pruner = pruner_of(self.method, self.keep, self.tokens)
+        method = self.config.spec
+        pruner = pruner_of(method, self.config.keep, self.config.tokens)
         if isinstance(pruner, LayerPruner):
             raise ValueError(
-                f"{self.method} prunes between the layers of the language model, "
-                "which vLLM doesn't do"
+                f"{method} prunes between the layers of the language model, which vLLM doesn't do"
             )
         # of the vision tower only saliency is observed
         lacking = pruner.signals - {SALIENCY}
         if lacking:
             kind = next(iter(lacking)).kind
             raise ValueError(
-                f"{self.method} looks at {kind!r} of the vision tower, "
-                "which is not read off on vLLM"
+                f"{method} looks at {kind!r} of the vision tower, which is not read off on vLLM"
             )
         # a prompt has as many placeholders as tokens are kept, before any image is encoded
         if not pruner.exact:
             raise ValueError(
-                f"{self.method} doesn't keep to its budget, which vLLM has to know before: "
-                "pass 'adafv'"
+                f"{method} doesn't keep to its budget, which vLLM has to know before: pass 'adafv'"
             )
         for name, known in (("positions", "packed"), ("newlines", "drop")):
             if getattr(pruner, name) != known:
                 raise ValueError(
                     f"{name}={getattr(pruner, name)!r} is not done on vLLM: leave it out"
                 )
+        if self.pin is not None and "question" in self.config.options:
+            raise ValueError(
+                f"adafv_pin={self.pin!r} says what question={pruner.question!r} of {method} says: "
+                "leave one of them out"
+            )
 
     @property
-    def dense(self) -> bool:
-        """Return whether nothing is to be pruned."""
-        return self.keep == 1 or self.method == "none"
+    def question(self) -> Question:
+        """Return which text an image is asked about, see `adafv.Pruner`."""
+        if self.pin is None:
+            question: Question = self.config.options.get("question", "turn")
+            return question
+        return "turn" if self.pin == "first" else "chat"
 
 
 @dataclass(frozen=True)
@@ -138,7 +194,7 @@ class PruneSpec:
 
     Attributes:
         image: hash of the image itself.
-        method, keep, tokens: see `PruneConfig`.
+        method, keep, tokens: see `adafv.core.config.PruneConfig`; the method is a spec.
         text_ids: the question's text tokens (M,), where the method looks at them.
     """
 
@@ -184,6 +240,26 @@ class PruneSpec:
         return json.dumps(asdict(self)).encode()
 
 
+def _without_ids(config: PruneConfig) -> PruneConfig:
+    """Return a configuration that can be written as text.
+
+    Raises:
+        ValueError: it has token ids (skip).
+    """
+    options = dict(without_defaults(config).options)
+    # a prompt without an image is no error on a server
+    options.pop("strict", None)
+    # nor is an empty list
+    if not options.get("skip", True):
+        del options["skip"]
+    if isinstance(options.get("skip"), list):
+        raise ValueError(
+            "skip as a list of ids cannot be handed to vLLM: "
+            "write the method as e.g. adafv:skip=template"
+        )
+    return replace(config, options=options)
+
+
 @lru_cache(maxsize=1024)
 def pruner_of(
     method: str, keep: float | None, tokens: int | None, skip: Iterable[int] = ()
@@ -192,79 +268,7 @@ def pruner_of(
     return from_spec(method, lambda: skip, keep=keep, tokens=tokens)
 
 
-def over(defaults: Mapping[str, Any], requested: Mapping[str, Any]) -> dict[str, Any]:
-    """Return defaults overridden by what is requested, and one budget by another."""
-    options = dict(defaults)
-    # a requested number of tokens goes before a default share, and the other way round
-    if requested.keys() & {*BUDGETS}:
-        for budget in BUDGETS:
-            options.pop(budget, None)
-    return options | dict(requested)
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a request among others, without those that are None."""
-    return {name: options[name] for name in OPTIONS if options.get(name) is not None}
-
-
-def options_in(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a pruner saved as JSON (see `adafv.models.saved`) as options of a server or request.
-
-    Options of its method go into the method's name, as lists of methods write them. Names that no
-    method has are left for others to refuse.
-
-    Raises:
-        ValueError: text tokens that don't count (skip) as a list of ids.
-    """
-    rest = {}
-    for name, value in saved.items():
-        if name not in ("version", "strict") and value is not None:
-            rest[name] = value
-    method = rest.pop("method", None)
-
-    # the method's own options, and what they are where nothing is said
-    cls = METHODS.get(str(method or DEFAULT_METHOD).partition(":")[0], NoPruning)
-    own = {}
-    default = {}
-    for field in fields(cls):
-        if f"adafv_{field.name}" in BUDGETS:
-            continue
-        default[field.name] = field.default
-        if field.name in rest:
-            own[field.name] = rest.pop(field.name)
-    if own.pop("skip", ()):
-        raise ValueError(
-            "skip as a list of ids cannot be handed to vLLM: "
-            "write the method as e.g. adafv:skip=template"
-        )
-
-    # write them behind the method's name: adafv:reserve=0.5
-    for name, value in sorted(own.items()):
-        if value != default[name]:
-            method = f"{method or DEFAULT_METHOD}:{name}={_word(value)}"
-    if method is not None:
-        rest["method"] = method
-    return {f"adafv_{name}": value for name, value in rest.items()}
-
-
-def with_budget(options: dict[str, Any]) -> dict[str, Any]:
-    """Move a budget out of a method's name: "adafv:keep=0.2" becomes "adafv" and a keep of 0.2."""
-    if not isinstance(options.get("adafv_method"), str):
-        return options
-    method, budget = without_budget(options["adafv_method"])
-    for name, value in budget.items():
-        if f"adafv_{name}" in options:
-            raise ValueError(
-                f"{name}={value} of {options['adafv_method']!r} is given already: "
-                "leave one of them out"
-            )
-    moved = {**options, "adafv_method": method}
-    for name, value in budget.items():
-        moved[f"adafv_{name}"] = value
-    return moved
-
-
-def settings(model_config: Any) -> dict[str, Any]:
+def settings(model_config: Any) -> VLLMOptions:
     """Return the server's own options.
 
     They come from `--mm-processor-kwargs`, or from what the model's folder says (see
@@ -280,7 +284,7 @@ def settings(model_config: Any) -> dict[str, Any]:
     ours = {}
     rest = {}
     for name, value in (multimodal.mm_processor_kwargs or {}).items():
-        if name.startswith("adafv"):
+        if name.startswith(FIELD):
             ours[name] = value
         else:
             rest[name] = value
@@ -289,20 +293,9 @@ def settings(model_config: Any) -> dict[str, Any]:
 
     # what the folder says, first in config.json, where a former call has left the options too
     block = getattr(config, BLOCK, None)
-    saved = options_in(read(model_config.model) if block is None else block)
-    options = over(with_budget(saved), with_budget(ours))
-    config.adafv = {name.removeprefix("adafv_"): value for name, value in options.items()}
-
-    known = (*OPTIONS, *SERVER)
-    for name in options:
-        if name not in known:
-            raise ValueError(f"{name} is no option of a server: pass {', '.join(known)}")
-    size = options.get("adafv_cache_mb", 0)
-    if isinstance(size, bool) or not isinstance(size, int | float) or size < 0:
-        raise ValueError(f"adafv_cache_mb={size!r} is no size: pass megabytes, 0 for no cache")
+    saved = VLLMOptions.of_folder(read(model_config.model) if block is None else block)
+    options = VLLMOptions.of_server(ours).over(saved)
+    config.adafv = {}
+    for name, value in options.to_dict().items():
+        config.adafv[name.removeprefix(PREFIX)] = value
     return options
-
-
-def _word(value: object) -> str:
-    """Return a value as lists of methods write it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)

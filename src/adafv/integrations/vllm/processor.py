@@ -15,7 +15,7 @@ from adafv.core.chat_template import Template, template_of
 from adafv.core.inputs import placeholders
 from adafv.core.prompt import Prompt, Question
 from adafv.integrations.vllm.meta_model import MetaModel
-from adafv.integrations.vllm.options import FIELD, PruneConfig, PruneSpec, pruner_of, settings
+from adafv.integrations.vllm.options import FIELD, PruneSpec, VLLMOptions, pruner_of, settings
 from adafv.models.boilerplate import boilerplate
 
 __all__ = ["Pruned"]
@@ -41,24 +41,24 @@ class Pruned(BaseMultiModalProcessor):
         super().__init__(info, dummy_inputs)
         self.server = settings(info.ctx.model_config)
         # a server that cannot do what it is to do by default does not start
-        PruneConfig.of({}, self.server)
+        VLLMOptions().request(self.server)
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Process a request; what it asks of adafv becomes a spec for each of its images."""
         requested, rest = _separate(inputs.hf_processor_mm_kwargs)
-        if rest and self.server.get("adafv_only"):
+        if rest and self.server.only:
             raise ValueError(
                 f"mm_processor_kwargs with {', '.join(rest)}: "
                 "this server takes options of adafv only"
             )
-        config = PruneConfig.of(requested, self.server)
+        options = VLLMOptions.of_request(requested).request(self.server)
 
         # hash the images as vLLM does, without our options
         plain = replace(inputs, hf_processor_mm_kwargs=rest)
         hashes = super()._get_mm_hashes(plain)
 
         # the specs travel among the options of the processor, which reach every hook below
-        specs = PruneSpecs(self._specs(inputs, config, hashes.get("image", [])), hashes)
+        specs = PruneSpecs(self._specs(inputs, options, hashes.get("image", [])), hashes)
         with_specs = replace(plain, hf_processor_mm_kwargs={**rest, FIELD: specs})
         return super().apply(with_specs, timing_ctx)
 
@@ -68,10 +68,10 @@ class Pruned(BaseMultiModalProcessor):
         return replace(dummy, hf_processor_mm_kwargs=DENSE)
 
     def _specs(
-        self, inputs: Any, config: PruneConfig | None, hashes: Sequence[str]
+        self, inputs: Any, options: VLLMOptions | None, hashes: Sequence[str]
     ) -> tuple[PruneSpec, ...]:
         """Return a spec for each image of a request."""
-        if config is None or config.dense:
+        if options is None or options.config.dense:
             return tuple(map(PruneSpec, hashes))
 
         # refuse what is not an image, or is one no longer
@@ -85,20 +85,21 @@ class Pruned(BaseMultiModalProcessor):
 
         # the question is part of a spec only where the method looks at it, or is seeded by it:
         # other methods keep the same tokens for every question, and so share a cache entry
-        template = self.template if "skip=template" in config.method else ()
-        pruner = pruner_of(config.method, config.keep, config.tokens, template)
+        config = options.config
+        template = self.template if "skip" in config.options else ()
+        pruner = pruner_of(config.spec, config.keep, config.tokens, template)
         questions: list[tuple[int, ...]] = [()] * len(hashes)
         if pruner.needs_text or pruner.draws:
             skip = frozenset(pruner.skip)
-            questions = self._questions(inputs.prompt, len(hashes), config, skip)
+            questions = self._questions(inputs.prompt, len(hashes), options.question, skip)
 
         specs = []
         for image, text_ids in zip(hashes, questions, strict=True):
-            specs.append(PruneSpec(image, config.method, config.keep, config.tokens, text_ids))
+            specs.append(PruneSpec(image, config.spec, config.keep, config.tokens, text_ids))
         return tuple(specs)
 
     def _questions(
-        self, ids: Sequence[int], images: int, config: PruneConfig, skip: frozenset[int]
+        self, ids: Sequence[int], images: int, of: Question, skip: frozenset[int]
     ) -> list[tuple[int, ...]]:
         """Return for each image the text tokens (M,) of its question, as the library finds them."""
         hf_config = self.info.get_hf_config()
@@ -106,7 +107,6 @@ class Pruned(BaseMultiModalProcessor):
         # (1, L), with one placeholder an image: vLLM repeats them later
         input_ids = torch.tensor([ids])
         prompt = Prompt({"input_ids": input_ids}, tokens, hf_config.model_type, self.chat)
-        of: Question = "turn" if config.pin == "first" else "chat"
 
         questions = []
         for span in prompt.spans([1] * images):
