@@ -60,25 +60,21 @@ def optimizer_of(module: torch.nn.Module, decay: float) -> torch.optim.AdamW:
 def run(
     module: torch.nn.Module,
     loss_of: Any,
-    *,
+    watch: Any,
+    args: argparse.Namespace,
     steps: int,
     peak: float,
     path: Path,
-    watch: Any,
-    device: str,
-    every: int = 400,
-    minutes: float | None = None,
-    until: int | None = None,
 ) -> int:
     """Train a module, from its checkpoint if there is one; both stages run through here.
 
     Args:
         loss_of: gives loss and its parts at a step.
+        watch: says how it does on held-out images, every `args.every` steps.
+        args: the device, and when to stop early: after so many minutes, or until a step.
         steps: in all.
         peak: of the learning rate.
         path: of the checkpoint.
-        watch: says how it does on held-out images, `every` so many steps.
-        minutes, until: stop early, after so long or at that step.
 
     Returns:
         The step it ended at.
@@ -88,17 +84,18 @@ def run(
     start = time.monotonic()
     if path.exists():
         # the optimiser too, so that a resumed run is the same run
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=args.device, weights_only=True)
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     bar = tqdm(total=steps, initial=step, desc=path.stem, mininterval=10, file=sys.stderr)
-    end = min(steps, until or steps)
+    end = min(steps, args.until or steps)
+    limit = math.inf if args.minutes is None else 60 * args.minutes
     saved = time.monotonic()
-    while step < end and (minutes is None or time.monotonic() - start < 60 * minutes):
+    while step < end and time.monotonic() - start < limit:
         for group in optimizer.param_groups:
             group["lr"] = rate(step, steps, peak)
-        with mixed_precision(device):
+        with mixed_precision(args.device):
             loss, parts = loss_of(step)
         loss.backward()
         # a bad batch must not undo the others
@@ -110,7 +107,7 @@ def run(
         # not at every step: the numbers have to be waited for
         if step % 50 == 0:
             bar.set_postfix_str(f"loss {loss.item():.3f} {_numbers(parts)}")
-        if step % every == 0:
+        if step % args.every == 0:
             bar.write(f"step {step} {time.monotonic() - start:.0f} s: {watch()}", file=sys.stderr)
         if time.monotonic() - saved > 120:
             save(path, _checkpoint(module, optimizer, step))
@@ -149,18 +146,7 @@ def stage1(args: argparse.Namespace, model: Any) -> int:
     def watch() -> str:
         return _numbers(tower.measure(stage, held_out))
 
-    return run(
-        stage,
-        loss_of,
-        steps=args.steps1,
-        peak=2e-3,
-        path=args.out / "stage1.pt",
-        watch=watch,
-        device=args.device,
-        every=args.every,
-        minutes=args.minutes,
-        until=args.until,
-    )
+    return run(stage, loss_of, watch, args, args.steps1, 2e-3, args.out / "stage1.pt")
 
 
 def stage2(args: argparse.Namespace, model: Any) -> int:
@@ -204,18 +190,7 @@ def stage2(args: argparse.Namespace, model: Any) -> int:
         looks = [lm.measure(stage, bank, encoded, args.device) for bank, encoded in held_out]
         return " | ".join(map(_numbers, looks))
 
-    return run(
-        stage,
-        loss_of,
-        steps=args.steps2,
-        peak=1e-3,
-        path=args.out / "stage2.pt",
-        watch=watch,
-        device=args.device,
-        every=args.every,
-        minutes=args.minutes,
-        until=args.until,
-    )
+    return run(stage, loss_of, watch, args, args.steps2, 1e-3, args.out / "stage2.pt")
 
 
 def freeze(args: argparse.Namespace, model: Any) -> Any:

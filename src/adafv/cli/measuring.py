@@ -94,10 +94,10 @@ def evaluate(
 
     # results that are there already must be of the same model and questions
     meta = report.meta_of(loaded, name, start, **settings)
-    merge.check_mergeable(before, meta, plan.counts, plan.places)
+    merge.check_mergeable(before, meta, plan.counts, plan.measured)
     # answer every question with every method at every budget
     records = plan.run(
-        loaded, processor, out, name=name, progress=True, beside=merge.configurations_in(before)
+        loaded, processor, out, name=name, progress=True, earlier=merge.configurations_in(before)
     )
     # put old and new results together
     rows, pairs = merge.merged(

@@ -90,7 +90,7 @@ class Evaluation:
         return {suite: suites.suite_length(suite, self.limit) for suite in self.suites}
 
     @property
-    def places(self) -> list[tuple[str, str, float]]:
+    def measured(self) -> list[tuple[str, str, float]]:
         """Suite, method and keep of everything that is measured."""
         found = []
         for suite in self.suites:
@@ -111,7 +111,7 @@ class Evaluation:
         *,
         name: str,
         progress: bool = False,
-        beside: Iterable[tuple[str, str, float]] = (),
+        earlier: Iterable[tuple[str, str, float]] = (),
     ) -> list[dict[str, Any]]:
         """Answer what has no answer in `out` yet.
 
@@ -120,7 +120,7 @@ class Evaluation:
             name: of the model; a folder is only taken up by a run of the same model, dtype and
                 seed.
             progress: a bar on stderr.
-            beside: suite, method and keep of earlier runs, whose answers to the same questions are
+            earlier: suite, method and keep of earlier runs, whose answers to the same questions are
                 returned, too.
 
         Returns:
@@ -149,7 +149,7 @@ class Evaluation:
             for suite in dict.fromkeys(self.suites):
                 asked += self._asked(answering, suite, progress)
             # earlier runs in the folder count where they have answered all of these questions
-            return answering.records([*asked, *_answered(log, asked, beside)])
+            return answering.records([*asked, *_answered(log, asked, earlier)])
 
     def _asked(self, answering: Answering, suite: str, progress: bool) -> list[Key]:
         """Answer the questions of a suite; return the keys of the answers."""
@@ -182,12 +182,12 @@ def _check_suite(suite: str) -> None:
 
 
 def _answered(
-    log: AnswerLog, asked: Iterable[Key], beside: Iterable[tuple[str, str, float]]
+    log: AnswerLog, asked: Iterable[Key], earlier: Iterable[tuple[str, str, float]]
 ) -> list[Key]:
     """Return the keys of other configurations under which all the questions have answers."""
     questions = dict.fromkeys(key[:3] for key in asked)
     found: list[Key] = []
-    for suite, name, keep in beside:
+    for suite, name, keep in earlier:
         # all or none: half a suite would not compare with the others
         keys = [(*question, name, keep) for question in questions if question[0] == suite]
         if log.records.keys() >= set(keys):

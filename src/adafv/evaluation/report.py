@@ -31,6 +31,7 @@ __all__ = [
     "LEGEND",
     "NARROW",
     "Row",
+    "TableByBudget",
     "meta_of",
     "read",
     "rows_of",
@@ -236,32 +237,44 @@ def table(
         lines[row["keep"], row["method"]][row["suite"]] = row
     order = sorted(lines, key=lambda line: -line[0])
 
-    result = Table(
-        title="Right answers in %, 95 % interval, and share of the dense model's",
-        title_justify="left",
-    )
-    result.add_column("kept", justify="right", no_wrap=True)
-    result.add_column("tokens", justify="right", no_wrap=True)
-    result.add_column("method", no_wrap=True)
+    columns: list[str] = []
     for suite in suites:
-        for name in (suite, INTERVAL_COLUMN, SHARE_COLUMN):
-            result.add_column(name, justify="right", no_wrap=True)
-
-    budget = None
+        columns += (suite, INTERVAL_COLUMN, SHARE_COLUMN)
+    title = "Right answers in %, 95 % interval, and share of the dense model's"
+    result = TableByBudget(title, columns)
     for keep, name in order:
-        # a rule between budgets
-        if budget not in (None, keep):
-            result.add_section()
-        budget = keep
-
         # tokens: the mean over suites, whose images differ in size
         own = lines[keep, name]
         tokens = _mean(list(own.values()), "kept_tokens")
-        line = [f"{keep:.4g}", f"{tokens:.0f}", "dense" if name == "none" else name]
+        texts: list[str] = []
         for suite in suites:
-            line += _texts(own.get(suite), marks.get((keep, name, suite), ""))
-        result.add_row(*line)
-    return result
+            texts += _texts(own.get(suite), marks.get((keep, name, suite), ""))
+        result.add(keep, tokens, "dense" if name == "none" else name, texts)
+    return result.table
+
+
+class TableByBudget:
+    """A table of methods with a rule between budgets.
+
+    Args:
+        columns: names of those behind the budget, its tokens and the method.
+    """
+
+    def __init__(self, title: str, columns: Iterable[str]) -> None:
+        self.table = Table(title=title, title_justify="left")
+        self.table.add_column("kept", justify="right", no_wrap=True)
+        self.table.add_column("tokens", justify="right", no_wrap=True)
+        self.table.add_column("method", no_wrap=True)
+        for column in columns:
+            self.table.add_column(column, justify="right", no_wrap=True)
+        self._keep: float | None = None
+
+    def add(self, keep: float, tokens: float, method: str, texts: Iterable[str]) -> None:
+        """Add a line; lines of one budget follow one another."""
+        if self._keep not in (None, keep):
+            self.table.add_section()
+        self._keep = keep
+        self.table.add_row(f"{keep:.4g}", f"{tokens:.0f}", method, *texts)
 
 
 def _marks(pairs: Iterable[dict[str, Any]], against: str) -> dict[tuple[float, str, str], str]:

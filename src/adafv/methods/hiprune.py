@@ -8,6 +8,7 @@ from torch import Tensor
 from adafv.core.pruner import Pruner, Selection
 from adafv.core.signals import Signal
 from adafv.core.visual_tokens import VisualTokens
+from adafv.ops.budget import check_share
 
 __all__ = ["HiPrune"]
 
@@ -43,8 +44,7 @@ class HiPrune(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha={self.alpha} is not a share of the budget: pass 0 to 1")
+        check_share("alpha", self.alpha)
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         """Keep anchors, then their buffers, then registers, until there are K."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from adafv.core.pruner import Pruner, Selection
 from adafv.core.signals import SALIENCY, Signal
 from adafv.core.visual_tokens import VisualTokens
+from adafv.ops.budget import check_share
 from adafv.utils.checks import checked
 
 __all__ = ["HiRED", "tile_of"]
@@ -48,8 +49,7 @@ class HiRED(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha={self.alpha} is not a share of the budget: pass 0 to 1")
+        check_share("alpha", self.alpha)
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         """Keep the most salient tokens of each crop, as many as the crop's share of the budget."""

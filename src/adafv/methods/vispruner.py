@@ -8,6 +8,7 @@ from torch import Tensor
 from adafv.core.pruner import Pruner, Selection
 from adafv.core.signals import HIDDEN, SALIENCY
 from adafv.core.visual_tokens import VisualTokens
+from adafv.ops.budget import check_share
 from adafv.ops.cosine import cosines
 from adafv.utils.checks import checked
 
@@ -44,10 +45,7 @@ class VisPruner(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.important <= 1:
-            raise ValueError(
-                f"important={self.important} is not a share of the budget: pass 0 to 1"
-            )
+        check_share("important", self.important)
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         """Keep the important tokens, and those of the rest that are left without duplicates."""

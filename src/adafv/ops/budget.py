@@ -5,7 +5,7 @@ from numbers import Real
 
 from adafv.utils.checks import checked
 
-__all__ = ["BudgetError", "check_budget", "num_keep", "split_budget"]
+__all__ = ["BudgetError", "check_budget", "check_share", "num_keep", "split_budget"]
 
 
 class BudgetError(ValueError):
@@ -62,3 +62,10 @@ def check_budget(keep: float | None, tokens: int | None) -> None:
         raise ValueError(
             f"tokens={tokens} is not a number of visual tokens: pass an integer of 1 or more"
         )
+
+
+@checked
+def check_share(name: str, value: float) -> None:
+    """Raise a `ValueError` unless an option is a share of the budget, from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value} is not a share of the budget: pass 0 to 1")

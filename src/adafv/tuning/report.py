@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from adafv.evaluation.report import TableByBudget
 from adafv.tuning.pick import CHOOSING, COLUMNS, REPORTING, Row
 from adafv.utils.checks import checked
 from adafv.utils.files import atomic, write_text
@@ -75,26 +76,16 @@ def table(rows: Sequence[Row]) -> Table:
             lines.setdefault((row["keep"], row["method"]), {})[row["half"]] = row
     order = sorted(lines, key=lambda line: -line[0])
 
-    result = Table(
-        title="Right answers, % of the dense model's, and 95 % interval", title_justify="left"
-    )
-    result.add_column("kept", justify="right", no_wrap=True)
-    result.add_column("tokens", justify="right", no_wrap=True)
-    result.add_column("method", no_wrap=True)
+    columns = []
     for half in HALVES:
         count = f" ({counts[half]} questions)" if half in counts else ""
-        result.add_column(f"{half} half{count}", justify="right")
-
-    budget = None
+        columns.append(f"{half} half{count}")
+    result = TableByBudget("Right answers, % of the dense model's, and 95 % interval", columns)
     for keep, name in order:
-        # a rule between budgets
-        if budget not in (None, keep):
-            result.add_section()
-        budget = keep
         own = lines[keep, name]
-        tokens = f"{own[CHOOSING]['kept_tokens']:.0f}"
-        result.add_row(f"{keep:.4g}", tokens, name, *(_text(own.get(half)) for half in HALVES))
-    return result
+        texts = [_text(own.get(half)) for half in HALVES]
+        result.add(keep, own[CHOOSING]["kept_tokens"], name, texts)
+    return result.table
 
 
 def _text(row: Row | None) -> str:
