@@ -70,10 +70,13 @@ class PruneConfig:
         return cls(method=method, keep=found.pop("keep", None), tokens=tokens, options=found)
 
     @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> Self:
+    def from_dict(cls, saved: Mapping[str, Any], prefix: str = "") -> Self:
         """Read a JSON object: a method, which may be a spec, with options and a budget beside it.
 
         Options without a method are AdaFV's.
+
+        Args:
+            prefix: stands before the names that errors call.
 
         Raises:
             ValueError: a method that is not text, a budget that is no number, or an option that
@@ -88,7 +91,8 @@ class PruneConfig:
             method = DEFAULT_METHOD
         if method is not None and not isinstance(method, str):
             raise ValueError(
-                f"method={method!r} is not text: pass the name of a method, e.g. {DEFAULT_METHOD!r}"
+                f"{prefix}method={method!r} is not text: "
+                f"pass the name of a method, e.g. {DEFAULT_METHOD!r}"
             )
         config = cls() if method is None else cls.from_spec(method)
 
@@ -98,7 +102,7 @@ class PruneConfig:
             value = saved.get(name)
             if value is not None and not fits(value, kind):
                 raise ValueError(
-                    f"{name}={value!r} is not {wanted(kind)}: pass one, e.g. {example}"
+                    f"{prefix}{name}={value!r} is not {wanted(kind)}: pass one, e.g. {example}"
                 )
             if value is not None:
                 budget[name] = value

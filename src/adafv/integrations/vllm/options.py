@@ -72,8 +72,11 @@ class VLLMOptions:
         return cls(_without_ids(pruner.config))
 
     @classmethod
-    def of_folder(cls, saved: Mapping[str, Any]) -> Self:
+    def of_folder(cls, saved: Mapping[str, Any], prefix: str = "") -> Self:
         """Read what a model's folder says, see `adafv.models.saved`.
+
+        Args:
+            prefix: stands before the names that errors call.
 
         Raises:
             ValueError: text tokens that don't count (skip) as a list of ids, or a cache's size.
@@ -89,7 +92,7 @@ class VLLMOptions:
                 own[name] = value
             elif name != "version":
                 config[name] = value
-        return cls(_without_ids(PruneConfig.from_dict(config)), **own)
+        return cls(_without_ids(PruneConfig.from_dict(config, prefix)), **own)
 
     @classmethod
     def _read(cls, options: Mapping[str, Any], known: tuple[str, ...], who: str) -> Self:
@@ -103,7 +106,7 @@ class VLLMOptions:
                 raise ValueError(f"{name} is no option of {who}: pass {names}")
             if value is not None:
                 found[name.removeprefix(PREFIX)] = value
-        return cls.of_folder(found)
+        return cls.of_folder(found, PREFIX)
 
     def over(self, defaults: "VLLMOptions") -> Self:
         """Return what is given here, and of what is not the defaults."""
