@@ -61,12 +61,12 @@ def evaluate(
     from adafv.evaluation import merge, report
     from adafv.evaluation.evaluate import Evaluation
     from adafv.evaluation.paired import paired
-    from adafv.methods import METHODS
+    from adafv.methods import KNOWN
     from adafv.utils.files import writable_folder
 
     # check everything that can be wrong before a model is loaded
     plan = Evaluation(
-        methods=names_in(methods) or [*METHODS, "oracle"],
+        methods=names_in(methods) or [*KNOWN, "oracle"],
         keeps=[share_in(text) for text in names_in(keep)],
         suites=names_in(suite) or suites_of(split),
         limit=limit,

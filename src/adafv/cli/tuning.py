@@ -48,7 +48,7 @@ def tune(
         typer.Option(
             metavar="M,…", help="Methods to choose from, with options as in adafv:reserve=0.5."
         ),
-    ] = "adafv,adafv+,fastervlm,uniform",
+    ] = "adafv,adafv+,fastervlm,uniform,resize",
     keep: Annotated[
         str, typer.Option(metavar="F,…", help="Shares of the visual tokens to choose from.")
     ] = ("0.5,0.35,0.25,0.15,0.1,0.05"),

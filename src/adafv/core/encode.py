@@ -6,7 +6,7 @@ M text tokens, D width, B rows and L columns of the prompts.
 
 import inspect
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, TypeVar
@@ -53,6 +53,7 @@ def encode(
     skip: frozenset[int] = frozenset(),
     of: Question = "turn",
     tokenizer: Tokenizer | None = None,
+    downsample: Callable[[int], int] | None = None,
 ) -> Encoding:
     """Encode the images of a batch and lay out what the methods need.
 
@@ -68,6 +69,7 @@ def encode(
             turns, too.
         tokenizer: of the model, or its processor, to tell the user's text from the chat
             template's; see `adafv.core.chat_template.template_for` for where it is found otherwise.
+        downsample: gives K of N, where the tower is to see images of K tokens; None: as they are.
 
     Raises:
         ValueError: an unknown family, or placeholders that don't match the images; features that
@@ -87,7 +89,9 @@ def encode(
 
     # run the encoders: that of images, that of videos
     modalities = [m for m, name in PIXELS.items() if inputs.get(name) is not None] or ["image"]
-    parts = [run(model, family, inputs, host, prompt, modality, signals) for modality in modalities]
+    parts = []
+    for modality in modalities:
+        parts.append(run(model, family, inputs, host, prompt, modality, signals, downsample))
     features = _joined([part.features for part in parts])  # I times (n, D')
     layouts = _joined([part.layouts for part in parts])
     spans = _joined([part.spans for part in parts])
@@ -135,6 +139,7 @@ def encode(
         numbering=_numbering(model),
         question=of,
         merges=family.merges,
+        downsampled=downsample is not None,
     )
 
 

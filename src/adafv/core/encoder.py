@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from adafv.core.capture import FULL_ATTENTION, capture
+from adafv.core.downsample import interpolation, smaller, spread
 from adafv.core.prompt import ImageSpan, Prompt
 from adafv.core.signals import Signal
 from adafv.core.visual_tokens import Returned
@@ -65,6 +66,7 @@ def run(
     prompt: Prompt,
     modality: str,
     signals: Iterable[Signal],
+    downsample: Callable[[int], int] | None = None,
 ) -> Part:
     """Run the encoder of a modality once, and lay out what comes of it.
 
@@ -74,6 +76,7 @@ def run(
         prompt: the prompts.
         modality: "image" or "video".
         signals: what to read off the tower on the way.
+        downsample: gives K of N, where images are shrunk to K tokens; see `adafv.core.downsample`.
 
     Raises:
         ValueError: inputs that the family lacks, or that its encoder refuses; videos of a family
@@ -99,7 +102,13 @@ def run(
     with torch.set_grad_enabled(trains), ExitStack() as stack:
         if family.attention_observable:
             found = _watch(model, family, host, signals, stack)
-        output = _call(model, family, inputs, consumed, modality)
+        if downsample is None:
+            output = _call(model, family, inputs, consumed, modality)
+        else:
+            small, full, grid = smaller(model, inputs, downsample)
+            options = interpolation(family.tower(model))
+            output = _call(model, family, small, consumed, modality, **options)
+            output = spread(output, family.output_field, full, grid)
     if family.output_field not in output:
         raise ValueError(
             f"the tower {type(family.tower(model)).__name__} hands features on otherwise than "
@@ -244,8 +253,9 @@ def _call(
     inputs: Mapping[str, Any],
     accepted: frozenset[str],
     modality: str,
+    **options: bool,
 ) -> ModelOutput:
-    """Return what the model's encoder returns.
+    """Return what the model's encoder returns, told `options` besides.
 
     Raises:
         ValueError: an input is lacking, or the encoder refuses them.
@@ -262,7 +272,9 @@ def _call(
             "processor"
         )
     try:
-        output: ModelOutput = encoder(**{name: inputs[name] for name in accepted}, return_dict=True)
+        output: ModelOutput = encoder(
+            **{name: inputs[name] for name in accepted}, return_dict=True, **options
+        )
         return output
     except torch.OutOfMemoryError:
         raise

@@ -49,7 +49,8 @@ class Pruner(ABC):
 
     A method is a subclass with one method: `pick`, or `score` if it is a ranking (see
     `ScoringPruner`). Its class says what it looks at: the `signals` of the vision tower, the
-    question (`needs_text`; or, as the seed of what it `draws`); and whether it keeps `exact`ly K.
+    question (`needs_text`; or, as the seed of what it `draws`); whether it keeps `exact`ly K; and
+    whether it `shrinks` images before the tower, so that it shares no encoding with others.
 
     Args:
         keep: share of each image's visual tokens that is kept, 0 < keep <= 1;
@@ -102,6 +103,7 @@ class Pruner(ABC):
     draws: ClassVar[bool] = False
     exact: ClassVar[bool] = True
     layerwise: ClassVar[bool] = False
+    shrinks: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         """Keep autocast away from what a method computes: same features, same tokens."""

@@ -133,6 +133,7 @@ class Encoding:
         question: whose text an image is asked about by: that of its "turn", or of the "chat" from
             there on.
         merges: the features are what the LLM reads, so that a method may change them.
+        downsampled: the tower has seen smaller images, see `adafv.core.downsample`.
     """
 
     tokens: VisualTokens
@@ -148,6 +149,7 @@ class Encoding:
     numbering: frozenset[str]
     question: Question
     merges: bool
+    downsampled: bool = False
 
     def encoded(
         self, features: list[Tensor], deepstack_features: list[list[Tensor]]

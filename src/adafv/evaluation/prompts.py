@@ -57,7 +57,10 @@ class Prompts:
         Raises:
             BudgetError: the method cannot meet its budget on this model.
         """
-        encoding = self._without(frozenset(pruner.skip) if pruner else frozenset())
+        if pruner is not None and pruner.shrinks:
+            encoding = pruner.encode(self.model, self.inputs)
+        else:
+            encoding = self._without(frozenset(pruner.skip) if pruner else frozenset())
         counts = encoding.tokens.counts
         # the vision tower has run before, for all configurations
         start = time.perf_counter()

@@ -23,6 +23,7 @@ from adafv.methods.pdrop import PyramidDrop
 from adafv.methods.pool import Pool
 from adafv.methods.prumerge import PruMerge, PruMergePlus
 from adafv.methods.random import Random
+from adafv.methods.resize import Resize
 from adafv.methods.scope import Scope
 from adafv.methods.sparsevlm import SparseVLM
 from adafv.methods.t2i import TextToImage
@@ -33,6 +34,7 @@ from adafv.methods.vispruner import VisPruner
 from adafv.utils.checks import checked
 
 __all__ = [
+    "BASELINES",
     "CLASSES",
     "DART",
     "METHODS",
@@ -52,6 +54,7 @@ __all__ = [
     "PruMergePlus",
     "PyramidDrop",
     "Random",
+    "Resize",
     "Scope",
     "SparseVLM",
     "TextToImage",
@@ -92,6 +95,9 @@ CLASSES: tuple[type[Pruner], ...] = (
     NoPruning,
 )
 METHODS: dict[str, type[Pruner]] = {cls.name: cls for cls in CLASSES}
+BASELINES: dict[str, type[Pruner]] = {Resize.name: Resize}
+"""What is measured beside the methods, and prunes nothing that a tower has made."""
+KNOWN = METHODS | BASELINES
 
 
 @checked
@@ -101,9 +107,9 @@ def method(name: str, **options: Any) -> Pruner:
     Raises:
         ValueError: an unknown name (the closest one is suggested), or options the method refuses.
     """
-    cls = METHODS.get(name)
+    cls = KNOWN.get(name)
     if cls is None:
-        close = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(METHODS)}"
         raise ValueError(f"method {name!r} is unknown: {hint}")
 
@@ -133,7 +139,7 @@ def from_config(
     """
     name = DEFAULT_METHOD if config.method is None else config.method
     # an unknown name is for `method` to refuse
-    known = {field.name: field.type for field in fields(METHODS[name])} if name in METHODS else {}
+    known = {field.name: field.type for field in fields(KNOWN[name])} if name in KNOWN else {}
     read = dict(config.options)
     if read.get("skip") == "template":
         read["skip"] = tuple(template())
@@ -154,7 +160,7 @@ def from_config(
 def without_defaults(config: PruneConfig) -> PruneConfig:
     """Return a configuration without the options that say what the method does anyway."""
     defaults = {}
-    cls = METHODS.get(DEFAULT_METHOD if config.method is None else config.method)
+    cls = KNOWN.get(DEFAULT_METHOD if config.method is None else config.method)
     for field in fields(cls) if cls else ():
         defaults[field.name] = field.default
     options = {}

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from adafv import __version__
 from adafv.core.config import PruneConfig
 from adafv.core.pruner import Pruner
-from adafv.methods import METHODS, from_config
+from adafv.methods import KNOWN, from_config
 from adafv.utils.checks import checked
 from adafv.utils.files import writable_folder, write_text
 
@@ -43,7 +43,7 @@ def save_pretrained(pruner: Pruner, folder: str | Path) -> Path:
             f"{CONFIG} in {folder} has an {BLOCK!r} block, which goes before {FILE}: "
             "take it out first"
         )
-    if METHODS.get(pruner.name) is not type(pruner):
+    if KNOWN.get(pruner.name) is not type(pruner):
         raise ValueError(
             f"{type(pruner).__name__} is not in adafv.METHODS, where loading looks for it: "
             "enter it there"

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedConfig
 
+from adafv.core.downsample import grid_within
+from adafv.methods.resize import Resize
 from adafv.models.load import DTYPES
+from adafv.ops.budget import num_keep
 from adafv.speed import flops
 from adafv.speed.flops import Work
 from adafv.speed.plot import draw
@@ -188,7 +191,7 @@ class _Batch:
         # work: the tower, and the prompt as each layer reads it
         prefill = self._prefill(lengths)
         dense_prefill = self._prefill(dense[0]["lengths"])
-        both = (self.stock if name[0] == DENSE else self.vision) + prefill
+        both = self._tower(name) + prefill
 
         # speed-ups: reached, and ideal
         speedup = median(self.dense_ttft.values()) / median(ttft)
@@ -240,6 +243,17 @@ class _Batch:
             break_even=pays,
             capture_ms=self.captures.get(name),
         )
+
+    def _tower(self, name: tuple[str, float]) -> Work:
+        """Return the work of the vision tower for a method at a budget."""
+        if name[0] == DENSE:
+            return self.stock
+        if name[0] != Resize.name:
+            return self.vision
+        # the tower of a smaller image works less
+        rows, columns = self.facts["grids"][0]
+        small = grid_within(rows, columns, num_keep(rows * columns, name[1]))
+        return flops.vision(self.config, [small], self.batch, self.size, all_layers=False)
 
     def _ratios(self, trials: list[Record]) -> list[float]:
         """Return dense TTFT over that of each trial, in the same repetition."""

@@ -240,7 +240,10 @@ def _confirmed(last: Row, wanted: str, min_retention: float) -> str:
     name = f"{last['method']} at keep={last['keep']:.4g}"
     measured = f"{_interval(last)} on the half that had no say in the choice"
     if last["retention"] >= min_retention:
-        return f"{name} holds {wanted}: {measured}."
+        found = f"{name} holds {wanted}: {measured}."
+        if last["method"] == "resize":
+            found += " No method goes lower: shrink the images instead, which saves the tower, too."
+        return found
     return (
         f"{name} was chosen for {wanted}, but retains {measured}: not confirmed. "
         "Add lines on other images."

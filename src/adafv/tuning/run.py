@@ -32,7 +32,7 @@ from adafv.utils.checks import checked
 
 __all__ = ["KEEPS", "METHODS", "Findings", "Tuning"]
 
-METHODS = ("adafv", "adafv+", "fastervlm", "uniform")
+METHODS = ("adafv", "adafv+", "fastervlm", "uniform", "resize")
 # from the largest budget on, as they are gone through
 KEEPS = (0.5, 0.35, 0.25, 0.15, 0.1, 0.05)
 # the suite that a user's own questions make in the log
