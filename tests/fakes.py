@@ -1,44 +1,28 @@
 """Tiny checkpoints on disk and a tiny suite of questions."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from conftest import picture, tiny_model, tiny_processor
-from PIL import Image
 
-
-@dataclass(frozen=True)
-class FakeQuestion:
-    text: str
-    answer: str
-    type: str
-    boxes: tuple = ()
-
-
-@dataclass(frozen=True)
-class FakeSample:
-    id: str
-    image: Image.Image
-    questions: tuple[FakeQuestion, ...]
-    things: tuple = field(default=())
-
+from adafv.data.sample import Question, Sample
 
 TEXTS = ("what color is the anchor ?", "is there a knight", "how many red . left of the anchor ?")
 
 
-def fake_samples(count: int) -> list[FakeSample]:
+def fake_samples(count: int) -> list[Sample]:
     """Images of several shapes, with one to three questions each."""
     shapes = ((48, 48), (30, 60), (72, 24), (24, 24))
     return [
-        FakeSample(
+        Sample(
             f"p{i}",
             picture(*shapes[i % 4], seed=i),
             tuple(
-                FakeQuestion(TEXTS[j], "red" if i % 2 else "blue", "ABC"[j])
+                Question(TEXTS[j], "red" if i % 2 else "blue", "ABC"[j], ())
                 for j in range(1 + i % 3)
             ),
+            (),
         )
         for i in range(count)
     ]
@@ -58,7 +42,7 @@ class FakeSuites:
 
     def load_suite(
         self, name: str, limit: int | None = None, seed: int = 0, split: str = "test"
-    ) -> Iterator[FakeSample]:
+    ) -> Iterator[Sample]:
         yield from self.samples[:limit]
 
     def suite_length(self, name: str, limit: int | None = None) -> int:

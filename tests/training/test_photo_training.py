@@ -12,11 +12,12 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from adafv.data.sample import normalised
 from training.photo import layers, measure, pictures, train
 from training.photo.align import Projector
 from training.photo.names import NOUNS, noun_in, plural, with_article
 from training.photo.pictures import PICTURES, clusters, read_index, split_of
-from training.photo.questions import TYPES, WORDINGS, Question, matches, normalise, questions
+from training.photo.questions import TYPES, WORDINGS, Question, matches, questions
 from training.photo.scenes import Thing
 from training.photo.train import Packer, add_options, shown
 
@@ -168,8 +169,8 @@ def test_answers_match_after_normalising():
     assert matches("a Rabbit.", question)
     assert matches("It is a bunny", question)
     assert not matches("a hare", question)
-    assert normalise("Two") == normalise("2")
-    assert normalise("On the left.") == "left"
+    assert normalised("Two") == normalised("2")
+    assert normalised("On the left.") == "left"
 
 
 def test_what_is_shown_is_drawn_without_a_method():

@@ -20,6 +20,7 @@ from adafv import method
 from adafv.cli import main
 from adafv.data.sample import Question
 from adafv.evaluation import prompts
+from adafv.evaluation.own import ImageFile, read_images
 from adafv.models.ask import ask
 from adafv.models.saved import FILE
 from adafv.tuning import report
@@ -33,7 +34,7 @@ from adafv.tuning.pick import (
     rows_of,
     verdict,
 )
-from adafv.tuning.questions import ImageFile, halves, read_images
+from adafv.tuning.questions import halves
 from adafv.tuning.retention import Effects, effects_of, needed, retention
 from adafv.tuning.run import KEEPS, METHODS, Tuning
 from adafv.utils.stats import wilson

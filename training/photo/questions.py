@@ -1,6 +1,5 @@
 """Ask questions about a scene, with short answers, each in at least twenty wordings."""
 
-import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from adafv.data.sample import same_answer
 from training.photo.names import NOUNS, plural, sections, with_article
 from training.photo.scenes import Thing
 
-__all__ = ["TYPES", "WORDINGS", "Question", "matches", "normalise", "questions"]
+__all__ = ["TYPES", "WORDINGS", "Question", "matches", "questions"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,6 @@ CREATURES = ("animal", "bird", "fish", "insect")
 # Of the image's side: nearer than this to a border of its region, a thing is in no clear region.
 EDGE = 0.04
 # Words that an answer may have or not.
-FILLERS = ("a", "an", "the", "some", "at", "in", "on", "there", "is", "are", "it", "to")
 
 
 def questions(things: tuple[Thing, ...], random: np.random.Generator, count: int) -> list[Question]:
@@ -102,21 +101,9 @@ def questions(things: tuple[Thing, ...], random: np.random.Generator, count: int
     return drawn
 
 
-def normalise(answer: str) -> str:
-    """Return an answer in lower case, without articles and punctuation, numbers as digits."""
-    american = answer.lower().replace("grey", "gray").replace("colour", "color")
-    kept = []
-    for word in re.findall(r"[a-z0-9]+", american):
-        if word in WORDS:
-            kept.append(NUMBERS[WORDS.index(word)])
-        elif word not in FILLERS:
-            kept.append(word)
-    return " ".join(kept)
-
-
 def matches(said: str, question: Question) -> bool:
     """Return whether an answer is the right one, or one that is as right, after normalising."""
-    return normalise(said) in {normalise(right) for right in (question.answer, *question.accepted)}
+    return any(same_answer(said, right) for right in (question.answer, *question.accepted))
 
 
 def _one(random: np.random.Generator, options: list) -> object:

@@ -15,8 +15,9 @@ from adafv.utils.files import Lines, differences, write_text
 
 __all__ = ["Line", "Results", "checksum", "read_lines"]
 
-# What a line may have; "answer" is the truth, which `adafv tune` compares with.
-KEYS = ("id", "image", "question", "keep", "tokens", "method", "answer")
+# What a line may have; "answer" is the truth, "type" and "boxes" say more of it: they are for
+# `adafv tune` and `adafv eval`.
+KEYS = ("id", "image", "question", "keep", "tokens", "method", "answer", "type", "boxes")
 
 _EXAMPLE = '{"image": "a.png", "question": "what is on the table?"}'
 
@@ -33,7 +34,8 @@ class Line:
         question: as written.
         keep, tokens: the budget, where the line has one of its own.
         method: the method, where the line has one of its own.
-        answer: the truth, as far as the line has one, unchecked; only `adafv tune` looks at it.
+        answer, type, boxes: the truth, the group and the regions of the question, as far as the
+            line has them, unchecked; only `adafv tune` and `adafv eval` look at them.
         error: why it cannot be answered; image and question are then empty.
     """
 
@@ -45,6 +47,8 @@ class Line:
     tokens: int | None = None
     method: str | None = None
     answer: Any = None
+    type: Any = None
+    boxes: Any = None
     error: str | None = None
 
 
@@ -137,7 +141,16 @@ def _line(raw: bytes, number: int, folder: Path, strict: bool) -> Line:
         if "://" not in image and not image.startswith("data:"):
             image = str(folder / image)
         return Line(
-            number, own, image, entry["question"], keep, tokens, method, entry.get("answer")
+            number,
+            own,
+            image,
+            entry["question"],
+            keep,
+            tokens,
+            method,
+            answer=entry.get("answer"),
+            type=entry.get("type"),
+            boxes=entry.get("boxes"),
         )
     except ValueError as error:
         return Line(number, own, error=str(error))

@@ -36,7 +36,10 @@ def evaluate(
         str, typer.Option(metavar="F,…", help="Shares of the visual tokens; 1 is dense.")
     ] = ("1,0.25,0.1,0.05"),
     suite: Annotated[
-        str, typer.Option(metavar="S,…", help="Suites of questions; default: all.")
+        str,
+        typer.Option(
+            metavar="S,…", help="Suites of questions, or own ones: FILE.jsonl; default: all drawn."
+        ),
     ] = "",
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="Questions of each suite; default: all.")
@@ -227,6 +230,15 @@ def table(
     keep: Annotated[
         str, typer.Option(metavar="F,…", help="Shares of the visual tokens; default: all.")
     ] = "",
+    question_type: Annotated[
+        str,
+        typer.Option(
+            "--type",
+            metavar="T",
+            help="Questions of a type; 'beyond resize': those that all tokens answer and an image "
+            "shrunk to the same budget does not.",
+        ),
+    ] = "all",
     markdown: Annotated[
         bool, typer.Option("--markdown", help="As Markdown, e.g. for a model card.")
     ] = False,
@@ -250,5 +262,7 @@ def table(
         say(tuning.LEGEND)
         say(tuned["verdict"])
     else:
-        print_table(report.table(rows, found["pairs"]), markdown, report.NARROW)
+        print_table(
+            report.table(rows, found["pairs"], question_type=question_type), markdown, report.NARROW
+        )
         say(report.LEGEND)

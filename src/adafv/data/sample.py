@@ -1,15 +1,31 @@
 """An image, what is on it, and what is asked about it."""
 
+import re
 from dataclasses import dataclass
 
 from PIL import Image
 
 from adafv.utils.checks import checked
 
-__all__ = ["BLIND", "Box", "Question", "Sample", "Thing", "same_answer"]
+__all__ = ["BLIND", "Box", "Question", "Sample", "Thing", "normalised", "same_answer"]
 
 BLIND = "blind"
 """The name of the model that sees no image."""
+
+FILLERS = frozenset({"a", "an", "the", "some", "at", "in", "on", "there", "is", "are", "it", "to"})
+NUMBERS = {
+    "zero": "0",
+    "one": "1",
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+    "ten": "10",
+}
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom, in pixels"""
@@ -27,18 +43,24 @@ class Thing:
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its one-word answer.
+    """A question with its answer.
 
     Attributes:
         text, answer: as they are written.
         type: groups questions in a table; "" where they have none.
         boxes: of what must be looked at to answer it.
+        also: other answers that are as right.
     """
 
     text: str
     answer: str
     type: str
     boxes: tuple[Box, ...]
+    also: tuple[str, ...] = ()
+
+    def accepts(self, answer: str) -> bool:
+        """Return whether an answer is right, see `normalised`."""
+        return any(same_answer(answer, right) for right in (self.answer, *self.also))
 
 
 @dataclass(frozen=True)
@@ -55,7 +77,19 @@ class Sample:
 
 
 @checked
+def normalised(answer: str) -> str:
+    """Return an answer without what makes it no other.
+
+    In lower case, numbers as digits, without punctuation and words such as articles; an answer of
+    nothing else keeps them.
+    """
+    american = answer.casefold().replace("grey", "gray").replace("colour", "color")
+    words = re.findall(r"\w+", american)
+    kept = [NUMBERS.get(word, word) for word in words if word not in FILLERS]
+    return " ".join(kept or words)
+
+
+@checked
 def same_answer(answer: str, truth: str) -> bool:
-    """Tell if two answers are the same, but for case and the space around them."""
-    # a model may begin with a capital, or end in a space
-    return answer.strip().casefold() == truth.strip().casefold()
+    """Tell if two answers are the same, see `normalised`."""
+    return normalised(answer) == normalised(truth)

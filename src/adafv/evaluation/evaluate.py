@@ -1,7 +1,8 @@
 """Accuracy of methods at budgets: every question dense, blind and pruned, from one pass."""
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,11 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv.data import suites
-from adafv.data.sample import Question, same_answer
+from adafv.data.sample import Question, Sample
 from adafv.data.scenes import SPLITS
 from adafv.evaluation.answering import Answering, Configuration, chunks, configured, settings_of
 from adafv.evaluation.answers import AnswerLog, Key
+from adafv.evaluation.own import is_own, name_of, own_images, own_samples
 from adafv.models.boilerplate import boilerplate
 from adafv.utils.checks import checked
 
@@ -31,7 +33,8 @@ class Evaluation:
             "adafv:reserve=0.5:skip=template", or "oracle" (left out where a suite has no boxes).
         keeps: shares of the visual tokens, 0 < keep <= 1; 1 is the dense model, once for all
             methods.
-        suites: names in `adafv.data.suites.SUITES`.
+        suites: names in `adafv.data.suites.SUITES`, or paths of own questions, see
+            `adafv.evaluation.own`.
         limit: questions of each suite; None: all.
         seed: of the suites that are drawn.
         split: of the suites; choices are made on "validation", figures reported on "test".
@@ -68,6 +71,10 @@ class Evaluation:
                 )
         for suite in self.suites:
             _check_suite(suite)
+        names = Counter(map(name_of, dict.fromkeys(self.suites)))
+        for name, count in names.items():
+            if count > 1:
+                raise ValueError(f"two suites are called {name!r}: give their files other names")
         if self.split not in SPLITS:
             raise ValueError(f"split={self.split!r} is unknown: pass one of {', '.join(SPLITS)}")
         # unknown methods are refused before a model is loaded
@@ -87,7 +94,14 @@ class Evaluation:
     @property
     def counts(self) -> dict[str, int]:
         """By suite, how many questions are asked."""
-        return {suite: suites.suite_length(suite, self.limit) for suite in self.suites}
+        found = {}
+        for suite in self.suites:
+            if is_own(suite):
+                asked = sum(len(image.questions) for image in own_images(suite))
+                found[name_of(suite)] = asked if self.limit is None else min(asked, self.limit)
+            else:
+                found[suite] = suites.suite_length(suite, self.limit)
+        return found
 
     @property
     def measured(self) -> list[tuple[str, str, float]]:
@@ -95,7 +109,7 @@ class Evaluation:
         found = []
         for suite in self.suites:
             for c in self.configurations:
-                found.append((suite, c.method, c.keep))
+                found.append((name_of(suite), c.method, c.keep))
         return found
 
     @cached_property
@@ -154,13 +168,18 @@ class Evaluation:
     def _asked(self, answering: Answering, suite: str, progress: bool) -> list[Key]:
         """Answer the questions of a suite; return the keys of the answers."""
         asked: list[Key] = []
-        total = suites.suite_length(suite, self.limit)
-        samples = suites.load_suite(suite, self.limit, self.seed, self.split)
-        with tqdm(total=total, desc=suite, unit="question", disable=not progress) as bar:
-            for chunk in chunks(samples, self.batch_size):
-                asked += answering.answer(suite, chunk)
+        name = name_of(suite)
+        with tqdm(total=self.counts[name], desc=name, unit="question", disable=not progress) as bar:
+            for chunk in chunks(self._samples(suite), self.batch_size):
+                asked += answering.answer(name, chunk)
                 bar.update(sum(len(sample.questions) for sample in chunk))
         return asked
+
+    def _samples(self, suite: str) -> Iterator[Sample]:
+        """Return the images of a suite with their questions."""
+        if is_own(suite):
+            return own_samples(suite, self.limit)
+        return suites.load_suite(suite, self.limit, self.seed, self.split)
 
     def _settings(self, model: PreTrainedModel, name: str) -> dict[str, Any]:
         # neither methods nor budgets: a folder may collect them run by run
@@ -174,6 +193,10 @@ class Evaluation:
 
 
 def _check_suite(suite: str) -> None:
+    # own questions are read, and what is wrong with them said, before a model is loaded
+    if is_own(suite):
+        own_images(suite)
+        return
     if suite in suites.SUITES:
         return
     close = difflib.get_close_matches(suite, suites.SUITES, n=1, cutoff=0.5)
@@ -197,5 +220,5 @@ def _answered(
 
 def _judged(question: Question, answer: dict[str, Any]) -> dict[str, Any]:
     """Return the record of an answer: with the truth, and if it is right."""
-    correct = same_answer(answer["answer"], question.answer)
+    correct = question.accepts(answer["answer"])
     return {"type": question.type, **answer, "truth": question.answer, "correct": correct}

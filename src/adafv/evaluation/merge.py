@@ -5,7 +5,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from adafv.evaluation.report import COLUMNS, read
+from adafv.evaluation.report import REQUIRED, read
 from adafv.utils.checks import checked
 from adafv.utils.files import check_own, differences
 
@@ -30,7 +30,7 @@ def earlier(out: str | Path) -> dict[str, Any] | None:
     """
     path = Path(out) / "results.json"
     # other commands write a file of this name, too
-    check_own(path, COLUMNS, "adafv eval")
+    check_own(path, REQUIRED, "adafv eval")
     return read(path) if path.exists() else None
 
 

@@ -2,13 +2,14 @@
 
 import time
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv.core.encode import reask
-from adafv.core.pruner import Pruner
+from adafv.core.pruner import Pruner, Selection
 from adafv.core.visual_tokens import Encoding
 from adafv.evaluation.boxes import centers, distances
 from adafv.evaluation.oracle import Oracle
@@ -48,7 +49,10 @@ class Prompts:
         self.encodings = {frozenset[int](): reask(model, self.inputs, encoding, images)}
 
     def answer(self, pruner: Pruner | None, max_new_tokens: int) -> list[dict[str, Any]]:
-        """Return answer, visual_tokens, kept_tokens and seconds of each question.
+        """Return answer, visual_tokens, kept_tokens, evidence_kept and seconds of each question.
+
+        Evidence is the share of the tokens in the boxes of a question that stay; None: without
+        boxes, and where a kept token is no longer a patch of its own.
 
         Args:
             pruner: None: the blind model.
@@ -66,24 +70,29 @@ class Prompts:
         start = time.perf_counter()
         if pruner is None:
             read = [0.0] * len(counts)
+            selection = None
             output = generate(self.model, self.blind, max_new_tokens)
         else:
             # the oracle alone is told what the questions are about
             if isinstance(pruner, Oracle):
-                pruner = replace(pruner, distances=self._distances())
+                pruner = replace(pruner, distances=self._distances)
             with pruner.pruned(self.model, self.inputs, encoding) as (short, selection):
                 output = generate(self.model, short, max_new_tokens)
             read = selection.tokens_read
         texts = decode(self.processor, output)
         seconds = (time.perf_counter() - start) / len(texts)  # a question's share of the batch
 
+        evidence: list[float | None] = [None] * len(counts)
+        if selection is not None and pruner is not None and not pruner.shrinks:
+            evidence = self._evidence(selection)
         answers = []
-        for text, count, kept in zip(texts, counts, read, strict=True):
+        for text, count, kept, share in zip(texts, counts, read, evidence, strict=True):
             answers.append(
                 {
                     "answer": text,
                     "visual_tokens": count,
                     "kept_tokens": kept,
+                    "evidence_kept": share,
                     "seconds": round(seconds, 6),
                 }
             )
@@ -97,8 +106,29 @@ class Prompts:
             )
         return self.encodings[skip]
 
+    def _evidence(self, selection: Selection) -> list[float | None]:
+        """Return the share of the tokens in each question's boxes that are kept."""
+        unknown: list[float | None] = [None] * len(self.asked)
+        # merged and shrunk tokens, and those that only some layers read, show more than a patch
+        own_patches = selection.features is None and selection.read is None
+        if not own_patches or not any(question.boxes for question in self.asked):
+            return unknown
+        try:
+            known = self._distances
+        except BudgetError:
+            return unknown
+
+        shares: list[float | None] = []
+        for distance, kept in zip(known, selection.kept, strict=True):
+            inside = distance.isfinite().any(1)  # (N,)
+            count = int(inside.sum())
+            share = int(inside[kept.cpu()].sum()) / count if count else None
+            shares.append(share)
+        return shares
+
+    @cached_property
     def _distances(self) -> list[Tensor]:
-        """Return what the oracle knows: how far tokens are from the boxes, (N, boxes) each."""
+        """How far tokens are from the boxes, (N, boxes) each, as the oracle knows."""
         # a model whose tokens have no grid is no reason to end an evaluation
         try:
             check_has_grid(self.model)

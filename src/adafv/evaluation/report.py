@@ -5,7 +5,7 @@ import platform
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -39,6 +39,9 @@ __all__ = [
     "write",
 ]
 
+RESIZE = "resize"  # the method; its class would import PyTorch
+BEYOND_RESIZE = "beyond resize"
+"""The type of questions that all tokens answer, and an image shrunk to the same budget does not."""
 LEGEND = (
     "▲ better, ▼ worse than adafv by more than luck "
     "(p < 0.05, paired; the differences are in pairs.csv)"
@@ -61,6 +64,8 @@ class Row:
         ci_low, ci_high: see `INTERVAL`.
         retention: accuracy over that of the dense model; None where that is 0.
         seconds: a sum.
+        evidence_kept: the share of the tokens in a question's boxes that stay, mean over questions;
+            None where there are no boxes, or kept tokens are no longer patches of their own.
     """
 
     # what was asked of which method
@@ -77,9 +82,13 @@ class Row:
     ci_high: float
     retention: float | None
     seconds: float
+    evidence_kept: float | None
 
 
 COLUMNS = columns_of(Row)
+NEW = ("evidence_kept",)
+"""Columns that results of earlier versions lack."""
+REQUIRED = tuple(name for name in COLUMNS if name not in NEW)
 
 
 @checked
@@ -96,12 +105,21 @@ def rows_of(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         types["all"].append(record)
         types.setdefault(str(record["type"]), []).append(record)
 
+    # what is lost by a smaller image, and by nothing else
+    fine = beyond_resize(groups)
+    for (_, _, keep), types in groups.items():
+        answers = [answer for answer in types["all"] if _question_of(answer, keep) in fine]
+        if answers:
+            types[BEYOND_RESIZE] = answers
+
     # the dense model's accuracy, which retention is relative to
     dense = {}
     for (suite, name, _), types in groups.items():
         if name == "none":
             for kind, answers in types.items():
                 dense[suite, kind] = _mean(answers, "correct")
+        # by definition
+        dense[suite, BEYOND_RESIZE] = 1.0
 
     rows = []
     for (suite, name, keep), types in groups.items():
@@ -109,6 +127,46 @@ def rows_of(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             row = _row(suite, name, keep, kind, answers, dense.get((suite, kind)))
             rows.append(row_of(row))
     return rows
+
+
+def _evidence(answers: Iterable[dict[str, Any]]) -> float | None:
+    """Return the mean evidence of the answers that have it."""
+    shares = []
+    for answer in answers:
+        # answers of earlier versions have none
+        if answer.get("evidence_kept") is not None:
+            shares.append(answer["evidence_kept"])
+    return sum(shares) / len(shares) if shares else None
+
+
+def beyond_resize(
+    groups: Mapping[tuple[str, str, float], Mapping[str, Iterable[dict[str, Any]]]],
+) -> set[Hashable]:
+    """Return the questions that all tokens answer and an image shrunk to the same budget does not.
+
+    On the others nobody needs a method (VTC-Bench, arXiv 2510.07143).
+
+    Returns:
+        Suite, image, question and budget of each.
+    """
+    right = set()
+    for (_, name, keep), types in groups.items():
+        if name == "none" and keep == 1:
+            for answer in types["all"]:
+                if answer["correct"]:
+                    right.add(_question_of(answer))
+
+    found: set[Hashable] = set()
+    for (_, name, keep), types in groups.items():
+        if name == RESIZE:
+            for answer in types["all"]:
+                if not answer["correct"] and _question_of(answer) in right:
+                    found.add(_question_of(answer, keep))
+    return found
+
+
+def _question_of(answer: Mapping[str, Any], *more: float) -> tuple[Hashable, ...]:
+    return (answer["suite"], answer["id"], answer["question"], *more)
 
 
 def _row(
@@ -138,6 +196,7 @@ def _row(
         ci_high=high,
         retention=accuracy / dense if dense else None,
         seconds=sum(map(itemgetter("seconds"), answers)),
+        evidence_kept=_evidence(answers),
     )
 
 
@@ -184,7 +243,8 @@ def read(path: str | Path) -> dict[str, Any]:
         # a row that lacks a column is of another command
         rows = []
         for row in found["rows"]:
-            rows.append({name: row[name] for name in COLUMNS})
+            required = {name: row[name] for name in REQUIRED}
+            rows.append(required | {name: row.get(name) for name in NEW})
     except OSError as error:
         raise ValueError(
             f"{path} cannot be read ({error.strerror}): pass results.json of `adafv eval`"
@@ -220,14 +280,27 @@ def write(
 
 @checked
 def table(
-    rows: list[dict[str, Any]], pairs: Iterable[dict[str, Any]] = (), against: str = "adafv"
+    rows: list[dict[str, Any]],
+    pairs: Iterable[dict[str, Any]] = (),
+    against: str = "adafv",
+    question_type: str = "all",
 ) -> Table:
-    """Return a table of accuracies on all questions of each suite.
+    """Return a table of accuracies on the questions of a type of each suite.
 
     Each comes with its interval, and its share of the dense model's. Of `pairs`, those of the
     method `against` mark what is better (▲) or worse (▼) than it beyond luck.
+
+    Raises:
+        ValueError: no question is of this type.
     """
-    rows = where(rows, question_type="all")
+    types = distinct(rows, "question_type")
+    if question_type not in types:
+        raise ValueError(
+            f"type {question_type!r} is not in these results: pass one of {', '.join(types)}"
+        )
+    # differences are of all questions
+    pairs = pairs if question_type == "all" else ()
+    rows = where(rows, question_type=question_type)
     suites = distinct(rows, "suite")
     marks = _marks(pairs, against)
 

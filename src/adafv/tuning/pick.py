@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from adafv.data.sample import BLIND, same_answer
-from adafv.tuning.questions import ImageFile
+from adafv.data.sample import BLIND
+from adafv.evaluation.own import ImageFile
 from adafv.tuning.retention import Answers, Effects, effects_of, needed, retention
 from adafv.utils.checks import checked
 from adafv.utils.records import columns_of, row_of
@@ -96,8 +96,10 @@ def answers_of(
     for image in images:
         for index, question in enumerate(image.questions):
             key = (image.id, index)
-            truths[key] = question.answer or dense[key]["answer"]
-    dense_right = {key: same_answer(dense[key]["answer"], truth) for key, truth in truths.items()}
+            truths[key] = question
+            if not question.answer:
+                truths[key] = replace(question, answer=dense[key]["answer"])
+    dense_right = {key: truth.accepts(dense[key]["answer"]) for key, truth in truths.items()}
     if not any(dense_right.values()):
         raise ValueError(
             f"the dense model gives none of the {len(dense)} answers that the lines of the {half} "
@@ -113,7 +115,7 @@ def answers_of(
             pairs = []
             for index, _ in enumerate(image.questions):
                 key = (image.id, index)
-                pairs.append((dense_right[key], same_answer(own[key]["answer"], truths[key])))
+                pairs.append((dense_right[key], truths[key].accepts(own[key]["answer"])))
             answered.append(pairs)
         found[name] = answered, list(own.values())
     return found

@@ -14,6 +14,7 @@ from adafv.core.pruner import Pruner
 from adafv.data.sample import Question
 from adafv.evaluation.answering import Answering, Configuration, chunks, configured, settings_of
 from adafv.evaluation.answers import AnswerLog, Key
+from adafv.evaluation.own import ImageFile
 from adafv.models.boilerplate import boilerplate
 from adafv.models.prompting import check_question
 from adafv.tuning.pick import (
@@ -26,7 +27,7 @@ from adafv.tuning.pick import (
     is_candidate,
     rows_of,
 )
-from adafv.tuning.questions import ImageFile, halves, read_images
+from adafv.tuning.questions import halves, images_of
 from adafv.tuning.retention import needed
 from adafv.utils.checks import checked
 
@@ -63,17 +64,18 @@ class Tuning:
     """The smallest budget, and its method, that holds a retention on a user's own questions.
 
     Retention is the right answers of a pruned model over those of the dense one; an answer is right
-    that is the truth, or, where the line has none, the dense model's own answer, but for case and
-    space around it. The images are split in half at random. Methods and budgets are compared on
-    one half: a budget holds if the lower end of the 95 % interval of its retention is
-    `min_retention` at least. For each method the budgets are gone through from the largest on, up
-    to the first that does not hold, so that no small one is taken for one lucky draw. The smallest
-    budget of all methods is chosen; among equals the method that retains most. It then answers the
+    that is the truth, or, where the line has none, the dense model's own answer, as
+    `adafv.data.sample.normalised` compares them. The images are split in half at random. Methods
+    and budgets are compared on one half: a budget holds if the lower end of the 95 % interval of
+    its retention is `min_retention` at least. For each method the budgets are gone through from the
+    largest on, up to the first that does not hold, so that no small one is taken for one lucky
+    draw. The smallest budget of all methods is chosen; among equals the method that retains most,
+    shrunk images (`resize`) among the methods. It then answers the
     other half, which had no say in the choice: these figures are the ones to quote, and it counts
     as found if it retains `min_retention` there, too.
 
     Args:
-        data: the questions, see `adafv.tuning.questions.read_images`.
+        data: the questions, see `adafv.evaluation.own.read_images`.
         min_retention: above 0 and below 1, which no sample could prove.
         methods: as `adafv.methods.from_spec` reads them.
         keeps: shares of the visual tokens, 0 < keep < 1.
@@ -117,7 +119,7 @@ class Tuning:
     @cached_property
     def images(self) -> list[ImageFile]:
         """The questions, by image."""
-        return read_images(self.data)
+        return images_of(self.data)
 
     @cached_property
     def split(self) -> dict[str, list[ImageFile]]:

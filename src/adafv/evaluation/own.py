@@ -1,0 +1,185 @@
+"""A user's own questions on own images, from a JSONL file."""
+
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from adafv.batch.jsonl import Line, read_lines
+from adafv.data.sample import Box, Question, Sample
+from adafv.models.images import open_image
+from adafv.utils.checks import checked
+
+__all__ = ["ImageFile", "is_own", "name_of", "own_images", "own_samples", "read_images"]
+
+ENDING = ".jsonl"
+FILE = "questions.jsonl"
+"""The file of a folder that is a suite."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file with what is asked about it.
+
+    Attributes:
+        id: its path from the folder of the questions.
+        path: of the file.
+        questions: in the order of the lines, none twice; an empty answer: the dense model's is the
+            truth.
+        lines: their numbers.
+    """
+
+    id: str
+    path: str  # as it is opened
+    questions: tuple[Question, ...]
+    lines: tuple[int, ...]
+
+    def sample(self) -> Sample:
+        """Open the image."""
+        return Sample(self.id, open_image(self.path), self.questions, ())
+
+
+@checked
+def is_own(suite: str) -> bool:
+    """Return whether the name of a suite is the path of a file or folder of own questions."""
+    return suite.endswith(ENDING) or (Path(suite) / FILE).is_file()
+
+
+@checked
+def name_of(suite: str) -> str:
+    """Return under which name the questions of a file or folder stand in results."""
+    return Path(suite.removesuffix(ENDING)).name
+
+
+@checked
+def own_samples(suite: str, limit: int | None = None) -> Iterator[Sample]:
+    """Yield the images of a file or folder with their questions, `limit` questions in all.
+
+    An image's id changes with its questions, so that answers to others are never taken for theirs.
+    """
+    left = limit
+    for image in own_images(suite):
+        questions = image.questions[:left]
+        if not questions:
+            return
+        left = None if left is None else left - len(questions)
+        asked = zlib.crc32(repr(image.questions).encode())
+        yield replace(image.sample(), id=f"{image.id}#{asked:08x}", questions=questions)
+
+
+@checked
+def own_images(suite: str) -> list[ImageFile]:
+    """Return the images of a suite; each of their questions has an answer.
+
+    Raises:
+        ValueError: see `read_images`; a question without an answer.
+    """
+    path = Path(suite)
+    if path.is_dir():
+        path = path / FILE
+    images = read_images(path)
+    for image in images:
+        for question, line in zip(image.questions, image.lines, strict=True):
+            if not question.answer:
+                raise ValueError(
+                    f"line {line} of {path} has no answer: give the truth, which `adafv eval` "
+                    "compares with"
+                )
+    return images
+
+
+@checked
+def read_images(path: Path) -> list[ImageFile]:
+    """Return the questions of a JSONL file, by image.
+
+    Its lines are `{"image": "a.png", "question": "what is there?", "answer": "a cup"}`. "answer" is
+    the truth, where there is one, or a list of what is as right; "type" groups questions; "boxes"
+    are the regions they ask about, left, top, right and bottom in pixels; other keys are ignored. A
+    line that is there twice counts once. All lines are checked and all images opened before this
+    returns.
+
+    Raises:
+        ValueError: the file cannot be read or is empty; or, with the number of the line, what is
+            wrong with it.
+    """
+    # by image and text, each question with the number of its line
+    asked: dict[str, dict[str, tuple[Question, int]]] = {}
+    files: dict[str, str] = {}
+    for line in read_lines(path)[0]:
+        try:
+            question = _question(line)
+            # relative, so that a folder can move with its answers
+            name = os.path.relpath(line.image, path.parent)
+            # a file that is no image is an error of its first line
+            if name not in files:
+                open_image(line.image)
+                files[name] = line.image
+
+            # the same line twice counts once, another answer is a mistake
+            own = asked.setdefault(name, {})
+            known, number = own.setdefault(question.text, (question, line.number))
+            if known != question:
+                raise ValueError(
+                    f"this is asked in line {number} too, with another answer: "
+                    "leave one of them out"
+                )
+        except ValueError as error:
+            raise ValueError(_with_line(str(error), line.number, path)) from None
+
+    images = []
+    for name, own in asked.items():
+        questions, lines = zip(*own.values(), strict=True)
+        images.append(ImageFile(name, files[name], questions, lines))
+    return images
+
+
+def _question(line: Line) -> Question:
+    """Return what a line asks, with "" for an answer that it lacks."""
+    if line.error is not None:
+        raise ValueError(line.error)
+    text = line.question.strip()
+    if not text:
+        raise ValueError("the question is empty: ask something about the image")
+    type_ = "" if line.type is None else line.type
+    if not isinstance(type_, str):
+        raise ValueError(f"type={type_!r} is not text: name the group of the question")
+    answer, *also = _answers(line.answer)
+    return Question(text, answer, type_, _boxes(line.boxes), tuple(also))
+
+
+def _answers(given: Any) -> list[str]:
+    """Return the answers that are right, [""] where none is given."""
+    if given is None:
+        return [""]
+    answers = given if isinstance(given, list) and given else [given]
+    for answer in answers:
+        # a truth of nothing but space would make every answer wrong
+        if not (isinstance(answer, str) and answer.strip()):
+            raise ValueError(
+                f"answer={given!r} is not text: give the truth in words, or leave it out"
+            )
+    return [answer.strip() for answer in answers]
+
+
+def _boxes(given: Any) -> tuple[Box, ...]:
+    """Return the regions that a question asks about."""
+    boxes = []
+    for box in given or ():
+        numbers = isinstance(box, list) and len(box) == 4 and all(type(x) is int for x in box)
+        if not numbers or not (box[0] < box[2] and box[1] < box[3]):
+            raise ValueError(
+                f"boxes={given!r} are no regions: write left, top, right and bottom of each in "
+                "pixels, e.g. [[10, 20, 60, 80]]"
+            )
+        left, top, right, bottom = box
+        boxes.append((left, top, right, bottom))
+    return tuple(boxes)
+
+
+def _with_line(error: str, number: int, path: Path) -> str:
+    """Return an error with the line that it is about, unless it names it already."""
+    if f"line {number} " in error:
+        return f"{path}: {error}"
+    return f"line {number} of {path}: {error}"

@@ -1,0 +1,126 @@
+"""A user's own questions: read, asked, judged, and beside them what a smaller image answers."""
+
+import json
+
+import pytest
+from conftest import picture, tiny_model, tiny_processor
+
+from adafv.data.sample import Question, normalised
+from adafv.evaluation.evaluate import Evaluation
+from adafv.evaluation.own import is_own, own_images, own_samples
+from adafv.evaluation.report import BEYOND_RESIZE, rows_of, table
+
+QUESTION = "what color is the anchor ?"
+FIRST = {"image": "a.png", "question": QUESTION, "answer": ["red", "crimson"], "type": "color"}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write lines beside two images; the path of their file."""
+    for name in ("a", "b"):
+        picture(24, 24, seed=ord(name)).save(tmp_path / f"{name}.png")
+
+    def call(*lines: dict):
+        path = tmp_path / "own.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return path
+
+    return call
+
+
+def test_answers_that_are_the_same():
+    """Case, articles, punctuation and the form of numbers make no difference; words do."""
+    question = Question("q", "two cats", "", (), ("a pair of cats",))
+    for answer in ("Two cats.", "2 cats", " the two  cats", "a pair of cats"):
+        assert question.accepts(answer)
+    for answer in ("three cats", "two", "cats", ""):
+        assert not question.accepts(answer)
+    # nothing but an article is an answer of its own
+    assert normalised("A") == "a"
+    assert normalised("Grey colour") == "gray color"
+
+
+def test_what_a_file_says(write):
+    """Answers that are as right, a type, regions; a folder with such a file is the same."""
+    second = {"image": "b.png", "question": "is there a ball ?", "answer": "no"}
+    path = write(FIRST | {"boxes": [[0, 0, 12, 24]]}, second)
+    first, other = own_images(str(path))
+    assert first.questions == (Question(QUESTION, "red", "color", ((0, 0, 12, 24),), ("crimson",)),)
+    assert other.questions == (Question("is there a ball ?", "no", "", ()),)
+    path.rename(path.with_name("questions.jsonl"))
+    assert is_own(str(path.parent))
+    assert own_images(str(path.parent)) == [first, other]
+
+
+def test_an_image_is_another_when_its_questions_change(write):
+    """So that no answer is taken for one to a new question."""
+    [before] = own_samples(str(write(FIRST)))
+    [same] = own_samples(str(write(FIRST)), limit=1)
+    [changed] = own_samples(str(write(FIRST | {"answer": "blue"})))
+    assert before.id == same.id != changed.id
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"answer": None}, "has no answer"),
+        ({"answer": ["red", " "]}, "is not text"),
+        ({"type": 3}, "type=3 is not text"),
+        ({"boxes": [[0, 0, 12]]}, "are no regions"),
+        ({"boxes": [[5, 0, 5, 9]]}, "are no regions"),
+        ({"image": "c.png"}, "c.png"),
+    ],
+)
+def test_a_bad_line_is_named(write, line, words):
+    with pytest.raises(ValueError, match=words) as error:
+        Evaluation(methods=["adafv"], keeps=[0.25], suites=[str(write(FIRST | line))])
+    assert "line 1 " in str(error.value)
+
+
+def test_two_files_of_one_name_are_refused(write, tmp_path):
+    path = write(FIRST)
+    (tmp_path / "more").mkdir()
+    picture().save(tmp_path / "more" / "a.png")
+    other = tmp_path / "more" / path.name
+    other.write_text(path.read_text())
+    with pytest.raises(ValueError, match="two suites are called 'own'"):
+        Evaluation(methods=["adafv"], keeps=[0.25], suites=[str(path), str(other)])
+
+
+def test_evidence_and_questions_beyond_a_smaller_image(write, tmp_path):
+    """Of a box of half the image half of an even choice stays; dense keeps all of it."""
+    path = write(
+        FIRST | {"boxes": [[0, 0, 12, 24]]},
+        {"image": "b.png", "question": QUESTION, "answer": "blue", "boxes": [[0, 0, 24, 24]]},
+    )
+    plan = Evaluation(
+        methods=["uniform", "resize", "pool"],
+        keeps=[0.25],
+        suites=[str(path)],
+        max_new_tokens=2,
+    )
+    records = plan.run(tiny_model("llava"), tiny_processor("llava"), tmp_path / "out", name="tiny")
+    shares = {}
+    for record in records:
+        assert record["suite"] == "own"
+        shares.setdefault(record["method"], []).append(record["evidence_kept"])
+    assert shares["none"] == [1, 1]
+    # 9 of 36 tokens: 3 columns, one of which lies on either side of the middle
+    assert shares["uniform"][1] == 0.25
+    assert 0 < shares["uniform"][0] < 0.5
+    # shrunk and merged tokens are no patches of their own
+    assert shares["resize"] == shares["pool"] == shares["blind"] == [None, None]
+
+    # as if all tokens were right, and a smaller image on the second question
+    for record in records:
+        second = record["id"].startswith("b.png")
+        record["correct"] = record["method"] == "none" or (record["method"] == "resize" and second)
+    rows = [row for row in rows_of(records) if row["question_type"] == BEYOND_RESIZE]
+    assert {(row["method"], row["n"], row["accuracy"]) for row in rows} == {
+        ("uniform", 1, 0.0),
+        ("resize", 1, 0.0),
+        ("pool", 1, 0.0),
+    }
+    assert table(rows, question_type=BEYOND_RESIZE).row_count == 3
+    with pytest.raises(ValueError, match="pass one of"):
+        table(rows, question_type="color")
