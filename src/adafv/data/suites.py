@@ -1,4 +1,4 @@
-"""The suites by name: three drawn by code, and the test split of the PyPI package easy-vqa."""
+"""The suites by name: drawn scenes and pages, and the test split of the PyPI package easy-vqa."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from itertools import count
 
 from PIL import Image
 
+from adafv.data.pages import draw_page
 from adafv.data.sample import Question, Sample
 from adafv.data.scenes import SCENE_SUITES, draw
 
-SUITES: tuple[str, ...] = (*SCENE_SUITES, "easy-vqa")
+PAGES = "pages"
+SUITES: tuple[str, ...] = (*SCENE_SUITES, "easy-vqa", PAGES)
+"""All of them. What the embedded model's words can ask, see `suites_of`, is the default."""
 DRAWN_QUESTIONS = 2_000
 """Questions of a drawn suite where no limit is given."""
 _SEEDS = 1_000_000
@@ -45,8 +48,8 @@ def load_suite(
 
 
 def suites_of(split: str) -> tuple[str, ...]:
-    """Return the suites that have this split."""
-    return SUITES if split == "test" else SCENE_SUITES
+    """Return the suites that have this split and ask in words of the embedded model."""
+    return (*SCENE_SUITES, "easy-vqa") if split == "test" else SCENE_SUITES
 
 
 def suite_length(name: str, limit: int | None = None) -> int:
@@ -77,7 +80,10 @@ def _cut(samples: Iterator[Sample], total: int) -> Iterator[Sample]:
 def _drawn(name: str, seed: int, split: str) -> Iterator[Sample]:
     # no two seeds share an image
     for index in count(seed * _SEEDS):
-        yield draw(index, split=split, suite=name)
+        if name == PAGES:
+            yield draw_page(index, split=split)
+        else:
+            yield draw(index, split=split, suite=name)
 
 
 @functools.cache

@@ -131,7 +131,7 @@ class Answering:
 
         # the oracle needs boxes
         planned = list(self.configurations)
-        if not any(sample.things for sample in samples):
+        if not any(question.boxes for sample in samples for question in sample.questions):
             planned = [c for c in planned if c.method != Oracle.name]
 
         # only what is missing under some configuration is asked
