@@ -43,16 +43,23 @@ test-fast: env
 coverage: env
 	$(PYTEST) --cov adafv --cov-report term:skip-covered
 
+# An environment that sees what $(VENV) has installed, and holds only what it needs besides or in another version.
+define overlay
+	$(BIN)/python -m venv --clear --without-pip $(@D)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" > \
+		$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/overlay.pth
+endef
+INTO = $(BIN)/pip --python $(@D)/bin/python install --quiet --constraint constraints.txt
+
 test-lmms: $(LMMS)/ready
-	OMP_NUM_THREADS=1 $(LMMS)/bin/pytest tests/lmms
+	OMP_NUM_THREADS=1 $(LMMS)/bin/python -m pytest tests/lmms
 
 # lmms-eval without its dependencies: PyPI's torchvision is built for CUDA and breaks beside a CPU build of PyTorch,
 # and most of the hundred others serve models and benchmarks that this test doesn't run.
-$(LMMS)/ready: pyproject.toml constraints.txt tests/lmms/requirements.txt
-	$(PYTHON) -m venv $(LMMS)
-	$(LMMS)/bin/pip install --quiet --upgrade pip
-	$(LMMS)/bin/pip install --quiet --constraint constraints.txt --editable . --requirement tests/lmms/requirements.txt
-	$(LMMS)/bin/pip install --quiet --no-deps 'lmms-eval>=0.7'
+$(LMMS)/ready: $(VENV)/ready tests/lmms/requirements.txt
+	$(overlay)
+	$(INTO) --requirement tests/lmms/requirements.txt
+	$(INTO) --no-deps 'lmms-eval>=0.7'
 	touch $@
 
 test-vllm: $(VLLM)/ready
@@ -71,13 +78,12 @@ $(VLLM)/ready: pyproject.toml tests/served/requirements.txt tests/served/torchvi
 test-ui: $(UI)/ready
 	@command -v chromium > /dev/null || { apt-get update && apt-get install --yes chromium; } > /dev/null 2>&1 || \
 		{ echo "chromium is not installed: sudo apt-get install chromium"; exit 1; }
-	OMP_NUM_THREADS=1 $(UI)/bin/pytest tests/app/test_app.py tests/browser
+	OMP_NUM_THREADS=1 $(UI)/bin/python -m pytest tests/browser
 
 # Chromium comes from Debian: Playwright's own build would be another 170 MB from elsewhere.
-$(UI)/ready: pyproject.toml constraints.txt tests/browser/requirements.txt
-	$(PYTHON) -m venv $(UI)
-	$(UI)/bin/pip install --quiet --upgrade pip
-	$(UI)/bin/pip install --quiet --constraint constraints.txt --editable '.[ui]' --requirement tests/browser/requirements.txt
+$(UI)/ready: $(VENV)/ready tests/browser/requirements.txt
+	$(overlay)
+	$(INTO) 'adafv[ui]' --requirement tests/browser/requirements.txt
 	touch $@
 
 SPEED := $(BIN)/adafv speed

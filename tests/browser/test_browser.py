@@ -245,14 +245,16 @@ def test_upload(page, drawing):
     expect(page.locator(".card")).to_have_count(1)
     ask_for(page, "is there a cup?")
     expect(page.locator(".card")).to_have_count(3)
-    data = page.evaluate_handle(
-        """() => { const data = new DataTransfer(), canvas = document.createElement('canvas');
+    transfer = page.evaluate_handle(
+        """() => { const transfer = new DataTransfer();
+        const canvas = document.createElement('canvas');
         canvas.width = 90; canvas.height = 120;
         const data = atob(canvas.toDataURL('image/png').split(',')[1]);
         const bytes = Uint8Array.from(data, c => c.charCodeAt(0));
-        data.items.add(new File([bytes], 'dropped.png', {type: 'image/png'})); return data; }"""
+        transfer.items.add(new File([bytes], 'dropped.png', {type: 'image/png'}));
+        return transfer; }"""
     )
-    page.locator(".drop button").first.dispatch_event("drop", {"dataTransfer": data})
+    page.locator(".drop button").first.dispatch_event("drop", {"dataTransfer": transfer})
     expect(page.locator(".card .view").first).to_have_attribute("viewBox", "0 0 90 120")
 
 

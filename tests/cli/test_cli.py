@@ -111,15 +111,19 @@ def test_version(run):
     assert run("--version", model=False) == (0, adafv.__version__ + "\n", "")
 
 
-def test_a_real_process(checkpoint, image):
+def test_a_real_process(run, checkpoint, image):
     """From a shell: JSON and nothing else on stdout, nothing on stderr, whatever transformers has
-    to say.
+    to say. `-` reads standard input; the answer is that about the file.
     """
-    done = process("ask", image, QUESTION, "--json", "--model", checkpoint)
-    assert done.returncode == 0
-    assert done.stderr == ""
-    assert json.loads(done.stdout).keys() == ANSWER_KEYS
-    assert done.stdout.count("\n") == 1
+    words = [sys.executable, "-m", "adafv", "ask", "-", QUESTION, "--json", "--model", checkpoint]
+    piped = subprocess.run(words, input=Path(image).read_bytes(), capture_output=True, timeout=120)
+    assert piped.returncode == 0
+    assert piped.stderr == b""
+    assert piped.stdout.count(b"\n") == 1
+    answer = json.loads(piped.stdout)
+    assert answer.keys() == ANSWER_KEYS
+    alone = json.loads(run("ask", image, QUESTION, "--json")[1])
+    assert answer == alone | {"prefill_ms": ANY, "total_ms": ANY}
 
 
 def test_a_real_process_with_bad_input(tmp_path):
@@ -226,19 +230,6 @@ def test_was_cut():
     assert was_cut(model, output[:1], 3) == [True]
 
 
-def test_a_picture_from_standard_input(checkpoint, image, tmp_path):
-    """`-` reads it; the answer is that about the file.
-
-    Nothing there, or no image, is one sentence.
-    """
-    alone = process("ask", image, QUESTION, "--json", "--model", checkpoint)
-    words = [sys.executable, "-m", "adafv", "ask", "-", QUESTION, "--json", "--model", checkpoint]
-    piped = subprocess.run(words, input=Path(image).read_bytes(), capture_output=True, timeout=120)
-    times = {"prefill_ms": ANY, "total_ms": ANY}
-    assert piped.stderr == b""
-    assert json.loads(piped.stdout) == json.loads(alone.stdout) | times
-
-
 @pytest.mark.parametrize(
     ("content", "words"), [(b"", ["empty", "image.png"]), (b"text", ["not an image"])]
 )
@@ -250,18 +241,19 @@ def test_no_picture_on_standard_input(run, monkeypatch, content, words):
     refused(run("explain", "-", QUESTION, "--out", "page.png"), "nothing is piped in")
 
 
-def test_words_that_the_embedded_model_does_not_know(tmp_path):
+def test_words_that_the_embedded_model_does_not_know(run, tmp_path):
     """One sentence on stderr that names --model; the answer comes all the same, and stdout stays
     JSON.
     """
     path = tmp_path / "a.png"
     picture(96, 96).save(path)
-    done = process("ask", str(path), "What breed is the Dalmatian, or the cup?", "--json")
-    assert done.returncode == 0
-    assert json.loads(done.stdout).keys() == ANSWER_KEYS
-    assert done.stderr.count("\n") == 1
-    assert "'breed', 'Dalmatian' are not among the 184 words" in done.stderr
-    assert "--model" in done.stderr
+    question = "What breed is the Dalmatian, or the cup?"
+    status, out, err = run("ask", path, question, "--json", model=False)
+    assert status == 0
+    assert json.loads(out).keys() == ANSWER_KEYS
+    assert err.count("\n") == 1
+    assert "'breed', 'Dalmatian' are not among the 184 words" in err
+    assert "--model" in err
 
 
 def test_known_words(embedded):

@@ -1,6 +1,5 @@
 """The gallery's rule, and its notebook: it runs, and shows what the rule finds."""
 
-from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -23,8 +22,11 @@ METHODS = ("one", "two", "three", "four")
 
 @pytest.fixture(autouse=True)
 def short_answers(monkeypatch):
-    monkeypatch.setattr(collect, "ask", partial(ask, max_new_tokens=3))
-    monkeypatch.setattr(beside, "ask_encoded", partial(ask_encoded, max_new_tokens=3))
+    def short(function):
+        return lambda *given, max_new_tokens: function(*given, max_new_tokens=3)
+
+    monkeypatch.setattr(collect, "ask", short(ask))
+    monkeypatch.setattr(beside, "ask_encoded", short(ask_encoded))
 
 
 def records(rows: list[tuple[str, int, str, str]], dense: str = "yes") -> list[dict]:
