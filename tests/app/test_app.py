@@ -3,8 +3,6 @@ who sees what.
 """
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -369,8 +367,3 @@ def test_without_gradio(monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "adafv: Gradio is not installed: pip install 'adafv[ui]'\n"
-
-
-def test_the_callbacks_need_no_gradio():
-    code = "import sys, adafv.app.page, adafv.app.server; sys.exit('gradio' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import ANY
@@ -37,6 +38,7 @@ from adafv.models.vocabulary import unknown_words, unknown_words_notice
 
 ANSWER_KEYS = {"answer", "method", "visual_tokens", "kept_tokens", "prefill_ms", "total_ms", "cut"}
 QUESTION = "what color is the anchor ?"
+SHORT = ("--json", "--max-new-tokens", 3)
 HERE = os.environ | {"PYTHONPATH": str(Path(adafv.__file__).parents[1])}
 """For processes in other folders: the code that is tested."""
 
@@ -44,6 +46,14 @@ HERE = os.environ | {"PYTHONPATH": str(Path(adafv.__file__).parents[1])}
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> str:
     return str(save_tiny(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once():
+    """Commands share a model that several of them load alike."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adafv.models.load.load", cache(load))
+        yield
 
 
 @pytest.fixture
@@ -145,7 +155,7 @@ def test_ask(run, image):
 def test_ask_json(run, image, method):
     """The keys of the contract, for every method; a tenth is kept where nothing is said."""
     given = ["--keep", 0.6] if method in INSIDE else []
-    status, out, err = run("ask", image, QUESTION, "--method", method, "--json", *given)
+    status, out, err = run("ask", image, QUESTION, "--method", method, *SHORT, *given)
     result = json.loads(out)
     assert status == 0
     assert err == ""
@@ -160,17 +170,17 @@ def test_ask_json(run, image, method):
 def test_ask_budgets(run, image):
     """--keep is a share, --tokens a number, and more tokens than there are keeps all."""
     for options, expected in ((("--keep", 0.5), 0.5), (("--keep", 1), 1), (("--tokens", 10**9), 1)):
-        result = json.loads(run("ask", image, QUESTION, "--json", *options)[1])
+        result = json.loads(run("ask", image, QUESTION, *SHORT, *options)[1])
         assert result["kept_tokens"] == int(expected * result["visual_tokens"] + 0.5)
 
 
 @pytest.mark.parametrize("keep", ["25%", "25 %", "0.25", " 25.0%"])
 def test_percentages(run, image, keep):
     """25% is 0.25, on the command line and in a method's own options."""
-    result = json.loads(run("ask", image, QUESTION, "--json", "--keep", keep)[1])
+    result = json.loads(run("ask", image, QUESTION, *SHORT, "--keep", keep)[1])
     assert result["kept_tokens"] == int(0.25 * result["visual_tokens"] + 0.5)
     assert json.loads(
-        run("ask", image, QUESTION, "--json", "--method", f"adafv:keep={keep.strip()}")[1]
+        run("ask", image, QUESTION, *SHORT, "--method", f"adafv:keep={keep.strip()}")[1]
     ) == result | {name: ANY for name in ("prefill_ms", "total_ms")}
 
 
@@ -189,7 +199,7 @@ def test_methods_with_options(run, image):
     given from.
     """
     status, out, err = run(
-        "ask", image, QUESTION, "--json", "--method", "adafv:reserve=0.5:skip=template"
+        "ask", image, QUESTION, *SHORT, "--method", "adafv:reserve=0.5:skip=template"
     )
     assert status == 0
     assert err == ""
@@ -381,18 +391,25 @@ def results(methods: int = 4) -> dict:
 
 @pytest.mark.parametrize("command", [["table", "results.json"], ["methods"], ["families"]])
 @pytest.mark.parametrize("width", [80, 60])
-def test_tables_fit_the_terminal(command, width, tmp_path):
+def test_tables_fit_the_terminal(run, command, width, tmp_path, monkeypatch):
     """Fewer columns, not broken words; a pipe gets all of them."""
     (tmp_path / "results.json").write_text(json.dumps(results()))
+    narrow = {"COLUMNS": str(width), "TERM": "xterm", "NO_COLOR": "1"}
+    for name, value in narrow.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    status, piped, _ = run(*command, model=False)
+    assert status == 0
     shell = shlex.join([sys.executable, "-m", "adafv", *command])
-    narrow = {**HERE, "COLUMNS": str(width), "TERM": "xterm", "NO_COLOR": "1"}
-    seen, piped = (
-        subprocess.run(
-            words, cwd=tmp_path, env=narrow, capture_output=True, text=True, check=True, timeout=60
-        ).stdout.replace("\r", "")
-        for words in (["script", "-qec", shell, "/dev/null"], shlex.split(shell))
-    )
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", seen)
+    seen = subprocess.run(
+        ["script", "-qec", shell, "/dev/null"],
+        env=HERE | narrow,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    plain = re.sub(r"\x1b\[[0-9;]*m|\r", "", seen)
     assert max(map(len, plain.splitlines())) <= width
     words = set(re.findall(r"[\w=.:+-]+", piped))
     assert not set(re.findall(r"[\w=.:+-]+", plain.partition("Left out")[0])) - words
@@ -471,7 +488,7 @@ def test_odd_pictures_work(run, tmp_path):
     for mode, name in (("RGB", "a.png"), ("CMYK", "a.jpg"), ("I;16", "b.png"), ("P", "c.png")):
         path = tmp_path / name
         Image.new(mode, (1, 1)).save(path)
-        assert run("ask", path, QUESTION, "--json")[0] == 0
+        assert run("ask", path, QUESTION, *SHORT)[0] == 0
 
 
 def test_bad_models(run, image, tmp_path):
