@@ -3,8 +3,6 @@ full disk.
 """
 
 import json
-import multiprocessing
-import os
 import resource
 import signal
 import time
@@ -16,6 +14,7 @@ import torch
 from conftest import INSIDE, picture, tiny_model, tiny_processor
 from fakes import TEXTS, save_tiny
 from PIL import Image
+from processes import fork
 
 from adafv import AdaFV, method
 from adafv.batch import hf
@@ -532,17 +531,6 @@ def test_a_full_disk(source, checkpoint, capsys):
     assert (source.parent / "out.jsonl").read_bytes() == whole
 
 
-def silently(words: list[str]) -> None:
-    """Run a command in a process that was forked, on one thread, for none of the
-    others came along.
-    """
-    torch.set_num_threads(1)
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)
-    os.dup2(silent, 2)
-    main(words)
-
-
 def test_killed(source, checkpoint):
     """Kill -9 while it writes, again and again: in the end the file is that of a run that nobody
     killed.
@@ -552,9 +540,7 @@ def test_killed(source, checkpoint):
     words = command(source, checkpoint, "--batch-size", 1)
     out, before = source.parent / "out.jsonl", 0
     for _ in range(2):
-        # forked, for importing PyTorch takes longer than the whole batch
-        process = multiprocessing.get_context("fork").Process(target=silently, args=(words,))
-        process.start()
+        process = fork(main, words)
         deadline = time.monotonic() + 120
         while (
             not out.exists() or out.read_bytes().count(b"\n") < before + 4

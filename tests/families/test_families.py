@@ -5,6 +5,7 @@ import warnings
 from copy import copy
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,6 +43,7 @@ ALONG = (
     "moe_mm_token_type_ids",
     "token_type_ids",
 )
+GREEDY = {"do_sample": False, "max_new_tokens": 4}
 RECURRENT = ("lfm2_vl", "lfm3_vl", "qwen3_5", "qwen3_5_moe")
 BEFORE = [name for name, cls in METHODS.items() if not issubclass(cls, LayerPruner)]
 INSIDE = [name for name in METHODS if name not in BEFORE]
@@ -53,8 +55,7 @@ def name(request) -> str:
 
 
 def generated(name: str, inputs: dict, **options) -> list[list[int]]:
-    options = {"do_sample": False, "max_new_tokens": 4, **options}
-    out = tiny(name).model.generate(**inputs, **options)
+    out = tiny(name).model.generate(**inputs, **GREEDY | options)
     return out[:, inputs["input_ids"].shape[1] :].tolist()
 
 
@@ -103,20 +104,28 @@ def test_a_batch_is_its_samples(name):
     """
     width = 80 if name == "emu3" else 48  # whose encoder looks at the padding of smaller images
     samples = [(QUESTION, [show(80, 48)]), (OTHER, [show(width, 48, seed=1)])]
-    model, pruner = tiny(name).model, AdaFV(keep=0.3)
-    together = pruner.encode(model, ask(name, *samples))
-    batch = generated(name, pruner(model, ask(name, *samples)))
-    scores = logits(name, pruner(model, ask(name, *samples)))[:, -1]
+    together, batch, scores = answered_with_scores(name, *samples)
     for i, sample in enumerate(samples):
-        alone = pruner.encode(model, ask(name, sample))
+        alone, answer, alone_scores = answered_with_scores(name, sample)
         count = alone.tokens.counts[0]
         assert together.tokens.counts[i] == count
         torch.testing.assert_close(
             together.tokens.saliency[i, :count], alone.tokens.saliency[0], rtol=1e-3, atol=1e-6
         )
-        assert batch[i] == generated(name, pruner(model, ask(name, sample)))[0]
-        alone_scores = logits(name, pruner(model, ask(name, sample)))[0, -1]
-        torch.testing.assert_close(scores[i], alone_scores, rtol=1e-3, atol=1e-3)
+        assert batch[i] == answer[0]
+        torch.testing.assert_close(scores[i], alone_scores[0], rtol=1e-3, atol=1e-3)
+
+
+def answered_with_scores(name: str, *samples: tuple) -> tuple[Any, list[list[int]], torch.Tensor]:
+    """What pruned prompts are encoded to, their answers, and the logits of each answer's first
+    token.
+    """
+    model, pruner, inputs = tiny(name).model, AdaFV(keep=0.3), ask(name, *samples)
+    encoding = pruner.encode(model, inputs)
+    short = pruner.prune(model, inputs, encoding)
+    out = model.generate(**short, **GREEDY, return_dict_in_generate=True, output_logits=True)
+    answers = out.sequences[:, short["input_ids"].shape[1] :].tolist()
+    return encoding, answers, out.logits[0]
 
 
 @pytest.mark.proves("images")

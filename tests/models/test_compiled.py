@@ -14,11 +14,11 @@ from adafv.methods import method
 from adafv.models.compiled import compiled
 from adafv.models.prompting import build_batch
 from adafv.speed.shapes import WORDS, image
-from tests.speed.test_speed import SMALL, prepared
+from tests.speed.test_speed import SHALLOW, prepared
 
 pytestmark = pytest.mark.slow
 
-KINDS = tuple(SMALL)
+KINDS = tuple(SHALLOW)
 GREEDY = {"do_sample": False, "max_new_tokens": 5}
 STATIC = GREEDY | {"cache_implementation": "static", "max_cache_len": 128}
 PRUNER = AdaFV(keep=0.25)
@@ -42,7 +42,7 @@ def kind(request) -> str:
 
 def asked(kind: str, *lengths: int) -> dict:
     """Questions of so many words about images."""
-    shape = SMALL[kind]
+    shape = SHALLOW[kind]
     pictures = [image(shape.side, seed) for seed in range(len(lengths))]
     questions = [" ".join((WORDS * 9)[3 : 3 + length]) for length in lengths]
     return build_batch(shape.processor(), pictures, questions, "cpu")
@@ -56,7 +56,7 @@ def test_a_bucket_is_compiled_once(kind, counter):
     """Prompts of other lengths in the same bucket compile nothing more: neither their prefill nor
     their decoding.
     """
-    model, _ = prepared(kind)
+    model, _ = prepared(kind, shapes=SHALLOW)
     prompts = [asked(kind, length) for length in (9, 14, 11)]
     plain = [answers(model, PRUNER(model, inputs), **GREEDY) for inputs in prompts]
     counts = []
@@ -80,7 +80,7 @@ def test_answers_and_logits_are_those_of_the_plain_model(kind, counter):
     """A batch of unequal prompts, pruned or dense, with a growing or a static cache: padding
     changes nothing.
     """
-    model, _ = prepared(kind)
+    model, _ = prepared(kind, shapes=SHALLOW)
     inputs = asked(kind, 9, 14)
     for prompt in (inputs, PRUNER(model, inputs)):
         plain = answers(model, prompt, **GREEDY)
@@ -100,7 +100,7 @@ def test_masks_are_compiled_too(kind, options, counter):
     The prefill is compiled under either; the tokens after it where the cache is static and no layer
     has a window.
     """
-    model, _ = prepared(kind)
+    model, _ = prepared(kind, shapes=SHALLOW)
     inputs = asked(kind, 5, 12)
     assert not inputs["attention_mask"].all()
     short = PRUNER(model, inputs)
@@ -116,7 +116,7 @@ def test_masks_are_compiled_too(kind, options, counter):
 
 def test_attached_pruners_work_as_ever(counter):
     """Ids still begin with the caller's own prompt."""
-    model, _ = prepared("llava")
+    model, _ = prepared("llava", shapes=SHALLOW)
     inputs = asked("llava", 9)
     with PRUNER.attached(model):
         plain = model.generate(**inputs, **GREEDY)
@@ -127,7 +127,7 @@ def test_attached_pruners_work_as_ever(counter):
 
 def test_what_cannot_be_compiled_runs_as_ever(counter):
     """Gradients, attentions that are asked for, and methods that prune between layers."""
-    model, _ = prepared("llava")
+    model, _ = prepared("llava", shapes=SHALLOW)
     inputs = asked("llava", 9)
     between = method("fastv", keep=0.75)
     with between.attached(model):
@@ -143,7 +143,7 @@ def test_what_cannot_be_compiled_runs_as_ever(counter):
 
 def test_the_model_is_given_back(counter):
     """After an exception, too."""
-    model, _ = prepared("llava")
+    model, _ = prepared("llava", shapes=SHALLOW)
     with pytest.raises(RuntimeError, match="lost"), compiled(model):
         assert "forward" in vars(model.get_decoder())
         raise RuntimeError("lost")
@@ -155,7 +155,7 @@ def test_the_model_is_given_back(counter):
 def test_inductor_agrees():
     """With the compiler that users have."""
     torch.compiler.reset()
-    model, _ = prepared("llava")
+    model, _ = prepared("llava", shapes=SHALLOW)
     inputs = PRUNER(model, asked("llava", 9))
     plain = answers(model, inputs, **GREEDY)
     with compiled(model), torch.no_grad():

@@ -2,17 +2,19 @@
 processes.
 """
 
-import subprocess
-import sys
+import os
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from processes import fork
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 from zoo.families import ask, show, tiny
 
 from adafv import AdaFV, method
+from adafv.app.server import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -121,40 +123,21 @@ def test_quantised_weights(wide, bits):
     assert len(pruned(model)[0]) == 4
 
 
-PARALLEL = """
-import sys
-import torch.distributed as dist
-from tests.models.test_wrapped import loaded, pruned, tiny
-dist.init_process_group("gloo")
-model = loaded(sys.argv[1], tp_plan="auto")
-projection = model.model.language_model.layers[0].self_attn.q_proj
-assert projection.weight.to_local().shape[0] == 16, "not split"
-assert pruned(model) == pruned(tiny("llava").model)
-"""
+def half(folder: Path, expected: list[list[int]], rank: int, port: int) -> None:
+    """Prune as one of two processes that hold half of the heads each."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo")
+    model = loaded(folder, tp_plan="auto")
+    projection = model.model.language_model.layers[0].self_attn.q_proj
+    assert projection.weight.to_local().shape[0] == 16, "not split"
+    assert pruned(model) == expected
 
 
-def test_tensor_parallel_processes_choose_the_same_tokens(folder, tmp_path):
-    """Two processes hold half of the heads each; inside the language model they add up their
-    attention.
-    """
-    script = tmp_path / "parallel.py"
-    script.write_text(PARALLEL)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        str(script),
-    ]
-    root = Path(__file__).parents[2]
-    here = f"{root}:{root / 'tests'}"
-    run = subprocess.run(
-        [*command, str(folder)],
-        env={"PYTHONPATH": here, "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+def test_tensor_parallel_processes_choose_the_same_tokens(plain, folder):
+    """Inside the language model they add up their attention."""
+    expected, port = pruned(plain), free_port("127.0.0.1", 0)
+    halves = [fork(half, folder, expected, rank, port) for rank in range(2)]
+    for process in halves:
+        process.join(timeout=240)
+        assert process.exitcode == 0

@@ -2,8 +2,7 @@
 resumes exactly.
 """
 
-import subprocess
-import sys
+import shutil
 
 import numpy as np
 import pytest
@@ -24,19 +23,6 @@ def loaded():
     return AutoModelForImageTextToText.from_pretrained(MODEL_DIR), AutoProcessor.from_pretrained(
         MODEL_DIR
     )
-
-
-def test_loads_without_torchvision():
-    code = (
-        "import sys; sys.modules['torchvision'] = None\n"
-        "from transformers import AutoModelForImageTextToText as M, AutoProcessor as P\n"
-        f"m, p = M.from_pretrained({str(MODEL_DIR)!r}), P.from_pretrained({str(MODEL_DIR)!r})\n"
-        "from PIL import Image; image = Image.new('RGB', (192, 192))\n"
-        "i = p(images=image, text='<image>', return_tensors='pt')\n"
-        "m(**i); print(type(m).__name__, type(p).__name__)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["LlavaNextForConditionalGeneration", "LlavaNextProcessor"]
 
 
 def test_files_are_small_and_bf16(loaded):
@@ -136,9 +122,9 @@ def few_pictures(monkeypatch):
     monkeypatch.setattr(
         training_data,
         "render",
-        lambda first, count, workers: render(first, min(count, 12), workers),
+        lambda first, count, workers: render(first, min(count, 6), workers),
     )
-    monkeypatch.setattr(training_data, "easy_train", lambda: tuple(part[:24] for part in easy))
+    monkeypatch.setattr(training_data, "easy_train", lambda: tuple(part[:12] for part in easy))
 
 
 @pytest.mark.parametrize("stage", ["1", "2"])
@@ -147,31 +133,31 @@ def test_training_resumes_to_the_identical_state(tmp_path, stage, few_pictures):
 
     common = [
         "--scenes",
-        "12",
-        "--scenes2",
-        "12",
-        "--batch1",
         "6",
+        "--scenes2",
+        "6",
+        "--batch1",
+        "3",
         "--batch2",
         "3",
         "--workers",
         "1",
-        "--steps1",
-        "4",
-        "--steps2",
-        "4",
         "--every",
         "100",
     ]
+    common += ["--steps1", "3", "--steps2", "3"]
+    if stage == "2":
+        main(["--out", str(tmp_path), "--stage", "1", *common, "--until", "1"])
     states = []
-    for name, stops in (("straight", [4]), ("resumed", [2, 4])):
-        out = str(tmp_path / name)
+    for name, stops in (("straight", [3]), ("resumed", [2, 3])):
+        out = tmp_path / name
+        out.mkdir()
         if stage == "2":
-            main(["--out", out, "--stage", "1", *common, "--until", "1"])
+            shutil.copy(tmp_path / "stage1.pt", out)
         for stop in stops:
-            main(["--out", out, "--stage", stage, *common, "--until", str(stop)])
-        states.append(torch.load(tmp_path / name / f"stage{stage}.pt", weights_only=True))
-    assert states[0]["step"] == states[1]["step"] == 4
+            main(["--out", str(out), "--stage", stage, *common, "--until", str(stop)])
+        states.append(torch.load(out / f"stage{stage}.pt", weights_only=True))
+    assert states[0]["step"] == states[1]["step"] == 3
     assert all(torch.equal(a, states[1]["module"][k]) for k, a in states[0]["module"].items())
 
 
