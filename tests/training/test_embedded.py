@@ -11,6 +11,7 @@ import torch
 from adafv.data.scenes import draw
 from adafv.embedded import MODEL_DIR
 from training.embedded import data as training_data
+from training.embedded import recipe
 from training.embedded.recipe import CROP, build_model, build_processor, vocabulary
 
 pytestmark = pytest.mark.slow
@@ -116,8 +117,9 @@ def test_stage_2_reads_tokens_in_the_models_order():
 
 
 @pytest.fixture
-def few_pictures(monkeypatch):
-    """Of those that training looks at besides its own."""
+def small(monkeypatch):
+    """A shallow tower, and few of the images that training looks at besides its own."""
+    monkeypatch.setattr(recipe, "VISION_LAYERS", 3)
     render, easy = training_data.render, training_data.easy_train()
     monkeypatch.setattr(
         training_data,
@@ -128,28 +130,15 @@ def few_pictures(monkeypatch):
 
 
 @pytest.mark.parametrize("stage", ["1", "2"])
-def test_training_resumes_to_the_identical_state(tmp_path, stage, few_pictures):
+def test_training_resumes_to_the_identical_state(tmp_path, stage, small):
     from training.embedded.train import main
 
-    common = [
-        "--scenes",
-        "6",
-        "--scenes2",
-        "6",
-        "--batch1",
-        "3",
-        "--batch2",
-        "3",
-        "--workers",
-        "1",
-        "--every",
-        "100",
-    ]
-    common += ["--steps1", "3", "--steps2", "3"]
+    common = ["--scenes", "6", "--scenes2", "6", "--batch1", "3", "--batch2", "3"]
+    common += ["--workers", "1", "--every", "100", "--steps1", "2", "--steps2", "2"]
     if stage == "2":
         main(["--out", str(tmp_path), "--stage", "1", *common, "--until", "1"])
     states = []
-    for name, stops in (("straight", [3]), ("resumed", [2, 3])):
+    for name, stops in (("straight", [2]), ("resumed", [1, 2])):
         out = tmp_path / name
         out.mkdir()
         if stage == "2":
@@ -157,7 +146,7 @@ def test_training_resumes_to_the_identical_state(tmp_path, stage, few_pictures):
         for stop in stops:
             main(["--out", str(out), "--stage", stage, *common, "--until", str(stop)])
         states.append(torch.load(out / f"stage{stage}.pt", weights_only=True))
-    assert states[0]["step"] == states[1]["step"] == 3
+    assert states[0]["step"] == states[1]["step"] == 2
     assert all(torch.equal(a, states[1]["module"][k]) for k, a in states[0]["module"].items())
 
 

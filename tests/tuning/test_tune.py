@@ -567,8 +567,9 @@ def test_too_few_lines(checkpoint, tmp_path, capsys):
     """
     path, out = write(tmp_path, entries(4)), tmp_path / "out"
     adafv.save_pretrained(method("uniform", keep=0.5), out)
+    options = ("--keep", 0.5, "--max-new-tokens", 1)
     status, printed, err = tune(
-        capsys, "--data", path, "--out", out, "--model", checkpoint, "--keep", 0.5
+        capsys, "--data", path, "--out", out, "--model", checkpoint, *options
     )
     assert status == 0
     assert "7 lines are too few" in err
