@@ -166,7 +166,7 @@ def inputs_for(processor, *samples: tuple[str, list[Image.Image]], side: str = "
     )
 
 
-FEW = ("llava", "llava_next", "qwen2_5_vl")
+FEW = ("llava_next", "qwen2_5_vl")
 """Families that the fast lane tries."""
 
 

@@ -121,6 +121,7 @@ def test_version(run):
     assert run("--version", model=False) == (0, adafv.__version__ + "\n", "")
 
 
+@pytest.mark.slow
 def test_a_real_process(run, checkpoint, image):
     """From a shell: JSON and nothing else on stdout, nothing on stderr, whatever transformers has
     to say. `-` reads standard input; the answer is that about the file.

@@ -127,6 +127,7 @@ def test_small_suite_asks_about_the_small():
             )
 
 
+@pytest.mark.slow
 def test_every_word_is_in_the_vocabulary():
     known = set(vocabulary())
     for name in SUITES:
@@ -135,6 +136,7 @@ def test_every_word_is_in_the_vocabulary():
                 assert {*question.text.lower().replace("?", " ?").split(), question.answer} <= known
 
 
+@pytest.mark.slow
 def test_the_scenes_can_not_be_guessed():
     """The best blind guesser, who knows the answers of every wording, stays below one half."""
     for suite in SCENE_SUITES:

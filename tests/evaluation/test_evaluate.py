@@ -94,6 +94,7 @@ def test_reask_refuses_prompts_of_other_images(model, processor):
         reask(model, inputs, encode(model, inputs), [0, 0])
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_asking_one_by_one(model, processor, suite, whole):
     """Sharing the tower and batching prompts of several lengths and shapes changes no answer and no
     count.

@@ -41,6 +41,7 @@ def run(relevance, saliency, k, reserve, mass="whole"):
     return sorted(mixture.order[0, :k].tolist()), int(mixture.text), int(mixture.vision)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mass", ["whole", "beyond"])
 @pytest.mark.parametrize("reserve", [0.0, 0.1, 0.25, 0.5])
 def test_agrees_with_the_search_over_all_splits(reserve, mass):
@@ -66,6 +67,7 @@ def test_agrees_with_the_search_over_all_splits(reserve, mass):
         )
 
 
+@pytest.mark.slow
 @given(cases(scores=(EXACT,)))
 @settings(max_examples=500, deadline=None)
 def test_agrees_with_the_search_one_by_one(case):

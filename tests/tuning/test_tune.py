@@ -402,6 +402,7 @@ def generated(monkeypatch) -> list[int]:
     return counts
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_asking(model, processor, tmp_path, generated):
     """On one half under everything, on the other only what was chosen; dense and blind on both; a
     run gone on with.
@@ -448,6 +449,7 @@ def test_answers_are_those_of_asking(model, processor, tmp_path, generated):
     assert not generated
 
 
+@pytest.mark.slow
 def test_more_lines_go_on(model, processor, tmp_path, generated):
     """Lines at the end, other methods, budgets and retentions use the answers that are there; other
     lines don't.
@@ -475,6 +477,7 @@ def test_more_lines_go_on(model, processor, tmp_path, generated):
         plan(path, max_new_tokens=2).run(model, processor, tmp_path / "out", name="tiny")
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(model, processor, tmp_path, monkeypatch):
     """Killed in the middle: the second run ends with the same rows."""
     path = write(tmp_path, entries(12))
@@ -493,6 +496,7 @@ def test_a_killed_run_goes_on(model, processor, tmp_path, monkeypatch):
     assert plan(path).run(model, processor, tmp_path / "out", name="tiny").rows == whole.rows
 
 
+@pytest.mark.slow
 def test_budgets_that_cannot_be_met(model, processor, tmp_path):
     """One method's limit is left out with its reason; nothing left is an error."""
     path = write(tmp_path, entries(6))
@@ -515,6 +519,7 @@ def test_a_question_that_is_too_long(model, processor, tmp_path, monkeypatch):
         plan(path).run(model, processor, tmp_path / "out", name="tiny")
 
 
+@pytest.mark.slow
 def test_the_command(checkpoint, tmp_path, capsys):
     """JSON, files, a table, and a pruner that loads; the table again from results.json, as
     Markdown, too.

@@ -27,6 +27,7 @@ def pruner(name: str):
     return method(name) if name == "none" else method(name, keep=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BEFORE)
 def test_every_method_has_a_page(model, processor, tmp_path, name):
     out = tmp_path / "page.png"
@@ -145,6 +146,7 @@ def test_nothing_is_left_behind_when_the_question_is_refused(model, processor, t
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (300, 3), (3, 300)])
 def test_odd_pictures_and_questions(model, processor, tmp_path, size):
     question = "$what^ color " + "is the anchor " * 20 + "?"
