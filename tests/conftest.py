@@ -5,22 +5,12 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    AutoConfig,
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    LlavaNextImageProcessorPil,
-    LlavaNextProcessor,
-    LlavaProcessor,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoConfig, CLIPVisionConfig, PreTrainedTokenizerFast
 from zoo import base
+from zoo.llava import PACKED, PINPOINTS, SIZE
 from zoo.record import enter, settle
 
 from adafv import METHODS
@@ -58,69 +48,43 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @cache
 def tiny_processor(family: str):
     if family == "llava":
-        images = CLIPImageProcessorPil(
-            size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
-        )
-        return LlavaProcessor(
-            images,
-            tokenizer(),
-            patch_size=4,
-            vision_feature_select_strategy="default",
-            chat_template=CHAT,
-            num_additional_image_tokens=1,
-        )
-    images = LlavaNextImageProcessorPil(
-        size={"shortest_edge": 24},
-        crop_size={"height": 24, "width": 24},
-        image_grid_pinpoints=[[24, 48], [48, 24], [48, 48], [24, 72]],
-    )
-    return LlavaNextProcessor(
-        images,
-        tokenizer(),
-        patch_size=4,
-        vision_feature_select_strategy="default",
-        chat_template=CHAT,
-        num_additional_image_tokens=1,
-    )
+        images = transformers.CLIPImageProcessorPil(**SIZE)
+        return transformers.LlavaProcessor(images, tokenizer(), **PACKED, chat_template=CHAT)
+    images = transformers.LlavaNextImageProcessorPil(**SIZE, image_grid_pinpoints=PINPOINTS)
+    return transformers.LlavaNextProcessor(images, tokenizer(), **PACKED, chat_template=CHAT)
 
 
 def tiny_model(family: str, backbone: str = "llama", seed: int = 0):
     """36 patches per crop; LLaVA-NeXT: a thumbnail and two to four tiles."""
     torch.manual_seed(seed)
-    vision = CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=24,
-        patch_size=4,
-        initializer_range=0.5,
-        initializer_factor=4.0,
+    options = dict(
+        vision_config=CLIPVisionConfig(**base.vision(initializer_factor=4.0)),
+        text_config=AutoConfig.for_model(backbone, **base.text(tokenizer())),
+        image_token_id=SPECIAL.index("<image>"),
     )
-    text = AutoConfig.for_model(
-        backbone,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=len((*SPECIAL, *WORDS)),
-        bos_token_id=2,
-        eos_token_id=3,
-        pad_token_id=1,
-        initializer_range=0.5,
-    )
-    options = dict(vision_config=vision, text_config=text, image_token_id=SPECIAL.index("<image>"))
     if family == "llava":
-        model = LlavaForConditionalGeneration(LlavaConfig(**options))
+        config = transformers.LlavaConfig(**options)
+        model = transformers.LlavaForConditionalGeneration(config)
     else:
-        pinpoints = tiny_processor("llava_next").image_processor.image_grid_pinpoints
-        model = LlavaNextForConditionalGeneration(
-            LlavaNextConfig(**options, image_grid_pinpoints=pinpoints)
-        )
+        config = transformers.LlavaNextConfig(**options, image_grid_pinpoints=PINPOINTS)
+        model = transformers.LlavaNextForConditionalGeneration(config)
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 1
     return model.eval()
+
+
+def fixtures_of(family: str):
+    """Fixtures `model` and `processor` of a module that tries no other family."""
+
+    @pytest.fixture(scope="module")
+    def model():
+        return tiny_model(family)
+
+    @pytest.fixture(scope="module")
+    def processor():
+        return tiny_processor(family)
+
+    return model, processor
 
 
 @pytest.fixture(scope="session", params=FAMILIES)

@@ -14,18 +14,12 @@ TEXTS = ("what color is the anchor ?", "is there a knight", "how many red . left
 def fake_samples(count: int) -> list[Sample]:
     """Images of several shapes, with one to three questions each."""
     shapes = ((48, 48), (30, 60), (72, 24), (24, 24))
-    return [
-        Sample(
-            f"p{i}",
-            picture(*shapes[i % 4], seed=i),
-            tuple(
-                Question(TEXTS[j], "red" if i % 2 else "blue", "ABC"[j], ())
-                for j in range(1 + i % 3)
-            ),
-            (),
-        )
-        for i in range(count)
-    ]
+    samples = []
+    for i in range(count):
+        answer = "red" if i % 2 else "blue"
+        questions = [Question(TEXTS[j], answer, "ABC"[j], ()) for j in range(1 + i % 3)]
+        samples.append(Sample(f"p{i}", picture(*shapes[i % 4], seed=i), tuple(questions), ()))
+    return samples
 
 
 class FakeSuites:
@@ -58,3 +52,13 @@ def save_tiny(folder: Path, family: str = "llava_next") -> Path:
     tiny_model(family).save_pretrained(folder)
     tiny_processor(family).save_pretrained(folder)
     return folder
+
+
+def checkpoint_of(family: str):
+    """A fixture `checkpoint`: the folder of a tiny model."""
+
+    @pytest.fixture(scope="module")
+    def checkpoint(tmp_path_factory) -> str:
+        return str(save_tiny(tmp_path_factory.mktemp("model"), family))
+
+    return checkpoint

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import inputs_for, picture, prompt, tiny_model, tiny_processor
+from conftest import fixtures_of, inputs_for, picture, prompt, tiny_model, tiny_processor
 from fakes import save_tiny
 from PIL import Image
 
@@ -44,14 +44,7 @@ QUESTION = "what color is the anchor ?"
 FIGURES = ("fig2", "fig3", "fig4")
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model("llava_next")
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return tiny_processor("llava_next")
+model, processor = fixtures_of("llava_next")
 
 
 @pytest.fixture(scope="module")

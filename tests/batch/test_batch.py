@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import INSIDE, picture, tiny_model, tiny_processor
-from fakes import TEXTS, save_tiny
+from conftest import INSIDE, fixtures_of, picture
+from fakes import TEXTS, checkpoint_of
 from PIL import Image
 from processes import fork
 
@@ -30,19 +30,10 @@ KEYS = ["id", "answer", "method", "visual_tokens", "kept_tokens", "error"]
 SHAPES = ((48, 48), (30, 60), (72, 24), (24, 24))
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model("llava_next")
+model, processor = fixtures_of("llava_next")
 
 
-@pytest.fixture(scope="module")
-def processor():
-    return tiny_processor("llava_next")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> str:
-    return str(save_tiny(tmp_path_factory.mktemp("model")))
+checkpoint = checkpoint_of("llava_next")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from unittest.mock import ANY
 import pytest
 import torch
 from conftest import INSIDE, picture
-from fakes import FakeSuites, save_tiny
+from fakes import FakeSuites, checkpoint_of
 from PIL import Image
 
 import adafv
@@ -43,9 +43,7 @@ HERE = os.environ | {"PYTHONPATH": str(Path(adafv.__file__).parents[1])}
 """For processes in other folders: the code that is tested."""
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> str:
-    return str(save_tiny(tmp_path_factory.mktemp("model")))
+checkpoint = checkpoint_of("llava_next")
 
 
 @pytest.fixture(scope="module", autouse=True)

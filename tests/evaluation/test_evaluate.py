@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import inputs_for, picture, prompt, tiny_model, tiny_processor
+from conftest import fixtures_of, inputs_for, picture, prompt, tiny_model
 from fakes import TEXTS, FakeSuites
 from PIL import Image
 from zoo.families import tiny
@@ -29,14 +29,7 @@ METHODS, KEEPS = ("adafv", "random", "pool"), (1, 0.25, 0.05)
 CONFIGURATIONS = 2 + 3 * 2
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model("llava_next")
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return tiny_processor("llava_next")
+model, processor = fixtures_of("llava_next")
 
 
 @pytest.fixture

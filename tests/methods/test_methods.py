@@ -23,7 +23,6 @@ from adafv import (
     method,
 )
 from adafv.methods import from_spec
-from adafv.ops.budget import split_budget
 from adafv.ops.grid import cells
 from adafv.ops.relevance import text_to_image_attention
 
@@ -263,14 +262,6 @@ def test_uniform_keeps_the_middle_of_each_cell_and_pool_its_average(tokens):
         torch.testing.assert_close(
             pool.features[i], torch.stack([m[1] for m in middles]), rtol=1e-4, atol=1e-5
         )
-
-
-def test_a_budget_is_split_exactly():
-    """Largest remainders first; nothing lost, nothing won."""
-    assert split_budget(7, [10, 10, 10]) == [3, 2, 2]
-    assert split_budget(1, [36, 144]) == [0, 1]
-    assert split_budget(180, [36, 144]) == [36, 144]
-    assert split_budget(3, [1] * 10) == [1, 1, 1] + [0] * 7
 
 
 def test_newlines_of_a_pruned_image(model, processor):

@@ -266,18 +266,6 @@ def test_half_precision(tokens, cls):
 
 
 @each_method
-def test_a_batch_is_its_samples_one_by_one(model, processor, samples, inputs, cls):
-    """An image's result does not depend on what else is in the batch."""
-    pruner = cls(keep=0.3)
-    together = pruner(model, inputs)["mm_encoder_outputs"]["image"].pooler_output
-    for sample, features_of_image in zip(samples, together, strict=True):
-        alone = pruner(model, inputs_for(processor, sample))["mm_encoder_outputs"][
-            "image"
-        ].pooler_output
-        torch.testing.assert_close(features_of_image, alone[0], rtol=1e-4, atol=1e-4)
-
-
-@each_method
 def test_generation_goes_through(model, inputs, cls):
     """From pixels to two new tokens per prompt."""
     pruned = cls(keep=0.2)(model, inputs)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import picture, tiny_model, tiny_processor
-from fakes import TEXTS, save_tiny
+from conftest import fixtures_of, picture
+from fakes import TEXTS, checkpoint_of
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -312,19 +312,10 @@ BAD = [
 ]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> str:
-    return str(save_tiny(tmp_path_factory.mktemp("model"), "llava"))
+checkpoint = checkpoint_of("llava")
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model("llava")
-
-
-@pytest.fixture(scope="module")
-def processor():
-    return tiny_processor("llava")
+model, processor = fixtures_of("llava")
 
 
 def tune(capsys, *arguments: object) -> tuple[int, str, str]:

@@ -25,7 +25,7 @@ from transformers.generation import utils as generation_utils
 from zoo.families import ask, show, tiny
 
 from adafv import AdaFV, method
-from tests.core.test_chat import generated, greedy
+from tests.core.attached.test_cached_prompt import generated, greedy
 
 QUESTION = "what color is the anchor ?"
 PRUNER = AdaFV(keep=0.5)

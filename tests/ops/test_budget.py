@@ -1,0 +1,40 @@
+"""How many tokens are kept: of a share, of a number, and of a budget that is split.
+
+That a budget out of range is an error stands in tests/core/test_invariants.py, for pruners.
+"""
+
+import pytest
+
+from adafv.ops.budget import check_share, num_keep, split_budget
+
+
+@pytest.mark.parametrize(
+    ("count", "budget", "kept"),
+    [
+        (576, {"keep": 0.05}, 29),
+        (10, {"keep": 0.25}, 3),
+        (10, {"keep": 0.24}, 2),
+        (7, {"keep": 0.01}, 1),
+        (7, {"keep": 1.0}, 7),
+        (7, {"tokens": 3}, 3),
+        (7, {"tokens": 10_000}, 7),
+    ],
+)
+def test_a_half_is_rounded_up_and_one_token_stays(count, budget, kept):
+    assert num_keep(count, **budget) == kept
+
+
+def test_a_budget_is_split_exactly():
+    """Largest remainders first; nothing lost, nothing won."""
+    assert split_budget(7, [10, 10, 10]) == [3, 2, 2]
+    assert split_budget(1, [36, 144]) == [0, 1]
+    assert split_budget(180, [36, 144]) == [36, 144]
+    assert split_budget(3, [1] * 10) == [1, 1, 1] + [0] * 7
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_a_share_of_the_budget_lies_between_0_and_1(value):
+    check_share("reserve", 0.0)
+    check_share("reserve", 1.0)
+    with pytest.raises(ValueError, match=r"reserve=.* is not a share of the budget"):
+        check_share("reserve", value)
