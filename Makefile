@@ -36,7 +36,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --dur
 test: env lint
 	$(PYTEST)
 
-# Two minutes: what is marked slow is left out, and of the families all but a few.
+# Two minutes on two cores: what is marked slow is left out, and of the families all but two.
 test-fast: env
 	$(PYTEST) --fast
 

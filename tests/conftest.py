@@ -139,7 +139,7 @@ def pytest_addoption(parser):
         "--record", action="store_true", help="write what test_families.py proves to proven.json"
     )
     parser.addoption(
-        "--fast", action="store_true", help="leave out slow tests, and all but a few families"
+        "--fast", action="store_true", help="leave out slow tests, and all but two families"
     )
 
 

@@ -180,6 +180,7 @@ def test_a_batch_is_its_samples_one_by_one(family, method, side):
         torch.testing.assert_close(mine, alone, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "attention"), zip(BACKBONES, ("sdpa", "eager", "sdpa"), strict=True)
 )

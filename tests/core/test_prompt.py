@@ -7,18 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from transformers import LogitsProcessorList
+from zoo.base import ALONG
 from zoo.families import ZOO, ask, show, tiny
 
 from adafv import AdaFV, method
 
 QUESTION, OTHER = "what color is the anchor ?", "is there a red knight left of the anchor ?"
-ALONG = (
-    "input_ids",
-    "attention_mask",
-    "mm_token_type_ids",
-    "moe_mm_token_type_ids",
-    "token_type_ids",
-)
 GREEDY = dict(max_new_tokens=4, do_sample=False)
 PACKABLE = ("llava", "llava_next", "internvl", "llava_onevision", "aya_vision", "vipllava")
 M_ROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v")

@@ -271,6 +271,7 @@ def test_more_methods_use_what_is_there(model, processor, suite, tmp_path, whole
     assert len(lines(tmp_path / "whole")) == before + suite.questions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"split": "validation"}, {"max_new_tokens": 9}, {"name": "other"}]
 )

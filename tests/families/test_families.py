@@ -13,7 +13,7 @@ import transformers
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import is_torchvision_available
-from zoo.base import WORDS
+from zoo.base import ALONG, WORDS
 from zoo.families import ZOO, ask, show, tiny
 
 from adafv import METHODS, AdaFV, families, method
@@ -35,13 +35,6 @@ CHAT = (
     "{% if c['type'] == 'image' %}MARKER {% else %}{{ c['text'] }} {% endif %}{% endfor %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT :{% endif %}"
-)
-ALONG = (
-    "input_ids",
-    "attention_mask",
-    "mm_token_type_ids",
-    "moe_mm_token_type_ids",
-    "token_type_ids",
 )
 GREEDY = {"do_sample": False, "max_new_tokens": 4}
 RECURRENT = ("lfm2_vl", "lfm3_vl", "qwen3_5", "qwen3_5_moe")

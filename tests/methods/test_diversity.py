@@ -109,6 +109,7 @@ def assert_exact(selection, counts, budget):
         assert features.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", BUDGETS)
 @pytest.mark.parametrize("cls", GREEDY)
 def test_greedy_methods_pick_what_their_papers_pick(tokens, oracle, cls, k):

@@ -75,6 +75,7 @@ def test_agrees_with_the_search_one_by_one(case):
     assert run(*case) == sacmam(*case)
 
 
+@pytest.mark.slow
 @given(cases(scores=(EXACT,)), st.sampled_from(["whole", "beyond"]))
 @settings(max_examples=500, deadline=None)
 def test_agrees_with_the_plain_form(case, mass):

@@ -31,6 +31,14 @@ WORDS = (
     *["red", "blue", "?", "how", "many", ".", "and", "compare", "with"],
     "\n",
 )
+ALONG = (
+    "input_ids",
+    "attention_mask",
+    "mm_token_type_ids",
+    "moe_mm_token_type_ids",
+    "token_type_ids",
+)
+"""Inputs that run along the sequence."""
 
 
 @dataclass(frozen=True)
