@@ -491,7 +491,7 @@ def test_analyze_the_embedded_model(capsys, tmp_path):
     """From a shell: four images, four tables that say what the captions say, one JSON object."""
     out = tmp_path / "out"
     status, said, err = call(
-        capsys, "--out", out, "--limit", 6, "--results", results(tmp_path), "--json"
+        capsys, "--out", out, "--limit", 3, "--results", results(tmp_path), "--json"
     )
     assert status == 0
     assert "scenes-text: 100%" in err
@@ -499,7 +499,7 @@ def test_analyze_the_embedded_model(capsys, tmp_path):
     whole = json.loads(said)
     assert whole == json.loads((out / "analysis.json").read_text())
     assert list(whole["figures"]) == ["fig1", *FIGURES]
-    assert whole["meta"]["limit"] == 6
+    assert whole["meta"]["limit"] == 3
     assert "bootstrap" in whole["meta"]["interval"]
     for name, figure in whole["figures"].items():
         with (out / figure["csv"]).open() as file:
