@@ -90,6 +90,7 @@ def smaller(
     return {**inputs, "pixel_values": small.to(pixels.dtype)}, (rows, columns), grid
 
 
+@checked
 def interpolation(tower: PreTrainedModel) -> dict[str, bool]:
     """Return what a vision tower has to be told to take images of another size than its own."""
     known = inspect.signature(tower.forward).parameters

@@ -15,6 +15,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from adafv.data.sample import Box, Question, Sample
+from adafv.utils.checks import checked
 
 __all__ = ["KINDS", "SIZE", "draw_page"]
 
@@ -221,6 +222,7 @@ KINDS: dict[str, Callable[[_Page], None]] = {
 QUESTIONS = 4  # of a page
 
 
+@checked
 def draw_page(seed: int, *, split: str = "test") -> Sample:
     """Draw a page with a few questions; the kinds take turns.
 

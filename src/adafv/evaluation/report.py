@@ -139,6 +139,7 @@ def _evidence(answers: Iterable[dict[str, Any]]) -> float | None:
     return sum(shares) / len(shares) if shares else None
 
 
+@checked
 def beyond_resize(
     groups: Mapping[tuple[str, str, float], Mapping[str, Iterable[dict[str, Any]]]],
 ) -> set[Hashable]:
@@ -326,6 +327,7 @@ def table(
     return result.table
 
 
+@checked
 class TableByBudget:
     """A table of methods with a rule between budgets.
 

@@ -1,6 +1,7 @@
 """The methods by name. A new one is a file here and its class in `CLASSES`."""
 
 import difflib
+from collections import ChainMap
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from typing import Any
@@ -97,7 +98,7 @@ CLASSES: tuple[type[Pruner], ...] = (
 METHODS: dict[str, type[Pruner]] = {cls.name: cls for cls in CLASSES}
 BASELINES: dict[str, type[Pruner]] = {Resize.name: Resize}
 """What is measured beside the methods, and prunes nothing that a tower has made."""
-KNOWN = METHODS | BASELINES
+KNOWN = ChainMap(METHODS, BASELINES)
 
 
 @checked
