@@ -15,6 +15,7 @@ from zoo.record import enter, settle
 
 from adafv import METHODS
 from adafv.core.layerwise import LayerPruner
+from adafv.speed.shapes import with_control_tokens
 
 WORDS = base.WORDS[:-1]  # without the line break
 SPECIAL = ("<unk>", "<pad>", "<s>", "</s>", "<image>")
@@ -24,6 +25,7 @@ CHAT = (
     "{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT :{% endif %}"
 )
+
 INSIDE = tuple(name for name, cls in METHODS.items() if issubclass(cls, LayerPruner))
 BEFORE = tuple(name for name in METHODS if name not in INSIDE)
 BACKBONES = ("llama", "mistral", "qwen2")
@@ -34,15 +36,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = {word: i for i, word in enumerate((*SPECIAL, *WORDS))}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"},
-        padding_side="left",
-    )
+    return with_control_tokens(words, {"image_token": "<image>"})
 
 
 @cache

@@ -18,11 +18,10 @@ from transformers import (
     LlavaNextImageProcessorPil,
     LlavaNextProcessor,
     LlavaProcessor,
-    PreTrainedTokenizerFast,
 )
 
 from adafv.speed import flops
-from adafv.speed.shapes import PINPOINTS
+from adafv.speed.shapes import PINPOINTS, with_control_tokens
 
 __all__ = ["SHAPES", "Shape"]
 
@@ -168,15 +167,7 @@ class Shape:
         vocabulary = {word: i for i, word in enumerate((*SPECIAL, *self.words))}
         backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
         backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_object=backend,
-            unk_token="<unk>",
-            pad_token="<pad>",
-            bos_token="<s>",
-            eos_token="</s>",
-            extra_special_tokens={"image_token": "<image>"},
-            padding_side="left",
-        )
+        tokenizer = with_control_tokens(backend, {"image_token": "<image>"})
         return {
             "tokenizer": tokenizer,
             "patch_size": self.tower["patch_size"],

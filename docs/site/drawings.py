@@ -13,19 +13,7 @@ from adafv.methods import method
 from adafv.models.load import load
 from adafv.models.prompting import build_inputs
 from adafv.viz import Explanation, explanation, split_curves
-from adafv.viz.figure import (
-    BODY,
-    BOTTOM,
-    GAP,
-    GREY,
-    HEAD,
-    INK,
-    MARGIN,
-    PANEL,
-    PAPER,
-    ROW,
-    PixelFigure,
-)
+from adafv.viz import figure as style
 from adafv.viz.maps import draw_kept
 
 METHODS = ("fastervlm", "t2i", "adafv", "adafv+", "divprune", "uniform")
@@ -64,21 +52,25 @@ def kept() -> bytes:
     """What several methods keep of one image for one question."""
     question = _questions()[0]
     rows = -(-len(METHODS) // COLUMNS)
-    high = HEAD + BODY
-    sheet = PixelFigure(
-        2 * MARGIN + COLUMNS * PANEL + (COLUMNS - 1) * GAP, MARGIN + rows * (high + ROW) + BOTTOM
+    high = style.HEAD + style.BODY
+    sheet = style.PixelFigure(
+        2 * style.MARGIN + COLUMNS * style.PANEL + (COLUMNS - 1) * style.GAP,
+        style.MARGIN + rows * (high + style.ROW) + style.BOTTOM,
     )
     for i, name in enumerate(METHODS):
         what = explained(question, name)
-        x, y = MARGIN + i % COLUMNS * (PANEL + GAP), MARGIN + i // COLUMNS * (high + ROW)
-        sheet.text(x, y + 12, name, 17, INK, weight="bold")
+        x, y = (
+            style.MARGIN + i % COLUMNS * (style.PANEL + style.GAP),
+            style.MARGIN + i // COLUMNS * (high + style.ROW),
+        )
+        sheet.text(x, y + 12, name, 17, style.INK, weight="bold")
         verdict = (
             "the same answer as from all tokens"
             if what.pruned.answer == what.dense.answer
             else "another answer"
         )
-        sheet.text(x, y + 40, f"{what.pruned.answer}: {verdict}", 13, GREY)
-        draw_kept(sheet, x, y + HEAD, what)
+        sheet.text(x, y + 40, f"{what.pruned.answer}: {verdict}", 13, style.GREY)
+        draw_kept(sheet, x, y + style.HEAD, what)
     return _png(sheet.figure)
 
 
@@ -86,7 +78,7 @@ def split() -> bytes:
     """The mixture for three questions about one image: what every split captures, and the best
     one.
     """
-    figure = Figure(figsize=(8, 3.4), dpi=150, facecolor=PAPER, layout="constrained")
+    figure = Figure(figsize=(8, 3.4), dpi=150, facecolor=style.PAPER, layout="constrained")
     axes = figure.add_subplot()
     for question, hue in zip(_wanted(_questions()), HUES, strict=True):
         what = explained(question)

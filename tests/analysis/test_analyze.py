@@ -16,19 +16,9 @@ from fakes import save_tiny
 from PIL import Image
 
 from adafv import AdaFV, AdaFVReleased, FasterVLM, Random, TextToImage, Uniform
+from adafv.analysis import measure as measuring
 from adafv.analysis import tables
 from adafv.analysis.first_hit import FirstHit, first_hits
-from adafv.analysis.measure import (
-    CHANCE,
-    CONTENT,
-    COSINE,
-    DISTINCT,
-    MUTUAL,
-    RECEIVED,
-    RELEVANCE,
-    TRUTH,
-    Analysis,
-)
 from adafv.analysis.signals import chance, llm_attention, measured_layers, similarity
 from adafv.analysis.sources import Source, from_boxes, from_suite
 from adafv.analysis.statistics import BINS, area_under_curve, profile
@@ -66,7 +56,7 @@ def source(*samples: Sample) -> Source:
 
 
 def measure(model, processor, *samples: Sample, **options):
-    return Analysis(
+    return measuring.Analysis(
         **{"sources": [source(*samples)], "methods": ["adafv", "uniform"]} | options
     ).run(model, processor)
 
@@ -243,19 +233,26 @@ def test_related_tokens_have_their_middle_in_a_box(model, processor):
     (found,) = measure(model, processor, sample((QUESTION, boxes))).questions
     assert (found.visual_tokens, found.related_tokens, found.thumbnail) == (180, 4 + 1 + 1, 0.2)
     assert [len(values) for values in found.similarity] == [6, 174]
-    words = {COSINE, COSINE + CONTENT, RELEVANCE, RELEVANCE + CONTENT}
+    words = {
+        measuring.COSINE,
+        measuring.COSINE + measuring.CONTENT,
+        measuring.RELEVANCE,
+        measuring.RELEVANCE + measuring.CONTENT,
+    }
     assert found.auc.keys() == {
         *words,
         "saliency",
-        *RECEIVED,
-        MUTUAL,
-        DISTINCT,
+        *measuring.RECEIVED,
+        measuring.MUTUAL,
+        measuring.DISTINCT,
         "LLM attention, layer 2",
-        CHANCE,
+        measuring.CHANCE,
     }
-    assert found.position.keys() == found.auc.keys() - {COSINE, COSINE + CONTENT, *RECEIVED} | {
-        TRUTH
-    }
+    assert found.position.keys() == found.auc.keys() - {
+        measuring.COSINE,
+        measuring.COSINE + measuring.CONTENT,
+        *measuring.RECEIVED,
+    } | {measuring.TRUTH}
     assert found.first_hit.keys() == {"adafv", "uniform"}
 
 
@@ -312,7 +309,7 @@ def test_batches_change_nothing(model, processor):
 def test_analysis_with_bad_options(options, words):
     """Before any work."""
     with pytest.raises(ValueError, match=words):
-        Analysis(**{"sources": [source()], "methods": ["adafv"]} | options)
+        measuring.Analysis(**{"sources": [source()], "methods": ["adafv"]} | options)
 
 
 def test_methods_inside_the_language_model_are_refused(monkeypatch):
@@ -327,7 +324,7 @@ def test_methods_inside_the_language_model_are_refused(monkeypatch):
 
     monkeypatch.setitem(__import__("adafv").METHODS, "inside", Inside)
     with pytest.raises(ValueError, match="'inside' chooses inside the language model"):
-        Analysis(sources=[source()], methods=["inside"])
+        measuring.Analysis(sources=[source()], methods=["inside"])
 
 
 def results(folder: Path, **changes) -> Path:

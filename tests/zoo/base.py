@@ -11,6 +11,8 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
+from adafv.speed.shapes import with_control_tokens
+
 BASIC = ("<unk>", "<pad>", "<s>", "</s>")
 WORDS = (
     *[
@@ -38,6 +40,7 @@ ALONG = (
     "moe_mm_token_type_ids",
     "token_type_ids",
 )
+
 """Inputs that run along the sequence."""
 
 
@@ -86,15 +89,7 @@ def words(*special: str, **named: str) -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in control])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        extra_special_tokens=named,
-        padding_side="left",
-    )
+    return with_control_tokens(backend, named)
 
 
 def text(tokenizer: PreTrainedTokenizerFast, **more: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from adafv.data.canvas import CARD, COLORS, ICONS, NUMBERS, WORDS
+from adafv.speed.shapes import with_control_tokens
 
 CROP = 96  # pixels along a side of a crop, and of the thumbnail
 PATCH = 8  # pixels along a side of a patch
@@ -46,6 +47,7 @@ CHAT_TEMPLATE = (
     "{% if m['role'] == 'user' %} {% else %}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
+
 VISION_WIDTH = 160
 VISION_LAYERS = 6
 TEXT_WIDTH = 192
@@ -69,7 +71,6 @@ def build_tokenizer() -> Any:
         pre_tokenizers,
         processors,
     )
-    from transformers import PreTrainedTokenizerFast
 
     words = {word: i for i, word in enumerate(vocabulary())}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
@@ -83,16 +84,8 @@ def build_tokenizer() -> Any:
         single="<s> $A", special_tokens=[("<s>", words["<s>"])]
     )
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"},
-        padding_side="left",
-        model_max_length=2048,
-        chat_template=CHAT_TEMPLATE,
+    return with_control_tokens(
+        tokenizer, {"image_token": "<image>"}, model_max_length=2048, chat_template=CHAT_TEMPLATE
     )
 
 

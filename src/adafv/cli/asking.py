@@ -72,18 +72,19 @@ def ask(
 def explain(
     image: Image,
     question: Question,
+    *,
+    method: Method = None,
+    keep: Keep = None,
+    tokens: Tokens = None,
     out: Annotated[
         Path,
         typer.Option("--out", metavar="FILE.png", help="Where to draw it.", show_default=False),
     ],
-    method: Method = None,
-    keep: Keep = None,
-    tokens: Tokens = None,
-    max_new_tokens: MaxNewTokens = 64,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
     as_json: Json = False,
+    max_new_tokens: MaxNewTokens = 64,
 ) -> None:
     """Draw how the visual tokens were chosen, and the answers with and without the rest."""
     from adafv.utils.files import writable_folder

@@ -6,26 +6,12 @@ from typing import Annotated
 
 import typer
 
+from adafv.cli import options
 from adafv.cli.extras import need
-from adafv.cli.options import (
-    Device,
-    Dtype,
-    Json,
-    Model,
-    names_in,
-    print_json,
-    print_table,
-    quiet,
-    say,
-    share_in,
-)
 
 
 def evaluate(
-    out: Annotated[
-        Path,
-        typer.Option("--out", metavar="DIR", help="Folder for the results.", show_default=False),
-    ],
+    out: options.Out,
     methods: Annotated[
         str,
         typer.Option(
@@ -50,10 +36,10 @@ def evaluate(
     ] = "test",
     batch_size: Annotated[int, typer.Option(help="Prompts read at once.")] = 16,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 16,
-    model: Model = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    as_json: Json = False,
+    model: options.Model = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.Json = False,
 ) -> None:
     """Measure accuracy: methods x budgets x suites; resumes an interrupted run.
 
@@ -69,9 +55,9 @@ def evaluate(
 
     # check everything that can be wrong before a model is loaded
     plan = Evaluation(
-        methods=names_in(methods) or [*KNOWN, "oracle"],
-        keeps=[share_in(text) for text in names_in(keep)],
-        suites=names_in(suite) or suites_of(split),
+        methods=options.names_in(methods) or [*KNOWN, "oracle"],
+        keeps=[options.share_in(text) for text in options.names_in(keep)],
+        suites=options.names_in(suite) or suites_of(split),
         limit=limit,
         seed=seed,
         split=split,
@@ -81,7 +67,7 @@ def evaluate(
     writable_folder(out)
     # results of other methods, budgets or suites are kept
     before = merge.earlier(out)
-    quiet()
+    options.quiet()
     from adafv.models.load import load
 
     name = model or "embedded"
@@ -115,12 +101,12 @@ def evaluate(
     meta = merge.merged_meta(before, meta)
     report.write(out, meta, rows, pairs)
     if as_json:
-        print_json({"meta": meta, "rows": rows, "pairs": pairs})
+        options.print_json({"meta": meta, "rows": rows, "pairs": pairs})
         return
-    print_table(report.table(rows, pairs), drop=report.NARROW)
-    say(report.LEGEND)
+    options.print_table(report.table(rows, pairs), drop=report.NARROW)
+    options.say(report.LEGEND)
     for entry in left_out:
-        say(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}", indent=2)
+        options.say(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}", indent=2)
     written = [str(out / file) for file in ("results.json", "results.csv", "accuracy.png")]
     typer.echo(f"written: {', '.join(written)}")
 
@@ -163,10 +149,10 @@ def analyze(
         str, typer.Option(metavar="S", help="validation to make choices, test to report.")
     ] = "test",
     batch_size: Annotated[int, typer.Option(help="Prompts read at once.")] = 8,
-    model: Model = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    as_json: Json = False,
+    model: options.Model = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.Json = False,
 ) -> None:
     """Draw the paper's figures 1 to 4: who can tell what a question is about, and how soon."""
     need("sklearn")
@@ -179,7 +165,7 @@ def analyze(
     from adafv.utils.files import writable_folder
 
     # the questions, each with the boxes that its answer depends on
-    names = names_in(suite)
+    names = options.names_in(suite)
     if not names and boxes is None:
         names = list(SCENE_SUITES)
     questions = SUITE_QUESTIONS if limit is None else limit
@@ -188,9 +174,11 @@ def analyze(
         sources.append(from_boxes(boxes, limit))
     # accuracy of an evaluation, for the first figure
     scores = read_results(results) if results else None
-    plan = Analysis(sources=sources, methods=names_in(methods), seed=seed, batch_size=batch_size)
+    plan = Analysis(
+        sources=sources, methods=options.names_in(methods), seed=seed, batch_size=batch_size
+    )
     writable_folder(out)
-    quiet()
+    options.quiet()
     from adafv.models.load import load
 
     name = model or "embedded"
@@ -212,12 +200,12 @@ def analyze(
     notes = report.notes_of(findings, scores)
     written = report.write(out, meta, drawings, findings, notes)
     if as_json:
-        print_json(written)
+        options.print_json(written)
         return
     for drawing in drawings:
         typer.echo(f"{out / drawing.name}.png, .csv\n  {drawing.caption}")
     for note in notes:
-        say(note, indent=2)
+        options.say(note, indent=2)
 
 
 def table(
@@ -242,7 +230,7 @@ def table(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="As Markdown, e.g. for a model card.")
     ] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Print what an evaluation or a tuning found."""
     from adafv.evaluation import report
@@ -252,17 +240,17 @@ def table(
     tuned = tuning.read(results)
     found = tuned or report.read(results)
     # 10% and 0.1 are the same share
-    keeps = {share_in(text) for text in names_in(keep)}
+    keeps = {options.share_in(text) for text in options.names_in(keep)}
     # the dense row and the blind one are what the others are compared with
     rows = [row for row in found["rows"] if not keeps or row["keep"] in keeps | {0, 1}]
     if as_json:
-        print_json(found | {"rows": rows})
+        options.print_json(found | {"rows": rows})
     elif tuned:
-        print_table(tuning.table(rows), markdown, tuning.NARROW)
-        say(tuning.LEGEND)
-        say(tuned["verdict"])
+        options.print_table(tuning.table(rows), markdown, tuning.NARROW)
+        options.say(tuning.LEGEND)
+        options.say(tuned["verdict"])
     else:
-        print_table(
+        options.print_table(
             report.table(rows, found["pairs"], question_type=question_type), markdown, report.NARROW
         )
-        say(report.LEGEND)
+        options.say(report.LEGEND)

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,6 +38,10 @@ Image = Annotated[
 ]
 Question = Annotated[
     str, typer.Argument(metavar="QUESTION", help="What to ask about it.", show_default=False)
+]
+Out = Annotated[
+    Path,
+    typer.Option("--out", metavar="DIR", help="Folder for the results.", show_default=False),
 ]
 Method = Annotated[
     str | None,

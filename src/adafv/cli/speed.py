@@ -2,29 +2,15 @@
 
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from adafv.cli.options import (
-    Device,
-    Dtype,
-    Json,
-    names_in,
-    print_json,
-    print_table,
-    quiet,
-    say,
-    share_in,
-)
+from adafv.cli import options
 
 
 def speed(
-    out: Annotated[
-        Path,
-        typer.Option("--out", metavar="DIR", help="Folder for the results.", show_default=False),
-    ],
+    out: options.Out,
     shape: Annotated[
         str,
         typer.Option(
@@ -57,9 +43,9 @@ def speed(
     compile_: Annotated[
         bool, typer.Option("--compile", help="Compile the LLM; on cuda as CUDA graphs.")
     ] = False,
-    device: Device = None,
-    dtype: Dtype = None,
-    as_json: Json = False,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.Json = False,
 ) -> None:
     """Measure time: stages, TTFT, memory, and the share of the ideal speed-up.
 
@@ -76,9 +62,9 @@ def speed(
     measurement = Measurement(
         shape=shape,
         layers=layers,
-        batches=[_number(text) for text in names_in(batch)],
-        methods=names_in(methods),
-        keeps=[share_in(text) for text in names_in(keep)],
+        batches=[_number(text) for text in options.names_in(batch)],
+        methods=options.names_in(methods),
+        keeps=[options.share_in(text) for text in options.names_in(keep)],
         repeats=repeats,
         answer=answer,
         compile=compile_,
@@ -88,7 +74,7 @@ def speed(
     writable_folder(out)
     # another command's results must not be overwritten
     check_own(out / "results.json", report.COLUMNS, "adafv speed")
-    quiet()
+    options.quiet()
     start = datetime.now(UTC)
     # measure, then compare with what the arithmetic allows
     records, settings = measurement.run(target, precision, out, progress=True)
@@ -96,10 +82,10 @@ def speed(
     meta = report.meta_of(records, settings, start)
     report.write(out, meta, rows)
     if as_json:
-        print_json({"meta": meta, "rows": rows})
+        options.print_json({"meta": meta, "rows": rows})
         return
-    print_table(tables.table(rows, meta), drop=tables.NARROW)
-    say(tables.LEGEND)
+    options.print_table(tables.table(rows, meta), drop=tables.NARROW)
+    options.say(tables.LEGEND)
     for count, (low, middle, high) in meta["noise_floor"].items():
         typer.echo(
             f"noise floor, dense against dense, batch {count}: "

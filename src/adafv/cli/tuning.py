@@ -6,18 +6,7 @@ from typing import Annotated
 
 import typer
 
-from adafv.cli.options import (
-    Device,
-    Dtype,
-    Json,
-    Model,
-    names_in,
-    print_json,
-    print_table,
-    quiet,
-    say,
-    share_in,
-)
+from adafv.cli import options
 
 
 def tune(
@@ -31,10 +20,7 @@ def tune(
             show_default=False,
         ),
     ],
-    out: Annotated[
-        Path,
-        typer.Option("--out", metavar="DIR", help="Folder for the results.", show_default=False),
-    ],
+    out: options.Out,
     min_retention: Annotated[
         str,
         typer.Option(
@@ -55,10 +41,10 @@ def tune(
     seed: Annotated[int, typer.Option(help="Of the split into two halves.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Prompts read at once.")] = 16,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 16,
-    model: Model = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    as_json: Json = False,
+    model: options.Model = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    as_json: options.Json = False,
 ) -> None:
     """Find the smallest budget, and its method, that holds on your own questions.
 
@@ -76,12 +62,12 @@ def tune(
     from adafv.utils.files import check_own, writable_folder
 
     # check everything that can be wrong before a model is loaded
-    least = share_in(min_retention, "--min-retention")
+    least = options.share_in(min_retention, "--min-retention")
     plan = Tuning(
         data=data,
         min_retention=least,
-        methods=names_in(methods),
-        keeps=[share_in(text) for text in names_in(keep)],
+        methods=options.names_in(methods),
+        keeps=[options.share_in(text) for text in options.names_in(keep)],
         seed=seed,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
@@ -89,7 +75,7 @@ def tune(
     writable_folder(out)
     # another command's results must not be overwritten
     check_own(out / "results.json", COLUMNS, "adafv tune")
-    quiet()
+    options.quiet()
     from adafv.models.load import load
 
     # measure, and pick
@@ -121,7 +107,7 @@ def tune(
     }
     report.write(out, results)
 
-    # what the model's folder is to say, unless nothing held
+    # what the model's folder is to options.say, unless nothing held
     written = [*report.FILES]
     if findings.pruner is not None:
         written.append(save_pretrained(findings.pruner, out).name)
@@ -129,11 +115,11 @@ def tune(
     elif (out / FILE).exists():
         typer.echo(f"adafv: {out / FILE} is of another run, and left as it is", err=True)
     if as_json:
-        print_json(results)
+        options.print_json(results)
         return
-    print_table(report.table(findings.rows), drop=report.NARROW)
-    say(report.LEGEND)
+    options.print_table(report.table(findings.rows), drop=report.NARROW)
+    options.say(report.LEGEND)
     for entry in left_out:
-        say(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}", indent=2)
-    say(str(results["verdict"]))
+        options.say(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}", indent=2)
+    options.say(str(results["verdict"]))
     typer.echo(f"written: {', '.join(str(out / file) for file in written)}")

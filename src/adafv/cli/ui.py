@@ -24,10 +24,10 @@ def ui(
             show_default=False,
         ),
     ] = None,
-    max_new_tokens: MaxNewTokens = 64,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
+    max_new_tokens: MaxNewTokens = 64,
     as_json: Json = False,
 ) -> None:
     """Try methods and budgets on an image in the browser, beside the dense model.

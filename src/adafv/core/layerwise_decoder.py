@@ -30,6 +30,8 @@ from adafv.utils.checks import checked
 
 __all__ = ["KeptColumns", "KeptLayers", "LayerwiseDecoder", "Raters", "ResumedDecoder"]
 
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
 Raters = list[tuple[Tensor, Tensor]]
 """For each image positions (M,) in its prompt, and weights (M,)."""
 
@@ -121,20 +123,15 @@ class ResumedDecoder:
                     hooks.callback(handle.remove)
             yield
 
-    def begin(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def begin(self, decoder: nn.Module, args: Args, kwargs: Kwargs) -> None:
         """Note the mask (B, all tokens so far) that the model was called with."""
         if get_ident() == self.thread:
             mask = kwargs.get("attention_mask")
             self.mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
     def enter(
-        self,
-        stage: int,
-        index: int,
-        layer: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self, stage: int, index: int, layer: nn.Module, args: Args, kwargs: Kwargs
+    ) -> tuple[Args, Kwargs] | None:
         """Return what layer `index`, which comes after a stage, reads: a mask of its own tokens."""
         if get_ident() != self.thread:
             return None
@@ -256,13 +253,8 @@ class LayerwiseDecoder(ResumedDecoder):
                 raise _Answered
 
     def enter(
-        self,
-        stage: int,
-        index: int,
-        layer: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self, stage: int, index: int, layer: nn.Module, args: Args, kwargs: Kwargs
+    ) -> tuple[Args, Kwargs] | None:
         """Return what layer `index`, which comes after a stage, reads instead of all tokens."""
         if get_ident() != self.thread:
             return None
@@ -306,9 +298,7 @@ class LayerwiseDecoder(ResumedDecoder):
         self.rotary = tuple(_take(part, columns) for part in rotary)
         return _take(hidden, index)
 
-    def _ask(
-        self, stage: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def _ask(self, stage: int, layer: nn.Module, args: Args, kwargs: Kwargs) -> None:
         """Let a layer read what comes in until its queries and keys are seen, and no further."""
         asked = kwargs | {"past_key_values": None, "use_cache": False}
         if stage:

@@ -25,7 +25,7 @@ from adafv.core.rebuild import rebuild
 from adafv.core.selection import Selection
 from adafv.core.signals import SALIENCY, Signal
 from adafv.core.visual_tokens import Encoding, VisualTokens
-from adafv.ops.budget import check_budget, num_keep
+from adafv.ops.budget import check_budget, check_share, num_keep
 from adafv.ops.precision import exact
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ class Pruner(ABC):
     A method is a subclass with one method: `pick`, or `score` if it is a ranking (see
     `ScoringPruner`). Its class says what it looks at: the `signals` of the vision tower, the
     question (`needs_text`; or, as the seed of what it `draws`); whether it keeps `exact`ly K; and
-    whether it `shrinks` images before the tower, so that it shares no encoding with others.
+    whether it `shrinks` images before the tower, so that it shares no encoding with others. Options
+    that are `shares` of the budget are checked here.
 
     Args:
         keep: share of each image's visual tokens that is kept, 0 < keep <= 1;
@@ -104,6 +105,7 @@ class Pruner(ABC):
     exact: ClassVar[bool] = True
     layerwise: ClassVar[bool] = False
     shrinks: ClassVar[bool] = False
+    shares: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         """Keep autocast away from what a method computes: same features, same tokens."""
@@ -123,6 +125,8 @@ class Pruner(ABC):
                 "prunes inside it: pass crops='global'"
             )
 
+        for name in self.shares:
+            check_share(name, getattr(self, name))
         self.skip = frozenset(self.skip)
         if isinstance(self.query, str):
             self.query = self._token_ids(self.query)

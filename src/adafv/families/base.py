@@ -19,6 +19,8 @@ from adafv.utils.checks import checked
 
 __all__ = [
     "Family",
+    "Inputs",
+    "Lengths",
     "base_of",
     "hidden_index",
     "layers_of",
@@ -26,6 +28,10 @@ __all__ = [
     "pixels_of",
 ]
 
+Inputs = Mapping[str, Any]
+"""What a model's processor returned."""
+Lengths = Sequence[int]
+"""Tokens of each of some pieces."""
 BEFORE_PATCHES = ("class_embedding", "cls_token", "distillation_token", "register_tokens")
 """Names of the parameters of tokens that a tower puts before its patches."""
 DEPTHS = ("num_hidden_layers", "depth", "num_layers")
@@ -95,7 +101,7 @@ class Family:
         # the first of them is CLS
         return max(0, self._before_patches(model) - 1)
 
-    def lead(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
+    def lead(self, model: PreTrainedModel, inputs: Inputs) -> int:
         """Return how many visual tokens of a crop stand before its patches.
 
         Of CLS and registers all but what is cut off. -1: what is cut off is the first patch, in a
@@ -122,7 +128,7 @@ class Family:
                 found += parameter.numel() // parameter.shape[-1]
         return found
 
-    def feature_layer(self, model: PreTrainedModel, inputs: Mapping[str, Any] | None = None) -> int:
+    def feature_layer(self, model: PreTrainedModel, inputs: Inputs | None = None) -> int:
         """Return the index into `hidden_states` of the deepest layer that features are taken from.
 
         Args:
@@ -161,9 +167,7 @@ class Family:
         """Return (N, D) what the language model will see of features (N, D') of the encoder."""
         return features
 
-    def crops(
-        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
-    ) -> list[Crop]:
+    def crops(self, model: PreTrainedModel, inputs: Inputs, tokens: Lengths) -> list[Crop]:
         """Return the crops of a batch, in the order of the tower.
 
         Args:
@@ -172,11 +176,7 @@ class Family:
         raise NotImplementedError
 
     def layouts(
-        self,
-        model: PreTrainedModel,
-        inputs: Mapping[str, Any],
-        prompt: Prompt,
-        tokens: Sequence[int],
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
     ) -> list[Layout]:
         """Return for each image, in reading order, what its placeholders stand for."""
         crops = self.crops(model, inputs, tokens)
@@ -190,11 +190,7 @@ class Family:
         return [join(group, self.thumbnail) for group in groups]
 
     def video_layouts(
-        self,
-        model: PreTrainedModel,
-        inputs: Mapping[str, Any],
-        prompt: Prompt,
-        tokens: Sequence[int],
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
     ) -> list[Layout]:
         """Return for each video what its placeholders stand for: its frames are its crops."""
         raise NotImplementedError
@@ -212,14 +208,14 @@ def base_of(model: PreTrainedModel) -> Any:
 
 
 @checked
-def pixels_of(inputs: Mapping[str, Any]) -> Tensor | None:
+def pixels_of(inputs: Inputs) -> Tensor | None:
     """Return the pixels (…, height, width) of images among the inputs, under whichever name."""
     pixels: Tensor | None = inputs.get("pixel_values")
     return inputs.get("pixel_values_images") if pixels is None else pixels
 
 
 @checked
-def patch_grid(model: PreTrainedModel, inputs: Mapping[str, Any]) -> tuple[int, int]:
+def patch_grid(model: PreTrainedModel, inputs: Inputs) -> tuple[int, int]:
     """Return the rows and columns of patches of a crop: of its pixels, else of the configuration.
 
     Raises:

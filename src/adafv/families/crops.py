@@ -1,7 +1,6 @@
 """Towers that see crops of one size, and towers that see images of any shape."""
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.vision_utils import get_vision_window_index
 
 from adafv.core.prompt import Prompt
-from adafv.families.base import Family, base_of, patch_grid, pixels_of
+from adafv.families.base import Family, Inputs, Lengths, base_of, patch_grid, pixels_of
 from adafv.families.crop_layout import Crop, Layout, blocks, join, prepended, raster
 
 __all__ = ["Codes", "Crops", "Generic", "Grid", "Latents", "Shapes", "Sized", "TwoRoutes"]
@@ -33,11 +32,7 @@ class Crops(Family):
     merge: str | None = None
 
     def layouts(
-        self,
-        model: PreTrainedModel,
-        inputs: Mapping[str, Any],
-        prompt: Prompt,
-        tokens: Sequence[int],
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
     ) -> list[Layout]:
         """Return for each image, in reading order, what its placeholders stand for."""
         lead = 0 if self.merge is not None else self.lead(model, inputs)
@@ -49,9 +44,7 @@ class Crops(Family):
             layouts.append(replace(layout, patches=patches, coordinates=coordinates))
         return layouts
 
-    def crops(
-        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
-    ) -> list[Crop]:
+    def crops(self, model: PreTrainedModel, inputs: Inputs, tokens: Lengths) -> list[Crop]:
         """Return the crops of a batch, in the order of the tower."""
         if self.merge is not None:
             # split a piece into crops
@@ -60,12 +53,12 @@ class Crops(Family):
             tokens = [count] * (sum(tokens) // max(1, count))
         return [self._crop(model, inputs, count) for count in tokens]
 
-    def _merged(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
+    def _merged(self, model: PreTrainedModel, inputs: Inputs) -> int:
         """Return the side of the square of patches that becomes a token."""
         assert self.merge is not None
         return int(_path(model.config, self.merge))
 
-    def _crop(self, model: PreTrainedModel, inputs: Mapping[str, Any], count: int) -> Crop:
+    def _crop(self, model: PreTrainedModel, inputs: Inputs, count: int) -> Crop:
         """Return a crop of `count` tokens, each a square of patches.
 
         Each is a square of pixels if the tower is not looked at.
@@ -92,7 +85,7 @@ class Crops(Family):
 class TwoRoutes(Crops):
     """Granite Docling: on the processor's fine route a token is a square of half the side."""
 
-    def _merged(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
+    def _merged(self, model: PreTrainedModel, inputs: Inputs) -> int:
         merge = super()._merged(model, inputs)
         return merge if inputs.get("tile_fine_mask") is None else merge // 2
 
@@ -112,19 +105,13 @@ class Grid(Family):
     together: bool = True
     required_inputs: tuple[str, ...] = ("image_grid_thw",)
 
-    def crops(
-        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
-    ) -> list[Crop]:
+    def crops(self, model: PreTrainedModel, inputs: Inputs, tokens: Lengths) -> list[Crop]:
         """Return the images of a batch, each a crop of its own."""
         grids = inputs["image_grid_thw"]  # (I, 3): time, height, width in patches
         return [self._crop(model, grid, count) for grid, count in zip(grids, tokens, strict=True)]
 
     def video_layouts(
-        self,
-        model: PreTrainedModel,
-        inputs: Mapping[str, Any],
-        prompt: Prompt,
-        tokens: Sequence[int],
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
     ) -> list[Layout]:
         """Return for each video what its placeholders stand for: its frames are its crops."""
         found: list[Layout] = []
@@ -159,9 +146,7 @@ class Sized(Family):
 
     required_inputs: tuple[str, ...] = ("image_sizes",)
 
-    def crops(
-        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
-    ) -> list[Crop]:
+    def crops(self, model: PreTrainedModel, inputs: Inputs, tokens: Lengths) -> list[Crop]:
         """Return the images of a batch, each a crop of its own."""
         merge = getattr(model.config, "spatial_merge_size", 1)
         edge = model.config.vision_config.patch_size * merge  # pixels of a token
@@ -182,9 +167,7 @@ class Shapes(Family):
     shapes: str = "spatial_shapes"
     merge: str = "downsample_factor"
 
-    def crops(
-        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
-    ) -> list[Crop]:
+    def crops(self, model: PreTrainedModel, inputs: Inputs, tokens: Lengths) -> list[Crop]:
         """Return the crops of a batch, in the order of the tower."""
         merge = _path(model.config, self.merge)
         padded = inputs["pixel_values"].shape[1]  # patches of the longest crop
@@ -205,9 +188,7 @@ class Generic(Family):
         """Return false: coordinates are not known."""
         return False
 
-    def crops(
-        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
-    ) -> list[Crop]:
+    def crops(self, model: PreTrainedModel, inputs: Inputs, tokens: Lengths) -> list[Crop]:
         """Return each piece of the features as a crop."""
         return [raster(1, count) for count in tokens]
 
@@ -231,9 +212,7 @@ class Latents(Family):
         """Return false: a token has no coordinates in the image."""
         return False
 
-    def crops(
-        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
-    ) -> list[Crop]:
+    def crops(self, model: PreTrainedModel, inputs: Inputs, tokens: Lengths) -> list[Crop]:
         """Return the crops of a batch, in the order of the tower."""
         if self.count is not None:
             # split a piece into crops
@@ -256,9 +235,7 @@ class Codes(Family):
     attention_observable: bool = False
     required_inputs: tuple[str, ...] = ("image_sizes",)
 
-    def crops(
-        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
-    ) -> list[Crop]:
+    def crops(self, model: PreTrainedModel, inputs: Inputs, tokens: Lengths) -> list[Crop]:
         """Return the images of a batch, each a crop of its own."""
         edge = base_of(model).vqmodel.vision_spatial_factor  # pixels of a code
         sizes = inputs["image_sizes"]  # (I, 2)

@@ -1,12 +1,10 @@
 """Gemma 4: images of any shape, each padded to the longest, the coordinates of patches given."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import PreTrainedModel
 
-from adafv.families.base import Family
+from adafv.families.base import Family, Inputs, Lengths
 from adafv.families.crop_layout import Crop, raster
 
 __all__ = ["Gemma4"]
@@ -18,9 +16,7 @@ class Gemma4(Family):
 
     required_inputs: tuple[str, ...] = ("image_position_ids",)
 
-    def crops(
-        self, model: PreTrainedModel, inputs: Mapping[str, Any], tokens: Sequence[int]
-    ) -> list[Crop]:
+    def crops(self, model: PreTrainedModel, inputs: Inputs, tokens: Lengths) -> list[Crop]:
         """Return the images of a batch, each a crop of its own."""
         merge = model.config.vision_config.pooling_kernel_size
         coordinates = inputs["image_position_ids"].cpu()  # (I, P, 2): column and row, -1 in padding

@@ -3,7 +3,6 @@
 The latter are NeXT and OneVision. Letters: P patches of a crop, n placeholders of an image.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from transformers.models.llava_next.modeling_llava_next import (
 )
 
 from adafv.core.prompt import Prompt
-from adafv.families.base import Family, base_of, patch_grid
+from adafv.families.base import Family, Inputs, Lengths, base_of, patch_grid
 from adafv.families.crop_layout import Layout, grid_coordinates, prepended
 from adafv.families.crops import Crops, Sized
 
@@ -31,11 +30,7 @@ class Llava(Crops):
     """
 
     def layouts(
-        self,
-        model: PreTrainedModel,
-        inputs: Mapping[str, Any],
-        prompt: Prompt,
-        tokens: Sequence[int],
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
     ) -> list[Layout]:
         """Return for each image, in reading order, what its placeholders stand for."""
         # only Pixtral's processor gives sizes
@@ -55,11 +50,7 @@ class AnyRes(Family):
     required_inputs: tuple[str, ...] = ("image_sizes",)
 
     def layouts(
-        self,
-        model: PreTrainedModel,
-        inputs: Mapping[str, Any],
-        prompt: Prompt,
-        tokens: Sequence[int],
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
     ) -> list[Layout]:
         """Return for each image, in reading order, what its placeholders stand for."""
         sizes = inputs["image_sizes"].cpu()  # (I, 2)
@@ -79,9 +70,7 @@ class AnyRes(Family):
             layouts.append(self._layout(model, size, count, edges, of_image))
         return layouts
 
-    def _crop_counts(
-        self, model: PreTrainedModel, inputs: Mapping[str, Any], sizes: Tensor
-    ) -> list[int]:
+    def _crop_counts(self, model: PreTrainedModel, inputs: Inputs, sizes: Tensor) -> list[int]:
         """Return how many crops each image has: one if several images are in one prompt."""
         # OneVision says how many images each prompt has
         alone = [True] * len(sizes)
@@ -120,7 +109,7 @@ class AnyRes(Family):
     def _packed(
         self,
         model: PreTrainedModel,
-        inputs: Mapping[str, Any],
+        inputs: Inputs,
         coordinates: list[Tensor],
         sizes: Tensor,
     ) -> list[Tensor]:

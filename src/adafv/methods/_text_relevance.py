@@ -1,6 +1,7 @@
 """Text-to-image attention as a part of a method, and the options that go with it."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -37,28 +38,22 @@ class TextRelevance(Pruner):
 
     def relevance(self, tokens: VisualTokens) -> Tensor:
         """Return a_t, the text-to-image attention of every visual token (I, N)."""
-        assert tokens.text is not None
-        return text_to_image_attention(
-            tokens.text,
-            tokens.features,
-            tokens.text_mask,
-            tokens.mask,
-            temperature=self.temperature,
-            center=self.center,
-            top=self.top,
-        )
+        return text_to_image_attention(**self._pairs(tokens), top=self.top)
 
     def word_relevance(self, tokens: VisualTokens) -> Tensor:
         """Return what each text token on its own points at (I, M, N)."""
-        assert tokens.text is not None
-        return word_attention(
-            tokens.text,
-            tokens.features,
-            tokens.text_mask,
-            tokens.mask,
-            temperature=self.temperature,
-            center=self.center,
-        )
+        return word_attention(**self._pairs(tokens))
+
+    def _pairs(self, tokens: VisualTokens) -> dict[str, Any]:
+        """Return text and visual tokens, and how their cosines become attention."""
+        return {
+            "text": tokens.text,
+            "text_mask": tokens.text_mask,
+            "visual": tokens.features,
+            "visual_mask": tokens.mask,
+            "temperature": self.temperature,
+            "center": self.center,
+        }
 
     def evidence(self, tokens: VisualTokens) -> Evidence:
         """Return the signals of the tower, a_t, and the part of every word in it."""

@@ -8,7 +8,6 @@ from torch import Tensor
 from adafv.core.pruner import Pruner, Selection
 from adafv.core.signals import Signal
 from adafv.core.visual_tokens import VisualTokens
-from adafv.ops.budget import check_share
 
 __all__ = ["HiPrune"]
 
@@ -41,10 +40,7 @@ class HiPrune(Pruner):
     name = "hiprune"
     paper = "arXiv 2508.00553"
     signals = frozenset({MIDDLE, DEEP})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share("alpha", self.alpha)
+    shares = ("alpha",)
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         """Keep anchors, then their buffers, then registers, until there are K."""

@@ -8,7 +8,6 @@ from torch import Tensor
 from adafv.core.pruner import Pruner, Selection
 from adafv.core.signals import SALIENCY, Signal
 from adafv.core.visual_tokens import VisualTokens
-from adafv.ops.budget import check_share
 from adafv.utils.checks import checked
 
 __all__ = ["HiRED", "tile_of"]
@@ -46,10 +45,7 @@ class HiRED(Pruner):
     name = "hired"
     paper = "arXiv 2408.10945"
     signals = frozenset({SALIENCY, CONTENT})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share("alpha", self.alpha)
+    shares = ("alpha",)
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         """Keep the most salient tokens of each crop, as many as the crop's share of the budget."""

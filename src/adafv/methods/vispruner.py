@@ -8,7 +8,6 @@ from torch import Tensor
 from adafv.core.pruner import Pruner, Selection
 from adafv.core.signals import HIDDEN, SALIENCY
 from adafv.core.visual_tokens import VisualTokens
-from adafv.ops.budget import check_share
 from adafv.ops.cosine import cosines
 from adafv.utils.checks import checked
 
@@ -42,10 +41,7 @@ class VisPruner(Pruner):
     name = "vispruner"
     paper = "arXiv 2412.01818"
     signals = frozenset({SALIENCY, HIDDEN})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share("important", self.important)
+    shares = ("important",)
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         """Keep the important tokens, and those of the rest that are left without duplicates."""

@@ -84,7 +84,12 @@ def text_to_image_attention(
     if text_mask is None:
         text_mask = text.new_ones(text.shape[:2], dtype=torch.bool)
     attention = word_attention(
-        text, visual, text_mask, visual_mask, temperature=temperature, center=center
+        text,
+        visual,
+        text_mask=text_mask,
+        visual_mask=visual_mask,
+        temperature=temperature,
+        center=center,
     )  # (B, M, N)
 
     # Reduce over the words.
@@ -102,9 +107,9 @@ def text_to_image_attention(
 def word_attention(
     text: Tensor,
     visual: Tensor,
+    *,
     text_mask: Tensor | None = None,
     visual_mask: Tensor | None = None,
-    *,
     temperature: float = 0.01,
     center: bool = False,
 ) -> Tensor:

@@ -27,7 +27,7 @@ from transformers.initialization import no_init_weights
 from adafv.models.processors import images_only
 from adafv.utils.checks import checked
 
-__all__ = ["QUESTION", "SHAPES", "Shape", "build", "image", "shape_of"]
+__all__ = ["QUESTION", "SHAPES", "Shape", "build", "image", "shape_of", "with_control_tokens"]
 
 SPECIAL = [
     "<unk>",
@@ -164,14 +164,28 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL])
+    return with_control_tokens(backend, {"image_token": "<image>", "video_token": "<video>"})
+
+
+@checked
+def with_control_tokens(
+    backend: Tokenizer, named: dict[str, str], **options: Any
+) -> PreTrainedTokenizerFast:
+    """Return a tokenizer as LLaMA's is: unknown, padding on the left, beginning and end.
+
+    Args:
+        named: control tokens that a processor finds as attributes of the tokenizer.
+        options: of the tokenizer besides.
+    """
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         unk_token="<unk>",
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>", "video_token": "<video>"},
+        extra_special_tokens=named,
         padding_side="left",
+        **options,
     )
 
 

@@ -8,27 +8,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from adafv.models.ask import Answer
 from adafv.utils.checks import checked
+from adafv.viz import figure as style
 from adafv.viz.collect import Explanation, split_curves
-from adafv.viz.figure import (
-    BODY,
-    BOTTOM,
-    DPI,
-    FAINT,
-    GAP,
-    GREY,
-    HEAD,
-    INK,
-    MARGIN,
-    PANEL,
-    PAPER,
-    PLAIN,
-    RELEVANCE,
-    ROW,
-    SALIENCY,
-    TOP,
-    PixelFigure,
-    wrapped,
-)
 from adafv.viz.maps import draw_image, draw_kept, draw_relevance, draw_saliency
 
 __all__ = ["draw"]
@@ -36,7 +17,7 @@ __all__ = ["draw"]
 FACTS = 160  # height of the numbers beside an image
 
 # what draws a panel's body: on which figure, x and y of its upper left corner, of what
-Body = Callable[[PixelFigure, float, float, Explanation], None]
+Body = Callable[[style.PixelFigure, float, float, Explanation], None]
 
 
 @checked
@@ -46,33 +27,33 @@ def draw(what: Explanation) -> Figure:
     panels = _panels(what)
     columns = 2 if len(panels) == 4 else 3
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
-    heights = [HEAD + _height(row, what) for row in rows]
-    figure = PixelFigure(
-        2 * MARGIN + columns * PANEL + (columns - 1) * GAP,
-        TOP + sum(heights) + (len(rows) - 1) * ROW + BOTTOM,
+    heights = [style.HEAD + _height(row, what) for row in rows]
+    figure = style.PixelFigure(
+        2 * style.MARGIN + columns * style.PANEL + (columns - 1) * style.GAP,
+        style.TOP + sum(heights) + (len(rows) - 1) * style.ROW + style.BOTTOM,
     )
 
     # row after row, panels numbered in reading order
     _heading(figure, what)
-    y = TOP
+    y = style.TOP
     number = 0
     for row, height in zip(rows, heights, strict=True):
         for column, (title, caption, body) in enumerate(row):
             number += 1
-            x = MARGIN + column * (PANEL + GAP)
-            figure.text(x, y + 12, str(number), 17, GREY)
-            figure.text(x + 22, y + 12, title, 17, INK, weight="bold")
-            figure.text(x, y + 40, caption, 13, GREY)
-            body(figure, x, y + HEAD, what)
-        y += height + ROW
+            x = style.MARGIN + column * (style.PANEL + style.GAP)
+            figure.text(x, y + 12, str(number), 17, style.GREY)
+            figure.text(x + 22, y + 12, title, 17, style.INK, weight="bold")
+            figure.text(x, y + 40, caption, 13, style.GREY)
+            body(figure, x, y + style.HEAD, what)
+        y += height + style.ROW
     return figure.finished()
 
 
 def _height(row: list[tuple[str, str, Body]], what: Explanation) -> int:
     """Return the height of a row: less where it holds but a wide image and its numbers."""
     if any(body not in (draw_image, draw_saliency) for _, _, body in row):
-        return BODY
-    return max(FACTS, round(BODY * what.image.height / max(what.image.size)))
+        return style.BODY
+    return max(FACTS, round(style.BODY * what.image.height / max(what.image.size)))
 
 
 def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
@@ -116,22 +97,24 @@ def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
     return [(title, caption, body) for applies, title, caption, body in panels if applies]
 
 
-def _heading(figure: PixelFigure, what: Explanation) -> None:
+def _heading(figure: style.PixelFigure, what: Explanation) -> None:
     """Write the method, its budget and the question over the panels."""
     kept = what.pruned.kept_tokens
     count = what.pruned.visual_tokens
     budget = f"{what.method}   ·   {kept} of {count} visual tokens kept   ·   {kept / count:.1%}"
-    figure.text(MARGIN, 50, budget, 14, GREY)
+    figure.text(style.MARGIN, 50, budget, 14, style.GREY)
 
     # a question of two lines is written smaller
-    room = int((figure.width - 2 * MARGIN) / 14.5)
-    lines = wrapped(what.question, room, 2)
+    room = int((figure.width - 2 * style.MARGIN) / 14.5)
+    lines = style.wrapped(what.question, room, 2)
     size = 27 if len(lines) == 1 else 21
     for i, line in enumerate(lines):
-        figure.text(MARGIN, 90 + i * 28 - 10 * (len(lines) - 1), line, size, INK, weight="bold")
+        figure.text(
+            style.MARGIN, 90 + i * 28 - 10 * (len(lines) - 1), line, size, style.INK, weight="bold"
+        )
 
 
-def _mixture(figure: PixelFigure, x: float, y: float, what: Explanation) -> None:
+def _mixture(figure: style.PixelFigure, x: float, y: float, what: Explanation) -> None:
     """Draw what every split of the budget captures, and the one that was chosen."""
     assert what.split is not None
     assert what.relevance is not None
@@ -141,27 +124,27 @@ def _mixture(figure: PixelFigure, x: float, y: float, what: Explanation) -> None
     k_t, mass_t, mass_v, mean = split_curves(what.relevance, what.saliency, total)
     best = float(mean[np.searchsorted(k_t, chosen)])
     left = x + 46
-    width = PANEL - 50
+    width = style.PANEL - 50
 
     # the legend
     legend = (
-        ("saliency captured", SALIENCY),
-        ("relevance captured", RELEVANCE),
-        ("both: geometric mean", INK),
+        ("saliency captured", style.SALIENCY),
+        ("relevance captured", style.RELEVANCE),
+        ("both: geometric mean", style.INK),
     )
     start = x
     for name, hue in legend:
         figure.bar(start, y + 10, 16, 3, hue)
-        start += 22 + figure.text(start + 22, y + 11, name, 12, GREY) + 20
+        start += 22 + figure.text(start + 22, y + 11, name, 12, style.GREY) + 20
 
     # the axes: every split of the total, from none to all of it by relevance
-    axes = figure.axes(left, y + 34, width, BODY - 116)
+    axes = figure.axes(left, y + 34, width, style.BODY - 116)
     axes.set_axis_on()
     axes.spines[:].set_visible(False)
-    axes.tick_params(colors=GREY, length=0, labelsize=12 * 72 / DPI, pad=6)
+    axes.tick_params(colors=style.GREY, length=0, labelsize=12 * 72 / style.DPI, pad=6)
     axes.set_xticks([])
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.grid(axis="y", color=style.FAINT, linewidth=0.6)
     highest = max(mass_t.max(), mass_v.max(), 1e-9)
     axes.set(xlim=(0, total), ylim=(0, 1.1 * highest), axisbelow=True)
     axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -172,46 +155,61 @@ def _mixture(figure: PixelFigure, x: float, y: float, what: Explanation) -> None
 
     # P_v, P_t and their geometric mean, with a mark where it is largest
     curves = (
-        (mass_v, SALIENCY, 1.6),
-        (mass_t, RELEVANCE, 1.6),
-        (mean, INK, 2.4),
+        (mass_v, style.SALIENCY, 1.6),
+        (mass_t, style.RELEVANCE, 1.6),
+        (mean, style.INK, 2.4),
     )
     for values, hue, weight in curves:
         axes.plot(k_t, values, color=hue, linewidth=weight, solid_capstyle="round")
-    axes.plot([chosen, chosen], [0, best], color=INK, linewidth=1, linestyle=(0, (2, 2)))
+    axes.plot([chosen, chosen], [0, best], color=style.INK, linewidth=1, linestyle=(0, (2, 2)))
     axes.plot(
-        [chosen], [best], "o", color=INK, markersize=8, markeredgecolor=PAPER, markeredgewidth=1.5
+        [chosen],
+        [best],
+        "o",
+        color=style.INK,
+        markersize=8,
+        markeredgecolor=style.PAPER,
+        markeredgewidth=1.5,
     )
 
     # the split as a bar
     border = width * chosen / total
-    foot = y + BODY - 76
-    figure.bar(left, foot, border - 1, 10, RELEVANCE)
-    figure.bar(left + border + 1, foot, width - border - 1, 10, SALIENCY)
-    figure.text(left, foot + 26, f"{chosen} most relevant", 14, RELEVANCE, weight="bold")
+    foot = y + style.BODY - 76
+    figure.bar(left, foot, border - 1, 10, style.RELEVANCE)
+    figure.bar(left + border + 1, foot, width - border - 1, 10, style.SALIENCY)
+    figure.text(left, foot + 26, f"{chosen} most relevant", 14, style.RELEVANCE, weight="bold")
     figure.text(
         left + width,
         foot + 26,
         f"{k_v} most salient",
         14,
-        SALIENCY,
+        style.SALIENCY,
         weight="bold",
         ha="right",
     )
     overlap = total - what.pruned.kept_tokens
     note = f"{overlap} of them on both lists" if overlap else "none on both lists"
-    figure.text(left, foot + 50, f"{note}, so {what.pruned.kept_tokens} in all", 12, GREY)
+    figure.text(left, foot + 50, f"{note}, so {what.pruned.kept_tokens} in all", 12, style.GREY)
     if what.reserve:
-        figure.text(left, foot + 68, f"grey: reserved for each list ({what.reserve})", 12, GREY)
+        figure.text(
+            left, foot + 68, f"grey: reserved for each list ({what.reserve})", 12, style.GREY
+        )
 
 
-def _answers(figure: PixelFigure, x: float, y: float, what: Explanation) -> None:
+def _answers(figure: style.PixelFigure, x: float, y: float, what: Explanation) -> None:
     """Write both answers, with tokens and time of each."""
     # bars are shares of what the dense model reads, and of the slower answer's time
     longest = max(what.dense.total_ms, what.pruned.total_ms, 1e-9)
     share = what.pruned.kept_tokens / max(what.dense.kept_tokens, 1)
     _answer(
-        figure, x, y, "every visual token", what.dense, 1.0, what.dense.total_ms / longest, GREY
+        figure,
+        x,
+        y,
+        "every visual token",
+        what.dense,
+        1.0,
+        what.dense.total_ms / longest,
+        style.GREY,
     )
     y += 160
     _answer(
@@ -222,16 +220,18 @@ def _answers(figure: PixelFigure, x: float, y: float, what: Explanation) -> None
         what.pruned,
         share,
         what.pruned.total_ms / longest,
-        PLAIN,
+        style.PLAIN,
     )
 
     same = what.dense.answer.lower() == what.pruned.answer.lower()
-    verdict, hue = ("✓  the same answer", PLAIN) if same else ("✗  another answer", RELEVANCE)
-    figure.text(x + PANEL, y + 12, verdict, 13, hue, weight="bold", ha="right")
+    verdict, hue = (
+        ("✓  the same answer", style.PLAIN) if same else ("✗  another answer", style.RELEVANCE)
+    )
+    figure.text(x + style.PANEL, y + 12, verdict, 13, hue, weight="bold", ha="right")
 
 
 def _answer(
-    figure: PixelFigure,
+    figure: style.PixelFigure,
     x: float,
     y: float,
     title: str,
@@ -241,23 +241,25 @@ def _answer(
     color: str,
 ) -> None:
     """Write one answer; `tokens` and `duration` are shares of the longest bar."""
-    figure.text(x, y + 12, title, 13, GREY)
+    figure.text(x, y + 12, title, 13, style.GREY)
     text = " ".join(answer.answer.split()) or "(nothing)"
     if answer.cut:
-        figure.text(x + PANEL, y + 62, "cut at the limit of tokens", 12, GREY, ha="right")
+        figure.text(
+            x + style.PANEL, y + 62, "cut at the limit of tokens", 12, style.GREY, ha="right"
+        )
 
     # a short answer is written large
-    if len(wrapped(text, 26, 2)) == 1:
-        figure.text(x, y + 44, text, 25, INK, weight="bold")
+    if len(style.wrapped(text, 26, 2)) == 1:
+        figure.text(x, y + 44, text, 25, style.INK, weight="bold")
     else:
-        for i, part in enumerate(wrapped(text, 46, 2)):
-            figure.text(x, y + 36 + 20 * i, part, 15, INK, weight="bold")
+        for i, part in enumerate(style.wrapped(text, 46, 2)):
+            figure.text(x, y + 36 + 20 * i, part, 15, style.INK, weight="bold")
 
     # how many tokens were read, and how long it took
     bars = ((f"{answer.kept_tokens:,} tokens", tokens), (f"{answer.total_ms:,.0f} ms", duration))
-    room = PANEL - 110
+    room = style.PANEL - 110
     for i, (label, portion) in enumerate(bars):
         line = y + 80 + 24 * i
-        figure.text(x, line, label, 13, INK)
+        figure.text(x, line, label, 13, style.INK)
         figure.bar(x + 110, line - 4, room, 8, "#eef0f2")
         figure.bar(x + 110, line - 4, max(room * portion, 1.5), 8, color)

@@ -45,6 +45,10 @@ __all__ = [
 ]
 
 
+Kwargs = dict[str, Any]
+"""What a model was called with, by name."""
+
+
 @checked
 @dataclass(frozen=True)
 class Call:
@@ -61,11 +65,7 @@ class Call:
 
 @checked
 def begin(
-    pruner: "Pruner",
-    model: PreTrainedModel,
-    inputs: dict[str, Any],
-    stack: ExitStack,
-    generates: bool,
+    pruner: "Pruner", model: PreTrainedModel, inputs: Kwargs, stack: ExitStack, generates: bool
 ) -> Call:
     """Return a pruned prompt, to be read within contexts that `stack` holds open."""
     ids = inputs["input_ids"]  # (B, L)
@@ -105,11 +105,7 @@ def begin(
 
 @checked
 def resume(
-    pruner: "Pruner",
-    model: PreTrainedModel,
-    inputs: dict[str, Any],
-    stack: ExitStack,
-    generates: bool,
+    pruner: "Pruner", model: PreTrainedModel, inputs: Kwargs, stack: ExitStack, generates: bool
 ) -> Call:
     """Return what follows a prompt in a cache, to be read within contexts that `stack` holds open.
 

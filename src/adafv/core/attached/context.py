@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["attached"]
 
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+Plain = Callable[..., Any]
+"""A model's own forward or generate."""
 PRUNING = ("forward", "generate")
 """Methods of a model that prune while a pruner is attached."""
 KEPT_OF_CLASS = ("__module__", "__qualname__", "__doc__")
@@ -157,13 +161,7 @@ class _PruningCalls:
     def __init__(self, pruner: "Pruner") -> None:
         self.pruner = pruner
 
-    def forward(
-        self,
-        model: PreTrainedModel,
-        plain: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
+    def forward(self, model: PreTrainedModel, plain: Plain, args: Args, kwargs: Kwargs) -> Any:
         """Run the model's own forward on a shorter prompt, or on what follows one in a cache."""
         if _runs_plain.get():
             return plain(*args, **kwargs)
@@ -181,13 +179,7 @@ class _PruningCalls:
         remember(_cache_of(output), call.after)
         return output
 
-    def generate(
-        self,
-        model: PreTrainedModel,
-        plain: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
+    def generate(self, model: PreTrainedModel, plain: Plain, args: Args, kwargs: Kwargs) -> Any:
         """Generate from a shorter prompt, in the numbers of the caller's."""
         inputs = _named(plain, args, kwargs)
         twice = inputs.get("inputs") is not None and inputs.get("input_ids") is not None
@@ -265,9 +257,7 @@ def _run_plain(plain: Callable[..., Any], kwargs: dict[str, Any], *args: Any) ->
         _runs_plain.reset(token)
 
 
-def _named(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> dict[str, Any]:
+def _named(function: Callable[..., Any], args: Args, kwargs: Kwargs) -> dict[str, Any]:
     """Return the arguments of a call by name."""
     return dict(zip(signature(function).parameters, args, strict=False)) | kwargs
 
