@@ -74,7 +74,6 @@ NAMED_KINDS = (
 CREATURES = ("animal", "bird", "fish", "insect")
 # Of the image's side: nearer than this to a border of its region, a thing is in no clear region.
 EDGE = 0.04
-# Words that an answer may have or not.
 
 
 def questions(things: tuple[Thing, ...], random: np.random.Generator, count: int) -> list[Question]:

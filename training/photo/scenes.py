@@ -72,9 +72,10 @@ class Scene:
 def compose(split: str, number: int, again: int = 0) -> Scene:
     """Compose one scene of a split.
 
-    "train", "crowd" and "seen" share pictures but no scene, "unseen" has its own pictures. A crowd
-    is eight things: more to learn from for one pass of the tower, each picture in turn. Composed
-    again, the pictures of a crowd are the same, their sizes and positions are not.
+    "train", "crowd", "seen" and "dull" share pictures but no scene, "unseen" has its own pictures.
+    A crowd is eight things: more to learn from for one pass of the tower, each picture in turn.
+    Composed again, the pictures of a crowd are the same, their sizes and positions are not. In a
+    dull scene the last thing is small, faded and at the border, the others are large.
     """
     seed = [zlib.crc32(split.encode()), number]
     random = np.random.default_rng([*seed, again] if again else seed)
@@ -84,13 +85,18 @@ def compose(split: str, number: int, again: int = 0) -> Scene:
     things: list[Thing] = []
     if split == "crowd":
         cast = _crowd(random, number)
+    elif split == "dull":
+        cast = _dull(random)
     else:
         cast = _cast(random, "unseen" if split == "unseen" else "train")
 
-    for row, side in cast:
+    for index, (row, side) in enumerate(cast):
         # pose the thing, and lay it where there is room; without room it is left out
         cutout = _posed(open_picture(row["id"]), side, random)
-        position = _free(taken, cutout, random)
+        dull = split == "dull" and index == len(cast) - 1
+        if dull:
+            cutout = _faded(cutout, random)
+        position = _free(taken, cutout, random, at_border=dull)
         if position is None:
             continue
         left, top = position
@@ -122,6 +128,29 @@ def _crowd(random: np.random.Generator, number: int) -> list[tuple[dict, int]]:
         chosen.append((rows[index], int(side)))
     # the largest first, for which room is hardest to find
     return sorted(chosen, key=lambda pair: -pair[1])
+
+
+def _dull(random: np.random.Generator) -> list[tuple[dict, int]]:
+    """Draw two or three large things of strong colours, and a small one of another name, last."""
+    by_name = _by_name("train")
+    names = sorted(by_name)
+    count = int(random.integers(3, 5))
+    chosen = []
+    for name in random.choice(names, size=count, replace=False, p=_weights("train")):
+        rows = by_name[name]
+        side = int(random.integers(120, 160))
+        chosen.append((rows[random.integers(len(rows))], side))
+    row, _ = chosen.pop()
+    return [*chosen, (row, int(random.integers(SMALLEST + 8, 64)))]
+
+
+def _faded(cutout: Image.Image, random: np.random.Generator) -> Image.Image:
+    """Return a picture with little colour and contrast."""
+    alpha = cutout.getchannel("A")
+    faded = ImageEnhance.Color(cutout).enhance(random.uniform(0.2, 0.5))
+    faded = ImageEnhance.Contrast(faded).enhance(random.uniform(0.4, 0.65))
+    faded.putalpha(alpha)
+    return faded
 
 
 def _cast(random: np.random.Generator, split: str) -> list[tuple[dict, int]]:
@@ -183,9 +212,12 @@ def _posed(cutout: Image.Image, side: int, random: np.random.Generator) -> Image
 
 
 def _free(
-    taken: np.ndarray, cutout: Image.Image, random: np.random.Generator
+    taken: np.ndarray, cutout: Image.Image, random: np.random.Generator, at_border: bool = False
 ) -> tuple[int, int] | None:
-    """Find a position where a cutout covers nothing of what is there already."""
+    """Find a position where a cutout covers nothing of what is there already.
+
+    At the border: one that touches it, or nearly.
+    """
     width, height = cutout.size
     if width > PIXELS or height > PIXELS:
         return None
@@ -193,9 +225,25 @@ def _free(
     for _ in range(30):
         left = int(random.integers(PIXELS - width + 1))
         top = int(random.integers(PIXELS - height + 1))
+        if at_border:
+            left, top = _to_border(left, top, PIXELS - width, PIXELS - height, random)
         if not (taken[top : top + height, left : left + width] & opaque).any():
             return left, top
     return None
+
+
+def _to_border(
+    left: int, top: int, last_left: int, last_top: int, random: np.random.Generator
+) -> tuple[int, int]:
+    """Move a position to one of the four borders, or up to a third of a patch from it."""
+    gap = int(random.integers(PATCH // 3))
+    moved = (
+        (gap, top),
+        (max(0, last_left - gap), top),
+        (left, gap),
+        (left, max(0, last_top - gap)),
+    )
+    return moved[int(random.integers(4))]
 
 
 @lru_cache

@@ -1,0 +1,148 @@
+"""Write the suites of the photo model: folders of images and questions for `adafv eval --suite`.
+
+    python -m training.photo.suites                      # 1,000 questions each, in the cache
+    adafv eval --model photo --suite ~/.cache/adafv/training/photo/suites/photos-dull --out out/dull
+
+`photos` shows pictures that the bridge was trained on in new scenes, `photos-unseen` pictures that
+it never saw. In `photos-dull` the question is about what is small, faded and at the border, while
+the rest is large and colourful. `photos-polling` asks whether something is there, as often yes as
+no, and for what is absent by names that go with what is shown (POPE, arXiv 2305.10355).
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from training.photo import pictures
+from training.photo.folders import CACHE
+from training.photo.names import NOUNS, with_article
+from training.photo.questions import Question, questions
+from training.photo.scenes import Scene, Thing, compose
+
+__all__ = ["SUITES", "asked", "polls", "write"]
+
+SUITES = ("photos", "photos-unseen", "photos-dull", "photos-polling")
+SPLITS = {"photos-unseen": "unseen", "photos-dull": "dull"}
+FIRST = 100_000  # number of a suite's first scene: those before are for choices
+A_SCENE = 4  # questions
+POLLS = 6  # of a scene, half of them with the answer yes
+# A description is right in many words.
+LEFT_OUT = ("describe", "list")
+# Of a dull thing: what can be guessed without it, and the colour, which is faded.
+NOT_OF_DULL = ("exists", "either", "count", "colour")
+
+
+def asked(name: str, number: int) -> tuple[Scene, list[Question]]:
+    """Return a scene of a suite with its questions."""
+    scene = compose(SPLITS.get(name, "seen"), number)
+    random = np.random.default_rng([number, SUITES.index(name)])
+    if not scene.things:
+        return scene, []
+    if name == "photos-polling":
+        return scene, polls(scene.things, random)
+    found: dict[str, Question] = {}
+    last = (len(scene.things) - 1,)
+    for question in questions(scene.things, random, 40):
+        of_dull = question.about == last and question.type not in NOT_OF_DULL
+        if question.type not in LEFT_OUT and (name != "photos-dull" or of_dull):
+            # one of a type
+            found.setdefault(question.type, question)
+    return scene, list(found.values())[:A_SCENE]
+
+
+def polls(things: tuple[Thing, ...], random: np.random.Generator) -> list[Question]:
+    """Ask for as many things that are there as for things that are not.
+
+    A third of the absent names are any, a third of the kinds that are shown, a third the most
+    frequent.
+    """
+    shown = sorted({thing.name for thing in things})
+    kinds = {thing.kind for thing in things}
+    absent = [name for name in NOUNS if name not in shown]
+    near = [name for name in absent if NOUNS[name].kind in kinds] or absent
+    frequent = [name for name in _by_frequency() if name in absent]
+    half = min(POLLS // 2, len(shown))
+
+    found = []
+    for name in random.permutation(shown)[:half]:
+        about = tuple(index for index, thing in enumerate(things) if thing.name == name)
+        found.append(_poll(str(name), about, random))
+    sources = (absent, near, frequent[:40])
+    for turn in range(half):
+        names = sources[turn % len(sources)]
+        found.append(_poll(names[int(random.integers(len(names)))], (), random))
+    return found
+
+
+def _poll(name: str, about: tuple[int, ...], random: np.random.Generator) -> Question:
+    """Ask whether there is a thing, or whether there is none."""
+    there = bool(about)
+    if random.random() < 0.25:
+        # the same fact, asked the other way round
+        return Question(f"Is there no {name}?", "no" if there else "yes", "no", about)
+    return Question(f"Is there {with_article(name)}?", "yes" if there else "no", "is", about)
+
+
+def _by_frequency() -> list[str]:
+    """Return the names by how many pictures they have, most first."""
+    counts: dict[str, int] = {}
+    for row in pictures.read_index():
+        counts[row["name"]] = counts.get(row["name"], 0) + 1
+    return sorted(counts, key=lambda name: (-counts[name], name))
+
+
+def lines_of(image: str, scene: Scene, found: list[Question]) -> Iterator[str]:
+    """Yield the lines of a scene for `questions.jsonl`."""
+    for question in found:
+        boxes = [list(scene.things[index].box) for index in question.about]
+        line = {
+            "image": image,
+            "question": question.text,
+            "answer": [question.answer, *question.accepted],
+            "type": question.type,
+            "boxes": boxes,
+        }
+        yield json.dumps(line, ensure_ascii=False)
+
+
+def write(name: str, count: int, out: Path) -> int:
+    """Write a suite of at least `count` questions into a folder; return how many there are."""
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    lines: list[str] = []
+    number = FIRST
+    with tqdm(total=count, desc=name, unit="question") as bar:
+        while len(lines) < count:
+            scene, found = asked(name, number)
+            file = f"{number}.jpg"
+            number += 1
+            if not found:
+                continue
+            scene.image.save(folder / file, quality=95)
+            lines += lines_of(file, scene, found)
+            bar.update(len(found))
+    # last, so that a suite is whole or none
+    (folder / "questions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return len(lines)
+
+
+def main() -> None:
+    """Write all suites."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--questions", type=int, default=1000, help="of each suite")
+    parser.add_argument("--suites", default=",".join(SUITES))
+    parser.add_argument("--out", type=Path, default=CACHE / "suites")
+    given = parser.parse_args()
+    pictures.prepare()
+    for name in given.suites.split(","):
+        print(f"{name}: {write(name, given.questions, given.out)} questions")
+
+
+if __name__ == "__main__":
+    main()
