@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -56,7 +57,7 @@ def test_the_embedded_model_at_a_tenth(serve):
     """
     status, command, err = serve()
     assert status == 0
-    assert err.startswith("adafv: starting ")
+    assert err.startswith(f"adafv: serving {MODEL_DIR} with adafv at 10 % of the visual tokens")
     assert command[:3] == [sys.executable, "-m", SERVER]
     assert value(command, "--model") == str(MODEL_DIR)
     assert value(command, "--served-model-name") == "embedded"
@@ -251,3 +252,34 @@ def test_help_says_what_a_request_may_carry():
         "--cache-mb",
     ):
         assert word in done.stdout
+
+
+def test_no_secret_is_printed(serve):
+    """The first line says what prunes, not how vLLM was called."""
+    status, command, err = serve(
+        "--api-key", "K-secret", "--hf-token=T-secret", "--tokens", 40, "--cache-mb", 64
+    )
+    assert status == 0
+    assert "K-secret" in command
+    assert "secret" not in err
+    assert "40 visual tokens an image" in err
+    assert "64 MiB" in err
+
+
+def test_a_port_that_is_taken(serve):
+    """Said before a model is loaded for a minute."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        status, command, err = serve("--host", "127.0.0.1", "--port", port)
+    assert status == 2
+    assert not command
+    assert f"port {port} is taken" in err
+    assert serve("--host=127.0.0.1", f"--port={port}")[0] == 0
+
+
+def test_methods_that_requests_may_name(serve):
+    found = options(serve("--methods", "adafv,scope")[1])
+    assert found["adafv_methods"] == "adafv,scope"
+    assert "adafv_method (adafv,scope)" in serve("--methods", "adafv,scope")[2]

@@ -19,7 +19,7 @@ from adafv.integrations.vllm.mrope import (
     mrope_positions,
     with_coordinates,
 )
-from adafv.integrations.vllm.options import PruneSpec, VLLMOptions, settings
+from adafv.integrations.vllm.options import PruneSpec, VLLMOptions, check_cost, settings
 from adafv.integrations.vllm.select import select
 
 SERVED = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl")
@@ -90,6 +90,38 @@ def test_a_request_goes_before_the_server(request_, server, expected):
     assert options == expected
     if options is not None:
         assert VLLMOptions.of_request(options.to_dict()) == options
+
+
+def test_none_keeps_everything_whatever_the_server_does():
+    server = VLLMOptions.of_server({"adafv_keep": 0.1, "adafv_method": "adafv+"})
+    options = VLLMOptions.of_request({"adafv_method": "none"}).request(server)
+    assert options.config == PruneConfig("none", 1.0)
+    with pytest.raises(ValueError, match="keeps every token"):
+        VLLMOptions.of_request({"adafv_method": "none", "adafv_keep": 0.2}).request(server)
+
+
+def test_requests_may_name_methods_of_linear_cost():
+    """Others hold up whoever waits, so the server says which; its own is always allowed."""
+    asked = {"adafv_method": "divprune", "adafv_keep": 0.1}
+    with pytest.raises(ValueError, match="'divprune' is not allowed on this server"):
+        VLLMOptions.of_request(asked).request(VLLMOptions())
+    for server in ({"adafv_methods": "adafv, divprune"}, {"adafv_method": "divprune"}):
+        options = VLLMOptions.of_request(asked).request(VLLMOptions.of_server(server))
+        assert options.config.method == "divprune"
+    with pytest.raises(ValueError, match="pass one of scope, or"):
+        VLLMOptions.of_request({"adafv_method": "t2i", "adafv_keep": 0.1}).request(
+            VLLMOptions.of_server({"adafv_methods": "scope"})
+        )
+    with pytest.raises(ValueError, match="no option of a request"):
+        VLLMOptions.of_request({"adafv_methods": "divprune"})
+
+
+def test_the_cost_of_a_choice_is_bounded():
+    """Of methods that pick token after token; the others go through."""
+    with pytest.raises(ValueError, match=r"2592 steps .* at most adafv_tokens=86"):
+        check_cost(method("divprune", keep=0.9), 2880)
+    check_cost(method("divprune", tokens=86), 2880)
+    check_cost(method("adafv", keep=0.9), 2880)
 
 
 def test_the_text_that_an_image_is_asked_about():

@@ -113,6 +113,7 @@ class Engine:
             block_size=32,
             limit_mm_per_prompt={"image": 4},
             disable_log_stats=False,
+            mm_processor_kwargs={"adafv_methods": "all"},
         )
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")

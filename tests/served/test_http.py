@@ -178,6 +178,10 @@ def bad() -> dict:
         ),
         "fastv": (pruned(adafv_method="fastv", adafv_keep=0.6), "between the layers"),
         "visionzip": (pruned(adafv_method="visionzip", adafv_keep=0.6), "visionzip looks at"),
+        "a method that holds others up": (
+            pruned(adafv_method="divprune", adafv_keep=0.9),
+            "'divprune' is not allowed on this server",
+        ),
         "unknown pin": (pruned(adafv_pin="last"), "adafv_pin='last'"),
         "unknown option": (pruned(adafv_kep=0.5), "adafv_kep"),
         "option of the server": (pruned(adafv_only=False), "adafv_only"),

@@ -18,7 +18,7 @@ from adafv.core.inputs import placeholders
 from adafv.core.pruner import Pruner
 from adafv.integrations.vllm import ARCHITECTURES, FOLLOWS
 from adafv.integrations.vllm.meta_model import MetaModel
-from adafv.integrations.vllm.options import VLLMOptions
+from adafv.integrations.vllm.options import ALL, VLLMOptions
 from adafv.models.load import from_files, source_of
 from adafv.models.processors import processor_class
 from adafv.models.prompting import prompt_for, tokenizer_options
@@ -138,7 +138,8 @@ def engine_options(device: str) -> dict[str, Any]:
     """Return engine arguments of vLLM for a device."""
     return {
         # images are prepared as everywhere in this library
-        "mm_processor_kwargs": {"backend": "pil"},
+        # and whoever runs the engine is whoever asks it
+        "mm_processor_kwargs": {"backend": "pil", "adafv_methods": ALL},
         # what memory is measured with
         "limit_mm_per_prompt": {"image": 1},
         # on a CPU compiling takes longer than it saves

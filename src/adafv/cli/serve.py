@@ -3,9 +3,10 @@
 A job over a file is another command, see `adafv.cli.batch`.
 """
 
+import errno
 import json
 import os
-import shlex
+import socket
 import sys
 from dataclasses import replace
 from typing import Annotated, Any
@@ -29,6 +30,7 @@ IMAGES = {"backend": "pil"}  # prepared as everywhere in this library
 OPTIONS = "--mm-processor-kwargs"
 LIMIT = "--limit-mm-per-prompt"
 MAX_IMAGES = 64
+PORT = 8000
 TRUST = "--trust-request-mm-kwargs"
 
 
@@ -52,6 +54,15 @@ def serve(
             help="first: an image keeps the selection of its turn. "
             "none: each turn of a chat selects anew.",
             show_default="first",
+        ),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M,…",
+            help="Methods that requests may name beside the server's own; "
+            "default: those whose cost is linear.",
+            show_default=False,
         ),
     ] = None,
     cache_mb: Annotated[
@@ -92,7 +103,7 @@ def serve(
     if model is not None:
         check_available(model)
     share = None if keep is None else share_in(keep)
-    requested = {"method": method, "keep": share, "tokens": tokens, "pin": pin}
+    requested = {"method": method, "keep": share, "tokens": tokens, "pin": pin, "methods": methods}
     # our options and those of vLLM's flag, checked
     options = _options(requested, _given(flags), model)
 
@@ -103,6 +114,7 @@ def serve(
             f"VLLM_PLUGINS={os.environ['VLLM_PLUGINS']!r} leaves adafv out: "
             "add it, or unset the variable"
         )
+    _check_port(flags)
     # a model that the plugin does not prune would be served unpruned
     source = _checked(model)
     if cache_mb is not None:
@@ -132,8 +144,52 @@ def serve(
     # what is set already is left as it is
     for variable, value in {**VARIABLES, **FOLLOWS}.items():
         os.environ.setdefault(variable, value)
-    typer.echo(f"adafv: starting {shlex.join(command)}", err=True)
+    # the command line may hold keys, so it is not repeated
+    typer.echo(f"adafv: {_announced(source, options)}", err=True)
     os.execv(sys.executable, command)
+
+
+def _announced(source: str, options: dict[str, Any]) -> str:
+    """Return in a sentence what a server prunes, and what its clients may change."""
+    method = options.get("adafv_method", "the method of its folder")
+    budget = "the budget of its folder"
+    if "adafv_tokens" in options:
+        budget = f"{options['adafv_tokens']} visual tokens an image"
+    elif "adafv_keep" in options:
+        budget = f"{100 * options['adafv_keep']:.4g} % of the visual tokens"
+    cache = options.get("adafv_cache_mb", 512)
+    allowed = options.get("adafv_methods", "those of linear cost")
+    return (
+        f"serving {source} with {method} at {budget}, and {cache} MiB for encoded images; requests "
+        f"may set adafv_keep, adafv_tokens, adafv_pin and adafv_method ({allowed})"
+    )
+
+
+def _check_port(flags: list[str]) -> None:
+    """Raise a `ValueError` if a port is taken, before a model is loaded for it."""
+    given = _values(flags)
+    host = given.get("--host", "")
+    port = given.get("--port", str(PORT))
+    # a name or a number that is none is for vLLM to refuse
+    if not port.isdecimal() or "--uds" in given:
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ValueError(f"port {port} is taken: pass another --port") from None
+
+
+def _values(flags: list[str]) -> dict[str, str]:
+    """Return the flags that have a value, with the last one given."""
+    found = {}
+    for flag, following in zip(flags, [*flags[1:], ""], strict=False):
+        name, equals, value = flag.partition("=")
+        if flag.startswith("--"):
+            found[_name(name)] = value if equals else following
+    return found
 
 
 def _name(flag: str) -> str:

@@ -38,6 +38,7 @@ class CDPruner(GreedyPruner):
 
     name = "cdpruner"
     paper = "arXiv 2506.10967"
+    stepwise = True
     needs_text = True
 
     def gains(self, tokens: VisualTokens, count: int) -> Gains:

@@ -25,6 +25,7 @@ class DivPrune(GreedyPruner):
 
     name = "divprune"
     paper = "CVPR 2025, arXiv 2503.02175"
+    stepwise = True
 
     def gains(self, tokens: VisualTokens, count: int) -> Gains:
         """Yield the distance of each token to the nearest one picked so far, pick after pick."""

@@ -48,6 +48,7 @@ class MMTok(GreedyPruner):
 
     name = "mmtok"
     paper = "arXiv 2508.18264"
+    stepwise = True
     signals = frozenset({HIDDEN})
     needs_text = True
 

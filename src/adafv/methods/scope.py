@@ -32,6 +32,7 @@ class Scope(GreedyPruner):
 
     name = "scope"
     paper = "arXiv 2510.24214"
+    stepwise = True
     signals = frozenset({SALIENCY})
 
     def __post_init__(self) -> None:

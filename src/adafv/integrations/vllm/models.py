@@ -46,7 +46,7 @@ from adafv.integrations.vllm.mrope import (
     mrope_positions,
     with_coordinates,
 )
-from adafv.integrations.vllm.options import FIELD, PruneSpec, VLLMOptions, settings
+from adafv.integrations.vllm.options import FIELD, PruneSpec, settings
 from adafv.integrations.vllm.processor import Pruned
 from adafv.integrations.vllm.select import Kept, select
 from adafv.integrations.vllm.vision_attention import last_attention, watch
@@ -90,7 +90,7 @@ class PrunedModel:
         cache_mb = CACHE_MB if options.cache_mb is None else options.cache_mb
         self.encodings = Encodings(cache_mb * 2**20)
         # a server without options of ours prunes at a request only, and reserves nothing for it
-        self.prunes = options != VLLMOptions()
+        self.prunes = options.prunes
         if self.prunes:
             self.encodings.reserve(vllm_config.device_config.device)
         self.layers = config.hf_config.get_text_config().num_hidden_layers
@@ -218,7 +218,7 @@ class _Pixtral(PixtralHFMultiModalProcessor):
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         # an option of the server asks for pruning as one of the request does
         asked = any(name.startswith(FIELD) for name in inputs.hf_processor_mm_kwargs)
-        if asked or settings(self.info.ctx.model_config) != VLLMOptions():
+        if asked or settings(self.info.ctx.model_config).prunes:
             raise ValueError(
                 "models with Pixtral's tower are not pruned on vLLM: leave adafv's options out"
             )

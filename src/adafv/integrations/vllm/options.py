@@ -15,16 +15,21 @@ from adafv.core.layerwise import LayerPruner
 from adafv.core.prompt import Question
 from adafv.core.pruner import Pruner, one_of
 from adafv.core.signals import SALIENCY
-from adafv.methods import from_spec, without_defaults
+from adafv.methods import METHODS, from_spec, without_defaults
 from adafv.models.saved import BLOCK, read
 
-__all__ = ["FIELD", "PruneSpec", "VLLMOptions", "pruner_of", "settings"]
+__all__ = ["ALL", "FIELD", "PruneSpec", "VLLMOptions", "check_cost", "pruner_of", "settings"]
 
 FIELD = "adafv"  # under which a spec travels with its image's pixels
 PREFIX = "adafv_"
+ALL = "all"  # of `methods`: who starts the engine is who asks it
+OWN = ("pin", "methods", "cache_mb", "only")  # beside what a configuration says
 OF_PRUNER = ("method", "keep", "tokens")
 OF_REQUEST = (*OF_PRUNER, "pin")
-OF_SERVER = (*OF_REQUEST, "cache_mb", "only")
+OF_SERVER = (*OF_REQUEST, "methods", "cache_mb", "only")
+# K · N of an image for a method that picks token after token: a second or two on a CPU, or on a GPU
+# of launching kernels, for which every other request waits.
+MOST_STEPS = 250_000
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,15 @@ class VLLMOptions:
             library; the selection is the same for the complete chat, and so is its prefix cache.
             "none": by those of later turns, too, so that each turn of a chat selects anew. None:
             as the method's `question` says.
+        methods: of a server, the methods that requests may name beside its own, comma-separated;
+            "all": any, at any cost; None: those whose cost is linear.
         cache_mb: of a server, the memory for encoded images.
         only: of a server, whether requests may have no other options of the processor.
     """
 
     config: PruneConfig = field(default_factory=PruneConfig)
     pin: Literal["none", "first"] | None = None
+    methods: str | None = None
     cache_mb: float | None = None
     only: bool | None = None
 
@@ -88,7 +96,7 @@ class VLLMOptions:
         own = {}
         config = {}
         for name, value in saved.items():
-            if name in ("pin", "cache_mb", "only"):
+            if name in OWN:
                 own[name] = value
             elif name != "version":
                 config[name] = value
@@ -114,6 +122,7 @@ class VLLMOptions:
             self,
             config=self.config.over(defaults.config),
             pin=self.pin or defaults.pin,
+            methods=defaults.methods if self.methods is None else self.methods,
             cache_mb=defaults.cache_mb if self.cache_mb is None else self.cache_mb,
             only=defaults.only if self.only is None else self.only,
         )
@@ -122,7 +131,7 @@ class VLLMOptions:
         """Return the options as `--mm-processor-kwargs` and requests have them."""
         method = None if self.config.method is None else self.config.spec
         values = {"method": method, **self.config.budget, "pin": self.pin}
-        values |= {"cache_mb": self.cache_mb, "only": self.only}
+        values |= {"methods": self.methods, "cache_mb": self.cache_mb, "only": self.only}
         options = {}
         for name, value in values.items():
             if value is not None:
@@ -138,13 +147,20 @@ class VLLMOptions:
         Raises:
             ValueError: it cannot be done on vLLM.
         """
-        options = self.over(server)
+        own = self.config
+        # the method that keeps everything needs no budget, and takes none over
+        if own.method == "none" and not own.budget:
+            own = replace(own, keep=1.0)
+        options = replace(self, config=own).over(server)
         config = options.config
         if config.method is None and not config.budget and options.pin is None:
             return None
         if config.method == "none" and not config.budget:
             options = replace(options, config=replace(config, keep=1.0))
         options.check()
+        # what can be done at all may still be more than this server does
+        if own.method is not None:
+            _check_allowed(own.method, server)
         return options
 
     def check(self) -> None:
@@ -181,6 +197,11 @@ class VLLMOptions:
                 f"adafv_pin={self.pin!r} says what question={pruner.question!r} of {method} says: "
                 "leave one of them out"
             )
+
+    @property
+    def prunes(self) -> bool:
+        """Return whether a server prunes where a request says nothing, or is made to."""
+        return replace(self, methods=None) != VLLMOptions()
 
     @property
     def question(self) -> Question:
@@ -243,6 +264,28 @@ class PruneSpec:
         return json.dumps(asdict(self)).encode()
 
 
+def _is_linear(name: str) -> bool:
+    """Return whether vLLM can do a method, in a time that grows with the tokens alone."""
+    pruner = pruner_of(name, 1.0, None)
+    in_time = not pruner.layerwise and not pruner.stepwise
+    return in_time and pruner.exact and pruner.signals <= {SALIENCY}
+
+
+def _check_allowed(method: str, server: VLLMOptions) -> None:
+    """Raise a `ValueError` if a request may not name a method on a server."""
+    if server.methods == ALL:
+        return
+    allowed = [name for name in METHODS if _is_linear(name)]
+    if server.methods is not None:
+        allowed = [name.strip() for name in server.methods.split(",") if name.strip()]
+    # the server's own in any case; an unknown name is refused by name
+    if method in METHODS and method not in (*allowed, server.config.method):
+        raise ValueError(
+            f"adafv_method={method!r} is not allowed on this server, whose other requests would "
+            f"wait for it: pass one of {', '.join(allowed)}, or start the server with --methods"
+        )
+
+
 def _without_ids(config: PruneConfig) -> PruneConfig:
     """Return a configuration that can be written as text.
 
@@ -261,6 +304,19 @@ def _without_ids(config: PruneConfig) -> PruneConfig:
             "write the method as e.g. adafv:skip=template"
         )
     return replace(config, options=options)
+
+
+def check_cost(pruner: Pruner, count: int) -> None:
+    """Raise a `ValueError` if choosing among `count` tokens would hold up other requests.
+
+    A method that picks token after token takes K steps over N tokens.
+    """
+    kept = pruner.budget(count)
+    if pruner.stepwise and kept * count > MOST_STEPS:
+        raise ValueError(
+            f"{pruner.name} takes {kept} steps over {count} visual tokens, which would hold up "
+            f"other requests: pass at most adafv_tokens={MOST_STEPS // count}, or another method"
+        )
 
 
 @lru_cache(maxsize=1024)

@@ -15,7 +15,15 @@ from adafv.core.chat_template import Template, template_of
 from adafv.core.inputs import placeholders
 from adafv.core.prompt import Prompt, Question
 from adafv.integrations.vllm.meta_model import MetaModel
-from adafv.integrations.vllm.options import FIELD, PruneSpec, VLLMOptions, pruner_of, settings
+from adafv.integrations.vllm.options import (
+    ALL,
+    FIELD,
+    PruneSpec,
+    VLLMOptions,
+    check_cost,
+    pruner_of,
+    settings,
+)
 from adafv.models.boilerplate import boilerplate
 
 __all__ = ["Pruned"]
@@ -197,7 +205,10 @@ class Pruned(BaseMultiModalProcessor):
             count = len(self.meta_model.layout(len(dense), item).patch_indices)
 
             # newlines are dropped from an image that is pruned, and kept in one that is not
-            kept = images[index].pruner.budget(count)
+            pruner = images[index].pruner
+            if self.server.methods != ALL:
+                check_cost(pruner, count)
+            kept = pruner.budget(count)
             return dense if kept == count else dense[:kept]
 
         return replace(update, replacement=replacement)
