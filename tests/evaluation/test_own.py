@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import picture, tiny_model, tiny_processor
 
+from adafv.cli import main
 from adafv.data.sample import Question, normalised
 from adafv.evaluation.evaluate import Evaluation
 from adafv.evaluation.own import is_own, own_images, own_samples
@@ -124,3 +125,14 @@ def test_evidence_and_questions_beyond_a_smaller_image(write, tmp_path):
     assert table(rows, question_type=BEYOND_RESIZE).row_count == 3
     with pytest.raises(ValueError, match="pass one of"):
         table(rows, question_type="color")
+
+
+def test_words_that_the_embedded_model_does_not_know_are_named(write, tmp_path, capsys):
+    """Before it answers a thousand of them; questions in its own words are no news."""
+    known = {"image": "a.png", "question": "what color is the anchor?", "answer": "red"}
+    path = write(known, {"image": "b.png", "question": "who painted this?", "answer": "nobody"})
+    command = ["eval", "--methods", "uniform", "--keep", "0.5", "--out", str(tmp_path / "out")]
+    assert main([*command, "--suite", str(path)]) == 0
+    complaint = capsys.readouterr().err
+    assert "'who', 'painted'" in complaint
+    assert "'anchor'" not in complaint

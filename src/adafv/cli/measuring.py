@@ -84,6 +84,7 @@ def evaluate(
     # results that are there already must be of the same model and questions
     meta = report.meta_of(loaded, name, start, **settings)
     merge.check_mergeable(before, meta, plan.counts, plan.measured)
+    options.complain_of_words(processor, plan.questions(), model)
     # answer every question with every method at every budget
     records = plan.run(
         loaded, processor, out, name=name, progress=True, earlier=merge.configurations_in(before)

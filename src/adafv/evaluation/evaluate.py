@@ -112,6 +112,18 @@ class Evaluation:
                 found.append((name_of(suite), c.method, c.keep))
         return found
 
+    def questions(self, count: int = 50) -> list[str]:
+        """Return the first questions of each suite."""
+        texts = []
+        for suite in self.suites:
+            own: list[str] = []
+            for sample in self._samples(suite):
+                own += [question.text for question in sample.questions]
+                if len(own) >= count:
+                    break
+            texts += own[:count]
+        return texts
+
     @cached_property
     def left_out(self) -> dict[tuple[str, float], str]:
         """Methods and budgets that this model could not meet, with reasons; known after `run`."""
