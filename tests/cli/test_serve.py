@@ -169,6 +169,8 @@ def test_options_in_vllms_own_flag_are_merged(serve, written):
         (("--method", "fastv", "--keep", 0.6), ("between the layers",)),
         (("--method", "visionzip"), ("visionzip",)),
         (("--pin", "last"), ("pin", "last", "first")),
+        (("--methods", "adafv,scoop"), ("scoop", "no list of methods")),
+        (("--methods", ""), ("no list of methods",)),
         (("--cache-mb", -1), ("--cache-mb",)),
         (("--mm-processor-kwargs", "nope"), ("nope", "JSON object")),
         (("--mm-processor-kwargs", "[1]"), ("[1]", "JSON object")),

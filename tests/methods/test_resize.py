@@ -8,6 +8,7 @@ from conftest import picture, prompt, tiny_model, tiny_processor
 from adafv.core.downsample import grid_within, middles
 from adafv.methods import Pool, Resize, method
 from adafv.ops.budget import BudgetError
+from adafv.viz import check_drawable
 
 QUESTIONS = ("what color is the anchor ?", "is there a ball ?")
 
@@ -88,3 +89,10 @@ def test_what_cannot_be_shrunk_is_refused(model):
     encoding = Pool(keep=0.25).encode(model, inputs)
     with pytest.raises(ValueError, match="encoded whole"):
         Resize(keep=0.25).prune(model, inputs, encoding)
+    # and the other way round: most of its tokens are empty
+    shrunk = Resize(keep=0.25).encode(model, inputs)
+    with pytest.raises(ValueError, match="encoded shrunk"):
+        Pool(keep=0.25).prune(model, inputs, shrunk)
+    # a page would frame patches of the full image, which nobody has read
+    with pytest.raises(ValueError, match="no patch of it is kept"):
+        check_drawable(model, Resize(keep=0.25))

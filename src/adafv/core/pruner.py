@@ -276,7 +276,17 @@ class Pruner(ABC):
 
     @torch.no_grad()
     def choose(self, encoding: Encoding) -> Selection:
-        """Select K tokens of every image that is encoded, within this pruner's budget."""
+        """Select K tokens of every image that is encoded, within this pruner's budget.
+
+        Raises:
+            ValueError: images encoded whole for a method that shrinks them, or the other way round.
+        """
+        if encoding.downsampled != self.shrinks:
+            how = "shrunk" if encoding.downsampled else "whole"
+            raise ValueError(
+                f"these images are encoded {how}, and {self.name} needs them otherwise: "
+                "encode them with the pruner itself"
+            )
         budget = [self.budget(count) for count in encoding.tokens.counts]
         return self.select(encoding.tokens, budget)
 

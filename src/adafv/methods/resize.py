@@ -42,19 +42,6 @@ class Resize(Pruner):
             downsample=self.budget,
         )
 
-    def choose(self, encoding: Encoding) -> Selection:
-        """Keep the tokens of the smaller images.
-
-        Raises:
-            ValueError: an encoding of full images, whose tokens are not those of smaller ones.
-        """
-        if not encoding.downsampled:
-            raise ValueError(
-                "resize shrinks images before the vision tower, and these are encoded whole: "
-                "pass the pixels to the pruner itself, or choose another method, e.g. pool"
-            )
-        return super().choose(encoding)
-
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         """Keep the tokens in which the middles of the small image's patches lie."""
         kept: list[Tensor] = []

@@ -182,6 +182,11 @@ def check_drawable(model: PreTrainedModel, pruner: Pruner) -> None:
             f"{pruner.name} chooses between the layers of the model, which no page shows: "
             "pass e.g. adafv"
         )
+    if pruner.shrinks:
+        raise ValueError(
+            f"{pruner.name} shrinks the whole image, so no patch of it is kept or dropped: "
+            "pass e.g. adafv"
+        )
     check_has_grid(model)
 
 

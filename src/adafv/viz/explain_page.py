@@ -243,11 +243,6 @@ def _answer(
     """Write one answer; `tokens` and `duration` are shares of the longest bar."""
     figure.text(x, y + 12, title, 13, style.GREY)
     text = " ".join(answer.answer.split()) or "(nothing)"
-    if answer.cut:
-        figure.text(
-            x + style.PANEL, y + 62, "cut at the limit of tokens", 12, style.GREY, ha="right"
-        )
-
     # a short answer is written large
     if len(style.wrapped(text, 26, 2)) == 1:
         figure.text(x, y + 44, text, 25, style.INK, weight="bold")
@@ -263,3 +258,5 @@ def _answer(
         figure.text(x, line, label, 13, style.INK)
         figure.bar(x + 110, line - 4, room, 8, "#eef0f2")
         figure.bar(x + 110, line - 4, max(room * portion, 1.5), 8, color)
+    if answer.cut:
+        figure.text(x, y + 128, "cut at the limit of tokens", 12, style.GREY)

@@ -87,11 +87,14 @@ class VLLMOptions:
             prefix: stands before the names that errors call.
 
         Raises:
-            ValueError: text tokens that don't count (skip) as a list of ids, or a cache's size.
+            ValueError: text tokens that don't count (skip) as a list of ids, or a cache's size; a
+                list of methods that holds another name.
         """
         size = saved.get("cache_mb", 0)
         if not (fits(size, float) and size >= 0):
             raise ValueError(f"adafv_cache_mb={size!r} is no size: pass megabytes, 0 for no cache")
+
+        _check_methods(saved.get("methods"))
 
         own = {}
         config = {}
@@ -264,6 +267,24 @@ class PruneSpec:
         return json.dumps(asdict(self)).encode()
 
 
+def _names_in(methods: str) -> list[str]:
+    """Return the entries of a comma-separated list."""
+    return [name.strip() for name in methods.split(",") if name.strip()]
+
+
+def _check_methods(methods: Any) -> None:
+    """Raise a `ValueError` unless a server's methods are a list of names, in text."""
+    if methods is None or methods == ALL:
+        return
+    names = _names_in(methods) if isinstance(methods, str) else []
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or not names:
+        raise ValueError(
+            f"adafv_methods={methods!r} is no list of methods: pass names of `adafv methods`, "
+            f"e.g. 'adafv,scope', or {ALL!r}"
+        )
+
+
 def _is_linear(name: str) -> bool:
     """Return whether vLLM can do a method, in a time that grows with the tokens alone."""
     pruner = pruner_of(name, 1.0, None)
@@ -277,7 +298,7 @@ def _check_allowed(method: str, server: VLLMOptions) -> None:
         return
     allowed = [name for name in METHODS if _is_linear(name)]
     if server.methods is not None:
-        allowed = [name.strip() for name in server.methods.split(",") if name.strip()]
+        allowed = _names_in(server.methods)
     # the server's own in any case; an unknown name is refused by name
     if method in METHODS and method not in (*allowed, server.config.method):
         raise ValueError(
