@@ -11,7 +11,7 @@ from adafv.data.sample import Box
 from adafv.utils.checks import checked
 from adafv.viz.regions import scales, view
 
-__all__ = ["centers", "distances"]
+__all__ = ["centers", "distances", "evidence_kept"]
 
 
 @checked
@@ -58,3 +58,19 @@ def distances(centers: NDArray[Any], boxes: tuple[Box, ...]) -> Tensor:
         from_middle = np.hypot(x - (left + right) / 2, y - (top + bottom) / 2)
         distance[inside, i] = from_middle[inside]
     return torch.from_numpy(distance)
+
+
+@checked
+def evidence_kept(distance: Tensor, kept: Tensor) -> float | None:
+    """Return the share of the tokens in a question's boxes that are kept.
+
+    Args:
+        distance: (N, boxes) as `distances` returns them.
+        kept: (K,) indices.
+
+    Returns:
+        None: no token lies in a box.
+    """
+    inside = distance.isfinite().any(1)  # (N,)
+    count = int(inside.sum())
+    return int(inside[kept].sum()) / count if count else None

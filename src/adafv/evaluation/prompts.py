@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from adafv.core.encode import reask
 from adafv.core.pruner import Pruner, Selection
 from adafv.core.visual_tokens import Encoding
-from adafv.evaluation.boxes import centers, distances
+from adafv.evaluation.boxes import centers, distances, evidence_kept
 from adafv.evaluation.oracle import Oracle
 from adafv.families import check_has_grid
 from adafv.models.generation import check_length, decode, generate
@@ -118,13 +118,8 @@ class Prompts:
         except BudgetError:
             return unknown
 
-        shares: list[float | None] = []
-        for distance, kept in zip(known, selection.kept, strict=True):
-            inside = distance.isfinite().any(1)  # (N,)
-            count = int(inside.sum())
-            share = int(inside[kept.cpu()].sum()) / count if count else None
-            shares.append(share)
-        return shares
+        pairs = zip(known, selection.kept, strict=True)
+        return [evidence_kept(distance, kept.cpu()) for distance, kept in pairs]
 
     @cached_property
     def _distances(self) -> list[Tensor]:
