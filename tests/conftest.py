@@ -112,16 +112,20 @@ def prompt(*questions: str, images: int = 1) -> str:
 
 def inputs_for(processor, *samples: tuple[str, list[Image.Image]], side: str = "left"):
     """A batch from (text, images) pairs."""
-    processor.tokenizer.padding_side = side
     images = [image for _, pictures in samples for image in pictures]
-    return dict(
-        processor(
-            text=[text for text, _ in samples],
-            images=images or None,
-            return_tensors="pt",
-            padding=True,
+    processor.tokenizer.padding_side = side
+    try:
+        return dict(
+            processor(
+                text=[text for text, _ in samples],
+                images=images or None,
+                return_tensors="pt",
+                padding=True,
+            )
         )
-    )
+    finally:
+        # other tests have the same processor
+        processor.tokenizer.padding_side = "left"
 
 
 FEW = ("llava_next", "qwen2_5_vl")
@@ -130,7 +134,7 @@ FEW = ("llava_next", "qwen2_5_vl")
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--record", action="store_true", help="write what test_families.py proves to proven.json"
+        "--record", action="store_true", help="write what tests/families proves to proven.json"
     )
     parser.addoption(
         "--fast", action="store_true", help="leave out slow tests, and all but two families"

@@ -22,6 +22,7 @@ from adafv.evaluation import report
 from adafv.evaluation.answering import BLIND, Configuration
 from adafv.evaluation.evaluate import Evaluation
 from adafv.evaluation.paired import paired
+from adafv.evaluation.rows import rows_of as accuracy_rows
 from adafv.methods import AdaFV, AdaFVPlus
 from adafv.models.load import load
 from adafv.speed.shapes import QUESTION, SHAPES
@@ -169,7 +170,7 @@ def rows_of(
 
     # all types of question together
     rows = []
-    for found in where(report.rows_of(records), question_type="all"):
+    for found in where(accuracy_rows(records), question_type="all"):
         tiles = encoded.get(found["method"], TILES)
         row = {}
         for name in columns_of(Row):

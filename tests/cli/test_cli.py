@@ -29,7 +29,7 @@ from adafv.cli import main
 from adafv.cli.listing import PROVEN, listed_methods
 from adafv.core.config import share_of
 from adafv.evaluation.merge import merged_meta
-from adafv.evaluation.report import COLUMNS
+from adafv.evaluation.rows import COLUMNS
 from adafv.families import IMPOSSIBLE, UNPROVEN, record
 from adafv.methods import from_spec
 from adafv.models.generation import was_cut

@@ -21,9 +21,11 @@ from adafv.core.encode import encode, reask
 from adafv.evaluation import answering, prompts, report
 from adafv.evaluation.answers import AnswerLog
 from adafv.evaluation.evaluate import Evaluation
+from adafv.evaluation.rows import COLUMNS, rows_of
 from adafv.models.ask import ask
 from adafv.models.boilerplate import boilerplate
 from adafv.models.prompting import build_batch
+from adafv.utils.stats import wilson
 
 METHODS, KEEPS = ("adafv", "random", "pool"), (1, 0.25, 0.05)
 CONFIGURATIONS = 2 + 3 * 2
@@ -156,15 +158,15 @@ def test_comparison_ignores_case_and_space(model, processor, suite, tmp_path, wh
         )
         for s in suite.samples
     ]
-    rows = report.rows_of(plan().run(model, processor, tmp_path / "b", name="tiny"))
+    rows = rows_of(plan().run(model, processor, tmp_path / "b", name="tiny"))
     assert all(r["accuracy"] == r["retention"] == 1 for r in rows if r["method"] == "none")
     assert any(r["accuracy"] < 1 for r in rows if r["method"] == "blind")
 
 
 def test_rows_are_the_contracts(whole):
     """The columns of DESIGN.md, dense and blind once, keep=1 not repeated, every type and `all`."""
-    rows = report.rows_of(whole)
-    assert all(tuple(row) == report.COLUMNS for row in rows)
+    rows = rows_of(whole)
+    assert all(tuple(row) == COLUMNS for row in rows)
     configurations = {(r["method"], r["keep"]) for r in rows}
     assert configurations == {
         ("none", 1.0),
@@ -211,9 +213,7 @@ def test_retention_without_a_dense_accuracy():
         seconds=1.0,
         correct=False,
     )
-    rows = report.rows_of(
-        [answer | {"method": m, "keep": k} for m, k in (("none", 1.0), ("adafv", 0.1))]
-    )
+    rows = rows_of([answer | {"method": m, "keep": k} for m, k in (("none", 1.0), ("adafv", 0.1))])
     assert all(row["retention"] is None for row in rows)
     report.table(rows)
 
@@ -454,16 +454,16 @@ def test_closest_suite_is_suggested(suite):
 
 def test_interval_is_wilsons_for_one_question_per_picture():
     """8 of 10: 0.4901 to 0.9433 (Wilson 1927; Newcombe 1998)."""
-    assert report.wilson([[True]] * 8 + [[False]] * 2) == pytest.approx((0.4901, 0.9433), abs=2e-4)
+    assert wilson([[True]] * 8 + [[False]] * 2) == pytest.approx((0.4901, 0.9433), abs=2e-4)
 
 
 def test_interval_knows_that_questions_share_a_picture():
     """Four questions that always go right or wrong together are worth one: the interval is that of
     the images.
     """
-    together = report.wilson([[True] * 4] * 30 + [[False] * 4] * 10)
-    assert together == pytest.approx(report.wilson([[True]] * 30 + [[False]] * 10), abs=5e-3)
-    apart = report.wilson([[True, True, True, False]] * 40)
+    together = wilson([[True] * 4] * 30 + [[False] * 4] * 10)
+    assert together == pytest.approx(wilson([[True]] * 30 + [[False]] * 10), abs=5e-3)
+    apart = wilson([[True, True, True, False]] * 40)
     assert apart[1] - apart[0] < together[1] - together[0]
 
 
@@ -474,7 +474,7 @@ def test_interval_covers():
     for _ in range(2000):
         ability = rng.beta(4, 1, size=60)
         answers = rng.random((60, 4)) < ability[:, None]
-        low, high = report.wilson(answers.tolist())
+        low, high = wilson(answers.tolist())
         inside += low <= 0.8 <= high
     assert 0.93 < inside / 2000 < 0.97
 
@@ -482,7 +482,7 @@ def test_interval_covers():
 @pytest.mark.parametrize("right", [True, False])
 def test_interval_of_a_clean_sheet(right):
     """All right (or wrong) is no proof of 100 %."""
-    low, high = report.wilson([[right] * 3] * 20)
+    low, high = wilson([[right] * 3] * 20)
     assert high - low > 0.1
     assert high == 1 if right else low == 0
 
@@ -493,7 +493,7 @@ def test_files_and_table(whole, tmp_path):
     """
     from rich.console import Console
 
-    rows = report.rows_of(whole)
+    rows = rows_of(whole)
     report.write(tmp_path, {"seed": 0}, rows)
     assert json.loads((tmp_path / "results.json").read_text()) == {
         "meta": {"seed": 0},
@@ -503,7 +503,7 @@ def test_files_and_table(whole, tmp_path):
     with (tmp_path / "results.csv").open() as file:
         read = list(csv.DictReader(file))
     assert [float(r["accuracy"]) for r in read] == [r["accuracy"] for r in rows]
-    assert tuple(read[0]) == report.COLUMNS
+    assert tuple(read[0]) == COLUMNS
     with Image.open(tmp_path / "accuracy.png") as image:
         assert min(image.size) > 400
     console = Console(width=160)
@@ -519,7 +519,7 @@ def test_only_dense(model, processor, suite, tmp_path):
     """keep=1 alone: two configurations, and an image without lines."""
     records = plan(keeps=(1,)).run(model, processor, tmp_path, name="tiny")
     assert {r["method"] for r in records} == {"none", "blind"}
-    report.write(tmp_path, {}, report.rows_of(records))
+    report.write(tmp_path, {}, rows_of(records))
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "internvl", "idefics3", "gemma3", "qwen3_vl"])

@@ -7,9 +7,11 @@ from conftest import picture, tiny_model, tiny_processor
 
 from adafv.cli import main
 from adafv.data.sample import Question, normalised
+from adafv.evaluation.beyond_resize import BEYOND_RESIZE
 from adafv.evaluation.evaluate import Evaluation
 from adafv.evaluation.own import is_own, own_images, own_samples
-from adafv.evaluation.report import BEYOND_RESIZE, rows_of, table
+from adafv.evaluation.report import table
+from adafv.evaluation.rows import rows_of
 
 QUESTION = "what color is the anchor ?"
 FIRST = {"image": "a.png", "question": QUESTION, "answer": ["red", "crimson"], "type": "color"}

@@ -5,6 +5,7 @@ import pytest
 
 from adafv.evaluation import report
 from adafv.evaluation.paired import paired
+from adafv.evaluation.rows import rows_of
 
 
 def records(
@@ -96,7 +97,7 @@ def test_table_marks_what_is_more_than_luck():
     rows = [r for name, share in shares.items() for r in records(name, answers(rng, share))]
     rows += records("none", answers(rng, 0.95), keep=1.0)
     extra = {"type": "x", "kept_tokens": 1.0, "visual_tokens": 9, "seconds": 0.1}
-    table = report.table(report.rows_of([r | extra for r in rows]), paired(rows, ["adafv"]))
+    table = report.table(rows_of([r | extra for r in rows]), paired(rows, ["adafv"]))
     marks = {
         name: cell[-1]
         for name, cell in zip(table.columns[2].cells, table.columns[3].cells, strict=True)

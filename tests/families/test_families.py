@@ -1,26 +1,25 @@
-"""One matrix: every family that is proven, against every invariant."""
+"""Every family that is proven, against all but identity, budget and batch; see test_matrix."""
 
 import json
 import warnings
 from copy import copy
 from inspect import signature
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import transformers
+from conftest import INSIDE
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import is_torchvision_available
-from zoo.base import ALONG, WORDS
-from zoo.families import ZOO, ask, show, tiny
+from zoo.base import WORDS
+from zoo.families import ZOO, ask, generated, logits, show, tiny
 
-from adafv import METHODS, AdaFV, families, method
+from adafv import AdaFV, families, method
 from adafv.cli import main
 from adafv.core.encode import encode
 from adafv.core.inputs import placeholders
-from adafv.core.layerwise import LayerPruner
 from adafv.families import FAMILIES, IMPOSSIBLE, UNPROVEN, UnprovenFamilyWarning, family_of, record
 from adafv.families.base import base_of, layers_of
 from adafv.models.ask import ask as answer_question
@@ -36,87 +35,12 @@ CHAT = (
     "{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT :{% endif %}"
 )
-GREEDY = {"do_sample": False, "max_new_tokens": 4}
 RECURRENT = ("lfm2_vl", "lfm3_vl", "qwen3_5", "qwen3_5_moe")
-BEFORE = [name for name, cls in METHODS.items() if not issubclass(cls, LayerPruner)]
-INSIDE = [name for name in METHODS if name not in BEFORE]
 
 
 @pytest.fixture(params=sorted(ZOO))
 def name(request) -> str:
     return request.param
-
-
-def generated(name: str, inputs: dict, **options) -> list[list[int]]:
-    out = tiny(name).model.generate(**inputs, **GREEDY | options)
-    return out[:, inputs["input_ids"].shape[1] :].tolist()
-
-
-@torch.no_grad()
-def logits(name: str, inputs: dict) -> torch.Tensor:
-    return tiny(name).model(**inputs, use_cache=False).logits
-
-
-@pytest.mark.proves("identity")
-def test_keeping_everything_is_the_identity(name):
-    """keep=1.0 changes neither a logit nor a generated token, bit for bit."""
-    inputs = ask(name, (QUESTION, [show(80, 48)]))
-    whole = AdaFV(keep=1.0)(tiny(name).model, inputs)
-    assert torch.equal(logits(name, whole), logits(name, inputs))
-    whole = AdaFV(keep=1.0)(tiny(name).model, inputs)
-    assert generated(name, whole) == generated(name, inputs)
-
-
-@pytest.mark.proves("budget")
-@pytest.mark.parametrize("keep", [0.05, 0.4])
-def test_each_image_keeps_its_budget_and_the_text_stays(name, keep):
-    """Exactly K of the patches of every image, no structural token among them; not a word lost or
-    moved.
-    """
-    inputs = ask(name, (QUESTION, [show(80, 48)]), (OTHER, [show(48, 48, seed=1)]))
-    model, pruner = tiny(name).model, AdaFV(keep=keep)
-    encoding = pruner.encode(model, inputs)
-    short = pruner.prune(model, inputs, encoding)
-    image = placeholders(model.config)["image"]
-    for row, (ids, before, count) in enumerate(
-        zip(short["input_ids"], inputs["input_ids"], encoding.tokens.counts, strict=True)
-    ):
-        ids, before = (
-            ids[short["attention_mask"][row].bool()],
-            before[inputs["attention_mask"][row].bool()],
-        )
-        assert int((ids == image).sum()) == pruner.budget(count)
-        assert ids[ids != image].tolist() == before[before != image].tolist()
-    assert generated(name, short)
-
-
-@pytest.mark.proves("batch")
-def test_a_batch_is_its_samples(name):
-    """Two prompts at once give what each gives alone, padding and packing of images
-    notwithstanding.
-    """
-    width = 80 if name == "emu3" else 48  # whose encoder looks at the padding of smaller images
-    samples = [(QUESTION, [show(80, 48)]), (OTHER, [show(width, 48, seed=1)])]
-    together, batch, scores = answered_with_scores(name, *samples)
-    for i, sample in enumerate(samples):
-        alone, answer, alone_scores = answered_with_scores(name, sample)
-        count = alone.tokens.counts[0]
-        assert together.tokens.counts[i] == count
-        torch.testing.assert_close(
-            together.tokens.saliency[i, :count], alone.tokens.saliency[0], rtol=1e-3, atol=1e-6
-        )
-        assert batch[i] == answer[0]
-        torch.testing.assert_close(scores[i], alone_scores[0], rtol=1e-3, atol=1e-3)
-
-
-def answered_with_scores(name: str, *samples: tuple) -> tuple[Any, list[list[int]], torch.Tensor]:
-    """What pruned prompts are encoded to, their answers, and the logits of each answer's first
-    token, read without a cache: MiniMax-M3's attends otherwise with one where prompts are padded.
-    """
-    model, pruner, inputs = tiny(name).model, AdaFV(keep=0.3), ask(name, *samples)
-    encoding = pruner.encode(model, inputs)
-    answers = generated(name, pruner.prune(model, inputs, encoding))
-    return encoding, answers, logits(name, pruner.prune(model, inputs, encoding))[:, -1]
 
 
 @pytest.mark.proves("images")
@@ -214,80 +138,6 @@ def test_a_token_that_is_dropped_is_a_token_that_nobody_sees(name, monkeypatch):
     stay[0, encoding.spans[0].positions[encoding.patch_indices[0][kept]]] = True
     masked = model(**whole | {"attention_mask": stay.long()}, use_cache=False).logits[0, stay[0]]
     torch.testing.assert_close(logits(name, short)[0], masked, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.proves("methods")
-@torch.no_grad()
-def test_every_method(name):
-    """The invariants of DESIGN 1 to 4 and 8, for every method: it knows nothing of models, and
-    models nothing of it.
-
-    Budgets are exact, what is kept is in order and no text is lost; keep=1 gives back the inputs; a
-    batch keeps what its prompts keep alone; all that runs along the sequence shrinks together; an
-    answer changes nothing.
-    """
-    model = tiny(name).model
-    width = 80 if name == "emu3" else 48  # whose encoder looks at the padding of smaller images
-    samples = [(QUESTION, [show(80, 48)]), (OTHER, [show(width, 48, seed=1)])]
-    signals = frozenset().union(*(METHODS[chosen](keep=1.0).signals for chosen in BEFORE))
-    inputs = ask(name, *samples)
-    together = encode(model, inputs, signals=signals)
-    alone = [encode(model, ask(name, sample), signals=signals) for sample in samples]
-    labelled = answered(name, inputs, "red and blue")
-    with_answer = encode(model, labelled, signals=signals)
-    image = placeholders(model.config)["image"]
-
-    for chosen in BEFORE:
-        pruner = method(chosen, keep=1 if chosen == "none" else 0.3)
-        budget = [pruner.budget(count) for count in together.tokens.counts]
-        selection = pruner.select(together.tokens, budget)
-        if METHODS[chosen].exact and chosen != "adafv_released":
-            assert [len(kept) for kept in selection.kept] == budget, chosen
-        for i, kept in enumerate(selection.kept):
-            assert len(kept) <= budget[i], chosen
-            if chosen != "adafv_released":  # feeds some twice, as its authors' code does
-                assert kept.tolist() == sorted(set(kept.tolist())), chosen
-            (same,) = pruner.select(alone[i].tokens, [budget[i]]).kept
-            assert kept.tolist() == same.tolist(), f"{chosen}: a batch keeps other tokens"
-        later = pruner.select(with_answer.tokens, budget).kept
-        assert all(map(torch.equal, selection.kept, later)), (
-            f"{chosen}: an answer changes what is kept"
-        )
-
-        whole = method(chosen, keep=1.0).prune(model, inputs, together)
-        assert all(torch.equal(whole[key], x) for key, x in inputs.items() if key in ALONG), chosen
-        if selection.features is not None and not together.merges:
-            with pytest.raises(ValueError, match="merges tokens"):
-                pruner.prune(model, inputs, together)
-            continue
-        short = pruner.prune(model, labelled, with_answer)
-        lengths = {
-            x.shape[-1] for key, x in short.items() if key in (*ALONG, "labels", "position_ids")
-        }
-        assert lengths == {short["input_ids"].shape[1]}, chosen
-        for row, mask in enumerate(short["attention_mask"].bool()):
-            ids = short["input_ids"][row, mask]
-            before = labelled["input_ids"][row, labelled["attention_mask"][row].bool()]
-            assert ids[ids != image].tolist() == before[before != image].tolist(), chosen
-        if chosen in ("adafv+", "tome", "visionzip"):
-            assert torch.isfinite(logits(name, pruner.prune(model, inputs, together))).all(), chosen
-
-
-def answered(name: str, inputs: dict, answer: str) -> dict:
-    """Prompts with an answer behind them, which labels point at."""
-    words = tiny(name).processor.tokenizer(answer, return_tensors="pt", add_special_tokens=False)[
-        "input_ids"
-    ]
-    words = words.expand(len(inputs["input_ids"]), -1)
-    longer = {
-        key: torch.nn.functional.pad(x, (0, words.shape[1]))
-        for key, x in inputs.items()
-        if key in ALONG
-    }
-    longer["input_ids"] = torch.cat([inputs["input_ids"], words], dim=1)
-    longer["attention_mask"][:, -words.shape[1] :] = 1
-    labels = torch.cat([torch.full_like(inputs["input_ids"], -100), words], dim=1)
-    return inputs | longer | {"labels": labels}
 
 
 @pytest.mark.proves("inside")

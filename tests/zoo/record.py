@@ -75,6 +75,6 @@ def settle(outcomes: Outcomes, write: bool) -> str | None:
     elif json.loads(RECORD.read_text())["families"] != families:
         return (
             "adafv/families/proven.json is not what the tests proved: run "
-            "pytest tests/families/test_families.py --record"
+            "pytest tests/families --record"
         )
     return None

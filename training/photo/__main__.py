@@ -11,7 +11,7 @@ import argparse
 import torch
 
 from training.photo import align, features, parts, pictures, text, train
-from training.photo.folders import CACHE
+from training.photo.cache import CACHE
 
 
 def main() -> None:

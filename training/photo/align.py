@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.photo.cache import CACHE
 from training.photo.features import Shard, shards
-from training.photo.folders import CACHE
 from training.photo.names import NOUNS
 from training.photo.parts import language_model, tokenizer
 from training.photo.scenes import GRID

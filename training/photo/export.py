@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from training.photo.folders import CACHE
+from training.photo.cache import CACHE
 
 __all__ = ["export"]
 

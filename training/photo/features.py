@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import Dinov2Model
 
-from training.photo.folders import CACHE
+from training.photo.cache import CACHE
 from training.photo.scenes import Thing, compose
 
 __all__ = ["SHARD", "Shard", "encode", "prepare", "shards"]

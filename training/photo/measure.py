@@ -23,8 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
+from training.photo.cache import CACHE
 from training.photo.features import Shard, encode, shards
-from training.photo.folders import CACHE
 from training.photo.parts import language_model, tokenizer, tower
 from training.photo.questions import Question, matches, questions
 from training.photo.scenes import PIXELS

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer, Dinov2Model, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from adafv.models.photo.assemble import FEATURE_LAYER
-from training.photo.folders import CACHE
+from training.photo.cache import CACHE
 
 __all__ = ["language_model", "prepare", "tokenizer", "tower"]
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from training.photo.folders import CACHE
+from training.photo.cache import CACHE
 from training.photo.names import lines_of, noun_in
 
 __all__ = ["PICTURES", "clusters", "open_picture", "prepare", "read_index", "split_of"]

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from training.photo import pictures
-from training.photo.folders import CACHE
+from training.photo.cache import CACHE
 from training.photo.names import NOUNS, with_article
 from training.photo.questions import Question, questions
 from training.photo.scenes import Scene, Thing, compose

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from training.photo.folders import CACHE
+from training.photo.cache import CACHE
 from training.photo.names import lines_of
 from training.photo.parts import language_model, tokenizer
 

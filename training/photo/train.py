@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.photo.align import Projector
+from training.photo.cache import CACHE
 from training.photo.features import Shard, shards
-from training.photo.folders import CACHE
 from training.photo.lora import add_lora, lora_parameters
 from training.photo.parts import language_model, tokenizer
 from training.photo.questions import Question, questions

@@ -91,8 +91,13 @@ class VLLMEngine:
             for output in finished:
                 number, visual_tokens = running.pop(output.request_id)
                 # one answer to a request
-                text = output.outputs[0].text
-                found[number] = self.requests.response(text, output.prompt_token_ids, visual_tokens)
+                answer = output.outputs[0]
+                if answer.finish_reason == "error":
+                    found[number] = failed(ValueError("the method failed, see vLLM's log"))
+                    continue
+                found[number] = self.requests.response(
+                    answer.text, output.prompt_token_ids, visual_tokens
+                )
             yield found
 
     def _enqueue(self, request: Request, max_new_tokens: int) -> dict[str, tuple[int, int]]:

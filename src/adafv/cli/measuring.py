@@ -12,15 +12,8 @@ from adafv.cli.extras import need
 
 def evaluate(
     out: options.Out,
-    methods: Annotated[
-        str,
-        typer.Option(
-            metavar="M,…", help="Methods, with options as in adafv:reserve=0.5:top=3; default: all."
-        ),
-    ] = "",
-    keep: Annotated[
-        str, typer.Option(metavar="F,…", help="Shares of the visual tokens; 1 is dense.")
-    ] = ("1,0.25,0.1,0.05"),
+    methods: options.Methods = "",
+    keep: options.Keeps = "1,0.25,0.1,0.05",
     suite: Annotated[
         str,
         typer.Option(
@@ -31,11 +24,9 @@ def evaluate(
         int | None, typer.Option(metavar="N", help="Questions of each suite; default: all.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the suites that are drawn.")] = 0,
-    split: Annotated[
-        str, typer.Option(metavar="S", help="validation to make choices, test to report.")
-    ] = "test",
-    batch_size: Annotated[int, typer.Option(help="Prompts read at once.")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 16,
+    split: options.Split = "test",
+    batch_size: options.BatchSize = 16,
+    max_new_tokens: options.MaxNewTokens = 16,
     model: options.Model = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -43,13 +34,14 @@ def evaluate(
 ) -> None:
     """Measure accuracy: methods x budgets x suites; resumes an interrupted run.
 
-    DIR may have results of other methods, budgets or suites: they are kept, and the table shows
-    all.
+    Without --methods every method is measured. DIR may have results of other methods, budgets or
+    suites: they are kept, and the table shows all.
     """
     from adafv.data.suites import suites_of
     from adafv.evaluation import merge, report
     from adafv.evaluation.evaluate import Evaluation
     from adafv.evaluation.paired import paired
+    from adafv.evaluation.rows import rows_of
     from adafv.methods import KNOWN
     from adafv.utils.files import writable_folder
 
@@ -90,9 +82,7 @@ def evaluate(
         loaded, processor, out, name=name, progress=True, earlier=merge.configurations_in(before)
     )
     # put old and new results together
-    rows, pairs = merge.merged(
-        before, report.rows_of(records), paired(records, ("adafv", "adafv+"))
-    )
+    rows, pairs = merge.merged(before, rows_of(records), paired(records, ("adafv", "adafv+")))
 
     # configurations that a method refuses are named with their reason
     left_out = []
@@ -146,10 +136,8 @@ def analyze(
     seed: Annotated[
         int, typer.Option(help="Of the suites that are drawn and of what is left to chance.")
     ] = 0,
-    split: Annotated[
-        str, typer.Option(metavar="S", help="validation to make choices, test to report.")
-    ] = "test",
-    batch_size: Annotated[int, typer.Option(help="Prompts read at once.")] = 8,
+    split: options.Split = "test",
+    batch_size: options.BatchSize = 8,
     model: options.Model = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -163,6 +151,7 @@ def analyze(
     from adafv.analysis.tables import read_results
     from adafv.data.scenes import SCENE_SUITES
     from adafv.evaluation.report import meta_of
+    from adafv.evaluation.rows import INTERVAL
     from adafv.utils.files import writable_folder
 
     # the questions, each with the boxes that its answer depends on
@@ -196,7 +185,7 @@ def analyze(
         "batch_size": batch_size,
         "results": str(results) if results else None,
     }
-    meta = meta_of(loaded, name, start, **settings) | {"interval": report.INTERVAL}
+    meta = meta_of(loaded, name, start, **settings) | {"interval": INTERVAL}
     drawings = report.drawings_of(findings, scores, seed)
     notes = report.notes_of(findings, scores)
     written = report.write(out, meta, drawings, findings, notes)

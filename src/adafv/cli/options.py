@@ -71,6 +71,21 @@ Tokens = Annotated[
 MaxNewTokens = Annotated[
     int, typer.Option("--max-new-tokens", metavar="N", help="Longest answer, in tokens.")
 ]
+# Lists of what a measurement tries.
+Methods = Annotated[
+    str,
+    typer.Option(
+        "--methods", metavar="M,…", help="Methods, with options as in adafv:reserve=0.5:top=3."
+    ),
+]
+Keeps = Annotated[
+    str, typer.Option("--keep", metavar="F,…", help="Shares of the visual tokens; 1 is dense.")
+]
+Split = Annotated[
+    str,
+    typer.Option("--split", metavar="S", help="validation to make choices, test to report."),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Prompts read at once.")]
 Model = Annotated[
     str | None,
     typer.Option(

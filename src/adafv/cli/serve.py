@@ -235,9 +235,9 @@ def _options(requested: dict[str, Any], given: dict[str, Any], model: str | None
         model: hub id or folder.
     """
     from adafv.core.config import DEFAULT_METHOD
-    from adafv.core.pruner import one_of
     from adafv.integrations.vllm.options import VLLMOptions
     from adafv.models.saved import read
+    from adafv.utils.checks import one_of
 
     one_of("--pin", requested["pin"] or "first", "none", "first")
     if requested["method"] == "none":

@@ -26,9 +26,7 @@ def speed(
         ),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="B,…", help="How many prompts at once.")] = "1",
-    keep: Annotated[
-        str, typer.Option(metavar="F,…", help="Shares of the visual tokens; 1 is dense.")
-    ] = ("1,0.25,0.1,0.05"),
+    keep: options.Keeps = "1,0.25,0.1,0.05",
     methods: Annotated[
         str,
         typer.Option(

@@ -29,21 +29,14 @@ def tune(
             help="Of the dense model's right answers, e.g. 0.98 or 98%.",
         ),
     ] = "0.98",
-    methods: Annotated[
-        str,
-        typer.Option(
-            metavar="M,…", help="Methods to choose from, with options as in adafv:reserve=0.5."
-        ),
-    ] = "adafv,adafv+,fastervlm,uniform,resize",
-    keep: Annotated[
-        str, typer.Option(metavar="F,…", help="Shares of the visual tokens to choose from.")
-    ] = ("0.5,0.35,0.25,0.15,0.1,0.05"),
-    seed: Annotated[int, typer.Option(help="Of the split into two halves.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Prompts read at once.")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 16,
     model: options.Model = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    methods: options.Methods = "adafv,adafv+,fastervlm,uniform,resize",
+    keep: options.Keeps = "0.5,0.35,0.25,0.15,0.1,0.05",
+    seed: Annotated[int, typer.Option(help="Of the split into two halves.")] = 0,
+    batch_size: options.BatchSize = 16,
+    max_new_tokens: options.MaxNewTokens = 16,
     as_json: options.Json = False,
 ) -> None:
     """Find the smallest budget, and its method, that holds on your own questions.

@@ -4,7 +4,6 @@ Letters: I images of a batch, n tokens of an image, newlines included, N that me
 M text tokens, D width, B rows and L columns of the prompts.
 """
 
-import inspect
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -20,11 +19,11 @@ from transformers import PreTrainedModel
 from adafv.core.chat_template import Tokenizer, template_for
 from adafv.core.encoder import Part, run
 from adafv.core.inputs import PIXELS, as_tensors, placeholders
+from adafv.core.positions import full_positions, numbering_inputs
 from adafv.core.prompt import ImageSpan, Prompt, Question
 from adafv.core.signals import SALIENCY, Signal
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.families import family_of
-from adafv.families.base import base_of
 from adafv.families.crop_layout import Layout
 from adafv.ops.precision import full_precision
 from adafv.ops.saliency import mean_cosine_distance
@@ -85,7 +84,7 @@ def encode(
     # read the prompts on the host, before the tower keeps the device busy
     host = _host(inputs)
     prompt = _prompt(model, inputs, tokenizer)
-    positions = _full_positions(model, host, prompt, device)  # (3 or more, B, L)
+    positions = full_positions(model, host, prompt, device)  # (3 or more, B, L)
 
     # run the encoders: that of images, that of videos
     modalities = [m for m, name in PIXELS.items() if inputs.get(name) is not None] or ["image"]
@@ -136,7 +135,7 @@ def encode(
         deepstack_features=_deepstack_features(parts),
         returned=[part.returned for part in parts],
         positions=positions,
-        numbering=_numbering(model),
+        numbering=numbering_inputs(model),
         question=of,
         merges=family.merges,
         downsampled=downsample is not None,
@@ -211,7 +210,7 @@ def reask(
         question=of,
         deepstack_features=[_taken(level, images) for level in encoding.deepstack_features],
         returned=[replace(part, count=len(images)) for part in encoding.returned],
-        positions=_full_positions(model, _host(inputs), prompt, device),
+        positions=full_positions(model, _host(inputs), prompt, device),
     )
 
 
@@ -254,61 +253,6 @@ def _inferred_pad_id(model: PreTrainedModel) -> int | None:
     ends = eos if isinstance(eos, list) else [eos]
     # an end of a sequence may be a token of the prompt
     return None if pad in ends else pad
-
-
-def _numbering(model: PreTrainedModel) -> frozenset[str]:
-    """Return the names of the inputs from which a model with M-RoPE numbers its tokens."""
-    number = getattr(base_of(model), "get_rope_index", None)
-    if number is None:
-        return frozenset()
-    return frozenset(inspect.signature(number).parameters)
-
-
-def _full_positions(
-    model: PreTrainedModel, host: dict[str, Any], prompt: Prompt, device: torch.device
-) -> Tensor | None:
-    """Return the position ids (3 or more, B, L) of the full prompts, for models with M-RoPE.
-
-    They are worked out on the host. None: a model without M-RoPE.
-    """
-    numbering = _numbering(model)
-    if not numbering:
-        return None
-
-    given = host.get("position_ids")
-    if given is not None:
-        # text alone: all three axes are the same
-        given = given.expand(3, *prompt.ids.shape) if given.dim() == 2 else given
-        return _to(given, device)
-
-    if "mm_token_type_ids" in numbering and "mm_token_type_ids" not in host:
-        raise ValueError(
-            "the inputs lack mm_token_type_ids, from which models of the family "
-            f"{model.config.model_type!r} number their visual tokens: pass on everything that the "
-            "processor returns, and return_mm_token_type_ids=True to a processor that leaves them "
-            "out"
-        )
-    try:
-        return _to(_numbered(model, host | {"attention_mask": prompt.mask.long()}), device)
-    except (RuntimeError, IndexError, StopIteration) as error:
-        raise ValueError(
-            "the prompt's placeholders don't fit the images: pass both through the processor of "
-            f"this {model.config.model_type!r} model together, without truncation"
-        ) from error
-
-
-def _numbered(model: PreTrainedModel, host: dict[str, Any]) -> Tensor:
-    """Return the position ids (3 or more, B, L) as the model itself numbers its tokens."""
-    prepare = getattr(model, "_prepare_position_ids_for_generation", None)
-    positions: Tensor
-    if prepare is not None:
-        positions = prepare(host["input_ids"], host)
-        return positions
-    # a model without a head doesn't generate
-    numbering = _numbering(model)
-    known = {name: x for name, x in host.items() if name in numbering}
-    positions, _ = base_of(model).get_rope_index(**known)
-    return positions
 
 
 def _patches(layout: Layout, features: Tensor) -> Tensor:

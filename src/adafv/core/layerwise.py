@@ -17,8 +17,9 @@ import torch
 from transformers import PreTrainedModel
 
 from adafv.core.layerwise_decoder import LayerwiseDecoder, Raters
-from adafv.core.pruner import Pruner, Selection
+from adafv.core.pruner import Pruner
 from adafv.core.rebuild import kept_positions
+from adafv.core.selection import Selection
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.ops.budget import BudgetError

@@ -21,7 +21,7 @@ from transformers import Cache, PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from adafv.core.capture import observe
-from adafv.core.pruner import first
+from adafv.core.selection import first
 from adafv.core.visual_tokens import Encoding
 from adafv.families.base import layers_of
 from adafv.ops.precision import full_precision

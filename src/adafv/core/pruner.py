@@ -22,11 +22,12 @@ from adafv.core.evidence import Evidence
 from adafv.core.inputs import as_tensors, has_images
 from adafv.core.prompt import Question
 from adafv.core.rebuild import rebuild
-from adafv.core.selection import Selection
+from adafv.core.selection import Selection, first
 from adafv.core.signals import SALIENCY, Signal
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.ops.budget import check_budget, check_share, num_keep
 from adafv.ops.precision import exact
+from adafv.utils.checks import one_of
 
 if TYPE_CHECKING:
     from adafv.core.layerwise_decoder import LayerwiseDecoder
@@ -409,14 +410,3 @@ class ScoringPruner(Pruner):
         # a stable sort leaves equal scores in the order of their indices
         order = scores.sort(dim=1, descending=True, stable=True).indices  # (I, N)
         return Selection(first(order, budget))
-
-
-def first(order: Tensor, budget: list[int]) -> list[Tensor]:
-    """Return the first `budget[i]` entries (K,) of each row of (I, N), ascending."""
-    return [row[:k].sort().values for row, k in zip(order, budget, strict=True)]
-
-
-def one_of(name: str, value: object, *known: str) -> None:
-    """Raise a `ValueError` unless an option has one of its known values."""
-    if value not in known:
-        raise ValueError(f"{name}={value!r} is unknown: pass one of {', '.join(map(repr, known))}")

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from adafv.utils.checks import checked
 
-__all__ = ["Selection"]
+__all__ = ["Selection", "first"]
 
 
 @checked
@@ -35,3 +35,9 @@ class Selection:
         if self.read is not None:
             return self.read
         return [float(len(kept)) for kept in self.kept]
+
+
+@checked
+def first(order: Tensor, budget: list[int]) -> list[Tensor]:
+    """Return the first `budget[i]` entries (K,) of each row of (I, N), ascending."""
+    return [row[:k].sort().values for row, k in zip(order, budget, strict=True)]

@@ -5,7 +5,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from adafv.evaluation.report import REQUIRED, read
+from adafv.evaluation.report import read
+from adafv.evaluation.rows import REQUIRED
 from adafv.utils.checks import checked
 from adafv.utils.files import check_own, differences
 

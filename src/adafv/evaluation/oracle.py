@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.core.pruner import Selection
+from adafv.core.selection import Selection
 from adafv.core.visual_tokens import VisualTokens
 from adafv.methods.uniform import Uniform
 from adafv.utils.checks import checked

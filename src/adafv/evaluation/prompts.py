@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv.core.encode import reask
-from adafv.core.pruner import Pruner, Selection
+from adafv.core.pruner import Pruner
+from adafv.core.selection import Selection
 from adafv.core.visual_tokens import Encoding
 from adafv.evaluation.boxes import centers, distances, evidence_kept
 from adafv.evaluation.oracle import Oracle

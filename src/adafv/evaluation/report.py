@@ -1,208 +1,45 @@
-"""Results of an evaluation: rows, files, a table and an image."""
+"""Write and read the results of an evaluation: files, a table and an image."""
 
 import json
 import platform
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.table import Table
 
 from adafv import __version__
 from adafv.evaluation.paired import SIGNIFICANT
+from adafv.evaluation.rows import COLUMNS, INTERVAL, NEW, REQUIRED, mean
 from adafv.utils.checks import checked
 from adafv.utils.files import atomic, write_text
-from adafv.utils.records import as_csv, columns_of, distinct, row_of, where, write_json
-from adafv.utils.stats import wilson
+from adafv.utils.records import as_csv, distinct, where, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = [
-    "COLUMNS",
-    "INTERVAL",
     "LEGEND",
     "NARROW",
-    "Row",
     "TableByBudget",
     "meta_of",
     "read",
-    "rows_of",
     "table",
     "write",
 ]
 
-RESIZE = "resize"  # the method; its class would import PyTorch
-BEYOND_RESIZE = "beyond resize"
-"""The type of questions that all tokens answer, and an image shrunk to the same budget does not."""
 LEGEND = (
     "▲ better, ▼ worse than adafv by more than luck "
     "(p < 0.05, paired; the differences are in pairs.csv)"
 )
-INTERVAL = "95 %, Wilson, with n divided by the design effect of several questions on one image"
 INTERVAL_COLUMN = "95 %"
 SHARE_COLUMN = "of dense"
 NARROW = (INTERVAL_COLUMN, SHARE_COLUMN, "tokens")
 """Columns of `table` that go first where there is no room for all."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of `adafv eval`: a method at a budget, on the questions of one type of a suite.
-
-    Attributes:
-        kept_tokens, visual_tokens: means.
-        question_type: "all" is all of them.
-        n: how many questions.
-        ci_low, ci_high: see `INTERVAL`.
-        retention: accuracy over that of the dense model; None where that is 0.
-        seconds: a sum.
-        evidence_kept: the share of the tokens in a question's boxes that stay, mean over questions;
-            None where there are no boxes, or kept tokens are no longer patches of their own.
-    """
-
-    # what was asked of which method
-    method: str
-    keep: float
-    kept_tokens: float
-    visual_tokens: float
-    suite: str
-    question_type: str
-    n: int
-    # how well it did
-    accuracy: float
-    ci_low: float
-    ci_high: float
-    retention: float | None
-    seconds: float
-    evidence_kept: float | None
-
-
-COLUMNS = columns_of(Row)
-NEW = ("evidence_kept",)
-"""Columns that results of earlier versions lack."""
-REQUIRED = tuple(name for name in COLUMNS if name not in NEW)
-
-
-@checked
-def rows_of(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a `Row` per suite, method, keep and type of question ("all" first).
-
-    They come in the order of the records.
-    """
-    # the answers of each configuration, by type of question
-    groups: dict[tuple[str, str, float], dict[str, list[dict[str, Any]]]] = {}
-    for record in records:
-        configuration = (record["suite"], record["method"], record["keep"])
-        types = groups.setdefault(configuration, {"all": []})
-        types["all"].append(record)
-        types.setdefault(str(record["type"]), []).append(record)
-
-    # what is lost by a smaller image, and by nothing else
-    fine = beyond_resize(groups)
-    for (_, _, keep), types in groups.items():
-        answers = [answer for answer in types["all"] if _question_of(answer, keep) in fine]
-        if answers:
-            types[BEYOND_RESIZE] = answers
-
-    # the dense model's accuracy, which retention is relative to
-    dense = {}
-    for (suite, name, _), types in groups.items():
-        if name == "none":
-            for kind, answers in types.items():
-                dense[suite, kind] = _mean(answers, "correct")
-        # by definition
-        dense[suite, BEYOND_RESIZE] = 1.0
-
-    rows = []
-    for (suite, name, keep), types in groups.items():
-        for kind, answers in types.items():
-            row = _row(suite, name, keep, kind, answers, dense.get((suite, kind)))
-            rows.append(row_of(row))
-    return rows
-
-
-def _evidence(answers: Iterable[dict[str, Any]]) -> float | None:
-    """Return the mean evidence of the answers that have it."""
-    shares = []
-    for answer in answers:
-        # answers of earlier versions have none
-        if answer.get("evidence_kept") is not None:
-            shares.append(answer["evidence_kept"])
-    return sum(shares) / len(shares) if shares else None
-
-
-@checked
-def beyond_resize(
-    groups: Mapping[tuple[str, str, float], Mapping[str, Iterable[dict[str, Any]]]],
-) -> set[Hashable]:
-    """Return the questions that all tokens answer and an image shrunk to the same budget does not.
-
-    On the others nobody needs a method (VTC-Bench, arXiv 2510.07143).
-
-    Returns:
-        Suite, image, question and budget of each.
-    """
-    right = set()
-    for (_, name, keep), types in groups.items():
-        if name == "none" and keep == 1:
-            for answer in types["all"]:
-                if answer["correct"]:
-                    right.add(_question_of(answer))
-
-    found: set[Hashable] = set()
-    for (_, name, keep), types in groups.items():
-        if name == RESIZE:
-            for answer in types["all"]:
-                if not answer["correct"] and _question_of(answer) in right:
-                    found.add(_question_of(answer, keep))
-    return found
-
-
-def _question_of(answer: Mapping[str, Any], *more: float) -> tuple[Hashable, ...]:
-    return (answer["suite"], answer["id"], answer["question"], *more)
-
-
-def _row(
-    suite: str,
-    name: str,
-    keep: float,
-    kind: str,
-    answers: list[dict[str, Any]],
-    dense: float | None,
-) -> Row:
-    accuracy = _mean(answers, "correct")
-    # answers on one image go right or wrong together
-    images = defaultdict(list)
-    for answer in answers:
-        images[answer["id"]].append(answer["correct"])
-    low, high = wilson(list(images.values()))
-    return Row(
-        method=name,
-        keep=keep,
-        kept_tokens=_mean(answers, "kept_tokens"),
-        visual_tokens=_mean(answers, "visual_tokens"),
-        suite=suite,
-        question_type=kind,
-        n=len(answers),
-        accuracy=accuracy,
-        ci_low=low,
-        ci_high=high,
-        retention=accuracy / dense if dense else None,
-        seconds=sum(map(itemgetter("seconds"), answers)),
-        evidence_kept=_evidence(answers),
-    )
-
-
-def _mean(answers: list[dict[str, Any]], name: str) -> float:
-    return float(np.mean(list(map(itemgetter(name), answers))))
 
 
 @checked
@@ -319,7 +156,7 @@ def table(
     for keep, name in order:
         # tokens: the mean over suites, whose images differ in size
         own = lines[keep, name]
-        tokens = _mean(list(own.values()), "kept_tokens")
+        tokens = mean(list(own.values()), "kept_tokens")
         texts: list[str] = []
         for suite in suites:
             texts += _texts(own.get(suite), marks.get((keep, name, suite), ""))

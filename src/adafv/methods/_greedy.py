@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.core.pruner import Pruner, Selection, first
+from adafv.core.pruner import Pruner
+from adafv.core.selection import Selection, first
 from adafv.core.visual_tokens import VisualTokens
 from adafv.ops.coverage import Gains
 from adafv.utils.checks import checked

@@ -6,10 +6,11 @@ from typing import Literal
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from adafv.core.pruner import Pruner, one_of
+from adafv.core.pruner import Pruner
 from adafv.core.signals import Signal
 from adafv.core.visual_tokens import VisualTokens
 from adafv.ops.saliency import mean_cosine_distance
+from adafv.utils.checks import one_of
 
 __all__ = ["SaliencyRig"]
 

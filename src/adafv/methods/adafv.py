@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from adafv.core.evidence import Evidence
-from adafv.core.pruner import Selection, first, one_of
+from adafv.core.selection import Selection, first
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
 from adafv.methods._text_relevance import TextRelevance
 from adafv.ops.sacmam import mix
+from adafv.utils.checks import one_of
 
 __all__ = ["AdaFV"]
 

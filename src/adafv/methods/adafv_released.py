@@ -6,10 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from adafv.core.pruner import Selection, one_of
+from adafv.core.selection import Selection
 from adafv.core.visual_tokens import VisualTokens
 from adafv.methods.adafv import AdaFV
 from adafv.ops.budget import BudgetError
+from adafv.utils.checks import one_of
 
 __all__ = ["AdaFVReleased"]
 

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adafv.core.pruner import Pruner, Selection
+from adafv.core.pruner import Pruner
+from adafv.core.selection import Selection
 from adafv.core.visual_tokens import VisualTokens
 from adafv.ops.budget import split_budget
 from adafv.ops.cosine import cosines

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.core.pruner import Pruner, Selection
+from adafv.core.pruner import Pruner
+from adafv.core.selection import Selection
 from adafv.core.signals import Signal
 from adafv.core.visual_tokens import VisualTokens
 

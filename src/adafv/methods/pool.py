@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.core.pruner import Selection
+from adafv.core.selection import Selection
 from adafv.core.visual_tokens import VisualTokens
 from adafv.methods.uniform import Uniform, centers
 from adafv.ops.grid import cells

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from adafv.core.downsample import grid_within, middles
 from adafv.core.encode import encode
-from adafv.core.pruner import Pruner, Selection
+from adafv.core.pruner import Pruner
+from adafv.core.selection import Selection
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.utils.checks import checked
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, ProcessorMixin
 
 from adafv.core.chat_template import remember
-from adafv.core.pruner import Pruner, Selection
+from adafv.core.pruner import Pruner
+from adafv.core.selection import Selection
 from adafv.core.visual_tokens import Encoding
 from adafv.models.generation import check_answer_length, check_length, decode, generate, was_cut
 from adafv.models.prompting import build_inputs

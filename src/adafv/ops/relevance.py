@@ -83,13 +83,10 @@ def text_to_image_attention(
     """
     if text_mask is None:
         text_mask = text.new_ones(text.shape[:2], dtype=torch.bool)
+    if visual_mask is None:
+        visual_mask = visual.new_ones(visual.shape[:2], dtype=torch.bool)
     attention = word_attention(
-        text,
-        visual,
-        text_mask=text_mask,
-        visual_mask=visual_mask,
-        temperature=temperature,
-        center=center,
+        text, text_mask, visual, visual_mask, temperature=temperature, center=center
     )  # (B, M, N)
 
     # Reduce over the words.
@@ -106,12 +103,12 @@ def text_to_image_attention(
 @exact
 def word_attention(
     text: Tensor,
+    text_mask: Tensor,
     visual: Tensor,
+    visual_mask: Tensor,
     *,
-    text_mask: Tensor | None = None,
-    visual_mask: Tensor | None = None,
-    temperature: float = 0.01,
-    center: bool = False,
+    temperature: float,
+    center: bool,
 ) -> Tensor:
     """Return the attention of each word of a question to the visual tokens, A = softmax(S / τ).
 
@@ -120,10 +117,6 @@ def word_attention(
     Returns:
         (B, M, N) fp32; a word's row sums to 1, 0 where either mask is false.
     """
-    if text_mask is None:
-        text_mask = text.new_ones(text.shape[:2], dtype=torch.bool)
-    if visual_mask is None:
-        visual_mask = visual.new_ones(visual.shape[:2], dtype=torch.bool)
     if center:
         text = _centered(text.float(), text_mask)
         visual = _centered(visual.float(), visual_mask)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from adafv.core.pruner import Pruner, Selection, one_of
+from adafv.core.pruner import Pruner
+from adafv.core.selection import Selection
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.methods.adafv import AdaFV
-from adafv.utils.checks import checked
+from adafv.utils.checks import checked, one_of
 
 __all__ = ["BASELINES", "Eager", "Listed"]
 

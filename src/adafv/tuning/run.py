@@ -160,15 +160,15 @@ class Tuning:
         self,
         model: PreTrainedModel,
         processor: ProcessorMixin,
-        out: str | Path,
+        folder: str | Path,
         *,
         name: str,
         progress: bool = False,
     ) -> Findings:
-        """Answer what has no answer in `out` yet, and choose.
+        """Answer what has no answer in `folder` yet, and choose.
 
         Args:
-            out: folder for `answers.jsonl` and `settings.json`. Answers of an earlier run on the
+            folder: for `answers.jsonl` and `settings.json`. Answers of an earlier run on the
                 same model are used, whatever its methods, budgets and retention, and lines may have
                 come on at the end of the data since.
             name: of the model.
@@ -176,12 +176,12 @@ class Tuning:
 
         Raises:
             ValueError: a question that the model cannot be asked; a dense model that is never
-                right; other lines than those that `out` has answers to; see also `AnswerLog`.
+                right; other lines than those that `folder` has answers to; see also `AnswerLog`.
         """
         self._check(processor)
         left_out: dict[tuple[str, float], str] = {}
         own = {"questions": SUITE, "max_new_tokens": self.max_new_tokens}
-        with AnswerLog(out, settings_of(model, name, **own)) as log:
+        with AnswerLog(folder, settings_of(model, name, **own)) as log:
             self._compare(log)
             # said at once, not after hours
             if progress and self.shortage:

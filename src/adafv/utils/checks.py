@@ -10,7 +10,7 @@ from functools import wraps
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-__all__ = ["checked"]
+__all__ = ["checked", "one_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -193,3 +193,9 @@ def _shown(value: Any) -> str:
     # a tensor's repr has many lines
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def one_of(name: str, value: object, *known: str) -> None:
+    """Raise a `ValueError` unless an option has one of its known values."""
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is unknown: pass one of {', '.join(map(repr, known))}")

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from adafv.core.pruner import Pruner, Selection
+from adafv.core.pruner import Pruner
+from adafv.core.selection import Selection
 from adafv.core.visual_tokens import Encoding
 from adafv.families import check_has_grid
 from adafv.methods import NoPruning

@@ -30,6 +30,9 @@ def register() -> None:
     # imported late: without vLLM the names above still serve to refuse a model
     from vllm import ModelRegistry
 
+    from adafv.integrations.vllm.elsewhere import refuse_elsewhere
+
+    refuse_elsewhere()
     for architecture, name in ARCHITECTURES.items():
         # by name: vLLM imports a model only where it is served
         ModelRegistry.register_model(architecture, f"adafv.integrations.vllm.models:{name}")

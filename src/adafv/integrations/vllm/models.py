@@ -39,6 +39,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from adafv.integrations.vllm.config_checks import check_config, check_positions
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
+from adafv.integrations.vllm.failures import catches, fail_requests
 from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.mrope import (
     CHANNELS,
@@ -86,6 +87,9 @@ class PrunedModel:
         options = settings(config)
         check_config(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+        self.catches = catches(vllm_config)
+        if self.catches:
+            fail_requests(vllm_config)
         self.meta_model = MetaModel(config.hf_config)
         cache_mb = CACHE_MB if options.cache_mb is None else options.cache_mb
         self.encodings = Encodings(cache_mb * 2**20)
@@ -108,7 +112,8 @@ class PrunedModel:
 
         # encode, or find in the cache; then score and select
         encoded = self._encoded(specs, kwargs)
-        return self.embeddings(select(specs, encoded, self._embed, self.layers))
+        kept = select(specs, encoded, self._embed, self.layers, catch=self.catches)
+        return self.embeddings(kept)
 
     def embeddings(self, kept: list[Kept]) -> list[Tensor]:
         """Return the embeddings (K, D) of each image."""
@@ -214,22 +219,11 @@ class _Llava(Pruned, LlavaMultiModalProcessor):
     pass
 
 
-class _Pixtral(PixtralHFMultiModalProcessor):
-    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
-        # an option of the server asks for pruning as one of the request does
-        asked = any(name.startswith(FIELD) for name in inputs.hf_processor_mm_kwargs)
-        if asked or settings(self.info.ctx.model_config).prunes:
-            raise ValueError(
-                "models with Pixtral's tower are not pruned on vLLM: leave adafv's options out"
-            )
-        return super().apply(inputs, timing_ctx)
-
-
 def _llava_processor(info: Any, dummy_inputs: Any) -> Any:
     # one architecture has two towers, and vLLM a processor for each
     if isinstance(info, LlavaProcessingInfo):
         return _Llava(info, dummy_inputs)
-    return _Pixtral(info, dummy_inputs)
+    return PixtralHFMultiModalProcessor(info, dummy_inputs)
 
 
 class _LlavaNext(Pruned, LlavaNextMultiModalProcessor):

@@ -13,10 +13,11 @@ from torch import Tensor
 from adafv.core.config import PruneConfig, fits
 from adafv.core.layerwise import LayerPruner
 from adafv.core.prompt import Question
-from adafv.core.pruner import Pruner, one_of
+from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY
 from adafv.methods import METHODS, from_spec, without_defaults
 from adafv.models.saved import BLOCK, read
+from adafv.utils.checks import one_of
 
 __all__ = ["ALL", "FIELD", "PruneSpec", "VLLMOptions", "check_cost", "pruner_of", "settings"]
 

@@ -1,9 +1,10 @@
 """Select visual tokens of encoded images with the library's methods, from what vLLM knows."""
 
+import logging
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 
 import torch
 from torch import Tensor
@@ -12,9 +13,12 @@ from torch.nn.utils.rnn import pad_sequence
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
 from adafv.integrations.vllm.encoder_cache import Encoded
+from adafv.integrations.vllm.failures import FAILED
 from adafv.integrations.vllm.options import PruneSpec
 
 __all__ = ["Kept", "select"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ def select(
     images: Sequence[Encoded],
     embed: Callable[[Tensor], Tensor],
     layers: int,
+    *,
+    catch: bool = False,
 ) -> list[Kept]:
     """Return what is kept of each image.
 
@@ -47,6 +53,7 @@ def select(
         images: as the tower has encoded them.
         embed: gives the input embeddings (M, D) of text tokens (M,).
         layers: of the language model.
+        catch: where a method fails, return zeros, and note the image's hash in `FAILED`.
     """
     kept: list[Kept] = []
     pairs = zip(specs, images, strict=True)
@@ -54,9 +61,34 @@ def select(
         group = list(of_method)
         if method == "none":
             kept += [_dense(image) for _, image in group]
+        elif catch:
+            kept += _caught(group, embed, layers)
         else:
             kept += _pruned(group, embed, layers)
     return kept
+
+
+def _caught(
+    group: list[tuple[PruneSpec, Encoded]], embed: Callable[[Tensor], Tensor], layers: int
+) -> list[Kept]:
+    """Return what one method keeps, and zeros for the images with which it fails."""
+    try:
+        return _pruned(group, embed, layers)
+    # the next time there may be memory
+    except torch.OutOfMemoryError:
+        raise
+    # whatever a method raises
+    except Exception as error:
+        # an image's fault is not its neighbours'
+        if len(group) > 1:
+            alone = [_caught([pair], embed, layers) for pair in group]
+            return list(chain.from_iterable(alone))
+        [(spec, image)] = group
+        logger.exception("%s failed, and with it a request", spec.method, exc_info=error)
+        FAILED.add(spec.hash)
+        count = spec.pruner.budget(len(image.layout.patch_indices))
+        zeros = image.features.new_zeros(count, image.features.shape[1])  # (K, D)
+        return [Kept(zeros, torch.zeros(count, 2, dtype=torch.long), torch.arange(count), True)]
 
 
 def _dense(image: Encoded) -> Kept:

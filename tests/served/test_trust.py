@@ -1,0 +1,80 @@
+"""What goes wrong for one request stays with it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
+
+from checkpoints import save
+from engine import Request, engine
+from transformers import Blip2Config, Blip2Processor, BlipImageProcessor
+from vllm import SamplingParams
+from vllm.config import ModelConfig
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from zoo.base import words
+
+from adafv.integrations.vllm import register
+from adafv.methods import AdaFV
+
+GOOD, BAD = Request("what color is the anchor ?"), Request("is there a knight")
+
+
+def test_a_method_that_fails_ends_its_request_alone(tmp_path, monkeypatch):
+    """The engine goes on, neighbours get their answers, and who asks again reads no zeros."""
+    words = []
+    pick = AdaFV.pick
+
+    def fails(self, tokens, budget):
+        words.append(int(tokens.text_mask.sum(1).max()))
+        if words[-1] == length:
+            raise RuntimeError("out of luck")
+        return pick(self, tokens, budget)
+
+    def finished(*asked):
+        found = made.llm.generate(list(map(made.request, asked)), greedy, use_tqdm=False)
+        return [(o.outputs[0].finish_reason, list(o.outputs[0].token_ids)) for o in found]
+
+    monkeypatch.setattr(AdaFV, "pick", fails)
+    greedy = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+    with engine("llava", save("llava", tmp_path)) as made:
+        length = 0
+        [good] = finished(GOOD)
+        [other] = finished(BAD)
+        made.llm.reset_prefix_cache()
+        # the second question's words are counted, and fail
+        length = words[1]
+        assert words[0] != length
+        assert finished(GOOD, Request(BAD.question, keep=0.4), GOOD)[::2] == [good, good]
+        assert finished(Request(BAD.question, keep=0.4))[0][0] == "error"
+        length = 0
+        assert finished(Request(BAD.question, keep=0.4))[0][0] == "error"
+        assert finished(BAD) == [other]
+
+
+@pytest.fixture(scope="module")
+def unpruned(tmp_path_factory) -> Path:
+    """A checkpoint of a family that cannot be pruned, without weights."""
+    folder = tmp_path_factory.mktemp("blip-2")
+    config = Blip2Config(architectures=["Blip2ForConditionalGeneration"])
+    config.save_pretrained(folder)
+    Blip2Processor(BlipImageProcessor(), words("<image>")).save_pretrained(folder)
+    return folder
+
+
+def test_a_server_of_a_model_that_is_not_pruned_takes_no_budget(unpruned):
+    """It would answer from the whole picture."""
+    register()
+    for options in ({"adafv_keep": 0.1}, {"adafv_method": "random"}):
+        config = ModelConfig(str(unpruned), mm_processor_kwargs=options, max_model_len=64)
+        with pytest.raises(ValueError, match="Blip2ForConditionalGeneration is not pruned"):
+            MULTIMODAL_REGISTRY.create_processor(config)
+
+
+def test_nor_does_it_for_a_request(unpruned):
+    register()
+    processor = MULTIMODAL_REGISTRY.create_processor(ModelConfig(str(unpruned), max_model_len=64))
+    asked = SimpleNamespace(hf_processor_mm_kwargs={"adafv_keep": 0.1})
+    with pytest.raises(ValueError, match="adafv's options have no effect"):
+        processor.apply(asked, None)
