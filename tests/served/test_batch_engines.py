@@ -5,6 +5,7 @@ death anywhere.
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,9 @@ from adafv.models.load import load
 
 KEEPS = (None, 1, 0.25, 0.05)
 TIMES = 10
+"""How often the questions stand in the file: more lines than an engine takes at once."""
+FEW = 4
+"""How often in a shorter one, for what does not depend on how many there are."""
 BAD = {
     "corrupt": {"image": "corrupt.png", "question": "is there a flag?"},
     "missing": {"image": "missing.png", "question": "is there a flag?"},
@@ -58,22 +62,51 @@ def source(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(source) -> list[dict]:
+def shorter(source) -> Path:
+    """The same questions, not as often."""
+    path = source.with_name("short.jsonl")
+    lines = source.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: len(lines) // TIMES * FEW]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(source, hf) -> list[dict]:
     """What the Hugging Face engine answers."""
     once = source.parent / "once.jsonl"
     lines = source.read_text().splitlines(keepends=True)
     once.write_text("".join(lines[: len(lines) // TIMES]))
-    plan = Batch(source=once, out=source.parent / "hf.jsonl", pruner=AdaFV(keep=0.1))
-    plan.run(HuggingFace(*load(), "embedded"))
-    records = read(plan.out)
+    batch = plan(once, "hf.jsonl")
+    batch.run(hf)
+    records = read(batch.out)
     assert sum(r["error"] is not None for r in records) == len(BAD)
     return [r | {"id": i} for i, r in enumerate(records * TIMES, 1)]
+
+
+@pytest.fixture(scope="module")
+def few(expected) -> list[dict]:
+    """The same of the shorter file."""
+    return expected[: len(expected) // TIMES * FEW]
+
+
+@pytest.fixture(scope="module")
+def hf() -> HuggingFace:
+    return HuggingFace(*load(), "embedded")
 
 
 @pytest.fixture(scope="module")
 def engine() -> VLLMEngine:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return VLLMEngine()
+
+
+@pytest.fixture(scope="module")
+def answered(shorter, few, engine) -> Path:
+    """Results of a whole run, to be copied."""
+    batch = plan(shorter, "answered.jsonl")
+    batch.run(engine)
+    check(batch.out, few)
+    return batch.out
 
 
 def read(path: Path) -> list[dict]:
@@ -93,20 +126,30 @@ def plan(source: Path, out: str, **options) -> Batch:
     )
 
 
-def command(out: Path, *options: object) -> subprocess.Popen:
+def copied(batch: Batch, results: Path) -> None:
+    """Results of another run are this one's, too."""
+    for ending in ("", ".settings.json"):
+        shutil.copy(f"{results}{ending}", f"{batch.out}{ending}")
+
+
+def command(source: Path, out: Path, engine: str, *options: object) -> subprocess.Popen:
     """The command, with an engine in processes of its own."""
     words = [
         sys.executable,
         "-m",
         "adafv",
         "batch",
-        out.parent / "in.jsonl",
+        source,
         out,
         "--json",
+        "--engine",
+        engine,
         *options,
     ]
     ray = {"RAY_memory_monitor_refresh_ms": "0", "RAY_worker_niceness": "0"}
-    environment = os.environ | ray | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    # Ray's engines are processes of their own anyway: at 1 they would each start one more
+    apart = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1" if engine == "vllm" else "0"}
+    environment = os.environ | ray | apart
     with out.with_suffix(".log").open("w") as log:
         return subprocess.Popen(
             [*map(str, words)], stdout=subprocess.PIPE, stderr=log, env=environment
@@ -132,13 +175,14 @@ def count(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-@pytest.mark.parametrize("batch_size", [None, 3])
-def test_answers_are_those_of_hugging_face(source, expected, engine, batch_size):
+@pytest.mark.parametrize(("batch_size", "times"), [(None, TIMES), (3, FEW)])
+def test_answers_are_those_of_hugging_face(source, shorter, expected, engine, batch_size, times):
     """However many lines are on their way; a bad line has its own reason and stops no other."""
-    batch = plan(source, f"{batch_size}.jsonl", batch_size=batch_size)
+    lines = source if times == TIMES else shorter
+    batch = plan(lines, f"{batch_size}.jsonl", batch_size=batch_size)
     summary = batch.run(engine)
-    check(batch.out, expected)
-    assert summary["failed"] == TIMES * len(BAD)
+    check(batch.out, expected[: len(expected) // TIMES * times])
+    assert summary["failed"] == times * len(BAD)
     assert summary["resumed"] == 0
     errors = [record["error"] for record in read(batch.out)[: 4 * len(BAD)] if record["error"]]
     for error, words in zip(errors, WORDS, strict=True):
@@ -146,9 +190,9 @@ def test_answers_are_those_of_hugging_face(source, expected, engine, batch_size)
 
 
 @pytest.mark.parametrize("name", ["none", "adafv+", "random", "divprune"])
-def test_methods(source, engine, name):
+def test_methods(source, engine, hf, name):
     """Other methods, and the whole image, are those of the library too."""
-    once = source.parent / "once.jsonl"
+    once = source.parent / "methods.jsonl"
     once.write_text(
         "".join(
             line for line in source.read_text().splitlines(keepends=True)[:40] if "keep" not in line
@@ -156,15 +200,15 @@ def test_methods(source, engine, name):
     )
     pruner = method(name) if name == "none" else method(name, tokens=40)
     batches = [plan(once, f"{name}.{kind}.jsonl", pruner=pruner) for kind in ("hf", "vllm")]
-    batches[0].run(HuggingFace(*load(), "embedded"))
+    batches[0].run(hf)
     batches[1].run(engine)
     check(batches[1].out, read(batches[0].out))
 
 
-def test_a_second_run_goes_on(source, expected, engine, monkeypatch):
+def test_a_second_run_goes_on(shorter, few, engine, answered, monkeypatch):
     """Stopped in the middle, the last line torn: what is there isn't asked again."""
-    batch = plan(source, "again.jsonl")
-    batch.run(engine)
+    batch = plan(shorter, "again.jsonl")
+    copied(batch, answered)
     lines = batch.out.read_bytes().splitlines(keepends=True)
     batch.out.write_bytes(b"".join(lines[:-3]) + lines[-3][:20])
     asked, original = [], engine._enqueue
@@ -174,14 +218,14 @@ def test_a_second_run_goes_on(source, expected, engine, monkeypatch):
         lambda question, n: (asked.append(question.number), original(question, n))[1],
     )
     assert batch.run(engine)["resumed"] == len(lines) - 3
-    assert asked == [r["id"] for r in expected[-3:]]
-    check(batch.out, expected)
+    assert asked == [r["id"] for r in few[-3:]]
+    check(batch.out, few)
 
 
-def test_a_full_disk(source, expected, engine):
+def test_a_full_disk(shorter, few, engine):
     """What was written stays whole; with room the run is taken up."""
     batch, limits = (
-        plan(source, "full.jsonl", batch_size=8),
+        plan(shorter, "full.jsonl", batch_size=8),
         resource.getrlimit(resource.RLIMIT_FSIZE),
     )
     resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limits[1]))
@@ -190,9 +234,9 @@ def test_a_full_disk(source, expected, engine):
             batch.run(engine)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert 0 < len(read(batch.out)) < len(expected)
+    assert 0 < len(read(batch.out)) < len(few)
     batch.run(engine)
-    check(batch.out, expected)
+    check(batch.out, few)
 
 
 @pytest.mark.parametrize("name", ["sparsevlm", "visionzip"])
@@ -204,12 +248,12 @@ def test_methods_that_vllm_does_not_show_enough(source, engine, name):
     assert not batch.out.exists()
 
 
-def test_other_engines_do_not_mix(source, engine):
+def test_other_engines_do_not_mix(shorter, hf, answered):
     """Results of one engine aren't gone on with by another."""
-    batch = plan(source, "mix.jsonl")
-    batch.run(engine)
+    batch = plan(shorter, "mix.jsonl")
+    copied(batch, answered)
     with pytest.raises(ValueError, match=r"engine='vllm' \(now 'hf'\)"):
-        batch.run(HuggingFace(*load(), "embedded"))
+        batch.run(hf)
 
 
 def test_an_engine_that_cannot_start(source):
@@ -218,10 +262,10 @@ def test_an_engine_that_cannot_start(source):
         plan(source, "start.jsonl").run(VLLMEngine(max_model_len=10**6))
 
 
-def test_deaths(source, expected, engine):
+def test_deaths(shorter, few, engine):
     """The command killed, then its engine: nothing is left running, and the next run goes on."""
-    out = source.parent / "deaths.jsonl"
-    process = command(out, "--engine", "vllm", "--batch-size", 2)
+    out = shorter.parent / "deaths.jsonl"
+    process = command(shorter, out, "vllm", "--batch-size", 2)
     wait(lambda: count(out) > 10 or process.poll() is not None)
     left = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
@@ -231,7 +275,7 @@ def test_deaths(source, expected, engine):
     assert not alive
     before = count(out)
 
-    process = command(out, "--engine", "vllm", "--batch-size", 2)
+    process = command(shorter, out, "vllm", "--batch-size", 2)
     wait(lambda: count(out) > before + 10 or process.poll() is not None)
     [core] = engines(process)
     core.kill()
@@ -240,10 +284,10 @@ def test_deaths(source, expected, engine):
     complaint = out.with_suffix(".log").read_text().splitlines()[-1]
     assert "has died" in complaint
     assert "run the same command again" in complaint
-    assert before + 10 < count(out) < len(expected)
+    assert before + 10 < count(out) < len(few)
     assert read(out)
-    assert plan(source, out.name).run(engine)["resumed"] >= before + 10
-    check(out, expected)
+    assert plan(shorter, out.name).run(engine)["resumed"] >= before + 10
+    check(out, few)
 
 
 def test_ray_with_a_worker_killed(source, expected):
@@ -252,7 +296,7 @@ def test_ray_with_a_worker_killed(source, expected):
     """
     pytest.importorskip("ray", reason="needs Ray: make test-vllm")
     out = source.parent / "ray.jsonl"
-    process = command(out, "--engine", "ray", "--workers", 2, "--batch-size", 4)
+    process = command(source, out, "ray", "--workers", 2, "--batch-size", 4)
     wait(lambda: count(out) > 10 or process.poll() is not None)
     cores = engines(process)
     assert len(cores) == 2

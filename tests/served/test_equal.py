@@ -15,10 +15,13 @@ pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
 from checkpoints import FAMILIES, save
 from engine import Engine, Library, Request, Said, engine
+from stock import logprobs
 
 from adafv.integrations.vllm import models
 from adafv.integrations.vllm.options import PruneSpec
 
+TWO = ("llava_next", "qwen2_5_vl")
+"""One family of each kind of positions, where all four would say the same."""
 COLOR, KNIGHT, COUNT = (
     "what color is the anchor ?",
     "is there a knight",
@@ -66,6 +69,17 @@ def family(request) -> str:
 def served(family, folders) -> Iterator[Engine]:
     with engine(family, folders[family]) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def stock(folders) -> dict:
+    """What vLLM says where the plugin is left out, in a process of its own."""
+    command = [sys.executable, Path(__file__).with_name("stock.py")]
+    command += [f"{family}={folders[family]}" for family in TWO]
+    said = subprocess.run(
+        command, env=os.environ | {"VLLM_PLUGINS": ""}, stdout=subprocess.PIPE, check=True
+    )
+    return json.loads(said.stdout.splitlines()[-1])
 
 
 @pytest.fixture
@@ -166,21 +180,48 @@ def test_more_pictures_than_memory_was_measured_for(served, family, libraries, m
     check(served.say(*asked), libraries[family], asked)
 
 
-@pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"])
-def test_keep_1_is_stock_vllm(family, folders):
+@pytest.mark.parametrize("family", TWO, indirect=True)
+def test_keep_1_is_stock_vllm(served, family, stock):
     """Bit for bit: tokens and logprobs, with the plugin in place and a budget of 1, or none
     at all.
     """
-    command = [sys.executable, Path(__file__).with_name("stock.py"), family, folders[family]]
-    both = [
-        subprocess.Popen(command, env=os.environ | plugins, stdout=subprocess.PIPE, text=True)
-        for plugins in ({"VLLM_PLUGINS": ""}, {})
+    ours = [logprobs(served, plain=plain) for plain in (True, False)]
+    assert json.loads(json.dumps(ours)) == [stock[family]] * 2
+
+
+@pytest.mark.parametrize("family", ["llava_next"], indirect=True)
+def test_a_pinned_chat_keeps_its_prefix(served):
+    """With pin="first" later turns read the choice of the first, from the cache; without, they
+    choose anew.
+    """
+    first = f"{COLOR} {COUNT}"
+    turns = [
+        first,
+        f"{first} ASSISTANT : red USER : {KNIGHT}",
+        f"{first} ASSISTANT : red USER : {KNIGHT} ASSISTANT : a USER : {COLOR}",
     ]
-    stock, ours = (process.communicate()[0].splitlines()[-1] for process in both)
-    assert [json.loads(stock)["none"]] * 2 == [json.loads(ours)[budget] for budget in ("none", "1")]
+    before = served.model.encodings.encoded
+    for pin in ("first", "none"):
+        requests = [served.request(Request(turn, (40,), keep=0.9)) for turn in turns]
+        for request in requests:
+            request["mm_processor_kwargs"]["adafv_pin"] = pin
+        served.llm.reset_prefix_cache()
+        said = [served.answer([request])[0] for request in requests]
+        assert [x.cached >= 32 for x in said] == [False, pin == "first", pin == "first"]
+    assert served.model.encodings.encoded == before + 1
 
 
-@pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", ["llava_next"], indirect=True)
+def test_a_hash_without_the_question_would_be_caught(served, family, libraries, monkeypatch):
+    """The negative control: with the text left out of the hash, these tests fail."""
+    monkeypatch.setattr(
+        PruneSpec, "hash", property(lambda self: f"{self.image}-{self.method}-{self.keep}")
+    )
+    with pytest.raises(AssertionError):
+        check(served.say(*SEVERAL), libraries[family], SEVERAL)
+
+
+@pytest.mark.parametrize("family", TWO)
 def test_chunked_prefill(family, folders, libraries):
     """An image is cut where a step's budget of tokens ends, and read in the next."""
     with engine(
@@ -193,7 +234,7 @@ def test_chunked_prefill(family, folders, libraries):
         check(made.say(*SEVERAL), libraries[family], SEVERAL)
 
 
-@pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", TWO)
 def test_preemption_and_recompute(family, folders, libraries):
     """Where the KV cache is too small for the load, requests are thrown out, and come back with the
     same choice.
@@ -206,28 +247,18 @@ def test_preemption_and_recompute(family, folders, libraries):
         assert [x.ids for x in said] == [x.ids for x in longer]
 
 
-@pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", TWO)
 def test_torch_compile(family, folders, libraries):
     """VLLM's compiled language model reads the same tokens."""
     with engine(family, folders[family], enforce_eager=False) as made:
         check(made.say(*SEVERAL), libraries[family], SEVERAL)
 
 
-@pytest.mark.parametrize("family", ["llava_next", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", TWO)
 def test_two_ranks(family, folders, libraries, monkeypatch):
     """With tensor parallelism each rank sees half of the heads; both choose as one would."""
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     with engine(family, folders[family], tensor_parallel_size=2) as made:
-        check(made.say(*SEVERAL), libraries[family], SEVERAL)
-
-
-@pytest.mark.parametrize("family", ["llava_next"])
-def test_a_hash_without_the_question_would_be_caught(family, folders, libraries, monkeypatch):
-    """The negative control: with the text left out of the hash, these tests fail."""
-    monkeypatch.setattr(
-        PruneSpec, "hash", property(lambda self: f"{self.image}-{self.method}-{self.keep}")
-    )
-    with engine(family, folders[family]) as made, pytest.raises(AssertionError):
         check(made.say(*SEVERAL), libraries[family], SEVERAL)
 
 
@@ -252,24 +283,3 @@ def test_a_server_has_its_own_budget(folders, libraries):
         (1.0, "adafv"),
     ]
     check(said, libraries["llava"], [Request(COLOR, keep=k, method=m) for k, m in budgets])
-
-
-def test_a_pinned_chat_keeps_its_prefix(folders, libraries):
-    """With pin="first" later turns read the choice of the first, from the cache; without, they
-    choose anew.
-    """
-    first = f"{COLOR} {COUNT}"
-    turns = [
-        first,
-        f"{first} ASSISTANT : red USER : {KNIGHT}",
-        f"{first} ASSISTANT : red USER : {KNIGHT} ASSISTANT : a USER : {COLOR}",
-    ]
-    with engine("llava_next", folders["llava_next"]) as made:
-        for pin in ("first", "none"):
-            requests = [made.request(Request(turn, keep=0.9)) for turn in turns]
-            for request in requests:
-                request["mm_processor_kwargs"]["adafv_pin"] = pin
-            made.llm.reset_prefix_cache()
-            said = [made.answer([request])[0] for request in requests]
-            assert [x.cached >= 32 for x in said] == [False, pin == "first", pin == "first"]
-        assert made.model.encodings.encoded == 1
