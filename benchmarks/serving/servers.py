@@ -73,7 +73,7 @@ class Server:
             "VLLM_CPU_KVCACHE_SPACE": str(kv_gib),
             "VLLM_LOGGING_LEVEL": "INFO",  # the size of the KV cache is in the log
         }
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags]
+        command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", *flags]
         for name, value in options.items():
             command += [f"--{name}", str(value)]
 

@@ -13,7 +13,7 @@ from transformers import LlavaConfig, PixtralVisionConfig
 from adafv.cli import main
 from adafv.embedded import MODEL_DIR
 
-SERVER = "vllm.entrypoints.openai.api_server"
+SERVER = "adafv.integrations.vllm.server"
 
 
 @pytest.fixture

@@ -120,6 +120,26 @@ def test_text_only(server):
     assert said.tokens < 20
 
 
+def test_a_placeholder_that_is_typed_is_a_word(server):
+    """Of the question, in this turn and in those that follow; the library refuses it."""
+    picture, question = asked()[0]
+    request = chat(picture, f"{question} <image>", keep=0.25)
+    said = ask(server, request)
+    assert said.status == 200
+    spelled = ask(server, chat(picture, f"{question} < image>", keep=0.25))
+    assert said == spelled
+
+    answer = {"role": "assistant", "content": "an <image>"}
+    later = [*request["messages"], answer, {"role": "user", "content": "and <image> now?"}]
+    assert ask(server, request | {"messages": later}).status == 200
+
+
+def test_usage_says_how_many_tokens_of_images_were_read(server):
+    picture, question = asked()[0]
+    _, answer = server.post(CHAT, chat(picture, question, tokens=20))
+    assert answer["usage"]["prompt_tokens_details"]["multimodal_tokens"] == {"image": 20}
+
+
 def test_the_other_endpoints(server):
     """What takes options prunes, what doesn't says so and prunes as the server does."""
     picture = [

@@ -1,20 +1,29 @@
 """What goes wrong for one request stays with it."""
 
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
+import psutil
 import pytest
 
 pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
 from checkpoints import save
 from engine import Request, engine
+from server import CHAT, text
 from transformers import Blip2Config, Blip2Processor, BlipImageProcessor
 from vllm import SamplingParams
 from vllm.config import ModelConfig
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from zoo.base import words
 
+from adafv.demo.server import FLAGS, Server, serving
 from adafv.integrations.vllm import register
 from adafv.methods import AdaFV
 
@@ -53,6 +62,15 @@ def test_a_method_that_fails_ends_its_request_alone(tmp_path, monkeypatch):
         assert finished(BAD) == [other]
 
 
+def status(server: Server, path: str) -> int:
+    try:
+        with urlopen(server.url + path, timeout=10) as answer:
+            return answer.status
+    except HTTPError as refusal:
+        with refusal:
+            return refusal.code
+
+
 @pytest.fixture(scope="module")
 def unpruned(tmp_path_factory) -> Path:
     """A checkpoint of a family that cannot be pruned, without weights."""
@@ -78,3 +96,34 @@ def test_nor_does_it_for_a_request(unpruned):
     asked = SimpleNamespace(hf_processor_mm_kwargs={"adafv_keep": 0.1})
     with pytest.raises(ValueError, match="adafv's options have no effect"):
         processor.apply(asked, None)
+
+
+def test_a_server_that_is_told_to_end_answers_what_runs():
+    """New requests get 503 meanwhile, and the process ends by itself."""
+    with serving(*FLAGS, "--keep", "0.1") as server:
+        assert status(server, "/ready") == 200
+        long = text("what color is it?", max_tokens=1500, ignore_eos=True)
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(server.post, CHAT, long, 120)
+            time.sleep(1)
+            process = psutil.Process(server.pid)
+            process.terminate()
+            codes = []
+            while not running.done():
+                codes += [status(server, "/ready"), server.post(CHAT, text("hi"))[0]]
+                time.sleep(0.1)
+            answered, answer = running.result()
+        assert answered == 200
+        assert answer["usage"]["completion_tokens"] == 1500
+        assert codes[-2:] == [503, 503]
+        assert process.wait(30) == 0
+
+
+def test_a_flag_that_nobody_knows():
+    """One sentence with the nearest, not vLLM's usage."""
+    flags = ["--kep", "0.1", "--port", "1"]
+    command = [sys.executable, "-m", "adafv", "serve", *flags]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 2
+    assert "neither adafv serve nor vLLM has --kep: did you mean --keep?" in found.stderr
+    assert "usage" not in found.stderr

@@ -32,6 +32,8 @@ LIMIT = "--limit-mm-per-prompt"
 MAX_IMAGES = 64
 PORT = 8000
 TRUST = "--trust-request-mm-kwargs"
+DETAILS = "--enable-prompt-tokens-details"
+DRAIN = 30  # seconds that running requests have once the server is told to end
 
 
 def serve(
@@ -80,10 +82,11 @@ def serve(
 ) -> None:
     """Serve a model over HTTP with vLLM, as OpenAI's API, from the kept visual tokens only.
 
-    Flags that are not listed here go to vLLM: `python -m vllm.entrypoints.openai.api_server
-    --help=all`. No address is fetched for a request and no file read, unless
-    --allowed-media-domains or --allowed-local-media-path allows it, and a prompt may hold 64
-    images, unless --limit-mm-per-prompt allows more.
+    Flags that are not listed here go to vLLM, see `python -m
+    vllm.entrypoints.launchers.api_server.entry --help=all`. No address is fetched for a request and
+    no file read, unless --allowed-media-domains or --allowed-local-media-path allows it, and a
+    prompt may hold 64 images, unless --limit-mm-per-prompt allows more. Told to end, it answers
+    what runs for up to 30 seconds (--shutdown-timeout); /ready says whether it takes requests.
 
     A request may differ from the server:
 
@@ -120,23 +123,7 @@ def serve(
     if cache_mb is not None:
         options["adafv_cache_mb"] = cache_mb
 
-    # vLLM's own server, with defaults of ours for flags that are not given
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", source, "--middleware", CHECKS]
-    # a flag that is given goes before our default
-    names = {_name(flag) for flag in flags}
-    if model is None and "--served-model-name" not in names:
-        command += ["--served-model-name", "embedded"]
-    # a request may have options of the processor: ours alone, unless vLLM's flag says otherwise
-    if not names & {TRUST, "--no-trust-request-mm-kwargs"}:
-        command += [TRUST]
-        options["adafv_only"] = True
-    # no host is called so: nothing is fetched
-    if "--allowed-media-domains" not in names:
-        command += ["--allowed-media-domains", "(none)"]
-    if not any(name.startswith(LIMIT) for name in names):
-        command += [LIMIT, json.dumps({"image": MAX_IMAGES})]
-    command += [*flags, OPTIONS, json.dumps({**IMAGES, **options})]
+    command = _command(source, flags, options, embedded=model is None)
 
     # the server takes over this process, and with it signals and standard output
     from adafv.integrations.vllm import FOLLOWS
@@ -147,6 +134,40 @@ def serve(
     # the command line may hold keys, so it is not repeated
     typer.echo(f"adafv: {_announced(source, options)}", err=True)
     os.execv(sys.executable, command)
+
+
+def _command(
+    source: str, flags: list[str], options: dict[str, Any], *, embedded: bool
+) -> list[str]:
+    """Return how vLLM's own server is started, with defaults of ours for flags that are not given.
+
+    Args:
+        source: folder or hub id of the model.
+        flags: for vLLM.
+        options: ours; `adafv_only` comes in unless a flag says otherwise.
+        embedded: the model is the embedded one.
+    """
+    command = [sys.executable, "-m", "adafv.integrations.vllm.server"]
+    command += ["--model", source, "--middleware", CHECKS]
+    # a flag that is given goes before our default
+    names = {_name(flag) for flag in flags}
+    if embedded and "--served-model-name" not in names:
+        command += ["--served-model-name", "embedded"]
+    # a request may have options of the processor: ours alone, unless vLLM's flag says otherwise
+    if not names & {TRUST, "--no-trust-request-mm-kwargs"}:
+        command += [TRUST]
+        options["adafv_only"] = True
+    # no host is called so: nothing is fetched
+    if "--allowed-media-domains" not in names:
+        command += ["--allowed-media-domains", "(none)"]
+    # requests that run may end, and usage says how many tokens of images were read
+    if "--shutdown-timeout" not in names:
+        command += ["--shutdown-timeout", str(DRAIN)]
+    if not names & {DETAILS, "--no-enable-prompt-tokens-details"}:
+        command += [DETAILS]
+    if not any(name.startswith(LIMIT) for name in names):
+        command += [LIMIT, json.dumps({"image": MAX_IMAGES})]
+    return [*command, *flags, OPTIONS, json.dumps({**IMAGES, **options})]
 
 
 def _announced(source: str, options: dict[str, Any]) -> str:

@@ -4,15 +4,17 @@
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import HTTPException
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from adafv.core.inputs import placeholders
 from adafv.integrations.vllm.media import PIXELS
 
-__all__ = ["Checks", "check"]
+__all__ = ["Checks", "check", "spell_out"]
 
 # Keys, or types, of parts of a message that hold an image, or anything else to look at.
 IMAGES = frozenset({"image_url", "input_image", "image", "image_pil", "image_embeds"})
@@ -27,16 +29,29 @@ class Checks:
     """ASGI middleware that checks a request when its endpoint reads it.
 
     That is behind the server's authentication. Options that would have no effect are refused,
-    whether vLLM leaves them out or has no image to apply them to; so are empty questions.
+    whether vLLM leaves them out or has no image to apply them to; so are empty questions. What
+    stands for an image in a prompt is a word where somebody types it.
+
+    `/ready` says whether the server takes requests; from the signal to end on it does not, and new
+    ones get 503.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self.ending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, its body checked."""
+        if scope["type"] == "lifespan":
+            self._watch(scope["app"].state.engine_client)
+        if scope["type"] == "http" and scope["path"] == "/ready":
+            await self._ready(scope)(scope, receive, send)
+            return
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
+            return
+        if self.ending:
+            await _unavailable("the server is shutting down: ask another")(scope, receive, send)
             return
         # the images of this request count their pixels together
         PIXELS.set([])
@@ -59,26 +74,94 @@ class Checks:
                 return message
 
             # check it, and pass it on in one piece
-            body = b"".join(parts)
-            _check_body(body, scope)
+            body = _checked(b"".join(parts), scope)
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self.app(scope, receive_checked, send)
 
+    def _watch(self, client: Any) -> None:
+        """Note when the engine is told to end, which vLLM does at a signal."""
+        shutdown = client.shutdown
 
-def _check_body(body: bytes, scope: Scope) -> None:
-    """Raise an `HTTPException` if a request in JSON asks for what would not be done."""
+        def noted(*args: Any, **options: Any) -> Any:
+            self.ending = True
+            return shutdown(*args, **options)
+
+        client.shutdown = noted
+
+    def _ready(self, scope: Scope) -> ASGIApp:
+        """Return the response to who asks whether requests are taken."""
+        if self.ending:
+            return _unavailable("the server is shutting down")
+        if scope["app"].state.engine_client.errored:
+            return _unavailable("the engine has ended")
+        return JSONResponse({"ready": True})
+
+
+def _unavailable(message: str) -> ASGIApp:
+    error = {"message": message, "type": "ServiceUnavailable", "code": 503}
+    return JSONResponse({"error": error}, 503, {"Retry-After": "1"})
+
+
+def _checked(body: bytes, scope: Scope) -> bytes:
+    """Return a body with typed placeholders spelled out.
+
+    Raises:
+        HTTPException: a request in JSON asks for what would not be done.
+    """
     try:
         request = json.loads(body)
     except (ValueError, RecursionError):
         # broken JSON is for vLLM to refuse; a form with a file is none of our business
-        return
+        return body
     if not isinstance(request, dict):
-        return
+        return body
+    state = scope["app"].state
     try:
-        check(request, scope["path"], scope["app"].state.args.mm_processor_kwargs or {})
+        check(request, scope["path"], state.args.mm_processor_kwargs or {})
     except ValueError as error:
         raise HTTPException(400, str(error)) from None
+    return json.dumps(request).encode() if spell_out(request, _placeholders(state)) else body
+
+
+def _placeholders(state: Any) -> list[str]:
+    """Return what stands for an image, a video or a clip in the prompts of a server's model."""
+    config = state.vllm_config.model_config.hf_config
+    tokenizer = state.engine_client.get_tokenizer()
+    names: list[str] = tokenizer.convert_ids_to_tokens(list(placeholders(config).values()))
+    return names
+
+
+def spell_out(request: dict[str, Any], tokens: Sequence[str]) -> bool:
+    """Write control tokens that somebody typed as words, `<image>` as `< image>`.
+
+    vLLM would take them for a picture that is not there, in this turn and all that follow.
+
+    Args:
+        request: the JSON object, which is changed.
+        tokens: that stand for a picture.
+
+    Returns:
+        Whether there was one.
+    """
+    found = _spell_out(request, ("input", "instructions", "system"), tokens)
+    for part in _objects([request.get("messages"), request.get("input")]):
+        found |= _spell_out(part, ("text", "content"), tokens)
+    return found
+
+
+def _spell_out(part: dict[str, Any], keys: Sequence[str], tokens: Sequence[str]) -> bool:
+    """Spell tokens out in the texts under some keys, see `spell_out`."""
+    found = False
+    for key in keys:
+        text = part.get(key)
+        if not isinstance(text, str):
+            continue
+        for token in tokens:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        found |= text != part[key]
+        part[key] = text
+    return found
 
 
 def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> None:

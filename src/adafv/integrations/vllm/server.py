@@ -1,0 +1,46 @@
+"""Run vLLM's server as `adafv serve` starts it: a wrong flag is one sentence, and no usage."""
+
+import sys
+from argparse import ArgumentParser
+from difflib import get_close_matches
+from typing import NoReturn
+
+__all__ = ["main", "refusal"]
+
+OURS = ("--cache-mb", "--keep", "--method", "--methods", "--pin", "--tokens")
+UNKNOWN = "unrecognized arguments: "
+
+
+def main() -> None:
+    """Start the server with the flags on the command line."""
+    from vllm.entrypoints.launchers.api_server.entry import main as serve
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    FlexibleArgumentParser.error = _error
+    serve()
+
+
+def _error(parser: ArgumentParser, message: str) -> NoReturn:
+    known = [name for action in parser._actions for name in action.option_strings]
+    print(f"adafv: error: {refusal(message, [*known, *OURS])}", file=sys.stderr)
+    sys.exit(2)
+
+
+def refusal(message: str, known: list[str]) -> str:
+    """Return argparse's message in a sentence, with the flag that was perhaps meant.
+
+    Args:
+        message: of argparse.
+        known: flags that there are.
+    """
+    if not message.startswith(UNKNOWN):
+        return f"{message}: see python -m vllm.entrypoints.launchers.api_server.entry --help=all"
+    flag = message.removeprefix(UNKNOWN).split()[0]
+    name = flag.partition("=")[0]
+    close = get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else "see adafv serve --help"
+    return f"neither adafv serve nor vLLM has {name}: {hint}"
+
+
+if __name__ == "__main__":
+    main()
