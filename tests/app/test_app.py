@@ -59,6 +59,7 @@ def encoded(monkeypatch) -> list[int]:
     return runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [m for m in METHODS if m != DENSE])
 def test_answers_are_those_of_ask(playground, model, processor, image, name):
     """Reusing an encoding changes no answer and no count, for any method; the dense answer stands
@@ -151,6 +152,7 @@ def test_memory_is_bounded(playground, image, monkeypatch):
     assert len(mine.results) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", cards.LAYERS)
 @pytest.mark.parametrize("second", [NOTHING, "adafv", "t2i", "fastv", "tome"])
 def test_every_layer_of_every_kind_of_method(page, image, layer, second):

@@ -388,6 +388,7 @@ def results(methods: int = 4) -> dict:
     return {"meta": {}, "rows": rows, "pairs": []}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["table", "results.json"], ["methods"], ["families"]])
 @pytest.mark.parametrize("width", [80, 60])
 def test_tables_fit_the_terminal(run, command, width, tmp_path, monkeypatch):

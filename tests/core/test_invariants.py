@@ -145,7 +145,14 @@ def test_5_two_pruners_at_once_are_an_error(model):
 
 
 @pytest.mark.parametrize("name", EXACT)
-@pytest.mark.parametrize("options", [{}, {"positions": "original"}, {"newlines": "all"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"positions": "original"}, marks=pytest.mark.slow),
+        pytest.param({"newlines": "all"}, marks=pytest.mark.slow),
+    ],
+)
 def test_6_nothing_is_read_back_from_the_device(model, processor, name, options):
     """Invariant 6: selection and rebuilding run on the meta device, which holds no data to read."""
     inputs, pruner = mixed_batch(processor), method(name, keep=0.3, **options)

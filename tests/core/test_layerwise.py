@@ -200,6 +200,7 @@ def test_cached_decoding_is_decoding_without_a_cache(family, backbone, attention
     assert torch.equal(cached, again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     "beams", [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}]
@@ -242,6 +243,7 @@ def test_a_sliding_window_goes_over_what_is_left(backbone):
     assert torch.equal(cached, again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_attached_returns_the_callers_prompt(family, method):
     """Ids begin with the prompt and go on as inside the context; a prompt without an image passes

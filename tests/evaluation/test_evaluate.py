@@ -218,6 +218,7 @@ def test_retention_without_a_dense_accuracy():
     report.table(rows)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(model, processor, suite, tmp_path, whole, monkeypatch):
     """Killed in the middle, the last line torn: the second run ends with the same records, none
     twice, none again.
@@ -302,6 +303,7 @@ def record(i: int) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_a_larger_limit_goes_on(model, processor, suite, tmp_path, whole):
     """What a short run measured is not measured again, and a shorter run afterwards reports what it
     was asked.

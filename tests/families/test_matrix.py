@@ -33,11 +33,13 @@ def cells(methods: Iterable[str], *sides: str) -> pytest.MarkDecorator:
 
     Only batches of mixed prompts are padded on the right, too.
     """
-    found = [(name, "adafv", "left") for name in sorted(ZOO)]
+    found: dict[tuple[str, ...], Any] = {(name, "adafv", "left"): () for name in sorted(ZOO)}
     for name in MIXED:
         for side in sides:
-            found += [(name, chosen, side) for chosen in methods]
-    return pytest.mark.parametrize(("name", "chosen", "side"), dict.fromkeys(found))
+            marks = pytest.mark.slow if side == "right" else ()
+            found |= {(name, chosen, side): marks for chosen in methods}
+    cells = [pytest.param(*cell, marks=marks) for cell, marks in found.items()]
+    return pytest.mark.parametrize(("name", "chosen", "side"), cells)
 
 
 def samples(name: str) -> list[tuple[str, list]]:

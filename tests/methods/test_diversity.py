@@ -145,6 +145,7 @@ def test_tome_merges_what_the_paper_merges(tokens, images, k):
         torch.testing.assert_close(features, torch.tensor(merged), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"alpha": 0.0}, {"alpha": 2.5}])
 def test_scope_weighs_saliency_by_its_power(tokens, images, options):
     """Alpha = 0 is coverage alone."""

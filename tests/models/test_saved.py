@@ -218,6 +218,7 @@ def checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_commands_take_the_budget_of_the_models_folder(checkpoint, tmp_path, capsys):
     """Where nothing is said; what is said goes before it."""
     image = tmp_path / "a.png"

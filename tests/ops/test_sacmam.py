@@ -98,6 +98,7 @@ def test_budget_is_exact_and_nothing_is_nan(case):
     assert min(k_t, k_v) >= math.floor(reserve * k)
 
 
+@pytest.mark.slow
 @given(cases(scores=(REAL,), longest=10))
 @settings(max_examples=500, deadline=None)
 def test_split_is_optimal(case):

@@ -187,6 +187,7 @@ def test_the_next_turn_is_that_of_the_chat_read_anew(name, pruning):
         assert looped(chat.model, chat.then(turn)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruning", ["adafv", "tome"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_an_image_of_a_later_turn_is_pruned(name, pruning):
