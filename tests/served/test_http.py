@@ -134,6 +134,16 @@ def test_a_placeholder_that_is_typed_is_a_word(server):
     assert ask(server, request | {"messages": later}).status == 200
 
 
+def test_a_grammar_that_the_vocabulary_cannot_meet(server):
+    """No word of the embedded model has a z: the request is refused, and the engine goes on."""
+    impossible = text("what color is it?", structured_outputs={"choice": ["zebra"]})
+    said = ask(server, impossible)
+    assert said.status == 400
+    assert "vocabulary" in said.text
+    possible = text("what color is it?", structured_outputs={"choice": ["red", "blue"]})
+    assert ask(server, possible).text in ("red", "blue")
+
+
 def test_usage_says_how_many_tokens_of_images_were_read(server):
     picture, question = asked()[0]
     _, answer = server.post(CHAT, chat(picture, question, tokens=20))
@@ -185,6 +195,8 @@ def bad() -> dict:
         "keep zero": (pruned(adafv_keep=0), "keep=0"),
         "keep two": (pruned(adafv_keep=2), "keep=2"),
         "keep nan": (pruned(adafv_keep=float("nan")), "keep=nan"),
+        "keep infinite": (pruned(adafv_keep=float("inf")), "keep=inf"),
+        "options in a list": (pruned() | {"mm_processor_kwargs": ["adafv_keep"]}, "is no object"),
         "keep text": (pruned(adafv_keep="half"), "adafv_keep='half' is not a number"),
         "keep list": (pruned(adafv_keep=[1]), "is not a number"),
         "tokens zero": (pruned(adafv_tokens=0), "tokens=0"),

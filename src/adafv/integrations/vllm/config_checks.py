@@ -16,10 +16,13 @@ def check_config(vllm_config: Any) -> None:
     multimodal = vllm_config.model_config.multimodal_config
     compilation = vllm_config.compilation_config
     lora = vllm_config.lora_config
+    backend = multimodal.mm_encoder_attn_backend
     _refuse(
         {
             # a rank encodes some of the images, and observes no others
             "--mm-encoder-tp-mode data": multimodal.mm_encoder_tp_mode == "data",
+            # its bounds of packed images are in bytes, padded, and those of q, k and v in one
+            "--mm-encoder-attn-backend FLASHINFER": getattr(backend, "name", "") == "FLASHINFER",
             # no language model, whose embeddings of the question are needed
             "--mm-encoder-only": multimodal.mm_encoder_only,
             # hooks on the attention do not run in compiled code and CUDA graphs
@@ -34,11 +37,14 @@ def check_config(vllm_config: Any) -> None:
 def check_positions(vllm_config: Any) -> None:
     """Raise a `ValueError` if a flag would separate embeddings from their positions (M-RoPE)."""
     parallel = vllm_config.parallel_config
+    draft = vllm_config.speculative_config
     multimodal = vllm_config.model_config.multimodal_config
     _refuse(
         {
             # later stages get positions, but no embeddings
             "--pipeline-parallel-size": parallel.pipeline_parallel_size > 1,
+            # a draft reads embeddings of images without the channels that hold their positions
+            "a draft model that reads images": draft is not None and draft.use_eagle(),
             # two half batches run in turns
             "--enable-dbo": parallel.enable_dbo,
             # vLLM's own pruning numbers positions anew

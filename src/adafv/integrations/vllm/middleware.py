@@ -21,6 +21,12 @@ IMAGES = frozenset({"image_url", "input_image", "image", "image_pil", "image_emb
 MEDIA = IMAGES | {"video_url", "video_embeds"}
 # Endpoints for which vLLM leaves mm_processor_kwargs out.
 WITHOUT_OPTIONS = ("/v1/messages", "/cohere")
+CONSTRAINTS = ("response_format", "structured_outputs")
+"""Fields that say what an answer has to look like."""
+UNMET = (
+    "the engine gave this request up: the model's vocabulary may not be able to write what "
+    "response_format or structured_outputs ask for; the server's log has the reason"
+)
 LONGEST_OPTION = 200  # characters of name and value
 EXAMPLE = '{"adafv_keep": 0.25}'
 
@@ -56,10 +62,11 @@ class Checks:
         # the images of this request count their pixels together
         PIXELS.set([])
         read = False
+        constrained = False
 
         async def receive_checked() -> Message:
             # the endpoint asks for the body first, and later whether the client is still there
-            nonlocal read
+            nonlocal read, constrained
             if read:
                 return await receive()
             read = True
@@ -74,10 +81,22 @@ class Checks:
                 return message
 
             # check it, and pass it on in one piece
-            body = _checked(b"".join(parts), scope)
+            request, body = _checked(b"".join(parts), scope)
+            constrained = any(request.get(name) for name in CONSTRAINTS)
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self.app(scope, receive_checked, send)
+        async def send_checked(message: Message) -> None:
+            # vLLM ends a request with an error where no token of the vocabulary meets its grammar
+            given_up = message.get("status") == 500 and constrained
+            if given_up and not scope["app"].state.engine_client.errored:
+                raise _GivenUpError
+            await send(message)
+
+        try:
+            await self.app(scope, receive_checked, send_checked)
+        except _GivenUpError:
+            response = _error(400, "BadRequestError", UNMET)
+            await response(scope, receive, send)
 
     def _watch(self, client: Any) -> None:
         """Note when the engine is told to end, which vLLM does at a signal."""
@@ -98,13 +117,23 @@ class Checks:
         return JSONResponse({"ready": True})
 
 
+class _GivenUpError(Exception):
+    pass
+
+
 def _unavailable(message: str) -> ASGIApp:
-    error = {"message": message, "type": "ServiceUnavailable", "code": 503}
-    return JSONResponse({"error": error}, 503, {"Retry-After": "1"})
+    return _error(503, "ServiceUnavailable", message, {"Retry-After": "1"})
 
 
-def _checked(body: bytes, scope: Scope) -> bytes:
-    """Return a body with typed placeholders spelled out.
+def _error(status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> ASGIApp:
+    error = {"message": message, "type": kind, "param": None, "code": status}
+    return JSONResponse({"error": error}, status, headers)
+
+
+def _checked(body: bytes, scope: Scope) -> tuple[dict[str, Any], bytes]:
+    """Return a request, and its body with typed placeholders spelled out.
+
+    Where it is not our business the request is empty, and the body as it is.
 
     Raises:
         HTTPException: a request in JSON asks for what would not be done.
@@ -113,15 +142,17 @@ def _checked(body: bytes, scope: Scope) -> bytes:
         request = json.loads(body)
     except (ValueError, RecursionError):
         # broken JSON is for vLLM to refuse; a form with a file is none of our business
-        return body
+        return {}, body
     if not isinstance(request, dict):
-        return body
+        return {}, body
     state = scope["app"].state
     try:
         check(request, scope["path"], state.args.mm_processor_kwargs or {})
     except ValueError as error:
         raise HTTPException(400, str(error)) from None
-    return json.dumps(request).encode() if spell_out(request, _placeholders(state)) else body
+    if spell_out(request, _placeholders(state)):
+        body = json.dumps(request).encode()
+    return request, body
 
 
 def _placeholders(state: Any) -> list[str]:
