@@ -150,6 +150,15 @@ def test_ask(run, image):
     assert "adafv" in out.splitlines()[-1]
 
 
+def test_a_photograph_is_beyond_the_built_in_model(run, tmp_path):
+    """Its answer is a guess, which a person is told."""
+    photograph = tmp_path / "photo.png"
+    Image.new("RGB", (640, 480), "gray").save(photograph)
+    status, _, err = run("ask", photograph, QUESTION, *SHORT)
+    assert status == 0
+    assert "not photographs" in err
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_ask_json(run, image, method):
     """The keys of the contract, for every method; a tenth is kept where nothing is said."""

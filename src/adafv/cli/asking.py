@@ -17,6 +17,7 @@ from adafv.cli.options import (
     Model,
     Question,
     Tokens,
+    complain_of_photograph,
     complain_of_words,
     open_image,
     print_json,
@@ -53,6 +54,7 @@ def ask(
     check_answer_length(max_new_tokens)
     loaded, processor = load(model, device, dtype)
     complain_of_words(processor, [question], model)
+    complain_of_photograph(opened, model)
 
     # now that there is a processor, `skip=template` has its ids
     pruner = pruner_of(method, keep, tokens, model, processor)
@@ -101,6 +103,7 @@ def explain(
     check_answer_length(max_new_tokens)
     loaded, processor = load(model, device, dtype)
     complain_of_words(processor, [question], model)
+    complain_of_photograph(opened, model)
     pruner = pruner_of(method, keep, tokens, model, processor)
 
     # answer with and without pruning, and draw

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Share of the visual tokens where nothing is said.
 DEFAULT_KEEP = 0.1
+DRAWN = 192  # pixels of the scenes that the embedded model was trained on, a side
 WIDE = 10_000  # columns: nothing wraps
 
 
@@ -243,6 +244,15 @@ def complain_of_words(processor: Any, questions: Iterable[str], model: str | Non
     if unknown:
         complain(unknown_words_notice(processor, unknown))
     return unknown
+
+
+def complain_of_photograph(image: Any, model: str | None) -> None:
+    """Say that the embedded model knows nothing of an image that is larger than its own."""
+    if model is None and max(image.size) > DRAWN:
+        complain(
+            f"the built-in model knows drawn scenes of {DRAWN} x {DRAWN} pixels, not photographs: "
+            "its answer is a guess; pass --model for one that has seen the world"
+        )
 
 
 def print_json(value: dict[str, Any]) -> None:
