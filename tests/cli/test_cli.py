@@ -154,7 +154,7 @@ def test_a_photograph_is_beyond_the_built_in_model(run, tmp_path):
     """Its answer is a guess, which a person is told."""
     photograph = tmp_path / "photo.png"
     Image.new("RGB", (640, 480), "gray").save(photograph)
-    status, _, err = run("ask", photograph, QUESTION, *SHORT)
+    status, _, err = run("ask", photograph, QUESTION, *SHORT, model=False)
     assert status == 0
     assert "not photographs" in err
 
