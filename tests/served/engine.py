@@ -33,9 +33,10 @@ class Request:
     keep: float = 0.3
     method: str = "adafv"
     before: str = ""
+    between: str = " "
 
     def prompt(self, family: str) -> str:
-        markers = " ".join([MARKER[family]] * len(self.images))
+        markers = self.between.join([MARKER[family]] * len(self.images))
         return f"USER : {self.before}{markers} {self.question} ASSISTANT :"
 
     @property

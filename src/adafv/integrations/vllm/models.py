@@ -199,7 +199,8 @@ def _pruned_class(architecture: Architecture) -> type:
     module = import_module(f"vllm.model_executor.models.{architecture.module}")
     original = getattr(module, architecture.model)
 
-    attributes: dict[str, Any] = {"__doc__": architecture.about, "__module__": __name__}
+    about = "; ".join(filter(None, (architecture.title, architecture.about)))
+    attributes: dict[str, Any] = {"__doc__": f"{about}.", "__module__": __name__}
     if architecture.weights:
         renamed = WeightsMapper(orig_to_new_prefix=architecture.weights)
         attributes["hf_to_vllm_mapper"] = original.hf_to_vllm_mapper | renamed
