@@ -2,7 +2,6 @@
 
 import json
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,11 @@ import torch
 from checkpoints import CHAT
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import (
-    Ernie4_5_VLMoeVideoProcessor,
-    Qwen2VLVideoProcessor,
-    SmolVLMVideoProcessor,
-)
+from transformers import Qwen2VLVideoProcessor, SmolVLMVideoProcessor
 from zoo.families import ZOO
 
 HEAD = 32  # the narrowest that there is on a CPU
 TIMES = 4  # the zoo's language models are 32 wide
-VIDEOS = {
-    "smolvlm": SmolVLMVideoProcessor,
-    "ernie4_5_vl_moe": partial(Ernie4_5_VLMoeVideoProcessor, draw_on_frames=False),
-}
 OUTER = ("hidden_size", "projection_dim")
 OF_TOWER = ("out_hidden_size", "projection_dim")
 """Names that configurations, and those of towers, give to the language model's width."""
@@ -65,8 +56,8 @@ def save_wide(name: str, architecture: str, folder: Path) -> str:
         _transpose_experts(folder / "model.safetensors")
     processor = found.processor
     # vLLM wants the complete processor, which the zoo leaves videos out of
-    processor.video_processor = VIDEOS.get(name, Qwen2VLVideoProcessor)()
-    processor.video_processor.save_pretrained(folder)
+    videos = SmolVLMVideoProcessor() if name == "smolvlm" else Qwen2VLVideoProcessor()
+    videos.save_pretrained(folder)
     processor.chat_template = CHAT.replace("MARKER", found.marker)
     processor.save_pretrained(folder)
     return found.marker

@@ -169,5 +169,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         structure=True,
         weights=OF_OLDER_TOWERS,
     ),
+    "Llama4ForConditionalGeneration": Architecture(
+        name="PrunedLlama4",
+        title="Llama 4",
+        module="mllama4",
+        model="Llama4ForConditionalGeneration",
+        family="llama4",
+        structure=True,
+        marker="fake_image_token",
+    ),
 }
 """By the architecture in a model's configuration; each is proven against the library."""
