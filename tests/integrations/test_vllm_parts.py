@@ -3,6 +3,7 @@ equal, what stays.
 """
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from adafv.integrations.vllm.mrope import (
 )
 from adafv.integrations.vllm.options import PruneSpec, VLLMOptions, check_cost, settings
 from adafv.integrations.vllm.select import select
+from adafv.integrations.vllm.structure import between, with_structure
 
 SERVED = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl")
 METHODS_SERVED = (
@@ -326,3 +328,33 @@ def test_positions_are_the_models_own(shapes):
     assert dense_tokens(ids[is_text | first].tolist(), pruned) == ids.tolist()
     found = pruned_positions(expected[:, 0], pruned)
     assert torch.equal(found, expected[:, 0][:, is_text | first])
+
+
+def test_structure_stays_in_its_place():
+    """Tokens between the visual tokens of an image: found in what the prompt says of it, and put
+    back between those that are kept.
+    """
+    image, row, edge = 7, 8, 9
+    ids = [edge, image, image, row, image, image, row, image, edge]
+    start, end, structure = between(ids, torch.tensor(ids) == image)
+    assert (start, end, structure) == (1, 8, ((2, row), (5, row)))
+    embed = torch.nn.Embedding(10, 3)
+    features = torch.randn(5, 3)
+    with torch.no_grad():
+        for chosen in ([0, 1, 2, 3, 4], [1, 4], [2], [3, 4]):
+            found = with_structure(
+                features[chosen], torch.tensor(chosen), len(features), structure, embed
+            )
+            expected = []
+            visual = 0
+            for token in ids[start:end]:
+                if token == row:
+                    expected.append(embed.weight[row])
+                else:
+                    expected += [features[visual]] * (visual in chosen)
+                    visual += 1
+            assert torch.equal(found, torch.stack(expected))
+    spec = PruneSpec("p", "adafv", 0.1, None, (1, 2))
+    with_names = replace(spec, structure=structure)
+    assert PruneSpec.read(with_names.tensor()) == with_names
+    assert with_names.hash == spec.hash
