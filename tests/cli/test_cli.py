@@ -31,6 +31,7 @@ from adafv.core.config import share_of
 from adafv.evaluation.merge import merged_meta
 from adafv.evaluation.rows import COLUMNS
 from adafv.families import IMPOSSIBLE, UNPROVEN, record
+from adafv.integrations.vllm import ARCHITECTURES
 from adafv.methods import from_spec
 from adafv.models.generation import was_cut
 from adafv.models.load import load
@@ -376,6 +377,23 @@ def test_families(run):
     assert found["families"] == record()["families"]
     checks = {check for family in record()["families"].values() for check in family["passed"]}
     assert checks == PROVEN.keys() == found["meaning"].keys()
+
+
+def test_families_on_vllm(run):
+    """What is served is what the plugin registers, and what the page on serving lists."""
+    status, out, err = run("families", "--engine", "vllm", model=False)
+    assert (status, err) == (0, "")
+    served = json.loads(run("families", "--engine", "vllm", "--json", model=False)[1])
+    assert served["architectures"].keys() == ARCHITECTURES.keys()
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    table = page.split("| served and pruned | by its saliency |")[1].split("\n\n")[0]
+    for saliency in ("attention of CLS", "attention received"):
+        [row] = [row for row in table.splitlines() if row.endswith(f"| {saliency} |")]
+        listed = {name.strip() for name in row.split("|")[1].split(",")}
+        own = served["architectures"].values()
+        assert listed == {one["title"] for one in own if one["saliency"] == saliency}
+        assert all(f"{name} " in out for name in listed)
+    assert "unknown: pass hf or vllm" in run("families", "--engine", "tpu", model=False)[2]
 
 
 def results(methods: int = 4) -> dict:

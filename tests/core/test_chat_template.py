@@ -290,3 +290,14 @@ def test_the_template_comes_from_the_folder_of_the_model(model, processor, tmp_p
     processor.save_pretrained(tmp_path)
     model.config._name_or_path = str(tmp_path)
     assert AdaFV(keep=0.2).encode(model, inputs).tokens.text_mask.sum() == 6
+
+
+def test_names_of_tiles_are_no_words():
+    """What stands between the placeholders of one image does not count, and what stands between
+    two images does.
+    """
+    image, tile, word = 7, 8, 5
+    ids = torch.tensor([[word, image, tile, image, word, image, tile, tile, image, word]])
+    prompt = Prompt({"input_ids": ids}, {"image": image}, "tiny")
+    for span in prompt.spans([2, 2]):
+        assert prompt.question(span).tolist() == [0, 4, 9]

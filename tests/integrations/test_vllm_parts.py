@@ -3,6 +3,7 @@ equal, what stays.
 """
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,12 +16,15 @@ from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.mrope import (
     CHANNELS,
+    Span,
     coordinates_of,
-    mrope_positions,
+    dense_tokens,
+    pruned_positions,
     with_coordinates,
 )
 from adafv.integrations.vllm.options import PruneSpec, VLLMOptions, check_cost, settings
 from adafv.integrations.vllm.select import select
+from adafv.integrations.vllm.structure import between, with_structure
 
 SERVED = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl")
 METHODS_SERVED = (
@@ -302,25 +306,55 @@ def test_coordinates_survive_half_precision():
 
 @pytest.mark.parametrize("shapes", [[(48, 48)], [(96, 24), (24, 24)]])
 def test_positions_are_the_models_own(shapes):
-    """Whole images are numbered as transformers numbers them; of pruned ones, rows and columns
-    are added later.
+    """Whole images are numbered as the dense prompt is, text beside pruned ones too; of those, rows
+    and columns are added later.
     """
     inputs = ask("qwen2_5_vl", (QUESTION, [show(*shape, i) for i, shape in enumerate(shapes)]))
     model, ids = tiny("qwen2_5_vl").model, inputs["input_ids"][0]
     names = ("image_grid_thw", "mm_token_type_ids", "attention_mask")
-    expected, delta = model.model.get_rope_index(
-        inputs["input_ids"], **{n: inputs[n] for n in names}
-    )
-    grids = [(1, int(h) // 2, int(w) // 2) for _, h, w in inputs["image_grid_thw"]]
+    expected, _ = model.model.get_rope_index(inputs["input_ids"], **{n: inputs[n] for n in names})
+    counts = [int(h) // 2 * int(w) // 2 for _, h, w in inputs["image_grid_thw"]]
     starts = (
         (ids == model.config.image_token_id) & (ids.roll(1) != model.config.image_token_id)
     ).nonzero()[:, 0]
-    spans = [(int(start), h * w) for start, (_, h, w) in zip(starts, grids, strict=True)]
-    found, more = mrope_positions(len(ids), spans, [(grid, 1.0) for grid in grids])
-    assert torch.equal(found, expected[:, 0])
-    assert more == int(delta)
-    gone = sum(count - 1 for _, count in spans)
-    shorter = [(start - sum(n - 1 for _, n in spans[:i]), 1) for i, (start, _) in enumerate(spans)]
-    pruned, later = mrope_positions(len(ids) - gone, shorter, [(grid, 1.0) for grid in grids])
-    assert torch.equal(pruned[:, -3:], found[:, -3:])
-    assert later == more + gone
+    whole = [Span(int(start), n, n) for start, n in zip(starts, counts, strict=True)]
+    assert dense_tokens(ids.tolist(), whole) == ids.tolist()
+    assert torch.equal(pruned_positions(expected[:, 0], whole), expected[:, 0])
+    # one token of each stays
+    gone = [sum(n - 1 for n in counts[:i]) for i in range(len(counts) + 1)]
+    pruned = [Span(span.start - gone[i], 1, span.count) for i, span in enumerate(whole)]
+    is_text = ids != model.config.image_token_id
+    first = torch.zeros_like(is_text).index_fill(0, starts, True)
+    assert dense_tokens(ids[is_text | first].tolist(), pruned) == ids.tolist()
+    found = pruned_positions(expected[:, 0], pruned)
+    assert torch.equal(found, expected[:, 0][:, is_text | first])
+
+
+def test_structure_stays_in_its_place():
+    """Tokens between the visual tokens of an image: found in what the prompt says of it, and put
+    back between those that are kept.
+    """
+    image, row, edge = 7, 8, 9
+    ids = [edge, image, image, row, image, image, row, image, edge]
+    start, end, structure = between(ids, torch.tensor(ids) == image)
+    assert (start, end, structure) == (1, 8, ((2, row), (5, row)))
+    embed = torch.nn.Embedding(10, 3)
+    features = torch.randn(5, 3)
+    with torch.no_grad():
+        for chosen in ([0, 1, 2, 3, 4], [1, 4], [2], [3, 4]):
+            found = with_structure(
+                features[chosen], torch.tensor(chosen), len(features), structure, embed
+            )
+            expected = []
+            visual = 0
+            for token in ids[start:end]:
+                if token == row:
+                    expected.append(embed.weight[row])
+                else:
+                    expected += [features[visual]] * (visual in chosen)
+                    visual += 1
+            assert torch.equal(found, torch.stack(expected))
+    spec = PruneSpec("p", "adafv", 0.1, None, (1, 2))
+    with_names = replace(spec, structure=structure)
+    assert PruneSpec.read(with_names.tensor()) == with_names
+    assert with_names.hash == spec.hash

@@ -33,9 +33,10 @@ class Request:
     keep: float = 0.3
     method: str = "adafv"
     before: str = ""
+    between: str = " "
 
     def prompt(self, family: str) -> str:
-        markers = " ".join([MARKER[family]] * len(self.images))
+        markers = self.between.join([MARKER[family]] * len(self.images))
         return f"USER : {self.before}{markers} {self.question} ASSISTANT :"
 
     @property
@@ -80,6 +81,8 @@ class Library:
         inputs = dict(
             self.processor(text=[asked.prompt(self.family)], images=images, return_tensors="pt")
         )
+        # Llama 4's processor makes them bfloat16
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         pruner = method(asked.method, keep=asked.keep)
         encoding = pruner.encode(self.model, inputs)
         selection = pruner.select(

@@ -88,8 +88,8 @@ def kept(monkeypatch) -> dict[tuple, list[int]]:
     found: dict[tuple, list[int]] = {}
     select = models.select
 
-    def noting(tickets, *rest):
-        stay = select(tickets, *rest)
+    def noting(tickets, *rest, **options):
+        stay = select(tickets, *rest, **options)
         found.update(
             {
                 (t.image, t.method, t.keep, t.text_ids): s.kept.tolist()

@@ -23,10 +23,6 @@ from transformers import (
     Gemma3ImageProcessorPil,
     Gemma3Processor,
     GotOcr2ImageProcessorPil,
-    GraniteDoclingConfig,
-    GraniteDoclingForConditionalGeneration,
-    GraniteDoclingImageProcessorPil,
-    GraniteDoclingProcessor,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessorPil,
@@ -110,7 +106,8 @@ def qianfan_ocr() -> Tiny:
 
 @family
 def gemma3() -> Tiny:
-    tokens = words(boi_token="<boi>", image_token="<soft>", eoi_token="<eoi>")
+    breaks = ("\n\n", "\n\n\n", "\n\n\n\n")
+    tokens = words(*breaks, boi_token="<boi>", image_token="<soft>", eoi_token="<eoi>")
     processor = Gemma3Processor(Gemma3ImageProcessorPil(size=EDGE), tokens, image_seq_length=9)
     options = parts(tokens, "<soft>", "gemma3_text")
     options["text_config"] |= {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16}
@@ -197,6 +194,14 @@ def smolvlm() -> Tiny:
 
 @family
 def granite_docling() -> Tiny:
+    # imported late: older releases of transformers, as vLLM has one, lack them
+    from transformers import (
+        GraniteDoclingConfig,
+        GraniteDoclingForConditionalGeneration,
+        GraniteDoclingImageProcessorPil,
+        GraniteDoclingProcessor,
+    )
+
     tokens = idefics_words()
     images = GraniteDoclingImageProcessorPil(**TILES)
     tower = {"model_type": "granite_docling_vision", "out_hidden_size": 32, "scale_factor": 2}

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from adafv.cli.options import Json, print_json, print_table, say
+from adafv.integrations.vllm.architectures import ARCHITECTURES
 
 __all__ = ["families", "listed_methods", "methods"]
 
@@ -57,12 +58,20 @@ def families(
     model: Annotated[str | None, typer.Option("--model", hidden=True)] = None,
     device: Annotated[str | None, typer.Option("--device", hidden=True)] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", hidden=True)] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="E", help="hf (transformers) or vllm.")
+    ] = "hf",
     as_json: Json = False,
 ) -> None:
     """List the model families that the test matrix covers, with what it proved of each."""
+    if engine not in ("hf", "vllm"):
+        raise ValueError(f"--engine {engine!r} is unknown: pass hf or vllm")
     found = json.loads(
         files("adafv").joinpath("families", "proven.json").read_text(encoding="utf-8")
     )
+    if engine == "vllm":
+        _list_served(found["families"], as_json)
+        return
     # families that the matrix does not cover, with the reason
     reasons = _module("families", "others.py")
     unproven = _literal(reasons, "UNPROVEN")
@@ -107,6 +116,29 @@ def families(
     _say_list(title, {checks[check][0]: checks[check][1] for check in besides})
     _say_list("Not proven, with a warning", unproven)
     _say_list("Refused", impossible)
+
+
+def _list_served(families: dict[str, Any], as_json: bool) -> None:
+    """Print the architectures that are pruned on vLLM, each with its family's saliency."""
+    served = {}
+    for name, architecture in ARCHITECTURES.items():
+        served[name] = {
+            "title": architecture.title,
+            "family": architecture.family,
+            "saliency": families[architecture.family]["saliency"],
+        }
+    if as_json:
+        print_json({"engine": "vllm", "architectures": served})
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("model", "saliency", "family", "architecture"):
+        table.add_column(name, no_wrap=True)
+    for name, entry in served.items():
+        table.add_row(entry["title"], entry["saliency"], entry["family"], name)
+    print_table(table, drop=("architecture", "family"))
+    say("\nServed and pruned with `adafv serve`, and by `adafv batch --engine vllm`.")
 
 
 def _say_list(title: str, entries: dict[str, str]) -> None:

@@ -81,6 +81,9 @@ class Prompt:
         placeholder_ids = torch.tensor(list(tokens.values()))
         self.placeholder = torch.isin(self.ids, placeholder_ids) & self.mask  # (B, L)
 
+        # what stands between the placeholders of one image, once `spans` has told images apart
+        self.inside = torch.zeros_like(self.mask)  # (B, L)
+
         # sequences that are packed into one row, told by their position ids
         self.segments = _segments(inputs.get("position_ids"), self.mask)  # (B, L)
         several = self.segments[:, -1] > self.segments[:, 0]  # (B,)
@@ -123,6 +126,7 @@ class Prompt:
                     "an image's placeholders run over two prompts: were they truncated?"
                 )
             spans.append(ImageSpan(int(row[0]), positions))
+            self.inside[row[0], positions[0] : positions[-1]] = True
         return spans
 
     def groups(self, crops: Sequence[T], lengths: list[int], gap: int) -> list[list[T]]:
@@ -147,7 +151,8 @@ class Prompt:
 
         They are what the user says in the turn of the image, before it and after it; where that is
         nothing, what the next turn says, or the one before. What the chat template writes does not
-        count, and neither does an answer: what follows the opening of one, or what `labels` mark.
+        count, and neither does an answer: what follows the opening of one, or what `labels` mark;
+        nor what stands between the placeholders of an image, such as the names of its tiles.
 
         Args:
             skip: ids that don't count as text tokens either.
@@ -162,6 +167,7 @@ class Prompt:
 
         # its text tokens
         is_text = self.mask[span.row, start:end] & ~self.placeholder[span.row, start:end]  # (S,)
+        is_text &= ~self.inside[span.row, start:end]
         others = torch.tensor(sorted(self.template.structure | skip), dtype=torch.long)
         is_text &= ~torch.isin(ids, others)
 

@@ -176,13 +176,20 @@ class Family:
         raise NotImplementedError
 
     def layouts(
-        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt | None, tokens: Lengths
     ) -> list[Layout]:
-        """Return for each image, in reading order, what its placeholders stand for."""
+        """Return for each image, in reading order, what its placeholders stand for.
+
+        Args:
+            prompt: in which they stand. None: the inputs are those of one image.
+            tokens: lengths of the pieces in which the encoder returns its features.
+        """
         crops = self.crops(model, inputs, tokens)
         if self.max_crop_gap is None:
             # every crop is an image
             groups = [[crop] for crop in crops]
+        elif prompt is None:
+            groups = [crops]
         else:
             # crops that follow one another closely are one
             lengths = [len(crop.patches) for crop in crops]

@@ -32,7 +32,7 @@ class Crops(Family):
     merge: str | None = None
 
     def layouts(
-        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt | None, tokens: Lengths
     ) -> list[Layout]:
         """Return for each image, in reading order, what its placeholders stand for."""
         lead = 0 if self.merge is not None else self.lead(model, inputs)

@@ -30,7 +30,7 @@ class Llava(Crops):
     """
 
     def layouts(
-        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt | None, tokens: Lengths
     ) -> list[Layout]:
         """Return for each image, in reading order, what its placeholders stand for."""
         # only Pixtral's processor gives sizes
@@ -50,7 +50,7 @@ class AnyRes(Family):
     required_inputs: tuple[str, ...] = ("image_sizes",)
 
     def layouts(
-        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt | None, tokens: Lengths
     ) -> list[Layout]:
         """Return for each image, in reading order, what its placeholders stand for."""
         sizes = inputs["image_sizes"].cpu()  # (I, 2)

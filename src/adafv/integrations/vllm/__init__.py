@@ -11,15 +11,9 @@ import os
 import threading
 from typing import Any
 
-__all__ = ["ARCHITECTURES", "FOLLOWS", "register"]
+from adafv.integrations.vllm.architectures import ARCHITECTURES
 
-ARCHITECTURES = {
-    "LlavaForConditionalGeneration": "PrunedLlava",
-    "LlavaNextForConditionalGeneration": "PrunedLlavaNext",
-    "LlavaOnevisionForConditionalGeneration": "PrunedLlavaOnevision",
-    "Qwen2_5_VLForConditionalGeneration": "PrunedQwen2_5VL",
-}
-"""The models that are pruned on vLLM, by the architecture in their configuration."""
+__all__ = ["ARCHITECTURES", "FOLLOWS", "register"]
 
 FOLLOWS = {"ADAFV_ENGINE_FOLLOWS": "1"}
 """In the environment of a process whose engines are to end with it, even where it is killed."""
@@ -33,9 +27,10 @@ def register() -> None:
     from adafv.integrations.vllm.elsewhere import refuse_elsewhere
 
     refuse_elsewhere()
-    for architecture, name in ARCHITECTURES.items():
+    for name, architecture in ARCHITECTURES.items():
         # by name: vLLM imports a model only where it is served
-        ModelRegistry.register_model(architecture, f"adafv.integrations.vllm.models:{name}")
+        path = f"adafv.integrations.vllm.models:{architecture.name}"
+        ModelRegistry.register_model(name, path)
 
     # vLLM registers plugins in the engine's process too, which is to end with its parent
     parent = multiprocessing.parent_process()

@@ -5,12 +5,22 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from adafv.families import family_of
 from adafv.families.crop_layout import Layout
 
 __all__ = ["MetaModel"]
+
+PIXELS = "pixel_values"
+SIZES = "image_sizes"
+GRID = "image_grid_thw"
+GIVEN = (SIZES, GRID, "spatial_shapes")
+"""Inputs whose numbers say how large an image is; of pixels only the shape does."""
+
+Shape = tuple[int, ...]
+Key = tuple[Shape, tuple[tuple[str, Shape, Shape], ...]]
 
 
 class MetaModel:
@@ -39,21 +49,40 @@ class MetaModel:
         Raises:
             ValueError: transformers makes another number of tokens of it.
         """
-        shape = []
-        for name in ("image_sizes", "image_grid_thw"):
+        pixels = item.get(PIXELS)
+        numbers = []
+        for name in GIVEN:
             if name in item:
-                shape.append((name, tuple(item[name].tolist())))
-        return self._layout(count, tuple(shape))
+                given = item[name]
+                numbers.append((name, tuple(given.shape), tuple(given.flatten().tolist())))
+        return self._layout(count, (() if pixels is None else tuple(pixels.shape), tuple(numbers)))
 
-    def _layout_of(self, count: int, shape: tuple[tuple[str, tuple[int, ...]], ...]) -> Layout:
+    def _layout_of(self, count: int, key: Key) -> Layout:
         """Return the layout of an image by its shape, which is hashable."""
-        # a batch of one image: (1, 2) or (1, 3)
-        inputs: Any = {name: torch.tensor([numbers]) for name, numbers in shape}
-        family: Any = self._family
-        [layout] = family.layouts(self._model, inputs, prompt=None, tokens=[count])
+        shape, numbers = key
+        inputs: dict[str, Any] = {}
+        for name, size, values in numbers:
+            given = torch.tensor(values).view(size)
+            # a batch of one image: (1, 2) or (1, 3)
+            inputs[name] = given if given.dim() > 1 else given[None]
+        if shape:
+            inputs[PIXELS] = self._pixels(shape)
+            if SIZES in self._family.required_inputs and SIZES not in inputs:
+                # vLLM cuts padding off before it hands pixels on
+                inputs[SIZES] = torch.tensor([shape[-2:]])
+
+        # transformers' encoder returns a piece for each crop (crops, 3, height, width)
+        crops = shape[0] if len(shape) == 4 and GRID not in inputs else 1
+        pieces = [count // crops] * crops
+        [layout] = self._family.layouts(self._model, inputs, prompt=None, tokens=pieces)
         if len(layout.patches) != count:
             raise ValueError(
                 f"vLLM makes {count} visual tokens of an image that transformers makes "
                 f"{len(layout.patches)} of: please report it"
             )
         return layout
+
+    def _pixels(self, shape: Shape) -> Tensor:
+        """Return pixels of a shape, (crops, 3, height, width) where the image has crops."""
+        pixels = torch.empty(shape, device="meta")
+        return pixels[None] if pixels.dim() == 3 else pixels

@@ -1,12 +1,19 @@
 """Tell vLLM's language model where kept visual tokens lie in their image (M-RoPE)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["CHANNELS", "coordinates_of", "mrope_positions", "with_coordinates"]
+__all__ = [
+    "CHANNELS",
+    "Span",
+    "coordinates_of",
+    "dense_tokens",
+    "pruned_positions",
+    "with_coordinates",
+]
 
 DIGIT = 128  # rows and columns travel as two digits each: bfloat16 holds integers up to 256
 CHANNELS = 4  # two digits of the row, two of the column
@@ -27,49 +34,63 @@ def coordinates_of(features: Tensor) -> Tensor:
     return high * DIGIT + low  # (K, 2)
 
 
-def mrope_positions(
-    length: int,
-    spans: Sequence[tuple[int, int]],
-    grids: Sequence[tuple[tuple[int, int, int], float]],
-) -> tuple[Tensor, int]:
-    """Return position ids of a prompt of which not every visual token is kept.
+@dataclass(frozen=True)
+class Span:
+    """The placeholders of an image or a video in a prompt.
 
-    Text has the positions it has in the dense prompt. An image of which every token is kept has
-    its grid's; in one that is pruned, each token has the position of the first, to which its row
-    and column are to be added.
+    Attributes:
+        start: index of the first.
+        kept: how many there are.
+        count: how many there are in the dense prompt.
+    """
+
+    start: int
+    kept: int
+    count: int
+
+    @property
+    def dropped(self) -> int:
+        """Return how many visual tokens are dropped."""
+        return self.count - self.kept
+
+
+def dense_tokens(tokens: Sequence[int], spans: Sequence[Span]) -> list[int]:
+    """Return the ids of the dense prompt, from those (L,) of a pruned one.
 
     Args:
-        length: of the prompt.
-        spans: start and number of the tokens of each image or video, in order.
-        grids: for each how many tokens it has along time, height and width before pruning, and how
-            far two steps of time are apart.
-
-    Returns:
-        (3, L) and what the position of the next token exceeds its index by.
+        spans: of its images and videos, in order.
     """
-    parts: list[np.ndarray] = []
-    done = 0  # tokens of the prompt that have positions
-    start = 0  # position of the next token
-    for (offset, count), (grid, step) in zip(spans, grids, strict=True):
-        # text up to the image
-        parts.append(_text(start, offset - done))
-        start += offset - done
-
-        # the image: (3, time · height · width)
-        positions = np.indices(grid).reshape(3, -1)
-        positions[0] = (positions[0] * step).astype(np.int64)
-        if positions.shape[1] == count:
-            parts.append(start + positions)
-        else:
-            parts.append(np.full((3, count), start, dtype=np.int64))
-
-        # text after it continues behind the largest position, pruned or not
-        start += int(positions.max()) + 1
-        done = offset + count
-    parts.append(_text(start, length - done))
-    return torch.from_numpy(np.concatenate(parts, axis=1)), start - done
+    parts: list[int] = []
+    done = 0  # tokens of the prompt that are copied
+    for span in spans:
+        parts += tokens[done : span.start + span.kept]
+        # the first token stands for those that are dropped
+        parts += [tokens[span.start]] * span.dropped
+        done = span.start + span.kept
+    parts += tokens[done:]
+    return parts
 
 
-def _text(start: int, count: int) -> np.ndarray:
-    """Return positions (3, count) of text, the same in all three rows."""
-    return np.broadcast_to(np.arange(start, start + count), (3, count))
+def pruned_positions(positions: Tensor, spans: Sequence[Span]) -> Tensor:
+    """Return position ids (3, L) of a pruned prompt, from those of the dense one.
+
+    Text has the positions it has in the dense prompt, and so has an image of which every token is
+    kept. In one that is pruned, each token has the position of the first, to which its row and
+    column are to be added.
+
+    Args:
+        positions: (3, L') of the dense prompt.
+        spans: of its images and videos, in order.
+    """
+    parts = []
+    done = 0  # tokens of the dense prompt that are copied
+    shift = 0  # tokens that are dropped before
+    for span in spans:
+        start = span.start + shift
+        if span.dropped:
+            parts.append(positions[:, done:start])
+            parts.append(positions[:, start : start + 1].expand(-1, span.kept))
+            done = start + span.count
+        shift += span.dropped
+    parts.append(positions[:, done:])
+    return torch.cat(parts, dim=1)

@@ -224,6 +224,8 @@ class PruneSpec:
         image: hash of the image itself.
         method, keep, tokens: see `adafv.core.config.PruneConfig`; the method is a spec.
         text_ids: the question's text tokens (M,), where the method looks at them.
+        structure: tokens between the image's visual tokens, see
+            `adafv.integrations.vllm.structure`; known once the image is prepared.
     """
 
     image: str
@@ -231,6 +233,7 @@ class PruneSpec:
     keep: float | None = 1.0
     tokens: int | None = None
     text_ids: tuple[int, ...] = ()
+    structure: tuple[tuple[int, int], ...] = ()
 
     @property
     def dense(self) -> bool:
@@ -245,7 +248,8 @@ class PruneSpec:
         """
         if self.dense:
             return self.image
-        return hashlib.sha256(self._bytes()).hexdigest()
+        # the structure goes with the image
+        return hashlib.sha256(replace(self, structure=())._bytes()).hexdigest()
 
     @property
     def pruner(self) -> Pruner:
@@ -262,6 +266,7 @@ class PruneSpec:
         values = json.loads(bytes(tensor.tolist()))
         # JSON knows lists only, and a spec has to be hashable
         values["text_ids"] = tuple(values["text_ids"])
+        values["structure"] = tuple(map(tuple, values["structure"]))
         return cls(**values)
 
     def _bytes(self) -> bytes:

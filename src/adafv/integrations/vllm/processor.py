@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import EmbeddingItems
-from vllm.multimodal.processing import BaseMultiModalProcessor, PromptReplacement
+from vllm.multimodal.processing import BaseMultiModalProcessor, PromptUpdateDetails
 
 from adafv.core.chat_template import Template, template_of
 from adafv.core.inputs import placeholders
 from adafv.core.prompt import Prompt, Question
+from adafv.integrations.vllm.architectures import Architecture
 from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.options import (
     ALL,
@@ -24,9 +25,10 @@ from adafv.integrations.vllm.options import (
     pruner_of,
     settings,
 )
+from adafv.integrations.vllm.structure import between
 from adafv.models.boilerplate import boilerplate
 
-__all__ = ["Pruned"]
+__all__ = ["Pruned", "processor_factory"]
 
 DENSE = {"adafv_keep": 1.0}  # options that prune nothing
 
@@ -43,7 +45,12 @@ class Pruned(BaseMultiModalProcessor):
     """A processor in front of vLLM's own one of a model.
 
     Everything that decides a selection is in an image's hash.
+
+    Attributes:
+        architecture: of the model.
     """
+
+    architecture: Architecture
 
     def __init__(self, info: Any, dummy_inputs: Any) -> None:
         super().__init__(info, dummy_inputs)
@@ -111,7 +118,7 @@ class Pruned(BaseMultiModalProcessor):
     ) -> list[tuple[int, ...]]:
         """Return for each image the text tokens (M,) of its question, as the library finds them."""
         hf_config = self.info.get_hf_config()
-        tokens = {"image": placeholders(hf_config)["image"]}
+        tokens = {"image": self._marker}
         # (1, L), with one placeholder an image: vLLM repeats them later
         input_ids = torch.tensor([ids])
         prompt = Prompt({"input_ids": input_ids}, tokens, hf_config.model_type, self.chat)
@@ -121,6 +128,14 @@ class Pruned(BaseMultiModalProcessor):
             text_ids = prompt.ids[0, prompt.question(span, skip, of)]  # (M,)
             questions.append(tuple(text_ids.tolist()))
         return questions
+
+    @cached_property
+    def _marker(self) -> int:
+        """Return the id that stands for an image in a prompt."""
+        if not self.architecture.marker:
+            return placeholders(self.info.get_hf_config())["image"]
+        token = getattr(self.info.get_hf_processor(), self.architecture.marker)
+        return self.info.get_tokenizer().convert_tokens_to_ids(token)
 
     @cached_property
     def meta_model(self) -> MetaModel:
@@ -149,11 +164,12 @@ class Pruned(BaseMultiModalProcessor):
     def _get_cache_missing_processor_kwargs(
         self, inputs: Any, mm_is_cached: Any
     ) -> Mapping[str, object]:
-        kwargs = super()._get_cache_missing_processor_kwargs(inputs, mm_is_cached)
-        specs: Any = kwargs[FIELD]
+        rest, images = _without(inputs.hf_processor_mm_kwargs)
+        plain = replace(inputs, hf_processor_mm_kwargs=rest)
+        kwargs = super()._get_cache_missing_processor_kwargs(plain, mm_is_cached)
         # only images that are not cached are processed, so theirs are the specs that go along
         missing = []
-        for spec, cached in zip(specs.images, mm_is_cached.get("image", []), strict=True):
+        for spec, cached in zip(images, mm_is_cached.get("image", []), strict=True):
             if not cached:
                 missing.append(spec)
         return {**kwargs, FIELD: PruneSpecs(tuple(missing), {})}
@@ -173,45 +189,90 @@ class Pruned(BaseMultiModalProcessor):
         # one spec an image; it is read on the host
         return {**fields, FIELD: MultiModalFieldConfig.batched("image", keep_on_cpu=True)}
 
-    def _get_prompt_updates(
+    def _get_mm_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
-    ) -> Sequence[Any]:
-        rest, images = _without(hf_processor_mm_kwargs)
-        updates = super()._get_prompt_updates(mm_items, rest, out_mm_kwargs)
-        shorter = []
-        for update in updates:
-            if update.modality == "image":
-                update = self._shorter(update, images, out_mm_kwargs)
-            shorter.append(update)
-        return shorter
+    ) -> Mapping[str, Any]:
+        rest, specs = _without(hf_processor_mm_kwargs)
+        updates = dict(super()._get_mm_prompt_updates(mm_items, rest, out_mm_kwargs))
+        # none where all images are cached
+        if not updates.get("image"):
+            return updates
+        images = []
+        for spec, item, of_image in zip(
+            specs, out_mm_kwargs["image"], updates["image"], strict=True
+        ):
+            images.append([self._shorter(update, spec, item) for update in of_image])
+        return {**updates, "image": images}
 
-    def _shorter(
-        self, update: PromptReplacement, images: Sequence[PruneSpec], kwargs: Any
-    ) -> PromptReplacement:
-        """Return an update that writes as many placeholders of an image as tokens are kept."""
+    def _shorter(self, update: Any, spec: PruneSpec, item: Any) -> Any:
+        """Return an update that writes as many placeholders of an image as tokens are kept.
 
-        def replacement(index: int) -> Any:
-            dense = update.replacement
-            if callable(dense):
-                dense = dense(index)
-            if images[index].dense:
-                return dense
+        Args:
+            update: as vLLM has it for the dense image.
+            spec: of the image.
+            item: what the processor made of it.
+        """
+        if spec.dense:
+            return update
+        ids = update.content.full
+        is_visual = torch.ones(len(ids), dtype=torch.bool)  # (L,)
+        if update.content.is_embed is not None:
+            is_visual = update.content.is_embed(ids)
 
-            # N of the n placeholders stand for patches, the others for newlines
-            item = {}
-            for name, value in kwargs["image"][index].get_data().items():
-                if isinstance(value, Tensor):
-                    item[name] = value
-            count = len(self.meta_model.layout(len(dense), item).patch_indices)
+        # N of the n placeholders stand for patches, the others for newlines
+        count = int(is_visual.sum())
+        layout = self.meta_model.layout(count, _tensors(item.get_data()))
+        patches = len(layout.patch_indices)
 
-            # newlines are dropped from an image that is pruned, and kept in one that is not
-            pruner = images[index].pruner
-            if self.server.methods != ALL:
-                check_cost(pruner, count)
-            kept = pruner.budget(count)
-            return dense if kept == count else dense[:kept]
+        # newlines are dropped from an image that is pruned, and kept in one that is not
+        pruner = spec.pruner
+        if self.server.methods != ALL:
+            check_cost(pruner, patches)
+        kept = pruner.budget(patches)
+        if kept == patches:
+            return update
 
-        return replace(update, replacement=replacement)
+        # what stands between the placeholders travels with the image
+        start, end, structure = between(ids, is_visual)
+        run = [*(token for _, token in structure), *[ids[start]] * kept]
+        if structure:
+            if not self.architecture.structure:
+                raise ValueError(
+                    "an image with text among its visual tokens is not pruned in this model: "
+                    "pass adafv_keep=1 with such a request"
+                )
+            item[FIELD].data = replace(spec, structure=structure).tensor()
+        return update.with_content(_content(ids[:start], run, ids[end:]))
+
+
+def processor_factory(original: Any, architecture: Architecture) -> Any:
+    """Return a factory as vLLM's own one of a model, of a processor with `Pruned` in front."""
+
+    def factory(info: Any, dummy_inputs: Any) -> Any:
+        vision_config = info.get_hf_config().vision_config
+        if vision_config.model_type in architecture.unpruned_towers:
+            return original(info, dummy_inputs)
+        # vLLM has a class, or a function that chooses between classes by the model
+        cls = original if isinstance(original, type) else type(original(info, dummy_inputs))
+        pruned = type(cls.__name__, (Pruned, cls), {"architecture": architecture})
+        return pruned(info, dummy_inputs)
+
+    return factory
+
+
+def _content(before: list[int], run: list[int], behind: list[int]) -> PromptUpdateDetails:
+    """Return what the prompt says of an image, with embeddings for a run of its tokens."""
+    full = [*before, *run, *behind]
+    if len(run) == len(full):
+        return PromptUpdateDetails(full)
+    is_embed = torch.zeros(len(full), dtype=torch.bool)
+    is_embed[len(before) : len(before) + len(run)] = True
+    return PromptUpdateDetails(full, is_embed=lambda _: is_embed)
+
+
+def _tensors(item: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors among the inputs of an image."""
+    return {name: x for name, x in item.items() if isinstance(x, Tensor)}
 
 
 def _separate(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

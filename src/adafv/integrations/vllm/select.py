@@ -15,6 +15,7 @@ from adafv.core.visual_tokens import VisualTokens
 from adafv.integrations.vllm.encoder_cache import Encoded
 from adafv.integrations.vllm.failures import FAILED
 from adafv.integrations.vllm.options import PruneSpec
+from adafv.integrations.vllm.structure import with_structure
 
 __all__ = ["Kept", "select"]
 
@@ -26,7 +27,8 @@ class Kept:
     """The tokens that are kept of an image.
 
     Attributes:
-        features: (K, D) for the language model, newlines included where everything is kept.
+        features: (K, D) for the language model, newlines included where everything is kept;
+            structure tokens between those of a pruned image, too.
         coordinates: (K, 2) row and column of each; -1 for a newline.
         kept: (K,) which of its patches are kept.
         pruned: something was dropped.
@@ -43,6 +45,7 @@ def select(
     images: Sequence[Encoded],
     embed: Callable[[Tensor], Tensor],
     layers: int,
+    width: int | None = None,
     *,
     catch: bool = False,
 ) -> list[Kept]:
@@ -53,6 +56,8 @@ def select(
         images: as the tower has encoded them.
         embed: gives the input embeddings (M, D) of text tokens (M,).
         layers: of the language model.
+        width: D of the language model. None: that of the features, which may hold more behind
+            what its first layer reads, for deeper ones (DeepStack).
         catch: where a method fails, return zeros, and note the image's hash in `FAILED`.
     """
     kept: list[Kept] = []
@@ -62,18 +67,21 @@ def select(
         if method == "none":
             kept += [_dense(image) for _, image in group]
         elif catch:
-            kept += _caught(group, embed, layers)
+            kept += _caught(group, embed, layers, width)
         else:
-            kept += _pruned(group, embed, layers)
+            kept += _pruned(group, embed, layers, width)
     return kept
 
 
 def _caught(
-    group: list[tuple[PruneSpec, Encoded]], embed: Callable[[Tensor], Tensor], layers: int
+    group: list[tuple[PruneSpec, Encoded]],
+    embed: Callable[[Tensor], Tensor],
+    layers: int,
+    width: int | None,
 ) -> list[Kept]:
     """Return what one method keeps, and zeros for the images with which it fails."""
     try:
-        return _pruned(group, embed, layers)
+        return _pruned(group, embed, layers, width)
     # the next time there may be memory
     except torch.OutOfMemoryError:
         raise
@@ -81,12 +89,12 @@ def _caught(
     except Exception as error:
         # an image's fault is not its neighbours'
         if len(group) > 1:
-            alone = [_caught([pair], embed, layers) for pair in group]
+            alone = [_caught([pair], embed, layers, width) for pair in group]
             return list(chain.from_iterable(alone))
         [(spec, image)] = group
         logger.exception("%s failed, and with it a request", spec.method, exc_info=error)
         FAILED.add(spec.hash)
-        count = spec.pruner.budget(len(image.layout.patch_indices))
+        count = spec.pruner.budget(len(image.layout.patch_indices)) + len(spec.structure)
         zeros = image.features.new_zeros(count, image.features.shape[1])  # (K, D)
         return [Kept(zeros, torch.zeros(count, 2, dtype=torch.long), torch.arange(count), True)]
 
@@ -98,14 +106,17 @@ def _dense(image: Encoded) -> Kept:
 
 
 def _pruned(
-    group: list[tuple[PruneSpec, Encoded]], embed: Callable[[Tensor], Tensor], layers: int
+    group: list[tuple[PruneSpec, Encoded]],
+    embed: Callable[[Tensor], Tensor],
+    layers: int,
+    width: int | None,
 ) -> list[Kept]:
     """Return what one method keeps; the images' budgets and questions may differ."""
     specs = [spec for spec, _ in group]
     images = [image for _, image in group]
     pruner = specs[0].pruner
     device = images[0].features.device
-    tokens = _visual_tokens(specs, images, embed, layers)
+    tokens = _visual_tokens(specs, images, embed, layers, width)
 
     # split the budget, score, select
     budgets = []
@@ -122,10 +133,17 @@ def _pruned(
         pruned = len(kept) < tokens.counts[i]
         if selection.features is not None:
             # methods that merge give the kept tokens new features
-            features = features.index_copy(0, chosen, selection.features[i].to(features))
+            merged = selection.features[i].to(features)  # (K, D)
+            width = merged.shape[1]
+            deepstack = features[chosen, width:]
+            features = features.index_copy(0, chosen, torch.cat([merged, deepstack], dim=1))
         if pruned:
+            count = len(features)
             features = features[chosen]  # (K, D)
             coordinates = coordinates.to(device, non_blocking=True)[chosen]  # (K, 2)
+            structure = specs[i].structure
+            if structure:
+                features = with_structure(features, chosen, count, structure, embed)
         result.append(Kept(features, coordinates, kept, pruned))
     return result
 
@@ -135,6 +153,7 @@ def _visual_tokens(
     images: Sequence[Encoded],
     embed: Callable[[Tensor], Tensor],
     layers: int,
+    width: int | None,
 ) -> VisualTokens:
     """Return what a method looks at: patches without newlines, padded to one length."""
     device = images[0].features.device
@@ -143,7 +162,8 @@ def _visual_tokens(
     coordinates = []
     for image in images:
         patches = image.layout.patch_indices  # (N,) of the n tokens
-        features.append(image.features[patches.to(device, non_blocking=True)])  # (N, D)
+        visual = image.features[patches.to(device, non_blocking=True)]  # (N, D) or wider
+        features.append(visual[:, :width])  # (N, D)
         saliency.append(image.saliency)  # (N,)
         coordinates.append(image.layout.coordinates[patches])  # (N, 3)
     counts = tuple(map(len, coordinates))

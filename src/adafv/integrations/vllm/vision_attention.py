@@ -34,7 +34,7 @@ def watch(layer: MMEncoderAttention, cls: int | None) -> Iterator[list[Tensor]]:
 
     Args:
         layer: where to look.
-        cls: which of its tokens is CLS: 0, or None, for the attention received.
+        cls: which of its tokens is CLS: 0, -1, or None, for the attention received.
 
     Yields:
         One (B, N) fp32 tensor for each call of the tower, or for each image where images of several
@@ -52,6 +52,10 @@ def watch(layer: MMEncoderAttention, cls: int | None) -> Iterator[list[Tensor]]:
         # packed images are looked at one by one
         bounds = kwargs.get("cu_seqlens")
         for q, k in sequences(query.transpose(1, 2), key.transpose(1, 2), bounds):
+            if cls == -1:
+                # put CLS first
+                q = q.roll(1, dims=2)
+                k = k.roll(1, dims=2)
             # (B, H, N, d) → (B, N)
             if cls is None:
                 seen = received_attention(q, k, layer.scale)

@@ -1,0 +1,182 @@
+"""The architectures that are pruned on vLLM, and what each does differently, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["ARCHITECTURES", "Architecture"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A model class of vLLM, and what pruning has to know of it.
+
+    Attributes:
+        name: of the pruned class that takes its place.
+        title: what people call the model.
+        module, model: of vLLM's own class; the module is below `vllm.model_executor.models`.
+        family: its `model_type` in `adafv.families`.
+        about: what else there is to say of it.
+        mrope: kept tokens have the rows and columns of the dense image (M-RoPE).
+        marker: the attribute of the processor that names the token which stands for an image in a
+            prompt, before vLLM repeats placeholders. Empty: the placeholder itself stands for it.
+        structure: tokens that are no visual tokens may stand between those of one image.
+        weights: prefixes of weights as transformers 5 writes them, where vLLM reads other ones.
+        unpruned_towers: types of vision towers with which images are served whole.
+    """
+
+    name: str
+    title: str
+    module: str
+    model: str
+    family: str
+    about: str = ""
+    mrope: bool = False
+    marker: str = ""
+    structure: bool = False
+    weights: Mapping[str, str] = field(default_factory=dict)
+    unpruned_towers: tuple[str, ...] = ()
+
+
+TOWER_PARTS = ("embeddings", "encoder", "pre_layrnorm", "post_layernorm")
+OF_OLDER_TOWERS = {f"vision_tower.{x}.": f"vision_tower.vision_model.{x}." for x in TOWER_PARTS}
+"""To the names of a tower's weights in older checkpoints."""
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "LlavaForConditionalGeneration": Architecture(
+        name="PrunedLlava",
+        title="LLaVA-1.5",
+        module="llava",
+        model="LlavaForConditionalGeneration",
+        family="llava",
+        weights=OF_OLDER_TOWERS,
+        unpruned_towers=("pixtral",),
+    ),
+    "LlavaNextForConditionalGeneration": Architecture(
+        name="PrunedLlavaNext",
+        title="LLaVA-NeXT",
+        module="llava_next",
+        model="LlavaNextForConditionalGeneration",
+        family="llava_next",
+        about="the newlines of an image that is pruned are dropped",
+        weights=OF_OLDER_TOWERS,
+    ),
+    "LlavaOnevisionForConditionalGeneration": Architecture(
+        name="PrunedLlavaOnevision",
+        title="LLaVA-OneVision",
+        module="llava_onevision",
+        model="LlavaOnevisionForConditionalGeneration",
+        family="llava_onevision",
+        about="SigLIP has no CLS: saliency is the attention a patch receives",
+        weights=OF_OLDER_TOWERS,
+    ),
+    "Qwen2_5_VLForConditionalGeneration": Architecture(
+        name="PrunedQwen2_5VL",
+        title="Qwen2.5-VL",
+        module="qwen2_5_vl",
+        model="Qwen2_5_VLForConditionalGeneration",
+        family="qwen2_5_vl",
+        mrope=True,
+    ),
+    "Qwen2VLForConditionalGeneration": Architecture(
+        name="PrunedQwen2VL",
+        title="Qwen2-VL",
+        module="qwen2_vl",
+        model="Qwen2VLForConditionalGeneration",
+        family="qwen2_vl",
+        mrope=True,
+    ),
+    "Qwen3VLForConditionalGeneration": Architecture(
+        name="PrunedQwen3VL",
+        title="Qwen3-VL",
+        module="qwen3_vl",
+        model="Qwen3VLForConditionalGeneration",
+        family="qwen3_vl",
+        about="deeper layers read features of their own (DeepStack)",
+        mrope=True,
+    ),
+    "Qwen3VLMoeForConditionalGeneration": Architecture(
+        name="PrunedQwen3VLMoe",
+        title="Qwen3-VL-MoE",
+        module="qwen3_vl_moe",
+        model="Qwen3VLMoeForConditionalGeneration",
+        family="qwen3_vl_moe",
+        mrope=True,
+    ),
+    "Gemma3ForConditionalGeneration": Architecture(
+        name="PrunedGemma3",
+        title="Gemma 3",
+        module="gemma3_mm",
+        model="Gemma3ForConditionalGeneration",
+        family="gemma3",
+        about="without pan and scan, which puts text between crops",
+        marker="boi_token",
+        weights=OF_OLDER_TOWERS,
+    ),
+    "InternVLForConditionalGeneration": Architecture(
+        name="PrunedInternVL",
+        title="InternVL",
+        module="interns1",
+        model="InternS1ForConditionalGeneration",
+        family="internvl",
+        about="in the format of transformers",
+    ),
+    "Mistral3ForConditionalGeneration": Architecture(
+        name="PrunedMistral3",
+        title="Mistral 3",
+        module="mistral3",
+        model="Mistral3ForConditionalGeneration",
+        family="mistral3",
+        structure=True,
+    ),
+    "Idefics3ForConditionalGeneration": Architecture(
+        name="PrunedIdefics3",
+        title="Idefics3",
+        module="idefics3",
+        model="Idefics3ForConditionalGeneration",
+        family="idefics3",
+        structure=True,
+    ),
+    "SmolVLMForConditionalGeneration": Architecture(
+        name="PrunedSmolVLM",
+        title="SmolVLM",
+        module="smolvlm",
+        model="SmolVLMForConditionalGeneration",
+        family="smolvlm",
+        structure=True,
+    ),
+    "Glm4vForConditionalGeneration": Architecture(
+        name="PrunedGlm4v",
+        title="GLM-4.1V",
+        module="glm4_1v",
+        model="Glm4vForConditionalGeneration",
+        family="glm4v",
+        mrope=True,
+    ),
+    "Glm4vMoeForConditionalGeneration": Architecture(
+        name="PrunedGlm4vMoe",
+        title="GLM-4.5V",
+        module="glm4_1v",
+        model="Glm4vMoeForConditionalGeneration",
+        family="glm4v_moe",
+        mrope=True,
+    ),
+    "Cohere2VisionForConditionalGeneration": Architecture(
+        name="PrunedCohere2Vision",
+        title="Cohere2 Vision",
+        module="cohere2_vision",
+        model="Cohere2VisionForConditionalGeneration",
+        family="cohere2_vision",
+        structure=True,
+        weights=OF_OLDER_TOWERS,
+    ),
+    "Llama4ForConditionalGeneration": Architecture(
+        name="PrunedLlama4",
+        title="Llama 4",
+        module="mllama4",
+        model="Llama4ForConditionalGeneration",
+        family="llama4",
+        structure=True,
+        marker="fake_image_token",
+    ),
+}
+"""By the architecture in a model's configuration; each is proven against the library."""

@@ -1,0 +1,96 @@
+"""Checkpoints of the zoo's tiny models, with heads as wide as vLLM's attention wants them."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from checkpoints import CHAT
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import Qwen2VLVideoProcessor, SmolVLMVideoProcessor
+from zoo.families import ZOO
+
+HEAD = 32  # the narrowest that there is on a CPU
+TIMES = 4  # the zoo's language models are 32 wide
+OUTER = ("hidden_size", "projection_dim")
+OF_TOWER = ("out_hidden_size", "projection_dim")
+"""Names that configurations, and those of towers, give to the language model's width."""
+AS_ON_THE_HUB: dict[str, dict[str, Any]] = {
+    "qwen3_vl_moe": {"norm_topk_prob": True},
+    "glm4v": {
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.5,
+            "mrope_section": [4, 2, 2],
+        }
+    },
+    "glm4v_moe": {"use_qk_norm": False},
+    "llama4": {"num_experts_per_tok": 1},
+}
+"""What language models of the hub say, and vLLM does not do without."""
+
+
+def save_wide(name: str, architecture: str, folder: Path) -> str:
+    """Save a model of the zoo and its processor, and return what stands for an image."""
+    torch.manual_seed(0)
+    found = ZOO[name]()
+    config = deepcopy(found.model.config)
+    _widen(config)
+    model = type(found.model)(config)
+    for parameter in model.parameters():
+        # projectors that begin as nothing
+        if parameter.dim() > 1 and not parameter.any():
+            nn.init.normal_(parameter)
+
+    model.generation_config.eos_token_id = None
+    # no answer holds a placeholder
+    model.get_output_embeddings().weight.data[config.image_token_id] = 0
+    model.save_pretrained(folder)
+    # the hub's name of the class, which transformers may spell otherwise
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": [architecture]}))
+    if name == "qwen3_vl_moe":
+        _transpose_experts(folder / "model.safetensors")
+    processor = found.processor
+    # vLLM wants the complete processor, which the zoo leaves videos out of
+    videos = SmolVLMVideoProcessor() if name == "smolvlm" else Qwen2VLVideoProcessor()
+    videos.save_pretrained(folder)
+    processor.chat_template = CHAT.replace("MARKER", found.marker)
+    processor.save_pretrained(folder)
+    return found.marker
+
+
+def _transpose_experts(path: Path) -> None:
+    """Write the weights of experts (E, D, width) as on the hub; transformers reads both ways."""
+    weights = load_file(path)
+    for name, weight in weights.items():
+        if ".experts." in name:
+            weights[name] = weight.transpose(1, 2).contiguous()
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def _widen(config: Any) -> None:
+    """Widen the language model, and what hands features on to it."""
+    text = config.text_config
+    narrow = text.hidden_size
+    times = HEAD // (getattr(text, "head_dim", None) or narrow // text.num_attention_heads)
+    text.hidden_size = TIMES * narrow
+    text.head_dim = HEAD
+    text.query_pre_attn_scalar = HEAD
+    text.max_position_embeddings = 4096
+    rope = getattr(text, "rope_parameters", None) or {}
+    if "mrope_section" in rope:
+        rope["mrope_section"] = [times * n for n in rope["mrope_section"]]
+
+    for name, value in AS_ON_THE_HUB.get(config.model_type, {}).items():
+        setattr(text, name, value)
+    for part, names in ((config, OUTER), (config.vision_config, OF_TOWER)):
+        for one in names:
+            if getattr(part, one, None) == narrow:
+                setattr(part, one, TIMES * narrow)
+    if config.model_type == "qwen2_vl":
+        # what others call out_hidden_size
+        config.vision_config.hidden_size = TIMES * narrow
