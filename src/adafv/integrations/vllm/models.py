@@ -178,7 +178,8 @@ class PrunedModel:
 
     def _watched(self) -> AbstractContextManager[list[Tensor]]:
         """Return a context in which the saliency of patches is observed."""
-        return watch(last_attention(self), self.meta_model.cls)
+        model: Any = self
+        return watch(last_attention(model), self.meta_model.cls)
 
     def _embed(self, text_ids: Tensor) -> Tensor:
         """Return the input embeddings (M, D) of text tokens (M,)."""

@@ -14,16 +14,16 @@ from adafv.ops.saliency import cls_attention, received_attention
 __all__ = ["last_attention", "watch"]
 
 
-def last_attention(tower: nn.Module) -> MMEncoderAttention:
+def last_attention(model: nn.Module) -> MMEncoderAttention:
     """Return the attention of the layer that features come from: vLLM builds none above it.
 
     Raises:
-        ValueError: a tower without attention of this kind.
+        ValueError: a vision tower without attention of this kind.
     """
-    layers = [module for module in tower.modules() if isinstance(module, MMEncoderAttention)]
+    layers = [module for module in model.modules() if isinstance(module, MMEncoderAttention)]
     if not layers:
         raise ValueError(
-            f"the attention of {type(tower).__name__} cannot be observed: pass adafv_keep=1"
+            f"the attention of {type(model).__name__} cannot be observed: pass adafv_keep=1"
         )
     return layers[-1]
 
