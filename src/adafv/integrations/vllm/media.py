@@ -47,7 +47,9 @@ class Connector(MediaConnector):
         self._check(image_url)
         name = "the image" if image_url[:5].lower() == "data:" else _short(image_url)
         options = {"image_mode": image_mode} | self.media_io_kwargs.get("image", {})
-        reader = RequestImage(name, PIXELS.get(), **options)
+        # vLLM counts what a request decodes from 0.33 on
+        budget = getattr(self, "decoded_budget", None)
+        reader = RequestImage(name, PIXELS.get(), budget, **options)
         try:
             return await self.load_from_url_async(
                 image_url, reader, fetch_timeout=envs.VLLM_IMAGE_FETCH_TIMEOUT
@@ -95,12 +97,16 @@ class RequestImage(ImageMediaIO):
     Args:
         name: what errors call it.
         pixels: of the images of the same request; this one is added.
+        budget: vLLM's own, of the bytes that a request may decode.
     """
 
-    def __init__(self, name: str, pixels: list[int] | None, **options: Any) -> None:
+    def __init__(
+        self, name: str, pixels: list[int] | None, budget: Any = None, **options: Any
+    ) -> None:
         super().__init__(**options)
         self.name = name
         self.pixels = pixels
+        self.budget = budget
 
     def load_base64(self, media_type: str, data: str) -> Any:
         """Return the image in base64."""
@@ -130,6 +136,8 @@ class RequestImage(ImageMediaIO):
         # count its pixels before they are decoded: a small file may hold billions
         check_image(image, self.name)
         self._count(image.width * image.height)
+        if self.budget is not None:
+            self.budget.charge(4 * image.width * image.height)
 
         # decode; as `open_image` does unless the request wants something else
         try:
