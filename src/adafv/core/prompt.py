@@ -14,12 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adafv.core.chat_template import Template, answer_starts, user_turns
+from adafv.core.segments import segment_starts, segments_of
 from adafv.utils.checks import checked
 
-__all__ = [
-    "ImageSpan",
-    "Prompt",
-]
+__all__ = ["ImageSpan", "Prompt"]
 
 IGNORED = -100
 """The label of tokens that take no part in the loss."""
@@ -85,7 +83,7 @@ class Prompt:
         self.inside = torch.zeros_like(self.mask)  # (B, L)
 
         # sequences that are packed into one row, told by their position ids
-        self.segments = _segments(inputs.get("position_ids"), self.mask)  # (B, L)
+        self.segments = segments_of(inputs.get("position_ids"), self.mask)  # (B, L)
         several = self.segments[:, -1] > self.segments[:, 0]  # (B,)
         self.packed = not self.masked and bool(several.any())
 
@@ -313,7 +311,7 @@ class Prompt:
         # count the dropped placeholders since the segment began
         placeholder = self.placeholder.to(device, non_blocking=True)
         dropped = (placeholder & ~kept).long().cumsum(1)  # (B, L)
-        starts = _segment_starts(self.segments).to(device, non_blocking=True)  # (B, L)
+        starts = segment_starts(self.segments).to(device, non_blocking=True)  # (B, L)
         before = F.pad(dropped, (1, 0)).gather(1, starts)  # (B, L)
 
         shifted = (positions - (dropped - before)).clamp(min=0)  # (B, L)
@@ -382,26 +380,3 @@ def _outer_padding(mask: Tensor) -> tuple[Tensor, Tensor]:
     trail = (real.flip(1).cumsum(1) == 0).sum(1)
     # a row without tokens counts its padding once
     return lead, trail.where(lead < mask.shape[1], 0)
-
-
-def _segments(positions: object, mask: Tensor) -> Tensor:
-    """Return the number (B, L) of the packed sequence that each token belongs to.
-
-    As the model tells them: a sequence begins where position ids don't go up by one.
-    """
-    if isinstance(positions, Tensor) and positions.dim() == 3 and len(positions) == 4:
-        positions = positions[0]  # of M-RoPE's channels the first counts tokens: (B, L)
-    if not isinstance(positions, Tensor) or positions.dim() != 2:
-        return torch.zeros_like(mask, dtype=torch.long)
-    if positions.shape[-1] != mask.shape[1]:
-        return torch.zeros_like(mask, dtype=torch.long)
-    columns: Tensor = positions.cpu()
-    steps = columns.diff(prepend=columns[:, :1] - 1)  # (B, L)
-    return steps.ne(1).long().cumsum(1).expand(mask.shape)
-
-
-def _segment_starts(segments: Tensor) -> Tensor:
-    """Return the column (B, L) in which the segment of each token begins."""
-    begins = segments.diff(prepend=segments[:, :1] - 1) != 0  # (B, L)
-    columns = torch.arange(segments.shape[1]).expand_as(segments)
-    return columns.where(begins, 0).cummax(1).values
