@@ -64,7 +64,7 @@ def test_the_embedded_model_at_a_tenth(serve):
     assert value(command, "--middleware") == "adafv.integrations.vllm.middleware.Checks"
     assert value(command, "--allowed-media-domains") == "(none)"
     assert "--trust-request-mm-kwargs" in command
-    assert json.loads(value(command, "--limit-mm-per-prompt")) == {"image": 64}
+    assert json.loads(value(command, "--limit-mm-per-prompt")) == {"image": 64, "video": 0}
     ours = {"adafv_keep": 0.1, "adafv_method": "adafv", "adafv_pin": "first", "adafv_only": True}
     assert options(command) == {"backend": "pil", **ours}
     assert os.environ["PILLOW_BLOCK_SIZE"] == "64m"

@@ -41,12 +41,12 @@ def test_a_method_that_fails_ends_its_request_alone(tmp_path, monkeypatch):
             raise RuntimeError("out of luck")
         return pick(self, tokens, budget)
 
-    def finished(*asked):
+    def finished(*asked, max_tokens=4):
+        greedy = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
         found = made.llm.generate(list(map(made.request, asked)), greedy, use_tqdm=False)
         return [(o.outputs[0].finish_reason, list(o.outputs[0].token_ids)) for o in found]
 
     monkeypatch.setattr(AdaFV, "pick", fails)
-    greedy = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
     with engine("llava", save("llava", tmp_path)) as made:
         length = 0
         [good] = finished(GOOD)
@@ -57,9 +57,29 @@ def test_a_method_that_fails_ends_its_request_alone(tmp_path, monkeypatch):
         assert words[0] != length
         assert finished(GOOD, Request(BAD.question, keep=0.4), GOOD)[::2] == [good, good]
         assert finished(Request(BAD.question, keep=0.4))[0][0] == "error"
+        # a token that is the last one is one of zeros, too
+        assert finished(Request(BAD.question, keep=0.2), max_tokens=1) == [("error", [])]
         length = 0
         assert finished(Request(BAD.question, keep=0.4))[0][0] == "error"
         assert finished(BAD) == [other]
+
+
+def test_a_name_that_a_client_gives_a_picture_does_not_say_which_it_is(tmp_path):
+    """Two pictures of one name are two; one by its name alone is refused."""
+    greedy = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+    asked = (Request(GOOD.question, (0,)), Request(BAD.question, (1,)), Request(BAD.question, (3,)))
+    with engine("llava_next", save("llava_next", tmp_path)) as made:
+        plain = [made.request(one) for one in asked]
+        named = [request | {"multi_modal_uuids": {"image": ["x"]}} for request in plain]
+        found = []
+        for requests in (named, plain):
+            answers = made.llm.generate(requests, greedy, use_tqdm=False)
+            found.append([list(answer.outputs[0].token_ids) for answer in answers])
+        assert found[0] == found[1]
+
+        alone = named[0] | {"multi_modal_data": {"image": [None]}}
+        with pytest.raises(ValueError, match="by its uuid alone is not pruned"):
+            made.llm.generate([alone], greedy, use_tqdm=False)
 
 
 def status(server: Server, path: str) -> int:

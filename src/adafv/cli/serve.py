@@ -85,8 +85,9 @@ def serve(
     Flags that are not listed here go to vLLM, see `python -m
     vllm.entrypoints.launchers.api_server.entry --help=all`. No address is fetched for a request and
     no file read, unless --allowed-media-domains or --allowed-local-media-path allows it, and a
-    prompt may hold 64 images, unless --limit-mm-per-prompt allows more. Told to end, it answers
-    what runs for up to 30 seconds (--shutdown-timeout); /ready says whether it takes requests.
+    prompt may hold 64 images and no clip, unless --limit-mm-per-prompt allows more. Told to end, it
+    answers what runs for up to 30 seconds (--shutdown-timeout); /ready says whether it takes
+    requests.
 
     A request may differ from the server:
 
@@ -166,7 +167,8 @@ def _command(
     if not names & {DETAILS, "--no-enable-prompt-tokens-details"}:
         command += [DETAILS]
     if not any(name.startswith(LIMIT) for name in names):
-        command += [LIMIT, json.dumps({"image": MAX_IMAGES})]
+        # clips are read before anyone asks for their pixels
+        command += [LIMIT, json.dumps({"image": MAX_IMAGES, "video": 0})]
     return [*command, *flags, OPTIONS, json.dumps({**IMAGES, **options})]
 
 

@@ -21,6 +21,10 @@ def check_config(vllm_config: Any) -> None:
         {
             # a rank encodes some of the images, and observes no others
             "--mm-encoder-tp-mode data": multimodal.mm_encoder_tp_mode == "data",
+            # words of a question would go through the adapter of whatever the batch holds
+            "--enable-lora for embeddings (leave them out with --lora-target-modules)": (
+                lora is not None and _adapts_embeddings(lora.target_modules)
+            ),
             # its bounds of packed images are in bytes, padded, and those of q, k and v in one
             "--mm-encoder-attn-backend FLASHINFER": getattr(backend, "name", "") == "FLASHINFER",
             # no language model, whose embeddings of the question are needed
@@ -32,6 +36,10 @@ def check_config(vllm_config: Any) -> None:
             "--enable-tower-connector-lora": lora is not None and lora.enable_tower_connector_lora,
         }
     )
+
+
+def _adapts_embeddings(target_modules: list[str] | None) -> bool:
+    return target_modules is None or any("embed" in name for name in target_modules)
 
 
 def check_positions(vllm_config: Any) -> None:

@@ -56,6 +56,11 @@ class Encodings:
         """Hold the memory until the first image: vLLM measures what is left before it."""
         self._reserved = torch.empty(self.bytes, dtype=torch.uint8, device=device)
 
+    def clear(self) -> None:
+        """Forget all images."""
+        self._kept.clear()
+        self.used = 0
+
     def find(self, image: str) -> Encoded | None:
         """Return an image that is kept, or None."""
         found = self._kept.get(image)

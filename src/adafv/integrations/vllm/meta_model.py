@@ -74,7 +74,13 @@ class MetaModel:
         # transformers' encoder returns a piece for each crop (crops, 3, height, width)
         crops = shape[0] if len(shape) == 4 and GRID not in inputs else 1
         pieces = [count // crops] * crops
-        [layout] = self._family.layouts(self._model, inputs, prompt=None, tokens=pieces)
+        layouts = self._family.layouts(self._model, inputs, prompt=None, tokens=pieces)
+        if len(layouts) != 1:
+            raise ValueError(
+                "an image of several crops with text between them (pan and scan) is not pruned on "
+                "vLLM: pass adafv_keep=1 with such a request"
+            )
+        [layout] = layouts
         if len(layout.patches) != count:
             raise ValueError(
                 f"vLLM makes {count} visual tokens of an image that transformers makes "

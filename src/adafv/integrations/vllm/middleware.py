@@ -21,8 +21,6 @@ IMAGES = frozenset({"image_url", "input_image", "image", "image_pil", "image_emb
 MEDIA = IMAGES | {"video_url", "video_embeds"}
 # Endpoints for which vLLM leaves mm_processor_kwargs out.
 WITHOUT_OPTIONS = ("/v1/messages", "/cohere")
-CONSTRAINTS = ("response_format", "structured_outputs")
-"""Fields that say what an answer has to look like."""
 UNMET = (
     "the engine gave this request up: the model's vocabulary may not be able to write what "
     "response_format or structured_outputs ask for; the server's log has the reason"
@@ -82,7 +80,7 @@ class Checks:
 
             # check it, and pass it on in one piece
             request, body = _checked(b"".join(parts), scope)
-            constrained = any(request.get(name) for name in CONSTRAINTS)
+            constrained = _is_constrained(request)
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def send_checked(message: Message) -> None:
@@ -155,11 +153,19 @@ def _checked(body: bytes, scope: Scope) -> tuple[dict[str, Any], bytes]:
     return request, body
 
 
+def _is_constrained(request: Mapping[str, Any]) -> bool:
+    """Return whether a request says what its answer has to look like."""
+    form = request.get("response_format")
+    plain = form is None or (isinstance(form, dict) and form.get("type") == "text")
+    return not plain or bool(request.get("structured_outputs"))
+
+
 def _placeholders(state: Any) -> list[str]:
     """Return what stands for an image, a video or a clip in the prompts of a server's model."""
     config = state.vllm_config.model_config.hf_config
     tokenizer = state.engine_client.get_tokenizer()
-    names: list[str] = tokenizer.convert_ids_to_tokens(list(placeholders(config).values()))
+    ids = [*placeholders(config).values(), state.engine_client.renderer.mm_processor.marker]
+    names: list[str] = tokenizer.convert_ids_to_tokens(ids)
     return names
 
 
@@ -176,8 +182,9 @@ def spell_out(request: dict[str, Any], tokens: Sequence[str]) -> bool:
         Whether there was one.
     """
     found = _spell_out(request, ("input", "instructions", "system"), tokens)
-    for part in _objects([request.get("messages"), request.get("input")]):
-        found |= _spell_out(part, ("text", "content"), tokens)
+    written = [request.get(name) for name in ("messages", "input", "system", "tools")]
+    for part in _objects(written):
+        found |= _spell_out(part, ("text", "content", "description", "arguments"), tokens)
     return found
 
 

@@ -74,16 +74,35 @@ class PrunedModel:
         """Return the embeddings of each image for the language model: those of its kept tokens."""
         specs = [PruneSpec.read(spec) for spec in kwargs.pop(FIELD, ())]
         if all(spec.dense for spec in specs):
-            # vLLM measures its memory with dense images: with a budget of its own, a server has
-            # to observe the attention here, too
-            with self._watched() if self.prunes else nullcontext():
-                features = super().embed_multimodal(**kwargs)  # type: ignore[misc]
-            return self.dense_embeddings(features)
+            return self._whole(kwargs)
 
-        # encode, or find in the cache; then score and select
-        encoded = self._encoded(specs, self._items(kwargs))
-        kept = select(specs, encoded, self._embed, self.layers, self.width, catch=self.catches)
-        return self.embeddings(kept)
+        # images of which everything is kept go vLLM's own way
+        items = self._items(kwargs)
+        whole = [i for i, spec in enumerate(specs) if spec.dense]
+        pruned = [i for i, spec in enumerate(specs) if not spec.dense]
+        found: dict[int, Tensor] = {}
+        if whole:
+            found |= zip(whole, self._whole(_together([items[i] for i in whole])), strict=True)
+
+        # encode the others, or find them in the cache; then score and select
+        of_pruned = [specs[i] for i in pruned]
+        encoded = self._encoded(of_pruned, [items[i] for i in pruned])
+        kept = select(of_pruned, encoded, self._embed, self.layers, self.width, catch=self.catches)
+        found |= zip(pruned, self.embeddings(kept), strict=True)
+        return [found[i] for i in range(len(specs))]
+
+    def _whole(self, kwargs: dict[str, Any]) -> Any:
+        """Return the embeddings of images or videos of which every token is kept."""
+        # vLLM measures its memory with such images: with a budget of its own, a server has to
+        # observe the attention here, too
+        with self._watched() if self.prunes else nullcontext():
+            features = super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        return self.dense_embeddings(features)
+
+    def load_weights(self, weights: Any) -> Any:
+        """Load weights as vLLM does; what others have encoded is of no use then."""
+        self.encodings.clear()
+        return super().load_weights(weights)  # type: ignore[misc]
 
     def embeddings(self, kept: list[Kept]) -> list[Tensor]:
         """Return the embeddings (K, D) of each image."""
@@ -159,9 +178,8 @@ class PrunedModel:
 
     def _encode(self, items: Sequence[MultiModalKwargsItem]) -> list[Encoded]:
         """Run images through the tower, and observe what each patch is worth to it."""
-        kwargs = MultiModalKwargsItems({"image": list(items)}).get_data()
         with self._watched() as seen:
-            features = list(super().embed_multimodal(**kwargs))  # type: ignore[misc]
+            features = list(super().embed_multimodal(**_together(items)))  # type: ignore[misc]
 
         # the tower's calls hold the patches of all images, one image after the other
         inputs = [item.get_data() for item in items]
@@ -184,6 +202,11 @@ class PrunedModel:
     def _embed(self, text_ids: Tensor) -> Tensor:
         """Return the input embeddings (M, D) of text tokens (M,)."""
         return self.get_language_model().embed_input_ids(text_ids)
+
+
+def _together(items: Sequence[MultiModalKwargsItem]) -> dict[str, Any]:
+    """Return the inputs of images as those of all of them."""
+    return dict(MultiModalKwargsItems({"image": list(items)}).get_data())
 
 
 def __getattr__(name: str) -> Any:

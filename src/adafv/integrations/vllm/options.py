@@ -263,7 +263,7 @@ class PruneSpec:
     @classmethod
     def read(cls, tensor: Tensor) -> "PruneSpec":
         """Return the spec that `tensor` wrote."""
-        values = json.loads(bytes(tensor.tolist()))
+        values = json.loads(tensor.numpy().tobytes())
         # JSON knows lists only, and a spec has to be hashable
         values["text_ids"] = tuple(values["text_ids"])
         values["structure"] = tuple(map(tuple, values["structure"]))

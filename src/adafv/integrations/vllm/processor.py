@@ -68,8 +68,12 @@ class Pruned(BaseMultiModalProcessor):
             )
         options = VLLMOptions.of_request(requested).request(self.server)
 
-        # hash the images as vLLM does, without our options
+        # hash the images as vLLM does, without our options; the name that a client gives an image
+        # that is pruned (`uuid`) does not say which it is
         plain = replace(inputs, hf_processor_mm_kwargs=rest)
+        if options is not None and not options.config.dense:
+            _check_items(inputs.mm_data_items)
+            plain = replace(plain, mm_uuid_items=None)
         hashes = super()._get_mm_hashes(plain)
 
         # the specs travel among the options of the processor, which reach every hook below
@@ -88,15 +92,6 @@ class Pruned(BaseMultiModalProcessor):
         """Return a spec for each image of a request."""
         if options is None or options.config.dense:
             return tuple(map(PruneSpec, hashes))
-
-        # refuse what is not an image, or is one no longer
-        for modality, items in inputs.mm_data_items.items():
-            if modality != "image":
-                raise ValueError(
-                    f"{modality}s are not pruned on vLLM: pass adafv_keep=1 with such a request"
-                )
-            if isinstance(items, EmbeddingItems):
-                raise ValueError("encoded images are not pruned: pass images, or adafv_keep=1")
 
         # the question is part of a spec only where the method looks at it, or is seeded by it:
         # other methods keep the same tokens for every question, and so share a cache entry
@@ -118,7 +113,7 @@ class Pruned(BaseMultiModalProcessor):
     ) -> list[tuple[int, ...]]:
         """Return for each image the text tokens (M,) of its question, as the library finds them."""
         hf_config = self.info.get_hf_config()
-        tokens = {"image": self._marker}
+        tokens = {"image": self.marker}
         # (1, L), with one placeholder an image: vLLM repeats them later
         input_ids = torch.tensor([ids])
         prompt = Prompt({"input_ids": input_ids}, tokens, hf_config.model_type, self.chat)
@@ -130,7 +125,7 @@ class Pruned(BaseMultiModalProcessor):
         return questions
 
     @cached_property
-    def _marker(self) -> int:
+    def marker(self) -> int:
         """Return the id that stands for an image in a prompt."""
         if not self.architecture.marker:
             return placeholders(self.info.get_hf_config())["image"]
@@ -243,6 +238,19 @@ class Pruned(BaseMultiModalProcessor):
                 )
             item[FIELD].data = replace(spec, structure=structure).tensor()
         return update.with_content(_content(ids[:start], run, ids[end:]))
+
+
+def _check_items(items_of: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` for what is not an image, is one no longer, or is not there."""
+    for modality, items in items_of.items():
+        if modality != "image":
+            raise ValueError(
+                f"{modality}s are not pruned on vLLM: pass adafv_keep=1 with such a request"
+            )
+        if isinstance(items, EmbeddingItems):
+            raise ValueError("encoded images are not pruned: pass images, or adafv_keep=1")
+        if any(item is None for item in items.get_all_items_for_hash()):
+            raise ValueError("an image by its uuid alone is not pruned: send it, or adafv_keep=1")
 
 
 def processor_factory(original: Any, architecture: Architecture) -> Any:

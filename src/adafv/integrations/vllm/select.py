@@ -94,7 +94,10 @@ def _caught(
         [(spec, image)] = group
         logger.exception("%s failed, and with it a request", spec.method, exc_info=error)
         FAILED.add(spec.hash)
-        count = spec.pruner.budget(len(image.layout.patch_indices)) + len(spec.structure)
+        patches = len(image.layout.patch_indices)
+        count = spec.pruner.budget(patches)
+        # newlines and structure tokens are read, too: where all patches are kept, as they stood
+        count = len(image.features) if count == patches else count + len(spec.structure)
         zeros = image.features.new_zeros(count, image.features.shape[1])  # (K, D)
         return [Kept(zeros, torch.zeros(count, 2, dtype=torch.long), torch.arange(count), True)]
 
