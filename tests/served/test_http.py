@@ -5,12 +5,16 @@ load.
 import asyncio
 import json
 import random
+import time
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
+import psutil
 import pytest
 
 pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
@@ -372,3 +376,32 @@ def test_a_load(server):
     assert server.healthy()
     assert ask(server, chat(*asked()[0], keep=0.25)).status == 200
     assert after - before < GROWTH
+
+
+def status(server: Server, path: str) -> int:
+    try:
+        with urlopen(server.url + path, timeout=10) as answer:
+            return answer.status
+    except HTTPError as refusal:
+        with refusal:
+            return refusal.code
+
+
+def test_a_server_that_is_told_to_end_answers_what_runs(server):
+    """New requests get 503 meanwhile, and the process ends by itself. No test comes after it."""
+    assert status(server, "/ready") == 200
+    long = text("what color is it?", max_tokens=1500, ignore_eos=True)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(server.post, CHAT, long, 120)
+        time.sleep(1)
+        process = psutil.Process(server.pid)
+        process.terminate()
+        codes = []
+        while not running.done():
+            codes += [status(server, "/ready"), server.post(CHAT, text("hi"))[0]]
+            time.sleep(0.1)
+        answered, answer = running.result()
+    assert answered == 200
+    assert answer["usage"]["completion_tokens"] == 1500
+    assert codes[-2:] == [503, 503]
+    assert process.wait(30) == 0

@@ -1,30 +1,23 @@
 """What goes wrong for one request stays with it."""
 
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
-import psutil
 import pytest
 
 pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
 from checkpoints import save
 from engine import Request, engine
-from server import CHAT, text
 from transformers import Blip2Config, Blip2Processor, BlipImageProcessor
 from vllm import SamplingParams
 from vllm.config import ModelConfig
 from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.utils.argparse_utils import FlexibleArgumentParser
 from zoo.base import words
 
-from adafv.demo.server import FLAGS, Server, serving
 from adafv.integrations.vllm import register
+from adafv.integrations.vllm.server import main
 from adafv.methods import AdaFV
 
 GOOD, BAD = Request("what color is the anchor ?"), Request("is there a knight")
@@ -82,15 +75,6 @@ def test_a_name_that_a_client_gives_a_picture_does_not_say_which_it_is(tmp_path)
             made.llm.generate([alone], greedy, use_tqdm=False)
 
 
-def status(server: Server, path: str) -> int:
-    try:
-        with urlopen(server.url + path, timeout=10) as answer:
-            return answer.status
-    except HTTPError as refusal:
-        with refusal:
-            return refusal.code
-
-
 @pytest.fixture(scope="module")
 def unpruned(tmp_path_factory) -> Path:
     """A checkpoint of a family that cannot be pruned, without weights."""
@@ -118,32 +102,14 @@ def test_nor_does_it_for_a_request(unpruned):
         processor.apply(asked, None)
 
 
-def test_a_server_that_is_told_to_end_answers_what_runs():
-    """New requests get 503 meanwhile, and the process ends by itself."""
-    with serving(*FLAGS, "--keep", "0.1") as server:
-        assert status(server, "/ready") == 200
-        long = text("what color is it?", max_tokens=1500, ignore_eos=True)
-        with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(server.post, CHAT, long, 120)
-            time.sleep(1)
-            process = psutil.Process(server.pid)
-            process.terminate()
-            codes = []
-            while not running.done():
-                codes += [status(server, "/ready"), server.post(CHAT, text("hi"))[0]]
-                time.sleep(0.1)
-            answered, answer = running.result()
-        assert answered == 200
-        assert answer["usage"]["completion_tokens"] == 1500
-        assert codes[-2:] == [503, 503]
-        assert process.wait(30) == 0
-
-
-def test_a_flag_that_nobody_knows():
+def test_a_flag_that_nobody_knows(monkeypatch, capsys):
     """One sentence with the nearest, not vLLM's usage."""
-    flags = ["--kep", "0.1", "--port", "1"]
-    command = [sys.executable, "-m", "adafv", "serve", *flags]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert found.returncode == 2
-    assert "neither adafv serve nor vLLM has --kep: did you mean --keep?" in found.stderr
-    assert "usage" not in found.stderr
+    # which `main` replaces for the server that it starts
+    monkeypatch.setattr(FlexibleArgumentParser, "error", FlexibleArgumentParser.error)
+    monkeypatch.setattr("sys.argv", ["server", "--kep", "0.1", "--port", "1"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "neither adafv serve nor vLLM has --kep: did you mean --keep?" in said
+    assert "usage" not in said

@@ -39,6 +39,10 @@ def save_wide(name: str, architecture: str, folder: Path) -> str:
     found = ZOO[name]()
     config = deepcopy(found.model.config)
     _widen(config)
+    if name == "gemma3":
+        # vLLM joins line breaks to tokens that every Gemma has
+        breaks = ["\n\n", "\n\n\n", "\n\n\n\n"]
+        config.text_config.vocab_size += found.processor.tokenizer.add_tokens(breaks, True)
     model = type(found.model)(config)
     for parameter in model.parameters():
         # projectors that begin as nothing

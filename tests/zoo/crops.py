@@ -106,8 +106,7 @@ def qianfan_ocr() -> Tiny:
 
 @family
 def gemma3() -> Tiny:
-    breaks = ("\n\n", "\n\n\n", "\n\n\n\n")
-    tokens = words(*breaks, boi_token="<boi>", image_token="<soft>", eoi_token="<eoi>")
+    tokens = words(boi_token="<boi>", image_token="<soft>", eoi_token="<eoi>")
     processor = Gemma3Processor(Gemma3ImageProcessorPil(size=EDGE), tokens, image_seq_length=9)
     options = parts(tokens, "<soft>", "gemma3_text")
     options["text_config"] |= {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16}

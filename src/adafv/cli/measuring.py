@@ -151,7 +151,6 @@ def analyze(
     from adafv.analysis.tables import read_results
     from adafv.data.scenes import SCENE_SUITES
     from adafv.evaluation.report import meta_of
-    from adafv.evaluation.rows import INTERVAL
     from adafv.utils.files import writable_folder
 
     # the questions, each with the boxes that its answer depends on
@@ -185,7 +184,7 @@ def analyze(
         "batch_size": batch_size,
         "results": str(results) if results else None,
     }
-    meta = meta_of(loaded, name, start, **settings) | {"interval": INTERVAL}
+    meta = meta_of(loaded, name, start, **settings) | {"interval": report.INTERVAL}
     drawings = report.drawings_of(findings, scores, seed)
     notes = report.notes_of(findings, scores)
     written = report.write(out, meta, drawings, findings, notes)

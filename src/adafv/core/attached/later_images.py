@@ -74,7 +74,7 @@ def new_images(
 ) -> Part:
     """Prune the images of what is new.
 
-    What is old is read along for its text, its placeholders are masked.
+    What is old is read along for its text, its images are masked.
     """
     if pruner.layerwise and pruner.budget(LARGE) < LARGE:
         raise ValueError(
@@ -85,12 +85,13 @@ def new_images(
     read = known.ids.shape[1]  # C
     width = part.ids.shape[1]  # q
 
-    # the mask of the full chat, with the old placeholders and without
+    # the mask of the full chat, with the old images and without
     mask = inputs.get("attention_mask")
     before = ones(known.ids)  # (B, C)
     if mask is not None and mask.shape[1] == read + width:
         before = mask[:, :read].long()
-    old = before.masked_fill(is_placeholder(model, known.ids), 0)  # (B, C)
+    gap = family_of(model).max_crop_gap or 0
+    old = before.masked_fill(_images(is_placeholder(model, known.ids), gap), 0)  # (B, C)
     fresh = ones(part.ids) if part.mask is None else part.mask.long()  # (B, q)
     chat_mask = torch.cat([before, fresh], dim=1)  # (B, C + q)
     new_images_mask = torch.cat([old, fresh], dim=1)  # (B, C + q)
@@ -171,6 +172,19 @@ def new_images(
         rest=rest,
         after=after,
     )
+
+
+def _images(placeholder: Tensor, gap: int) -> Tensor:
+    """Return placeholders (B, C) and what stands between the crops of an image.
+
+    Args:
+        gap: crops of one image are at most so many tokens apart.
+    """
+    columns = torch.arange(placeholder.shape[1], device=placeholder.device).expand_as(placeholder)
+    far = placeholder.shape[1] + gap + 1
+    last = columns.where(placeholder, -far).cummax(1).values  # (B, C) the one before, or itself
+    following = columns.where(placeholder, 2 * far).flip(1).cummin(1).values.flip(1)  # (B, C)
+    return following - last <= gap + 1
 
 
 def _full_chat(known: CachedPrompt, part: Part) -> dict[str, Any]:
