@@ -14,7 +14,7 @@ env: $(VENV)/ready
 $(VENV)/ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --no-compile --constraint $(CONSTRAINTS) --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@
 
 demo: env
@@ -49,7 +49,7 @@ define overlay
 	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" > \
 		$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/overlay.pth
 endef
-INTO = $(BIN)/pip --python $(@D)/bin/python install --quiet --no-compile --constraint constraints.txt
+INTO = $(BIN)/pip --python $(@D)/bin/python install --quiet --constraint constraints.txt
 
 test-lmms: $(LMMS)/ready
 	OMP_NUM_THREADS=1 $(LMMS)/bin/python -m pytest tests/lmms
@@ -70,7 +70,7 @@ test-vllm: $(VLLM)/ready
 $(VLLM)/ready: pyproject.toml tests/served/requirements.txt $(wildcard tests/served/torchvision*)
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install --quiet --upgrade pip
-	$(VLLM)/bin/pip install --quiet --no-compile --editable . --requirement tests/served/requirements.txt
+	$(VLLM)/bin/pip install --quiet --editable . --requirement tests/served/requirements.txt
 	$(VLLM)/bin/pip uninstall --quiet --yes torchaudio torchcodec
 	cp tests/served/torchvision* $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 	touch $@

@@ -10,6 +10,7 @@ from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cache
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -20,10 +21,12 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
 from PIL import Image
+from rich.console import Console
 from server import CHAT, FLAT, Said, about, ask, blank, data_url, memory, pruned, stream, text
 
 from adafv import METHODS, method
 from adafv.data.suites import load_suite
+from adafv.demo import server as demo
 from adafv.demo.server import Server, chat, serving
 from adafv.models.ask import ask as ask_library
 from adafv.models.load import load
@@ -146,6 +149,15 @@ def test_a_grammar_that_the_vocabulary_cannot_meet(server):
     assert "vocabulary" in said.text
     possible = text("what color is it?", structured_outputs={"choice": ["red", "blue"]})
     assert ask(server, possible).text in ("red", "blue")
+
+
+def test_the_demo_shows_what_the_server_says(server, monkeypatch, capsys):
+    """`make serve-demo`, whose own server is this one."""
+    monkeypatch.setattr(demo, "serving", lambda *flags: nullcontext(server))
+    demo.run(Console(width=150))
+    shown = capsys.readouterr().out
+    for words in ("Answers over HTTP", "100%", "25%", "5%", "(same image)", "✗ marks a wrong"):
+        assert words in shown
 
 
 def test_usage_says_how_many_tokens_of_images_were_read(server):
