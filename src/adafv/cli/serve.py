@@ -145,7 +145,7 @@ def _command(
     Args:
         source: folder or hub id of the model.
         flags: for vLLM.
-        options: ours; `adafv_only` comes in unless a flag says otherwise.
+        options: ours.
         embedded: the model is the embedded one.
     """
     command = [sys.executable, "-m", "adafv.integrations.vllm.server"]
@@ -157,7 +157,7 @@ def _command(
     # a request may have options of the processor: ours alone, unless vLLM's flag says otherwise
     if not names & {TRUST, "--no-trust-request-mm-kwargs"}:
         command += [TRUST]
-        options["adafv_only"] = True
+        options = {**options, "adafv_only": True}
     # no host is called so: nothing is fetched
     if "--allowed-media-domains" not in names:
         command += ["--allowed-media-domains", "(none)"]
