@@ -1,8 +1,10 @@
 """Teach the projector alone to give each patch the embedding of the word for it: stage 1.
 
-A patch on a thing is pulled towards the mean input embedding of the thing's name, among all names
-(cross-entropy over cosines) and in length (squared error), plus half the embeddings of its position
-(" left" … " right", " top" … " bottom"); a patch on nothing towards that of " background".
+A patch on a thing is pulled towards the mean input embedding of the thing's name: among all names
+(cross-entropy over cosines), alone (one minus the cosine) and in length, for a squared error would
+answer doubt with short vectors, which the language model does not read. A quarter of the
+embeddings of its position (" left" … " right", " top" … " bottom") is added; a patch on nothing is
+pulled towards " background".
 This aligns visual tokens with *input embeddings* on purpose: the recipe's choice, not the tower's.
 """
 
@@ -25,7 +27,7 @@ __all__ = ["Projector", "align"]
 
 PATCHES = 12  # of each thing, in each pass over a scene
 TEMPERATURE = 0.06
-POSITION = 0.5  # weight of the words for a patch's position
+POSITION = 0.25  # weight of the words for a patch's position
 RATE = 2e-3
 SAVED = 5  # epochs
 BATCH = 1024  # patches
@@ -105,7 +107,6 @@ def align(epochs: int = 40, seed: int = 0) -> None:
     targets = word_embeddings([*words, "background"]) - mean_word  # (W + 1, D)
     left, right, top, bottom = word_embeddings(["left", "right", "top", "bottom"]) - mean_word
     towards = Targets(targets, left, right, top, bottom)
-    length = targets.norm(dim=1).mean()
 
     # the patches, standardised as those that the projector began with
     paths = [*shards("train"), *shards("crowd")]
@@ -129,15 +130,17 @@ def align(epochs: int = 40, seed: int = 0) -> None:
             named = out - POSITION * towards.position(at[batch])  # (P, D)
             logits = towards.cosines(named) / TEMPERATURE  # (P, W + 1)
             naming = F.cross_entropy(logits, labels[batch])
-            miss = (named - targets[labels[batch]]).square().sum(1)  # (P,)
-            squared = miss.mean() / length**2
+            own = targets[labels[batch]]  # (P, D)
+            turned = 1 - F.cosine_similarity(named, own).mean()
+            longer = (named.norm(dim=1) / own.norm(dim=1) - 1).square().mean()
             optimiser.zero_grad()
-            (naming + squared).backward()
+            (naming + turned + longer).backward()
             optimiser.step()
         if epoch % SAVED == 0 or epoch == epochs:
             save(projector, mean, std, mean_word)
-            losses = f"naming {naming.item():.3f}, squared {squared.item():.3f}"
-            print(f"epoch {epoch}: {losses}", flush=True)
+            losses = (naming.item(), turned.item(), longer.item())
+            said = "naming {:.3f}, direction {:.3f}, length {:.3f}".format(*losses)
+            print(f"epoch {epoch}: {said}", flush=True)
 
     # how often the right name is the nearest, or among five, on scenes that were not trained on
     for split in ("seen", "unseen"):

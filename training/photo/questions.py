@@ -76,14 +76,19 @@ CREATURES = ("animal", "bird", "fish", "insect")
 EDGE = 0.04
 
 
-def questions(things: tuple[Thing, ...], random: np.random.Generator, count: int) -> list[Question]:
-    """Draw several questions about a scene, as different in type as it allows.
+def questions(
+    things: tuple[Thing, ...],
+    random: np.random.Generator,
+    count: int,
+    types: tuple[str, ...] = TYPES,
+) -> list[Question]:
+    """Draw several questions about a scene, as different in type as it and `types` allow.
 
-    The first one asks for a description.
+    The first one asks for a description, if that is among the types.
     """
     drawn: list[Question] = []
     texts: set[str] = set()
-    shuffled = [TYPES[index] for index in random.permutation(len(TYPES))]
+    shuffled = [types[index] for index in random.permutation(len(types))]
     order = sorted(shuffled, key=lambda type_: type_ != "describe")
     while len(drawn) < count:
         # a round: one question of each type, where the scene has one

@@ -24,7 +24,7 @@ from training.photo.cache import CACHE
 from training.photo.features import Shard, shards
 from training.photo.lora import add_lora, lora_parameters
 from training.photo.parts import language_model, tokenizer
-from training.photo.questions import Question, questions
+from training.photo.questions import TYPES, Question, questions
 from training.photo.scenes import Thing
 from training.photo.text import OWN_ANSWERS
 
@@ -241,12 +241,13 @@ def example(
     things: tuple[Thing, ...],
     random: np.random.Generator,
     count: int,
+    types: tuple[str, ...],
 ) -> tuple[Tensor, list[Question]]:
     """Return features (K, D) of a scene, and questions that the tokens shown can answer."""
     kept = shown(owners.reshape(-1), random)
     seen = set(owners.reshape(-1)[kept].tolist())
     answerable = []
-    for question in questions(things, random, count):
+    for question in questions(things, random, count, types):
         if set(question.about) <= seen:
             answerable.append(question)
     return torch.from_numpy(features[kept].astype(np.float32)), answerable
@@ -266,10 +267,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let the learning rate fall to 0 over the minutes; final.pt",
     )
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--scenes-a-step", type=int, default=2)
-    parser.add_argument("--questions", type=int, default=8, help="a scene")
+    parser.add_argument("--scenes-a-step", type=int, default=3)
+    parser.add_argument("--questions", type=int, default=6, help="a scene")
+    parser.add_argument(
+        "--types",
+        default=",".join(TYPES),
+        help="of questions, by commas: few types are learned first in fewer steps",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--threads",
@@ -306,6 +312,7 @@ def train(given: argparse.Namespace) -> None:
         seconds = saved["seconds"]
     packer = Packer()
     record = Record(folder / "log.jsonl")
+    types = tuple(given.types.split(","))
     own = json.loads(OWN_ANSWERS.read_text())
     loaded = [Shard(path) for path in (*shards("train"), *shards("crowd"))]
 
@@ -317,7 +324,7 @@ def train(given: argparse.Namespace) -> None:
         random = np.random.default_rng([given.seed, step])
         scenes = []
         for _ in range(given.scenes_a_step):
-            scene = drawn(loaded, random, given.questions)
+            scene = drawn(loaded, random, given.questions, types)
             if scene is not None:
                 scenes.append(scene)
         texts = []
@@ -352,7 +359,7 @@ def train(given: argparse.Namespace) -> None:
 
 
 def drawn(
-    loaded: list[Shard], random: np.random.Generator, count: int
+    loaded: list[Shard], random: np.random.Generator, count: int, types: tuple[str, ...]
 ) -> tuple[Tensor, list[Question]] | None:
     """Draw a scene, with questions; None: it is empty."""
     # any shard, any of its scenes
@@ -361,7 +368,7 @@ def drawn(
     things = shard.things[index]
     if not things:
         return None
-    return example(shard.features[index], shard.owners[index], things, random, count)
+    return example(shard.features[index], shard.owners[index], things, random, count, types)
 
 
 class Record:
