@@ -368,4 +368,4 @@ def test_without_gradio(monkeypatch, capsys):
     assert main(["ui"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "adafv: Gradio is not installed: pip install 'adafv[ui]'\n"
+    assert err == "adafv: adafv ui needs Gradio: pip install 'adafv[ui]'\n"

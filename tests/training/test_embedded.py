@@ -4,6 +4,7 @@ resumes exactly.
 
 import shutil
 
+import easy_vqa
 import numpy as np
 import pytest
 import torch
@@ -118,22 +119,24 @@ def test_stage_2_reads_tokens_in_the_models_order():
 
 @pytest.fixture
 def small(monkeypatch):
-    """A shallow tower, and few of the images that training looks at besides its own."""
+    """A shallow model, and few of the images that training looks at besides its own."""
     monkeypatch.setattr(recipe, "VISION_LAYERS", 3)
-    render, easy = training_data.render, training_data.easy_train()
+    monkeypatch.setattr(recipe, "TEXT_LAYERS", 4)
+    render, asked = training_data.render, easy_vqa.get_train_questions()
     monkeypatch.setattr(
         training_data,
         "render",
-        lambda first, count, workers: render(first, min(count, 6), workers),
+        lambda first, count, workers: render(first, min(count, 4), workers),
     )
-    monkeypatch.setattr(training_data, "easy_train", lambda: tuple(part[:12] for part in easy))
+    few = [row for row in zip(*asked, strict=True) if row[2] < 12]
+    monkeypatch.setattr(easy_vqa, "get_train_questions", lambda: list(zip(*few, strict=True)))
 
 
 @pytest.mark.parametrize("stage", ["1", "2"])
 def test_training_resumes_to_the_identical_state(tmp_path, stage, small):
     from training.embedded.train import main
 
-    common = ["--scenes", "6", "--scenes2", "6", "--batch1", "3", "--batch2", "3"]
+    common = ["--scenes", "4", "--scenes2", "4", "--batch1", "3", "--batch2", "3"]
     common += ["--workers", "1", "--every", "100", "--steps1", "2", "--steps2", "2"]
     if stage == "2":
         main(["--out", str(tmp_path), "--stage", "1", *common, "--until", "1"])

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from adafv.cli.extras import need
 from adafv.cli.options import (
     Device,
     Dtype,
@@ -89,6 +90,7 @@ def explain(
     max_new_tokens: MaxNewTokens = 64,
 ) -> None:
     """Draw how the visual tokens were chosen, and the answers with and without the rest."""
+    need("matplotlib")
     from adafv.utils.files import writable_folder
 
     # check everything that can be wrong before a model is loaded

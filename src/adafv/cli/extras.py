@@ -24,10 +24,9 @@ CALLED = {"easy_vqa": "easy-vqa", "sklearn": "scikit-learn", "gradio": "Gradio",
 
 @checked
 def need(module: str) -> None:
-    """Raise a `ValueError` if a package is not installed, before anything heavy is imported."""
+    """Raise a `ModuleNotFoundError` for a missing package before anything heavy is imported."""
     if importlib.util.find_spec(module) is None:
-        package = f"adafv[{EXTRAS[module]}]" if module in EXTRAS else module
-        raise ValueError(f"{CALLED.get(module, module)} is not installed: pip install '{package}'")
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
 
 @checked

@@ -37,6 +37,9 @@ def evaluate(
     Without --methods every method is measured. DIR may have results of other methods, budgets or
     suites: they are kept, and the table shows all.
     """
+    suites = options.names_in(suite)
+    if "easy-vqa" in suites:
+        need("easy_vqa")
     from adafv.data.suites import suites_of
     from adafv.evaluation import merge, report
     from adafv.evaluation.evaluate import Evaluation
@@ -49,7 +52,7 @@ def evaluate(
     plan = Evaluation(
         methods=options.names_in(methods) or [*KNOWN, "oracle"],
         keeps=[options.share_in(text) for text in options.names_in(keep)],
-        suites=options.names_in(suite) or suites_of(split),
+        suites=suites or suites_of(split),
         limit=limit,
         seed=seed,
         split=split,

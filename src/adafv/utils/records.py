@@ -116,6 +116,7 @@ class RunLog(Lines):
             self._check(json.loads(json.dumps(settings)))
             self.lines = self._parsed()
             self.trim()
+        # an interruption must not leave the file locked
         except BaseException:
             self.close()
             raise
