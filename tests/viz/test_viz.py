@@ -28,6 +28,7 @@ def pruner(name: str):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", ["llava_next"], indirect=True)
 @pytest.mark.parametrize("name", BEFORE)
 def test_every_method_has_a_page(model, processor, tmp_path, name):
     out = tmp_path / "page.png"
