@@ -32,7 +32,7 @@ from adafv.models.ask import ask as ask_library
 from adafv.models.load import load
 
 RED = data_url(blank(64, 48))
-LOAD, WARM_UP, AT_ONCE = 500, 150, 32
+LOAD, WARM_UP, HOSTILE, AT_ONCE = 500, 150, 1000, 32
 GROWTH = 192 * 2**20
 """Of the server's memory over the load, in bytes."""
 
@@ -388,6 +388,21 @@ def test_a_load(server):
     assert server.healthy()
     assert ask(server, chat(*asked()[0], keep=0.25)).status == 200
     assert after - before < GROWTH
+
+
+def test_a_thousand_hostile_requests(server):
+    """All wrong, 32 at once: each is refused, and a good one is answered meanwhile and after."""
+    draw = random.Random(3)
+    wrong = [body for body, _ in BAD.values()]
+    good = chat(*asked()[0], keep=0.25)
+    expected = ask(server, good)
+    load: list[tuple[dict, object]] = [(draw.choice(wrong), None) for _ in range(HOSTILE)]
+    load.insert(HOSTILE // 2, (good, "good"))
+    said = bear(server, load)
+    assert said.pop(HOSTILE // 2) == expected
+    assert all(400 <= answer.status < 500 for answer in said)
+    assert ask(server, good) == expected
+    assert server.healthy()
 
 
 def status(server: Server, path: str) -> int:
