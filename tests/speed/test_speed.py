@@ -22,7 +22,7 @@ from adafv.families import family_of
 from adafv.families.base import base_of
 from adafv.methods import METHODS, AdaFV, method
 from adafv.models.prompting import build_batch
-from adafv.speed import flops, report, roofline, run
+from adafv.speed import flops, report, roofline, rows, run
 from adafv.speed.baselines import BASELINES, Eager, Listed
 from adafv.speed.run import DENSE, DENSE_REPEAT, Measurement, plan
 from adafv.speed.shapes import QUESTION, SHAPES, Shape, build, image, shape_of
@@ -395,7 +395,7 @@ def test_rows():
         {pruned: 108},
     )
     config = shape_of("tiny").config()
-    first, row = report.rows_of(records, SETTINGS, config)
+    first, row = rows.rows_of(records, SETTINGS, config)
     assert first["method"] == DENSE
     assert first["speedup"] == first["ideal_speedup"] == first["share_of_ideal"] == 1
     assert tuple(row)[: len(CONTRACT)] == CONTRACT
@@ -415,9 +415,9 @@ def test_rows():
     assert (row["kept_tokens"], row["bound"]) == (58, "compute")
     assert report.noise_of(records) == {"1": [0.8, 1.0, 1.2]}
     records[0] = {"kind": "ceilings", "flops": 1e15, "bytes": 1e6}
-    assert report.rows_of(records, SETTINGS, config)[1]["bound"] == "memory"
+    assert rows.rows_of(records, SETTINGS, config)[1]["bound"] == "memory"
     records[0] = {"kind": "ceilings", "flops": 1e15, "bytes": 1e15}
-    assert report.rows_of(records, SETTINGS, config)[1]["bound"] == "launch"
+    assert rows.rows_of(records, SETTINGS, config)[1]["bound"] == "launch"
 
 
 def test_roofline():
@@ -433,10 +433,10 @@ def test_break_even():
     must go.
     """
     times = {1: 1.0, 1000: 1000.0}
-    assert report.break_even(times, 50, 500, 0.5, 9.25) == 20
-    assert report.break_even(times, 50, 500, 0.5, 251.0) is None
+    assert rows.break_even(times, 50, 500, 0.5, 9.25) == 20
+    assert rows.break_even(times, 50, 500, 0.5, 251.0) is None
     flat = {1: 10.0, 300: 10.0, 1000: 710.0}
-    assert report.break_even(flat, 50, 500, 0.1, 0.0) == 251
+    assert rows.break_even(flat, 50, 500, 0.1, 0.0) == 251
 
 
 def speed(capsys, *words: object) -> tuple[int, str, str]:

@@ -53,6 +53,7 @@ def speed(
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from adafv.models.load import device_of, dtype_of
     from adafv.speed import report, tables
+    from adafv.speed.rows import COLUMNS, rows_of
     from adafv.speed.run import Measurement
     from adafv.utils.files import check_own, writable_folder
 
@@ -71,12 +72,12 @@ def speed(
     precision = dtype_of(dtype, target)
     writable_folder(out)
     # another command's results must not be overwritten
-    check_own(out / "results.json", report.COLUMNS, "adafv speed")
+    check_own(out / "results.json", COLUMNS, "adafv speed")
     options.quiet()
     start = datetime.now(UTC)
     # measure, then compare with what the arithmetic allows
     records, settings = measurement.run(target, precision, out, progress=True)
-    rows = report.rows_of(records, settings, measurement.config)
+    rows = rows_of(records, settings, measurement.config)
     meta = report.meta_of(records, settings, start)
     report.write(out, meta, rows)
     if as_json:
