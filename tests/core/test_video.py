@@ -9,7 +9,7 @@ from adafv.core.inputs import placeholders
 from adafv.core.layerwise import LayerPruner
 from adafv.families import FAMILIES as ALL
 
-FAMILIES = tuple(sorted(name for name, family in ALL.items() if family.prunes_video))
+FAMILIES = tuple(sorted(name for name in ALL if name.startswith("qwen")))
 QUESTION = "what color is the anchor ?"
 
 
@@ -130,10 +130,10 @@ def test_every_method_prunes_a_clip(chosen):
 
 def test_a_family_whose_clips_nobody_has_looked_at():
     """Never silently not pruned."""
-    inputs = ask("llava_onevision", (QUESTION, [show(48, 32)]))
+    inputs = ask("kimi_k25", (QUESTION, [show(48, 32)]))
     ids = inputs["input_ids"].where(
-        inputs["input_ids"] != placeholders(tiny("llava_onevision").model.config)["image"], 5
+        inputs["input_ids"] != placeholders(tiny("kimi_k25").model.config)["image"], 5
     )
     clip = {"input_ids": ids, "pixel_values_videos": torch.zeros(1, 2, 3, 24, 24)}
-    with pytest.raises(ValueError, match="videos"):
-        AdaFV(keep=0.5)(tiny("llava_onevision").model, clip)
+    with pytest.raises(ValueError, match=r"videos are not pruned.*pass frames as images"):
+        AdaFV(keep=0.5)(tiny("kimi_k25").model, clip)
