@@ -74,6 +74,19 @@ def video_processor(name: str) -> Any:
     return processor
 
 
+def with_template(name: str) -> Any:
+    """The same processor, with a chat template of one turn."""
+    processor = copy.copy(video_processor(name))
+    processor.chat_template = (
+        "USER : {% for c in messages[0]['content'] %}{% if c['type'] == 'image' %}"
+        + tiny(name).marker
+        + "{% elif c['type'] == 'video' %}"
+        + VIDEOS[name][3]
+        + "{% else %}{{ c['text'] }}{% endif %} {% endfor %}ASSISTANT :"
+    )
+    return processor
+
+
 def clip(name: str, frames: list[Image.Image], question: str) -> dict[str, Any]:
     """Inputs of a question about a clip, two frames a second."""
     pixels = np.stack([np.asarray(frame) for frame in frames])  # (frames, height, width, 3)
