@@ -282,11 +282,11 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, missing, words, sen
 
 
 def test_extras_name_what_is_installed_by_default():
-    """The same packages at the same versions; `all` is all of them, and the playground."""
+    """The same packages at the same versions; `all` is them, the playground, and videos."""
     extras = PROJECT["optional-dependencies"]
     named = {need for extra in BY_DEFAULT for need in extras[extra] if not need.startswith("adafv")}
     assert named < {*PROJECT["dependencies"]}
-    assert extras["all"] == ["adafv[cli,viz,eval,ui]"]
+    assert extras["all"] == ["adafv[cli,viz,eval,ui,video]"]
 
 
 def test_versions_agree():
