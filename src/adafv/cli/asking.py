@@ -10,7 +10,6 @@ from adafv.cli.options import (
     Device,
     Dtype,
     Frames,
-    Image,
     ImageOrVideo,
     Json,
     Keep,
@@ -21,7 +20,6 @@ from adafv.cli.options import (
     Tokens,
     complain_of_photograph,
     complain_of_words,
-    open_image,
     open_shown,
     print_json,
     pruner_of,
@@ -76,12 +74,13 @@ def ask(
 
 
 def explain(
-    image: Image,
+    file: ImageOrVideo,
     question: Question,
     *,
     method: Method = None,
     keep: Keep = None,
     tokens: Tokens = None,
+    frames: Frames = None,
     out: Annotated[
         Path,
         typer.Option("--out", metavar="FILE.png", help="Where to draw it.", show_default=False),
@@ -96,7 +95,7 @@ def explain(
     from adafv.utils.files import writable_folder
 
     # check everything that can be wrong before a model is loaded
-    opened = open_image(image, question)
+    opened = open_shown(file, question, frames, model)
     pruner_of(method, keep, tokens, model)
     writable_folder(out.parent)
     quiet()
