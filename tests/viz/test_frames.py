@@ -10,7 +10,7 @@ from zoo.videos import with_template
 from adafv import AdaFV, explain
 from adafv.models.videos import Video
 from adafv.viz import explanation
-from adafv.viz.frames import on_sheet, sheet
+from adafv.viz.frames import montage, on_montage
 
 QUESTION = "what color is the anchor ?"
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (90, 90, 90))
@@ -31,7 +31,7 @@ def test_tokens_lie_on_their_frames():
     """Three frames of 2 × 2 tokens, two across; the last one repeats all but one token."""
     cells = torch.cartesian_prod(torch.arange(6), torch.arange(2))  # rows run over the frames
     coordinates = torch.cat([cells[:, :1] // 2 + 1, cells], dim=1)[:9]
-    scale, across, count = on_sheet(coordinates, 1.0)
+    scale, across, count = on_montage(coordinates, 1.0)
     assert (across, count, scale.shape) == (2, 3, (4, 4))
     laid_out = scale.map(np.arange(9.0))
     nan = float("nan")
@@ -40,19 +40,19 @@ def test_tokens_lie_on_their_frames():
 
 
 @pytest.mark.parametrize(("aspect", "across"), [(4.0, 1), (1.0, 3), (0.01, 8)])
-def test_a_sheet_is_nearly_square(aspect, across):
+def test_a_montage_is_nearly_square(aspect, across):
     """Wide frames lie below each other."""
     coordinates = torch.stack([torch.arange(8) + 1, torch.arange(8), torch.zeros(8).long()], 1)
-    assert on_sheet(coordinates, aspect)[1] == across
+    assert on_montage(coordinates, aspect)[1] == across
 
 
 def test_frames_are_where_their_tokens_are():
     """Row after row; a model that makes one of two frames is shown the first."""
     processor = with_template("qwen2_5_vl")
-    found = sheet(plain(*COLOURS), processor, across=2, count=4)
+    found = montage(plain(*COLOURS), processor, across=2, count=4)
     assert found.size == (96, 64)
     assert [found.getpixel(at) for at in ((5, 5), (90, 5), (5, 60), (90, 60))] == [*COLOURS]
-    found = sheet(plain(*COLOURS), processor, across=1, count=2)
+    found = montage(plain(*COLOURS), processor, across=1, count=2)
     assert [found.getpixel(at) for at in ((5, 5), (5, 60))] == [COLOURS[0], COLOURS[2]]
 
 

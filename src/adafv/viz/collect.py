@@ -21,7 +21,7 @@ from adafv.models.ask import Answer, ask
 from adafv.models.prompting import build_inputs
 from adafv.models.videos import Video
 from adafv.utils.checks import checked
-from adafv.viz.frames import on_sheet, sheet
+from adafv.viz.frames import montage, on_montage
 from adafv.viz.regions import Maps, Scale, scales, view
 
 if TYPE_CHECKING:
@@ -237,8 +237,8 @@ def explained(
     frames = 0
     if isinstance(image, Video):
         _, height, width, _ = image.frames.shape
-        scale, across, frames = on_sheet(coordinates, width / height)
-        image = sheet(image, processor, across, frames)
+        scale, across, frames = on_montage(coordinates, width / height)
+        image = montage(image, processor, across, frames)
         grids = [scale]
         box = (0.0, 0.0, float(image.width), float(image.height))
     else:

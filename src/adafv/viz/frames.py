@@ -1,4 +1,4 @@
-"""Frames of a video on one sheet, and where on it a video's tokens lie."""
+"""A montage of the frames of a video, and where on it the tokens lie."""
 
 import math
 from types import SimpleNamespace
@@ -12,16 +12,16 @@ from adafv.models.videos import Video
 from adafv.utils.checks import checked
 from adafv.viz.regions import Scale, view
 
-__all__ = ["on_sheet", "sheet"]
+__all__ = ["montage", "on_montage"]
 
-WIDEST = 1600  # pixels of a sheet
+WIDEST = 1600  # pixels of a montage
 
 
 @checked
-def on_sheet(coordinates: Tensor, aspect: float) -> tuple[Scale, int, int]:
-    """Return the grid of a sheet on which all frames lie side by side, row after row.
+def on_montage(coordinates: Tensor, aspect: float) -> tuple[Scale, int, int]:
+    """Return the grid of a montage on which all frames lie side by side, row after row.
 
-    The sheet is nearly a square.
+    The montage is nearly a square.
 
     Args:
         coordinates: (N, 3) frame, row and column of a video's tokens, its first frame complete; see
@@ -45,7 +45,7 @@ def on_sheet(coordinates: Tensor, aspect: float) -> tuple[Scale, int, int]:
 
 
 @checked
-def sheet(video: Video, processor: Any, across: int, count: int) -> Image.Image:
+def montage(video: Video, processor: Any, across: int, count: int) -> Image.Image:
     """Return frames of a video side by side, as far as a model sees them.
 
     Args:
