@@ -34,12 +34,12 @@ class Batch:
     """Questions in a JSONL file, to be answered into another.
 
     A line of the input is `{"image": …, "question": …}`, or has a "video" instead, perhaps with the
-    number of its "frames"; with "id" (text or a number; else the
-    line's number, from 1), and "method" and "keep" or "tokens" instead of the pruner's where
-    wanted. A key that nobody knows is an error of its line. Images are files, relative to the
-    input's folder. A result is `{"id", "answer", "method", "visual_tokens", "kept_tokens",
-    "error"}`, in the order of the input; a line that cannot be answered has its reason in "error"
-    and null for answer and counts.
+    number of its "frames"; with "id" (text or a number; else the line's number, from 1), and
+    "method" and "keep" or "tokens" instead of the pruner's where wanted. A key that nobody knows is
+    an error of its line. Images and videos are files, relative to the input's folder.
+    A result is `{"id", "answer", "method", "visual_tokens", "kept_tokens", "error"}`, in the order
+    of the input; a line that cannot be answered has its reason in "error" and null for answer and
+    counts.
 
     Args:
         source: the questions.

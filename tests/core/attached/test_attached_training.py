@@ -8,6 +8,7 @@ from copy import deepcopy
 import pytest
 import torch
 from zoo.families import ask, show, tiny
+from zoo.videos import clip
 
 from adafv import AdaFV
 from adafv.core.encode import reask
@@ -100,9 +101,8 @@ def test_leaving_restores_where_decoding_goes_on():
 
 def test_a_clip_and_a_picture_of_one_encoding_are_not_asked_about_again():
     """One sentence: which of them a new prompt shows is not known."""
-    from test_video import film
-
-    model, inputs = tiny("qwen2_vl").model, film("qwen2_vl", 0, 1)
+    model = tiny("qwen2_vl").model
+    inputs = clip("qwen2_vl", [show(48, 32, seed=number) for number in range(2)], QUESTION)
     still = ask("qwen2_vl", (QUESTION, [show(48, 32)]))
     both = still | inputs
     for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
