@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 BY_DEFAULT = {"cli", "eval", "viz"}
 """Extras whose packages are installed anyway."""
-EXTRAS = {"all", "bench", "dev", "docs", "lmms", "photo", "ray", "ui", "vllm", *BY_DEFAULT}
+EXTRAS = {"all", "bench", "dev", "docs", "lmms", "photo", "ray", "ui", "video", "vllm", *BY_DEFAULT}
 ENTRY_POINTS = (
     ("console_scripts", "adafv.cli:main"),
     ("lmms_eval.models", "adafv.integrations.lmms:manifests"),
@@ -282,11 +282,11 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, missing, words, sen
 
 
 def test_extras_name_what_is_installed_by_default():
-    """The same packages at the same versions; `all` is all of them, and the playground."""
+    """The same packages at the same versions; `all` is them, the playground, and videos."""
     extras = PROJECT["optional-dependencies"]
     named = {need for extra in BY_DEFAULT for need in extras[extra] if not need.startswith("adafv")}
     assert named < {*PROJECT["dependencies"]}
-    assert extras["all"] == ["adafv[cli,viz,eval,ui]"]
+    assert extras["all"] == ["adafv[cli,viz,eval,ui,video]"]
 
 
 def test_versions_agree():

@@ -1,5 +1,7 @@
 """Clips: a budget each, shared over their frames; what stands still is paid for once."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from zoo.families import ask, show, tiny
@@ -9,7 +11,7 @@ from adafv.core.inputs import placeholders
 from adafv.core.layerwise import LayerPruner
 from adafv.families import FAMILIES as ALL
 
-FAMILIES = tuple(sorted(name for name, family in ALL.items() if family.prunes_video))
+FAMILIES = tuple(sorted(name for name in ALL if name.startswith("qwen")))
 QUESTION = "what color is the anchor ?"
 
 
@@ -130,10 +132,40 @@ def test_every_method_prunes_a_clip(chosen):
 
 def test_a_family_whose_clips_nobody_has_looked_at():
     """Never silently not pruned."""
-    inputs = ask("llava_onevision", (QUESTION, [show(48, 32)]))
+    inputs = ask("kimi_k25", (QUESTION, [show(48, 32)]))
     ids = inputs["input_ids"].where(
-        inputs["input_ids"] != placeholders(tiny("llava_onevision").model.config)["image"], 5
+        inputs["input_ids"] != placeholders(tiny("kimi_k25").model.config)["image"], 5
     )
     clip = {"input_ids": ids, "pixel_values_videos": torch.zeros(1, 2, 3, 24, 24)}
-    with pytest.raises(ValueError, match="videos"):
-        AdaFV(keep=0.5)(tiny("llava_onevision").model, clip)
+    with pytest.raises(ValueError, match=r"videos are not pruned.*pass frames as images"):
+        AdaFV(keep=0.5)(tiny("kimi_k25").model, clip)
+
+
+def test_a_clip_of_a_later_turn():
+    """It is pruned with its own pixels; with those of earlier turns besides it is refused, for
+    nothing tells the times of some clips from those of others.
+    """
+    name = "qwen2_vl"
+    model, first, second = tiny(name).model, film(name, 0, 1), film(name, 2, 3)
+    options = {"do_sample": False, "max_new_tokens": 2}
+    with AdaFV(keep=0.3).attached(model):
+        said = model.generate(**first, **options, return_dict_in_generate=True)
+        answer = torch.zeros_like(said.sequences[:, -2:])
+        later = {
+            "input_ids": torch.cat([said.sequences, second["input_ids"]], dim=1),
+            "attention_mask": torch.cat(
+                [first["attention_mask"], answer + 1, second["attention_mask"]], dim=1
+            ),
+            "mm_token_type_ids": torch.cat(
+                [first["mm_token_type_ids"], answer, second["mm_token_type_ids"]], dim=1
+            ),
+        }
+        alone, both = {}, {}
+        for key in ("pixel_values_videos", "video_grid_thw"):
+            alone[key] = second[key]
+            both[key] = torch.cat([first[key], second[key]])
+        cache = said.past_key_values
+        with pytest.raises(ValueError, match="needs the pixels of its new videos alone"):
+            model.generate(**later, **both, **options, past_key_values=deepcopy(cache))
+        out = model.generate(**later, **alone, **options, past_key_values=cache)
+    assert out.shape[1] == later["input_ids"].shape[1] + 2

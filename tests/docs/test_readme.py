@@ -7,7 +7,7 @@ from pathlib import Path
 from adafv import METHODS
 from adafv.cli import main
 from adafv.data.scenes import draw
-from adafv.families import record
+from adafv.families import FAMILIES, record
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -52,6 +52,14 @@ def test_the_families_are_those_that_the_tests_proved():
     proven = record()["families"]
     assert set(re.findall(r"`(\w+)`[,.]", section)) == set(proven)
     assert f"[{len(proven)} model families](docs/models.md)" in README
+
+
+def test_the_families_that_prune_clips_are_listed():
+    """All of them, and no other."""
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    section = page.split("## Clips")[1].split("made of.")[1].split("\n- ")[0]
+    pruned = {name for name, family in FAMILIES.items() if family.prunes_video}
+    assert set(re.findall(r"`(\w+)`[,.]\s", section)) == pruned
 
 
 def test_the_badges_are_true():

@@ -88,6 +88,8 @@ def gemma4() -> Tiny:
         head_dim=8, pooling_kernel_size=2, position_embedding_size=64, num_key_value_heads=4
     )
     found = ("image", "boi", "eoi", "boa", "audio")
+    # the processor adds the token of videos behind all words
+    video = len(tokens)
     model = build(
         "gemma4",
         vision_config=sight,
@@ -103,6 +105,7 @@ def gemma4() -> Tiny:
             use_bidirectional_attention="vision",
         ),
         **{f"{name}_token_id": getattr(tokens, f"{name}_token_id") for name in found},
+        video_token_id=video,
     )
     processor = images_only(Gemma4Processor)(Gemma4AudioFeatureExtractor(), images, tokens, None)
     return Tiny(model, processor, "<image>")

@@ -25,20 +25,24 @@ class EngineError(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """A question that can be put to a model, whose image has not been opened yet.
+    """A question that can be put to a model, whose image or video has not been opened yet.
 
     Attributes:
         number: of its line, from 1.
-        image: path.
+        image: path; empty for a question about a video.
         question: as `check_question` returns it.
         pruner: the method at its budget; the same object for requests that may be answered
             together.
+        video: path; empty for a question about an image.
+        frames: of the video; None: as many as `adafv.models.videos.open_video` reads.
     """
 
     number: int
     image: str
     question: str
     pruner: Pruner
+    video: str = ""
+    frames: int | None = None
 
 
 class Engine(Protocol):
@@ -46,10 +50,12 @@ class Engine(Protocol):
 
     Attributes:
         batch_size: questions it does best with at once.
+        reads_videos: it answers questions about videos, too.
         processor: of the model.
     """
 
     batch_size: ClassVar[int]
+    reads_videos: ClassVar[bool]
     processor: ProcessorMixin
 
     @property

@@ -18,17 +18,18 @@ from adafv.core.visual_tokens import Encoding
 from adafv.models.generation import check_length, decode, generate
 from adafv.models.images import open_image
 from adafv.models.load import fingerprint
-from adafv.models.prompting import build_batch
+from adafv.models.prompting import build_batch, build_inputs
+from adafv.models.videos import FRAMES, Video, open_video
 
 __all__ = ["HuggingFace"]
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A request with its image; the same image is the same object."""
+    """A request with its image, or video; the same image is the same object."""
 
     request: Request
-    image: Image.Image
+    image: Image.Image | Video
 
 
 class HuggingFace:
@@ -40,6 +41,7 @@ class HuggingFace:
     """
 
     batch_size: ClassVar[int] = 8
+    reads_videos: ClassVar[bool] = True
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, name: str) -> None:
         self.model = model
@@ -76,6 +78,10 @@ class HuggingFace:
         opened = cache(open_image)
         groups: dict[int, list[Opened]] = {}
         for request in batch:
+            # one at a time: a video takes much memory
+            if request.video:
+                found[request.number] = self._of_video(request, max_new_tokens)
+                continue
             try:
                 question = Opened(request, opened(request.image))
             except ValueError as error:
@@ -88,6 +94,16 @@ class HuggingFace:
             for question, response in zip(group, answered, strict=True):
                 found[question.request.number] = response
         return found
+
+    def _of_video(self, request: Request, max_new_tokens: int) -> Response:
+        """Answer a question about a video."""
+        frames = FRAMES if request.frames is None else request.frames
+        try:
+            video = open_video(request.video, frames)
+        except ValueError as error:
+            return failed(error)
+        (response,) = self._group([Opened(request, video)], max_new_tokens)
+        return response
 
     def _group(self, group: Sequence[Opened], max_new_tokens: int) -> list[Response]:
         """Answer questions with one pruner; if that fails together, then half by half."""
@@ -169,7 +185,13 @@ def _inputs(
     model: PreTrainedModel, processor: ProcessorMixin, group: Sequence[Opened]
 ) -> dict[str, Any]:
     """Return inputs of a group, padded on the left."""
-    images = [opened.image for opened in group]
+    images: list[Image.Image] = []
+    for opened in group:
+        if isinstance(opened.image, Video):
+            # alone in its group
+            question = opened.request.question
+            return build_inputs(processor, opened.image, question, model.device, model.dtype)
+        images.append(opened.image)
     questions = [opened.request.question for opened in group]
     # (B, L) prompts, each with one image
     return build_batch(processor, images, questions, model.device, model.dtype)

@@ -33,12 +33,13 @@ Record = dict[str, Any]
 class Batch:
     """Questions in a JSONL file, to be answered into another.
 
-    A line of the input is `{"image": …, "question": …}`, with "id" (text or a number; else the
-    line's number, from 1), and "method" and "keep" or "tokens" instead of the pruner's where
-    wanted. A key that nobody knows is an error of its line. Images are files, relative to the
-    input's folder. A result is `{"id", "answer", "method", "visual_tokens", "kept_tokens",
-    "error"}`, in the order of the input; a line that cannot be answered has its reason in "error"
-    and null for answer and counts.
+    A line of the input is `{"image": …, "question": …}`, or has a "video" instead, perhaps with the
+    number of its "frames"; with "id" (text or a number; else the line's number, from 1), and
+    "method" and "keep" or "tokens" instead of the pruner's where wanted. A key that nobody knows is
+    an error of its line. Images and videos are files, relative to the input's folder.
+    A result is `{"id", "answer", "method", "visual_tokens", "kept_tokens", "error"}`, in the order
+    of the input; a line that cannot be answered has its reason in "error" and null for answer and
+    counts.
 
     Args:
         source: the questions.
@@ -206,12 +207,14 @@ class Batch:
             try:
                 if line.error is not None:
                     raise ValueError(line.error)
+                if line.video and not engine.reads_videos:
+                    raise ValueError("vLLM's engines answer no videos: pass --engine hf")
                 question = check_question(engine.processor, line.question)
                 pruner = pruner_of(line)
             except ValueError as error:
                 known[line.number] = failed(error)
             else:
-                yield Request(line.number, line.image, question, pruner)
+                yield Request(line.number, line.image, question, pruner, line.video, line.frames)
 
 
 class _Pruners:

@@ -17,7 +17,10 @@ __all__ = ["Line", "Results", "checksum", "read_lines"]
 
 # What a line may have; "answer" is the truth, "type" and "boxes" say more of it: they are for
 # `adafv tune` and `adafv eval`.
-KEYS = ("id", "image", "question", "keep", "tokens", "method", "answer", "type", "boxes")
+KEYS = (
+    *("id", "image", "video", "frames", "question", "keep", "tokens", "method"),
+    *("answer", "type", "boxes"),
+)
 
 _EXAMPLE = '{"image": "a.png", "question": "what is on the table?"}'
 
@@ -30,7 +33,9 @@ class Line:
         number: from 1.
         id: its own, or its number; None where it cannot be read and another line has its number for
             an id.
-        image: path of the image, or an address.
+        image: path of the image, or an address; empty where the line has a video.
+        video: path of the video; empty where the line has an image.
+        frames: of the video, where the line says how many.
         question: as written.
         keep, tokens: the budget, where the line has one of its own.
         method: the method, where the line has one of its own.
@@ -43,6 +48,8 @@ class Line:
     id: str | int | float | None
     image: str = ""
     question: str = ""
+    video: str = ""
+    frames: int | None = None
     keep: float | None = None
     tokens: int | None = None
     method: str | None = None
@@ -113,13 +120,24 @@ def _line(raw: bytes, number: int, folder: Path, strict: bool) -> Line:
         entry = _entry(raw, number)
         own = _id(entry, number)
         # what every line has
-        for key, what in (("image", "a path"), ("question", "text")):
+        shown = "video" if "video" in entry else "image"
+        if shown == "video" and "image" in entry:
+            raise ValueError("image and video are both in the line: give each a line of its own")
+        for key, what in ((shown, "a path"), ("question", "text")):
             if not isinstance(entry.get(key), str):
                 raise ValueError(
                     f"{key}={entry.get(key)!r} is not {what}: write the line as {_EXAMPLE}"
                 )
         if strict:
             _check_keys(entry)
+
+        frames = entry.get("frames")
+        if frames is not None and (isinstance(frames, bool) or not isinstance(frames, int)):
+            raise ValueError(
+                f"frames={frames!r} is not an integer: pass 1 or more, or leave it out"
+            )
+        if frames is not None and shown == "image":
+            raise ValueError(f"frames={frames} with an image, which is one: leave it out")
 
         # a method or a budget of the line's own; JSON's true is a number to Python
         keep = entry.get("keep")
@@ -137,17 +155,19 @@ def _line(raw: bytes, number: int, folder: Path, strict: bool) -> Line:
             )
 
         # paths are relative to the file of questions; an address is refused when it is opened
-        image: str = entry["image"]
-        if "://" not in image and not image.startswith("data:"):
-            image = str(folder / image)
+        path: str = entry[shown]
+        if "://" not in path and not path.startswith("data:"):
+            path = str(folder / path)
         return Line(
             number,
             own,
-            image,
-            entry["question"],
-            keep,
-            tokens,
-            method,
+            image=path if shown == "image" else "",
+            question=entry["question"],
+            video=path if shown == "video" else "",
+            frames=frames,
+            keep=keep,
+            tokens=tokens,
+            method=method,
             answer=entry.get("answer"),
             type=entry.get("type"),
             boxes=entry.get("boxes"),

@@ -38,6 +38,7 @@ class RayEngine:
     """
 
     batch_size: ClassVar[int] = 32
+    reads_videos: ClassVar[bool] = False
 
     def __init__(
         self,

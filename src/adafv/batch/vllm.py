@@ -35,6 +35,7 @@ class VLLMEngine:
     """
 
     batch_size: ClassVar[int] = 256
+    reads_videos: ClassVar[bool] = False
 
     def __init__(self, model: str | None = None, dtype: str | None = None, **options: Any) -> None:
         needs("vllm", "vllm")

@@ -1,4 +1,4 @@
-"""Ask one question about one image: `adafv ask` and `adafv explain`."""
+"""Ask one question about one image or video: `adafv ask` and `adafv explain`."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +10,8 @@ from adafv.cli.extras import need
 from adafv.cli.options import (
     Device,
     Dtype,
-    Image,
+    Frames,
+    ImageOrVideo,
     Json,
     Keep,
     MaxNewTokens,
@@ -20,7 +21,7 @@ from adafv.cli.options import (
     Tokens,
     complain_of_photograph,
     complain_of_words,
-    open_image,
+    open_shown,
     print_json,
     pruner_of,
     quiet,
@@ -31,20 +32,21 @@ CUT = " cut after {} tokens: a larger --max-new-tokens lets it continue"
 
 
 def ask(
-    image: Image,
+    file: ImageOrVideo,
     question: Question,
     method: Method = None,
     keep: Keep = None,
     tokens: Tokens = None,
+    frames: Frames = None,
     max_new_tokens: MaxNewTokens = 64,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Answer a question about an image."""
+    """Answer a question about an image or a video."""
     # check everything that can be wrong before a model is loaded
-    opened = open_image(image, question)
+    opened = open_shown(file, question, frames, model)
     pruner_of(method, keep, tokens, model)
     quiet()
     # imported after the checks: PyTorch takes seconds
@@ -73,12 +75,13 @@ def ask(
 
 
 def explain(
-    image: Image,
+    file: ImageOrVideo,
     question: Question,
     *,
     method: Method = None,
     keep: Keep = None,
     tokens: Tokens = None,
+    frames: Frames = None,
     out: Annotated[
         Path,
         typer.Option("--out", metavar="FILE.png", help="Where to draw it.", show_default=False),
@@ -94,7 +97,7 @@ def explain(
     from adafv.utils.files import writable_folder
 
     # check everything that can be wrong before a model is loaded
-    opened = open_image(image, question)
+    opened = open_shown(file, question, frames, model)
     pruner_of(method, keep, tokens, model)
     writable_folder(out.parent)
     quiet()

@@ -39,8 +39,8 @@ def batch(
         Path,
         typer.Argument(
             metavar="IN.jsonl",
-            help='Lines of {"image": FILE, "question": …}; '
-            '"id", "method", "keep" or "tokens" if wanted.',
+            help='Lines of {"image" or "video": FILE, "question": …}; '
+            '"id", "method", "keep" or "tokens" if wanted, "frames" of a video.',
             show_default=False,
         ),
     ],

@@ -37,6 +37,23 @@ Image = Annotated[
         metavar="IMAGE", help="An image file; - reads it from standard input.", show_default=False
     ),
 ]
+ImageOrVideo = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help="An image or a video; - reads an image from standard input.",
+        show_default=False,
+    ),
+]
+Frames = Annotated[
+    int | None,
+    typer.Option(
+        "--frames",
+        metavar="N",
+        help="Frames of a video, evenly over its length; default: 8.",
+        show_default=False,
+    ),
+]
 Question = Annotated[
     str, typer.Argument(metavar="QUESTION", help="What to ask about it.", show_default=False)
 ]
@@ -132,6 +149,28 @@ def open_image(path: str, question: str) -> Any:
     if note:
         complain(note)
     return image
+
+
+def open_shown(path: str, question: str, frames: int | None, model: str | None) -> Any:
+    """Return the image, or the video, that a question is about.
+
+    Raises:
+        ValueError: it cannot be used, or not by the model; said before that is loaded.
+    """
+    from adafv.models.videos import FRAMES, is_video, open_video
+
+    if not is_video(path):
+        if frames is not None:
+            raise ValueError(f"--frames {frames} with an image, which is one: leave it out")
+        return open_image(path, question)
+    if not question.strip():
+        raise ValueError("the question is empty: ask something about the video")
+    if model is None:
+        raise ValueError(
+            f"{path} is a video, and the built-in model reads images alone: pass --model with one "
+            "that reads videos, such as a Qwen2.5-VL, or ask about a frame as an image"
+        )
+    return open_video(path, FRAMES if frames is None else frames)
 
 
 def _standard_input() -> bytes:

@@ -33,8 +33,8 @@ __all__ = ["encode", "reask"]
 
 LARGE = 100_000
 """Numbers of a tensor; what is smaller describes images, and is copied to the host."""
-STILLS = (PIXELS["image"], "pixel_values_images")
-"""Names of the inputs that hold the pixels of images."""
+NAMES = {"image": (PIXELS["image"], "pixel_values_images"), "video": (PIXELS["video"],)}
+"""Names of the inputs that hold the pixels of a modality."""
 SAME = 0.9999
 """Cosine of a token with that of the frame before, from which on it shows nothing new."""
 
@@ -83,11 +83,11 @@ def encode(
 
     # read the prompts on the host, before the tower keeps the device busy
     host = _host(inputs)
-    prompt = _prompt(model, inputs, tokenizer)
+    modalities = _modalities(inputs)
+    prompt = _prompt(model, inputs, tokenizer, modalities)
     positions = full_positions(model, host, prompt, device)  # (3 or more, B, L)
 
     # run the encoders: that of images, that of videos
-    modalities = [m for m, name in PIXELS.items() if inputs.get(name) is not None] or ["image"]
     parts = []
     for modality in modalities:
         parts.append(run(model, family, inputs, host, prompt, modality, signals, downsample))
@@ -160,18 +160,19 @@ def reask(
     Args:
         inputs: the new prompts, `input_ids` and `attention_mask` with as many placeholders as the
             images have tokens.
-        encoding: the encoded images.
+        encoding: the encoded images, or the encoded videos.
         images: indices of those that the prompts show, in reading order; one may occur any number
             of times. None: all of them, once each.
         text, query, skip, of, tokenizer: as in `encode`.
 
     Raises:
-        ValueError: placeholders that don't match the images.
+        ValueError: placeholders that don't match the images; images and videos in one encoding.
     """
-    if any(part.modality == "video" for part in encoding.returned):
+    modalities = [part.modality for part in encoding.returned]
+    if len(modalities) > 1:
         raise ValueError(
-            "videos cannot be asked about again without encoding them: call encode once for each "
-            "question"
+            "images and videos that were encoded together cannot be asked about again: encode "
+            "them apart, or call encode once for each question"
         )
     inputs = as_tensors(inputs, model.device)
     device = inputs["input_ids"].device
@@ -179,9 +180,9 @@ def reask(
     index = _to(torch.tensor(list(images)), device)  # (I',)
 
     # read the new prompts
-    prompt = _prompt(model, inputs, tokenizer)
+    prompt = _prompt(model, inputs, tokenizer, modalities)
     features = _taken(encoding.features, images)
-    spans = prompt.spans([len(full) for full in features])
+    spans = prompt.spans([len(full) for full in features], modalities[0])
     question = _question_ids(prompt, spans, query, skip, of)
 
     # the same visual tokens, asked about otherwise
@@ -231,15 +232,32 @@ def _host(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return host
 
 
+def _modalities(inputs: Mapping[str, Any]) -> list[str]:
+    """Return which modalities have pixels among the inputs, "image" if none has."""
+    found: list[str] = []
+    for modality, names in NAMES.items():
+        if any(inputs.get(name) is not None for name in names):
+            found.append(modality)
+    return found or ["image"]
+
+
 def _prompt(
-    model: PreTrainedModel, inputs: Mapping[str, Any], tokenizer: Tokenizer | None
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    tokenizer: Tokenizer | None,
+    modalities: list[str],
 ) -> Prompt:
     """Return the prompts; an id is a placeholder if its pixels are given, else it is text."""
-    tokens = placeholders(model.config)
-    if inputs.get(PIXELS["video"]) is None:
-        tokens.pop("video", None)
-    elif all(inputs.get(name) is None for name in STILLS):
-        tokens.pop("image")
+    known = placeholders(model.config)
+    if family_of(model).video_as_images:
+        known["video"] = known["image"]
+        if len(modalities) > 1:
+            raise ValueError(
+                "a prompt with both an image and a video cannot be read by models of the family "
+                f"{model.config.model_type!r}, which know one placeholder for both: ask about one "
+                "of them"
+            )
+    tokens = {modality: known[modality] for modality in modalities if modality in known}
     template = template_for(model, tokenizer)
     pad = _inferred_pad_id(model)
     return Prompt(inputs, tokens, model.config.model_type, template, pad)

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from threading import RLock
 from typing import Any
@@ -87,6 +87,8 @@ def run(
             f"videos are not pruned in models of the family {model.config.model_type!r}: pass "
             "frames as images"
         )
+    if modality == "video":
+        family = family.of_videos
     consumed = _accepted(model, inputs, modality)
     # a choice that the encoder does not take is not the call's to make
     host = {name: x for name, x in host.items() if name in consumed or name not in CHOICES}
@@ -120,7 +122,7 @@ def run(
     pieces = family.pieces(output)  # (tokens, D') each
     lay_out = family.layouts if modality == "image" else family.video_layouts
     layouts = lay_out(model, host, prompt, [len(piece) for piece in pieces])
-    lengths = [len(layout.patches) for layout in layouts]
+    lengths = [len(layout.patches) for layout in layouts]  # n of each
     made = sum(map(len, pieces))
     if sum(lengths) != made:
         raise ValueError(
@@ -131,16 +133,45 @@ def run(
     deepstack_features: list[list[Tensor]] = []
     for level in output.get("deepstack_features") or ():
         deepstack_features.append(list(torch.cat(list(level)).split(lengths)))  # (n, D') each
+    features = list(torch.cat(pieces).split(lengths))
+
+    # leave out the tokens of videos that the processor has left out of the prompt
+    read = host.get(family.video_mask) if modality == "video" else None
+    if read is not None:
+        consumed |= {family.video_mask}
+        features, layouts = _compressed(features, layouts, read.cpu())
 
     return Part(
-        features=list(torch.cat(pieces).split(lengths)),
+        features=features,
         layouts=layouts,
-        spans=prompt.spans(lengths, modality),
+        spans=prompt.spans([len(x) for x in features], modality),
         found=found,
         deepstack_features=deepstack_features,
         consumed=consumed,
         returned=Returned(modality, len(layouts), output, family.output_field),
     )
+
+
+def _compressed(
+    features: list[Tensor], layouts: list[Layout], read: Tensor
+) -> tuple[list[Tensor], list[Layout]]:
+    """Return the features (k, D') and layouts of videos, of the tokens alone that are read.
+
+    A video without some tokens has no frames of one length any more.
+
+    Args:
+        features: (n, D') of each video.
+        read: (sum of n,) true where the language model reads a token.
+    """
+    few: list[Tensor] = []
+    laid_out: list[Layout] = []
+    lengths = [len(x) for x in features]
+    for full, layout, of_video in zip(features, layouts, read.split(lengths), strict=True):
+        index = of_video.nonzero()[:, 0]  # (k,)
+        few.append(full[index.to(full.device, non_blocking=True)])
+        patches, coordinates = layout.patches[index], layout.coordinates[index]
+        laid_out.append(replace(layout, patches=patches, coordinates=coordinates, frames=1))
+    return few, laid_out
 
 
 def _watch(

@@ -16,7 +16,7 @@ from adafv.families.base import Family
 from adafv.families.crops import Codes, Crops, Generic, Grid, Latents, Shapes, Sized, TwoRoutes
 from adafv.families.gemma4 import Gemma4
 from adafv.families.llama4 import Llama4
-from adafv.families.llava import AnyRes, Llava
+from adafv.families.llava import AnyRes, Llava, VideoLlava
 from adafv.families.others import IMPOSSIBLE, UNPROVEN
 from adafv.utils.checks import checked
 
@@ -45,19 +45,21 @@ FAMILIES: dict[str, Family] = {
     "aya_vision": Crops(max_crop_gap=1, thumbnail=-1),
     "chameleon": Crops(attention_observable=False),
     "cohere2_vision": Crops(max_crop_gap=1, thumbnail=-1),
-    "cosmos3_edge": Grid(),
+    "cosmos3_edge": Grid(prunes_video=True),
     "deepseek_ocr2": Latents(closing=1),
     "deepseek_vl": Crops(vision="vision_model"),
     "deepseek_vl_hybrid": Crops(vision="vision_model"),
     "emu3": Codes(),
-    "ernie4_5_vl_moe": Grid(vision="vision_tower", no_layerwise_reason=MORE_THAN_HIDDEN),
-    "exaone4_5": Grid(ignores_position_ids=True),
+    "ernie4_5_vl_moe": Grid(
+        vision="vision_tower", no_layerwise_reason=MORE_THAN_HIDDEN, prunes_video=True
+    ),
+    "exaone4_5": Grid(ignores_position_ids=True, prunes_video=True),
     "gemma3": Crops(no_layerwise_reason=BOTH_WAYS),
-    "gemma4": Gemma4(no_layerwise_reason=MORE_THAN_HIDDEN),
-    "glm46v": Grid(),
-    "glm4v": Grid(),
-    "glm4v_moe": Grid(),
-    "glm_ocr": Grid(),
+    "gemma4": Gemma4(no_layerwise_reason=MORE_THAN_HIDDEN, prunes_video=True),
+    "glm46v": Grid(prunes_video=True, video_as_images=True),
+    "glm4v": Grid(prunes_video=True, video_as_images=True),
+    "glm4v_moe": Grid(prunes_video=True, video_as_images=True),
+    "glm_ocr": Grid(prunes_video=True, video_as_images=True),
     "got_ocr2": Crops(max_crop_gap=0, thumbnail=-1, attention_observable=False),
     "granite_docling": TwoRoutes(
         vision="vision_model",
@@ -66,21 +68,28 @@ FAMILIES: dict[str, Family] = {
         thumbnail=-1,
         no_layerwise_reason=MORE_THAN_HIDDEN,
     ),
-    "hyperclovax_vision_v2": Grid(vision="vision_model", ignores_position_ids=True),
+    "hyperclovax_vision_v2": Grid(
+        vision="vision_model", ignores_position_ids=True, prunes_video=True
+    ),
     "idefics2": Latents(count="perceiver_config.resampler_n_latents", max_crop_gap=1, thumbnail=-1),
     "idefics3": Crops(vision="vision_model", merge="scale_factor", max_crop_gap=4, thumbnail=-1),
     "internvl": Crops(max_crop_gap=0, thumbnail=-1),
     "janus": Crops(vision="vision_model"),
     "kimi_k25": Grid(vision="vision_tower", together=False),
     "lfm2_vl": Shapes(max_crop_gap=1, thumbnail=-1, no_layerwise_reason=STATE),
-    "lfm3_vl": Grid(vision="vision_tower", attention_observable=False, no_layerwise_reason=STATE),
+    "lfm3_vl": Grid(
+        vision="vision_tower",
+        attention_observable=False,
+        no_layerwise_reason=STATE,
+        prunes_video=True,
+    ),
     "lighton_ocr": Sized(vision="vision_encoder"),
     "llama4": Llama4(no_layerwise_reason=ROTARY),
     "llava": Llava(),
     "llava_next": AnyRes(),
-    "llava_next_video": AnyRes(),
-    "llava_onevision": AnyRes(),
-    "minimax_m3_vl": Grid(vision="vision_tower", ignores_position_ids=True),
+    "llava_next_video": AnyRes(prunes_video=True),
+    "llava_onevision": AnyRes(prunes_video=True),
+    "minimax_m3_vl": Grid(vision="vision_tower", ignores_position_ids=True, prunes_video=True),
     "mistral3": Sized(),
     "ovis2": Crops(max_crop_gap=1, thumbnail=0),
     "paddleocr_vl": Grid(together=False),
@@ -93,8 +102,10 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": Grid(no_layerwise_reason=MORE_THAN_HIDDEN, prunes_video=True),
     "qwen3_vl_moe": Grid(no_layerwise_reason=MORE_THAN_HIDDEN, prunes_video=True),
     "smolvlm": Crops(vision="vision_model", merge="scale_factor", max_crop_gap=4, thumbnail=-1),
-    "video_llama_3": Grid(vision="vision_model"),
-    "video_llava": Crops(vision="image_tower"),
+    "video_llama_3": Grid(
+        vision="vision_model", prunes_video=True, video_mask="video_compression_mask"
+    ),
+    "video_llava": VideoLlava(prunes_video=True),
     "vipllava": Crops(strategy="default"),
 }
 

@@ -5,9 +5,9 @@ encoder's features, D width of the language model.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -61,6 +61,10 @@ class Family:
         ignores_position_ids: the model numbers its tokens by counting them, whatever position ids
             it is given.
         prunes_video: its videos are pruned, too.
+        video_vision: path of the tower that sees videos. Empty: it is the one that sees images.
+        video_mask: name of the input that says which tokens of videos the language model reads.
+            Empty: it reads all.
+        video_as_images: in a prompt the frames of a video are placeholders of images.
         merges: `output_field` holds what the language model reads, so that methods may merge it.
         required_inputs: inputs without which the crops' shapes are unknown.
         strategy: "default": the first token that the tower makes of a crop is cut off, "full": no
@@ -76,6 +80,9 @@ class Family:
     no_layerwise_reason: str = ""
     ignores_position_ids: bool = False
     prunes_video: bool = False
+    video_vision: str = ""
+    video_mask: str = ""
+    video_as_images: bool = False
     merges: bool = True
     required_inputs: tuple[str, ...] = ()
     strategy: str = "full"
@@ -84,6 +91,11 @@ class Family:
     def has_grid(self) -> bool:
         """Return whether rows and columns run over the image, so that coordinates are known."""
         return self.max_crop_gap is None
+
+    @property
+    def of_videos(self) -> Self:
+        """Return the same family, whose tower is the one that sees videos."""
+        return replace(self, vision=self.video_vision) if self.video_vision else self
 
     def tower(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return the vision tower of a model."""

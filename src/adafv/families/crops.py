@@ -114,14 +114,19 @@ class Grid(Family):
         self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
     ) -> list[Layout]:
         """Return for each video what its placeholders stand for: its frames are its crops."""
+        # frames that become one, in towers that merge them
+        merged = getattr(model.config.vision_config, "temporal_merge_size", 1)
         found: list[Layout] = []
         for grid, count in zip(inputs["video_grid_thw"], tokens, strict=True):
             # the tower sees all frames, one below the other
-            video = self._crop(model, grid, count)
-            frames = int(grid[0])
-            frame = raster(video.height // frames, video.width)
+            video = self._crop(model, grid, count * merged)
+            seen = int(grid[0])
+            frame = raster(video.height // seen, video.width)
+            frames = seen // merged
             layout = join([frame] * frames, frames=frames)
-            found.append(replace(layout, patches=video.patches, size=video.size))
+            patches = video.patches.unflatten(0, (frames, merged, -1))  # (frames, merged, P, m)
+            patches = patches.transpose(1, 2).reshape(frames * frame.size, -1)  # (N, merged · m)
+            found.append(replace(layout, patches=patches, size=video.size))
         return found
 
     def _crop(self, model: PreTrainedModel, grid: Tensor, count: int) -> Crop:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
+from adafv.core.prompt import Prompt
 from adafv.families.base import Family, Inputs, Lengths
-from adafv.families.crop_layout import Crop, raster
+from adafv.families.crop_layout import Crop, Layout, join, raster
 
 __all__ = ["Gemma4"]
 
@@ -24,3 +25,15 @@ class Gemma4(Family):
         sizes = ((coordinates.amax(1) + 1) // merge).tolist()  # (I, 2)
         padded = coordinates.shape[1]
         return [raster(height, width, merge, padded) for width, height in sizes]
+
+    def video_layouts(
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
+    ) -> list[Layout]:
+        """Return for each video what its placeholders stand for: its frames are its crops."""
+        frames = self.crops(model, {"image_position_ids": inputs["video_position_ids"]}, tokens)
+        found: list[Layout] = []
+        start = 0
+        for count in inputs["num_frames_per_video"].tolist():
+            found.append(join(frames[start : start + count], frames=count))
+            start += count
+        return found

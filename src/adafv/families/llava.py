@@ -3,10 +3,11 @@
 The latter are NeXT and OneVision. Letters: P patches of a crop, n placeholders of an image.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.llava_next.modeling_llava_next import (
@@ -16,10 +17,10 @@ from transformers.models.llava_next.modeling_llava_next import (
 
 from adafv.core.prompt import Prompt
 from adafv.families.base import Family, Inputs, Lengths, base_of, patch_grid
-from adafv.families.crop_layout import Layout, grid_coordinates, prepended
+from adafv.families.crop_layout import Crop, Layout, grid_coordinates, join, prepended
 from adafv.families.crops import Crops, Sized
 
-__all__ = ["AnyRes", "Llava"]
+__all__ = ["AnyRes", "Llava", "VideoLlava"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,35 @@ class Llava(Crops):
 
 
 @dataclass(frozen=True, kw_only=True)
+class VideoLlava(Crops):
+    """Bin Lin et al., arXiv 2311.10122: a tower for images and one for videos.
+
+    Of a video's frames every token of the tower stays, CLS before the patches of each.
+    """
+
+    vision: str = "image_tower"
+    video_vision: str = "video_tower"
+
+    def video_layouts(
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
+    ) -> list[Layout]:
+        """Return for each video what its placeholders stand for: its frames are its crops."""
+        pixels = inputs["pixel_values_videos"]  # (V, frames, 3, height, width)
+        videos, frames = pixels.shape[:2]
+        lead = self._before_patches(model)
+        frame = self._crop(model, {"pixel_values": pixels}, tokens[0] - lead)
+        layout = join([frame] * frames, frames=frames)
+
+        # CLS before the patches of each frame
+        of_frames = []
+        for x in (layout.patches, layout.coordinates):
+            x = prepended(x.unflatten(0, (frames, -1)), lead)  # (frames, lead + P, m)
+            of_frames.append(x.flatten(0, 1))  # (frames · (lead + P), m)
+        patches, coordinates = of_frames
+        return [replace(layout, patches=patches, coordinates=coordinates)] * videos
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnyRes(Family):
     """LLaVA-NeXT: thumbnail first, then the tiles of the best-fitting grid, newlines after rows.
 
@@ -48,6 +78,11 @@ class AnyRes(Family):
     """
 
     required_inputs: tuple[str, ...] = ("image_sizes",)
+
+    @property
+    def of_videos(self) -> Self:
+        """Return the same family, without the sizes of images: all frames are of one."""
+        return replace(self, required_inputs=())
 
     def layouts(
         self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt | None, tokens: Lengths
@@ -69,6 +104,24 @@ class AnyRes(Family):
         for size, count, of_image in zip(sizes, crops, packed, strict=True):
             layouts.append(self._layout(model, size, count, edges, of_image))
         return layouts
+
+    def video_layouts(
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
+    ) -> list[Layout]:
+        """Return for each video what its placeholders stand for: its frames are its crops.
+
+        The model pools the patches of a frame; OneVision puts one newline behind all frames.
+        """
+        pixels = inputs["pixel_values_videos"]  # (V, frames, 3, height, width)
+        videos, frames = pixels.shape[:2]
+        rows, columns = patch_grid(model, {"pixel_values": pixels})
+        stride = getattr(model.config, "spatial_pool_stride", None)
+        layout = join([_pooled(rows, columns, stride)] * frames, frames=frames)
+        if stride is None:
+            patches = F.pad(layout.patches, (0, 0, 0, 1), value=-1)  # (n + 1, m)
+            coordinates = F.pad(layout.coordinates, (0, 0, 0, 1), value=-1)  # (n + 1, 3)
+            layout = replace(layout, patches=patches, coordinates=coordinates)
+        return [layout] * videos
 
     def _crop_counts(self, model: PreTrainedModel, inputs: Inputs, sizes: Tensor) -> list[int]:
         """Return how many crops each image has: one if several images are in one prompt."""
@@ -163,6 +216,29 @@ class AnyRes(Family):
         edge = model.config.vision_config.image_size
         rows, columns = get_anyres_image_grid_shape(size, model.config.image_grid_pinpoints, edge)
         return rows, columns
+
+
+def _pooled(rows: int, columns: int, stride: int | None) -> Crop:
+    """Return the crop that pooling the rows · columns patches of a frame makes.
+
+    Args:
+        stride: side of the squares of patches that become a token. None: each side is halved by
+            bilinear resizing, as OneVision does it.
+    """
+    across, down = _cells(columns, stride), _cells(rows, stride)
+    index = down[:, None, :, None] * columns + across[None, :, None]  # (height, width, m, m)
+    height, width = len(down), len(across)
+    return Crop(index.reshape(height * width, -1), height, width, rows * columns)
+
+
+def _cells(length: int, stride: int | None) -> Tensor:
+    """Return which of `length` patches each token along a side is made of: (tokens, m)."""
+    if stride is not None:
+        return torch.arange(length // stride * stride).view(-1, stride)
+    # half as many, rounded up, each between the two patches around its centre
+    count = (length + 1) // 2
+    first = ((torch.arange(count) + 0.5) * length / count - 0.5).floor().long()  # (tokens,)
+    return torch.stack([first, (first + 1).clamp(max=length - 1)], dim=1)
 
 
 def _ranks(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Answer a question about an image, timed."""
+"""Answer a question about an image or a video, timed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from adafv.core.selection import Selection
 from adafv.core.visual_tokens import Encoding
 from adafv.models.generation import check_answer_length, check_length, decode, generate, was_cut
 from adafv.models.prompting import build_inputs
+from adafv.models.videos import Video
 from adafv.utils.checks import checked
 from adafv.utils.clock import now
 
@@ -51,16 +52,20 @@ class Answer:
 def ask(
     model: PreTrainedModel,
     processor: ProcessorMixin,
-    image: Image.Image,
+    image: Image.Image | Video,
     question: str,
     pruner: Pruner,
     max_new_tokens: int = 64,
 ) -> Answer:
     """Answer one question about one image, greedily, from the visual tokens that are kept.
 
+    Args:
+        image: or a video, as `adafv.models.videos.open_video` reads it.
+
     Raises:
-        ValueError: a question or image that `check_question` or `check_image` refuses, a prompt
-            longer than the model reads, or `max_new_tokens` below 1.
+        ValueError: a question or image that `check_question` or `check_image` refuses, a model
+            that reads no videos, or whose videos are not pruned, a prompt longer than the model
+            reads, or `max_new_tokens` below 1.
     """
     check_answer_length(max_new_tokens)
     inputs = build_inputs(processor, image, question, model.device, model.dtype)

@@ -12,7 +12,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from adafv.utils.checks import checked
 
-__all__ = ["MAX_ASPECT", "FirstFrameWarning", "check_image", "first_frame", "open_image", "to_rgb"]
+__all__ = [
+    "MAX_ASPECT",
+    "FirstFrameWarning",
+    "check_file",
+    "check_image",
+    "first_frame",
+    "is_still",
+    "open_image",
+    "to_rgb",
+]
 
 MAX_ASPECT = 100
 """Longer side over shorter side.
@@ -66,11 +75,7 @@ def open_image(path: str | Path | bytes) -> Image.Image:
             )
     else:
         name = str(path)
-        if _URL.match(name):
-            raise ValueError(
-                f"{name} is an address, not a file: download the image and pass its path"
-            )
-        _check_file(name)
+        check_file(name)
         source = name
 
     kind = None  # what the image is the first of, where its file holds several
@@ -153,6 +158,12 @@ def _head(source: str | bytes) -> bytes:
         return file.read(_HEAD)
 
 
+@checked
+def is_still(head: bytes) -> bool:
+    """Return whether a file begins as an image in the container of videos: HEIC or AVIF."""
+    return _is_heic(head) or head[4:11] == b"ftypavi"
+
+
 def _is_heic(head: bytes) -> bool:
     """Return whether a file is an ISO media file whose brand, or a compatible one, is of HEIC."""
     if head[4:8] != b"ftyp" or head[8:11] == b"avi":
@@ -201,14 +212,22 @@ def check_image(image: Image.Image, name: str = "the image") -> None:
         )
 
 
-def _check_file(name: str) -> None:
+@checked
+def check_file(name: str, what: str = "image") -> None:
+    """Raise a `ValueError` if there is no file of a name that can be opened and holds anything.
+
+    Args:
+        what: it should be.
+    """
+    if _URL.match(name):
+        raise ValueError(f"{name} is an address, not a file: download the {what} and pass its path")
     path = Path(name)
     try:
         if not path.exists():
-            raise ValueError(f"{name!r} does not exist: check the path of the image")
+            raise ValueError(f"{name!r} does not exist: check the path of the {what}")
         if not path.is_file():
             kind = "a folder" if path.is_dir() else "not a regular file"
-            raise ValueError(f"{name} is {kind}: pass one image file")
+            raise ValueError(f"{name} is {kind}: pass one {what} file")
         if path.stat().st_size == 0:
             raise ValueError(f"{name} is empty (0 bytes): save or download it again")
         # opening tells whether it may be read, which `stat` does not

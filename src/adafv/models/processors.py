@@ -1,22 +1,23 @@
-"""Load processors without torchvision, which transformers needs for videos only."""
+"""Load processors with and without torchvision, which transformers needs for videos only."""
 
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
-from transformers import AutoProcessor, PreTrainedConfig, ProcessorMixin
+from transformers import AutoProcessor, AutoVideoProcessor, PreTrainedConfig, ProcessorMixin
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import is_torchvision_available
 
 from adafv.utils.checks import checked
 
-__all__ = ["images_only", "processor_class"]
+__all__ = ["check_reads_videos", "images_only", "processor_class", "with_videos"]
 
 
 @checked
 def processor_class(config: PreTrainedConfig) -> Any:
     """Return the class that loads a model's processor.
 
-    That is `AutoProcessor`, or where torchvision is missing the model's class for images alone.
+    That is `AutoProcessor`; of a model that reads videos its own class, or where torchvision is
+    missing that for images alone.
     """
     # None for a family without a processor
     cls: Any = PROCESSOR_MAPPING.get(type(config), None)
@@ -25,9 +26,31 @@ def processor_class(config: PreTrainedConfig) -> Any:
         and issubclass(cls, ProcessorMixin)
         and "video_processor" in cls.get_attributes()
     )
-    if with_video and not is_torchvision_available():
-        return images_only(cls)
-    return AutoProcessor
+    if not with_video:
+        return AutoProcessor
+    return with_videos(cls) if is_torchvision_available() else images_only(cls)
+
+
+@checked
+@cache
+def with_videos(cls: type[ProcessorMixin]) -> type[ProcessorMixin]:
+    """Return a processor class whose part for videos is loaded with the one backend it has.
+
+    `backend="pil"` is for images: asked of the part for videos, too, it is refused.
+    """
+    index = cls.get_attributes().index("video_processor")
+
+    whole: Any = cls  # mypy takes no class for hashable
+
+    def arguments(kind: type[ProcessorMixin], source: str, *args: Any, **options: Any) -> list[Any]:
+        for_images: Any = images_only(whole)
+        parts: list[Any] = for_images._get_arguments_from_pretrained(source, *args, **options)
+        options.pop("backend", None)
+        parts[index] = AutoVideoProcessor.from_pretrained(source, **options)
+        return parts
+
+    # the same name as the model's class, which transformers writes to a saved processor
+    return type(cls.__name__, (cls,), {"_get_arguments_from_pretrained": classmethod(arguments)})
 
 
 @checked
@@ -42,6 +65,8 @@ def images_only(cls: type[ProcessorMixin]) -> type[ProcessorMixin]:
 
     class Images(ProcessorMixin):
         """The processor with every attribute but the one for videos."""
+
+        lacks_torchvision: ClassVar[bool] = True
 
         def __init__(self, *args: Any, **options: Any) -> None:
             # positional arguments come in the order of the attributes
@@ -62,3 +87,19 @@ def images_only(cls: type[ProcessorMixin]) -> type[ProcessorMixin]:
 
     # the same name as the model's class, which transformers writes to a saved processor
     return type(cls.__name__, (cls, Images), {"get_attributes": Images.get_attributes})
+
+
+@checked
+def check_reads_videos(processor: ProcessorMixin) -> None:
+    """Raise a `ValueError` if a processor has no part that prepares videos."""
+    if getattr(processor, "video_processor", None) is not None:
+        return
+    if getattr(processor, "lacks_torchvision", False):
+        raise ValueError(
+            "this model's processor prepares videos with torchvision, which is not installed: "
+            "install it from where your PyTorch came from, e.g. pip install torchvision"
+        )
+    raise ValueError(
+        "this model's processor reads images, no videos: pass a model that reads them, such as a "
+        "Qwen2.5-VL, or ask about a frame as an image"
+    )

@@ -8,6 +8,8 @@ from PIL import Image
 from transformers import ProcessorMixin
 
 from adafv.models.images import check_image, to_rgb
+from adafv.models.processors import check_reads_videos
+from adafv.models.videos import Video
 from adafv.utils.checks import checked
 
 __all__ = [
@@ -23,17 +25,50 @@ __all__ = [
 @checked
 def build_inputs(
     processor: ProcessorMixin,
-    image: Image.Image,
+    image: Image.Image | Video,
     question: str,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
     """Return model inputs of one question about one image: `input_ids` (1, L), `pixel_values`, ….
 
+    Args:
+        image: or a video, whose frames are all read.
+
     Raises:
-        ValueError: see `check_question` and `check_image`.
+        ValueError: see `check_question`, `check_image` and `check_reads_videos`.
     """
+    if isinstance(image, Video):
+        return _build_video(processor, image, question, device, dtype)
     return build_batch(processor, [image], [question], device, dtype)
+
+
+def _build_video(
+    processor: ProcessorMixin,
+    video: Video,
+    question: str,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> dict[str, Any]:
+    """Return model inputs of one question about one video."""
+    check_reads_videos(processor)
+    prompt = prompt_for(processor, question, video=True)
+    batch = processor(
+        text=[prompt],
+        videos=[video.frames],
+        video_metadata=[video.metadata],
+        # they are sampled already
+        do_sample_frames=False,
+        return_metadata=True,
+        **tokenizer_options(processor, prompt),
+    )
+    batch.pop("video_metadata", None)
+    inputs = dict(batch.to(device=device))
+    for name, value in inputs.items():
+        # times of frames are numbers, too, and would be rounded
+        if dtype is not None and name.startswith("pixel_values"):
+            inputs[name] = value.to(dtype)
+    return inputs
 
 
 @checked
@@ -80,25 +115,29 @@ def build_text(
 
 
 @checked
-def prompt_for(processor: ProcessorMixin, question: str, image: bool = True) -> str:
+def prompt_for(
+    processor: ProcessorMixin, question: str, image: bool = True, video: bool = False
+) -> str:
     """Return the prompt in the model's own chat template, with one placeholder of an image.
 
     Args:
         image: False: without the placeholder, for a blind model.
+        video: with the placeholder of a video instead.
 
     Raises:
         ValueError: see `check_question`.
     """
     question = check_question(processor, question)
+    shown = "video" if video else "image"
     tools: Any = processor
     if getattr(tools, "chat_template", None) is None:
         # LLaVA-1.5's own words, for checkpoints that were saved before templates were
-        placeholder = f"{tools.image_token}\n" if image else ""
+        placeholder = f"{getattr(tools, f'{shown}_token')}\n" if image else ""
         return f"USER: {placeholder}{question} ASSISTANT:"
 
     content = [{"type": "text", "text": question}]
     if image:
-        content.insert(0, {"type": "image"})
+        content.insert(0, {"type": shown})
     # one user turn, and the opening of the answer
     return tools.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -125,6 +164,7 @@ def check_question(processor: ProcessorMixin, question: str) -> str:
     # A control token in the question would open a second image or end the turn.
     control = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     control |= {*tokenizer.all_special_tokens, tools.image_token}
+    control |= {getattr(tools, "video_token", tools.image_token)}
     # the longest first, so that the error names it and not a part of it
     for token in sorted(control, key=len, reverse=True):
         if token.strip() and token in question:

@@ -7,6 +7,7 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from adafv.core.pruner import Pruner
+from adafv.models.videos import Video
 from adafv.utils.checks import checked
 from adafv.utils.files import atomic
 from adafv.viz.collect import (
@@ -43,7 +44,7 @@ __all__ = [
 def explain(
     model: PreTrainedModel,
     processor: Any,
-    image: Image.Image,
+    image: Image.Image | Video,
     question: str,
     pruner: Pruner,
     out: str | Path,
@@ -55,7 +56,7 @@ def explain(
 
     Args:
         model, processor: a model of a family in `adafv.families`, and its processor.
-        image: the image.
+        image: the image, or a video, which is drawn as its frames side by side.
         question: what is asked about it.
         pruner: any method; the page leaves out what it doesn't use.
         out: the PNG file to write.

@@ -19,7 +19,9 @@ from adafv.families import check_has_grid
 from adafv.methods import NoPruning
 from adafv.models.ask import Answer, ask
 from adafv.models.prompting import build_inputs
+from adafv.models.videos import Video
 from adafv.utils.checks import checked
+from adafv.viz.frames import montage, on_montage
 from adafv.viz.regions import Maps, Scale, scales, view
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ class Explanation:
         split: k_t and k_v, where the method mixes.
         reserve: tokens that each list is sure of.
         dense, pruned: the two answers.
+        frames: of a video, which `image` shows side by side; 0 for an image.
     """
 
     image: Image.Image
@@ -95,6 +98,7 @@ class Explanation:
     reserve: int
     dense: Answer
     pruned: Answer
+    frames: int = 0
 
     @property
     def maps(self) -> list[Maps]:
@@ -150,18 +154,21 @@ class Explanation:
 def explanation(
     model: PreTrainedModel,
     processor: Any,
-    image: Image.Image,
+    image: Image.Image | Video,
     question: str,
     pruner: Pruner,
     max_new_tokens: int = 64,
 ) -> Explanation:
     """Ask, dense and pruned, and collect what led to the choice.
 
+    Of a video it is drawn on its frames, side by side.
+
     The pruned model is asked twice and timed the second time, so that neither answer pays for a
     cold start.
     """
     check_drawable(model, pruner)
-    image = image.convert("RGB")
+    if isinstance(image, Image.Image):
+        image = image.convert("RGB")
 
     ask(model, processor, image, question, pruner, max_new_tokens=max_new_tokens)
     pruned = ask(model, processor, image, question, pruner, max_new_tokens=max_new_tokens)
@@ -195,7 +202,7 @@ def check_drawable(model: PreTrainedModel, pruner: Pruner) -> None:
 @torch.no_grad()
 def explained(
     processor: Any,
-    image: Image.Image,
+    image: Image.Image | Video,
     question: str,
     pruner: Pruner,
     encoding: Encoding,
@@ -206,7 +213,8 @@ def explained(
     """Collect what led to an answer that is there already.
 
     Args:
-        encoding: of one image.
+        image: or the video.
+        encoding: of it.
         selection: what `pruner` chose from it.
         dense: the answer from all tokens.
         pruned: the answer from those kept.
@@ -226,13 +234,24 @@ def explained(
         k_t, k_v = selection.split[0].tolist()
         split = (k_t, k_v)
 
+    frames = 0
+    if isinstance(image, Video):
+        _, height, width, _ = image.frames.shape
+        scale, across, frames = on_montage(coordinates, width / height)
+        image = montage(image, processor, across, frames)
+        grids = [scale]
+        box = (0.0, 0.0, float(image.width), float(image.height))
+    else:
+        grids = scales(coordinates)
+        box = view(processor, image.size, coordinates)
+
     return Explanation(
         image=image,
         question=question,
         method=pruner.spec,
         budget=budget,
-        view=view(processor, image.size, coordinates),
-        scales=scales(coordinates),
+        view=box,
+        scales=grids,
         kept=kept,
         merged=selection.features is not None,
         saliency=_of_first_image(evidence.saliency),
@@ -242,6 +261,7 @@ def explained(
         reserve=int(evidence.reserve * budget),
         dense=dense,
         pruned=pruned,
+        frames=frames,
     )
 
 

@@ -65,9 +65,13 @@ def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
     elif len(what.kept) == what.pruned.visual_tokens:
         kept = "Everything: the language model reads every patch."
 
+    shown = ("The image", "What is asked about.")
+    if what.frames:
+        shown = ("The frames", "What is asked about, row after row.")
+
     # whether a panel applies, its title, its caption, what draws it
     panels: list[tuple[bool, str, str, Body]] = [
-        (True, "The image", "What is asked about.", draw_image),
+        (True, *shown, draw_image),
         (
             what.saliency is not None,
             "What stands out",

@@ -8,6 +8,7 @@ from copy import deepcopy
 import pytest
 import torch
 from zoo.families import ask, show, tiny
+from zoo.videos import clip
 
 from adafv import AdaFV
 from adafv.core.encode import reask
@@ -98,10 +99,13 @@ def test_leaving_restores_where_decoding_goes_on():
     assert model.model.rope_deltas is before
 
 
-def test_clips_are_not_asked_about_again():
-    """One sentence; a clip's features are not kept apart from its question yet."""
-    from test_video import film
-
-    model, inputs = tiny("qwen2_vl").model, film("qwen2_vl", 0, 1)
-    with pytest.raises(ValueError, match="videos cannot be asked"):
-        reask(model, inputs, AdaFV(keep=0.3).encode(model, inputs))
+def test_a_clip_and_a_picture_of_one_encoding_are_not_asked_about_again():
+    """One sentence: which of them a new prompt shows is not known."""
+    model = tiny("qwen2_vl").model
+    inputs = clip("qwen2_vl", [show(48, 32, seed=number) for number in range(2)], QUESTION)
+    still = ask("qwen2_vl", (QUESTION, [show(48, 32)]))
+    both = still | inputs
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        both[name] = torch.cat([still[name], inputs[name]], dim=1)
+    with pytest.raises(ValueError, match="images and videos that were encoded together"):
+        reask(model, inputs, AdaFV(keep=0.3).encode(model, both))

@@ -224,6 +224,12 @@ def _encoded(
         except ValueError:
             raise error from None
 
+    if any(part.modality == "video" for part in encoding.returned):
+        raise ValueError(
+            "a later turn with a video needs the pixels of its new videos alone: leave out those "
+            "of earlier turns, or start a new chat"
+        )
+
     # leave out the old ones
     images = [i for i, span in enumerate(encoding.spans) if int(span.positions[0]) >= read]
     for name in encoding.consumed:
