@@ -13,7 +13,7 @@ from engine import Engine, Library, Request, Said, engine
 from stock import logprobs
 from vllm import ModelRegistry
 from vllm.plugins import load_general_plugins
-from wide import save_wide
+from wide import as_served, save_wide
 
 from adafv.integrations.vllm import ARCHITECTURES, models
 
@@ -49,6 +49,7 @@ def both(architecture, tmp_path_factory) -> Iterator[tuple[Engine, Library]]:
     folder = tmp_path_factory.mktemp(family)
     MARKER[family] = save_wide(family, architecture, folder)
     library = Library(family, folder)
+    as_served(family, folder)
     with engine(family, folder, long_prefill_token_threshold=24) as made:
         yield made, library
 

@@ -28,9 +28,30 @@ AS_ON_THE_HUB: dict[str, dict[str, Any]] = {
         }
     },
     "glm4v_moe": {"use_qk_norm": False},
+    "glm_ocr": {
+        "intermediate_size": 3 * 128,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 1.0,
+            "mrope_section": [8, 4, 4],
+        },
+    },
     "llama4": {"num_experts_per_tok": 1},
 }
 """What language models of the hub say, and vLLM does not do without."""
+AS_SERVED: dict[str, dict[str, Any]] = {
+    "lighton_ocr": {
+        "config.json": {"model_type": "mistral3"},
+        "processor_config.json": {
+            "processor_class": "PixtralProcessor",
+            "image_token": "<image>",
+            "image_break_token": "<break>",
+            "image_end_token": "<end>",
+        },
+    }
+}
+"""What files say on the hub, and vLLM reads, and transformers says otherwise."""
 
 
 def save_wide(name: str, architecture: str, folder: Path) -> str:
@@ -98,3 +119,10 @@ def _widen(config: Any) -> None:
     if config.model_type == "qwen2_vl":
         # what others call out_hidden_size
         config.vision_config.hidden_size = TIMES * narrow
+
+
+def as_served(name: str, folder: Path) -> None:
+    """Write what vLLM reads of a checkpoint where the hub has it in another form."""
+    for file, words in AS_SERVED.get(name, {}).items():
+        path = folder / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | words))

@@ -228,6 +228,8 @@ def _pruned_class(architecture: Architecture) -> type:
     if architecture.weights:
         renamed = WeightsMapper(orig_to_new_prefix=architecture.weights)
         attributes["hf_to_vllm_mapper"] = original.hf_to_vllm_mapper | renamed
+    if architecture.normalizes:
+        attributes["supports_mm_device_do_normalize"] = False
     mixins = (MRopeModel, PrunedModel) if architecture.mrope else (PrunedModel,)
     pruned = types.new_class(
         architecture.name, (*mixins, original), exec_body=lambda body: body.update(attributes)
