@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Qwen2VLVideoProcessor, SmolVLMVideoProcessor
 from zoo.families import ZOO
+from zoo.shapes import pixtral
 
+MODELS = ZOO | {"pixtral": pixtral}
 HEAD = 32  # the narrowest that there is on a CPU
 TIMES = 4  # the zoo's language models are 32 wide
 OUTER = ("hidden_size", "projection_dim")
@@ -57,7 +59,7 @@ AS_SERVED: dict[str, dict[str, Any]] = {
 def save_wide(name: str, architecture: str, folder: Path) -> str:
     """Save a model of the zoo and its processor, and return what stands for an image."""
     torch.manual_seed(0)
-    found = ZOO[name]()
+    found = MODELS[name]()
     config = deepcopy(found.model.config)
     _widen(config)
     if name == "gemma3":

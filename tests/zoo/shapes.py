@@ -40,6 +40,22 @@ def mistral3() -> Tiny:
     return Tiny(model, processor, "[IMG]")
 
 
+def pixtral() -> Tiny:
+    """LLaVA in front of Pixtral's tower."""
+    tokens = words("[IMG]", "[IMG_BREAK]", "[IMG_END]")
+    images = PixtralImageProcessorPil(patch_size=4, size={"longest_edge": 48})
+    processor = without_torchvision("pixtral.processing_pixtral", "PixtralProcessor")
+    model = build(
+        "llava",
+        vision_config=vision(model_type="pixtral", image_size=48, head_dim=8),
+        text_config=text(tokens, model_type="mistral", head_dim=8),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        image_token_index=tokens.convert_tokens_to_ids("[IMG]"),
+    )
+    return Tiny(model, processor(images, tokens, patch_size=4), "[IMG]")
+
+
 @family
 def lighton_ocr() -> Tiny:
     tokens = words(image_token="<image>", image_break_token="<break>", image_end_token="<end>")

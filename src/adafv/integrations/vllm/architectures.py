@@ -21,7 +21,6 @@ class Architecture:
             prompt, before vLLM repeats placeholders. Empty: the placeholder itself stands for it.
         structure: tokens that are no visual tokens may stand between those of one image.
         weights: prefixes of weights as transformers 5 writes them, where vLLM reads other ones.
-        unpruned_towers: types of vision towers with which images are served whole.
         normalizes: the processor has to normalize pixels. vLLM leaves that to the tower unless
             told otherwise, and this model's tower does not do it.
     """
@@ -36,7 +35,6 @@ class Architecture:
     marker: str = ""
     structure: bool = False
     weights: Mapping[str, str] = field(default_factory=dict)
-    unpruned_towers: tuple[str, ...] = ()
     normalizes: bool = False
 
 
@@ -51,8 +49,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         module="llava",
         model="LlavaForConditionalGeneration",
         family="llava",
+        about="or Pixtral, whose tower sees images of any shape",
+        structure=True,
         weights=OF_OLDER_TOWERS,
-        unpruned_towers=("pixtral",),
     ),
     "LlavaNextForConditionalGeneration": Architecture(
         name="PrunedLlavaNext",

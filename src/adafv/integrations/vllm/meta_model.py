@@ -67,9 +67,8 @@ class MetaModel:
             inputs[name] = given if given.dim() > 1 else given[None]
         if shape:
             inputs[PIXELS] = self._pixels(shape)
-            if SIZES in self._family.required_inputs and SIZES not in inputs:
-                # vLLM cuts padding off before it hands pixels on
-                inputs[SIZES] = torch.tensor([shape[-2:]])
+            # vLLM cuts padding off before it hands pixels on
+            inputs.setdefault(SIZES, torch.tensor([shape[-2:]]))
 
         # transformers' encoder returns a piece for each crop (crops, 3, height, width)
         crops = shape[0] if len(shape) == 4 and GRID not in inputs else 1
