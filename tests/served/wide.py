@@ -39,6 +39,7 @@ AS_ON_THE_HUB: dict[str, dict[str, Any]] = {
             "mrope_section": [8, 4, 4],
         },
     },
+    "lfm2_vl": {"block_dim": 128, "conv_dim": 128},
     "llama4": {"num_experts_per_tok": 1},
 }
 """What language models of the hub say, and vLLM does not do without."""

@@ -80,7 +80,9 @@ def lfm2_vl() -> Tiny:
     )
     model = build(
         "lfm2_vl",
-        vision_config=vision(model_type="siglip2_vision_model", num_patches=36),
+        vision_config=vision(
+            model_type="siglip2_vision_model", num_patches=36, vision_use_head=False
+        ),
         text_config=text(tokens, model_type="lfm2", full_attn_idxs=[0, 2]),
         projector_hidden_size=32,
         image_token_id=tokens.convert_tokens_to_ids("<image>"),

@@ -137,6 +137,15 @@ ARCHITECTURES: dict[str, Architecture] = {
         model="LightOnOCRForConditionalGeneration",
         family="lighton_ocr",
     ),
+    "Lfm2VlForConditionalGeneration": Architecture(
+        name="PrunedLfm2VL",
+        title="LFM2-VL",
+        module="lfm2_vl",
+        model="Lfm2VLForConditionalGeneration",
+        family="lfm2_vl",
+        structure=True,
+        weights=OF_OLDER_TOWERS,
+    ),
     "Idefics3ForConditionalGeneration": Architecture(
         name="PrunedIdefics3",
         title="Idefics3",
