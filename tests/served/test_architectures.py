@@ -31,7 +31,7 @@ SEVERAL = [
 ]
 NEW = {name: one.family for name, one in ARCHITECTURES.items() if one.family not in FAMILIES}
 OPTIONS = {"lfm2_vl": {"compilation_config": {"custom_ops": ["-rotary_embedding"]}}}
-"""By family: that kernel of the CPU leaves out some tokens of this language model."""
+"""Of an engine: on a CPU that kernel leaves out some tokens of this language model."""
 MODELS = [*NEW.items(), ("LlavaForConditionalGeneration", "pixtral")]
 
 

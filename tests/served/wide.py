@@ -54,7 +54,7 @@ AS_SERVED: dict[str, dict[str, Any]] = {
         },
     }
 }
-"""What files say on the hub, and vLLM reads, and transformers says otherwise."""
+"""What files of a checkpoint say on the hub, where transformers writes something else."""
 
 
 def save_wide(name: str, architecture: str, folder: Path) -> str:
@@ -125,7 +125,7 @@ def _widen(config: Any) -> None:
 
 
 def as_served(name: str, folder: Path) -> None:
-    """Write what vLLM reads of a checkpoint where the hub has it in another form."""
+    """Write what files of a checkpoint say on the hub, which vLLM reads."""
     for file, words in AS_SERVED.get(name, {}).items():
         path = folder / file
         path.write_text(json.dumps(json.loads(path.read_text()) | words))
