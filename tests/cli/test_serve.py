@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from transformers import LlavaConfig, PixtralVisionConfig
+from transformers import LlavaConfig
 
 from adafv.cli import main
 from adafv.embedded import MODEL_DIR
@@ -196,23 +196,14 @@ def test_bad_input(serve, arguments, words):
 
 
 def test_models_that_are_not_pruned_are_refused(serve, tmp_path):
-    """Nothing is ever silently not pruned: another architecture, or LLaVA with a tower that isn't
-    observed.
-    """
-    other, pixtral = tmp_path / "other", tmp_path / "pixtral"
-    LlavaConfig(architectures=["VipLlavaForConditionalGeneration"]).save_pretrained(other)
-    LlavaConfig(
-        architectures=["LlavaForConditionalGeneration"], vision_config=PixtralVisionConfig()
-    ).save_pretrained(pixtral)
-    for folder, words in (
-        (other, ("VipLlava", "LlavaNextForConditionalGeneration")),
-        (pixtral, ("Pixtral",)),
-    ):
-        status, command, err = serve(folder)
-        assert status == 2
-        assert not command
-        assert err.count("\n") == 1
-        assert all(word in err for word in words)
+    """Nothing is ever silently not pruned."""
+    LlavaConfig(architectures=["VipLlavaForConditionalGeneration"]).save_pretrained(tmp_path)
+    status, command, err = serve(tmp_path)
+    assert status == 2
+    assert not command
+    assert err.count("\n") == 1
+    assert "VipLlava" in err
+    assert "LlavaNextForConditionalGeneration" in err
 
 
 def test_without_the_plugin_nothing_would_be_pruned(serve):

@@ -11,6 +11,7 @@ from zoo.families import ask, show, tiny
 
 from adafv import METHODS, method
 from adafv.core.config import PruneConfig
+from adafv.families import FAMILIES
 from adafv.families.crop_layout import join, raster
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.meta_model import MetaModel
@@ -254,6 +255,27 @@ def test_what_stays_is_what_the_library_keeps(family, name):
             )
         else:
             assert torch.equal(one.features, features)
+
+
+def test_padding_that_the_tower_does_not_read():
+    """Each token is made of the patches that transformers makes it of, from LFM2-VL's tiles and a
+    thumbnail of another shape.
+    """
+    model = tiny("lfm2_vl").model
+    inputs = ask("lfm2_vl", (QUESTION, [show(90, 60)]))
+    shapes = inputs["spatial_shapes"]  # (crops, 2)
+    _, longest, _ = inputs["pixel_values"].shape
+    count = int((inputs["input_ids"] == model.config.image_token_id).sum())
+    [padded] = FAMILIES["lfm2_vl"].layouts(model, inputs, None, [count])
+    packed = MetaModel(model.config).layout(count, {"spatial_shapes": shapes})
+    assert packed.size == int(shapes.prod(1).sum()) < padded.size
+
+    # where the patches that are packed stand among all
+    places = []
+    for i, size in enumerate(shapes.prod(1).tolist()):
+        places.append(torch.arange(size) + i * longest)
+    assert torch.equal(torch.cat(places)[packed.patches], padded.patches)
+    assert torch.equal(packed.coordinates, padded.coordinates)
 
 
 @pytest.mark.parametrize("name", METHODS_SERVED)

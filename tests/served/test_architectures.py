@@ -13,7 +13,7 @@ from engine import Engine, Library, Request, Said, engine
 from stock import logprobs
 from vllm import ModelRegistry
 from vllm.plugins import load_general_plugins
-from wide import save_wide
+from wide import as_served, save_wide
 
 from adafv.integrations.vllm import ARCHITECTURES, models
 
@@ -29,27 +29,27 @@ SEVERAL = [
     Request(COLOR, keep=1.0),
     Request(COLOR, ()),
 ]
-NEW = [name for name, one in ARCHITECTURES.items() if one.family not in FAMILIES]
+NEW = {name: one.family for name, one in ARCHITECTURES.items() if one.family not in FAMILIES}
+OPTIONS = {"lfm2_vl": {"compilation_config": {"custom_ops": ["-rotary_embedding"]}}}
+"""Of an engine: on a CPU that kernel leaves out some tokens of this language model."""
+MODELS = [*NEW.items(), ("LlavaForConditionalGeneration", "pixtral")]
 
 
-@pytest.fixture(scope="module", params=NEW)
-def architecture(request) -> str:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def both(architecture, tmp_path_factory) -> Iterator[tuple[Engine, Library]]:
+@pytest.fixture(scope="module", params=MODELS, ids="-".join)
+def both(request, tmp_path_factory) -> Iterator[tuple[Engine, Library]]:
     """An engine, which reads prompts in chunks, and the library, of one checkpoint."""
+    architecture, family = request.param
     # a class that is registered is not looked at in a process of its own, which takes longer
     load_general_plugins()
     pruned = getattr(models, ARCHITECTURES[architecture].name)
     ModelRegistry.register_model(architecture, pruned)
 
-    family = ARCHITECTURES[architecture].family
     folder = tmp_path_factory.mktemp(family)
     MARKER[family] = save_wide(family, architecture, folder)
     library = Library(family, folder)
-    with engine(family, folder, long_prefill_token_threshold=24) as made:
+    as_served(family, folder)
+    options = OPTIONS.get(family, {})
+    with engine(family, folder, long_prefill_token_threshold=24, **options) as made:
         yield made, library
 
 

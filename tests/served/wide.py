@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Qwen2VLVideoProcessor, SmolVLMVideoProcessor
 from zoo.families import ZOO
+from zoo.shapes import pixtral
 
+MODELS = ZOO | {"pixtral": pixtral}
 HEAD = 32  # the narrowest that there is on a CPU
 TIMES = 4  # the zoo's language models are 32 wide
 OUTER = ("hidden_size", "projection_dim")
@@ -28,15 +30,37 @@ AS_ON_THE_HUB: dict[str, dict[str, Any]] = {
         }
     },
     "glm4v_moe": {"use_qk_norm": False},
+    "glm_ocr": {
+        "intermediate_size": 3 * 128,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 1.0,
+            "mrope_section": [8, 4, 4],
+        },
+    },
+    "lfm2_vl": {"block_dim": 128, "conv_dim": 128},
     "llama4": {"num_experts_per_tok": 1},
 }
 """What language models of the hub say, and vLLM does not do without."""
+AS_SERVED: dict[str, dict[str, Any]] = {
+    "lighton_ocr": {
+        "config.json": {"model_type": "mistral3"},
+        "processor_config.json": {
+            "processor_class": "PixtralProcessor",
+            "image_token": "<image>",
+            "image_break_token": "<break>",
+            "image_end_token": "<end>",
+        },
+    }
+}
+"""What files of a checkpoint say on the hub, where transformers writes something else."""
 
 
 def save_wide(name: str, architecture: str, folder: Path) -> str:
     """Save a model of the zoo and its processor, and return what stands for an image."""
     torch.manual_seed(0)
-    found = ZOO[name]()
+    found = MODELS[name]()
     config = deepcopy(found.model.config)
     _widen(config)
     if name == "gemma3":
@@ -98,3 +122,10 @@ def _widen(config: Any) -> None:
     if config.model_type == "qwen2_vl":
         # what others call out_hidden_size
         config.vision_config.hidden_size = TIMES * narrow
+
+
+def as_served(name: str, folder: Path) -> None:
+    """Write what files of a checkpoint say on the hub, which vLLM reads."""
+    for file, words in AS_SERVED.get(name, {}).items():
+        path = folder / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | words))

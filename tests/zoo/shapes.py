@@ -40,6 +40,22 @@ def mistral3() -> Tiny:
     return Tiny(model, processor, "[IMG]")
 
 
+def pixtral() -> Tiny:
+    """LLaVA in front of Pixtral's tower."""
+    tokens = words("[IMG]", "[IMG_BREAK]", "[IMG_END]")
+    images = PixtralImageProcessorPil(patch_size=4, size={"longest_edge": 48})
+    processor = without_torchvision("pixtral.processing_pixtral", "PixtralProcessor")
+    model = build(
+        "llava",
+        vision_config=vision(model_type="pixtral", image_size=48, head_dim=8),
+        text_config=text(tokens, model_type="mistral", head_dim=8),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        image_token_index=tokens.convert_tokens_to_ids("[IMG]"),
+    )
+    return Tiny(model, processor(images, tokens, patch_size=4), "[IMG]")
+
+
 @family
 def lighton_ocr() -> Tiny:
     tokens = words(image_token="<image>", image_break_token="<break>", image_end_token="<end>")
@@ -64,7 +80,9 @@ def lfm2_vl() -> Tiny:
     )
     model = build(
         "lfm2_vl",
-        vision_config=vision(model_type="siglip2_vision_model", num_patches=36),
+        vision_config=vision(
+            model_type="siglip2_vision_model", num_patches=36, vision_use_head=False
+        ),
         text_config=text(tokens, model_type="lfm2", full_attn_idxs=[0, 2]),
         projector_hidden_size=32,
         image_token_id=tokens.convert_tokens_to_ids("<image>"),

@@ -163,6 +163,8 @@ class Sized(Family):
 class Shapes(Family):
     """Crops of any shape, each padded to the longest, their shapes given in patches.
 
+    Where there are no pixels among the inputs, nothing is padded.
+
     Attributes:
         shapes: name of the input that holds (crops, 2) rows and columns of patches.
         merge: path, in the configuration, of the side of the square of patches that becomes a
@@ -175,7 +177,8 @@ class Shapes(Family):
     def crops(self, model: PreTrainedModel, inputs: Inputs, tokens: Lengths) -> list[Crop]:
         """Return the crops of a batch, in the order of the tower."""
         merge = _path(model.config, self.merge)
-        padded = inputs["pixel_values"].shape[1]  # patches of the longest crop
+        pixels = inputs.get("pixel_values")
+        padded = None if pixels is None else pixels.shape[1]  # patches of the longest crop
         crops: list[Crop] = []
         for height, width in inputs[self.shapes]:
             crops.append(raster(int(height) // merge, int(width) // merge, merge, padded))

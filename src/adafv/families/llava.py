@@ -34,8 +34,7 @@ class Llava(Crops):
         self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt | None, tokens: Lengths
     ) -> list[Layout]:
         """Return for each image, in reading order, what its placeholders stand for."""
-        # only Pixtral's processor gives sizes
-        if inputs.get("image_sizes") is not None:
+        if model.config.vision_config.model_type == "pixtral":
             return Sized().layouts(model, inputs, prompt, tokens)
         return super().layouts(model, inputs, prompt, tokens)
 

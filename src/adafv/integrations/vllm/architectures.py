@@ -21,7 +21,8 @@ class Architecture:
             prompt, before vLLM repeats placeholders. Empty: the placeholder itself stands for it.
         structure: tokens that are no visual tokens may stand between those of one image.
         weights: prefixes of weights as transformers 5 writes them, where vLLM reads other ones.
-        unpruned_towers: types of vision towers with which images are served whole.
+        normalizes: the processor has to normalize pixels. vLLM leaves that to the tower unless
+            told otherwise, and this model's tower does not do it.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Architecture:
     marker: str = ""
     structure: bool = False
     weights: Mapping[str, str] = field(default_factory=dict)
-    unpruned_towers: tuple[str, ...] = ()
+    normalizes: bool = False
 
 
 TOWER_PARTS = ("embeddings", "encoder", "pre_layrnorm", "post_layernorm")
@@ -48,8 +49,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         module="llava",
         model="LlavaForConditionalGeneration",
         family="llava",
+        about="or Pixtral, whose tower sees images of any shape",
+        structure=True,
         weights=OF_OLDER_TOWERS,
-        unpruned_towers=("pixtral",),
     ),
     "LlavaNextForConditionalGeneration": Architecture(
         name="PrunedLlavaNext",
@@ -128,6 +130,22 @@ ARCHITECTURES: dict[str, Architecture] = {
         family="mistral3",
         structure=True,
     ),
+    "LightOnOCRForConditionalGeneration": Architecture(
+        name="PrunedLightOnOCR",
+        title="LightOnOCR",
+        module="lightonocr",
+        model="LightOnOCRForConditionalGeneration",
+        family="lighton_ocr",
+    ),
+    "Lfm2VlForConditionalGeneration": Architecture(
+        name="PrunedLfm2VL",
+        title="LFM2-VL",
+        module="lfm2_vl",
+        model="Lfm2VLForConditionalGeneration",
+        family="lfm2_vl",
+        structure=True,
+        weights=OF_OLDER_TOWERS,
+    ),
     "Idefics3ForConditionalGeneration": Architecture(
         name="PrunedIdefics3",
         title="Idefics3",
@@ -160,6 +178,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         family="glm4v_moe",
         mrope=True,
     ),
+    "GlmOcrForConditionalGeneration": Architecture(
+        name="PrunedGlmOcr",
+        title="GLM-OCR",
+        module="glm_ocr",
+        model="GlmOcrForConditionalGeneration",
+        family="glm_ocr",
+        mrope=True,
+    ),
     "Cohere2VisionForConditionalGeneration": Architecture(
         name="PrunedCohere2Vision",
         title="Cohere2 Vision",
@@ -177,6 +203,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         family="llama4",
         structure=True,
         marker="fake_image_token",
+    ),
+    "Exaone4_5_ForConditionalGeneration": Architecture(
+        name="PrunedExaone4_5",
+        title="EXAONE 4.5",
+        module="exaone4_5",
+        model="Exaone4_5_ForConditionalGeneration",
+        family="exaone4_5",
+        normalizes=True,
     ),
 }
 """By the architecture in a model's configuration; each is proven against the library."""

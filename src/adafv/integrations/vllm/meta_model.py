@@ -11,12 +11,13 @@ from transformers import AutoModelForImageTextToText
 from adafv.families import family_of
 from adafv.families.crop_layout import Layout
 
-__all__ = ["MetaModel"]
+__all__ = ["SHAPES", "MetaModel"]
 
 PIXELS = "pixel_values"
 SIZES = "image_sizes"
 GRID = "image_grid_thw"
-GIVEN = (SIZES, GRID, "spatial_shapes")
+SHAPES = "spatial_shapes"
+GIVEN = (SIZES, GRID, SHAPES)
 """Inputs whose numbers say how large an image is; of pixels only the shape does."""
 
 Shape = tuple[int, ...]
@@ -65,11 +66,11 @@ class MetaModel:
             given = torch.tensor(values).view(size)
             # a batch of one image: (1, 2) or (1, 3)
             inputs[name] = given if given.dim() > 1 else given[None]
-        if shape:
+        # of crops of any shape vLLM's tower reads the patches, and none of the padding
+        if shape and SHAPES not in inputs:
             inputs[PIXELS] = self._pixels(shape)
-            if SIZES in self._family.required_inputs and SIZES not in inputs:
-                # vLLM cuts padding off before it hands pixels on
-                inputs[SIZES] = torch.tensor([shape[-2:]])
+            # vLLM cuts padding off before it hands pixels on
+            inputs.setdefault(SIZES, torch.tensor([shape[-2:]]))
 
         # transformers' encoder returns a piece for each crop (crops, 3, height, width)
         crops = shape[0] if len(shape) == 4 and GRID not in inputs else 1

@@ -23,7 +23,7 @@ from adafv.integrations.vllm.architectures import ARCHITECTURES, Architecture
 from adafv.integrations.vllm.config_checks import check_config
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.failures import catches, fail_requests
-from adafv.integrations.vllm.meta_model import MetaModel
+from adafv.integrations.vllm.meta_model import SHAPES, MetaModel
 from adafv.integrations.vllm.mrope_model import MRopeModel
 from adafv.integrations.vllm.options import FIELD, PruneSpec, settings
 from adafv.integrations.vllm.processor import processor_factory
@@ -154,7 +154,7 @@ class PrunedModel:
         part: list[str] = []
         room = self.at_once
         for image, item in new.items():
-            size = self._patches(item.get_data()["pixel_values"])
+            size = self._patches(item.get_data())
             # an image that is larger than the room is encoded alone
             if part and size > room:
                 yield part
@@ -165,8 +165,11 @@ class PrunedModel:
         if part:
             yield part
 
-    def _patches(self, pixels: Any) -> int:
-        """Return how many patches the tower has of an image, padding included."""
+    def _patches(self, inputs: Any) -> int:
+        """Return how many patches the tower reads of an image."""
+        if SHAPES in inputs:
+            return int(inputs[SHAPES].prod(dim=1).sum())
+        pixels = inputs["pixel_values"]
         if pixels.dim() < 3:
             # patches already, one after another (patches, width)
             return len(pixels)
@@ -183,7 +186,7 @@ class PrunedModel:
 
         # the tower's calls hold the patches of all images, one image after the other
         inputs = [item.get_data() for item in items]
-        sizes = [self._patches(of_image["pixel_values"]) for of_image in inputs]
+        sizes = list(map(self._patches, inputs))
         saliency_of_patches = torch.cat([x.flatten() for x in seen]).split(sizes)
 
         encoded = []
@@ -228,6 +231,8 @@ def _pruned_class(architecture: Architecture) -> type:
     if architecture.weights:
         renamed = WeightsMapper(orig_to_new_prefix=architecture.weights)
         attributes["hf_to_vllm_mapper"] = original.hf_to_vllm_mapper | renamed
+    if architecture.normalizes:
+        attributes["supports_mm_device_do_normalize"] = False
     mixins = (MRopeModel, PrunedModel) if architecture.mrope else (PrunedModel,)
     pruned = types.new_class(
         architecture.name, (*mixins, original), exec_body=lambda body: body.update(attributes)

@@ -257,9 +257,6 @@ def processor_factory(original: Any, architecture: Architecture) -> Any:
     """Return a factory as vLLM's own one of a model, of a processor with `Pruned` in front."""
 
     def factory(info: Any, dummy_inputs: Any) -> Any:
-        vision_config = info.get_hf_config().vision_config
-        if vision_config.model_type in architecture.unpruned_towers:
-            return original(info, dummy_inputs)
         # vLLM has a class, or a function that chooses between classes by the model
         cls = original if isinstance(original, type) else type(original(info, dummy_inputs))
         pruned = type(cls.__name__, (Pruned, cls), {"architecture": architecture})
