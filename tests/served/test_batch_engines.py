@@ -290,21 +290,21 @@ def test_deaths(shorter, few, engine):
     check(out, few)
 
 
-def test_ray_with_a_worker_killed(source, expected):
+def test_ray_with_a_worker_killed(shorter, few):
     """Two workers, one killed in the middle: every line of the input has its result, once, in
     order.
     """
     pytest.importorskip("ray", reason="needs Ray: make test-vllm")
-    out = source.parent / "ray.jsonl"
-    process = command(source, out, "ray", "--workers", 2, "--batch-size", 4)
+    out = shorter.parent / "ray.jsonl"
+    process = command(shorter, out, "ray", "--workers", 2, "--batch-size", 4)
     wait(lambda: count(out) > 10 or process.poll() is not None)
     cores = engines(process)
     assert len(cores) == 2
-    assert count(out) < len(expected)
+    assert count(out) < len(few)
     worker = cores[0].parent()
     assert worker.name().startswith("ray::")
     worker.kill()
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 1, out.with_suffix(".log").read_text()  # bad lines are among them
-    assert json.loads(said)["lines"] == len(expected)
-    check(out, expected)
+    assert json.loads(said)["lines"] == len(few)
+    check(out, few)

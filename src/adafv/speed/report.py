@@ -20,6 +20,7 @@ from adafv.utils.records import as_csv, write_json
 __all__ = ["meta_of", "noise_of", "write"]
 
 
+@checked
 def noise_of(records: Iterable[Record]) -> dict[str, list[float]]:
     """Return the lowest, median and highest ratio of dense to dense TTFT, for each batch."""
     # the dense model takes part twice in every repetition
