@@ -13,16 +13,9 @@ from adafv import METHODS, method
 from adafv.core.config import PruneConfig
 from adafv.families import FAMILIES
 from adafv.families.crop_layout import join, raster
+from adafv.integrations.vllm import mrope
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.meta_model import MetaModel
-from adafv.integrations.vllm.mrope import (
-    CHANNELS,
-    Span,
-    coordinates_of,
-    dense_tokens,
-    pruned_positions,
-    with_coordinates,
-)
 from adafv.integrations.vllm.options import PruneSpec, VLLMOptions, check_cost, settings
 from adafv.integrations.vllm.select import select
 from adafv.integrations.vllm.structure import between, with_structure
@@ -321,9 +314,9 @@ def test_coordinates_survive_half_precision():
     """Rows and columns of the largest images come through bfloat16 unharmed."""
     coordinates = torch.tensor([[0, 0], [255, 257], [1000, 3], [16383, 9999]])
     features = torch.randn(4, 5, dtype=torch.bfloat16)
-    both = with_coordinates(features, coordinates)
-    assert torch.equal(coordinates_of(both), coordinates)
-    assert torch.equal(both[:, :-CHANNELS], features)
+    both = mrope.with_coordinates(features, coordinates)
+    assert torch.equal(mrope.coordinates_of(both), coordinates)
+    assert torch.equal(both[:, : -mrope.CHANNELS], features)
 
 
 @pytest.mark.parametrize("shapes", [[(48, 48)], [(96, 24), (24, 24)]])
@@ -339,16 +332,16 @@ def test_positions_are_the_models_own(shapes):
     starts = (
         (ids == model.config.image_token_id) & (ids.roll(1) != model.config.image_token_id)
     ).nonzero()[:, 0]
-    whole = [Span(int(start), n, n) for start, n in zip(starts, counts, strict=True)]
-    assert dense_tokens(ids.tolist(), whole) == ids.tolist()
-    assert torch.equal(pruned_positions(expected[:, 0], whole), expected[:, 0])
+    whole = [mrope.Span(int(start), n, n) for start, n in zip(starts, counts, strict=True)]
+    assert mrope.dense_tokens(ids.tolist(), whole) == ids.tolist()
+    assert torch.equal(mrope.pruned_positions(expected[:, 0], whole), expected[:, 0])
     # one token of each stays
     gone = [sum(n - 1 for n in counts[:i]) for i in range(len(counts) + 1)]
-    pruned = [Span(span.start - gone[i], 1, span.count) for i, span in enumerate(whole)]
+    pruned = [mrope.Span(span.start - gone[i], 1, span.count) for i, span in enumerate(whole)]
     is_text = ids != model.config.image_token_id
     first = torch.zeros_like(is_text).index_fill(0, starts, True)
-    assert dense_tokens(ids[is_text | first].tolist(), pruned) == ids.tolist()
-    found = pruned_positions(expected[:, 0], pruned)
+    assert mrope.dense_tokens(ids[is_text | first].tolist(), pruned) == ids.tolist()
+    found = mrope.pruned_positions(expected[:, 0], pruned)
     assert torch.equal(found, expected[:, 0][:, is_text | first])
 
 

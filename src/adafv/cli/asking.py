@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -48,20 +48,12 @@ def ask(
     # check everything that can be wrong before a model is loaded
     opened = open_shown(file, question, frames, model)
     pruner_of(method, keep, tokens, model)
-    quiet()
-    # imported after the checks: PyTorch takes seconds
+    asked = _loaded(opened, question, max_new_tokens, model, device, dtype)
     from adafv.models.ask import ask as answer_question
-    from adafv.models.generation import check_answer_length
-    from adafv.models.load import load
-
-    check_answer_length(max_new_tokens)
-    loaded, processor = load(model, device, dtype)
-    complain_of_words(processor, [question], model)
-    complain_of_photograph(opened, model)
 
     # now that there is a processor, `skip=template` has its ids
-    pruner = pruner_of(method, keep, tokens, model, processor)
-    answer = answer_question(loaded, processor, opened, question, pruner, max_new_tokens)
+    pruner = pruner_of(method, keep, tokens, model, asked[1])
+    answer = answer_question(*asked, opened, question, pruner, max_new_tokens)
     if as_json:
         print_json(asdict(answer))
         return
@@ -81,11 +73,11 @@ def explain(
     method: Method = None,
     keep: Keep = None,
     tokens: Tokens = None,
-    frames: Frames = None,
     out: Annotated[
         Path,
         typer.Option("--out", metavar="FILE.png", help="Where to draw it.", show_default=False),
     ],
+    frames: Frames = None,
     model: Model = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -100,8 +92,31 @@ def explain(
     opened = open_shown(file, question, frames, model)
     pruner_of(method, keep, tokens, model)
     writable_folder(out.parent)
-    quiet()
+    asked = _loaded(opened, question, max_new_tokens, model, device, dtype)
     from adafv import viz
+
+    # answer with and without pruning, and draw
+    pruner = pruner_of(method, keep, tokens, model, asked[1])
+    summary = viz.explain(*asked, opened, question, pruner, out, max_new_tokens)
+    if as_json:
+        print_json(summary)
+    else:
+        typer.echo(f"drawn: {out}")
+        if summary["cut"]:
+            typer.echo(f"an answer on it was{CUT.format(max_new_tokens)}")
+
+
+def _loaded(
+    opened: Any,
+    question: str,
+    max_new_tokens: int,
+    model: str | None,
+    device: str | None,
+    dtype: str | None,
+) -> tuple[Any, Any]:
+    """Return model and processor, having said what the model does not know of a question."""
+    quiet()
+    # imported after the checks: PyTorch takes seconds
     from adafv.models.generation import check_answer_length
     from adafv.models.load import load
 
@@ -109,13 +124,4 @@ def explain(
     loaded, processor = load(model, device, dtype)
     complain_of_words(processor, [question], model)
     complain_of_photograph(opened, model)
-    pruner = pruner_of(method, keep, tokens, model, processor)
-
-    # answer with and without pruning, and draw
-    summary = viz.explain(loaded, processor, opened, question, pruner, out, max_new_tokens)
-    if as_json:
-        print_json(summary)
-    else:
-        typer.echo(f"drawn: {out}")
-        if summary["cut"]:
-            typer.echo(f"an answer on it was{CUT.format(max_new_tokens)}")
+    return loaded, processor
