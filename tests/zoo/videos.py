@@ -2,12 +2,13 @@
 
 import copy
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from transformers import PROCESSOR_MAPPING, Glm46VProcessor
 
+from adafv.models.videos import Video
 from zoo.base import tiny
 from zoo.transforms import without_torchvision
 
@@ -22,40 +23,53 @@ CROPS = {"size": {"height": 24, "width": 24}, "do_center_crop": False}
 QWEN = "<|vision_start|><|video_pad|><|vision_end|>"
 GLM = "<|begin_of_video|><|video|><|end_of_video|>"
 
-# by family: the module and class of its video processor, their options, what stands for a clip
-VIDEOS: dict[str, tuple[str, str, dict[str, Any], str]] = {
-    "cosmos3_edge": ("cosmos3_edge", "Cosmos3EdgeVideoProcessor", FRAME_BY_FRAME, QWEN),
-    "ernie4_5_vl_moe": (
+
+class Prepared(NamedTuple):
+    """How a family's clips are prepared: the video processor, and what stands for a clip."""
+
+    module: str
+    kind: str
+    options: dict[str, Any]
+    placeholder: str
+
+
+VIDEOS = {
+    "cosmos3_edge": Prepared("cosmos3_edge", "Cosmos3EdgeVideoProcessor", FRAME_BY_FRAME, QWEN),
+    "ernie4_5_vl_moe": Prepared(
         "ernie4_5_vl_moe",
         "Ernie4_5_VLMoeVideoProcessor",
         GRID | {"draw_on_frames": False},
         "<video_start><video><video_end>",
     ),
-    "exaone4_5": ("qwen2_vl", "Qwen2VLVideoProcessor", GRID, QWEN),
-    "gemma4": (
+    "exaone4_5": Prepared("qwen2_vl", "Qwen2VLVideoProcessor", GRID, QWEN),
+    "gemma4": Prepared(
         "gemma4",
         "Gemma4VideoProcessor",
         {"patch_size": 4, "max_soft_tokens": 70, "pooling_kernel_size": 2},
         "<|video|>",
     ),
-    "glm46v": ("glm46v", "Glm46VVideoProcessor", GRID, GLM),
-    "glm4v": ("glm4v", "Glm4vVideoProcessor", GRID, GLM),
-    "glm4v_moe": ("glm4v", "Glm4vVideoProcessor", GRID, GLM),
-    "glm_ocr": ("glm46v", "Glm46VVideoProcessor", GRID, GLM),
-    "hyperclovax_vision_v2": ("qwen2_vl", "Qwen2VLVideoProcessor", GRID, QWEN),
-    "internvl": ("internvl", "InternVLVideoProcessor", CROPS, "<video>"),
-    "lfm3_vl": ("qwen3_vl", "Qwen3VLVideoProcessor", GRID, QWEN),
-    "llava_next_video": ("llava_next_video", "LlavaNextVideoVideoProcessor", CROPS, "<video>"),
-    "llava_onevision": ("llava_onevision", "LlavaOnevisionVideoProcessor", CROPS, "<video>"),
-    "minimax_m3_vl": ("minimax_m3_vl", "MiniMaxM3VLVideoProcessor", GRID, "]<]video[>["),
-    "qwen2_5_vl": ("qwen2_vl", "Qwen2VLVideoProcessor", GRID, QWEN),
-    "qwen2_vl": ("qwen2_vl", "Qwen2VLVideoProcessor", GRID, QWEN),
-    "qwen3_5": ("qwen3_vl", "Qwen3VLVideoProcessor", GRID, QWEN),
-    "qwen3_5_moe": ("qwen3_vl", "Qwen3VLVideoProcessor", GRID, QWEN),
-    "qwen3_vl": ("qwen3_vl", "Qwen3VLVideoProcessor", GRID, QWEN),
-    "qwen3_vl_moe": ("qwen3_vl", "Qwen3VLVideoProcessor", GRID, QWEN),
-    "video_llama_3": ("video_llama_3", "VideoLlama3VideoProcessor", FRAME_BY_FRAME, QWEN),
-    "video_llava": ("video_llava", "VideoLlavaVideoProcessor", CROPS, "<video>"),
+    "glm46v": Prepared("glm46v", "Glm46VVideoProcessor", GRID, GLM),
+    "glm4v": Prepared("glm4v", "Glm4vVideoProcessor", GRID, GLM),
+    "glm4v_moe": Prepared("glm4v", "Glm4vVideoProcessor", GRID, GLM),
+    "glm_ocr": Prepared("glm46v", "Glm46VVideoProcessor", GRID, GLM),
+    "hyperclovax_vision_v2": Prepared("qwen2_vl", "Qwen2VLVideoProcessor", GRID, QWEN),
+    "internvl": Prepared("internvl", "InternVLVideoProcessor", CROPS, "<video>"),
+    "lfm3_vl": Prepared("qwen3_vl", "Qwen3VLVideoProcessor", GRID, QWEN),
+    "llava_next_video": Prepared(
+        "llava_next_video", "LlavaNextVideoVideoProcessor", CROPS, "<video>"
+    ),
+    "llava_onevision": Prepared(
+        "llava_onevision", "LlavaOnevisionVideoProcessor", CROPS, "<video>"
+    ),
+    "minimax_m3_vl": Prepared("minimax_m3_vl", "MiniMaxM3VLVideoProcessor", GRID, "]<]video[>["),
+    "qwen2_5_vl": Prepared("qwen2_vl", "Qwen2VLVideoProcessor", GRID, QWEN),
+    "qwen2_vl": Prepared("qwen2_vl", "Qwen2VLVideoProcessor", GRID, QWEN),
+    "qwen3_5": Prepared("qwen3_vl", "Qwen3VLVideoProcessor", GRID, QWEN),
+    "qwen3_5_moe": Prepared("qwen3_vl", "Qwen3VLVideoProcessor", GRID, QWEN),
+    "qwen3_vl": Prepared("qwen3_vl", "Qwen3VLVideoProcessor", GRID, QWEN),
+    "qwen3_vl_moe": Prepared("qwen3_vl", "Qwen3VLVideoProcessor", GRID, QWEN),
+    "video_llama_3": Prepared("video_llama_3", "VideoLlama3VideoProcessor", FRAME_BY_FRAME, QWEN),
+    "video_llava": Prepared("video_llava", "VideoLlavaVideoProcessor", CROPS, "<video>"),
 }
 
 
@@ -64,13 +78,13 @@ def video_processor(name: str) -> Any:
     """The family's whole processor: that of its tiny model, which reads images alone, and the real
     video processor.
     """
-    module, kind, options, _ = VIDEOS[name]
-    found = tiny(name)
-    videos = without_torchvision(f"{module}.video_processing_{module}", kind)
+    of_videos, found = VIDEOS[name], tiny(name)
+    module = f"{of_videos.module}.video_processing_{of_videos.module}"
+    videos = without_torchvision(module, of_videos.kind)
     processor = copy.copy(found.processor)
     # transformers checks a constructor's video processor against classes that want torchvision
     processor.__class__ = PROCESSOR_MAPPING.get(type(found.model.config), Glm46VProcessor)
-    processor.video_processor = videos(**options)
+    processor.video_processor = videos(**of_videos.options)
     return processor
 
 
@@ -81,7 +95,7 @@ def with_template(name: str) -> Any:
         "USER : {% for c in messages[0]['content'] %}{% if c['type'] == 'image' %}"
         + tiny(name).marker
         + "{% elif c['type'] == 'video' %}"
-        + VIDEOS[name][3]
+        + VIDEOS[name].placeholder
         + "{% else %}{{ c['text'] }}{% endif %} {% endfor %}ASSISTANT :"
     )
     return processor
@@ -90,19 +104,11 @@ def with_template(name: str) -> Any:
 def clip(name: str, frames: list[Image.Image], question: str) -> dict[str, Any]:
     """Inputs of a question about a clip, two frames a second."""
     pixels = np.stack([np.asarray(frame) for frame in frames])  # (frames, height, width, 3)
-    count, height, width = pixels.shape[:3]
-    metadata = {
-        "total_num_frames": count,
-        "fps": 2.0,
-        "width": width,
-        "height": height,
-        "duration": count / 2,
-        "frames_indices": list(range(count)),
-    }
+    count = len(pixels)
     inputs = video_processor(name)(
-        text=[f"USER : {VIDEOS[name][3]} {question} ASSISTANT :"],
+        text=[f"USER : {VIDEOS[name].placeholder} {question} ASSISTANT :"],
         videos=[pixels],
-        video_metadata=[metadata],
+        video_metadata=[Video(pixels, tuple(range(count)), count, 2.0).metadata],
         do_sample_frames=False,
         return_metadata=True,
         return_tensors="pt",

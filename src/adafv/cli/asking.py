@@ -21,7 +21,7 @@ from adafv.cli.options import (
     Tokens,
     complain_of_photograph,
     complain_of_words,
-    open_shown,
+    open_image_or_video,
     print_json,
     pruner_of,
     quiet,
@@ -46,14 +46,14 @@ def ask(
 ) -> None:
     """Answer a question about an image or a video."""
     # check everything that can be wrong before a model is loaded
-    opened = open_shown(file, question, frames, model)
+    opened = open_image_or_video(file, question, frames, model)
     pruner_of(method, keep, tokens, model)
-    asked = _loaded(opened, question, max_new_tokens, model, device, dtype)
+    loaded, processor = _loaded(opened, question, max_new_tokens, model, device, dtype)
     from adafv.models.ask import ask as answer_question
 
     # now that there is a processor, `skip=template` has its ids
-    pruner = pruner_of(method, keep, tokens, model, asked[1])
-    answer = answer_question(*asked, opened, question, pruner, max_new_tokens)
+    pruner = pruner_of(method, keep, tokens, model, processor)
+    answer = answer_question(loaded, processor, opened, question, pruner, max_new_tokens)
     if as_json:
         print_json(asdict(answer))
         return
@@ -89,15 +89,15 @@ def explain(
     from adafv.utils.files import writable_folder
 
     # check everything that can be wrong before a model is loaded
-    opened = open_shown(file, question, frames, model)
+    opened = open_image_or_video(file, question, frames, model)
     pruner_of(method, keep, tokens, model)
     writable_folder(out.parent)
-    asked = _loaded(opened, question, max_new_tokens, model, device, dtype)
+    loaded, processor = _loaded(opened, question, max_new_tokens, model, device, dtype)
     from adafv import viz
 
     # answer with and without pruning, and draw
-    pruner = pruner_of(method, keep, tokens, model, asked[1])
-    summary = viz.explain(*asked, opened, question, pruner, out, max_new_tokens)
+    pruner = pruner_of(method, keep, tokens, model, processor)
+    summary = viz.explain(loaded, processor, opened, question, pruner, out, max_new_tokens)
     if as_json:
         print_json(summary)
     else:

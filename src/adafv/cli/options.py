@@ -151,7 +151,7 @@ def open_image(path: str, question: str) -> Any:
     return image
 
 
-def open_shown(path: str, question: str, frames: int | None, model: str | None) -> Any:
+def open_image_or_video(path: str, question: str, frames: int | None, model: str | None) -> Any:
     """Return the image, or the video, that a question is about.
 
     Raises:

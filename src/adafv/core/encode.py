@@ -33,7 +33,7 @@ __all__ = ["encode", "reask"]
 
 LARGE = 100_000
 """Numbers of a tensor; what is smaller describes images, and is copied to the host."""
-NAMES = {"image": (PIXELS["image"], "pixel_values_images"), "video": (PIXELS["video"],)}
+PIXEL_INPUTS = {"image": (PIXELS["image"], "pixel_values_images"), "video": (PIXELS["video"],)}
 """Names of the inputs that hold the pixels of a modality."""
 SAME = 0.9999
 """Cosine of a token with that of the frame before, from which on it shows nothing new."""
@@ -235,7 +235,7 @@ def _host(inputs: Mapping[str, Any]) -> dict[str, Any]:
 def _modalities(inputs: Mapping[str, Any]) -> list[str]:
     """Return which modalities have pixels among the inputs, "image" if none has."""
     found: list[str] = []
-    for modality, names in NAMES.items():
+    for modality, names in PIXEL_INPUTS.items():
         if any(inputs.get(name) is not None for name in names):
             found.append(modality)
     return found or ["image"]

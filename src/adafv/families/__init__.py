@@ -17,7 +17,7 @@ from adafv.families.crops import Codes, Crops, Generic, Grid, Latents, Shapes, S
 from adafv.families.gemma4 import Gemma4
 from adafv.families.llama4 import Llama4
 from adafv.families.llava import AnyRes, Llava, VideoLlava
-from adafv.families.others import IMPOSSIBLE, UNPROVEN
+from adafv.families.unproven import IMPOSSIBLE, UNPROVEN
 from adafv.utils.checks import checked
 
 __all__ = [
