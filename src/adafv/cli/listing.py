@@ -73,7 +73,7 @@ def families(
         _list_served(found["families"], as_json)
         return
     # families that the matrix does not cover, with the reason
-    reasons = _module("families", "others.py")
+    reasons = _module("families", "unproven.py")
     unproven = _literal(reasons, "UNPROVEN")
     impossible = _literal(reasons, "IMPOSSIBLE")
 
