@@ -254,6 +254,7 @@ def test_torch_compile(family, folders, libraries):
         check(made.say(*SEVERAL), libraries[family], SEVERAL)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("family", TWO)
 def test_two_ranks(family, folders, libraries, monkeypatch):
     """With tensor parallelism each rank sees half of the heads; both choose as one would."""
