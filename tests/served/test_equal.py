@@ -263,6 +263,15 @@ def test_two_ranks(family, folders, libraries, monkeypatch):
         check(made.say(*SEVERAL), libraries[family], SEVERAL)
 
 
+@pytest.mark.processes
+def test_two_ranks_share_out_images(folders, libraries, monkeypatch):
+    """With `--mm-encoder-tp-mode data` each rank encodes whole images, and sends what it saw."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    options = {"tensor_parallel_size": 2, "mm_encoder_tp_mode": "data"}
+    with engine("qwen2_5_vl", folders["qwen2_5_vl"], **options) as made:
+        check(made.say(*SEVERAL), libraries["qwen2_5_vl"], SEVERAL)
+
+
 def test_a_server_has_its_own_budget(folders, libraries):
     """Without options a request gets the server's; with some, its own."""
     given = {"adafv_keep": 0.2, "adafv_method": "adafv+"}

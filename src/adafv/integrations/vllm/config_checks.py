@@ -19,16 +19,14 @@ def check_config(vllm_config: Any) -> None:
     backend = multimodal.mm_encoder_attn_backend
     _refuse(
         {
-            # a rank encodes some of the images, and observes no others
-            "--mm-encoder-tp-mode data": multimodal.mm_encoder_tp_mode == "data",
             # words of a question would go through the adapter of whatever the batch holds
             "--enable-lora for embeddings (leave them out with --lora-target-modules)": (
                 lora is not None and _adapts_embeddings(lora.target_modules)
             ),
             # its bounds of packed images are in bytes, padded, and those of q, k and v in one
             "--mm-encoder-attn-backend FLASHINFER": getattr(backend, "name", "") == "FLASHINFER",
-            # no language model, whose embeddings of the question are needed
-            "--mm-encoder-only": multimodal.mm_encoder_only,
+            # nobody reads what it encodes
+            "--mm-encoder-only": multimodal.mm_encoder_only and not _hands_over(vllm_config),
             # hooks on the attention do not run in compiled code and CUDA graphs
             "compile_mm_encoder": compilation.compile_mm_encoder,
             "cudagraph_mm_encoder": compilation.cudagraph_mm_encoder,
@@ -36,6 +34,12 @@ def check_config(vllm_config: Any) -> None:
             "--enable-tower-connector-lora": lora is not None and lora.enable_tower_connector_lora,
         }
     )
+
+
+def _hands_over(vllm_config: Any) -> bool:
+    """Return whether an engine encodes for another one (encoder and language model apart)."""
+    transfer = vllm_config.ec_transfer_config
+    return transfer is not None and transfer.is_ec_producer
 
 
 def _adapts_embeddings(target_modules: list[str] | None) -> bool:

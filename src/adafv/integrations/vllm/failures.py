@@ -48,9 +48,13 @@ def _drop_output(output: Any, name: str) -> None:
 
 
 def catches(vllm_config: Any) -> bool:
-    """Return whether the model runs in the scheduler's process."""
+    """Return whether the model runs in the scheduler's process, and hands nothing to another.
+
+    An engine that reads what this one has encoded would read the zeros.
+    """
     backend: str | None = vllm_config.parallel_config.distributed_executor_backend
-    return backend == "uni"
+    transfer = vllm_config.ec_transfer_config
+    return backend == "uni" and not (transfer is not None and transfer.is_ec_producer)
 
 
 def fail_requests(vllm_config: Any) -> None:

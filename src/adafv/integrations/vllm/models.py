@@ -7,7 +7,7 @@ for, of a class of vLLM and an entry in `adafv.integrations.vllm.architectures`.
 import math
 import types
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from importlib import import_module
 from typing import Any
@@ -22,6 +22,7 @@ from vllm.multimodal.inputs import MultiModalKwargsItem, MultiModalKwargsItems
 from adafv.integrations.vllm.architectures import ARCHITECTURES, Architecture
 from adafv.integrations.vllm.config_checks import check_config
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
+from adafv.integrations.vllm.encoder_ranks import encode_by_rank
 from adafv.integrations.vllm.failures import catches, fail_requests
 from adafv.integrations.vllm.meta_model import SHAPES, MetaModel
 from adafv.integrations.vllm.mrope_model import MRopeModel
@@ -61,6 +62,8 @@ class PrunedModel:
         self.served_config = config
         cache_mb = CACHE_MB if options.cache_mb is None else options.cache_mb
         self.encodings = Encodings(cache_mb * 2**20)
+        # each rank has the whole tower, and encodes some of the images
+        self.by_rank = config.multimodal_config.mm_encoder_tp_mode == "data"
         # a server without options of ours prunes at a request only, and reserves nothing for it
         self.prunes = options.prunes
         if self.prunes:
@@ -180,27 +183,49 @@ class PrunedModel:
         return math.prod(crops) * (height // patch_size) * (width // patch_size)
 
     def _encode(self, items: Sequence[MultiModalKwargsItem]) -> list[Encoded]:
-        """Run images through the tower, and observe what each patch is worth to it."""
-        with self._watched() as seen:
-            features = list(super().embed_multimodal(**_together(items)))  # type: ignore[misc]
-
-        # the tower's calls hold the patches of all images, one image after the other
-        inputs = [item.get_data() for item in items]
-        sizes = list(map(self._patches, inputs))
-        saliency_of_patches = torch.cat([x.flatten() for x in seen]).split(sizes)
+        """Encode images, each of them on one of the ranks where each has the whole tower."""
+        if self.by_rank:
+            sizes = [self._patches(item.get_data()) for item in items]
+            observed = encode_by_rank(self._observed, items, sizes)
+        else:
+            observed = self._observed(items)
 
         encoded = []
-        for tokens, of_image, saliency in zip(features, inputs, saliency_of_patches, strict=True):
+        for item, (tokens, saliency) in zip(items, observed, strict=True):
             # tokens (n, D); saliency (patches,) → (N,), the mean over what a token merges
-            layout = self.meta_model.layout(len(tokens), of_image)
+            layout = self.meta_model.layout(len(tokens), item.get_data())
             pooled = layout.pooled(saliency, layout.patch_indices)
             encoded.append(Encoded(tokens, pooled, layout))
         return encoded
 
+    def _observed(self, items: Sequence[MultiModalKwargsItem]) -> list[tuple[Tensor, Tensor]]:
+        """Run images through the tower, and observe what each patch is worth to it.
+
+        Returns:
+            tokens (n, D) and saliency (patches,) of each image.
+        """
+        with self._watched() as seen, self._on_this_rank():
+            features = list(super().embed_multimodal(**_together(items)))  # type: ignore[misc]
+
+        # the tower's calls hold the patches of all images, one image after the other
+        sizes = [self._patches(item.get_data()) for item in items]
+        saliency_of_patches = torch.cat([x.flatten() for x in seen]).split(sizes)
+        return list(zip(features, saliency_of_patches, strict=True))
+
+    @contextmanager
+    def _on_this_rank(self) -> Iterator[None]:
+        """Keep vLLM from sharing out images among ranks itself."""
+        shares_out = getattr(self, "use_data_parallel", False)
+        self.use_data_parallel = False
+        try:
+            yield
+        finally:
+            self.use_data_parallel = shares_out
+
     def _watched(self) -> AbstractContextManager[list[Tensor]]:
         """Return a context in which the saliency of patches is observed."""
         model: Any = self
-        return watch(last_attention(model), self.meta_model.cls)
+        return watch(last_attention(model), self.meta_model.cls, whole=self.by_rank)
 
     def _embed(self, text_ids: Tensor) -> Tensor:
         """Return the input embeddings (M, D) of text tokens (M,)."""

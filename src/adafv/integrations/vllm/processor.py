@@ -55,8 +55,10 @@ class Pruned(BaseMultiModalProcessor):
     def __init__(self, info: Any, dummy_inputs: Any) -> None:
         super().__init__(info, dummy_inputs)
         self.server = settings(info.ctx.model_config)
+        # of an encoder for other engines no language model is loaded
+        self.embeds_words = not info.ctx.model_config.multimodal_config.mm_encoder_only
         # a server that cannot do what it is to do by default does not start
-        VLLMOptions().request(self.server)
+        self._options({})
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Process a request; what it asks of adafv becomes a spec for each of its images."""
@@ -66,7 +68,7 @@ class Pruned(BaseMultiModalProcessor):
                 f"mm_processor_kwargs with {', '.join(rest)}: "
                 "this server takes options of adafv only"
             )
-        options = VLLMOptions.of_request(requested).request(self.server)
+        options = self._options(requested)
 
         # hash the images as vLLM does, without our options; the name that a client gives an image
         # that is pruned (`uuid`) does not say which it is
@@ -80,6 +82,23 @@ class Pruned(BaseMultiModalProcessor):
         specs = PruneSpecs(self._specs(inputs, options, hashes.get("image", [])), hashes)
         with_specs = replace(plain, hf_processor_mm_kwargs={**rest, FIELD: specs})
         return super().apply(with_specs, timing_ctx)
+
+    def _options(self, requested: Mapping[str, Any]) -> VLLMOptions | None:
+        """Return what is to be done for a request; None: nothing is asked for, nothing pruned.
+
+        Raises:
+            ValueError: it cannot be done, or not by this engine.
+        """
+        options = VLLMOptions.of_request(requested).request(self.server)
+        if options is None or options.config.dense or self.embeds_words:
+            return options
+        config = options.config
+        if pruner_of(config.spec, config.keep, config.tokens).needs_text:
+            raise ValueError(
+                f"{config.spec} looks at the question's words, which an encoder without a language "
+                "model cannot embed: pass another method, e.g. fastervlm, or ec_role='ec_both'"
+            )
+        return options
 
     def get_dummy_inputs(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> Any:
         """Return inputs with which memory is measured: of images of which everything is kept."""
@@ -231,6 +250,11 @@ class Pruned(BaseMultiModalProcessor):
         start, end, structure = between(ids, is_visual)
         run = [*(token for _, token in structure), *[ids[start]] * kept]
         if structure:
+            if not self.embeds_words:
+                raise ValueError(
+                    "text among an image's visual tokens cannot be embedded by an encoder without "
+                    "a language model: pass adafv_keep=1, or ec_role='ec_both'"
+                )
             if not self.architecture.structure:
                 raise ValueError(
                     "an image with text among its visual tokens is not pruned in this model: "

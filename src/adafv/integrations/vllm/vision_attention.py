@@ -29,12 +29,15 @@ def last_attention(model: nn.Module) -> MMEncoderAttention:
 
 
 @contextmanager
-def watch(layer: MMEncoderAttention, cls: int | None) -> Iterator[list[Tensor]]:
+def watch(
+    layer: MMEncoderAttention, cls: int | None, *, whole: bool = False
+) -> Iterator[list[Tensor]]:
     """Collect what each patch is worth to the tower, as long as the context is open.
 
     Args:
         layer: where to look.
         cls: which of its tokens is CLS: 0, -1, or None, for the attention received.
+        whole: the layer has all heads, on whatever rank.
 
     Yields:
         One (B, N) fp32 tensor for each call of the tower, or for each image where images of several
@@ -61,7 +64,7 @@ def watch(layer: MMEncoderAttention, cls: int | None) -> Iterator[list[Tensor]]:
                 seen = received_attention(q, k, layer.scale)
             else:
                 seen = cls_attention(q, k, layer.scale)
-            found.append(_over_all_heads(seen))
+            found.append(seen if whole else _over_all_heads(seen))
 
     handle = layer.register_forward_pre_hook(look, with_kwargs=True)
     try:
