@@ -6,7 +6,7 @@ VLLM := .venv-vllm
 UI := .venv-ui
 CONSTRAINTS := constraints.txt
 
-.PHONY: env demo docs serve-demo test test-fast coverage test-lmms test-vllm test-processes test-vllm-gpu test-ui bench-cpu bench-cpu-whole bench-gpu \
+.PHONY: env demo docs serve-demo test test-fast coverage test-lmms test-vllm test-engines test-vllm-gpu test-ui bench-cpu bench-cpu-whole bench-gpu \
 	lint lint-workflows house dist clean
 
 env: $(VENV)/ready
@@ -63,11 +63,11 @@ $(LMMS)/ready: $(VENV)/ready tests/lmms/requirements.txt
 	touch $@
 
 test-vllm: $(VLLM)/ready
-	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest --numprocesses 2 --dist loadfile --durations 15 -m 'not processes' tests/served
+	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest --numprocesses 2 --dist loadfile --durations 15 -m 'not engines' tests/served
 
-# Ranks, and engines and workers that are killed: minutes of starting processes, so a lane of its own.
-test-processes: $(VLLM)/ready
-	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest --durations 5 -m processes tests/served
+# Engines with ranks, with roles, compiled, and killed: minutes of starting them, so a lane of its own.
+test-engines: $(VLLM)/ready
+	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest --durations 5 -m engines tests/served
 
 # With the vLLM that $(PYTHON) has, on a GPU, where Model Runner V2 runs whole. Not run yet: tests/served/test_runner_v2.py
 # drives its parts on a CPU.

@@ -262,7 +262,7 @@ def test_an_engine_that_cannot_start(source):
         plan(source, "start.jsonl").run(VLLMEngine(max_model_len=10**6))
 
 
-@pytest.mark.processes
+@pytest.mark.engines
 def test_deaths(shorter, few, engine):
     """The command killed, then its engine: nothing is left running, and the next run goes on."""
     out = shorter.parent / "deaths.jsonl"
@@ -291,7 +291,7 @@ def test_deaths(shorter, few, engine):
     check(out, few)
 
 
-@pytest.mark.processes
+@pytest.mark.engines
 def test_ray_with_a_worker_killed(shorter, few):
     """Two workers, one killed in the middle: every line of the input has its result, once, in
     order.

@@ -247,6 +247,7 @@ def test_preemption_and_recompute(family, folders, libraries):
         assert [x.ids for x in said] == [x.ids for x in longer]
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize("family", TWO)
 def test_torch_compile(family, folders, libraries):
     """VLLM's compiled language model reads the same tokens."""
@@ -254,7 +255,7 @@ def test_torch_compile(family, folders, libraries):
         check(made.say(*SEVERAL), libraries[family], SEVERAL)
 
 
-@pytest.mark.processes
+@pytest.mark.engines
 @pytest.mark.parametrize("family", TWO)
 def test_two_ranks(family, folders, libraries, monkeypatch):
     """With tensor parallelism each rank sees half of the heads; both choose as one would."""
@@ -263,7 +264,7 @@ def test_two_ranks(family, folders, libraries, monkeypatch):
         check(made.say(*SEVERAL), libraries[family], SEVERAL)
 
 
-@pytest.mark.processes
+@pytest.mark.engines
 def test_two_ranks_share_out_images(folders, libraries, monkeypatch):
     """With `--mm-encoder-tp-mode data` each rank encodes whole images, and sends what it saw."""
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")

@@ -11,6 +11,8 @@ from checkpoints import save
 from engine import Library, Request, engine
 from vllm.distributed.ec_transfer.ec_transfer_state import ensure_ec_transfer_shutdown
 
+pytestmark = pytest.mark.engines
+
 COLOR, KNIGHT = "what color is the anchor ?", "is there a knight"
 ASKED = [
     Request(COLOR, keep=0.25),
