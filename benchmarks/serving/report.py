@@ -433,8 +433,8 @@ def _by_share(pairs: dict[tuple[str, float, str], dict[str, Any]]) -> list[str]:
         lines.append((_name(pairs[engine, keep, "again"]), *cells))
     head = ("kept", *(f"{100 * share:.0f} % asked before" for share in SHARES))
     return [
-        "What encoding once is worth: the two medians above, weighted by the share of requests whose "
-        "image was asked about",
+        "What encoding once is worth: the two medians above, weighted by the share of requests "
+        "whose image was asked about",
         "before; × is against stock vLLM at the same share.",
         "",
         *_markdown(head, lines),
