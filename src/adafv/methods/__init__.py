@@ -44,6 +44,7 @@ __all__ = [
     "EVS",
     "METHODS",
     "VCAST",
+    "VIDEO_CLASSES",
     "VIDEO_METHODS",
     "AdaFV",
     "AdaFVPlus",
@@ -105,7 +106,8 @@ CLASSES: tuple[type[Pruner], ...] = (
 METHODS: dict[str, type[Pruner]] = {cls.name: cls for cls in CLASSES}
 BASELINES: dict[str, type[Pruner]] = {Resize.name: Resize}
 """What is measured beside the methods, and prunes nothing that a tower has made."""
-VIDEO_METHODS: dict[str, type[Pruner]] = {cls.name: cls for cls in (EVS, VidCom2, VCAST)}
+VIDEO_CLASSES: tuple[type[Pruner], ...] = (EVS, VidCom2, VCAST)
+VIDEO_METHODS: dict[str, type[Pruner]] = {cls.name: cls for cls in VIDEO_CLASSES}
 """What compares the frames of a video, and refuses images."""
 KNOWN = ChainMap(METHODS, BASELINES, VIDEO_METHODS)
 
