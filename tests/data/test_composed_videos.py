@@ -12,7 +12,7 @@ from adafv.data.videos import FRAMES, SIDE, compose_video, draw_video
 from training.embedded.recipe import vocabulary
 
 COUNT = 60
-TYPES = {"color", "passes", "exists", "order", "beside", "text", "two"}
+TYPES = {"color", "passes", "exists", "beside", "text", "two"}
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +47,10 @@ def follows(question, things):
     if question.type == "text":
         cards = [thing for thing in things if thing.name == CARD]
         return next(card.text for card in cards if not colors or card.color == colors[0])
-    if question.type == "beside":
-        (thing,) = found[names[0]]
-        at = frame_of(thing.box)
-        (other,) = [t for t in things if t.name == question.answer and frame_of(t.box) == at]
-        return other.name
-    # what is to the left or above comes first
-    (first,), (second,) = (found[name] for name in names)
-    before = frame_of(first.box) < frame_of(second.box)
-    assert frame_of(first.box) != frame_of(second.box)
-    if words[0] == "where":
-        assert (question.answer in ("left", "above")) == before
-        return question.answer
-    asked_before = "left" in words or "above" in words
-    return "yes" if asked_before == before else "no"
+    (thing,) = found[names[0]]
+    at = frame_of(thing.box)
+    (other,) = [t for t in things if t.name == question.answer and frame_of(t.box) == at]
+    return other.name
 
 
 def test_answers_follow_from_the_frames(drawn):

@@ -197,24 +197,16 @@ def _relation(scene: _Scene) -> Question | None:
     if not pairs:
         return None
 
-    return ask_where(rng, *rng.choice(pairs), "relation")
-
-
-def ask_where(rng: random.Random, first: Thing, second: Thing, side: str, kind: str) -> Question:
-    """Ask on which side of `second` the thing `first` is: open, or to be confirmed.
-
-    Args:
-        side: the answer.
-        kind: type of the question.
-    """
-    boxes = (first.box, second.box)
+    # open, or to be confirmed
+    a, b, side = rng.choice(pairs)
+    boxes = (a.box, b.box)
     if rng.random() < 0.5:
-        text = f"where is the {first.name} relative to the {second.name}?"
-        return Question(text, side, kind, boxes)
+        text = f"where is the {a.name} relative to the {b.name}?"
+        return Question(text, side, "relation", boxes)
     yes = rng.random() < 0.5
     asked = _words(side if yes else OPPOSITE[side])
-    text = f"is the {first.name} {asked} the {second.name}?"
-    return Question(text, "yes" if yes else "no", kind, boxes)
+    text = f"is the {a.name} {asked} the {b.name}?"
+    return Question(text, "yes" if yes else "no", "relation", boxes)
 
 
 def _words(side: str) -> str:
@@ -309,7 +301,7 @@ ASKED = {
     "scenes": tuple(KINDS),
     "scenes-small": ("color", "color", "exists", "exists", "two"),
     "scenes-text": ("text", "text", "text"),
-    "clips": ("color", "exists", "beside", "text", "two"),
+    "clips": ("color", "exists", "beside", "beside", "beside", "text", "two"),
 }
 SMALL = 24
 """The longest side, in an image of 192 pixels, of what scenes-small asks about."""

@@ -1,8 +1,8 @@
 """Composed clips: frames in which drawn things stand, pass and appear, and what to ask about them.
 
 A clip is a pure function of (split, seed). Its frames are shown on one image, a contact sheet in
-reading order, since the embedded model reads images: what comes later stands to the right, or
-below. `benchmarks/clips` says what it can be asked that way, and what it can't.
+reading order, since the embedded model reads images. `benchmarks/clips` says what it can be asked
+that way, and what it can't.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from adafv.data.canvas import (
     ink_color,
 )
 from adafv.data.sample import Box, Question, Sample, Thing
-from adafv.data.scene_questions import ask, ask_where, where
+from adafv.data.scene_questions import ask
 from adafv.data.scenes import SPLITS, stream
 from adafv.utils.checks import checked
 
@@ -183,9 +183,8 @@ def compose_video(rng: random.Random) -> tuple[list[Image.Image], tuple[Track, .
 def draw_video(seed: int, *, split: str) -> Sample:
     """Draw a clip with its questions, as a contact sheet.
 
-    Types of questions: "color" and "two" of what is to be seen in one frame, "passes", the color of
-    what is to be seen in several, "exists", "beside" and "text" of one frame, and "order", which of
-    two things comes first: that to the left, or above.
+    Types of questions: "color" and "two" of what one frame shows, "passes", the color of what
+    several show, "exists", and "beside" and "text" of one frame.
 
     Args:
         seed: of the clip.
@@ -244,10 +243,8 @@ def _questions(
         if question.type in TOGETHER and len(frames) > 1:
             continue
         found.append(question)
-    for one in (_passes(rng, things, tracks), _order(rng, things, tracks)):
-        if one is not None:
-            found.append(one)
-    return found
+    passes = _passes(rng, things, tracks)
+    return found if passes is None else [*found, passes]
 
 
 def _passes(
@@ -260,20 +257,3 @@ def _passes(
     track = rng.choice(several)
     boxes = tuple(thing.box for thing in things if thing.name == track.name)
     return Question(f"what color is the {track.name}?", track.color, "passes", boxes)
-
-
-def _order(
-    rng: random.Random, things: tuple[Thing, ...], tracks: tuple[Track, ...]
-) -> Question | None:
-    """Ask which of two things comes first, each to be seen in one frame."""
-    once = [track.name for track in tracks if track.seen == 1 and track.name != CARD]
-    known = [thing for thing in things if thing.name in once]
-    pairs = []
-    for a in known:
-        for b in known:
-            side = where(a, b, SIZE)
-            if side and _frame_of(a.box) != _frame_of(b.box):
-                pairs.append((a, b, side))
-    if not pairs:
-        return None
-    return ask_where(rng, *rng.choice(pairs), "order")
