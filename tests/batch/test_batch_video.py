@@ -103,6 +103,6 @@ def test_what_answers_no_videos(tmp_path):
     engine = object.__new__(VLLMEngine)
     known: dict = {}
     assert not list(plan._requests(engine, [request], known, lambda line: plan.pruner))
-    assert "answer no videos: pass --engine hf" in known[1]["error"]
-    with pytest.raises(ValueError, match="a video is not measured yet"):
+    assert "answer no clips: pass --engine hf" in known[1]["error"]
+    with pytest.raises(ValueError, match="a clip is not measured yet"):
         read_images(source)
