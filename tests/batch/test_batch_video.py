@@ -50,7 +50,7 @@ def test_videos_and_images_in_one_file(tmp_path, monkeypatch, video):
     def opened(path, frames):
         asked.append(frames)
         if "missing" in path:
-            raise ValueError(f"{path!r} does not exist: check the path of the video")
+            raise ValueError(f"{path!r} does not exist: check the path of the clip")
         return video
 
     monkeypatch.setattr(hf, "open_video", opened)
@@ -68,7 +68,7 @@ def test_videos_and_images_in_one_file(tmp_path, monkeypatch, video):
         assert results[i]["error"] is None
         assert results[i]["answer"] == alone.answer
         assert results[i]["kept_tokens"] == alone.kept_tokens
-    assert "does not exist: check the path of the video" in results[2]["error"]
+    assert "does not exist: check the path of the clip" in results[2]["error"]
     assert results[4]["answer"] == results[1]["answer"]
 
 

@@ -79,7 +79,8 @@ def ranks(scores: Tensor, there: Tensor) -> Tensor:
         scores: (F, P). Equal scores: the earlier place is before.
         there: (F, P), true where a frame has a token; the others come last.
     """
-    order = scores.masked_fill(~there, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    ranked = scores.masked_fill(there == 0, -torch.inf)
+    order = ranked.argsort(dim=1, descending=True, stable=True)  # (F, P)
     place = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, place)  # (F, P)
 
