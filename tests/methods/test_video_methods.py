@@ -65,7 +65,7 @@ def kept(tokens, there, k, name, **options):
 
 
 @given(clips())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("name", VIDEO_METHODS)
 def test_as_the_loops(name, case):
     """Exactly K tokens, those of the loop, whatever the video repeats."""
@@ -80,7 +80,7 @@ def test_as_the_loops(name, case):
 
 
 @given(clips(), st.sampled_from([0.2, 0.5, 1.0]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_evs_below_a_frame(case, first):
     """No more of the first frame than its share, unless there is nothing else."""
     tokens, _, there, k = case
@@ -92,7 +92,7 @@ def test_evs_below_a_frame(case, first):
 
 
 @given(clips())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_change(case):
     """One minus the cosine to the same place of the frame before; in the first all is new."""
     tokens, whole, there, _ = case
