@@ -18,8 +18,8 @@ class EVS(VideoPruner):
     Natan Bagrov et al., "Efficient Video Sampling: Pruning Temporally Redundant Tokens for Faster
     VLM Inference", arXiv 2510.14624. All tokens of the first frame, then those of all other frames
     with the lowest cosine to the token at the same place in the frame before. The distance is that
-    of NVIDIA's code in vLLM, of visual tokens; the paper is said to have one of pixels (L1), and was
-    not at hand whole.
+    of NVIDIA's code in vLLM, of visual tokens; the paper, which was not at hand whole, is said to
+    have one of pixels (L1).
     Departure: a budget of less than a frame is refused, where that code keeps the first frame
     nevertheless: exactly K tokens are kept here.
 
