@@ -73,6 +73,7 @@ def visual_tokens(count: int, width: int, device: torch.device, dtype: torch.dty
         text=text.to(dtype),
         text_mask=torch.ones(1, WORDS, dtype=torch.bool, device=device),
         coordinates=(coordinates,),
+        frames=(1,),
         seeds=(0,),
         layers=32,
     )

@@ -43,8 +43,10 @@ machine: `adafv speed --methods …` measures it.
 
 `fastv`, `sparsevlm` and `pdrop` prune between the layers of the language model, where K is the mean
 over the layers, so that all methods are compared at equal compute; they run inside `attached`, and
-refuse a budget that their first layers exceed. Merging methods hand over K tokens, too. A new
-method is [one file and one name](adding-a-method.md).
+refuse a budget that their first layers exceed. Merging methods hand over K tokens, too. `evs`,
+`vidcom2` and `vcast` compare the frames of a clip, refuse images, and are told of and measured
+[on clips](../benchmarks/clips/README.md). A new method is
+[one file and one name](adding-a-method.md).
 
 *Held against* the authors' code means: their released functions, or where those need a whole model
 of theirs a loop written after them, were run beside ours on up to {one} images of one crop and

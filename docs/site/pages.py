@@ -22,6 +22,7 @@ ELSEWHERE = {
     "benchmarks/ablation/README.md": "benchmarks/ablation.md",
     "benchmarks/accuracy/accuracy.png": "benchmarks/accuracy.png",
     "benchmarks/analysis/fig2.png": "benchmarks/fig2.png",
+    "benchmarks/clips/README.md": "benchmarks/clips.md",
     "benchmarks/coarse/README.md": "benchmarks/coarse.md",
     "benchmarks/serving/README.md": "benchmarks/serving.md",
     "benchmarks/serving/serving.png": "benchmarks/serving.png",

@@ -32,7 +32,7 @@ from adafv.evaluation.merge import merged_meta
 from adafv.evaluation.rows import COLUMNS
 from adafv.families import IMPOSSIBLE, UNPROVEN, record
 from adafv.integrations.vllm import ARCHITECTURES
-from adafv.methods import from_spec
+from adafv.methods import VIDEO_METHODS, from_spec
 from adafv.models.generation import was_cut
 from adafv.models.load import load
 from adafv.models.vocabulary import unknown_words, unknown_words_notice
@@ -546,7 +546,9 @@ def test_methods(run):
     assert status == 0
     assert all(name in out for name in METHODS)
     assert "2501.09532" in out
-    listed = json.loads(run("methods", "--json")[1])["methods"]
+    both = json.loads(run("methods", "--json")[1])
+    assert [m["name"] for m in both["video_methods"]] == list(VIDEO_METHODS)
+    listed = both["methods"]
     assert [m["name"] for m in listed] == list(METHODS)
     assert all(m["summary"] and "\n" not in m["summary"] for m in listed)
 

@@ -12,6 +12,8 @@ from adafv.core.encode import encode, reask
 from adafv.core.inputs import placeholders
 from adafv.families import FAMILIES, family_of
 from adafv.families.base import layers_of
+from adafv.methods import VIDEO_METHODS
+from adafv.ops.frames import frame_grid
 
 QUESTION = "what color is the anchor ?"
 OTHER = "is there a red knight left of the anchor ?"
@@ -57,6 +59,21 @@ def test_identity_and_budget(name):
     with pruner.attached(model):
         attached = model.generate(**inputs, do_sample=False, max_new_tokens=2)
     assert attached[0, -2:].tolist() == out[0, -2:].tolist()
+
+
+@torch.no_grad()
+def test_methods_that_compare_frames(name):
+    """They find frames, rows and columns in every family, and keep exactly their budget."""
+    model, inputs = tiny(name).model, moving(name)
+    tokens = encode(model, inputs, text=False).tokens
+    (count,), (frames,) = tokens.counts, tokens.frames
+    grid = frame_grid(tokens.coordinates[0], frames)
+    assert frames > 1
+    assert sorted(grid[grid >= 0].tolist()) == list(range(count))
+    for method_name, cls in VIDEO_METHODS.items():
+        pruner = cls(tokens=grid.shape[1] + 1)
+        (kept,) = pruner.select(tokens, [pruner.budget(count)]).kept
+        assert len(kept.unique()) == grid.shape[1] + 1, method_name
 
 
 def test_asking_again_is_asking_anew(name):
@@ -124,7 +141,7 @@ def test_a_picture_beside_a_clip_where_one_token_stands_for_both():
     """GLM-4V has one placeholder: one sentence, no wrong frame."""
     model, inputs = tiny("glm4v").model, moving("glm4v")
     both = inputs | {"pixel_values": inputs["pixel_values_videos"]}
-    with pytest.raises(ValueError, match=r"both an image and a video.*'glm4v'"):
+    with pytest.raises(ValueError, match=r"both an image and a clip.*'glm4v'"):
         AdaFV(keep=0.3)(model, both)
 
 

@@ -43,6 +43,7 @@ def pictures(draw):
         text=torch.randn(1, WORDS, DIMENSIONS, generator=generator),
         text_mask=torch.ones(1, WORDS, dtype=torch.bool),
         coordinates=(torch.tensor(places),),
+        frames=(1,),
         seeds=(0,),
         layers=32,
     )

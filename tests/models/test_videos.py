@@ -70,7 +70,7 @@ def test_what_is_cut_off_or_damaged_is_refused(tmp_path):
         open_video(path)
     path = write(tmp_path / "b.mp4")
     path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(ValueError, match=r"b\.mp4 cannot be read as a video .*: save it again"):
+    with pytest.raises(ValueError, match=r"b\.mp4 cannot be read as a clip .*: save it again"):
         open_video(path)
 
 
@@ -109,11 +109,11 @@ def test_limits(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "does not exist: check the path of the video"),
+        (None, "does not exist: check the path of the clip"),
         (b"", r"is empty \(0 bytes\)"),
-        (b"GIF89a" + bytes(100), "is a GIF, whose frames are no video: convert it"),
-        (b"#EXTM3U\nhttp://example.org/a.ts\n", "is not a video, or its beginning is damaged"),
-        (bytes(500), "is not a video, or its beginning is damaged"),
+        (b"GIF89a" + bytes(100), "is a GIF, whose frames are no clip: convert it"),
+        (b"#EXTM3U\nhttp://example.org/a.ts\n", "is not a clip, or its beginning is damaged"),
+        (bytes(500), "is not a clip, or its beginning is damaged"),
     ],
 )
 def test_what_is_no_video(tmp_path, content, said):

@@ -275,6 +275,7 @@ def scored(relevance, saliency, counts) -> VisualTokens:
         None,
         None,
         (),
+        (1,) * len(counts),
         (0,) * len(counts),
         4,
     )

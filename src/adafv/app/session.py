@@ -312,7 +312,7 @@ def bundled(number: int) -> Sample:
     sample, question = CASES[number].load()
     # the demo's question is not repeated
     rest = tuple(q for q in sample.questions if q != question)
-    return Sample(sample.id, sample.image, (question, *rest), sample.things)
+    return replace(sample, questions=(question, *rest))
 
 
 def remember(memory: OrderedDict[K, V], key: K, value: V, most: int) -> None:

@@ -41,17 +41,20 @@ def methods(
 ) -> None:
     """List the methods, each with its paper."""
     known = listed_methods()
+    of_videos = listed_methods("VIDEO_CLASSES")
     if as_json:
-        print_json({"methods": known})
+        print_json({"methods": known, "video_methods": of_videos})
         return
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for name in ("method", "what it does", "paper"):
         table.add_column(name, no_wrap=name != "what it does")
-    for entry in known:
+    for entry in [*known, *of_videos]:
         table.add_row(entry["name"], entry["summary"], entry["paper"])
     print_table(table, drop=("paper",))
+    names = ", ".join(entry["name"] for entry in of_videos)
+    say(f"{names}: for clips alone, whose frames they compare")
 
 
 def families(
@@ -148,8 +151,8 @@ def _say_list(title: str, entries: dict[str, str]) -> None:
         say(f"  {name}: {words}", indent=4)
 
 
-def listed_methods() -> list[dict[str, str]]:
-    """Return name, paper and summary of every class in `adafv.methods.CLASSES`, in its order."""
+def listed_methods(listing: str = "CLASSES") -> list[dict[str, str]]:
+    """Return name, paper and summary of every class in a tuple of `adafv.methods`, in its order."""
     registry = _module("methods", "__init__.py")
     # which file each class is imported from, and the tuple that lists them
     homes: dict[str, str] = {}
@@ -159,7 +162,7 @@ def listed_methods() -> list[dict[str, str]]:
             file = (node.module or "").rpartition(".")[2]
             for alias in node.names:
                 homes[alias.asname or alias.name] = file
-        elif isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "CLASSES":
+        elif isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == listing:
             assert isinstance(node.value, ast.Tuple)
             listed = node.value.elts
     return [_method(name.id, homes[name.id]) for name in listed if isinstance(name, ast.Name)]

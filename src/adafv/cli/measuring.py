@@ -45,12 +45,12 @@ def evaluate(
     from adafv.evaluation.evaluate import Evaluation
     from adafv.evaluation.paired import paired
     from adafv.evaluation.rows import rows_of
-    from adafv.methods import KNOWN
+    from adafv.methods import BASELINES, METHODS
     from adafv.utils.files import writable_folder
 
     # check everything that can be wrong before a model is loaded
     plan = Evaluation(
-        methods=options.names_in(methods) or [*KNOWN, "oracle"],
+        methods=options.names_in(methods) or [*METHODS, *BASELINES, "oracle"],
         keeps=[options.share_in(text) for text in options.names_in(keep)],
         suites=suites or suites_of(split),
         limit=limit,

@@ -83,6 +83,7 @@ def split_crops(tokens: VisualTokens, budget: list[int]) -> CropBatch:
         text=None if tokens.text is None else tokens.text[image],  # (C, M, D)
         text_mask=None if tokens.text_mask is None else tokens.text_mask[image],  # (C, M)
         coordinates=tuple(coordinates),
+        frames=(1,) * len(counts),
         seeds=tuple(seeds),
     )
     return CropBatch(crops, shares, images, index, count=len(tokens.counts))

@@ -119,6 +119,7 @@ def encode(
             text=embedded,  # (I, M, D)
             text_mask=text_mask,  # (I, M)
             coordinates=tuple(x.coordinates[p] for x, p in zip(layouts, patches, strict=True)),
+            frames=_frames(parts),
             seeds=_seeds(question),
             layers=model.config.get_text_config().num_hidden_layers,
         )
@@ -171,7 +172,7 @@ def reask(
     modalities = [part.modality for part in encoding.returned]
     if len(modalities) > 1:
         raise ValueError(
-            "images and videos that were encoded together cannot be asked about again: encode "
+            "images and clips that were encoded together cannot be asked about again: encode "
             "them apart, or call encode once for each question"
         )
     inputs = as_tensors(inputs, model.device)
@@ -198,6 +199,7 @@ def reask(
             text=embedded,
             text_mask=text_mask,
             coordinates=tuple(_taken(old.coordinates, images)),
+            frames=tuple(_taken(old.frames, images)),
             seeds=_seeds(question),
         )
     return replace(
@@ -253,7 +255,7 @@ def _prompt(
         known["video"] = known["image"]
         if len(modalities) > 1:
             raise ValueError(
-                "a prompt with both an image and a video cannot be read by models of the family "
+                "a prompt with both an image and a clip cannot be read by models of the family "
                 f"{model.config.model_type!r}, which know one placeholder for both: ask about one "
                 "of them"
             )
@@ -289,6 +291,17 @@ def _patches(layout: Layout, features: Tensor) -> Tensor:
     first = torch.ones_like(changed[:1])  # (1, P)
     new = torch.cat([first, changed]).flatten()  # (frames · P,)
     return patches[new.cpu()]
+
+
+def _frames(parts: list[Part]) -> tuple[int, ...]:
+    """Return how many frames each video has, and 1 for each image."""
+    found = []
+    for part in parts:
+        for layout in part.layouts:
+            # frames are crops 1 to F; the crop of a single one is 0
+            last = int(layout.coordinates[:, 0].max())
+            found.append(max(1, last) if part.returned.modality == "video" else 1)
+    return tuple(found)
 
 
 def _question_ids(

@@ -84,7 +84,7 @@ def run(
     """
     if modality == "video" and not family.prunes_video:
         raise ValueError(
-            f"videos are not pruned in models of the family {model.config.model_type!r}: pass "
+            f"clips are not pruned in models of the family {model.config.model_type!r}: pass "
             "frames as images"
         )
     if modality == "video":

@@ -32,7 +32,9 @@ class VisualTokens:
             nobody asked for them.
         text_mask: (I, M), true where there is a text token.
         coordinates: for each image a CPU tensor (N, 3): crop, row and column of each token; see
-            `adafv.families.crop_layout.Layout`.
+            `adafv.families.crop_layout.Layout`. The crops of a video are its frames, 1 to F, one
+            below the other.
+        frames: F of each video, 1 of an image.
         seeds: a number for each image's question, the same in every batch and on every device: for
             methods that draw.
         layers: how many layers the LLM has: for methods that prune between them.
@@ -45,6 +47,7 @@ class VisualTokens:
     text: Tensor | None
     text_mask: Tensor | None
     coordinates: tuple[Tensor, ...]
+    frames: tuple[int, ...]
     seeds: tuple[int, ...]
     layers: int
 

@@ -67,13 +67,19 @@ class Question:
 class Sample:
     """An image with the questions asked about it.
 
-    `things` is empty where nobody knows them (easy-vqa).
+    Attributes:
+        id: unique within a suite.
+        image: as it is drawn; of a clip a contact sheet, its frames side by side.
+        questions: that are asked.
+        things: on the image; empty where nobody knows them (easy-vqa).
+        frames: rows and columns of a contact sheet's frames, in reading order; (1, 1): an image.
     """
 
-    id: str  # unique within a suite
+    id: str
     image: Image.Image
     questions: tuple[Question, ...]
     things: tuple[Thing, ...]
+    frames: tuple[int, int] = (1, 1)
 
 
 @checked

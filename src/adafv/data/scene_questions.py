@@ -301,6 +301,7 @@ ASKED = {
     "scenes": tuple(KINDS),
     "scenes-small": ("color", "color", "exists", "exists", "two"),
     "scenes-text": ("text", "text", "text"),
+    "clips": ("color", "exists", "beside", "beside", "beside", "text", "two"),
 }
 SMALL = 24
 """The longest side, in an image of 192 pixels, of what scenes-small asks about."""

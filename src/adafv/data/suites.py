@@ -1,4 +1,4 @@
-"""The suites by name: drawn scenes and pages, and the test split of the PyPI package easy-vqa."""
+"""The suites by name: drawn scenes, pages and clips, and the test split of the package easy-vqa."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from PIL import Image
 from adafv.data.pages import draw_page
 from adafv.data.sample import Question, Sample
 from adafv.data.scenes import SCENE_SUITES, draw
+from adafv.data.videos import VIDEO_SUITE, draw_video
 
 PAGES = "pages"
-SUITES: tuple[str, ...] = (*SCENE_SUITES, "easy-vqa", PAGES)
-"""All of them. What the embedded model's words can ask, see `suites_of`, is the default."""
+SUITES: tuple[str, ...] = (*SCENE_SUITES, "easy-vqa", PAGES, VIDEO_SUITE)
+"""All of them. What the embedded model's words can ask of images, see `suites_of`, is the default.
+"""
 DRAWN_QUESTIONS = 2_000
 """Questions of a drawn suite where no limit is given."""
 _SEEDS = 1_000_000
@@ -48,7 +50,7 @@ def load_suite(
 
 
 def suites_of(split: str) -> tuple[str, ...]:
-    """Return the suites that have this split and ask in words of the embedded model."""
+    """Return the suites of images that have this split and ask in words of the embedded model."""
     return (*SCENE_SUITES, "easy-vqa") if split == "test" else SCENE_SUITES
 
 
@@ -82,6 +84,8 @@ def _drawn(name: str, seed: int, split: str) -> Iterator[Sample]:
     for index in count(seed * _SEEDS):
         if name == PAGES:
             yield draw_page(index, split=split)
+        elif name == VIDEO_SUITE:
+            yield draw_video(index, split=split)
         else:
             yield draw(index, split=split, suite=name)
 

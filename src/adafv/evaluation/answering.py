@@ -16,6 +16,7 @@ from adafv.data.sample import BLIND, Question, Sample
 from adafv.evaluation.answers import AnswerLog, Key
 from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.prompts import Prompts
+from adafv.evaluation.videos import as_videos
 from adafv.methods import from_spec, method
 from adafv.models.load import fingerprint
 from adafv.models.prompting import build_batch
@@ -227,7 +228,8 @@ class Answering:
             images.append(sample.image)
             questions.append(sample.questions[0].text)
         inputs = build_batch(self.processor, images, questions, self.model.device, self.model.dtype)
-        return encode(self.model, inputs, signals=signals, text=False)
+        encoding = encode(self.model, inputs, signals=signals, text=False)
+        return as_videos(encoding, [sample.frames for sample in samples])
 
 
 def chunks(samples: Iterable[Sample], batch_size: int) -> Iterator[list[Sample]]:

@@ -111,7 +111,7 @@ def read_images(path: Path) -> list[ImageFile]:
         try:
             question = _question(line)
             if line.video:
-                raise ValueError("a video is not measured yet: ask about frames as images")
+                raise ValueError("a clip is not measured yet: ask about frames as images")
             # relative, so that a folder can move with its answers
             name = os.path.relpath(line.image, path.parent)
             # a file that is no image is an error of its first line

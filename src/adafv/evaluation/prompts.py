@@ -14,6 +14,7 @@ from adafv.core.selection import Selection
 from adafv.core.visual_tokens import Encoding
 from adafv.evaluation.boxes import centers, distances, evidence_kept
 from adafv.evaluation.oracle import Oracle
+from adafv.evaluation.videos import on_contact_sheet
 from adafv.families import check_has_grid
 from adafv.models.generation import check_length, decode, generate
 from adafv.models.prompting import build_batch, build_text
@@ -41,6 +42,7 @@ class Prompts:
         self.asked = asked
         shown = [samples[i].image for i in images]
         self.sizes = [image.size for image in shown]
+        self.frames = [samples[i].frames for i in images]
         questions = [question.text for question in asked]
         self.inputs = build_batch(processor, shown, questions, model.device, model.dtype)
         check_length(model, self.inputs["input_ids"])
@@ -133,7 +135,8 @@ class Prompts:
 
         found = []
         grids = self.encodings[frozenset()].tokens.coordinates
-        for size, coordinates, question in zip(self.sizes, grids, self.asked, strict=True):
-            middles = centers(self.processor, size, coordinates)  # (N, 2)
+        for i, question in enumerate(self.asked):
+            coordinates = on_contact_sheet(grids[i], self.frames[i])  # (N, 3)
+            middles = centers(self.processor, self.sizes[i], coordinates)  # (N, 2)
             found.append(distances(middles, question.boxes))
         return found

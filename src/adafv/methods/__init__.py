@@ -14,6 +14,7 @@ from adafv.methods.adafv_released import AdaFVReleased
 from adafv.methods.cdpruner import CDPruner
 from adafv.methods.dart import DART
 from adafv.methods.divprune import DivPrune
+from adafv.methods.evs import EVS
 from adafv.methods.fastervlm import FasterVLM
 from adafv.methods.fastv import FastV
 from adafv.methods.hiprune import HiPrune
@@ -30,6 +31,8 @@ from adafv.methods.sparsevlm import SparseVLM
 from adafv.methods.t2i import TextToImage
 from adafv.methods.tome import ToMe
 from adafv.methods.uniform import Uniform
+from adafv.methods.vcast import VCAST
+from adafv.methods.vidcom2 import VidCom2
 from adafv.methods.visionzip import VisionZip
 from adafv.methods.vispruner import VisPruner
 from adafv.utils.checks import checked
@@ -38,7 +41,11 @@ __all__ = [
     "BASELINES",
     "CLASSES",
     "DART",
+    "EVS",
     "METHODS",
+    "VCAST",
+    "VIDEO_CLASSES",
+    "VIDEO_METHODS",
     "AdaFV",
     "AdaFVPlus",
     "AdaFVReleased",
@@ -61,6 +68,7 @@ __all__ = [
     "TextToImage",
     "ToMe",
     "Uniform",
+    "VidCom2",
     "VisPruner",
     "VisionZip",
     "from_config",
@@ -98,7 +106,10 @@ CLASSES: tuple[type[Pruner], ...] = (
 METHODS: dict[str, type[Pruner]] = {cls.name: cls for cls in CLASSES}
 BASELINES: dict[str, type[Pruner]] = {Resize.name: Resize}
 """What is measured beside the methods, and prunes nothing that a tower has made."""
-KNOWN = ChainMap(METHODS, BASELINES)
+VIDEO_CLASSES: tuple[type[Pruner], ...] = (EVS, VidCom2, VCAST)
+VIDEO_METHODS: dict[str, type[Pruner]] = {cls.name: cls for cls in VIDEO_CLASSES}
+"""What compares the frames of a video, and refuses images."""
+KNOWN = ChainMap(METHODS, BASELINES, VIDEO_METHODS)
 
 
 @checked

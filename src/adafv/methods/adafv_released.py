@@ -50,6 +50,7 @@ class AdaFVReleased(AdaFV):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("mass", self.mass, "beyond")
+        one_of("repeats", self.repeats, "count")
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         """Keep what the released code keeps, image by image."""

@@ -108,9 +108,9 @@ def open_video(path: str | Path, frames: int = FRAMES) -> Video:
             frames that are larger than `MAX_PIXELS` or that `check_image` refuses.
     """
     if not 1 <= frames <= MAX_FRAMES:
-        raise ValueError(f"frames={frames} of a video are not possible: pass 1 to {MAX_FRAMES}")
+        raise ValueError(f"frames={frames} of a clip are not possible: pass 1 to {MAX_FRAMES}")
     name = str(path)
-    check_file(name, "video")
+    check_file(name, "clip")
     size = Path(name).stat().st_size
     if size > MAX_BYTES:
         raise ValueError(f"{name} has {size / 1e9:.1f} GB, more than {MAX_BYTES / 1e9:.0f}: {_CUT}")
@@ -118,24 +118,24 @@ def open_video(path: str | Path, frames: int = FRAMES) -> Video:
         head = file.read(_HEAD)
     if head.startswith(b"GIF8"):
         raise ValueError(
-            f"{name} is a GIF, whose frames are no video: convert it, e.g. ffmpeg -i IN.gif "
+            f"{name} is a GIF, whose frames are no clip: convert it, e.g. ffmpeg -i IN.gif "
             "-pix_fmt yuv420p OUT.mp4, or ask about its first frame as an image"
         )
     # PyAV would try whatever it knows, lists of addresses among it
     if not _begins_as_video(head):
         raise ValueError(
-            f"{name} is not a video, or its beginning is damaged: pass an MP4, MOV, WebM, MKV, "
+            f"{name} is not a clip, or its beginning is damaged: pass an MP4, MOV, WebM, MKV, "
             "AVI or MPEG file"
         )
     if importlib.util.find_spec("av") is None:
-        raise ValueError("reading a video needs PyAV: pip install 'adafv[video]'")
+        raise ValueError("reading a clip needs PyAV: pip install 'adafv[video]'")
     import av
 
     try:
         return _read(name, frames)
     except av.FFmpegError as error:
         reason = " ".join(str(error.strerror).split())
-        raise ValueError(f"{name} cannot be read as a video ({reason}): {_CONVERT}") from None
+        raise ValueError(f"{name} cannot be read as a clip ({reason}): {_CONVERT}") from None
 
 
 def _begins_as_video(head: bytes) -> bool:
@@ -155,7 +155,7 @@ def _read(name: str, count: int) -> Video:
     options = {"protocol_whitelist": "file"}
     with av.open(name, options=options, metadata_errors="ignore") as container:
         if not container.streams.video:
-            raise ValueError(f"{name} has no frames, perhaps it is sound: pass a video")
+            raise ValueError(f"{name} has no frames, perhaps it is sound: pass a clip")
         stream = container.streams.video[0]
         _check_size(name, stream.width, stream.height)
         if container.duration is not None:

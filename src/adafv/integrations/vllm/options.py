@@ -15,7 +15,7 @@ from adafv.core.layerwise import LayerPruner
 from adafv.core.prompt import Question
 from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY
-from adafv.methods import METHODS, from_spec, without_defaults
+from adafv.methods import METHODS, VIDEO_METHODS, from_spec, without_defaults
 from adafv.models.saved import BLOCK, read
 from adafv.utils.checks import one_of
 
@@ -178,6 +178,11 @@ class VLLMOptions:
         if isinstance(pruner, LayerPruner):
             raise ValueError(
                 f"{method} prunes between the layers of the language model, which vLLM doesn't do"
+            )
+        if method.partition(":")[0] in VIDEO_METHODS:
+            raise ValueError(
+                f"{method} compares the frames of a clip, and on vLLM images alone are pruned: "
+                "pass a method for images, such as adafv"
             )
         # of the vision tower only saliency is observed
         lacking = pruner.signals - {SALIENCY}

@@ -188,6 +188,8 @@ def _visual_tokens(
         text=text,
         text_mask=text_mask,
         coordinates=tuple(coordinates),
+        # videos pass unpruned
+        frames=(1,) * len(counts),
         # as the library: what is drawn depends on the question alone
         seeds=tuple(zlib.crc32(ids.numpy().tobytes()) for ids in questions),
         layers=layers,
