@@ -53,6 +53,12 @@ of theirs a loop written after them, were run beside ours on up to {one} images 
 {five} of five, of random tokens, with 29 to 192 kept of each crop (45 to 80 % between layers), and
 what a method names as its departures undone on either side. Nothing of theirs is in this
 repository; what came out is (`docs/site/fidelity.json`).
+
+Of `sfpruner` and `coverpruner` there was neither code nor the full paper to read: their sections
+say what is known of them and which choices are ours, and their figures are those of our reading.
+Other methods of 2026 are left out: OccamToken (2605.29657), E-AdaPrune (2603.05950) and AVTP
+(2608.26806) choose K themselves, where every method here keeps exactly the K that it is given;
+TRACE (2609.10297) and LiteLVLM (2605.13178) are known from summaries too short to build.
 """
 
 

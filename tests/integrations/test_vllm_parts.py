@@ -31,6 +31,9 @@ METHODS_SERVED = (
         "cdpruner",
         "dart",
         "scope",
+        "sfpruner",
+        "coverpruner",
+        "mmr",
         "random",
         "uniform",
         "pool",
@@ -100,9 +103,10 @@ def test_none_keeps_everything_whatever_the_server_does():
 
 def test_requests_may_name_methods_of_linear_cost():
     """Others hold up whoever waits, so the server says which; its own is always allowed."""
-    asked = {"adafv_method": "divprune", "adafv_keep": 0.1}
-    with pytest.raises(ValueError, match="'divprune' is not allowed on this server"):
-        VLLMOptions.of_request(asked).request(VLLMOptions())
+    for name in ("sfpruner", "divprune"):
+        asked = {"adafv_method": name, "adafv_keep": 0.1}
+        with pytest.raises(ValueError, match=f"{name!r} is not allowed on this server"):
+            VLLMOptions.of_request(asked).request(VLLMOptions())
     for server in ({"adafv_methods": "adafv, divprune"}, {"adafv_method": "divprune"}):
         options = VLLMOptions.of_request(asked).request(VLLMOptions.of_server(server))
         assert options.config.method == "divprune"
@@ -115,10 +119,13 @@ def test_requests_may_name_methods_of_linear_cost():
 
 
 def test_the_cost_of_a_choice_is_bounded():
-    """Of methods that pick token after token; the others go through."""
+    """Of methods that pick token after token, or factorise a matrix; the others go through."""
     with pytest.raises(ValueError, match=r"2592 steps .* at most adafv_tokens=86"):
         check_cost(method("divprune", keep=0.9), 2880)
+    with pytest.raises(ValueError, match=r"a matrix of 5000 visual tokens.* at most 4096"):
+        check_cost(method("sfpruner", keep=0.1), 5000)
     check_cost(method("divprune", tokens=86), 2880)
+    check_cost(method("sfpruner", keep=0.9), 2880)
     check_cost(method("adafv", keep=0.9), 2880)
 
 

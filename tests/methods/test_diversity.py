@@ -11,13 +11,21 @@ from oracles import diversity
 from adafv.core.encode import encode
 from adafv.core.signals import HIDDEN, KEYS, SALIENCY
 from adafv.methods.cdpruner import CDPruner
+from adafv.methods.coverpruner import CoverPruner
 from adafv.methods.dart import DART
 from adafv.methods.divprune import DivPrune
+from adafv.methods.mmr import MMR
 from adafv.methods.mmtok import MMTok
+from adafv.methods.prunesid import PruneSID
 from adafv.methods.scope import Scope
+from adafv.methods.sfpruner import SFPruner
+from adafv.methods.stacktok import StackTok
 from adafv.methods.tome import ToMe
 
-METHODS = (DivPrune, CDPruner, Scope, MMTok, DART, ToMe)
+METHODS = (
+    *(DivPrune, CDPruner, Scope, MMTok, DART, ToMe),
+    *(SFPruner, PruneSID, CoverPruner, MMR, StackTok),
+)
 GREEDY = (DivPrune, CDPruner, Scope, MMTok)
 BUDGETS = (1, 2, 5, 20, -1, 0)  # the last two: all but one, all
 
@@ -193,8 +201,14 @@ def test_dead_and_identical_tokens(tokens, cls, k, content):
     budget = budgets(tokens, k)
     selection = cls(tokens=1).select(flat, budget)
     assert_exact(selection, tokens.counts, budget)
-    if cls is not ToMe:
-        assert all(kept.tolist() == list(range(len(kept))) for kept in selection.kept)
+    for kept, coordinates in zip(selection.kept, tokens.coordinates, strict=True):
+        if cls is StackTok:  # in each crop
+            for crop in coordinates[:, 0].unique():
+                members = (coordinates[:, 0] == crop).nonzero()[:, 0]
+                of_crop = kept[torch.isin(kept, members)]
+                assert of_crop.tolist() == members[: len(of_crop)].tolist()
+        elif cls is not ToMe:
+            assert kept.tolist() == list(range(len(kept)))
 
 
 @pytest.mark.parametrize("cls", METHODS)
@@ -207,10 +221,11 @@ def test_every_token_twice(tokens, cls):
         features=one.features.repeat(1, 2, 1),
         mask=one.mask.repeat(1, 2),
         signals={s: torch.cat([x, x], dim=1) for s, x in one.signals.items()},
+        coordinates=(one.coordinates[0].repeat(2, 1),),
     )
     selection = cls(tokens=1).select(twice, [6])
     assert_exact(selection, twice.counts, [6])
-    if cls in GREEDY:
+    if cls in (*GREEDY, SFPruner, CoverPruner):
         assert len((selection.kept[0] % one.counts[0]).unique()) == 6
     if cls in (Scope, MMTok):
         assert selection.kept[0].tolist() == cls(tokens=1).select(one, [6]).kept[0].tolist()
@@ -271,6 +286,12 @@ def test_generation_goes_through(model, inputs, cls):
         (MMTok, {"text_temperature": 0}),
         (MMTok, {"visual_temperature": -0.2}),
         (MMTok, {"weight": -1}),
+        (SFPruner, {"ridge": 0}),
+        (CoverPruner, {"temperature": 0}),
+        (MMR, {"diversity": -1}),
+        (StackTok, {"text_temperature": 0}),
+        (StackTok, {"beta_min": 0.95}),
+        (StackTok, {"swaps": -1}),
         (DART, {"pivots": 0}),
         (DART, {"pivots": 2.5}),
     ],

@@ -108,6 +108,71 @@ def test_mmtok(case):
     assert pick("mmtok", tokens, k).kept[0].tolist() == sorted(order[:k])
 
 
+@given(pictures(), st.sampled_from([0.0, 0.3, 2.0]))
+@settings(max_examples=60, deadline=None)
+def test_mmr(case, diversity):
+    """Saliency less what is kept already; without diversity saliency alone."""
+    tokens, k = case
+    order = diversity_oracle.mmr(
+        tokens.features[0].double().tolist(), scores(tokens, SALIENCY), diversity
+    )
+    assert pick("mmr", tokens, k, diversity=diversity).kept[0].tolist() == sorted(order[:k])
+
+
+@given(pictures(), st.integers(0, WORDS))
+@settings(max_examples=60, deadline=None)
+def test_coverpruner(case, words):
+    """Coverage around the mean token, and the demand of a question of any length."""
+    tokens, k = case
+    tokens.text_mask[0, words:] = False
+    order = diversity_oracle.coverpruner(
+        tokens.features[0].double().tolist(), tokens.text[0, :words].double().tolist()
+    )
+    assert pick("coverpruner", tokens, k).kept[0].tolist() == sorted(order[:k])
+
+
+@given(pictures(), st.integers(0, WORDS), st.sampled_from([0.1, 1.0]))
+@settings(max_examples=60, deadline=None)
+def test_sfpruner(case, words, ridge):
+    """The leverage in the space of the features is what the kernel of the tokens gives."""
+    tokens, k = case
+    tokens.text_mask[0, words:] = False
+    expected = diversity_oracle.sfpruner(
+        tokens.features[0].double().tolist(),
+        tokens.text[0, :words].double().tolist(),
+        scores(tokens, SALIENCY),
+        k,
+        ridge,
+    )
+    assert pick("sfpruner", tokens, k, ridge=ridge).kept[0].tolist() == expected
+
+
+@given(pictures())
+@settings(max_examples=60, deadline=None)
+def test_prunesid(case):
+    """Groups, survivors and quotas, beyond the rank of the features, too."""
+    tokens, k = case
+    expected = tower_oracle.prunesid(scores(tokens, SALIENCY), vectors(tokens, HIDDEN), k)
+    assert pick("prunesid", tokens, k).kept[0].tolist() == expected
+
+
+@given(pictures(), st.integers(0, WORDS), st.sampled_from([0, 3, 16]))
+@settings(max_examples=30, deadline=None)
+def test_stacktok(case, words, swaps):
+    """Crops share the budget, and those that keep few tokens swap them."""
+    tokens, k = case
+    tokens.text_mask[0, words:] = False
+    expected = diversity_oracle.stacktok(
+        tokens.features[0].double().tolist(),
+        vectors(tokens, HIDDEN),
+        tokens.text[0, :words].double().tolist(),
+        tokens.coordinates[0][:, 0].tolist(),
+        k,
+        swaps,
+    )
+    assert pick("stacktok", tokens, k, swaps=swaps).kept[0].tolist() == expected
+
+
 @given(pictures())
 @settings(max_examples=100, deadline=None)
 def test_adafv_released(case):

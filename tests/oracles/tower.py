@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from functools import cache
 
+import torch
+
 from oracles.sacmam import descending
 
 Vector = tuple[float, ...]
@@ -142,3 +144,40 @@ def hiprune(
     buffers = [j for j in descending(deep) if j in beside and j not in anchors]
     registers = [j for j in descending(deep) if j not in beside and j not in anchors]
     return sorted((anchors + buffers + registers)[:k])
+
+
+def prunesid(saliency: list[float], hidden: tuple[Vector, ...], k: int) -> list[int]:
+    """Groups by the right singular vectors of channels × tokens; in each, survivors go first."""
+    count, groups = len(hidden), max(1, k // 4)
+    channels = torch.tensor(hidden, dtype=torch.float64).sigmoid().T
+    _, sizes, axes = torch.linalg.svd(channels - channels.mean(0), full_matrices=False)
+    used = [c for c in range(min(groups, len(sizes))) if sizes[c] ** 2 > 1e-9 * sizes[0] ** 2]
+    group = [max(used, key=lambda c: abs(axes[c, j]), default=0) for j in range(count)]
+
+    alike, order = cosines(hidden), descending(saliency)
+    pairs = [alike[i][j] for i in range(count) for j in range(i)]
+    threshold = 18 * k / count * sum(pairs) / max(1, len(pairs))
+    survivors: list[int] = []
+    for j in order:
+        better = [i for i in survivors if group[i] == group[j]]
+        if all(alike[i][j] <= threshold for i in better):
+            survivors.append(j)
+
+    size = [group.count(c) for c in range(groups)]
+    surviving = [sum(group[j] == c for j in survivors) for c in range(groups)]
+    most = [min(s, 5 * math.ceil(k / 64)) for s in surviving]
+    while sum(most) < k:
+        most = [min(m + 1, s) for m, s in zip(most, size, strict=True)]
+    quota, reached, rest = [], 0, k - sum(s > 0 for s in size)
+    for c in range(groups):
+        share = round(sum(surviving[: c + 1]) * rest / sum(surviving))
+        quota.append(min((size[c] > 0) + share - reached, most[c]))
+        reached = share
+    for c in descending([float(s) for s in surviving]):
+        quota[c] += min(most[c] - quota[c], k - sum(quota))
+    kept: list[int] = []
+    for c in range(groups):
+        turn = [j for j in survivors if group[j] == c]
+        turn += [j for j in order if group[j] == c and j not in survivors]
+        kept += turn[: quota[c]]
+    return sorted(kept)

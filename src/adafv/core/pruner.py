@@ -51,9 +51,10 @@ class Pruner(ABC):
     A method is a subclass with one method: `pick`, or `score` if it is a ranking (see
     `ScoringPruner`). Its class says what it looks at: the `signals` of the vision tower, the
     question (`needs_text`; or, as the seed of what it `draws`); whether it keeps `exact`ly K; and
-    whether it `shrinks` images before the tower, so that it shares no encoding with others; and
-    whether it goes `stepwise`, token after token, so that its time grows with K · N. Options that
-    are `shares` of the budget are checked here.
+    whether it `shrinks` images before the tower, so that it shares no encoding with others; whether
+    it goes `stepwise`, token after token, so that its time grows with K · N; and whether it
+    factorises a matrix of all tokens, so that its time is `cubic`. Options that are `shares` of the
+    budget are checked here.
 
     Args:
         keep: share of each image's visual tokens that is kept, 0 < keep <= 1;
@@ -108,6 +109,7 @@ class Pruner(ABC):
     layerwise: ClassVar[bool] = False
     shrinks: ClassVar[bool] = False
     stepwise: ClassVar[bool] = False
+    cubic: ClassVar[bool] = False
     shares: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:

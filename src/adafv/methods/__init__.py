@@ -12,6 +12,7 @@ from adafv.methods.adafv import AdaFV
 from adafv.methods.adafv_plus import AdaFVPlus
 from adafv.methods.adafv_released import AdaFVReleased
 from adafv.methods.cdpruner import CDPruner
+from adafv.methods.coverpruner import CoverPruner
 from adafv.methods.dart import DART
 from adafv.methods.divprune import DivPrune
 from adafv.methods.evs import EVS
@@ -19,15 +20,19 @@ from adafv.methods.fastervlm import FasterVLM
 from adafv.methods.fastv import FastV
 from adafv.methods.hiprune import HiPrune
 from adafv.methods.hired import HiRED
+from adafv.methods.mmr import MMR
 from adafv.methods.mmtok import MMTok
 from adafv.methods.none import NoPruning
 from adafv.methods.pdrop import PyramidDrop
 from adafv.methods.pool import Pool
 from adafv.methods.prumerge import PruMerge, PruMergePlus
+from adafv.methods.prunesid import PruneSID
 from adafv.methods.random import Random
 from adafv.methods.resize import Resize
 from adafv.methods.scope import Scope
+from adafv.methods.sfpruner import SFPruner
 from adafv.methods.sparsevlm import SparseVLM
+from adafv.methods.stacktok import StackTok
 from adafv.methods.t2i import TextToImage
 from adafv.methods.tome import ToMe
 from adafv.methods.uniform import Uniform
@@ -43,6 +48,7 @@ __all__ = [
     "DART",
     "EVS",
     "METHODS",
+    "MMR",
     "VCAST",
     "VIDEO_CLASSES",
     "VIDEO_METHODS",
@@ -50,6 +56,7 @@ __all__ = [
     "AdaFVPlus",
     "AdaFVReleased",
     "CDPruner",
+    "CoverPruner",
     "DivPrune",
     "FastV",
     "FasterVLM",
@@ -60,11 +67,14 @@ __all__ = [
     "Pool",
     "PruMerge",
     "PruMergePlus",
+    "PruneSID",
     "PyramidDrop",
     "Random",
     "Resize",
+    "SFPruner",
     "Scope",
     "SparseVLM",
+    "StackTok",
     "TextToImage",
     "ToMe",
     "Uniform",
@@ -94,6 +104,11 @@ CLASSES: tuple[type[Pruner], ...] = (
     DART,
     Scope,
     MMTok,
+    SFPruner,
+    PruneSID,
+    CoverPruner,
+    MMR,
+    StackTok,
     ToMe,
     FastV,
     SparseVLM,

@@ -2,18 +2,15 @@
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from adafv.core.visual_tokens import VisualTokens
 from adafv.methods._greedy import GreedyPruner
 from adafv.ops.cosine import cosines
 from adafv.ops.coverage import Gains
+from adafv.ops.relevance import mean_relevance
 
 __all__ = ["CDPruner"]
 
 NOTHING = 1e-9  # below it the gain of a token in the span of those picked is rounding
-LEAST = 1e-6  # what the least relevant token has of the range of relevance, as in the authors' code
 
 
 @dataclass(kw_only=True)
@@ -44,7 +41,9 @@ class CDPruner(GreedyPruner):
     def gains(self, tokens: VisualTokens, count: int) -> Gains:
         """Yield what each token adds to the log-determinant of the kernel, pick after pick."""
         # the kernel, conditioned on the question: r_i · cos(i, j) · r_j
-        relevance = _relevance(tokens)  # (I, N)
+        assert tokens.text is not None
+        assert tokens.text_mask is not None
+        relevance = mean_relevance(tokens.text, tokens.text_mask, tokens.features, tokens.mask)
         cosine = cosines(tokens.features, tokens.features)  # (I, N, N)
         kernel = relevance[:, :, None] * cosine * relevance[:, None]
 
@@ -64,17 +63,3 @@ class CDPruner(GreedyPruner):
             row = (row / height.sqrt()).where(height > 0, 0)
             factor[:, turn] = row[:, 0]
             gain = gain - row[:, 0].square()
-
-
-def _relevance(tokens: VisualTokens) -> Tensor:
-    """Return the mean cosine with the words, from next to 0 to 1 over each image (I, N)."""
-    assert tokens.text is not None
-    assert tokens.text_mask is not None
-    is_word = tokens.text_mask[..., None]  # (I, M, 1)
-    total = (cosines(tokens.text, tokens.features) * is_word).sum(1)  # (I, N)
-    mean = total / is_word.sum(1).clamp(min=1)
-
-    # min-max normalised over the image
-    low = mean.masked_fill(~tokens.mask, torch.inf).amin(1, keepdim=True)  # (I, 1)
-    high = mean.masked_fill(~tokens.mask, -torch.inf).amax(1, keepdim=True)
-    return ((mean - low + LEAST) / (high - low)).where(high > low, 1)

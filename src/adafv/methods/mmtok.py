@@ -3,17 +3,14 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from adafv.core.signals import HIDDEN
 from adafv.core.visual_tokens import VisualTokens
 from adafv.methods._greedy import GreedyPruner
 from adafv.ops.cosine import cosines
-from adafv.ops.coverage import Gains, coverage
+from adafv.ops.coverage import Gains, coverage, on_grid, shares
 
 __all__ = ["MMTok"]
-
-GRID = 2.0**50  # as in `cosines`: coverage is rounded so that its sums are exact
 
 
 @dataclass(kw_only=True)
@@ -71,25 +68,12 @@ class MMTok(GreedyPruner):
 
         # coverage of the question: words meet the visual tokens after the projector
         words = cosines(tokens.text, tokens.features) / self.text_temperature  # (I, M, N)
-        words = _shares(words, tokens.text_mask, tokens.mask)
+        words = shares(words, tokens.text_mask, tokens.mask)
 
         # coverage of the image: visual tokens meet each other before it
         hidden = tokens.signals[HIDDEN]  # (I, N, d)
         visual = cosines(hidden, hidden) / self.visual_temperature  # (I, N, N)
-        visual = self.weight * _shares(visual, tokens.mask, tokens.mask)
+        visual = self.weight * shares(visual, tokens.mask, tokens.mask)
 
         rows = torch.cat([words, visual], dim=1)  # (I, M + N, N)
-        return coverage(rows.mul_(GRID).round_().div_(GRID))
-
-
-def _shares(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Turn logits into probabilities over the columns, divided by the number of real rows.
-
-    Args:
-        logits: (I, R, N).
-        rows: (I, R), true where a row is no padding.
-        columns: (I, N), true where there is a token.
-    """
-    probability = logits.masked_fill(~columns[:, None], -torch.inf).softmax(-1)  # (I, R, N)
-    weight = rows.double() / rows.sum(1, keepdim=True).clamp(min=1)  # (I, R)
-    return probability * weight[..., None]
+        return coverage(on_grid(rows))

@@ -2,11 +2,14 @@
 
 from collections.abc import Generator
 
+import torch
 from torch import Tensor
 
 from adafv.utils.checks import checked
 
-__all__ = ["Gains", "coverage"]
+__all__ = ["Gains", "coverage", "on_grid", "shares"]
+
+GRID = 2.0**50  # coverage is rounded to its inverse
 
 Gains = Generator[Tensor, Tensor, None]
 """Yields the gain (I, N) of every token, given those picked so far, and is sent the next picks
@@ -32,3 +35,34 @@ def coverage(rows: Tensor, weight: Tensor | None = None) -> Gains:
         # what the pick covers needs no other token
         covered = uncovered.take_along_dim(pick[:, None], dim=2)  # (I, R, 1)
         uncovered.sub_(covered).relu_()
+
+
+@checked
+def shares(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Turn logits into probabilities over the columns, divided by the number of real rows.
+
+    Args:
+        logits: (I, R, N).
+        rows: (I, R), true where a row is no padding.
+        columns: (I, N), true where there is a token.
+
+    Returns:
+        (I, R, N) fp64.
+    """
+    absent = columns.logical_not()[:, None]  # (I, 1, N)
+    probability = logits.masked_fill(absent, -torch.inf).softmax(-1)  # (I, R, N)
+    weight = rows.double() / rows.sum(1, keepdim=True).clamp(min=1)  # (I, R)
+    return probability * weight[..., None]
+
+
+@checked
+def on_grid(rows: Tensor) -> Tensor:
+    """Round rows of a coverage, in place, so that their sums are exact and no pick hangs on them.
+
+    Args:
+        rows: of any shape, with sums of 8 at most.
+
+    Returns:
+        The same tensor.
+    """
+    return rows.mul_(GRID).round_().div_(GRID)

@@ -9,11 +9,18 @@ import math
 import torch
 from torch import Tensor
 
-from adafv.ops.cosine import word_cosines
+from adafv.ops.cosine import cosines, word_cosines
 from adafv.ops.precision import exact
 from adafv.utils.checks import checked
 
-__all__ = ["text_to_image_attention", "text_to_image_attention_naive", "word_attention"]
+__all__ = [
+    "mean_relevance",
+    "text_to_image_attention",
+    "text_to_image_attention_naive",
+    "word_attention",
+]
+
+LEAST = 1e-6  # what the least relevant token has of the range, as in the code of CDPruner
 
 
 @checked
@@ -128,6 +135,27 @@ def word_attention(
     # T2I attention; a row without any visual token is NaN after the softmax
     attention = logits.softmax(-1).nan_to_num_()
     return attention.mul_(text_mask[..., None])
+
+
+@checked
+@exact
+def mean_relevance(text: Tensor, text_mask: Tensor, visual: Tensor, visual_mask: Tensor) -> Tensor:
+    """Return the mean cosine of each visual token with the words, min-max normalised.
+
+    Args: see `text_to_image_attention`.
+
+    Returns:
+        (B, N) fp64, from next to 0 to 1 over each image; 1 everywhere where the question tells no
+        token from another, or has no word.
+    """
+    is_word = text_mask[..., None]  # (B, M, 1)
+    total = (cosines(text, visual) * is_word).sum(1)  # (B, N)
+    mean = total / is_word.sum(1).clamp(min=1)
+
+    # min-max normalised over the image
+    low = mean.masked_fill(~visual_mask, torch.inf).amin(1, keepdim=True)  # (B, 1)
+    high = mean.masked_fill(~visual_mask, -torch.inf).amax(1, keepdim=True)
+    return ((mean - low + LEAST) / (high - low)).where(high > low, 1)
 
 
 def _centered(x: Tensor, mask: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ __all__ = [
     "cls_attention",
     "cls_attention_naive",
     "mean_cosine_distance",
+    "min_max",
     "received_attention",
     "received_attention_naive",
 ]
@@ -38,6 +39,25 @@ def mean_cosine_distance(visual: Tensor) -> Tensor:
     """
     unit = F.normalize(visual.float(), dim=-1)  # (N, D)
     return 1 - unit @ unit.mean(0)  # the mean of the cosines is the cosine with the mean
+
+
+@checked
+def min_max(scores: Tensor, mask: Tensor) -> Tensor:
+    """Return scores from 0 to 1 over the tokens of each image, in fp64.
+
+    Args:
+        scores: (I, N).
+        mask: (I, N), true where there is a token.
+
+    Returns:
+        (I, N); 0 where an image's tokens have one score, and for padding.
+    """
+    scores = scores.double()
+    padding = mask.logical_not()
+    low = scores.masked_fill(padding, torch.inf).amin(1, keepdim=True)  # (I, 1)
+    high = scores.masked_fill(padding, -torch.inf).amax(1, keepdim=True)
+    normalised = (scores - low) / (high - low)
+    return normalised.masked_fill(padding | (high <= low), 0)
 
 
 @checked

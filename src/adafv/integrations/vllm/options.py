@@ -32,6 +32,10 @@ OF_SERVER = (*OF_REQUEST, "methods", "cache_mb", "only")
 # of launching kernels, for which every other request waits.
 MOST_STEPS = 250_000
 
+# N of an image for a method that factorises a matrix of all tokens: as long, and 128 MiB for each
+# such matrix.
+MOST_FACTORISED = 4096
+
 
 @dataclass(frozen=True)
 class VLLMOptions:
@@ -299,7 +303,7 @@ def _check_methods(methods: Any) -> None:
 def _is_linear(name: str) -> bool:
     """Return whether vLLM can do a method, in a time that grows with the tokens alone."""
     pruner = pruner_of(name, 1.0, None)
-    in_time = not pruner.layerwise and not pruner.stepwise
+    in_time = not pruner.layerwise and not pruner.stepwise and not pruner.cubic
     return in_time and pruner.exact and pruner.signals <= {SALIENCY}
 
 
@@ -341,8 +345,14 @@ def _without_ids(config: PruneConfig) -> PruneConfig:
 def check_cost(pruner: Pruner, count: int) -> None:
     """Raise a `ValueError` if choosing among `count` tokens would hold up other requests.
 
-    A method that picks token after token takes K steps over N tokens.
+    A method that picks token after token takes K steps over N tokens; one that factorises a matrix
+    of all tokens takes N³.
     """
+    if pruner.cubic and count > MOST_FACTORISED:
+        raise ValueError(
+            f"{pruner.name} factorises a matrix of {count} visual tokens, which would hold up "
+            f"other requests: pass an image or clip of at most {MOST_FACTORISED}, or another method"
+        )
     kept = pruner.budget(count)
     if pruner.stepwise and kept * count > MOST_STEPS:
         raise ValueError(
