@@ -46,3 +46,16 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"adafv.{_HOMES.get(name, 'methods')}"), name)
+
+
+def __dir__() -> list[str]:
+    """List all names; those of the methods come from the source, as importing them is slow."""
+    import ast
+    from pathlib import Path
+
+    source = (Path(__file__).parent / "methods" / "__init__.py").read_text(encoding="utf-8")
+    methods: list[str] = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            methods = ast.literal_eval(node.value)
+    return sorted({*globals(), *_HOMES, *methods})

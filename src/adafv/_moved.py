@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -69,8 +68,11 @@ class _Moved(ModuleType):
         return function(*args, **kwargs)
 
 
-class _Finder(MetaPathFinder, Loader):
-    """Finds modules at their old paths, once nothing else does."""
+class _Finder:
+    """Finds modules at their old paths, once nothing else does, and loads them.
+
+    It needs no base class of `importlib.abc`, which takes longer to import than all else here.
+    """
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -79,7 +81,8 @@ class _Finder(MetaPathFinder, Loader):
         old = name.removeprefix("adafv.")
         if old == name or old not in (*MOVED, *FOLDERS):
             return None
-        return ModuleSpec(name, self, is_package=old in FOLDERS)
+        loader: Any = self  # by its methods; typeshed asks for one that Python calls no more
+        return ModuleSpec(name, loader, is_package=old in FOLDERS)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Return a module that answers for the one that has moved."""

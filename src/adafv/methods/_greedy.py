@@ -27,12 +27,14 @@ class GreedyPruner(Pruner):
     def gains(self, tokens: VisualTokens, count: int) -> Gains:
         """Yield the gain of every token, pick after pick.
 
-        What it says of padding and of picked tokens doesn't matter.
+        What it says of padding and of picked tokens doesn't matter. Of a token that doesn't gain
+        most an upper bound will do, below the largest gain.
 
         Args:
             count: how many picks there will be at most.
         """
 
+    @torch.no_grad()
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         """Keep the first K picks of each image."""
         most = max(budget)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from adafv.core.visual_tokens import VisualTokens
 from adafv.methods._greedy import GreedyPruner
-from adafv.ops.cosine import cosines
+from adafv.ops.cosine import product, unit
 from adafv.ops.coverage import Gains
 from adafv.ops.relevance import mean_relevance
 
@@ -40,26 +40,29 @@ class CDPruner(GreedyPruner):
 
     def gains(self, tokens: VisualTokens, count: int) -> Gains:
         """Yield what each token adds to the log-determinant of the kernel, pick after pick."""
-        # the kernel, conditioned on the question: r_i · cos(i, j) · r_j
+        # the kernel, conditioned on the question, is r_i · cos(i, j) · r_j: picks need a row each
         assert tokens.text is not None
         assert tokens.text_mask is not None
         relevance = mean_relevance(tokens.text, tokens.text_mask, tokens.features, tokens.mask)
-        cosine = cosines(tokens.features, tokens.features)  # (I, N, N)
-        kernel = relevance[:, :, None] * cosine * relevance[:, None]
+        features = unit(tokens.features)  # (I, N, D)
 
         # greedy MAP: the Cholesky factor grows by a row for each pick
-        gain = kernel.diagonal(dim1=1, dim2=2)  # (I, N)
-        factor = kernel.new_empty(len(kernel), count, kernel.shape[2])  # (I, K, N)
+        gain = relevance * features.any(2) * relevance  # (I, N) the diagonal
+        factor = features.new_empty(len(features), count, features.shape[1])  # (I, K, N)
         for turn in range(count):
             gain = gain.where(gain > NOTHING, 0)
-            pick = yield gain
+            pick = yield gain  # (I, 1)
 
-            # the pick's row of the kernel, less its part in the span of the picks before
+            picked = features.take_along_dim(pick[..., None], dim=1)  # (I, 1, D)
+            cosine = product(picked, features)[:, 0]  # (I, N)
+            row = relevance.gather(1, pick) * cosine * relevance
+
+            # less its part in the span of the picks before
             before = factor[:, :turn]  # (I, turn, N)
             column = before.take_along_dim(pick[:, None], dim=2)  # (I, turn, 1)
-            row = kernel.take_along_dim(pick[..., None], dim=1) - column.mT @ before  # (I, 1, N)
+            row = row - (column.mT @ before)[:, 0]
 
-            height = gain.gather(1, pick)[..., None]  # (I, 1, 1)
+            height = gain.gather(1, pick)  # (I, 1)
             row = (row / height.sqrt()).where(height > 0, 0)
-            factor[:, turn] = row[:, 0]
-            gain = gain - row[:, 0].square()
+            factor[:, turn] = row
+            gain = gain - row.square()

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from adafv.core.visual_tokens import VisualTokens
 from adafv.methods._greedy import GreedyPruner
 from adafv.ops.cosine import cosines
-from adafv.ops.coverage import Gains, coverage, on_grid, shares
+from adafv.ops.coverage import Gains, coverage, on_grid
 
 __all__ = ["CoverPruner"]
 
@@ -56,14 +57,16 @@ class CoverPruner(GreedyPruner):
         cosine = cosines(centered, centered).relu_()  # (I, N, N)
 
         # query-weighted demand
-        rows = self.demand(tokens)[..., None] * cosine  # (I, N, N)
-        return coverage(on_grid(rows))
+        columns = self.demand(tokens)[:, None] * cosine  # (I, N, N)
+        return coverage(on_grid(columns))
 
     def demand(self, tokens: VisualTokens) -> Tensor:
         """Return how strongly the question asks for each token; each image's sums to 1 (I, N)."""
         assert tokens.text is not None
         assert tokens.text_mask is not None
         words = cosines(tokens.text, tokens.features) / self.temperature  # (I, M, N)
-        asked = shares(words, tokens.text_mask, tokens.mask).sum(1)  # (I, N)
+        attention = words.masked_fill(~tokens.mask[:, None], -torch.inf).softmax(-1)
+        is_word = tokens.text_mask[..., None]  # (I, M, 1)
+        asked = (attention * is_word).sum(1) / is_word.sum(1).clamp(min=1)  # (I, N)
         same = tokens.mask.double() / tokens.mask.sum(1, keepdim=True)
         return asked.where(tokens.text_mask.any(1, keepdim=True), same)

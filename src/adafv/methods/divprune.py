@@ -6,7 +6,7 @@ import torch
 
 from adafv.core.visual_tokens import VisualTokens
 from adafv.methods._greedy import GreedyPruner
-from adafv.ops.cosine import cosines
+from adafv.ops.cosine import pairwise_cosines
 from adafv.ops.coverage import Gains
 
 __all__ = ["DivPrune"]
@@ -28,16 +28,20 @@ class DivPrune(GreedyPruner):
     stepwise = True
 
     def gains(self, tokens: VisualTokens, count: int) -> Gains:
-        """Yield the distance of each token to the nearest one picked so far, pick after pick."""
-        distance = 1 - cosines(tokens.features, tokens.features)  # (I, N, N)
-        distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)  # a token is no neighbour of its own
+        """Yield the negated cosine of each token with the nearest one picked so far.
+
+        It ranks tokens as their distance does.
+        """
+        cosine = pairwise_cosines(tokens.features)  # (I, N, N)
+        cosine.diagonal(dim1=1, dim2=2).fill_(-torch.inf)  # a token is no neighbour of its own
+        cosine.masked_fill_(~tokens.mask[:, None], -torch.inf)  # nor is padding
 
         # first: the token whose nearest other token is farthest
-        pick = yield distance.masked_fill(~tokens.mask[:, None], torch.inf).amin(2)  # (I, N)
+        pick = yield -cosine.amax(2)  # (I, N)
 
         # then: the one farthest from all picked so far
-        nearest = torch.full_like(distance[:, 0], torch.inf)  # (I, N)
+        nearest = torch.full_like(cosine[:, 0], -torch.inf)  # (I, N)
         while True:
-            to_pick = distance.take_along_dim(pick[..., None], dim=1)[:, 0]  # (I, N)
-            nearest = nearest.minimum(to_pick)
-            pick = yield nearest
+            to_pick = cosine.take_along_dim(pick[..., None], dim=1)[:, 0]  # (I, N)
+            nearest = nearest.maximum(to_pick)
+            pick = yield -nearest

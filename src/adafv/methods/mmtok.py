@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from adafv.core.signals import HIDDEN
 from adafv.core.visual_tokens import VisualTokens
 from adafv.methods._greedy import GreedyPruner
-from adafv.ops.cosine import cosines
-from adafv.ops.coverage import Gains, coverage, on_grid, shares
+from adafv.ops.cosine import cosines, pairwise_cosines
+from adafv.ops.coverage import Gains, coverage
 
 __all__ = ["MMTok"]
+
+GRID = 2.0**50  # as in `cosines`: coverage is rounded to its inverse, so that its sums are exact
 
 
 @dataclass(kw_only=True)
@@ -66,14 +69,35 @@ class MMTok(GreedyPruner):
         assert tokens.text is not None
         assert tokens.text_mask is not None
 
+        hidden = tokens.signals[HIDDEN]  # (I, N, d)
+        images, count, word_count = *hidden.shape[:2], tokens.text.shape[1]
+        # written in place: a second matrix of N · N would cost as much time as the products
+        columns = hidden.new_empty(images, count, word_count + count, dtype=torch.float64)
+
         # coverage of the question: words meet the visual tokens after the projector
-        words = cosines(tokens.text, tokens.features) / self.text_temperature  # (I, M, N)
-        words = shares(words, tokens.text_mask, tokens.mask)
+        words = cosines(tokens.features, tokens.text).div_(self.text_temperature)  # (I, N, M)
+        columns[..., :word_count] = _shares(words, tokens.mask, tokens.text_mask)
 
         # coverage of the image: visual tokens meet each other before it
-        hidden = tokens.signals[HIDDEN]  # (I, N, d)
-        visual = cosines(hidden, hidden) / self.visual_temperature  # (I, N, N)
-        visual = self.weight * shares(visual, tokens.mask, tokens.mask)
+        visual = pairwise_cosines(hidden, out=columns[..., word_count:])  # (I, N, N)
+        _shares(visual.div_(self.visual_temperature), tokens.mask, tokens.mask, self.weight)
 
-        rows = torch.cat([words, visual], dim=1)  # (I, M + N, N)
-        return coverage(on_grid(rows))
+        return coverage(columns.round_())
+
+
+def _shares(logits: Tensor, tokens: Tensor, rows: Tensor, weight: float = 1.0) -> Tensor:
+    """Turn logits into probabilities over the tokens, divided by the number of real rows, in place.
+
+    Args:
+        logits: (I, N, R).
+        tokens: (I, N), true where there is a token.
+        rows: (I, R), true where a row is no padding.
+        weight: on all rows.
+
+    Returns:
+        (I, N, R), in units of 1 / `GRID`.
+    """
+    logits.masked_fill_(~tokens[..., None], -torch.inf)
+    softmax = logits.sub_(logits.amax(1, keepdim=True)).exp_()  # (I, N, R), times its sum
+    share = weight * rows.double() / rows.sum(1, keepdim=True).clamp(min=1)  # (I, R)
+    return softmax.mul_((GRID * share / softmax.sum(1))[:, None])

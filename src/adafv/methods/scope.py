@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
 from adafv.methods._greedy import GreedyPruner
-from adafv.ops.cosine import cosines
+from adafv.ops.cosine import pairwise_cosines
 from adafv.ops.coverage import Gains, coverage
 
 __all__ = ["Scope"]
@@ -45,5 +45,5 @@ class Scope(GreedyPruner):
     def gains(self, tokens: VisualTokens, count: int) -> Gains:
         """Yield each token's gain in coverage times saliency^alpha, pick after pick."""
         # a negative cosine covers nothing
-        rows = cosines(tokens.features, tokens.features).relu_()  # (I, N, N)
-        return coverage(rows, tokens.saliency.double() ** self.alpha)
+        columns = pairwise_cosines(tokens.features).relu_()  # (I, N, N)
+        return coverage(columns, tokens.saliency.double() ** self.alpha)

@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from threading import Thread
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from adafv.models.photo import NAME
 from adafv.utils.checks import checked
@@ -65,6 +64,9 @@ def _endpoint() -> str:
 @cache
 def _answers(address: str) -> bool:
     """Return whether something listens at an address, or at the proxy that leads there."""
+    # imported late: HTTP and TLS come with it, which commands without a hub don't need
+    from urllib.request import getproxies, proxy_bypass
+
     url = urlsplit(address)
     # a proxy may be named without a scheme: host:port
     proxy = getproxies().get(url.scheme)

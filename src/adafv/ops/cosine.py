@@ -7,10 +7,11 @@ from torch import Tensor
 from adafv.ops.precision import exact
 from adafv.utils.checks import checked
 
-__all__ = ["cosines", "standardised_cosines", "word_cosines"]
+__all__ = ["cosines", "pairwise_cosines", "product", "standardised_cosines", "unit", "word_cosines"]
 
 CHUNK = 8192  # visual tokens in fp32 at a time: a whole video would be a second copy of itself
 GRID = 2.0**40  # cosines are rounded to its inverse
+STRIP = 192  # rows of a matrix at a time: they stay in the cache
 TINY = 1e-12  # as in `F.normalize`
 LEAST_DEVIATION = 1e-6  # a word that resembles all tokens alike stands out nowhere
 
@@ -80,5 +81,42 @@ def cosines(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         (…, M, N).
     """
-    cosine = F.normalize(x.double(), dim=-1) @ F.normalize(y.double(), dim=-1).mT  # (…, M, N)
-    return cosine.mul_(GRID).round_().div_(GRID)
+    return product(unit(x), unit(y))
+
+
+@checked
+@exact
+def pairwise_cosines(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """Compute `cosines(x, x)`, from half of the products: the other half mirrors it.
+
+    Args:
+        x: (…, N, D).
+        out: (…, N, N) fp64, to be written to. None: a new tensor.
+
+    Returns:
+        (…, N, N).
+    """
+    x = unit(x)
+    count = x.shape[-2]
+    cosine = x.new_empty(*x.shape[:-1], count) if out is None else out  # (…, N, N)
+    for start in range(0, count, STRIP):
+        end = start + STRIP
+        strip = product(x[..., start:end, :], x[..., start:, :])  # (…, R, N - start)
+        cosine[..., start:end, start:] = strip
+        cosine[..., end:, start:end] = strip[..., STRIP:].mT
+    return cosine
+
+
+@checked
+@exact
+def unit(x: Tensor) -> Tensor:
+    """Scale vectors (…, N, D) to length 1, in fp64; those that are 0 stay 0."""
+    return F.normalize(x.double(), dim=-1)
+
+
+@checked
+@exact
+def product(x: Tensor, y: Tensor) -> Tensor:
+    """Compute the `cosines` (…, M, N) of vectors (…, M, D) and (…, N, D) of length 1."""
+    # a power of two changes no digit, and is cheapest on the smaller side
+    return (x.mul(GRID) @ y.mT).round_().mul_(1 / GRID)
