@@ -32,6 +32,7 @@ def images(seed):
         text=torch.randn(IMAGES, WORDS, WIDTH, generator=draw),
         text_mask=torch.ones(IMAGES, WORDS, dtype=torch.bool),
         coordinates=(torch.zeros(COUNT, 3, dtype=torch.long),) * IMAGES,
+        frames=(1,) * IMAGES,
         seeds=(0,) * IMAGES,
         layers=2,
     )
