@@ -121,6 +121,7 @@ def qwen2_5_vl() -> tuple[Any, Any]:
         spatial_merge_size=2,
         temporal_patch_size=2,
         window_size=16,
+        tokens_per_second=2,
         fullatt_block_indexes=[2],
         initializer_range=0.5,
     )

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
 from checkpoints import FAMILIES, MARKER, save
 from engine import Engine, Library, Request, engine
-from test_architectures import APART, COLOR, KNIGHT, check, kept
+from stock import logprobs
+from test_architectures import APART, COLOR, KNIGHT, check, forget, kept, stock
 from vllm import ModelRegistry
 from vllm.plugins import load_general_plugins
-from wide import save_wide
+from wide import MODELS, save_wide
 from zoo.videos import VIDEOS
 
 from adafv.families import FAMILIES as KNOWN
@@ -33,7 +35,10 @@ def save_with_videos(family: str, architecture: str, folder: Any) -> None:
         return
     prepared = VIDEOS[family]
     module = f"transformers.models.{prepared.module}.video_processing_{prepared.module}"
-    videos = getattr(importlib.import_module(module), prepared.kind)(**prepared.options)
+    # vLLM normalizes clips as images; on the hub both are normalized alike
+    images = MODELS[family]().processor.image_processor
+    alike = {"image_mean": images.image_mean, "image_std": images.image_std}
+    videos = getattr(importlib.import_module(module), prepared.kind)(**prepared.options | alike)
     MARKER[family] = save_wide(family, architecture, folder, TIMES, videos)
 
 
@@ -74,3 +79,96 @@ def test_one_by_one(both, kept):
         kept.clear()
         expected = check(made.say(asked), library, [asked])
         assert sorted(kept.values()) == sorted(expected)
+
+
+def test_in_a_batch(both, kept):
+    """Clips of several lengths and beside images, mixed budgets and methods, whole ones and text;
+    then once more, from the caches.
+    """
+    made, library = both
+    asked = readable(
+        made,
+        Request(COLOR, (), clips=(0,)),
+        Request(KNIGHT, (), keep=0.6, clips=(0,)),
+        Request(COLOR, (), keep=0.1, clips=(2,)),
+        Request(KNIGHT, (), clips=(1,), method="fastervlm"),
+        Request(COLOR, (), keep=0.5, clips=(0, 1), between=APART, method="adafv+"),
+        Request(KNIGHT, (0,), clips=(1,), between=APART),
+        Request(COLOR, (), keep=1.0, clips=(2,)),
+        Request(COLOR, (), keep=1.0, clips=(1,)),
+        Request(COLOR, (0, 1), between=APART),
+        Request(COLOR, ()),
+    )
+    check(made.say(*asked), library, asked)
+    assert kept
+    check(made.say(*asked), library, asked)
+
+
+def test_a_clip_that_stands_still(both, kept):
+    """What repeats the frame before is not chosen while there is anything else; on vLLM it counts
+    for the budget, since the prompt is written before a tower has seen the frames.
+    """
+    made, library = both
+    asked = Request(COLOR, (), keep=0.2, clips=(100,))
+    [said] = made.say(asked)
+    [chosen] = kept.values()
+    expected = library.says(asked, tokens=len(chosen))
+    assert (said.ids, said.length) == (expected.ids, expected.length)
+    assert [chosen] == expected.kept
+
+    # there are fewer others than tokens to keep
+    kept.clear()
+    made.say(Request(COLOR, (), keep=0.9, clips=(100,)))
+    [chosen] = kept.values()
+    assert chosen == list(range(len(chosen)))
+
+
+def test_keep_1_is_stock_vllm(both):
+    """Bit for bit: tokens and logprobs, with a budget of 1 and with none at all."""
+    made, _ = both
+    asked = [Request(COLOR, (), keep=1.0, clips=(7,))]
+    asked += readable(made, Request(KNIGHT, (9,), keep=1.0, clips=(8,)))
+    with stock(made):
+        assert not hasattr(made.model, "_encoded")
+        expected = logprobs(made, plain=True, asked=asked)
+    assert logprobs(made, plain=True, asked=asked) == expected
+    forget(made)
+    assert logprobs(made, plain=False, asked=asked) == expected
+
+
+def test_the_prefix_cache(both):
+    """Whole blocks of a prompt are read from the cache, those of its clip too, and right; another
+    question or another budget is another clip.
+    """
+    made, library = both
+    asked = Request(COLOR, (), keep=0.9, clips=(11,))
+    others = [Request(f"{COLOR} {KNIGHT}", (), keep=0.9, clips=(11,))]
+    others += [Request(COLOR, (), keep=0.8, clips=(11,))]
+    check(made.say(asked), library, [asked])
+    [again] = made.say(asked)
+    check([again, *made.say(*others)], library, [asked, *others])
+    assert again.cached >= 32
+
+
+def test_what_is_refused(both, monkeypatch):
+    """In one sentence, and the engine goes on."""
+    made, library = both
+    if made.family == "glm4v":
+        with pytest.raises(ValueError, match="one placeholder for both images and videos"):
+            made.say(Request(COLOR, (0,), clips=(0,)))
+    processor = made.llm.llm_engine.renderer.mm_processor
+    asked = Request(COLOR, (), clips=(0,))
+
+    monkeypatch.setattr(processor, "architecture", replace(processor.architecture, videos=False))
+    with pytest.raises(ValueError, match="videos are not pruned on vLLM: pass adafv_keep=1"):
+        made.say(asked)
+    monkeypatch.undo()
+
+    # more tokens than memory was measured with
+    forget(made)
+    monkeypatch.setattr(processor, "largest", 20)
+    with pytest.raises(ValueError, match="more than the 20 for which memory is measured"):
+        made.say(asked)
+    monkeypatch.undo()
+    assert processor.largest <= 1024
+    check(made.say(asked), library, [asked])

@@ -104,6 +104,10 @@ class PrunedModel:
         # observe the attention here, too
         with self._watched() if self.prunes else nullcontext():
             features = super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        if isinstance(features, list | tuple):
+            # LLaVA-OneVision gives videos of unequal lengths a dimension of a batch, which vLLM
+            # stumbles over: (1, n, D) → (n, D)
+            features = [tokens.flatten(0, -2) for tokens in features]
         return self.dense_embeddings(features)
 
     def load_weights(self, weights: Any) -> Any:
