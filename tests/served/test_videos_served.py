@@ -182,6 +182,15 @@ def test_what_is_refused(both, monkeypatch):
     check(made.say(asked), library, [asked])
 
 
+def test_the_processor_that_a_server_asks_for(both):
+    """`adafv serve` wants Pillow for images, which transformers has no processor of videos for."""
+    made, _ = both
+    info = made.llm.llm_engine.renderer.mm_processor.info
+    processor = info.get_hf_processor(backend="pil")
+    assert type(processor.image_processor).__name__.endswith("Pil")
+    assert type(processor.video_processor) is type(info.get_hf_processor().video_processor)
+
+
 def read(address: str, frames: int = 4, **domains: Any) -> Any:
     """What vLLM is handed of a video at an address, in a request of its own."""
     media.PIXELS.set([])

@@ -22,6 +22,7 @@ from vllm.multimodal.inputs import MultiModalKwargsItem, MultiModalKwargsItems
 from adafv.core.inputs import PIXELS
 from adafv.integrations.vllm.architectures import ARCHITECTURES, Architecture
 from adafv.integrations.vllm.config_checks import check_config
+from adafv.integrations.vllm.context import Context
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.failures import catches, fail_requests
 from adafv.integrations.vllm.meta_model import SHAPES, MetaModel
@@ -267,7 +268,7 @@ def _pruned_class(architecture: Architecture) -> type:
     factories = original._processor_factory
     register = MULTIMODAL_REGISTRY.register_processor(
         processor_factory(factories.processor, architecture),
-        info=factories.info,
+        info=lambda context: factories.info(Context(context.model_config, context.tokenizer)),
         dummy_inputs=factories.dummy_inputs,
     )
     return register(pruned)
