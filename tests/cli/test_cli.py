@@ -385,6 +385,8 @@ def test_families_on_vllm(run):
     assert (status, err) == (0, "")
     served = json.loads(run("families", "--engine", "vllm", "--json", model=False)[1])
     assert served["architectures"].keys() == ARCHITECTURES.keys()
+    clips = {name for name, one in served["architectures"].items() if one["clips"]}
+    assert clips == {name for name, one in ARCHITECTURES.items() if one.videos}
     page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
     table = page.split("| served and pruned | by its saliency |")[1].split("\n\n")[0]
     for saliency in ("attention of CLS", "attention received"):
@@ -393,6 +395,10 @@ def test_families_on_vllm(run):
         own = served["architectures"].values()
         assert listed == {one["title"] for one in own if one["saliency"] == saliency}
         assert all(f"{name} " in out for name in listed)
+    [row] = [row for row in page.splitlines() if row.startswith("Clips are pruned in ")]
+    of_page = row.removeprefix("Clips are pruned in ").split(":")[0].replace(" and ", ", ")
+    titles = {one["title"] for one in served["architectures"].values() if one["clips"]}
+    assert set(of_page.split(", ")) == titles
     assert "unknown: pass hf or vllm" in run("families", "--engine", "tpu", model=False)[2]
 
 

@@ -122,6 +122,19 @@ def test_a_model_of_ones_own(serve, tmp_path):
         assert "--served-model-name" not in command
 
 
+def test_a_prompt_may_hold_clips_where_they_are_pruned(serve, tmp_path):
+    """Elsewhere vLLM would read them whole."""
+    for kind, name, videos in (
+        ("qwen2_vl", "Qwen2VLForConditionalGeneration", 4),
+        ("llava", "LlavaForConditionalGeneration", 0),
+    ):
+        config = {"model_type": kind, "architectures": [name]}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        _, command, _ = serve(tmp_path)
+        limits = {"image": 64, "video": videos}
+        assert json.loads(value(command, "--limit-mm-per-prompt")) == limits
+
+
 def test_what_a_person_sets_stays(serve):
     """Their name, their domains, their trust in what requests carry, their variables."""
     os.environ["VLLM_MEDIA_CONNECTOR"] = "http"

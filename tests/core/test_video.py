@@ -5,10 +5,12 @@ from copy import deepcopy
 import pytest
 import torch
 from zoo.families import ask, show, tiny
+from zoo.videos import clip
 
 from adafv import METHODS, AdaFV, method
 from adafv.core.inputs import placeholders
 from adafv.core.layerwise import LayerPruner
+from adafv.core.prompt import Prompt
 from adafv.families import FAMILIES as ALL
 
 FAMILIES = tuple(sorted(name for name in ALL if name.startswith("qwen")))
@@ -169,3 +171,34 @@ def test_a_clip_of_a_later_turn():
             model.generate(**later, **both, **options, past_key_values=deepcopy(cache))
         out = model.generate(**later, **alone, **options, past_key_values=cache)
     assert out.shape[1] == later["input_ids"].shape[1] + 2
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "glm4v"])
+def test_the_times_of_frames_are_no_text_of_the_question(name):
+    """Qwen3-VL writes one before the first frame, GLM-4.1V one behind the last: nobody said it."""
+    model = tiny(name).model
+    inputs = clip(name, [show(48, 32, seed=number) for number in range(4)], QUESTION)
+    # the tiny vocabulary has no numbers
+    tokenizer = tiny(name).processor.tokenizer
+    ids = inputs["input_ids"]
+    ids[ids == tokenizer.unk_token_id] = tokenizer.convert_tokens_to_ids("knight")
+    encoding = AdaFV(keep=0.3).encode(model, inputs)
+    prompt = encoding.prompt
+    [span] = encoding.spans
+    asked = prompt.ids[0, prompt.question(span)].tolist()
+    words = tokenizer.convert_ids_to_tokens(asked)
+    assert [word for word in words if word not in ("USER", ":", "ASSISTANT")] == QUESTION.split()
+
+
+def test_text_between_an_image_and_a_video_is_asked():
+    """Times are inside of the nearest bounds that are open, and no further."""
+    opening, closing, image, video, time, word = range(10, 16)
+    ids = [word, opening, image, closing, word, opening, time, opening, video]
+    ids += [closing, time, opening, video, closing, closing, word]
+    tokens = {"image": image, "video": video}
+    inputs = {"input_ids": torch.tensor([ids])}
+    prompt = Prompt(inputs, tokens, "a family", bounds=(opening, closing))
+    spans = [*prompt.spans([1]), *prompt.spans([2], "video")]
+    for span in spans:
+        asked = prompt.ids[0, prompt.question(span, frozenset({opening, closing}))]
+        assert asked.tolist() == [word] * 3

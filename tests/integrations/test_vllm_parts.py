@@ -319,8 +319,8 @@ def test_encodings_in_bounded_memory():
 
 
 def test_coordinates_survive_half_precision():
-    """Rows and columns of the largest images come through bfloat16 unharmed."""
-    coordinates = torch.tensor([[0, 0], [255, 257], [1000, 3], [16383, 9999]])
+    """Times, rows and columns of the largest videos come through bfloat16 unharmed."""
+    coordinates = torch.tensor([[0, 0, 0], [1, 255, 257], [9, 1000, 3], [65535, 16383, 9999]])
     features = torch.randn(4, 5, dtype=torch.bfloat16)
     both = mrope.with_coordinates(features, coordinates)
     assert torch.equal(mrope.coordinates_of(both), coordinates)

@@ -106,6 +106,27 @@ def test_limits(tmp_path, monkeypatch):
             open_video(path, frames)
 
 
+def test_the_bytes_of_a_file_are_the_file(tmp_path):
+    """What a request carries; whoever counts its pixels is asked before any frame is decoded."""
+    path = write(tmp_path / "a.mp4")
+    counted = []
+    video = open_video(path.read_bytes(), 4, admit=counted.append)
+    np.testing.assert_array_equal(video.frames, open_video(path, 4).frames)
+    assert counted == [4 * 64 * 48]
+    with pytest.raises(ValueError, match="too many"), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(videos, "_frame", None)
+        open_video(path.read_bytes(), admit=_refuse)
+    for content, said in ((b"", "the video is empty"), (b"GIF89a", "the video is a GIF")):
+        with pytest.raises(ValueError, match=said):
+            open_video(content)
+    with pytest.raises(ValueError, match=r"clip 1 cannot be read as a video|clip 1 is cut off"):
+        open_video(path.read_bytes()[:-300], name="clip 1")
+
+
+def _refuse(pixels):
+    raise ValueError("too many")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

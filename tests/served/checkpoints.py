@@ -27,6 +27,9 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 from zoo.base import text, vision, words
+from zoo.videos import VIDEOS
+
+from adafv.core.inputs import placeholders
 
 FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_5_vl")
 SIZE = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
@@ -48,6 +51,7 @@ CHAT = (
 MARKER = {name: "<image>" for name in FAMILIES} | {
     "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>"
 }
+VIDEO_MARKER = {name: one.placeholder for name, one in VIDEOS.items()}
 
 
 def save(family: str, folder: Path) -> Path:
@@ -56,7 +60,8 @@ def save(family: str, folder: Path) -> Path:
     model, processor = globals()[family]()
     model.generation_config.eos_token_id = None
     # no answer holds a placeholder
-    model.get_output_embeddings().weight.data[model.config.image_token_id] = 0
+    for token in placeholders(model.config).values():
+        model.get_output_embeddings().weight.data[token] = 0
     model.save_pretrained(folder)
     processor.chat_template = CHAT.replace("MARKER", MARKER[family])
     processor.save_pretrained(folder)
@@ -116,6 +121,7 @@ def qwen2_5_vl() -> tuple[Any, Any]:
         spatial_merge_size=2,
         temporal_patch_size=2,
         window_size=16,
+        tokens_per_second=2,
         fullatt_block_indexes=[2],
         initializer_range=0.5,
     )

@@ -9,24 +9,27 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from checkpoints import MARKER
+from checkpoints import MARKER, VIDEO_MARKER
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from zoo.base import show
 
 from adafv import method
 from adafv.demo.server import ON_A_CPU
+from adafv.models.videos import Video
 
 os.environ |= ON_A_CPU
 
 ANSWER = 6
 SHAPES = ((96, 96), (48, 96), (90, 60), (48, 48))
+FRAMES = (4, 4, 6)
 
 
 @dataclass(frozen=True)
 class Request:
-    """A question on images, which are counted."""
+    """A question on images and clips behind them, which are counted."""
 
     question: str
     images: tuple[int, ...] = (0,)
@@ -34,10 +37,13 @@ class Request:
     method: str = "adafv"
     before: str = ""
     between: str = " "
+    clips: tuple[int, ...] = ()
 
     def prompt(self, family: str) -> str:
-        markers = self.between.join([MARKER[family]] * len(self.images))
-        return f"USER : {self.before}{markers} {self.question} ASSISTANT :"
+        markers = [MARKER[family]] * len(self.images)
+        if self.clips:
+            markers += [VIDEO_MARKER[family]] * len(self.clips)
+        return f"USER : {self.before}{self.between.join(markers)} {self.question} ASSISTANT :"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -61,6 +67,15 @@ def picture(number: int) -> Any:
     return show(*SHAPES[number % len(SHAPES)], seed=number)
 
 
+@cache
+def clip(number: int) -> Video:
+    """Frames at two a second, of which none repeats another; from 100 on they stand still."""
+    count = FRAMES[number % len(FRAMES)]
+    seeds = [100 * number + i * (number < 100) for i in range(count)]
+    frames = np.stack([np.asarray(show(48, 32, seed=seed)) for seed in seeds])
+    return Video(frames, tuple(range(count)), count, 2.0)
+
+
 class Library:
     """`adafv` on Hugging Face, one question at a time."""
 
@@ -70,20 +85,27 @@ class Library:
         self.processor = AutoProcessor.from_pretrained(folder)
 
     @torch.no_grad()
-    def says(self, asked: Request, length: int = ANSWER) -> Said:
+    def says(self, asked: Request, length: int = ANSWER, **budget: Any) -> Said:
         pictures = [picture(i) for i in asked.images]
-        if not pictures:
-            inputs = dict(self.processor(text=[asked.prompt(self.family)], return_tensors="pt"))
-            return Said(self._answer(inputs, length), inputs["input_ids"].shape[1])
-        # vLLM prepares each image as if it were alone; OneVision's own processor does so with a
-        # flat list
-        images = pictures if self.family == "llava_onevision" else [pictures]
+        given: dict[str, Any] = {}
+        if pictures:
+            # vLLM prepares each image as if it were alone; OneVision's own processor does so with
+            # a flat list
+            given["images"] = pictures if self.family == "llava_onevision" else [pictures]
+        if asked.clips:
+            clips = [clip(i) for i in asked.clips]
+            given["videos"] = [video.frames for video in clips]
+            given["video_metadata"] = [video.metadata for video in clips]
+            given["do_sample_frames"] = False
         inputs = dict(
-            self.processor(text=[asked.prompt(self.family)], images=images, return_tensors="pt")
+            self.processor(text=[asked.prompt(self.family)], return_tensors="pt", **given)
         )
-        # Llama 4's processor makes them bfloat16
-        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
-        pruner = method(asked.method, keep=asked.keep)
+        if not given:
+            return Said(self._answer(inputs, length), inputs["input_ids"].shape[1])
+        if pictures:
+            # Llama 4's processor makes them bfloat16
+            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        pruner = method(asked.method, **budget or {"keep": asked.keep})
         encoding = pruner.encode(self.model, inputs)
         selection = pruner.select(
             encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts]
@@ -128,9 +150,14 @@ class Engine:
 
     def request(self, asked: Request) -> dict[str, Any]:
         request: dict[str, Any] = {"prompt": asked.prompt(self.family)}
+        shown: dict[str, Any] = {}
         if asked.images:
-            request |= {"multi_modal_data": {"image": [picture(i) for i in asked.images]}}
-            request |= {"mm_processor_kwargs": asked.options}
+            shown["image"] = [picture(i) for i in asked.images]
+        if asked.clips:
+            clips = [clip(i) for i in asked.clips]
+            shown["video"] = [(c.frames, c.metadata | {"do_sample_frames": False}) for c in clips]
+        if shown:
+            request |= {"multi_modal_data": shown, "mm_processor_kwargs": asked.options}
         return request
 
     def answer(self, requests: list[dict[str, Any]], max_tokens: int = ANSWER) -> list[Said]:

@@ -4,6 +4,7 @@ says it, of each FAMILY=FOLDER.
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -18,11 +19,11 @@ ASKED = [
 ]
 
 
-def logprobs(made: Engine, plain: bool) -> list:
+def logprobs(made: Engine, plain: bool, asked: Sequence[Request] = ASKED) -> list:
     """Prompt, and logprobs of prompt and answer; `plain`: without our options."""
     from vllm import SamplingParams
 
-    requests = [made.request(a) for a in ASKED]
+    requests = [made.request(a) for a in asked]
     if plain:
         requests = [
             {name: x for name, x in r.items() if name != "mm_processor_kwargs"} for r in requests

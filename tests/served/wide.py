@@ -1,6 +1,7 @@
 """Checkpoints of the zoo's tiny models, with heads as wide as vLLM's attention wants them."""
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from torch import nn
 from transformers import Qwen2VLVideoProcessor, SmolVLMVideoProcessor
 from zoo.families import ZOO
 from zoo.shapes import pixtral
+
+from adafv.core.inputs import placeholders
 
 MODELS = ZOO | {"pixtral": pixtral}
 HEAD = 32  # the narrowest that there is on a CPU
@@ -57,8 +60,15 @@ AS_SERVED: dict[str, dict[str, Any]] = {
 """What files of a checkpoint say on the hub, where transformers writes something else."""
 
 
-def save_wide(name: str, architecture: str, folder: Path) -> str:
-    """Save a model of the zoo and its processor, and return what stands for an image."""
+def save_wide(
+    name: str, architecture: str, folder: Path, words: Sequence[str] = (), videos: Any = None
+) -> str:
+    """Save a model of the zoo and its processor, and return what stands for an image.
+
+    Args:
+        words: more of them for the vocabulary.
+        videos: the processor of videos; None: one that tests don't ask.
+    """
     torch.manual_seed(0)
     found = MODELS[name]()
     config = deepcopy(found.model.config)
@@ -67,6 +77,7 @@ def save_wide(name: str, architecture: str, folder: Path) -> str:
         # vLLM joins line breaks to tokens that every Gemma has
         breaks = ["\n\n", "\n\n\n", "\n\n\n\n"]
         config.text_config.vocab_size += found.processor.tokenizer.add_tokens(breaks, True)
+    config.text_config.vocab_size += found.processor.tokenizer.add_tokens(list(words))
     model = type(found.model)(config)
     for parameter in model.parameters():
         # projectors that begin as nothing
@@ -75,7 +86,8 @@ def save_wide(name: str, architecture: str, folder: Path) -> str:
 
     model.generation_config.eos_token_id = None
     # no answer holds a placeholder
-    model.get_output_embeddings().weight.data[config.image_token_id] = 0
+    for token in placeholders(config).values():
+        model.get_output_embeddings().weight.data[token] = 0
     model.save_pretrained(folder)
     # the hub's name of the class, which transformers may spell otherwise
     path = folder / "config.json"
@@ -84,7 +96,8 @@ def save_wide(name: str, architecture: str, folder: Path) -> str:
         _transpose_experts(folder / "model.safetensors")
     processor = found.processor
     # vLLM wants the complete processor, which the zoo leaves videos out of
-    videos = SmolVLMVideoProcessor() if name == "smolvlm" else Qwen2VLVideoProcessor()
+    if videos is None:
+        videos = SmolVLMVideoProcessor() if name == "smolvlm" else Qwen2VLVideoProcessor()
     videos.save_pretrained(folder)
     processor.chat_template = CHAT.replace("MARKER", found.marker)
     processor.save_pretrained(folder)

@@ -129,6 +129,7 @@ def _list_served(families: dict[str, Any], as_json: bool) -> None:
             "title": architecture.title,
             "family": architecture.family,
             "saliency": families[architecture.family]["saliency"],
+            "clips": architecture.videos,
         }
     if as_json:
         print_json({"engine": "vllm", "architectures": served})
@@ -136,10 +137,11 @@ def _list_served(families: dict[str, Any], as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name in ("model", "saliency", "family", "architecture"):
+    for name in ("model", "saliency", "clips", "family", "architecture"):
         table.add_column(name, no_wrap=True)
     for name, entry in served.items():
-        table.add_row(entry["title"], entry["saliency"], entry["family"], name)
+        clips = "pruned" if entry["clips"] else "–"
+        table.add_row(entry["title"], entry["saliency"], clips, entry["family"], name)
     print_table(table, drop=("architecture", "family"))
     say("\nServed and pruned with `adafv serve`, and by `adafv batch --engine vllm`.")
 

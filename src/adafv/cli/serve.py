@@ -30,6 +30,7 @@ IMAGES = {"backend": "pil"}  # prepared as everywhere in this library
 OPTIONS = "--mm-processor-kwargs"
 LIMIT = "--limit-mm-per-prompt"
 MAX_IMAGES = 64
+MAX_VIDEOS = 4
 PORT = 8000
 TRUST = "--trust-request-mm-kwargs"
 DETAILS = "--enable-prompt-tokens-details"
@@ -85,9 +86,9 @@ def serve(
     Flags that are not listed here go to vLLM, see `python -m
     vllm.entrypoints.launchers.api_server.entry --help=all`. No address is fetched for a request and
     no file read, unless --allowed-media-domains or --allowed-local-media-path allows it, and a
-    prompt may hold 64 images and no clip, unless --limit-mm-per-prompt allows more. Told to end, it
-    answers what runs for up to 30 seconds (--shutdown-timeout); /ready says whether it takes
-    requests.
+    prompt may hold 64 images and, where the model's clips are pruned, 4 clips, unless
+    --limit-mm-per-prompt allows more. Told to end, it answers what runs for up to 30 seconds
+    (--shutdown-timeout); /ready says whether it takes requests.
 
     A request may differ from the server:
 
@@ -120,11 +121,12 @@ def serve(
         )
     _check_port(flags)
     # a model that the plugin does not prune would be served unpruned
-    source = _checked(model)
+    source, videos = _checked(model)
     if cache_mb is not None:
         options["adafv_cache_mb"] = cache_mb
 
-    command = _command(source, flags, options, embedded=model is None)
+    limits = {"image": MAX_IMAGES, "video": MAX_VIDEOS if videos else 0}
+    command = _command(source, flags, options, limits, embedded=model is None)
 
     # the server takes over this process, and with it signals and standard output
     from adafv.integrations.vllm import FOLLOWS
@@ -138,7 +140,12 @@ def serve(
 
 
 def _command(
-    source: str, flags: list[str], options: dict[str, Any], *, embedded: bool
+    source: str,
+    flags: list[str],
+    options: dict[str, Any],
+    limits: dict[str, int],
+    *,
+    embedded: bool,
 ) -> list[str]:
     """Return how vLLM's own server is started, with defaults of ours for flags that are not given.
 
@@ -146,6 +153,7 @@ def _command(
         source: folder or hub id of the model.
         flags: for vLLM.
         options: ours.
+        limits: how many images and videos a prompt may hold.
         embedded: the model is the embedded one.
     """
     command = [sys.executable, "-m", "adafv.integrations.vllm.server"]
@@ -167,8 +175,7 @@ def _command(
     if not names & {DETAILS, "--no-enable-prompt-tokens-details"}:
         command += [DETAILS]
     if not any(name.startswith(LIMIT) for name in names):
-        # clips are read before anyone asks for their pixels
-        command += [LIMIT, json.dumps({"image": MAX_IMAGES, "video": 0})]
+        command += [LIMIT, json.dumps(limits)]
     return [*command, *flags, OPTIONS, json.dumps({**IMAGES, **options})]
 
 
@@ -292,8 +299,8 @@ def _options(requested: dict[str, Any], given: dict[str, Any], model: str | None
     return {**others, **options.to_dict()}
 
 
-def _checked(model: str | None) -> str:
-    """Return the folder or hub id of a model that the plugin prunes."""
+def _checked(model: str | None) -> tuple[str, bool]:
+    """Return the folder or hub id of a model that the plugin prunes, and whether its clips are."""
     quiet()
     from transformers import AutoConfig
 
@@ -304,9 +311,10 @@ def _checked(model: str | None) -> str:
     source = source_of(model)
     config = from_files(source, AutoConfig.from_pretrained)
     names = config.architectures or [type(config).__name__]
-    if not any(name in ARCHITECTURES for name in names):
+    known = [ARCHITECTURES[name] for name in names if name in ARCHITECTURES]
+    if not known:
         raise ValueError(
             f"{names[0]} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: "
             "pass such a model"
         )
-    return source
+    return source, known[0].videos

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from adafv.core.chat_template import Tokenizer, template_for
 from adafv.core.encoder import Part, run
-from adafv.core.inputs import PIXELS, as_tensors, placeholders
+from adafv.core.inputs import PIXELS, as_tensors, placeholders, video_bounds
 from adafv.core.positions import full_positions, numbering_inputs
 from adafv.core.prompt import ImageSpan, Prompt, Question
 from adafv.core.signals import SALIENCY, Signal
@@ -29,7 +29,7 @@ from adafv.ops.precision import full_precision
 from adafv.ops.saliency import mean_cosine_distance
 from adafv.utils.checks import checked
 
-__all__ = ["encode", "reask"]
+__all__ = ["candidates", "encode", "reask"]
 
 LARGE = 100_000
 """Numbers of a tensor; what is smaller describes images, and is copied to the host."""
@@ -96,7 +96,7 @@ def encode(
     spans = _joined([part.spans for part in parts])
 
     # leave out newlines, and what a video repeats
-    patches = [_patches(x, f) for x, f in zip(layouts, features, strict=True)]  # I times (N,)
+    patches = [candidates(x, f) for x, f in zip(layouts, features, strict=True)]  # I times (N,)
     patch_indices = [_to(p, device) for p in patches]
     with torch.no_grad():
         visual: list[Tensor] = []
@@ -262,7 +262,8 @@ def _prompt(
     tokens = {modality: known[modality] for modality in modalities if modality in known}
     template = template_for(model, tokenizer)
     pad = _inferred_pad_id(model)
-    return Prompt(inputs, tokens, model.config.model_type, template, pad)
+    bounds = video_bounds(model.config)
+    return Prompt(inputs, tokens, model.config.model_type, template, pad, bounds)
 
 
 def _inferred_pad_id(model: PreTrainedModel) -> int | None:
@@ -275,7 +276,8 @@ def _inferred_pad_id(model: PreTrainedModel) -> int | None:
     return None if pad in ends else pad
 
 
-def _patches(layout: Layout, features: Tensor) -> Tensor:
+@checked
+def candidates(layout: Layout, features: Tensor) -> Tensor:
     """Return which of an image's n tokens a method chooses from: (N,), its patches.
 
     A token of a video that is the same as that of the frame before, at the same coordinates, says

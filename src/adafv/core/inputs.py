@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 from adafv.utils.checks import checked
 
-__all__ = ["PIXELS", "as_tensors", "has_images", "placeholders"]
+__all__ = ["PIXELS", "as_tensors", "has_images", "placeholders", "video_bounds"]
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 """Names of the inputs that hold pixels, by modality."""
@@ -72,6 +72,17 @@ def placeholders(config: PreTrainedConfig) -> dict[str, int]:
             "config.json"
         )
     return found
+
+
+@checked
+def video_bounds(config: PreTrainedConfig) -> tuple[int, int] | None:
+    """Return the ids that open and close a video in the prompts of a model, None for no such."""
+    for name in ("video", "vision"):
+        opening = getattr(config, f"{name}_start_token_id", None)
+        closing = getattr(config, f"{name}_end_token_id", None)
+        if opening is not None and closing is not None:
+            return opening, closing
+    return None
 
 
 def _tensor(name: str, value: Any, device: torch.device) -> Any:

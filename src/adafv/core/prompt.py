@@ -51,6 +51,7 @@ class Prompt:
         family: of the model, for error messages.
         template: of the chat, which tells the user's text from all other.
         pad: the id that padding is told by where there is no mask. None: by no id.
+        bounds: ids that open and close a video, where its frames are told apart by text (times).
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class Prompt:
         family: str,
         template: Template | None = None,
         pad: int | None = None,
+        bounds: tuple[int, int] | None = None,
     ) -> None:
         self.family = family
+        self.bounds = bounds
         self.tokens = tokens
         self.template = template or Template()
         self.ids: Tensor = inputs["input_ids"].cpu().long()  # (B, L)
@@ -124,8 +127,29 @@ class Prompt:
                     "an image's placeholders run over two prompts: were they truncated?"
                 )
             spans.append(ImageSpan(int(row[0]), positions))
-            self.inside[row[0], positions[0] : positions[-1]] = True
+            start, end = int(positions[0]), int(positions[-1])
+            if modality == "video":
+                start, end = self._bounded(int(row[0]), start, end)
+            self.inside[row[0], start:end] = True
         return spans
+
+    def _bounded(self, row: int, start: int, end: int) -> tuple[int, int]:
+        """Return the columns of a video with the text before its first frame and behind its last.
+
+        Args:
+            start, end: columns of its first and its last placeholder.
+        """
+        if self.bounds is None:
+            return start, end
+        opening, closing = self.bounds
+        opened = (self.ids[row] == opening).nonzero()[:, 0]  # columns
+        closed = (self.ids[row] == closing).nonzero()[:, 0]
+        # frames have bounds of their own in some families: the outermost that is still open
+        since = int(max(closed[closed < start], default=-1))
+        until = int(min(opened[opened > end], default=self.ids.shape[1]))
+        before = opened[(opened > since) & (opened < start)]
+        behind = closed[(closed > end) & (closed < until)]
+        return int(min(before, default=start)), int(max(behind, default=end))
 
     def groups(self, crops: Sequence[T], lengths: list[int], gap: int) -> list[list[T]]:
         """Put crops of `lengths` tokens together to images: those at most `gap` tokens apart.
@@ -150,7 +174,8 @@ class Prompt:
         They are what the user says in the turn of the image, before it and after it; where that is
         nothing, what the next turn says, or the one before. What the chat template writes does not
         count, and neither does an answer: what follows the opening of one, or what `labels` mark;
-        nor what stands between the placeholders of an image, such as the names of its tiles.
+        nor what stands between the placeholders of an image, such as the names of its tiles, or
+        the times of a video's frames.
 
         Args:
             skip: ids that don't count as text tokens either.

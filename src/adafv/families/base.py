@@ -209,7 +209,7 @@ class Family:
         return [join(group, self.thumbnail) for group in groups]
 
     def video_layouts(
-        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt | None, tokens: Lengths
     ) -> list[Layout]:
         """Return for each video what its placeholders stand for: its frames are its crops."""
         raise NotImplementedError

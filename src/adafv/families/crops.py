@@ -111,7 +111,7 @@ class Grid(Family):
         return [self._crop(model, grid, count) for grid, count in zip(grids, tokens, strict=True)]
 
     def video_layouts(
-        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt | None, tokens: Lengths
     ) -> list[Layout]:
         """Return for each video what its placeholders stand for: its frames are its crops."""
         # frames that become one, in towers that merge them

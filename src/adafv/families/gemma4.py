@@ -27,7 +27,7 @@ class Gemma4(Family):
         return [raster(height, width, merge, padded) for width, height in sizes]
 
     def video_layouts(
-        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt | None, tokens: Lengths
     ) -> list[Layout]:
         """Return for each video what its placeholders stand for: its frames are its crops."""
         frames = self.crops(model, {"image_position_ids": inputs["video_position_ids"]}, tokens)

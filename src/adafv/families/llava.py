@@ -50,7 +50,7 @@ class VideoLlava(Crops):
     video_vision: str = "video_tower"
 
     def video_layouts(
-        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt | None, tokens: Lengths
     ) -> list[Layout]:
         """Return for each video what its placeholders stand for: its frames are its crops."""
         pixels = inputs["pixel_values_videos"]  # (V, frames, 3, height, width)
@@ -105,7 +105,7 @@ class AnyRes(Family):
         return layouts
 
     def video_layouts(
-        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt, tokens: Lengths
+        self, model: PreTrainedModel, inputs: Inputs, prompt: Prompt | None, tokens: Lengths
     ) -> list[Layout]:
         """Return for each video what its placeholders stand for: its frames are its crops.
 

@@ -1,8 +1,9 @@
 """Read frames of a video, evenly over its length, or say in one sentence why not."""
 
 import importlib.util
+import io
 import mimetypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,15 +93,24 @@ def is_video(path: str) -> bool:
 
 
 @checked
-def open_video(path: str | Path, frames: int = FRAMES) -> Video:
+def open_video(
+    path: str | Path | bytes,
+    frames: int = FRAMES,
+    *,
+    name: str = "the video",
+    admit: Callable[[int], None] | None = None,
+) -> Video:
     """Read frames of a video, evenly over its length, upright as a player shows them.
 
     A shorter video gives all its frames.
 
     Args:
-        path: a local file in a format that PyAV reads: MP4, MOV, WebM, MKV, AVI, MPEG, …
-            Addresses are not fetched.
+        path: a local file in a format that PyAV reads: MP4, MOV, WebM, MKV, AVI, MPEG, …, or what
+            such a file holds. Addresses are not fetched.
         frames: how many, 1 to `MAX_FRAMES`.
+        name: what errors call a video that is no file.
+        admit: told how many pixels all the frames have together before any is decoded, to raise
+            an error where they are too many.
 
     Raises:
         ValueError: PyAV is not installed; the file is missing, empty, damaged, cut off, without
@@ -109,13 +119,19 @@ def open_video(path: str | Path, frames: int = FRAMES) -> Video:
     """
     if not 1 <= frames <= MAX_FRAMES:
         raise ValueError(f"frames={frames} of a clip are not possible: pass 1 to {MAX_FRAMES}")
-    name = str(path)
-    check_file(name, "clip")
-    size = Path(name).stat().st_size
+    if isinstance(path, bytes):
+        if not path:
+            raise ValueError(f"{name} is empty (0 bytes): send the bytes of a clip")
+        size = len(path)
+        head = path[:_HEAD]
+    else:
+        name = str(path)
+        check_file(name, "clip")
+        size = Path(name).stat().st_size
+        with open(name, "rb") as file:
+            head = file.read(_HEAD)
     if size > MAX_BYTES:
         raise ValueError(f"{name} has {size / 1e9:.1f} GB, more than {MAX_BYTES / 1e9:.0f}: {_CUT}")
-    with open(name, "rb") as file:
-        head = file.read(_HEAD)
     if head.startswith(b"GIF8"):
         raise ValueError(
             f"{name} is a GIF, whose frames are no clip: convert it, e.g. ffmpeg -i IN.gif "
@@ -131,8 +147,9 @@ def open_video(path: str | Path, frames: int = FRAMES) -> Video:
         raise ValueError("reading a clip needs PyAV: pip install 'adafv[video]'")
     import av
 
+    source = io.BytesIO(path) if isinstance(path, bytes) else name
     try:
-        return _read(name, frames)
+        return _read(source, name, frames, admit)
     except av.FFmpegError as error:
         reason = " ".join(str(error.strerror).split())
         raise ValueError(f"{name} cannot be read as a clip ({reason}): {_CONVERT}") from None
@@ -147,13 +164,15 @@ def _begins_as_video(head: bytes) -> bool:
     return any(head[at : at + len(begins)] == begins for at, begins in _BEGINNINGS)
 
 
-def _read(name: str, count: int) -> Video:
+def _read(
+    source: str | io.BytesIO, name: str, count: int, admit: Callable[[int], None] | None
+) -> Video:
     """Return `count` frames of a file."""
     import av
 
     # nothing that a file names is opened besides it
     options = {"protocol_whitelist": "file"}
-    with av.open(name, options=options, metadata_errors="ignore") as container:
+    with av.open(source, "r", options=options, metadata_errors="ignore") as container:
         if not container.streams.video:
             raise ValueError(f"{name} has no frames, perhaps it is sound: pass a clip")
         stream = container.streams.video[0]
@@ -177,6 +196,8 @@ def _read(name: str, count: int) -> Video:
         # the middle frame of each of equal parts
         count = min(count, len(times))
         indices = ((np.arange(count) + 0.5) * len(times) / count).astype(int)  # (F,)
+        if admit is not None:
+            admit(count * stream.width * stream.height)
         frames: list[NDArray[np.uint8]] = []
         group = -1
         for time in times[indices].tolist():

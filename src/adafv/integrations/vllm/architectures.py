@@ -21,6 +21,7 @@ class Architecture:
             prompt, before vLLM repeats placeholders. Empty: the placeholder itself stands for it.
         structure: tokens that are no visual tokens may stand between those of one image.
         weights: prefixes of weights as transformers 5 writes them, where vLLM reads other ones.
+        videos: its videos are pruned, too.
         normalizes: the processor has to normalize pixels. vLLM leaves that to the tower unless
             told otherwise, and this model's tower does not do it.
     """
@@ -35,7 +36,13 @@ class Architecture:
     marker: str = ""
     structure: bool = False
     weights: Mapping[str, str] = field(default_factory=dict)
+    videos: bool = False
     normalizes: bool = False
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Return what is pruned of a prompt."""
+        return ("image", "video") if self.videos else ("image",)
 
 
 TOWER_PARTS = ("embeddings", "encoder", "pre_layrnorm", "post_layernorm")
@@ -70,6 +77,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         family="llava_onevision",
         about="SigLIP has no CLS: saliency is the attention a patch receives",
         weights=OF_OLDER_TOWERS,
+        videos=True,
     ),
     "Qwen2_5_VLForConditionalGeneration": Architecture(
         name="PrunedQwen2_5VL",
@@ -78,6 +86,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         model="Qwen2_5_VLForConditionalGeneration",
         family="qwen2_5_vl",
         mrope=True,
+        videos=True,
     ),
     "Qwen2VLForConditionalGeneration": Architecture(
         name="PrunedQwen2VL",
@@ -86,6 +95,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         model="Qwen2VLForConditionalGeneration",
         family="qwen2_vl",
         mrope=True,
+        videos=True,
     ),
     "Qwen3VLForConditionalGeneration": Architecture(
         name="PrunedQwen3VL",
@@ -95,6 +105,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         family="qwen3_vl",
         about="deeper layers read features of their own (DeepStack)",
         mrope=True,
+        videos=True,
     ),
     "Qwen3VLMoeForConditionalGeneration": Architecture(
         name="PrunedQwen3VLMoe",
@@ -169,6 +180,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         model="Glm4vForConditionalGeneration",
         family="glm4v",
         mrope=True,
+        videos=True,
     ),
     "Glm4vMoeForConditionalGeneration": Architecture(
         name="PrunedGlm4vMoe",

@@ -1,4 +1,4 @@
-"""Read images of a request as everywhere in this library, or refuse them in one sentence.
+"""Read images and videos of a request as everywhere in this library, or refuse them in a sentence.
 
 vLLM takes this reader instead of its own where `VLLM_MEDIA_CONNECTOR=adafv` is set, as
 `adafv serve` does.
@@ -6,6 +6,7 @@ vLLM takes this reader instead of its own where `VLLM_MEDIA_CONNECTOR=adafv` is 
 
 from contextvars import ContextVar
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pybase64
@@ -14,24 +15,27 @@ from vllm import envs
 from vllm.exceptions import VLLMError
 from vllm.multimodal.image import normalize_image, open_image
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector, MediaWithBytes
+from vllm.multimodal.media.base import MediaIO
 from vllm.multimodal.media.image import ImageMediaIO
 
 from adafv.models.images import check_image, to_rgb
+from adafv.models.videos import FRAMES, MAX_BYTES, open_video
 
 __all__ = ["MAX_PIXELS", "NOWHERE", "PIXELS", "Connector"]
 
 NOWHERE = "(none)"
 """The one allowed domain of a server that fetches nothing; no host has this name."""
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-"""Of all images of a request together: half a GiB once they are decoded."""
+"""Of all images and frames of a request together: half a GiB once they are decoded."""
 PIXELS: ContextVar[list[int] | None] = ContextVar("pixels", default=None)
-"""How many each image of this request has, as far as they are read."""
+"""How many each image and each video of this request has, as far as they are read."""
+EXAMPLES = {"image": "data:image/png;base64,…", "video": "data:video/mp4;base64,…"}
 LONGEST_NAME = 80  # characters of an address in an error
 
 
 @MEDIA_CONNECTOR_REGISTRY.register("adafv")
 class Connector(MediaConnector):
-    """vLLM's reader of images, which fetches nothing that was not allowed.
+    """vLLM's reader of images and videos, which fetches nothing that was not allowed.
 
     It refuses with a `ValueError`, which vLLM passes on as a bad request.
     """
@@ -44,50 +48,83 @@ class Connector(MediaConnector):
                 `adafv.models.images.open_image` would refuse; more than `MAX_PIXELS` pixels in one
                 request.
         """
-        self._check(image_url)
-        name = "the image" if image_url[:5].lower() == "data:" else _short(image_url)
+        self._check(image_url, "image")
         options = {"image_mode": image_mode} | self.media_io_kwargs.get("image", {})
         # vLLM counts what a request decodes from 0.33 on
         budget = getattr(self, "decoded_budget", None)
-        reader = RequestImage(name, PIXELS.get(), budget, **options)
-        try:
-            return await self.load_from_url_async(
-                image_url, reader, fetch_timeout=envs.VLLM_IMAGE_FETCH_TIMEOUT
+        reader = RequestImage(_name(image_url, "image"), PIXELS.get(), budget, **options)
+        return await self._fetch(image_url, reader, "image", envs.VLLM_IMAGE_FETCH_TIMEOUT)
+
+    async def fetch_video_async(
+        self,
+        video_url: str,
+        *,
+        image_mode: str | None = "RGB",
+        video_processor: str | None = None,
+    ) -> Any:
+        """Return frames of the video at a data URL, or at an address that the server may read.
+
+        They are `adafv.models.videos.FRAMES`, or as many as `num_frames` among vLLM's own options
+        (`--media-io-kwargs`) says, evenly over its length.
+
+        Args:
+            video_url: of a file. Frames by themselves are not read.
+            image_mode, video_processor: vLLM's; every video is read in RGB, with PyAV.
+
+        Raises:
+            ValueError: an address that is not allowed or answers nothing; a video that
+                `adafv.models.videos.open_video` would refuse; more than `MAX_PIXELS` pixels in one
+                request; another option.
+        """
+        self._check(video_url, "video")
+        options = dict(self.media_io_kwargs.get("video", {}))
+        frames = options.pop("num_frames", FRAMES)
+        if options:
+            raise ValueError(
+                f"videos are read without {', '.join(options)}: leave it out of media_io_kwargs, "
+                "which may have num_frames"
             )
+        reader = RequestVideo(_name(video_url, "video"), PIXELS.get(), frames)
+        return await self._fetch(video_url, reader, "video", envs.VLLM_VIDEO_FETCH_TIMEOUT)
+
+    async def _fetch(self, url: str, reader: MediaIO[Any], kind: str, timeout: int) -> Any:
+        """Return what a reader makes of an address, or raise a `ValueError`."""
+        try:
+            return await self.load_from_url_async(url, reader, fetch_timeout=timeout)
         except (ValueError, VLLMError):
             # said already, by us or by vLLM
             raise
         # whatever a network, a host or a file system comes up with
         except Exception as error:
             raise ValueError(
-                f"{name} cannot be read ({_reason(error)}): send the image as a data URL"
+                f"{_name(url, kind)} cannot be read ({_reason(error)}): send the {kind} as a data "
+                "URL"
             ) from None
 
-    def _check(self, url: str) -> None:
+    def _check(self, url: str, kind: str) -> None:
         """Raise a `ValueError` if the server was not allowed to read from an address."""
         scheme, _, rest = url.partition(":")
         match scheme.lower():
             case "data":
                 head, comma, _ = rest.partition(",")
                 if not comma or not head.lower().endswith(";base64"):
-                    raise ValueError(
-                        "the image's data URL is not base64: send data:image/png;base64,…"
-                    )
+                    raise ValueError(f"the {kind}'s data URL is not base64: send {EXAMPLES[kind]}")
             case "http" | "https":
                 if self.allowed_media_domains == [NOWHERE]:
                     raise ValueError(
-                        f"{_short(url)} is not fetched: send the image as a data URL, "
+                        f"{_short(url)} is not fetched: send the {kind} as a data URL, "
                         "or start the server with --allowed-media-domains HOST"
                     )
             case "file":
                 if self.allowed_local_media_path is None:
                     raise ValueError(
-                        f"{_short(url)} is not read: send the image as a data URL, "
+                        f"{_short(url)} is not read: send the {kind} as a data URL, "
                         "or start the server with --allowed-local-media-path FOLDER"
                     )
             case _:
+                article = "an" if kind == "image" else "a"
                 raise ValueError(
-                    f"{_short(url)!r} is no address of an image: send data:image/png;base64,…"
+                    f"{_short(url)!r} is no address of {article} {kind}: send {EXAMPLES[kind]}"
                 )
 
 
@@ -110,13 +147,7 @@ class RequestImage(ImageMediaIO):
 
     def load_base64(self, media_type: str, data: str) -> Any:
         """Return the image in base64."""
-        try:
-            content = pybase64.b64decode(data, validate=True)
-        except ValueError:
-            raise ValueError(
-                f"{self.name} is not valid base64: encode the file's bytes again"
-            ) from None
-        return self.load_bytes(content)
+        return self.load_bytes(_decoded(data, self.name))
 
     def load_bytes(self, data: bytes) -> Any:
         """Return the image in a file's bytes, as 8-bit RGB."""
@@ -154,14 +185,7 @@ class RequestImage(ImageMediaIO):
         """Add an image's pixels to the request's, and raise a `ValueError` if they are too many."""
         if count > (Image.MAX_IMAGE_PIXELS or count):
             raise ValueError(self._too_large())
-        # None outside a request, as when the server warms up
-        if self.pixels is None:
-            return
-        self.pixels.append(count)
-        if sum(self.pixels) > MAX_PIXELS:
-            raise ValueError(
-                f"the images have more than {MAX_PIXELS:,} pixels together: make them smaller first"
-            )
+        _add(count, self.pixels, "images")
 
     def _too_large(self) -> str:
         return (
@@ -174,6 +198,69 @@ class RequestImage(ImageMediaIO):
             f"{self.name} cannot be read as an image ({_reason(error)}): "
             "save it again as PNG or JPEG"
         )
+
+
+class RequestVideo(MediaIO[Any]):
+    """One video of a request.
+
+    Args:
+        name: what errors call it.
+        pixels: of the images and videos of the same request; those of its frames are added.
+        frames: how many are read.
+    """
+
+    def __init__(self, name: str, pixels: list[int] | None, frames: int) -> None:
+        super().__init__()
+        self.name = name
+        self.pixels = pixels
+        self.frames = frames
+
+    def get_max_bytes(self) -> int:
+        """Return the largest file that is fetched."""
+        return MAX_BYTES
+
+    def load_base64(self, media_type: str, data: str) -> Any:
+        """Return the frames of the video in base64, and its metadata."""
+        return self.load_bytes(_decoded(data, self.name))
+
+    def load_file(self, filepath: Path) -> Any:
+        """Return the frames of a file, and its metadata."""
+        return self.load_bytes(filepath.read_bytes())
+
+    def load_bytes(self, data: bytes) -> Any:
+        """Return the frames of the video in a file's bytes, and its metadata."""
+        video = open_video(data, self.frames, name=self.name, admit=self._admit)
+        # the frames are chosen, and no processor is to choose among them
+        metadata = video.metadata | {"do_sample_frames": False, "video_backend": "pyav"}
+        return MediaWithBytes((video.frames, metadata), data)
+
+    def _admit(self, count: int) -> None:
+        _add(count, self.pixels, "frames and images")
+
+
+def _add(count: int, pixels: list[int] | None, what: str) -> None:
+    """Add pixels to those of a request, and raise a `ValueError` if they are too many."""
+    # None outside a request, as when the server warms up
+    if pixels is None:
+        return
+    pixels.append(count)
+    if sum(pixels) > MAX_PIXELS:
+        raise ValueError(
+            f"the {what} have more than {MAX_PIXELS:,} pixels together: make them smaller first"
+        )
+
+
+def _decoded(data: str, name: str) -> bytes:
+    """Return what base64 holds."""
+    try:
+        return pybase64.b64decode(data, validate=True)
+    except ValueError:
+        raise ValueError(f"{name} is not valid base64: encode the file's bytes again") from None
+
+
+def _name(url: str, kind: str) -> str:
+    """Return what errors call an image or a video at an address."""
+    return f"the {kind}" if url[:5].lower() == "data:" else _short(url)
 
 
 def _short(url: str) -> str:

@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
+from adafv.core.inputs import PIXELS
 from adafv.families import family_of
 from adafv.families.crop_layout import Layout
 
-__all__ = ["SHAPES", "MetaModel"]
+__all__ = ["NAMES", "SHAPES", "MetaModel"]
 
-PIXELS = "pixel_values"
 SIZES = "image_sizes"
 GRID = "image_grid_thw"
 SHAPES = "spatial_shapes"
-GIVEN = (SIZES, GRID, SHAPES)
-"""Inputs whose numbers say how large an image is; of pixels only the shape does."""
+VIDEO_GRID = "video_grid_thw"
+GIVEN = {"image": (SIZES, GRID, SHAPES), "video": (VIDEO_GRID,)}
+"""Inputs whose numbers say how large an image or a video is; of pixels only the shape does."""
+NAMES = {"image": "an image", "video": "a video"}
 
 Shape = tuple[int, ...]
 Key = tuple[Shape, tuple[tuple[str, Shape, Shape], ...]]
@@ -39,24 +41,47 @@ class MetaModel:
         self.cls = self._family.cls_position(self._model)
         # images of a server have few sizes, and every request asks for the layout of its own
         self._layout = lru_cache(maxsize=256)(self._layout_of)
+        self._video_layout = lru_cache(maxsize=256)(self._video_layout_of)
 
-    def layout(self, count: int, item: Mapping[str, Any]) -> Layout:
-        """Return what the visual tokens of an image stand for.
+    def layout(self, count: int, item: Mapping[str, Any], modality: str = "image") -> Layout:
+        """Return what the visual tokens of an image or a video stand for.
 
         Args:
             count: of its visual tokens, newlines included.
-            item: what the processor made of the image.
+            item: what the processor made of it.
+            modality: "image" or "video".
 
         Raises:
             ValueError: transformers makes another number of tokens of it.
         """
-        pixels = item.get(PIXELS)
+        pixels = item.get(PIXELS[modality])
+        shape = () if pixels is None else tuple(pixels.shape)
         numbers = []
-        for name in GIVEN:
+        for name in GIVEN[modality]:
             if name in item:
                 given = item[name]
                 numbers.append((name, tuple(given.shape), tuple(given.flatten().tolist())))
-        return self._layout(count, (() if pixels is None else tuple(pixels.shape), tuple(numbers)))
+        lay_out = self._layout if modality == "image" else self._video_layout
+        layout = lay_out(count, (shape, tuple(numbers)))
+        if len(layout.patches) != count:
+            raise ValueError(
+                f"vLLM makes {count} visual tokens of {NAMES[modality]} that transformers makes "
+                f"{len(layout.patches)} of: please report it"
+            )
+        return layout
+
+    def _video_layout_of(self, count: int, key: Key) -> Layout:
+        """Return the layout of a video by its shape."""
+        shape, numbers = key
+        # a batch of one video: (1, 3)
+        inputs: dict[str, Any] = {
+            name: torch.tensor(values).view(1, *size) for name, size, values in numbers
+        }
+        # (1, frames, 3, height, width), or patches of all frames
+        inputs[PIXELS["video"]] = torch.empty((1, *shape), device="meta")
+        family = self._family.of_videos
+        [layout] = family.video_layouts(self._model, inputs, prompt=None, tokens=[count])
+        return layout
 
     def _layout_of(self, count: int, key: Key) -> Layout:
         """Return the layout of an image by its shape, which is hashable."""
@@ -68,7 +93,7 @@ class MetaModel:
             inputs[name] = given if given.dim() > 1 else given[None]
         # of crops of any shape vLLM's tower reads the patches, and none of the padding
         if shape and SHAPES not in inputs:
-            inputs[PIXELS] = self._pixels(shape)
+            inputs[PIXELS["image"]] = self._pixels(shape)
             # vLLM cuts padding off before it hands pixels on
             inputs.setdefault(SIZES, torch.tensor([shape[-2:]]))
 
@@ -82,11 +107,6 @@ class MetaModel:
                 "vLLM: pass adafv_keep=1 with such a request"
             )
         [layout] = layouts
-        if len(layout.patches) != count:
-            raise ValueError(
-                f"vLLM makes {count} visual tokens of an image that transformers makes "
-                f"{len(layout.patches)} of: please report it"
-            )
         return layout
 
     def _pixels(self, shape: Shape) -> Tensor:

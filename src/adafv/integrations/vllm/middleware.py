@@ -18,7 +18,9 @@ __all__ = ["Checks", "check", "spell_out"]
 
 # Keys, or types, of parts of a message that hold an image, or anything else to look at.
 IMAGES = frozenset({"image_url", "input_image", "image", "image_pil", "image_embeds"})
-MEDIA = IMAGES | {"video_url", "video_embeds"}
+VIDEOS = frozenset({"video_url", "video_embeds"})
+MEDIA = IMAGES | VIDEOS
+ADDRESSES = {"image_url": "image", "input_image": "image", "video_url": "video"}
 # Endpoints for which vLLM leaves mm_processor_kwargs out.
 WITHOUT_OPTIONS = ("/v1/messages", "/cohere")
 UNMET = (
@@ -225,17 +227,18 @@ def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> N
                 "or start the server with --keep"
             )
         # an earlier response may have had the image
-        shown = any(_holds(part, MEDIA) for part in parts)
-        if not shown and not request.get("previous_response_id"):
+        seen = any(_holds(part, MEDIA) for part in parts)
+        if not seen and not request.get("previous_response_id"):
             raise ValueError(f"{ours[0]} without an image: there is nothing to prune, leave it out")
 
-    # images without an address, and questions without text
-    images = [part for part in parts if _holds(part, IMAGES)]
-    for image in images:
-        _check_address(image)
+    # images and videos without an address, and questions without text
+    shown = [part for part in parts if _holds(part, MEDIA)]
+    for part in shown:
+        _check_address(part)
     turn = _turn(request)
-    if images and turn and not "".join(_texts(turn)).strip():
-        raise ValueError("the question is empty: ask something about the image")
+    if shown and turn and not "".join(_texts(turn)).strip():
+        kind = "image" if any(_holds(part, IMAGES) for part in shown) else "video"
+        raise ValueError(f"the question is empty: ask something about the {kind}")
 
     # JSON may hold what UTF-8 cannot, and the tokenizer would fail in the engine
     try:
@@ -306,17 +309,20 @@ def _holds(part: Mapping[str, Any], kinds: frozenset[str]) -> bool:
     return not kinds.isdisjoint(part)
 
 
-def _check_address(image: Mapping[str, Any]) -> None:
-    """Raise a `ValueError` if an image by address has none."""
-    if image.get("type", "image_url") not in ("image_url", "input_image"):
+def _check_address(part: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` if an image or a video by address has none."""
+    default = "video_url" if "video_url" in part else "image_url"
+    kind = ADDRESSES.get(part.get("type", default))
+    if kind is None:
         return
-    address = image.get("image_url")
+    address = part.get(f"{kind}_url")
     if isinstance(address, Mapping):
         address = address.get("url")
-    # an image that vLLM has seen under this name
-    known = address is None and image.get("uuid") is not None
+    # one that vLLM has seen under this name
+    known = address is None and part.get("uuid") is not None
     if not known and not (isinstance(address, str) and address):
-        raise ValueError('image_url holds no address: pass {"url": "data:image/png;base64,…"}')
+        example = "data:image/png" if kind == "image" else "data:video/mp4"
+        raise ValueError(f'{kind}_url holds no address: pass {{"url": "{example};base64,…"}}')
 
 
 def _texts(contents: list[Any]) -> Iterator[str]:

@@ -19,14 +19,16 @@ from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalKwargsItem, MultiModalKwargsItems
 
+from adafv.core.inputs import PIXELS
 from adafv.integrations.vllm.architectures import ARCHITECTURES, Architecture
 from adafv.integrations.vllm.config_checks import check_config
+from adafv.integrations.vllm.context import Context
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.encoder_ranks import encode_by_rank
 from adafv.integrations.vllm.failures import catches, fail_requests
 from adafv.integrations.vllm.meta_model import SHAPES, MetaModel
 from adafv.integrations.vllm.mrope_model import MRopeModel
-from adafv.integrations.vllm.options import FIELD, PruneSpec, settings
+from adafv.integrations.vllm.options import FIELDS, PruneSpec, settings
 from adafv.integrations.vllm.processor import processor_factory
 from adafv.integrations.vllm.select import Kept, select
 from adafv.integrations.vllm.vision_attention import last_attention, watch
@@ -74,13 +76,18 @@ class PrunedModel:
         self.at_once = vllm_config.scheduler_config.max_num_batched_tokens
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """Return the embeddings of each image for the language model: those of its kept tokens."""
-        specs = [PruneSpec.read(spec) for spec in kwargs.pop(FIELD, ())]
+        """Return the embeddings of each image for the language model: those of its kept tokens.
+
+        Or of each video: vLLM hands over images, or videos.
+        """
+        given = {name: kwargs.pop(field, ()) for name, field in FIELDS.items()}
+        modality = "video" if len(given["video"]) else "image"
+        specs = [PruneSpec.read(spec) for spec in given[modality]]
         if all(spec.dense for spec in specs):
             return self._whole(kwargs)
 
         # images of which everything is kept go vLLM's own way
-        items = self._items(kwargs)
+        items = self._items(kwargs, modality)
         whole = [i for i, spec in enumerate(specs) if spec.dense]
         pruned = [i for i, spec in enumerate(specs) if not spec.dense]
         found: dict[int, Tensor] = {}
@@ -89,9 +96,10 @@ class PrunedModel:
 
         # encode the others, or find them in the cache; then score and select
         of_pruned = [specs[i] for i in pruned]
-        encoded = self._encoded(of_pruned, [items[i] for i in pruned])
+        their_items = [items[i] for i in pruned]
+        encoded = self._encoded(of_pruned, their_items, modality)
         kept = select(of_pruned, encoded, self._embed, self.layers, self.width, catch=self.catches)
-        found |= zip(pruned, self.embeddings(kept), strict=True)
+        found |= zip(pruned, self.embeddings(kept, of_pruned, their_items, modality), strict=True)
         return [found[i] for i in range(len(specs))]
 
     def _whole(self, kwargs: dict[str, Any]) -> Any:
@@ -100,6 +108,10 @@ class PrunedModel:
         # observe the attention here, too
         with self._watched() if self.prunes else nullcontext():
             features = super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        if isinstance(features, list | tuple):
+            # LLaVA-OneVision gives videos of unequal lengths a dimension of a batch, which vLLM
+            # stumbles over: (1, n, D) → (n, D)
+            features = [tokens.flatten(0, -2) for tokens in features]
         return self.dense_embeddings(features)
 
     def load_weights(self, weights: Any) -> Any:
@@ -107,18 +119,30 @@ class PrunedModel:
         self.encodings.clear()
         return super().load_weights(weights)  # type: ignore[misc]
 
-    def embeddings(self, kept: list[Kept]) -> list[Tensor]:
-        """Return the embeddings (K, D) of each image."""
+    def embeddings(
+        self,
+        kept: list[Kept],
+        specs: Sequence[PruneSpec],
+        items: Sequence[MultiModalKwargsItem],
+        modality: str,
+    ) -> list[Tensor]:
+        """Return the embeddings (K, D) of each image or video.
+
+        Args:
+            kept: of each.
+            specs, items: theirs.
+            modality: "image" or "video".
+        """
         return [image.features for image in kept]
 
     def dense_embeddings(self, features: Any) -> Any:
         """Return the embeddings of images or videos of which every token is kept."""
         return features
 
-    def _items(self, kwargs: dict[str, Any]) -> Sequence[MultiModalKwargsItem]:
+    def _items(self, kwargs: dict[str, Any], modality: str) -> Sequence[MultiModalKwargsItem]:
         """Return the inputs of each image, of those of all together."""
         fields = self._processor._get_mm_fields_config(BatchFeature(kwargs), {})
-        return MultiModalKwargsItems.from_hf_inputs(BatchFeature(kwargs), fields)["image"]
+        return MultiModalKwargsItems.from_hf_inputs(BatchFeature(kwargs), fields)[modality]
 
     @cached_property
     def _processor(self) -> Any:
@@ -126,7 +150,7 @@ class PrunedModel:
         return MULTIMODAL_REGISTRY.create_processor(self.served_config)
 
     def _encoded(
-        self, specs: Sequence[PruneSpec], items: Sequence[MultiModalKwargsItem]
+        self, specs: Sequence[PruneSpec], items: Sequence[MultiModalKwargsItem], modality: str
     ) -> list[Encoded]:
         """Return an encoding for each spec; each image is run through the tower once."""
         # which images have been encoded before, and which are new
@@ -144,7 +168,8 @@ class PrunedModel:
 
         # encode the new ones, and remember them
         for part in self._parts(new):
-            for image, encoded in zip(part, self._encode([new[x] for x in part]), strict=True):
+            of_part = self._encode([new[image] for image in part], modality)
+            for image, encoded in zip(part, of_part, strict=True):
                 found[image] = encoded
                 self.encodings.add(image, encoded)
         return [found[spec.image] for spec in specs]
@@ -172,7 +197,7 @@ class PrunedModel:
         """Return how many patches the tower reads of an image."""
         if SHAPES in inputs:
             return int(inputs[SHAPES].prod(dim=1).sum())
-        pixels = inputs["pixel_values"]
+        pixels = next(inputs[name] for name in PIXELS.values() if name in inputs)
         if pixels.dim() < 3:
             # patches already, one after another (patches, width)
             return len(pixels)
@@ -182,7 +207,7 @@ class PrunedModel:
         *crops, _, height, width = pixels.shape
         return math.prod(crops) * (height // patch_size) * (width // patch_size)
 
-    def _encode(self, items: Sequence[MultiModalKwargsItem]) -> list[Encoded]:
+    def _encode(self, items: Sequence[MultiModalKwargsItem], modality: str) -> list[Encoded]:
         """Encode images, each of them on one of the ranks where each has the whole tower."""
         if self.by_rank:
             sizes = [self._patches(item.get_data()) for item in items]
@@ -192,8 +217,10 @@ class PrunedModel:
 
         encoded = []
         for item, (tokens, saliency) in zip(items, observed, strict=True):
-            # tokens (n, D); saliency (patches,) → (N,), the mean over what a token merges
-            layout = self.meta_model.layout(len(tokens), item.get_data())
+            # videos of unequal lengths have a batch's dimension: (1, n, D) → (n, D)
+            tokens = tokens.flatten(0, -2)
+            # saliency (patches,) → (N,), the mean over what a token merges
+            layout = self.meta_model.layout(len(tokens), item.get_data(), modality)
             pooled = layout.pooled(saliency, layout.patch_indices)
             encoded.append(Encoded(tokens, pooled, layout))
         return encoded
@@ -266,7 +293,7 @@ def _pruned_class(architecture: Architecture) -> type:
     factories = original._processor_factory
     register = MULTIMODAL_REGISTRY.register_processor(
         processor_factory(factories.processor, architecture),
-        info=factories.info,
+        info=lambda context: factories.info(Context(context.model_config, context.tokenizer)),
         dummy_inputs=factories.dummy_inputs,
     )
     return register(pruned)

@@ -1,4 +1,4 @@
-"""Tell vLLM's language model where kept visual tokens lie in their image (M-RoPE)."""
+"""Tell vLLM's language model where kept visual tokens lie in their image or video (M-RoPE)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,23 +15,24 @@ __all__ = [
     "with_coordinates",
 ]
 
-DIGIT = 128  # rows and columns travel as two digits each: bfloat16 holds integers up to 256
-CHANNELS = 4  # two digits of the row, two of the column
+AXES = 3  # time, row and column
+DIGIT = 256  # coordinates travel as two digits each: bfloat16 holds integers up to 256
+CHANNELS = 2 * AXES
 
 
 def with_coordinates(features: Tensor, coordinates: Tensor) -> Tensor:
-    """Return features (K, D) with their rows and columns (K, 2) as digits behind: (K, D + 4)."""
-    # (K, 2, 2) → (K, 4): row high, row low, column high, column low
+    """Return features (K, D) with times, rows and columns (K, 3) as digits behind: (K, D + 6)."""
+    # (K, 3, 2) → (K, 6): time high, time low, row high, row low, column high, column low
     digits = torch.stack([coordinates // DIGIT, coordinates % DIGIT], dim=-1).flatten(1)
     return torch.cat([features, digits.to(features)], dim=1)
 
 
 def coordinates_of(features: Tensor) -> Tensor:
-    """Return the rows and columns (K, 2), int64, that `with_coordinates` put behind features."""
-    # (K, 4) → (K, 2, 2): coordinate, digit
-    digits = features[:, -CHANNELS:].long().unflatten(1, (2, 2))
+    """Return the coordinates (K, 3), int64, that `with_coordinates` put behind features."""
+    # (K, 6) → (K, 3, 2): coordinate, digit
+    digits = features[:, -CHANNELS:].long().unflatten(1, (AXES, 2))
     high, low = digits.unbind(-1)
-    return high * DIGIT + low  # (K, 2)
+    return high * DIGIT + low  # (K, 3)
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,14 @@ class Span:
         start: index of the first.
         kept: how many there are.
         count: how many there are in the dense prompt.
+        ids: all of them in the dense prompt, with what stands among them. Empty: the first one,
+            repeated.
     """
 
     start: int
     kept: int
     count: int
+    ids: tuple[int, ...] = ()
 
     @property
     def dropped(self) -> int:
@@ -63,9 +67,8 @@ def dense_tokens(tokens: Sequence[int], spans: Sequence[Span]) -> list[int]:
     parts: list[int] = []
     done = 0  # tokens of the prompt that are copied
     for span in spans:
-        parts += tokens[done : span.start + span.kept]
-        # the first token stands for those that are dropped
-        parts += [tokens[span.start]] * span.dropped
+        parts += tokens[done : span.start]
+        parts += span.ids or [tokens[span.start]] * span.count
         done = span.start + span.kept
     parts += tokens[done:]
     return parts
@@ -75,8 +78,8 @@ def pruned_positions(positions: Tensor, spans: Sequence[Span]) -> Tensor:
     """Return position ids (3, L) of a pruned prompt, from those of the dense one.
 
     Text has the positions it has in the dense prompt, and so has an image of which every token is
-    kept. In one that is pruned, each token has the position of the first, to which its row and
-    column are to be added.
+    kept. In one that is pruned, each token has the position of the first, to which its time, row
+    and column are to be added.
 
     Args:
         positions: (3, L') of the dense prompt.

@@ -19,9 +19,20 @@ from adafv.methods import METHODS, VIDEO_METHODS, from_spec, without_defaults
 from adafv.models.saved import BLOCK, read
 from adafv.utils.checks import one_of
 
-__all__ = ["ALL", "FIELD", "PruneSpec", "VLLMOptions", "check_cost", "pruner_of", "settings"]
+__all__ = [
+    "ALL",
+    "FIELD",
+    "FIELDS",
+    "PruneSpec",
+    "VLLMOptions",
+    "check_cost",
+    "pruner_of",
+    "settings",
+]
 
-FIELD = "adafv"  # under which a spec travels with its image's pixels
+FIELD = "adafv"
+FIELDS = {"image": FIELD, "video": "adafv_video"}
+"""Under which a spec travels with the pixels of its image or video."""
 PREFIX = "adafv_"
 ALL = "all"  # of `methods`: who starts the engine is who asks it
 OWN = ("pin", "methods", "cache_mb", "only")  # beside what a configuration says
@@ -185,8 +196,8 @@ class VLLMOptions:
             )
         if method.partition(":")[0] in VIDEO_METHODS:
             raise ValueError(
-                f"{method} compares the frames of a clip, and on vLLM images alone are pruned: "
-                "pass a method for images, such as adafv"
+                f"{method} compares the frames of a clip, which is not done on vLLM: pass a method "
+                "for images, too, such as adafv"
             )
         # of the vision tower only saliency is observed
         lacking = pruner.signals - {SALIENCY}
@@ -200,11 +211,11 @@ class VLLMOptions:
             raise ValueError(
                 f"{method} doesn't keep to its budget, which vLLM has to know before: pass 'adafv'"
             )
-        for name, known in (("positions", "packed"), ("newlines", "drop")):
-            if getattr(pruner, name) != known:
-                raise ValueError(
-                    f"{name}={getattr(pruner, name)!r} is not done on vLLM: leave it out"
-                )
+        plain = {"positions": "packed", "newlines": "drop", "repeats": "count"}
+        for name, known in plain.items():
+            found = getattr(pruner, name, known)
+            if found != known:
+                raise ValueError(f"{name}={found!r} is not done on vLLM: leave it out")
         if self.pin is not None and "question" in self.config.options:
             raise ValueError(
                 f"adafv_pin={self.pin!r} says what question={pruner.question!r} of {method} says: "
@@ -229,12 +240,17 @@ class VLLMOptions:
 class PruneSpec:
     """All that decides which visual tokens of an image are kept: equal specs, equal tokens.
 
+    A video counts as an image. What the prompt says of the dense image is known once it is
+    prepared, and goes with it: not part of the hash.
+
     Attributes:
         image: hash of the image itself.
         method, keep, tokens: see `adafv.core.config.PruneConfig`; the method is a spec.
         text_ids: the question's text tokens (M,), where the method looks at them.
         structure: tokens between the image's visual tokens, see
-            `adafv.integrations.vllm.structure`; known once the image is prepared.
+            `adafv.integrations.vllm.structure`.
+        before, behind: ids before its first visual token, and behind its last.
+        token, count: the id of its visual tokens, and how many there are; 0 where all are kept.
     """
 
     image: str
@@ -243,6 +259,10 @@ class PruneSpec:
     tokens: int | None = None
     text_ids: tuple[int, ...] = ()
     structure: tuple[tuple[int, int], ...] = ()
+    before: tuple[int, ...] = ()
+    behind: tuple[int, ...] = ()
+    token: int = 0
+    count: int = 0
 
     @property
     def dense(self) -> bool:
@@ -257,8 +277,8 @@ class PruneSpec:
         """
         if self.dense:
             return self.image
-        # the structure goes with the image
-        return hashlib.sha256(replace(self, structure=())._bytes()).hexdigest()
+        alone = PruneSpec(self.image, self.method, self.keep, self.tokens, self.text_ids)
+        return hashlib.sha256(alone._bytes()).hexdigest()
 
     @property
     def pruner(self) -> Pruner:
@@ -274,7 +294,8 @@ class PruneSpec:
         """Return the spec that `tensor` wrote."""
         values = json.loads(tensor.numpy().tobytes())
         # JSON knows lists only, and a spec has to be hashable
-        values["text_ids"] = tuple(values["text_ids"])
+        for name in ("text_ids", "before", "behind"):
+            values[name] = tuple(values[name])
         values["structure"] = tuple(map(tuple, values["structure"]))
         return cls(**values)
 

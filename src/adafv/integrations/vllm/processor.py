@@ -7,18 +7,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from vllm.multimodal.encoder_budget import get_mm_max_toks_per_item
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import EmbeddingItems
 from vllm.multimodal.processing import BaseMultiModalProcessor, PromptUpdateDetails
 
 from adafv.core.chat_template import Template, template_of
-from adafv.core.inputs import placeholders
+from adafv.core.inputs import placeholders, video_bounds
 from adafv.core.prompt import Prompt, Question
+from adafv.families import family_of
 from adafv.integrations.vllm.architectures import Architecture
-from adafv.integrations.vllm.meta_model import MetaModel
+from adafv.integrations.vllm.meta_model import NAMES, MetaModel
 from adafv.integrations.vllm.options import (
     ALL,
     FIELD,
+    FIELDS,
     PruneSpec,
     VLLMOptions,
     check_cost,
@@ -33,11 +36,15 @@ __all__ = ["Pruned", "processor_factory"]
 DENSE = {"adafv_keep": 1.0}  # options that prune nothing
 
 
+Specs = Mapping[str, Sequence[PruneSpec]]
+"""The specs of a prompt's images, and of its videos where they are pruned."""
+
+
 @dataclass(frozen=True)
 class PruneSpecs:
-    """The specs of a prompt's images, and the hashes of everything in it."""
+    """The specs of a prompt, by modality, and the hashes of everything in it."""
 
-    images: tuple[PruneSpec, ...]
+    of: Specs
     hashes: Mapping[str, list[str]]
 
 
@@ -74,12 +81,13 @@ class Pruned(BaseMultiModalProcessor):
         # that is pruned (`uuid`) does not say which it is
         plain = replace(inputs, hf_processor_mm_kwargs=rest)
         if options is not None and not options.config.dense:
-            _check_items(inputs.mm_data_items)
+            self._check_items(inputs.mm_data_items)
             plain = replace(plain, mm_uuid_items=None)
         hashes = super()._get_mm_hashes(plain)
 
         # the specs travel among the options of the processor, which reach every hook below
-        specs = PruneSpecs(self._specs(inputs, options, hashes.get("image", [])), hashes)
+        pruned = {name: hashes[name] for name in self.architecture.modalities if name in hashes}
+        specs = PruneSpecs(self._specs(inputs, options, pruned), hashes)
         with_specs = replace(plain, hf_processor_mm_kwargs={**rest, FIELD: specs})
         return super().apply(with_specs, timing_ctx)
 
@@ -105,43 +113,89 @@ class Pruned(BaseMultiModalProcessor):
         dummy = super().get_dummy_inputs(seq_len, mm_counts, mm_options)
         return replace(dummy, hf_processor_mm_kwargs=DENSE)
 
+    def _check_items(self, items_of: Mapping[str, Any]) -> None:
+        """Raise a `ValueError` for what is not pruned, is encoded already, or is not there."""
+        for modality, items in items_of.items():
+            if modality not in self.architecture.modalities:
+                raise ValueError(
+                    f"{modality}s are not pruned on vLLM: pass adafv_keep=1 with such a request"
+                )
+            if isinstance(items, EmbeddingItems):
+                raise ValueError(
+                    f"encoded {modality}s are not pruned: pass {modality}s, or adafv_keep=1"
+                )
+            if any(item is None for item in items.get_all_items_for_hash()):
+                raise ValueError(
+                    f"{NAMES[modality]} by its uuid alone is not pruned: send it, or adafv_keep=1"
+                )
+        if len(items_of) > 1 and family_of(self.info.get_hf_config()).video_as_images:
+            raise ValueError(
+                f"{self.architecture.title} has one placeholder for both images and videos, so a "
+                "prompt with both is not pruned: pass adafv_keep=1 with such a request"
+            )
+
     def _specs(
-        self, inputs: Any, options: VLLMOptions | None, hashes: Sequence[str]
-    ) -> tuple[PruneSpec, ...]:
-        """Return a spec for each image of a request."""
+        self, inputs: Any, options: VLLMOptions | None, hashes: Mapping[str, Sequence[str]]
+    ) -> Specs:
+        """Return a spec for each image and each video of a request."""
         if options is None or options.config.dense:
-            return tuple(map(PruneSpec, hashes))
+            return {name: [PruneSpec(one) for one in ones] for name, ones in hashes.items()}
 
         # the question is part of a spec only where the method looks at it, or is seeded by it:
         # other methods keep the same tokens for every question, and so share a cache entry
         config = options.config
         template = self.template if "skip" in config.options else ()
         pruner = pruner_of(config.spec, config.keep, config.tokens, template)
-        questions: list[tuple[int, ...]] = [()] * len(hashes)
+        counts = {name: len(ones) for name, ones in hashes.items()}
+        questions: dict[str, list[tuple[int, ...]]]
+        questions = {name: [()] * count for name, count in counts.items()}
         if pruner.needs_text or pruner.draws:
             skip = frozenset(pruner.skip)
-            questions = self._questions(inputs.prompt, len(hashes), options.question, skip)
+            questions = self._questions(inputs.prompt, counts, options.question, skip)
 
-        specs = []
-        for image, text_ids in zip(hashes, questions, strict=True):
-            specs.append(PruneSpec(image, config.spec, config.keep, config.tokens, text_ids))
-        return tuple(specs)
+        specs: dict[str, list[PruneSpec]] = {}
+        for name, ones in hashes.items():
+            specs[name] = []
+            for one, text_ids in zip(ones, questions[name], strict=True):
+                spec = PruneSpec(one, config.spec, config.keep, config.tokens, text_ids)
+                specs[name].append(spec)
+        return specs
 
     def _questions(
-        self, ids: Sequence[int], images: int, of: Question, skip: frozenset[int]
-    ) -> list[tuple[int, ...]]:
-        """Return for each image the text tokens (M,) of its question, as the library finds them."""
-        hf_config = self.info.get_hf_config()
-        tokens = {"image": self.marker}
-        # (1, L), with one placeholder an image: vLLM repeats them later
-        input_ids = torch.tensor([ids])
-        prompt = Prompt({"input_ids": input_ids}, tokens, hf_config.model_type, self.chat)
+        self, ids: Sequence[int], counts: Mapping[str, int], of: Question, skip: frozenset[int]
+    ) -> dict[str, list[tuple[int, ...]]]:
+        """Return for each image the text tokens (M,) of its question, as the library finds them.
 
-        questions = []
-        for span in prompt.spans([1] * images):
-            text_ids = prompt.ids[0, prompt.question(span, skip, of)]  # (M,)
-            questions.append(tuple(text_ids.tolist()))
+        Args:
+            counts: of images and videos.
+        """
+        hf_config = self.info.get_hf_config()
+        tokens = {name: self.markers[name] for name in counts}
+        # (1, L), with one placeholder an image: vLLM repeats them later
+        inputs = {"input_ids": torch.tensor([ids])}
+        bounds = video_bounds(hf_config)
+        prompt = Prompt(inputs, tokens, hf_config.model_type, self.chat, bounds=bounds)
+
+        # what stands inside one is no text of another
+        spans = {name: prompt.spans([1] * count, name) for name, count in counts.items()}
+        questions: dict[str, list[tuple[int, ...]]] = {}
+        for name, of_modality in spans.items():
+            questions[name] = []
+            for span in of_modality:
+                text_ids = prompt.ids[0, prompt.question(span, skip, of)]  # (M,)
+                questions[name].append(tuple(text_ids.tolist()))
         return questions
+
+    @property
+    def markers(self) -> dict[str, int]:
+        """Return the ids that stand for an image and for a video in a prompt."""
+        return {**placeholders(self.info.get_hf_config()), "image": self.marker}
+
+    @cached_property
+    def largest(self) -> int:
+        """Return the most visual tokens of an item with which vLLM measures its memory."""
+        counts = dict.fromkeys(self.architecture.modalities, 1)
+        return max(get_mm_max_toks_per_item(self, counts, cache=None).values())
 
     @cached_property
     def marker(self) -> int:
@@ -170,61 +224,66 @@ class Pruned(BaseMultiModalProcessor):
 
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
         specs = inputs.hf_processor_mm_kwargs[FIELD]
-        if not specs.images:
-            return specs.hashes
         # an image's identity in the caches is that of its kept tokens
-        return {**specs.hashes, "image": [spec.hash for spec in specs.images]}
+        hashes = {name: [spec.hash for spec in ones] for name, ones in specs.of.items()}
+        return {**specs.hashes, **hashes}
 
     def _get_cache_missing_processor_kwargs(
         self, inputs: Any, mm_is_cached: Any
     ) -> Mapping[str, object]:
-        rest, images = _without(inputs.hf_processor_mm_kwargs)
+        rest, specs = _without(inputs.hf_processor_mm_kwargs)
         plain = replace(inputs, hf_processor_mm_kwargs=rest)
         kwargs = super()._get_cache_missing_processor_kwargs(plain, mm_is_cached)
         # only images that are not cached are processed, so theirs are the specs that go along
-        missing = []
-        for spec, cached in zip(images, mm_is_cached.get("image", []), strict=True):
-            if not cached:
-                missing.append(spec)
-        return {**kwargs, FIELD: PruneSpecs(tuple(missing), {})}
+        missing: dict[str, list[PruneSpec]] = {}
+        for name, ones in specs.items():
+            missing[name] = []
+            for spec, cached in zip(ones, mm_is_cached[name], strict=True):
+                if not cached:
+                    missing[name].append(spec)
+        return {**kwargs, FIELD: PruneSpecs(missing, {})}
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
-        rest, images = _without(hf_kwargs)
+        rest, specs = _without(hf_kwargs)
         data = super()._apply_hf_processor_main(mm_items, rest)
-        if images:
-            data[FIELD] = [spec.tensor() for spec in images]
+        for name, ones in specs.items():
+            if ones:
+                data[FIELDS[name]] = [spec.tensor() for spec in ones]
         return data
 
     def _get_mm_fields_config(
         self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]
     ) -> Any:
         rest, _ = _without(hf_processor_mm_kwargs)
-        fields = super()._get_mm_fields_config(hf_inputs, rest)
+        fields = dict(super()._get_mm_fields_config(hf_inputs, rest))
         # one spec an image; it is read on the host
-        return {**fields, FIELD: MultiModalFieldConfig.batched("image", keep_on_cpu=True)}
+        for name in self.architecture.modalities:
+            fields[FIELDS[name]] = MultiModalFieldConfig.batched(name, keep_on_cpu=True)
+        return fields
 
     def _get_mm_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
     ) -> Mapping[str, Any]:
         rest, specs = _without(hf_processor_mm_kwargs)
         updates = dict(super()._get_mm_prompt_updates(mm_items, rest, out_mm_kwargs))
-        # none where all images are cached
-        if not updates.get("image"):
-            return updates
-        images = []
-        for spec, item, of_image in zip(
-            specs, out_mm_kwargs["image"], updates["image"], strict=True
-        ):
-            images.append([self._shorter(update, spec, item) for update in of_image])
-        return {**updates, "image": images}
+        for name, ones in specs.items():
+            # none where all images are cached
+            if not updates.get(name):
+                continue
+            shorter = []
+            for spec, item, of_item in zip(ones, out_mm_kwargs[name], updates[name], strict=True):
+                shorter.append([self._shorter(update, spec, item, name) for update in of_item])
+            updates[name] = shorter
+        return updates
 
-    def _shorter(self, update: Any, spec: PruneSpec, item: Any) -> Any:
+    def _shorter(self, update: Any, spec: PruneSpec, item: Any, modality: str) -> Any:
         """Return an update that writes as many placeholders of an image as tokens are kept.
 
         Args:
             update: as vLLM has it for the dense image.
             spec: of the image.
             item: what the processor made of it.
+            modality: "image" or "video".
         """
         if spec.dense:
             return update
@@ -235,8 +294,15 @@ class Pruned(BaseMultiModalProcessor):
 
         # N of the n placeholders stand for patches, the others for newlines
         count = int(is_visual.sum())
-        layout = self.meta_model.layout(count, _tensors(item.get_data()))
+        layout = self.meta_model.layout(count, _tensors(item.get_data()), modality)
         patches = len(layout.patch_indices)
+
+        # a processor bounds images, and lets a video have as many frames as it likes
+        if modality == "video" and count > self.largest:
+            raise ValueError(
+                f"the video has {count} visual tokens, more than the {self.largest} for which "
+                "memory is measured: send fewer frames, or smaller ones"
+            )
 
         # newlines are dropped from an image that is pruned, and kept in one that is not
         pruner = spec.pruner
@@ -249,32 +315,26 @@ class Pruned(BaseMultiModalProcessor):
         # what stands between the placeholders travels with the image
         start, end, structure = between(ids, is_visual)
         run = [*(token for _, token in structure), *[ids[start]] * kept]
-        if structure:
-            if not self.embeds_words:
-                raise ValueError(
-                    "text among an image's visual tokens cannot be embedded by an encoder without "
-                    "a language model: pass adafv_keep=1, or ec_role='ec_both'"
-                )
-            if not self.architecture.structure:
-                raise ValueError(
-                    "an image with text among its visual tokens is not pruned in this model: "
-                    "pass adafv_keep=1 with such a request"
-                )
-            item[FIELD].data = replace(spec, structure=structure).tensor()
-        return update.with_content(_content(ids[:start], run, ids[end:]))
-
-
-def _check_items(items_of: Mapping[str, Any]) -> None:
-    """Raise a `ValueError` for what is not an image, is one no longer, or is not there."""
-    for modality, items in items_of.items():
-        if modality != "image":
+        if structure and not self.embeds_words:
             raise ValueError(
-                f"{modality}s are not pruned on vLLM: pass adafv_keep=1 with such a request"
+                f"text among the visual tokens of {NAMES[modality]} cannot be embedded by an "
+                "encoder without a language model: pass adafv_keep=1, or ec_role='ec_both'"
             )
-        if isinstance(items, EmbeddingItems):
-            raise ValueError("encoded images are not pruned: pass images, or adafv_keep=1")
-        if any(item is None for item in items.get_all_items_for_hash()):
-            raise ValueError("an image by its uuid alone is not pruned: send it, or adafv_keep=1")
+        if structure and modality == "image" and not self.architecture.structure:
+            raise ValueError(
+                "an image with text among its visual tokens is not pruned in this model: "
+                "pass adafv_keep=1 with such a request"
+            )
+        written = replace(
+            spec,
+            structure=structure,
+            before=tuple(ids[:start]),
+            behind=tuple(ids[end:]),
+            token=ids[start],
+            count=count,
+        )
+        item[FIELDS[modality]].data = written.tensor()
+        return update.with_content(_content(ids[:start], run, ids[end:]))
 
 
 def processor_factory(original: Any, architecture: Architecture) -> Any:
@@ -316,8 +376,8 @@ def _separate(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     return ours, rest
 
 
-def _without(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[PruneSpec, ...]]:
-    """Return the options without the specs, and the specs."""
+def _without(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], Specs]:
+    """Return the options without the specs, and the specs by modality."""
     rest = dict(kwargs)
     specs = rest.pop(FIELD, None)
-    return rest, specs.images if specs else ()
+    return rest, specs.of if specs else {}

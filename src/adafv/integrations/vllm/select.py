@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from adafv.core.encode import candidates
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
 from adafv.integrations.vllm.encoder_cache import Encoded
 from adafv.integrations.vllm.failures import FAILED
 from adafv.integrations.vllm.options import PruneSpec
-from adafv.integrations.vllm.structure import with_structure
+from adafv.integrations.vllm.structure import run_positions, with_structure
 
 __all__ = ["Kept", "select"]
 
@@ -29,13 +30,13 @@ class Kept:
     Attributes:
         features: (K, D) for the language model, newlines included where everything is kept;
             structure tokens between those of a pruned image, too.
-        coordinates: (K, 2) row and column of each; -1 for a newline.
+        positions: of each in the run of the dense image, ascending.
         kept: (K,) which of its patches are kept.
         pruned: something was dropped.
     """
 
     features: Tensor
-    coordinates: Tensor
+    positions: Tensor
     kept: Tensor
     pruned: bool
 
@@ -96,16 +97,17 @@ def _caught(
         FAILED.add(spec.hash)
         patches = len(image.layout.patch_indices)
         count = spec.pruner.budget(patches)
+        pruned = count < patches
         # newlines and structure tokens are read, too: where all patches are kept, as they stood
-        count = len(image.features) if count == patches else count + len(spec.structure)
+        count = count + len(spec.structure) if pruned else len(image.features)
         zeros = image.features.new_zeros(count, image.features.shape[1])  # (K, D)
-        return [Kept(zeros, torch.zeros(count, 2, dtype=torch.long), torch.arange(count), True)]
+        return [Kept(zeros, torch.zeros(count, dtype=torch.long), torch.arange(count), pruned)]
 
 
 def _dense(image: Encoded) -> Kept:
     """Return an image of which every token is kept, newlines included."""
     patches = torch.arange(len(image.saliency))
-    return Kept(image.features, image.layout.coordinates[:, 1:], patches, False)
+    return Kept(image.features, torch.arange(len(image.features)), patches, False)
 
 
 def _pruned(
@@ -119,56 +121,85 @@ def _pruned(
     images = [image for _, image in group]
     pruner = specs[0].pruner
     device = images[0].features.device
-    tokens = _visual_tokens(specs, images, embed, layers, width)
+    # what a method chooses from: not what a video repeats
+    choices = [candidates(image.layout, image.features[:, :width]) for image in images]
+    tokens = _visual_tokens(specs, images, choices, embed, layers, width)
 
     # split the budget, score, select
     budgets = []
-    for spec, count in zip(specs, tokens.counts, strict=True):
-        budgets.append(spec.pruner.budget(count))
+    for spec, image, count in zip(specs, images, tokens.counts, strict=True):
+        # the prompt was written before anyone knew what is repeated
+        budgets.append(min(spec.pruner.budget(len(image.saliency)), count))
     selection = pruner.select(tokens, budgets)
 
     # collect the kept tokens of each image
     result = []
     for i, (image, kept) in enumerate(zip(images, selection.kept, strict=True)):
         features = image.features  # (n, D)
-        coordinates = image.layout.coordinates[:, 1:]  # (n, 2), without the crop
-        chosen = image.layout.patch_indices.to(device, non_blocking=True)[kept]  # (K,) of n
-        pruned = len(kept) < tokens.counts[i]
+        chosen = choices[i].to(device, non_blocking=True)[kept]  # (K,) of n
         if selection.features is not None:
             # methods that merge give the kept tokens new features
             merged = selection.features[i].to(features)  # (K, D)
             width = merged.shape[1]
             deepstack = features[chosen, width:]
             features = features.index_copy(0, chosen, torch.cat([merged, deepstack], dim=1))
+        chosen = _filled(chosen, image, specs[i].pruner.budget(len(image.saliency)))
+        patches = image.layout.patch_indices.to(device, non_blocking=True)  # (N,) of n
+        kept = torch.searchsorted(patches, chosen)  # (K,) of N
+        pruned = len(kept) < len(patches)
+        positions = torch.arange(len(features), device=device)
         if pruned:
             count = len(features)
             features = features[chosen]  # (K, D)
-            coordinates = coordinates.to(device, non_blocking=True)[chosen]  # (K, 2)
             structure = specs[i].structure
+            structural, positions = run_positions(chosen, count, structure)
             if structure:
                 features = with_structure(features, chosen, count, structure, embed)
-        result.append(Kept(features, coordinates, kept, pruned))
+                positions = torch.cat([structural, positions]).sort().values  # (K + S,)
+        result.append(Kept(features, positions, kept, pruned))
     return result
+
+
+def _filled(chosen: Tensor, image: Encoded, budget: int) -> Tensor:
+    """Return as many tokens as the prompt has placeholders for: (budget,) of n, ascending.
+
+    Args:
+        chosen: (K,) of n that a method has chosen. Fewer than the budget where a video repeats
+            itself so much that it has no more to show: then the first ones that it repeats are
+            kept, too.
+    """
+    lacking = budget - len(chosen)
+    if not lacking:
+        return chosen
+    patches = image.layout.patch_indices.to(chosen.device, non_blocking=True)  # (N,)
+    others = patches[~torch.isin(patches, chosen)]
+    return torch.cat([chosen, others[:lacking]]).sort().values
 
 
 def _visual_tokens(
     specs: Sequence[PruneSpec],
     images: Sequence[Encoded],
+    choices: Sequence[Tensor],
     embed: Callable[[Tensor], Tensor],
     layers: int,
     width: int | None,
 ) -> VisualTokens:
-    """Return what a method looks at: patches without newlines, padded to one length."""
+    """Return what a method looks at: patches without newlines, padded to one length.
+
+    Args:
+        choices: for each image which of its n tokens (N,) a method chooses from.
+    """
     device = images[0].features.device
     features = []
     saliency = []
     coordinates = []
-    for image in images:
-        patches = image.layout.patch_indices  # (N,) of the n tokens
-        visual = image.features[patches.to(device, non_blocking=True)]  # (N, D) or wider
+    for image, choice in zip(images, choices, strict=True):
+        visual = image.features[choice.to(device, non_blocking=True)]  # (N, D) or wider
         features.append(visual[:, :width])  # (N, D)
-        saliency.append(image.saliency)  # (N,)
-        coordinates.append(image.layout.coordinates[patches])  # (N, 3)
+        # saliency is that of all patches
+        of_patches = torch.searchsorted(image.layout.patch_indices, choice)  # (N,)
+        saliency.append(image.saliency[of_patches.to(device, non_blocking=True)])  # (N,)
+        coordinates.append(image.layout.coordinates[choice])  # (N, 3)
     counts = tuple(map(len, coordinates))
 
     # the question's text tokens, embedded for methods that look at them

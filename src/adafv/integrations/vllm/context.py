@@ -1,0 +1,38 @@
+"""Load a model's processor for vLLM with a backend that is for images alone.
+
+`adafv serve` asks for `backend="pil"`, as everywhere in this library; transformers asks the part
+that prepares videos for it, too, which has no such backend, so that no server of Qwen-VL would
+start.
+"""
+
+from typing import Any
+
+from transformers import AutoProcessor, ProcessorMixin
+from vllm.multimodal.processing import InputProcessingContext
+
+from adafv.models.processors import processor_class, with_videos
+
+__all__ = ["Context"]
+
+
+class Context(InputProcessingContext):
+    """vLLM's access to a model's processor."""
+
+    def get_hf_processor(self, typ: Any = None, /, **kwargs: Any) -> Any:
+        """Return the processor; its part for videos is loaded with the backend that it has.
+
+        Args:
+            typ: its class. None: as the model's configuration says.
+            kwargs: options of the request.
+        """
+        if "backend" in self.get_merged_mm_kwargs(kwargs):
+            typ = self._with_videos(typ)
+        return super().get_hf_processor(*([] if typ is None else [typ]), **kwargs)
+
+    def _with_videos(self, typ: Any) -> Any:
+        """Return a class of processors, and one that can be loaded where it reads videos."""
+        if typ is None:
+            found = processor_class(self.model_config.hf_config)
+            return None if found is AutoProcessor else found
+        is_one = isinstance(typ, type) and issubclass(typ, ProcessorMixin)
+        return with_videos(typ) if is_one and "video_processor" in typ.get_attributes() else typ
