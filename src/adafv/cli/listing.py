@@ -140,8 +140,8 @@ def _list_served(families: dict[str, Any], as_json: bool) -> None:
     for name in ("model", "saliency", "clips", "family", "architecture"):
         table.add_column(name, no_wrap=True)
     for name, entry in served.items():
-        clips = "pruned" if entry["clips"] else "–"
-        table.add_row(entry["title"], entry["saliency"], clips, entry["family"], name)
+        videos = "pruned" if entry["clips"] else "–"
+        table.add_row(entry["title"], entry["saliency"], videos, entry["family"], name)
     print_table(table, drop=("architecture", "family"))
     say("\nServed and pruned with `adafv serve`, and by `adafv batch --engine vllm`.")
 
