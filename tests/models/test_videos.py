@@ -119,7 +119,7 @@ def test_the_bytes_of_a_file_are_the_file(tmp_path):
     for content, said in ((b"", "the video is empty"), (b"GIF89a", "the video is a GIF")):
         with pytest.raises(ValueError, match=said):
             open_video(content)
-    with pytest.raises(ValueError, match=r"clip 1 cannot be read as a video|clip 1 is cut off"):
+    with pytest.raises(ValueError, match=r"clip 1 cannot be read as a clip|clip 1 is cut off"):
         open_video(path.read_bytes()[:-300], name="clip 1")
 
 

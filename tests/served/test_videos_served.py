@@ -252,9 +252,9 @@ def test_videos_that_are_too_much(tmp_path, monkeypatch):
     """Cut off, without frames, too long, too many bytes, or pixels: refused before the engine."""
     address = write(tmp_path / "a.mp4")
     content = (tmp_path / "a.mp4").read_bytes()
-    with pytest.raises(ValueError, match=r"the video (is cut off|cannot be read as a video)"):
+    with pytest.raises(ValueError, match=r"the video (is cut off|cannot be read as a clip)"):
         read(data_url(content[:-200], "video/mp4"))
-    with pytest.raises(ValueError, match="frames=65 of a video are not possible"):
+    with pytest.raises(ValueError, match="frames=65 of a clip are not possible"):
         read(address, 65)
     for owner, name, limit, said in (
         (videos, "MAX_SECONDS", 1, "the video is 0 minutes long, more than"),
