@@ -133,8 +133,8 @@ def _refuse(pixels):
         (None, "does not exist: check the path of the clip"),
         (b"", r"is empty \(0 bytes\)"),
         (b"GIF89a" + bytes(100), "is a GIF, whose frames are no clip: convert it"),
-        (b"#EXTM3U\nhttp://example.org/a.ts\n", "is not a clip, or its beginning is damaged"),
-        (bytes(500), "is not a clip, or its beginning is damaged"),
+        (b"#EXTM3U\nhttp://example.org/a.ts\n", "begins as no format of clips, or is damaged"),
+        (bytes(500), "begins as no format of clips, or is damaged"),
     ],
 )
 def test_what_is_no_video(tmp_path, content, said):

@@ -233,7 +233,7 @@ def test_a_video_of_a_request(both, tmp_path):
     ("address", "said"),
     [
         (data_url(b"GIF89a" + bytes(99), "video/mp4"), "the video is a GIF"),
-        (data_url(bytes(500), "video/mp4"), "the video is not a video"),
+        (data_url(bytes(500), "video/mp4"), "the video begins as no format of clips"),
         (data_url(b"", "video/mp4"), "the video is empty"),
         ("data:video/jpeg;base64,/9j/4A==,/9j/4A==", "the video is not valid base64"),
         ("data:video/mp4,abc", "data URL is not base64: send data:video/mp4;base64"),

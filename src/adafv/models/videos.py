@@ -140,7 +140,7 @@ def open_video(
     # PyAV would try whatever it knows, lists of addresses among it
     if not _begins_as_video(head):
         raise ValueError(
-            f"{name} is not a clip, or its beginning is damaged: pass an MP4, MOV, WebM, MKV, "
+            f"{name} begins as no format of clips, or is damaged: pass an MP4, MOV, WebM, MKV, "
             "AVI or MPEG file"
         )
     if importlib.util.find_spec("av") is None:
