@@ -11,9 +11,7 @@ pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 from checkpoints import FAMILIES, MARKER
 from engine import Engine, Library, Request, Said, engine
 from stock import logprobs
-from vllm import ModelRegistry
-from vllm.plugins import load_general_plugins
-from wide import as_served, save_wide
+from wide import as_served, register, save_wide
 
 from adafv.integrations.vllm import ARCHITECTURES, models
 
@@ -39,11 +37,7 @@ MODELS = [*NEW.items(), ("LlavaForConditionalGeneration", "pixtral")]
 def both(request, tmp_path_factory) -> Iterator[tuple[Engine, Library]]:
     """An engine, which reads prompts in chunks, and the library, of one checkpoint."""
     architecture, family = request.param
-    # a class that is registered is not looked at in a process of its own, which takes longer
-    load_general_plugins()
-    pruned = getattr(models, ARCHITECTURES[architecture].name)
-    ModelRegistry.register_model(architecture, pruned)
-
+    register(architecture)
     folder = tmp_path_factory.mktemp(family)
     MARKER[family] = save_wide(family, architecture, folder)
     library = Library(family, folder)

@@ -17,14 +17,12 @@ from engine import Engine, Library, Request, engine
 from server import data_url
 from stock import logprobs
 from test_architectures import APART, COLOR, KNIGHT, check, forget, kept, stock
-from vllm import ModelRegistry
-from vllm.plugins import load_general_plugins
-from wide import MODELS, save_wide
+from wide import MODELS, register, save_wide
 from zoo.base import show
 from zoo.videos import VIDEOS
 
 from adafv.families import FAMILIES as KNOWN
-from adafv.integrations.vllm import ARCHITECTURES, media, models
+from adafv.integrations.vllm import ARCHITECTURES, media
 from adafv.models import videos
 
 __all__ = ["kept"]  # a fixture
@@ -52,11 +50,7 @@ def save_with_videos(family: str, architecture: str, folder: Path) -> None:
 def both(request, tmp_path_factory) -> Iterator[tuple[Engine, Library]]:
     """An engine, which reads prompts in chunks, and the library, of one checkpoint."""
     architecture, family = request.param
-    # a class that is registered is not looked at in a process of its own, which takes longer
-    load_general_plugins()
-    pruned = getattr(models, ARCHITECTURES[architecture].name)
-    ModelRegistry.register_model(architecture, pruned)
-
+    register(architecture)
     folder = tmp_path_factory.mktemp(family)
     save_with_videos(family, architecture, folder)
     library = Library(family, folder)

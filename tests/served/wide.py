@@ -11,10 +11,13 @@ from checkpoints import CHAT
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Qwen2VLVideoProcessor, SmolVLMVideoProcessor
+from vllm import ModelRegistry
+from vllm.plugins import load_general_plugins
 from zoo.families import ZOO
 from zoo.shapes import pixtral
 
 from adafv.core.inputs import placeholders
+from adafv.integrations.vllm import ARCHITECTURES, models
 
 MODELS = ZOO | {"pixtral": pixtral}
 HEAD = 32  # the narrowest that there is on a CPU
@@ -142,3 +145,12 @@ def as_served(name: str, folder: Path) -> None:
     for file, words in AS_SERVED.get(name, {}).items():
         path = folder / file
         path.write_text(json.dumps(json.loads(path.read_text()) | words))
+
+
+def register(architecture: str) -> None:
+    """Register the pruned class of an architecture itself.
+
+    One that vLLM knows by its name alone is looked at in a process of its own, which takes longer.
+    """
+    load_general_plugins()
+    ModelRegistry.register_model(architecture, getattr(models, ARCHITECTURES[architecture].name))

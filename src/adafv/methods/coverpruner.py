@@ -9,6 +9,7 @@ from adafv.core.visual_tokens import VisualTokens
 from adafv.methods._greedy import GreedyPruner
 from adafv.ops.cosine import cosines
 from adafv.ops.coverage import Gains, coverage, on_grid
+from adafv.utils.checks import positive
 
 __all__ = ["CoverPruner"]
 
@@ -44,8 +45,7 @@ class CoverPruner(GreedyPruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature} is not positive: pass e.g. 0.02")
+        positive("temperature", self.temperature, 0.02)
 
     def gains(self, tokens: VisualTokens, count: int) -> Gains:
         """Yield what each token adds to the coverage of all tokens, pick after pick."""

@@ -10,6 +10,7 @@ from adafv.core.visual_tokens import VisualTokens
 from adafv.methods._greedy import GreedyPruner
 from adafv.ops.cosine import cosines, pairwise_cosines
 from adafv.ops.coverage import Gains, coverage
+from adafv.utils.checks import positive
 
 __all__ = ["MMTok"]
 
@@ -54,10 +55,8 @@ class MMTok(GreedyPruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in ("text_temperature", "visual_temperature"):
-            value = getattr(self, option)
-            if not value > 0:
-                raise ValueError(f"{option}={value} is not positive: pass e.g. 0.02")
+        positive("text_temperature", self.text_temperature, 0.02)
+        positive("visual_temperature", self.visual_temperature, 0.2)
         if not 0 <= self.weight < float("inf"):
             raise ValueError(
                 f"weight={self.weight} of the image's coverage is out of range: "

@@ -12,7 +12,7 @@ from adafv.core.signals import HIDDEN
 from adafv.core.visual_tokens import VisualTokens
 from adafv.ops.cosine import cosines
 from adafv.ops.coverage import on_grid
-from adafv.utils.checks import checked
+from adafv.utils.checks import checked, positive
 
 __all__ = ["StackTok"]
 
@@ -63,10 +63,6 @@ class StackTok(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in ("text_temperature", "visual_temperature"):
-            value = getattr(self, option)
-            if not value > 0:
-                raise ValueError(f"{option}={value} is not positive: pass e.g. 0.02")
         if not 0 <= self.beta_min <= self.beta_max <= 1:
             raise ValueError(
                 f"beta_min={self.beta_min}, beta_max={self.beta_max} are no bounds of a share: "
@@ -76,6 +72,8 @@ class StackTok(Pruner):
             raise ValueError(
                 f"swaps={self.swaps} is not a number of tokens: pass an integer of 0 or more"
             )
+        positive("text_temperature", self.text_temperature, 0.02)
+        positive("visual_temperature", self.visual_temperature, 0.2)
 
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         """Stack tokens one by one in each image, and refine what is kept by swaps."""

@@ -199,3 +199,9 @@ def one_of(name: str, value: object, *known: str) -> None:
     """Raise a `ValueError` unless an option has one of its known values."""
     if value not in known:
         raise ValueError(f"{name}={value!r} is unknown: pass one of {', '.join(map(repr, known))}")
+
+
+def positive(name: str, value: float, example: float) -> None:
+    """Raise a `ValueError` unless an option is above 0."""
+    if not value > 0:
+        raise ValueError(f"{name}={value} is not positive: pass e.g. {example}")

@@ -27,7 +27,7 @@ from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.encoder_ranks import encode_by_rank
 from adafv.integrations.vllm.failures import catches, fail_requests
 from adafv.integrations.vllm.meta_model import SHAPES, MetaModel
-from adafv.integrations.vllm.mrope_model import MRopeModel
+from adafv.integrations.vllm.mrope_model import Items, MRopeModel
 from adafv.integrations.vllm.options import FIELDS, PruneSpec, settings
 from adafv.integrations.vllm.processor import processor_factory
 from adafv.integrations.vllm.select import Kept, select
@@ -120,11 +120,7 @@ class PrunedModel:
         return super().load_weights(weights)  # type: ignore[misc]
 
     def embeddings(
-        self,
-        kept: list[Kept],
-        specs: Sequence[PruneSpec],
-        items: Sequence[MultiModalKwargsItem],
-        modality: str,
+        self, kept: list[Kept], specs: Sequence[PruneSpec], items: Items, modality: str
     ) -> list[Tensor]:
         """Return the embeddings (K, D) of each image or video.
 
@@ -139,7 +135,7 @@ class PrunedModel:
         """Return the embeddings of images or videos of which every token is kept."""
         return features
 
-    def _items(self, kwargs: dict[str, Any], modality: str) -> Sequence[MultiModalKwargsItem]:
+    def _items(self, kwargs: dict[str, Any], modality: str) -> Items:
         """Return the inputs of each image, of those of all together."""
         fields = self._processor._get_mm_fields_config(BatchFeature(kwargs), {})
         return MultiModalKwargsItems.from_hf_inputs(BatchFeature(kwargs), fields)[modality]
@@ -149,9 +145,7 @@ class PrunedModel:
         """Return the model's processor, which knows how inputs are shared out among images."""
         return MULTIMODAL_REGISTRY.create_processor(self.served_config)
 
-    def _encoded(
-        self, specs: Sequence[PruneSpec], items: Sequence[MultiModalKwargsItem], modality: str
-    ) -> list[Encoded]:
+    def _encoded(self, specs: Sequence[PruneSpec], items: Items, modality: str) -> list[Encoded]:
         """Return an encoding for each spec; each image is run through the tower once."""
         # which images have been encoded before, and which are new
         found: dict[str, Encoded] = {}
@@ -207,7 +201,7 @@ class PrunedModel:
         *crops, _, height, width = pixels.shape
         return math.prod(crops) * (height // patch_size) * (width // patch_size)
 
-    def _encode(self, items: Sequence[MultiModalKwargsItem], modality: str) -> list[Encoded]:
+    def _encode(self, items: Items, modality: str) -> list[Encoded]:
         """Encode images, each of them on one of the ranks where each has the whole tower."""
         if self.by_rank:
             sizes = [self._patches(item.get_data()) for item in items]
@@ -225,7 +219,7 @@ class PrunedModel:
             encoded.append(Encoded(tokens, pooled, layout))
         return encoded
 
-    def _observed(self, items: Sequence[MultiModalKwargsItem]) -> list[tuple[Tensor, Tensor]]:
+    def _observed(self, items: Items) -> list[tuple[Tensor, Tensor]]:
         """Run images through the tower, and observe what each patch is worth to it.
 
         Returns:
@@ -259,7 +253,7 @@ class PrunedModel:
         return self.get_language_model().embed_input_ids(text_ids)
 
 
-def _together(items: Sequence[MultiModalKwargsItem]) -> dict[str, Any]:
+def _together(items: Items) -> dict[str, Any]:
     """Return the inputs of images as those of all of them."""
     return dict(MultiModalKwargsItems({"image": list(items)}).get_data())
 

@@ -22,7 +22,10 @@ from adafv.integrations.vllm.options import FIELDS, PruneSpec
 from adafv.integrations.vllm.select import Kept
 from adafv.integrations.vllm.structure import dense_run
 
-__all__ = ["MRopeModel"]
+__all__ = ["Items", "MRopeModel"]
+
+Items = Sequence[MultiModalKwargsItem]
+"""Inputs of each image, or of each video."""
 
 
 class MRopeModel:
@@ -51,11 +54,7 @@ class MRopeModel:
         self.register_buffer("coordinates", coordinates, persistent=False)
 
     def embeddings(
-        self,
-        kept: list[Kept],
-        specs: Sequence[PruneSpec],
-        items: Sequence[MultiModalKwargsItem],
-        modality: str,
+        self, kept: list[Kept], specs: Sequence[PruneSpec], items: Items, modality: str
     ) -> list[Tensor]:
         """Return the embeddings (K, D + 6) of each image, with coordinates among them."""
         embeddings = []
