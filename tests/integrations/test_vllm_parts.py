@@ -16,7 +16,8 @@ from adafv.families.crop_layout import join, raster
 from adafv.integrations.vllm import mrope
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.meta_model import MetaModel
-from adafv.integrations.vllm.options import PruneSpec, VLLMOptions, check_cost, settings
+from adafv.integrations.vllm.options import VLLMOptions, check_cost, settings
+from adafv.integrations.vllm.prune_spec import PruneSpec
 from adafv.integrations.vllm.select import select
 from adafv.integrations.vllm.structure import between, with_structure
 

@@ -18,7 +18,7 @@ from engine import Engine, Library, Request, Said, engine
 from stock import logprobs
 
 from adafv.integrations.vllm import models
-from adafv.integrations.vllm.options import PruneSpec
+from adafv.integrations.vllm.prune_spec import PruneSpec
 
 TWO = ("llava_next", "qwen2_5_vl")
 """One family of each kind of positions, where all four would say the same."""

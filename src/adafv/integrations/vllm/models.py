@@ -28,8 +28,9 @@ from adafv.integrations.vllm.encoder_ranks import encode_by_rank
 from adafv.integrations.vllm.failures import catches, fail_requests
 from adafv.integrations.vllm.meta_model import SHAPES, MetaModel
 from adafv.integrations.vllm.mrope_model import Items, MRopeModel
-from adafv.integrations.vllm.options import FIELDS, PruneSpec, settings
+from adafv.integrations.vllm.options import settings
 from adafv.integrations.vllm.processor import processor_factory
+from adafv.integrations.vllm.prune_spec import FIELDS, PruneSpec
 from adafv.integrations.vllm.select import Kept, select
 from adafv.integrations.vllm.vision_attention import last_attention, watch
 
@@ -41,7 +42,7 @@ CACHE_MB = 512  # of encoded images, where the server says nothing
 class PrunedModel:
     """A mixin before a model of vLLM: encodes each image once, then keeps what its spec says.
 
-    An image comes with a spec (`adafv.integrations.vllm.options.PruneSpec`). Encodings are kept
+    An image comes with a spec (`adafv.integrations.vllm.prune_spec.PruneSpec`). Encodings are kept
     under the image's own hash (`adafv_cache_mb`, 512 by default), so that another question about
     it costs a selection.
 

@@ -18,7 +18,7 @@ from adafv.integrations.vllm.mrope import (
     pruned_positions,
     with_coordinates,
 )
-from adafv.integrations.vllm.options import FIELDS, PruneSpec
+from adafv.integrations.vllm.prune_spec import FIELDS, PruneSpec
 from adafv.integrations.vllm.select import Kept
 from adafv.integrations.vllm.structure import dense_run
 

@@ -20,14 +20,12 @@ from adafv.integrations.vllm.architectures import Architecture
 from adafv.integrations.vllm.meta_model import NAMES, MetaModel
 from adafv.integrations.vllm.options import (
     ALL,
-    FIELD,
-    FIELDS,
-    PruneSpec,
     VLLMOptions,
     check_cost,
     pruner_of,
     settings,
 )
+from adafv.integrations.vllm.prune_spec import FIELD, FIELDS, PruneSpec
 from adafv.integrations.vllm.structure import between
 from adafv.models.boilerplate import boilerplate
 

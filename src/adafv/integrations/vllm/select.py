@@ -15,7 +15,7 @@ from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
 from adafv.integrations.vllm.encoder_cache import Encoded
 from adafv.integrations.vllm.failures import FAILED
-from adafv.integrations.vllm.options import PruneSpec
+from adafv.integrations.vllm.prune_spec import PruneSpec
 from adafv.integrations.vllm.structure import run_positions, with_structure
 
 __all__ = ["Kept", "select"]
