@@ -13,7 +13,7 @@ from adafv.batch import hf
 from adafv.batch.hf import HuggingFace
 from adafv.batch.job import Batch
 from adafv.batch.jsonl import read_lines
-from adafv.batch.vllm import VLLMEngine
+from adafv.batch.ray import RayEngine
 from adafv.evaluation.own import read_images
 from adafv.models.images import open_image
 from adafv.models.videos import Video
@@ -96,13 +96,13 @@ def test_paths_are_relative_to_the_questions(tmp_path):
 
 
 def test_what_answers_no_videos(tmp_path):
-    """An engine of vLLM says so of the line; `adafv eval` and `adafv tune` of the file."""
+    """Ray's engine says so of the line; `adafv eval` and `adafv tune` of the file."""
     source = write(tmp_path, {"video": "a.mp4", "answer": "red"})
     plan = Batch(source=source, out=tmp_path / "out.jsonl", pruner=AdaFV(keep=0.3))
     (request,) = plan._read[0]
-    engine = object.__new__(VLLMEngine)
+    engine = object.__new__(RayEngine)
     known: dict = {}
     assert not list(plan._requests(engine, [request], known, lambda line: plan.pruner))
-    assert "answer no clips: pass --engine hf" in known[1]["error"]
+    assert "answers no clips: pass --engine vllm, or hf" in known[1]["error"]
     with pytest.raises(ValueError, match="a clip is not measured yet"):
         read_images(source)

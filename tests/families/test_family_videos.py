@@ -37,6 +37,7 @@ def test_every_family_that_prunes_clips_is_tried():
     assert {*PRUNES, *FRAMES_ARE_IMAGES} == {*VIDEOS}
 
 
+@pytest.mark.proves("clips")
 @torch.no_grad()
 def test_identity_and_budget(name):
     """keep=1.0 changes no logit, bit for bit; less keeps exactly the budget of the clip, which is
@@ -61,6 +62,7 @@ def test_identity_and_budget(name):
     assert attached[0, -2:].tolist() == out[0, -2:].tolist()
 
 
+@pytest.mark.proves("clips")
 @torch.no_grad()
 def test_methods_that_compare_frames(name):
     """They find frames, rows and columns in every family, and keep exactly their budget."""
@@ -76,6 +78,7 @@ def test_methods_that_compare_frames(name):
         assert len(kept.unique()) == grid.shape[1] + 1, method_name
 
 
+@pytest.mark.proves("clips")
 def test_asking_again_is_asking_anew(name):
     """The vision tower runs once for two questions about a clip."""
     model, inputs, other = tiny(name).model, moving(name), moving(name, OTHER)
@@ -89,6 +92,7 @@ def test_asking_again_is_asking_anew(name):
         torch.testing.assert_close(model(**short).logits, model(**anew).logits)
 
 
+@pytest.mark.proves("clips")
 @torch.no_grad()
 def test_a_token_is_made_of_the_patches_its_layout_names(name):
     """Disturb one patch of the last frame behind the tower's last layer that features are taken

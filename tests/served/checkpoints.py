@@ -44,7 +44,8 @@ TOWER = {"image_size": 48, "patch_size": 8}
 BACKBONE = {"hidden_size": 128, "intermediate_size": 96, "max_position_embeddings": 4096}
 CHAT = (
     "{% for m in messages %}{{ m['role'].upper() }} : {% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}MARKER {% else %}{{ c['text'] }} {% endif %}{% endfor %}"
+    "{% if c['type'] == 'image' %}MARKER {% elif c['type'] == 'video' %}CLIP "
+    "{% else %}{{ c['text'] }} {% endif %}{% endfor %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT :{% endif %}"
 )
@@ -52,6 +53,11 @@ MARKER = {name: "<image>" for name in FAMILIES} | {
     "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>"
 }
 VIDEO_MARKER = {name: one.placeholder for name, one in VIDEOS.items()}
+
+
+def chat_template(family: str, marker: str) -> str:
+    """A template of chats, with what stands for an image and for a clip."""
+    return CHAT.replace("MARKER", marker).replace("CLIP", VIDEO_MARKER.get(family, ""))
 
 
 def save(family: str, folder: Path) -> Path:
@@ -63,7 +69,7 @@ def save(family: str, folder: Path) -> Path:
     for token in placeholders(model.config).values():
         model.get_output_embeddings().weight.data[token] = 0
     model.save_pretrained(folder)
-    processor.chat_template = CHAT.replace("MARKER", MARKER[family])
+    processor.chat_template = chat_template(family, MARKER[family])
     processor.save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
     hub = {

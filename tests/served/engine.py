@@ -81,6 +81,7 @@ class Library:
 
     def __init__(self, family: str, folder: Path) -> None:
         self.family = family
+        self.folder = folder
         self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
         self.processor = AutoProcessor.from_pretrained(folder)
 

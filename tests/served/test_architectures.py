@@ -1,19 +1,32 @@
 """Every architecture in the table is proven: kept indices and greedy answers are the library's."""
 
+import importlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
-from checkpoints import FAMILIES, MARKER
-from engine import Engine, Library, Request, Said, engine
+from checkpoints import FAMILIES, MARKER, save
+from engine import Engine, Library, Request, Said, engine, picture
 from stock import logprobs
-from wide import as_served, register, save_wide
+from test_videos_served import read, write
+from wide import MODELS, STATELESS, as_served, register, save_wide
+from zoo.videos import VIDEOS
 
+from adafv import AdaFV
+from adafv.batch.hf import HuggingFace
+from adafv.batch.job import Batch
+from adafv.batch.vllm import VLLMEngine
+from adafv.families import FAMILIES as KNOWN
 from adafv.integrations.vllm import ARCHITECTURES, models
+from adafv.models import videos
 
 COLOR, KNIGHT = "what color is the anchor ?", "is there a knight"
 APART = " and what color is the anchor there with the one of "
@@ -27,23 +40,62 @@ SEVERAL = [
     Request(COLOR, keep=1.0),
     Request(COLOR, ()),
 ]
-NEW = {name: one.family for name, one in ARCHITECTURES.items() if one.family not in FAMILIES}
-OPTIONS = {"lfm2_vl": {"compilation_config": {"custom_ops": ["-rotary_embedding"]}}}
-"""Of an engine: on a CPU that kernel leaves out some tokens of this language model."""
-MODELS = [*NEW.items(), ("LlavaForConditionalGeneration", "pixtral")]
+CLIPS = [(name, one.family) for name, one in ARCHITECTURES.items() if one.videos]
+IMAGES = [
+    (name, one.family)
+    for name, one in ARCHITECTURES.items()
+    if not one.videos and one.family not in FAMILIES
+]
+ALL = [*CLIPS, *IMAGES, ("LlavaForConditionalGeneration", "pixtral")]
+"""With those that read clips in front: at the same place in both lists, a model has one engine."""
+OPTIONS = {
+    # on a CPU that kernel leaves out some tokens of this language model
+    "lfm2_vl": {"compilation_config": {"custom_ops": ["-rotary_embedding"]}},
+    # vLLM keeps states with prefixes, of which the tiny models have none
+    **dict.fromkeys(STATELESS, {"enable_prefix_caching": False}),
+}
+"""Of engines."""
+TIMES = ("<0.2", "<1.2", "<2.2", "seconds>", "0", "1", "2", "3")
+"""What stands between frames, in the vocabulary, so that a wrong one is noticed."""
+
+of_clips = pytest.mark.parametrize("both", CLIPS, ids="-".join, indirect=True)
 
 
-@pytest.fixture(scope="module", params=MODELS, ids="-".join)
+def save_tiny(family: str, architecture: str, folder: Path) -> None:
+    """Save a tiny checkpoint, with its family's processor of videos where they are pruned."""
+    if family in FAMILIES:
+        save(family, folder)
+        return
+    if not ARCHITECTURES[architecture].videos:
+        MARKER[family] = save_wide(family, architecture, folder)
+        return
+    prepared = VIDEOS[family]
+    module = f"transformers.models.{prepared.module}.video_processing_{prepared.module}"
+    # vLLM normalizes clips as images; on the hub both are normalized alike
+    images = MODELS[family]().processor.image_processor
+    alike = {"image_mean": images.image_mean, "image_std": images.image_std}
+    prepare = getattr(importlib.import_module(module), prepared.kind)
+    prepared_alike = prepare(**prepared.options | alike)
+    MARKER[family] = save_wide(family, architecture, folder, TIMES, prepared_alike)
+
+
+@pytest.fixture(scope="module", params=ALL, ids="-".join)
 def both(request, tmp_path_factory) -> Iterator[tuple[Engine, Library]]:
     """An engine, which reads prompts in chunks, and the library, of one checkpoint."""
     architecture, family = request.param
     register(architecture)
     folder = tmp_path_factory.mktemp(family)
-    MARKER[family] = save_wide(family, architecture, folder)
+    save_tiny(family, architecture, folder)
     library = Library(family, folder)
     as_served(family, folder)
     options = OPTIONS.get(family, {})
+    # two clips in a prompt, or one where images have the same placeholder, or none
+    clips = 0
+    if ARCHITECTURES[architecture].videos:
+        clips = 1 if KNOWN[family].video_as_images else 2
+        options = options | {"limit_mm_per_prompt": {"image": 4, "video": clips}}
     with engine(family, folder, long_prefill_token_threshold=24, **options) as made:
+        made.clips = clips
         yield made, library
 
 
@@ -136,4 +188,184 @@ def test_the_prefix_cache(both):
     check(made.say(asked), library, [asked])
     [again] = made.say(asked)
     check([again, *made.say(other)], library, [asked, other])
-    assert again.cached >= 32
+    assert again.cached >= 32 or made.family in STATELESS
+
+
+def readable(made: Engine, *asked: Request) -> list[Request]:
+    """Return the questions that a model takes: GLM reads one clip, and no image beside it."""
+    return [one for one in asked if len(one.clips) + bool(one.images) <= made.clips]
+
+
+@of_clips
+def test_clips_one_by_one(both, kept):
+    """Exactly the library's indices: a clip, two of them, and an image beside one."""
+    made, library = both
+    for asked in readable(
+        made,
+        Request(KNIGHT, (), clips=(1,)),
+        Request(COLOR, (), keep=0.2, between=APART, clips=(3, 4)),
+        Request(KNIGHT, (5,), keep=0.4, between=APART, clips=(6,)),
+    ):
+        kept.clear()
+        expected = check(made.say(asked), library, [asked])
+        assert sorted(kept.values()) == sorted(expected)
+
+
+@of_clips
+def test_clips_in_a_batch(both, kept):
+    """Clips of several lengths and beside images, mixed budgets and methods, whole ones and text;
+    then once more, from the caches.
+    """
+    made, library = both
+    asked = readable(
+        made,
+        Request(COLOR, (), clips=(0,)),
+        Request(KNIGHT, (), keep=0.6, clips=(0,)),
+        Request(COLOR, (), keep=0.1, clips=(2,)),
+        Request(KNIGHT, (), clips=(1,), method="fastervlm"),
+        Request(COLOR, (), keep=0.5, clips=(0, 1), between=APART, method="adafv+"),
+        Request(KNIGHT, (0,), clips=(1,), between=APART),
+        Request(COLOR, (), keep=1.0, clips=(2,)),
+        Request(COLOR, (), keep=1.0, clips=(1,)),
+        Request(COLOR, (0, 1), between=APART),
+        Request(COLOR, ()),
+    )
+    said = made.say(*asked)
+    check(said, library, asked)
+    assert kept
+    again = made.say(*asked)
+    assert [(one.ids, one.length) for one in again] == [(one.ids, one.length) for one in said]
+
+
+@of_clips
+def test_a_clip_that_stands_still(both, kept):
+    """What repeats the frame before is not chosen while there is anything else; on vLLM it counts
+    for the budget, since the prompt is written before a tower has seen the frames.
+    """
+    made, library = both
+    asked = Request(COLOR, (), keep=0.2, clips=(100,))
+    [said] = made.say(asked)
+    [chosen] = kept.values()
+    expected = library.says(asked, tokens=len(chosen))
+    assert (said.ids, said.length) == (expected.ids, expected.length)
+    assert [chosen] == expected.kept
+
+    # there are fewer others than tokens to keep
+    kept.clear()
+    made.say(Request(COLOR, (), keep=0.9, clips=(100,)))
+    [chosen] = kept.values()
+    assert chosen == list(range(len(chosen)))
+
+
+@of_clips
+def test_clips_whole_are_stock_vllm(both):
+    """Bit for bit: tokens and logprobs, with a budget of 1 and with none at all."""
+    made, _ = both
+    asked = [Request(COLOR, (), keep=1.0, clips=(7,))]
+    asked += readable(made, Request(KNIGHT, (9,), keep=1.0, clips=(8,)))
+    with stock(made):
+        assert not hasattr(made.model, "_encoded")
+        expected = logprobs(made, plain=True, asked=asked)
+    assert logprobs(made, plain=True, asked=asked) == expected
+    forget(made)
+    assert logprobs(made, plain=False, asked=asked) == expected
+
+
+@of_clips
+def test_clips_in_the_prefix_cache(both):
+    """Whole blocks of a prompt are read from the cache, those of its clip too, and right; another
+    question or another budget is another clip.
+    """
+    made, library = both
+    asked = Request(COLOR, (), keep=0.9, clips=(11,))
+    others = [Request(f"{COLOR} {KNIGHT}", (), keep=0.9, clips=(11,))]
+    others += [Request(COLOR, (), keep=0.8, clips=(11,))]
+    check(made.say(asked), library, [asked])
+    [again] = made.say(asked)
+    check([again, *made.say(*others)], library, [asked, *others])
+    assert again.cached >= 32 or made.family in STATELESS
+
+
+@of_clips
+def test_clips_that_are_refused(both, monkeypatch):
+    """In one sentence, and the engine goes on."""
+    made, library = both
+    if made.clips == 1:
+        with pytest.raises(ValueError, match="one placeholder for both images and videos"):
+            made.say(Request(COLOR, (0,), clips=(0,)))
+    processor = made.llm.llm_engine.renderer.mm_processor
+    asked = Request(COLOR, (), clips=(0,))
+
+    monkeypatch.setattr(processor, "architecture", replace(processor.architecture, videos=False))
+    with pytest.raises(ValueError, match="videos are not pruned on vLLM: pass adafv_keep=1"):
+        made.say(asked)
+    monkeypatch.undo()
+
+    # more tokens than memory was measured with
+    forget(made)
+    monkeypatch.setattr(processor, "largest", 20)
+    with pytest.raises(ValueError, match="more than the 20 for which memory is measured"):
+        made.say(asked)
+    monkeypatch.undo()
+    assert processor.largest <= 1024
+    check(made.say(asked), library, [asked])
+
+
+def test_the_processor_that_a_server_asks_for(both):
+    """`adafv serve` wants Pillow for images, which transformers has no processor of videos for."""
+    made, _ = both
+    info = made.llm.llm_engine.renderer.mm_processor.info
+    processor = info.get_hf_processor(backend="pil")
+    # not every model has one of its images with Pillow
+    if made.clips:
+        assert type(processor.image_processor).__name__.endswith("Pil")
+        assert type(processor.video_processor) is type(info.get_hf_processor().video_processor)
+
+
+@of_clips
+def test_a_video_of_a_request(both, tmp_path):
+    """Its frames are the library's, spread evenly, with their times."""
+    made, library = both
+    address = write(tmp_path / "a.mp4")
+    expected = videos.open_video(tmp_path / "a.mp4", 4)
+    (frames, metadata) = read(address).media
+    np.testing.assert_array_equal(frames, expected.frames)
+    assert metadata.items() >= expected.metadata.items()
+
+    asked = Request(COLOR, (), clips=(0,))
+    request = made.request(asked) | {"multi_modal_data": {"video": [read(address)]}}
+    [said] = made.answer([request])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.clip", lambda number: expected)
+        check([said], library, [asked])
+
+
+@of_clips
+def test_a_batch_of_clips(both, tmp_path, monkeypatch):
+    """`adafv batch` answers, and counts what was read of each, as with transformers."""
+    made, library = both
+    # vLLM ends an answer with it, whatever the model's configuration says
+    ends = library.processor.tokenizer.eos_token_id
+    monkeypatch.setattr(library.model.generation_config, "eos_token_id", ends)
+    write(tmp_path / "a.mp4")
+    picture(0).save(tmp_path / "b.png")
+    (tmp_path / "none.mp4").write_bytes(b"")
+    lines = [
+        {"video": "a.mp4", "question": COLOR},
+        {"video": "a.mp4", "question": KNIGHT, "keep": 1, "frames": 4},
+        {"video": "a.mp4", "question": KNIGHT, "method": "fastervlm"},
+        {"image": "b.png", "question": COLOR},
+        {"video": "none.mp4", "question": COLOR},
+    ]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    on_vllm = VLLMEngine(str(library.folder), "float32")
+    vars(on_vllm)["_llm"] = made.llm  # started already
+    found = []
+    for engine_of in (HuggingFace(library.model, library.processor, "tiny"), on_vllm):
+        out = tmp_path / f"{type(engine_of).__name__}.jsonl"
+        Batch(source=source, out=out, pruner=AdaFV(keep=0.3), max_new_tokens=6).run(engine_of)
+        found.append([json.loads(line) for line in out.read_text().splitlines()])
+    assert found[0] == found[1]
+    assert "is empty" in found[1][-1]["error"]

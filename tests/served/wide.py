@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoints import CHAT
+from checkpoints import chat_template
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Qwen2VLVideoProcessor, SmolVLMVideoProcessor
@@ -49,6 +49,8 @@ AS_ON_THE_HUB: dict[str, dict[str, Any]] = {
     "llama4": {"num_experts_per_tok": 1},
 }
 """What language models of the hub say, and vLLM does not do without."""
+STATELESS = {name: {"layer_types": ["full_attention"] * 3} for name in ("qwen3_5", "qwen3_5_moe")}
+"""Attention in place of layers with a state, which vLLM runs on a CPU in bfloat16 alone."""
 AS_SERVED: dict[str, dict[str, Any]] = {
     "lighton_ocr": {
         "config.json": {"model_type": "mistral3"},
@@ -102,7 +104,7 @@ def save_wide(
     if videos is None:
         videos = SmolVLMVideoProcessor() if name == "smolvlm" else Qwen2VLVideoProcessor()
     videos.save_pretrained(folder)
-    processor.chat_template = CHAT.replace("MARKER", found.marker)
+    processor.chat_template = chat_template(name, found.marker)
     processor.save_pretrained(folder)
     return found.marker
 
@@ -129,7 +131,7 @@ def _widen(config: Any) -> None:
     if "mrope_section" in rope:
         rope["mrope_section"] = [times * n for n in rope["mrope_section"]]
 
-    for name, value in AS_ON_THE_HUB.get(config.model_type, {}).items():
+    for name, value in (AS_ON_THE_HUB | STATELESS).get(config.model_type, {}).items():
         setattr(text, name, value)
     for part, names in ((config, OUTER), (config.vision_config, OF_TOWER)):
         for one in names:

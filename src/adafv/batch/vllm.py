@@ -10,12 +10,14 @@ from multiprocessing import connection
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 
 from adafv.batch.engine import EngineError, Request, Response, failed
 from adafv.batch.vllm_requests import Requests, engine_options, fingerprint, needs, prepare
 from adafv.core.pruner import Pruner
 from adafv.models.images import open_image
 from adafv.models.load import dtype_of, sentence
+from adafv.models.videos import FRAMES, Video, open_video
 
 __all__ = ["VLLMEngine"]
 
@@ -35,7 +37,7 @@ class VLLMEngine:
     """
 
     batch_size: ClassVar[int] = 256
-    reads_videos: ClassVar[bool] = False
+    reads_videos: ClassVar[bool] = True
 
     def __init__(self, model: str | None = None, dtype: str | None = None, **options: Any) -> None:
         needs("vllm", "vllm")
@@ -46,7 +48,7 @@ class VLLMEngine:
         self.processor = self.requests.processor
         self.device = current_platform.device_type
         self.dtype = str(dtype_of(dtype, torch.device(self.device))).removeprefix("torch.")
-        self.options = engine_options(self.device) | options
+        self.options = engine_options(self.device, self.requests.reads_videos) | options
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -105,16 +107,26 @@ class VLLMEngine:
         """Hand a request to vLLM.
 
         Returns:
-            By vLLM's id of it: its number, and the visual tokens of its image.
+            By vLLM's id of it: its number, and the visual tokens of its image or video.
         """
         from vllm import SamplingParams
         from vllm.v1.engine.exceptions import EngineDeadError
 
         # opened here: a broken image is its own question's error
-        image = open_image(request.image)
+        shown: Image.Image | Video
+        data: dict[str, Any]
+        if request.video:
+            self.requests.check_video()
+            frames = FRAMES if request.frames is None else request.frames
+            shown = open_video(request.video, frames)
+            # they are sampled already
+            data = {"video": [(shown.frames, shown.metadata | {"do_sample_frames": False})]}
+        else:
+            shown = open_image(request.image)
+            data = {"image": shown}
         prompt = {
-            "prompt_token_ids": self.requests.prompt(request.question),
-            "multi_modal_data": {"image": image},
+            "prompt_token_ids": self.requests.prompt(request.question, bool(request.video)),
+            "multi_modal_data": data,
             "mm_processor_kwargs": self.requests.options(request.pruner),
         }
         params = SamplingParams(**self.requests.sampling(max_new_tokens))
@@ -123,7 +135,7 @@ class VLLMEngine:
         except EngineDeadError as error:
             raise _death(error) from error
         # outputs have a request's id without what makes it unique
-        return {name.partition("-")[0]: (request.number, self.requests.visual_tokens(image))}
+        return {name.partition("-")[0]: (request.number, self.requests.visual_tokens(shown))}
 
     def _step(self) -> list[Any]:
         """Return what one step of the engine has finished."""

@@ -17,11 +17,13 @@ from adafv.batch.engine import Response
 from adafv.core.inputs import placeholders
 from adafv.core.pruner import Pruner
 from adafv.integrations.vllm import ARCHITECTURES, FOLLOWS
+from adafv.integrations.vllm.architectures import Architecture
 from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.options import ALL, VLLMOptions
 from adafv.models.load import from_files, source_of
 from adafv.models.processors import processor_class
 from adafv.models.prompting import prompt_for, tokenizer_options
+from adafv.models.videos import Video
 from adafv.utils.checks import checked
 
 __all__ = ["Requests", "engine_options", "fingerprint", "needs", "prepare"]
@@ -62,11 +64,10 @@ class Requests:
 
     def check(self, pruner: Pruner) -> None:
         """Raise a `ValueError` if the model or the method is not pruned on vLLM."""
-        # vLLM chooses its model by the first
-        architecture = next(iter(self.config.architectures or ()), None)
-        if architecture not in ARCHITECTURES:
+        if self._architecture is None:
+            names = ", ".join(self.config.architectures or [type(self.config).__name__])
             raise ValueError(
-                f"{architecture} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: "
+                f"{names} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: "
                 "pass --engine hf"
             )
         try:
@@ -74,11 +75,16 @@ class Requests:
         except ValueError as error:
             raise ValueError(f"{error}: pass --engine hf, or another method") from None
 
-    def prompt(self, question: str) -> list[int]:
-        """Return the ids of a prompt, with one placeholder for the image."""
+    @property
+    def reads_videos(self) -> bool:
+        """Return whether clips are pruned in this model."""
+        return self._architecture is not None and self._architecture.videos
+
+    def prompt(self, question: str, video: bool = False) -> list[int]:
+        """Return the ids of a prompt, with one placeholder for the image, or for the video."""
         tools: Any = self.processor
         # the same text and tokens as transformers' engine has; vLLM repeats the placeholder
-        text = prompt_for(self.processor, question)
+        text = prompt_for(self.processor, question, video=video)
         special = tokenizer_options(self.processor, text)["add_special_tokens"]
         return tools.tokenizer(text, add_special_tokens=special)["input_ids"]
 
@@ -94,9 +100,20 @@ class Requests:
             "repetition_penalty": self._repetition_penalty,
         }
 
-    def visual_tokens(self, image: Image.Image) -> int:
-        """Return N of an image: its patches, newlines not counted."""
+    def check_video(self) -> None:
+        """Raise a `ValueError` if clips are not pruned in this model."""
+        if not self.reads_videos:
+            titles = ", ".join(one.title for one in ARCHITECTURES.values() if one.videos)
+            raise ValueError(f"clips are pruned on vLLM in {titles} alone: pass --engine hf")
+
+    def visual_tokens(self, image: Image.Image | Video) -> int:
+        """Return N of an image or a video: its patches, newlines not counted."""
         tools: Any = self.processor
+        if isinstance(image, Video):
+            counts = tools._get_num_multimodal_tokens(video_sizes=[image.frames.shape[:3]])
+            [count] = counts["num_video_tokens"]
+            # LLaVA-OneVision puts one newline behind a video
+            return count - hasattr(self.config, "image_grid_pinpoints")
         width, height = image.size
         sizes = tools._get_num_multimodal_tokens(image_sizes=[(height, width)])
         [count] = sizes["num_image_tokens"]
@@ -109,7 +126,7 @@ class Requests:
     def response(self, text: str, prompt: Sequence[int], visual_tokens: int) -> Response:
         """Return the response, from what was read and written."""
         # an unpruned image has placeholders for its newlines too, which are no visual tokens
-        read = list(prompt).count(self._placeholder)
+        read = sum(token in self._placeholders for token in prompt)
         return {
             "answer": text.strip(),
             "visual_tokens": visual_tokens,
@@ -121,8 +138,13 @@ class Requests:
         return MetaModel(self.config)
 
     @cached_property
-    def _placeholder(self) -> int:
-        return placeholders(self.config)["image"]
+    def _architecture(self) -> Architecture | None:
+        # vLLM chooses its model by the first
+        return ARCHITECTURES.get(next(iter(self.config.architectures or ()), ""))
+
+    @cached_property
+    def _placeholders(self) -> frozenset[int]:
+        return frozenset(placeholders(self.config).values())
 
     @cached_property
     def _repetition_penalty(self) -> float:
@@ -134,14 +156,14 @@ class Requests:
             return 1.0
 
 
-def engine_options(device: str) -> dict[str, Any]:
-    """Return engine arguments of vLLM for a device."""
+def engine_options(device: str, videos: bool = False) -> dict[str, Any]:
+    """Return engine arguments of vLLM for a device; with `videos` it reads them, too."""
     return {
         # images are prepared as everywhere in this library
         # and whoever runs the engine is whoever asks it
         "mm_processor_kwargs": {"backend": "pil", "adafv_methods": ALL},
         # what memory is measured with
-        "limit_mm_per_prompt": {"image": 1},
+        "limit_mm_per_prompt": {"image": 1} | ({"video": 1} if videos else {}),
         # on a CPU compiling takes longer than it saves
         "enforce_eager": device == "cpu",
         "disable_log_stats": True,

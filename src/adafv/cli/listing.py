@@ -29,6 +29,7 @@ PROVEN = {
         "layers",
         "methods that prune between the layers of the language model work, or say why not",
     ),
+    "clips": ("clips", "a clip keeps its budget over its frames, and keep=1 changes no logit"),
     "m-rope": ("M-RoPE", "kept tokens have the rows and columns of the dense prompt"),
 }
 

@@ -3,13 +3,22 @@
 from functools import cache
 from typing import Any, ClassVar
 
-from transformers import AutoProcessor, AutoVideoProcessor, PreTrainedConfig, ProcessorMixin
+from transformers import (
+    AutoProcessor,
+    AutoVideoProcessor,
+    Glm46VProcessor,
+    PreTrainedConfig,
+    ProcessorMixin,
+)
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import is_torchvision_available
 
 from adafv.utils.checks import checked
 
 __all__ = ["check_reads_videos", "images_only", "processor_class", "with_videos"]
+
+UNMAPPED = {"glm_ocr": Glm46VProcessor}
+"""Processors that checkpoints name, by `model_type`, where transformers knows none of the type."""
 
 
 @checked
@@ -20,7 +29,7 @@ def processor_class(config: PreTrainedConfig) -> Any:
     missing that for images alone.
     """
     # None for a family without a processor
-    cls: Any = PROCESSOR_MAPPING.get(type(config), None)
+    cls: Any = PROCESSOR_MAPPING.get(type(config), UNMAPPED.get(config.model_type))
     with_video = (
         isinstance(cls, type)
         and issubclass(cls, ProcessorMixin)

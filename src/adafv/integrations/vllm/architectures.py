@@ -114,6 +114,26 @@ ARCHITECTURES: dict[str, Architecture] = {
         model="Qwen3VLMoeForConditionalGeneration",
         family="qwen3_vl_moe",
         mrope=True,
+        videos=True,
+    ),
+    "Qwen3_5ForConditionalGeneration": Architecture(
+        name="PrunedQwen3_5",
+        title="Qwen3.5",
+        module="qwen3_5",
+        model="Qwen3_5ForConditionalGeneration",
+        family="qwen3_5",
+        about="some of its layers carry a state in place of attention",
+        mrope=True,
+        videos=True,
+    ),
+    "Qwen3_5MoeForConditionalGeneration": Architecture(
+        name="PrunedQwen3_5Moe",
+        title="Qwen3.5-MoE",
+        module="qwen3_5",
+        model="Qwen3_5MoeForConditionalGeneration",
+        family="qwen3_5_moe",
+        mrope=True,
+        videos=True,
     ),
     "Gemma3ForConditionalGeneration": Architecture(
         name="PrunedGemma3",
@@ -189,6 +209,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         model="Glm4vMoeForConditionalGeneration",
         family="glm4v_moe",
         mrope=True,
+        videos=True,
     ),
     "GlmOcrForConditionalGeneration": Architecture(
         name="PrunedGlmOcr",
@@ -223,6 +244,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         model="Exaone4_5_ForConditionalGeneration",
         family="exaone4_5",
         normalizes=True,
+        videos=True,
     ),
 }
 """By the architecture in a model's configuration; each is proven against the library."""

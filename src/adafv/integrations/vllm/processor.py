@@ -193,7 +193,9 @@ class Pruned(BaseMultiModalProcessor):
     def largest(self) -> int:
         """Return the most visual tokens of an item with which vLLM measures its memory."""
         counts = dict.fromkeys(self.architecture.modalities, 1)
-        return max(get_mm_max_toks_per_item(self, counts, cache=None).values())
+        most = max(get_mm_max_toks_per_item(self, counts, cache=None).values())
+        # GLM names more for a clip than the one that is measured has, which fits into a prompt
+        return min(most, self.info.ctx.model_config.max_model_len)
 
     @cached_property
     def marker(self) -> int:
