@@ -52,7 +52,7 @@ OPTIONS = {
     # on a CPU that kernel leaves out some tokens of this language model
     "lfm2_vl": {"compilation_config": {"custom_ops": ["-rotary_embedding"]}},
     # vLLM keeps states with prefixes, of which the tiny models have none
-    **dict.fromkeys(STATELESS, {"enable_prefix_caching": False}),
+    **{name: {"enable_prefix_caching": False} for name in STATELESS},
 }
 """Of engines."""
 TIMES = ("<0.2", "<1.2", "<2.2", "seconds>", "0", "1", "2", "3")
