@@ -12,6 +12,7 @@ import threading
 from typing import Any
 
 from adafv.integrations.vllm.architectures import ARCHITECTURES
+from adafv.integrations.vllm.work import name_run
 
 __all__ = ["ARCHITECTURES", "FOLLOWS", "register"]
 
@@ -27,6 +28,8 @@ def register() -> None:
     from adafv.integrations.vllm.elsewhere import refuse_elsewhere
 
     refuse_elsewhere()
+    # before engines start, which inherit it
+    name_run()
     for name, architecture in ARCHITECTURES.items():
         # by name: vLLM imports a model only where it is served
         path = f"adafv.integrations.vllm.models:{architecture.name}"
