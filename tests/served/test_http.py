@@ -412,6 +412,7 @@ def bad() -> dict:
         "empty question": (about(RED, ""), "the question is empty"),
         "blank question": (about(RED, " \n"), "the question is empty"),
         "half a character": (about(RED, "\ud800 what?"), "surrogate"),
+        "half a character in a name": (about(RED, tools=[{"\ud800": 1}]), "surrogate"),
         "http": (about("http://127.0.0.1:9/picture.png"), "is not fetched"),
         "file": (about("file:///etc/passwd"), "is not read"),
         "path": (about("/etc/passwd"), "no address of an image"),

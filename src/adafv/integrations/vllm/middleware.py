@@ -246,7 +246,8 @@ def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> N
 
     # JSON may hold what UTF-8 cannot, and the tokenizer would fail in the engine
     try:
-        "".join(_texts(messages)).encode()
+        for text in _strings(request):
+            text.encode()
     except UnicodeEncodeError:
         raise ValueError(
             "the text holds half a surrogate pair, which is no character: encode it again"
@@ -301,6 +302,19 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
             case dict() as found:
                 yield found
                 left += found.values()
+            case list() as found:
+                left += found
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield all text in a value, names of fields too, however deep."""
+    left = [value]
+    while left:
+        match left.pop():
+            case str() as found:
+                yield found
+            case dict() as found:
+                left += [*found, *found.values()]
             case list() as found:
                 left += found
 
