@@ -15,10 +15,9 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from adafv.cli.serve import MAX_IMAGES, VARIABLES, _command
 from adafv.integrations.vllm.options import VLLMOptions
+from deploy import ray_serve
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-
-from deploy import ray_serve
 
 
 @pytest.fixture(scope="module")

@@ -77,9 +77,10 @@ class WorkReader:
     def __init__(self, engine: int) -> None:
         self.counts = np.zeros(TIMES + ROOM, dtype=np.int64)
         path = _path(engine)
-        # an engine on another machine has written none here
+        # an engine on another machine has written none here, and one with a full disk not all of it
         if path.exists():
-            self.counts = np.memmap(path, np.int64, "r")
+            if path.stat().st_size == self.counts.nbytes:
+                self.counts = np.memmap(path, np.int64, "r")
             path.unlink()
         # what vLLM has measured its memory with nobody asked for
         self.before = self.counts[:TIMES].copy()
