@@ -39,6 +39,8 @@ SIDE = 320  # of an image
 ANSWER = 16
 LEFT_AFTER = 2  # pieces of an answer that a client reads before it hangs up
 SLICES = 10  # of the time, for the report
+CACHES = ("--mm-processor-cache-gb", "0.02", "--num-gpu-blocks-override", "256")
+"""So small that they fill in the first of the slices: what grows after that is no cache."""
 EVERY = 2.0  # seconds between two looks at the memory
 PATIENCE = 120
 KINDS = {"new": 55, "again": 20, "text": 10, "hang up": 10, "bad": 5}
@@ -202,7 +204,8 @@ def ask(server: Server, body: dict[str, Any], *, leaves: bool) -> tuple[float | 
         leaves: the client hangs up in the middle.
 
     Returns:
-        The time, None without an answer; "answered", "refused", or what went wrong.
+        The time, None without an answer; "answered", "refused", "error" in the middle of an answer,
+        or what went wrong.
     """
     data = json.dumps(body).encode()
     question = Request(server.url + CHAT, data, {"Content-Type": "application/json"})
@@ -214,6 +217,9 @@ def ask(server: Server, body: dict[str, Any], *, leaves: bool) -> tuple[float | 
             for line in answer:
                 if line.startswith(b"data: [DONE]"):
                     return ttft, "answered"
+                # in pieces an error is one of them, and the end follows
+                if line.startswith(b'data: {"error"'):
+                    return ttft, "error"
                 if b'"content"' not in line:
                     continue
                 pieces += 1
@@ -256,12 +262,12 @@ def memory(server: Server) -> int:
 def start(engine: str) -> AbstractContextManager[Server]:
     """Return a context in which a server of the embedded model runs."""
     if engine == "adafv":
-        return serving("--keep", "0.1", *FLAGS)
+        return serving("--keep", "0.1", "--cache-mb", "4", *FLAGS, *CACHES)
     command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
     # stock vLLM expects other names of weights; what they are doesn't matter for memory and time
     command += ["--model", str(MODEL_DIR), "--load-format", "dummy"]
     command += ["--served-model-name", "embedded", "--limit-mm-per-prompt", '{"image": 64}']
-    return running([*command, *FLAGS], VLLM_PLUGINS="")
+    return running([*command, *FLAGS, *CACHES], VLLM_PLUGINS="")
 
 
 def fill_disk(server: Server, load: Load, seconds: float) -> int:
@@ -330,7 +336,8 @@ def write(out: Path, meta: dict[str, Any], rows: list[Row]) -> None:
         "can be compared as far as the load was the same. Of a hundred requests "
         + ", ".join(f"{share} {kind}" for kind, share in KINDS.items())
         + ".",
-        "Every image of a new request is new; adafv keeps 100, 25, 10 or 5 % of it by turns.",
+        "Every image of a new request is new; adafv keeps 100, 25, 10 or 5 % of it by turns. Caches",
+        "of images, keys and values are small, so that they are soon full.",
         "",
         "| engine | minutes | requests | refused | lost | TTFT p50 | p99 | memory |",
         "|---|---|---|---|---|---|---|---|",

@@ -12,7 +12,6 @@ import threading
 from typing import Any
 
 from adafv.integrations.vllm.architectures import ARCHITECTURES
-from adafv.integrations.vllm.work import name_run
 
 __all__ = ["ARCHITECTURES", "FOLLOWS", "register"]
 
@@ -26,6 +25,7 @@ def register() -> None:
     from vllm import ModelRegistry
 
     from adafv.integrations.vllm.elsewhere import refuse_elsewhere
+    from adafv.integrations.vllm.work import name_run
 
     refuse_elsewhere()
     # before engines start, which inherit it

@@ -99,7 +99,7 @@ NAMES = (
 
 
 class Counters:
-    """What the server of this process counts.
+    """Count what the server of this process does.
 
     Attributes:
         model: whose requests they are. None: nothing is counted.

@@ -49,7 +49,7 @@ class PruneSpecs:
 
 @dataclass
 class PrunedDetails(PromptUpdateDetails):
-    """What the prompt says of an image of which not everything is kept.
+    """Describe an image of which not everything is kept, as the prompt has it.
 
     It stays in vLLM's cache with the image, so that `/metrics` knows of one that is found there
     what was dropped.

@@ -32,7 +32,7 @@ def _path(engine: int) -> Path:
 
 
 class Work:
-    """What the model of one engine has done so far.
+    """Note what the model of one engine has done so far.
 
     Args:
         engine: its index.
@@ -68,7 +68,7 @@ class Work:
 
 
 class WorkReader:
-    """What an engine has done since it was last asked.
+    """Read what an engine has done since it was last asked.
 
     Args:
         engine: its index.
