@@ -336,8 +336,8 @@ def write(out: Path, meta: dict[str, Any], rows: list[Row]) -> None:
         "can be compared as far as the load was the same. Of a hundred requests "
         + ", ".join(f"{share} {kind}" for kind, share in KINDS.items())
         + ".",
-        "Every image of a new request is new; adafv keeps 100, 25, 10 or 5 % of it by turns. Caches",
-        "of images, keys and values are small, so that they are soon full.",
+        "Every image of a new request is new; adafv keeps 100, 25, 10 or 5 % of it by turns.",
+        "Caches of images, keys and values are small, so that they are soon full.",
         "",
         "| engine | minutes | requests | refused | lost | TTFT p50 | p99 | memory |",
         "|---|---|---|---|---|---|---|---|",
