@@ -12,8 +12,9 @@ from adafv.integrations.vllm.work import ROOM, Work, WorkReader, name_run
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
-    monkeypatch.delenv(work.RUN, raising=False)
+    monkeypatch.setenv(work.RUN, "of a program around")
     monkeypatch.setattr(work.tempfile, "gettempdir", lambda: str(tmp_path))
+    name_run.cache_clear()
     name_run()
     return tmp_path
 
@@ -79,8 +80,13 @@ def test_other_ranks_write_nothing(folder):
     assert not list(folder.iterdir())
 
 
-def test_children_have_the_name_of_their_parents_run(monkeypatch):
+def test_engines_have_the_name_of_their_servers_run(monkeypatch):
+    """And a server one of its own; vLLM registers plugins more than once in a process."""
     name = os.environ[work.RUN]
+    assert len(name) == 32
     name_run()
     assert os.environ[work.RUN] == name
-    assert len(name) == 32
+    name_run.cache_clear()
+    monkeypatch.setattr(work.multiprocessing, "parent_process", object)
+    name_run()
+    assert os.environ[work.RUN] == name

@@ -6,10 +6,12 @@ know, and deletes it as soon as it has it. Works where both are on one machine.
 """
 
 import atexit
+import multiprocessing
 import os
 import secrets
 import tempfile
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +24,14 @@ ROOM = 64  # selections of which the time is known; where nobody reads, the olde
 MICROSECONDS = 1e6
 
 
+@cache
 def name_run() -> None:
-    """Give the processes that this one starts a name in common, unless it has got one itself."""
-    os.environ.setdefault(RUN, secrets.token_hex(16))
+    """Give this process and its engines a name in common; an engine has it from its server.
+
+    A server that another program starts gets one of its own, whatever runs in that program.
+    """
+    if multiprocessing.parent_process() is None or RUN not in os.environ:
+        os.environ[RUN] = secrets.token_hex(16)
 
 
 def _path(engine: int) -> Path:
