@@ -37,8 +37,7 @@ def test_the_image_for_a_cpu_makes_what_the_makefile_has():
     words = dict(instructions("Dockerfile.cpu"))
     assert json.loads(words["CMD"]) == ["make", "serve-demo"]
     assert "serve-demo" in targets
-    assert "make .venv-vllm/ready" in words["RUN"] or "make .venv-vllm/ready" in str(words)
-    assert "/ready" in words["HEALTHCHECK"]
+    assert words["RUN"].startswith("make .venv-vllm/ready ")
 
 
 def test_compose_waits_for_a_server_that_takes_requests():
