@@ -12,15 +12,20 @@ pytest.importorskip("vllm", reason="needs vLLM: make test-engines")
 
 from test_http import snippets
 
+from adafv import AdaFV
 from adafv.data.cases import CASES
 from adafv.demo.server import ON_A_CPU
 from adafv.embedded import MODEL_DIR
+from adafv.models.ask import ask
+from adafv.models.load import load
 
 pytestmark = pytest.mark.engines
 
+QUESTION = "what color is it?"
+
 
 def test_a_call_has_its_own_budget(tmp_path):
-    """A quarter of 324 tokens or so, where the engine has a tenth; only the model is another."""
+    """A quarter, as the library keeps, where the engine has a tenth; only the model is another."""
     sample, _ = CASES[0].load()
     sample.image.save(tmp_path / "photo.png")
     code = snippets()["vLLM in Python"]
@@ -41,5 +46,7 @@ def test_a_call_has_its_own_budget(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     *answer, count = done.stdout.strip().splitlines()
-    assert "".join(answer).strip()
-    assert 60 < int(count) < 130
+    said = ask(*load(None, "cpu", "float32"), sample.image, QUESTION, AdaFV(keep=0.25))
+    assert "".join(answer).strip() == said.answer
+    # the prompt is what is kept, and a few words
+    assert said.kept_tokens < int(count) < said.kept_tokens + 20
