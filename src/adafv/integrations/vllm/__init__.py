@@ -25,8 +25,11 @@ def register() -> None:
     from vllm import ModelRegistry
 
     from adafv.integrations.vllm.elsewhere import refuse_elsewhere
+    from adafv.integrations.vllm.work import name_run
 
     refuse_elsewhere()
+    # before engines start, which inherit it
+    name_run()
     for name, architecture in ARCHITECTURES.items():
         # by name: vLLM imports a model only where it is served
         path = f"adafv.integrations.vllm.models:{architecture.name}"

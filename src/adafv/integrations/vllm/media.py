@@ -18,6 +18,7 @@ from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector, Medi
 from vllm.multimodal.media.base import MediaIO
 from vllm.multimodal.media.image import ImageMediaIO
 
+from adafv.integrations.vllm.counters import COUNTERS
 from adafv.models.images import check_image, to_rgb
 from adafv.models.videos import FRAMES, MAX_BYTES, open_video
 
@@ -48,12 +49,13 @@ class Connector(MediaConnector):
                 `adafv.models.images.open_image` would refuse; more than `MAX_PIXELS` pixels in one
                 request.
         """
-        self._check(image_url, "image")
         options = {"image_mode": image_mode} | self.media_io_kwargs.get("image", {})
         # vLLM counts what a request decodes from 0.33 on
         budget = getattr(self, "decoded_budget", None)
-        reader = RequestImage(_name(image_url, "image"), PIXELS.get(), budget, **options)
-        return await self._fetch(image_url, reader, "image", envs.VLLM_IMAGE_FETCH_TIMEOUT)
+        with COUNTERS.refusals("media"):
+            self._check(image_url, "image")
+            reader = RequestImage(_name(image_url, "image"), PIXELS.get(), budget, **options)
+            return await self._fetch(image_url, reader, "image", envs.VLLM_IMAGE_FETCH_TIMEOUT)
 
     async def fetch_video_async(
         self,
@@ -76,16 +78,17 @@ class Connector(MediaConnector):
                 `adafv.models.videos.open_video` would refuse; more than `MAX_PIXELS` pixels in one
                 request; another option.
         """
-        self._check(video_url, "video")
         options = dict(self.media_io_kwargs.get("video", {}))
         frames = options.pop("num_frames", FRAMES)
-        if options:
-            raise ValueError(
-                f"videos are read without {', '.join(options)}: leave it out of media_io_kwargs, "
-                "which may have num_frames"
-            )
-        reader = RequestVideo(_name(video_url, "video"), PIXELS.get(), frames)
-        return await self._fetch(video_url, reader, "video", envs.VLLM_VIDEO_FETCH_TIMEOUT)
+        with COUNTERS.refusals("media"):
+            self._check(video_url, "video")
+            if options:
+                raise ValueError(
+                    f"videos are read without {', '.join(options)}: leave it out of "
+                    "media_io_kwargs, which may have num_frames"
+                )
+            reader = RequestVideo(_name(video_url, "video"), PIXELS.get(), frames)
+            return await self._fetch(video_url, reader, "video", envs.VLLM_VIDEO_FETCH_TIMEOUT)
 
     async def _fetch(self, url: str, reader: MediaIO[Any], kind: str, timeout: int) -> Any:
         """Return what a reader makes of an address, or raise a `ValueError`."""

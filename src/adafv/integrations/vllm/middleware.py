@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adafv.core.inputs import placeholders
+from adafv.integrations.vllm.counters import COUNTERS
 from adafv.integrations.vllm.media import PIXELS
 
 __all__ = ["Checks", "check", "spell_out"]
@@ -57,6 +58,7 @@ class Checks:
             await self.app(scope, receive, send)
             return
         if self.ending:
+            COUNTERS.count_refusal("shutdown")
             await _unavailable("the server is shutting down: ask another")(scope, receive, send)
             return
         # the images of this request count their pixels together
@@ -95,6 +97,7 @@ class Checks:
         try:
             await self.app(scope, receive_checked, send_checked)
         except _GivenUpError:
+            COUNTERS.count_refusal("grammar")
             response = _error(400, "BadRequestError", UNMET)
             await response(scope, receive, send)
 
@@ -147,7 +150,8 @@ def _checked(body: bytes, scope: Scope) -> tuple[dict[str, Any], bytes]:
         return {}, body
     state = scope["app"].state
     try:
-        check(request, scope["path"], state.args.mm_processor_kwargs or {})
+        with COUNTERS.refusals("request"):
+            check(request, scope["path"], state.args.mm_processor_kwargs or {})
     except ValueError as error:
         raise HTTPException(400, str(error)) from None
     if spell_out(request, _placeholders(state)):
@@ -242,7 +246,8 @@ def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> N
 
     # JSON may hold what UTF-8 cannot, and the tokenizer would fail in the engine
     try:
-        "".join(_texts(messages)).encode()
+        for text in _strings(request):
+            text.encode()
     except UnicodeEncodeError:
         raise ValueError(
             "the text holds half a surrogate pair, which is no character: encode it again"
@@ -297,6 +302,19 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
             case dict() as found:
                 yield found
                 left += found.values()
+            case list() as found:
+                left += found
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield all text in a value, names of fields too, however deep."""
+    left = [value]
+    while left:
+        match left.pop():
+            case str() as found:
+                yield found
+            case dict() as found:
+                left += [*found, *found.values()]
             case list() as found:
                 left += found
 

@@ -5,6 +5,7 @@ for, of a class of vLLM and an entry in `adafv.integrations.vllm.architectures`.
 """
 
 import math
+import time
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -33,6 +34,7 @@ from adafv.integrations.vllm.processor import processor_factory
 from adafv.integrations.vllm.prune_spec import FIELDS, PruneSpec
 from adafv.integrations.vllm.select import Kept, select
 from adafv.integrations.vllm.vision_attention import last_attention, watch
+from adafv.integrations.vllm.work import Work
 
 __all__ = ["PrunedModel"]
 
@@ -75,6 +77,9 @@ class PrunedModel:
         self.layers = text_config.num_hidden_layers
         self.width = text_config.hidden_size
         self.at_once = vllm_config.scheduler_config.max_num_batched_tokens
+        # every rank does the same, so one is to say it
+        parallel = vllm_config.parallel_config
+        self.work = Work(parallel.data_parallel_index, shared=parallel.rank == 0)
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Return the embeddings of each image for the language model: those of its kept tokens.
@@ -99,7 +104,9 @@ class PrunedModel:
         of_pruned = [specs[i] for i in pruned]
         their_items = [items[i] for i in pruned]
         encoded = self._encoded(of_pruned, their_items, modality)
+        start = time.perf_counter()
         kept = select(of_pruned, encoded, self._embed, self.layers, self.width, catch=self.catches)
+        self.work.add_selection(time.perf_counter() - start)
         found |= zip(pruned, self.embeddings(kept, of_pruned, their_items, modality), strict=True)
         return [found[i] for i in range(len(specs))]
 
@@ -160,6 +167,8 @@ class PrunedModel:
                 new[spec.image] = item
             else:
                 found[spec.image] = known
+
+        self.work.add_images(encoded=len(new), reused=len(specs) - len(new))
 
         # encode the new ones, and remember them
         for part in self._parts(new):

@@ -1,6 +1,6 @@
 """Process a request before the model sees it: specs, hashes, and a placeholder a kept token."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from adafv.core.inputs import placeholders, video_bounds
 from adafv.core.prompt import Prompt, Question
 from adafv.families import family_of
 from adafv.integrations.vllm.architectures import Architecture
+from adafv.integrations.vllm.counters import COUNTERS
 from adafv.integrations.vllm.meta_model import NAMES, MetaModel
 from adafv.integrations.vllm.options import (
     ALL,
@@ -46,6 +47,23 @@ class PruneSpecs:
     hashes: Mapping[str, list[str]]
 
 
+@dataclass
+class PrunedDetails(PromptUpdateDetails):
+    """Describe an image of which not everything is kept, as the prompt has it.
+
+    It stays in vLLM's cache with the image, so that `/metrics` knows of one that is found there
+    what was dropped.
+
+    Attributes:
+        method: by name, without options.
+        seen, kept: N and K, of its visual tokens.
+    """
+
+    method: str = ""
+    seen: int = 0
+    kept: int = 0
+
+
 class Pruned(BaseMultiModalProcessor):
     """A processor in front of vLLM's own one of a model.
 
@@ -53,6 +71,7 @@ class Pruned(BaseMultiModalProcessor):
 
     Attributes:
         architecture: of the model.
+        counts: whether what is processed somebody asked for.
     """
 
     architecture: Architecture
@@ -62,24 +81,28 @@ class Pruned(BaseMultiModalProcessor):
         self.server = settings(info.ctx.model_config)
         # of an encoder for other engines no language model is loaded
         self.embeds_words = not info.ctx.model_config.multimodal_config.mm_encoder_only
+        self.counts = True
         # a server that cannot do what it is to do by default does not start
         self._options({})
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Process a request; what it asks of adafv becomes a spec for each of its images."""
         requested, rest = _separate(inputs.hf_processor_mm_kwargs)
-        if rest and self.server.only:
-            raise ValueError(
-                f"mm_processor_kwargs with {', '.join(rest)}: "
-                "this server takes options of adafv only"
-            )
-        options = self._options(requested)
+        with COUNTERS.refusals("options"):
+            if rest and self.server.only:
+                raise ValueError(
+                    f"mm_processor_kwargs with {', '.join(rest)}: "
+                    "this server takes options of adafv only"
+                )
+            options = self._options(requested)
+            prunes = options is not None and not options.config.dense
+            if prunes:
+                self._check_items(inputs.mm_data_items)
 
         # hash the images as vLLM does, without our options; the name that a client gives an image
         # that is pruned (`uuid`) does not say which it is
         plain = replace(inputs, hf_processor_mm_kwargs=rest)
-        if options is not None and not options.config.dense:
-            self._check_items(inputs.mm_data_items)
+        if prunes:
             plain = replace(plain, mm_uuid_items=None)
         hashes = super()._get_mm_hashes(plain)
 
@@ -110,6 +133,14 @@ class Pruned(BaseMultiModalProcessor):
         """Return inputs with which memory is measured: of images of which everything is kept."""
         dummy = super().get_dummy_inputs(seq_len, mm_counts, mm_options)
         return replace(dummy, hf_processor_mm_kwargs=DENSE)
+
+    def get_dummy_mm_inputs(self, *args: Any, **options: Any) -> Any:
+        """Return what vLLM measures its memory and warms its caches with, uncounted."""
+        self.counts = False
+        try:
+            return super().get_dummy_mm_inputs(*args, **options)
+        finally:
+            self.counts = True
 
     def _check_items(self, items_of: Mapping[str, Any]) -> None:
         """Raise a `ValueError` for what is not pruned, is encoded already, or is not there."""
@@ -276,6 +307,16 @@ class Pruned(BaseMultiModalProcessor):
             updates[name] = shorter
         return updates
 
+    def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
+        ids, found = super()._maybe_apply_prompt_updates(mm_items, mm_res)
+        if self.counts:
+            for name in self.architecture.modalities:
+                for of_item, place in zip(
+                    mm_res.prompt_updates.get(name, ()), found.get(name, ()), strict=True
+                ):
+                    _count(of_item[0].content, place)
+        return ids, found
+
     def _shorter(self, update: Any, spec: PruneSpec, item: Any, modality: str) -> Any:
         """Return an update that writes as many placeholders of an image as tokens are kept.
 
@@ -298,16 +339,17 @@ class Pruned(BaseMultiModalProcessor):
         patches = len(layout.patch_indices)
 
         # a processor bounds images, and lets a video have as many frames as it likes
-        if modality == "video" and count > self.largest:
-            raise ValueError(
-                f"the video has {count} visual tokens, more than the {self.largest} for which "
-                "memory is measured: send fewer frames, or smaller ones"
-            )
+        pruner = spec.pruner
+        with COUNTERS.refusals("cost"):
+            if modality == "video" and count > self.largest:
+                raise ValueError(
+                    f"the video has {count} visual tokens, more than the {self.largest} for which "
+                    "memory is measured: send fewer frames, or smaller ones"
+                )
+            if self.server.methods != ALL:
+                check_cost(pruner, patches)
 
         # newlines are dropped from an image that is pruned, and kept in one that is not
-        pruner = spec.pruner
-        if self.server.methods != ALL:
-            check_cost(pruner, patches)
         kept = pruner.budget(patches)
         if kept == patches:
             return update
@@ -334,7 +376,14 @@ class Pruned(BaseMultiModalProcessor):
             count=count,
         )
         item[FIELDS[modality]].data = written.tensor()
-        return update.with_content(_content(ids[:start], run, ids[end:]))
+        details = PrunedDetails(
+            [*ids[:start], *run, *ids[end:]],
+            _is_embed(start, len(run), len(ids) - end),
+            method=spec.method.partition(":")[0],
+            seen=patches,
+            kept=kept,
+        )
+        return update.with_content(details)
 
 
 def processor_factory(original: Any, architecture: Architecture) -> Any:
@@ -349,14 +398,22 @@ def processor_factory(original: Any, architecture: Architecture) -> Any:
     return factory
 
 
-def _content(before: list[int], run: list[int], behind: list[int]) -> PromptUpdateDetails:
-    """Return what the prompt says of an image, with embeddings for a run of its tokens."""
-    full = [*before, *run, *behind]
-    if len(run) == len(full):
-        return PromptUpdateDetails(full)
-    is_embed = torch.zeros(len(full), dtype=torch.bool)
-    is_embed[len(before) : len(before) + len(run)] = True
-    return PromptUpdateDetails(full, is_embed=lambda _: is_embed)
+def _is_embed(before: int, run: int, behind: int) -> Callable[[list[int]], Tensor] | None:
+    """Return what says which tokens of an image get embeddings: a run. None: all of them."""
+    if not before and not behind:
+        return None
+    is_embed = torch.zeros(before + run + behind, dtype=torch.bool)
+    is_embed[before : before + run] = True
+    return lambda _: is_embed
+
+
+def _count(content: PromptUpdateDetails, place: Any) -> None:
+    """Count an image for `/metrics`, by what the prompt says of it and where that stands."""
+    if isinstance(content, PrunedDetails):
+        COUNTERS.count_image(content.method, content.seen, content.kept)
+    else:
+        count = place.to_range().get_num_embeds()
+        COUNTERS.count_image("none", count, count)
 
 
 def _tensors(item: Mapping[str, Any]) -> dict[str, Tensor]:

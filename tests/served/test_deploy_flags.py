@@ -1,0 +1,74 @@
+"""Protects the flags in deploy/: vLLM and `adafv serve` know them, and they say what it says."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
+
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.cli_args import FrontendArgs, make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from adafv.cli.serve import MAX_IMAGES, VARIABLES, _command
+from adafv.integrations.vllm.options import VLLMOptions
+from deploy import ray_serve
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+@pytest.fixture(scope="module")
+def parser() -> FlexibleArgumentParser:
+    return make_arg_parser(FlexibleArgumentParser())
+
+
+def test_the_chart_starts_vllm_as_adafv_serve_does(parser):
+    """Flags and variables; the chart knows nothing of `adafv serve`."""
+    values = yaml.safe_load((DEPLOY / "production-stack.yaml").read_text())
+    [model] = values["servingEngineSpec"]["modelSpec"]
+    given = parser.parse_args(["--model", model["modelURL"], *model["vllmConfig"]["extraArgs"]])
+    options = {"adafv_keep": 0.1}
+    limits = {"image": MAX_IMAGES, "video": 0}
+    command = _command(model["modelURL"], [], options, limits, embedded=False)
+    ours = parser.parse_args(command[3:])
+    assert vars(given) == vars(ours)
+    variables = {one["name"]: one["value"] for one in model["env"]}
+    assert VARIABLES.items() <= variables.items()
+
+
+@pytest.mark.parametrize("name", ["compose", "kserve"])
+def test_words_behind_adafv_serve(parser, name):
+    words = {"compose": compose_words, "kserve": kserve_words}[name]()
+    ours = [word for word in words if word.startswith("--keep=")]
+    assert ours == ["--keep=0.1"]
+    parser.parse_args([word for word in words if word not in ours])
+
+
+def compose_words() -> list[str]:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    program, command, *words = compose["services"]["adafv"]["command"]
+    assert (program, command) == (".venv-vllm/bin/adafv", "serve")
+    return words
+
+
+def kserve_words() -> list[str]:
+    service = yaml.safe_load((DEPLOY / "kserve.yaml").read_text())
+    model, *words = service["spec"]["predictor"]["containers"][0]["args"]
+    return ["--model", model, *words]
+
+
+def test_ray_gives_the_engine_what_it_knows():
+    """`ray[llm]` shares its options out between the two by these names."""
+    known = {x.name for args in (AsyncEngineArgs, FrontendArgs) for x in fields(args)}
+    engine = ray_serve.engine_options(0.1)
+    assert set(engine) <= known
+    read = VLLMOptions.of_server(engine["mm_processor_kwargs"])
+    assert (read.config.keep, read.config.method, read.only) == (0.1, "adafv", True)
+    assert json.dumps(engine)
+    with pytest.raises(ValueError, match="between the layers"):
+        ray_serve.engine_options(0.6, "fastv")
+    ours = {name: VARIABLES[name] for name in VARIABLES if name.startswith("VLLM")}
+    assert ours.items() <= ray_serve.environment().items()

