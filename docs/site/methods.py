@@ -22,6 +22,7 @@ from adafv.integrations.vllm.options import VLLMOptions
 from adafv.methods import CLASSES, NoPruning, method
 
 FIDELITY = Path(__file__).with_name("fidelity.json")
+OPERATIONS = Path(__file__).with_name("operations.json")
 SUITES = ("scenes", "scenes-small", "scenes-text", "easy-vqa")
 FAILS = 0.9
 WORST = 3
@@ -37,7 +38,7 @@ Made from the code: ideas and departures are the docstrings', figures those of `
 ({command}). They are the [embedded model's](../src/adafv/embedded/README.md), and show how methods
 behave beside each other, not what a 7B model scores. *Holds* is the share of the dense model's
 accuracy. *Operations* are the tensor operations of the selection for an image of {count} visual
-tokens, counted when this page was built: where the count depends on the budget, tokens are picked
+tokens, as `docs/site/operations.json` has them: where the count depends on the budget, tokens are picked
 or dropped in steps, one after another. What a selection takes in milliseconds depends on the
 machine: `adafv speed --methods …` measures it.
 
@@ -58,8 +59,7 @@ Of `sfpruner` and `coverpruner` there was neither code nor the full paper to rea
 say what is known of them and which choices are ours, and their figures are those of our reading.
 Other methods of 2026 are left out: OccamToken (2605.29657), E-AdaPrune (2603.05950) and AVTP
 (2608.26806) choose K themselves, where every method here keeps exactly the K that it is given;
-TRACE (2609.10297) and LiteLVLM (2605.13178) are known from summaries too short to build.
-"""
+TRACE (2609.10297) and LiteLVLM (2605.13178) are known from summaries too short to build."""
 
 
 class Operations(TorchDispatchMode):
@@ -80,8 +80,46 @@ def methods_page() -> str:
     cases = {
         part: max(row[part]["cases"] for row in fidelity().values()) for part in ("one", "five")
     }
-    head = HEAD.format(command=command, count=visual_tokens(), **cases)
-    return "\n\n".join([head, overview(), *map(section, CLASSES)]) + "\n"
+    head = HEAD.format(command=command, count=operations()["visual_tokens"], **cases)
+    return "\n\n".join([head, ideas(), overview(), *map(section, CLASSES)]) + "\n"
+
+
+@cache
+def operations() -> dict[str, Any]:
+    """Committed counts of operations, and whether a method merges; see `count`."""
+    return json.loads(OPERATIONS.read_text(encoding="utf-8"))
+
+
+def count() -> dict[str, Any]:
+    """Count the operations of every method anew; takes a minute or two."""
+    found = {}
+    for cls in CLASSES:
+        if not issubclass(cls, LayerPruner):
+            counts = {f"{keep}": selected(cls, keep)[0] for keep in budgets()}
+            found[cls.name] = {"merges": selected(cls, min(budgets()))[1], "operations": counts}
+    return {"visual_tokens": visual_tokens(), "methods": found}
+
+
+def counted(cls: type[Pruner], keep: float) -> int:
+    """Committed count of a method's operations at a budget."""
+    return operations()["methods"][cls.name]["operations"][f"{keep}"]
+
+
+def merges(cls: type[Pruner]) -> bool:
+    """Whether a method hands over averages of tokens."""
+    return not issubclass(cls, LayerPruner) and operations()["methods"][cls.name]["merges"]
+
+
+def ideas() -> str:
+    """A line for each method: what it does, and where it comes from."""
+    rows = []
+    for cls in CLASSES:
+        summary = parts(inspect.getdoc(cls) or "")[0]
+        source = re.sub(
+            r"(?:arXiv )?(\d{4}\.\d{5})", r"[\1](https://arxiv.org/abs/\1)", cls.paper or "–"
+        )
+        rows.append([f"[`{cls.name}`](#{anchor(cls)})", summary.rstrip("."), source])
+    return table(["method", "what it does", "source"], rows)
 
 
 @cache
@@ -130,11 +168,11 @@ def overview() -> str:
             "between layers"
             if issubclass(cls, LayerPruner)
             else "merged"
-            if selected(cls, least)[1]
+            if merges(cls)
             else "kept",
             holds(cls.name, "scenes", "all", least),
             holds(cls.name, "scenes-text", "all", least),
-            "–" if issubclass(cls, LayerPruner) else f"{selected(cls, least)[0]:,}",
+            "–" if issubclass(cls, LayerPruner) else f"{counted(cls, least):,}",
         ]
         for cls in CLASSES
     ]
@@ -144,7 +182,10 @@ def overview() -> str:
 def section(cls: type[Pruner]) -> str:
     """One method: idea, options, cost, and where it fails."""
     summary, idea, departures, options = parts(inspect.getdoc(cls) or "")
-    title = f"## `{cls.name}` {{#{anchor(cls)}}}"
+    title = f"## `{cls.name}`"
+    # a name whose heading gives another anchor on the code host than on the site
+    if anchor(cls) != cls.name:
+        title = f'<a id="{anchor(cls)}"></a>\n\n{title}'
     blocks = [
         title,
         f"**{summary}**",
@@ -202,7 +243,7 @@ def cost(cls: type[Pruner]) -> str:
             "so that the language model's arithmetic is that of a method which prunes before it "
             "at the same budget."
         )
-    counts = ", ".join(f"{selected(cls, keep)[0]:,} at {percent(keep)}" for keep in budgets())
+    counts = ", ".join(f"{counted(cls, keep):,} at {percent(keep)}" for keep in budgets())
     return f"**Cost.** Looks at: {seen}. Operations: {counts}."
 
 
@@ -223,7 +264,7 @@ def failures(cls: type[Pruner]) -> str:
     keeps = [keep for keep in budgets() if (cls.name, "scenes", "all", keep) in measured()]
     if keeps:
         said.append(lost(cls.name, min(keeps)))
-    if not issubclass(cls, LayerPruner) and selected(cls, min(budgets()))[1]:
+    if merges(cls):
         said.append(
             "It merges tokens, which families whose language model takes them before its "
             "projector refuse."
