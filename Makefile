@@ -6,7 +6,7 @@ VLLM := .venv-vllm
 UI := .venv-ui
 CONSTRAINTS := constraints.txt
 
-.PHONY: env demo docs pages serve-demo test test-fast coverage test-lmms test-vllm test-engines test-vllm-gpu test-ui bench-cpu bench-cpu-whole bench-gpu \
+.PHONY: env demo docs pages pictures serve-demo test test-fast coverage test-lmms test-vllm test-engines test-vllm-gpu test-ui bench-cpu bench-cpu-whole bench-gpu \
 	lint lint-workflows house dist clean
 
 env: $(VENV)/ready
@@ -26,6 +26,10 @@ docs: $(VENV)/docs
 # What code makes of the documentation, as it lies in the repository; --drawings draws docs/drawings, too.
 pages: env
 	$(BIN)/python docs/site/generate.py
+
+# Every committed picture of measurements, from the committed results.
+pictures: env
+	$(BIN)/python benchmarks/redraw.py
 
 $(VENV)/docs: $(VENV)/ready
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tables import percent
 
-
-
 from adafv.data.scenes import draw
 from adafv.methods import method
 from adafv.models.load import load

@@ -38,8 +38,8 @@ Made from the code: ideas and departures are the docstrings', figures those of `
 ({command}). They are the [embedded model's](../src/adafv/embedded/README.md), and show how methods
 behave beside each other, not what a 7B model scores. *Holds* is the share of the dense model's
 accuracy. *Operations* are the tensor operations of the selection for an image of {count} visual
-tokens, as `docs/site/operations.json` has them: where the count depends on the budget, tokens are picked
-or dropped in steps, one after another. What a selection takes in milliseconds depends on the
+tokens, as `docs/site/operations.json` has them: where the count depends on the budget, tokens are
+picked or dropped in steps, one after another. What a selection takes in milliseconds depends on the
 machine: `adafv speed --methods …` measures it.
 
 `fastv`, `sparsevlm` and `pdrop` prune between the layers of the language model, where K is the mean

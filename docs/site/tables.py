@@ -140,7 +140,9 @@ def choice_by_method() -> str:
     rows = []
     for name in names:
         least = [smallest(name, suite, "all", 0.95) for suite in suites]
-        if not any((name, suite, "all", keep) in measured() for suite in suites for keep in budgets()):
+        if not any(
+            (name, suite, "all", keep) in measured() for suite in suites for keep in budgets()
+        ):
             least = ["not measured"] * len(suites)
         rows.append([f"`{name}`", *least])
     return table(["method", *(f"`{suite}`" for suite in suites)], rows)
