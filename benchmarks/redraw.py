@@ -29,6 +29,7 @@ FIGURES = {
 
 
 def read(path: Path) -> dict[str, Any]:
+    """Return the object of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -124,6 +124,28 @@ def front() -> str:
     )
 
 
+def speed() -> str:
+    """Time to the first token by share kept, on the whole of LLaVA-NeXT-7B."""
+    found = json.loads(SPEED.read_text(encoding="utf-8"))
+    rows = []
+    for row in found["rows"]:
+        if row["method"] not in ("none", "adafv", "adafv+"):
+            continue
+        dense = row["method"] == "none"
+        rows.append(
+            [
+                "all tokens" if dense else f"`{row['method']}`",
+                f"{row['kept_tokens']:,}",
+                f"{row['ttft_ms'] / 1000:.1f} s",
+                "" if dense else f"{row['speedup']:.1f}",
+                "" if dense else f"{row['ideal_speedup']:.1f}",
+                f"{row['kv_bytes'] / 2**20:,.0f} MiB",
+            ]
+        )
+    head = ["", "visual tokens read", "first token after", "times faster", "ideal", "KV cache"]
+    return table(head, rows)
+
+
 def choice() -> str:
     """What to keep, by what is asked and by how much may be lost, for `adafv+`."""
     rows = [
@@ -214,4 +236,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "front": front,
     "choice-by-method": choice_by_method,
     "reading": reading,
+    "speed": speed,
 }

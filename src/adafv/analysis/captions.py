@@ -30,8 +30,8 @@ def score_caption(rows: Rows) -> str:
     return (
         f"Fig. 1. Score, per cent of the dense model's, with {dropped} % of the visual tokens "
         f"gone. {_capital(shown)}: {'; '.join(lists)}. Broad: {shown}. Thin: "
-        "each suite. Grey: the other methods. Dashed: the model without an image. Beside each name: "
-        "its last score."
+        "each suite. Grey: the other methods. Dashed: the model without an image. Beside each "
+        "name: its last score."
     )
 
 
