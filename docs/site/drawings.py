@@ -97,8 +97,7 @@ def budget() -> bytes:
         page = _compared(share)
         buffer = io.BytesIO()
         page.figure.savefig(buffer, format="png")
-        # few colours are in it: a palette of 128 is enough, and the file stays small
-        frames.append(Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE))
+        frames.append(_reduced(Image.open(buffer).convert("RGB")))
     buffer = io.BytesIO()
     frames[0].save(
         buffer,
@@ -110,6 +109,17 @@ def budget() -> bytes:
         optimize=True,
     )
     return buffer.getvalue()
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """The image in 128 colours, with those of the signals exactly as they are elsewhere."""
+    colors = image.quantize(120).getpalette() or []
+    colors = colors[: 3 * 120]
+    for hue in (style.SALIENCY, style.RELEVANCE, style.BOTH, style.PLAIN, WRONG):
+        colors += [int(hue[i : i + 2], 16) for i in (1, 3, 5)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colors)
+    return image.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def right() -> bytes:

@@ -34,32 +34,33 @@ SIGNALS = {
 }
 HEAD = """# Methods
 
-Made from the code: ideas and departures are the docstrings', figures those of `benchmarks/accuracy`
-({command}). They are the [embedded model's](../src/adafv/embedded/README.md), and show how methods
-behave beside each other, not what a 7B model scores. *Holds* is the share of the dense model's
-accuracy. *Operations* are the tensor operations of the selection for an image of {count} visual
-tokens, as `docs/site/operations.json` has them: where the count depends on the budget, tokens are
-picked or dropped in steps, one after another. What a selection takes in milliseconds depends on the
-machine: `adafv speed --methods …` measures it.
+Every method, its idea and its source; below, what each holds of the dense model's accuracy, and a
+section with its options, its cost and where it fails. To choose one: [which method](which-method.md).
+To add one: [one file and one name](adding-a-method.md)."""
+NOTES = """## How to read the figures
 
-`fastv`, `sparsevlm` and `pdrop` prune between the layers of the language model, where K is the mean
-over the layers, so that all methods are compared at equal compute; they run inside `attached`, and
-refuse a budget that their first layers exceed. Merging methods hand over K tokens, too. `evs`,
-`vidcom2` and `vcast` compare the frames of a clip, refuse images, and are told of and measured
-[on clips](../benchmarks/clips/README.md). A new method is
-[one file and one name](adding-a-method.md).
-
-*Held against* the authors' code means: their released functions, or where those need a whole model
-of theirs a loop written after them, were run beside ours on up to {one} images of one crop and
-{five} of five, of random tokens, with 29 to 192 kept of each crop (45 to 80 % between layers), and
-what a method names as its departures undone on either side. Nothing of theirs is in this
-repository; what came out is (`docs/site/fidelity.json`).
-
-Of `sfpruner` and `coverpruner` there was neither code nor the full paper to read: their sections
-say what is known of them and which choices are ours, and their figures are those of our reading.
-Other methods of 2026 are left out: OccamToken (2605.29657), E-AdaPrune (2603.05950) and AVTP
-(2608.26806) choose K themselves, where every method here keeps exactly the K that it is given;
-TRACE (2609.10297) and LiteLVLM (2605.13178) are known from summaries too short to build."""
+- *Holds* is the share of the dense model's accuracy, from `benchmarks/accuracy`
+  (`{command}`). The model is the [embedded one](../src/adafv/embedded/README.md): figures show how
+  methods compare with each other, not what a 7B model scores.
+- *Operations* are the tensor operations of the selection for an image of {count} visual tokens. Where
+  their number depends on the budget, tokens are picked or dropped in steps, one after another. How
+  many milliseconds a selection takes depends on the machine: `adafv speed --methods …` measures it.
+- `fastv`, `sparsevlm` and `pdrop` prune between the layers of the language model. Their K is the mean
+  over the layers, so that all methods are compared at equal compute. They run inside `attached`, and
+  refuse a budget that their first layers exceed.
+- Methods that merge hand over K tokens, too.
+- `evs`, `vidcom2` and `vcast` compare the frames of a clip and refuse images; they are measured
+  [on clips](../benchmarks/clips/README.md).
+- *Held against* the authors' code: their released functions were run beside ours on up to {one} images
+  of one crop and {five} of five, of random tokens, with 29 to 192 kept of each crop (45 to 80 % between
+  layers). Where their code needs a whole model of theirs, a loop written after it was run instead.
+  Departures that a method names were undone on either side. None of their code is in this
+  repository; the results are, in `docs/site/fidelity.json`.
+- For `sfpruner` and `coverpruner` neither code nor the full paper could be read. Their sections say
+  what is known and which choices are ours.
+- Left out: OccamToken (2605.29657), E-AdaPrune (2603.05950) and AVTP (2608.26806), which choose K
+  themselves, where every method here keeps exactly the K that it is given; TRACE (2609.10297) and
+  LiteLVLM (2605.13178), whose summaries are too short to build from."""
 
 
 class Operations(TorchDispatchMode):
@@ -76,12 +77,12 @@ class Operations(TorchDispatchMode):
 
 def methods_page() -> str:
     """Everything, an overview first."""
-    command = f"`{report.read(ACCURACY)['meta']['command']}`"
+    command = report.read(ACCURACY)["meta"]["command"]
     cases = {
         part: max(row[part]["cases"] for row in fidelity().values()) for part in ("one", "five")
     }
-    head = HEAD.format(command=command, count=operations()["visual_tokens"], **cases)
-    return "\n\n".join([head, ideas(), overview(), *map(section, CLASSES)]) + "\n"
+    notes = NOTES.format(command=command, count=operations()["visual_tokens"], **cases)
+    return "\n\n".join([HEAD, ideas(), overview(), notes, *map(section, CLASSES)]) + "\n"
 
 
 @cache
