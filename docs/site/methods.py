@@ -35,27 +35,28 @@ SIGNALS = {
 HEAD = """# Methods
 
 Every method, its idea and its source; below, what each holds of the dense model's accuracy, and a
-section with its options, its cost and where it fails. To choose one: [which method](which-method.md).
-To add one: [one file and one name](adding-a-method.md)."""
+section with its options, its cost and where it fails. To choose one:
+[which method](which-method.md). To add one: [one file and one name](adding-a-method.md)."""
 NOTES = """## How to read the figures
 
 - *Holds* is the share of the dense model's accuracy, from `benchmarks/accuracy`
   (`{command}`). The model is the [embedded one](../src/adafv/embedded/README.md): figures show how
   methods compare with each other, not what a 7B model scores.
-- *Operations* are the tensor operations of the selection for an image of {count} visual tokens. Where
-  their number depends on the budget, tokens are picked or dropped in steps, one after another. How
-  many milliseconds a selection takes depends on the machine: `adafv speed --methods …` measures it.
-- `fastv`, `sparsevlm` and `pdrop` prune between the layers of the language model. Their K is the mean
-  over the layers, so that all methods are compared at equal compute. They run inside `attached`, and
-  refuse a budget that their first layers exceed.
+- *Operations* are the tensor operations of the selection for an image of {count} visual tokens.
+  Where their number depends on the budget, tokens are picked or dropped in steps, one after
+  another. How many milliseconds a selection takes depends on the machine: `adafv speed`
+  measures it.
+- `fastv`, `sparsevlm` and `pdrop` prune between the layers of the language model. Their K is the
+  mean over the layers, so that all methods are compared at equal compute. They run inside
+  `attached`, and refuse a budget that their first layers exceed.
 - Methods that merge hand over K tokens, too.
 - `evs`, `vidcom2` and `vcast` compare the frames of a clip and refuse images; they are measured
   [on clips](../benchmarks/clips/README.md).
-- *Held against* the authors' code: their released functions were run beside ours on up to {one} images
-  of one crop and {five} of five, of random tokens, with 29 to 192 kept of each crop (45 to 80 % between
-  layers). Where their code needs a whole model of theirs, a loop written after it was run instead.
-  Departures that a method names were undone on either side. None of their code is in this
-  repository; the results are, in `docs/site/fidelity.json`.
+- *Held against* the authors' code: their released functions were run beside ours on up to {one}
+  images of one crop and {five} of five, of random tokens, with 29 to 192 kept of each crop (45 to
+  80 % between layers). Where their code needs a whole model of theirs, a loop written after it
+  was run instead. Departures that a method names were undone on either side. None of their code
+  is in this repository; the results are, in `docs/site/fidelity.json`.
 - For `sfpruner` and `coverpruner` neither code nor the full paper could be read. Their sections say
   what is known and which choices are ours.
 - Left out: OccamToken (2605.29657), E-AdaPrune (2603.05950) and AVTP (2608.26806), which choose K
