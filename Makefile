@@ -6,8 +6,8 @@ VLLM := .venv-vllm
 UI := .venv-ui
 CONSTRAINTS := constraints.txt
 
-.PHONY: env demo docs serve-demo test test-fast coverage test-lmms test-vllm test-engines test-clients test-vllm-gpu test-ui bench-cpu bench-cpu-whole bench-gpu \
-	lint lint-workflows lint-deploy audit sbom house dist clean
+.PHONY: env demo docs pages pictures serve-demo test test-fast coverage test-lmms test-vllm test-engines test-clients test-vllm-gpu test-ui \
+	bench-cpu bench-cpu-whole bench-gpu lint lint-workflows lint-deploy audit sbom house dist clean
 
 env: $(VENV)/ready
 
@@ -22,6 +22,14 @@ demo: env
 
 docs: $(VENV)/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
+
+# What code makes of the documentation, as it lies in the repository; --drawings draws docs/drawings, too.
+pages: env
+	$(BIN)/python docs/site/generate.py
+
+# Every committed picture of measurements, from the committed results.
+pictures: env
+	$(BIN)/python benchmarks/redraw.py
 
 $(VENV)/docs: $(VENV)/ready
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -11,7 +11,8 @@ from adafv.utils.records import distinct, where
 
 __all__ = ["draw"]
 
-_COLOURS = ("#888888", "#cccccc", "#56B4E9", "#0072B2", "#003f66", "#E69F00", "#009E73")
+# greys for all tokens, greens that deepen as tokens go: none is the colour of a signal
+_COLOURS = ("#888888", "#cccccc", "#a8ddb5", "#43a884", "#00664b", "#cc79a7", "#882255")
 _INK = "#222222"
 
 

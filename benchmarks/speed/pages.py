@@ -22,7 +22,7 @@ from adafv.speed.tables import markdown
 from adafv.utils.records import where
 
 ROOT = Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "speed.md")
+PAGES = (ROOT / "benchmarks" / "speed" / "README.md",)
 TABLE = re.compile(r"(<!-- (speed|text): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

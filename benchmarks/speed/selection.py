@@ -14,7 +14,6 @@ import shlex
 import sys
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -42,6 +41,7 @@ from adafv.speed.stages import peak_bytes
 from adafv.utils.clock import now
 from adafv.utils.files import atomic, writable_folder, write_text
 from adafv.utils.records import as_csv, distinct, row_of, where, write_json
+from adafv.viz.palette import colors_of
 
 KEEP = 0.05
 WORDS = 64  # text tokens
@@ -51,7 +51,6 @@ METHODS = ("adafv", "adafv+", "fastervlm", "t2i", "listed")
 # columns that a straight line is put through
 FITTED = ("select_ms", "peak_bytes")
 QUICK = {"counts": [400, 800, 1600], "width": 256, "repeats": 2}
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
 
 
 def visual_tokens(count: int, width: int, device: torch.device, dtype: torch.dtype) -> VisualTokens:
@@ -162,16 +161,22 @@ def _column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
 def draw(
     rows: list[dict[str, Any]], fits: dict[str, dict[str, dict[str, float]]], title: str, path: Path
 ) -> None:
-    """Draw time and memory over N, both axes logarithmic, with the straight lines through them."""
+    """Draw time and memory over N, both axes logarithmic, each with a power of N through it.
+
+    The power is the slope of the logarithms, as the table has it, so that it is straight here; the
+    straight line whose r² the table names passes through zero or below, where these axes end.
+    """
+    colors = colors_of(fits)
     # one panel for time, one for memory
-    figure = Figure(figsize=(11, 4.8), dpi=160, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(9, 4.4), dpi=200, layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2)
     panels = (
         (left, "select_ms", 1, "ms"),
         (right, "peak_bytes", 2**20, "MiB"),
     )
     for axes, column, scale, unit in panels:
-        for (name, found), colour in zip(fits.items(), cycle(COLOURS), strict=False):
+        for name, found in fits.items():
+            colour = colors[name]
             own = where(rows, method=name)
             x = _column(own, "visual_tokens")
             y = _column(own, column)
@@ -181,19 +186,19 @@ def draw(
                 "o",
                 color=colour,
                 markersize=5,
-                label=f"{name}: r² {found[column]['r2']:.4f}, N^{found[column]['exponent']:.2f}",
+                label=f"{name}: N^{found[column]['exponent']:.2f}",
             )
 
-            # the line, which logarithmic axes bend
-            line = found[column]
-            grid = np.geomspace(x.min(), x.max(), 99)
-            fitted = line["at_0"] + line["per_1000"] * grid / 1000
-            axes.plot(grid, fitted / scale, color=colour, linewidth=1)
+            # least squares of the logarithms: through their means, by the exponent
+            exponent = found[column]["exponent"]
+            ends = np.array([x.min(), x.max()])
+            middle = np.log(y / scale).mean() - exponent * np.log(x).mean()
+            axes.plot(ends, np.exp(middle + exponent * np.log(ends)), color=colour, linewidth=1)
         # over two orders of magnitude
         axes.set(xscale="log", yscale="log", xlabel="visual tokens N", ylabel=unit)
         axes.grid(color="#e8e8e8", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=9)
     left.set_title("selection overhead", loc="left", fontsize=11, fontweight="bold")
     right.set_title("memory beside the tokens, at most", loc="left", fontsize=11, fontweight="bold")
     figure.suptitle(title, fontsize=9)

@@ -7,19 +7,28 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
+from tables import percent
 
 from adafv.data.scenes import draw
 from adafv.methods import method
 from adafv.models.load import load
 from adafv.models.prompting import build_inputs
-from adafv.viz import Explanation, explanation, split_curves
+from adafv.viz import Explanation, explanation, explanations, split_curves
 from adafv.viz import figure as style
-from adafv.viz.maps import draw_kept
+from adafv.viz.maps import draw_image, draw_kept
 
 METHODS = ("fastervlm", "t2i", "adafv", "adafv+", "divprune", "uniform")
 KEEP = 0.05
 COLUMNS = 3
-HUES = ("#0072b2", "#d55e00", "#009e73")
+HUES = ("#882255", "#117733", "#999933")
+"""Of questions: no colour of saliency, relevance or both."""
+LOOP = (1.0, 0.5, 0.25, 0.1, 0.05)
+LOOP_MS = (1200, 900, 900, 900, 3500)
+COMPARED = ("adafv", "random")
+WRONG = "#b3261e"
+SCENE = 4
+"""Number of the first image of the README, in the validation split."""
 
 
 @cache
@@ -53,7 +62,7 @@ def kept() -> bytes:
     question = _questions()[0]
     rows = -(-len(METHODS) // COLUMNS)
     high = style.HEAD + style.BODY
-    sheet = style.PixelFigure(
+    page = style.PixelFigure(
         2 * style.MARGIN + COLUMNS * style.PANEL + (COLUMNS - 1) * style.GAP,
         style.MARGIN + rows * (high + style.ROW) + style.BOTTOM,
     )
@@ -63,15 +72,102 @@ def kept() -> bytes:
             style.MARGIN + i % COLUMNS * (style.PANEL + style.GAP),
             style.MARGIN + i // COLUMNS * (high + style.ROW),
         )
-        sheet.text(x, y + 12, name, 17, style.INK, weight="bold")
+        page.text(x, y + 12, name, 17, style.INK, weight="bold")
         verdict = (
             "the same answer as from all tokens"
             if what.pruned.answer == what.dense.answer
             else "another answer"
         )
-        sheet.text(x, y + 40, f"{what.pruned.answer}: {verdict}", 13, style.GREY)
-        draw_kept(sheet, x, y + style.HEAD, what)
-    return _png(sheet.figure)
+        page.text(x, y + 40, f"{what.pruned.answer}: {verdict}", 13, style.GREY)
+        draw_kept(page, x, y + style.HEAD, what)
+    return _png(page.figure)
+
+
+def scene() -> bytes:
+    """The image that the README asks about."""
+    buffer = io.BytesIO()
+    draw(SCENE, split="validation", suite="scenes").image.save(buffer, format="png")
+    return buffer.getvalue()
+
+
+def budget() -> bytes:
+    """A loop: the budget falls, one method keeps the answer, random tokens lose it."""
+    frames = []
+    for share in LOOP:
+        page = _compared(share)
+        buffer = io.BytesIO()
+        page.figure.savefig(buffer, format="png")
+        frames.append(_reduced(Image.open(buffer).convert("RGB")))
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer,
+        format="gif",
+        save_all=True,
+        append_images=frames[1:],
+        duration=list(LOOP_MS),
+        loop=0,
+        optimize=True,
+    )
+    return buffer.getvalue()
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """The image in 128 colours, with those of the signals exactly as they are elsewhere."""
+    colors = image.quantize(120).getpalette() or []
+    colors = colors[: 3 * 120]
+    for hue in (style.SALIENCY, style.RELEVANCE, style.BOTH, style.PLAIN, WRONG):
+        colors += [int(hue[i : i + 2], 16) for i in (1, 3, 5)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(colors)
+    return image.quantize(palette=palette, dither=Image.Dither.NONE)
+
+
+def right() -> bytes:
+    """The last frame of the loop: where nothing may move."""
+    return _png(_compared(LOOP[-1]).figure)
+
+
+def _compared(share: float) -> style.PixelFigure:
+    """The image, what two methods keep of it, and what is answered from each."""
+    image = draw(SCENE, split="validation", suite="scenes")
+    question = image.questions[0]
+    pruners = [method(name, keep=share) for name in COMPARED]
+    whats = explanations(*_model(), image.image, question.text, pruners)
+    page = style.PixelFigure(
+        2 * style.MARGIN + 3 * style.PANEL + 2 * style.GAP, 3 * style.MARGIN + style.BODY + 124
+    )
+    top = 2 * style.MARGIN + 50
+    page.text(style.MARGIN, style.MARGIN + 6, question.text, 34, style.INK, weight="bold")
+    first = whats[0].pruned
+    read = f"{percent(share)} of the visual tokens: {first.kept_tokens} of {first.visual_tokens}"
+    page.text(page.width - style.MARGIN, style.MARGIN + 6, read, 26, style.GREY, ha="right")
+
+    titles = ("all tokens", *COMPARED)
+    answers = (whats[0].dense.answer, *(what.pruned.answer for what in whats))
+    for i, (title, answer) in enumerate(zip(titles, answers, strict=True)):
+        x = style.MARGIN + i * (style.PANEL + style.GAP)
+        page.text(x, top, title, 24, style.INK, weight="bold")
+        if i == 0:
+            draw_image(page, x, top + 30, whats[0])
+        else:
+            draw_kept(page, x, top + 30, whats[i - 1])
+        good = answer == question.answer
+        mark, hue = ("✓", style.PLAIN) if good else ("✗", WRONG)
+        page.text(x, top + 30 + style.BODY + 38, f"{mark}  {answer}", 34, hue, weight="bold")
+    return page
+
+
+def mixture() -> bytes:
+    """The formula of the mixture, typeset; in a grey that is read on light and on dark pages."""
+    figure = Figure(figsize=(5.4, 0.75))
+    formula = (
+        r"$k_t^{*} = \arg\max_{k}\; \sqrt{P_t(k)\; P_v(K - k)}, \quad"
+        r" P(k) = \sum_{i \leq k} a_{(i)} \,/\, \sum_{i} a_i$"
+    )
+    figure.text(0.01, 0.5, formula, fontsize=15, color="#6e7781", va="center", math_fontfamily="cm")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return buffer.getvalue()
 
 
 def split() -> bytes:
@@ -114,4 +210,12 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-DRAWINGS: dict[str, Callable[[], bytes]] = {"kept": kept, "split": split}
+DRAWINGS: dict[str, Callable[[], bytes]] = {
+    "scene.png": scene,
+    "budget.gif": budget,
+    "right.png": right,
+    "mixture.svg": mixture,
+    "kept.png": kept,
+    "split.png": split,
+}
+"""Files of docs/drawings."""

@@ -22,6 +22,7 @@ from adafv.integrations.vllm.options import VLLMOptions
 from adafv.methods import CLASSES, NoPruning, method
 
 FIDELITY = Path(__file__).with_name("fidelity.json")
+OPERATIONS = Path(__file__).with_name("operations.json")
 SUITES = ("scenes", "scenes-small", "scenes-text", "easy-vqa")
 FAILS = 0.9
 WORST = 3
@@ -33,33 +34,34 @@ SIGNALS = {
 }
 HEAD = """# Methods
 
-Made from the code: ideas and departures are the docstrings', figures those of `benchmarks/accuracy`
-({command}). They are the [embedded model's](../src/adafv/embedded/README.md), and show how methods
-behave beside each other, not what a 7B model scores. *Holds* is the share of the dense model's
-accuracy. *Operations* are the tensor operations of the selection for an image of {count} visual
-tokens, counted when this page was built: where the count depends on the budget, tokens are picked
-or dropped in steps, one after another. What a selection takes in milliseconds depends on the
-machine: `adafv speed --methods …` measures it.
+Every method, its idea and its source; below, what each holds of the dense model's accuracy, and a
+section with its options, its cost and where it fails. To choose one:
+[which method](which-method.md). To add one: [one file and one name](adding-a-method.md)."""
+NOTES = """## How to read the figures
 
-`fastv`, `sparsevlm` and `pdrop` prune between the layers of the language model, where K is the mean
-over the layers, so that all methods are compared at equal compute; they run inside `attached`, and
-refuse a budget that their first layers exceed. Merging methods hand over K tokens, too. `evs`,
-`vidcom2` and `vcast` compare the frames of a clip, refuse images, and are told of and measured
-[on clips](../benchmarks/clips/README.md). A new method is
-[one file and one name](adding-a-method.md).
-
-*Held against* the authors' code means: their released functions, or where those need a whole model
-of theirs a loop written after them, were run beside ours on up to {one} images of one crop and
-{five} of five, of random tokens, with 29 to 192 kept of each crop (45 to 80 % between layers), and
-what a method names as its departures undone on either side. Nothing of theirs is in this
-repository; what came out is (`docs/site/fidelity.json`).
-
-Of `sfpruner` and `coverpruner` there was neither code nor the full paper to read: their sections
-say what is known of them and which choices are ours, and their figures are those of our reading.
-Other methods of 2026 are left out: OccamToken (2605.29657), E-AdaPrune (2603.05950) and AVTP
-(2608.26806) choose K themselves, where every method here keeps exactly the K that it is given;
-TRACE (2609.10297) and LiteLVLM (2605.13178) are known from summaries too short to build.
-"""
+- *Holds* is the share of the dense model's accuracy, from `benchmarks/accuracy`
+  (`{command}`). The model is the [embedded one](../src/adafv/embedded/README.md): figures show how
+  methods compare with each other, not what a 7B model scores.
+- *Operations* are the tensor operations of the selection for an image of {count} visual tokens.
+  Where their number depends on the budget, tokens are picked or dropped in steps, one after
+  another. How many milliseconds a selection takes depends on the machine: `adafv speed`
+  measures it.
+- `fastv`, `sparsevlm` and `pdrop` prune between the layers of the language model. Their K is the
+  mean over the layers, so that all methods are compared at equal compute. They run inside
+  `attached`, and refuse a budget that their first layers exceed.
+- Methods that merge hand over K tokens, too.
+- `evs`, `vidcom2` and `vcast` compare the frames of a clip and refuse images; they are measured
+  [on clips](../benchmarks/clips/README.md).
+- *Held against* the authors' code: their released functions were run beside ours on up to {one}
+  images of one crop and {five} of five, of random tokens, with 29 to 192 kept of each crop (45 to
+  80 % between layers). Where their code needs a whole model of theirs, a loop written after it
+  was run instead. Departures that a method names were undone on either side. None of their code
+  is in this repository; the results are, in `docs/site/fidelity.json`.
+- For `sfpruner` and `coverpruner` neither code nor the full paper could be read. Their sections say
+  what is known and which choices are ours.
+- Left out: OccamToken (2605.29657), E-AdaPrune (2603.05950) and AVTP (2608.26806), which choose K
+  themselves, where every method here keeps exactly the K that it is given; TRACE (2609.10297) and
+  LiteLVLM (2605.13178), whose summaries are too short to build from."""
 
 
 class Operations(TorchDispatchMode):
@@ -76,12 +78,50 @@ class Operations(TorchDispatchMode):
 
 def methods_page() -> str:
     """Everything, an overview first."""
-    command = f"`{report.read(ACCURACY)['meta']['command']}`"
+    command = report.read(ACCURACY)["meta"]["command"]
     cases = {
         part: max(row[part]["cases"] for row in fidelity().values()) for part in ("one", "five")
     }
-    head = HEAD.format(command=command, count=visual_tokens(), **cases)
-    return "\n\n".join([head, overview(), *map(section, CLASSES)]) + "\n"
+    notes = NOTES.format(command=command, count=operations()["visual_tokens"], **cases)
+    return "\n\n".join([HEAD, ideas(), overview(), notes, *map(section, CLASSES)]) + "\n"
+
+
+@cache
+def operations() -> dict[str, Any]:
+    """Committed counts of operations, and whether a method merges; see `count`."""
+    return json.loads(OPERATIONS.read_text(encoding="utf-8"))
+
+
+def count() -> dict[str, Any]:
+    """Count the operations of every method anew; takes a minute or two."""
+    found = {}
+    for cls in CLASSES:
+        if not issubclass(cls, LayerPruner):
+            counts = {f"{keep}": selected(cls, keep)[0] for keep in budgets()}
+            found[cls.name] = {"merges": selected(cls, min(budgets()))[1], "operations": counts}
+    return {"visual_tokens": visual_tokens(), "methods": found}
+
+
+def counted(cls: type[Pruner], keep: float) -> int:
+    """Committed count of a method's operations at a budget."""
+    return operations()["methods"][cls.name]["operations"][f"{keep}"]
+
+
+def merges(cls: type[Pruner]) -> bool:
+    """Whether a method hands over averages of tokens."""
+    return not issubclass(cls, LayerPruner) and operations()["methods"][cls.name]["merges"]
+
+
+def ideas() -> str:
+    """A line for each method: what it does, and where it comes from."""
+    rows = []
+    for cls in CLASSES:
+        summary = parts(inspect.getdoc(cls) or "")[0]
+        source = re.sub(
+            r"(?:arXiv )?(\d{4}\.\d{5})", r"[\1](https://arxiv.org/abs/\1)", cls.paper or "–"
+        )
+        rows.append([f"[`{cls.name}`](#{anchor(cls)})", summary.rstrip("."), source])
+    return table(["method", "what it does", "source"], rows)
 
 
 @cache
@@ -130,11 +170,11 @@ def overview() -> str:
             "between layers"
             if issubclass(cls, LayerPruner)
             else "merged"
-            if selected(cls, least)[1]
+            if merges(cls)
             else "kept",
             holds(cls.name, "scenes", "all", least),
             holds(cls.name, "scenes-text", "all", least),
-            "–" if issubclass(cls, LayerPruner) else f"{selected(cls, least)[0]:,}",
+            "–" if issubclass(cls, LayerPruner) else f"{counted(cls, least):,}",
         ]
         for cls in CLASSES
     ]
@@ -144,7 +184,10 @@ def overview() -> str:
 def section(cls: type[Pruner]) -> str:
     """One method: idea, options, cost, and where it fails."""
     summary, idea, departures, options = parts(inspect.getdoc(cls) or "")
-    title = f"## `{cls.name}` {{#{anchor(cls)}}}"
+    title = f"## `{cls.name}`"
+    # a name whose heading gives another anchor on the code host than on the site
+    if anchor(cls) != cls.name:
+        title = f'<a id="{anchor(cls)}"></a>\n\n{title}'
     blocks = [
         title,
         f"**{summary}**",
@@ -202,7 +245,7 @@ def cost(cls: type[Pruner]) -> str:
             "so that the language model's arithmetic is that of a method which prunes before it "
             "at the same budget."
         )
-    counts = ", ".join(f"{selected(cls, keep)[0]:,} at {percent(keep)}" for keep in budgets())
+    counts = ", ".join(f"{counted(cls, keep):,} at {percent(keep)}" for keep in budgets())
     return f"**Cost.** Looks at: {seen}. Operations: {counts}."
 
 
@@ -223,7 +266,7 @@ def failures(cls: type[Pruner]) -> str:
     keeps = [keep for keep in budgets() if (cls.name, "scenes", "all", keep) in measured()]
     if keeps:
         said.append(lost(cls.name, min(keeps)))
-    if not issubclass(cls, LayerPruner) and selected(cls, min(budgets()))[1]:
+    if merges(cls):
         said.append(
             "It merges tokens, which families whose language model takes them before its "
             "projector refuse."

@@ -1,31 +1,33 @@
-"""Hooks of `mkdocs build`: pages, tables and drawings that code makes, and links that lead out of
-`docs`.
+"""Hooks of `mkdocs build`: pages that lie outside `docs`, the gallery, and links that lead there.
 
-The Markdown reads on its own too: links are those of the repository, and become the site's here. A
-line `<!-- table: NAME -->` stands for a table of `tables.TABLES`.
+The Markdown reads on its own too: links are those of the repository, and become the site's here.
 """
 
+import base64
+import json
 import os
 import posixpath
 import re
 from pathlib import Path
 from typing import Any
 
-from drawings import DRAWINGS
-from methods import methods_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from tables import TABLES
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {
     "benchmarks/ablation/README.md": "benchmarks/ablation.md",
+    "benchmarks/ablation/accuracy.png": "benchmarks/ablation.png",
     "benchmarks/accuracy/accuracy.png": "benchmarks/accuracy.png",
+    "benchmarks/analysis/fig1.png": "benchmarks/fig1.png",
     "benchmarks/analysis/fig2.png": "benchmarks/fig2.png",
+    "benchmarks/clips/accuracy.png": "benchmarks/clips.png",
     "benchmarks/clips/README.md": "benchmarks/clips.md",
     "benchmarks/coarse/README.md": "benchmarks/coarse.md",
     "benchmarks/serving/README.md": "benchmarks/serving.md",
     "benchmarks/serving/serving.png": "benchmarks/serving.png",
+    "benchmarks/speed/README.md": "benchmarks/speed.md",
+    "benchmarks/speed/llava-next-7b-whole/speed.png": "benchmarks/speed.png",
     "benchmarks/speed/selection/selection.png": "benchmarks/selection.png",
     "src/adafv/embedded/README.md": "embedded-model.md",
     "src/adafv/models/photo/README.md": "photo-model.md",
@@ -34,27 +36,54 @@ ELSEWHERE = {
     "CONTRIBUTING.md": "contributing.md",
 }
 """Files of the repository that are pages or images of the site, too."""
-HOMES = {**ELSEWHERE, "benchmarks/accuracy": "accuracy.md"}
+HOMES = {
+    **ELSEWHERE,
+    "benchmarks/accuracy": "accuracy.md",
+    "docs/gallery.ipynb": "gallery.md",
+    "README.md": "index.md",
+}
 ORIGINS = {page: origin for origin, page in ELSEWHERE.items()}
 LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]+)?\)")
-TABLE = re.compile(r"^<!-- table: (\S+) -->$", re.MULTILINE)
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add what lies elsewhere in the repository and what code makes."""
+    """Add what lies elsewhere in the repository, and the gallery."""
     for origin, page in ELSEWHERE.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / origin)))
-    files.append(File.generated(config, "methods.md", content=methods_page()))
-    for name, draw in DRAWINGS.items():
-        files.append(File.generated(config, f"drawings/{name}.png", content=draw()))
+    text, images = gallery()
+    files.append(File.generated(config, "gallery.md", content=text))
+    for name, content in images.items():
+        files.append(File.generated(config, name, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Fill in the tables, and turn links of the repository into links of the site."""
+    """Turn links of the repository into links of the site."""
     uri = page.file.src_uri
-    filled = TABLE.sub(lambda found: TABLES[found[1]](), markdown)
-    return LINK.sub(lambda found: link(found[1], found[2], found[3] or "", uri), filled)
+    return LINK.sub(lambda found: link(found[1], found[2], found[3] or "", uri), markdown)
+
+
+def gallery() -> tuple[str, dict[str, bytes]]:
+    """Return the notebook as a page, and its images by their names."""
+    notebook = json.loads((ROOT / "docs" / "gallery.ipynb").read_text(encoding="utf-8"))
+    blocks: list[str] = []
+    images: dict[str, bytes] = {}
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            blocks.append(source)
+            continue
+        blocks.append(f"```python\n{source}\n```")
+        for output in cell["outputs"]:
+            if output.get("name") == "stdout":
+                printed = "".join(output["text"])
+                blocks.append(f"```text\n{printed}```")
+            encoded = output.get("data", {}).get("image/jpeg")
+            if encoded:
+                name = f"drawings/gallery-{len(images)}.jpg"
+                images[name] = base64.b64decode(encoded)
+                blocks.append(f"![What the methods keep]({name})")
+    return "\n\n".join(blocks), images
 
 
 def link(text: str, target: str, anchor: str, uri: str) -> str:

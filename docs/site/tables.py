@@ -3,6 +3,7 @@
 Nothing is typed in.
 """
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,9 @@ from adafv.methods import CLASSES
 from adafv.speed import flops
 from adafv.speed.shapes import QUESTION, SHAPES, image
 
-ACCURACY = Path(__file__).parents[2] / "benchmarks" / "accuracy" / "results.json"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ACCURACY = BENCHMARKS / "accuracy" / "results.json"
+SPEED = BENCHMARKS / "speed" / "llava-next-7b-whole" / "results.json"
 KINDS = {
     ("scenes", "all"): "a bit of everything",
     ("scenes-small", "all"): "small, dull things beside loud ones",
@@ -28,6 +31,8 @@ KINDS = {
 }
 """Suite and type of question, in words."""
 TARGETS = (0.98, 0.95, 0.9)
+FRONT = 0.05
+"""Share of the tokens of the figures in the README."""
 READERS = ("adafv+", "adafv", "fastervlm", "t2i", "fastv", "pdrop", "random")
 LARGE = ("llava-1.5-7b", "llava-next-7b", "qwen2.5-vl-7b", "qwen3-vl-8b")
 
@@ -82,6 +87,65 @@ def smallest(method: str, suite: str, kind: str, target: float) -> str:
     return percent(min(enough)) if enough else "more"
 
 
+def front() -> str:
+    """One figure of accuracy and one of speed, each with its limits beside it."""
+    names = ("adafv+", "adafv", "random")
+    held = [f"`{name}` {holds(name, 'scenes', 'all', FRONT)}" for name in names]
+    asked = measured()["none", "scenes", "all", 1.0]["n"]
+    accuracy = (
+        f"At {percent(FRONT)} of the tokens, share of the dense model's accuracy: "
+        f"{', '.join(held)} (`scenes`, {asked} questions)."
+    )
+    of_accuracy = (
+        "A model of 4.4 M parameters on drawn scenes, trained to align words and image regions. "
+        "**No 7B checkpoint has been run here**, and reading suffers more: "
+        f"`adafv` holds {holds('adafv', 'scenes-text', 'all', FRONT)} of it."
+    )
+
+    found = json.loads(SPEED.read_text(encoding="utf-8"))
+    rows = {(row["method"], row["keep"]): row for row in found["rows"]}
+    dense, pruned = rows["none", 1.0], rows["adafv", FRONT]
+    seconds = [f"{row['ttft_ms'] / 1000:.1f} s" for row in (pruned, dense)]
+    speed = (
+        f"First token after {seconds[0]} instead of {seconds[1]}, {pruned['speedup']:.1f} times "
+        f"faster: LLaVA-NeXT-7B, `adafv`, {pruned['kept_tokens']} of "
+        f"{pruned['visual_tokens']:,} tokens."
+    )
+    of_speed = (
+        "Real sizes, random weights, bfloat16 on two CPU cores. **No GPU has been measured.** "
+        "Each further token of the answer costs nearly what it did."
+    )
+    return table(
+        ["", "measured", "limits"],
+        [
+            ["[accuracy](docs/accuracy.md)", accuracy, of_accuracy],
+            ["[speed](docs/speed.md)", speed, of_speed],
+        ],
+    )
+
+
+def speed() -> str:
+    """Time to the first token by share kept, on the whole of LLaVA-NeXT-7B."""
+    found = json.loads(SPEED.read_text(encoding="utf-8"))
+    rows = []
+    for row in found["rows"]:
+        if row["method"] not in ("none", "adafv", "adafv+"):
+            continue
+        dense = row["method"] == "none"
+        rows.append(
+            [
+                "all tokens" if dense else f"`{row['method']}`",
+                f"{row['kept_tokens']:,}",
+                f"{row['ttft_ms'] / 1000:.1f} s",
+                "" if dense else f"{row['speedup']:.1f}",
+                "" if dense else f"{row['ideal_speedup']:.1f}",
+                f"{row['kv_bytes'] / 2**20:,.0f} MiB",
+            ]
+        )
+    head = ["", "visual tokens read", "first token after", "times faster", "ideal", "KV cache"]
+    return table(head, rows)
+
+
 def choice() -> str:
     """What to keep, by what is asked and by how much may be lost, for `adafv+`."""
     rows = [
@@ -95,9 +159,14 @@ def choice_by_method() -> str:
     """The share each method needs to hold 95 % on each suite."""
     suites = list(dict.fromkeys(suite for _, suite, *_ in measured()))
     names = [cls.name for cls in CLASSES if cls.name != "none"]
-    rows = [
-        [f"`{name}`", *(smallest(name, suite, "all", 0.95) for suite in suites)] for name in names
-    ]
+    rows = []
+    for name in names:
+        least = [smallest(name, suite, "all", 0.95) for suite in suites]
+        if not any(
+            (name, suite, "all", keep) in measured() for suite in suites for keep in budgets()
+        ):
+            least = ["not measured"] * len(suites)
+        rows.append([f"`{name}`", *least])
     return table(["method", *(f"`{suite}`" for suite in suites)], rows)
 
 
@@ -164,6 +233,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "by-kind": by_kind,
     "ceilings": ceilings,
     "choice": choice,
+    "front": front,
     "choice-by-method": choice_by_method,
     "reading": reading,
+    "speed": speed,
 }

@@ -2,31 +2,36 @@
 
 import re
 import tomllib
+import warnings
 from pathlib import Path
 
 from adafv import METHODS
 from adafv.cli import main
-from adafv.data.scenes import draw
 from adafv.families import FAMILIES, record
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_ten_lines_run(tmp_path, monkeypatch, capsys):
-    """The first Python block, as it stands, on an image of the scenes."""
-    monkeypatch.chdir(tmp_path)
-    draw(0, split="test", suite="scenes").image.save("picture.png")
+def test_the_first_block_prints_the_answer_alone(monkeypatch, capfd):
+    """As it stands, on the image that it names: no echo of the prompt, no deprecation."""
+    monkeypatch.chdir(ROOT)
     block = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert block
-    exec(compile(block[1], "README.md", "exec"), {})
-    assert capsys.readouterr().out.strip()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        exec(compile(block[1], "README.md", "exec"), {})
+    said = capfd.readouterr()
+    assert said.out == "orange\n"
+    assert "deprecat" not in said.err.lower()
+    assert "It prints `orange`" in README
 
 
 def test_every_method_has_its_line():
-    """No method is left out of the table, and each names its paper."""
+    """No method is left out of the first table of docs/methods.md, and each names its paper."""
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8").split("\n## ")[0]
     for name, cls in METHODS.items():
-        (line,) = [line for line in README.splitlines() if line.startswith(f"| `{name}` |")]
+        line = next(line for line in page.splitlines() if line.startswith(f"| [`{name}`]"))
         assert all(
             number in line
             for number in re.findall(r"\d{4}\.\d{5}", cls.paper)
@@ -85,3 +90,9 @@ def test_links_lead_somewhere():
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", README)
     assert len(targets) > 10
     assert all((ROOT / target).exists() for target in targets)
+
+
+def test_one_screen():
+    """Whoever lands here sees what it does, how to install it, and what was measured."""
+    assert len(README.splitlines()) < 110
+    assert not re.search(r"\beager\b|\blisted\b|of it\)|pays from", README)

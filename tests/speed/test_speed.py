@@ -608,7 +608,7 @@ def test_measurement_counts_one_dense():
 
 
 def test_pages_say_what_was_measured(monkeypatch):
-    """The tables of the README and of docs/speed.md are those of the committed results."""
+    """The tables of benchmarks/speed/README.md are those of the committed results."""
     script = Path(__file__).parents[2] / "benchmarks" / "speed" / "pages.py"
     monkeypatch.setattr(sys, "argv", [str(script), "--check"])
     runpy.run_path(str(script), run_name="__main__")

@@ -29,8 +29,9 @@ def score_caption(rows: Rows) -> str:
     dropped = " / ".join(f"{100 * reduction:.3g}" for reduction in reductions)
     return (
         f"Fig. 1. Score, per cent of the dense model's, with {dropped} % of the visual tokens "
-        f"gone. {_capital(shown)}: {'; '.join(lists)}. Bars are 95 % intervals, the dashed line is "
-        "the model without an image."
+        f"gone. {_capital(shown)}: {'; '.join(lists)}. Broad: {shown}. Thin: "
+        "each suite. Grey: the other methods. Dashed: the model without an image. Beside each "
+        "name: its last score."
     )
 
 
@@ -50,9 +51,9 @@ def auc_caption(rows: Rows) -> str:
     positions = "; ".join(map(_with_interval, means))
     return (
         "Fig. 2. Left: the chance that a visual token in a question's boxes scores higher than one "
-        "outside them (AUC), mean over questions, with 95 % intervals; content words are all but "
+        "outside them (AUC), mean over questions, with 95 % intervals. Content words are all but "
         f"the chat template's and function words. {' '.join(parts)} Right: mean score along the "
-        "image's sequence of visual tokens, 1 where it is even. Mean place, from 0, the first "
+        "sequence, 1 where it is even. Mean place, from 0, the first "
         f"token, to 1, the last: {positions}."
     )
 

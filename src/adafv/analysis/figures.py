@@ -1,5 +1,6 @@
-"""The four figures: rows in, a matplotlib figure out, each with its caption under it."""
+"""The four figures: rows in, a matplotlib figure out, each with two lines of caption under it."""
 
+import math
 import re
 import textwrap
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from adafv.utils.records import Rows, distinct, where
 from adafv.viz.figure import FAINT, GREY, INK, PAPER
 from adafv.viz.figure import RELEVANCE as ORANGE
 from adafv.viz.figure import SALIENCY as BLUE
+from adafv.viz.palette import colors_of
 
 __all__ = ["draw_auc", "draw_first_hit", "draw_scores", "draw_similarity"]
 
@@ -34,10 +36,9 @@ SKY = "#56b4e9"
 BROWN = "#8c564b"
 PURPLE = "#6a3d9a"
 SILVER = "#999999"
-# of methods, in their order
-COLORS = (BLUE, YELLOW, GREEN, "#cc79a7", SKY, BROWN, "#b8a000", PURPLE)
-MARKERS = "oDs^vPX*"
-STYLES = ("-", (0, (5, 2)), (0, (2, 1.5)))
+ACROSS = 6
+"""Panels in a row of Fig. 1."""
+CAPTION_LINES = 2
 
 # a signal has the color of what it is made of
 SIGNALS = {
@@ -63,87 +64,92 @@ LINE = 0.165
 
 @checked
 def draw_scores(rows: Rows, caption: str) -> Figure:
-    """Draw Fig. 1: a panel for each suite and their mean, a line for each method."""
+    """Draw Fig. 1: a small panel for each method, the best at the strongest reduction first.
+
+    In each the method's mean over the suites is a broad line, its suites are thin ones, and the
+    means of all other methods are grey.
+    """
     pruned = [row for row in rows if row["method"] != "blind"]
     suites = distinct(rows, "suite")
-    names = sorted(distinct(pruned, "method"), key=lambda name: (name not in OURS, name))
+    # one suite has no mean beside it
+    shown = MEAN if MEAN in suites else suites[0]
+    means = where(pruned, suite=shown)
     reductions = sorted(distinct(pruned, "reduction"))
+    # those that don't go as far as the others come last
+    names = sorted(
+        distinct(means, "method"),
+        key=lambda name: (
+            _last(means, name)["reduction"] < reductions[-1],
+            -_last(means, name)["score"],
+        ),
+    )
+    colors = colors_of(names)
 
-    # a page as wide as its panels are many
-    width = 1.9 + 2.5 * len(suites)
-    height = max(3.5, 0.21 * len(names))
-    figure = _page(width, height, "Score against reduction", caption)
-    panels = figure.subplots(1, len(suites), sharey=True, squeeze=False)[0]
-    for axes, suite in zip(panels, suites, strict=True):
-        _score_panel(axes, where(rows, suite=suite), names, reductions)
-        _style(axes, suite, "y", bold=suite != MEAN)
-    panels[0].set_ylabel("score, % of the dense model's", color=INK, fontsize=9)
-    panels[0].set_xlabel("visual tokens gone", loc="left", fontsize=9, color=INK)
-
-    # the legend in the order of the lines at their right end; a suite may lack a method
-    lines = {}
-    for axes in panels:
-        for line in axes.get_legend_handles_labels()[0]:
-            lines[line.get_label()] = line
-    best = sorted(lines, key=lambda name: -_last_score(rows, name))
-    handles = [lines[name] for name in best]
-    figure.legend(handles, best, loc="outside right center", frameon=False, fontsize=9)
-    return figure
-
-
-def _score_panel(axes: Axes, rows: Rows, names: list[str], reductions: list[float]) -> None:
-    for i, name in enumerate(names):
-        own = where(rows, method=name)
-        _score_line(axes, own, reductions, i, name)
-
-    # dense and blind are lines to compare with
-    for row in where(rows, method="blind"):
-        axes.axhline(row["score"], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
-    axes.axhline(100, color=GREY, linewidth=1)
+    down = math.ceil(len(names) / ACROSS)
+    columns = min(ACROSS, len(names))
+    figure = _page(1.6 * ACROSS, 0.5 + 1.25 * down, "Score against reduction", caption)
+    panels = figure.subplots(down, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for axes, name in zip(panels, names, strict=False):
+        _method_panel(axes, rows, shown, name, colors[name], reductions)
+        last = _last(means, name)
+        title = f"{name} {last['score']:.0f}"
+        if last["reduction"] < reductions[-1]:
+            title += f" (at {100 * last['reduction']:.3g})"
+        _style(axes, title, "y")
+        axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold" if name in OURS else None)
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
 
     # reductions stand at equal distances, whatever they are
     def label(index: float, _: int) -> str:
         return f"{100 * reductions[int(index)]:.3g} %"
 
-    axes.xaxis.set_major_locator(FixedLocator(range(len(reductions))))
-    axes.xaxis.set_major_formatter(FuncFormatter(label))
-    axes.set_xlim(-0.3, len(reductions) - 0.7)
+    panels[0].xaxis.set_major_locator(FixedLocator(range(len(reductions))))
+    panels[0].xaxis.set_major_formatter(FuncFormatter(label))
+    panels[0].set_xlim(-0.3, len(reductions) - 0.7)
+    lowest = min(row["score"] for row in rows)
+    panels[0].set_ylim(10 * math.floor(lowest / 10), 108)
+    panels[0].yaxis.set_major_locator(MaxNLocator(4, steps=[5, 10]))
+    figure.supylabel("score, % of the dense model's", fontsize=9.5, color=INK)
+    return figure
 
 
-def _last_score(rows: Rows, name: Any) -> float:
-    """Return the mean score at a method's strongest reduction."""
+def _method_panel(
+    axes: Axes, rows: Rows, shown: str, name: str, color: str, reductions: list[float]
+) -> None:
+    """Draw one method in front of the means of all others."""
+    for row in where(rows, method="blind", suite=shown):
+        axes.axhline(row["score"], color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+    axes.axhline(100, color=GREY, linewidth=0.8)
+    for row_name in distinct(where(rows, suite=shown), "method"):
+        if row_name not in (name, "blind"):
+            x, y = _points(where(rows, suite=shown, method=row_name), reductions)
+            axes.plot(x, y, color=FAINT, linewidth=0.7, zorder=1)
+
     own = where(rows, method=name)
-    last = max(row["reduction"] for row in own)
-    scores = [row["score"] for row in where(own, reduction=last)]
-    return float(sum(scores) / len(scores))
-
-
-def _score_line(axes: Axes, rows: Rows, reductions: list[float], i: int, name: str) -> None:
-    # a little aside, so that intervals don't hide each other
-    shift = 0.02 * (i % 5 - 2)
-    ours = name in OURS
-    color = COLORS[i % len(COLORS)]
-    round_ = i // len(COLORS)  # colours come again with another line and marker
-
-    rows = sorted(rows, key=lambda row: row["reduction"])
-    x = [reductions.index(row["reduction"]) + shift for row in rows]
-    axes.plot(
-        x,
-        [row["score"] for row in rows],
-        label=name,
-        color=color,
-        marker=MARKERS[(i + round_) % len(MARKERS)],
-        linestyle=STYLES[round_ % len(STYLES)],
-        linewidth=2.4 if ours else 1.3,
-        markersize=6 if ours else 4.5,
-        zorder=4 if ours else 3,
-    )
-    # intervals
-    for at, row in zip(x, rows, strict=True):
-        # the mean of suites has none
+    for suite in distinct(own, "suite"):
+        if suite != shown:
+            x, y = _points(where(own, suite=suite), reductions)
+            axes.plot(x, y, color=color, linewidth=0.8, alpha=0.55, zorder=3)
+    x, y = _points(where(own, suite=shown), reductions)
+    axes.plot(x, y, color=color, marker="o", markersize=3.5, linewidth=2.2, zorder=4)
+    # the mean of suites has no interval
+    for row in where(own, suite=shown):
         if row["ci_low"] is not None:
-            ends = [row["ci_low"], row["ci_high"]]
-            axes.plot([at, at], ends, color=color, linewidth=0.8, alpha=0.6)
+            at = reductions.index(row["reduction"])
+            axes.plot([at, at], [row["ci_low"], row["ci_high"]], color=color, linewidth=0.8)
+
+
+def _points(rows: Rows, reductions: list[float]) -> tuple[list[int], list[float]]:
+    """Return place and score of the rows, from the weakest reduction to the strongest."""
+    rows = sorted(rows, key=lambda row: row["reduction"])
+    places = [reductions.index(row["reduction"]) for row in rows]
+    return places, [row["score"] for row in rows]
+
+
+def _last(rows: Rows, name: Any) -> dict[str, Any]:
+    """Return the row of a method's strongest reduction."""
+    return max(where(rows, method=name), key=lambda row: row["reduction"])
 
 
 @checked
@@ -155,8 +161,8 @@ def draw_auc(rows: Rows, caption: str) -> Figure:
     colors = _signal_colors(signals)
 
     # the position bias takes as much room as two suites
-    width = 6.6 + 2.1 * len(suites)
-    height = 0.4 * len(signals)
+    width = 5.4 + 1.6 * len(suites)
+    height = 0.36 * len(signals)
     figure = _page(width, height, "Which signal knows what a question is about", caption)
     panels = figure.subplots(1, len(suites) + 1, width_ratios=[1] * len(suites) + [2.1])
 
@@ -225,19 +231,18 @@ def _position(axes: Axes, rows: Rows, colors: dict[str, str]) -> None:
 
     # room for the legend above the lines
     axes.set_xlim(0, 1)
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.4)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.5)
     axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
     axes.xaxis.set_major_formatter(FuncFormatter(label))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.legend(
         frameon=False,
         fontsize=8,
-        ncols=2,
-        loc="upper center",
+        loc="upper right",
         handlelength=1.4,
         columnspacing=1.2,
     )
-    axes.set_xlabel("position in the image's sequence of visual tokens", fontsize=9, color=INK)
+    axes.set_xlabel("position among the visual tokens", fontsize=9, color=INK)
     axes.set_ylabel("score, mean = 1", fontsize=9, color=INK)
     _style(axes, "position bias, all questions", "y")
 
@@ -303,12 +308,12 @@ def draw_first_hit(rows: Rows, caption: str) -> Figure:
 
 def _quantiles(axes: Axes, row: dict[str, Any], y: int) -> None:
     """Draw a dot for the median, a bar for the middle half, a line for the middle 80 %."""
-    # ours stand out, the plain ones step back
+    # ours stand out, the plain ones step back, and those by one signal alone have its colour
     color = GREY
-    if row["method"] in OURS:
-        color = BLUE
-    elif row["method"] in PLAIN:
+    if row["method"] in PLAIN:
         color = "#a3abb4"
+    elif row["method"] in (*OURS, "fastervlm", "t2i"):
+        color = colors_of([row["method"]])[row["method"]]
     axes.plot([row["p10"], row["p90"]], [y, y], color=color, linewidth=1.3)
     axes.plot(
         [row["p25"], row["p75"]],
@@ -331,18 +336,29 @@ def _quantiles(axes: Axes, row: dict[str, Any], y: int) -> None:
 
 
 def _page(width: float, height: float, title: str, caption: str) -> Figure:
-    """Make a figure of `height` inches with a heading above it and a caption below."""
+    """Make a figure of `height` inches with a heading above it and a caption below.
+
+    The caption is cut to two lines: its lists of numbers are in the tables beside the figure.
+    """
+    # sentences that are lists of numbers are left out
+    sentences = re.split(r"(?<=\.) (?=[A-Z])", caption)
+    caption = " ".join(text for text in sentences if not re.search(r"\d.*;", text))
     # no line ends within a number, a list of numbers, or the name of a layer
     unbroken = re.sub(
         r" (?=[/\[])|(?<=/) |(?<=\d,) (?=\d)|(?<=layer) ", "\N{NO-BREAK SPACE}", caption
     )
-    lines = textwrap.wrap(unbroken, int(width * 15.8))  # letters an inch
+    lines = textwrap.wrap(
+        unbroken,
+        int(width * 14.6),  # letters an inch
+        max_lines=CAPTION_LINES,
+        placeholder=" …",
+    )
 
     # the caption makes the page longer, not the panels smaller
     foot = LINE * len(lines) + 0.25
     head = 0.5
     total = foot + height + head
-    figure = Figure(figsize=(width, total), dpi=160, layout="constrained", facecolor=PAPER)
+    figure = Figure(figsize=(width, total), dpi=200, layout="constrained", facecolor=PAPER)
     engine: Any = figure.get_layout_engine()
     engine.set(
         rect=(0.1 / width, foot / total, 1 - 0.25 / width, height / total), w_pad=0.06, h_pad=0.04
@@ -352,7 +368,7 @@ def _page(width: float, height: float, title: str, caption: str) -> Figure:
     edge = 0.14 / width
     figure.text(edge, 1 - 0.16 / total, title, fontsize=13, fontweight="bold", color=INK, va="top")
     text = figure.text(
-        edge, 0.12 / total, "\n".join(lines), fontsize=8.5, color=INK, va="bottom", linespacing=1.35
+        edge, 0.12 / total, "\n".join(lines), fontsize=9, color=INK, va="bottom", linespacing=1.35
     )
     text.set_in_layout(False)
     return figure

@@ -1,5 +1,6 @@
 """Accuracy against budget, one panel per suite."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,19 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from adafv.utils.checks import checked
 from adafv.utils.records import distinct, where
+from adafv.viz.palette import colors_of
 
-__all__ = ["COLOURS", "FAINT", "INK", "MARKERS", "budget_axis", "draw"]
+__all__ = ["FAINT", "INK", "MARKERS", "budget_axis", "draw", "name_ends"]
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8C564B", "#B8A000", "#6A3D9A")
+NAMED = 7
+"""Methods that have a colour and a name; all others are grey."""
+COLUMNS = 2
+FLOOR = 50.0
+"""Where the axis begins, in per cent of the dense model, unless a named line lies below."""
 MARKERS = "oDs^vPX*"
 _LINES = ("none", "blind")
 _OURS = ("adafv", "adafv+")
-_PLAIN = ("random", "uniform", "pool")
+_PLAIN = ("random", "uniform")
 _REST = "#cccccc"
 INK = "#222222"
 FAINT = "#888888"
@@ -28,28 +34,66 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     It is relative to the dense model's. Dense and blind are horizontal lines in bands of their 95 %
     intervals. Of many methods only ours, the plain baselines and the best of the others at the
-    smallest budget have a colour; the rest is grey.
+    smallest budget have a colour, and their names at their ends; the rest is grey. The axis begins
+    at `FLOOR`, or below the lowest line with a name: grey lines may leave it.
     """
     rows = where(rows, question_type="all")
     suites = distinct(rows, "suite")
     names = _colored(rows)
 
-    # a panel for each suite, all with the same scale
+    # a panel for each suite, two in a row, all with the same scale
+    columns = min(COLUMNS, len(suites))
+    down = math.ceil(len(suites) / columns)
+    # small in inches: text is still read where the page is 900 pixels wide
     figure = Figure(
-        figsize=(1.6 + 3.9 * len(suites), 4.4), dpi=160, layout="constrained", facecolor="white"
+        figsize=(4.6 * columns, 0.4 + 3.4 * down), dpi=200, layout="constrained", facecolor="white"
     )
-    panels = figure.subplots(1, len(suites), sharey=True, squeeze=False)[0]
-    for axes, suite in zip(panels, suites, strict=True):
+    panels = figure.subplots(down, columns, squeeze=False).flatten()  # (down * columns,)
+    floor = _floor(rows, suites, names)
+    for axes, suite in zip(panels, suites, strict=False):
         # a method has the same colour in every panel
-        _panel(axes, where(rows, suite=suite), names)
+        _panel(axes, where(rows, suite=suite), names, floor)
         axes.set_title(suite, loc="left", fontsize=12, fontweight="bold", color=INK)
-    panels[0].set_ylabel("accuracy, % of the dense model", color=INK)
-    figure.supxlabel("visual tokens kept", fontsize=10, color=INK)
-    # without pruned methods there is nothing to name
-    if names:
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=10)
+    # an odd number of suites leaves a place empty
+    for axes in panels[len(suites) :]:
+        axes.set_visible(False)
+    figure.supylabel("accuracy, % of the dense model", fontsize=11, color=INK)
+    figure.supxlabel("visual tokens kept; grey: all other methods", fontsize=11, color=INK)
     figure.savefig(path)
+
+
+@checked
+def name_ends(axes: Axes, ends: dict[str, tuple[float, float]], colors: dict[str, str]) -> None:
+    """Write names beside the ends of their lines, moved apart where lines end close together.
+
+    Args:
+        ends: x and y of the last point of each line; y inside the limits of the axes.
+    """
+    low, high = axes.get_ylim()
+    # the height of a line of text, in units of the axis
+    step = (high - low) * 0.062
+    order = sorted(ends, key=lambda name: -ends[name][1])
+    places: list[float] = []
+    for name in order:
+        # as near to its line as the name above allows
+        above = places[-1] - step if places else math.inf
+        places.append(min(ends[name][1], above))
+    # those that would fall out below move the others up
+    places[-1:] = [max(place, low) for place in places[-1:]]
+    for i in range(len(places) - 2, -1, -1):
+        places[i] = max(places[i], places[i + 1] + step)
+    for name, place in zip(order, places, strict=True):
+        axes.annotate(
+            name,
+            (1.0, place),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9.5,
+            color=colors[name],
+            fontweight="bold" if name in _OURS else "normal",
+        )
 
 
 @checked
@@ -59,8 +103,12 @@ def budget_axis(axes: Axes, keeps: list[float]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(min(keeps) / 1.25, max(keeps) * 1.25)
     axes.invert_xaxis()
-    # ticks at the budgets alone
-    axes.xaxis.set_major_locator(FixedLocator(keeps))
+    # ticks at the budgets alone; of two whose numbers would overlap the larger
+    ticks: list[float] = []
+    for keep in sorted(keeps, reverse=True):
+        if not ticks or keep < 0.9 * ticks[-1]:
+            ticks.append(keep)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda keep, _: f"{100 * keep:.3g} %"))
     axes.spines[["top", "right"]].set_visible(False)
@@ -85,7 +133,7 @@ def _colored(rows: list[dict[str, Any]]) -> list[str]:
     # ours and the plain ones have a colour whatever their accuracy
     chosen = {name for name in (*_OURS, *_PLAIN) if name in found}
     for name in best:
-        if len(chosen) < len(COLOURS):
+        if len(chosen) < NAMED:
             chosen.add(name)
 
     # ours first, in a fixed order, so that their colours are the same in every figure
@@ -93,13 +141,31 @@ def _colored(rows: list[dict[str, Any]]) -> list[str]:
     return [name for name in order if name in chosen]
 
 
-def _panel(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None:
+def _floor(rows: list[dict[str, Any]], suites: list[str], names: list[str]) -> float:
+    """Return where the axes begin: at 50, or at the ten below the lowest line with a name."""
+    lowest = FLOOR
+    for suite in suites:
+        own = where(rows, suite=suite)
+        scale = _scale(own)
+        for row in own:
+            if row["method"] in names:
+                lowest = min(lowest, row["accuracy"] * scale)
+    return 10.0 * math.floor(lowest / 10)
+
+
+def _scale(rows: list[dict[str, Any]]) -> float:
+    """Return what turns accuracies of a suite into per cent of the dense model's."""
+    dense = where(rows, method="none")[0]["accuracy"]
+    return 100 / dense if dense else 0.0
+
+
+def _panel(axes: Axes, rows: list[dict[str, Any]], names: list[str], floor: float) -> None:
     """Draw one suite: bands of dense and blind, grey lines, then those in colours."""
     dense = where(rows, method="none")[0]
-    scale = 100 / dense["accuracy"] if dense["accuracy"] else 0.0
+    scale = _scale(rows)
     for row in rows:
         if row["method"] in _LINES:
-            _band(axes, row, scale)
+            _band(axes, row, scale, floor)
 
     # every line starts at the dense model
     lines: dict[str, list[tuple[float, float]]] = {}
@@ -109,30 +175,34 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], names: list[str]) -> None:
             line = lines.setdefault(row["method"], start)
             line.append((row["keep"], row["accuracy"] * scale))
 
-    # all grey ones share an entry of the legend
-    label = "others"
     for name in sorted(lines):
         if name not in names:
             x, y = _sorted(lines[name])
-            axes.plot(x, y, label=label, color=_REST, linewidth=1, zorder=2)
-            label = "_"
+            axes.plot(x, y, color=_REST, linewidth=1, zorder=2)
 
+    colors = colors_of(names)
+    ends = {}
     for i, name in enumerate(names):
         # ours are broader, and in front
         ours = name in _OURS
-        x, y = _sorted(lines.get(name, [(1.0, dense["accuracy"] * scale)]))
+        # a suite may lack a method
+        if name not in lines:
+            continue
+        x, y = _sorted(lines[name])
+        ends[name] = (x[0], y[0])
         axes.plot(
             x,
             y,
-            label=name,
-            color=COLOURS[i % len(COLOURS)],
+            color=colors[name],
             marker=MARKERS[i % len(MARKERS)],
             linewidth=2.6 if ours else 1.5,
             markersize=7 if ours else 5,
             zorder=4 if ours else 3,
         )
     budget_axis(axes, sorted({row["keep"] for row in rows if row["keep"] > 0}))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(floor, 106)
+    if ends:
+        name_ends(axes, ends, colors)
 
 
 def _sorted(points: list[tuple[float, float]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -141,11 +211,20 @@ def _sorted(points: list[tuple[float, float]]) -> tuple[tuple[float, ...], tuple
     return x, y
 
 
-def _band(axes: Axes, row: dict[str, Any], scale: float) -> None:
-    """Draw a horizontal line in a band of its interval: dense is solid, blind is dashed."""
+def _band(axes: Axes, row: dict[str, Any], scale: float, floor: float) -> None:
+    """Draw a horizontal line in a band of its interval: dense is solid, blind is dashed.
+
+    One below the axis is said at its foot.
+    """
     dense = row["method"] == "none"
-    label = "dense" if dense else "blind"
+    label = "dense" if dense else "without the image"
     height = row["accuracy"] * scale
+    text = f"{label}: {100 * row['accuracy']:.1f} % right"
+    if height < floor:
+        axes.annotate(
+            f"{text}, below", (0.02, 0.02), xycoords="axes fraction", fontsize=9, color="#555555"
+        )
+        return
     # the band first, so that the line is over it
     axes.axhspan(
         row["ci_low"] * scale,
@@ -161,10 +240,11 @@ def _band(axes: Axes, row: dict[str, Any], scale: float) -> None:
         linestyle="-" if dense else (0, (4, 3)),
     )
     axes.annotate(
-        f"{label}, {100 * row['accuracy']:.1f} % right",
+        text,
         (0.0, height),
         xycoords=("axes fraction", "data"),
-        xytext=(3, 3),
+        # above the markers where all lines begin
+        xytext=(3, 9 if dense else 3),
         textcoords="offset points",
         fontsize=9,
         color="#555555",

@@ -11,13 +11,16 @@ from adafv.utils.checks import checked
 
 __all__ = ["draw"]
 
-_COLOURS = dict(zip(STAGES, ("#56B4E9", "#CC79A7", "#E69F00", "#0072B2"), strict=True))
+# stages are no signals: none of them is blue, orange or black
+_COLOURS = dict(zip(STAGES, ("#44aa99", "#882255", "#ddcc77", "#b9bec5"), strict=True))
+_STAGE_NAMES = {"vision": "vision tower", "select": "selection", "rebuild": "shorter inputs"}
+_METHOD_NAMES = {"eager": "by eager attention", "listed": "by Python lists"}
 _INK = "#222222"
 
 
 @checked
 def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Draw the rows of `adafv speed`, a panel for each batch.
+    """Draw the rows of `adafv speed`, a panel for each batch, in seconds.
 
     A black tick is dense TTFT over the ideal speed-up.
     """
@@ -32,11 +35,12 @@ def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     panels = figure.subplots(len(groups), 1, squeeze=False, gridspec_kw=ratios)[:, 0]
     for axes, (batch, group) in zip(panels, groups.items(), strict=True):
         _panel(axes, group)
-        axes.set_title(f"{batch} at once", loc="left", fontsize=10, fontweight="bold", color=_INK)
+        prompts = "1 prompt" if batch == 1 else f"{batch} prompts at once"
+        axes.set_title(prompts, loc="left", fontsize=11, fontweight="bold", color=_INK)
 
     # one legend for all of them
-    panels[-1].set_xlabel("ms to the first token", color=_INK)
-    figure.suptitle(title, fontsize=9, color=_INK)
+    panels[-1].set_xlabel("seconds to the first token", color=_INK)
+    figure.suptitle(title, fontsize=10, color=_INK)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
         handles,
@@ -44,7 +48,7 @@ def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
         loc="outside lower center",
         ncols=len(labels),
         frameon=False,
-        fontsize=9,
+        fontsize=10,
     )
     figure.savefig(path)
 
@@ -55,12 +59,13 @@ def _panel(axes: Axes, rows: list[dict[str, Any]]) -> None:
     # the stages, end to end
     start = [0.0] * len(rows)
     for stage, colour in _COLOURS.items():
-        widths = [row[f"{stage}_ms"] for row in rows]
-        axes.barh(positions, widths, left=start, color=colour, label=stage, height=0.66)
+        widths = [row[f"{stage}_ms"] / 1000 for row in rows]
+        label = _STAGE_NAMES.get(stage, stage)
+        axes.barh(positions, widths, left=start, color=colour, label=label, height=0.66)
         start = [before + width for before, width in zip(start, widths, strict=True)]
 
     # where the first token would come if arithmetic were all
-    ideal = [rows[0]["ttft_ms"] / row["ideal_speedup"] for row in rows]
+    ideal = [rows[0]["ttft_ms"] / 1000 / row["ideal_speedup"] for row in rows]
     axes.plot(
         ideal,
         positions,
@@ -77,22 +82,25 @@ def _panel(axes: Axes, rows: list[dict[str, Any]]) -> None:
         if row["method"] == "none":
             names.append("dense")
         else:
-            names.append(f"{row['method']}, {100 * row['keep']:.3g} %")
-        text = f"{row['speedup']:.2f}× ({row['share_of_ideal']:.0%} of ideal)"
-        if position == 0:
-            text = f"{row['ttft_ms']:,.0f} ms"
+            name = _METHOD_NAMES.get(row["method"], row["method"])
+            names.append(f"{name}, {100 * row['keep']:.3g} %")
+        seconds = row["ttft_ms"] / 1000
+        # three digits, from milliseconds to minutes
+        text = f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.3g} s"
+        if position > 0:
+            text += f", {row['speedup']:.1f} times faster (ideal: {row['ideal_speedup']:.1f})"
         axes.annotate(
             text,
             (max(start[position], ideal[position]), position),
             xytext=(5, 0),
             textcoords="offset points",
             va="center",
-            fontsize=8,
+            fontsize=10,
         )
 
     # the dense row on top, and room for what stands beside the bars
-    axes.set_yticks(positions, names, fontsize=9)
+    axes.set_yticks(positions, names, fontsize=10)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.25 * max(start))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK, labelsize=9)
+    axes.tick_params(colors=_INK, labelsize=10)

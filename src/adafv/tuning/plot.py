@@ -6,9 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adafv.data.sample import BLIND
-from adafv.evaluation.plot import COLOURS, FAINT, INK, MARKERS, budget_axis
+from adafv.evaluation.plot import FAINT, INK, MARKERS, budget_axis
 from adafv.tuning.pick import CHOOSING, REPORTING, Row, is_candidate
 from adafv.utils.checks import checked
+from adafv.viz.palette import colors_of
 
 __all__ = ["draw"]
 
@@ -33,9 +34,11 @@ def draw(rows: list[Row], min_retention: float, path: Path) -> None:
             by_method.setdefault(row["method"], []).append(row)
 
     # a line for each method, side by side around the budget
-    for i, own in enumerate(by_method.values()):
+    colors = colors_of(by_method)
+    for i, (name, own) in enumerate(by_method.items()):
         shift = _SPREAD ** (i - (len(by_method) - 1) / 2)
-        _line(axes, sorted(own, key=lambda row: row["keep"]), i, shift)
+        marker = MARKERS[i % len(MARKERS)]
+        _line(axes, sorted(own, key=lambda row: row["keep"]), colors[name], marker, shift)
 
     # between these two lies what pruning may lose
     blind = next(row for row in rows if row["half"] == CHOOSING and row["method"] == BLIND)
@@ -78,11 +81,8 @@ def draw(rows: list[Row], min_retention: float, path: Path) -> None:
     figure.savefig(path)
 
 
-def _line(axes: Axes, rows: list[Row], index: int, shift: float) -> None:
+def _line(axes: Axes, rows: list[Row], colour: str, marker: str, shift: float) -> None:
     """Draw the points of a method with their intervals; those that hold are filled."""
-    # more methods than colours start again
-    colour = COLOURS[index % len(COLOURS)]
-    marker = MARKERS[index % len(MARKERS)]
     keeps = []
     values = []
     below = []

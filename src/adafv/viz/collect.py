@@ -139,15 +139,18 @@ class Explanation:
         """Say of each kept token whether relevance chose it, and whether saliency did.
 
         Returns:
-            (K,) whether it is among the k_t most relevant; (K,) among the k_v most salient ones.
+            (K,) whether it is among the k_t most relevant; (K,) among the k_v most salient ones. A
+            method that doesn't mix has K of the list that it looks at.
         """
-        if self.split is None or self.relevance is None or self.saliency is None:
-            neither = np.zeros(len(self.kept), dtype=bool)
-            return neither, neither
-        k_t, k_v = self.split
-        most_relevant = np.argsort(-self.relevance, kind="stable")[:k_t]  # (k_t,)
-        most_salient = np.argsort(-self.saliency, kind="stable")[:k_v]  # (k_v,)
-        return np.isin(self.kept, most_relevant), np.isin(self.kept, most_salient)
+        # a method that doesn't mix has room for all that it keeps on the list that it looks at
+        k_t, k_v = self.split or (len(self.kept), len(self.kept))
+        return self._among(self.relevance, k_t), self._among(self.saliency, k_v)
+
+    def _among(self, scores: Array | None, count: int) -> Array:
+        """Say of each kept token whether it is among the `count` highest scores (K,)."""
+        if scores is None:
+            return np.zeros(len(self.kept), dtype=bool)
+        return np.isin(self.kept, np.argsort(-scores, kind="stable")[:count])
 
 
 @checked

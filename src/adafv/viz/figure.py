@@ -10,6 +10,10 @@ from matplotlib.patches import Rectangle
 
 from adafv.utils.checks import checked
 from adafv.viz.fonts import drawable, families_for, warn_of
+from adafv.viz.palette import BOTH as BOTH
+from adafv.viz.palette import PLAIN as PLAIN
+from adafv.viz.palette import RELEVANCE as RELEVANCE
+from adafv.viz.palette import SALIENCY as SALIENCY
 
 __all__ = ["PixelFigure", "wrapped"]
 
@@ -17,12 +21,6 @@ INK = "#1b1f24"
 GREY = "#5d656e"
 FAINT = "#d5d9de"
 PAPER = "#ffffff"
-
-# of Okabe and Ito's palette: told apart by colour-blind readers, too
-SALIENCY = "#0072b2"
-RELEVANCE = "#d55e00"
-BOTH = "#111111"
-PLAIN = "#009e73"
 
 # all in pixels from the top left corner
 DPI = 100

@@ -165,7 +165,7 @@ def draw_kept(figure: PixelFigure, x: float, y: float, what: Explanation) -> Non
         ("by relevance", RELEVANCE),
         ("by saliency", SALIENCY),
         ("by both", BOTH),
-        ("tokens", PLAIN),
+        ("otherwise", PLAIN),
     )
     for name, hue in legend:
         if number := int((color == hue).sum()):

@@ -1,0 +1,47 @@
+"""Colours that mean the same in every picture: of signals, and of methods by what they look at."""
+
+from collections.abc import Iterable
+
+from adafv.utils.checks import checked
+
+__all__ = ["BOTH", "PLAIN", "RELEVANCE", "SALIENCY", "colors_of"]
+
+# of Okabe and Ito's palette: told apart by colour-blind readers, too
+SALIENCY = "#0072b2"
+RELEVANCE = "#d55e00"
+BOTH = "#111111"
+PLAIN = "#009e73"
+
+# of methods that mix both, that go by one of them, and of chance
+_METHODS = {
+    "adafv": "#6b7178",
+    "adafv+": BOTH,
+    "fastervlm": SALIENCY,
+    "t2i": RELEVANCE,
+    "random": "#b8a000",
+    "uniform": "#8c564b",
+    "pool": "#6a3d9a",
+    "oracle": "#7fb800",
+}
+# of all others, in their order
+_OTHERS = (PLAIN, "#cc79a7", "#882255", "#44aa99", "#999933", "#aa4499", "#332288", "#117733")
+
+
+@checked
+def colors_of(names: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each method; a method of these keeps its own whoever stands beside it.
+
+    Args:
+        names: of methods, options after a colon; those without a colour of their own share the
+            rest in the order given, which comes again after eight.
+    """
+    found: dict[str, str] = {}
+    others = 0
+    for name in names:
+        plain = name.split(":")[0]
+        if plain in _METHODS and _METHODS[plain] not in found.values():
+            found[name] = _METHODS[plain]
+        else:
+            found[name] = _OTHERS[others % len(_OTHERS)]
+            others += 1
+    return found

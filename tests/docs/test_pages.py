@@ -1,0 +1,76 @@
+"""The documentation as it lies in the repository: pages that code makes are up to date, links and
+pictures lead somewhere.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import generate
+import methods
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    [
+        *DOCS.glob("*.md"),
+        *ROOT.glob("*.md"),
+        *(ROOT / "benchmarks").glob("*/README.md"),
+    ]
+)
+LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(#[^)\s]+)?\)")
+
+
+def text_of(page: Path) -> str:
+    """Markdown without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of headings, as the code host makes them, and those that a page sets itself."""
+    text = text_of(page)
+    found = set(re.findall(r'<a id="([^"]+)">', text))
+    for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        found.add(re.sub(r"[^\w\- ]", "", plain.lower()).strip().replace(" ", "-"))
+    return found
+
+
+def test_pages_are_what_code_would_write():
+    """`make pages` changes nothing: docs/methods.md, docs/cli.md and every table are fresh."""
+    assert generate.stale() == []
+
+
+def test_a_page_that_was_edited_by_hand_is_found(monkeypatch, tmp_path):
+    """The check itself: one word more in a generated page is noticed."""
+    page = tmp_path / "cli.md"
+    page.write_text(generate.NOTE + generate.commands_page() + "more", encoding="utf-8")
+    monkeypatch.setattr(generate, "DOCS", tmp_path)
+    monkeypatch.setattr(generate, "ROOT", ROOT)
+    monkeypatch.setattr(generate, "PAGES", {"cli.md": generate.commands_page})
+    assert generate.stale() == ["cli.md"]
+
+
+def test_drawings_are_committed():
+    """Every drawing that code makes lies in docs/drawings, no other, and the loop is small."""
+    there = {path.name for path in (DOCS / "drawings").iterdir()}
+    assert there == set(generate.DRAWINGS)
+    assert (DOCS / "drawings" / "budget.gif").stat().st_size < 2_000_000
+
+
+def test_operations_are_counted_for_every_method():
+    """A new method needs `python docs/site/generate.py --count`."""
+    counts = json.loads(methods.OPERATIONS.read_text(encoding="utf-8"))["methods"]
+    between = {"fastv", "sparsevlm", "pdrop"}
+    assert set(counts) == {cls.name for cls in methods.CLASSES} - between
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_pictures_resolve_in_the_repository(page):
+    """Whoever reads on the code host finds every page, picture and heading."""
+    for target, anchor in LINK.findall(text_of(page)):
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), target
+        if anchor and path.suffix == ".md":
+            assert anchor[1:] in anchors(path), target + anchor
