@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from drawings import DRAWINGS
+from leaderboard import leaderboard_page
 from methods import methods_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -45,6 +46,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     for origin, page in ELSEWHERE.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / origin)))
     files.append(File.generated(config, "methods.md", content=methods_page()))
+    files.append(File.generated(config, "leaderboard.md", content=leaderboard_page()))
     for name, draw in DRAWINGS.items():
         files.append(File.generated(config, f"drawings/{name}.png", content=draw()))
     return files
