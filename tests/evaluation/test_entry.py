@@ -11,7 +11,7 @@ import leaderboard
 import pytest
 import typer
 
-from adafv.cli import app
+from adafv.cli import app, main
 from adafv.evaluation import report
 from adafv.evaluation.entry import (
     ENTRY,
@@ -112,6 +112,17 @@ def test_what_cannot_be_repeated_is_refused(entry, tmp_path):
         read_entry(broken)
     with pytest.raises(ValueError, match="cannot be read"):
         read_entry(tmp_path / "missing.json")
+
+
+def test_the_command_refuses_before_it_loads_a_model(tmp_path, monkeypatch, capsys):
+    """`--entry` of what cannot be repeated is one line and exit status 2, and writes no entry."""
+    monkeypatch.chdir(tmp_path)
+    command = ["eval", "--methods", "random", "--suite", "scenes", "--out", "out", "--entry", "new"]
+    assert main([*command, "--split", "validation"]) == 2
+    said = capsys.readouterr()
+    assert "what choices are made on" in said.err
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_page_shows_every_result_with_its_n():
