@@ -1,6 +1,6 @@
 // Sort by a column, filter by its values: nothing is fetched, and without a script all lines show.
 {
-  const board = document.getElementById("leaderboard");
+  const board = document.getElementById("board");
   const heads = Array.from(board.querySelectorAll("th"));
   const body = board.querySelector("tbody");
   const lines = Array.from(body.rows);
@@ -46,7 +46,8 @@
     field.setAttribute("aria-label", name);
     field.add(new Option(`every ${name}`, ""));
     const values = new Set(lines.map((line) => line.cells.item(column).textContent));
-    Array.from(values).sort().forEach((value) => field.add(new Option(value, value)));
+    const byNumber = (a, b) => a.localeCompare(b, undefined, { numeric: true });
+    Array.from(values).sort(byNumber).forEach((value) => field.add(new Option(value, value)));
     field.addEventListener("change", () => {
       chosen.set(column, field.value);
       show();

@@ -239,7 +239,7 @@ def board() -> str:
     body = "\n".join(lines)
     fields = " ".join(FILTERS)
     return (
-        f'<div id="leaderboard" data-filters="{fields}">\n<table>\n<thead><tr>{head}</tr></thead>\n'
+        f'<div id="board" data-filters="{fields}">\n<table>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
 

@@ -4,6 +4,7 @@ A number without its n, or a result that nobody can repeat, must never reach the
 """
 
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -138,8 +139,14 @@ def test_the_page_shows_every_result_with_its_n():
     for line in lines:
         assert line.count("<td") == len(leaderboard.COLUMNS)
     # nothing is fetched
-    assert "http" not in page.split('<div id="leaderboard"')[1]
+    assert "http" not in page.split('<div id="board"')[1]
     assert set(leaderboard.FILTERS) <= set(leaderboard.COLUMNS)
+    # the site gives headings their text as an id, and the script must find the table alone
+    headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    taken = [heading.lower().replace(" ", "-") for heading in headings]
+    for found in re.findall(r'getElementById\("(\w+)"\)', page):
+        assert found not in taken
+        assert page.count(f'id="{found}"') == 1
 
 
 def test_decisions_hold_what_they_say():
