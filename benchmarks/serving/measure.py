@@ -28,7 +28,7 @@ from shapes import SHAPES
 from tqdm import tqdm
 
 from adafv.speed.log import Log
-from adafv.speed.run import processor_name
+from adafv.utils.machine import processor_name
 
 QUICK = {
     "shape": "tiny",

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from leaderboard import leaderboard_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -50,6 +51,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add what lies elsewhere in the repository, and the gallery."""
     for origin, page in ELSEWHERE.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / origin)))
+    files.append(File.generated(config, "leaderboard.md", content=leaderboard_page()))
     text, images = gallery()
     files.append(File.generated(config, "gallery.md", content=text))
     for name, content in images.items():

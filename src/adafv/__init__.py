@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from adafv._moved import answer_for
 
 if TYPE_CHECKING:
+    from adafv.core.pruner import NestedPruner as NestedPruner
     from adafv.core.pruner import Pruner as Pruner
     from adafv.core.pruner import ScoringPruner as ScoringPruner
     from adafv.core.selection import Selection as Selection
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Encoding": "core.visual_tokens",
+    "NestedPruner": "core.pruner",
     "Pruner": "core.pruner",
     "ScoringPruner": "core.pruner",
     "Selection": "core.selection",

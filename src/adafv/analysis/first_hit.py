@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from adafv.core.pruner import Pruner, ScoringPruner
+from adafv.core.pruner import NestedPruner, Pruner
 from adafv.core.visual_tokens import VisualTokens
 from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked
@@ -41,12 +40,12 @@ def first_hits(
 ) -> list[FirstHit]:
     """Return the first-hit budget of each image (arXiv 2501.09532, Fig. 4).
 
-    For a method that ranks, that is the rank of the first related token. For any other, which may
-    choose quite other tokens under another budget, budgets are doubled and then bisected, which
-    takes a token once kept to be kept under every larger budget. That is then put to the test at
-    budgets below the one found, all of them up to 16 and in steps of a quarter beyond; where one of
-    them keeps a related token, every budget is tried from 1 upwards. A lucky budget between two
-    that are tested goes unseen.
+    For a method that is nested, that is the place of the first related token in its order. For any
+    other, which may choose quite other tokens under another budget, budgets are doubled and then
+    bisected, which takes a token once kept to be kept under every larger budget. That is then put
+    to the test at budgets below the one found, all of them up to 16 and in steps of a quarter
+    beyond; where one of them keeps a related token, every budget is tried from 1 upwards. A lucky
+    budget between two that are tested goes unseen.
 
     Args:
         pruner: a method; its own budget doesn't matter.
@@ -54,11 +53,9 @@ def first_hits(
         related: for each image (N,) which of its tokens are related, at least one.
     """
     found = []
-    ranks = type(pruner).pick is ScoringPruner.pick and pruner.crops == "global"
-    if ranks and isinstance(pruner, ScoringPruner):
-        # the rank of the first related token
-        scores = pruner.score(tokens).masked_fill(~tokens.mask, -torch.inf)  # (I, N)
-        order = scores.sort(dim=1, descending=True, stable=True).indices.cpu().numpy()
+    if isinstance(pruner, NestedPruner) and pruner.nested:
+        # where the first related token stands
+        order = pruner.rank(tokens, max(tokens.counts)).cpu().numpy()  # (I, N)
         for marks, indices in zip(related, order, strict=True):
             by_rank = marks[indices[: len(marks)]]  # (N,), padding is last
             found.append(FirstHit(int(by_rank.argmax()) + 1))

@@ -27,6 +27,12 @@ def evaluate(
     split: options.Split = "test",
     batch_size: options.BatchSize = 16,
     max_new_tokens: options.MaxNewTokens = 16,
+    entry: Annotated[
+        Path | None,
+        typer.Option(
+            "--entry", metavar="FOLDER", help="Also write an entry of the leaderboard here."
+        ),
+    ] = None,
     model: options.Model = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -42,6 +48,7 @@ def evaluate(
         need("easy_vqa")
     from adafv.data.suites import suites_of
     from adafv.evaluation import merge, report
+    from adafv.evaluation.entry import check_meta, check_repeatable, write_entry
     from adafv.evaluation.evaluate import Evaluation
     from adafv.evaluation.paired import paired
     from adafv.evaluation.rows import rows_of
@@ -60,10 +67,14 @@ def evaluate(
         max_new_tokens=max_new_tokens,
     )
     writable_folder(out)
+    if entry is not None:
+        check_repeatable(model, plan.suites, split)
+        writable_folder(entry)
     # results of other methods, budgets or suites are kept
     before = merge.earlier(out)
     options.quiet()
     from adafv.models.load import load
+    from adafv.utils.machine import machine_of
 
     name = model or "embedded"
     start = datetime.now(UTC)
@@ -79,6 +90,9 @@ def evaluate(
     # results that are there already must be of the same model and questions
     meta = report.meta_of(loaded, name, start, **settings)
     merge.check_mergeable(before, meta, plan.counts, plan.measured)
+    machine = machine_of(loaded.device)
+    if entry is not None:
+        check_meta(meta | {"machine": machine})
     options.complain_of_words(processor, plan.questions(), model)
     # answer every question with every method at every budget
     records = plan.run(
@@ -94,14 +108,17 @@ def evaluate(
     meta = report.meta_of(loaded, name, start, **settings, left_out=left_out)
     meta = merge.merged_meta(before, meta)
     report.write(out, meta, rows, pairs)
+    written = [str(out / file) for file in ("results.json", "results.csv", "accuracy.png")]
+    if entry is not None:
+        written.append(str(write_entry(entry, meta, rows, machine)))
     if as_json:
         options.print_json({"meta": meta, "rows": rows, "pairs": pairs})
         return
     options.print_table(report.table(rows, pairs), drop=report.NARROW)
     options.say(report.LEGEND)
-    for entry in left_out:
-        options.say(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}", indent=2)
-    written = [str(out / file) for file in ("results.json", "results.csv", "accuracy.png")]
+    for refused in left_out:
+        what = f"{refused['method']} at {refused['keep']}"
+        options.say(f"left out: {what}: {refused['reason']}", indent=2)
     typer.echo(f"written: {', '.join(written)}")
 
 

@@ -32,7 +32,7 @@ from adafv.utils.checks import one_of
 if TYPE_CHECKING:
     from adafv.core.layerwise_decoder import LayerwiseDecoder
 
-__all__ = ["Pruner", "ScoringPruner", "Selection"]
+__all__ = ["NestedPruner", "Pruner", "ScoringPruner", "Selection"]
 
 # The budget stands apart, the others belong to a prompt.
 NOT_AN_OPTION = ("keep", "tokens", "query", "tokenizer", "skip")
@@ -48,7 +48,8 @@ class Pruner(ABC):
         with pruner.attached(model):
             model.generate(**inputs)
 
-    A method is a subclass with one method: `pick`, or `score` if it is a ranking (see
+    A method is a subclass with one method: `pick`, `rank` if a smaller budget always keeps some of
+    what a larger one does (see `NestedPruner`), or `score` if it is a ranking (see
     `ScoringPruner`). Its class says what it looks at: the `signals` of the vision tower, the
     question (`needs_text`; or, as the seed of what it `draws`); whether it keeps `exact`ly K; and
     whether it `shrinks` images before the tower, so that it shares no encoding with others; whether
@@ -115,8 +116,9 @@ class Pruner(ABC):
     def __init_subclass__(cls) -> None:
         """Keep autocast away from what a method computes: same features, same tokens."""
         super().__init_subclass__()
-        if "pick" in vars(cls):
-            cls.pick = exact(cls.pick)  # type: ignore[method-assign]
+        for name in ("pick", "rank"):
+            if name in vars(cls):
+                setattr(cls, name, exact(getattr(cls, name)))
 
     def __post_init__(self) -> None:
         check_budget(self.keep, self.tokens)
@@ -284,18 +286,59 @@ class Pruner(ABC):
         Raises:
             ValueError: images encoded whole for a method that shrinks them, or the other way round.
         """
+        self._check_whole(encoding)
+        return self.select(encoding.tokens, self._budgets(encoding))
+
+    def _budgets(self, encoding: Encoding) -> list[int]:
+        """Return K of every image."""
+        return [self.budget(count) for count in encoding.tokens.counts]
+
+    def _check_whole(self, encoding: Encoding) -> None:
+        """Raise a `ValueError` unless the tower has seen the images as this method needs them."""
         if encoding.downsampled != self.shrinks:
             how = "shrunk" if encoding.downsampled else "whole"
             raise ValueError(
                 f"these images are encoded {how}, and {self.name} needs them otherwise: "
                 "encode them with the pruner itself"
             )
-        budget = [self.budget(count) for count in encoding.tokens.counts]
-        return self.select(encoding.tokens, budget)
+
+    @property
+    def nested(self) -> bool:
+        """Tell if every budget keeps the first tokens of one `order`."""
+        return False
+
+    def order(self, encoding: Encoding, count: int | None = None) -> list[Tensor]:
+        """Return each image's tokens in the order in which budgets take them up.
+
+        The first K of it are what `choose` keeps with `tokens=K`, so that one order serves every
+        budget: `pruner.cut(encoding, order)`.
+
+        Args:
+            count: how many are needed; the pick-by-pick methods take as long as they are many.
+                None: all of them.
+
+        Returns:
+            For each image (min(count, N),) indices.
+
+        Raises:
+            ValueError: a method that is not `nested`; see also `choose`.
+        """
+        raise ValueError(
+            f"{self.spec} has no order, since it keeps other tokens at other budgets: call "
+            "choose for each budget, or take a method that is nested, such as fastervlm or scope"
+        )
+
+    def cut(self, encoding: Encoding, order: Sequence[Tensor]) -> Selection:
+        """Select K tokens of every image, given their `order` (of K or more)."""
+        return Selection(first(order, self._budgets(encoding)))
 
     @contextmanager
     def pruned(
-        self, model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding
+        self,
+        model: PreTrainedModel,
+        inputs: Mapping[str, Any],
+        encoding: Encoding,
+        selection: Selection | None = None,
     ) -> Iterator[tuple[dict[str, Any], Selection]]:
         """Choose tokens and rebuild the prompt; while open, the model may read it.
 
@@ -305,12 +348,14 @@ class Pruner(ABC):
         Args:
             inputs: what the processor returned.
             encoding: of their images, with the signals that this method needs.
+            selection: what `cut` or `choose` returned of them; None: it is chosen here.
 
         Yields:
             The shorter inputs, and what was kept. A method that prunes between the layers of the
             language model does so until the context is left.
         """
-        selection = self.choose(encoding)
+        if selection is None:
+            selection = self.choose(encoding)
         short = self.rebuild(model, inputs, encoding, selection)
         with self.between_layers(model, encoding):
             yield short, selection
@@ -397,18 +442,53 @@ class Pruner(ABC):
         return attached(self, model)
 
 
-class ScoringPruner(Pruner):
+class NestedPruner(Pruner):
+    """A method whose kept tokens at any budget are the first ones of an order that is the same.
+
+    Crops that share a budget (`crops="each"`) end that: a larger one may give a crop fewer.
+    """
+
+    @abstractmethod
+    def rank(self, tokens: VisualTokens, count: int) -> Tensor:
+        """Return the first `count` tokens (I, count) of each image's order, padding last.
+
+        They must not depend on `count`, but for its being the end.
+        """
+
+    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
+        """Keep the first K tokens of each image's order."""
+        return Selection(first(self.rank(tokens, max(budget)), budget))
+
+    @property
+    def nested(self) -> bool:
+        """Tell if every budget keeps the first tokens of one `order`: unless crops share it."""
+        # a subclass that picks otherwise has no order
+        return self.crops == "global" and type(self).pick is NestedPruner.pick
+
+    @torch.no_grad()
+    def order(self, encoding: Encoding, count: int | None = None) -> list[Tensor]:
+        """Return each image's tokens in the order in which budgets take them up."""
+        self._check_whole(encoding)
+        if not self.nested:
+            return super().order(encoding, count)
+        counts = encoding.tokens.counts
+        most = max(counts) if count is None else min(count, max(counts))
+        ranked = self.rank(encoding.tokens, most)  # (I, most)
+        return [row[:own] for row, own in zip(ranked, counts, strict=True)]
+
+
+class ScoringPruner(NestedPruner):
     """A method that ranks the tokens: the K highest scores are kept, on ties the lower index."""
 
     @abstractmethod
     def score(self, tokens: VisualTokens) -> Tensor:
         """Return the importance (I, N) of every token; what it says of padding doesn't matter."""
 
-    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        """Keep the tokens with the highest scores."""
+    def rank(self, tokens: VisualTokens, count: int) -> Tensor:
+        """Order the tokens by their scores, the highest first."""
         scores = self.score(tokens)  # (I, N)
         # padding comes last
         scores = scores.masked_fill(~tokens.mask, -torch.inf)
         # a stable sort leaves equal scores in the order of their indices
         order = scores.sort(dim=1, descending=True, stable=True).indices  # (I, N)
-        return Selection(first(order, budget))
+        return order[:, :count]

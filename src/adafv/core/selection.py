@@ -1,5 +1,6 @@
 """Kept tokens: what a method returns for a batch of images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -38,6 +39,6 @@ class Selection:
 
 
 @checked
-def first(order: Tensor, budget: list[int]) -> list[Tensor]:
-    """Return the first `budget[i]` entries (K,) of each row of (I, N), ascending."""
+def first(order: Tensor | Sequence[Tensor], budget: list[int]) -> list[Tensor]:
+    """Return the first `budget[i]` entries (K,) of each of I rows (N,), ascending."""
     return [row[:k].sort().values for row, k in zip(order, budget, strict=True)]

@@ -165,8 +165,13 @@ class Answering:
             asked.append(samples[image].questions[index])
         prompts = Prompts(self.model, self.processor, encoding, images, list(samples), asked)
 
+        # a method's largest budget first: one that is nested chooses once for all of them
+        lacking = self._lacking(suite, samples, batch, planned)
+        methods = [c.method for c in lacking]
+        lacking.sort(key=lambda c: (methods.index(c.method), -c.keep))
+
         records = []
-        for c in self._lacking(suite, samples, batch, planned):
+        for c in lacking:
             # no answer at all where the budget cannot be met
             for item, question, answer in zip(
                 batch, asked, self._answers(prompts, c), strict=False

@@ -1,7 +1,7 @@
 """Questions on encoded images, answered under one configuration after another."""
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,15 @@ from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked
 
 __all__ = ["Prompts"]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The first `count` tokens of each image's order, and the seconds that it took."""
+
+    tokens: list[Tensor]
+    count: int
+    seconds: float
 
 
 @checked
@@ -50,9 +59,14 @@ class Prompts:
         self.blind = build_text(processor, questions, model.device)
         # by the text tokens that are skipped; the images are encoded already
         self.encodings = {frozenset[int](): reask(model, self.inputs, encoding, images)}
+        # by the method without its budget
+        self.orders: dict[str, _Order] = {}
 
     def answer(self, pruner: Pruner | None, max_new_tokens: int) -> list[dict[str, Any]]:
         """Return answer, visual_tokens, kept_tokens, evidence_kept and seconds of each question.
+
+        A method that is nested orders the tokens once, for this budget and the smaller ones that
+        are asked for later; the seconds of each contain those of the order.
 
         Evidence is the share of the tokens in the boxes of a question that stay; None: without
         boxes, and where a kept token is no longer a patch of its own.
@@ -69,21 +83,22 @@ class Prompts:
         else:
             encoding = self._without(frozenset(pruner.skip) if pruner else frozenset())
         counts = encoding.tokens.counts
+        # the oracle alone is told what the questions are about
+        if isinstance(pruner, Oracle):
+            pruner = replace(pruner, distances=self._distances)
         # the vision tower has run before, for all configurations
+        selection, seconds = self._chosen(pruner, encoding) if pruner else (None, 0.0)
         start = time.perf_counter()
-        if pruner is None:
+        if pruner is None or selection is None:
             read = [0.0] * len(counts)
-            selection = None
             output = generate(self.model, self.blind, max_new_tokens)
         else:
-            # the oracle alone is told what the questions are about
-            if isinstance(pruner, Oracle):
-                pruner = replace(pruner, distances=self._distances)
-            with pruner.pruned(self.model, self.inputs, encoding) as (short, selection):
+            with pruner.pruned(self.model, self.inputs, encoding, selection) as (short, _):
                 output = generate(self.model, short, max_new_tokens)
             read = selection.tokens_read
         texts = decode(self.processor, output)
-        seconds = (time.perf_counter() - start) / len(texts)  # a question's share of the batch
+        seconds += time.perf_counter() - start
+        seconds /= len(texts)  # a question's share of the batch
 
         evidence: list[float | None] = [None] * len(counts)
         if selection is not None and pruner is not None and not pruner.shrinks:
@@ -100,6 +115,21 @@ class Prompts:
                 }
             )
         return answers
+
+    def _chosen(self, pruner: Pruner, encoding: Encoding) -> tuple[Selection, float]:
+        """Return what is kept within the budget, and the seconds that the choice takes."""
+        start = time.perf_counter()
+        if not pruner.nested:
+            return pruner.choose(encoding), time.perf_counter() - start
+
+        # an order that is long enough may be there from a larger budget
+        count = max(map(pruner.budget, encoding.tokens.counts))
+        order = self.orders.get(pruner.spec)
+        if order is None or order.count < count:
+            ordered = pruner.order(encoding, count)
+            order = _Order(ordered, count, time.perf_counter() - start)
+            self.orders[pruner.spec] = order
+        return pruner.cut(encoding, order.tokens), order.seconds
 
     def _without(self, skip: frozenset[int]) -> Encoding:
         """Return the images with the text tokens of their questions, `skip` left out."""

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.core.pruner import Pruner
-from adafv.core.selection import Selection, first
+from adafv.core.pruner import NestedPruner
 from adafv.core.visual_tokens import VisualTokens
 from adafv.ops.coverage import Gains
 from adafv.utils.checks import checked
@@ -17,7 +16,7 @@ __all__ = ["GreedyPruner"]
 
 @checked
 @dataclass(kw_only=True)
-class GreedyPruner(Pruner):
+class GreedyPruner(NestedPruner):
     """A method that picks K tokens one after the other, each time the one that gains most.
 
     Ties go to the lower index.
@@ -35,18 +34,16 @@ class GreedyPruner(Pruner):
         """
 
     @torch.no_grad()
-    def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
-        """Keep the first K picks of each image."""
-        most = max(budget)
-        gains = self.gains(tokens, most)
+    def rank(self, tokens: VisualTokens, count: int) -> Tensor:
+        """Pick `count` tokens of each image."""
+        gains = self.gains(tokens, count)
         gain = next(gains)  # (I, N)
         free = tokens.mask  # (I, N)
         picks: list[Tensor] = []
         while True:
             pick = gain.masked_fill(~free, -torch.inf).argmax(dim=1, keepdim=True)  # (I, 1)
             picks.append(pick)
-            if len(picks) == most:
-                order = torch.cat(picks, dim=1)  # (I, K)
-                return Selection(first(order, budget))
+            if len(picks) == count:
+                return torch.cat(picks, dim=1)  # (I, count)
             free = free.scatter(1, pick, False)
             gain = gains.send(pick)

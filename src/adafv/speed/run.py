@@ -29,8 +29,9 @@ from adafv.speed.log import Log
 from adafv.speed.shapes import QUESTION, Shape, build, image, shape_of
 from adafv.speed.stages import Timed, answer, capture_ms, peak_bytes, read_text
 from adafv.utils.checks import checked
+from adafv.utils.machine import machine_of
 
-__all__ = ["DENSE", "Measurement", "Trial", "plan", "processor_name"]
+__all__ = ["DENSE", "Measurement", "Trial", "plan"]
 
 DENSE = "none"
 DENSE_REPEAT = "none again"
@@ -187,7 +188,7 @@ class Measurement:
             "of_layers": self.sizes.text["num_hidden_layers"],
             "device": device.type,
             "dtype": str(dtype).removeprefix("torch."),
-            "machine": _machine(device),
+            "machine": machine_of(device),
             "versions": {
                 "adafv": __version__,
                 "python": platform.python_version(),
@@ -354,24 +355,3 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
         result = call()
         times.append(1000 * (time.perf_counter() - start))
     return result, median(times)
-
-
-def processor_name() -> str:
-    """Return the name of this machine's CPU."""
-    info = Path("/proc/cpuinfo")
-    # platform.processor() is empty or "x86_64" on Linux
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if "model name" in line:
-                return line.split(": ")[1]
-    return platform.processor() or platform.machine()
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
-    """Return the name of a device; of a CPU also its widest instructions in use, and threads."""
-    if device.type == "cuda":
-        return {"name": torch.cuda.get_device_name(device)}
-    return {
-        "name": f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}",
-        "threads": torch.get_num_threads(),
-    }

@@ -1,0 +1,310 @@
+"""The leaderboard: a page made of the committed results, and nothing else.
+
+Sources are the evaluations on test splits under `benchmarks`, and the entries that
+`adafv eval --entry` wrote into `benchmarks/leaderboard`.
+"""
+
+import html
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tables import percent, table
+
+from adafv.evaluation import report
+from adafv.evaluation.beyond_resize import BEYOND_RESIZE
+from adafv.evaluation.entry import ENTRY, read_entry
+from adafv.methods import METHODS
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+EVALUATIONS = ("accuracy", "fresh")
+SPEED = BENCHMARKS / "speed" / "llava-next-7b-whole" / "results.json"
+SCRIPT = Path(__file__).with_name("leaderboard.js")
+KINDS = {
+    "colours": ("scenes", "color"),
+    "presence": ("scenes", "exists"),
+    "places of things that the question names": ("scenes", "relation"),
+    "places: what is beside a thing": ("scenes", "beside"),
+    "reading": ("scenes-text", "all"),
+    "counting": ("scenes", "count"),
+    "screens": ("pages", "screen"),
+}
+"""What is asked about, with the suite and the type of question that measure it."""
+TARGET = 0.95  # of the dense model's accuracy
+ANSWERED = 0.8  # by the dense model, for a share of it to mean something
+COLUMNS = (
+    "method",
+    "budget",
+    "suite",
+    "model",
+    "n",
+    "accuracy, %",
+    "retention, %",
+    "filter, %",
+    "evidence kept, %",
+    "selection, ms",
+    "tokens",
+    "results",
+)
+FILTERS = ("method", "budget", "suite", "model", "results")
+HEAD = """# Leaderboard
+
+Made when this page is built, of results under `benchmarks` alone. To add a line, see
+[contributing](../CONTRIBUTING.md#the-leaderboard).
+
+## Which method, which budget
+
+The smallest measured budget at which some method holds {target} of the accuracy with all tokens, by
+the lower end of its 95 % interval. Named is the method with the highest accuracy there; *others* is
+how many more hold as much. Where many methods are compared, the one on top may be there by luck.
+
+{decisions}
+
+**What not to prune**: {whole}
+
+## All results
+
+Accuracy with its 95 % interval. *Retention* is its share of the dense model's. *Filter* is the
+share, with how many questions it rests on, of what all tokens answer and an image shrunk to the
+same budget does not (VTC-Bench, arXiv 2510.07143). *Evidence kept* is the share of the tokens in
+the boxes of what is asked that stay. *Selection* is the time to choose for an image of {visual}
+tokens ({speed}). A dash: those results don't have it. Click on a head to sort; choose in the fields
+to filter.
+"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Results of one file: where it lies below `benchmarks`, how it was made, its rows."""
+
+    name: str
+    meta: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+
+@cache
+def sources() -> tuple[Source, ...]:
+    """All results on test splits, entries last."""
+    found = []
+    for name in EVALUATIONS:
+        results = report.read(BENCHMARKS / name / "results.json")
+        found.append(Source(name, results["meta"], results["rows"]))
+    for path in sorted((BENCHMARKS / "leaderboard").glob(f"*/{ENTRY}")):
+        entry = read_entry(path)
+        found.append(Source(f"leaderboard/{path.parent.name}", entry["meta"], entry["rows"]))
+    return tuple(found)
+
+
+@cache
+def speed() -> dict[str, Any]:
+    """The measurement of selection times."""
+    found: dict[str, Any] = json.loads(SPEED.read_text(encoding="utf-8"))
+    return found
+
+
+def leaderboard_page() -> str:
+    """The decision table, what not to prune, and all results."""
+    command = f"`{speed()['meta']['command']}`"
+    head = HEAD.format(
+        target=percent(TARGET),
+        decisions=decisions(),
+        whole=whole(),
+        visual=f"{speed()['rows'][0]['visual_tokens']:,}",
+        speed=f"{command}, {speed()['meta']['machine']['name']}",
+    )
+    script = SCRIPT.read_text(encoding="utf-8")
+    return f"{head}\n{board()}\n<script>\n{script}</script>\n"
+
+
+def decisions() -> str:
+    """For each kind of question the smallest budget that holds, and the best method there."""
+    lines = []
+    for words, kind in KINDS.items():
+        measured = _measured(kind)
+        if not measured:
+            lines.append([words, "–", "not measured yet", "–", "–", "–"])
+        for source, rows in measured:
+            lines.append([words, f"`{source.meta['model']}`", *_decision(rows)])
+    head = ["questions about", "model", "method", "budget", "holds, %", "all tokens, %"]
+    return table(head, lines)
+
+
+def _measured(kind: tuple[str, str]) -> list[tuple[Source, list[dict[str, Any]]]]:
+    """For each model the first source that measured a kind of question, with its rows."""
+    found: dict[str, tuple[Source, list[dict[str, Any]]]] = {}
+    for source in sources():
+        rows = [row for row in source.rows if (row["suite"], row["question_type"]) == kind]
+        if rows:
+            found.setdefault(source.meta["model"], (source, rows))
+    return list(found.values())
+
+
+def _decision(rows: list[dict[str, Any]]) -> list[str]:
+    """Method, budget, what it holds and what all tokens do, of the rows of one kind."""
+    dense = _dense(rows)
+    all_tokens = f"{100 * dense['accuracy']:.0f} (n = {dense['n']})"
+    if dense["accuracy"] < ANSWERED:
+        return ["keep all", "100 %", "–", all_tokens]
+    holding = _holding(rows, dense)
+    if not holding:
+        best = _best(rows)
+        nearest = f"{_held(best, dense)} with `{best['method']}` at {percent(best['keep'])}"
+        return ["none is shown", "100 %", nearest, all_tokens]
+    keep = min(row["keep"] for row in holding)
+    level = [row for row in holding if row["keep"] == keep]
+    best = _best(level)
+    name = f"`{best['method']}`"
+    if len(level) > 1:
+        name += f" ({len(level) - 1} others)"
+    return [name, percent(keep), _held(best, dense), all_tokens]
+
+
+def _best(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The row of a method with the highest accuracy, of equal ones that of the smallest budget."""
+    return max(filter(_is_method, rows), key=lambda row: (row["accuracy"], -row["keep"]))
+
+
+def _held(row: dict[str, Any], dense: dict[str, Any]) -> str:
+    return f"{100 * row['retention']:.0f} ({_interval(row, dense['accuracy'])})"
+
+
+def _is_method(row: dict[str, Any]) -> bool:
+    """Tell a method that prunes from the bounds and from all tokens."""
+    return row["method"].partition(":")[0] in METHODS and row["method"] != "none"
+
+
+def _dense(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    return next(row for row in rows if row["method"] == "none")
+
+
+def _holding(rows: Iterable[dict[str, Any]], dense: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of methods, no bounds, that hold the target at the lower end of their interval."""
+    found = []
+    for row in rows:
+        if _is_method(row) and row["ci_low"] >= TARGET * dense["accuracy"]:
+            found.append(row)
+    return found
+
+
+def whole() -> str:
+    """The kinds of questions that no measured budget holds, and those that nothing is known of."""
+    lost = []
+    few = []
+    unanswered = []
+    unmeasured = []
+    for words, kind in KINDS.items():
+        measured = _measured(kind)
+        if not measured:
+            unmeasured.append(words)
+        for source, rows in measured:
+            dense = _dense(rows)
+            said = f"{words} (`{source.meta['model']}`, n = {dense['n']})"
+            if dense["accuracy"] < ANSWERED:
+                unanswered.append(said)
+            elif _best(rows)["accuracy"] < TARGET * dense["accuracy"]:
+                lost.append(said)
+            elif not _holding(rows, dense):
+                few.append(said)
+    parts = []
+    if lost:
+        parts.append(f"no measured budget holds {percent(TARGET)} of {_listed(lost)}")
+    if few:
+        parts.append(
+            f"of {_listed(few)} there are too few questions to show that a budget holds "
+            f"{percent(TARGET)}, though the best ones may"
+        )
+    if unanswered:
+        parts.append(
+            f"with all tokens the model has less than {percent(ANSWERED)} right of "
+            f"{_listed(unanswered)}, so that its results say nothing of budgets there"
+        )
+    if unmeasured:
+        parts.append(f"nothing here has measured {_listed(unmeasured)}: measure before you prune")
+    return ("; ".join(parts) or "nothing of what was measured") + "."
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join(words)
+
+
+def board() -> str:
+    """All results as a table that the script sorts and filters."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in COLUMNS)
+    lines = []
+    for source in sources():
+        lines += _lines(source)
+    body = "\n".join(lines)
+    fields = " ".join(FILTERS)
+    return (
+        f'<div id="board" data-filters="{fields}">\n<table>\n<thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+    )
+
+
+def _lines(source: Source) -> list[str]:
+    """A line for each method at each budget of a source."""
+    filtered = {}
+    for row in source.rows:
+        if row["question_type"] == BEYOND_RESIZE:
+            filtered[row["suite"], row["method"], row["keep"]] = row
+    lines = []
+    for row in source.rows:
+        # all tokens, or none, are no choice
+        if row["question_type"] != "all" or row["method"] in ("blind", "oracle"):
+            continue
+        beyond = filtered.get((row["suite"], row["method"], row["keep"]))
+        lines.append(_line(source, row, beyond))
+    return lines
+
+
+def _line(source: Source, row: dict[str, Any], beyond: dict[str, Any] | None) -> str:
+    """A line of the table; a cell's number is what it is sorted by."""
+    accuracy = f"{100 * row['accuracy']:.1f} ({_interval(row)})"
+    retention = None if row["retention"] is None else 100 * row["retention"]
+    evidence = None if row["evidence_kept"] is None else 100 * row["evidence_kept"]
+    select = _select_ms(row["method"], row["keep"])
+    cells = [
+        _cell(f"<code>{html.escape(row['method'])}</code>"),
+        _cell(percent(row["keep"]), row["keep"]),
+        _cell(html.escape(row["suite"])),
+        _cell(html.escape(source.meta["model"])),
+        _cell(str(row["n"]), row["n"]),
+        _cell(accuracy, row["accuracy"]),
+        _number(retention),
+        _cell("–", -1) if beyond is None else _filter(beyond),
+        _number(evidence),
+        _number(select),
+        _number(row["kept_tokens"]),
+        _cell(html.escape(source.name)),
+    ]
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _interval(row: dict[str, Any], of: float = 1.0) -> str:
+    """The ends of a row's interval in percent, or in percent of an accuracy."""
+    return f"{100 * row['ci_low'] / of:.0f}–{100 * row['ci_high'] / of:.0f}"
+
+
+def _filter(beyond: dict[str, Any]) -> str:
+    share = 100 * beyond["accuracy"]
+    return _cell(f"{share:.0f} (n = {beyond['n']})", share)
+
+
+def _number(value: float | None) -> str:
+    return _cell("–", -1) if value is None else _cell(f"{value:.1f}", value)
+
+
+def _cell(text: str, value: float | None = None) -> str:
+    sorted_by = "" if value is None else f' data-value="{value:.6g}"'
+    return f"<td{sorted_by}>{text}</td>"
+
+
+def _select_ms(name: str, keep: float) -> float | None:
+    for row in speed()["rows"]:
+        if (row["method"], row["keep"]) == (name, keep):
+            found: float = row["select_ms"]
+            return found
+    return None

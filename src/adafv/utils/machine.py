@@ -1,0 +1,33 @@
+"""The machine that something is measured on."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adafv.utils.checks import checked
+
+__all__ = ["machine_of", "processor_name"]
+
+
+def processor_name() -> str:
+    """Return the name of this machine's CPU."""
+    info = Path("/proc/cpuinfo")
+    # platform.processor() is empty or "x86_64" on Linux
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if "model name" in line:
+                return line.split(": ")[1]
+    return platform.processor() or platform.machine()
+
+
+@checked
+def machine_of(device: torch.device) -> dict[str, Any]:
+    """Return the name of a device; of a CPU also its widest instructions in use, and threads."""
+    if device.type == "cuda":
+        return {"name": torch.cuda.get_device_name(device)}
+    return {
+        "name": f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
+    }
