@@ -22,6 +22,7 @@ from adafv import (
     VisPruner,
     method,
 )
+from adafv.core.signals import SALIENCY
 from adafv.methods import from_spec
 from adafv.ops.grid import cells
 from adafv.ops.relevance import text_to_image_attention
@@ -58,6 +59,57 @@ def test_adafv_is_sacmam(tokens, k, reserve, mass):
     for i, kept in enumerate(selection.kept):
         expected, k_t, k_v = oracle.sacmam(*scores_of(tokens, i), k, reserve, mass)
         assert (kept.tolist(), selection.split[i].tolist()) == (expected, [k_t, k_v])
+
+
+@pytest.mark.parametrize(("k", "spread"), [(1, 0.2), (3, 0.05), (9, 0.2), (20, 2.0)])
+def test_adafv_plus_keeps_what_nothing_better_says(tokens, k, spread):
+    """Nearness, score and redundancy of a real prompt, step by step, in both grids of an image."""
+    pruner = AdaFVPlus(tokens=k, spread=spread)
+    relevance = pruner.relevance(tokens)
+    nearness, saliency = pruner.attentions(tokens)
+    kept = pruner.select(tokens, [k, k]).kept
+    for i, n in enumerate(tokens.counts):
+        at = oracle.places(tokens.coordinates[i].tolist())
+        expected = oracle.nearness(relevance[i, :n].tolist(), at, spread)
+        torch.testing.assert_close(nearness[i, :n], torch.tensor(expected).double())
+        scores = [
+            a * (0.1 + b) ** 0.5 for a, b in zip(saliency[i, :n].tolist(), expected, strict=True)
+        ]
+        assert kept[i].tolist() == oracle.unsaid(scores, tokens.features[i, :n], k)
+
+
+def test_adafv_plus_keeps_the_best_of_copies(tokens):
+    """Of copies, in the thumbnail or in the tiles, one comes before whatever differs from it."""
+    saliency = tokens.saliency.clone()
+    saliency[0, ::2] += 1
+    features = torch.zeros_like(tokens.features)
+    features[0, ::2, 0] = 1  # half of the tokens are one, the salient ones
+    features[0, 1::2] = torch.eye(features.shape[2])[torch.arange(1, features.shape[1], 2) % 7 + 1]
+    signals = {**tokens.signals, SALIENCY: saliency}
+    copies = replace(tokens, features=features, signals=signals)
+    kept = AdaFVPlus(tokens=8).select(copies, [8, 8]).kept[0]
+    assert (kept % 2 == 0).sum() == 1
+    assert len(features[0, kept].unique(dim=0)) == 8
+
+
+def test_adafv_plus_looks_near_what_is_named(tokens):
+    """Of tokens that stand out alike, those around the one that a word names are kept."""
+    n = tokens.counts[0]
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(tokens.features.shape, generator=generator)
+    named = n - 1
+    text = features[:, named : named + 1]
+    alike = replace(
+        tokens,
+        features=features,
+        text=text,
+        text_mask=torch.ones(2, 1, dtype=torch.bool),
+        signals={**tokens.signals, SALIENCY: torch.ones_like(tokens.saliency)},
+    )
+    nearness = AdaFVPlus(tokens=4, spread=0.1).attentions(alike)[0][0, :n]
+    at = torch.tensor(oracle.places(tokens.coordinates[0].tolist()))
+    away = (at - at[named]).norm(dim=1)
+    assert nearness[away < 0.1].min() > nearness[away > 0.4].max()
 
 
 @pytest.mark.parametrize("reach", [1, 2, 40])
@@ -110,11 +162,22 @@ def test_adafv_plus_without_words_or_differences(tokens):
     wordless = replace(tokens, text=tokens.text[:, :0], text_mask=tokens.text_mask[:, :0])
     masked = replace(tokens, text_mask=torch.zeros_like(tokens.text_mask))
     for odd in (blank, wordless, masked):
+        assert [len(k) for k in AdaFVPlus(tokens=9, reach=1).select(odd, [9, 9]).kept] == [9, 9]
         assert all(x.isfinite().all() for x in AdaFVPlus(tokens=9).attentions(odd))
         assert [len(k) for k in AdaFVPlus(tokens=9).select(odd, [9, 9]).kept] == [9, 9]
 
 
-@pytest.mark.parametrize("options", [{"reach": -1}, {"center": True}, {"top": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reach": -1},
+        {"center": True},
+        {"top": 2},
+        {"spread": 0},
+        {"reserve": 0.5},
+        {"mass": "beyond"},
+    ],
+)
 def test_adafv_plus_refuses_what_it_does_not_take(options):
     """An option that would be ignored is an error."""
     with pytest.raises(ValueError, match=f"{next(iter(options))}="):
