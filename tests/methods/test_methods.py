@@ -23,7 +23,8 @@ from adafv import (
     method,
 )
 from adafv.core.signals import SALIENCY
-from adafv.methods import from_spec
+from adafv.methods import adafv_plus, from_spec
+from adafv.methods.adafv_plus import redundancy_ranked
 from adafv.ops.grid import cells
 from adafv.ops.relevance import text_to_image_attention
 
@@ -94,6 +95,23 @@ def test_adafv_plus_keeps_the_best_of_copies(tokens):
     kept = AdaFVPlus(tokens=8).select(some, [8, 8]).kept[0]
     assert copies[kept].sum() == 1
     assert len(features[kept].unique(dim=0)) == 8
+
+
+def test_adafv_plus_compares_strip_by_strip(monkeypatch):
+    """Each token with all before it, whatever the strips; with a window, with the latest at
+    least.
+    """
+    features = torch.randn(2, 50, 4, generator=torch.Generator().manual_seed(0))
+    unit = features / features.norm(dim=-1, keepdim=True)
+    cosine = unit @ unit.mT
+    monkeypatch.setattr(adafv_plus, "STRIP", 8)
+    for window, least in ((1024, 50), (24, 16)):
+        monkeypatch.setattr(adafv_plus, "WINDOW", window)
+        found = redundancy_ranked(features)
+        latest = cosine.tril(-1).amax(2).clamp(min=0)
+        nearest = cosine.tril(-1).triu(-least).amax(2).clamp(min=0)
+        assert (found <= latest + 1e-5).all()
+        assert (found >= nearest - 1e-5).all()
 
 
 def test_adafv_plus_looks_near_what_is_named(tokens):

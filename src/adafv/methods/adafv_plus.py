@@ -23,6 +23,8 @@ __all__ = ["AdaFVPlus"]
 GRID = 2.0**20  # cosines are rounded to its inverse
 LEAST = 0.1  # of nearness: what is far from everything named may still be the answer
 SHORTLIST = 8  # times K: tokens whose score alone is lower have no chance
+BEYOND = 4096  # and no more than so many beside the K
+WINDOW = 1024  # better tokens that one is compared with at most, the next ones up
 STRIP = 192  # rows of cosines at a time
 TINY = 1e-12  # length of a feature that has none
 
@@ -49,12 +51,13 @@ class AdaFVPlus(AdaFV):
     5. The K highest are kept.
 
     No loop over picks; a function of (V, a_v, T) and of the tokens' grid coordinates. Only the 8 K
-    tokens of the highest score take part in step 4, so that its time grows with K, not with N.
-    `benchmarks/ablation` and `benchmarks/low` say what the parts are worth.
+    tokens of the highest score take part in step 4, K + 4096 at most, each beside 1024 before it at
+    most: time and memory stay linear. A thing of more than 8 K tokens that outscores all others is
+    therefore all that is kept. `benchmarks/low` says what it is worth.
 
-    `reach` brings back the form of before, for comparison: two lists, of
-    a_t and of a_v, each discounted by the cosine with a better token in the 3 × 3 neighbourhood
-    (reach=1) on the same grid, and mixed by SACMAM under AdaFV's `reserve` and `mass`.
+    `reach` brings back the form of before, for comparison: two lists, of a_t and of a_v, each
+    discounted by the cosine with a better token in the 3 × 3 neighbourhood (reach=1) on the same
+    grid, and mixed by SACMAM under AdaFV's `reserve` and `mass`.
 
     Args:
         temperature: of the softmax, in standard deviations.
@@ -100,8 +103,9 @@ class AdaFVPlus(AdaFV):
         ranked, order = score.sort(dim=1, descending=True, stable=True)  # (I, N)
 
         # the tokens that have a chance; the others follow in the order of their scores
-        most = min(SHORTLIST * max(budget), order.shape[1])
-        size = (SHORTLIST * torch.tensor(budget)).to(order.device, non_blocking=True)  # (I,)
+        sizes = [min(SHORTLIST * k, k + BEYOND) for k in budget]
+        most = min(max(sizes), order.shape[1])
+        size = torch.tensor(sizes).to(order.device, non_blocking=True)  # (I,)
         chance = torch.arange(most, device=order.device) < size[:, None]  # (I, S)
         short, rest = order.split([most, order.shape[1] - most], dim=1)
 
@@ -178,10 +182,10 @@ class AdaFVPlus(AdaFV):
 
 @exact
 def redundancy_ranked(features: Tensor) -> Tensor:
-    """Find the largest cosine of each token with one before it, at least 0.
+    """Find the largest cosine of each token with one that is not far before it, at least 0.
 
     Args:
-        features: (I, S, D), the best token first.
+        features: (I, S, D), the best token first; each meets `WINDOW` - `STRIP` before it or more.
 
     Returns:
         (I, S).
@@ -190,9 +194,11 @@ def redundancy_ranked(features: Tensor) -> Tensor:
     largest = []
     for start in range(0, unit.shape[1], STRIP):
         end = start + STRIP
+        oldest = max(0, end - WINDOW)
         # only those before it: half of the products, and never a whole matrix
-        cosine = unit[:, start:end] @ unit[:, :end].mT  # (I, strip, end)
-        largest.append(cosine.tril(start - 1).amax(2))  # 0 where nothing is before
+        cosine = unit[:, start:end] @ unit[:, oldest:end].mT  # (I, strip, end - oldest)
+        before = cosine.tril(start - oldest - 1)  # 0 elsewhere
+        largest.append(before.amax(2))
     # rounded, so that copies say exactly the same on every device
     return torch.cat(largest, dim=1).mul_(GRID).round_().div_(GRID).clamp_(0, 1)
 

@@ -78,12 +78,19 @@ def places(coordinates: Tensor, frames: int = 1) -> Tensor:
     Returns:
         (N, 2) y and x, fp64, between 0 and 1.
     """
+    if frames > 1:
+        # the first frame is whole; later ones may lack what they repeat
+        frame = (coordinates[:, 0] - 1).clamp(min=0)  # (N,)
+        own = coordinates[:, 1:].clone()  # (N, 2)
+        size = own[frame == 0].amax(0) + 1  # (2,)
+        own[:, 0] -= frame * size[0]
+        return (own + 0.5).double() / size
+
     place = torch.empty(len(coordinates), 2, dtype=torch.float64)
     for scale in _scales(coordinates):
         own = coordinates[scale, 1:] - coordinates[scale, 1:].amin(0)  # (n, 2)
-        height, width = (own.amax(0) + 1).tolist()
-        own[:, 0] %= height // frames
-        place[scale] = (own.double() + 0.5) / torch.tensor([height // frames, width])
+        size = own.amax(0) + 1  # (2,)
+        place[scale] = (own + 0.5).double() / size
     return place
 
 
