@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from adafv.utils.files import write_text
 from adafv.utils.records import as_csv, columns_of, where, write_json
 
 KEEP = 0.05
-BASES: dict[str, type[AdaFV]] = {cls.name: cls for cls in (AdaFV, AdaFVPlus)}
+# `adafv+` in the form that was measured
+BASES: dict[str, Callable[..., AdaFV]] = {"adafv": AdaFV, "adafv+": partial(AdaFVPlus, reach=1)}
 SHAPE = "llava-next-7b"
 ASKED = "what color is the anchor?"
 CLOSEST = (["adafv+"], [TILES - 1])

@@ -3,6 +3,7 @@ equal.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_nothing_of_a_tile_that_is_not_encoded_is_looked_at(tokens, fine, tiles)
     assert [k.tolist() for k in pruner.select(noise, [20, 20]).kept] == [k.tolist() for k in kept]
 
 
-@pytest.mark.parametrize("fine", [AdaFV, AdaFVPlus])
+@pytest.mark.parametrize("fine", [AdaFV, partial(AdaFVPlus, reach=1)])
 def test_hiding_a_tile_is_leaving_it_out(tokens, fine):
     """The same tokens as of an image that consists of nothing but what is encoded."""
     pruner = coarse(fine, 1)

@@ -22,7 +22,9 @@ from adafv import (
     VisPruner,
     method,
 )
-from adafv.methods import from_spec
+from adafv.core.signals import SALIENCY
+from adafv.methods import adafv_plus, from_spec
+from adafv.methods.adafv_plus import redundancy_ranked
 from adafv.ops.grid import cells
 from adafv.ops.relevance import text_to_image_attention
 
@@ -58,6 +60,78 @@ def test_adafv_is_sacmam(tokens, k, reserve, mass):
     for i, kept in enumerate(selection.kept):
         expected, k_t, k_v = oracle.sacmam(*scores_of(tokens, i), k, reserve, mass)
         assert (kept.tolist(), selection.split[i].tolist()) == (expected, [k_t, k_v])
+
+
+@pytest.mark.parametrize(("k", "spread"), [(1, 0.2), (3, 0.05), (9, 0.2), (20, 2.0)])
+def test_adafv_plus_keeps_what_nothing_better_says(tokens, k, spread):
+    """Nearness, score and redundancy of a real prompt, step by step, in both grids of an image."""
+    pruner = AdaFVPlus(tokens=k, spread=spread)
+    relevance = pruner.relevance(tokens)
+    nearness, saliency = pruner.attentions(tokens)
+    kept = pruner.select(tokens, [k, k]).kept
+    for i, n in enumerate(tokens.counts):
+        at = oracle.places(tokens.coordinates[i].tolist())
+        expected = oracle.nearness(relevance[i, :n].tolist(), at, spread)
+        torch.testing.assert_close(
+            nearness[i, :n], torch.tensor(expected).double(), rtol=1e-5, atol=1e-7
+        )
+        scores = [
+            a * (0.1 + b) ** 0.5 for a, b in zip(saliency[i, :n].tolist(), expected, strict=True)
+        ]
+        assert kept[i].tolist() == oracle.unsaid(scores, tokens.features[i, :n], k)
+
+
+def test_adafv_plus_keeps_the_best_of_copies(tokens):
+    """Of copies, in the thumbnail or in the tiles, the best comes before whatever differs."""
+    copies = torch.arange(tokens.features.shape[1]) % 20 == 0
+    saliency = torch.where(copies, 2.0, tokens.saliency)
+    features = torch.eye(tokens.features.shape[2])[torch.arange(len(copies)) % 7 + 1]
+    features[copies] = torch.eye(features.shape[1])[0]
+    some = replace(
+        tokens,
+        features=features.expand_as(tokens.features),
+        signals={**tokens.signals, SALIENCY: saliency},
+    )
+    kept = AdaFVPlus(tokens=8).select(some, [8, 8]).kept[0]
+    assert copies[kept].sum() == 1
+    assert len(features[kept].unique(dim=0)) == 8
+
+
+def test_adafv_plus_compares_strip_by_strip(monkeypatch):
+    """Each token with all before it, whatever the strips; with a window, with the latest at
+    least.
+    """
+    features = torch.randn(2, 50, 4, generator=torch.Generator().manual_seed(0))
+    unit = features / features.norm(dim=-1, keepdim=True)
+    cosine = unit @ unit.mT
+    monkeypatch.setattr(adafv_plus, "STRIP", 8)
+    for window, least in ((1024, 50), (24, 16)):
+        monkeypatch.setattr(adafv_plus, "WINDOW", window)
+        found = redundancy_ranked(features)
+        latest = cosine.tril(-1).amax(2).clamp(min=0)
+        nearest = cosine.tril(-1).triu(-least).amax(2).clamp(min=0)
+        assert (found <= latest + 1e-5).all()
+        assert (found >= nearest - 1e-5).all()
+
+
+def test_adafv_plus_looks_near_what_is_named(tokens):
+    """Of tokens that stand out alike, those around the one that a word names are kept."""
+    n = tokens.counts[0]
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(tokens.features.shape, generator=generator)
+    named = n - 1
+    text = features[:, named : named + 1]
+    alike = replace(
+        tokens,
+        features=features,
+        text=text,
+        text_mask=torch.ones(2, 1, dtype=torch.bool),
+        signals={**tokens.signals, SALIENCY: torch.ones_like(tokens.saliency)},
+    )
+    nearness = AdaFVPlus(tokens=4, spread=0.1).attentions(alike)[0][0, :n]
+    at = torch.tensor(oracle.places(tokens.coordinates[0].tolist()))
+    away = (at - at[named]).norm(dim=1)
+    assert nearness[away < 0.1].min() > nearness[away > 0.4].max()
 
 
 @pytest.mark.parametrize("reach", [1, 2, 40])
@@ -110,11 +184,22 @@ def test_adafv_plus_without_words_or_differences(tokens):
     wordless = replace(tokens, text=tokens.text[:, :0], text_mask=tokens.text_mask[:, :0])
     masked = replace(tokens, text_mask=torch.zeros_like(tokens.text_mask))
     for odd in (blank, wordless, masked):
+        assert [len(k) for k in AdaFVPlus(tokens=9, reach=1).select(odd, [9, 9]).kept] == [9, 9]
         assert all(x.isfinite().all() for x in AdaFVPlus(tokens=9).attentions(odd))
         assert [len(k) for k in AdaFVPlus(tokens=9).select(odd, [9, 9]).kept] == [9, 9]
 
 
-@pytest.mark.parametrize("options", [{"reach": -1}, {"center": True}, {"top": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reach": -1},
+        {"center": True},
+        {"top": 2},
+        {"spread": 0},
+        {"reserve": 0.5},
+        {"mass": "beyond"},
+    ],
+)
 def test_adafv_plus_refuses_what_it_does_not_take(options):
     """An option that would be ignored is an error."""
     with pytest.raises(ValueError, match=f"{next(iter(options))}="):

@@ -100,6 +100,47 @@ def discounted(
     return result
 
 
+def places(coordinates: list[list[int]]) -> list[tuple[float, float]]:
+    """Where each patch of an image is, as shares of its height and width: thumbnail and tiles are
+    one plane.
+    """
+    found = []
+    for crop, row, column in coordinates:
+        own = [c for c in coordinates if (c[0] == 0) == (crop == 0)]
+        height = max(r for _, r, _ in own) + 1
+        width = max(c for _, _, c in own) + 1
+        found.append(((row + 0.5) / height, (column + 0.5) / width))
+    return found
+
+
+def nearness(
+    relevance: list[float], at: list[tuple[float, float]], width: float, cells: int = 24
+) -> list[float]:
+    """AdaFV+: the mean relevance around each token, by a Gaussian; as a share of the largest.
+
+    Others are where the middle of their cell of a raster is.
+    """
+    middles = [[(min(int(x * cells), cells - 1) + 0.5) / cells for x in place] for place in at]
+    means = []
+    for y, x in at:
+        weights = [math.exp(-((y - v) ** 2 + (x - u) ** 2) / (2 * width**2)) for v, u in middles]
+        means.append(sum(w * r for w, r in zip(weights, relevance, strict=True)) / sum(weights))
+    return [mean / max(means) for mean in means]
+
+
+def unsaid(scores: list[float], features: torch.Tensor, k: int) -> list[int]:
+    """AdaFV+: the K best of the 8 K highest scores, each times 1 - the largest cosine with a token
+    of a higher score.
+    """
+    unit = [feature.double() / feature.double().norm() for feature in features]
+    order = descending(scores)[: 8 * k]
+    left = {}
+    for place, j in enumerate(order):
+        said = max([0.0, *(float(unit[j] @ unit[i]) for i in order[:place])])
+        left[j] = scores[j] * (1 - said)
+    return sorted(sorted(order, key=lambda j: -left[j])[:k])
+
+
 def released(
     relevance: list[float],
     saliency: list[float],

@@ -11,7 +11,7 @@ from torch import Tensor
 from adafv.ops.budget import split_budget
 from adafv.utils.checks import checked
 
-__all__ = ["cells", "grids"]
+__all__ = ["cells", "grids", "places"]
 
 
 @checked
@@ -62,6 +62,36 @@ def grids(coordinates: Tensor) -> list[Tensor]:
         if (grid >= 0).all():
             found.append(grid)
     return found
+
+
+@checked
+def places(coordinates: Tensor, frames: int = 1) -> Tensor:
+    """Return where the middle of each token's patch is, as shares of the image's height and width.
+
+    The thumbnail and the tiles show the same image, and the frames of a video lie one upon the
+    other: what shows one place has one place.
+
+    Args:
+        coordinates: (N, 3) crop, row, column of each token.
+        frames: F of a video, whose frames stand one below the other; 1: an image.
+
+    Returns:
+        (N, 2) y and x, fp64, between 0 and 1.
+    """
+    if frames > 1:
+        # the first frame is whole; later ones may lack what they repeat
+        frame = (coordinates[:, 0] - 1).clamp(min=0)  # (N,)
+        own = coordinates[:, 1:].clone()  # (N, 2)
+        size = own[frame == 0].amax(0) + 1  # (2,)
+        own[:, 0] -= frame * size[0]
+        return (own + 0.5).double() / size
+
+    place = torch.empty(len(coordinates), 2, dtype=torch.float64)
+    for scale in _scales(coordinates):
+        own = coordinates[scale, 1:] - coordinates[scale, 1:].amin(0)  # (n, 2)
+        size = own.amax(0) + 1  # (2,)
+        place[scale] = (own + 0.5).double() / size
+    return place
 
 
 def _scales(coordinates: Tensor) -> list[Tensor]:

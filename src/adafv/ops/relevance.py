@@ -15,11 +15,14 @@ from adafv.utils.checks import checked
 
 __all__ = [
     "mean_relevance",
+    "spread",
     "text_to_image_attention",
     "text_to_image_attention_naive",
     "word_attention",
 ]
 
+CELLS = 24  # rows and columns of the raster on which relevance is spread
+GRID = 2.0**40  # relevance is rounded to its inverse, so that sums hang on no order
 LEAST = 1e-6  # what the least relevant token has of the range, as in the code of CDPruner
 
 
@@ -156,6 +159,42 @@ def mean_relevance(text: Tensor, text_mask: Tensor, visual: Tensor, visual_mask:
     low = mean.masked_fill(~visual_mask, torch.inf).amin(1, keepdim=True)  # (B, 1)
     high = mean.masked_fill(~visual_mask, -torch.inf).amax(1, keepdim=True)
     return ((mean - low + LEAST) / (high - low)).where(high > low, 1)
+
+
+@checked
+@exact
+def spread(relevance: Tensor, places: Tensor, mask: Tensor, width: float) -> Tensor:
+    """Average relevance around each token, with a Gaussian over the image.
+
+    Tokens are gathered in a raster of 24 × 24 cells of the image first, so that time and memory
+    grow with N.
+
+    Args:
+        relevance: (B, N), 0 to 1.
+        places: (B, N, 2) y and x of each token, between 0 and 1, see `adafv.ops.grid.places`.
+        mask: (B, N), true where there is a token.
+        width: standard deviation of the Gaussian, as a share of the image's height and width.
+
+    Returns:
+        (B, N) fp64; 0 where `mask` is false.
+    """
+    # how much relevance, and how many tokens, each cell holds
+    row, column = (places * CELLS).long().clamp(0, CELLS - 1).unbind(-1)  # (B, N) each
+    amounts = torch.stack([relevance.double(), torch.ones_like(relevance).double()], dim=1)
+    amounts = (amounts * mask[:, None]).mul_(GRID).round_().div_(GRID)  # (B, 2, N)
+    cell = (row * CELLS + column)[:, None].expand_as(amounts)
+    raster = amounts.new_zeros(*amounts.shape[:2], CELLS * CELLS).scatter_add_(2, cell, amounts)
+    raster = raster.unflatten(2, (CELLS, CELLS))  # (B, 2, rows, columns)
+
+    # weigh the cells by their distance: a Gaussian is one of rows times one of columns
+    middles = (torch.arange(CELLS, device=places.device) + 0.5) / CELLS
+    away = places[..., None] - middles  # (B, N, 2, 24)
+    down, across = away.div(width).square().div(-2).exp().unbind(2)  # (B, N, 24) each
+    around = ((down[:, None] @ raster) * across[:, None]).sum(-1)  # (B, 2, N)
+
+    # a mean over tokens: near the edge of an image there are fewer
+    total, count = around.unbind(1)
+    return (total / count.clamp(min=LEAST)).masked_fill(~mask, 0.0)
 
 
 def _centered(x: Tensor, mask: Tensor) -> Tensor:
