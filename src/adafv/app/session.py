@@ -282,7 +282,7 @@ class Playground:
                 note="the memory of the device is too small for so many tokens: keep fewer",
             )
         try:
-            check_drawable(self.model, pruner)
+            check_drawable(pruner)
         except ValueError as error:
             return Result(pruner.name, answer, note=str(error))
 
@@ -290,7 +290,16 @@ class Playground:
         known = session.results.get((question, DENSE, 1.0))
         dense = known.answer if known and known.answer else answer
         explanation = explained(
-            self.processor, session.image, question, pruner, encoding, selection, dense, answer
+            self.model,
+            self.processor,
+            encoded.inputs,
+            session.image,
+            question,
+            pruner,
+            encoding,
+            selection,
+            dense,
+            answer,
         )
         return Result(pruner.name, answer, explanation)
 
