@@ -29,10 +29,10 @@ LAYERS = {
 """What can be drawn over the image, by its name on the page."""
 
 LEGEND = {
-    SALIENCY: "salient: where the vision tower looks",
-    RELEVANCE: "relevant: what resembles the words",
+    SALIENCY: "salient<span>: the vision tower looks at it</span>",
+    RELEVANCE: "relevant<span>: it resembles the words</span>",
     BOTH: "both",
-    PLAIN: "kept for another reason",
+    PLAIN: "<span>kept for </span>another reason",
 }
 """What a colour says of a token, whatever method keeps it."""
 LISTED = 240

@@ -1,5 +1,6 @@
 """Lay out the page, and connect its parts to functions."""
 
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ from gradio.themes import Base
 from gradio.themes.utils.fonts import Font
 
 from adafv.app import cards
-from adafv.app.blocks import CarefulBlocks
+from adafv.app.blocks import REFUSALS, CarefulBlocks
 from adafv.app.page import BUDGET, FIRST, NOTHING, SECOND, Choices, Page, Reply
 from adafv.app.session import Playground, bundled
 from adafv.app.view import DENSE
@@ -60,6 +61,7 @@ LAUNCH: dict[str, Any] = {
     "js": _own("script.js"),
     # more than a photo of a phone
     "max_file_size": "32mb",
+    "app_kwargs": {"exception_handlers": REFUSALS},
     "footer_links": [],
     "run_history": False,
     "enable_monitoring": False,
@@ -246,13 +248,14 @@ def _connect(app: gr.Blocks, parts: Parts, page: Page) -> None:
     def ask(request: gr.Request, at: str, *values: Any) -> Any:
         return _shown(page.ask(_visitor(request), at, Choices(*values)))
 
-    def suggest(request: gr.Request, sample: list[str], at: str, *values: Any) -> Any:
-        chosen = Choices(*values)._replace(question=sample[0])
+    def suggest(request: gr.Request, sample: list[str] | None, at: str, *values: Any) -> Any:
+        # whoever sends no sample asks nothing
+        chosen = Choices(*values)._replace(question=sample[0] if sample else "")
         return _shown(page.suggest(_visitor(request), at, chosen))
 
-    def take_file(request: gr.Request, path: str, *values: Any) -> Any:
+    def take_file(request: gr.Request, path: str | None, *values: Any) -> Any:
         # None empties the field for files, ready for another one
-        return *_shown(page.take_file(_visitor(request), path, Choices(*values))), None
+        return *_shown(page.take_file(_visitor(request), path or "", Choices(*values))), None
 
     def take_bundled(request: gr.Request, event: gr.EventData, *values: Any) -> Any:
         # gr.SelectData would fail before this is called, on what no gallery sends
@@ -261,12 +264,6 @@ def _connect(app: gr.Blocks, parts: Parts, page: Page) -> None:
 
     def budgets(request: gr.Request, at: str, *values: Any) -> str:
         return page.budgets(_visitor(request), at, Choices(*values))
-
-    def exporting(kind: str) -> Any:
-        def export(request: gr.Request, at: str, *values: Any) -> tuple[str, str]:
-            return page.export(_visitor(request), at, Choices(*values), kind)
-
-        return export
 
     def leave(request: gr.Request) -> None:
         page.playground.forget(_visitor(request))
@@ -290,10 +287,19 @@ def _connect(app: gr.Blocks, parts: Parts, page: Page) -> None:
         event.then(budgets, seen, parts.budgets, **latest, **AFTERWARDS)
 
     for kind, button in parts.exports.items():
-        saved = button.click(exporting(kind), seen, [parts.notice, parts.handed], **call)
+        saved = button.click(_exporting(page, kind), seen, [parts.notice, parts.handed], **call)
         saved.then(None, parts.handed, js=HAND_OVER)
     # a page that is closed frees its memory
     app.unload(leave)
+
+
+def _exporting(page: Page, kind: str) -> Callable[..., tuple[str, str]]:
+    """Return what hands over a link or a file."""
+
+    def export(request: gr.Request, at: str, *values: Any) -> tuple[str, str]:
+        return page.export(_visitor(request), at, Choices(*values), kind)
+
+    return export
 
 
 def _visitor(request: gr.Request) -> str:

@@ -196,7 +196,8 @@ class Page:
         """Return the answers, or raise a `ValueError` that says what is wrong."""
         if not isinstance(choices.question, str):
             raise ValueError(f"question={choices.question!r} is no text: write a question")
-        if choices.layer not in cards.LAYERS:
+        # a list, for what is no text has no hash
+        if choices.layer not in list(cards.LAYERS):
             raise ValueError(
                 f"layer={choices.layer!r} is unknown: choose one of {', '.join(cards.LAYERS)}"
             )

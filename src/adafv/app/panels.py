@@ -28,7 +28,8 @@ def words(view: View) -> str:
     box: Box = explanation.view
 
     listed = []
-    for word in view.words:
+    # punctuation is read, too, but nobody wants to see where it points
+    for word in (w for w in view.words if any(c.isalnum() for c in w.text)):
         map_ = figure(size, heat(scale, box, word.attention, RELEVANCE), f"map of {word.text}")
         listed.append(f'<button type="button" class="word">{escape(word.text)}{map_}</button>')
     whole = figure(size, heat(scale, box, view.relevance, RELEVANCE), "map of all words")
