@@ -123,7 +123,7 @@ def _legend(view: View) -> str:
             chosen = chosen_by(result.explanation)
             occurring |= {color for color, tokens in chosen.items() if tokens}
     items = [
-        f'<li><i style="background:{color}"></i>{name}</li>'
+        f'<li><i style="background:{color}"></i><b>{name}</b></li>'
         for color, name in LEGEND.items()
         if color in occurring
     ]
