@@ -9,11 +9,11 @@ from adafv.app.view import Result, View
 from adafv.utils.checks import checked
 from adafv.viz import side_by_side
 
-__all__ = ["facts", "picture"]
+__all__ = ["json_file", "png_file"]
 
 
 @checked
-def facts(view: View) -> str:
+def json_file(view: View) -> str:
     """Return question, answers, counts, times and kept tokens as a JSON file."""
     rows = [_row(result) for result in view.results]
     summary = {
@@ -26,7 +26,7 @@ def facts(view: View) -> str:
 
 
 @checked
-def picture(view: View) -> str:
+def png_file(view: View) -> str:
     """Return what each method keeps of the image, and what it answers, as a PNG file.
 
     Raises:

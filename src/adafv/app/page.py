@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from adafv.app import cards, drawing, panels
-from adafv.app.exports import facts, picture
+from adafv.app.exports import json_file, png_file
 from adafv.app.session import SHARES, Playground, bundled
 from adafv.app.view import View
 from adafv.data.cases import CASES, EXPLAINED
@@ -172,7 +172,7 @@ class Page:
             if kind == "link":
                 return "", _link(source, choices)
             view = self._view(visitor, source, choices)
-            return "", picture(view) if kind == "png" else facts(view)
+            return "", png_file(view) if kind == "png" else json_file(view)
         except ValueError as error:
             return _notice(error, source), ""
 
