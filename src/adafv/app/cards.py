@@ -291,5 +291,12 @@ def _others(result: Result, before: str | None) -> str:
 
 @checked
 def summary(name: str) -> str:
-    """Return what a method keeps: the first line of its docstring."""
-    return (METHODS[name.partition(":")[0]].__doc__ or "").strip().splitlines()[0]
+    """Return what a method keeps: the first line of its docstring.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    method = METHODS.get(name.partition(":")[0])
+    if method is None:
+        raise ValueError(f"method {name!r} is unknown: choose one that `adafv methods` names")
+    return (method.__doc__ or "").strip().splitlines()[0]

@@ -130,8 +130,6 @@ class Page:
         except ValueError:
             # what is wrong has been said beside the answer
             return ""
-        if not views or not names or views[0].results[0].answer is None:
-            return ""
         return panels.budgets(SHARES, views)
 
     def take_file(self, visitor: str, path: str, choices: Choices) -> Reply:

@@ -51,14 +51,15 @@ def asking() -> str:
 
 @checked
 def budgets(shares: Sequence[float], views: Sequence[View]) -> str:
-    """Return a table of what each method answers at each budget.
+    """Return a table of what each method answers at each budget; empty if nobody was asked.
 
     Args:
         shares: of the visual tokens, ascending.
         views: one for each share, the last of which may be missing.
     """
-    dense = views[0].results[0].answer
-    assert dense is not None
+    dense = views[0].results[0].answer if views else None
+    if dense is None or len(views[0].results) == 1:
+        return ""
     head = "".join(f'<th scope="col">{share:.0%}</th>' for share in shares)
     rows = []
     said = []
