@@ -87,7 +87,7 @@ def free() -> int:
         return listening.getsockname()[1]
 
 
-def opened(browser: Browser, url: str, **options) -> Iterator[Page]:
+def opened(browser: Browser, url: str, link: str = "", **options) -> Iterator[Page]:
     """A visitor's own window, in which nothing may go wrong and nothing is asked of another
     host.
     """
@@ -100,7 +100,7 @@ def opened(browser: Browser, url: str, **options) -> Iterator[Page]:
     page.on(
         "request", lambda request: wrong.append(request.url) if foreign(request.url, url) else None
     )
-    page.goto(url)
+    page.goto(url + link)
     expect(page.locator(".card")).to_have_count(3)
     yield page
     context.close()
@@ -205,7 +205,7 @@ def test_share_and_save(page, browser, url, drawing):
         assert download.value.suggested_filename == kept
     page.get_by_role("button", name="Copy a link to this").click()
     page.wait_for_url("**/?image=2&*budget=40")
-    for visitor in opened(browser, page.url, viewport=DESK):
+    for visitor in opened(browser, url, page.url.removeprefix(url), viewport=DESK):
         expect(field(visitor)).to_have_value(bundled(2).questions[0].text)
         expect(slider(visitor)).to_have_value("40")
         assert answers(visitor) == answers(page)
