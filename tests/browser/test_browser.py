@@ -439,7 +439,7 @@ def test_keyboard(page):
         seen.append(page.evaluate(FOCUSED))
         # a menu that opened is closed again
         menus = 1 if seen[-1][1] == "combobox" else 0
-        expect(page.locator("[role=listbox]")).to_have_count(menus)
+        expect(page.get_by_role("listbox")).to_have_count(menus)
     kinds = [kind for kind, _, _ in seen]
     assert {"range", "radio", "textarea"} <= set(kinds)
     assert kinds.count("radio") == 1

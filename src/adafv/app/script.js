@@ -8,4 +8,12 @@
     });
     for (const menu of document.querySelectorAll("[role=listbox]")) menu.tabIndex = -1;
   }, true);
+  // A menu is seen while its field has the focus, and no longer.
+  document.addEventListener("focusin", ({ target }) => {
+    const own = target.getAttribute("aria-controls");
+    const typed = target.getAttribute("role") === "combobox";
+    for (const menu of document.querySelectorAll("[role=listbox]")) {
+      menu.style.display = typed && (!own || own === menu.id) ? "" : "none";
+    }
+  });
 }
