@@ -40,7 +40,13 @@ ODD: dict[str, Any] = {
     "a tensor": torch.zeros(2, 3),
     "an image": picture(8, 8),
 }
-OPTIONAL = ("adafv.integrations", "adafv.integrations.vllm", "adafv.app.layout", "adafv.__main__")
+OPTIONAL = (
+    "adafv.integrations",
+    "adafv.integrations.vllm",
+    "adafv.app.blocks",
+    "adafv.app.layout",
+    "adafv.__main__",
+)
 """What needs packages that are not installed here, or runs when it is imported."""
 RUNS = {
     "adafv.app.server.serve",

@@ -2,8 +2,11 @@
 who sees what.
 """
 
+import json
 import re
 from pathlib import Path
+from urllib.parse import parse_qsl
+from urllib.request import urlopen
 
 import pytest
 from conftest import INSIDE, picture, tiny_model, tiny_processor
@@ -22,6 +25,7 @@ from adafv.methods import from_spec
 from adafv.models.ask import ask
 from adafv.models.boilerplate import boilerplate
 from adafv.models.images import FirstFrameWarning
+from adafv.viz.figure import SALIENCY
 
 QUESTION = "what color is the anchor ?"
 CHOICES = Choices(QUESTION, "adafv", "random", 20, "what is kept")
@@ -73,7 +77,9 @@ def test_answers_are_those_of_ask(playground, model, processor, image, name):
         assert found.answer.answer == expected.answer
         assert found.answer.kept_tokens == expected.kept_tokens
         assert found.answer.visual_tokens == expected.visual_tokens
-    assert (result.explanation is None) == (name in INSIDE) == bool(result.note)
+    assert result.explanation is not None
+    assert not result.note
+    assert bool(result.explanation.stages) == (name in INSIDE)
 
 
 def test_the_picture_is_encoded_once(playground, image, encoded):
@@ -169,9 +175,10 @@ def test_every_layer_of_every_kind_of_method(page, image, layer, second):
     assert ("data:image/png" in drawn) == (cards.LAYERS[layer] in ("saliency", "relevance"))
     assert "data:image/webp" in (taken.image or "")
     assert "data:image/webp" not in drawn
-    blind = {"what stands out": ("t2i", "tome"), "what the words point at": ("tome",)}.get(
-        layer, ()
-    )
+    blind = {
+        "what stands out": ("t2i", "tome", "fastv"),
+        "what the words point at": ("tome", "fastv"),
+    }.get(layer, ())
     assert ("does not look at it" in drawn) == (second in blind)
 
 
@@ -289,6 +296,129 @@ def test_methods_with_options(page, image):
     assert found.answer.answer == alone.answer
     for bad in ("adafv:reserve=2", "adafv:nothing=1", "adafw", "adafv:keep=0.5", ""):
         assert page.look("a", image, CHOICES._replace(second=bad)).notice, bad
+
+
+def test_the_sentence_on_top_says_what_was_measured(page, image):
+    """Tokens and times of this request, and whether the answer stays."""
+    drawn = asked(page, "a", image, CHOICES).cards or ""
+    dense, pruned, _ = page.playground.look("a", image, QUESTION, ["adafv", "random"], 0.2).results
+    factor = dense.answer.kept_tokens / pruned.answer.kept_tokens
+    verdict = "same answer" if dense.answer.answer == pruned.answer.answer else "another answer"
+    headline = drawn.partition("</h2>")[0]
+    assert f"adafv: {factor:.1f} times fewer tokens" in headline
+    assert "to the first token" in headline
+    assert headline.endswith(f"{verdict}.")
+    assert f"{pruned.answer.prefill_ms:,.0f} ms instead of {dense.answer.prefill_ms:,.0f}" in drawn
+    alone = page.look("a", image, CHOICES._replace(first=NOTHING, second=NOTHING)).cards or ""
+    assert "headline" not in alone
+
+
+def test_the_legend_names_the_colours_that_occur(page, image):
+    """Salient tokens are blue whatever method keeps them."""
+    page.take_file("a", image, CHOICES)
+    drawn = page.look("a", image, CHOICES._replace(first="fastervlm", second=NOTHING)).cards or ""
+    legend = drawn.partition('<ul class="legend')[2].partition("</ul>")[0]
+    assert legend.count("<li>") == 1
+    assert SALIENCY in legend
+    assert f'stroke="{SALIENCY}"' in drawn
+
+
+def test_every_word_has_a_map(page, image):
+    """Of the question, as it was asked; punctuation has none."""
+    page.take_file("a", image, CHOICES)
+    words = page.ask("a", image, CHOICES).words or ""
+    assert re.findall(r'class="word">(\w+)<', words) == QUESTION.split()[:-1]
+    assert words.count("data:image/png") == len(QUESTION.split())
+
+
+def test_answers_at_other_budgets(page, image):
+    """Those of `look`, held against the answer from all tokens; none for whoever has left."""
+    page.take_file("a", image, CHOICES)
+    table = page.budgets("a", image, CHOICES)
+    dense = page.playground.look("a", image, QUESTION, [], 1.0).results[0].answer
+    same = 0
+    for share in sessions.SHARES:
+        view = page.playground.look("a", image, QUESTION, ["adafv", "random"], share)
+        same += sum(result.answer.answer == dense.answer for result in view.results[1:])
+    assert table.count("<td") == 2 * len(sessions.SHARES)
+    assert table.count('class="same"') == same
+    assert page.budgets("a", image, CHOICES._replace(question="")) == ""
+    assert page.budgets("a", image, CHOICES._replace(first=NOTHING, second=None)) == ""
+    page.playground.forget("a")
+    assert page.budgets("a", image, CHOICES) == ""
+    assert not page.playground.sessions
+
+
+def test_slow_models_are_not_asked_at_every_budget(page, image, monkeypatch):
+    """What was not asked is a dash."""
+    monkeypatch.setattr(sessions, "SECONDS", 0.0)
+    page.take_file("a", image, CHOICES)
+    assert page.budgets("a", image, CHOICES) == ""
+
+
+def test_a_link_leads_to_what_is_on_the_page(page):
+    """Image, question, methods and budget; of one's own image there is none."""
+    choices = CHOICES._replace(question="is there a cup & a key?", first="adafv:reserve=0.5")
+    notice, link = page.export("a", "3", choices, "link")
+    assert notice == ""
+    reply = page.arrive("b", dict(parse_qsl(link[1:])), choices.layer)
+    assert (reply.source, reply.question, reply.budget) == ("3", choices.question, 20)
+    assert (reply.first, reply.second) == (choices.first, choices.second)
+    assert reply.cards == page.look("b", "3", choices).cards
+    notice, link = page.export("a", "/tmp/mine.png", choices, "link")
+    assert "no link" in notice
+    assert link == ""
+
+
+@pytest.mark.parametrize(
+    ("link", "words"),
+    [
+        ({"image": "99"}, "no bundled image"),
+        ({"image": "/etc/passwd"}, "no bundled image"),
+        ({"budget": "much"}, "no share"),
+        ({"budget": "nan"}, "no share"),
+        ({"budget": "inf"}, "no share"),
+        ({"method": "adafw"}, "adafw"),
+        ({"question": ""}, "empty"),
+    ],
+)
+def test_links_that_lead_nowhere(page, link, words):
+    """One sentence, and an image to go on with."""
+    reply = page.arrive("a", link, CHOICES.layer)
+    assert words in reply.notice
+    assert reply.image
+    assert reply.cards
+    assert page.arrive("a", {}, CHOICES.layer).notice == ""
+
+
+def test_files_to_keep(page, image):
+    """JSON holds what the cards say, PNG is a picture of it; nothing is written to disk."""
+    page.take_file("a", image, CHOICES)
+    notice, url = page.export("a", image, CHOICES, "json")
+    assert notice == ""
+    facts = json.loads(urlopen(url).read())
+    view = page.playground.look("a", image, QUESTION, ["adafv", "random"], 0.2)
+    assert [row["answer"] for row in facts["results"]] == [r.answer.answer for r in view.results]
+    assert facts["results"][1]["kept_indices"] == view.results[1].explanation.kept.tolist()
+    assert image not in json.dumps(facts)
+    notice, url = page.export("a", image, CHOICES, "png")
+    assert notice == ""
+    assert Image.open(urlopen(url)).format == "PNG"
+    assert "question" in page.export("a", image, CHOICES._replace(question=""), "json")[0]
+
+
+@pytest.mark.parametrize("odd", [None, 7, [], {}, "<image>"])
+def test_whatever_a_program_sends_is_a_sentence(page, image, odd):
+    """In any field, and for the image."""
+    page.take_file("a", image, CHOICES)
+    for field in ("question", "first", "layer", "budget"):
+        choices = CHOICES._replace(**{field: odd})
+        # nothing to compare, seven percent
+        if (field, odd) not in (("first", None), ("budget", 7)):
+            assert page.ask("a", image, choices).notice
+            assert page.export("a", image, choices, "json")[0]
+            assert page.budgets("a", image, choices) == "" or field in ("layer", "budget")
+    assert page.take_bundled("a", odd, CHOICES).notice
 
 
 def test_a_cut_answer_says_so(model, processor, image):

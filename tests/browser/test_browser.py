@@ -11,24 +11,34 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
 pytest.importorskip("playwright", reason="needs Playwright: make test-ui")
 pytest.importorskip("gradio", reason="needs Gradio: make test-ui")
 
+from axe_playwright_python.sync_playwright import Axe
 from chromium import chromium
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from adafv import AdaFV, NoPruning
 from adafv.app.layout import BUDGET, LAUNCH, build
-from adafv.app.session import Playground, bundled
+from adafv.app.session import SHARES, Playground, bundled
 from adafv.models.ask import ask
 from adafv.models.load import load
 
 expect.set_options(timeout=20_000)
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 360, "height": 740}
+FOCUSED = """() => {
+    const at = document.activeElement;
+    return [at.type, at.getAttribute("role"), getComputedStyle(at).outlineStyle];
+}"""
+# what no field of the page would send
+ODD = (None, [], {"path": "/etc/passwd"}, "x" * 5000)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +69,8 @@ def page(browser, url) -> Iterator[Page]:
 
 @pytest.fixture
 def phone(browser, url) -> Iterator[Page]:
-    yield from opened(browser, url, viewport=PHONE, has_touch=True, is_mobile=True)
+    options = {"viewport": PHONE, "has_touch": True, "is_mobile": True, "color_scheme": "dark"}
+    yield from opened(browser, url, **options)
 
 
 @pytest.fixture
@@ -76,7 +87,7 @@ def free() -> int:
         return listening.getsockname()[1]
 
 
-def opened(browser: Browser, url: str, **options) -> Iterator[Page]:
+def opened(browser: Browser, url: str, link: str = "", **options) -> Iterator[Page]:
     """A visitor's own window, in which nothing may go wrong and nothing is asked of another
     host.
     """
@@ -89,7 +100,7 @@ def opened(browser: Browser, url: str, **options) -> Iterator[Page]:
     page.on(
         "request", lambda request: wrong.append(request.url) if foreign(request.url, url) else None
     )
-    page.goto(url)
+    page.goto(url + link)
     expect(page.locator(".card")).to_have_count(3)
     yield page
     context.close()
@@ -126,6 +137,12 @@ def slider(page: Page) -> Locator:
     return page.locator("input[type=range]")
 
 
+def serious(page: Page) -> list[str]:
+    """What axe-core finds wrong, contrast below WCAG's AA among it."""
+    violations = Axe().run(page).response["violations"]
+    return [found["id"] for found in violations if found["impact"] in ("serious", "critical")]
+
+
 def ask_for(page: Page, question: str) -> None:
     field(page).fill(question)
     page.get_by_role("button", name="Ask").click()
@@ -149,6 +166,87 @@ def test_the_first_look(page, playground):
         page.locator(".card svg use").first.evaluate("node => node.getBBox().width")
         == sample.image.width
     )
+    headline = page.locator(".headline h2").inner_text()
+    assert headline.startswith("adafv: 20 times fewer tokens, ")
+    assert headline.endswith("to the first token, same answer.")
+    assert page.locator(".legend li").count() == 4
+    expect(page.locator(".budgets td")).to_have_count(2 * len(SHARES))
+    assert serious(page) == []
+    for width in (1000, 700):
+        page.set_viewport_size({"width": width, "height": 900})
+        boxes = [card.bounding_box() for card in page.locator(".card").all()]
+        # no holes: side by side, as far as the page reaches
+        assert len({box["y"] for box in boxes}) == 1
+        assert boxes[-1]["x"] + boxes[-1]["width"] > 0.95 * (width - 32)
+
+
+def test_a_word_and_its_map(page):
+    """Pointing at it shows its map instead of that of all words; so does the keyboard."""
+    word = page.locator(".word").nth(4)
+    expect(word).to_have_text("cup")
+    expect(word.locator(".view")).to_be_hidden()
+    word.hover()
+    expect(word.locator(".view")).to_be_visible()
+    assert word.locator(".view").bounding_box() == page.locator(".map .view").bounding_box()
+    page.mouse.move(0, 0)
+    word.focus()
+    expect(word.locator(".view")).to_be_visible()
+
+
+def test_share_and_save(page, browser, url, drawing):
+    """The address becomes a link that leads here; JSON and PNG are downloads."""
+    page.locator(".bundled button").nth(2).click()
+    expect(field(page)).to_have_value(bundled(2).questions[0].text)
+    slider(page).fill("40")
+    expect(page.locator(".card").nth(1)).to_contain_text("288 of 720 tokens")
+    for name, kept in (("JSON", "adafv.json"), ("PNG", "adafv.png")):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=f"Save as {name}").click()
+        assert download.value.suggested_filename == kept
+    page.get_by_role("button", name="Copy a link to this").click()
+    page.wait_for_url("**/?image=2&*budget=40")
+    for visitor in opened(browser, url, page.url.removeprefix(url), viewport=DESK):
+        expect(field(visitor)).to_have_value(bundled(2).questions[0].text)
+        expect(slider(visitor)).to_have_value("40")
+        assert answers(visitor) == answers(page)
+    page.locator("input[type=file]").set_input_files(drawing)
+    expect(page.locator(".card")).to_have_count(1)
+    page.get_by_role("button", name="Copy a link to this").click()
+    expect(page.get_by_role("alert")).to_contain_text("no link leads to it")
+
+
+def test_whatever_is_sent_is_no_fault_of_the_server(url, capfd):
+    """Odd values for every function, and functions that are not there: no traceback in its log."""
+    with urlopen(f"{url}config") as config:
+        functions = [
+            (part["id"], len(part["inputs"])) for part in json.load(config)["dependencies"]
+        ]
+    for number, inputs in (*functions, (9999, 1)):
+        for odd in ODD:
+            sent = {"fn_index": number, "data": [odd] * inputs, "event_data": odd}
+            visitor = f"odd-{number}-{ODD.index(odd)}"
+            posted(f"{url}gradio_api/queue/join", sent | {"session_hash": visitor})
+            if number != 9999:
+                finished(f"{url}gradio_api/queue/data?session_hash={visitor}")
+    posted(f"{url}gradio_api/run/predict", {"fn_index": 0, "data": []})
+    written = "".join(capfd.readouterr())
+    assert "Traceback" not in written
+    assert "Error" not in written
+
+
+def posted(address: str, sent: object) -> None:
+    """Send JSON, whatever the server thinks of it."""
+    request = Request(address, json.dumps(sent).encode(), {"Content-Type": "application/json"})
+    with suppress(HTTPError):
+        urlopen(request, timeout=20).close()
+
+
+def finished(address: str) -> None:
+    """Wait for the end of a call."""
+    with urlopen(address, timeout=20) as events:
+        for line in events:
+            if b"process_completed" in line or b"close_stream" in line:
+                return
 
 
 def test_ready_in_seconds(browser, url):
@@ -217,7 +315,9 @@ def test_two_methods(page):
 
 def choose(page: Page, label: str, name: str) -> None:
     page.get_by_label(label, exact=True).click()
-    page.get_by_role("option", name=name, exact=True).click()
+    # with what it keeps
+    start = re.compile(rf"^{re.escape(name)}( · |$)")
+    page.get_by_role("option", name=start).click()
     expect(page.get_by_role("option")).to_have_count(0)
 
 
@@ -330,19 +430,20 @@ def test_a_method_with_options(page):
 
 def test_keyboard(page):
     """Without a mouse: pick an image, ask, change the budget, a method and the map."""
-    seen = set()
+    seen = []
     page.locator(".bundled button").nth(1).focus()
     page.keyboard.press("Enter")
     expect(field(page)).to_have_value(bundled(1).questions[0].text)
-    for _ in range(30):
+    for _ in range(20):
         page.keyboard.press("Tab")
-        seen.add(
-            page.evaluate(
-                "document.activeElement.type + ' ' + (document.activeElement.ariaLabel || '')"
-            )
-        )
-    kinds = {name.split(" ")[0] for name in seen}
-    assert {"range", "radio", "textarea"} <= kinds
+        seen.append(page.evaluate(FOCUSED))
+        # a menu that opened is closed again
+        menus = 1 if seen[-1][1] == "combobox" else 0
+        expect(page.get_by_role("listbox")).to_have_count(menus)
+    kinds = [kind for kind, _, _ in seen]
+    assert {"range", "radio", "textarea"} <= set(kinds)
+    assert kinds.count("radio") == 1
+    assert {outline for kind, _, outline in seen if kind} == {"solid"}
     slider(page).focus()
     page.keyboard.press("ArrowRight")
     expect(page.locator(".card").nth(1)).to_contain_text("43 of 720 tokens")
@@ -351,13 +452,18 @@ def test_keyboard(page):
     page.keyboard.press("Enter")
     expect(page.locator(".card h3").nth(1)).to_have_text("adafv+")
     page.get_by_label("what is kept").focus()
-    page.keyboard.press("Tab")
-    page.keyboard.press("Space")
+    page.keyboard.press("ArrowRight")
     expect(page.locator(".card .heat")).to_have_count(6)
 
 
 def test_small_screens(phone, drawing):
     """Nothing is wider than the screen, everything works by touch."""
+    # the image in colour and the answers are on the first screen
+    for shown in (".headline h2", ".dense .view >> nth=0", ".dense .answer"):
+        box = phone.locator(shown).bounding_box()
+        assert box["y"] + box["height"] <= PHONE["height"]
+    expect(phone.locator(".budgets td")).to_have_count(2 * len(SHARES))
+    assert serious(phone) == []
     width = phone.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE["width"]
     phone.locator(".bundled button").nth(2).tap()

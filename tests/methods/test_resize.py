@@ -95,4 +95,4 @@ def test_what_cannot_be_shrunk_is_refused(model):
         Pool(keep=0.25).prune(model, inputs, shrunk)
     # a page would frame patches of the full image, which nobody has read
     with pytest.raises(ValueError, match="no patch of it is kept"):
-        check_drawable(model, Resize(keep=0.25))
+        check_drawable(Resize(keep=0.25))

@@ -8,10 +8,12 @@ from conftest import BEFORE, inputs_for, picture, prompt
 from PIL import Image
 
 from adafv import AdaFV, method, viz
+from adafv.families.crops import Generic
 from adafv.models.ask import ask
 from adafv.ops.relevance import text_to_image_attention
 from adafv.viz import collect
 from adafv.viz.collect import words
+from adafv.viz.regions import ranges
 
 QUESTION = "what color is the anchor ?"
 
@@ -44,13 +46,55 @@ def test_every_method_has_a_page(model, processor, tmp_path, name):
     assert bool(summary["words"]) == (name in ("adafv", "adafv+", "adafv_released", "t2i"))
 
 
-def test_no_page_for_what_happens_between_layers(model, processor, tmp_path):
-    """A page that shows every token as kept would mislead."""
-    with pytest.raises(ValueError, match="fastv chooses between the layers"):
-        viz.explain(
-            model, processor, picture(), QUESTION, method("fastv", keep=0.5), tmp_path / "page.png"
-        )
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("name", ["fastv", "pdrop", "sparsevlm"])
+def test_what_each_stage_between_layers_drops(model, processor, tmp_path, name):
+    """A stage leaves some of what the one before left; their mean over the layers is what the model
+    read, and a page that shows every token as kept would mislead.
+    """
+    chosen = method(name, keep=0.7)
+    out = tmp_path / "page.png"
+    summary = viz.explain(model, processor, picture(), QUESTION, chosen, out)
+    assert json.loads(json.dumps(summary)) == summary
+    layers = model.config.text_config.num_hidden_layers
+    left = list(range(summary["visual_tokens"]))
+    read = start = 0
+    for stage in summary["stages"]:
+        assert set(stage["kept_indices"]) < set(left)
+        read += (stage["layers"] - start) * len(left)
+        start = stage["layers"]
+        left = stage["kept_indices"]
+    read += (layers - start) * len(left)
+    assert summary["kept_indices"] == left
+    assert summary["kept_tokens"] == round(read / layers)
+    everything = viz.explain(model, processor, picture(), QUESTION, method(name, keep=1.0), out)
+    assert everything["stages"] == []
+
+
+@pytest.mark.parametrize("name", ["adafv", "fastv", "tome"])
+def test_where_tokens_lie_nowhere_known(model, processor, tmp_path, monkeypatch, name):
+    """What is kept is listed, and no map is drawn."""
+    monkeypatch.setattr(collect, "family_of", lambda model: Generic())
+    chosen = method(name, keep=0.7)
+    what = viz.explanation(model, processor, picture(), QUESTION, chosen, 3)
+    assert what.scales == what.maps == []
+    written = " ".join(text.get_text() for text in what.figure().texts)
+    assert ranges(what.kept.tolist())[:20] in written
+
+
+def test_ranges():
+    """Neighbours are written as one run."""
+    assert ranges([]) == ""
+    assert ranges([3]) == "3"
+    assert ranges([0, 1, 2, 5, 8, 9]) == "0-2, 5, 8-9"
+
+
+@pytest.mark.parametrize(("name", "blue", "orange"), [("fastervlm", 1, 0), ("t2i", 0, 1)])
+def test_a_signal_has_its_colour_whatever_method_looks_at_it(model, processor, name, blue, orange):
+    """What keeps the most salient tokens keeps them by saliency, and so for relevance."""
+    what = viz.explanation(model, processor, picture(), QUESTION, pruner(name), 3)
+    by_relevance, by_saliency = what.chosen_by()
+    assert by_relevance.mean() == orange
+    assert by_saliency.mean() == blue
 
 
 def test_the_summary_says_what_ask_says(model, processor, tmp_path):

@@ -1,24 +1,19 @@
-"""Draw what the page shows of a question, as HTML and SVG: strings, nothing of Gradio."""
+"""Write what the page shows of a question, as HTML: strings, nothing of Gradio."""
 
-from base64 import b64encode
-from collections.abc import Sequence
 from html import escape
-from io import BytesIO
-from typing import Any
 
-import numpy as np
-from matplotlib.colors import to_rgb
-from numpy.typing import NDArray
 from PIL import Image
 
+from adafv.app.drawing import Box, chosen_by, figure, ground, heat, kept
 from adafv.app.view import DENSE, Result, View
 from adafv.methods import METHODS
 from adafv.models.ask import Answer
 from adafv.utils.checks import checked
-from adafv.viz import Explanation, Scale, shade
+from adafv.viz import Explanation
 from adafv.viz.figure import BOTH, PLAIN, RELEVANCE, SALIENCY
+from adafv.viz.regions import ranges
 
-__all__ = ["LAYERS", "cards", "heading", "image", "notice", "waiting"]
+__all__ = ["LAYERS", "cards", "heading", "notice", "same", "summary", "waiting"]
 
 # Layers over the image.
 KEPT = "kept"
@@ -33,14 +28,15 @@ LAYERS = {
 }
 """What can be drawn over the image, by its name on the page."""
 
-IMAGE_ID = "adafv-image"
-SIDE = 768
-"""Pixels along the longer side of the image as it is sent."""
-NOMINAL = 320
-"""Pixels that a card shows of it, about: lines are as thick as suits that size."""
-
-Array = NDArray[Any]
-Box = tuple[float, float, float, float]
+LEGEND = {
+    SALIENCY: "salient<span>: the vision tower looks at it</span>",
+    RELEVANCE: "relevant<span>: it resembles the words</span>",
+    BOTH: "both",
+    PLAIN: "<span>kept for </span>another reason",
+}
+"""What a colour says of a token, whatever method keeps it."""
+LISTED = 240
+"""Characters of a list of tokens that have no known place."""
 
 
 @checked
@@ -54,24 +50,6 @@ def heading(model: str, device: str) -> str:
 
 
 @checked
-def image(image: Image.Image) -> str:
-    """Return the image, to which the cards refer, so that another budget doesn't send it again."""
-    # no larger than a page shows it
-    small = image.copy()
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    width, height = image.size
-    # a pattern of the image fills the kept patches, wherever they lie
-    return (
-        '<svg class="store" width="0" height="0" aria-hidden="true"><defs>'
-        f'<image id="{IMAGE_ID}" width="{width}" height="{height}" '
-        f'preserveAspectRatio="none" href="{_data(small, "webp", quality=90)}"/>'
-        f'<pattern id="{IMAGE_ID}-fill" patternUnits="userSpaceOnUse" '
-        f'width="{width}" height="{height}">'
-        f'<use href="#{IMAGE_ID}"/></pattern></defs></svg>'
-    )
-
-
-@checked
 def notice(sentence: str) -> str:
     """Return a sentence on what is wrong, or nothing."""
     return f'<p class="notice" role="alert">{escape(sentence)}</p>' if sentence else ""
@@ -81,14 +59,14 @@ def notice(sentence: str) -> str:
 def waiting(image: Image.Image) -> str:
     """Return an image that nothing has been asked about yet."""
     # without a question there is nothing to draw over it
-    figure = _figure(image.size, [_ground()], "the image")
+    drawn = figure(image.size, [ground()], "the image")
     hint = '<p class="answer">Ask something about it.</p>'
-    return f'<div class="cards"><article class="card">{figure}{hint}</article></div>'
+    return f'<div class="cards"><article class="card">{drawn}{hint}</article></div>'
 
 
 @checked
 def cards(view: View, layer: str) -> str:
-    """Return a card for the dense answer and for that of each method, under the image.
+    """Return a sentence, a legend, and a card for the answer of each method, the dense one first.
 
     Args:
         layer: what is drawn over the image, a value of `LAYERS`.
@@ -98,12 +76,58 @@ def cards(view: View, layer: str) -> str:
     times = [result.answer.total_ms for result in view.results if result.answer is not None]
     longest = max(times, default=1.0)
     drawn = "".join(_card(view, result, layer, dense, longest) for result in view.results)
+    return f'{_headline(view)}{_legend(view)}<div class="cards">{drawn}</div>'
+
+
+def _headline(view: View) -> str:
+    """Say what the first method saves and whether its answer stays, as measured just now."""
+    dense = view.results[0].answer
+    pruned = view.results[1].answer if len(view.results) > 1 else None
+    if dense is None or pruned is None:
+        return ""
+    parts = [
+        _times(dense.kept_tokens, pruned.kept_tokens, "fewer tokens", "as many tokens", ""),
+        _times(
+            dense.prefill_ms,
+            pruned.prefill_ms,
+            "faster to the first token",
+            "as fast to the first token",
+            "slower to the first token",
+        ),
+        "same answer" if same(pruned, dense) else "another answer",
+    ]
     return (
-        f'<div class="cards">{drawn}</div>'
-        f'<p class="small">The image was encoded once, in {view.vision_ms:,.0f} ms; '
-        "every question, method and budget uses that again. "
-        "ms: choosing the tokens and the language model, up to the last word.</p>"
+        f'<div class="headline"><h2>{escape(view.results[1].method)}: {", ".join(parts)}.</h2>'
+        f'<p class="small">Timed once, in this request: {pruned.prefill_ms:,.0f} ms instead of '
+        f"{dense.prefill_ms:,.0f} ms from the encoded image to the first token. Encoding the "
+        f"image took {view.vision_ms:,.0f} ms, once for all of them.</p></div>"
     )
+
+
+def _times(before: float, after: float, less: str, equal: str, more: str) -> str:
+    """Say by which factor something became less, or more."""
+    factor = before / max(after, 1e-9)
+    if 0.95 < factor < 1.05:
+        return equal
+    name = less if factor > 1 else more
+    factor = max(factor, 1 / factor)
+    # "20 times", "6.1 times"
+    return f"{factor:.0f} times {name}" if factor >= 9.95 else f"{factor:.1f} times {name}"
+
+
+def _legend(view: View) -> str:
+    """Say what the colours mean that occur in the cards."""
+    occurring: set[str] = set()
+    for result in view.results[1:]:
+        if result.explanation is not None:
+            chosen = chosen_by(result.explanation)
+            occurring |= {color for color, tokens in chosen.items() if tokens}
+    items = [
+        f'<li><i style="background:{color}"></i><b>{name}</b></li>'
+        for color, name in LEGEND.items()
+        if color in occurring
+    ]
+    return f'<ul class="legend small" aria-label="Colours">{"".join(items)}</ul>' if items else ""
 
 
 def _card(view: View, result: Result, layer: str, dense: Answer | None, longest: float) -> str:
@@ -112,8 +136,9 @@ def _card(view: View, result: Result, layer: str, dense: Answer | None, longest:
     plain = result.method == DENSE
     name = "every token" if plain else result.method
     parts = [
-        f'<h3 title="{escape(_summary(result.method))}">{escape(name)}</h3>',
-        _drawing(view, result, layer),
+        f"<h3>{escape(name)}</h3>",
+        f'<p class="small what">{escape(summary(result.method))}</p>',
+        f'<div class="sight">{_drawing(view, result, layer)}</div>',
     ]
     if result.answer is not None:
         # the dense answer is not compared with itself
@@ -138,7 +163,9 @@ def _drawing(view: View, result: Result, layer: str) -> str:
     size = view.image.size
     explanation = result.explanation
     if explanation is None or layer == BARE:
-        return _figure(size, [_ground()], "the image")
+        return figure(size, [ground()], "the image")
+    if not explanation.scales:
+        return figure(size, [ground()], "the image") + _listed(explanation)
 
     # what the method looked at; else what there is to look at
     own = {SALIENT: explanation.saliency, RELEVANT: explanation.relevance}.get(layer)
@@ -152,22 +179,38 @@ def _drawing(view: View, result: Result, layer: str) -> str:
     figures: list[str] = []
     for scale, box in zip(explanation.scales, boxes, strict=False):
         if layer == KEPT:
-            layers = _kept(explanation, scale, box)
+            layers = kept(explanation, scale, box)
         else:
-            layers = _heat(scale, box, values, layer)
-        figures.append(_figure(size, layers, caption, small=bool(figures)))
+            layers = heat(scale, box, values, SALIENCY if layer == SALIENT else RELEVANCE)
+        figures.append(figure(size, layers, caption, small=bool(figures)))
     return f'{"".join(figures)}<p class="small caption">{escape(caption)}</p>'
+
+
+def _listed(explanation: Explanation) -> str:
+    """List the kept tokens where it is not known where they lie."""
+    listed = ranges(explanation.kept.tolist())
+    if len(listed) > LISTED:
+        listed = f"{listed[:LISTED]}…"
+    return (
+        f'<p class="small caption">{len(explanation.kept):,} of '
+        f"{explanation.pruned.visual_tokens:,} tokens; where they lie is not known: {listed}</p>"
+    )
 
 
 def _caption(name: str, explanation: Explanation, layer: str, own: bool) -> str:
     """Say what a layer shows; `own`: the method looks at it."""
     if layer == KEPT:
-        kept = len(explanation.kept)
         count = explanation.pruned.visual_tokens
-        if kept == count:
+        left = len(explanation.kept)
+        if left == count:
             return f"All {count:,} tokens."
+        if explanation.stages:
+            stages = [
+                f"{len(stage.kept):,} after layer {stage.layers}" for stage in explanation.stages
+            ]
+            return f"{count:,} tokens at first, {', '.join(stages)}."
         merged = ", each an average of those near it" if explanation.merged else ""
-        return f"{kept:,} of {count:,} tokens{merged}."
+        return f"{left:,} of {count:,} tokens{merged}."
     shown = "What resembles the words of the question"
     if layer == SALIENT:
         shown = "Where the vision tower looks"
@@ -176,90 +219,17 @@ def _caption(name: str, explanation: Explanation, layer: str, own: bool) -> str:
     return f"{shown}; {name} does not look at it."
 
 
-def _kept(explanation: Explanation, scale: Scale, box: Box) -> list[str]:
-    """Draw kept patches bright, framed in the colour of who chose them, and the rest pale."""
-    if len(explanation.kept) == explanation.pruned.visual_tokens:
-        return [_ground()]
-
-    # size of a patch, and thickness of its frame, in pixels of the image
-    width = (box[2] - box[0]) / scale.shape[1]
-    height = (box[3] - box[1]) / scale.shape[0]
-    unit = max(explanation.image.size) / NOMINAL
-    line = float(np.clip(min(width, height) / unit / 8, 0.9, 2.6)) * unit
-    # row and column of the tokens at this scale
-    coordinates = dict(zip(scale.index.tolist(), scale.coordinates.tolist(), strict=True))
-
-    def path(tokens: Sequence[int], inset: float) -> str:
-        """Return one path of rectangles, which is quicker than an element for each."""
-        w = width - 2 * inset
-        h = height - 2 * inset
-        rectangles = []
-        for token in tokens:
-            row, column = coordinates[token]
-            x = box[0] + column * width + inset
-            y = box[1] + row * height + inset
-            rectangles.append(f"M{x:.1f} {y:.1f}h{w:.1f}v{h:.1f}h{-w:.1f}z")
-        return "".join(rectangles)
-
-    here = [token for token in explanation.kept.tolist() if token in coordinates]
-    layers = [_ground(pale=True)]
-    layers.append(f'<path fill="url(#{IMAGE_ID}-fill)" d="{path(here, 0)}"/>')
-    for color, members in _chosen_by(explanation).items():
-        tokens = [token for token in here if token in members]
-        if tokens:
-            layers.append(
-                f'<path fill="none" stroke="{color}" stroke-width="{line:.2f}" '
-                f'd="{path(tokens, line / 2)}"/>'
-            )
-    return layers
-
-
-def _chosen_by(explanation: Explanation) -> dict[str, set[int]]:
-    """Return kept tokens by the colour of the list that they are on."""
-    by_relevance, by_saliency = explanation.chosen_by()  # (K,) each
-    # both lists, one of them, or, for methods without lists, neither
-    lists = {
-        RELEVANCE: by_relevance & ~by_saliency,
-        SALIENCY: by_saliency & ~by_relevance,
-        BOTH: by_relevance & by_saliency,
-        PLAIN: ~(by_relevance | by_saliency),
-    }
-    return {color: set(explanation.kept[member].tolist()) for color, member in lists.items()}
-
-
-def _heat(scale: Scale, box: Box, values: Array, layer: str) -> list[str]:
-    """Draw values (N,) as a map over the pale image, one pixel a patch."""
-    pixels = np.empty((*scale.shape, 4))  # (rows, columns, RGBA)
-    pixels[..., :3] = to_rgb(SALIENCY if layer == SALIENT else RELEVANCE)
-    pixels[..., 3] = 0.92 * shade(scale, values)
-    href = _data(Image.fromarray(np.round(pixels * 255).astype(np.uint8)), "png")
-    heat = (
-        f'<image class="heat" x="{box[0]}" y="{box[1]}" '
-        f'width="{box[2] - box[0]}" height="{box[3] - box[1]}" '
-        f'preserveAspectRatio="none" href="{href}"/>'
-    )
-    return [_ground(pale=True), heat]
-
-
-def _figure(size: tuple[int, int], layers: Sequence[str], label: str, small: bool = False) -> str:
-    """Return layers as one figure, in pixels of the image."""
-    classes = "view small-view" if small else "view"
-    return (
-        f'<svg class="{classes}" viewBox="0 0 {size[0]} {size[1]}" role="img" '
-        f'aria-label="{escape(label)}">{"".join(layers)}</svg>'
-    )
-
-
-def _ground(pale: bool = False) -> str:
-    """Return the image itself as a layer."""
-    return f'<use href="#{IMAGE_ID}" class="{"pale" if pale else "bright"}"/>'
+@checked
+def same(answer: Answer, other: Answer) -> bool:
+    """Say whether two answers read the same."""
+    return answer.answer.casefold() == other.answer.casefold()
 
 
 def _answer(answer: Answer, dense: Answer | None) -> str:
     """Return an answer, with whether it is the dense one's; None: it is that itself."""
     verdict = ""
     if dense is not None:
-        if answer.answer.casefold() == dense.answer.casefold():
+        if same(answer, dense):
             verdict = ' <span class="verdict same">✓ same answer</span>'
         else:
             verdict = ' <span class="verdict other">✗ another answer</span>'
@@ -293,8 +263,8 @@ def _split(explanation: Explanation) -> str:
         f'<div class="split" role="img" aria-label="split {k_t} by relevance to {k_v} by saliency">'
         f'<b style="flex:{k_t};background:{RELEVANCE}"></b>'
         f'<b style="flex:{k_v};background:{SALIENCY}"></b></div>'
-        f'<p class="small"><em style="color:{RELEVANCE}">{k_t} most relevant</em> : '
-        f'<em style="color:{SALIENCY}">{k_v} most salient</em>{note}</p>'
+        f'<p class="small"><em class="relevant">{k_t} most relevant</em> : '
+        f'<em class="salient">{k_v} most salient</em>{note}</p>'
     )
 
 
@@ -319,14 +289,14 @@ def _others(result: Result, before: str | None) -> str:
     )
 
 
-def _summary(name: str) -> str:
-    """Return the first line of a method's docstring."""
-    return (METHODS[name.partition(":")[0]].__doc__ or "").strip().splitlines()[0]
+@checked
+def summary(name: str) -> str:
+    """Return what a method keeps: the first line of its docstring.
 
-
-def _data(image: Image.Image, kind: str, **options: Any) -> str:
-    """Return an image as a data URL."""
-    # in memory: nothing of a visitor is written to disk
-    buffer = BytesIO()
-    image.save(buffer, kind, **options)
-    return f"data:image/{kind};base64,{b64encode(buffer.getvalue()).decode()}"
+    Raises:
+        ValueError: there is no such method.
+    """
+    method = METHODS.get(name.partition(":")[0])
+    if method is None:
+        raise ValueError(f"method {name!r} is unknown: choose one that `adafv methods` names")
+    return (method.__doc__ or "").strip().splitlines()[0]

@@ -1,25 +1,23 @@
-"""Lay out the page, and connect its parts to functions: the only module that knows Gradio."""
+"""Lay out the page, and connect its parts to functions."""
 
+from collections.abc import Callable
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.themes import Base
 from gradio.themes.utils.fonts import Font
 
 from adafv.app import cards
-from adafv.app.page import NOTHING, Choices, Page, Reply
+from adafv.app.blocks import REFUSALS, CarefulBlocks
+from adafv.app.page import BUDGET, FIRST, NOTHING, SECOND, Choices, Page, Reply
 from adafv.app.session import Playground, bundled
 from adafv.app.view import DENSE
 from adafv.data.cases import CASES, EXPLAINED
 from adafv.methods import METHODS
 
-__all__ = ["LAUNCH", "build"]
+__all__ = ["BUDGET", "LAUNCH", "build"]
 
-# What is chosen when the page opens: two methods, and percent of the visual tokens.
-FIRST = "adafv"
-SECOND = "random"
-BUDGET = 5
 # Uploaded files are looked through so often, and deleted at that age, in seconds.
 CLEAN_EVERY = 600
 CLEAN_AFTER = 3600
@@ -31,18 +29,39 @@ CALL: dict[str, Any] = {
     # no endpoints for programs
     "api_visibility": "private",
 }
-LAUNCH: dict[str, Any] = {
+# Other budgets are tried while visitors go on asking.
+AFTERWARDS = CALL | {"concurrency_id": "budgets", "show_progress": "hidden"}
+
+
+def _own(name: str) -> str:
+    """Return a file of the package, which the page holds itself."""
+    return files("adafv.app").joinpath(name).read_text(encoding="utf-8")
+
+
+THEME = Base(
+    primary_hue="blue",
+    neutral_hue="slate",
     # fonts of the system, for Gradio's own come from Google
-    "theme": Base(
-        primary_hue="blue",
-        neutral_hue="slate",
-        font=(Font("system-ui"), Font("sans-serif")),
-        font_mono=(Font("monospace"),),
-    ),
-    # the package's own style, in the page itself
-    "css": files("adafv.app").joinpath("style.css").read_text(encoding="utf-8"),
+    font=(Font("system-ui"), Font("sans-serif")),
+    font_mono=(Font("monospace"),),
+).set(
+    # contrast of at least 4.5 : 1, which WCAG asks for
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
+    block_label_text_color="*neutral_600",
+    block_title_text_color="*neutral_600",
+    input_placeholder_color="*neutral_500",
+    input_placeholder_color_dark="*neutral_400",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
+)
+LAUNCH: dict[str, Any] = {
+    "theme": THEME,
+    "css": _own("style.css"),
+    "js": _own("script.js"),
     # more than a photo of a phone
     "max_file_size": "32mb",
+    "app_kwargs": {"exception_handlers": REFUSALS},
     "footer_links": [],
     "run_history": False,
     "enable_monitoring": False,
@@ -53,118 +72,234 @@ LAUNCH: dict[str, Any] = {
     "state_session_capacity": 256,
 }
 """Gradio's options of the page: shared with nobody, nothing from elsewhere, no record kept."""
+HAND_OVER = """(text) => {
+  if (text.startsWith("?")) {
+    history.replaceState(null, "", text);
+    navigator.clipboard?.writeText(location.href);
+  } else if (text) {
+    const link = document.createElement("a");
+    link.href = text;
+    link.download = text.startsWith("data:image/png") ? "adafv.png" : "adafv.json";
+    link.click();
+  }
+}"""
+"""Puts a link into the address bar and the clipboard, or saves a file."""
+
+
+class Parts(NamedTuple):
+    """The parts of the page.
+
+    Attributes:
+        source: where the image comes from: of each visitor's own page.
+        gallery, upload, question, suggested, budget, first, second, layer: what is asked.
+        notice, image, drawn, words, budgets: what is answered.
+        exports: buttons, by what they hand over.
+        handed: text that the browser hands over.
+    """
+
+    source: gr.State
+    gallery: gr.Gallery
+    upload: gr.File
+    question: gr.Textbox
+    suggested: gr.Dataset
+    budget: gr.Slider
+    first: gr.Dropdown
+    second: gr.Dropdown
+    layer: gr.Radio
+    notice: gr.HTML
+    image: gr.HTML
+    drawn: gr.HTML
+    words: gr.HTML
+    budgets: gr.HTML
+    exports: dict[str, gr.Button]
+    handed: gr.Textbox
 
 
 def build(playground: Playground) -> gr.Blocks:
     """Return the page of a playground, to be launched with `LAUNCH`."""
-    page = Page(playground)
-    start = bundled(EXPLAINED)
-    shown = [(bundled(i).image, bundled(i).questions[0].text) for i in range(len(CASES))]
-    methods = [name for name in METHODS if name != DENSE]
-    with gr.Blocks(
+    with CarefulBlocks(
         title="adafv",
         analytics_enabled=False,
         fill_width=True,
         delete_cache=(CLEAN_EVERY, CLEAN_AFTER),
     ) as app:
         gr.HTML(cards.heading(playground.name, playground.model.device.type))
-        # where the image comes from: of each visitor's own page, so it is part of the page
         source = gr.State(str(EXPLAINED))
         with gr.Row(elem_classes="session"):
-            # to the left: what is asked
+            # to the left: what is asked; to the right: what is answered
             with gr.Column(scale=0, min_width=320, elem_classes="controls"):
-                gallery = gr.Gallery(
-                    shown,
-                    label="Bundled images",
-                    show_label=False,
-                    columns=len(CASES),
-                    height="auto",
-                    allow_preview=False,
-                    interactive=False,
-                    buttons=[],
-                    format="png",
-                    elem_classes="bundled",
-                )
-                upload = gr.File(
-                    label="An image of yours",
-                    show_label=False,
-                    file_types=["image"],
-                    height=56,
-                    elem_classes="drop",
-                )
-                question = gr.Textbox(
-                    start.questions[0].text,
-                    label="Question",
-                    max_lines=3,
-                    submit_btn="Ask",
-                    elem_classes="question",
-                )
-                suggested = gr.Dataset(
-                    components=[gr.Textbox(visible=False)],
-                    samples=_samples([q.text for q in start.questions]),
-                    label="Questions to try",
-                    elem_classes="suggested",
-                )
-                budget = gr.Slider(
-                    1,
-                    100,
-                    BUDGET,
-                    step=1,
-                    label="Visual tokens to keep, in %",
-                    buttons=[],
-                    elem_classes="budget",
-                )
-                # a number out of range is for the page to refuse, in a sentence
-                budget.preprocess = lambda payload: payload
-                with gr.Row():
-                    # any method with options may be typed
-                    own = {"min_width": 120, "allow_custom_value": True}  # adafv:reserve=0.5
-                    first = gr.Dropdown(methods, value=FIRST, label="Method", **own)
-                    second = gr.Dropdown(
-                        [NOTHING, *methods], value=SECOND, label="Beside it", **own
-                    )
-                layer = gr.Radio(
-                    list(cards.LAYERS),
-                    value=next(iter(cards.LAYERS)),
-                    label="Drawn over the image",
-                )
-            # to the right: what is answered
+                controls = _controls()
             with gr.Column(scale=1, min_width=320, elem_classes="results"):
-                notice = gr.HTML(elem_classes="said")
-                image = gr.HTML(cards.image(start.image), elem_classes="stored")
-                drawn = gr.HTML()
-
-        # what every function gets, and what each may change
-        choices = [question, first, second, budget, layer]
-        outputs = [notice, drawn, image, source, question, suggested]
-
-        def look(request: gr.Request, at: str, *values: Any) -> Any:
-            return _shown(page.look(_visitor(request), at, Choices(*values)))
-
-        def suggest(request: gr.Request, sample: list[str], at: str, *values: Any) -> Any:
-            chosen = Choices(*values)._replace(question=sample[0])
-            return _shown(page.suggest(_visitor(request), at, chosen))
-
-        def take_file(request: gr.Request, path: str, *values: Any) -> Any:
-            # None empties the field for files, ready for another one
-            return *_shown(page.take_file(_visitor(request), path, Choices(*values))), None
-
-        def take_bundled(request: gr.Request, event: gr.SelectData, *values: Any) -> Any:
-            return _shown(page.take_bundled(_visitor(request), event.index, Choices(*values)))
-
-        def leave(request: gr.Request) -> None:
-            playground.forget(_visitor(request))
-
-        # moving the slider calls often: only the last call counts
-        touched = [app.load, question.submit, budget.change, first.input, second.input, layer.input]
-        call = CALL | {"show_progress_on": drawn}
-        gr.on(touched, look, [source, *choices], outputs, trigger_mode="always_last", **call)
-        suggested.click(suggest, [suggested, source, *choices], outputs, **call)
-        upload.upload(take_file, [upload, *choices], [*outputs, upload], **call)
-        gallery.select(take_bundled, choices, outputs, **call)
-        # a page that is closed frees its memory
-        app.unload(leave)
+                results = _results()
+        _connect(app, Parts(source, **controls, **results), Page(playground))
     return app
+
+
+def _controls() -> dict[str, Any]:
+    """Lay out the fields."""
+    start = bundled(EXPLAINED)
+    shown = [(bundled(i).image, bundled(i).questions[0].text) for i in range(len(CASES))]
+    methods = [(f"{name} · {cards.summary(name)}", name) for name in METHODS if name != DENSE]
+    gallery = gr.Gallery(
+        shown,
+        label="Bundled images",
+        show_label=False,
+        columns=len(CASES),
+        height="auto",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        format="png",
+        elem_classes="bundled",
+    )
+    upload = gr.File(
+        label="An image of yours",
+        show_label=False,
+        file_types=["image"],
+        height=56,
+        elem_classes="drop",
+    )
+    question = gr.Textbox(
+        start.questions[0].text,
+        label="Question",
+        max_lines=3,
+        submit_btn="Ask",
+        elem_classes="question",
+    )
+    suggested = gr.Dataset(
+        components=[gr.Textbox(visible=False)],
+        samples=_samples([q.text for q in start.questions]),
+        label="Questions to try",
+        elem_classes="suggested",
+    )
+    budget = gr.Slider(
+        1,
+        100,
+        BUDGET,
+        step=1,
+        label="Visual tokens to keep, in %",
+        buttons=[],
+        elem_classes="budget",
+    )
+    # a number out of range is for the page to refuse, in a sentence
+    budget.preprocess = lambda payload: payload
+    with gr.Column(elem_classes="choices"):
+        # any method with options may be typed, as in adafv:reserve=0.5
+        own = {"allow_custom_value": True, "elem_classes": "method"}
+        first = gr.Dropdown(methods, value=FIRST, label="Method", **own)
+        second = gr.Dropdown([(NOTHING, NOTHING), *methods], value=SECOND, label="Beside it", **own)
+        layer = gr.Radio(
+            list(cards.LAYERS),
+            value=next(iter(cards.LAYERS)),
+            label="Drawn over the image",
+        )
+    return {
+        "gallery": gallery,
+        "upload": upload,
+        "question": question,
+        "suggested": suggested,
+        "budget": budget,
+        "first": first,
+        "second": second,
+        "layer": layer,
+    }
+
+
+def _results() -> dict[str, Any]:
+    """Lay out what is answered."""
+    notice = gr.HTML(elem_classes="said")
+    image = gr.HTML(elem_classes="stored")
+    drawn = gr.HTML(elem_classes="drawn")
+    with gr.Row(elem_classes="panels"):
+        words = gr.HTML()
+        budgets = gr.HTML()
+    with gr.Row(elem_classes="exports"):
+        exports = {
+            "link": gr.Button("Copy a link to this", size="sm", min_width=120),
+            "png": gr.Button("Save as PNG", size="sm", min_width=120),
+            "json": gr.Button("Save as JSON", size="sm", min_width=120),
+        }
+    handed = gr.Textbox(visible=False)
+    return {
+        "notice": notice,
+        "image": image,
+        "drawn": drawn,
+        "words": words,
+        "budgets": budgets,
+        "exports": exports,
+        "handed": handed,
+    }
+
+
+def _connect(app: gr.Blocks, parts: Parts, page: Page) -> None:
+    """Let the page answer what visitors do."""
+    # what every function gets, and what each may change
+    choices = [parts.question, parts.first, parts.second, parts.budget, parts.layer]
+    seen = [parts.source, *choices]
+    outputs = [parts.notice, parts.drawn, parts.words, parts.budgets, parts.image, parts.source]
+    outputs += [parts.question, parts.first, parts.second, parts.budget, parts.suggested]
+
+    def arrive(request: gr.Request, layer: Any) -> Any:
+        return _shown(page.arrive(_visitor(request), dict(request.query_params), layer))
+
+    def look(request: gr.Request, at: str, *values: Any) -> Any:
+        return _shown(page.look(_visitor(request), at, Choices(*values)))
+
+    def ask(request: gr.Request, at: str, *values: Any) -> Any:
+        return _shown(page.ask(_visitor(request), at, Choices(*values)))
+
+    def suggest(request: gr.Request, sample: list[str] | None, at: str, *values: Any) -> Any:
+        # whoever sends no sample asks nothing
+        chosen = Choices(*values)._replace(question=sample[0] if sample else "")
+        return _shown(page.suggest(_visitor(request), at, chosen))
+
+    def take_file(request: gr.Request, path: str | None, *values: Any) -> Any:
+        # None empties the field for files, ready for another one
+        return *_shown(page.take_file(_visitor(request), path or "", Choices(*values))), None
+
+    def take_bundled(request: gr.Request, event: gr.EventData, *values: Any) -> Any:
+        # gr.SelectData would fail before this is called, on what no gallery sends
+        number = event.index if isinstance(event._data, dict) and "index" in event._data else None
+        return _shown(page.take_bundled(_visitor(request), number, Choices(*values)))
+
+    def budgets(request: gr.Request, at: str, *values: Any) -> str:
+        return page.budgets(_visitor(request), at, Choices(*values))
+
+    def leave(request: gr.Request) -> None:
+        page.playground.forget(_visitor(request))
+
+    call = CALL | {"show_progress_on": parts.drawn}
+    latest = {"trigger_mode": "always_last"}
+    # moving the slider calls often: only the last call counts
+    redrawn = [parts.budget.change, parts.layer.input]
+    gr.on(redrawn, look, seen, outputs, **latest, **call)
+    parts.upload.upload(take_file, [parts.upload, *choices], [*outputs, parts.upload], **call)
+
+    # where something else is asked, other budgets follow
+    asked = [parts.question.submit, parts.first.input, parts.second.input]
+    following = [
+        app.load(arrive, parts.layer, outputs, **call),
+        gr.on(asked, ask, seen, outputs, **latest, **call),
+        parts.suggested.click(suggest, [parts.suggested, *seen], outputs, **call),
+        parts.gallery.select(take_bundled, choices, outputs, **call),
+    ]
+    for event in following:
+        event.then(budgets, seen, parts.budgets, **latest, **AFTERWARDS)
+
+    for kind, button in parts.exports.items():
+        saved = button.click(_exporting(page, kind), seen, [parts.notice, parts.handed], **call)
+        saved.then(None, parts.handed, js=HAND_OVER)
+    # a page that is closed frees its memory
+    app.unload(leave)
+
+
+def _exporting(page: Page, kind: str) -> Callable[..., tuple[str, str]]:
+    """Return what hands over a link or a file."""
+
+    def export(request: gr.Request, at: str, *values: Any) -> tuple[str, str]:
+        return page.export(_visitor(request), at, Choices(*values), kind)
+
+    return export
 
 
 def _visitor(request: gr.Request) -> str:
@@ -177,7 +312,8 @@ def _shown(reply: Reply) -> list[Any]:
     suggested = None
     if reply.suggested is not None:
         suggested = gr.Dataset(samples=_samples(reply.suggested), visible=bool(reply.suggested))
-    parts = [reply.notice, reply.cards, reply.image, reply.source, reply.question, suggested]
+    parts = [reply.notice, reply.cards, reply.words, reply.budgets, reply.image, reply.source]
+    parts += [reply.question, reply.first, reply.second, reply.budget, suggested]
     return [gr.skip() if part is None else part for part in parts]
 
 

@@ -1,24 +1,33 @@
 """Answer what visitors do, in plain functions: what is on the page goes in, changes come out."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
-from adafv.app import cards
-from adafv.app.session import Playground, bundled
+from adafv.app import cards, drawing, panels
+from adafv.app.exports import json_file, png_file
+from adafv.app.session import SHARES, Playground, bundled
+from adafv.app.view import View
+from adafv.data.cases import CASES, EXPLAINED
 from adafv.models.images import first_frame
 from adafv.models.vocabulary import unknown_words, unknown_words_notice
 
-__all__ = ["EMBEDDED", "NOTHING", "Choices", "Page", "Reply"]
+__all__ = ["BUDGET", "EMBEDDED", "FIRST", "NOTHING", "SECOND", "Choices", "Page", "Reply"]
 
 NOTHING = "nothing"
 """The second method, where only one is wanted."""
 EMBEDDED = "embedded"
 """The name of the model in the package."""
+# What is chosen when the page opens: two methods, and percent of the visual tokens.
+FIRST = "adafv"
+SECOND = "random"
+BUDGET = 5
 
 
 class Choices(NamedTuple):
-    """The choices on the page besides the image.
+    """The choices on the page besides the image; a program may have sent anything.
 
     Attributes:
         question: as the visitor writes it.
@@ -41,17 +50,22 @@ class Reply:
 
     Attributes:
         notice: what is wrong, or empty.
-        cards, image: HTML.
+        cards, words, budgets, image: HTML.
         source: where the image comes from.
-        question: what the question's field holds.
+        question, first, second, budget: what the fields hold.
         suggested: questions to try.
     """
 
     notice: str = ""
     cards: str | None = None
+    words: str | None = None
+    budgets: str | None = None
     image: str | None = None
     source: str | None = None
     question: str | None = None
+    first: str | None = None
+    second: str | None = None
+    budget: float | None = None
     suggested: list[str] | None = None
 
 
@@ -61,25 +75,62 @@ class Page:
     def __init__(self, playground: Playground) -> None:
         self.playground = playground
 
+    def arrive(self, visitor: str, link: Mapping[str, str], layer: str) -> Reply:
+        """Open the page: with what a link holds, else with the first bundled image.
+
+        Args:
+            link: image, question, method, beside and budget, each of which may be missing.
+            layer: a name in `cards.LAYERS`.
+        """
+        number = _number(link.get("image", str(EXPLAINED)))
+        if number is None:
+            reply = self.arrive(visitor, {}, layer)
+            return replace(
+                reply,
+                notice=cards.notice(
+                    f"The link leads to no bundled image: image={link['image']!r} is none of "
+                    f"0 to {len(CASES) - 1}"
+                ),
+            )
+        choices = Choices(
+            question=link.get("question", bundled(number).questions[0].text),
+            first=link.get("method", FIRST),
+            second=link.get("beside", SECOND),
+            budget=_percent(link.get("budget", str(BUDGET))),
+            layer=layer,
+        )
+        reply = self._take(visitor, number, choices)
+        return replace(reply, first=choices.first, second=choices.second, budget=choices.budget)
+
     def look(self, visitor: str, source: str, choices: Choices) -> Reply:
-        """Ask about the image that is there."""
-        # twice the same method is one card; an empty field holds None
-        names: list[str] = []
-        for name in (choices.first, choices.second):
-            if name not in (NOTHING, None, *names):
-                names.append(name)
+        """Draw the answers anew, with another budget or another layer."""
         try:
-            share = _share(choices.budget)
-            view = self.playground.look(visitor, source, choices.question, names, share)
+            return self._drawn(self._view(visitor, source, choices), choices)
         except ValueError as error:
             return Reply(_notice(error, source))
-        drawn = cards.cards(view, cards.LAYERS[choices.layer])
-        return Reply(self._unknown(view.question), drawn)
+
+    def ask(self, visitor: str, source: str, choices: Choices) -> Reply:
+        """Ask about the image that is there; what other budgets answer follows."""
+        try:
+            view = self._view(visitor, source, choices)
+        except ValueError as error:
+            return Reply(_notice(error, source))
+        reply = self._drawn(view, choices)
+        return replace(reply, words=panels.words(view), budgets=panels.asking())
 
     def suggest(self, visitor: str, source: str, choices: Choices) -> Reply:
         """Ask a question that the page proposed."""
-        reply = self.look(visitor, source, choices)
-        return Reply(reply.notice, reply.cards, question=choices.question)
+        return replace(self.ask(visitor, source, choices), question=choices.question)
+
+    def budgets(self, visitor: str, source: str, choices: Choices) -> str:
+        """Return a table of the answers at other budgets; empty where there is none to compare."""
+        names = _names(choices)
+        try:
+            views = self.playground.budgets(visitor, source, choices.question, names)
+        except ValueError:
+            # what is wrong has been said beside the answer
+            return ""
+        return panels.budgets(SHARES, views)
 
     def take_file(self, visitor: str, path: str, choices: Choices) -> Reply:
         """Take an image from a file; the question of the one before is not asked of it."""
@@ -91,7 +142,9 @@ class Page:
         return Reply(
             notice=cards.notice(first_frame(image, Path(path).name)),
             cards=cards.waiting(image),
-            image=cards.image(image),
+            words="",
+            budgets="",
+            image=drawing.image(image),
             source=path,
             question="",
             suggested=[],
@@ -99,19 +152,59 @@ class Page:
 
     def take_bundled(self, visitor: str, number: int, choices: Choices) -> Reply:
         """Take a bundled image with its first question."""
+        if _number(str(number)) is None:
+            return Reply(cards.notice(f"There is no bundled image {number!r}"))
+        question = bundled(number).questions[0].text
+        return self._take(visitor, number, choices._replace(question=question))
+
+    def export(self, visitor: str, source: str, choices: Choices, kind: str) -> tuple[str, str]:
+        """Return what is on the page for others to see.
+
+        Args:
+            kind: "link", "png" or "json".
+
+        Returns:
+            What is wrong, or empty; the query of a link, or the file as a data URL, or empty.
+        """
+        try:
+            if kind == "link":
+                return "", _link(source, choices)
+            view = self._view(visitor, source, choices)
+            return "", png_file(view) if kind == "png" else json_file(view)
+        except ValueError as error:
+            return _notice(error, source), ""
+
+    def _take(self, visitor: str, number: int, choices: Choices) -> Reply:
+        """Take a bundled image, and ask at once."""
         sample = bundled(number)
         source = str(number)
-        questions = [question.text for question in sample.questions]
-        # asked at once, for its question is known
-        reply = self.look(visitor, source, choices._replace(question=questions[0]))
-        return Reply(
-            notice=reply.notice,
+        reply = self.ask(visitor, source, choices)
+        return replace(
+            reply,
             cards=reply.cards or cards.waiting(sample.image),
-            image=cards.image(sample.image),
+            words=reply.words or "",
+            budgets=reply.budgets or "",
+            image=drawing.image(sample.image),
             source=source,
-            question=questions[0],
-            suggested=questions,
+            question=choices.question,
+            suggested=[question.text for question in sample.questions],
         )
+
+    def _view(self, visitor: str, source: str, choices: Choices) -> View:
+        """Return the answers, or raise a `ValueError` that says what is wrong."""
+        if not isinstance(choices.question, str):
+            raise ValueError(f"question={choices.question!r} is no text: write a question")
+        # a list, for what is no text has no hash
+        if choices.layer not in list(cards.LAYERS):
+            raise ValueError(
+                f"layer={choices.layer!r} is unknown: choose one of {', '.join(cards.LAYERS)}"
+            )
+        share = _share(choices.budget)
+        return self.playground.look(visitor, source, choices.question, _names(choices), share)
+
+    def _drawn(self, view: View, choices: Choices) -> Reply:
+        """Return the cards of some answers."""
+        return Reply(self._unknown(view.question), cards.cards(view, cards.LAYERS[choices.layer]))
 
     def _unknown(self, question: str) -> str:
         """Return a notice of words that the embedded model doesn't know, or nothing."""
@@ -125,7 +218,48 @@ class Page:
         return cards.notice(_sentence(unknown_words_notice(processor, unknown)))
 
 
-def _share(percent: float | None) -> float:
+def _names(choices: Choices) -> list[str]:
+    """Return the methods that are chosen: twice the same is one card, an empty field holds None."""
+    names: list[str] = []
+    for name in (choices.first, choices.second):
+        if name not in (NOTHING, None, *names):
+            names.append(str(name))
+    return names
+
+
+def _link(source: str, choices: Choices) -> str:
+    """Return the query that `Page.arrive` reads.
+
+    Raises:
+        ValueError: the image is a visitor's own.
+    """
+    if not source.isdigit():
+        raise ValueError("an image of yours is kept nowhere, so no link leads to it")
+    query = {
+        "image": source,
+        "question": choices.question,
+        "method": choices.first,
+        "beside": choices.second,
+        "budget": choices.budget,
+    }
+    return f"?{urlencode(query)}"
+
+
+def _number(text: str) -> int | None:
+    """Return the number of a bundled image; None if it is none."""
+    return int(text) if text in map(str, range(len(CASES))) else None
+
+
+def _percent(text: str) -> float | None:
+    """Return what a link says of the budget; None if it is no number."""
+    try:
+        percent = float(text)
+    except ValueError:
+        return None
+    return int(percent) if percent.is_integer() else percent
+
+
+def _share(percent: Any) -> float:
     """Return the share of the visual tokens that a field in percent holds."""
     if not isinstance(percent, int | float) or not 0 < percent <= 100:
         # an empty field is not 0 %

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from threading import RLock
+from time import monotonic
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,9 +30,9 @@ from adafv.models.images import open_image
 from adafv.models.prompting import build_inputs, check_question
 from adafv.utils.checks import checked
 from adafv.utils.clock import now
-from adafv.viz import check_drawable, explained
+from adafv.viz import Word, check_drawable, explained, question_words
 
-__all__ = ["VISITORS", "Playground", "Session", "bundled"]
+__all__ = ["SHARES", "VISITORS", "Playground", "Session", "bundled"]
 
 VISITORS = 16
 """Visitors whose images are kept in memory; who has been quiet for longest is forgotten first."""
@@ -39,6 +40,10 @@ QUESTIONS = 2
 """Questions on an image that are kept in memory: this one and the one before."""
 RESULTS = 256
 """Answers on an image that are kept in memory."""
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
+"""Budgets at which a question is asked besides the one that the visitor chose."""
+SECONDS = 8.0
+"""After so long no further budget is tried: large models are slow on a CPU."""
 
 Array = NDArray[Any]
 K = TypeVar("K")
@@ -53,12 +58,14 @@ class EncodedQuestion:
         inputs: the prompt, without what the encoder has used up.
         encoding: of the image, with the question's text tokens.
         saliency, relevance: (N,) of the image's visual tokens.
+        words: of the question.
     """
 
     inputs: dict[str, Any]
     encoding: Encoding
     saliency: Array
     relevance: Array
+    words: list[Word]
 
 
 @dataclass
@@ -172,9 +179,25 @@ class Playground:
                 results=results,
                 saliency=encoded.saliency,
                 relevance=encoded.relevance,
+                words=encoded.words,
                 vision_ms=session.vision_ms,
                 before=before,
             )
+
+    def budgets(self, visitor: str, source: str, question: str, names: Sequence[str]) -> list[View]:
+        """Ask at each of `SHARES`, as far as `SECONDS` reach and the visitor stays.
+
+        Others are answered in between.
+        """
+        start = monotonic()
+        views: list[View] = []
+        for share in SHARES:
+            with self._lock:
+                # whoever has left is not to be remembered again
+                if visitor not in self.sessions or monotonic() - start > SECONDS:
+                    break
+                views.append(self.look(visitor, source, question, names, share))
+        return views
 
     def forget(self, visitor: str) -> None:
         """Forget the session of a visitor who has left."""
@@ -234,11 +257,14 @@ class Playground:
         tokens = encoding.tokens
         # pixels are used up by the encoder
         rest = {name: value for name, value in inputs.items() if name not in encoding.consumed}
+        relevance = TextToImage(keep=1.0)
+        everything = np.arange(tokens.counts[0])  # (N,)
         return EncodedQuestion(
             inputs=rest,
             encoding=encoding,
             saliency=tokens.saliency[0].float().cpu().numpy(),  # (N,)
-            relevance=TextToImage(keep=1.0).score(tokens)[0].cpu().numpy(),  # (N,)
+            relevance=relevance.score(tokens)[0].cpu().numpy(),  # (N,)
+            words=question_words(self.processor, relevance, encoding, everything),
         )
 
     def _template(self) -> frozenset[int]:
@@ -282,7 +308,7 @@ class Playground:
                 note="the memory of the device is too small for so many tokens: keep fewer",
             )
         try:
-            check_drawable(self.model, pruner)
+            check_drawable(pruner)
         except ValueError as error:
             return Result(pruner.name, answer, note=str(error))
 
@@ -290,7 +316,16 @@ class Playground:
         known = session.results.get((question, DENSE, 1.0))
         dense = known.answer if known and known.answer else answer
         explanation = explained(
-            self.processor, session.image, question, pruner, encoding, selection, dense, answer
+            self.model,
+            self.processor,
+            encoded.inputs,
+            session.image,
+            question,
+            pruner,
+            encoding,
+            selection,
+            dense,
+            answer,
         )
         return Result(pruner.name, answer, explanation)
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from adafv.models.ask import Answer
-from adafv.viz import Explanation
+from adafv.viz import Explanation, Word
 
 __all__ = ["DENSE", "Result", "View"]
 
@@ -45,6 +45,7 @@ class View:
         results: the dense model's, then those of the methods.
         saliency, relevance: (N,) the image's own a_v and a_t, for methods that don't look at
             them.
+        words: of the question, each with what it resembles.
         vision_ms: what the image's encoding took.
         before: the question before this one, on the same image.
     """
@@ -55,5 +56,6 @@ class View:
     results: list[Result]
     saliency: Array
     relevance: Array
+    words: list[Word]
     vision_ms: float
     before: str | None

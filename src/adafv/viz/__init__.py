@@ -16,25 +16,30 @@ from adafv.viz.collect import (
     check_drawable,
     explained,
     explanation,
+    question_words,
     split_curves,
 )
 from adafv.viz.compare import explanations, side_by_side
 from adafv.viz.regions import Maps, Scale, scales, shade, token_map, view
+from adafv.viz.stages import Stage, stages
 
 __all__ = [
     "Explanation",
     "Maps",
     "Scale",
+    "Stage",
     "Word",
     "check_drawable",
     "explain",
     "explained",
     "explanation",
     "explanations",
+    "question_words",
     "scales",
     "shade",
     "side_by_side",
     "split_curves",
+    "stages",
     "token_map",
     "view",
 ]
@@ -64,8 +69,10 @@ def explain(
 
     Returns:
         A summary that can be written as JSON: out, method, question, answer, dense_answer,
-        visual_tokens, kept_tokens, k_t, k_v (None for methods that don't mix), words (word, max,
-        share) and cut: whether either answer ended because it was max_new_tokens long.
+        visual_tokens, kept_tokens, kept_indices (of the visual tokens), stages (layers,
+        kept_indices: what is left after each, of methods that prune between layers), k_t, k_v
+        (None for methods that don't mix), words (word, max, share) and cut: whether either answer
+        ended because it was max_new_tokens long.
 
     Raises:
         ValueError: `out` is not the name of a PNG file or cannot be written (before the model
@@ -91,6 +98,9 @@ def explain(
     words = []
     for word in what.words:
         words.append({"word": word.text, "max": word.strongest, "share": word.share})
+    between = []
+    for stage in what.stages:
+        between.append({"layers": stage.layers, "kept_indices": stage.kept.tolist()})
     return {
         "out": str(out),
         "method": what.method,
@@ -99,6 +109,8 @@ def explain(
         "dense_answer": what.dense.answer,
         "visual_tokens": what.pruned.visual_tokens,
         "kept_tokens": what.pruned.kept_tokens,
+        "kept_indices": what.kept.tolist(),
+        "stages": between,
         "k_t": k_t,
         "k_v": k_v,
         "words": words,

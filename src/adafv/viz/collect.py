@@ -1,6 +1,6 @@
 """Explanations of an answer: collected, and drawn when they are asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from adafv.core.pruner import Pruner
 from adafv.core.selection import Selection
 from adafv.core.visual_tokens import Encoding
-from adafv.families import check_has_grid
+from adafv.families import check_has_grid, family_of
 from adafv.methods import NoPruning
 from adafv.models.ask import Answer, ask
 from adafv.models.prompting import build_inputs
@@ -23,6 +23,7 @@ from adafv.models.videos import Video
 from adafv.utils.checks import checked
 from adafv.viz.frames import montage, on_montage
 from adafv.viz.regions import Maps, Scale, scales, view
+from adafv.viz.stages import Stage, stages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +34,7 @@ __all__ = [
     "check_drawable",
     "explained",
     "explanation",
+    "question_words",
     "split_curves",
     "words",
 ]
@@ -72,8 +74,9 @@ class Explanation:
     Attributes:
         image, question, method, budget: what was asked, of whom; K as asked for.
         view: left, top, right, bottom of what the model sees, in pixels of the image.
-        scales: the grids, the finest first; a thumbnail comes second.
-        kept: (K,) indices.
+        scales: the grids, the finest first; a thumbnail comes second. None where it is not known
+            where tokens lie.
+        kept: (K,) indices; of a method that prunes between layers, what its last stage leaves.
         merged: the kept tokens are averages.
         saliency, relevance: (N,) a_v and a_t, where the method uses them.
         words: in the order of the question, where the method reads it.
@@ -81,6 +84,7 @@ class Explanation:
         reserve: tokens that each list is sure of.
         dense, pruned: the two answers.
         frames: of a video, which `image` shows side by side; 0 for an image.
+        stages: what is left after each, where the method prunes between layers.
     """
 
     image: Image.Image
@@ -99,6 +103,7 @@ class Explanation:
     dense: Answer
     pruned: Answer
     frames: int = 0
+    stages: Sequence[Stage] = ()
 
     @property
     def maps(self) -> list[Maps]:
@@ -136,21 +141,23 @@ class Explanation:
         return buffer.getvalue()
 
     def chosen_by(self) -> tuple[Array, Array]:
-        """Say of each kept token whether relevance chose it, and whether saliency did.
+        """Say of each kept token whether relevance speaks for it, and whether saliency does.
+
+        A score that the method doesn't look at speaks for none. Of a method that doesn't split its
+        budget, either speaks for the K tokens where it is highest.
 
         Returns:
-            (K,) whether it is among the k_t most relevant; (K,) among the k_v most salient ones. A
-            method that doesn't mix has K of the list that it looks at.
+            (K,) whether it is among the k_t most relevant; (K,) among the k_v most salient ones.
         """
-        # a method that doesn't mix has room for all that it keeps on the list that it looks at
         k_t, k_v = self.split or (len(self.kept), len(self.kept))
-        return self._among(self.relevance, k_t), self._among(self.saliency, k_v)
+        return self._highest(self.relevance, k_t), self._highest(self.saliency, k_v)
 
-    def _among(self, scores: Array | None, count: int) -> Array:
-        """Say of each kept token whether it is among the `count` highest scores (K,)."""
+    def _highest(self, scores: Array | None, count: int) -> Array:
+        """Say of each kept token (K,) whether it is among the `count` highest scores (N,)."""
         if scores is None:
             return np.zeros(len(self.kept), dtype=bool)
-        return np.isin(self.kept, np.argsort(-scores, kind="stable")[:count])
+        highest = np.argsort(-scores, kind="stable")[:count]  # (count,)
+        return np.isin(self.kept, highest)
 
 
 @checked
@@ -169,9 +176,12 @@ def explanation(
     The pruned model is asked twice and timed the second time, so that neither answer pays for a
     cold start.
     """
-    check_drawable(model, pruner)
+    check_drawable(pruner)
     if isinstance(image, Image.Image):
         image = image.convert("RGB")
+    else:
+        # without a grid not even the frame of a token is known
+        check_has_grid(model)
 
     ask(model, processor, image, question, pruner, max_new_tokens=max_new_tokens)
     pruned = ask(model, processor, image, question, pruner, max_new_tokens=max_new_tokens)
@@ -182,29 +192,27 @@ def explanation(
     with torch.no_grad():
         encoding = pruner.encode(model, inputs)
         selection = pruner.choose(encoding)
-    return explained(processor, image, question, pruner, encoding, selection, dense, pruned)
+    return explained(
+        model, processor, inputs, image, question, pruner, encoding, selection, dense, pruned
+    )
 
 
 @checked
-def check_drawable(model: PreTrainedModel, pruner: Pruner) -> None:
-    """Raise a `ValueError` if what a method keeps cannot be drawn on an image of this model."""
-    if pruner.layerwise:
-        raise ValueError(
-            f"{pruner.name} chooses between the layers of the model, which no page shows: "
-            "pass e.g. adafv"
-        )
+def check_drawable(pruner: Pruner) -> None:
+    """Raise a `ValueError` if a method keeps no tokens of the image that is asked about."""
     if pruner.shrinks:
         raise ValueError(
             f"{pruner.name} shrinks the whole image, so no patch of it is kept or dropped: "
             "pass e.g. adafv"
         )
-    check_has_grid(model)
 
 
 @checked
 @torch.no_grad()
 def explained(
+    model: PreTrainedModel,
     processor: Any,
+    inputs: Mapping[str, Any],
     image: Image.Image | Video,
     question: str,
     pruner: Pruner,
@@ -215,7 +223,10 @@ def explained(
 ) -> Explanation:
     """Collect what led to an answer that is there already.
 
+    A method that prunes between layers has the model read the prompt once more.
+
     Args:
+        inputs: the prompt, see `build_inputs`.
         image: or the video.
         encoding: of it.
         selection: what `pruner` chose from it.
@@ -226,11 +237,9 @@ def explained(
     coordinates = encoding.tokens.coordinates[0]
     budget = pruner.budget(encoding.tokens.counts[0])
     kept = np.unique(selection.kept[0].cpu().numpy())  # (K,)
-
-    found: list[Word] = []
-    if evidence.words is not None:
-        by_word = evidence.words[0].cpu().numpy()  # (M, N)
-        found = words(_pieces(processor.tokenizer, pruner, encoding), by_word, kept)
+    between = stages(model, inputs, encoding, pruner)
+    if between:
+        kept = between[-1].kept
 
     split = None
     if selection.split is not None:
@@ -244,9 +253,12 @@ def explained(
         image = montage(image, processor, across, frames)
         grids = [scale]
         box = (0.0, 0.0, float(image.width), float(image.height))
-    else:
+    elif family_of(model).has_grid:
         grids = scales(coordinates)
         box = view(processor, image.size, coordinates)
+    else:
+        grids = []
+        box = (0.0, 0.0, float(image.width), float(image.height))
 
     return Explanation(
         image=image,
@@ -259,13 +271,26 @@ def explained(
         merged=selection.features is not None,
         saliency=_of_first_image(evidence.saliency),
         relevance=_of_first_image(evidence.relevance),
-        words=found,
+        words=question_words(processor, pruner, encoding, kept),
         split=split,
         reserve=int(evidence.reserve * budget),
         dense=dense,
         pruned=pruned,
         frames=frames,
+        stages=between,
     )
+
+
+@checked
+def question_words(processor: Any, pruner: Pruner, encoding: Encoding, kept: Array) -> list[Word]:
+    """Return what each word of the question has to say in what is kept (K,) of the first image.
+
+    They are none where the method doesn't read the question.
+    """
+    by_word = pruner.evidence(encoding.tokens).words
+    if by_word is None:
+        return []
+    return words(_pieces(processor.tokenizer, pruner, encoding), by_word[0].cpu().numpy(), kept)
 
 
 @checked

@@ -44,7 +44,7 @@ def explanations(
     """
     signals: set[Signal] = set()
     for pruner in pruners:
-        check_drawable(model, pruner)
+        check_drawable(pruner)
         signals |= pruner.signals
 
     image = image.convert("RGB")
@@ -60,9 +60,10 @@ def explanations(
         answer, selection = ask_encoded(
             model, processor, inputs, encoding, pruner, max_new_tokens=max_new_tokens
         )
-        found.append(
-            explained(processor, image, question, pruner, encoding, selection, dense, answer)
+        what = explained(
+            model, processor, inputs, image, question, pruner, encoding, selection, dense, answer
         )
+        found.append(what)
     return found
 
 

@@ -1,6 +1,7 @@
 """Draw an `Explanation`: panels from the image to the answer."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,6 +12,7 @@ from adafv.utils.checks import checked
 from adafv.viz import figure as style
 from adafv.viz.collect import Explanation, split_curves
 from adafv.viz.maps import draw_image, draw_kept, draw_relevance, draw_saliency
+from adafv.viz.stages import Stage
 
 __all__ = ["draw"]
 
@@ -69,17 +71,21 @@ def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
     if what.frames:
         shown = ("The frames", "What is asked about, row after row.")
 
+    placed = bool(what.scales)
+    if not placed:
+        kept = "Which tokens reach the language model; where they lie is not known."
+
     # whether a panel applies, its title, its caption, what draws it
     panels: list[tuple[bool, str, str, Body]] = [
         (True, *shown, draw_image),
         (
-            what.saliency is not None,
+            what.saliency is not None and placed,
             "What stands out",
             "Saliency: where the vision tower looks, whatever the question.",
             draw_saliency,
         ),
         (
-            what.relevance is not None,
+            what.relevance is not None and placed,
             "What the words point at",
             "Relevance: patches that resemble words of the question.",
             draw_relevance,
@@ -90,7 +96,8 @@ def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
             "The split that captures most of both at once.",
             _mixture,
         ),
-        (True, "What is kept", kept, draw_kept),
+        (not what.stages, "What is kept", kept, draw_kept),
+        *_stages(what),
         (
             True,
             "The answer",
@@ -101,11 +108,34 @@ def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
     return [(title, caption, body) for applies, title, caption, body in panels if applies]
 
 
+def _stages(what: Explanation) -> list[tuple[bool, str, str, Body]]:
+    """Return a panel for each stage between layers: what it leaves of what came before."""
+    panels: list[tuple[bool, str, str, Body]] = []
+    before = what.pruned.visual_tokens
+    for stage in what.stages:
+        left = len(stage.kept)
+        readers = "layer 1" if stage.layers == 1 else f"layers 1 to {stage.layers}"
+        caption = f"{before - left:,} are dropped, which {readers} still read; {left:,} are left."
+        panels.append((True, f"After layer {stage.layers}", caption, _left_by(stage)))
+        before = left
+    return panels
+
+
+def _left_by(stage: Stage) -> Body:
+    """Return what draws the choice as it stands after a stage."""
+
+    def body(figure: style.PixelFigure, x: float, y: float, what: Explanation) -> None:
+        draw_kept(figure, x, y, replace(what, kept=stage.kept))
+
+    return body
+
+
 def _heading(figure: style.PixelFigure, what: Explanation) -> None:
     """Write the method, its budget and the question over the panels."""
     kept = what.pruned.kept_tokens
     count = what.pruned.visual_tokens
-    budget = f"{what.method}   ·   {kept} of {count} visual tokens kept   ·   {kept / count:.1%}"
+    done = "read by a layer, on average" if what.stages else "kept"
+    budget = f"{what.method}   ·   {kept} of {count} visual tokens {done}   ·   {kept / count:.1%}"
     figure.text(style.MARGIN, 50, budget, 14, style.GREY)
 
     # a question of two lines is written smaller

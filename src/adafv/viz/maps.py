@@ -25,14 +25,17 @@ from adafv.viz.figure import (
     SALIENCY,
     SIDE,
     PixelFigure,
+    wrapped,
 )
-from adafv.viz.regions import Scale, shade
+from adafv.viz.regions import Scale, ranges, shade
 
 __all__ = ["draw_image", "draw_kept", "draw_relevance", "draw_saliency"]
 
 SHARP = 2  # pixels of an image for each of the page's
 LEAST_SHARE = 0.005  # of a word that is named
 WORDS = 5  # that are named
+LISTED_COLUMNS = 40  # of a list of tokens
+LISTED_LINES = 16
 
 # left, top, right, bottom of a grid, in pixels of its panel
 Box = tuple[float, float, float, float]
@@ -126,7 +129,10 @@ def _heat(
 
 @checked
 def draw_kept(figure: PixelFigure, x: float, y: float, what: Explanation) -> None:
-    """Draw the kept patches bright, in a frame of the colour of who chose them; the rest pale."""
+    """Draw the kept patches bright, in a frame of the colour of who chose them; the rest pale.
+
+    Where tokens lie nowhere that is known, list them.
+    """
     by_relevance, by_saliency = what.chosen_by()
     color = np.full(len(by_relevance), PLAIN, dtype=object)  # (K,)
     color[by_relevance] = RELEVANCE
@@ -156,7 +162,7 @@ def draw_kept(figure: PixelFigure, x: float, y: float, what: Explanation) -> Non
         if len(colors) < what.pruned.visual_tokens:
             axes.add_collection(_frames(kept, cell))
 
-    below = _each_scale(figure, x, y, what, paint)
+    below = _each_scale(figure, x, y, what, paint) if what.scales else _listed(figure, x, y, what)
 
     # how many tokens each list has chosen
     side = x + BODY + 20
@@ -165,7 +171,7 @@ def draw_kept(figure: PixelFigure, x: float, y: float, what: Explanation) -> Non
         ("by relevance", RELEVANCE),
         ("by saliency", SALIENCY),
         ("by both", BOTH),
-        ("otherwise", PLAIN),
+        ("for other reasons" if (color != PLAIN).any() else "tokens", PLAIN),
     )
     for name, hue in legend:
         if number := int((color == hue).sum()):
@@ -173,6 +179,14 @@ def draw_kept(figure: PixelFigure, x: float, y: float, what: Explanation) -> Non
             figure.text(side + 14, line, f"{number:,}", 17, INK, weight="bold")
             figure.text(side + 14, line + 20, name, 12, GREY)
             line += 54
+
+
+def _listed(figure: PixelFigure, x: float, y: float, what: Explanation) -> float:
+    """List the kept tokens; return where the room beside the list begins."""
+    lines = wrapped(ranges(what.kept.tolist()), LISTED_COLUMNS, LISTED_LINES)
+    for i, line in enumerate(lines):
+        figure.text(x, y + 12 + 20 * i, line, 14, INK)
+    return y
 
 
 def _lit(

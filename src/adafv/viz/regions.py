@@ -1,5 +1,6 @@
 """Grid coordinates of visual tokens on an image: arrays in, arrays out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from adafv.utils.checks import checked
 
-__all__ = ["Maps", "Scale", "scales", "shade", "token_map", "view"]
+__all__ = ["Maps", "Scale", "ranges", "scales", "shade", "token_map", "view"]
 
 Array = NDArray[Any]
 SOFT = 0.7  # power of a score: at 1 the peaks would be all there is to see
@@ -114,6 +115,18 @@ def scales(coordinates: Array | Tensor) -> list[Scale]:
             rows, columns = (cells.max(0) + 1).tolist()
             found.append(Scale(np.flatnonzero(member), cells, (rows, columns)))
     return found
+
+
+@checked
+def ranges(indices: Sequence[int]) -> str:
+    """Write ascending indices shortly: `0-3, 7, 9-12`."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 @checked
