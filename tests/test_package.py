@@ -55,6 +55,7 @@ def sources() -> set[str]:
     """What has to be in a wheel, below `src`."""
     data = (
         "py.typed",
+        "app/script.js",
         "app/style.css",
         "embedded/README.md",
         "families/proven.json",

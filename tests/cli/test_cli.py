@@ -395,8 +395,8 @@ def test_families_on_vllm(run):
         own = served["architectures"].values()
         assert listed == {one["title"] for one in own if one["saliency"] == saliency}
         assert all(f"{name} " in out for name in listed)
-    [row] = [row for row in page.splitlines() if row.startswith("Clips are pruned in ")]
-    of_page = row.removeprefix("Clips are pruned in ").split(":")[0].replace(" and ", ", ")
+    of_page = page.split("Clips are pruned in ")[1].split(":")[0].replace("\n", " ")
+    of_page = of_page.replace(" and ", ", ")
     titles = {one["title"] for one in served["architectures"].values() if one["clips"]}
     assert set(of_page.split(", ")) == titles
     assert "unknown: pass hf or vllm" in run("families", "--engine", "tpu", model=False)[2]

@@ -312,7 +312,14 @@ def _shown(reply: Reply) -> list[Any]:
     suggested = None
     if reply.suggested is not None:
         suggested = gr.Dataset(samples=_samples(reply.suggested), visible=bool(reply.suggested))
-    parts = [reply.notice, reply.cards, reply.words, reply.budgets, reply.image, reply.source]
+    parts: list[Any] = [
+        reply.notice,
+        reply.cards,
+        reply.words,
+        reply.budgets,
+        reply.image,
+        reply.source,
+    ]
     parts += [reply.question, reply.first, reply.second, reply.budget, suggested]
     return [gr.skip() if part is None else part for part in parts]
 

@@ -150,9 +150,9 @@ class Page:
             suggested=[],
         )
 
-    def take_bundled(self, visitor: str, number: int, choices: Choices) -> Reply:
+    def take_bundled(self, visitor: str, number: int | None, choices: Choices) -> Reply:
         """Take a bundled image with its first question."""
-        if _number(str(number)) is None:
+        if number is None or _number(str(number)) is None:
             return Reply(cards.notice(f"There is no bundled image {number!r}"))
         question = bundled(number).questions[0].text
         return self._take(visitor, number, choices._replace(question=question))

@@ -194,7 +194,8 @@ def spread(relevance: Tensor, places: Tensor, mask: Tensor, width: float) -> Ten
 
     # a mean over tokens: near the edge of an image there are fewer
     total, count = around.unbind(1)
-    return (total / count.clamp(min=LEAST)).masked_fill(~mask, 0.0)
+    mean: Tensor = total / count.clamp(min=LEAST)
+    return mean.masked_fill(~mask, 0.0)
 
 
 def _centered(x: Tensor, mask: Tensor) -> Tensor:
