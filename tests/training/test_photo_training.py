@@ -144,7 +144,7 @@ def test_questions_are_answered_by_the_boxes():
     assert of["where"] <= {"At the top left", "At the top right"}
     assert by_text.get("Is there a cat?", "Yes") == "Yes"
     assert by_text.get("Count the owls.", "2") == "2"
-    assert any(answer.startswith("A cat at the top left, ") for answer in of["describe"])
+    assert any(answer.startswith("A black cat at the top left, ") for answer in of["describe"])
     assert not of["what"]  # there are several things
 
 

@@ -128,10 +128,10 @@ def _ask(
     return Question(text, answer[0].upper() + answer[1:], type_, about, accepted)
 
 
-def _thing_answer(name: str) -> str:
-    """Return the name of a thing as an answer: "an owl", "some bread"."""
-    article = with_article(name)
-    return article if article != name else f"some {name}"
+def _thing_answer(name: str, colour: str | None = None) -> str:
+    """Return the name of a thing as an answer: "an owl", "a black owl", "some bread"."""
+    said = name if colour is None else f"{colour} {name}"
+    return f"some {said}" if with_article(name) == name else with_article(said)
 
 
 def _also(name: str) -> tuple[str, ...]:
@@ -365,8 +365,10 @@ def _list(things: tuple[Thing, ...], random: np.random.Generator) -> Question | 
 
 
 def _describe(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
+    # long ones, too: of what a step costs this answer teaches most, name, colour, place and number
+    # of everything at once
     counts = Counter(thing.name for thing in things)
-    if len(counts) > 4 or max(counts.values()) >= len(WORDS):
+    if max(counts.values()) >= len(WORDS):
         return None
     # from left to right
     ordered = sorted(things, key=lambda thing: thing.centre)
@@ -377,7 +379,7 @@ def _describe(things: tuple[Thing, ...], random: np.random.Generator) -> Questio
             parts.append(f"{WORDS[len(own)]} {plural(name)}")
             continue
         region = _region(own[0])
-        part = _thing_answer(name)
+        part = _thing_answer(name, own[0].colour)
         parts.append(part if region is None else f"{part} {_in_region(region)}")
     return _ask("describe", random, _joined(parts) + ".", tuple(range(len(things))))
 
