@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from adafv._moved import answer_for
 
 if TYPE_CHECKING:
-    from adafv.core.pruner import NestedPruner as NestedPruner
+    from adafv.core.nested import NestedPruner as NestedPruner
+    from adafv.core.nested import ScoringPruner as ScoringPruner
     from adafv.core.pruner import Pruner as Pruner
-    from adafv.core.pruner import ScoringPruner as ScoringPruner
     from adafv.core.selection import Selection as Selection
     from adafv.core.visual_tokens import Encoding as Encoding
     from adafv.core.visual_tokens import VisualTokens as VisualTokens
@@ -26,9 +26,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Encoding": "core.visual_tokens",
-    "NestedPruner": "core.pruner",
+    "NestedPruner": "core.nested",
     "Pruner": "core.pruner",
-    "ScoringPruner": "core.pruner",
+    "ScoringPruner": "core.nested",
     "Selection": "core.selection",
     "VisualTokens": "core.visual_tokens",
     "ask": "models.ask",

@@ -25,7 +25,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "inside": ("core.layerwise",),
     "load": ("models.load",),
     "mixture": ("ops.sacmam",),
-    "pruner": ("core.pruner",),
+    "pruner": ("core.pruner", "core.nested"),
     "saved": ("models.saved",),
     "scores": ("ops.relevance", "ops.saliency", "ops.cosine", "ops.precision"),
     "serving.vllm": ("integrations.vllm",),

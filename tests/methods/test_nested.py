@@ -7,7 +7,7 @@ evaluation orders once for all budgets, and would report what the method does no
 import pytest
 import torch
 
-from adafv.core.pruner import NestedPruner
+from adafv.core.nested import NestedPruner
 from adafv.core.signals import HIDDEN, KEYS, SALIENCY
 from adafv.core.visual_tokens import VisualTokens
 from adafv.evaluation.oracle import Oracle

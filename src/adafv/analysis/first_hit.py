@@ -7,7 +7,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from adafv.core.pruner import NestedPruner, Pruner
+from adafv.core.nested import NestedPruner
+from adafv.core.pruner import Pruner
 from adafv.core.visual_tokens import VisualTokens
 from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked

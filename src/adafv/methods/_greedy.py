@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.core.pruner import NestedPruner
+from adafv.core.nested import NestedPruner
 from adafv.core.visual_tokens import VisualTokens
 from adafv.ops.coverage import Gains
 from adafv.utils.checks import checked

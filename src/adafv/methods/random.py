@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adafv.core.pruner import ScoringPruner
+from adafv.core.nested import ScoringPruner
 from adafv.core.visual_tokens import VisualTokens
 
 __all__ = ["Random"]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from adafv.core.pruner import ScoringPruner
+from adafv.core.nested import ScoringPruner
 from adafv.core.visual_tokens import VisualTokens
 from adafv.methods._text_relevance import TextRelevance
 
