@@ -219,8 +219,7 @@ def _visual_tokens(
         text=text,
         text_mask=text_mask,
         coordinates=tuple(coordinates),
-        # videos pass unpruned
-        frames=(1,) * len(counts),
+        frames=tuple(image.layout.frames for image in images),
         # as the library: what is drawn depends on the question alone
         seeds=tuple(zlib.crc32(ids.numpy().tobytes()) for ids in questions),
         layers=layers,
