@@ -6,7 +6,7 @@ VLLM := .venv-vllm
 UI := .venv-ui
 CONSTRAINTS := constraints.txt
 
-.PHONY: env demo docs pages pictures serve-demo test test-fast coverage test-lmms test-vllm test-engines test-clients test-vllm-gpu test-ui \
+.PHONY: env demo docs pages pictures serve-demo test test-fast test-compiled coverage test-lmms test-vllm test-engines test-clients test-vllm-gpu test-ui \
 	bench-cpu bench-cpu-whole bench-gpu lint lint-workflows lint-deploy audit sbom house dist clean
 
 env: $(VENV)/ready
@@ -42,7 +42,11 @@ serve-demo: $(VLLM)/ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 15
 
 test: env lint
-	$(PYTEST)
+	$(PYTEST) -m 'not compiled'
+
+# Models under torch.compile: minutes of compiling, so a lane of its own.
+test-compiled: env
+	$(PYTEST) -m compiled
 
 # Two minutes on two cores: what is marked slow is left out, and of the families all but two.
 test-fast: env
@@ -73,7 +77,7 @@ $(LMMS)/ready: $(VENV)/ready tests/lmms/requirements.txt
 test-vllm: $(VLLM)/ready
 	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest --numprocesses 2 --dist loadfile --durations 15 -m 'not engines' tests/served
 
-# Engines with ranks, with roles, compiled, and killed: minutes of starting them, so a lane of its own.
+# Engines with ranks, with roles, with experts, compiled, loaded, and killed: minutes of them, so a lane of its own.
 test-engines: $(VLLM)/ready
 	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest --durations 5 -m engines tests/served
 

@@ -146,6 +146,7 @@ def pytest_configure(config):
         "markers", "proves(check): what a test of a family proves, for adafv/families/proven.json"
     )
     config.addinivalue_line("markers", "slow: left out by --fast")
+    config.addinivalue_line("markers", "compiled: compiles a model, which takes a minute")
     config.addinivalue_line("markers", "engines: starts engines of its own, which takes minutes")
     config.outcomes = {}
 

@@ -30,7 +30,7 @@ from PIL import Image
 
 from adafv.demo.server import FLAGS, Server, running, serving
 from adafv.embedded import MODEL_DIR
-from adafv.speed.run import processor_name
+from adafv.utils.machine import processor_name
 
 ENGINES = ("adafv", "stock")
 CHAT = "/v1/chat/completions"

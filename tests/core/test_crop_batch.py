@@ -44,6 +44,7 @@ def alone(tokens, i, crop, number):
         text=tokens.text[i : i + 1, words],
         text_mask=tokens.text_mask[i : i + 1, words],
         coordinates=(tokens.coordinates[i][inside] * torch.tensor([0, 1, 1]),),
+        frames=(1,),
         seeds=(tokens.seeds[i] + number,),
     )
     return of_crop, inside

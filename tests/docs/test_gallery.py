@@ -130,18 +130,6 @@ def test_methods_are_drawn_beside_one_another(model, processor, number):
     assert "the truth" not in {text.get_text() for text in viz.side_by_side(whats).texts}
 
 
-def test_no_gallery_for_what_happens_between_layers(model, processor):
-    """Refused, as a page is."""
-    with pytest.raises(ValueError, match="fastv chooses between the layers"):
-        viz.explanations(
-            model,
-            processor,
-            picture(),
-            "what ?",
-            [method("adafv", keep=0.5), method("fastv", keep=0.5)],
-        )
-
-
 def test_the_notebook_runs_and_shows_the_cases_that_the_rule_finds():
     """From an empty kernel, in the order of its cells."""
     committed = nbformat.read(NOTEBOOK, as_version=4)

@@ -16,7 +16,7 @@ from adafv.models.prompting import build_batch
 from adafv.speed.shapes import WORDS, image
 from tests.speed.test_speed import SHALLOW, prepared
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.compiled]
 
 # one of each kind of decoder: positions in a row, in rows and columns, with features of layers
 KINDS = ("llava", "qwen2_5_vl", "qwen3_vl")

@@ -290,7 +290,11 @@ def test_nothing_is_fetched(server):
 def snippets() -> dict[str, str]:
     """The blocks of the page on clients, by their headings."""
     page = (ROOT / "docs" / "clients.md").read_text()
-    return dict(re.findall(r"^## ([^\n]+)\n\n```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+    return dict(
+        re.findall(
+            r"^## ([^\n]+)\n\n<!--[^\n]*\n```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL
+        )
+    )
 
 
 @pytest.mark.parametrize("name", ["OpenAI", "LiteLLM", "LangChain"])
@@ -521,6 +525,7 @@ def bear(server: Server, load: list) -> list[Said]:
         return list(pool.map(lambda request: ask(server, request[0]), load))
 
 
+@pytest.mark.engines
 def test_a_load(server):
     """500 requests, 32 at once, a tenth of them bad: each gets its own answer, and memory stays.
 

@@ -17,6 +17,8 @@ pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "serving"
 MEASURE = [sys.executable, str(FOLDER / "measure.py"), "--quick", "--quiet", "--out"]
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):

@@ -562,6 +562,7 @@ def test_bad_input(tmp_path, capsys, words, said):
     assert said in err
 
 
+@pytest.mark.compiled
 def test_compiled_command(small, tmp_path, capsys, monkeypatch):
     """What `make bench-gpu` asks for runs on any device: dense, pruned and eager rows, traced but
     not made faster.

@@ -5,10 +5,12 @@ that prepares videos for it, too, which has no such backend, so that no server o
 start.
 """
 
+from functools import wraps
 from typing import Any
 
-from transformers import AutoProcessor, ProcessorMixin
+from transformers import AutoProcessor, AutoVideoProcessor, ProcessorMixin
 from vllm.multimodal.processing import InputProcessingContext
+from vllm.transformers_utils import processor as loading
 
 from adafv.models.processors import processor_class, with_videos
 
@@ -27,6 +29,7 @@ class Context(InputProcessingContext):
         """
         if "backend" in self.get_merged_mm_kwargs(kwargs):
             typ = self._with_videos(typ)
+            _load_videos_without()
         return super().get_hf_processor(*([] if typ is None else [typ]), **kwargs)
 
     def _with_videos(self, typ: Any) -> Any:
@@ -36,3 +39,20 @@ class Context(InputProcessingContext):
             return None if found is AutoProcessor else found
         is_one = isinstance(typ, type) and issubclass(typ, ProcessorMixin)
         return with_videos(typ) if is_one and "video_processor" in typ.get_attributes() else typ
+
+
+def _load_videos_without() -> None:
+    """Leave a backend out where vLLM loads the part for videos by itself, as InternVL's."""
+    merge = loading._merge_mm_kwargs
+    if getattr(merge, "is_ours", False):
+        return
+
+    @wraps(merge)
+    def merged(model_config: Any, cls: Any, /, **kwargs: Any) -> Any:
+        options = merge(model_config, cls, **kwargs)
+        if cls is AutoVideoProcessor:
+            options.pop("backend", None)
+        return options
+
+    merged.is_ours = True  # type: ignore[attr-defined]
+    loading._merge_mm_kwargs = merged
