@@ -185,18 +185,24 @@ class Playground:
             )
 
     def budgets(self, visitor: str, source: str, question: str, names: Sequence[str]) -> list[View]:
-        """Ask at each of `SHARES`, as far as `SECONDS` reach and the visitor stays.
+        """Ask at each of `SHARES`, as far as `SECONDS` reach and the visitor asks nothing else.
 
         Others are answered in between.
         """
         start = monotonic()
+        asked = check_question(self.processor, question)
         views: list[View] = []
         for share in SHARES:
             with self._lock:
-                # whoever has left is not to be remembered again
-                if visitor not in self.sessions or monotonic() - start > SECONDS:
+                # whoever has left is not to be remembered again, nor an older image or question
+                session = self.sessions.get(visitor)
+                if session is None or session.source != source:
                     break
-                views.append(self.look(visitor, source, question, names, share))
+                if next(reversed(session.questions), asked) != asked:
+                    break
+                if monotonic() - start > SECONDS:
+                    break
+                views.append(self.look(visitor, source, asked, names, share))
         return views
 
     def forget(self, visitor: str) -> None:
