@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
 import torch
+from tqdm import tqdm
 
 
 def fork(function: Callable[..., object], *arguments: object) -> BaseProcess:
@@ -22,6 +24,8 @@ def fork(function: Callable[..., object], *arguments: object) -> BaseProcess:
 
 def _silently(function: Callable[..., object], *arguments: object) -> None:
     torch.set_num_threads(1)
+    # progress bars share a lock with the test, and whoever is killed would take it along
+    tqdm.set_lock(threading.RLock())
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     function(*arguments)
