@@ -294,7 +294,7 @@ def test_drag_the_budget(page, playground):
     seen = []
     for step in range(20, -1, -1):
         page.mouse.move(box["x"] + 8 + (box["width"] - 16) * step / 20, middle)
-        page.wait_for_timeout(120)
+        page.wait_for_timeout(250)
         seen.append(tokens(page))
     page.mouse.up()
     slider(page).fill("1")

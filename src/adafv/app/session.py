@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from threading import RLock
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, TypeVar
 
 import numpy as np
@@ -193,6 +193,8 @@ class Playground:
         asked = check_question(self.processor, question)
         views: list[View] = []
         for share in SHARES:
+            # whoever waits for the lock goes first
+            sleep(0.01)
             with self._lock:
                 # whoever has left is not to be remembered again, nor an older image or question
                 session = self.sessions.get(visitor)
