@@ -25,6 +25,7 @@ ELSEWHERE = {
     "benchmarks/clips/accuracy.png": "benchmarks/clips.png",
     "benchmarks/clips/README.md": "benchmarks/clips.md",
     "benchmarks/coarse/README.md": "benchmarks/coarse.md",
+    "benchmarks/low/README.md": "benchmarks/low.md",
     "benchmarks/serving/README.md": "benchmarks/serving.md",
     "benchmarks/serving/serving.png": "benchmarks/serving.png",
     "benchmarks/speed/README.md": "benchmarks/speed.md",
