@@ -1,9 +1,7 @@
 """The four figures: rows in, a matplotlib figure out, each with two lines of caption under it."""
 
 import math
-import re
-import textwrap
-from typing import Any, Literal
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,6 +18,7 @@ from adafv.analysis.measure import (
     TOWER,
     TRUTH,
 )
+from adafv.analysis.panels import name_lines, number, page, style
 from adafv.analysis.tables import MEAN
 from adafv.utils.checks import checked
 from adafv.utils.records import Rows, distinct, where
@@ -38,7 +37,6 @@ PURPLE = "#6a3d9a"
 SILVER = "#999999"
 ACROSS = 6
 """Panels in a row of Fig. 1."""
-CAPTION_LINES = 2
 
 # a signal has the color of what it is made of
 SIGNALS = {
@@ -58,8 +56,6 @@ LLM = (GREEN, PURPLE)
 
 OURS = ("adafv", "adafv+")
 PLAIN = ("random", "uniform", "pool")
-LINE = 0.165
-"""Height of a line of the caption, in inches."""
 
 
 @checked
@@ -87,7 +83,7 @@ def draw_scores(rows: Rows, caption: str) -> Figure:
 
     down = math.ceil(len(names) / ACROSS)
     columns = min(ACROSS, len(names))
-    figure = _page(1.6 * ACROSS, 0.5 + 1.25 * down, "Score against reduction", caption)
+    figure = page(1.6 * ACROSS, 0.5 + 1.25 * down, "Score against reduction", caption)
     panels = figure.subplots(down, columns, sharex=True, sharey=True, squeeze=False).flatten()
     for axes, name in zip(panels, names, strict=False):
         _method_panel(axes, rows, shown, name, colors[name], reductions)
@@ -95,7 +91,7 @@ def draw_scores(rows: Rows, caption: str) -> Figure:
         title = f"{name} {last['score']:.0f}"
         if last["reduction"] < reductions[-1]:
             title += f" (at {100 * last['reduction']:.3g})"
-        _style(axes, title, "y")
+        style(axes, title, "y")
         axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold" if name in OURS else None)
     for axes in panels[len(names) :]:
         axes.set_visible(False)
@@ -163,7 +159,7 @@ def draw_auc(rows: Rows, caption: str) -> Figure:
     # the position bias takes as much room as two suites
     width = 5.4 + 1.6 * len(suites)
     height = 0.36 * len(signals)
-    figure = _page(width, height, "Which signal knows what a question is about", caption)
+    figure = page(width, height, "Which signal knows what a question is about", caption)
     panels = figure.subplots(1, len(suites) + 1, width_ratios=[1] * len(suites) + [2.1])
 
     # all suites have the same scale, from below chance to 1
@@ -172,11 +168,11 @@ def draw_auc(rows: Rows, caption: str) -> Figure:
     for axes, suite in zip(panels, suites, strict=False):
         _auc_panel(axes, where(auc, suite=suite), signals, colors)
         # the names of the signals at the first panel alone
-        _name_lines(axes, signals if suite == suites[0] else [""] * len(signals))
+        name_lines(axes, signals if suite == suites[0] else [""] * len(signals))
         axes.set_xlim(low, 1.0)
         axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.4g}"))
-        _style(axes, suite, "x")
+        style(axes, suite, "x")
     _position(panels[-1], rows, colors)
     return figure
 
@@ -192,7 +188,7 @@ def _auc_panel(axes: Axes, rows: Rows, signals: list[str], colors: dict[str, str
         # a diamond: content words alone
         shape = "D" if row["signal"].endswith(CONTENT) else "o"
         axes.plot(row["value"], y, shape, color=color, markersize=7, markeredgecolor=PAPER)
-        _number(axes, y, f"{row['value']:.2f}", "AUC" if y == 0 else "")
+        number(axes, y, f"{row['value']:.2f}", "AUC" if y == 0 else "")
 
 
 def _position(axes: Axes, rows: Rows, colors: dict[str, str]) -> None:
@@ -244,7 +240,7 @@ def _position(axes: Axes, rows: Rows, colors: dict[str, str]) -> None:
     )
     axes.set_xlabel("position among the visual tokens", fontsize=9, color=INK)
     axes.set_ylabel("score, mean = 1", fontsize=9, color=INK)
-    _style(axes, "position bias, all questions", "y")
+    style(axes, "position bias, all questions", "y")
 
 
 @checked
@@ -252,7 +248,7 @@ def draw_similarity(rows: Rows, caption: str) -> Figure:
     """Draw Fig. 3: a panel for each suite, related tokens over unrelated ones."""
     suites = distinct(rows, "suite")
     width = max(7.0, 3.3 * len(suites))
-    figure = _page(width, 2.8, "Do related tokens resemble the words?", caption)
+    figure = page(width, 2.8, "Do related tokens resemble the words?", caption)
     panels = figure.subplots(1, len(suites), sharex=True, squeeze=False)[0]
     for axes, suite in zip(panels, suites, strict=True):
         # the related ones in front
@@ -269,7 +265,7 @@ def draw_similarity(rows: Rows, caption: str) -> Figure:
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(NullLocator())
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        _style(axes, suite, None)
+        style(axes, suite, None)
         axes.spines["left"].set_visible(False)
     panels[0].legend(
         frameon=False, fontsize=9, handlelength=1.2, title="dashed: mean", title_fontsize=8
@@ -288,20 +284,20 @@ def draw_first_hit(rows: Rows, caption: str) -> Figure:
     width = max(7.0, 1.4 + 3.2 * len(suites))
     height = 0.95 + 0.3 * len(names)
     title = "Fewest tokens until one is what is asked about"
-    figure = _page(width, height, title, caption)
+    figure = page(width, height, title, caption)
     panels = figure.subplots(1, len(suites), sharex=True, squeeze=False)[0]
     most = max(row["visual_tokens"] for row in rows)
     for axes, suite in zip(panels, suites, strict=True):
         for row in where(rows, suite=suite):
             _quantiles(axes, row, names.index(row["method"]))
         # the names of the methods at the first panel alone
-        _name_lines(axes, names if suite == suites[0] else [""] * len(names))
+        name_lines(axes, names if suite == suites[0] else [""] * len(names))
         # from one token to all of them
         axes.set_xscale("log")
         axes.set_xlim(0.8, most)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
         axes.xaxis.set_minor_locator(NullLocator())
-        _style(axes, suite, "x")
+        style(axes, suite, "x")
     panels[0].set_xlabel("visual tokens kept", loc="left", fontsize=9, color=INK)
     return figure
 
@@ -332,81 +328,7 @@ def _quantiles(axes: Axes, row: dict[str, Any], y: int) -> None:
         markeredgecolor=PAPER,
         zorder=4,
     )
-    _number(axes, y, f"{row['median']} / {row['p90']}", "median / 90 %" if y == 0 else "")
-
-
-def _page(width: float, height: float, title: str, caption: str) -> Figure:
-    """Make a figure of `height` inches with a heading above it and a caption below.
-
-    The caption is cut to two lines: its lists of numbers are in the tables beside the figure.
-    """
-    # sentences that are lists of numbers are left out
-    sentences = re.split(r"(?<=\.) (?=[A-Z])", caption)
-    caption = " ".join(text for text in sentences if not re.search(r"\d.*;", text))
-    # no line ends within a number, a list of numbers, or the name of a layer
-    unbroken = re.sub(
-        r" (?=[/\[])|(?<=/) |(?<=\d,) (?=\d)|(?<=layer) ", "\N{NO-BREAK SPACE}", caption
-    )
-    lines = textwrap.wrap(
-        unbroken,
-        int(width * 14.6),  # letters an inch
-        max_lines=CAPTION_LINES,
-        placeholder=" …",
-    )
-
-    # the caption makes the page longer, not the panels smaller
-    foot = LINE * len(lines) + 0.25
-    head = 0.5
-    total = foot + height + head
-    figure = Figure(figsize=(width, total), dpi=200, layout="constrained", facecolor=PAPER)
-    engine: Any = figure.get_layout_engine()
-    engine.set(
-        rect=(0.1 / width, foot / total, 1 - 0.25 / width, height / total), w_pad=0.06, h_pad=0.04
-    )
-
-    # heading and caption are no part of the layout
-    edge = 0.14 / width
-    figure.text(edge, 1 - 0.16 / total, title, fontsize=13, fontweight="bold", color=INK, va="top")
-    text = figure.text(
-        edge, 0.12 / total, "\n".join(lines), fontsize=9, color=INK, va="bottom", linespacing=1.35
-    )
-    text.set_in_layout(False)
-    return figure
-
-
-def _style(axes: Axes, title: str, grid: Literal["x", "y"] | None, bold: bool = True) -> None:
-    axes.set_title(
-        title,
-        loc="left",
-        fontsize=10.5,
-        fontweight="bold" if bold else "normal",
-        fontstyle="normal" if bold else "italic",
-        color=INK,
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(colors=INK, labelsize=8.5, color=FAINT)
-    axes.set_axisbelow(True)
-    if grid:
-        axes.grid(axis=grid, color="#e9ebee", linewidth=0.8)
-
-
-def _name_lines(axes: Axes, names: list[str]) -> None:
-    """Give a panel a line for each name, the first on top."""
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-
-
-def _number(axes: Axes, y: float, text: str, heading: str) -> None:
-    """Write a number at the right of a panel's line, under its heading."""
-    # x in shares of the panel, y in its lines
-    transform = axes.get_yaxis_transform()
-    axes.text(1.03, y, text, transform=transform, fontsize=8.5, color=INK, va="center")
-    if heading:
-        axes.annotate(
-            heading, (1.03, 1), (0, 5), "axes fraction", "offset points", fontsize=8, color=GREY
-        )
+    number(axes, y, f"{row['median']} / {row['p90']}", "median / 90 %" if y == 0 else "")
 
 
 def _signal_colors(signals: list[str]) -> dict[str, str]:

@@ -29,7 +29,7 @@ class Context(InputProcessingContext):
         """
         if "backend" in self.get_merged_mm_kwargs(kwargs):
             typ = self._with_videos(typ)
-            _load_videos_without()
+            _leave_backend_out_for_videos()
         return super().get_hf_processor(*([] if typ is None else [typ]), **kwargs)
 
     def _with_videos(self, typ: Any) -> Any:
@@ -41,8 +41,8 @@ class Context(InputProcessingContext):
         return with_videos(typ) if is_one and "video_processor" in typ.get_attributes() else typ
 
 
-def _load_videos_without() -> None:
-    """Leave a backend out where vLLM loads the part for videos by itself, as InternVL's."""
+def _leave_backend_out_for_videos() -> None:
+    """Make vLLM load the part for videos without a backend where it does so apart (InternVL)."""
     merge = loading._merge_mm_kwargs
     if getattr(merge, "is_ours", False):
         return

@@ -1,6 +1,6 @@
 """Process a request before the model sees it: specs, hashes, and a placeholder a kept token."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 from vllm.multimodal.encoder_budget import get_mm_max_toks_per_item
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.parse import EmbeddingItems
-from vllm.multimodal.processing import BaseMultiModalProcessor, PromptUpdateDetails
+from vllm.multimodal.processing import BaseMultiModalProcessor
 
 from adafv.core.chat_template import Template, template_of
 from adafv.core.inputs import placeholders, video_bounds
@@ -26,6 +26,7 @@ from adafv.integrations.vllm.options import (
     pruner_of,
     settings,
 )
+from adafv.integrations.vllm.prompt_details import PrunedDetails, count_placed, is_embed
 from adafv.integrations.vllm.prune_spec import FIELD, FIELDS, PruneSpec
 from adafv.integrations.vllm.structure import between
 from adafv.models.boilerplate import boilerplate
@@ -45,23 +46,6 @@ class PruneSpecs:
 
     of: Specs
     hashes: Mapping[str, list[str]]
-
-
-@dataclass
-class PrunedDetails(PromptUpdateDetails):
-    """Describe an image of which not everything is kept, as the prompt has it.
-
-    It stays in vLLM's cache with the image, so that `/metrics` knows of one that is found there
-    what was dropped.
-
-    Attributes:
-        method: by name, without options.
-        seen, kept: N and K, of its visual tokens.
-    """
-
-    method: str = ""
-    seen: int = 0
-    kept: int = 0
 
 
 class Pruned(BaseMultiModalProcessor):
@@ -314,7 +298,7 @@ class Pruned(BaseMultiModalProcessor):
                 for of_item, place in zip(
                     mm_res.prompt_updates.get(name, ()), found.get(name, ()), strict=True
                 ):
-                    _count(of_item[0].content, place)
+                    count_placed(of_item[0].content, place)
         return ids, found
 
     def _shorter(self, update: Any, spec: PruneSpec, item: Any, modality: str) -> Any:
@@ -378,7 +362,7 @@ class Pruned(BaseMultiModalProcessor):
         item[FIELDS[modality]].data = written.tensor()
         details = PrunedDetails(
             [*ids[:start], *run, *ids[end:]],
-            _is_embed(start, len(run), len(ids) - end),
+            is_embed(start, len(run), len(ids) - end),
             method=spec.method.partition(":")[0],
             seen=patches,
             kept=kept,
@@ -396,24 +380,6 @@ def processor_factory(original: Any, architecture: Architecture) -> Any:
         return pruned(info, dummy_inputs)
 
     return factory
-
-
-def _is_embed(before: int, run: int, behind: int) -> Callable[[list[int]], Tensor] | None:
-    """Return what says which tokens of an image get embeddings: a run. None: all of them."""
-    if not before and not behind:
-        return None
-    is_embed = torch.zeros(before + run + behind, dtype=torch.bool)
-    is_embed[before : before + run] = True
-    return lambda _: is_embed
-
-
-def _count(content: PromptUpdateDetails, place: Any) -> None:
-    """Count an image for `/metrics`, by what the prompt says of it and where that stands."""
-    if isinstance(content, PrunedDetails):
-        COUNTERS.count_image(content.method, content.seen, content.kept)
-    else:
-        count = place.to_range().get_num_embeds()
-        COUNTERS.count_image("none", count, count)
 
 
 def _tensors(item: Mapping[str, Any]) -> dict[str, Tensor]:
