@@ -97,7 +97,8 @@ def budget() -> bytes:
         page = _compared(share)
         buffer = io.BytesIO()
         page.figure.savefig(buffer, format="png")
-        frames.append(_reduced(Image.open(buffer).convert("RGB")))
+        frames.append(Image.open(buffer).convert("RGB"))
+    frames = _reduced(frames)
     buffer = io.BytesIO()
     frames[0].save(
         buffer,
@@ -111,15 +112,20 @@ def budget() -> bytes:
     return buffer.getvalue()
 
 
-def _reduced(image: Image.Image) -> Image.Image:
-    """The image in 128 colours, with those of the signals exactly as they are elsewhere."""
-    colors = image.quantize(120).getpalette() or []
+def _reduced(frames: list[Image.Image]) -> list[Image.Image]:
+    """Frames in the same 128 colours, with those of the signals exactly as they are elsewhere."""
+    # of all frames: what is pruned away in the last one keeps its colours there, too
+    width, height = frames[0].size
+    whole = Image.new("RGB", (width, height * len(frames)))
+    for number, frame in enumerate(frames):
+        whole.paste(frame, (0, height * number))
+    colors = whole.quantize(120).getpalette() or []
     colors = colors[: 3 * 120]
     for hue in (style.SALIENCY, style.RELEVANCE, style.BOTH, style.PLAIN, WRONG):
         colors += [int(hue[i : i + 2], 16) for i in (1, 3, 5)]
     palette = Image.new("P", (1, 1))
     palette.putpalette(colors)
-    return image.quantize(palette=palette, dither=Image.Dither.NONE)
+    return [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
 
 
 def right() -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drawings import explained_inputs
-from tables import ACCURACY, budgets, holds, left_out, measured, percent, table
+from tables import ACCURACY, budgets, holds, left_out, measured, named, percent, table
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adafv.core.config import PruneConfig
@@ -165,7 +165,7 @@ def overview() -> str:
     )
     rows = [
         [
-            f"[`{cls.name}`](#{anchor(cls)})",
+            f"[{named(cls.name)}](#{anchor(cls)})",
             "read" if cls.needs_text else "seed" if cls.draws else "–",
             "between layers"
             if issubclass(cls, LayerPruner)
@@ -303,9 +303,12 @@ def lost(name: str, keep: float) -> str:
         <= measured()["random", suite, "all", keep]["accuracy"]
     ]
     said = (
-        f"At {percent(keep)} it holds least of (in brackets: `random`): {listed}."
+        f"At {percent(keep)} {named(name)} holds least of (in brackets: `random`): {listed}."
         if worst
-        else (f"At {percent(keep)} it holds {percent(FAILS)} or more of every type of question.")
+        else (
+            f"At {percent(keep)} {named(name)} holds {percent(FAILS)} or more of every type of "
+            "question."
+        )
     )
     return said + (f" No better than `random` on {', '.join(chance)}." if chance else "")
 
@@ -318,7 +321,9 @@ def retention(cls: type[Pruner]) -> str:
         [f"`{suite}`", *(holds(cls.name, suite, "all", keep) for keep in budgets())]
         for suite in SUITES
     ]
-    return table(["holds", *(f"{percent(keep)} kept" for keep in budgets())], rows)
+    return table(
+        [f"{named(cls.name)} holds", *(f"{percent(keep)} kept" for keep in budgets())], rows
+    )
 
 
 @cache

@@ -25,7 +25,7 @@ def register() -> None:
     from vllm import ModelRegistry
 
     from adafv.integrations.vllm.elsewhere import refuse_elsewhere
-    from adafv.integrations.vllm.work import name_run
+    from adafv.integrations.vllm.engine_counts import name_run
 
     refuse_elsewhere()
     # before engines start, which inherit it

@@ -133,7 +133,7 @@ class Counters:
         families.share.labels(self.model, method).observe(kept / seen)
 
     def count_work(self, engine: int, encoded: int, reused: int, seconds: list[float]) -> None:
-        """Count what an engine has done, see `adafv.integrations.vllm.work.WorkReader.read`."""
+        """Count what an engine has done, as `EngineCountsReader.read` returns it."""
         if self.model is None:
             return
         families = _families()

@@ -26,6 +26,7 @@ from adafv.integrations.vllm.config_checks import check_config
 from adafv.integrations.vllm.context import Context
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.encoder_ranks import encode_by_rank
+from adafv.integrations.vllm.engine_counts import EngineCounts
 from adafv.integrations.vllm.failures import catches, fail_requests
 from adafv.integrations.vllm.meta_model import SHAPES, MetaModel
 from adafv.integrations.vllm.mrope_model import Items, MRopeModel
@@ -34,7 +35,6 @@ from adafv.integrations.vllm.processor import processor_factory
 from adafv.integrations.vllm.prune_spec import FIELDS, PruneSpec
 from adafv.integrations.vllm.select import Kept, select
 from adafv.integrations.vllm.vision_attention import last_attention, watch
-from adafv.integrations.vllm.work import Work
 
 __all__ = ["PrunedModel"]
 
@@ -79,7 +79,7 @@ class PrunedModel:
         self.at_once = vllm_config.scheduler_config.max_num_batched_tokens
         # every rank does the same, so one is to say it
         parallel = vllm_config.parallel_config
-        self.work = Work(parallel.data_parallel_index, shared=parallel.rank == 0)
+        self.engine_counts = EngineCounts(parallel.data_parallel_index, shared=parallel.rank == 0)
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Return the embeddings of each image for the language model: those of its kept tokens.
@@ -106,7 +106,7 @@ class PrunedModel:
         encoded = self._encoded(of_pruned, their_items, modality)
         start = time.perf_counter()
         kept = select(of_pruned, encoded, self._embed, self.layers, self.width, catch=self.catches)
-        self.work.add_selection(time.perf_counter() - start)
+        self.engine_counts.add_selection(time.perf_counter() - start)
         found |= zip(pruned, self.embeddings(kept, of_pruned, their_items, modality), strict=True)
         return [found[i] for i in range(len(specs))]
 
@@ -168,7 +168,7 @@ class PrunedModel:
             else:
                 found[spec.image] = known
 
-        self.work.add_images(encoded=len(new), reused=len(specs) - len(new))
+        self.engine_counts.add_images(encoded=len(new), reused=len(specs) - len(new))
 
         # encode the new ones, and remember them
         for part in self._parts(new):

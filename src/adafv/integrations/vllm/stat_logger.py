@@ -8,7 +8,7 @@ from typing import Any
 from vllm.v1.metrics.loggers import AggregateStatLoggerBase
 
 from adafv.integrations.vllm.counters import COUNTERS
-from adafv.integrations.vllm.work import WorkReader
+from adafv.integrations.vllm.engine_counts import EngineCountsReader
 
 __all__ = ["AdaFVStatLogger"]
 
@@ -24,10 +24,10 @@ class AdaFVStatLogger(AggregateStatLoggerBase):
     def __init__(self, vllm_config: Any, engine_indexes: list[int]) -> None:
         COUNTERS.serve(vllm_config.model_config.served_model_name, engine_indexes)
         # of several processes that serve, one counts what the engines do
-        self.readers: dict[int, WorkReader] = {}
+        self.readers: dict[int, EngineCountsReader] = {}
         if vllm_config.parallel_config._api_process_rank <= 0:
             for engine in engine_indexes:
-                self.readers[engine] = WorkReader(engine)
+                self.readers[engine] = EngineCountsReader(engine)
 
     def record(
         self,

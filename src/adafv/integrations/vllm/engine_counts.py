@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Work", "WorkReader", "name_run"]
+__all__ = ["EngineCounts", "EngineCountsReader", "name_run"]
 
 RUN = "ADAFV_RUN"  # in the environment of a server and its engines
 ENCODED, REUSED, SELECTIONS, TIMES = range(4)
@@ -38,7 +38,7 @@ def _path(engine: int) -> Path:
     return Path(tempfile.gettempdir(), f"adafv-{os.environ[RUN]}-{engine}")
 
 
-class Work:
+class EngineCounts:
     """Note what the model of one engine has done so far.
 
     Args:
@@ -74,7 +74,7 @@ class Work:
         self.counts[SELECTIONS] += 1
 
 
-class WorkReader:
+class EngineCountsReader:
     """Read what an engine has done since it was last asked.
 
     Args:
