@@ -15,6 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from adafv.data.sample import normalised
 from training.photo import layers, measure, pictures, train
 from training.photo.align import Projector
+from training.photo.export import export
+from training.photo.icons import shown as shown_by
 from training.photo.names import NOUNS, noun_in, plural, with_article
 from training.photo.pictures import PICTURES, clusters, read_index, split_of
 from training.photo.questions import TYPES, WORDINGS, Question, matches, questions
@@ -264,9 +266,30 @@ def test_answers_to_several_questions_are_those_to_each(monkeypatch):
         assert packer.decode(plain) == answer
 
 
+@pytest.mark.parametrize(
+    ("icon", "noun"),
+    [
+        ("dog", "dog"),
+        ("dog-face", "dog"),
+        ("cherries", "cherry"),
+        ("red-apple", "apple"),
+        ("hot-dog", "hot dog"),
+        ("lady-beetle", None),
+        ("cat-with-tears-of-joy", None),
+        ("spade-suit", None),
+        ("flag-turkey", None),
+        ("houses", None),
+    ],
+)
+def test_an_icon_shows_what_its_name_says_and_nothing_more(icon, noun):
+    """Icons of feelings, flags and several things teach the wrong noun: they are left out."""
+    found = shown_by(icon)
+    assert (found and found.name) == noun
+
+
 def test_training_resumes_where_it_stopped(monkeypatch, tmp_path):
-    """Two steps and two more are four: same scenes, questions and weights; a decayed end leaves the
-    rest alone.
+    """Two steps and two more are four: same scenes, questions and weights; a run with an end ends
+    there, and a bridge is gone on from in a run of its own.
     """
     owners = np.full((1, 24, 24), -1, dtype=np.int8)
     owners[0, 2:6, 2:6], owners[0, 2:6, 16:20] = 0, 1
@@ -290,7 +313,8 @@ def test_training_resumes_where_it_stopped(monkeypatch, tmp_path):
                 ["--run", run, "--steps", str(steps), "--rank", "2", "--questions", "3", *more]
             )
         )
-        return torch.load(tmp_path / "runs" / run / ("final.pt" if more else "last.pt"))["bridge"]
+        name = "final.pt" if run == "ended" else "last.pt"
+        return torch.load(tmp_path / "runs" / run / name)["bridge"]
 
     straight = bridge("straight", 4)
     bridge("halves", 2)
@@ -298,8 +322,13 @@ def test_training_resumes_where_it_stopped(monkeypatch, tmp_path):
     assert straight.keys() == resumed.keys()
     assert any(name.endswith(".up") for name in straight)
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
-    bridge("halves", 5, "--decay")
-    assert torch.load(tmp_path / "runs/halves/last.pt")["step"] == 4
+
+    ended = bridge("ended", 10**6, "--until", "0.02")
+    assert torch.load(tmp_path / "runs/ended/final.pt")["seconds"] >= 1.2
+
+    export(tmp_path / "runs/ended/final.pt", tmp_path / "bridge.safetensors")
+    begun = bridge("begun", 1, "--begin", str(tmp_path / "bridge.safetensors"), "--rate", "0")
+    assert all(torch.equal(begun[name], ended[name].bfloat16().float()) for name in ended)
 
 
 def test_layers_are_compared_by_the_nearest_thing():

@@ -1,7 +1,6 @@
 """Run everything in order, each step only where it is missing; run again to train on.
 
-python -m training.photo --minutes 600              # train; resumes an interrupted run
-python -m training.photo --minutes 60 --decay       # finish: the learning rate falls to 0
+python -m training.photo --minutes 600 --until 600    # train; run again after an interruption
 python -m training.photo.measure --checkpoint runs/first/final.pt
 python -m training.photo.export runs/first/final.pt src/adafv/models/photo/bridge.safetensors
 """

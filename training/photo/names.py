@@ -4,7 +4,16 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["NOUNS", "Noun", "lines_of", "noun_in", "plural", "sections", "with_article"]
+__all__ = [
+    "NOUNS",
+    "Noun",
+    "lines_of",
+    "noun_in",
+    "noun_of",
+    "plural",
+    "sections",
+    "with_article",
+]
 
 IRREGULAR = {
     "goose": "geese",
@@ -99,6 +108,14 @@ def noun_in(caption: str) -> Noun | None:
         found = _last(part.split())
         if found is not None:
             return found
+    return None
+
+
+def noun_of(phrase: str) -> Noun | None:
+    """Return the noun that a phrase is, as one or several of it; None: it is more, or unknown."""
+    for form in (phrase, phrase.removesuffix("s"), re.sub("ies$", "y", phrase)):
+        if form in _WORDS:
+            return _WORDS[form]
     return None
 
 

@@ -3,8 +3,8 @@
 A picture is one thing cut out; an image is a scene of several, as the model sees it.
 
 Clip art (public domain) comes from Debian's openclipart-svg, photographs from
-tuxpaint-stamps-default (GPL-2: read here, never committed). Both are downloaded once with apt and
-unpacked into the cache folder; nothing is installed.
+tuxpaint-stamps-default (GPL-2: read here, never committed), icons from npm (`icons.py`). All are
+downloaded once and unpacked into the cache folder; nothing is installed.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from training.photo.cache import CACHE
+from training.photo.icons import icons, shown
 from training.photo.names import lines_of, noun_in
 
 __all__ = ["PICTURES", "clusters", "open_picture", "prepare", "read_index", "split_of"]
@@ -64,17 +65,18 @@ def prepare() -> None:
 
     # cut out each file once, whatever its name
     stamps, drawings = _unpacked()
-    files = sorted(stamps.rglob("*.png")) + sorted(drawings.rglob("*.svg"))
+    files = sorted(stamps.rglob("*.png")) + sorted(drawings.rglob("*.svg")) + icons()
     rows = []
     prints = []
     known = set()
     for path in tqdm(files, desc="pictures"):
         content = path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()[:16]
-        if digest in known or SKIPPED.search(str(path)):
+        source = _source(path)
+        if digest in known or (source != "icon" and SKIPPED.search(str(path))):
             continue
         known.add(digest)
-        noun = noun_in(_caption(path, content))
+        noun = shown(path.stem) if source == "icon" else noun_in(_caption(path, content))
         picture = _cut(path) if noun is not None else None
         if noun is None or picture is None:
             continue
@@ -82,7 +84,7 @@ def prepare() -> None:
         row = {
             "id": digest,
             "file": path.name,
-            "source": _source(path),
+            "source": source,
             "name": noun.name,
             "kind": noun.kind,
             "colour": _colour(picture),
@@ -157,7 +159,7 @@ def split_of(row: dict, rows: list[dict]) -> str:
 def _source(path: Path) -> str:
     """Return what kind of picture a file is."""
     if path.suffix != ".png":
-        return "clipart"
+        return "icon" if CACHE / "icons" in path.parents else "clipart"
     return "stamp" if "/cartoon/" in str(path) else "photo"
 
 

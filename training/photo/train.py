@@ -9,6 +9,7 @@ grid, sometimes all of them. Logits are taken at answers alone.
 
 import argparse
 import json
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adafv.models.photo.assemble import read_bridge
 from training.photo.align import Projector
 from training.photo.cache import CACHE
 from training.photo.features import Shard, shards
@@ -258,14 +260,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run", default="first", help="name of the folder for checkpoints and the log"
     )
-    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--begin", type=Path, help="bridge.safetensors that a new run begins with")
+    parser.add_argument("--minutes", type=float, default=60, help="of this call")
     parser.add_argument(
         "--steps", type=int, default=10**9, help="stop there, if the minutes allow it"
     )
     parser.add_argument(
-        "--decay",
-        action="store_true",
-        help="let the learning rate fall to 0 over the minutes; final.pt",
+        "--until",
+        type=float,
+        help="minutes of the run, all calls together, over which the rate falls to 0; final.pt",
     )
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--rank", type=int, default=16)
@@ -286,7 +289,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def train(given: argparse.Namespace) -> None:
-    """Train for some minutes from the last checkpoint on, at a constant or falling rate."""
+    """Train for some minutes from the last checkpoint on, at a constant or falling rate.
+
+    With `until` the rate falls to 0 over so many minutes of the run, in as many calls as it takes,
+    and training ends there.
+    """
     folder = CACHE / "runs" / given.run
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(given.seed)
@@ -301,9 +308,11 @@ def train(given: argparse.Namespace) -> None:
     # no weight decay: LoRA starts at zero as it is
     optimiser = torch.optim.AdamW(groups, lr=given.rate, betas=(0.9, 0.98), weight_decay=0.0)
 
-    # resume
+    # resume, or go on from a bridge
     step = 0
     seconds = 0.0
+    if given.begin is not None:
+        student.load_trained(read_bridge(given.begin)[0])
     if (folder / "last.pt").is_file():
         saved = torch.load(folder / "last.pt", map_location=device)
         student.load_trained(saved["bridge"])
@@ -318,8 +327,9 @@ def train(given: argparse.Namespace) -> None:
 
     start = time.time()
     last_saved = start
-    spent = 0.0
-    while spent < 1 and step < given.steps:
+    so_far = seconds
+    last = 60 * given.until if given.until else math.inf
+    while time.time() - start < 60 * given.minutes and so_far < last and step < given.steps:
         # a step is a function of seed and number
         random = np.random.default_rng([given.seed, step])
         scenes = []
@@ -339,23 +349,20 @@ def train(given: argparse.Namespace) -> None:
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(student.trained().values()), 1.0)
-        spent = (time.time() - start) / (60 * given.minutes)
-        scale = min(1, (step + 1) / WARMUP)
-        if given.decay:
-            scale *= max(0.0, 1 - spent)
+        scale = min(1.0, (step + 1) / WARMUP) * max(0.0, 1 - so_far / last)
         for group in optimiser.param_groups:
             group["lr"] = group["rate"] * scale
         optimiser.step()
         step += 1
 
-        # log, and save; a run that decays cannot be resumed
+        # log, and save
         so_far = seconds + time.time() - start
         record.add(step, so_far, loss.item(), len(row.ids), answers_right(row, logits.detach()))
-        if not given.decay and time.time() - last_saved > SAVE_EVERY:
+        if time.time() - last_saved > SAVE_EVERY:
             save(folder / "last.pt", student, optimiser, step, so_far)
             last_saved = time.time()
-    path = folder / ("final.pt" if given.decay else "last.pt")
-    save(path, student, optimiser, step, seconds + time.time() - start)
+    path = folder / ("final.pt" if so_far >= last else "last.pt")
+    save(path, student, optimiser, step, so_far)
 
 
 def drawn(
