@@ -1,5 +1,6 @@
 """Tiny random models of the real classes, with real processors; nothing is downloaded."""
 
+import os
 from functools import cache
 
 import numpy as np
@@ -94,6 +95,12 @@ def model(family):
 @pytest.fixture(scope="session")
 def processor(family):
     return tiny_processor(family)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_fetched(tmp_path_factory) -> None:
+    """An empty folder for what is fetched: a photo model of the user's own plays no part."""
+    os.environ["ADAFV_HOME"] = str(tmp_path_factory.mktemp("home"))
 
 
 def picture(width: int = 48, height: int = 48, seed: int = 0) -> Image.Image:

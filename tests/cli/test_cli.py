@@ -20,13 +20,14 @@ from unittest.mock import ANY
 import pytest
 import torch
 from conftest import INSIDE, picture
-from fakes import FakeSuites, checkpoint_of
+from fakes import FakeSuites, checkpoint_of, save_tiny
 from PIL import Image
 
 import adafv
 from adafv import METHODS
 from adafv.cli import main
 from adafv.cli.listing import PROVEN, listed_methods
+from adafv.cli.options import model_for
 from adafv.core.config import share_of
 from adafv.evaluation.merge import merged_meta
 from adafv.evaluation.rows import COLUMNS
@@ -158,6 +159,22 @@ def test_a_photograph_is_beyond_the_built_in_model(run, tmp_path):
     status, _, err = run("ask", photograph, QUESTION, *SHORT, model=False)
     assert status == 0
     assert "not photographs" in err
+    assert "adafv fetch photo" in err
+
+
+def test_a_photograph_goes_to_the_photo_model_where_it_was_fetched(run, tmp_path, monkeypatch):
+    """What the built-in model drew itself stays with it, and who names a model gets that one."""
+    monkeypatch.setenv("ADAFV_HOME", str(tmp_path))
+    save_tiny(tmp_path / "photo", "llava")
+    photograph = Image.new("RGB", (640, 480), "gray")
+    assert model_for(photograph, None) == "photo"
+    assert model_for(photograph, "owner/name") == "owner/name"
+    assert model_for(picture(), None) is None
+
+    photograph.save(tmp_path / "photo.png")
+    status, _, err = run("ask", tmp_path / "photo.png", QUESTION, *SHORT, model=False)
+    assert status == 0
+    assert "not photographs" not in err
 
 
 @pytest.mark.parametrize("method", METHODS)

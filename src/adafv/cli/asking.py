@@ -19,8 +19,8 @@ from adafv.cli.options import (
     Model,
     Question,
     Tokens,
-    complain_of_photograph,
     complain_of_words,
+    model_for,
     open_image_or_video,
     print_json,
     pruner_of,
@@ -47,6 +47,7 @@ def ask(
     """Answer a question about an image or a clip."""
     # check everything that can be wrong before a model is loaded
     opened = open_image_or_video(file, question, frames, model)
+    model = model_for(opened, model)
     pruner_of(method, keep, tokens, model)
     loaded, processor = _loaded(opened, question, max_new_tokens, model, device, dtype)
     from adafv.models.ask import ask as answer_question
@@ -90,6 +91,7 @@ def explain(
 
     # check everything that can be wrong before a model is loaded
     opened = open_image_or_video(file, question, frames, model)
+    model = model_for(opened, model)
     pruner_of(method, keep, tokens, model)
     writable_folder(out.parent)
     loaded, processor = _loaded(opened, question, max_new_tokens, model, device, dtype)
@@ -123,5 +125,4 @@ def _loaded(
     check_answer_length(max_new_tokens)
     loaded, processor = load(model, device, dtype)
     complain_of_words(processor, [question], model)
-    complain_of_photograph(opened, model)
     return loaded, processor

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adafv.core.config import DEFAULT_METHOD, PruneConfig, share_of
+from adafv.models import photo
 from adafv.models.hub import check_available
 
 if TYPE_CHECKING:
@@ -285,13 +286,22 @@ def complain_of_words(processor: Any, questions: Iterable[str], model: str | Non
     return unknown
 
 
-def complain_of_photograph(image: Any, model: str | None) -> None:
-    """Say that the embedded model knows nothing of an image that is larger than its own."""
-    if model is None and max(image.size) > DRAWN:
-        complain(
-            f"the built-in model knows drawn scenes of {DRAWN} x {DRAWN} pixels, not photographs: "
-            "its answer is a guess; pass --model for one that has seen the world"
-        )
+def model_for(image: Any, model: str | None) -> str | None:
+    """Return the model for an image; None: the embedded one.
+
+    What is larger than that one's own scenes goes to the photo model where it was fetched; where
+    not, a sentence says how to fetch it.
+    """
+    if model is not None or max(image.size) <= DRAWN:
+        return model
+    if photo.fetched():
+        return photo.NAME
+    complain(
+        f"the built-in model knows drawn scenes of {DRAWN} x {DRAWN} pixels, not photographs: "
+        "its answer is a guess; `adafv fetch photo` gets a model of the real world, --model takes "
+        "any other"
+    )
+    return None
 
 
 def print_json(value: dict[str, Any]) -> None:

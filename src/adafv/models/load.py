@@ -114,7 +114,7 @@ def source_of(model: str | Path | None) -> str:
     # the photo model, unless a folder here has that name
     name = str(model)
     if name == photo.NAME and not Path(name).is_dir():
-        if not (photo.folder() / "config.json").is_file():
+        if not photo.fetched():
             raise ValueError("the photo model is not here yet: run `adafv fetch photo`")
         return str(photo.folder())
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from adafv.utils.checks import checked
 
-__all__ = ["BRIDGE", "NAME", "folder", "home"]
+__all__ = ["BRIDGE", "NAME", "fetched", "folder", "home"]
 
 NAME = "photo"
 BRIDGE = Path(__file__).resolve().parent / "bridge.safetensors"
@@ -22,3 +22,9 @@ def home() -> Path:
 def folder() -> Path:
     """Return the folder of the photo model, whether or not it has been fetched."""
     return home() / NAME
+
+
+@checked
+def fetched() -> bool:
+    """Return whether the photo model is there."""
+    return (folder() / "config.json").is_file()
