@@ -39,7 +39,7 @@ END = "<|im_end|>"
 ALL = 0.02  # share of scenes that show all tokens
 SUBSET = 0.1  # share of scenes that show a random subset of the grid
 TEXT = 0.3  # share of steps that hold a text without an image, too
-WARMUP = 20  # steps
+WARMUP = 50  # steps
 SAVE_EVERY = 150  # seconds
 
 

@@ -107,6 +107,7 @@ def draw_scores(rows: Rows, caption: str) -> Figure:
     panels[0].set_ylim(10 * math.floor(lowest / 10), 108)
     panels[0].yaxis.set_major_locator(MaxNLocator(4, steps=[5, 10]))
     figure.supylabel("score, % of the dense model's", fontsize=9.5, color=INK)
+    figure.supxlabel("share of the visual tokens gone", fontsize=9.5, color=INK)
     return figure
 
 
@@ -172,6 +173,7 @@ def draw_auc(rows: Rows, caption: str) -> Figure:
         axes.set_xlim(low, 1.0)
         axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.4g}"))
+        axes.set_xlabel("AUC", fontsize=8.5, color=INK)
         style(axes, suite, "x")
     _position(panels[-1], rows, colors)
     return figure

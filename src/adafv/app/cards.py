@@ -242,7 +242,7 @@ def _bars(answer: Answer, longest: float) -> str:
     """Return bars of tokens and time."""
     share = answer.kept_tokens / max(answer.visual_tokens, 1)
     tokens = _bar(f"{answer.kept_tokens:,} tokens", share)
-    return tokens + _bar(f"{answer.total_ms:,.0f} ms", answer.total_ms / longest)
+    return tokens + _bar(f"{answer.total_ms:,.0f} ms in all", answer.total_ms / longest)
 
 
 def _bar(label: str, share: float) -> str:
@@ -258,7 +258,7 @@ def _split(explanation: Explanation) -> str:
     k_t, k_v = explanation.split
     # a token on both lists is kept once
     both = k_t + k_v - len(explanation.kept)
-    note = f", {both} on both lists" if both > 0 else ""
+    note = f", {both} on both lists: {len(explanation.kept)} in all" if both > 0 else ""
     return (
         f'<div class="split" role="img" aria-label="split {k_t} by relevance to {k_v} by saliency">'
         f'<b style="flex:{k_t};background:{RELEVANCE}"></b>'

@@ -12,7 +12,7 @@ from adafv.app.session import SHARES, Playground, bundled
 from adafv.app.view import View
 from adafv.data.cases import CASES, EXPLAINED
 from adafv.models.images import first_frame
-from adafv.models.vocabulary import unknown_words, unknown_words_notice
+from adafv.models.vocabulary import photograph_notice, unknown_words, unknown_words_notice
 
 __all__ = ["BUDGET", "EMBEDDED", "FIRST", "NOTHING", "SECOND", "Choices", "Page", "Reply"]
 
@@ -204,18 +204,19 @@ class Page:
 
     def _drawn(self, view: View, choices: Choices) -> Reply:
         """Return the cards of some answers."""
-        return Reply(self._unknown(view.question), cards.cards(view, cards.LAYERS[choices.layer]))
+        return Reply(self._beyond(view), cards.cards(view, cards.LAYERS[choices.layer]))
 
-    def _unknown(self, question: str) -> str:
-        """Return a notice of words that the embedded model doesn't know, or nothing."""
-        # other models spell out what they don't know
+    def _beyond(self, view: View) -> str:
+        """Return a notice of what the embedded model doesn't know of a question, or nothing."""
+        # other models know photographs, and spell out what they don't know
         if self.playground.name != EMBEDDED:
             return ""
         processor = self.playground.processor
-        unknown = unknown_words(processor, question)
-        if not unknown:
-            return ""
-        return cards.notice(_sentence(unknown_words_notice(processor, unknown)))
+        said = photograph_notice(view.image)
+        unknown = unknown_words(processor, view.question)
+        if unknown and not said:
+            said = unknown_words_notice(processor, unknown)
+        return cards.notice(_sentence(said)) if said else ""
 
 
 def _names(choices: Choices) -> list[str]:

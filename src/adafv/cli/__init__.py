@@ -28,22 +28,25 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(asking.ask)
-app.command()(asking.explain)
+app.command(short_help="Draw how visual tokens were chosen, and both answers.")(asking.explain)
 app.command()(listing.methods)
-app.command()(listing.families)
-app.command()(fetching.fetch)
+app.command(short_help="List the model families that are proven.")(listing.families)
+app.command(short_help="Fetch the photo model, once.")(fetching.fetch)
 # `eval` is a builtin of Python, so the function has another name
-app.command(name="eval")(measuring.evaluate)
-app.command()(measuring.table)
-app.command()(measuring.analyze)
-app.command()(tuning.tune)
-app.command()(speed.speed)
-app.command()(batch.batch)
-# flags that are not ours go to vLLM
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(
-    serve.serve
+app.command(name="eval", short_help="Measure accuracy: methods x budgets x suites.")(
+    measuring.evaluate
 )
-app.command()(ui.ui)
+app.command()(measuring.table)
+app.command(short_help="Draw the paper's figures 1 to 4.")(measuring.analyze)
+app.command(short_help="Find the smallest budget that holds on your questions.")(tuning.tune)
+app.command(short_help="Measure stages, time to first token, and memory.")(speed.speed)
+app.command(short_help="Answer a file of questions, a result per line.")(batch.batch)
+# flags that are not ours go to vLLM
+app.command(
+    short_help="Serve a model over HTTP with vLLM, as OpenAI's API.",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(serve.serve)
+app.command(short_help="Try methods and budgets on an image in the browser.")(ui.ui)
 
 
 def _version(wanted: bool) -> None:
@@ -99,7 +102,10 @@ def main(arguments: list[str] | None = None) -> int:
         # typer's usage errors, which have no public base class
         if not hasattr(error, "format_message"):
             raise
-        return _fail(f"{error.format_message()} See 'adafv --help'.", BAD_INPUT)
+        said = error.format_message()
+        if not said.endswith((".", "?")):
+            said += "."
+        return _fail(f"{said} See 'adafv --help'.", BAD_INPUT)
     if status == INTERRUPTED:
         return _fail("stopped", status)
     return status or 0

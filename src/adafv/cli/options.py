@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # Share of the visual tokens where nothing is said.
 DEFAULT_KEEP = 0.1
-DRAWN = 192  # pixels of the scenes that the embedded model was trained on, a side
 WIDE = 10_000  # columns: nothing wraps
 
 
@@ -292,15 +291,15 @@ def model_for(image: Any, model: str | None) -> str | None:
     What is larger than that one's own scenes goes to the photo model where it was fetched; where
     not, a sentence says how to fetch it.
     """
-    if model is not None or max(image.size) <= DRAWN:
+    from adafv.models.vocabulary import photograph_notice
+
+    if model is not None:
         return model
-    if photo.fetched():
+    beyond = photograph_notice(image)
+    if beyond and photo.fetched():
         return photo.NAME
-    complain(
-        f"the built-in model knows drawn scenes of {DRAWN} x {DRAWN} pixels, not photographs: "
-        "its answer is a guess; `adafv fetch photo` gets a model of the real world, --model takes "
-        "any other"
-    )
+    if beyond:
+        complain(beyond)
     return None
 
 

@@ -58,13 +58,19 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     for axes in panels[len(suites) :]:
         axes.set_visible(False)
     figure.supylabel("accuracy, % of the dense model", fontsize=11, color=INK)
-    figure.supxlabel("visual tokens kept; grey: all other methods", fontsize=11, color=INK)
+    figure.supxlabel(
+        "visual tokens kept\ngrey: all other methods, 95 % intervals",
+        fontsize=11,
+        color=INK,
+    )
     figure.savefig(path)
 
 
 @checked
 def name_ends(axes: Axes, ends: dict[str, tuple[float, float]], colors: dict[str, str]) -> None:
     """Write names beside the ends of their lines, moved apart where lines end close together.
+
+    A thin line leads from each end to its name.
 
     Args:
         ends: x and y of the last point of each line; y inside the limits of the axes.
@@ -85,14 +91,20 @@ def name_ends(axes: Axes, ends: dict[str, tuple[float, float]], colors: dict[str
     for name, place in zip(order, places, strict=True):
         axes.annotate(
             name,
-            (1.0, place),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
-            textcoords="offset points",
+            (ends[name][0], ends[name][1]),
+            xytext=(1.05, place),
+            textcoords=("axes fraction", "data"),
             va="center",
             fontsize=9.5,
             color=colors[name],
             fontweight="bold" if name in _OURS else "normal",
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colors[name],
+                "linewidth": 0.6,
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+            },
         )
 
 
@@ -217,7 +229,7 @@ def _band(axes: Axes, row: dict[str, Any], scale: float, floor: float) -> None:
     One below the axis is said at its foot.
     """
     dense = row["method"] == "none"
-    label = "dense" if dense else "without the image"
+    label = "dense" if dense else "blind"
     height = row["accuracy"] * scale
     text = f"{label}: {100 * row['accuracy']:.1f} % right"
     if height < floor:

@@ -1,15 +1,17 @@
-"""Tell which words of a question a model with a vocabulary of whole words does not know.
-
-The embedded model is such a one.
-"""
+"""Say what the embedded model does not know: most words, and photographs."""
 
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from PIL import Image
+
 from adafv.utils.checks import checked
 
-__all__ = ["unknown_words", "unknown_words_notice"]
+__all__ = ["DRAWN", "photograph_notice", "unknown_words", "unknown_words_notice"]
+
+DRAWN = 192
+"""Pixels of the scenes that the embedded model was trained on, a side."""
 
 NAMED = 5
 """Unknown words that a notice names."""
@@ -59,4 +61,20 @@ def unknown_words_notice(processor: Any, words: Sequence[str]) -> str:
     return (
         f"{named}{more} {verb} not among the {len(processor.tokenizer)} words that the embedded "
         "model knows, so its answer need not mean anything: pass --model with a model of your own"
+    )
+
+
+@checked
+def photograph_notice(image: Image.Image) -> str:
+    """Say in one sentence that an image is beyond the embedded model, and what to do.
+
+    Returns:
+        Empty: it is no larger than the model's own.
+    """
+    if max(image.size) <= DRAWN:
+        return ""
+    return (
+        f"the built-in model knows drawn scenes of {DRAWN} x {DRAWN} pixels, not photographs: "
+        "its answer is a guess; `adafv fetch photo` gets a model of the real world, --model takes "
+        "any other"
     )

@@ -99,7 +99,7 @@ def draw_relevance(figure: PixelFigure, x: float, y: float, what: Explanation) -
 
     side = x + BODY + 20
     start = below + 18
-    figure.text(side, start, "words that fired", 12, GREY)
+    figure.text(side, start, "relevance by word", 12, GREY)
     for i, word in enumerate(named[:WORDS]):
         line = start + 26 + i * 34
         # longer words don't fit beside the image
@@ -168,9 +168,9 @@ def draw_kept(figure: PixelFigure, x: float, y: float, what: Explanation) -> Non
     side = x + BODY + 20
     line = below + 20
     legend = (
-        ("by relevance", RELEVANCE),
-        ("by saliency", SALIENCY),
-        ("by both", BOTH),
+        ("relevance alone", RELEVANCE),
+        ("saliency alone", SALIENCY),
+        ("both lists", BOTH),
         ("for other reasons" if (color != PLAIN).any() else "tokens", PLAIN),
     )
     for name, hue in legend:
