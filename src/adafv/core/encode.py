@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from adafv.core.chat_template import Tokenizer, template_for
 from adafv.core.encoder import Part, run
 from adafv.core.inputs import PIXELS, as_tensors, placeholders, video_bounds
-from adafv.core.positions import full_positions, numbering_inputs
+from adafv.core.position_ids import full_positions, numbering_inputs
 from adafv.core.prompt import ImageSpan, Prompt, Question
 from adafv.core.signals import SALIENCY, Signal
 from adafv.core.visual_tokens import Encoding, VisualTokens

@@ -24,10 +24,10 @@ def register() -> None:
     # imported late: without vLLM the names above still serve to refuse a model
     from vllm import ModelRegistry
 
-    from adafv.integrations.vllm.elsewhere import refuse_elsewhere
+    from adafv.integrations.vllm.unpruned import refuse_options
     from adafv.integrations.vllm.engine_counts import name_run
 
-    refuse_elsewhere()
+    refuse_options()
     # before engines start, which inherit it
     name_run()
     for name, architecture in ARCHITECTURES.items():

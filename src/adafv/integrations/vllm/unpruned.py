@@ -5,10 +5,10 @@ from typing import Any
 
 from vllm.multimodal.registry import MultiModalRegistry
 
-__all__ = ["refuse_elsewhere"]
+__all__ = ["refuse_options"]
 
 
-def refuse_elsewhere() -> None:
+def refuse_options() -> None:
     """Make processors of models that are not pruned refuse what asks for it.
 
     vLLM calls no hook for them, so its registry is told to look at what it makes.
