@@ -46,8 +46,9 @@ def drawings() -> dict[Path, Callable[[Path], Any]]:
     for name, figure in analysis["figures"].items():
         draw, caption = FIGURES[name]
         # captions are made of the rows, too
-        figure["caption"] = caption(figure["rows"])
-        page = draw(figure["rows"], figure["caption"])
+        written = caption(figure["rows"])
+        figure["caption"] = str(written)
+        page = draw(figure["rows"], written.shows)
         found[HERE / "analysis" / figure["png"]] = partial(page.savefig, format="png")
     write_json(HERE / "analysis" / "analysis.json", analysis)
 

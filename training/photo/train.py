@@ -216,6 +216,18 @@ def answers_right(row: Packed, logits: Tensor) -> list[tuple[Question, bool]]:
     return found
 
 
+def shares(row: Packed) -> Tensor:
+    """Return the weight of each target (T,) in the loss.
+
+    An answer weighs as much as the root of its length: neither do descriptions drown "yes", nor is
+    a word of theirs worth nothing.
+    """
+    weights = torch.zeros(len(row.ids))
+    for _, start, end in row.spans:
+        weights[start:end] = (end - start) ** -0.5
+    return weights[row.targets >= 0]
+
+
 def shown(owners: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Draw the visual tokens of a scene, in the order of the grid.
 
@@ -345,7 +357,9 @@ def train(given: argparse.Namespace) -> None:
 
         # learn
         logits = student.logits(row)
-        loss = F.cross_entropy(logits, row.targets[row.targets >= 0].to(device))
+        each = F.cross_entropy(logits, row.targets[row.targets >= 0].to(device), reduction="none")
+        weights = shares(row).to(device)
+        loss = (each * weights).sum() / weights.sum()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(student.trained().values()), 1.0)

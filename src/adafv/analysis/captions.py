@@ -1,16 +1,34 @@
 """The captions: what each figure shows, and its numbers."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from adafv.analysis.tables import MEAN
 from adafv.utils.checks import checked
 from adafv.utils.records import Rows, distinct, where
 
-__all__ = ["auc_caption", "first_hit_caption", "score_caption", "similarity_caption"]
+__all__ = [
+    "Caption",
+    "auc_caption",
+    "first_hit_caption",
+    "score_caption",
+    "similarity_caption",
+]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What stands under a figure: what it shows, and its numbers, for which a page has no room."""
+
+    shows: str
+    numbers: str
+
+    def __str__(self) -> str:
+        return f"{self.shows} {self.numbers}"
 
 
 @checked
-def score_caption(rows: Rows) -> str:
+def score_caption(rows: Rows) -> Caption:
     """Return that of Fig. 1: the mean over the suites, or the one suite's numbers."""
     pruned = [row for row in rows if row["method"] != "blind"]
     reductions = distinct(pruned, "reduction")
@@ -27,16 +45,16 @@ def score_caption(rows: Rows) -> str:
         lists.append(f"{name} {' / '.join(own)}")
 
     dropped = " / ".join(f"{100 * reduction:.3g}" for reduction in reductions)
-    return (
+    return Caption(
         f"Fig. 1. Score, per cent of the dense model's, with {dropped} % of the visual tokens "
-        f"gone. {_capital(shown)}: {'; '.join(lists)}. Broad: {shown}. Thin: "
-        "each suite. Grey: the other methods. Dashed: the model without an image. Beside each "
-        "name: its last score."
+        f"gone. Broad: {shown}. Thin: each suite. Grey: the other methods. Dashed: the model "
+        "without an image. Beside each name: its last score.",
+        f"{_capital(shown)}: {'; '.join(lists)}.",
     )
 
 
 @checked
-def auc_caption(rows: Rows) -> str:
+def auc_caption(rows: Rows) -> Caption:
     """Return that of Fig. 2: every AUC with its interval, and every mean position."""
     # left: suite by suite
     aucs = where(rows, panel="auc")
@@ -49,17 +67,17 @@ def auc_caption(rows: Rows) -> str:
     # right: over all suites
     means = where(rows, panel="mean position")
     positions = "; ".join(map(_with_interval, means))
-    return (
+    return Caption(
         "Fig. 2. Left: the chance that a visual token in a question's boxes scores higher than one "
         "outside them (AUC), mean over questions, with 95 % intervals. Content words are all but "
-        f"the chat template's and function words. {' '.join(parts)} Right: mean score along the "
-        "sequence, 1 where it is even. Mean place, from 0, the first "
-        f"token, to 1, the last: {positions}."
+        "the chat template's and function words. Right: mean score along the sequence, 1 where it "
+        "is even.",
+        f"{' '.join(parts)} Mean place, from 0, the first token, to 1, the last: {positions}.",
     )
 
 
 @checked
-def similarity_caption(rows: Rows) -> str:
+def similarity_caption(rows: Rows) -> Caption:
     """Return that of Fig. 3: the means, and how many tokens."""
     numbers = []
     for suite in distinct(rows, "suite"):
@@ -69,15 +87,15 @@ def similarity_caption(rows: Rows) -> str:
             row = where(rows, suite=suite, tokens=name)[0]
             means.append(f"{name} {row['mean']:.3f} ({row['n']:,} tokens)")
         numbers.append(f"{suite}: {', '.join(means)}")
-    return (
+    return Caption(
         "Fig. 3. Cosine of each visual token with the word of the question that it resembles most, "
-        "for tokens in the question's boxes (related) and outside them. "
-        f"Mean, {'; '.join(numbers)}."
+        "for tokens in the question's boxes (related) and outside them.",
+        f"Mean, {'; '.join(numbers)}.",
     )
 
 
 @checked
-def first_hit_caption(rows: Rows) -> str:
+def first_hit_caption(rows: Rows) -> Caption:
     """Return that of Fig. 4: median and 90th percentile, and which methods may lose a token."""
     # quantiles, suite by suite
     parts = []
@@ -103,10 +121,10 @@ def first_hit_caption(rows: Rows) -> str:
     scanned = ""
     if listed:
         scanned = f" A larger budget can lose the token again: {', '.join(listed)}."
-    return (
-        "Fig. 4. Fewest visual tokens to keep until one lies in a question's boxes: "
-        f"median / 90th percentile of the questions. {' '.join(parts)} Dot: median, bar: middle "
-        f"half, line: 10th to 90th percentile.{scanned}"
+    return Caption(
+        "Fig. 4. Fewest visual tokens to keep until one lies in a question's boxes. Dot: median, "
+        f"bar: middle half, line: 10th to 90th percentile of the questions.{scanned}",
+        f"Median / 90th percentile. {' '.join(parts)}",
     )
 
 

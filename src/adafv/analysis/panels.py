@@ -21,11 +21,8 @@ LINE = 0.165
 def page(width: float, height: float, title: str, caption: str) -> Figure:
     """Make a figure of `height` inches with a heading above it and a caption below.
 
-    The caption is cut to two lines: its lists of numbers are in the tables beside the figure.
+    A caption of more than two lines is cut.
     """
-    # sentences that are lists of numbers are left out
-    sentences = re.split(r"(?<=\.) (?=[A-Z])", caption)
-    caption = " ".join(text for text in sentences if not re.search(r"\d.*;", text))
     # no line ends within a number, a list of numbers, or the name of a layer
     unbroken = re.sub(
         r" (?=[/\[])|(?<=/) |(?<=\d,) (?=\d)|(?<=layer) ", "\N{NO-BREAK SPACE}", caption

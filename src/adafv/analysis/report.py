@@ -29,7 +29,7 @@ class Drawing:
 
     name: str
     rows: Rows
-    caption: str
+    caption: captions.Caption
     draw: Callable[[Rows, str], Figure]
 
 
@@ -101,15 +101,15 @@ def write(
         write_text(out / table, as_csv(drawing.rows[0], drawing.rows))
 
         # names of suites may be in any script: fonts must cover them
-        texts = [drawing.caption]
+        texts = [str(drawing.caption)]
         for row in drawing.rows:
             texts += map(str, row.values())
         with covering(texts), atomic(out / png) as temporary:
-            drawing.draw(drawing.rows, drawing.caption).savefig(temporary, format="png")
+            drawing.draw(drawing.rows, drawing.caption.shows).savefig(temporary, format="png")
         described[drawing.name] = {
             "png": png,
             "csv": table,
-            "caption": drawing.caption,
+            "caption": str(drawing.caption),
             "rows": drawing.rows,
         }
 

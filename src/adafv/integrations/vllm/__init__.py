@@ -24,8 +24,8 @@ def register() -> None:
     # imported late: without vLLM the names above still serve to refuse a model
     from vllm import ModelRegistry
 
-    from adafv.integrations.vllm.unpruned import refuse_options
     from adafv.integrations.vllm.engine_counts import name_run
+    from adafv.integrations.vllm.unpruned import refuse_options
 
     refuse_options()
     # before engines start, which inherit it
