@@ -3,7 +3,7 @@
 from typing import Any
 
 import typer
-from tables import table
+from writing import table
 
 from adafv.cli import app
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
-from tables import percent
+from writing import percent
 
 from adafv.data.scenes import draw
 from adafv.methods import method

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tables import percent, table
+from writing import percent, table
 
 from adafv.evaluation import report
 from adafv.evaluation.beyond_resize import BEYOND_RESIZE

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from drawings import explained_inputs
-from tables import ACCURACY, budgets, holds, left_out, measured, named, percent, table
+from tables import ACCURACY, budgets, holds, left_out, measured, named
 from torch.utils._python_dispatch import TorchDispatchMode
+from writing import percent, table
 
 from adafv.core.config import PruneConfig
 from adafv.core.layerwise import LayerPruner

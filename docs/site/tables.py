@@ -4,10 +4,13 @@ Nothing is typed in.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
+
+import photo
+from writing import percent, table
 
 from adafv.evaluation import report
 from adafv.methods import CLASSES
@@ -39,12 +42,6 @@ READERS = ("adafv+", "adafv", "fastervlm", "t2i", "fastv", "pdrop", "random")
 LARGE = ("llava-1.5-7b", "llava-next-7b", "qwen2.5-vl-7b", "qwen3-vl-8b")
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
-    return "\n".join(lines)
-
-
 @cache
 def measured() -> dict[tuple[str, str, str, float], dict[str, Any]]:
     """The rows of the accuracy measurement by method, suite, type of question and share kept."""
@@ -64,10 +61,6 @@ def left_out() -> dict[str, dict[float, str]]:
 def budgets() -> list[float]:
     """The shares that were measured, the largest first, without all and none."""
     return sorted({keep for *_, keep in measured() if 0 < keep < 1}, reverse=True)
-
-
-def percent(share: float) -> str:
-    return f"{share:.3g} %" if (share := 100 * share) < 99.5 else f"{share:.0f} %"
 
 
 def named(method: str) -> str:
@@ -193,7 +186,7 @@ def by_kind() -> str:
 def reading() -> str:
     """What reading keeps of its accuracy, by method."""
     rows = [
-        [f"`{name}`", *(holds(name, "scenes-text", "all", keep) for keep in budgets())]
+        [named(name), *(holds(name, "scenes-text", "all", keep) for keep in budgets())]
         for name in READERS
     ]
     return table(["`scenes-text`", *(f"{percent(keep)} kept" for keep in budgets())], rows)
@@ -241,6 +234,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "ceilings": ceilings,
     "choice": choice,
     "front": front,
+    "photo-bridge": photo.bridge,
+    "photo-methods": photo.methods,
+    "photo-orders": photo.orders,
     "choice-by-method": choice_by_method,
     "reading": reading,
     "speed": speed,

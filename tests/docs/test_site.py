@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import tables
+from writing import percent
 
 from adafv import METHODS
 from adafv.cli import main
@@ -78,7 +79,7 @@ def test_the_budget_tables_say_what_the_results_say():
             for target in tables.TARGETS:
                 dense = tables.measured()["none", suite, kind, 1.0]["accuracy"]
                 enough = {
-                    tables.percent(keep): tables.measured()[name, suite, kind, keep]["ci_low"]
+                    percent(keep): tables.measured()[name, suite, kind, keep]["ci_low"]
                     >= target * dense
                     for keep in tables.budgets()
                     if (name, suite, kind, keep) in tables.measured()

@@ -1,0 +1,95 @@
+"""Tables of the photo model, made of the committed measurements of its bridge and of methods."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from writing import percent, table
+
+from adafv.utils.records import Rows, distinct, where
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BRIDGE = BENCHMARKS / "photo" / "bridge.json"
+METHODS = BENCHMARKS / "photo" / "results.json"
+EMBEDDED = BENCHMARKS / "accuracy" / "results.json"
+COMPARED = 0.05
+"""Share of the tokens at which the two models are compared."""
+LINES = {"none": "dense, all tokens", "blind": "blind, no image"}
+
+
+def bridge() -> str:
+    """What the model answers right with all tokens, by type of question, and without the image."""
+    found = json.loads(BRIDGE.read_text(encoding="utf-8"))
+    columns = ("seen dense", "seen blind", "unseen dense", "unseen blind")
+    types = [type_ for type_ in found["seen dense"] if type_ != "all"]
+    rows = []
+    for type_ in (*types, "all"):
+        cells = [_share(found[column].get(type_)) for column in columns]
+        rows.append([f"**{type_}**" if type_ == "all" else type_, *cells])
+    head = ["question", "seen pictures", "blind", "unseen pictures", "blind"]
+    return table(head, rows)
+
+
+def methods() -> str:
+    """Accuracy of every method on every suite, at every budget, with the evidence kept."""
+    rows = where(_rows(METHODS), question_type="all")
+    suites = distinct(rows, "suite")
+    lines = []
+    for method, keep in dict.fromkeys((row["method"], row["keep"]) for row in rows):
+        cells = []
+        for suite in suites:
+            [row] = where(rows, suite=suite, method=method, keep=keep) or [None]
+            cells.append(_accuracy(row))
+        name = LINES.get(method, f"`{method}`")
+        lines.append([name, percent(keep) if 0 < keep < 1 else "", *cells])
+    return table(["method", "kept", *(f"`{suite}`" for suite in suites)], lines)
+
+
+def orders() -> str:
+    """What methods hold of the dense model's accuracy on this model and on the embedded one."""
+    photo = where(_rows(METHODS), question_type="all", keep=COMPARED)
+    embedded = where(_rows(EMBEDDED), question_type="all", keep=COMPARED)
+    suites = distinct(photo, "suite")
+    lines = []
+    for method in distinct(photo, "method"):
+        held = [row["retention"] for row in where(photo, method=method)]
+        other = {row["suite"]: row["retention"] for row in where(embedded, method=method)}
+        lines.append((sum(held) / len(held), method, held, other))
+    lines.sort(key=lambda line: -line[0])
+    rows = []
+    for mean, method, held, other in lines:
+        here = [percent(share) for share in (mean, *held)]
+        there = [percent(other[name]) if name in other else "–" for name in _shown(embedded)]
+        rows.append([f"`{method}`", *here, *there])
+    return table(["method", "mean", *map(_code, suites), *map(_code, _shown(embedded))], rows)
+
+
+def _shown(embedded: Rows) -> Iterator[str]:
+    """Yield the suites of the embedded model that leave room for differences."""
+    yield from (suite for suite in distinct(embedded, "suite") if suite != "easy-vqa")
+
+
+def _code(name: str) -> str:
+    return f"`{name}`"
+
+
+def _rows(path: Path) -> Rows:
+    return json.loads(path.read_text(encoding="utf-8"))["rows"]
+
+
+def _share(found: dict[str, Any] | None) -> str:
+    """A share with its interval and how many questions it is of."""
+    if found is None:
+        return "–"
+    low, high = found["interval"]
+    return f"{100 * found['accuracy']:.0f} % [{100 * low:.0f}, {100 * high:.0f}], n = {found['n']}"
+
+
+def _accuracy(row: dict[str, Any] | None) -> str:
+    """Accuracy with its interval; behind it the share of the tokens asked about that is kept."""
+    if row is None:
+        return "–"
+    text = f"{100 * row['accuracy']:.0f} [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]"
+    kept = row.get("evidence_kept")
+    return text if kept in (None, 1.0) or row["method"] == "blind" else f"{text}, {percent(kept)}"
