@@ -15,7 +15,7 @@ from conftest import fixtures_of, inputs_for, picture, prompt, tiny_model, tiny_
 from fakes import save_tiny
 from PIL import Image
 
-from adafv import AdaFV, AdaFVReleased, FasterVLM, Random, TextToImage, Uniform
+from adafv import AdaFV, AdaFVPlus, AdaFVReleased, FasterVLM, Random, TextToImage, Uniform
 from adafv.analysis import measure as measuring
 from adafv.analysis import tables
 from adafv.analysis.first_hit import FirstHit, first_hits
@@ -171,7 +171,14 @@ def plain(pruner: Pruner, tokens, related: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize(
-    "pruner", [AdaFV(tokens=1), FasterVLM(tokens=1), TextToImage(tokens=1), Random(tokens=1)]
+    "pruner",
+    [
+        AdaFV(tokens=1),
+        AdaFVPlus(tokens=1),
+        FasterVLM(tokens=1),
+        TextToImage(tokens=1),
+        Random(tokens=1),
+    ],
 )
 @pytest.mark.parametrize("seed", range(3))
 def test_first_hit_is_what_a_loop_over_budgets_finds(encoding, pruner, seed):

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 from urllib.request import urlopen
 
 import pytest
+import torch
 from conftest import INSIDE, picture, tiny_model, tiny_processor
 from PIL import Image
 
@@ -102,6 +103,28 @@ def test_an_answer_is_computed_once(playground, image, monkeypatch):
     first = playground.look("a", image, QUESTION, ["adafv"], 0.2)
     monkeypatch.setattr(sessions, "ask_encoded", lambda *_: pytest.fail("asked again"))
     assert playground.look("a", image, QUESTION, ["adafv"], 0.2).results == first.results
+
+
+def test_a_failure_is_tried_again(playground, image, monkeypatch):
+    """Memory that another process held is there the next time."""
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    playground.look("a", image, QUESTION, ["random"], 0.2)
+    with monkeypatch.context() as patch:
+        patch.setattr(sessions, "ask_encoded", full)
+        failed = playground.look("a", image, QUESTION, ["adafv"], 0.2).results[1]
+    assert failed.answer is None
+    assert "memory" in failed.note
+    assert playground.look("a", image, QUESTION, ["adafv"], 0.2).results[1].answer is not None
+
+
+def test_a_method_that_shrinks_images_is_refused(playground, image):
+    """The page encodes an image once, whole."""
+    found = playground.look("a", image, QUESTION, ["resize"], 0.2).results[1]
+    assert found.answer is None
+    assert "adafv ask" in found.note
 
 
 def test_what_another_question_changes(playground, image):

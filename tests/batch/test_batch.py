@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import INSIDE, fixtures_of, picture
+from conftest import INSIDE, fixtures_of, picture, tiny_model, tiny_processor
 from fakes import TEXTS, checkpoint_of
 from PIL import Image
 from processes import fork
@@ -21,6 +21,7 @@ from adafv.batch import hf
 from adafv.batch.hf import HuggingFace
 from adafv.batch.job import Batch
 from adafv.cli import main
+from adafv.methods.resize import Resize
 from adafv.models.ask import ask
 from adafv.models.boilerplate import boilerplate
 
@@ -104,6 +105,22 @@ def test_a_picture_is_encoded_once_per_batch(model, processor, source):
     finally:
         hook.remove()
     assert 0 < together < sum(seen)
+
+
+def test_shrunk_images_are_answered_together(source, monkeypatch):
+    """Several questions about one image, which a method encodes its own way: one group."""
+    sizes = []
+    plain = hf.answers
+
+    def counting(*arguments):
+        sizes.append(len(arguments[2]))
+        return plain(*arguments)
+
+    monkeypatch.setattr(hf, "answers", counting)
+    lines = [read(source)[0] | {"question": f"how many {'?' * n}"} for n in (1, 2, 3)]
+    job = batch(write(source.parent, lines), "a", Resize(keep=0.25))
+    assert len(run(job, tiny_model("llava"), tiny_processor("llava"))) == 3
+    assert sizes == [3]
 
 
 def test_a_line_has_its_own_budget(model, processor, source):

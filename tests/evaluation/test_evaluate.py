@@ -333,18 +333,19 @@ def test_a_budget_that_cannot_be_met_is_left_out(model, processor, suite, tmp_pa
     assert timeless(again.run(model, processor, tmp_path, name="tiny")) == timeless(records)
 
 
-def test_options_in_a_list_of_methods(model, processor, suite, tmp_path):
+@pytest.mark.parametrize("name", ["adafv", "t2i"])
+def test_options_in_a_list_of_methods(model, processor, suite, tmp_path, name):
     """A method with options is a line of its own, named as it was written; its skipped words are
-    left out of its T.
+    left out of its T, also where its order serves several budgets.
     """
-    spec, skip = "adafv:skip=template:temperature=0.02", boilerplate(processor)
-    records = plan(methods=("adafv", spec), keeps=(0.05,)).run(
+    spec, skip = f"{name}:skip=template:temperature=0.02", boilerplate(processor)
+    records = plan(methods=(name, f"{name}:temperature=0.02", spec), keeps=(0.05,)).run(
         model, processor, tmp_path, name="tiny"
     )
-    assert {r["method"] for r in records} == {"none", "blind", "adafv", spec}
+    assert {r["method"] for r in records} >= {"none", "blind", name, spec}
     samples, pruner = (
         {s.id: s for s in suite.samples},
-        AdaFV(keep=0.05, skip=skip, temperature=0.02),
+        method(name, keep=0.05, skip=skip, temperature=0.02),
     )
     for r in (r for r in records if r["method"] == spec):
         sample = samples[r["id"]]

@@ -10,7 +10,7 @@ from adafv.data.sample import Question, normalised
 from adafv.evaluation.beyond_resize import BEYOND_RESIZE
 from adafv.evaluation.evaluate import Evaluation
 from adafv.evaluation.own import is_own, own_images, own_samples
-from adafv.evaluation.report import table
+from adafv.evaluation.report import read, table
 from adafv.evaluation.rows import rows_of
 
 QUESTION = "what color is the anchor ?"
@@ -55,12 +55,46 @@ def test_what_a_file_says(write):
     assert own_images(str(path.parent)) == [first, other]
 
 
-def test_an_image_is_another_when_its_questions_change(write):
-    """So that no answer is taken for one to a new question."""
+def test_an_image_is_another_when_its_questions_or_its_file_change(write, tmp_path):
+    """So that no answer is taken for one to a new question, or about another image."""
     [before] = own_samples(str(write(FIRST)))
     [same] = own_samples(str(write(FIRST)), limit=1)
     [changed] = own_samples(str(write(FIRST | {"answer": "blue"})))
-    assert before.id == same.id != changed.id
+    picture(24, 24, seed=3).save(tmp_path / "a.png")
+    [redrawn] = own_samples(str(write(FIRST)))
+    assert before.id == same.id
+    assert len({before.id, changed.id, redrawn.id}) == 3
+
+
+def test_what_answered_other_questions_leaves_the_table(write, tmp_path, capsys):
+    """A corrected line: methods of earlier runs are not compared with new ones on another truth."""
+    path = write(FIRST)
+    out = tmp_path / "out"
+    command = ["eval", "--suite", str(path), "--keep", "0.5", "--out", str(out)]
+    assert main([*command, "--methods", "uniform"]) == 0
+    assert main([*command, "--methods", "random"]) == 0
+    assert {row["method"] for row in read(out / "results.json")["rows"]} > {"uniform", "random"}
+    capsys.readouterr()
+
+    write(FIRST | {"answer": "blue", "type": "colour"})
+    assert main([*command, "--methods", "random"]) == 0
+    assert "the questions of 'own' have changed: uniform answered" in capsys.readouterr().err
+    rows = read(out / "results.json")["rows"]
+    assert {row["method"] for row in rows} == {"none", "blind", "random"}
+    assert {row["question_type"] for row in rows} == {"all", "colour"}
+
+
+def test_the_oracle_answers_all_questions_or_none(write, tmp_path):
+    """Where some images have boxes: its accuracy is of the same questions as the others'."""
+    path = write(
+        FIRST | {"boxes": [[0, 0, 12, 24]]},
+        {"image": "b.png", "question": QUESTION, "answer": "blue"},
+    )
+    plan = Evaluation(
+        methods=["oracle"], keeps=[0.25], suites=[str(path)], max_new_tokens=2, batch_size=1
+    )
+    records = plan.run(tiny_model("llava"), tiny_processor("llava"), tmp_path / "out", name="tiny")
+    assert sum(record["method"] == "oracle" for record in records) == 2
 
 
 @pytest.mark.parametrize(

@@ -316,7 +316,13 @@ def test_encodings_in_bounded_memory():
     encodings.add("d", encoded(11))
     assert encodings.find("d") is None
     assert encodings.used <= encodings.bytes
-    assert (encodings.encoded, encodings.reused, encodings.evicted) == (4, 3, 1)
+
+    # a part of a batch is kept, and not the batch with it
+    batch = torch.zeros(9, 4, 3)
+    encodings.add("e", Encoded(batch[2], torch.zeros(9, 4)[2], encoded(4).layout))
+    found = encodings.find("e")
+    assert found.features.untyped_storage().nbytes() == found.features.nbytes
+    assert (encodings.encoded, encodings.reused, encodings.evicted) == (5, 4, 2)
 
 
 def test_coordinates_survive_half_precision():

@@ -217,13 +217,16 @@ def test_the_verdict(rows, words):
     assert "\n" not in found
 
 
-def test_rows_of_mixed_lines():
+def test_rows_of_mixed_lines(tmp_path):
     """Truth where a line has it, the dense model's answer elsewhere; case and space don't count."""
     truth = {"a": "Red", "b": "", "c": "blue"}
+    for name in truth:
+        (tmp_path / name).write_text(name)
     pictures = [
-        ImageFile(name, name, (Question("what", answer, "", ()),), (i,))
+        ImageFile(name, str(tmp_path / name), (Question("what", answer, "", ()),), (i,))
         for i, (name, answer) in enumerate(truth.items(), 1)
     ]
+    keys = {picture.id: picture.key for picture in pictures}
     said = {
         "none": ("red ", "two", "green"),
         "adafv": ("RED", "three", " Blue"),
@@ -231,7 +234,7 @@ def test_rows_of_mixed_lines():
     }
     records = [
         {
-            "id": name,
+            "id": keys[name],
             "question": 0,
             "method": m,
             "keep": k,
@@ -253,7 +256,7 @@ def test_rows_of_mixed_lines():
         ("adafv", 2, 1),
     ]
     assert all(tuple(r) == COLUMNS and r["n"] == 3 and r["effective"] == 2 for r in rows)
-    wrong = [r | {"answer": "never"} for r in records if r["id"] != "b"]
+    wrong = [r | {"answer": "never"} for r in records if r["id"] != keys["b"]]
     with pytest.raises(ValueError, match="dense model gives none of the 2 answers"):
         answers_of(CHOOSING, [p for p in pictures if p.id != "b"], wrong)
 
@@ -352,6 +355,7 @@ def test_bad_lines(checkpoint, tmp_path, capsys, text, words):
         (("--keep", "0.5,2"), "keep=2.0 is not a share"),
         (("--keep", "1"), "nothing to choose from"),
         (("--methods", "none"), "nothing to choose from"),
+        (("--methods", "adafv,oracle"), "can be no choice: leave it out"),
         (("--methods", "adafw"), "did you mean 'adafv'"),
         (("--batch-size", 0), "batch_size=0 is too few"),
         (("--data", "no.jsonl"), "no.jsonl cannot be read"),

@@ -130,5 +130,6 @@ def _one(tokens: VisualTokens, image: int) -> VisualTokens:
         text=None if tokens.text is None else tokens.text[one],
         text_mask=None if tokens.text_mask is None else tokens.text_mask[one],
         coordinates=tokens.coordinates[one],
+        frames=tokens.frames[one],
         seeds=tokens.seeds[one],
     )

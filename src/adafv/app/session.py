@@ -296,13 +296,21 @@ class Playground:
             result = self._answered(session, encoded, question, pruner)
             # with its options, as the visitor wrote it
             result = replace(result, method=name)
-        remember(session.results, key, result, RESULTS)
+        # what failed may work the next time
+        if result.answer is not None:
+            remember(session.results, key, result, RESULTS)
         return result
 
     def _answered(
         self, session: Session, encoded: EncodedQuestion, question: str, pruner: Pruner
     ) -> Result:
         """Answer a question with a method, and explain it where that can be drawn."""
+        if pruner.shrinks:
+            return Result(
+                pruner.name,
+                note=f"{pruner.name} shrinks the whole image, which is encoded here once for all "
+                "methods: try it with `adafv ask`",
+            )
         encoding = self._encoding(encoded, pruner)
         try:
             answer, selection = ask_encoded(

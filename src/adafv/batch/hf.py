@@ -171,7 +171,8 @@ def _encoding(
     pruner = group[0].request.pruner
     # by identity: the same file was opened once
     distinct = {id(question.image): question for question in group}
-    if len(distinct) == len(group):
+    # a method that shrinks images encodes them its own way
+    if pruner.shrinks or len(distinct) == len(group):
         return pruner.encode(model, inputs)
 
     # encode each image once, without text, then put every question to the encoding of its own

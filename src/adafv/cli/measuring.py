@@ -99,7 +99,14 @@ def evaluate(
         loaded, processor, out, name=name, progress=True, earlier=merge.configurations_in(before)
     )
     # put old and new results together
-    rows, pairs = merge.merged(before, rows_of(records), paired(records, ("adafv", "adafv+")))
+    new_pairs = paired(records, ("adafv", "adafv+"))
+    rows, pairs = merge.merged(before, rows_of(records), new_pairs, plan.outdated)
+    for suite in sorted({suite for suite, _, _ in plan.outdated}):
+        names = sorted({method for own, method, _ in plan.outdated if own == suite})
+        options.complain(
+            f"the questions of {suite!r} have changed: {', '.join(names)} answered other ones and "
+            "left the table, measure them again"
+        )
 
     # configurations that a method refuses are named with their reason
     left_out = []

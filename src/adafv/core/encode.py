@@ -229,7 +229,10 @@ def _host(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the inputs, with all but the pixels on the host."""
     host: dict[str, Any] = {}
     for name, value in inputs.items():
-        small = isinstance(value, Tensor) and value.numel() < LARGE
+        # ids are there for every token, however many prompts there are
+        small = isinstance(value, Tensor) and (
+            value.numel() < LARGE or not value.is_floating_point()
+        )
         host[name] = value.cpu() if small else value
     return host
 

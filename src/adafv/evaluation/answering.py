@@ -118,21 +118,21 @@ class Answering:
         # pruners that look at turns of a chat need the processor
         remember(self.model, self.processor)
 
-    def answer(self, suite: str, samples: Sequence[Sample]) -> list[Key]:
+    def answer(self, suite: str, samples: Sequence[Sample], boxes: bool = False) -> list[Key]:
         """Answer the questions on some images that the log lacks; return the keys of all of them.
 
         Args:
             suite: of the questions.
             samples: images that are encoded together.
+            boxes: whether questions of the suite say where to look; without any there is no oracle.
         """
         items: list[Item] = []
         for i, sample in enumerate(samples):
             for index, _ in enumerate(sample.questions):
                 items.append((i, index))
 
-        # the oracle needs boxes
         planned = list(self.configurations)
-        if not any(question.boxes for sample in samples for question in sample.questions):
+        if not boxes:
             planned = [c for c in planned if c.method != Oracle.name]
 
         # only what is missing under some configuration is asked

@@ -129,6 +129,14 @@ class Evaluation:
         """Methods and budgets that this model could not meet, with reasons; known after `run`."""
         return {}
 
+    @cached_property
+    def outdated(self) -> set[tuple[str, str, float]]:
+        """Suite, method and keep of earlier runs in the folder that answered other questions.
+
+        Known after `run`.
+        """
+        return set()
+
     def run(
         self,
         model: PreTrainedModel,
@@ -175,17 +183,26 @@ class Evaluation:
             for suite in dict.fromkeys(self.suites):
                 asked += self._asked(answering, suite, progress)
             # earlier runs in the folder count where they have answered all of these questions
-            return answering.records([*asked, *_answered(log, asked, earlier)])
+            earlier = list(earlier)
+            again = _answered(log, asked, earlier)
+            self.outdated.update(_outdated(log, {*asked, *again}, earlier))
+            return answering.records([*asked, *again])
 
     def _asked(self, answering: Answering, suite: str, progress: bool) -> list[Key]:
         """Answer the questions of a suite; return the keys of the answers."""
         asked: list[Key] = []
         name = name_of(suite)
+        boxes = self._has_boxes(suite)
         with tqdm(total=self.counts[name], desc=name, unit="question", disable=not progress) as bar:
             for chunk in chunks(self._samples(suite), self.batch_size):
-                asked += answering.answer(name, chunk)
+                asked += answering.answer(name, chunk, boxes)
                 bar.update(sum(len(sample.questions) for sample in chunk))
         return asked
+
+    def _has_boxes(self, suite: str) -> bool:
+        """Return whether any question says where to look; of a drawn suite the first ones tell."""
+        images = own_images(suite) if is_own(suite) else [next(self._samples(suite))]
+        return any(question.boxes for image in images for question in image.questions)
 
     def _samples(self, suite: str) -> Iterator[Sample]:
         """Return the images of a suite with their questions."""
@@ -228,6 +245,16 @@ def _answered(
         if log.records.keys() >= set(keys):
             found += keys
     return found
+
+
+def _outdated(
+    log: AnswerLog, current: set[Key], earlier: Iterable[tuple[str, str, float]]
+) -> set[tuple[str, str, float]]:
+    """Return which earlier configurations have answered, but questions as they were before."""
+    asked = {suite for suite, *_ in current}
+    measured = {(suite, name, keep) for suite, _, _, name, keep in current}
+    logged = {(suite, name, keep) for suite, _, _, name, keep in log.records}
+    return {entry for entry in earlier if entry[0] in asked and entry in logged - measured}
 
 
 def _judged(question: Question, answer: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Results of several runs in one folder: those of others are kept, or nothing is written."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -95,13 +95,40 @@ def configurations_in(found: Mapping[str, Any] | None) -> list[Measured]:
 
 @checked
 def merged(
-    found: Mapping[str, Any] | None, rows: list[dict[str, Any]], pairs: list[dict[str, Any]]
+    found: Mapping[str, Any] | None,
+    rows: list[dict[str, Any]],
+    pairs: list[dict[str, Any]],
+    outdated: Collection[Measured] = (),
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return rows and pairs of a run with those of earlier ones that it has not measured again."""
+    """Return rows and pairs of a run with those of earlier ones that it has not measured again.
+
+    Args:
+        found: see `earlier`.
+        rows, pairs: of the run.
+        outdated: of earlier runs, on questions as they were then: these go.
+    """
     # the first run in a folder
     if found is None:
         return rows, pairs
-    return _over(found["rows"], rows, ROW), _over(found["pairs"], pairs, PAIR)
+    again = {_measured(row) for row in rows}
+    here = {tuple(row[name] for name in ROW) for row in rows}
+    old_rows = []
+    for row in found["rows"]:
+        # a type of question that there is no more goes with what is measured again
+        gone = _measured(row) in again and tuple(row[name] for name in ROW) not in here
+        if not gone and _measured(row) not in outdated:
+            old_rows.append(row)
+    old_pairs = []
+    for pair in found["pairs"]:
+        sides = {(pair["suite"], pair[name], pair["keep"]) for name in ("method", "rival")}
+        if sides.isdisjoint(outdated):
+            old_pairs.append(pair)
+    return _over(old_rows, rows, ROW), _over(old_pairs, pairs, PAIR)
+
+
+def _measured(row: dict[str, Any]) -> Measured:
+    """Return suite, method and keep of a row."""
+    return row["suite"], row["method"], row["keep"]
 
 
 @checked

@@ -4,6 +4,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,14 @@ class ImageFile:
     questions: tuple[Question, ...]
     lines: tuple[int, ...]
 
+    @cached_property
+    def key(self) -> str:
+        """The id with a checksum of the file: another image of the same name is another one."""
+        return f"{self.id}@{zlib.crc32(Path(self.path).read_bytes()):08x}"
+
     def sample(self) -> Sample:
         """Open the image."""
-        return Sample(self.id, open_image(self.path), self.questions, ())
+        return Sample(self.key, open_image(self.path), self.questions, ())
 
 
 @checked
@@ -57,7 +63,8 @@ def name_of(suite: str) -> str:
 def own_samples(suite: str, limit: int | None = None) -> Iterator[Sample]:
     """Yield the images of a file or folder with their questions, `limit` questions in all.
 
-    An image's id changes with its questions, so that answers to others are never taken for theirs.
+    An image's id changes with its file and its questions, so that answers to others are never taken
+    for theirs.
     """
     left = limit
     for image in own_images(suite):
@@ -66,7 +73,7 @@ def own_samples(suite: str, limit: int | None = None) -> Iterator[Sample]:
             return
         left = None if left is None else left - len(questions)
         asked = zlib.crc32(repr(image.questions).encode())
-        yield replace(image.sample(), id=f"{image.id}#{asked:08x}", questions=questions)
+        yield replace(image.sample(), id=f"{image.key}#{asked:08x}", questions=questions)
 
 
 @checked

@@ -59,8 +59,8 @@ class Prompts:
         self.blind = build_text(processor, questions, model.device)
         # by the text tokens that are skipped; the images are encoded already
         self.encodings = {frozenset[int](): reask(model, self.inputs, encoding, images)}
-        # by the method without its budget
-        self.orders: dict[str, _Order] = {}
+        # by the method without its budget, and by what it skips, which its name may leave out
+        self.orders: dict[tuple[str, frozenset[int]], _Order] = {}
 
     def answer(self, pruner: Pruner | None, max_new_tokens: int) -> list[dict[str, Any]]:
         """Return answer, visual_tokens, kept_tokens, evidence_kept and seconds of each question.
@@ -124,11 +124,12 @@ class Prompts:
 
         # an order that is long enough may be there from a larger budget
         count = max(map(pruner.budget, encoding.tokens.counts))
-        order = self.orders.get(pruner.spec)
+        key = (pruner.spec, frozenset(pruner.skip))
+        order = self.orders.get(key)
         if order is None or order.count < count:
             ordered = pruner.order(encoding, count)
             order = _Order(ordered, count, time.perf_counter() - start)
-            self.orders[pruner.spec] = order
+            self.orders[key] = order
         return pruner.cut(encoding, order.tokens), order.seconds
 
     def _without(self, skip: frozenset[int]) -> Encoding:

@@ -95,7 +95,7 @@ def answers_of(
     truths = {}
     for image in images:
         for index, question in enumerate(image.questions):
-            key = (image.id, index)
+            key = (image.key, index)
             truths[key] = question
             if not question.answer:
                 truths[key] = replace(question, answer=dense[key]["answer"])
@@ -114,7 +114,7 @@ def answers_of(
         for image in images:
             pairs = []
             for index, _ in enumerate(image.questions):
-                key = (image.id, index)
+                key = (image.key, index)
                 pairs.append((dense_right[key], truths[key].accepts(own[key]["answer"])))
             answered.append(pairs)
         found[name] = answered, list(own.values())

@@ -14,6 +14,7 @@ from adafv.core.pruner import Pruner
 from adafv.data.sample import Question
 from adafv.evaluation.answering import Answering, Configuration, chunks, configured, settings_of
 from adafv.evaluation.answers import AnswerLog, Key
+from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.own import ImageFile
 from adafv.models.boilerplate import boilerplate
 from adafv.models.prompting import check_question
@@ -108,6 +109,10 @@ class Tuning:
         for name in ("batch_size", "max_new_tokens"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value} is too few: pass 1 or more")
+        if Oracle.name in self.methods:
+            raise ValueError(
+                f"{Oracle.name} is told where the answer lies and can be no choice: leave it out"
+            )
         # dense and blind take part in any case
         if len(configured(self.methods, self.keeps)) == len(configured((), ())):
             raise ValueError(
@@ -255,7 +260,7 @@ class Tuning:
         asked = {}
         for image in self.images:
             for index, question in enumerate(image.questions):
-                asked[image.id, index] = question.text
+                asked[image.key, index] = question.text
 
         for record in log.records.values():
             before = record["text"]

@@ -1,7 +1,7 @@
 """Cache encoded images, so that another question about one costs a selection, not an encoding."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -77,9 +77,16 @@ class Encodings:
         # one that is larger than the memory would evict all others and go itself
         if new.size > self.bytes:
             return
+        # of its own: a part of a batch would hold all of the batch's memory
+        new = replace(new, features=_own(new.features), saliency=_own(new.saliency))
         self._kept[image] = new
         self.used += new.size
         while self.used > self.bytes:
             _, old = self._kept.popitem(last=False)
             self.used -= old.size
             self.evicted += 1
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Return a tensor that shares its memory with no other."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

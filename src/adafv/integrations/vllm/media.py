@@ -152,6 +152,10 @@ class RequestImage(ImageMediaIO):
         """Return the image in base64."""
         return self.load_bytes(_decoded(data, self.name))
 
+    def load_file(self, filepath: Path) -> Any:
+        """Return the image in a file."""
+        return self.load_bytes(filepath.read_bytes())
+
     def load_bytes(self, data: bytes) -> Any:
         """Return the image in a file's bytes, as 8-bit RGB."""
         # read the header, which tells format and size
