@@ -195,6 +195,8 @@ def test_options_in_vllms_own_flag_are_merged(serve, written):
         (("--mm-processor-kwargs", '{"adafv_kep": 1}'), ("adafv_kep",)),
         (("no/such/model/here",), ("no/such/model/here",)),
         (("a", "--model", "b"), ("'a'", "'b'")),
+        (("--config", "serve.yaml"), ("--config", "on the command line")),
+        (("--port", 70000), ("70000", "65535")),
     ],
     ids=str,
 )

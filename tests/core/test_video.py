@@ -127,7 +127,9 @@ def test_every_method_prunes_a_clip(chosen):
     name, pruner = "qwen2_vl", method(chosen, keep=1 if chosen == "none" else 0.3)
     model, inputs = tiny(name).model, film(name, 0, 0, 1)
     encoding = pruner.encode(model, inputs)
-    assert len(kept(name, inputs, pruner)) <= pruner.budget(encoding.tokens.counts[0])
+    chosen_tokens, budget = kept(name, inputs, pruner), pruner.budget(encoding.tokens.counts[0])
+    assert len(chosen_tokens) == budget if pruner.exact else len(chosen_tokens) <= budget
+    assert len(chosen_tokens.unique()) == len(chosen_tokens)
     with torch.no_grad():
         assert torch.isfinite(model(**pruner.prune(model, inputs, encoding)).logits).all()
 

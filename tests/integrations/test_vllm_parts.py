@@ -14,9 +14,16 @@ from adafv.core.config import PruneConfig
 from adafv.families import FAMILIES
 from adafv.families.crop_layout import join, raster
 from adafv.integrations.vllm import mrope
+from adafv.integrations.vllm import select as selecting
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.meta_model import MetaModel
-from adafv.integrations.vllm.options import VLLMOptions, check_cost, settings
+from adafv.integrations.vllm.options import (
+    VLLMOptions,
+    check_cost,
+    check_length,
+    check_restricted,
+    settings,
+)
 from adafv.integrations.vllm.prune_spec import PruneSpec
 from adafv.integrations.vllm.select import select
 from adafv.integrations.vllm.structure import between, with_structure
@@ -130,6 +137,23 @@ def test_the_cost_of_a_choice_is_bounded():
     check_cost(method("adafv", keep=0.9), 2880)
 
 
+def test_the_length_of_a_question_is_bounded():
+    """Of methods that compare each of its tokens with each of the image."""
+    with pytest.raises(ValueError, match=r"a question of 20,000 tokens .* at most 11,650,"):
+        check_length(method("adafv", keep=0.1), 20_000, 2880)
+    check_length(method("adafv", keep=0.1), 4000, 2880)
+    check_length(method("fastervlm", keep=0.1), 20_000, 2880)
+
+
+def test_on_some_servers_methods_have_no_options_of_requests():
+    """Whoever asks names a method alone, or the server's own as it is."""
+    with pytest.raises(ValueError, match="name the method alone"):
+        check_restricted({"adafv_method": "adafv+:reach=9"}, "adafv+")
+    check_restricted({"adafv_method": "adafv+:reach=9"}, "adafv+:reach=9")
+    check_restricted({"adafv_method": "scope"}, "adafv+")
+    check_restricted({}, None)
+
+
 def test_the_text_that_an_image_is_asked_about():
     """A method's own option counts on vLLM, too, and `adafv_pin` is another name for it."""
     for given, expected in (
@@ -227,8 +251,12 @@ def test_the_methods_on_vllm():
 
 @pytest.mark.parametrize("family", SERVED)
 @pytest.mark.parametrize("name", METHODS_SERVED)
-def test_what_stays_is_what_the_library_keeps(family, name):
-    """The same features and the same indices, image by image, in one batch with mixed budgets."""
+def test_what_stays_is_what_the_library_keeps(family, name, monkeypatch):
+    """The same features and the same indices, image by image, in one batch with mixed budgets, or
+    in parts that take less memory.
+    """
+    if name == "t2i":
+        monkeypatch.setattr(selecting, "MOST_VALUES", 1)
     model, budgets, tickets, pictures, expected = tiny(family).model, (0.3, 0.6, 1.0), [], [], []
     skeleton = MetaModel(model.config)
     for i, keep in enumerate(budgets):

@@ -12,13 +12,14 @@ MP4_HEAD = b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2"
 LEVEL = 6  # by so much a frame is brighter than the one before
 
 
-def write(path, count=40, size=(64, 48), codec="mpeg4", rate=10, **options):
+def write(path, count=40, size=(64, 48), codec="mpeg4", rate=10, gop=12, **options):
     """A video whose frames get brighter, and whose left half is red."""
     av = pytest.importorskip("av")
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
+        stream.gop_size = gop
         for i in range(count):
             pixels = np.full((size[1], size[0], 3), LEVEL * i, np.uint8)
             pixels[:, : size[0] // 2, 0] = 255
@@ -41,6 +42,16 @@ def test_frames_are_spread_evenly(tmp_path, name):
     np.testing.assert_allclose(levels, video.indices, atol=1.5)
     assert video.metadata["duration"] == pytest.approx(40 / rate, rel=0.05)
     assert video.metadata["frames_indices"] == [5, 15, 25, 35]
+
+
+def test_a_video_that_is_work_for_nothing_is_refused(tmp_path, monkeypatch):
+    """Of one key frame all frames up to the last chosen one are decoded; of many, a few each."""
+    one = write(tmp_path / "one.mkv", gop=40)
+    many = write(tmp_path / "many.mkv", gop=3)
+    monkeypatch.setattr(videos, "MOST_DECODED", 8 * 64 * 48)
+    with pytest.raises(ValueError, match=r"one.mkv has too few key frames, 36 frames .* for 4"):
+        open_video(one, 4)
+    assert open_video(many, 4).frames.shape == (4, 48, 64, 3)
 
 
 def test_a_short_video_gives_all_its_frames(tmp_path):

@@ -424,7 +424,7 @@ def bad() -> dict:
         "no address": (about(None), "image_url holds no address"),
         "a number": (about(3), "image_url holds no address"),
         "a number and a name": (about(3, uuid="a"), "image_url holds no address"),
-        "a name alone": (about(None, uuid="never seen"), "by its uuid alone is not pruned"),
+        "a name alone": (about(None, uuid="never seen"), "by its uuid alone is not looked up"),
         "unknown model": (text("hi") | {"model": "other"}, "other"),
     }
 

@@ -71,7 +71,7 @@ def test_a_name_that_a_client_gives_a_picture_does_not_say_which_it_is(tmp_path)
         assert found[0] == found[1]
 
         alone = named[0] | {"multi_modal_data": {"image": [None]}}
-        with pytest.raises(ValueError, match="by its uuid alone is not pruned"):
+        with pytest.raises(ValueError, match="by its uuid alone is not looked up"):
             made.llm.generate([alone], greedy, use_tqdm=False)
 
 

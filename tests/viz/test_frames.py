@@ -31,8 +31,8 @@ def test_tokens_lie_on_their_frames():
     """Three frames of 2 × 2 tokens, two across; the last one repeats all but one token."""
     cells = torch.cartesian_prod(torch.arange(6), torch.arange(2))  # rows run over the frames
     coordinates = torch.cat([cells[:, :1] // 2 + 1, cells], dim=1)[:9]
-    scale, across, count = on_montage(coordinates, 1.0)
-    assert (across, count, scale.shape) == (2, 3, (4, 4))
+    scale, across = on_montage(coordinates, 1.0, 3)
+    assert (across, scale.shape) == (2, (4, 4))
     laid_out = scale.map(np.arange(9.0))
     nan = float("nan")
     expected = [[0, 1, 4, 5], [2, 3, 6, 7], [8, nan, nan, nan], [nan, nan, nan, nan]]
@@ -43,7 +43,15 @@ def test_tokens_lie_on_their_frames():
 def test_a_montage_is_nearly_square(aspect, across):
     """Wide frames lie below each other."""
     coordinates = torch.stack([torch.arange(8) + 1, torch.arange(8), torch.zeros(8).long()], 1)
-    assert on_montage(coordinates, aspect)[1] == across
+    assert on_montage(coordinates, aspect, 8)[1] == across
+
+
+def test_a_last_frame_that_only_repeats_has_its_place():
+    """None of its tokens is a candidate; the frames before it stay where they are."""
+    coordinates = torch.stack([torch.arange(3) + 1, torch.arange(3), torch.zeros(3).long()], 1)
+    scale, across = on_montage(coordinates, 1.0, 4)
+    assert (across, scale.shape) == (2, (2, 2))
+    assert scale.coordinates.tolist() == [[0, 0], [0, 1], [1, 0]]
 
 
 def test_frames_are_where_their_tokens_are():

@@ -32,6 +32,7 @@ LIMIT = "--limit-mm-per-prompt"
 MAX_IMAGES = 64
 MAX_VIDEOS = 4
 PORT = 8000
+LAST_PORT = 65535
 TRUST = "--trust-request-mm-kwargs"
 DETAILS = "--enable-prompt-tokens-details"
 DRAIN = 30  # seconds that running requests have once the server is told to end
@@ -105,6 +106,11 @@ def serve(
         if model is not None:
             raise ValueError(f"MODEL is {flags[0]!r}, --model is {model!r}: pass one of them")
         model = flags.pop(0)
+    if "--config" in map(_name, flags):
+        raise ValueError(
+            "--config is not read by adafv serve, whose own flags would go before the file's: pass "
+            "its flags on the command line"
+        )
     if model is not None:
         check_available(model)
     share = None if keep is None else share_in(keep)
@@ -203,6 +209,8 @@ def _check_port(flags: list[str]) -> None:
     # a name or a number that is none is for vLLM to refuse
     if not port.isdecimal() or "--uds" in given:
         return
+    if int(port) > LAST_PORT:
+        raise ValueError(f"--port {port} is too large: pass 1 to {LAST_PORT}")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

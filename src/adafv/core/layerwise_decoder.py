@@ -150,6 +150,7 @@ class ResumedDecoder:
         sliding = self._is_sliding(index)
         if sliding not in self.masks:
             real = self._real(view, index, hidden, cache)
+            real = None if real is None else real.to(hidden.device)
             make = create_sliding_window_causal_mask if sliding else create_causal_mask
             self.masks[sliding] = make(self.decoder.config, hidden, real, cache, layer_idx=index)
         return self.masks[sliding]
@@ -176,7 +177,7 @@ class ResumedDecoder:
         real = real.repeat_interleave(copies, 0)  # (B, W + answer)
         if self.mask is not None:
             columns = _extended(view.columns, self.width, answer).repeat_interleave(copies, 0)
-            real = real & self.mask.bool().gather(1, columns)
+            real = real & self.mask.to(columns.device).bool().gather(1, columns)
         return real
 
 
@@ -295,8 +296,8 @@ class LayerwiseDecoder(ResumedDecoder):
             columns = _extended(after.columns, self.width, answer)
             columns = columns.repeat_interleave(copies, 0)  # (B, W + answer)
         self.views[stage + 1] = after
-        self.rotary = tuple(_take(part, columns) for part in rotary)
-        return _take(hidden, index)
+        self.rotary = tuple(_take(part, columns.to(part.device)) for part in rotary)
+        return _take(hidden, index.to(hidden.device))
 
     def _ask(self, stage: int, layer: nn.Module, args: Args, kwargs: Kwargs) -> None:
         """Let a layer read what comes in until its queries and keys are seen, and no further."""
@@ -333,18 +334,19 @@ class LayerwiseDecoder(ResumedDecoder):
             columns = span.positions.to(device, non_blocking=True)[chosen]  # (k,)
             visual = index[row, columns]  # (k,)
 
-            # the attention of the raters: each sees itself and what comes before
+            # the attention of the raters: each sees itself and what comes before; a layer may lie
+            # on another device than the first one
             sees = before.real[row] & (steps <= raters[:, None])  # (M, W)
-            q = query[row * copies][:, raters]  # (H, M, d)
+            q = query[row * copies][:, raters.to(query.device)]  # (H, M, d)
             k = key[row * copies][:, :width]  # (key heads, W, d)
-            rows = attention_rows(q, k, scale, sees)  # (M, W)
-            score = (weights @ rows)[visual]  # (k,)
+            rows = attention_rows(q, k, scale, sees.to(query.device))  # (M, W)
+            score = (weights.to(rows.device) @ rows)[visual.to(rows.device)]  # (k,)
             if self.group is not None:
                 # each process has some of the heads
                 dist.all_reduce(score, group=self.group)
 
             # keep the highest, on ties the lower index
-            order = score.sort(descending=True, stable=True).indices
+            order = score.sort(descending=True, stable=True).indices.to(device)
             best = first(order[None], [plan[stage]])[0]
             kept.append(before.kept[i][best])
         return kept

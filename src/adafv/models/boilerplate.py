@@ -38,8 +38,8 @@ def boilerplate(processor: Any, stop_words: bool = True) -> frozenset[int]:
     something.
 
     Ids are skipped wherever they stand, in the user's own text too: with a template that says
-    "USER:" a question's colon doesn't count either. A question of nothing else is all text around
-    the image that isn't skipped, or, where there is none, no text token at all.
+    "USER:" a question's colon doesn't count either. For a question of nothing else the nearest
+    other turn counts that says something, or, where there is none, no text token at all.
 
     Args:
         processor: with a tokenizer and, usually, a chat template.

@@ -40,6 +40,8 @@ _SEVERAL = {"GIF": "frame", "PNG": "frame", "WEBP": "frame", "AVIF": "frame", "T
 # The first brands of an ISO media file that holds HEVC-coded stills.
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _HEAD = 65_536  # bytes that tell a format
+WHITE = 65535.0  # of 16 bits
+ROWS = 256
 _FIRST = "adafv_first"  # where an image notes what it is the first of
 
 
@@ -266,11 +268,21 @@ def _to_8_bit(pixels: np.ndarray, mode: str) -> np.ndarray:
 
     For 32-bit integers and floats no white is agreed.
     """
-    values = np.nan_to_num(pixels.astype(np.float64), posinf=0, neginf=0)
-    low = 0.0
-    high = 65535.0
-    if mode == "F" or values.min() < 0 or values.max() > high:
-        low = values.min()
-        high = values.max()
-    # the lower bound keeps an image of one value from dividing by zero
-    return np.round((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+    # some rows at a time: in float64 a large image would take eight times its memory
+    starts = range(0, len(pixels), ROWS)
+    low = min(_numbers(pixels[start : start + ROWS]).min() for start in starts)
+    high = max(_numbers(pixels[start : start + ROWS]).max() for start in starts)
+    if mode != "F" and low >= 0 and high <= WHITE:
+        low = 0.0
+        high = WHITE
+    scaled = np.empty(pixels.shape, dtype=np.uint8)
+    for start in starts:
+        values = _numbers(pixels[start : start + ROWS])
+        # the lower bound keeps an image of one value from dividing by zero
+        scaled[start : start + ROWS] = np.round((values - low) * (255 / max(high - low, 1e-12)))
+    return scaled
+
+
+def _numbers(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels in float64, 0 where one is no number."""
+    return np.nan_to_num(pixels.astype(np.float64), posinf=0, neginf=0)

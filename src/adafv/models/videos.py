@@ -25,6 +25,8 @@ MAX_SECONDS = 30 * 60
 """Of a longer video so few frames show next to nothing."""
 MAX_PIXELS = 4096 * 2304
 """Of a frame."""
+MOST_DECODED = 1.25e9
+"""Pixels that are decoded for a frame that is kept: ten seconds of one core for eight, about."""
 
 # how files of video begin: where, and with what
 _BEGINNINGS = (
@@ -198,9 +200,11 @@ def _read(
         indices = ((np.arange(count) + 0.5) * len(times) / count).astype(int)  # (F,)
         if admit is not None:
             admit(count * stream.width * stream.height)
+        chosen = times[indices]  # (F,)
+        _check_work(name, times, keys, chosen, stream.width * stream.height)
         frames: list[NDArray[np.uint8]] = []
         group = -1
-        for time in times[indices].tolist():
+        for time in chosen.tolist():
             # go to the nearest frame from which decoding can begin, unless it is decoded from there
             of_key = int(np.searchsorted(keys, time, side="right"))
             if of_key != group:
@@ -211,6 +215,37 @@ def _read(
 
     check_image(Image.fromarray(frames[0]), name)
     return Video(np.stack(frames), tuple(indices.tolist()), len(times), len(times) / seconds)
+
+
+def _check_work(
+    name: str,
+    times: NDArray[np.int64],
+    keys: NDArray[np.int64],
+    chosen: NDArray[np.int64],
+    pixels: int,
+) -> None:
+    """Raise a `ValueError` if far more has to be decoded than is kept.
+
+    Decoding begins at a key frame: a small file of one key frame may hold hours of work.
+
+    Args:
+        times: (total,) of all frames.
+        keys: (keys,) of those from which decoding can begin.
+        chosen: (F,) of those to keep.
+        pixels: of a frame.
+    """
+    ordered = np.sort(times)
+    group = np.searchsorted(keys, chosen, side="right")  # (F,)
+    decoded = 0
+    for of_key in np.unique(group):
+        start = keys[of_key - 1] if of_key else ordered[0]
+        last = chosen[group == of_key].max()
+        decoded += int(((ordered >= start) & (ordered <= last)).sum())
+    if decoded * pixels > MOST_DECODED * len(chosen):
+        raise ValueError(
+            f"{name} has too few key frames, {decoded:,} frames would have to be decoded for "
+            f"{len(chosen)}: convert it, e.g. ffmpeg -i IN -g 30 OUT.mp4"
+        )
 
 
 def _times(container: Any, stream: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

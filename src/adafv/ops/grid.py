@@ -106,6 +106,9 @@ def _divide(coordinates: Tensor, count: int) -> Tensor:
     row, column = (coordinates - corner).unbind(1)  # (n,)
     height = int(row.max()) + 1
     width = int(column.max()) + 1
+    # no rectangle, as a clip is without what repeats: stretches of tokens in reading order
+    if height * width != len(coordinates):
+        return torch.arange(len(coordinates)) * count // len(coordinates)
 
     # as many bands as make the cells square, and enough that no band has more cells than columns
     square = round(math.sqrt(count * height / width))

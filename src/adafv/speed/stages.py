@@ -87,7 +87,7 @@ class Clock:
         # an event costs no wait, so that the host may run ahead as it does without a clock
         if self.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
-            event.record()
+            event.record(torch.cuda.current_stream(self.device))
             return event
         wait(self.device)
         return time.perf_counter()

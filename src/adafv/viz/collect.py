@@ -18,6 +18,7 @@ from adafv.core.visual_tokens import Encoding
 from adafv.families import check_has_grid, family_of
 from adafv.methods import NoPruning
 from adafv.models.ask import Answer, ask
+from adafv.models.images import to_rgb
 from adafv.models.prompting import build_inputs
 from adafv.models.videos import Video
 from adafv.utils.checks import checked
@@ -81,6 +82,7 @@ class Explanation:
         saliency, relevance: (N,) a_v and a_t, where the method uses them.
         words: in the order of the question, where the method reads it.
         split: k_t and k_v, where the method mixes.
+        curves: the split is the best of one mixture of all tokens, which can be drawn.
         reserve: tokens that each list is sure of.
         dense, pruned: the two answers.
         frames: of a video, which `image` shows side by side; 0 for an image.
@@ -102,6 +104,7 @@ class Explanation:
     reserve: int
     dense: Answer
     pruned: Answer
+    curves: bool = True
     frames: int = 0
     stages: Sequence[Stage] = ()
 
@@ -178,7 +181,7 @@ def explanation(
     """
     check_drawable(pruner)
     if isinstance(image, Image.Image):
-        image = image.convert("RGB")
+        image = to_rgb(image)
     else:
         # without a grid not even the frame of a token is known
         check_has_grid(model)
@@ -249,7 +252,8 @@ def explained(
     frames = 0
     if isinstance(image, Video):
         _, height, width, _ = image.frames.shape
-        scale, across, frames = on_montage(coordinates, width / height)
+        frames = encoding.tokens.frames[0]
+        scale, across = on_montage(coordinates, width / height, frames)
         image = montage(image, processor, across, frames)
         grids = [scale]
         box = (0.0, 0.0, float(image.width), float(image.height))
@@ -274,6 +278,8 @@ def explained(
         words=question_words(processor, pruner, encoding, kept),
         split=split,
         reserve=int(evidence.reserve * budget),
+        # crops that share a budget split it each on their own
+        curves=pruner.crops == "global" and getattr(pruner, "mass", "whole") == "whole",
         dense=dense,
         pruned=pruned,
         frames=frames,
@@ -319,6 +325,9 @@ def words(pieces: Sequence[tuple[str, bool]], by_word: Array, kept: Array) -> li
         by_word: (M, N) attention of each token of the question to each visual token.
         kept: (K,) indices.
     """
+    # every word may have been skipped
+    if not pieces:
+        return []
     # every kept token belongs to the piece that points at it most
     strongest = by_word[:, kept].max(0)  # (K,)
     share = np.zeros(len(pieces))  # (M,)

@@ -13,6 +13,7 @@ from adafv.core.pruner import Pruner
 from adafv.core.signals import Signal
 from adafv.methods import NoPruning
 from adafv.models.ask import ask_encoded
+from adafv.models.images import to_rgb
 from adafv.models.prompting import build_inputs
 from adafv.utils.checks import checked
 from adafv.viz.collect import Explanation, check_drawable, explained
@@ -47,7 +48,7 @@ def explanations(
         check_drawable(pruner)
         signals |= pruner.signals
 
-    image = image.convert("RGB")
+    image = to_rgb(image)
     inputs = build_inputs(processor, image, question, model.device, model.dtype)
     remember(model, processor)
     encoded = encode(model, inputs, signals=signals, text=False)

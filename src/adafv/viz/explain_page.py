@@ -91,7 +91,7 @@ def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
             draw_relevance,
         ),
         (
-            what.split is not None,
+            what.split is not None and what.curves,
             "How the budget is shared",
             "The split that captures most of both at once.",
             _mixture,

@@ -18,7 +18,7 @@ WIDEST = 1600  # pixels of a montage
 
 
 @checked
-def on_montage(coordinates: Tensor, aspect: float) -> tuple[Scale, int, int]:
+def on_montage(coordinates: Tensor, aspect: float, count: int) -> tuple[Scale, int]:
     """Return the grid of a montage on which all frames lie side by side, row after row.
 
     The montage is nearly a square.
@@ -27,21 +27,21 @@ def on_montage(coordinates: Tensor, aspect: float) -> tuple[Scale, int, int]:
         coordinates: (N, 3) frame, row and column of a video's tokens, its first frame complete; see
             `adafv.families.crop_layout.Layout`.
         aspect: width of a frame over its height.
+        count: frames that the model tells apart; the last ones may have no token, if they repeat.
 
     Returns:
-        The grid, and how many frames there are across and in all.
+        The grid, and how many frames there are across.
     """
     tokens = coordinates.numpy()  # (N, 3)
     first = tokens[tokens[:, 0] == tokens[0, 0]]  # (n, 3)
     rows, columns = (first[:, 1:].max(0) + 1).tolist()
     # rows run over all frames, one below the other
     frame, row = np.divmod(tokens[:, 1], rows)  # (N,) each
-    count = int(frame.max()) + 1
     across = min(count, max(1, round(math.sqrt(count / aspect))))
     down = math.ceil(count / across)
     cells = [frame // across * rows + row, frame % across * columns + tokens[:, 2]]
     shape = (down * rows, across * columns)
-    return Scale(np.arange(len(tokens)), np.stack(cells, axis=1), shape), across, count
+    return Scale(np.arange(len(tokens)), np.stack(cells, axis=1), shape), across
 
 
 @checked

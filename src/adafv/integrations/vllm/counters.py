@@ -6,12 +6,13 @@ server has nobody who asks.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 
 from prometheus_client import Counter, Histogram
 
-__all__ = ["COUNTERS", "NAMES", "REASONS", "Counters"]
+__all__ = ["COUNTERS", "NAMES", "REASONS", "REFUSED", "Counters"]
 
 REASONS = ("cost", "grammar", "media", "options", "request", "shutdown")
 """Why a request is refused.
@@ -98,6 +99,10 @@ NAMES = (
 """Under which `/metrics` has them; histograms with `_bucket`, `_sum` and `_count` behind."""
 
 
+REFUSED: ContextVar[list[str] | None] = ContextVar("refused", default=None)
+"""Why this request was refused: its images are read side by side, and each may be at fault."""
+
+
 class Counters:
     """Count what the server of this process does.
 
@@ -150,11 +155,15 @@ class Counters:
 
     @contextmanager
     def refusals(self, reason: str) -> Iterator[None]:
-        """Count a `ValueError` within as a refusal."""
+        """Count a `ValueError` within as a refusal, once for a request of which much is wrong."""
         try:
             yield
         except ValueError:
-            self.count_refusal(reason)
+            refused = REFUSED.get()
+            if not refused:
+                self.count_refusal(reason)
+            if refused is not None:
+                refused.append(reason)
             raise
 
 

@@ -32,6 +32,15 @@ PIXELS: ContextVar[list[int] | None] = ContextVar("pixels", default=None)
 """How many each image and each video of this request has, as far as they are read."""
 EXAMPLES = {"image": "data:image/png;base64,…", "video": "data:video/mp4;base64,…"}
 LONGEST_NAME = 80  # characters of an address in an error
+# ICO, CUR, ICNS, EPS (twice) and WMF.
+REFUSED_BEGINNINGS = (
+    b"\0\0\1\0",
+    b"\0\0\2\0",
+    b"icns",
+    b"%!PS",
+    b"\xc5\xd0\xd3\xc6",
+    b"\xd7\xcd\xc6\x9a",
+)
 
 
 @MEDIA_CONNECTOR_REGISTRY.register("adafv")
@@ -158,6 +167,11 @@ class RequestImage(ImageMediaIO):
 
     def load_bytes(self, data: bytes) -> Any:
         """Return the image in a file's bytes, as 8-bit RGB."""
+        # icons are decoded before anyone knows their size, programs run
+        if data.startswith(REFUSED_BEGINNINGS):
+            raise ValueError(
+                f"{self.name} is an icon or a program, not a picture: send a PNG, JPEG or WebP"
+            )
         # read the header, which tells format and size
         try:
             image = open_image(BytesIO(data))

@@ -12,8 +12,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adafv.core.inputs import placeholders
-from adafv.integrations.vllm.counters import COUNTERS
+from adafv.integrations.vllm.counters import COUNTERS, REFUSED
 from adafv.integrations.vllm.media import PIXELS
+from adafv.integrations.vllm.options import check_restricted
 
 __all__ = ["Checks", "check", "spell_out"]
 
@@ -63,6 +64,7 @@ class Checks:
             return
         # the images of this request count their pixels together
         PIXELS.set([])
+        REFUSED.set([])
         read = False
         constrained = False
 
@@ -281,12 +283,7 @@ def _check_restricted(
     request: Mapping[str, Any], options: Mapping[str, Any], server: Mapping[str, Any]
 ) -> None:
     """Raise a `ValueError` for what a server with `adafv_only` leaves to whoever started it."""
-    method = options.get("adafv_method")
-    if isinstance(method, str) and ":" in method and method != server.get("adafv_method"):
-        raise ValueError(
-            f"the options of adafv_method={method!r} are for the server to set: "
-            f"name the method alone, or start the server with --method {method}"
-        )
+    check_restricted(options, server.get("adafv_method"))
     if request.get("media_io_kwargs"):
         raise ValueError(
             "media_io_kwargs: this server takes options of adafv only, in mm_processor_kwargs"

@@ -14,7 +14,15 @@ from adafv.methods import METHODS, VIDEO_METHODS, from_spec, without_defaults
 from adafv.models.saved import BLOCK, read
 from adafv.utils.checks import one_of
 
-__all__ = ["ALL", "VLLMOptions", "check_cost", "pruner_of", "settings"]
+__all__ = [
+    "ALL",
+    "VLLMOptions",
+    "check_cost",
+    "check_length",
+    "check_restricted",
+    "pruner_of",
+    "settings",
+]
 
 PREFIX = "adafv_"
 ALL = "all"  # of `methods`: who starts the engine is who asks it
@@ -29,6 +37,9 @@ MOST_STEPS = 250_000
 # N of an image for a method that factorises a matrix of all tokens: as long, and 128 MiB for each
 # such matrix.
 MOST_FACTORISED = 4096
+
+# M · N of an image for a method that looks at words: 128 MiB for each matrix of their cosines.
+MOST_COMPARED = 2**25
 
 
 @dataclass(frozen=True)
@@ -277,6 +288,35 @@ def _without_ids(config: PruneConfig) -> PruneConfig:
             "write the method as e.g. adafv:skip=template"
         )
     return replace(config, options=options)
+
+
+def check_restricted(options: Mapping[str, Any], own: Any) -> None:
+    """Raise a `ValueError` if a request sets options of a method: on some servers nobody may.
+
+    Args:
+        options: of the request.
+        own: the server's method with its options, or None.
+    """
+    method = options.get("adafv_method")
+    if isinstance(method, str) and ":" in method and method != own:
+        raise ValueError(
+            f"the options of adafv_method={method!r} are for the server to set: "
+            f"name the method alone, or start the server with --method {method}"
+        )
+
+
+def check_length(pruner: Pruner, words: int, count: int) -> None:
+    """Raise a `ValueError` if a question of so many tokens is too long for `count` visual ones.
+
+    Each token of the question is compared with each of the image, in memory that vLLM has not
+    measured.
+    """
+    if pruner.needs_text and words * count > MOST_COMPARED:
+        raise ValueError(
+            f"a question of {words:,} tokens is too long to be compared with {count:,} visual "
+            f"tokens: ask in at most {MOST_COMPARED // count:,}, or pass a method that looks at no "
+            "words, e.g. fastervlm"
+        )
 
 
 def check_cost(pruner: Pruner, count: int) -> None:

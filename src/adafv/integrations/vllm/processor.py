@@ -23,6 +23,8 @@ from adafv.integrations.vllm.options import (
     ALL,
     VLLMOptions,
     check_cost,
+    check_length,
+    check_restricted,
     pruner_of,
     settings,
 )
@@ -78,15 +80,18 @@ class Pruned(BaseMultiModalProcessor):
                     f"mm_processor_kwargs with {', '.join(rest)}: "
                     "this server takes options of adafv only"
                 )
+            if self.server.only:
+                check_restricted(requested, self.server.config.spec)
             options = self._options(requested)
-            prunes = options is not None and not options.config.dense
-            if prunes:
-                self._check_items(inputs.mm_data_items)
+            if options is not None:
+                _refuse_missing(inputs.mm_data_items)
+                if not options.config.dense:
+                    self._check_items(inputs.mm_data_items)
 
         # hash the images as vLLM does, without our options; the name that a client gives an image
-        # that is pruned (`uuid`) does not say which it is
+        # (`uuid`) does not say which it is, or it could name one that is pruned for somebody else
         plain = replace(inputs, hf_processor_mm_kwargs=rest)
-        if prunes:
+        if options is not None:
             plain = replace(plain, mm_uuid_items=None)
         hashes = super()._get_mm_hashes(plain)
 
@@ -127,7 +132,7 @@ class Pruned(BaseMultiModalProcessor):
             self.counts = True
 
     def _check_items(self, items_of: Mapping[str, Any]) -> None:
-        """Raise a `ValueError` for what is not pruned, is encoded already, or is not there."""
+        """Raise a `ValueError` for what is not pruned, or is encoded already."""
         for modality, items in items_of.items():
             if modality not in self.architecture.modalities:
                 raise ValueError(
@@ -136,10 +141,6 @@ class Pruned(BaseMultiModalProcessor):
             if isinstance(items, EmbeddingItems):
                 raise ValueError(
                     f"encoded {modality}s are not pruned: pass {modality}s, or adafv_keep=1"
-                )
-            if any(item is None for item in items.get_all_items_for_hash()):
-                raise ValueError(
-                    f"{NAMES[modality]} by its uuid alone is not pruned: send it, or adafv_keep=1"
                 )
         if len(items_of) > 1 and family_of(self.info.get_hf_config()).video_as_images:
             raise ValueError(
@@ -330,6 +331,7 @@ class Pruned(BaseMultiModalProcessor):
                     f"the video has {count} visual tokens, more than the {self.largest} for which "
                     "memory is measured: send fewer frames, or smaller ones"
                 )
+            check_length(pruner, len(spec.text_ids), patches)
             if self.server.methods != ALL:
                 check_cost(pruner, patches)
 
@@ -385,6 +387,15 @@ def processor_factory(original: Any, architecture: Architecture) -> Any:
 def _tensors(item: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors among the inputs of an image."""
     return {name: x for name, x in item.items() if isinstance(x, Tensor)}
+
+
+def _refuse_missing(items_of: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` for an image or a video of which there is but a name."""
+    for modality, items in items_of.items():
+        if isinstance(items, EmbeddingItems):
+            continue
+        if any(item is None for item in items.get_all_items_for_hash()):
+            raise ValueError(f"{NAMES[modality]} by its uuid alone is not looked up: send it")
 
 
 def _separate(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import logging
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 
@@ -21,6 +21,8 @@ from adafv.integrations.vllm.structure import run_positions, with_structure
 __all__ = ["Kept", "select"]
 
 logger = logging.getLogger(__name__)
+
+MOST_VALUES = 2**27  # of text and cosines of the images that are compared together: half a GiB
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,34 @@ def select(
         group = list(of_method)
         if method == "none":
             kept += [_dense(image) for _, image in group]
-        elif catch:
-            kept += _caught(group, embed, layers, width)
-        else:
-            kept += _pruned(group, embed, layers, width)
+            continue
+        for part in _bounded(group, width):
+            if catch:
+                kept += _caught(part, embed, layers, width)
+            else:
+                kept += _pruned(part, embed, layers, width)
     return kept
+
+
+def _bounded(
+    group: list[tuple[PruneSpec, Encoded]], width: int | None
+) -> Iterator[list[tuple[PruneSpec, Encoded]]]:
+    """Divide images that a method compares with words into parts of bounded memory."""
+    part: list[tuple[PruneSpec, Encoded]] = []
+    words = 0
+    patches = 0
+    for spec, image in group:
+        words = max(words, len(spec.text_ids))
+        patches = max(patches, len(image.saliency))
+        # text and features are padded to one length, and compared in float32, more than once
+        values = words * ((width or image.features.shape[1]) + 4 * patches)
+        if part and spec.pruner.needs_text and (len(part) + 1) * values > MOST_VALUES:
+            yield part
+            part = []
+            words = len(spec.text_ids)
+            patches = len(image.saliency)
+        part.append((spec, image))
+    yield part
 
 
 def _caught(
