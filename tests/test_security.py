@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from adafv.cli.serve import DRAIN, MAX_IMAGES, MAX_VIDEOS
-from adafv.integrations.vllm.options import MOST_FACTORISED, MOST_STEPS
+from adafv.integrations.vllm.options import MOST_COMPARED, MOST_FACTORISED, MOST_STEPS
 from adafv.models.images import MAX_ASPECT
-from adafv.models.videos import FRAMES, MAX_BYTES, MAX_FRAMES, MAX_SECONDS
+from adafv.models.videos import FRAMES, MAX_BYTES, MAX_FRAMES, MAX_SECONDS, MOST_DECODED
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "SECURITY.md").read_text()
@@ -50,6 +50,12 @@ def test_limits_are_those_of_the_code():
     assert rows["K · N of a method that picks token after token"] == f"{MOST_STEPS:,}"
     factorised = rows["N of a method that factorises a matrix of all tokens"]
     assert factorised == f"{MOST_FACTORISED:,}"
+    compared = rows[
+        "tokens of a question times visual tokens of an image, where a method compares them"
+    ]
+    assert compared == f"{MOST_COMPARED:,}"
+    decoded = rows["pixels decoded for a frame that is kept of a clip"]
+    assert decoded == f"{MOST_DECODED:,.0f}"
     assert rows["time to answer what runs once it is told to end"] == f"{DRAIN} s"
 
 

@@ -20,6 +20,8 @@ def write(path, count=40, size=(64, 48), codec="mpeg4", rate=10, gop=12, **optio
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
         stream.gop_size = gop
+        # no key frame but those
+        stream.options = {"sc_threshold": "1000000000"}
         for i in range(count):
             pixels = np.full((size[1], size[0], 3), LEVEL * i, np.uint8)
             pixels[:, : size[0] // 2, 0] = 255

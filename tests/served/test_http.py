@@ -403,6 +403,8 @@ def bad() -> dict:
         "no image": (about(data_url(b"no image")), "is not an image"),
         "truncated": (about(data_url(png[:60])), "cannot be read as an image"),
         "no bytes": (about(data_url(b"")), "is not an image"),
+        "an icon": (about(data_url(b"\0\0\1\0" + png)), "is an icon or a program"),
+        "a program": (about(data_url(b"%!PS-Adobe-3.0 EPSF-3.0")), "is an icon or a program"),
         "not base64": (about("data:image/png;base64,@@@"), "not valid base64"),
         "not encoded": (about("data:image/svg+xml,<svg/>"), "is not base64"),
         "30,000 x 30,000": (about(data_url(blank(30_000, 30_000))), "Pillow's limit"),

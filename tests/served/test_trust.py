@@ -58,9 +58,15 @@ def test_a_method_that_fails_ends_its_request_alone(tmp_path, monkeypatch):
 
 
 def test_a_name_that_a_client_gives_a_picture_does_not_say_which_it_is(tmp_path):
-    """Two pictures of one name are two; one by its name alone is refused."""
+    """Two pictures of one name are two, whatever is kept; one by its name alone is refused."""
     greedy = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
-    asked = (Request(GOOD.question, (0,)), Request(BAD.question, (1,)), Request(BAD.question, (3,)))
+    asked = (
+        Request(GOOD.question, (0,)),
+        Request(BAD.question, (1,)),
+        Request(BAD.question, (3,)),
+        Request(GOOD.question, (0,), keep=1.0),
+        Request(GOOD.question, (1,), keep=1.0),
+    )
     with engine("llava_next", save("llava_next", tmp_path)) as made:
         plain = [made.request(one) for one in asked]
         named = [request | {"multi_modal_uuids": {"image": ["x"]}} for request in plain]
