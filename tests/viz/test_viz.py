@@ -133,6 +133,27 @@ def test_the_chosen_split_is_the_highest_point_of_the_curve(model, processor):
     assert max(mass_t.max(), mass_v.max()) <= 1 + 1e-9
 
 
+@pytest.mark.parametrize("options", [{"mass": "beyond"}, {"crops": "each"}])
+def test_a_split_of_other_sums_is_not_drawn_on_this_curve(model, processor, options):
+    """Its mark would lie beside the top; the numbers stay."""
+    pruner = AdaFV(keep=0.2, **options)
+    what = viz.explanation(model, processor, picture(60, 40), QUESTION, pruner)
+    assert what.split is not None
+    assert not what.curves
+    what.figure()
+
+
+def test_a_transparent_image_is_explained_as_it_is_asked_about(model, processor):
+    """On white, where nothing was said of the hidden colour."""
+    hidden = picture(60, 40)
+    hidden.putalpha(0)
+    white = Image.new("RGB", hidden.size, "white")
+    found = viz.explanation(model, processor, hidden, QUESTION, AdaFV(keep=0.2))
+    plain = viz.explanation(model, processor, white, QUESTION, AdaFV(keep=0.2))
+    assert found.kept.tolist() == plain.kept.tolist()
+    assert found.image.getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_words_reproduce_the_relevance(model, processor):
     inputs = inputs_for(processor, (prompt(), [picture()]))
     tokens = AdaFV(keep=0.2).encode(model, inputs).tokens
@@ -148,6 +169,7 @@ def test_pieces_of_a_word_count_together():
     by_word = np.array([[0.5, 0.1, 0.0], [0.1, 0.8, 0.0], [0.2, 0.2, 0.3]])
     found = words([("anch", True), ("or", False), ("red", True)], by_word, np.array([0, 1, 2]))
     assert [(w.text, w.strongest) for w in found] == [("anchor", 0.8), ("red", 0.3)]
+    assert words([], np.zeros((0, 3)), np.array([0, 1])) == []
     assert [w.share for w in found] == pytest.approx([1.3 / 1.6, 0.3 / 1.6])
 
 
