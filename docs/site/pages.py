@@ -26,6 +26,8 @@ ELSEWHERE = {
     "benchmarks/clips/README.md": "benchmarks/clips.md",
     "benchmarks/coarse/README.md": "benchmarks/coarse.md",
     "benchmarks/low/README.md": "benchmarks/low.md",
+    "benchmarks/photo/accuracy.png": "benchmarks/photo.png",
+    "benchmarks/photo/photographs/README.md": "photographs.md",
     "benchmarks/serving/README.md": "benchmarks/serving.md",
     "benchmarks/serving/serving.png": "benchmarks/serving.png",
     "benchmarks/speed/README.md": "benchmarks/speed.md",

@@ -82,7 +82,7 @@ def _share(found: dict[str, Any] | None) -> str:
     """A share with its interval and how many questions it is of."""
     if found is None:
         return "–"
-    low, high = found["interval"]
+    low, high = (max(0.0, end) for end in found["interval"])
     return f"{100 * found['accuracy']:.0f} % [{100 * low:.0f}, {100 * high:.0f}], n = {found['n']}"
 
 
@@ -92,4 +92,4 @@ def _accuracy(row: dict[str, Any] | None) -> str:
         return "–"
     text = f"{100 * row['accuracy']:.0f} [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]"
     kept = row.get("evidence_kept")
-    return text if kept in (None, 1.0) or row["method"] == "blind" else f"{text}, {percent(kept)}"
+    return text if kept is None or row["method"] in LINES else f"{text}, {percent(kept)}"

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import picture, tokenizer
 from fakes import save_tiny
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM
 
@@ -26,6 +27,7 @@ from adafv.models.photo.assemble import GRID, assemble, read_bridge, resampled, 
 from adafv.models.photo.packages import Package, download, unpack
 
 RANK = 2
+PHOTOGRAPHS = Path(__file__).parents[2] / "benchmarks/photo/photographs"
 
 
 @pytest.fixture(autouse=True)
@@ -384,6 +386,20 @@ def test_the_packages_themselves(tmp_path):
     model, words = read_language_model(tmp_path / "lm.gguf")
     ids = words("The capital of France is", return_tensors="pt").input_ids
     assert "Paris" in words.decode(model.generate(ids, max_new_tokens=2, do_sample=False)[0])
-    if BRIDGE.is_file():
-        save(assemble(tower, model, words, read_bridge(BRIDGE)[0]), words, tmp_path / "made")
-        assert ask(*load(tmp_path / "made"), picture(), "What is this?").answer
+    save(assemble(tower, model, words, read_bridge(BRIDGE)[0]), words, tmp_path / "made")
+    made, processor = load(tmp_path / "made")
+    photograph = Image.open(PHOTOGRAPHS / "cat.jpg")
+    # short answers as it was trained to give them, from all tokens and from a quarter
+    for keep in (1.0, 0.25):
+        found = ask(made, processor, photograph, "Is there a cat?", AdaFV(keep=keep))
+        assert found.kept_tokens == keep * GRID**2
+        assert found.answer in ("Yes", "No")
+
+
+def test_the_bridge_that_ships():
+    """Of megabytes, with what its training wrote of itself, and complete."""
+    assert BRIDGE.stat().st_size < 25e6
+    bridge, facts = read_bridge(BRIDGE)
+    assert facts["step"] > 1000
+    assert len(bridge) == 4 + 30 * 7 * 2
+    assert {tensor.dtype for tensor in bridge.values()} == {torch.bfloat16}

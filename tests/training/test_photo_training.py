@@ -180,7 +180,7 @@ def test_what_is_shown_is_drawn_without_a_method():
     owners = np.full(576, -1)
     owners[100:140], owners[300] = 0, 1
     for seed in range(50):
-        places = shown(owners, np.random.default_rng(seed))
+        places = shown(owners, np.random.default_rng(seed), 0.02)
         assert (np.diff(places) > 0).all()
         if len(places) < 64:
             assert {0, 1} <= set(owners[places])

@@ -36,7 +36,6 @@ __all__ = ["Packed", "Packer", "Student", "add_options", "answers_right", "train
 OPENING = "<|im_start|>user\n"
 TURN = "<|im_end|>\n<|im_start|>assistant\n"
 END = "<|im_end|>"
-ALL = 0.02  # share of scenes that show all tokens
 SUBSET = 0.1  # share of scenes that show a random subset of the grid
 TEXT = 0.3  # share of steps that hold a text without an image, too
 WARMUP = 50  # steps
@@ -228,16 +227,17 @@ def shares(row: Packed) -> Tensor:
     return weights[row.targets >= 0]
 
 
-def shown(owners: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def shown(owners: np.ndarray, random: np.random.Generator, whole: float) -> np.ndarray:
     """Draw the visual tokens of a scene, in the order of the grid.
 
     Args:
         owners: (N,), the thing on each patch or -1.
+        whole: share of scenes that show all tokens.
     """
     style = random.random()
-    if style < ALL:
+    if style < whole:
         return np.arange(len(owners))
-    if style < ALL + SUBSET:
+    if style < whole + SUBSET:
         return np.sort(random.permutation(len(owners))[: random.integers(64, 160)])
     # a few of each thing, and of the background
     some = []
@@ -256,9 +256,10 @@ def example(
     random: np.random.Generator,
     count: int,
     types: tuple[str, ...],
+    whole: float,
 ) -> tuple[Tensor, list[Question]]:
     """Return features (K, D) of a scene, and questions that the tokens shown can answer."""
-    kept = shown(owners.reshape(-1), random)
+    kept = shown(owners.reshape(-1), random, whole)
     seen = set(owners.reshape(-1)[kept].tolist())
     answerable = []
     for question in questions(things, random, count, types):
@@ -286,6 +287,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--scenes-a-step", type=int, default=3)
     parser.add_argument("--questions", type=int, default=6, help="a scene")
+    parser.add_argument(
+        "--whole",
+        type=float,
+        default=0.02,
+        help="share of scenes that show all tokens; a run that shows few reads few better than all",
+    )
     parser.add_argument(
         "--types",
         default=",".join(TYPES),
@@ -346,7 +353,7 @@ def train(given: argparse.Namespace) -> None:
         random = np.random.default_rng([given.seed, step])
         scenes = []
         for _ in range(given.scenes_a_step):
-            scene = drawn(loaded, random, given.questions, types)
+            scene = drawn(loaded, random, given.questions, types, given.whole)
             if scene is not None:
                 scenes.append(scene)
         texts = []
@@ -380,7 +387,11 @@ def train(given: argparse.Namespace) -> None:
 
 
 def drawn(
-    loaded: list[Shard], random: np.random.Generator, count: int, types: tuple[str, ...]
+    loaded: list[Shard],
+    random: np.random.Generator,
+    count: int,
+    types: tuple[str, ...],
+    whole: float,
 ) -> tuple[Tensor, list[Question]] | None:
     """Draw a scene, with questions; None: it is empty."""
     # any shard, any of its scenes
@@ -389,7 +400,7 @@ def drawn(
     things = shard.things[index]
     if not things:
         return None
-    return example(shard.features[index], shard.owners[index], things, random, count, types)
+    return example(shard.features[index], shard.owners[index], things, random, count, types, whole)
 
 
 class Record:

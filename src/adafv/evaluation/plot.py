@@ -19,6 +19,8 @@ NAMED = 7
 COLUMNS = 2
 FLOOR = 50.0
 """Where the axis begins, in per cent of the dense model, unless a named line lies below."""
+CEILING = 106.0
+"""And where it ends, unless one lies above."""
 MARKERS = "oDs^vPX*"
 _LINES = ("none", "blind")
 _OURS = ("adafv", "adafv+")
@@ -49,10 +51,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         figsize=(4.6 * columns, 0.4 + 3.4 * down), dpi=200, layout="constrained", facecolor="white"
     )
     panels = figure.subplots(down, columns, squeeze=False).flatten()  # (down * columns,)
-    floor = _floor(rows, suites, names)
+    limits = _limits(rows, suites, names)
     for axes, suite in zip(panels, suites, strict=False):
         # a method has the same colour in every panel
-        _panel(axes, where(rows, suite=suite), names, floor)
+        _panel(axes, where(rows, suite=suite), names, limits)
         axes.set_title(suite, loc="left", fontsize=12, fontweight="bold", color=INK)
     # an odd number of suites leaves a place empty
     for axes in panels[len(suites) :]:
@@ -153,16 +155,18 @@ def _colored(rows: list[dict[str, Any]]) -> list[str]:
     return [name for name in order if name in chosen]
 
 
-def _floor(rows: list[dict[str, Any]], suites: list[str], names: list[str]) -> float:
-    """Return where the axes begin: at 50, or at the ten below the lowest line with a name."""
+def _limits(rows: list[dict[str, Any]], suites: list[str], names: list[str]) -> tuple[float, float]:
+    """Return the ends of the axes: no line with a name leaves them."""
     lowest = FLOOR
+    highest = CEILING
     for suite in suites:
         own = where(rows, suite=suite)
         scale = _scale(own)
         for row in own:
             if row["method"] in names:
                 lowest = min(lowest, row["accuracy"] * scale)
-    return 10.0 * math.floor(lowest / 10)
+                highest = max(highest, row["accuracy"] * scale + 4)
+    return 10.0 * math.floor(lowest / 10), highest
 
 
 def _scale(rows: list[dict[str, Any]]) -> float:
@@ -171,13 +175,15 @@ def _scale(rows: list[dict[str, Any]]) -> float:
     return 100 / dense if dense else 0.0
 
 
-def _panel(axes: Axes, rows: list[dict[str, Any]], names: list[str], floor: float) -> None:
+def _panel(
+    axes: Axes, rows: list[dict[str, Any]], names: list[str], limits: tuple[float, float]
+) -> None:
     """Draw one suite: bands of dense and blind, grey lines, then those in colours."""
     dense = where(rows, method="none")[0]
     scale = _scale(rows)
     for row in rows:
         if row["method"] in _LINES:
-            _band(axes, row, scale, floor)
+            _band(axes, row, scale, limits[0])
 
     # every line starts at the dense model
     lines: dict[str, list[tuple[float, float]]] = {}
@@ -212,7 +218,7 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], names: list[str], floor: floa
             zorder=4 if ours else 3,
         )
     budget_axis(axes, sorted({row["keep"] for row in rows if row["keep"] > 0}))
-    axes.set_ylim(floor, 106)
+    axes.set_ylim(*limits)
     if ends:
         name_ends(axes, ends, colors)
 
