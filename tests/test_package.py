@@ -60,6 +60,7 @@ def sources() -> set[str]:
         "embedded/README.md",
         "families/proven.json",
         "models/photo/README.md",
+        "models/photo/bridge.safetensors",
     )
     package = ROOT / "src" / "adafv"
     files = [

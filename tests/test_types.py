@@ -55,9 +55,10 @@ RUNS = {
     "adafv.demo.server.serving",
     "adafv.cli.listing.families",
     "adafv.cli.listing.methods",
+    "adafv.models.photo.fetch.fetch",
     "adafv.utils.checks.checked",
 }
-"""Commands and servers, which a sweep would start, and the decorator itself."""
+"""Commands, servers and downloads, which a sweep would start, and the decorator itself."""
 
 
 def modules() -> list[str]:

@@ -420,7 +420,7 @@ def test_answers_are_those_of_asking(model, processor, tmp_path, generated):
         ),
         (REPORTING, {("none", 1), ("blind", 0), (found.chosen["method"], found.chosen["keep"])}),
     ):
-        own = {p.id for p in plan(path).split[half]}
+        own = {p.key for p in plan(path).split[half]}
         assert {(r["method"], r["keep"]) for r in records if r["id"] in own} == names
         assert {(r["method"], r["keep"]) for r in found.rows if r["half"] == half} == names
     assert len({(r["id"], r["question"], r["method"], r["keep"]) for r in records}) == len(records)
@@ -430,7 +430,7 @@ def test_answers_are_those_of_asking(model, processor, tmp_path, generated):
             alone = ask(
                 model,
                 processor,
-                Image.open(tmp_path / r["id"]),
+                Image.open(tmp_path / r["id"].partition("@")[0]),
                 r["text"],
                 pruner,
                 max_new_tokens=1,

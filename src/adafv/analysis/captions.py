@@ -18,7 +18,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Caption:
-    """What stands under a figure: what it shows, and its numbers, for which a page has no room."""
+    """The text under a figure: what it shows, and its numbers, for which a page has no room."""
 
     shows: str
     numbers: str
