@@ -124,7 +124,7 @@ def test_a_method_that_shrinks_images_is_refused(playground, image):
     """The page encodes an image once, whole."""
     found = playground.look("a", image, QUESTION, ["resize"], 0.2).results[1]
     assert found.answer is None
-    assert "adafv ask" in found.note
+    assert "shrinks the whole image" in found.note
 
 
 def test_what_another_question_changes(playground, image):

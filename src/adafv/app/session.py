@@ -305,12 +305,11 @@ class Playground:
         self, session: Session, encoded: EncodedQuestion, question: str, pruner: Pruner
     ) -> Result:
         """Answer a question with a method, and explain it where that can be drawn."""
-        if pruner.shrinks:
-            return Result(
-                pruner.name,
-                note=f"{pruner.name} shrinks the whole image, which is encoded here once for all "
-                "methods: try it with `adafv ask`",
-            )
+        try:
+            # the image is encoded once, whole, for all methods
+            check_drawable(pruner)
+        except ValueError as error:
+            return Result(pruner.name, note=str(error))
         encoding = self._encoding(encoded, pruner)
         try:
             answer, selection = ask_encoded(
@@ -323,10 +322,6 @@ class Playground:
                 pruner.name,
                 note="the memory of the device is too small for so many tokens: keep fewer",
             )
-        try:
-            check_drawable(pruner)
-        except ValueError as error:
-            return Result(pruner.name, answer, note=str(error))
 
         # the dense answer comes first, so that the others can be compared with it
         known = session.results.get((question, DENSE, 1.0))
