@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from adafv.core.nested import ScoringPruner as ScoringPruner
     from adafv.core.pruner import Pruner as Pruner
     from adafv.core.selection import Selection as Selection
+    from adafv.core.tower_cache import TowerCache as TowerCache
     from adafv.core.visual_tokens import Encoding as Encoding
     from adafv.core.visual_tokens import VisualTokens as VisualTokens
     from adafv.methods import *  # noqa: F403 (every method, as listed there)
@@ -30,6 +31,7 @@ _HOMES = {
     "Pruner": "core.pruner",
     "ScoringPruner": "core.nested",
     "Selection": "core.selection",
+    "TowerCache": "core.tower_cache",
     "VisualTokens": "core.visual_tokens",
     "ask": "models.ask",
     "boilerplate": "models.boilerplate",

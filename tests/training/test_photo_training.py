@@ -13,15 +13,16 @@ from PIL import Image, ImageDraw
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adafv.data.sample import normalised
-from training.photo import layers, measure, pictures, train
+from training.photo import layers, measure, pictures, text, train
 from training.photo.align import Projector
 from training.photo.export import export
 from training.photo.icons import shown as shown_by
+from training.photo.lora import add_lora, lora_parameters, without_lora
 from training.photo.names import NOUNS, noun_in, plural, with_article
 from training.photo.pictures import PICTURES, clusters, read_index, split_of
 from training.photo.questions import TYPES, WORDINGS, Question, matches, questions
 from training.photo.scenes import Thing
-from training.photo.train import Packer, add_options, shown
+from training.photo.train import Packer, add_options, drift, shown
 
 pytestmark = pytest.mark.slow
 
@@ -176,14 +177,19 @@ def test_answers_match_after_normalising():
 
 
 def test_what_is_shown_is_drawn_without_a_method():
-    """Some of each thing, in the grid's order; now and then all."""
+    """Some of each thing, in the grid's order; as often as asked for all, or a random part."""
     owners = np.full(576, -1)
     owners[100:140], owners[300] = 0, 1
-    for seed in range(50):
-        places = shown(owners, np.random.default_rng(seed), 0.02)
+    counts = []
+    for seed in range(200):
+        places = shown(owners, np.random.default_rng(seed), 0.3, 0.4)
+        counts.append(len(places))
         assert (np.diff(places) > 0).all()
         if len(places) < 64:
             assert {0, 1} <= set(owners[places])
+    whole = counts.count(576) / 200
+    parts = sum(64 <= count < 576 for count in counts) / 200
+    assert (whole, parts) == pytest.approx((0.3, 0.4), abs=0.1)
 
 
 class Letters:
@@ -249,13 +255,13 @@ def test_answers_to_several_questions_are_those_to_each(monkeypatch):
     said, prefix = measure.answers(student, packer, features, texts)
     assert measure.answers(student, packer, features, texts[1:], prefix)[0] == said[1:]
     embed = student.lm.get_input_embeddings()
-    for text, answer in zip(texts, said, strict=True):
+    for asked, answer in zip(texts, said, strict=True):
         shared = [
             embed(torch.tensor(packer.opening)),
             student.projector(features),
             embed(torch.tensor(packer.newline)),
         ]
-        row = torch.cat([*shared, embed(torch.tensor(packer.encode(text) + packer.turn))])
+        row = torch.cat([*shared, embed(torch.tensor(packer.encode(asked) + packer.turn))])
         plain: list[int] = []
         while len(plain) < 6:
             token = int(student.lm(inputs_embeds=row[None]).logits[0, -1].argmax())
@@ -264,6 +270,37 @@ def test_answers_to_several_questions_are_those_to_each(monkeypatch):
             plain.append(token)
             row = torch.cat([row, embed(torch.tensor([token]))])
         assert packer.decode(plain) == answer
+
+
+def test_drift_is_how_far_predictions_are_from_those_before_training():
+    """None before training, some after it; without LoRA the model is what it was, to the bit."""
+    lm = tiny_language_model()
+    ids = torch.arange(1, 30)
+    before = lm(input_ids=ids[None]).logits
+    add_lora(lm, 4)
+    assert drift(lm, ids.tolist()).item() == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        for value in lora_parameters(lm).values():
+            value.add_(0.1)
+    far = drift(lm, ids.tolist())
+    far.backward()
+    assert far.item() > 1e-4
+    assert all(value.grad is not None for value in lora_parameters(lm).values())
+    with without_lora(lm):
+        assert torch.equal(lm(input_ids=ids[None]).logits, before)
+    assert not torch.equal(lm(input_ids=ids[None]).logits, before)
+
+
+def test_passages_are_docstrings_of_one_length(monkeypatch):
+    """Of the standard library, never the help texts that a bridge is measured with."""
+    monkeypatch.setattr(text, "tokenizer", Letters)
+    found = text.passages()
+    assert len(found) > 1000
+    assert {len(ids) for ids in found} == {text.PASSAGE}
+    from pydoc_data.topics import topics
+
+    topic = topics["assert"]
+    assert not any("".join(map(chr, ids)) in topic for ids in found)
 
 
 @pytest.mark.parametrize(
@@ -302,6 +339,7 @@ def test_training_resumes_where_it_stopped(monkeypatch, tmp_path):
     monkeypatch.setattr(train, "OWN_ANSWERS", tmp_path / "own.json")
     monkeypatch.setattr(train, "tokenizer", Letters)
     monkeypatch.setattr(train, "language_model", tiny_language_model)
+    monkeypatch.setattr(train, "passages", lambda: [[65, 66, 67, 68]])
     monkeypatch.setattr(train, "shards", lambda split: ["shard"])
     monkeypatch.setattr(train, "Shard", lambda path: shard)
     parser = argparse.ArgumentParser()

@@ -1,12 +1,14 @@
 """Add low-rank products to linear layers, by hand: y = W x + B A x."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-__all__ = ["LoRA", "add_lora", "lora_parameters"]
+__all__ = ["LoRA", "add_lora", "lora_parameters", "without_lora"]
 
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -19,9 +21,12 @@ class LoRA(nn.Module):
         self.base = base.requires_grad_(False)
         self.down = nn.Parameter(torch.randn(rank, base.in_features) / math.sqrt(base.in_features))
         self.up = nn.Parameter(torch.zeros(base.out_features, rank))
+        self.enabled = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer of x (…, in) plus the product: (…, out)."""
+        if not self.enabled:
+            return self.base(x)
         return self.base(x) + (x @ self.down.T) @ self.up.T
 
 
@@ -42,3 +47,16 @@ def lora_parameters(model: LlamaForCausalLM) -> dict[str, Tensor]:
     Those of the model itself are frozen.
     """
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
+@contextmanager
+def without_lora(model: LlamaForCausalLM) -> Iterator[None]:
+    """Let the model compute what it did before `add_lora`."""
+    products = [module for module in model.modules() if isinstance(module, LoRA)]
+    for product in products:
+        product.enabled = False
+    try:
+        yield
+    finally:
+        for product in products:
+            product.enabled = True

@@ -1,9 +1,12 @@
 """Prepare text without images, so that the language model keeps what it knows.
 
-It is trained on what it answered before any training.
+It is trained on what it answered before any training, and held to what it predicted then in
+passages of the standard library's docstrings.
 """
 
+import ast
 import json
+import sysconfig
 from pathlib import Path
 
 import torch
@@ -13,15 +16,34 @@ from training.photo.cache import CACHE
 from training.photo.names import lines_of
 from training.photo.parts import language_model, tokenizer
 
-__all__ = ["OWN_ANSWERS", "prepare"]
+__all__ = ["OWN_ANSWERS", "passages", "prepare"]
 
 OWN_ANSWERS = CACHE / "own-answers.json"
 TOKENS = 40  # of the longest answer
+PASSAGE = 96  # tokens
 
 
 def prompts() -> list[str]:
     """Return questions without an image."""
     return lines_of(Path(__file__).with_name("prompts.txt"))
+
+
+def passages() -> list[list[int]]:
+    """Return ids of passages from the docstrings of Python's standard library.
+
+    Its help texts (`pydoc_data`), with which a bridge is measured, are no docstrings.
+    """
+    tok = tokenizer()
+    cut = []
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        tree = ast.parse(path.read_bytes())
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                continue
+            ids = tok(ast.get_docstring(node) or "").input_ids
+            for start in range(0, len(ids) - PASSAGE + 1, PASSAGE):
+                cut.append(ids[start : start + PASSAGE])
+    return cut
 
 
 def prepare(batch: int = 24) -> None:

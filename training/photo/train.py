@@ -19,16 +19,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import LlamaForCausalLM
 
 from adafv.models.photo.assemble import read_bridge
 from training.photo.align import Projector
 from training.photo.cache import CACHE
 from training.photo.features import Shard, shards
-from training.photo.lora import add_lora, lora_parameters
+from training.photo.lora import add_lora, lora_parameters, without_lora
 from training.photo.parts import language_model, tokenizer
 from training.photo.questions import TYPES, Question, questions
 from training.photo.scenes import Thing
-from training.photo.text import OWN_ANSWERS
+from training.photo.text import OWN_ANSWERS, passages
 
 __all__ = ["Packed", "Packer", "Student", "add_options", "answers_right", "train"]
 
@@ -36,8 +37,8 @@ __all__ = ["Packed", "Packer", "Student", "add_options", "answers_right", "train
 OPENING = "<|im_start|>user\n"
 TURN = "<|im_end|>\n<|im_start|>assistant\n"
 END = "<|im_end|>"
-SUBSET = 0.1  # share of scenes that show a random subset of the grid
 TEXT = 0.3  # share of steps that hold a text without an image, too
+PASSAGES = 0.5  # share of steps that hold the model to what it predicted in a passage
 WARMUP = 50  # steps
 SAVE_EVERY = 150  # seconds
 
@@ -227,18 +228,30 @@ def shares(row: Packed) -> Tensor:
     return weights[row.targets >= 0]
 
 
-def shown(owners: np.ndarray, random: np.random.Generator, whole: float) -> np.ndarray:
+def drift(lm: LlamaForCausalLM, ids: list[int]) -> Tensor:
+    """Return how far predictions in a text are from those before training: the mean KL, in nats."""
+    text = torch.tensor([ids], device=lm.device)  # (1, L)
+    with torch.no_grad(), without_lora(lm):
+        before = lm(input_ids=text, use_cache=False).logits[0].log_softmax(-1)  # (L, words)
+    now = lm(input_ids=text, use_cache=False).logits[0].log_softmax(-1)
+    return F.kl_div(now, before, log_target=True, reduction="batchmean")
+
+
+def shown(
+    owners: np.ndarray, random: np.random.Generator, whole: float, subset: float
+) -> np.ndarray:
     """Draw the visual tokens of a scene, in the order of the grid.
 
     Args:
         owners: (N,), the thing on each patch or -1.
         whole: share of scenes that show all tokens.
+        subset: share of scenes that show a random part of them, a ninth to two thirds.
     """
     style = random.random()
     if style < whole:
         return np.arange(len(owners))
-    if style < whole + SUBSET:
-        return np.sort(random.permutation(len(owners))[: random.integers(64, 160)])
+    if style < whole + subset:
+        return np.sort(random.permutation(len(owners))[: random.integers(64, 384)])
     # a few of each thing, and of the background
     some = []
     for thing in range(owners.max() + 1):
@@ -257,9 +270,10 @@ def example(
     count: int,
     types: tuple[str, ...],
     whole: float,
+    subset: float,
 ) -> tuple[Tensor, list[Question]]:
     """Return features (K, D) of a scene, and questions that the tokens shown can answer."""
-    kept = shown(owners.reshape(-1), random, whole)
+    kept = shown(owners.reshape(-1), random, whole, subset)
     seen = set(owners.reshape(-1)[kept].tolist())
     answerable = []
     for question in questions(things, random, count, types):
@@ -292,6 +306,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.02,
         help="share of scenes that show all tokens; a run that shows few reads few better than all",
+    )
+    parser.add_argument(
+        "--subset", type=float, default=0.1, help="share that show a random part of the grid"
     )
     parser.add_argument(
         "--types",
@@ -342,6 +359,7 @@ def train(given: argparse.Namespace) -> None:
     record = Record(folder / "log.jsonl")
     types = tuple(given.types.split(","))
     own = json.loads(OWN_ANSWERS.read_text())
+    prose = passages()
     loaded = [Shard(path) for path in (*shards("train"), *shards("crowd"))]
 
     start = time.time()
@@ -353,7 +371,7 @@ def train(given: argparse.Namespace) -> None:
         random = np.random.default_rng([given.seed, step])
         scenes = []
         for _ in range(given.scenes_a_step):
-            scene = drawn(loaded, random, given.questions, types, given.whole)
+            scene = drawn(loaded, random, given.questions, types, given.whole, given.subset)
             if scene is not None:
                 scenes.append(scene)
         texts = []
@@ -367,8 +385,11 @@ def train(given: argparse.Namespace) -> None:
         each = F.cross_entropy(logits, row.targets[row.targets >= 0].to(device), reduction="none")
         weights = shares(row).to(device)
         loss = (each * weights).sum() / weights.sum()
+        forgotten = torch.zeros(())
+        if random.random() < PASSAGES:
+            forgotten = drift(student.lm, prose[int(random.integers(len(prose)))])
         optimiser.zero_grad()
-        loss.backward()
+        (loss + forgotten).backward()
         torch.nn.utils.clip_grad_norm_(list(student.trained().values()), 1.0)
         scale = min(1.0, (step + 1) / WARMUP) * max(0.0, 1 - so_far / last)
         for group in optimiser.param_groups:
@@ -378,7 +399,8 @@ def train(given: argparse.Namespace) -> None:
 
         # log, and save
         so_far = seconds + time.time() - start
-        record.add(step, so_far, loss.item(), len(row.ids), answers_right(row, logits.detach()))
+        right = answers_right(row, logits.detach())
+        record.add(step, so_far, loss.item(), forgotten.item(), len(row.ids), right)
         if time.time() - last_saved > SAVE_EVERY:
             save(folder / "last.pt", student, optimiser, step, so_far)
             last_saved = time.time()
@@ -392,6 +414,7 @@ def drawn(
     count: int,
     types: tuple[str, ...],
     whole: float,
+    subset: float,
 ) -> tuple[Tensor, list[Question]] | None:
     """Draw a scene, with questions; None: it is empty."""
     # any shard, any of its scenes
@@ -400,7 +423,8 @@ def drawn(
     things = shard.things[index]
     if not things:
         return None
-    return example(shard.features[index], shard.owners[index], things, random, count, types, whole)
+    features, owners = shard.features[index], shard.owners[index]
+    return example(features, owners, things, random, count, types, whole, subset)
 
 
 class Record:
@@ -415,6 +439,7 @@ class Record:
     def _clear(self) -> None:
         self.right: dict[str, list[bool]] = {}
         self.losses: list[float] = []
+        self.drifts: list[float] = []
         self.tokens = 0
 
     def add(
@@ -422,12 +447,15 @@ class Record:
         step: int,
         seconds: float,
         loss: float,
+        forgotten: float,
         tokens: int,
         answered: list[tuple[Question, bool]],
     ) -> None:
         """Count one step, and write a line when it is time."""
         self.losses.append(loss)
         self.tokens += tokens
+        if forgotten:
+            self.drifts.append(forgotten)
         for question, hit in answered:
             self.right.setdefault(question.type, []).append(hit)
         if step % self.EVERY:
@@ -442,6 +470,7 @@ class Record:
             "minutes": round(seconds / 60, 2),
             "tokens_a_step": self.tokens // len(self.losses),
             "loss": round(float(np.mean(self.losses)), 3),
+            "drift": round(float(np.mean(self.drifts or [0.0])), 3),
             "right": round(float(np.mean(everything)), 3),
             "n": len(everything),
         }

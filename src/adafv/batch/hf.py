@@ -14,6 +14,7 @@ from adafv.batch.engine import Request, Response, failed
 from adafv.core.chat_template import remember
 from adafv.core.encode import encode
 from adafv.core.pruner import Pruner
+from adafv.core.tower_cache import TowerCache
 from adafv.core.visual_tokens import Encoding
 from adafv.models.generation import check_length, decode, generate
 from adafv.models.images import open_image
@@ -35,6 +36,8 @@ class Opened:
 class HuggingFace:
     """A stock transformers model, in this process; an image is encoded once in a batch.
 
+    Images that follow one another in several batches are not encoded again, either.
+
     Args:
         model, processor: as `adafv.load` returns them.
         name: of the model.
@@ -47,6 +50,7 @@ class HuggingFace:
         self.model = model
         self.processor = processor
         self.name = name
+        self.cache = TowerCache()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -108,7 +112,8 @@ class HuggingFace:
     def _group(self, group: Sequence[Opened], max_new_tokens: int) -> list[Response]:
         """Answer questions with one pruner; if that fails together, then half by half."""
         try:
-            return answers(self.model, self.processor, group, max_new_tokens)
+            with self.cache:
+                return answers(self.model, self.processor, group, max_new_tokens)
         # a large image may not fit together with others
         except torch.OutOfMemoryError:
             failure = ValueError(

@@ -18,6 +18,7 @@ from adafv.core.capture import FULL_ATTENTION, capture
 from adafv.core.downsample import interpolation, smaller, spread
 from adafv.core.prompt import ImageSpan, Prompt
 from adafv.core.signals import Signal
+from adafv.core.tower_cache import Encoded, open_cache
 from adafv.core.visual_tokens import Returned
 from adafv.families.base import Family, base_of, hidden_index, layers_of
 from adafv.families.crop_layout import Layout
@@ -98,19 +99,28 @@ def run(
             f"vision_feature_select_strategy={strategy!r} is unknown: pass 'default' or 'full'"
         )
 
-    # encode
-    found: dict[Signal, Tensor] = {}
+    def encode(signals: frozenset[Signal]) -> Encoded:
+        found: dict[Signal, Tensor] = {}
+        with torch.set_grad_enabled(trains), ExitStack() as stack:
+            if family.attention_observable:
+                found = _watch(model, family, host, signals, stack)
+            if downsample is None:
+                output = _call(model, family, inputs, consumed, modality)
+            else:
+                small, full, grid = smaller(model, inputs, downsample)
+                options = interpolation(family.tower(model))
+                output = _call(model, family, small, consumed, modality, **options)
+                output = spread(output, family.output_field, full, grid)
+        return output, found
+
+    # encode, or take what is known of the same pixels
     trains = torch.is_grad_enabled() and model.training
-    with torch.set_grad_enabled(trains), ExitStack() as stack:
-        if family.attention_observable:
-            found = _watch(model, family, host, signals, stack)
-        if downsample is None:
-            output = _call(model, family, inputs, consumed, modality)
-        else:
-            small, full, grid = smaller(model, inputs, downsample)
-            options = interpolation(family.tower(model))
-            output = _call(model, family, small, consumed, modality, **options)
-            output = spread(output, family.output_field, full, grid)
+    cache = open_cache()
+    if cache is None or model.training or downsample is not None:
+        output, found = encode(frozenset(signals))
+    else:
+        read = {name: inputs[name] for name in consumed}
+        output, found = cache.encoded(model, read, signals, encode)
     if family.output_field not in output:
         raise ValueError(
             f"the tower {type(family.tower(model)).__name__} hands features on otherwise than "
@@ -136,10 +146,10 @@ def run(
     features = list(torch.cat(pieces).split(lengths))
 
     # leave out the tokens of videos that the processor has left out of the prompt
-    read = host.get(family.video_mask) if modality == "video" else None
-    if read is not None:
+    mask = host.get(family.video_mask) if modality == "video" else None
+    if mask is not None:
         consumed |= {family.video_mask}
-        features, layouts = _compressed(features, layouts, read.cpu())
+        features, layouts = _compressed(features, layouts, mask.cpu())
 
     return Part(
         features=features,
