@@ -30,6 +30,7 @@ ELSEWHERE = {
     "benchmarks/photo/photographs/README.md": "photographs.md",
     "benchmarks/serving/README.md": "benchmarks/serving.md",
     "benchmarks/serving/serving.png": "benchmarks/serving.png",
+    "benchmarks/simulation/README.md": "benchmarks/simulation.md",
     "benchmarks/speed/README.md": "benchmarks/speed.md",
     "benchmarks/speed/llava-next-7b-whole/speed.png": "benchmarks/speed.png",
     "benchmarks/speed/selection/selection.png": "benchmarks/selection.png",

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import photo
-from writing import percent, table
+import scaling
+from writing import MADE_AS, percent, table
 
 from adafv.evaluation import report
 from adafv.methods import CLASSES
@@ -36,8 +37,6 @@ KINDS = {
 TARGETS = (0.98, 0.95, 0.9)
 FRONT = 0.05
 """Share of the tokens of the figures in the README."""
-MADE_AS = {"adafv+": "adafv+:reach=1"}
-"""Methods that have another form since the committed results: what theirs was is called now."""
 READERS = ("adafv+", "adafv", "fastervlm", "t2i", "fastv", "pdrop", "random")
 LARGE = ("llava-1.5-7b", "llava-next-7b", "qwen2.5-vl-7b", "qwen3-vl-8b")
 
@@ -239,5 +238,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "photo-orders": photo.orders,
     "choice-by-method": choice_by_method,
     "reading": reading,
+    "scale-check": scaling.check,
+    "scale-hits": scaling.hits,
+    "scale-places": scaling.places,
+    "scale-sizes": scaling.sizes,
+    "scale-stages": scaling.stages,
+    "scale-verdicts": scaling.verdicts,
+    "scale-waiting": scaling.waiting,
+    "scale-works": scaling.works,
     "speed": speed,
 }
