@@ -5,7 +5,7 @@ file gone wrong.
 import csv
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +128,18 @@ def test_similarity_is_the_best_cosine(encoding):
             token = tokens.features[i, j].double()
             best = max(float(word @ token / (word.norm() * token.norm())) for word in words)
             assert float(found[i, j]) == pytest.approx(best, abs=1e-5)
+
+
+def test_a_question_without_a_word_resembles_nothing(encoding):
+    """Alone, or beside one that has words."""
+    tokens = encoding.tokens
+    wordless = tokens.text_mask.clone()
+    wordless[0] = False
+    found = similarity(replace(tokens, text_mask=wordless))
+    assert torch.equal(found[0], torch.zeros_like(found[0]))
+    assert torch.equal(found[1], similarity(tokens)[1])
+    none = replace(tokens, text=tokens.text[:, :0], text_mask=tokens.text_mask[:, :0])
+    assert torch.equal(similarity(none), torch.zeros_like(found))
 
 
 @pytest.mark.parametrize("family", ["llava", "llava_next"])
@@ -406,6 +418,13 @@ def boxes_file(folder: Path, *lines: object) -> Path:
 
 def entry(**changes) -> dict:
     return {"image": "a.png", "question": QUESTION, "boxes": [[1, 2.5, 30, 20]]} | changes
+
+
+def test_boxes_whose_question_holds_a_separator_of_lines(tmp_path):
+    """JSON ends lines at a newline alone."""
+    path = boxes_file(tmp_path, entry(question="what\u2028is\x85it ?"))
+    path.write_text(json.dumps(entry(question="what\u2028is\x85it ?"), ensure_ascii=False))
+    assert from_boxes(path).questions == 1
 
 
 def test_boxes_of_a_user(tmp_path):

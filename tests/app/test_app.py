@@ -14,7 +14,7 @@ from conftest import INSIDE, picture, tiny_model, tiny_processor
 from PIL import Image
 
 from adafv import METHODS, method
-from adafv.app import cards
+from adafv.app import cards, panels
 from adafv.app import session as sessions
 from adafv.app.page import EMBEDDED, NOTHING, Choices, Page, Reply
 from adafv.app.server import free_port
@@ -370,6 +370,26 @@ def test_answers_at_other_budgets(page, image):
     page.playground.forget("a")
     assert page.budgets("a", image, CHOICES) == ""
     assert not page.playground.sessions
+
+
+def test_what_was_not_asked_is_no_other_answer(page, image, monkeypatch):
+    """The sentence speaks of budgets that were asked, up to the largest of them."""
+    page.take_file("a", image, CHOICES)
+    asked = page.playground.budgets
+    monkeypatch.setattr(page.playground, "budgets", lambda *given: asked(*given)[:3])
+    monkeypatch.setattr(panels, "same", lambda *_: True)
+    table = page.budgets("a", image, CHOICES)
+    assert f"at {sessions.SHARES[0]:.0%} and at more, up to {sessions.SHARES[2]:.0%}." in table
+    monkeypatch.setattr(panels, "same", lambda *_: False)
+    table = page.budgets("a", image, CHOICES)
+    assert f"another answer than all tokens, still at {sessions.SHARES[2]:.0%}." in table
+
+
+@pytest.mark.parametrize("name", ["resize", "evs", "unheard-of"])
+def test_methods_that_a_link_names_are_answered_or_refused_in_a_sentence(page, image, name):
+    page.take_file("a", image, CHOICES)
+    reply = page.ask("a", image, CHOICES._replace(first=name))
+    assert reply.notice or name in (reply.cards or "")
 
 
 def test_slow_models_are_not_asked_at_every_budget(page, image, monkeypatch):

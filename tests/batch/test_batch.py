@@ -175,6 +175,13 @@ def test_a_line_has_its_own_method(model, processor, source):
         ]
 
 
+def test_a_failed_line_names_the_method_that_it_asked_for(model, processor, source):
+    line = read(source)[0] | {"method": "scop"}
+    [result] = run(batch(write(source.parent, [line])), model, processor)
+    assert "did you mean 'scope'" in result["error"]
+    assert result["method"] == "scop"
+
+
 def test_failed_lines_are_tried_again(model, processor, source):
     """With retry_failed, in their places; what was answered isn't answered twice, and without it
     nothing changes.

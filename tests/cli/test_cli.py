@@ -35,7 +35,8 @@ from adafv.families import IMPOSSIBLE, UNPROVEN, record
 from adafv.integrations.vllm import ARCHITECTURES
 from adafv.methods import VIDEO_METHODS, from_spec
 from adafv.models.generation import was_cut
-from adafv.models.load import load
+from adafv.models.load import load, source_of
+from adafv.models.photo import folder
 from adafv.models.vocabulary import unknown_words, unknown_words_notice
 
 ANSWER_KEYS = {"answer", "method", "visual_tokens", "kept_tokens", "prefill_ms", "total_ms", "cut"}
@@ -167,7 +168,7 @@ def test_a_photograph_goes_to_the_photo_model_where_it_was_fetched(run, tmp_path
     monkeypatch.setenv("ADAFV_HOME", str(tmp_path))
     save_tiny(tmp_path / "photo", "llava")
     photograph = Image.new("RGB", (640, 480), "gray")
-    assert model_for(photograph, None) == "photo"
+    assert model_for(photograph, None) == str(folder())
     assert model_for(photograph, "owner/name") == "owner/name"
     assert model_for(picture(), None) is None
 
@@ -175,6 +176,30 @@ def test_a_photograph_goes_to_the_photo_model_where_it_was_fetched(run, tmp_path
     status, _, err = run("ask", tmp_path / "photo.png", QUESTION, *SHORT, model=False)
     assert status == 0
     assert "not photographs" not in err
+
+
+def test_a_folder_of_its_name_is_not_the_photo_model(tmp_path, monkeypatch):
+    """A folder of photographs in the working directory is none."""
+    monkeypatch.setenv("ADAFV_HOME", str(tmp_path / "home"))
+    save_tiny(tmp_path / "home" / "photo", "llava")
+    (tmp_path / "photo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    chosen = model_for(Image.new("RGB", (640, 480), "gray"), None)
+    assert source_of(chosen) == str(tmp_path / "home" / "photo")
+
+
+def test_too_little_memory_is_a_sentence(run, image, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("adafv.models.ask.ask", fail)
+    refused(run("ask", image, QUESTION), "memory", "smaller --keep")
+
+
+@pytest.mark.parametrize("out", ["page.jpg", "."])
+def test_explain_refuses_a_name_before_a_model_is_loaded(run, image, monkeypatch, out):
+    monkeypatch.setattr("adafv.models.load.load", lambda *_: pytest.fail("loaded"))
+    refused(run("explain", image, QUESTION, "--out", out), "PNG file")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -650,6 +675,11 @@ def test_eval(run, tmp_path, monkeypatch):
     assert printed.rstrip() in said
     status, printed, _ = run("table", out / "results.json", "--keep", 0.9, "--json", model=False)
     assert {row["method"] for row in json.loads(printed)["rows"]} == {"none", "blind"}
+    assert json.loads(printed)["pairs"] == []
+    type_ = next(row["question_type"] for row in result["rows"] if row["question_type"] != "all")
+    of_type = ("table", out / "results.json", "--type", type_, "--json")
+    status, printed, _ = run(*of_type, model=False)
+    assert {row["question_type"] for row in json.loads(printed)["rows"]} == {type_}
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", '{"rows": []}', '{"meta": {}, "rows": [{}]}'])

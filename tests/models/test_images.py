@@ -61,6 +61,10 @@ def test_exif_rotation_is_honoured(tmp_path):
     assert opened.size == (10, 20)
     assert opened.getpixel((5, 2)) == RED
     assert opened.getpixel((5, 17)) == BLUE
+    # an image that a program opened itself, too
+    own = to_rgb(Image.open(tmp_path / "a.png"))
+    assert np.array_equal(np.asarray(own), np.asarray(opened))
+    assert to_rgb(own).size == (10, 20)
 
 
 def test_damaged_exif_does_not_hide_the_picture(tmp_path):

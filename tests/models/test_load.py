@@ -13,7 +13,10 @@ from fakes import save_tiny
 from transformers import BertConfig, BlipConfig, CLIPConfig, LlamaConfig
 
 import adafv.embedded
+from adafv import method
+from adafv.models import hub
 from adafv.models.load import load
+from adafv.models.saved import carried
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,18 @@ def refused(*arguments: object, **options: object) -> str:
     assert "\n" not in message
     assert ": " in message
     return message
+
+
+def test_what_a_hub_model_carries_is_read_from_the_cache(folder, monkeypatch):
+    """Its configuration travels with it; without a hub and a cache it carries nothing."""
+    config = folder / "config.json"
+    block = {"method": "fastervlm", "keep": 0.5}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"adafv": block}))
+    monkeypatch.setattr(hub, "is_reachable", lambda: False)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: str(config))
+    assert carried("owner/name") == method("fastervlm", keep=0.5)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    assert carried("owner/name") is None
 
 
 def test_a_folder_gives_the_model_that_was_saved(folders, family):

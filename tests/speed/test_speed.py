@@ -362,6 +362,7 @@ def made(
             records.append(
                 {
                     "kind": "cell",
+                    "session": 1,
                     "batch": 1,
                     "repeat": repeat,
                     "method": name,
@@ -419,6 +420,34 @@ def test_rows():
     assert rows.rows_of(records, SETTINGS, config)[1]["bound"] == "memory"
     records[0] = {"kind": "ceilings", "flops": 1e15, "bytes": 1e15}
     assert rows.rows_of(records, SETTINGS, config)[1]["bound"] == "launch"
+
+
+def test_what_is_added_later_is_compared_with_its_own_dense_runs():
+    """The machine is half as fast on the second day; a trial without a dense one counts nowhere."""
+    dense, first, second = (DENSE, 1.0), ("adafv", 0.1), ("scope", 0.1)
+    records = made({dense: [100.0, 100], first: [20.0, 20]}, {first: 108})
+    later = made({dense: [200.0, 200], second: [50.0, 50, 1]}, {second: 108})
+    for record in later:
+        if record["kind"] == "cell":
+            records.append(record | {"session": 2})
+    _, one, other = rows.rows_of(records, SETTINGS, shape_of("tiny").config())
+    assert (one["method"], one["speedup"], one["speedup_low"]) == ("adafv", 5, 5)
+    assert (other["method"], other["speedup"], other["repeats"]) == ("scope", 4, 2)
+
+
+def test_a_method_that_is_added_is_timed_beside_the_dense_model(small, tmp_path, capsys):
+    options = ("--keep", "0.5", "--out", tmp_path)
+    for name in ("adafv", "scope"):
+        assert speed(capsys, *QUICK, "--methods", name, *options)[0] == 0
+    cells = [json.loads(line) for line in (tmp_path / "cells.jsonl").read_text().splitlines()]
+    methods = {}
+    for cell in cells:
+        if cell["kind"] == "cell":
+            methods.setdefault(cell["session"], set()).add(cell["method"])
+    assert methods == {
+        1: {DENSE, DENSE_REPEAT, "adafv"},
+        2: {DENSE, DENSE_REPEAT, "scope"},
+    }
 
 
 def test_roofline():

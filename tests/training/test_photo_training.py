@@ -355,6 +355,8 @@ def test_training_resumes_where_it_stopped(monkeypatch, tmp_path):
         return torch.load(tmp_path / "runs" / run / name)["bridge"]
 
     straight = bridge("straight", 4)
+    with pytest.raises(ValueError, match="began with questions=3"):
+        bridge("straight", 5, "--questions", "4")
     bridge("halves", 2)
     resumed = bridge("halves", 4)
     assert straight.keys() == resumed.keys()

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import Dinov2Model
 
+from adafv.models.photo.assemble import FEATURE_LAYER
 from training.photo.cache import CACHE
+from training.photo.pictures import read_index
 from training.photo.scenes import Thing, compose
 
 __all__ = ["SHARD", "Shard", "encode", "prepare", "shards"]
@@ -56,27 +59,42 @@ def hidden_states(tower: Dinov2Model, images: list[Image.Image]) -> list[Tensor]
 
 
 def prepare(tower: Dinov2Model, split: str, count: int) -> None:
-    """Compute what is missing of the first `count` scenes of a split."""
+    """Compute what is missing of the first `count` scenes of a split.
+
+    A shard of fewer scenes, of other pictures or of another layer is made anew.
+    """
     folder = CACHE / "features"
     folder.mkdir(parents=True, exist_ok=True)
+    pictures = sorted(row["id"] for row in read_index())
+    made_of = {"layer": FEATURE_LAYER, "pictures": zlib.crc32("".join(pictures).encode())}
     for shard in tqdm(range(math.ceil(count / SHARD)), desc=f"features {split}"):
         path = folder / f"{split}-{shard:04d}"
-        if path.with_suffix(".json").is_file():
+        numbers = range(shard * SHARD, min(count, (shard + 1) * SHARD))
+        if _is_current(path.with_suffix(".json"), len(numbers), made_of):
             continue
         features = []
         owners = []
         things = []
         # two at once: a batch of one wastes half of the tower's time
-        for number in range(shard * SHARD, min(count, (shard + 1) * SHARD), 2):
-            scenes = [compose(split, number), compose(split, number + 1)]
+        for start in numbers[::2]:
+            scenes = [compose(split, number) for number in (start, start + 1) if number in numbers]
             features.append(encode(tower, [scene.image for scene in scenes]).half().numpy())
             for scene in scenes:
                 owners.append(scene.owners.tolist())
                 things.append([vars(thing) for thing in scene.things])
         np.save(path.with_suffix(".npy"), np.concatenate(features))
-        path.with_suffix(".tmp").write_text(json.dumps({"owners": owners, "things": things}))
+        meta = {"made_of": made_of, "owners": owners, "things": things}
+        path.with_suffix(".tmp").write_text(json.dumps(meta))
         # last, so that a shard is complete or absent
         path.with_suffix(".tmp").rename(path.with_suffix(".json"))
+
+
+def _is_current(path: Path, scenes: int, made_of: dict[str, int]) -> bool:
+    """Return whether a shard is there with so many scenes or more, of these pictures."""
+    if not path.is_file():
+        return False
+    meta = json.loads(path.read_text())
+    return meta.get("made_of") == made_of and len(meta["things"]) >= scenes
 
 
 def shards(split: str) -> list[Path]:

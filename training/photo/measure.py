@@ -11,7 +11,6 @@ import argparse
 import copy
 import json
 from collections import defaultdict
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
+from adafv.utils.stats import wilson
 from training.photo.cache import CACHE
 from training.photo.features import Shard, encode, shards
 from training.photo.parts import language_model, tokenizer, tower
@@ -30,21 +30,12 @@ from training.photo.questions import Question, matches, questions
 from training.photo.scenes import PIXELS
 from training.photo.train import Packer, Student
 
-__all__ = ["answers", "interval", "measure", "perplexity"]
+__all__ = ["answers", "measure", "perplexity"]
 
+Said = tuple[int, Question, str]
+"""A scene's number, a question about it, and what was answered."""
 LONGEST = 40  # tokens of an answer
 UNSEEN_SEED = 1_000_003  # questions of the test are not those of training
-
-
-def interval(hits: int, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share."""
-    if not n:
-        return 0.0, 1.0
-    z = 1.96
-    p = hits / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return middle - half, middle + half
 
 
 @torch.inference_mode()
@@ -118,13 +109,13 @@ def _repeated(cache: Any, times: int) -> Any:
 
 def measure(
     student: Student, split: str, scenes: int, blind: bool, count: int = 10
-) -> dict[str, list[tuple[Question, str]]]:
+) -> dict[str, list[Said]]:
     """Return what the model says to the questions of some scenes of a split, by question type."""
     packer = Packer()
     grey = None
     if blind:
         grey = encode(tower(), [Image.new("RGB", (PIXELS, PIXELS), (128, 128, 128))])[0]
-    said: dict[str, list[tuple[Question, str]]] = defaultdict(list)
+    said: dict[str, list[Said]] = defaultdict(list)
     title = f"{split} {'blind' if blind else 'dense'}"
     prefix = None
     number = 0
@@ -147,7 +138,7 @@ def measure(
             spoken, cache = answers(student, packer, features, texts, prefix)
             prefix = cache if blind else None
             for question, answer in zip(about, spoken, strict=True):
-                said[question.type].append((question, answer))
+                said[question.type].append((number, question, answer))
     return said
 
 
@@ -207,28 +198,32 @@ def main() -> None:
     Path(path).write_text(json.dumps(result, indent=1))
 
 
-def _shares(said: dict[str, list[tuple[Question, str]]]) -> dict[str, dict]:
+def _shares(said: dict[str, list[Said]]) -> dict[str, dict]:
     """Return accuracy and interval of every type of question, and of all."""
-    hits: dict[str, list[bool]] = {}
-    for type_, pairs in sorted(said.items()):
-        hits[type_] = [matches(answer, question) for question, answer in pairs]
-    hits["all"] = [hit for some in list(hits.values()) for hit in some]
-
+    everything = [answer for some in said.values() for answer in some]
     shares = {}
-    for type_, some in hits.items():
-        low, high = interval(sum(some), len(some))
+    for type_, some in [*sorted(said.items()), ("all", everything)]:
+        # answers on one scene go right or wrong together
+        by_scene: dict[int, list[bool]] = defaultdict(list)
+        for scene, question, answer in some:
+            by_scene[scene].append(matches(answer, question))
+        low, high = wilson([*by_scene.values()])
+        right = sum(map(sum, by_scene.values()))
         shares[type_] = {
             "n": len(some),
-            "accuracy": round(float(np.mean(some)), 3),
+            "scenes": len(by_scene),
+            "accuracy": round(right / len(some), 3),
             "interval": [round(low, 3), round(high, 3)],
         }
     return shares
 
 
-def _print_wrong(split: str, said: dict[str, list[tuple[Question, str]]], most: int) -> None:
+def _print_wrong(split: str, said: dict[str, list[Said]], most: int) -> None:
     """Print some wrong answers of each type."""
-    for type_, pairs in said.items():
-        wrong = [pair for pair in pairs if not matches(pair[1], pair[0])]
+    for type_, some in said.items():
+        wrong = [
+            (question, answer) for _, question, answer in some if not matches(answer, question)
+        ]
         for question, answer in wrong[:most]:
             print(f"{split} {type_}: {question.text} | {question.answer} | said: {answer}")
 

@@ -14,6 +14,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from adafv.models.photo.assemble import read_bridge
+from adafv.utils.files import differences
 from training.photo.align import Projector
 from training.photo.cache import CACHE
 from training.photo.features import Shard, shards
@@ -40,6 +42,8 @@ END = "<|im_end|>"
 TEXT = 0.3  # share of steps that hold a text without an image, too
 PASSAGES = 0.5  # share of steps that hold the model to what it predicted in a passage
 WARMUP = 50  # steps
+RATES = (1 / 3, 1)  # of the projector and of LoRA, as shares of --rate
+SETTINGS = ("seed", "rank", "scenes_a_step", "questions", "whole", "subset", "types")
 SAVE_EVERY = 150  # seconds
 
 
@@ -328,33 +332,29 @@ def train(given: argparse.Namespace) -> None:
     """Train for some minutes from the last checkpoint on, at a constant or falling rate.
 
     With `until` the rate falls to 0 over so many minutes of the run, in as many calls as it takes,
-    and training ends there.
+    and training ends there. The rate is that of the call; what else decides the examples stays that
+    of the run.
+
+    Raises:
+        ValueError: the run began with other settings, or has ended.
     """
     folder = CACHE / "runs" / given.run
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "final.pt").is_file():
+        raise ValueError(f"the run {given.run!r} has ended: give a new one another --run")
     torch.manual_seed(given.seed)
     # a CPU will do: a step is two scenes
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = Student(given.rank).to(device)
     # the projector is aligned already, and learns more slowly
     groups = [
-        {"params": list(student.projector.parameters()), "rate": given.rate / 3},
-        {"params": list(lora_parameters(student.lm).values()), "rate": given.rate},
+        {"params": list(student.projector.parameters()), "rate": given.rate * RATES[0]},
+        {"params": list(lora_parameters(student.lm).values()), "rate": given.rate * RATES[1]},
     ]
     # no weight decay: LoRA starts at zero as it is
     optimiser = torch.optim.AdamW(groups, lr=given.rate, betas=(0.9, 0.98), weight_decay=0.0)
 
-    # resume, or go on from a bridge
-    step = 0
-    seconds = 0.0
-    if given.begin is not None:
-        student.load_trained(read_bridge(given.begin)[0])
-    if (folder / "last.pt").is_file():
-        saved = torch.load(folder / "last.pt", map_location=device)
-        student.load_trained(saved["bridge"])
-        optimiser.load_state_dict(saved["optimiser"])
-        step = saved["step"]
-        seconds = saved["seconds"]
+    step, seconds = _resumed(folder, student, optimiser, given)
     packer = Packer()
     record = Record(folder / "log.jsonl")
     types = tuple(given.types.split(","))
@@ -402,10 +402,41 @@ def train(given: argparse.Namespace) -> None:
         right = answers_right(row, logits.detach())
         record.add(step, so_far, loss.item(), forgotten.item(), len(row.ids), right)
         if time.time() - last_saved > SAVE_EVERY:
-            save(folder / "last.pt", student, optimiser, step, so_far)
+            save(folder / "last.pt", student, optimiser, step, so_far, given)
             last_saved = time.time()
     path = folder / ("final.pt" if so_far >= last else "last.pt")
-    save(path, student, optimiser, step, so_far)
+    save(path, student, optimiser, step, so_far, given)
+
+
+def _resumed(
+    folder: Path,
+    student: Student,
+    optimiser: torch.optim.Optimizer,
+    given: argparse.Namespace,
+) -> tuple[int, float]:
+    """Put a run's last checkpoint in place, or the bridge that it begins with.
+
+    Returns:
+        Steps and seconds of the run so far.
+    """
+    if not (folder / "last.pt").is_file():
+        if given.begin is not None:
+            student.load_trained(read_bridge(given.begin)[0])
+        return 0, 0.0
+    saved = torch.load(folder / "last.pt", map_location=student.lm.device)
+    if was := differences(saved["settings"], _settings(given)):
+        raise ValueError(f"the run {given.run!r} began with {was}: pass the same, or another --run")
+    student.load_trained(saved["bridge"])
+    optimiser.load_state_dict(saved["optimiser"])
+    # the checkpoint has the rate of the call before
+    for group, share in zip(optimiser.param_groups, RATES, strict=True):
+        group["rate"] = given.rate * share
+    return saved["step"], saved["seconds"]
+
+
+def _settings(given: argparse.Namespace) -> dict[str, Any]:
+    """Return what decides the examples of a run."""
+    return {name: getattr(given, name) for name in SETTINGS}
 
 
 def drawn(
@@ -479,15 +510,24 @@ class Record:
 
 
 def save(
-    path: Path, student: Student, optimiser: torch.optim.Optimizer, step: int, seconds: float
+    path: Path,
+    student: Student,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    seconds: float,
+    given: argparse.Namespace,
 ) -> None:
     """Write a checkpoint that an interruption cannot halve."""
     bridge = {name: value.detach().cpu() for name, value in student.trained().items()}
     # written beside it, then renamed
-    torch.save(
-        {"bridge": bridge, "optimiser": optimiser.state_dict(), "step": step, "seconds": seconds},
-        path.with_suffix(".tmp"),
-    )
+    checkpoint = {
+        "bridge": bridge,
+        "optimiser": optimiser.state_dict(),
+        "step": step,
+        "seconds": seconds,
+        "settings": _settings(given),
+    }
+    torch.save(checkpoint, path.with_suffix(".tmp"))
     os.replace(path.with_suffix(".tmp"), path)
 
 

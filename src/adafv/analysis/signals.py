@@ -36,15 +36,18 @@ def similarity(tokens: VisualTokens) -> Tensor:
     Text-to-image attention is a softmax of it, see `adafv.ops.relevance.text_to_image_attention`.
 
     Returns:
-        (I, N) fp32.
+        (I, N) fp32, 0 for a question without a text token.
     """
     assert tokens.text is not None
     assert tokens.text_mask is not None
+    if tokens.text.shape[1] == 0:
+        return torch.zeros_like(tokens.mask, dtype=torch.float32)
     text = F.normalize(tokens.text.float(), dim=-1)  # (I, M, D)
     features = F.normalize(tokens.features.float(), dim=-1)  # (I, N, D)
     cosine = text @ features.mT  # (I, M, N)
     # padding of the text resembles nothing
-    return cosine.masked_fill(~tokens.text_mask[..., None], -torch.inf).amax(1)
+    strongest = cosine.masked_fill(~tokens.text_mask[..., None], -torch.inf).amax(1)  # (I, N)
+    return strongest.where(tokens.text_mask.any(1, keepdim=True), 0.0)
 
 
 @checked

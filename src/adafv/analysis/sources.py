@@ -103,7 +103,8 @@ def from_boxes(path: str | Path, limit: int | None = None) -> Source:
 def _lines(path: Path) -> list[str]:
     """Read the lines of a text file."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        # other separators of lines may stand in a question
+        return path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError:
         raise ValueError(
             f"{path} is not UTF-8 text: pass a JSONL file with lines such as {_EXAMPLE}"

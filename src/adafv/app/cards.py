@@ -6,7 +6,7 @@ from PIL import Image
 
 from adafv.app.drawing import Box, chosen_by, figure, ground, heat, kept
 from adafv.app.view import DENSE, Result, View
-from adafv.methods import METHODS
+from adafv.methods import KNOWN
 from adafv.models.ask import Answer
 from adafv.utils.checks import checked
 from adafv.viz import Explanation
@@ -98,9 +98,9 @@ def _headline(view: View) -> str:
     ]
     return (
         f'<div class="headline"><h2>{escape(view.results[1].method)}: {", ".join(parts)}.</h2>'
-        f'<p class="small">Timed once, in this request: {pruned.prefill_ms:,.0f} ms instead of '
-        f"{dense.prefill_ms:,.0f} ms from the encoded image to the first token. Encoding the "
-        f"image took {view.vision_ms:,.0f} ms, once for all of them.</p></div>"
+        f'<p class="small">Timed once, when it was first asked: {pruned.prefill_ms:,.0f} ms '
+        f"instead of {dense.prefill_ms:,.0f} ms from the encoded image to the first token. "
+        f"Encoding the image took {view.vision_ms:,.0f} ms, once for all of them.</p></div>"
     )
 
 
@@ -296,7 +296,7 @@ def summary(name: str) -> str:
     Raises:
         ValueError: there is no such method.
     """
-    method = METHODS.get(name.partition(":")[0])
+    method = KNOWN.get(name.partition(":")[0])
     if method is None:
         raise ValueError(f"method {name!r} is unknown: choose one that `adafv methods` names")
     return (method.__doc__ or "").strip().splitlines()[0]

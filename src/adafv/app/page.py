@@ -113,9 +113,9 @@ class Page:
         """Ask about the image that is there; what other budgets answer follows."""
         try:
             view = self._view(visitor, source, choices)
+            reply = self._drawn(view, choices)
         except ValueError as error:
             return Reply(_notice(error, source))
-        reply = self._drawn(view, choices)
         return replace(reply, words=panels.words(view), budgets=panels.asking())
 
     def suggest(self, visitor: str, source: str, choices: Choices) -> Reply:
@@ -158,7 +158,7 @@ class Page:
         return self._take(visitor, number, choices._replace(question=question))
 
     def export(self, visitor: str, source: str, choices: Choices, kind: str) -> tuple[str, str]:
-        """Return what is on the page for others to see.
+        """Return what the choices on the page lead to, for others to see.
 
         Args:
             kind: "link", "png" or "json".

@@ -90,12 +90,22 @@ def _cell(answer: Answer | None, dense: Answer) -> str:
 def _from_where(
     method: str, shares: Sequence[float], row: Sequence[Answer | None], dense: Answer
 ) -> str:
-    """Say from which budget on a method answers as all tokens do, of those tried."""
+    """Say from which budget on a method answers as all tokens do, of those that were asked."""
+    asked = []
+    for share, answer in zip(shares, row, strict=True):
+        if answer is not None:
+            asked.append((share, same(answer, dense)))
+    if not asked:
+        return f"{escape(method)} has answered at none of these budgets."
+
+    # from the largest down, as long as the answer is the same
     first = None
-    for share, answer in reversed([*zip(shares, row, strict=True)]):
-        if answer is None or not same(answer, dense):
+    largest = asked[-1][0]
+    for share, agrees in reversed(asked):
+        if not agrees:
             break
         first = share
     if first is None:
-        return f"{escape(method)} gives another answer than all tokens, still at {shares[-1]:.0%}."
-    return f"{escape(method)} gives the answer of all tokens at {first:.0%} and at more."
+        return f"{escape(method)} gives another answer than all tokens, still at {largest:.0%}."
+    more = "at more" if largest == shares[-1] else f"at more, up to {largest:.0%}"
+    return f"{escape(method)} gives the answer of all tokens at {first:.0%} and {more}."

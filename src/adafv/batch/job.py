@@ -236,11 +236,13 @@ class _Pruners:
         # most lines say nothing
         if wanted == (None, None, None):
             return self.default
+        # a result names the method that was asked for, also where there is none
+        if line.method is not None:
+            self.specs[line.number] = line.method
         if wanted not in self._made:
             pruner = self._of(*wanted)
             self.engine.check(pruner)
             self._made[wanted] = pruner
-        # a result names the method that made it
         self.specs[line.number] = self._made[wanted].spec
         return self._made[wanted]
 

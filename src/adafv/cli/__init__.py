@@ -99,6 +99,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         return _fail(advice, BAD_INPUT)
     except Exception as error:
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(error, torch.OutOfMemoryError):
+            return _fail(
+                "the memory of the device is too small: pass a smaller --keep or --batch-size, a "
+                "smaller image, or --device cpu",
+                BAD_INPUT,
+            )
         # typer's usage errors, which have no public base class
         if not hasattr(error, "format_message"):
             raise

@@ -17,7 +17,8 @@ def evaluate(
     suite: Annotated[
         str,
         typer.Option(
-            metavar="S,…", help="Suites of questions, or own ones: FILE.jsonl; default: all drawn."
+            metavar="S,…",
+            help="Suites of questions, or own ones: FILE.jsonl; default: all scenes, easy-vqa.",
         ),
     ] = "",
     limit: Annotated[
@@ -70,8 +71,7 @@ def evaluate(
     if entry is not None:
         check_repeatable(model, plan.suites, split)
         writable_folder(entry)
-    # results of other methods, budgets or suites are kept
-    before = merge.earlier(out)
+    merge.earlier(out)
     options.quiet()
     from adafv.models.load import load
     from adafv.utils.machine import machine_of
@@ -87,7 +87,9 @@ def evaluate(
         "max_new_tokens": plan.max_new_tokens,
     }
 
-    # results that are there already must be of the same model and questions
+    # results of other methods, budgets or suites are kept, those of a run meanwhile included
+    before = merge.earlier(out)
+    # those that are there already must be of the same model and questions
     meta = report.meta_of(loaded, name, start, **settings)
     merge.check_mergeable(before, meta, plan.counts, plan.measured)
     machine = machine_of(loaded.device)
@@ -255,11 +257,22 @@ def table(
     # a tuning's file says so itself; any other is taken for an evaluation's
     tuned = tuning.read(results)
     found = tuned or report.read(results)
+    if tuned and question_type != "all":
+        raise ValueError(
+            "--type is for results of `adafv eval`, which a tuning is not: leave it out"
+        )
     # 10% and 0.1 are the same share
     keeps = {options.share_in(text) for text in options.names_in(keep)}
     # the dense row and the blind one are what the others are compared with
     rows = [row for row in found["rows"] if not keeps or row["keep"] in keeps | {0, 1}]
     if as_json:
+        if keeps and not tuned:
+            pairs = [pair for pair in found["pairs"] if pair["keep"] in keeps]
+            found = found | {"pairs": pairs}
+        if question_type != "all":
+            # differences are of all questions
+            rows = report.of_type(rows, question_type)
+            found = found | {"pairs": []}
         options.print_json(found | {"rows": rows})
     elif tuned:
         options.print_table(tuning.table(rows), markdown, tuning.NARROW)

@@ -191,7 +191,7 @@ def pruner_of(
     model: str | None = None,
     processor: Any = None,
 ) -> "Pruner":
-    """Return the method at the budget of the command line, or else of the model's folder.
+    """Return the method at the budget of the command line, or else the one that the model carries.
 
     Args:
         name: as `adafv.methods.from_spec` reads it, with options and perhaps the budget.
@@ -297,7 +297,8 @@ def model_for(image: Any, model: str | None) -> str | None:
         return model
     beyond = photograph_notice(image)
     if beyond and photo.fetched():
-        return photo.NAME
+        # by its path: a folder here may have its name
+        return str(photo.folder())
     if beyond:
         complain(beyond)
     return None

@@ -22,15 +22,7 @@ from adafv.utils.records import as_csv, distinct, where, write_json
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = [
-    "LEGEND",
-    "NARROW",
-    "TableByBudget",
-    "meta_of",
-    "read",
-    "table",
-    "write",
-]
+__all__ = ["LEGEND", "NARROW", "TableByBudget", "meta_of", "of_type", "read", "table", "write"]
 
 LEGEND = (
     "▲ better, ▼ worse than adafv by more than luck "
@@ -117,6 +109,21 @@ def write(
 
 
 @checked
+def of_type(rows: list[dict[str, Any]], question_type: str) -> list[dict[str, Any]]:
+    """Return the rows of a type of question.
+
+    Raises:
+        ValueError: no question is of this type.
+    """
+    types = distinct(rows, "question_type")
+    if question_type not in types:
+        raise ValueError(
+            f"type {question_type!r} is not in these results: pass one of {', '.join(types)}"
+        )
+    return where(rows, question_type=question_type)
+
+
+@checked
 def table(
     rows: list[dict[str, Any]],
     pairs: Iterable[dict[str, Any]] = (),
@@ -131,14 +138,9 @@ def table(
     Raises:
         ValueError: no question is of this type.
     """
-    types = distinct(rows, "question_type")
-    if question_type not in types:
-        raise ValueError(
-            f"type {question_type!r} is not in these results: pass one of {', '.join(types)}"
-        )
     # differences are of all questions
     pairs = pairs if question_type == "all" else ()
-    rows = where(rows, question_type=question_type)
+    rows = of_type(rows, question_type)
     suites = distinct(rows, "suite")
     marks = _marks(pairs, against)
 

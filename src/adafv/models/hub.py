@@ -1,4 +1,4 @@
-"""Check in seconds that a model can be had at all, before anything heavy is imported."""
+"""Find a model, or say in seconds that it cannot be had, before anything heavy is imported."""
 
 import contextlib
 import re
@@ -8,10 +8,10 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import urlsplit
 
-from adafv.models.photo import NAME
+from adafv.models.photo import NAME, folder
 from adafv.utils.checks import checked
 
-__all__ = ["WAIT", "check_available", "is_reachable"]
+__all__ = ["WAIT", "check_available", "config_folder", "is_reachable"]
 
 WAIT = 2.0
 """Seconds that the hub has to answer in; its own client would try again for half a minute."""
@@ -43,6 +43,33 @@ def check_available(model: str) -> None:
         f"model {model!r} is no folder here and not in the cache, and {_endpoint()} "
         "cannot be reached to download it: check the path, or the connection"
     )
+
+
+@checked
+def config_folder(model: str | Path) -> Path:
+    """Return the folder that holds a model's config.json, as far as it can be had.
+
+    That of a hub id is in the hub's cache; the file, a few kilobytes, is downloaded if it isn't.
+
+    Args:
+        model: hub id or folder; "photo": what `adafv fetch photo` fetched.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir() or isinstance(model, Path):
+        return path
+    if model == NAME:
+        return folder()
+    if not _HUB_ID.fullmatch(model):
+        return path
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    found = try_to_load_from_cache(model, "config.json")
+    if not isinstance(found, str) and is_reachable():
+        # what cannot be had is said when the model is loaded
+        with contextlib.suppress(HfHubHTTPError, OSError, ValueError):
+            found = hf_hub_download(model, "config.json")
+    return Path(found).parent if isinstance(found, str) else path
 
 
 def is_reachable() -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from adafv.utils.checks import checked
 
@@ -93,7 +93,7 @@ def open_image(path: str | Path | bytes) -> Image.Image:
                 if getattr(image, "is_animated", False):
                     kind = _SEVERAL.get(image.format or "")
                 image.load()
-                rgb = to_rgb(_upright(image))
+                rgb = to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = f"{Image.MAX_IMAGE_PIXELS:,}"
         raise ValueError(
@@ -243,6 +243,9 @@ def check_file(name: str, what: str = "image") -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
+        # without a turn it would be a copy
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image
         return ImageOps.exif_transpose(image)
     except Exception:
         # a damaged EXIF block is no reason to refuse sound pixels
@@ -251,7 +254,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 @checked
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image as 8-bit RGB: 16 bits are scaled, transparency is laid on white."""
+    """Return an image as 8-bit RGB, upright: 16 bits are scaled, transparency is laid on white."""
+    image = _upright(image)
     if image.mode in (*_INTEGER_MODES, "F"):
         return Image.fromarray(_to_8_bit(np.asarray(image), image.mode)).convert("RGB")
     # premultiplied alpha ("La") converts to no mode but the plain one

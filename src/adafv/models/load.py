@@ -14,6 +14,7 @@ from adafv.core.chat_template import remember
 from adafv.families import family_of
 from adafv.models import photo
 from adafv.models.hub import is_reachable
+from adafv.models.photo.record import check_current
 from adafv.models.processors import processor_class
 from adafv.utils.checks import checked
 
@@ -98,8 +99,8 @@ def source_of(model: str | Path | None) -> str:
         model: hub id or folder; None: the one that ships; "photo": the one that was fetched.
 
     Raises:
-        ValueError: "photo" before it was fetched, a folder that isn't there or holds no model, or
-            something that is neither.
+        ValueError: "photo" before it was fetched, or fetched by another version; a folder that
+            isn't there or holds no model, or something that is neither.
     """
     # the model that ships
     if model is None:
@@ -116,6 +117,7 @@ def source_of(model: str | Path | None) -> str:
     if name == photo.NAME and not Path(name).is_dir():
         if not photo.fetched():
             raise ValueError("the photo model is not here yet: run `adafv fetch photo`")
+        check_current()
         return str(photo.folder())
 
     # a folder of the user's own

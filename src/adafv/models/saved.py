@@ -10,6 +10,7 @@ from adafv import __version__
 from adafv.core.config import PruneConfig
 from adafv.core.pruner import Pruner
 from adafv.methods import KNOWN, from_config
+from adafv.models.hub import config_folder
 from adafv.utils.checks import checked
 from adafv.utils.files import writable_folder, write_text
 
@@ -77,6 +78,9 @@ def from_pretrained(folder: str | Path) -> Pruner:
     `config.json` under "adafv", which goes first. Only "keep" or "tokens" has to be there: the
     method is AdaFV where no other is named, and options that are left out have their defaults.
 
+    Args:
+        folder: as in `carried`.
+
     Raises:
         ValueError: no folder, nothing of a pruner in it, or a file that is damaged, of an unknown
             method, or has an option that the method doesn't have or a value that it refuses.
@@ -95,8 +99,11 @@ def carried(folder: str | Path) -> Pruner | None:
     """Do as `from_pretrained`, but return None where a folder says nothing about pruning.
 
     The same where there is no folder.
+
+    Args:
+        folder: of a model; or a hub id, or "photo", whose configuration says it.
     """
-    found, path = _find(Path(folder).expanduser())
+    found, path = _find(config_folder(folder))
     if not found.keys() - {*SERVER, "version"}:
         return None
     return _pruner(found, path)
@@ -106,10 +113,13 @@ def carried(folder: str | Path) -> Pruner | None:
 def read(folder: str | Path) -> dict[str, Any]:
     """Return what a folder says about pruning, unchecked; empty where it says nothing.
 
+    Args:
+        folder: as in `carried`.
+
     Raises:
         ValueError: the file is damaged.
     """
-    return _find(Path(folder).expanduser())[0]
+    return _find(config_folder(folder))[0]
 
 
 @checked

@@ -24,13 +24,14 @@ __all__ = ["meta_of", "noise_of", "write"]
 def noise_of(records: Iterable[Record]) -> dict[str, list[float]]:
     """Return the lowest, median and highest ratio of dense to dense TTFT, for each batch."""
     # the dense model takes part twice in every repetition
-    times: dict[tuple[int, int], dict[str, float]] = defaultdict(dict)
+    times: dict[tuple[int, int, int], dict[str, float]] = defaultdict(dict)
     for record in records:
         if record["kind"] == "cell" and record["method"] in (DENSE, DENSE_REPEAT):
-            times[record["batch"], record["repeat"]][record["method"]] = record["ttft_ms"]
+            at = record["batch"], record["session"], record["repeat"]
+            times[at][record["method"]] = record["ttft_ms"]
 
     ratios: dict[int, list[float]] = defaultdict(list)
-    for (batch, _), pair in sorted(times.items()):
+    for (batch, *_), pair in sorted(times.items()):
         if len(pair) == 2:
             ratios[batch].append(pair[DENSE] / pair[DENSE_REPEAT])
 

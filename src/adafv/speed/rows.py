@@ -79,8 +79,8 @@ class Row:
     preprocess_ms: float
     prompt_tokens: int
     peak_bytes: int | None
-    speedup_low: float | None
-    speedup_high: float | None
+    speedup_low: float
+    speedup_high: float
     repeats: int
     bound: str
     prefill_bound: str
@@ -147,11 +147,15 @@ class _Batch:
         self.captures = _by_name(found.get("capture", ()), "ms")
 
         # measured in every repetition
+        self.dense: dict[tuple[int, int], Record] = {}
+        for trial in found["cell"]:
+            if trial["method"] == DENSE:
+                self.dense[_turn(trial)] = trial
+        # a trial counts beside the dense one of its turn, which an interruption may have left out
         self.trials: dict[tuple[str, float], list[Record]] = defaultdict(list)
         for trial in found["cell"]:
-            self.trials[trial["method"], trial["keep"]].append(trial)
-        self.dense = self.trials[DENSE, 1.0]
-        self.dense_ttft = {trial["repeat"]: trial["ttft_ms"] for trial in self.dense}
+            if _turn(trial) in self.dense:
+                self.trials[trial["method"], trial["keep"]].append(trial)
 
         # the tower: pruning stops at the features' layer, the stock model goes on to the last
         grids = self.facts["grids"]  # rows and columns of each crop
@@ -160,7 +164,7 @@ class _Batch:
 
         # launching kernels: what a prompt of one token takes beyond its arithmetic
         self.text = {r["length"]: r["ms"] for r in found["text"]}
-        one = self._prefill([1] * len(self.dense[0]["lengths"]))
+        one = self._prefill([1] * len(found["cell"][0]["lengths"]))
         self.launch = max(0.0, self.text[1] - roofline.at_least_ms(one.flops, one.bytes))
 
     def rows(self) -> list[Row]:
@@ -171,7 +175,7 @@ class _Batch:
 
     def _row(self, name: tuple[str, float]) -> Row:
         trials = self.trials[name]
-        dense = self.dense
+        dense = [self.dense[_turn(trial)] for trial in trials]
         lengths = trials[0]["lengths"]
         kept = trials[0]["kept"]
         visual = self.facts["visual_tokens"]
@@ -187,11 +191,13 @@ class _Batch:
         both = self._tower(name) + prefill
 
         # speed-ups: reached, and ideal
-        speedup = median(self.dense_ttft.values()) / median(ttft)
+        speedup = median(trial["ttft_ms"] for trial in dense) / median(ttft)
         ideal = (self.stock + dense_prefill).flops / both.flops
         prefill_speedup = _median(dense, "prefill") / stages["prefill"]
         prefill_ideal = dense_prefill.flops / prefill.flops
-        ratios = self._ratios(trials)
+        ratios = []
+        for trial, beside in zip(trials, dense, strict=True):
+            ratios.append(beside["ttft_ms"] / trial["ttft_ms"])
 
         # each layer launches kernels, those of the tower too
         layers = flops.text_stack(self.config).layers
@@ -202,7 +208,7 @@ class _Batch:
         between_layers = len(set(lengths)) > 1
         pays = None
         if kept is not None and not between_layers:
-            pays = self._break_even(name[1], trials)
+            pays = self._break_even(name[1], trials, dense)
 
         return Row(
             method=name[0],
@@ -227,8 +233,8 @@ class _Batch:
             preprocess_ms=self.facts["preprocess_ms"],
             prompt_tokens=max(lengths),
             peak_bytes=self.peaks.get(name),
-            speedup_low=min(ratios, default=None),
-            speedup_high=max(ratios, default=None),
+            speedup_low=min(ratios),
+            speedup_high=max(ratios),
             repeats=len(trials),
             bound=self._bound(both, launch),
             prefill_bound=self._bound(prefill, self.launch),
@@ -248,15 +254,6 @@ class _Batch:
         small = grid_within(rows, columns, num_keep(rows * columns, name[1]))
         return flops.vision(self.config, [small], self.batch, self.size, all_layers=False)
 
-    def _ratios(self, trials: list[Record]) -> list[float]:
-        """Return dense TTFT over that of each trial, in the same repetition."""
-        ratios = []
-        for trial in trials:
-            # an interrupted run may lack one of the two
-            if trial["repeat"] in self.dense_ttft:
-                ratios.append(self.dense_ttft[trial["repeat"]] / trial["ttft_ms"])
-        return ratios
-
     def _prefill(self, lengths: Sequence[int]) -> Work:
         return flops.prefill(self.config, lengths, self.batch, self.size)
 
@@ -269,20 +266,23 @@ class _Batch:
         }
         return max(times, key=lambda name: times[name])
 
-    def _break_even(self, keep: float, trials: list[Record]) -> int | None:
+    def _break_even(self, keep: float, trials: list[Record], dense: list[Record]) -> int | None:
         # the overhead: what comes before the prefill, less the dense model's own tower
-        vision = {trial["repeat"]: trial["stages"]["vision"] for trial in self.dense}
         overheads = []
-        for trial in trials:
-            if trial["repeat"] in vision:
-                spent = sum(trial["stages"][stage] for stage in OVERHEAD)
-                overheads.append(spent - vision[trial["repeat"]])
+        for trial, beside in zip(trials, dense, strict=True):
+            spent = sum(trial["stages"][stage] for stage in OVERHEAD)
+            overheads.append(spent - beside["stages"]["vision"])
 
         # prefill by length: prompts of text alone, and the dense prompt itself
-        times = {self.dense[0]["lengths"][0]: _median(self.dense, "prefill")} | self.text
+        times = {dense[0]["lengths"][0]: _median(dense, "prefill")} | self.text
         visual = self.facts["visual_tokens"]
         text = self.facts["prompt"] - visual
         return break_even(times, text, visual, keep, median(overheads))
+
+
+def _turn(trial: Record) -> tuple[int, int]:
+    """Return the session and repetition of a trial, within which the machine is the same."""
+    return trial["session"], trial["repeat"]
 
 
 @checked

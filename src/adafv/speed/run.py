@@ -150,6 +150,9 @@ class Measurement:
     ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Time what `out` lacks.
 
+        What is added to an earlier run is compared with a dense model that is timed beside it,
+        never with that of another hour.
+
         Returns:
             The lines of the log that this measurement asks for, and the settings they share.
 
@@ -198,18 +201,33 @@ class Measurement:
         }
 
     def todo(self, log: Log, batch: int) -> list[Trial]:
-        """Return the trials that are neither in the log nor left out."""
+        """Return what is neither in the log nor left out, and dense trials beside it."""
         left_out = _names_of(log, "left_out", batch)
+        dense = set()
+        for record in log.of("cell"):
+            if record["method"] == DENSE:
+                dense.add((record["session"], record["batch"], record["repeat"]))
         there = set()
         for record in log.of("cell"):
-            values = (record[name] for name in ("batch", "repeat", "method", "keep"))
-            there.add(Trial(*values))
+            # a trial that an interruption left without a dense one beside it is timed again
+            if (record["session"], record["batch"], record["repeat"]) in dense:
+                values = (record[name] for name in ("batch", "repeat", "method", "keep"))
+                there.add(Trial(*values))
 
-        lacking = []
+        planned = []
+        repeats = set()
         for trial in plan(list(self.pruners), batch, self.repeats):
-            if trial not in there and trial.name not in left_out:
-                lacking.append(trial)
-        return lacking
+            if trial.name not in left_out:
+                planned.append(trial)
+                if trial not in there:
+                    repeats.add(trial.repeat)
+
+        todo = []
+        for trial in planned:
+            beside = trial.method in (DENSE, DENSE_REPEAT) and trial.repeat in repeats
+            if trial not in there or beside:
+                todo.append(trial)
+        return todo
 
     def _batch(
         self,
@@ -238,6 +256,7 @@ class Measurement:
                 log.add("left_out", batch=batch, method=name[0], keep=name[1], reason=str(error))
 
         wanted = [trial for trial in todo if trial.name not in refused]
+        session = 1 + max((record["session"] for record in log.of("cell")), default=0)
         with compiled(model) if self.compile else nullcontext():
             # graphs are recorded for addresses: one cache for each length
             room = cache(partial(StaticCache, model.config)) if self.compile else None
@@ -260,7 +279,7 @@ class Measurement:
 
             # every line is safe before the next trial starts
             for trial in bar(wanted, desc=f"batch {batch}", leave=True):
-                log.add("cell", **asdict(trial), **asdict(once(trial.name, room)))
+                log.add("cell", session=session, **asdict(trial), **asdict(once(trial.name, room)))
 
     def _warm_up(
         self,

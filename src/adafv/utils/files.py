@@ -16,6 +16,7 @@ __all__ = [
     "as_jsonl",
     "atomic",
     "check_own",
+    "check_png",
     "differences",
     "writable_folder",
     "write_text",
@@ -224,6 +225,20 @@ def check_own(path: str | Path, columns: Iterable[str], command: str) -> None:
     if not own:
         raise ValueError(
             f"{path} is not of `{command}`, which would overwrite it: pass another --out"
+        )
+
+
+@checked
+def check_png(path: Path) -> None:
+    """Raise a `ValueError` unless a path can be the name of a PNG file."""
+    if path.suffix.lower() != ".png":
+        raise ValueError(
+            f"out={str(path)!r} is not the name of a PNG file: pass one that ends in .png"
+        )
+    if path.is_dir():
+        raise ValueError(
+            f"out={str(path)!r} is a folder: pass the name of a file in it, "
+            f"e.g. {path / 'explain.png'}"
         )
 
 

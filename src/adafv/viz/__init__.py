@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from adafv.core.pruner import Pruner
 from adafv.models.videos import Video
 from adafv.utils.checks import checked
-from adafv.utils.files import atomic
+from adafv.utils.files import atomic, check_png
 from adafv.viz.collect import (
     Explanation,
     Word,
@@ -79,15 +79,7 @@ def explain(
             runs), or what `ask` refuses.
     """
     out = Path(out)
-    if out.suffix.lower() != ".png":
-        raise ValueError(
-            f"out={str(out)!r} is not the name of a PNG file: pass one that ends in .png"
-        )
-    if out.is_dir():
-        raise ValueError(
-            f"out={str(out)!r} is a folder: pass the name of a file in it, "
-            f"e.g. {out / 'explain.png'}"
-        )
+    check_png(out)
 
     # a file that cannot be written is refused before the model runs
     with atomic(out) as temporary:

