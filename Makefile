@@ -4,9 +4,10 @@ BIN := $(VENV)/bin
 LMMS := .venv-lmms
 VLLM := .venv-vllm
 UI := .venv-ui
+KERNELS := .venv-kernels
 CONSTRAINTS := constraints.txt
 
-.PHONY: env demo docs pages pictures serve-demo test test-fast test-compiled coverage test-lmms test-vllm test-engines test-clients test-vllm-gpu test-ui \
+.PHONY: env demo docs pages simulate pictures serve-demo test test-fast test-compiled coverage test-lmms test-vllm test-engines test-clients test-vllm-gpu test-ui test-kernels \
 	bench-cpu bench-cpu-whole bench-gpu lint lint-workflows lint-deploy audit sbom house dist clean
 
 env: $(VENV)/ready
@@ -25,6 +26,11 @@ docs: $(VENV)/docs
 
 # What code makes of the documentation, as it lies in the repository; --drawings draws docs/drawings, too.
 pages: env
+	$(BIN)/python docs/site/generate.py
+
+# Serving on many workers, simulated from the committed measurement: half a minute on one core.
+simulate: env
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/simulation/simulate.py --scale
 	$(BIN)/python docs/site/generate.py
 
 # Every committed picture of measurements, from the committed results.
@@ -112,6 +118,17 @@ $(UI)/ready: $(VENV)/ready tests/browser/requirements.txt
 	$(INTO) 'adafv[ui]' --requirement tests/browser/requirements.txt
 	touch $@
 
+# Triton interprets the kernels on a CPU; with TRITON_INTERPRET=0, and a PyTorch that knows the GPU, they run there. Triton
+# takes 700 MB, and PyTorch does more where it is, so it lies over $(VENV).
+TRITON_INTERPRET ?= 1
+test-kernels: $(KERNELS)/ready
+	TRITON_INTERPRET=$(TRITON_INTERPRET) OMP_NUM_THREADS=1 $(KERNELS)/bin/python -m pytest tests/ops/test_kernels.py tests/benchmarks/test_kernel_times.py
+
+$(KERNELS)/ready: $(VENV)/ready
+	$(overlay)
+	$(INTO) 'adafv[kernels]'
+	touch $@
+
 SPEED := $(BIN)/adafv speed
 WHERE := benchmarks/speed
 CPU := --device cpu --dtype float32
@@ -136,6 +153,7 @@ GPU_RESULTS := $(WHERE)/gpu
 bench-gpu:
 	PYTHONPATH=src $(PYTHON) -m adafv speed $(GPU) --shape $(SHAPE) --batch 1,8 --keep 1,0.05 --methods adafv,adafv+,eager --repeats 10 --compile --out $(GPU_RESULTS)
 	PYTHONPATH=src $(PYTHON) $(WHERE)/selection.py $(GPU) --out $(GPU_RESULTS)/selection
+	PYTHONPATH=src $(PYTHON) $(WHERE)/kernel_times.py $(GPU) --out $(GPU_RESULTS)/kernels
 
 lint: env
 	$(BIN)/ruff check .
@@ -181,4 +199,4 @@ dist: env
 	$(BIN)/twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) $(LMMS) $(VLLM) $(UI) build dist out .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(LMMS) $(VLLM) $(UI) $(KERNELS) build dist out .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -27,7 +27,10 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 BY_DEFAULT = {"cli", "eval", "viz"}
 """Extras whose packages are installed anyway."""
-EXTRAS = {"all", "bench", "dev", "docs", "lmms", "photo", "ray", "ui", "video", "vllm", *BY_DEFAULT}
+EXTRAS = {
+    *("all", "bench", "dev", "docs", "kernels", "lmms", "photo", "ray", "ui", "video", "vllm"),
+    *BY_DEFAULT,
+}
 ENTRY_POINTS = (
     ("console_scripts", "adafv.cli:main"),
     ("lmms_eval.models", "adafv.integrations.lmms:manifests"),

@@ -2,6 +2,7 @@
 tokenizers.
 """
 
+import json
 from copy import deepcopy
 from functools import cache
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from conftest import BEFORE, INSIDE, inputs_for, picture
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from adafv import AdaFV, method
 from adafv.core.chat_template import template_of
@@ -289,6 +290,22 @@ def test_the_template_comes_from_the_folder_of_the_model(model, processor, tmp_p
     assert AdaFV(keep=0.2, tokenizer=processor).encode(model, inputs).tokens.text_mask.sum() == 6
     processor.save_pretrained(tmp_path)
     model.config._name_or_path = str(tmp_path)
+    assert AdaFV(keep=0.2).encode(model, inputs).tokens.text_mask.sum() == 6
+
+
+def test_a_template_that_processors_alone_read_counts(model, processor, tmp_path):
+    """chat_template.json, as many checkpoints have it, which no tokenizer opens."""
+    model = deepcopy(model)
+    inputs = inputs_for(
+        processor, ("USER : <image> what color is the anchor ? ASSISTANT :", [picture()])
+    )
+    processor.save_pretrained(tmp_path)
+    template = tmp_path / "chat_template.jinja"
+    text = template.read_text()
+    template.unlink()
+    model.config._name_or_path = str(tmp_path)
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": text}))
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template is None
     assert AdaFV(keep=0.2).encode(model, inputs).tokens.text_mask.sum() == 6
 
 

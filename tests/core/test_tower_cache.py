@@ -83,6 +83,14 @@ def changed_weights(model):
         next(FAMILIES["llava"].tower(model).parameters()).add_(1)
 
 
+def past_the_version(model):
+    next(FAMILIES["llava"].tower(model).parameters()).data.mul_(3)
+
+
+def other_layer(model):
+    model.config.vision_feature_layer = -1
+
+
 def other_precision(model):
     model.double().float()
 
@@ -91,7 +99,9 @@ def other_attention(model):
     model.set_attn_implementation("eager")
 
 
-@pytest.mark.parametrize("change", [changed_weights, other_precision, other_attention])
+@pytest.mark.parametrize(
+    "change", [changed_weights, past_the_version, other_layer, other_precision, other_attention]
+)
 def test_a_model_that_has_changed_encodes_anew(model, change):
     inputs = ask("llava", (QUESTION, [show(80, 48)]))
     with TowerCache() as cache:
@@ -117,6 +127,18 @@ def test_training_and_smaller_images_pass_by(model):
         method("resize", keep=0.3)(model, inputs)
         AdaFV(keep=0.3)(model.train(), inputs)
     assert (cache.hits, cache.misses, len(cache)) == (0, 0, 0)
+
+
+def test_gradients_reach_the_pixels(model):
+    """In eval mode, too, if they ask for some; nothing is taken from the cache then."""
+    inputs = ask("llava", (QUESTION, [show(80, 48)]))
+    inputs["pixel_values"].requires_grad_()
+    with TowerCache() as cache:
+        for pruner in (AdaFV(keep=1.0), AdaFV(keep=0.3)):
+            inputs["pixel_values"].grad = None
+            model(**pruner(model, inputs)).logits.sum().backward()
+            assert inputs["pixel_values"].grad.abs().sum() > 0
+    assert cache.misses == 0
 
 
 def test_the_least_recently_used_go_first(model):

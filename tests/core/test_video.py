@@ -79,6 +79,26 @@ def test_a_clip_that_stands_still_costs_what_a_still_costs(name):
     assert of_still == of_clip
 
 
+def test_a_budget_above_what_is_new_drops_the_repeats_all_the_same(name):
+    """Whatever the budget counts: as many as there are, more, or nearly all. All of them is all."""
+    model = tiny(name).model
+    inputs = film(name, 3, 3, 3, 3)
+    token = placeholders(model.config)["video"]
+    everything = int((inputs["input_ids"] == token).sum())
+    encoding = AdaFV(keep=0.3).encode(model, inputs)
+    [new] = encoding.tokens.counts
+    assert new < everything
+    for pruner in (AdaFV(tokens=new), AdaFV(tokens=new + 1), AdaFV(keep=0.9999)):
+        short = pruner(model, inputs)
+        assert int((short["input_ids"] == token).sum()) == new
+        with pruner.attached(model):
+            out = model.generate(**inputs, do_sample=False, max_new_tokens=2)
+        alone = model.generate(**short, do_sample=False, max_new_tokens=2)
+        assert torch.equal(out[:, -2:], alone[:, -2:])
+    whole = AdaFV(tokens=everything)(model, inputs)
+    assert int((whole["input_ids"] == token).sum()) == everything
+
+
 def test_the_budget_of_a_clip_is_shared_over_its_frames(name):
     """One mixture chooses among all frames: a frame may get more than its share, the clip
     gets K.

@@ -103,6 +103,8 @@ def test_the_oracle_answers_all_questions_or_none(write, tmp_path):
         ({"answer": None}, "has no answer"),
         ({"answer": ["red", " "]}, "is not text"),
         ({"type": 3}, "type=3 is not text"),
+        ({"type": "all"}, "a name for groups of all types"),
+        ({"type": "beyond resize"}, "a name for groups of all types"),
         ({"boxes": [[0, 0, 12]]}, "are no regions"),
         ({"boxes": [[5, 0, 5, 9]]}, "are no regions"),
         ({"image": "c.png"}, "c.png"),

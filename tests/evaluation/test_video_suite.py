@@ -90,7 +90,7 @@ def test_methods_for_clips_are_measured_on_the_suite(loaded, tmp_path):
     }
     assert {count for (_, keep), count in kept.items() if keep == 0.25} == {144}
     assert {count for (_, keep), count in kept.items() if keep == 0.05} == {29}
-    assert "pass keep=0.25 or more" in plan.left_out["evs", 0.05]
+    assert "pass tokens=" in plan.left_out["clips", "evs", 0.05]
     assert all(r["visual_tokens"] == 576 for r in records if r["keep"] == 0.25)
     # the oracle knows where on the contact sheet the boxes lie
     of_oracle = [r["evidence_kept"] for r in records if r["method"] == "oracle" and r["keep"] > 0.2]
@@ -98,4 +98,4 @@ def test_methods_for_clips_are_measured_on_the_suite(loaded, tmp_path):
 
     images = replace(plan, suites=["scenes"], methods=["vidcom2"], keeps=[0.25])
     images.run(*loaded, tmp_path / "scenes", name="embedded")
-    assert "an image has none" in images.left_out["vidcom2", 0.25]
+    assert "an image has none" in images.left_out["scenes", "vidcom2", 0.25]

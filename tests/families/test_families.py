@@ -143,7 +143,7 @@ def test_a_token_that_is_dropped_is_a_token_that_nobody_sees(name, monkeypatch):
 @pytest.mark.proves("inside")
 @pytest.mark.parametrize("chosen", INSIDE)
 def test_every_method_inside_the_language_model(name, chosen):
-    """Or one sentence why not."""
+    """Later layers read less than the prompt has; or one sentence why not."""
     inputs = ask(name, (QUESTION, [show(80, 48)]))
     if reason := FAMILIES[name].no_layerwise_reason:
         with (
@@ -153,8 +153,14 @@ def test_every_method_inside_the_language_model(name, chosen):
             model.generate(**inputs, do_sample=False, max_new_tokens=3)
         pytest.skip(reason)
     with method(chosen, keep=0.6).attached(tiny(name).model) as model:
-        out = model.generate(**inputs, do_sample=False, max_new_tokens=3)
-    assert out.shape[1] == inputs["input_ids"].shape[1] + 3
+        out = model.generate(
+            **inputs, do_sample=False, max_new_tokens=3, return_dict_in_generate=True
+        )
+    length = inputs["input_ids"].shape[1]
+    assert out.sequences.shape[1] == length + 3
+    cache = out.past_key_values
+    read = [cache.get_seq_length(layer) for layer in range(len(cache))]
+    assert min(read) < length + 2
 
 
 @pytest.mark.proves("layout")

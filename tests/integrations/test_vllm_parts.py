@@ -3,7 +3,9 @@ equal, what stays.
 """
 
 import copy
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,6 +128,21 @@ def test_requests_may_name_methods_of_linear_cost():
         VLLMOptions.of_request({"adafv_methods": "divprune"})
 
 
+def test_the_methods_that_any_request_may_name():
+    """No other becomes one of them by lacking a flag; the page names the same."""
+    allowed = set()
+    for name in METHODS:
+        asked = {"adafv_method": name, "adafv_keep": 1 if name == "none" else 0.1}
+        with suppress(ValueError):
+            VLLMOptions.of_request(asked).request(VLLMOptions())
+            allowed.add(name)
+    linear = {"adafv", "adafv+", "fastervlm", "t2i", "dart", "random", "uniform", "pool", "none"}
+    assert allowed == linear
+    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    [row] = [line for line in page.splitlines() if line.startswith("| `adafv_method`")]
+    assert {name for name in METHODS if f"`{name}`" in row} == linear
+
+
 def test_the_cost_of_a_choice_is_bounded():
     """Of methods that pick token after token, or factorise a matrix; the others go through."""
     with pytest.raises(ValueError, match=r"2592 steps .* at most adafv_tokens=86"):
@@ -150,6 +167,9 @@ def test_on_some_servers_methods_have_no_options_of_requests():
     with pytest.raises(ValueError, match="name the method alone"):
         check_restricted({"adafv_method": "adafv+:reach=9"}, "adafv+")
     check_restricted({"adafv_method": "adafv+:reach=9"}, "adafv+:reach=9")
+    # 0.25 is the default, and 0.50 is 0.5
+    check_restricted({"adafv_method": "adafv:reserve=0.25"}, "adafv")
+    check_restricted({"adafv_method": "adafv:reserve=0.50"}, "adafv:reserve=0.5")
     check_restricted({"adafv_method": "scope"}, "adafv+")
     check_restricted({}, None)
 

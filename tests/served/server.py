@@ -49,6 +49,15 @@ def ask(server: Server, body: Any, path: str = CHAT, timeout: float = 120) -> Sa
     )
 
 
+def headers(server: Server, body: dict[str, Any]) -> dict[str, str]:
+    """The headers of a response, in lower case."""
+    data = json.dumps(body).encode()
+    request = Request(server.url + CHAT, data, {"Content-Type": "application/json"})
+    with urlopen(request, timeout=120) as answer:
+        answer.read()
+        return {name.lower(): value for name, value in answer.headers.items()}
+
+
 def stream(server: Server, body: dict[str, Any]) -> list[str]:
     """The pieces of an answer, as they come."""
     data = json.dumps({**body, "stream": True}).encode()

@@ -217,8 +217,9 @@ def test_a_hash_without_the_question_would_be_caught(served, family, libraries, 
     monkeypatch.setattr(
         PruneSpec, "hash", property(lambda self: f"{self.image}-{self.method}-{self.keep}")
     )
+    said = served.say(*SEVERAL)
     with pytest.raises(AssertionError):
-        check(served.say(*SEVERAL), libraries[family], SEVERAL)
+        check(said, libraries[family], SEVERAL)
 
 
 @pytest.mark.parametrize("family", TWO)

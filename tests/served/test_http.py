@@ -37,6 +37,7 @@ from server import (
     ask,
     blank,
     data_url,
+    headers,
     memory,
     metrics,
     pruned,
@@ -49,12 +50,14 @@ from adafv.data.suites import load_suite
 from adafv.demo import server as demo
 from adafv.demo.server import Server, chat, serving
 from adafv.integrations.vllm.counters import NAMES, REASONS
+from adafv.integrations.vllm.middleware import spell_out
 from adafv.models.ask import ask as ask_library
 from adafv.models.load import load
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / "build" / "clients"
 RED = data_url(blank(64, 48))
+WORDS = {"type": "text", "text": "what color is it?"}
 LOAD, WARM_UP, HOSTILE, AT_ONCE = 500, 150, 1000, 32
 GROWTH = 192 * 2**20
 """Of the server's memory over the load, in bytes."""
@@ -164,6 +167,27 @@ def test_a_placeholder_that_is_typed_is_a_word(server):
     assert ask(server, request | {"messages": later}).status == 200
 
 
+def test_a_placeholder_is_a_word_wherever_it_is_typed():
+    """In what a tool has put out, in its schema, in reasoning; all else stays as it is."""
+    request = {
+        "input": [{"type": "function_call_output", "output": "an <image>"}],
+        "messages": [
+            {
+                "role": "assistant",
+                "reasoning": "<image>?",
+                "content": [{"input": {"a": ["<image>"]}}],
+            }
+        ],
+        "tools": [{"function": {"parameters": {"enum": ["<image>", 3, None]}}}],
+        "model": "<image>",
+    }
+    assert spell_out(request, ["<image>"])
+    assert json.dumps(request).count("< image>") == 4
+    assert request["model"] == "<image>"
+    assert request["tools"][0]["function"]["parameters"]["enum"][1:] == [3, None]
+    assert not spell_out({"messages": [{"content": "words"}], "input": None}, ["<image>"])
+
+
 def test_a_grammar_that_the_vocabulary_cannot_meet(server):
     """No word of the embedded model has a z: the request is refused, and the engine goes on."""
     impossible = text("what color is it?", structured_outputs={"choice": ["zebra"]})
@@ -196,6 +220,27 @@ def grown(server: Server, *bodies: dict) -> dict[str, float]:
         ask(server, body)
     after = metrics(server)
     return {name: value - before.get(name, 0) for name, value in after.items()}
+
+
+def test_headers_say_how_many_tokens_each_image_has(server, library):
+    """N and K, of one image and of two, streamed or not, found in the cache or not, pruned or
+    whole; none of text.
+    """
+    picture, question = asked()[0]
+    n = ask_library(*library, picture, question, method("none"), 1).visual_tokens
+    for options in ({}, {"stream": True}, {}):
+        one = headers(server, chat(picture, question, tokens=20) | options)
+        assert (one["adafv-visual-tokens"], one["adafv-kept-tokens"]) == (str(n), "20")
+        red = pruned(adafv_tokens=7) | options
+        image = red["messages"][0]["content"][0]
+        red["messages"][0]["content"] = [image, image, WORDS]
+        two = headers(server, red)
+        assert two["adafv-kept-tokens"] == "7, 7"
+    # of a whole image its newlines are read, too
+    whole = headers(server, chat(picture, question, keep=1))
+    assert whole["adafv-kept-tokens"] == whole["adafv-visual-tokens"]
+    assert int(whole["adafv-kept-tokens"]) > n
+    assert "adafv-visual-tokens" not in headers(server, text("hello"))
 
 
 def test_metrics_count_tokens_by_method_and_what_the_tower_did(server):

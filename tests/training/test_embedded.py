@@ -65,7 +65,9 @@ def test_answers_one_word_whatever_the_shape(loaded, size):
         return_tensors="pt",
     )
     out = model.generate(**inputs.to(model.dtype), max_new_tokens=3, do_sample=False)
-    assert out.shape[1] > inputs["input_ids"].shape[1]
+    new = out[0, inputs["input_ids"].shape[1] :]
+    assert new[-1] == processor.tokenizer.eos_token_id
+    assert len(processor.decode(new, skip_special_tokens=True).split()) == 1
 
 
 def test_shipped_tokenizer_is_the_recipes(loaded):

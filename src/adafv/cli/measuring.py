@@ -112,8 +112,9 @@ def evaluate(
 
     # configurations that a method refuses are named with their reason
     left_out = []
-    for (method, share), reason in plan.left_out.items():
-        left_out.append({"method": method, "keep": share, "reason": reason})
+    for (own_suite, method, share), reason in plan.left_out.items():
+        refused = {"suite": own_suite, "method": method, "keep": share, "reason": reason}
+        left_out.append(refused)
     meta = report.meta_of(loaded, name, start, **settings, left_out=left_out)
     meta = merge.merged_meta(before, meta)
     report.write(out, meta, rows, pairs)
@@ -126,7 +127,7 @@ def evaluate(
     options.print_table(report.table(rows, pairs), drop=report.NARROW)
     options.say(report.LEGEND)
     for refused in left_out:
-        what = f"{refused['method']} at {refused['keep']}"
+        what = f"{refused['method']} at {refused['keep']} on {refused['suite']}"
         options.say(f"left out: {what}: {refused['reason']}", indent=2)
     typer.echo(f"written: {', '.join(written)}")
 

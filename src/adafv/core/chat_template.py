@@ -1,9 +1,11 @@
 """The turns of a chat in token ids: which text the user wrote, and which the chat template did."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
+from transformers.utils import cached_file
 
 from adafv.utils.checks import checked
 
@@ -215,6 +218,16 @@ def _in_folder(folder: str) -> Template:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
+        # a file that processors read, and tokenizers don't
+        file = cached_file(
+            folder,
+            "chat_template.json",
+            local_files_only=True,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if file is not None:
+            tokenizer.chat_template = json.loads(Path(file).read_text())["chat_template"]
         return template_of(tokenizer)
     except Exception:  # whatever keeps a tokenizer from loading: the model runs without it
         return Template()

@@ -114,9 +114,10 @@ def run(
         return output, found
 
     # encode, or take what is known of the same pixels
-    trains = torch.is_grad_enabled() and model.training
+    wants_gradients = any(isinstance(x, Tensor) and x.requires_grad for x in inputs.values())
+    trains = torch.is_grad_enabled() and (model.training or wants_gradients)
     cache = open_cache()
-    if cache is None or model.training or downsample is not None:
+    if cache is None or model.training or trains or downsample is not None:
         output, found = encode(frozenset(signals))
     else:
         read = {name: inputs[name] for name in consumed}

@@ -21,7 +21,7 @@ __all__ = ["ImageSpan", "Prompt"]
 
 IGNORED = -100
 """The label of tokens that take no part in the loss."""
-FILL = {"labels": IGNORED, "shift_labels": IGNORED}
+FILL = {"labels": IGNORED}
 """What fills new padding, where that is not 0."""
 
 Question = Literal["turn", "chat"]
@@ -280,7 +280,15 @@ class Prompt:
         Returns:
             The shorter tensors by name, an `attention_mask` among them unless the rows are packed,
             which models tell by its absence.
+
+        Raises:
+            ValueError: `shift_labels`, which belong to the columns before theirs.
         """
+        if inputs.get("shift_labels") is not None:
+            raise ValueError(
+                "shift_labels name the token behind each column, which may be dropped: pass "
+                "labels, which the model shifts itself"
+            )
         index, exists = columns
         out: dict[str, Tensor] = {}
         for name, tensor in inputs.items():

@@ -36,6 +36,7 @@ __all__ = ["Pruner", "Selection"]
 
 # The budget stands apart, the others belong to a prompt.
 NOT_AN_OPTION = ("keep", "tokens", "query", "tokenizer", "skip")
+NO_IMAGE = "a prompt has no image to prune: pass one, or set strict=False to let it through"
 
 
 @dataclass(kw_only=True)
@@ -121,6 +122,11 @@ class Pruner(ABC):
                 setattr(cls, name, exact(getattr(cls, name)))
 
     def __post_init__(self) -> None:
+        for option in fields(self):
+            value = getattr(self, option.name)
+            # a number of NumPy's or PyTorch's
+            if getattr(value, "ndim", None) == 0:
+                setattr(self, option.name, value.item())
         check_budget(self.keep, self.tokens)
         one_of("positions", self.positions, "packed", "original")
         one_of("crops", self.crops, "global", "each")
@@ -226,9 +232,7 @@ class Pruner(ABC):
     def check(self, inputs: Mapping[str, Any]) -> None:
         """Raise a `ValueError` if the inputs of a model lack the image that `strict` asks for."""
         if self.strict and not has_images(inputs):
-            raise ValueError(
-                "the prompt has no image to prune: pass one, or set strict=False to let it through"
-            )
+            raise ValueError(NO_IMAGE)
 
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Encoding:
         """Run the vision tower, with the signals that this method needs."""
@@ -292,6 +296,22 @@ class Pruner(ABC):
     def _budgets(self, encoding: Encoding) -> list[int]:
         """Return K of every image."""
         return [self.budget(count) for count in encoding.tokens.counts]
+
+    def _whole(self, encoding: Encoding) -> list[bool]:
+        """Return for each image whether the budget is all of it, repeated frames included."""
+        found = []
+        for full, structural in zip(encoding.features, encoding.structural_indices, strict=True):
+            everything = self.tokens is not None and self.tokens >= len(full) - len(structural)
+            found.append(self.layerwise or self.keep == 1 or everything)
+        return found
+
+    def loses_tokens(self, encoding: Encoding) -> bool:
+        """Return whether any image loses a token to its budget."""
+        for image, whole in enumerate(self._whole(encoding)):
+            count = encoding.tokens.counts[image]
+            if self.budget(count) != count or (encoding.repeats(image) and not whole):
+                return True
+        return False
 
     def _check_whole(self, encoding: Encoding) -> None:
         """Raise a `ValueError` unless the tower has seen the images as this method needs them."""
@@ -364,6 +384,9 @@ class Pruner(ABC):
         self, model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding
     ) -> dict[str, Any]:
         """Return the shorter inputs of encoded images; several methods may share one encoding."""
+        rows = {span.row for span in encoding.spans}
+        if self.strict and len(rows) < len(encoding.prompt.ids):
+            raise ValueError(NO_IMAGE)
         return self.rebuild(model, inputs, encoding, self.choose(encoding))
 
     def rebuild(
@@ -398,6 +421,7 @@ class Pruner(ABC):
             encoding,
             selection.kept,
             merged,
+            whole=self._whole(encoding),
             positions=self.positions,
             newlines=self.newlines,
         )

@@ -31,6 +31,7 @@ def rebuild(
     kept: list[Tensor],
     merged: list[Tensor] | None = None,
     *,
+    whole: list[bool],
     positions: str = "packed",
     newlines: str = "drop",
 ) -> dict[str, Any]:
@@ -39,13 +40,15 @@ def rebuild(
     Args:
         kept: for each image the indices (K,) of the kept tokens among its N, ascending.
         merged: for each image their features (K, D) instead of the encoded ones. None: those.
+        whole: for each image whether its budget is all of it: a video keeps the tokens that repeat
+            the frame before, too.
         positions, newlines: see `Pruner`.
 
     Raises:
         ValueError: positions="original" in a family that numbers its tokens by counting them.
     """
     # from the N tokens that a method chose from to all n of the image
-    offsets = _offsets(encoding, kept, newlines)
+    offsets = _offsets(encoding, kept, whole, newlines)
 
     # the kept features
     features: list[Tensor] = []
@@ -115,7 +118,8 @@ def kept_positions(
     encoding: Encoding, kept: list[Tensor], newlines: str
 ) -> list[tuple[int, Tensor]]:
     """Return for each image its row and the columns of its kept tokens, newlines among them."""
-    return _in_prompt(encoding, _offsets(encoding, kept, newlines))
+    whole = [True] * len(kept)
+    return _in_prompt(encoding, _offsets(encoding, kept, whole, newlines))
 
 
 def _in_prompt(encoding: Encoding, offsets: list[Tensor]) -> list[tuple[int, Tensor]]:
@@ -127,17 +131,22 @@ def _in_prompt(encoding: Encoding, offsets: list[Tensor]) -> list[tuple[int, Ten
     return found
 
 
-def _offsets(encoding: Encoding, kept: list[Tensor], newlines: str) -> list[Tensor]:
+def _offsets(
+    encoding: Encoding, kept: list[Tensor], whole: list[bool], newlines: str
+) -> list[Tensor]:
     """Return for each image which of all its n tokens are kept, ascending."""
-    return [_offsets_of(encoding, i, indices, newlines) for i, indices in enumerate(kept)]
+    offsets = []
+    for image, indices in enumerate(kept):
+        offsets.append(_offsets_of(encoding, image, indices, whole[image], newlines))
+    return offsets
 
 
-def _offsets_of(encoding: Encoding, image: int, kept: Tensor, newlines: str) -> Tensor:
+def _offsets_of(encoding: Encoding, image: int, kept: Tensor, whole: bool, newlines: str) -> Tensor:
     patch_indices = encoding.patch_indices[image]  # (N,)
     structural_indices = encoding.structural_indices[image]  # (n - N,)
 
     # nothing is dropped: newlines are kept, too
-    if len(kept) == len(patch_indices):
+    if len(kept) == len(patch_indices) and (whole or not encoding.repeats(image)):
         return torch.arange(len(encoding.features[image]), device=kept.device)  # (n,)
 
     if newlines == "rows":

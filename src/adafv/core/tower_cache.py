@@ -20,6 +20,8 @@ from adafv.utils.checks import checked, positive
 
 __all__ = ["Encoded", "TowerCache", "open_cache"]
 
+SAMPLE = 8
+"""Numbers of each weight that are looked at."""
 LAYERS = ("hidden_states", "attentions")
 Encoded = tuple[ModelOutput, dict[Signal, Tensor]]
 """An encoder's output, and what was read off its tower."""
@@ -167,20 +169,26 @@ def _state(model: PreTrainedModel) -> list[Any]:
     device = model.device.type
     state: list[Any] = [
         id(model),
+        model.config.to_json_string(use_diff=False),
         str(model.device),
         torch.is_inference_mode_enabled(),
         torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
     ]
+    some: list[Tensor] = []
     for weight in chain(model.parameters(), model.buffers()):
         # those made in inference mode count no versions, and are never changed in place
         version = 0 if weight.is_inference() else weight._version
         state.append((weight.data_ptr(), version))
+        some.append(weight.detach().flatten()[:: max(1, weight.numel() // SAMPLE)][:SAMPLE])
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             state.append(module.config._attn_implementation)
         # a layer of PEFT
         elif hasattr(module, "disable_adapters"):
-            state.append((module.disable_adapters, module.active_adapters))
+            scaling = getattr(module, "scaling", None)
+            state.append((module.disable_adapters, module.active_adapters, scaling))
+    # weights that were written to past their version counters
+    state.append(torch.cat([numbers.double() for numbers in some]).tolist())
     return state
 
 

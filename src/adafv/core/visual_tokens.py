@@ -154,6 +154,11 @@ class Encoding:
     merges: bool
     downsampled: bool = False
 
+    def repeats(self, image: int) -> int:
+        """Return how many tokens of a video repeat the frame before, and are never chosen from."""
+        chosen_from = len(self.patch_indices[image]) + len(self.structural_indices[image])
+        return len(self.features[image]) - chosen_from
+
     def encoded(
         self, features: list[Tensor], deepstack_features: list[list[Tensor]]
     ) -> dict[str, ModelOutput]:

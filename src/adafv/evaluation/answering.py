@@ -101,8 +101,8 @@ class Answering:
         record: what an answer to a question is, for the log.
         batch_size: prompts that the language model reads at once.
         max_new_tokens: length of an answer.
-        left_out: methods and budgets that cannot be met on this model, each with its reason; filled
-            as that shows.
+        left_out: suites with the methods and budgets that cannot be met on them, each with its
+            reason; filled as that shows.
     """
 
     model: PreTrainedModel
@@ -112,7 +112,7 @@ class Answering:
     record: Callable[[Question, dict[str, Any]], dict[str, Any]]
     batch_size: int
     max_new_tokens: int
-    left_out: dict[tuple[str, float], str] = field(default_factory=dict)
+    left_out: dict[tuple[str, str, float], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # pruners that look at turns of a chat need the processor
@@ -146,7 +146,7 @@ class Answering:
         # what turned out impossible meanwhile is not among them
         keys = []
         for item in items:
-            keys += [_key(suite, samples, item, c) for c in self._possible(planned)]
+            keys += [_key(suite, samples, item, c) for c in self._possible(suite, planned)]
         return keys
 
     def _answer_batch(
@@ -174,7 +174,7 @@ class Answering:
         for c in lacking:
             # no answer at all where the budget cannot be met
             for item, question, answer in zip(
-                batch, asked, self._answers(prompts, c), strict=False
+                batch, asked, self._answers(suite, prompts, c), strict=False
             ):
                 key = _key(suite, samples, item, c)
                 about = dict(zip(("suite", "id", "question", "method", "keep"), key, strict=True))
@@ -186,7 +186,8 @@ class Answering:
         """Return the answers to what was asked, none twice, none of what is left out."""
         found = []
         for key in dict.fromkeys(keys):
-            if key[3:] not in self.left_out:
+            suite, _, _, method, keep = key
+            if (suite, method, keep) not in self.left_out:
                 found.append(self.log.records[key])
         return found
 
@@ -199,23 +200,23 @@ class Answering:
     ) -> list[Configuration]:
         """Return the configurations under which some of these questions have no answer yet."""
         found = []
-        for c in self._possible(planned):
+        for c in self._possible(suite, planned):
             keys = {_key(suite, samples, item, c) for item in items}
             if not keys <= self.log.records.keys():
                 found.append(c)
         return found
 
-    def _possible(self, configurations: list[Configuration]) -> list[Configuration]:
-        return [c for c in configurations if (c.method, c.keep) not in self.left_out]
+    def _possible(self, suite: str, configurations: list[Configuration]) -> list[Configuration]:
+        return [c for c in configurations if (suite, c.method, c.keep) not in self.left_out]
 
     @torch.no_grad()
-    def _answers(self, prompts: Prompts, c: Configuration) -> list[dict[str, Any]]:
+    def _answers(self, suite: str, prompts: Prompts, c: Configuration) -> list[dict[str, Any]]:
         """Return the answers of a batch; none where the budget cannot be met."""
         try:
             return prompts.answer(c.pruner, self.max_new_tokens)
         except BudgetError as error:
             # known from the first batch on, and not tried again
-            self.left_out[c.method, c.keep] = str(error)
+            self.left_out[suite, c.method, c.keep] = str(error)
             return []
 
     @torch.no_grad()

@@ -125,8 +125,8 @@ class Evaluation:
         return texts
 
     @cached_property
-    def left_out(self) -> dict[tuple[str, float], str]:
-        """Methods and budgets that this model could not meet, with reasons; known after `run`."""
+    def left_out(self) -> dict[tuple[str, str, float], str]:
+        """Suite, method and keep that could not be met, with reasons; known after `run`."""
         return {}
 
     @cached_property

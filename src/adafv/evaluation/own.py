@@ -10,12 +10,14 @@ from typing import Any
 
 from adafv.batch.jsonl import Line, read_lines
 from adafv.data.sample import Box, Question, Sample
+from adafv.evaluation.beyond_resize import BEYOND_RESIZE
 from adafv.models.images import open_image
 from adafv.utils.checks import checked
 
 __all__ = ["ImageFile", "is_own", "name_of", "own_images", "own_samples", "read_images"]
 
 ENDING = ".jsonl"
+RESERVED = ("all", BEYOND_RESIZE)
 FILE = "questions.jsonl"
 """The file of a folder that is a suite."""
 
@@ -154,6 +156,8 @@ def _question(line: Line) -> Question:
     type_ = "" if line.type is None else line.type
     if not isinstance(type_, str):
         raise ValueError(f"type={type_!r} is not text: name the group of the question")
+    if type_ in RESERVED:
+        raise ValueError(f"type={type_!r} is a name for groups of all types: give it another")
     answer, *also = _answers(line.answer)
     return Question(text, answer, type_, _boxes(line.boxes), tuple(also))
 

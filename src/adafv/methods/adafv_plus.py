@@ -55,7 +55,7 @@ class AdaFVPlus(AdaFV):
     most: time and memory stay linear. A thing of more than 8 K tokens that outscores all others is
     therefore all that is kept. `benchmarks/low` says what it is worth.
 
-    `reach` brings back the form of before, for comparison: two lists, of a_t and of a_v, each
+    `reach` brings back the earlier form, for comparison: two lists, of a_t and of a_v, each
     discounted by the cosine with a better token in the 3 × 3 neighbourhood (reach=1) on the same
     grid, and mixed by SACMAM under AdaFV's `reserve` and `mass`.
 

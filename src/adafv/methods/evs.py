@@ -44,7 +44,7 @@ class EVS(VideoPruner):
             if budget < places:
                 raise BudgetError(
                     f"evs keeps the first frame whole, {places} tokens of {count} frames, and the "
-                    f"budget is {budget}: pass keep={1 / count:.2f} or more, or first=0.5"
+                    f"budget is {budget}: pass tokens={places} or more, or first=0.5"
                 )
             return turns
 

@@ -34,7 +34,8 @@ class HiRED(Pruner):
     proportion to their votes; a tile without votes gets something only when the others are full.
     Departure: the thumbnail's tokens vote for the tile that shows their middle, with the tiles'
     padding cut off. In the released code tiles have the votes of equal bands of the thumbnail's
-    rows, which is right for grids of one column. With `crops="each"` nobody votes: every crop keeps
+    rows, which is right for grids of one column. In families whose tiles have no known place they
+    count as one below the other. With `crops="each"` nobody votes: every crop keeps
     its most salient tokens, as in `fastervlm`.
 
     Args:

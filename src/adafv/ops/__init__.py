@@ -1,1 +1,1 @@
-"""Tensors in, tensors out: what methods compute with. PyTorch alone."""
+"""Tensors in, tensors out: what methods compute with. PyTorch alone, but for `kernels`."""

@@ -5,6 +5,7 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
+from adafv.ops.kernels import wanted
 from adafv.utils.checks import checked
 
 __all__ = ["Gains", "coverage", "lazy_coverage", "on_grid", "plain_coverage"]
@@ -32,6 +33,10 @@ def coverage(columns: Tensor, weight: Tensor | None = None) -> Gains:
     """
     if weight is None:
         weight = torch.ones_like(columns[..., 0])  # (I, N)
+    if wanted(columns.device):
+        from adafv.ops.kernels import coverage as kernel  # imports Triton
+
+        return kernel.coverage(columns, weight)
     lazy = columns.device.type == "cpu"  # elsewhere the host would wait for the device
     return lazy_coverage(columns, weight) if lazy else plain_coverage(columns, weight)
 

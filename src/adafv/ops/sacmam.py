@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adafv.ops.kernels import LONGEST, wanted
 from adafv.ops.precision import exact
 from adafv.utils.checks import checked
 
@@ -150,6 +151,8 @@ def mix(
     count = relevance.shape[1]
     if mask is None:
         mask = torch.ones_like(relevance, dtype=torch.bool)
+    if wanted(relevance.device) and count <= LONGEST:
+        return _by_kernel(relevance, saliency, tokens, mask, reserve, beyond=mass == "beyond")
     tokens = tokens.to(relevance.device, non_blocking=True)[:, None]  # (B, 1)
 
     # The reserve: each list is sure of its first r tokens.
@@ -174,6 +177,25 @@ def mix(
     last = admitted.gather(1, (tokens - 1).clamp(0, count - 1))  # (B, 1)
     vision, text = (turn <= last[:, None]).sum(-1).unbind(1)  # (B,)
     return Mixture(order, text, vision)
+
+
+def _by_kernel(
+    relevance: Tensor,
+    saliency: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    reserve: float,
+    *,
+    beyond: bool,
+) -> Mixture:
+    """Mix in one launch."""
+    from adafv.ops.kernels import sacmam  # imports Triton
+
+    # where the budgets are, so that they reach the device in one copy
+    reserved = (tokens.double() * reserve).floor().long()  # (B,)
+    limits = torch.stack([tokens.long(), reserved])  # (2, B)
+    limits = limits.to(relevance.device, non_blocking=True)
+    return Mixture(*sacmam.mix(relevance, saliency, limits, mask, beyond=beyond))
 
 
 def _gains(lists: Tensor, mask: Tensor, reserved: Tensor, *, beyond: bool) -> tuple[Tensor, Tensor]:

@@ -184,7 +184,7 @@ class Tuning:
                 right; other lines than those that `folder` has answers to; see also `AnswerLog`.
         """
         self._check(processor)
-        left_out: dict[tuple[str, float], str] = {}
+        left_out: dict[tuple[str, str, float], str] = {}
         own = {"questions": SUITE, "max_new_tokens": self.max_new_tokens}
         with AnswerLog(folder, settings_of(model, name, **own)) as log:
             self._compare(log)
@@ -218,21 +218,21 @@ class Tuning:
             # the choice
             best = choose(rows)
             if best is None:
-                return Findings(rows, left_out=left_out)
+                return Findings(rows, left_out=_of_both(left_out))
             chosen_name = (best["method"], best["keep"])
             [chosen] = [c for c in configurations if (c.method, c.keep) == chosen_name]
 
             # the other half: the choice alone, with the same design effects
             reported = answers(REPORTING, [*configured((), ()), chosen])
             rows += rows_of(REPORTING, reported, effects, self.min_retention)
-            if chosen_name in left_out:
+            if chosen_name in _of_both(left_out):
                 raise ValueError(
                     f"{best['method']} was chosen and cannot answer the other half: "
-                    f"{left_out[chosen_name]}"
+                    f"{_of_both(left_out)[chosen_name]}"
                 )
         # the choice was made by the interval's end; here the estimate decides
         holds = rows[-1]["retention"] >= self.min_retention
-        return Findings(rows, rows[-1], chosen.pruner if holds else None, left_out)
+        return Findings(rows, rows[-1], chosen.pruner if holds else None, _of_both(left_out))
 
     def _answered(self, answering: Answering, half: str, progress: bool) -> list[dict[str, Any]]:
         """Answer the questions of a half, and return the records of all of its answers."""
@@ -276,3 +276,8 @@ class Tuning:
 def _record(question: Question, answer: dict[str, Any]) -> dict[str, Any]:
     """Return the record of an answer: the truth is looked at later, it may change."""
     return {"text": question.text, **answer}
+
+
+def _of_both(left_out: dict[tuple[str, str, float], str]) -> dict[tuple[str, float], str]:
+    """Return what is left out of either half, by method and keep."""
+    return {(method, keep): reason for (_, method, keep), reason in left_out.items()}

@@ -73,6 +73,12 @@ def test_nothing_is_silently_not_pruned(name, inputs):
                 call(**embeds)
         with pytest.raises(ValueError, match="no image to prune"):
             model.generate(input_ids=torch.tensor([[4, 5]]), max_new_tokens=1)
+        with pytest.raises(ValueError, match="no image to prune"):
+            model(input_ids=torch.tensor([[4, 5]]))
+    # one row of a batch
+    beside = ask(name, (QUESTION, [show(80, 48)]), ("what?", []))
+    with pytest.raises(ValueError, match="no image to prune"):
+        AdaFV(keep=0.3, strict=True)(model, beside)
 
 
 @torch.no_grad()

@@ -26,7 +26,6 @@ from adafv.core.attached.columns import (
     encoder_inputs,
     following_position,
     logits_kept,
-    loses_tokens,
     masks_of,
     runs_along,
     shift_of,
@@ -78,7 +77,7 @@ def begin(
     decoder = stack.enter_context(pruner.between_layers(model, encoding))
 
     # how positions go on
-    lost = loses_tokens(pruner, encoding)
+    lost = pruner.loses_tokens(encoding)
     following = following_position(encoding, short, lost, generates)  # (B, 1)
     counted: Literal["columns", "mask", "given"] = "mask" if generates else "columns"
     if encoding.positions is not None or short.get("position_ids") is not None:

@@ -21,7 +21,7 @@ from adafv.families.base import base_of
 from adafv.utils.checks import checked
 
 if TYPE_CHECKING:
-    from adafv.core.pruner import Pruner
+    pass
 
 __all__ = [
     "COLUMNS",
@@ -29,7 +29,6 @@ __all__ = [
     "encoder_inputs",
     "following_position",
     "logits_kept",
-    "loses_tokens",
     "masks_of",
     "runs_along",
     "shift_of",
@@ -130,12 +129,6 @@ def logits_kept(
         layerwise=layerwise,
     )
     return {"logits_to_keep": kept}
-
-
-@checked
-def loses_tokens(pruner: "Pruner", encoding: Encoding) -> bool:
-    """Return whether any image loses a token to its budget."""
-    return any(pruner.budget(count) != count for count in encoding.tokens.counts)
 
 
 @checked

@@ -171,6 +171,8 @@ class _PruningCalls:
         # text alone
         known = recall(inputs.get("past_key_values"))
         if known is None and not has_images(inputs):
+            if not filled(inputs.get("past_key_values")):
+                self.pruner.check(inputs)
             return plain(*args, **kwargs)
 
         with ExitStack() as stack:

@@ -23,7 +23,6 @@ from adafv.core.attached.columns import (
     POSITIONAL,
     encoder_inputs,
     logits_kept,
-    loses_tokens,
     runs_along,
 )
 from adafv.core.prompt import FILL
@@ -110,7 +109,7 @@ def new_images(
     columns = columns.gather(1, order).where(real, -1)  # (B, q')
     new_mask = new_images_mask.gather(1, columns.clamp(min=0)).where(real, 0)  # (B, q')
     padded = not bool(real.all())
-    lost = known.lost or loses_tokens(pruner, encoding)
+    lost = known.lost or pruner.loses_tokens(encoding)
     if padded and family_of(model).ignores_position_ids:
         raise ValueError(
             f"models of the family {model.config.model_type!r} number their tokens by counting, so "

@@ -12,7 +12,7 @@ from functools import cache
 
 from prometheus_client import Counter, Histogram
 
-__all__ = ["COUNTERS", "NAMES", "REASONS", "REFUSED", "Counters"]
+__all__ = ["COUNTERS", "NAMES", "PLACED", "REASONS", "REFUSED", "Counters"]
 
 REASONS = ("cost", "grammar", "media", "options", "request", "shutdown")
 """Why a request is refused.
@@ -103,6 +103,10 @@ REFUSED: ContextVar[list[str] | None] = ContextVar("refused", default=None)
 """Why this request was refused: its images are read side by side, and each may be at fault."""
 
 
+PLACED: ContextVar[list[tuple[int, int]] | None] = ContextVar("placed", default=None)
+"""N and K of each image and each video of this request."""
+
+
 class Counters:
     """Count what the server of this process does.
 
@@ -130,6 +134,9 @@ class Counters:
 
     def count_image(self, method: str, seen: int, kept: int) -> None:
         """Count an image, or a video, of which `kept` of `seen` visual tokens are kept."""
+        placed = PLACED.get()
+        if placed is not None:
+            placed.append((seen, kept))
         if self.model is None:
             return
         families = _families()

@@ -4,7 +4,9 @@
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextvars import copy_context
 from typing import Any
 
 from fastapi import HTTPException
@@ -12,7 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adafv.core.inputs import placeholders
-from adafv.integrations.vllm.counters import COUNTERS, REFUSED
+from adafv.integrations.vllm.counters import COUNTERS, PLACED, REFUSED
 from adafv.integrations.vllm.media import PIXELS
 from adafv.integrations.vllm.options import check_restricted
 
@@ -29,8 +31,13 @@ UNMET = (
     "the engine gave this request up: the model's vocabulary may not be able to write what "
     "response_format or structured_outputs ask for; the server's log has the reason"
 )
+# Fields of a request that the model reads.
+WRITTEN = ("messages", "input", "instructions", "system", "tools", "documents")
 LONGEST_OPTION = 200  # characters of name and value
 EXAMPLE = '{"adafv_keep": 0.25}'
+# Headers of a response: of each image and each video N, and K.
+SEEN = b"adafv-visual-tokens"
+KEPT = b"adafv-kept-tokens"
 
 
 class Checks:
@@ -39,6 +46,8 @@ class Checks:
     That is behind the server's authentication. Options that would have no effect are refused,
     whether vLLM leaves them out or has no image to apply them to; so are empty questions. What
     stands for an image in a prompt is a word where somebody types it.
+
+    Headers of the response say how many visual tokens each image has, and how many were read.
 
     `/ready` says whether the server takes requests; from the signal to end on it does not, and new
     ones get 503.
@@ -51,7 +60,9 @@ class Checks:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, its body checked."""
         if scope["type"] == "lifespan":
-            self._watch(scope["app"].state.engine_client)
+            client = scope["app"].state.engine_client
+            self._watch(client)
+            _carry_context(client.renderer._mm_executor)
         if scope["type"] == "http" and scope["path"] == "/ready":
             await self._ready(scope)(scope, receive, send)
             return
@@ -65,6 +76,8 @@ class Checks:
         # the images of this request count their pixels together
         PIXELS.set([])
         REFUSED.set([])
+        placed: list[tuple[int, int]] = []
+        PLACED.set(placed)
         read = False
         constrained = False
 
@@ -94,7 +107,7 @@ class Checks:
             given_up = message.get("status") == 500 and constrained
             if given_up and not scope["app"].state.engine_client.errored:
                 raise _GivenUpError
-            await send(message)
+            await send(_with_counts(message, placed))
 
         try:
             await self.app(scope, receive_checked, send_checked)
@@ -120,6 +133,26 @@ class Checks:
         if scope["app"].state.engine_client.errored:
             return _unavailable("the engine has ended")
         return JSONResponse({"ready": True})
+
+
+def _with_counts(message: Message, placed: list[tuple[int, int]]) -> Message:
+    """Return the start of a response with headers that say N and K of each image and video."""
+    if message["type"] != "http.response.start" or not placed:
+        return message
+    headers = [*message.get("headers", ())]
+    for name, counts in zip((SEEN, KEPT), zip(*placed, strict=True), strict=True):
+        headers.append((name, ", ".join(map(str, counts)).encode()))
+    return {**message, "headers": headers}
+
+
+def _carry_context(executor: Executor) -> None:
+    """Let what runs in an executor know of which request it is: of its context variables."""
+    submit = executor.submit
+
+    def submit_in_context(call: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+        return submit(copy_context().run, call, *args, **options)
+
+    executor.submit = submit_in_context  # type: ignore[method-assign]
 
 
 class _GivenUpError(Exception):
@@ -189,25 +222,32 @@ def spell_out(request: dict[str, Any], tokens: Sequence[str]) -> bool:
     Returns:
         Whether there was one.
     """
-    found = _spell_out(request, ("input", "instructions", "system"), tokens)
-    written = [request.get(name) for name in ("messages", "input", "system", "tools")]
-    for part in _objects(written):
-        found |= _spell_out(part, ("text", "content", "description", "arguments"), tokens)
-    return found
-
-
-def _spell_out(part: dict[str, Any], keys: Sequence[str], tokens: Sequence[str]) -> bool:
-    """Spell tokens out in the texts under some keys, see `spell_out`."""
     found = False
-    for key in keys:
-        text = part.get(key)
-        if not isinstance(text, str):
-            continue
-        for token in tokens:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        found |= text != part[key]
-        part[key] = text
+    for name in WRITTEN:
+        if name in request:
+            request[name], changed = _spelled_out(request[name], tokens)
+            found |= changed
     return found
+
+
+def _spelled_out(value: Any, tokens: Sequence[str]) -> tuple[Any, bool]:
+    """Return a value with tokens spelled out in all of its texts, and whether there was one."""
+    holder = [value]
+    found = False
+    # a stack, for a request may be nested deeper than Python recurses
+    left: list[Any] = [holder]
+    while left:
+        container = left.pop()
+        pairs = enumerate(container) if isinstance(container, list) else [*container.items()]
+        for key, item in pairs:
+            if isinstance(item, dict | list):
+                left.append(item)
+            elif isinstance(item, str):
+                for token in tokens:
+                    item = item.replace(token, f"{token[0]} {token[1:]}")
+                found |= item != container[key]
+                container[key] = item
+    return holder[0], found
 
 
 def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> None:

@@ -298,11 +298,20 @@ def check_restricted(options: Mapping[str, Any], own: Any) -> None:
         own: the server's method with its options, or None.
     """
     method = options.get("adafv_method")
-    if isinstance(method, str) and ":" in method and method != own:
+    if isinstance(method, str) and ":" in method and _spelled(method) != _spelled(own):
         raise ValueError(
             f"the options of adafv_method={method!r} are for the server to set: "
             f"name the method alone, or start the server with --method {method}"
         )
+
+
+def _spelled(method: Any) -> Any:
+    """Return a method in the one way in which it is compared: without options at their defaults."""
+    try:
+        return without_defaults(PruneConfig.from_spec(method)).spec
+    # what cannot be read equals itself alone
+    except (ValueError, AttributeError, TypeError):
+        return method
 
 
 def check_length(pruner: Pruner, words: int, count: int) -> None:
