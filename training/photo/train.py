@@ -343,7 +343,7 @@ def train(given: argparse.Namespace) -> None:
     if (folder / "final.pt").is_file():
         raise ValueError(f"the run {given.run!r} has ended: give a new one another --run")
     torch.manual_seed(given.seed)
-    # a CPU will do: a step is two scenes
+    # a CPU will do: a step is a few scenes
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = Student(given.rank).to(device)
     # the projector is aligned already, and learns more slowly

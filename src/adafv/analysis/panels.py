@@ -55,14 +55,13 @@ def page(width: float, height: float, title: str, caption: str) -> Figure:
 
 
 @checked
-def style(axes: Axes, title: str, grid: Literal["x", "y"] | None, bold: bool = True) -> None:
+def style(axes: Axes, title: str, grid: Literal["x", "y"] | None) -> None:
     """Give a panel its title, thin borders, and a grid along one axis."""
     axes.set_title(
         title,
         loc="left",
         fontsize=10.5,
-        fontweight="bold" if bold else "normal",
-        fontstyle="normal" if bold else "italic",
+        fontweight="bold",
         color=INK,
     )
     axes.spines[["top", "right"]].set_visible(False)

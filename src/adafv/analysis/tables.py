@@ -31,6 +31,7 @@ __all__ = [
 
 MEAN = "mean of suites"
 REDUCTIONS = (0.75, 0.9, 0.95)
+SIMILARITY_BINS = 60
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,7 @@ def auc_rows(findings: Sequence[Finding], seed: int = 0) -> Rows:
 
 
 @checked
-def similarity_rows(findings: Sequence[Finding], bins: int = 60) -> Rows:
+def similarity_rows(findings: Sequence[Finding]) -> Rows:
     """Return the rows of Fig. 3: densities of the cosines of related and of unrelated tokens.
 
     They are per suite, over all questions.
@@ -257,7 +258,7 @@ def similarity_rows(findings: Sequence[Finding], bins: int = 60) -> Rows:
     for finding in findings:
         everything += finding.similarity
     low, high = np.quantile(np.concatenate(everything), (0.0005, 0.9995))
-    edges = np.linspace(low, max(high, low + 1e-6), bins + 1)
+    edges = np.linspace(low, max(high, low + 1e-6), SIMILARITY_BINS + 1)
 
     rows = []
     # a bar of a histogram is a row

@@ -49,7 +49,7 @@ def ask(
     opened = open_image_or_video(file, question, frames, model)
     model = model_for(opened, model)
     pruner_of(method, keep, tokens, model)
-    loaded, processor = _loaded(opened, question, max_new_tokens, model, device, dtype)
+    loaded, processor = _loaded(question, max_new_tokens, model, device, dtype)
     from adafv.models.ask import ask as answer_question
 
     # now that there is a processor, `skip=template` has its ids
@@ -95,7 +95,7 @@ def explain(
     pruner_of(method, keep, tokens, model)
     check_png(out)
     writable_folder(out.parent)
-    loaded, processor = _loaded(opened, question, max_new_tokens, model, device, dtype)
+    loaded, processor = _loaded(question, max_new_tokens, model, device, dtype)
     from adafv import viz
 
     # answer with and without pruning, and draw
@@ -110,7 +110,6 @@ def explain(
 
 
 def _loaded(
-    opened: Any,
     question: str,
     max_new_tokens: int,
     model: str | None,

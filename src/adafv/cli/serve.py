@@ -187,13 +187,15 @@ def _command(
 
 def _announced(source: str, options: dict[str, Any]) -> str:
     """Return in a sentence what a server prunes, and what its clients may change."""
+    from adafv.integrations.vllm.options import CACHE_MB
+
     method = options.get("adafv_method", "the method of its folder")
     budget = "the budget of its folder"
     if "adafv_tokens" in options:
         budget = f"{options['adafv_tokens']} visual tokens an image"
     elif "adafv_keep" in options:
         budget = f"{100 * options['adafv_keep']:.4g} % of the visual tokens"
-    cache = options.get("adafv_cache_mb", 512)
+    cache = options.get("adafv_cache_mb", CACHE_MB)
     allowed = options.get("adafv_methods", "those of linear cost")
     return (
         f"serving {source} with {method} at {budget}, and {cache} MiB for encoded images; requests "

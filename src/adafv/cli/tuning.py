@@ -42,9 +42,9 @@ def tune(
     """Find the smallest budget, and its method, that holds on your own questions.
 
     An answer is right if it equals the line's "answer"; for a line without one, if it equals the
-    dense model's answer. The budget is picked on one half of the images and measured on the other. If it holds,
-    adafv.json in DIR says it: copy that into the model's folder. An interrupted run resumes; lines
-    may be added at the end of FILE.
+    dense model's answer. The budget is picked on one half of the images and measured on the other.
+    If it holds, adafv.json in DIR says it: copy that into the model's folder. An interrupted run
+    resumes; lines may be added at the end of FILE.
     """
     from adafv.evaluation.report import meta_of
     from adafv.models.saved import FILE, save_pretrained

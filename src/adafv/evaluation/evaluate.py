@@ -56,7 +56,7 @@ class Evaluation:
     max_new_tokens: int = 16
 
     def __post_init__(self) -> None:
-        # numbers of nothing
+        # counts below 1
         for name in ("limit", "batch_size", "max_new_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}={value} is too few: pass 1 or more")

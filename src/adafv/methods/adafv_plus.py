@@ -14,13 +14,13 @@ from adafv.core.visual_tokens import VisualTokens
 from adafv.methods.adafv import AdaFV
 from adafv.ops.cosine import standardised_cosines
 from adafv.ops.grid import grids, places
-from adafv.ops.precision import exact
+from adafv.ops.precision import exact, rounded
 from adafv.ops.relevance import spread
 from adafv.utils.checks import positive
 
 __all__ = ["AdaFVPlus"]
 
-GRID = 2.0**20  # cosines are rounded to its inverse
+BITS = 20  # behind the point of a cosine, so that copies say exactly the same on every device
 LEAST = 0.1  # of nearness: what is far from everything named may still be the answer
 SHORTLIST = 8  # times K: tokens whose score alone is lower have no chance
 BEYOND = 4096  # and no more than so many beside the K
@@ -199,8 +199,7 @@ def redundancy_ranked(features: Tensor) -> Tensor:
         cosine = unit[:, start:end] @ unit[:, oldest:end].mT  # (I, strip, end - oldest)
         before = cosine.tril(start - oldest - 1)  # 0 elsewhere
         largest.append(before.amax(2))
-    # rounded, so that copies say exactly the same on every device
-    return torch.cat(largest, dim=1).mul_(GRID).round_().div_(GRID).clamp_(0, 1)
+    return rounded(torch.cat(largest, dim=1), BITS).clamp_(0, 1)
 
 
 @exact

@@ -14,7 +14,7 @@ from adafv.utils.checks import positive
 
 __all__ = ["MMTok"]
 
-GRID = 2.0**50  # as in `cosines`: coverage is rounded to its inverse, so that its sums are exact
+UNIT = 2.0**50  # as in `cosines`: coverage is a multiple of its inverse, so that sums are exact
 
 
 @dataclass(kw_only=True)
@@ -94,9 +94,9 @@ def _shares(logits: Tensor, tokens: Tensor, rows: Tensor, weight: float = 1.0) -
         weight: on all rows.
 
     Returns:
-        (I, N, R), in units of 1 / `GRID`.
+        (I, N, R), in units of 1 / `UNIT`.
     """
     logits.masked_fill_(~tokens[..., None], -torch.inf)
     softmax = logits.sub_(logits.amax(1, keepdim=True)).exp_()  # (I, N, R), times its sum
     share = weight * rows.double() / rows.sum(1, keepdim=True).clamp(min=1)  # (I, R)
-    return softmax.mul_((GRID * share / softmax.sum(1))[:, None])
+    return softmax.mul_((UNIT * share / softmax.sum(1))[:, None])

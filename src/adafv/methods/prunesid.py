@@ -11,6 +11,7 @@ from adafv.core.selection import Selection
 from adafv.core.signals import HIDDEN, SALIENCY
 from adafv.core.visual_tokens import VisualTokens
 from adafv.ops.cosine import cosines
+from adafv.ops.precision import rounded
 from adafv.utils.checks import checked
 
 __all__ = ["PruneSID"]
@@ -18,7 +19,7 @@ __all__ = ["PruneSID"]
 TOKENS_PER_GROUP = 4  # in the mean
 STRICTNESS = 18  # a threshold of K / 32 times the mean cosine at the 576 tokens of a crop of LLaVA
 LARGEST = 5  # tokens that a group may keep, for every 64 of the budget
-GRID = 2.0**40  # loadings are rounded to its inverse, as in `cosines`
+BITS = 40  # behind the point of a loading
 NOTHING = 1e-9  # the share of the largest variance below which a component is rounding
 
 
@@ -109,7 +110,7 @@ def _loadings(hidden: Tensor, components: int) -> Tensor:
 
     loadings = samples.new_zeros(count, components)  # (N, C)
     loadings[:, :most] = axes.where(variance > NOTHING * variance[:1], 0)
-    return loadings.mul_(GRID).round_().div_(GRID)
+    return rounded(loadings, BITS)
 
 
 def _survivors(suppresses: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ from adafv.core.nested import ScoringPruner
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
 from adafv.ops.cosine import cosines
+from adafv.ops.precision import rounded
 from adafv.ops.relevance import mean_relevance
 from adafv.ops.saliency import min_max
 
 __all__ = ["SFPruner"]
 
-GRID = 2.0**40  # leverage is rounded to its inverse, as in `cosines`: copies of a token tie
+BITS = 40  # behind the point of a leverage: copies of a token tie
 TINY = 1e-12  # of a ridge where no token weighs anything
 
 
@@ -105,4 +106,4 @@ def _leverage(cosine: Tensor, weight: Tensor, ridge: Tensor) -> Tensor:
     eye = torch.eye(kernel.shape[1], dtype=kernel.dtype, device=kernel.device)
     inverse: Tensor = torch.linalg.solve_triangular(factor, eye.expand_as(kernel), upper=False)
     leverage = 1 - ridge * inverse.square().sum(1)
-    return leverage.mul_(GRID).round_().div_(GRID)
+    return rounded(leverage, BITS)

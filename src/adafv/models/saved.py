@@ -14,7 +14,16 @@ from adafv.models.hub import config_folder
 from adafv.utils.checks import checked
 from adafv.utils.files import writable_folder, write_text
 
-__all__ = ["BLOCK", "FILE", "carried", "from_pretrained", "options_of", "read", "save_pretrained"]
+__all__ = [
+    "BLOCK",
+    "FILE",
+    "SERVER",
+    "carried",
+    "from_pretrained",
+    "options_of",
+    "read",
+    "save_pretrained",
+]
 
 FILE = "adafv.json"
 CONFIG = "config.json"

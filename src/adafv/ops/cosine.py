@@ -10,7 +10,7 @@ from adafv.utils.checks import checked
 __all__ = ["cosines", "pairwise_cosines", "product", "standardised_cosines", "unit", "word_cosines"]
 
 CHUNK = 8192  # visual tokens in fp32 at a time: a whole video would be a second copy of itself
-GRID = 2.0**40  # cosines are rounded to its inverse
+UNIT = 2.0**40  # cosines are multiples of its inverse
 STRIP = 192  # rows of a matrix at a time: they stay in the cache
 TINY = 1e-12  # as in `F.normalize`
 LEAST_DEVIATION = 1e-6  # a word that resembles all tokens alike stands out nowhere
@@ -119,4 +119,4 @@ def unit(x: Tensor) -> Tensor:
 def product(x: Tensor, y: Tensor) -> Tensor:
     """Compute the `cosines` (…, M, N) of vectors (…, M, D) and (…, N, D) of length 1."""
     # a power of two changes no digit, and is cheapest on the smaller side
-    return (x.mul(GRID) @ y.mT).round_().mul_(1 / GRID)
+    return (x.mul(UNIT) @ y.mT).round_().mul_(1 / UNIT)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from adafv.ops.kernels import wanted
+from adafv.ops.precision import rounded
 from adafv.utils.checks import checked
 
 __all__ = ["Gains", "coverage", "lazy_coverage", "on_grid", "plain_coverage"]
 
-GRID = 2.0**50  # coverage is rounded to its inverse
+BITS = 50  # behind the point of a coverage
 
 Gains = Generator[Tensor, Tensor, None]
 """Yields the gain (I, N) of every token, given those picked so far, and is sent the next picks
@@ -98,4 +99,4 @@ def on_grid(columns: Tensor) -> Tensor:
     Returns:
         The same tensor.
     """
-    return columns.mul_(GRID).round_().div_(GRID)
+    return rounded(columns, BITS)

@@ -1,4 +1,4 @@
-"""Full precision: autocast never touches what a method computes."""
+"""Full precision, which autocast never touches, and numbers that sum alike on every device."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -6,10 +6,11 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 from adafv.utils.checks import checked
 
-__all__ = ["exact", "full_precision"]
+__all__ = ["exact", "full_precision", "rounded"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,3 +39,14 @@ def exact(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return computed
+
+
+@checked
+def rounded(x: Tensor, bits: int) -> Tensor:
+    """Round numbers, in place, to multiples of 2**-bits.
+
+    A power of two changes no digit: sums of such multiples are exact in any order, and what differs
+    in the last bits between devices ties.
+    """
+    unit = 2.0**bits
+    return x.mul_(unit).round_().div_(unit)

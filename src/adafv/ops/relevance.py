@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adafv.ops.cosine import cosines, word_cosines
-from adafv.ops.precision import exact
+from adafv.ops.precision import exact, rounded
 from adafv.utils.checks import checked
 
 __all__ = [
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 CELLS = 24  # rows and columns of the raster on which relevance is spread
-GRID = 2.0**40  # relevance is rounded to its inverse, so that sums hang on no order
+BITS = 40  # behind the point of a relevance, so that sums hang on no order
 LEAST = 1e-6  # what the least relevant token has of the range, as in the code of CDPruner
 
 
@@ -181,7 +181,7 @@ def spread(relevance: Tensor, places: Tensor, mask: Tensor, width: float) -> Ten
     # how much relevance, and how many tokens, each cell holds
     row, column = (places * CELLS).long().clamp(0, CELLS - 1).unbind(-1)  # (B, N) each
     amounts = torch.stack([relevance.double(), torch.ones_like(relevance).double()], dim=1)
-    amounts = (amounts * mask[:, None]).mul_(GRID).round_().div_(GRID)  # (B, 2, N)
+    amounts = rounded(amounts * mask[:, None], BITS)  # (B, 2, N)
     cell = (row * CELLS + column)[:, None].expand_as(amounts)
     raster = amounts.new_zeros(*amounts.shape[:2], CELLS * CELLS).scatter_add_(2, cell, amounts)
     raster = raster.unflatten(2, (CELLS, CELLS))  # (B, 2, rows, columns)

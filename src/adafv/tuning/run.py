@@ -105,7 +105,7 @@ class Tuning:
                 f"min_retention={self.min_retention} is not a share that a sample can prove: "
                 "pass more than 0 and less than 1, e.g. 0.98"
             )
-        # numbers of nothing
+        # counts below 1
         for name in ("batch_size", "max_new_tokens"):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value} is too few: pass 1 or more")

@@ -30,15 +30,13 @@ from adafv.integrations.vllm.engine_counts import EngineCounts
 from adafv.integrations.vllm.failures import catches, fail_requests
 from adafv.integrations.vllm.meta_model import SHAPES, MetaModel
 from adafv.integrations.vllm.mrope_model import Items, MRopeModel
-from adafv.integrations.vllm.options import settings
+from adafv.integrations.vllm.options import CACHE_MB, settings
 from adafv.integrations.vllm.processor import processor_factory
 from adafv.integrations.vllm.prune_spec import FIELDS, PruneSpec
 from adafv.integrations.vllm.select import Kept, select
 from adafv.integrations.vllm.vision_attention import last_attention, watch
 
 __all__ = ["PrunedModel"]
-
-CACHE_MB = 512  # of encoded images, where the server says nothing
 
 
 class PrunedModel:

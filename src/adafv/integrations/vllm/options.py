@@ -11,7 +11,7 @@ from adafv.core.prompt import Question
 from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY
 from adafv.methods import METHODS, VIDEO_METHODS, from_spec, without_defaults
-from adafv.models.saved import BLOCK, read
+from adafv.models.saved import BLOCK, SERVER, read
 from adafv.utils.checks import one_of
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
 
 PREFIX = "adafv_"
 ALL = "all"  # of `methods`: who starts the engine is who asks it
-OWN = ("pin", "methods", "cache_mb", "only")  # beside what a configuration says
+CACHE_MB = 512  # of encoded images, where the server says nothing
 OF_PRUNER = ("method", "keep", "tokens")
 OF_REQUEST = (*OF_PRUNER, "pin")
 OF_SERVER = (*OF_REQUEST, "methods", "cache_mb", "only")
@@ -109,7 +109,7 @@ class VLLMOptions:
         own = {}
         config = {}
         for name, value in saved.items():
-            if name in OWN:
+            if name in SERVER:
                 own[name] = value
             elif name != "version":
                 config[name] = value
