@@ -45,6 +45,8 @@ OPTIONAL = (
     "adafv.integrations.vllm",
     "adafv.app.blocks",
     "adafv.app.layout",
+    "adafv.ops.kernels.coverage",
+    "adafv.ops.kernels.sacmam",
     "adafv.__main__",
 )
 """What needs packages that are not installed here, or runs when it is imported."""
