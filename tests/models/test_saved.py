@@ -7,6 +7,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
+import numpy as np
 import pytest
 import torch
 from conftest import picture
@@ -105,12 +106,20 @@ class Own(AdaFV):
     """Somebody's variant, under the name of the original."""
 
 
+@pytest.mark.parametrize("number", [torch.tensor(0.5), np.float32(0.5), np.array(0.5)])
+def test_numbers_of_others_are_plain_ones(number, tmp_path):
+    """NumPy's and PyTorch's say the same as Python's, in the name and in the file."""
+    pruner = AdaFV(keep=number, reserve=number)
+    assert pruner.spec == "adafv:reserve=0.5"
+    save_pretrained(pruner, tmp_path)
+    assert from_pretrained(tmp_path) == AdaFV(keep=0.5, reserve=0.5)
+
+
 def test_what_nobody_could_load_is_not_saved(tmp_path):
     """A class that the registry doesn't know, values that are no plain data."""
     for pruner, words in (
         (Own(keep=0.1), "Own is not in adafv.METHODS"),
         (AdaFV(keep=0.1, temperature=float("inf")), "cannot be saved as JSON"),
-        (AdaFV(keep=0.1, reserve=torch.tensor(0.5)), "cannot be saved as JSON"),
         (AdaFV(tokens=9.0), "tokens=9.0 is not an integer"),
     ):
         with pytest.raises(ValueError, match=words):

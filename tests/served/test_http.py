@@ -627,7 +627,8 @@ def test_a_server_that_is_told_to_end_answers_what_runs(server):
     long = text("what color is it?", max_tokens=1500, ignore_eos=True)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(server.post, CHAT, long, 120)
-        time.sleep(1)
+        while not metrics(server)["vllm:num_requests_running"]:
+            assert not running.done()
         process = psutil.Process(server.pid)
         process.terminate()
         codes = []

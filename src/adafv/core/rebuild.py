@@ -31,7 +31,7 @@ def rebuild(
     kept: list[Tensor],
     merged: list[Tensor] | None = None,
     *,
-    whole: list[bool],
+    whole: list[bool] | None = None,
     positions: str = "packed",
     newlines: str = "drop",
 ) -> dict[str, Any]:
@@ -41,14 +41,14 @@ def rebuild(
         kept: for each image the indices (K,) of the kept tokens among its N, ascending.
         merged: for each image their features (K, D) instead of the encoded ones. None: those.
         whole: for each image whether its budget is all of it: a video keeps the tokens that repeat
-            the frame before, too.
+            the frame before, too. None: of each.
         positions, newlines: see `Pruner`.
 
     Raises:
         ValueError: positions="original" in a family that numbers its tokens by counting them.
     """
     # from the N tokens that a method chose from to all n of the image
-    offsets = _offsets(encoding, kept, whole, newlines)
+    offsets = _offsets(encoding, kept, newlines, whole)
 
     # the kept features
     features: list[Tensor] = []
@@ -118,8 +118,7 @@ def kept_positions(
     encoding: Encoding, kept: list[Tensor], newlines: str
 ) -> list[tuple[int, Tensor]]:
     """Return for each image its row and the columns of its kept tokens, newlines among them."""
-    whole = [True] * len(kept)
-    return _in_prompt(encoding, _offsets(encoding, kept, whole, newlines))
+    return _in_prompt(encoding, _offsets(encoding, kept, newlines))
 
 
 def _in_prompt(encoding: Encoding, offsets: list[Tensor]) -> list[tuple[int, Tensor]]:
@@ -132,16 +131,17 @@ def _in_prompt(encoding: Encoding, offsets: list[Tensor]) -> list[tuple[int, Ten
 
 
 def _offsets(
-    encoding: Encoding, kept: list[Tensor], whole: list[bool], newlines: str
+    encoding: Encoding, kept: list[Tensor], newlines: str, whole: list[bool] | None = None
 ) -> list[Tensor]:
     """Return for each image which of all its n tokens are kept, ascending."""
     offsets = []
     for image, indices in enumerate(kept):
-        offsets.append(_offsets_of(encoding, image, indices, whole[image], newlines))
+        all_of_it = whole is None or whole[image]
+        offsets.append(_offsets_of(encoding, image, indices, newlines, all_of_it))
     return offsets
 
 
-def _offsets_of(encoding: Encoding, image: int, kept: Tensor, whole: bool, newlines: str) -> Tensor:
+def _offsets_of(encoding: Encoding, image: int, kept: Tensor, newlines: str, whole: bool) -> Tensor:
     patch_indices = encoding.patch_indices[image]  # (N,)
     structural_indices = encoding.structural_indices[image]  # (n - N,)
 
