@@ -83,7 +83,7 @@ class Prompt:
         self.placeholder = torch.isin(self.ids, placeholder_ids) & self.mask  # (B, L)
 
         # what stands between the placeholders of one image, once `spans` has told images apart
-        self.inside = torch.zeros_like(self.mask)  # (B, L)
+        self.between_placeholders = torch.zeros_like(self.mask)  # (B, L)
 
         # sequences that are packed into one row, told by their position ids
         self.segments = segments_of(inputs.get("position_ids"), self.mask)  # (B, L)
@@ -109,6 +109,8 @@ class Prompt:
     def spans(self, lengths: list[int], modality: str = "image") -> list[ImageSpan]:
         """Hand the placeholders of a modality out to images of `lengths` tokens, in reading order.
 
+        What stands between those of one image is noted: `question` leaves it out.
+
         Raises:
             ValueError: the prompt's placeholders don't add up to the images.
         """
@@ -130,7 +132,7 @@ class Prompt:
             start, end = int(positions[0]), int(positions[-1])
             if modality == "video":
                 start, end = self._bounded(int(row[0]), start, end)
-            self.inside[row[0], start:end] = True
+            self.between_placeholders[row[0], start:end] = True
         return spans
 
     def _bounded(self, row: int, start: int, end: int) -> tuple[int, int]:
@@ -190,7 +192,7 @@ class Prompt:
 
         # its text tokens
         is_text = self.mask[span.row, start:end] & ~self.placeholder[span.row, start:end]  # (S,)
-        is_text &= ~self.inside[span.row, start:end]
+        is_text &= ~self.between_placeholders[span.row, start:end]
         others = torch.tensor(sorted(self.template.structure | skip), dtype=torch.long)
         is_text &= ~torch.isin(ids, others)
 
