@@ -30,7 +30,8 @@ def pages() -> Iterator[tuple[Path, str]]:
     """Every page with something made by code in it, and its text as it should be."""
     for name, make in PAGES.items():
         yield DOCS / name, NOTE + make()
-    for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md"))):
+    benchmarks = sorted((ROOT / "benchmarks").glob("*/README.md"))
+    for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md")), *benchmarks):
         text = path.read_text(encoding="utf-8")
         if path.name not in PAGES and TABLE.search(text):
             yield path, TABLE.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", text)
@@ -41,7 +42,7 @@ def stale() -> list[str]:
     found = []
     for path, text in pages():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            found.append(path.name)
+            found.append(str(path.relative_to(ROOT)))
     return found
 
 

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+import low
 import photo
 import scaling
 from writing import MADE_AS, percent, table
@@ -233,6 +234,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ceilings": ceilings,
     "choice": choice,
     "front": front,
+    "low": low.low,
     "photo-bridge": photo.bridge,
     "photo-methods": photo.methods,
     "photo-orders": photo.orders,

@@ -23,6 +23,7 @@ BLOCK = re.compile(
     r"^(<!-- not run: [^\n]*\n)?```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL
 )
 # test_docs.py follows that
+BENCHMARKS = sorted((DOCS.parent / "benchmarks").glob("*/README.md"))
 PAGES = [page for page in sorted(DOCS.glob("*.md")) if page.name != "adding-a-method.md"]
 
 
@@ -103,7 +104,7 @@ def test_every_table_that_a_page_asks_for_is_there_and_used():
     """A name that no page uses, or that no function makes, is a mistake."""
     asked = [
         name
-        for page in (DOCS.parent / "README.md", *PAGES)
+        for page in (DOCS.parent / "README.md", *PAGES, *BENCHMARKS)
         for name in re.findall(r"<!-- table: (\S+) -->", page.read_text(encoding="utf-8"))
     ]
     assert set(asked) == set(tables.TABLES)
