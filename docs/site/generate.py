@@ -9,6 +9,7 @@ A table stands between `<!-- table: NAME -->`, a name of `tables.TABLES`, and `<
 """
 
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ def stale() -> list[str]:
     found = []
     for path, text in pages():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
-            found.append(str(path.relative_to(ROOT)))
+            found.append(os.path.relpath(path, ROOT))
     return found
 
 
