@@ -5,7 +5,7 @@ columns that are new, q' of them kept.
 """
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -19,9 +19,6 @@ from adafv.core.inputs import PIXELS
 from adafv.core.visual_tokens import Encoding
 from adafv.families.base import base_of
 from adafv.utils.checks import checked
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "COLUMNS",

@@ -223,31 +223,21 @@ def spell_out(request: dict[str, Any], tokens: Sequence[str]) -> bool:
         Whether there was one.
     """
     found = False
-    for name in WRITTEN:
-        if name in request:
-            request[name], changed = _spelled_out(request[name], tokens)
-            found |= changed
-    return found
-
-
-def _spelled_out(value: Any, tokens: Sequence[str]) -> tuple[Any, bool]:
-    """Return a value with tokens spelled out in all of its texts, and whether there was one."""
-    holder = [value]
-    found = False
     # a stack, for a request may be nested deeper than Python recurses
-    left: list[Any] = [holder]
+    left: list[tuple[Any, Any]] = [(request, name) for name in WRITTEN if name in request]
     while left:
-        container = left.pop()
-        pairs = enumerate(container) if isinstance(container, list) else [*container.items()]
-        for key, item in pairs:
-            if isinstance(item, dict | list):
-                left.append(item)
-            elif isinstance(item, str):
-                for token in tokens:
-                    item = item.replace(token, f"{token[0]} {token[1:]}")
-                found |= item != container[key]
-                container[key] = item
-    return holder[0], found
+        container, key = left.pop()
+        value = container[key]
+        if isinstance(value, dict):
+            left += [(value, name) for name in value]
+        elif isinstance(value, list):
+            left += [(value, index) for index in range(len(value))]
+        elif isinstance(value, str):
+            for token in tokens:
+                value = value.replace(token, f"{token[0]} {token[1:]}")
+            found |= value != container[key]
+            container[key] = value
+    return found
 
 
 def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> None:
