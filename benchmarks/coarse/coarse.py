@@ -15,6 +15,7 @@ from adafv.core.pruner import Pruner, Selection
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
 from adafv.methods.adafv import AdaFV
+from adafv.methods.adafv_plus import AdaFVPlus
 from adafv.methods.hired import tile_of
 from adafv.models.prompting import build_text
 from adafv.speed import flops
@@ -40,7 +41,7 @@ class Coarse(Pruner):
         chance: draw them instead.
     """
 
-    fine: AdaFV
+    fine: AdaFV | AdaFVPlus
     tiles: int
     chance: bool = False
 
@@ -61,7 +62,8 @@ class Coarse(Pruner):
 
         # the thumbnail alone is scored
         seen = crop == 0  # (I, N)
-        relevance, saliency = self.fine.attentions(only(tokens, seen))  # (I, N) each
+        thumbnail = only(tokens, seen)
+        relevance, saliency = self.fine.relevance(thumbnail), thumbnail.saliency  # (I, N) each
         for i, coordinates in enumerate(tokens.coordinates):
             if self.chance:
                 generator = torch.Generator().manual_seed(tokens.seeds[i])

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from adafv.utils.records import as_csv, columns_of, where, write_json
 
 KEEP = 0.05
 # `adafv+` in the form that was measured
-BASES: dict[str, Callable[..., AdaFV]] = {"adafv": AdaFV, "adafv+": partial(AdaFVPlus, reach=1)}
+BASES: dict[str, Callable[..., AdaFV | AdaFVPlus]] = {"adafv": AdaFV, "adafv+": AdaFVPlus}
 SHAPE = "llava-next-7b"
 ASKED = "what color is the anchor?"
 CLOSEST = (["adafv+"], [TILES - 1])

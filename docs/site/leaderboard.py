@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from writing import MADE_AS, percent, table
+from writing import percent, table
 
 from adafv.evaluation import report
 from adafv.evaluation.beyond_resize import BEYOND_RESIZE
@@ -91,23 +91,18 @@ def sources() -> tuple[Source, ...]:
     found = []
     for name in EVALUATIONS:
         results = report.read(BENCHMARKS / name / "results.json")
-        found.append(Source(name, results["meta"], [*map(as_made, results["rows"])]))
+        found.append(Source(name, results["meta"], results["rows"]))
     for path in sorted((BENCHMARKS / "leaderboard").glob(f"*/{ENTRY}")):
         entry = read_entry(path)
         found.append(Source(f"leaderboard/{path.parent.name}", entry["meta"], entry["rows"]))
     return tuple(found)
 
 
-def as_made(row: dict[str, Any]) -> dict[str, Any]:
-    """A row by the name that its method has today."""
-    return row | {"method": MADE_AS.get(row["method"], row["method"])}
-
-
 @cache
 def speed() -> dict[str, Any]:
     """The measurement of selection times."""
     found: dict[str, Any] = json.loads(SPEED.read_text(encoding="utf-8"))
-    return found | {"rows": [*map(as_made, found["rows"])]}
+    return found
 
 
 def leaderboard_page() -> str:

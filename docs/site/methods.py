@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from drawings import explained_inputs
-from tables import ACCURACY, budgets, holds, left_out, measured, named
+from tables import ACCURACY, budgets, holds, left_out, measured
 from torch.utils._python_dispatch import TorchDispatchMode
 from writing import percent, table
 
@@ -166,7 +166,7 @@ def overview() -> str:
     )
     rows = [
         [
-            f"[{named(cls.name)}](#{anchor(cls)})",
+            f"[`{cls.name}`](#{anchor(cls)})",
             "read" if cls.needs_text else "seed" if cls.draws else "–",
             "between layers"
             if issubclass(cls, LayerPruner)
@@ -304,10 +304,10 @@ def lost(name: str, keep: float) -> str:
         <= measured()["random", suite, "all", keep]["accuracy"]
     ]
     said = (
-        f"At {percent(keep)} {named(name)} holds least of (in brackets: `random`): {listed}."
+        f"At {percent(keep)} `{name}` holds least of (in brackets: `random`): {listed}."
         if worst
         else (
-            f"At {percent(keep)} {named(name)} holds {percent(FAILS)} or more of every type of "
+            f"At {percent(keep)} `{name}` holds {percent(FAILS)} or more of every type of "
             "question."
         )
     )
@@ -323,7 +323,7 @@ def retention(cls: type[Pruner]) -> str:
         for suite in SUITES
     ]
     return table(
-        [f"{named(cls.name)} holds", *(f"{percent(keep)} kept" for keep in budgets())], rows
+        [f"`{cls.name}` holds", *(f"{percent(keep)} kept" for keep in budgets())], rows
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import low
 import photo
 import scaling
-from writing import MADE_AS, percent, table
+from writing import percent, table
 
 from adafv.evaluation import report
 from adafv.methods import CLASSES
@@ -63,11 +63,6 @@ def budgets() -> list[float]:
     return sorted({keep for *_, keep in measured() if 0 < keep < 1}, reverse=True)
 
 
-def named(method: str) -> str:
-    """A method as its figures were made."""
-    return f"`{MADE_AS.get(method, method)}`"
-
-
 def holds(method: str, suite: str, kind: str, keep: float) -> str:
     """Share of the dense model's accuracy; a dash where it wasn't measured."""
     row = measured().get((method, suite, kind, keep))
@@ -90,7 +85,7 @@ def smallest(method: str, suite: str, kind: str, target: float) -> str:
 def front() -> str:
     """One figure of accuracy and one of speed, each with its limits beside it."""
     names = ("adafv+", "adafv", "random")
-    held = [f"{named(name)} {holds(name, 'scenes', 'all', FRONT)}" for name in names]
+    held = [f"`{name}` {holds(name, 'scenes', 'all', FRONT)}" for name in names]
     asked = measured()["none", "scenes", "all", 1.0]["n"]
     accuracy = (
         f"At {percent(FRONT)} of the tokens, share of the dense model's accuracy: "
@@ -134,7 +129,7 @@ def speed() -> str:
         dense = row["method"] == "none"
         rows.append(
             [
-                "all tokens" if dense else named(row["method"]),
+                "all tokens" if dense else f"`{row['method']}`",
                 f"{row['kept_tokens']:,}",
                 f"{row['ttft_ms'] / 1000:.1f} s",
                 "" if dense else f"{row['speedup']:.1f}",
@@ -166,7 +161,7 @@ def choice_by_method() -> str:
             (name, suite, "all", keep) in measured() for suite in suites for keep in budgets()
         ):
             least = ["not measured"] * len(suites)
-        rows.append([named(name), *least])
+        rows.append([f"`{name}`", *least])
     return table(["method", *(f"`{suite}`" for suite in suites)], rows)
 
 
@@ -174,7 +169,7 @@ def by_kind() -> str:
     """What `adafv` and `adafv+` hold of each type of question, at each share."""
     head = [
         "questions about",
-        *(f"{named(name)} {percent(keep)}" for name in ("adafv", "adafv+") for keep in budgets()),
+        *(f"`{name}` {percent(keep)}" for name in ("adafv", "adafv+") for keep in budgets()),
     ]
     rows = [
         [words, *(holds(name, *kind, keep) for name in ("adafv", "adafv+") for keep in budgets())]
@@ -186,7 +181,7 @@ def by_kind() -> str:
 def reading() -> str:
     """What reading keeps of its accuracy, by method."""
     rows = [
-        [named(name), *(holds(name, "scenes-text", "all", keep) for keep in budgets())]
+        [f"`{name}`", *(holds(name, "scenes-text", "all", keep) for keep in budgets())]
         for name in READERS
     ]
     return table(["`scenes-text`", *(f"{percent(keep)} kept" for keep in budgets())], rows)

@@ -2,9 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 
-MADE_AS = {"adafv+": "adafv+:reach=1"}
-"""Methods that have another form since the committed results: what theirs was is called now."""
-
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""

@@ -3,7 +3,6 @@ equal.
 """
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -74,10 +73,9 @@ def test_nothing_of_a_tile_that_is_not_encoded_is_looked_at(tokens, fine, tiles)
     assert [k.tolist() for k in pruner.select(noise, [20, 20]).kept] == [k.tolist() for k in kept]
 
 
-@pytest.mark.parametrize("fine", [AdaFV, partial(AdaFVPlus, reach=1)])
-def test_hiding_a_tile_is_leaving_it_out(tokens, fine):
+def test_hiding_a_tile_is_leaving_it_out(tokens):
     """The same tokens as of an image that consists of nothing but what is encoded."""
-    pruner = coarse(fine, 1)
+    pruner = coarse(AdaFV, 1)
     for i, seen in enumerate(pruner.encoded(tokens)):
         there = seen.nonzero()[:, 0]
         left = replace(
@@ -91,7 +89,7 @@ def test_hiding_a_tile_is_leaving_it_out(tokens, fine):
             coordinates=(tokens.coordinates[i][there],),
             seeds=tokens.seeds[i : i + 1],
         )
-        (alone,) = fine(tokens=20).select(left, [20]).kept
+        (alone,) = AdaFV(tokens=20).select(left, [20]).kept
         assert there[alone].tolist() == pruner.select(tokens, [20, 20]).kept[i].tolist()
 
 

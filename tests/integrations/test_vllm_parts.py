@@ -165,8 +165,8 @@ def test_the_length_of_a_question_is_bounded():
 def test_on_some_servers_methods_have_no_options_of_requests():
     """Whoever asks names a method alone, or the server's own as it is."""
     with pytest.raises(ValueError, match="name the method alone"):
-        check_restricted({"adafv_method": "adafv+:reach=9"}, "adafv+")
-    check_restricted({"adafv_method": "adafv+:reach=9"}, "adafv+:reach=9")
+        check_restricted({"adafv_method": "adafv+:spread=9"}, "adafv+")
+    check_restricted({"adafv_method": "adafv+:spread=9"}, "adafv+:spread=9")
     # 0.25 is the default, and 0.50 is 0.5
     check_restricted({"adafv_method": "adafv:reserve=0.25"}, "adafv")
     check_restricted({"adafv_method": "adafv:reserve=0.50"}, "adafv:reserve=0.5")

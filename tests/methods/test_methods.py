@@ -24,7 +24,7 @@ from adafv import (
 )
 from adafv.core.signals import SALIENCY
 from adafv.methods import adafv_plus, from_spec
-from adafv.methods.adafv_plus import redundancy_ranked
+from adafv.methods.adafv_plus import redundancy
 from adafv.ops.grid import cells
 from adafv.ops.relevance import text_to_image_attention
 
@@ -67,7 +67,7 @@ def test_adafv_plus_keeps_what_nothing_better_says(tokens, k, spread):
     """Nearness, score and redundancy of a real prompt, step by step, in both grids of an image."""
     pruner = AdaFVPlus(tokens=k, spread=spread)
     relevance = pruner.relevance(tokens)
-    nearness, saliency = pruner.attentions(tokens)
+    nearness = pruner.nearness(tokens)
     kept = pruner.select(tokens, [k, k]).kept
     for i, n in enumerate(tokens.counts):
         at = oracle.places(tokens.coordinates[i].tolist())
@@ -75,9 +75,8 @@ def test_adafv_plus_keeps_what_nothing_better_says(tokens, k, spread):
         torch.testing.assert_close(
             nearness[i, :n], torch.tensor(expected).double(), rtol=1e-5, atol=1e-7
         )
-        scores = [
-            a * (0.1 + b) ** 0.5 for a, b in zip(saliency[i, :n].tolist(), expected, strict=True)
-        ]
+        saliency = tokens.saliency[i, :n].tolist()
+        scores = [a * (0.1 + b) ** 0.5 for a, b in zip(saliency, expected, strict=True)]
         assert kept[i].tolist() == oracle.unsaid(scores, tokens.features[i, :n], k)
 
 
@@ -107,7 +106,7 @@ def test_adafv_plus_compares_strip_by_strip(monkeypatch):
     monkeypatch.setattr(adafv_plus, "STRIP", 8)
     for window, least in ((1024, 50), (24, 16)):
         monkeypatch.setattr(adafv_plus, "WINDOW", window)
-        found = redundancy_ranked(features)
+        found = redundancy(features)
         latest = cosine.tril(-1).amax(2).clamp(min=0)
         nearest = cosine.tril(-1).triu(-least).amax(2).clamp(min=0)
         assert (found <= latest + 1e-5).all()
@@ -128,49 +127,16 @@ def test_adafv_plus_looks_near_what_is_named(tokens):
         text_mask=torch.ones(2, 1, dtype=torch.bool),
         signals={**tokens.signals, SALIENCY: torch.ones_like(tokens.saliency)},
     )
-    nearness = AdaFVPlus(tokens=4, spread=0.1).attentions(alike)[0][0, :n]
+    nearness = AdaFVPlus(tokens=4, spread=0.1).nearness(alike)[0, :n]
     at = torch.tensor(oracle.places(tokens.coordinates[0].tolist()))
     away = (at - at[named]).norm(dim=1)
     assert nearness[away < 0.1].min() > nearness[away > 0.4].max()
 
 
-@pytest.mark.parametrize("reach", [1, 2, 40])
-def test_adafv_plus_discounts_what_a_better_neighbour_says(tokens, reach):
-    """Both lists, in both grids of an image, of images of different shapes; then the mixture as
-    ever.
-    """
-    pruner = AdaFVPlus(tokens=9, reach=reach)
-    ours, plain = pruner.attentions(tokens), AdaFVPlus(tokens=9, reach=0).attentions(tokens)
-    for i, n in enumerate(tokens.counts):
-        coordinates, features = tokens.coordinates[i].tolist(), tokens.features[i, :n]
-        expected = [
-            oracle.discounted(x[i, :n].tolist(), features, coordinates, reach) for x in plain
-        ]
-        for mine, theirs in zip(ours, expected, strict=True):
-            torch.testing.assert_close(mine[i, :n], torch.tensor(theirs), rtol=1e-4, atol=1e-7)
-        kept = pruner.select(tokens, [9, 9]).kept[i].tolist()
-        assert kept == oracle.sacmam(*(x[i, :n].tolist() for x in ours), 9, 0.25)[0]
-
-
-def test_adafv_plus_keeps_one_of_many_copies(tokens):
-    """Of an image whose tokens are all the same, the best of every neighbourhood comes first."""
-    same = replace(tokens, features=torch.ones_like(tokens.features))
-    relevance, saliency = AdaFVPlus(tokens=4, reach=1).attentions(same)
-    for scores in (relevance, saliency):
-        alive = (scores[0, : tokens.counts[0]] > 1e-5 * scores[0].max()).nonzero()[:, 0]
-        coordinates = tokens.coordinates[0][alive]
-        near = (coordinates[:, None, 1:] - coordinates[None, :, 1:]).abs().sum(-1) <= 1
-        assert 0 < len(alive) < tokens.counts[0] / 3
-        assert (
-            near & ((coordinates[:, None, 0] > 0) == (coordinates[None, :, 0] > 0))
-        ).sum() == len(alive)
-
-
 def test_adafv_plus_puts_words_on_one_scale(tokens):
     """Standardised word by word, over the image's own tokens, whatever the padding."""
-    pruner = AdaFVPlus(tokens=9, reach=0)
-    relevance, saliency = pruner.attentions(tokens)
-    assert torch.equal(saliency, tokens.saliency)
+    pruner = AdaFVPlus(tokens=9)
+    relevance = pruner.relevance(tokens)
     for i, n in enumerate(tokens.counts):
         text = tokens.text[i, tokens.text_mask[i]]
         expected = oracle.standing_out(text, tokens.features[i, :n], pruner.temperature)
@@ -184,26 +150,15 @@ def test_adafv_plus_without_words_or_differences(tokens):
     wordless = replace(tokens, text=tokens.text[:, :0], text_mask=tokens.text_mask[:, :0])
     masked = replace(tokens, text_mask=torch.zeros_like(tokens.text_mask))
     for odd in (blank, wordless, masked):
-        assert [len(k) for k in AdaFVPlus(tokens=9, reach=1).select(odd, [9, 9]).kept] == [9, 9]
-        assert all(x.isfinite().all() for x in AdaFVPlus(tokens=9).attentions(odd))
+        assert AdaFVPlus(tokens=9).nearness(odd).isfinite().all()
         assert [len(k) for k in AdaFVPlus(tokens=9).select(odd, [9, 9]).kept] == [9, 9]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"reach": -1},
-        {"center": True},
-        {"top": 2},
-        {"spread": 0},
-        {"reserve": 0.5},
-        {"mass": "beyond"},
-    ],
-)
-def test_adafv_plus_refuses_what_it_does_not_take(options):
-    """An option that would be ignored is an error."""
-    with pytest.raises(ValueError, match=f"{next(iter(options))}="):
-        AdaFVPlus(keep=0.1, **options)
+@pytest.mark.parametrize("option", ["temperature", "spread"])
+def test_adafv_plus_refuses_what_is_not_positive(option):
+    """The sentence names the option."""
+    with pytest.raises(ValueError, match=f"{option}=0 is not positive"):
+        AdaFVPlus(keep=0.1, **{option: 0})
 
 
 @pytest.mark.parametrize("k", [12, 21, 30, 60])
@@ -242,9 +197,7 @@ def test_evidence_is_what_the_method_weighs(tokens, name):
         assert evidence.words.isfinite().all()
     if name in ("adafv", "t2i"):
         torch.testing.assert_close(evidence.words.amax(1), evidence.relevance)
-    if isinstance(pruner, AdaFV):
-        # adafv+ has one list, no share of it reserved
-        assert evidence.reserve == (0 if name == "adafv+" else pruner.reserve)
+    assert evidence.reserve == getattr(pruner, "reserve", 0)
 
 
 def test_adafv_released_feeds_tokens_twice(model, inputs):

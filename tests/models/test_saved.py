@@ -223,7 +223,7 @@ def test_vllm_takes_it_from_the_folder(tmp_path):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     folder = save_tiny(tmp_path_factory.mktemp("model"))
-    save_pretrained(method("adafv+", keep=0.5, reach=1, reserve=0.5), folder)
+    save_pretrained(method("adafv+", keep=0.5, spread=0.5), folder)
     return folder
 
 
@@ -243,11 +243,11 @@ def test_commands_take_the_budget_of_the_models_folder(checkpoint, tmp_path, cap
         found = json.loads(capsys.readouterr().out)
         return found["method"], found["kept_tokens"] / found["visual_tokens"]
 
-    assert ask() == ("adafv+:reserve=0.5:reach=1", 0.5)
-    assert ask("--keep", 0.25) == ("adafv+:reserve=0.5:reach=1", 0.25)
+    assert ask() == ("adafv+:spread=0.5", 0.5)
+    assert ask("--keep", 0.25) == ("adafv+:spread=0.5", 0.25)
     assert ask("--method", "uniform") == ("uniform", 0.5)
     assert ask("--method", "none") == ("none", 1)
-    assert ask("--tokens", 10**6) == ("adafv+:reserve=0.5:reach=1", 1)
+    assert ask("--tokens", 10**6) == ("adafv+:spread=0.5", 1)
     (tmp_path / "in.jsonl").write_text(json.dumps({"image": "a.png", "question": QUESTION}) + "\n")
     assert (
         main(
@@ -262,7 +262,7 @@ def test_commands_take_the_budget_of_the_models_folder(checkpoint, tmp_path, cap
         == 0
     )
     record = json.loads((tmp_path / "out.jsonl").read_text())
-    assert record["method"] == "adafv+:reserve=0.5:reach=1"
+    assert record["method"] == "adafv+:spread=0.5"
     assert record["kept_tokens"] * 2 == record["visual_tokens"]
 
 

@@ -80,26 +80,6 @@ def standing_out(text: torch.Tensor, visual: torch.Tensor, temperature: float) -
     return [w / sum(weights) for w in weights]
 
 
-def discounted(
-    scores: list[float], features: torch.Tensor, coordinates: list[list[int]], reach: int
-) -> list[float]:
-    """AdaFV+: every score times 1 - the largest cosine with a better token nearby on the
-    same grid.
-    """
-    result = []
-    for j, (crop, row, column) in enumerate(coordinates):
-        echo = 0.0
-        for i, (other_crop, other_row, other_column) in enumerate(coordinates):
-            near = max(abs(row - other_row), abs(column - other_column)) <= reach and (
-                crop == 0
-            ) == (other_crop == 0)
-            if i != j and near and (-scores[i], i) < (-scores[j], j):
-                v, u = features[j].double(), features[i].double()
-                echo = max(echo, float(v @ u / (v.norm() * u.norm())))
-        result.append(scores[j] * (1 - echo))
-    return result
-
-
 def places(coordinates: list[list[int]]) -> list[tuple[float, float]]:
     """Where each patch of an image is, as shares of its height and width: thumbnail and tiles are
     one plane.

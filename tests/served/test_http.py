@@ -421,7 +421,7 @@ def bad() -> dict:
         "tokens zero": (pruned(adafv_tokens=0), "tokens=0"),
         "keep and tokens": (pruned(adafv_keep=0.5, adafv_tokens=3), "both"),
         "unknown method": (pruned(adafv_method="adafx"), "'adafx' is unknown"),
-        "endless work": (pruned(adafv_method="adafv+:reach=100000"), "for the server to set"),
+        "endless work": (pruned(adafv_method="adafv+:spread=100000"), "for the server to set"),
         "no such seed": (pruned(adafv_method=f"random:seed={10**30}"), "for the server to set"),
         "method without end": (
             pruned(adafv_method="a" * 10_000),

@@ -163,7 +163,7 @@ def _cast(random: np.random.Generator, split: str) -> list[tuple[dict, int]]:
         row = rows[random.integers(len(rows))]
         # seldom several of a kind
         copies = int(random.choice([1, 2, 3, 4], p=[0.8, 0.1, 0.06, 0.04]))
-        # a thing alone may fill the picture, and is never tiny; sizes are even on a logarithmic scale
+        # sizes are even on a logarithmic scale; a thing alone may fill the picture, and isn't tiny
         alone = count == 1 and copies == 1
         largest = LARGEST + 60 if alone else LARGEST / (1 + 0.12 * (count + copies))
         side = int(np.exp(random.uniform(np.log(SMALLEST), np.log(largest))))

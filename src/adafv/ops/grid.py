@@ -11,7 +11,7 @@ from torch import Tensor
 from adafv.ops.budget import split_budget
 from adafv.utils.checks import checked
 
-__all__ = ["cells", "grids", "places"]
+__all__ = ["cells", "places"]
 
 
 @checked
@@ -39,29 +39,6 @@ def cells(coordinates: Tensor, count: int) -> Tensor:
             cell[scale] = start + _divide(coordinates[scale, 1:], share)
         start += share
     return cell
-
-
-@checked
-def grids(coordinates: Tensor) -> list[Tensor]:
-    """Return the rectangles that an image's tokens lie on, the thumbnail's first.
-
-    A video without the tokens that repeat the frame before is on no rectangle.
-
-    Args:
-        coordinates: (N, 3) crop, row, column of each token.
-
-    Returns:
-        (rows, columns) indices of tokens, for each rectangle.
-    """
-    found = []
-    for scale in _scales(coordinates):
-        corner = coordinates[scale, 1:].amin(0)  # (2,)
-        row, column = (coordinates[scale, 1:] - corner).unbind(1)  # (n,)
-        grid = torch.full((int(row.max()) + 1, int(column.max()) + 1), -1)
-        grid[row, column] = scale.nonzero()[:, 0]
-        if (grid >= 0).all():
-            found.append(grid)
-    return found
 
 
 @checked
