@@ -96,6 +96,15 @@ def test_adafv_plus_keeps_the_best_of_copies(tokens):
     assert len(features[kept].unique(dim=0)) == 8
 
 
+def test_adafv_plus_without_its_discount_ranks_by_score(tokens):
+    """The ablation keeps the highest products of saliency and nearness."""
+    pruner = AdaFVPlus(tokens=9, distinct=False)
+    score = tokens.saliency * (0.1 + pruner.nearness(tokens)).sqrt()
+    for i, kept in enumerate(pruner.select(tokens, [9, 9]).kept):
+        best = oracle.descending(score[i, : tokens.counts[i]].tolist())[:9]
+        assert kept.tolist() == sorted(best)
+
+
 def test_adafv_plus_compares_strip_by_strip(monkeypatch):
     """Each token with all before it, whatever the strips; with a window, with the latest at
     least.

@@ -58,10 +58,12 @@ class AdaFVPlus(Pruner):
     Args:
         temperature: of the softmax, in standard deviations.
         spread: standard deviation of the Gaussian, as a share of the image's width and height.
+        distinct: take off what better tokens say. False: steps 1 to 3 alone, as an ablation.
     """
 
     temperature: float = 0.5
     spread: float = 0.2
+    distinct: bool = True
 
     name = "adafv+"
     paper = "ours, on arXiv 2501.09532"
@@ -80,6 +82,8 @@ class AdaFVPlus(Pruner):
         score = tokens.saliency * (LEAST + nearness).sqrt()  # (I, N)
         score = score.masked_fill(~tokens.mask, -torch.inf)
         ranked, order = score.sort(dim=1, descending=True, stable=True)  # (I, N)
+        if not self.distinct:
+            return Selection(first(order, budget))
 
         # the tokens that have a chance; the others follow in the order of their scores
         sizes = [min(SHORTLIST * k, k + BEYOND) for k in budget]
