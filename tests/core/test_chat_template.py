@@ -8,7 +8,7 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import BEFORE, INSIDE, inputs_for, picture
+from conftest import BEFORE, INSIDE, inputs_for, picture, prompt
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -307,6 +307,18 @@ def test_a_template_that_processors_alone_read_counts(model, processor, tmp_path
     (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": text}))
     assert AutoTokenizer.from_pretrained(tmp_path).chat_template is None
     assert AdaFV(keep=0.2).encode(model, inputs).tokens.text_mask.sum() == 6
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", "\x00"])
+def test_a_damaged_template_is_one_sentence(model, processor, tmp_path, text):
+    """Rather than a choice by other words than the model's own template would give."""
+    model = deepcopy(model)
+    processor.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "chat_template.json").write_text(text)
+    model.config._name_or_path = str(tmp_path)
+    with pytest.raises(ValueError, match=r"chat_template\.json is damaged .*fetch the file again"):
+        AdaFV(keep=0.2).encode(model, inputs_for(processor, (prompt(), [picture()])))
 
 
 def test_names_of_tiles_are_no_words():

@@ -218,19 +218,35 @@ def _in_folder(folder: str) -> Template:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        # a file that processors read, and tokenizers don't
-        file = cached_file(
-            folder,
-            "chat_template.json",
-            local_files_only=True,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        if file is not None:
-            tokenizer.chat_template = json.loads(Path(file).read_text())["chat_template"]
-        return template_of(tokenizer)
     except Exception:  # whatever keeps a tokenizer from loading: the model runs without it
         return Template()
+
+    # a file that processors read, and tokenizers don't
+    file = cached_file(
+        folder,
+        "chat_template.json",
+        local_files_only=True,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if file is not None:
+        tokenizer.chat_template = _template_in(Path(file))
+    return template_of(tokenizer)
+
+
+def _template_in(file: Path) -> str:
+    """Read chat_template.json.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["chat_template"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error!r}): what is a word of the user cannot be told without "
+            "the chat template; fetch the file again"
+        ) from None
 
 
 def _control(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -19,6 +19,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessorList,
     MaxLengthCriteria,
+    RepetitionPenaltyLogitsProcessor,
     StoppingCriteriaList,
 )
 from transformers.generation import utils as generation_utils
@@ -194,6 +195,16 @@ def test_what_looks_at_ids_sees_the_callers(model, inputs):
     assert len(seen) > 16
     for one in seen:
         assert one is None or torch.equal(one[:, : ids.shape[1]], ids.expand(len(one), -1))
+
+
+def test_a_processor_of_the_caller_replaces_the_models_own():
+    """Of the same kind, as transformers has it: a penalty of 1 takes that of the configuration."""
+    model, inputs = tiny("llava").model, ask("llava", (QUESTION, [show()]))
+    mild = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.0)])
+    with PRUNER.attached(model):
+        plain = generated(model, inputs)
+        assert generated(model, inputs, repetition_penalty=1e6) != plain
+        assert generated(model, inputs, repetition_penalty=1e6, logits_processor=mild) == plain
 
 
 @pytest.mark.parametrize("assisted", ["lookup", "assistant"])

@@ -1,7 +1,7 @@
 """Attach a pruner: while a context is open, a model's own `generate` and `forward` prune.
 
 The model is of a class like its own for as long. What a call is to read is worked out in
-`attached_calls`, what a caller of `generate` is told in `attached_generation`.
+`calls`, what a caller of `generate` is told in `generation`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ from transformers import Cache, PreTrainedModel
 
 from adafv.core.attached.cached_prompt import filled, recall, refuse_unknown, remember
 from adafv.core.attached.calls import Call, begin, resume
-from adafv.core.attached.generation import Caller
+from adafv.core.attached.generation import Caller, merged
 from adafv.core.inputs import has_images
 from adafv.families import FAMILIES
 
@@ -35,6 +35,8 @@ Plain = Callable[..., Any]
 """A model's own forward or generate."""
 PRUNING = ("forward", "generate")
 """Methods of a model that prune while a pruner is attached."""
+MERGE = "_merge_criteria_processor_list"
+"""The method of transformers that puts a caller's processors beside the model's defaults."""
 KEPT_OF_CLASS = ("__module__", "__qualname__", "__doc__")
 
 _lock = Lock()  # two threads may not attach at once
@@ -149,6 +151,13 @@ def _pruning_class(pruner: "Pruner", model: PreTrainedModel) -> type:
     for name in PRUNING:
         if hasattr(model, name):
             body[name] = pruning(name)
+    if hasattr(cls, MERGE):
+
+        def merge(self: Any, defaults: Any, customs: Any) -> Any:
+            """Put the caller's processors in place of defaults of the same kind."""
+            return merged(MethodType(getattr(cls, MERGE), self), defaults, customs)
+
+        body[MERGE] = merge
     for name in KEPT_OF_CLASS:
         body[name] = getattr(cls, name)
     made: type = type(cls)(cls.__name__, (cls,), body)

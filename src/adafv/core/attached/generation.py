@@ -15,7 +15,7 @@ from transformers.generation import BaseStreamer
 
 from adafv.utils.checks import checked
 
-__all__ = ["Caller", "logit_positions"]
+__all__ = ["Caller", "logit_positions", "merged"]
 
 Adaptable = StoppingCriteria | LogitsProcessor
 """What looks at the ids so far."""
@@ -162,6 +162,21 @@ class _Shown:
         if name == "_one":  # of a copy that is being made
             raise AttributeError(name)
         return getattr(self._one, name)
+
+
+@checked
+def merged(merge: Callable[[Any, Any], Any], defaults: Any, customs: Any) -> Any:
+    """Return a model's list of criteria or processors with the caller's in place of its own kind.
+
+    Args:
+        merge: the model's own way to put two lists together, which compares classes.
+        defaults: what the model made of its configuration.
+        customs: what the caller passed, some of it shown other ids.
+    """
+    plain = [one._one if isinstance(one, _Shown) else one for one in customs]
+    shown = {id(one): custom for one, custom in zip(plain, customs, strict=True)}
+    both = merge(defaults, type(customs)(plain))
+    return type(both)(shown.get(id(one), one) for one in both)
 
 
 class _Streamer:
