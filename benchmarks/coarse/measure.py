@@ -251,7 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
     for plan, folder in ((first, options.out), (again, options.out / "again")):
-        records = plan.run(model, processor, folder, name="embedded", progress=True)
+        records = plan.run(model, processor, folder, name="embedded", progress=True).records
         for row in rows_of(records, plan, clocks):
             rows.append({"seed": plan.seed, **row})
         for pair in pairs_of(records, plan, clocks):

@@ -59,7 +59,7 @@ def timeless(records: list[dict]) -> list[dict]:
 @pytest.fixture
 def whole(model, processor, suite, tmp_path) -> list[dict]:
     """The records of a run that nothing disturbs."""
-    return plan().run(model, processor, tmp_path / "whole", name="tiny")
+    return plan().run(model, processor, tmp_path / "whole", name="tiny").records
 
 
 def test_reask_is_a_fresh_encoding(model, processor):
@@ -158,7 +158,7 @@ def test_comparison_ignores_case_and_space(model, processor, suite, tmp_path, wh
         )
         for s in suite.samples
     ]
-    rows = rows_of(plan().run(model, processor, tmp_path / "b", name="tiny"))
+    rows = rows_of(plan().run(model, processor, tmp_path / "b", name="tiny").records)
     assert all(r["accuracy"] == r["retention"] == 1 for r in rows if r["method"] == "none")
     assert any(r["accuracy"] < 1 for r in rows if r["method"] == "blind")
     # retention is a share of the dense model's accuracy, which is 1 here
@@ -265,11 +265,11 @@ def test_a_killed_run_goes_on(model, processor, suite, tmp_path, whole, monkeypa
         "generate",
         lambda m, i, n: (generated.append(len(i["input_ids"])), generate(m, i, n))[1],
     )
-    records = plan().run(model, processor, folder, name="tiny")
+    records = plan().run(model, processor, folder, name="tiny").records
     assert timeless(records) == timeless(whole) == timeless(lines(folder))
     assert sum(generated) <= len(whole) - known + 2
     generated.clear()
-    assert timeless(plan().run(model, processor, folder, name="tiny")) == timeless(whole)
+    assert timeless(plan().run(model, processor, folder, name="tiny").records) == timeless(whole)
     assert not generated
 
 
@@ -282,8 +282,10 @@ def test_more_methods_use_what_is_there(model, processor, suite, tmp_path, whole
     answered again.
     """
     before = len(lines(tmp_path / "whole"))
-    records = plan(methods=("t2i",), keeps=(0.25,)).run(
-        model, processor, tmp_path / "whole", name="tiny"
+    records = (
+        plan(methods=("t2i",), keeps=(0.25,))
+        .run(model, processor, tmp_path / "whole", name="tiny")
+        .records
     )
     assert {r["method"] for r in records} == {"none", "blind", "t2i"}
     assert len(lines(tmp_path / "whole")) == before + suite.questions
@@ -325,9 +327,11 @@ def test_a_larger_limit_goes_on(model, processor, suite, tmp_path, whole):
     """What a short run measured is not measured again, and a shorter run afterwards reports what it
     was asked.
     """
-    few = plan(limit=2).run(model, processor, tmp_path, name="tiny")
-    assert timeless(plan().run(model, processor, tmp_path, name="tiny")) == timeless(whole)
-    assert timeless(plan(limit=2).run(model, processor, tmp_path, name="tiny")) == timeless(few)
+    few = plan(limit=2).run(model, processor, tmp_path, name="tiny").records
+    assert timeless(plan().run(model, processor, tmp_path, name="tiny").records) == timeless(whole)
+    assert timeless(plan(limit=2).run(model, processor, tmp_path, name="tiny").records) == timeless(
+        few
+    )
 
 
 def test_a_budget_that_cannot_be_met_is_left_out(model, processor, suite, tmp_path):
@@ -335,7 +339,8 @@ def test_a_budget_that_cannot_be_met_is_left_out(model, processor, suite, tmp_pa
     rest is whole.
     """
     evaluation = plan(methods=("adafv_released", "random"), keeps=(0.5, 0.01))
-    records = evaluation.run(model, processor, tmp_path, name="tiny")
+    findings = evaluation.run(model, processor, tmp_path, name="tiny")
+    records = findings.records
     found = {(r["method"], r["keep"]) for r in records}
     assert found == {
         ("none", 1.0),
@@ -345,12 +350,12 @@ def test_a_budget_that_cannot_be_met_is_left_out(model, processor, suite, tmp_pa
         ("adafv_released", 0.5),
     }
     assert len(records) == suite.questions * len(found)
-    [(_, method, keep)] = evaluation.left_out
+    [(_, method, keep)] = findings.left_out
     assert (method, keep) == ("adafv_released", 0.01)
-    [reason] = evaluation.left_out.values()
+    [reason] = findings.left_out.values()
     assert "adafv_released keeps nothing" in reason
     again = plan(methods=("adafv_released", "random"), keeps=(0.5, 0.01))
-    assert timeless(again.run(model, processor, tmp_path, name="tiny")) == timeless(records)
+    assert timeless(again.run(model, processor, tmp_path, name="tiny").records) == timeless(records)
 
 
 @pytest.mark.parametrize("name", ["adafv", "t2i"])
@@ -359,8 +364,10 @@ def test_options_in_a_list_of_methods(model, processor, suite, tmp_path, name):
     left out of its T, also where its order serves several budgets.
     """
     spec, skip = f"{name}:skip=template:temperature=0.02", boilerplate(processor)
-    records = plan(methods=(name, f"{name}:temperature=0.02", spec), keeps=(0.05,)).run(
-        model, processor, tmp_path, name="tiny"
+    records = (
+        plan(methods=(name, f"{name}:temperature=0.02", spec), keeps=(0.05,))
+        .run(model, processor, tmp_path, name="tiny")
+        .records
     )
     assert {r["method"] for r in records} >= {"none", "blind", name, spec}
     samples, pruner = (
@@ -379,7 +386,7 @@ def test_options_in_a_list_of_methods(model, processor, suite, tmp_path, name):
 
 def test_oracle_only_where_things_are_known(model, processor, suite, tmp_path):
     """A suite without boxes has no oracle rows."""
-    records = plan(methods=("oracle",)).run(model, processor, tmp_path, name="tiny")
+    records = plan(methods=("oracle",)).run(model, processor, tmp_path, name="tiny").records
     assert {r["method"] for r in records} == {"none", "blind"}
 
 
@@ -540,7 +547,7 @@ def test_files_and_table(whole, tmp_path):
 
 def test_only_dense(model, processor, suite, tmp_path):
     """keep=1 alone: two configurations, and an image without lines."""
-    records = plan(keeps=(1,)).run(model, processor, tmp_path, name="tiny")
+    records = plan(keeps=(1,)).run(model, processor, tmp_path, name="tiny").records
     assert {r["method"] for r in records} == {"none", "blind"}
     report.write(tmp_path, {}, rows_of(records))
 
@@ -549,8 +556,10 @@ def test_only_dense(model, processor, suite, tmp_path):
 def test_another_family(family, suite, tmp_path):
     """Evaluation asks a model of any family what its own processor would ask."""
     found = tiny(family)
-    records = plan(methods=("adafv",), keeps=(0.3,)).run(
-        found.model, found.processor, tmp_path, name="tiny"
+    records = (
+        plan(methods=("adafv",), keeps=(0.3,))
+        .run(found.model, found.processor, tmp_path, name="tiny")
+        .records
     )
     assert {r["method"] for r in records} == {"none", "blind", "adafv"}
     for record in (r for r in records if r["method"] == "adafv"):

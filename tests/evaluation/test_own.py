@@ -93,7 +93,9 @@ def test_the_oracle_answers_all_questions_or_none(write, tmp_path):
     plan = Evaluation(
         methods=["oracle"], keeps=[0.25], suites=[str(path)], max_new_tokens=2, batch_size=1
     )
-    records = plan.run(tiny_model("llava"), tiny_processor("llava"), tmp_path / "out", name="tiny")
+    records = plan.run(
+        tiny_model("llava"), tiny_processor("llava"), tmp_path / "out", name="tiny"
+    ).records
     assert sum(record["method"] == "oracle" for record in records) == 2
 
 
@@ -138,7 +140,9 @@ def test_evidence_and_questions_beyond_a_smaller_image(write, tmp_path):
         suites=[str(path)],
         max_new_tokens=2,
     )
-    records = plan.run(tiny_model("llava"), tiny_processor("llava"), tmp_path / "out", name="tiny")
+    records = plan.run(
+        tiny_model("llava"), tiny_processor("llava"), tmp_path / "out", name="tiny"
+    ).records
     shares = {}
     for record in records:
         assert record["suite"] == "own"

@@ -82,7 +82,8 @@ def test_methods_for_clips_are_measured_on_the_suite(loaded, tmp_path):
         limit=3,
         split="validation",
     )
-    records = plan.run(*loaded, tmp_path / "clips", name="embedded")
+    findings = plan.run(*loaded, tmp_path / "clips", name="embedded")
+    records = findings.records
     kept = {(r["method"], r["keep"]): r["kept_tokens"] for r in records if 0 < r["keep"] < 1}
     assert set(kept) == {
         *(("evs", 0.25), ("vidcom2", 0.25), ("vidcom2", 0.05), ("vcast", 0.25), ("vcast", 0.05)),
@@ -90,12 +91,12 @@ def test_methods_for_clips_are_measured_on_the_suite(loaded, tmp_path):
     }
     assert {count for (_, keep), count in kept.items() if keep == 0.25} == {144}
     assert {count for (_, keep), count in kept.items() if keep == 0.05} == {29}
-    assert "pass tokens=" in plan.left_out["clips", "evs", 0.05]
+    assert "pass tokens=" in findings.left_out["clips", "evs", 0.05]
     assert all(r["visual_tokens"] == 576 for r in records if r["keep"] == 0.25)
     # the oracle knows where on the contact sheet the boxes lie
     of_oracle = [r["evidence_kept"] for r in records if r["method"] == "oracle" and r["keep"] > 0.2]
     assert set(of_oracle) <= {1.0, None}
 
     images = replace(plan, suites=["scenes"], methods=["vidcom2"], keeps=[0.25])
-    images.run(*loaded, tmp_path / "scenes", name="embedded")
-    assert "an image has none" in images.left_out["scenes", "vidcom2", 0.25]
+    findings = images.run(*loaded, tmp_path / "scenes", name="embedded")
+    assert "an image has none" in findings.left_out["scenes", "vidcom2", 0.25]

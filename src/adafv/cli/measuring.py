@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -96,25 +96,17 @@ def evaluate(
     if entry is not None:
         check_meta(meta | {"machine": machine})
     options.complain_of_words(processor, plan.questions(), model)
+
     # answer every question with every method at every budget
-    records = plan.run(
+    findings = plan.run(
         loaded, processor, out, name=name, progress=True, earlier=merge.configurations_in(before)
     )
-    # put old and new results together
-    new_pairs = paired(records, ("adafv", "adafv+"))
-    rows, pairs = merge.merged(before, rows_of(records), new_pairs, plan.outdated)
-    for suite in sorted({suite for suite, _, _ in plan.outdated}):
-        names = sorted({method for own, method, _ in plan.outdated if own == suite})
-        options.complain(
-            f"the questions of {suite!r} have changed: {', '.join(names)} answered other ones and "
-            "left the table, measure them again"
-        )
+    _complain_of_outdated(findings.outdated)
 
-    # configurations that a method refuses are named with their reason
-    left_out = []
-    for (own_suite, method, share), reason in plan.left_out.items():
-        refused = {"suite": own_suite, "method": method, "keep": share, "reason": reason}
-        left_out.append(refused)
+    # put old and new results together
+    left_out = _refusals(findings.left_out)
+    new_pairs = paired(findings.records, ("adafv", "adafv+"))
+    rows, pairs = merge.merged(before, rows_of(findings.records), new_pairs, findings.outdated)
     meta = report.meta_of(loaded, name, start, **settings, left_out=left_out)
     meta = merge.merged_meta(before, meta)
     report.write(out, meta, rows, pairs)
@@ -225,6 +217,24 @@ def analyze(
         typer.echo(f"{out / drawing.name}.png, .csv\n  {drawing.caption}")
     for note in notes:
         options.say(note, indent=2)
+
+
+def _complain_of_outdated(outdated: set[tuple[str, str, float]]) -> None:
+    """Name the methods whose answers to earlier questions have left the table."""
+    for suite in sorted({suite for suite, _, _ in outdated}):
+        names = sorted({method for own, method, _ in outdated if own == suite})
+        options.complain(
+            f"the questions of {suite!r} have changed: {', '.join(names)} answered other ones and "
+            "left the table, measure them again"
+        )
+
+
+def _refusals(left_out: dict[tuple[str, str, float], str]) -> list[dict[str, Any]]:
+    """Return what a method refuses, for results.json."""
+    found = []
+    for (suite, method, keep), reason in left_out.items():
+        found.append({"suite": suite, "method": method, "keep": keep, "reason": reason})
+    return found
 
 
 def table(

@@ -20,7 +20,25 @@ from adafv.evaluation.own import is_own, name_of, own_images, own_samples
 from adafv.models.boilerplate import boilerplate
 from adafv.utils.checks import checked
 
-__all__ = ["Evaluation"]
+__all__ = ["Evaluation", "Findings"]
+
+
+@checked
+@dataclass(frozen=True)
+class Findings:
+    """The findings of an evaluation.
+
+    Attributes:
+        records: one per question of the suites and configuration: suite, id, question (its index),
+            type, method, keep, visual_tokens, kept_tokens, answer, truth, correct, seconds
+            (selection, prefill and decoding, its share of the batch's; without the vision tower).
+        left_out: suites, methods and budgets that cannot be met on them, each with its reason.
+        outdated: those of earlier runs in the folder that answered other questions.
+    """
+
+    records: list[dict[str, Any]]
+    left_out: dict[tuple[str, str, float], str]
+    outdated: set[tuple[str, str, float]]
 
 
 @checked
@@ -124,19 +142,6 @@ class Evaluation:
             texts += own[:count]
         return texts
 
-    @cached_property
-    def left_out(self) -> dict[tuple[str, str, float], str]:
-        """Suite, method and keep that could not be met, with reasons; known after `run`."""
-        return {}
-
-    @cached_property
-    def outdated(self) -> set[tuple[str, str, float]]:
-        """Suite, method and keep of earlier runs in the folder that answered other questions.
-
-        Known after `run`.
-        """
-        return set()
-
     def run(
         self,
         model: PreTrainedModel,
@@ -146,7 +151,7 @@ class Evaluation:
         name: str,
         progress: bool = False,
         earlier: Iterable[tuple[str, str, float]] = (),
-    ) -> list[dict[str, Any]]:
+    ) -> Findings:
         """Answer what has no answer in `out` yet.
 
         Args:
@@ -154,14 +159,8 @@ class Evaluation:
             name: of the model; a folder is only taken up by a run of the same model, dtype and
                 seed.
             progress: a bar on stderr.
-            earlier: suite, method and keep of earlier runs, whose answers to the same questions are
-                returned, too.
-
-        Returns:
-            One record per question of the suites and configuration: suite, id, question (its
-            index), type, method, keep, visual_tokens, kept_tokens, answer, truth, correct, seconds
-            (selection, prefill and decoding, its share of the batch's; without the vision tower).
-            None of what is `left_out`.
+            earlier: suite, method and keep of earlier runs, whose answers to the same questions
+                count, too.
 
         Raises:
             ValueError: see `AnswerLog`.
@@ -178,15 +177,17 @@ class Evaluation:
                 _judged,
                 self.batch_size,
                 self.max_new_tokens,
-                self.left_out,
             )
             for suite in dict.fromkeys(self.suites):
                 asked += self._asked(answering, suite, progress)
             # earlier runs in the folder count where they have answered all of these questions
             earlier = list(earlier)
             again = _answered(log, asked, earlier)
-            self.outdated.update(_outdated(log, {*asked, *again}, earlier))
-            return answering.records([*asked, *again])
+            return Findings(
+                answering.records([*asked, *again]),
+                answering.left_out,
+                _outdated(log, {*asked, *again}, earlier),
+            )
 
     def _asked(self, answering: Answering, suite: str, progress: bool) -> list[Key]:
         """Answer the questions of a suite; return the keys of the answers."""
