@@ -99,29 +99,9 @@ def run(
             f"vision_feature_select_strategy={strategy!r} is unknown: pass 'default' or 'full'"
         )
 
-    def encode(signals: frozenset[Signal]) -> Encoded:
-        found: dict[Signal, Tensor] = {}
-        with torch.set_grad_enabled(trains), ExitStack() as stack:
-            if family.attention_observable:
-                found = _watch(model, family, host, signals, stack)
-            if downsample is None:
-                output = _call(model, family, inputs, consumed, modality)
-            else:
-                small, full, grid = smaller(model, inputs, downsample)
-                options = interpolation(family.tower(model))
-                output = _call(model, family, small, consumed, modality, **options)
-                output = spread(output, family.output_field, full, grid)
-        return output, found
-
-    # encode, or take what is known of the same pixels
-    wants_gradients = any(isinstance(x, Tensor) and x.requires_grad for x in inputs.values())
-    trains = torch.is_grad_enabled() and (model.training or wants_gradients)
-    cache = open_cache()
-    if cache is None or model.training or trains or downsample is not None:
-        output, found = encode(frozenset(signals))
-    else:
-        read = {name: inputs[name] for name in consumed}
-        output, found = cache.encoded(model, read, signals, encode)
+    output, found = _output(
+        model, family, inputs, host, consumed, modality, frozenset(signals), downsample
+    )
     if family.output_field not in output:
         raise ValueError(
             f"the tower {type(family.tower(model)).__name__} hands features on otherwise than "
@@ -161,6 +141,39 @@ def run(
         consumed=consumed,
         returned=Returned(modality, len(layouts), output, family.output_field),
     )
+
+
+def _output(
+    model: PreTrainedModel,
+    family: Family,
+    inputs: Mapping[str, Any],
+    host: Mapping[str, Any],
+    consumed: frozenset[str],
+    modality: str,
+    signals: frozenset[Signal],
+    downsample: Callable[[int], int] | None,
+) -> Encoded:
+    """Run an encoder, or take what is known of the same pixels."""
+    wants_gradients = any(isinstance(x, Tensor) and x.requires_grad for x in inputs.values())
+    trains = torch.is_grad_enabled() and (model.training or wants_gradients)
+
+    def encode(signals: frozenset[Signal]) -> Encoded:
+        found: dict[Signal, Tensor] = {}
+        with torch.set_grad_enabled(trains), ExitStack() as stack:
+            if family.attention_observable:
+                found = _watch(model, family, host, signals, stack)
+            if downsample is None:
+                return _call(model, family, inputs, consumed, modality), found
+            small, full, grid = smaller(model, inputs, downsample)
+            options = interpolation(family.tower(model))
+            output = _call(model, family, small, consumed, modality, **options)
+            return spread(output, family.output_field, full, grid), found
+
+    cache = open_cache()
+    if cache is None or model.training or trains or downsample is not None:
+        return encode(signals)
+    read = {name: inputs[name] for name in consumed}
+    return cache.encoded(model, read, signals, encode)
 
 
 def _compressed(

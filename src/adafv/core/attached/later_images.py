@@ -82,22 +82,11 @@ def new_images(
             "the language model"
         )
     read = known.ids.shape[1]  # C
-    width = part.ids.shape[1]  # q
-
-    # the mask of the full chat, with the old images and without
-    mask = inputs.get("attention_mask")
-    before = ones(known.ids)  # (B, C)
-    if mask is not None and mask.shape[1] == read + width:
-        before = mask[:, :read].long()
-    gap = family_of(model).max_crop_gap or 0
-    old = before.masked_fill(_images(is_placeholder(model, known.ids), gap), 0)  # (B, C)
-    fresh = ones(part.ids) if part.mask is None else part.mask.long()  # (B, q)
-    chat_mask = torch.cat([before, fresh], dim=1)  # (B, C + q)
-    new_images_mask = torch.cat([old, fresh], dim=1)  # (B, C + q)
+    masks = _masks(model, known, inputs.get("attention_mask"), part)
 
     # prune the full chat
     chat = _full_chat(known, part)
-    encoding, chat = _encoded(pruner, model, chat, chat_mask, new_images_mask, read)
+    encoding, chat = _encoded(pruner, model, chat, masks, read)
     short = pruner.prune(model, chat | {COLUMNS: steps(chat["input_ids"]) + 1}, encoding)
 
     # of that keep what is new, the longest row without padding
@@ -107,9 +96,8 @@ def new_images(
     order = is_new.argsort(dim=1, stable=True)[:, -longest:]  # (B, q')
     real = is_new.gather(1, order).bool()  # (B, q')
     columns = columns.gather(1, order).where(real, -1)  # (B, q')
-    new_mask = new_images_mask.gather(1, columns.clamp(min=0)).where(real, 0)  # (B, q')
+    new_mask = masks.new_images.gather(1, columns.clamp(min=0)).where(real, 0)  # (B, q')
     padded = not bool(real.all())
-    lost = known.lost or pruner.loses_tokens(encoding)
     if padded and family_of(model).ignores_position_ids:
         raise ValueError(
             f"models of the family {model.config.model_type!r} number their tokens by counting, so "
@@ -120,30 +108,27 @@ def new_images(
     # number it: by the positions of the full chat, or behind what the cache holds
     start = known.following  # (B, 1)
     if start is None:
+        before = masks.before
         start = before.sum(1, keepdim=True) if generates else ones(before[:, :1]) * read
     original = _original_positions(pruner, encoding, chat["attention_mask"], read)
-    if original is not None:
-        full = original + start  # (…, B, C + q)
-        given = inputs.get("position_ids")
-        if given is not None:
-            full = F.pad(given[..., -width:] - known.shift, (read, 0))
-        index = columns.clamp(min=0).expand(*full.shape[:-2], *columns.shape)  # (…, B, q')
-        positions = full.gather(-1, index)
-        counting = positions.reshape(-1, *columns.shape)[-3:]  # (1 or 3, B, q')
-        following = counting.masked_fill(~real, -1).amax((0, 2))[:, None] + 1  # (B, 1)
-    else:
+    shift = known.shift
+    if original is None:
         positions = start + (new_mask.cumsum(1) - 1).clamp(min=0)  # (B, q')
         following = start + new_mask.sum(1, keepdim=True)  # (B, 1)
+        shift = shift + (masks.fresh.sum(1) - new_mask.sum(1))[:, None]  # (B, 1)
+    else:
+        given = inputs.get("position_ids")
+        full = original + start if given is None else _moved(given, known, part)
+        positions = _picked(full, columns.clamp(min=0))  # (…, B, q')
+        counting = positions.reshape(-1, *columns.shape)[-3:]  # (1 or 3, B, q')
+        following = counting.masked_fill(~real, -1).amax((0, 2))[:, None] + 1  # (B, 1)
     numbered = original is not None or padded or known.needs_positions(generates)
 
     # note what the cache holds then
     new_ids = _picked(short["input_ids"], order)  # (B, q')
-    after = known.and_then(part.ids, new_ids, (columns - read).clamp(min=-1), 0)
-    shift = known.shift
-    if original is None:
-        shift = known.shift + (fresh.sum(1) - new_mask.sum(1))[:, None]  # (B, 1)
+    lost = known.lost or pruner.loses_tokens(encoding)
     after = replace(
-        after,
+        known.and_then(part.ids, new_ids, (columns - read).clamp(min=-1), 0),
         following=following if numbered or lost else None,
         counted="given" if original is not None or padded else known.counted,
         shift=shift,
@@ -152,13 +137,7 @@ def new_images(
     )
 
     # the other inputs: of what runs along the chat, what is new
-    consumed = encoder_inputs(model)
-    rest: dict[str, Any] = {}
-    for name, x in short.items():
-        if name in POSITIONAL or name in consumed:
-            continue
-        along = isinstance(chat.get(name), Tensor) and runs_along(known, name, chat[name], width)
-        rest[name] = _picked(x, order).where(real, FILL.get(name, 0)) if along else x
+    rest = _new_of(short, chat, known, part, order, real, encoder_inputs(model))
     rest["past_key_values"] = inputs["past_key_values"]
     if "logits_to_keep" in inputs:
         rest["logits_to_keep"] = inputs["logits_to_keep"]
@@ -171,6 +150,35 @@ def new_images(
         rest=rest,
         after=after,
     )
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """What of a chat is no padding.
+
+    Attributes:
+        before: (B, C) of what the cache holds.
+        fresh: (B, q) of what is new.
+        chat: (B, C + q) of both.
+        new_images: (B, C + q) the same without the images that the cache holds.
+    """
+
+    before: Tensor
+    fresh: Tensor
+    chat: Tensor
+    new_images: Tensor
+
+
+def _masks(model: PreTrainedModel, known: CachedPrompt, mask: Tensor | None, part: Part) -> _Masks:
+    """Return the masks of a chat; without a mask of the whole chat all that is old is real."""
+    read = known.ids.shape[1]
+    before = ones(known.ids)  # (B, C)
+    if mask is not None and mask.shape[1] == read + part.ids.shape[1]:
+        before = mask[:, :read].long()
+    gap = family_of(model).max_crop_gap or 0
+    old = before.masked_fill(_images(is_placeholder(model, known.ids), gap), 0)  # (B, C)
+    fresh = ones(part.ids) if part.mask is None else part.mask.long()  # (B, q)
+    return _Masks(before, fresh, torch.cat([before, fresh], dim=1), torch.cat([old, fresh], dim=1))
 
 
 def _images(placeholder: Tensor, gap: int) -> Tensor:
@@ -205,8 +213,7 @@ def _encoded(
     pruner: "Pruner",
     model: PreTrainedModel,
     chat: dict[str, Any],
-    mask: Tensor,
-    new_images_mask: Tensor,
+    masks: _Masks,
     read: int,
 ) -> tuple[Encoding, dict[str, Any]]:
     """Return the new images of a chat, and inputs that hold no others.
@@ -214,12 +221,12 @@ def _encoded(
     The pixels are those of the new images alone or, else, of all: then the tower reads the old ones
     once more.
     """
-    new = chat | {"attention_mask": new_images_mask}
+    new = chat | {"attention_mask": masks.new_images}
     try:
         return pruner.encode(model, new), new
     except ValueError as error:
         try:
-            encoding = pruner.encode(model, chat | {"attention_mask": mask})
+            encoding = pruner.encode(model, chat | {"attention_mask": masks.chat})
         except ValueError:
             raise error from None
 
@@ -249,6 +256,40 @@ def _original_positions(
     full = mask.cumsum(1) - 1 if encoding.positions is None else encoding.positions
     old = mask[:, :read].sum(1, keepdim=True)  # (B, 1)
     return full - old
+
+
+def _moved(given: Tensor, known: CachedPrompt, part: Part) -> Tensor:
+    """Return the caller's positions of a full chat (…, B, C + q) in the numbers of the cache."""
+    own = given[..., -part.ids.shape[1] :] - known.shift  # (…, B, q)
+    return F.pad(own, (known.ids.shape[1], 0))
+
+
+def _new_of(
+    short: dict[str, Any],
+    chat: dict[str, Any],
+    known: CachedPrompt,
+    part: Part,
+    order: Tensor,
+    real: Tensor,
+    consumed: set[str],
+) -> dict[str, Any]:
+    """Return the inputs beside ids, mask and positions, of what is new alone.
+
+    Args:
+        short: of the pruned chat.
+        chat: of the full one.
+        order: (B, q') the new columns.
+        real: (B, q') which of them are no padding.
+        consumed: names of inputs that the encoders have used up.
+    """
+    rest: dict[str, Any] = {}
+    for name, x in short.items():
+        if name in POSITIONAL or name in consumed:
+            continue
+        full = chat.get(name)
+        along = isinstance(full, Tensor) and runs_along(known, name, full, part.ids.shape[1])
+        rest[name] = _picked(x, order).where(real, FILL.get(name, 0)) if along else x
+    return rest
 
 
 def _picked(x: Tensor, order: Tensor) -> Tensor:
