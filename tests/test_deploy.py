@@ -7,6 +7,9 @@ from pathlib import Path
 
 import yaml
 
+from adafv.cli.serve import MAX_IMAGES, VARIABLES, _command, _options
+from adafv.integrations.vllm import FOLLOWS
+
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 BOARD = json.loads((DEPLOY / "grafana" / "adafv.json").read_text())
@@ -61,6 +64,11 @@ def test_a_server_has_longer_to_end_than_its_requests():
     assert int(compose["services"]["adafv"]["stop_grace_period"].rstrip("s")) > 30
     kserve = yaml.safe_load((DEPLOY / "kserve.yaml").read_text())
     assert kserve["spec"]["predictor"]["terminationGracePeriodSeconds"] > 30
+    # the chart has no field for it, so Kubernetes' own 30 s hold
+    chart = yaml.safe_load((DEPLOY / "production-stack.yaml").read_text())
+    [model] = chart["servingEngineSpec"]["modelSpec"]
+    flags = model["vllmConfig"]["extraArgs"]
+    assert int(flags[flags.index("--shutdown-timeout") + 1]) < 30
 
 
 def test_probes_of_kserve_ask_what_the_server_answers():
@@ -89,6 +97,20 @@ def test_the_board_is_whole():
         for target in panel["targets"]:
             assert target["expr"].count("(") == target["expr"].count(")")
             assert 'model_name=~"$model"' in target["expr"]
+
+
+def test_the_page_on_serving_shows_what_adafv_serve_sets():
+    """Every flag and variable, with its value, in the order of the command."""
+    page = (ROOT / "docs" / "serving.md").read_text()
+    section = page.split("## What `adafv serve` sets\n")[1].split("\n## ")[0]
+    [block] = re.findall(r"(?:^    .*\n)+", section, re.MULTILINE)
+    shown = shlex.split(block.replace("\\\n", " "))
+    requested = dict.fromkeys(("tokens", "pin", "methods")) | {"method": "adafv", "keep": 0.1}
+    model = "llava-hf/llava-1.5-7b-hf"
+    limits = {"image": MAX_IMAGES, "video": 0}
+    ours = _command(model, [], _options(requested, {}, None), limits, embedded=False)
+    variables = [f"{name}={value}" for name, value in {**VARIABLES, **FOLLOWS}.items()]
+    assert shown == [*variables, "python", *ours[1:]]
 
 
 def test_the_docs_name_the_files_that_there_are():

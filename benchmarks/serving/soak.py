@@ -123,7 +123,7 @@ class Load:
         return time.monotonic() - self.start
 
     def _work(self, seconds: float) -> None:
-        while self._now() < seconds:
+        while self._now() < seconds and family(self.server):
             with self.lock:
                 kind, body = self._next()
             at = self._now()
@@ -243,8 +243,11 @@ def quantile(values: list[float], share: float) -> float:
 
 def family(server: Server) -> list[psutil.Process]:
     """Return a server's processes."""
-    first = psutil.Process(server.pid)
-    return [first, *first.children(recursive=True)]
+    try:
+        first = psutil.Process(server.pid)
+        return [first, *first.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def memory(server: Server) -> int:
@@ -317,12 +320,15 @@ def growth(rows: list[Row]) -> int:
     return round(late - early)
 
 
-def write(out: Path, meta: dict[str, Any], rows: list[Row]) -> None:
-    """Write the results, and a page that explains them."""
+def write_results(out: Path, meta: dict[str, Any], rows: list[Row]) -> None:
+    """Write what is known so far."""
     out.mkdir(parents=True, exist_ok=True)
     found = {"meta": meta, "rows": [asdict(row) for row in rows]}
     (out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
 
+
+def write_page(out: Path, meta: dict[str, Any], rows: list[Row]) -> None:
+    """Write a page that explains the results."""
     lines = [
         "# A server under load for long",
         "",
@@ -392,11 +398,16 @@ def main() -> int:
             of_engine = load.rows(engine, seconds)
             rows += of_engine
             meta["growth_mib"][engine] = growth(of_engine)
+            # what was seen up to here is not lost with a server that ends by itself
+            write_results(options.out, meta, rows)
+            if not family(server):
+                raise SystemExit(f"the server of {engine} has ended: see its log")
             if engine == "adafv":
                 meta["disk_full_lost"] = fill_disk(server, load, min(60, seconds / 4))
                 meta["engine_killed"] = kill_engine(server)
     meta["load"] = statistics.mean(loads)
-    write(options.out, meta, rows)
+    write_results(options.out, meta, rows)
+    write_page(options.out, meta, rows)
     return int(any(row.lost for row in rows) or meta["disk_full_lost"] > 0)
 
 

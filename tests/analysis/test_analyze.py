@@ -18,6 +18,7 @@ from PIL import Image
 from adafv import AdaFV, AdaFVPlus, AdaFVReleased, FasterVLM, Random, TextToImage, Uniform
 from adafv.analysis import measure as measuring
 from adafv.analysis import tables
+from adafv.analysis.figures import draw_scores
 from adafv.analysis.first_hit import FirstHit, first_hits
 from adafv.analysis.signals import chance, llm_attention, measured_layers, similarity
 from adafv.analysis.sources import Source, from_boxes, from_suite
@@ -386,6 +387,19 @@ def test_score_rows_are_shares_of_the_dense_model(tmp_path):
     assert by_key["scenes", "adafv", 0.75]["ci_low"] == pytest.approx(87.5)
     assert by_key[tables.MEAN, "adafv", 0.9]["score"] == 25
     assert by_key[tables.MEAN, "adafv", 0.9]["n"] == 100
+
+
+def test_suites_without_a_method_in_common_have_no_mean(tmp_path):
+    """Rather than a mean of the blind model alone, of which no figure can be drawn."""
+    path = results(tmp_path)
+    found = json.loads(path.read_text())
+    for row in found["rows"]:
+        if row["suite"] == "more" and row["method"] == "adafv":
+            row["method"] = "random"
+    path.write_text(json.dumps(found))
+    rows = tables.score_rows(tables.read_results(path))
+    assert {row["suite"] for row in rows} == {"scenes", "more"}
+    assert draw_scores(rows, "").axes
 
 
 @pytest.mark.parametrize(

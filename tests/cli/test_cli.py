@@ -231,7 +231,7 @@ def test_percentages(run, image, keep):
     result = json.loads(run("ask", image, QUESTION, *SHORT, "--keep", keep)[1])
     assert result["kept_tokens"] == int(0.25 * result["visual_tokens"] + 0.5)
     assert json.loads(
-        run("ask", image, QUESTION, *SHORT, "--method", f"adafv:keep={keep.strip()}")[1]
+        run("ask", image, QUESTION, *SHORT, "--method", f"adafv+:keep={keep.strip()}")[1]
     ) == result | {name: ANY for name in ("prefill_ms", "total_ms")}
 
 

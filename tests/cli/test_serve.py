@@ -57,7 +57,7 @@ def test_the_embedded_model_at_a_tenth(serve):
     """
     status, command, err = serve()
     assert status == 0
-    assert err.startswith(f"adafv: serving {MODEL_DIR} with adafv at 10 % of the visual tokens")
+    assert err.startswith(f"adafv: serving {MODEL_DIR} with adafv+ at 10 % of the visual tokens")
     assert command[:3] == [sys.executable, "-m", SERVER]
     assert value(command, "--model") == str(MODEL_DIR)
     assert value(command, "--served-model-name") == "embedded"
@@ -65,7 +65,7 @@ def test_the_embedded_model_at_a_tenth(serve):
     assert value(command, "--allowed-media-domains") == "(none)"
     assert "--trust-request-mm-kwargs" in command
     assert json.loads(value(command, "--limit-mm-per-prompt")) == {"image": 64, "video": 0}
-    ours = {"adafv_keep": 0.1, "adafv_method": "adafv", "adafv_pin": "first", "adafv_only": True}
+    ours = {"adafv_keep": 0.1, "adafv_method": "adafv+", "adafv_pin": "first", "adafv_only": True}
     assert options(command) == {"backend": "pil", **ours}
     assert os.environ["PILLOW_BLOCK_SIZE"] == "64m"
     assert os.environ["VLLM_MEDIA_CONNECTOR"] == "adafv"

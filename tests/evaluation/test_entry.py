@@ -94,6 +94,10 @@ def test_what_cannot_be_repeated_is_refused(entry, tmp_path):
     for path in ("--out /tmp/x", "--out=/tmp/x"):
         with pytest.raises(ValueError, match="a path of one machine"):
             check_meta(meta | {"command": f"adafv eval {path}"})
+    with pytest.raises(ValueError, match="a path of one machine"):
+        check_meta(meta | {"earlier": [{"command": "adafv eval --suite /tmp/own.jsonl"}]})
+    with pytest.raises(ValueError, match="is of own questions"):
+        check_entry({"meta": meta, "rows": [row | {"suite": "mine"} for row in entry["rows"]]})
     with pytest.raises(ValueError, match="rows is empty"):
         check_entry({"meta": meta, "rows": []})
     with pytest.raises(ValueError, match="no dense row"):

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import resource
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -356,6 +357,14 @@ def test_a_budget_that_cannot_be_met_is_left_out(model, processor, suite, tmp_pa
     assert "adafv_released keeps nothing" in reason
     again = plan(methods=("adafv_released", "random"), keeps=(0.5, 0.01))
     assert timeless(again.run(model, processor, tmp_path, name="tiny").records) == timeless(records)
+
+
+def test_another_processor_is_refused(model, processor, suite, tmp_path, whole):
+    """Of one folder all answers are of pictures that were prepared alike."""
+    other = deepcopy(processor)
+    other.image_processor.image_mean = [0.1, 0.2, 0.3]
+    with pytest.raises(ValueError, match="processor="):
+        plan().run(model, other, tmp_path / "whole", name="tiny")
 
 
 @pytest.mark.parametrize("name", ["adafv", "t2i"])

@@ -6,7 +6,7 @@ import pytest
 from conftest import picture, tiny_model, tiny_processor
 
 from adafv.cli import main
-from adafv.data.sample import Question, normalised
+from adafv.data.sample import Question, normalised, same_answer
 from adafv.evaluation.beyond_resize import BEYOND_RESIZE
 from adafv.evaluation.evaluate import Evaluation
 from adafv.evaluation.own import is_own, own_images, own_samples
@@ -43,6 +43,23 @@ def test_answers_that_are_the_same():
     assert normalised("Grey colour") == "gray color"
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("-5", "5"), ("1/2", "1.2"), ("+", "-"), ("+", ""), ("C++", "C"), ("👍", "👎"), ("की", "का")],
+)
+def test_answers_that_differ_are_not_the_same(one, other):
+    """Signs, fractions, marks of other scripts and what holds no letter."""
+    assert not same_answer(one, other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("café", "cafe\u0301"), ("ｒｅｄ", "red"), ("3.", "3"), ("It is 3.5", "3.5")]
+)
+def test_answers_that_are_written_otherwise_are_the_same(one, other):
+    """Composed or not, of full width, at the end of a sentence."""
+    assert same_answer(one, other)
+
+
 def test_what_a_file_says(write):
     """Answers that are as right, a type, regions; a folder with such a file is the same."""
     second = {"image": "b.png", "question": "is there a ball ?", "answer": "no"}
@@ -57,11 +74,11 @@ def test_what_a_file_says(write):
 
 def test_an_image_is_another_when_its_questions_or_its_file_change(write, tmp_path):
     """So that no answer is taken for one to a new question, or about another image."""
-    [before] = own_samples(str(write(FIRST)))
-    [same] = own_samples(str(write(FIRST)), limit=1)
-    [changed] = own_samples(str(write(FIRST | {"answer": "blue"})))
+    [before] = own_samples(own_images(str(write(FIRST))))
+    [same] = own_samples(own_images(str(write(FIRST))), limit=1)
+    [changed] = own_samples(own_images(str(write(FIRST | {"answer": "blue"}))))
     picture(24, 24, seed=3).save(tmp_path / "a.png")
-    [redrawn] = own_samples(str(write(FIRST)))
+    [redrawn] = own_samples(own_images(str(write(FIRST))))
     assert before.id == same.id
     assert len({before.id, changed.id, redrawn.id}) == 3
 
@@ -109,6 +126,8 @@ def test_the_oracle_answers_all_questions_or_none(write, tmp_path):
         ({"type": "beyond resize"}, "a name for groups of all types"),
         ({"boxes": [[0, 0, 12]]}, "are no regions"),
         ({"boxes": [[5, 0, 5, 9]]}, "are no regions"),
+        ({"boxes": 5}, "are no regions"),
+        ({"boxes": True}, "are no regions"),
         ({"image": "c.png"}, "c.png"),
     ],
 )
@@ -116,6 +135,15 @@ def test_a_bad_line_is_named(write, line, words):
     with pytest.raises(ValueError, match=words) as error:
         Evaluation(methods=["adafv"], keeps=[0.25], suites=[str(write(FIRST | line))])
     assert "line 1 " in str(error.value)
+
+
+def test_a_question_that_cannot_be_asked_is_named_before_any_is_answered(write, tmp_path):
+    """With its line, rather than once those before it have cost their time."""
+    path = write(FIRST, FIRST | {"question": "what <image> is it?"})
+    plan = Evaluation(methods=["adafv"], keeps=[0.25], suites=[str(path)])
+    with pytest.raises(ValueError, match=f"line 2 of {path}: the question contains '<image>'"):
+        plan.run(tiny_model("llava"), tiny_processor("llava"), tmp_path / "out", name="tiny")
+    assert not (tmp_path / "out" / "answers.jsonl").exists()
 
 
 def test_two_files_of_one_name_are_refused(write, tmp_path):

@@ -143,7 +143,7 @@ def test_what_nobody_could_load_is_not_saved(tmp_path):
         ('{"keep": "0.1"}', "keep='0.1' is not a number"),
         ('{"keep": true}', "keep=True is not a number"),
         ('{"keep": NaN}', "keep=nan is not a number"),
-        ('{"keep": 0.1, "center": "yes"}', "center='yes' is not true or false"),
+        ('{"keep": 0.1, "distinct": "yes"}', "distinct='yes' is not true or false"),
         ('{"keep": 0.1, "crops": "some"}', "crops='some' is unknown"),
         ('{"keep": 0.1, "crops": 1}', "crops=1 is not text"),
         ('{"keep": 0.1, "skip": "template"}', "write them out as a list"),

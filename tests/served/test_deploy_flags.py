@@ -14,6 +14,7 @@ from vllm.entrypoints.launchers.cli_args import FrontendArgs, make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from adafv.cli.serve import MAX_IMAGES, VARIABLES, _command
+from adafv.integrations.vllm import FOLLOWS
 from adafv.integrations.vllm.options import VLLMOptions
 from deploy import ray_serve
 
@@ -32,11 +33,13 @@ def test_the_chart_starts_vllm_as_adafv_serve_does(parser):
     given = parser.parse_args(["--model", model["modelURL"], *model["vllmConfig"]["extraArgs"]])
     options = {"adafv_keep": 0.1}
     limits = {"image": MAX_IMAGES, "video": 0}
-    command = _command(model["modelURL"], [], options, limits, embedded=False)
+    # less than the chart's pods have, see tests/test_deploy.py
+    drain = ["--shutdown-timeout", "20"]
+    command = _command(model["modelURL"], drain, options, limits, embedded=False)
     ours = parser.parse_args(command[3:])
     assert vars(given) == vars(ours)
     variables = {one["name"]: one["value"] for one in model["env"]}
-    assert VARIABLES.items() <= variables.items()
+    assert {**VARIABLES, **FOLLOWS}.items() <= variables.items()
 
 
 @pytest.mark.parametrize("name", ["compose", "kserve"])

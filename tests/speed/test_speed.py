@@ -219,6 +219,8 @@ def test_answer_in_every_kind(kind):
         assert timed.kv_bytes == 2 * flops.kv_bytes(model.config, timed.lengths, 4)
         assert set(timed.stages) == set(STAGES)
         assert timed.decode_ms > 0
+        # an answer of one token has no later ones
+        assert answer(model, inputs, None, 1).decode_ms is None
         assert sum(timed.stages.values()) == pytest.approx(timed.ttft_ms, rel=0.2, abs=2)
     assert dense.lengths == [inputs["input_ids"].shape[1]] * 4
     assert max(pruned.lengths) == dense.lengths[0] - visual + pruned.kept

@@ -208,6 +208,10 @@ def test_the_choice():
         ),
         ([row("t2i", 0.5, 0.99, False)], "The best, t2i at keep=0.5, .* about 706 more lines"),
         ([row("t2i", 0.5, 0.9, False)], "Nothing holds 98 % .* larger budgets"),
+        (
+            [row("t2i", 0.5, 0.97, False), row("t2i", 0.25, 0.998, True)],
+            "Nothing is chosen .* t2i at keep=0.25, .* a larger budget of it doesn't hold",
+        ),
     ],
 )
 def test_the_verdict(rows, words):

@@ -66,8 +66,8 @@ def draw_scores(rows: Rows, caption: str) -> Figure:
     means of all other methods are grey.
     """
     pruned = [row for row in rows if row["method"] != "blind"]
-    suites = distinct(rows, "suite")
-    # one suite has no mean beside it
+    suites = distinct(pruned, "suite")
+    # one suite, or several without a method in common, have no mean beside them
     shown = MEAN if MEAN in suites else suites[0]
     means = where(pruned, suite=shown)
     reductions = sorted(distinct(pruned, "reduction"))

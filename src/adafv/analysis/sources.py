@@ -119,7 +119,7 @@ def _fields(line: str) -> tuple[str, str, list[Any]]:
     """Return image, question and boxes of a line, of the right types."""
     try:
         entry = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"no JSON ({error}), write it as {_EXAMPLE}") from None
     # "1" and "[]" are JSON, too
     if not isinstance(entry, dict):

@@ -11,6 +11,7 @@ import numpy as np
 
 from adafv.analysis.measure import CHANCE, CONTENT, DISTINCT, MUTUAL, Finding
 from adafv.analysis.statistics import BINS, histogram
+from adafv.data.sample import BLIND
 from adafv.evaluation.report import read
 from adafv.utils.checks import checked
 from adafv.utils.records import Rows, row_of, where
@@ -192,7 +193,8 @@ def _means(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
                     n=sum(row.n for row in same),
                 )
             )
-    return means
+    # a mean of what sees no image alone compares nothing
+    return means if any(row.method != BLIND for row in means) else []
 
 
 def _dense(results: Rows) -> dict[str, float]:

@@ -10,6 +10,7 @@ from adafv.app import cards, drawing, panels
 from adafv.app.exports import json_file, png_file
 from adafv.app.session import SHARES, Playground, bundled
 from adafv.app.view import View
+from adafv.core.config import DEFAULT_METHOD
 from adafv.data.cases import CASES, EXPLAINED
 from adafv.models.images import first_frame
 from adafv.models.vocabulary import photograph_notice, unknown_words, unknown_words_notice
@@ -21,7 +22,7 @@ NOTHING = "nothing"
 EMBEDDED = "embedded"
 """The name of the model in the package."""
 # What is chosen when the page opens: two methods, and percent of the visual tokens.
-FIRST = "adafv"
+FIRST = DEFAULT_METHOD
 SECOND = "random"
 BUDGET = 5
 

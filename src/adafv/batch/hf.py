@@ -18,7 +18,7 @@ from adafv.core.tower_cache import TowerCache
 from adafv.core.visual_tokens import Encoding
 from adafv.models.generation import check_length, decode, generate
 from adafv.models.images import open_image
-from adafv.models.load import fingerprint
+from adafv.models.load import fingerprint, processor_fingerprint
 from adafv.models.prompting import build_batch, build_inputs
 from adafv.models.videos import FRAMES, Video, open_video
 
@@ -59,6 +59,7 @@ class HuggingFace:
             "engine": "hf",
             "model": self.name,
             "weights": fingerprint(self.model),
+            "processor": processor_fingerprint(self.processor),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": self.model.device.type,
         }

@@ -106,7 +106,9 @@ def evaluate(
     # put old and new results together
     left_out = _refusals(findings.left_out)
     new_pairs = paired(findings.records, ("adafv", "adafv+"))
-    rows, pairs = merge.merged(before, rows_of(findings.records), new_pairs, findings.outdated)
+    # of what turned out impossible meanwhile nothing stays either
+    gone = findings.outdated | findings.left_out.keys()
+    rows, pairs = merge.merged(before, rows_of(findings.records), new_pairs, gone)
     meta = report.meta_of(loaded, name, start, **settings, left_out=left_out)
     meta = merge.merged_meta(before, meta)
     report.write(out, meta, rows, pairs)

@@ -67,7 +67,7 @@ Method = Annotated[
         "--method",
         metavar="M",
         help="See `adafv methods`; with options as adafv:reserve=0.5; "
-        "default: that of the model's folder, or adafv.",
+        f"default: that of the model's folder, or {DEFAULT_METHOD}.",
     ),
 ]
 Keep = Annotated[

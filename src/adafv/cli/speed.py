@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from adafv.cli import options
+from adafv.core.config import DEFAULT_METHOD
 
 
 def speed(
@@ -33,7 +34,7 @@ def speed(
             metavar="M,…",
             help="See `adafv methods`; eager: adafv by full maps; listed: adafv by Python lists.",
         ),
-    ] = "adafv",
+    ] = DEFAULT_METHOD,
     repeats: Annotated[int, typer.Option(metavar="N", help="Repetitions of everything.")] = 10,
     answer: Annotated[
         int, typer.Option(metavar="N", help="Tokens of an answer, the first included.")

@@ -100,7 +100,7 @@ def tune(
     }
     report.write(out, results)
 
-    # what the model's folder is to options.say, unless nothing held
+    # what the model's folder is to say, unless nothing held
     written = [*report.FILES]
     if findings.pruner is not None:
         written.append(save_pretrained(findings.pruner, out).name)

@@ -16,7 +16,7 @@ from adafv.utils.checks import checked
 
 __all__ = ["DEFAULT_METHOD", "PruneConfig", "fits", "share_of", "wanted"]
 
-DEFAULT_METHOD = "adafv"
+DEFAULT_METHOD = "adafv+"
 BUDGETS = ("keep", "tokens")
 
 _WANTED: dict[Any, str] = {
@@ -73,7 +73,7 @@ class PruneConfig:
     def from_dict(cls, saved: Mapping[str, Any], prefix: str = "") -> Self:
         """Read a JSON object: a method, which may be a spec, with options and a budget beside it.
 
-        Options without a method are AdaFV's.
+        Options without a method are those of `DEFAULT_METHOD`.
 
         Args:
             prefix: stands before the names that errors call.

@@ -1,6 +1,7 @@
 """An image, what is on it, and what is asked about it."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from PIL import Image
@@ -87,12 +88,21 @@ def normalised(answer: str) -> str:
     """Return an answer without what makes it no other.
 
     In lower case, numbers as digits, without punctuation and words such as articles; an answer of
-    nothing else keeps them.
+    nothing else keeps them. What changes a number or a name is no punctuation: "-5", "1.5", "1/2",
+    "C++".
     """
-    american = answer.casefold().replace("grey", "gray").replace("colour", "color")
-    words = re.findall(r"\w+", american)
+    plain = unicodedata.normalize("NFKC", answer).casefold()
+    american = plain.replace("grey", "gray").replace("colour", "color")
+    words = _words(american)
     kept = [NUMBERS.get(word, word) for word in words if word not in FILLERS]
-    return " ".join(kept or words)
+    return " ".join(kept or words) or american.strip()
+
+
+def _words(text: str) -> list[str]:
+    """Return numbers and words; the marks of a script belong to the letter before them."""
+    marks = "".join({char for char in text if unicodedata.category(char).startswith("M")})
+    number = r"(?<!\w)-?\d+(?:[./]\d+)*(?!\w)"
+    return re.findall(rf"{number}|[\w{re.escape(marks)}]+(?:\+\+|#)?", text)
 
 
 @checked

@@ -18,7 +18,7 @@ from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.prompts import Prompts
 from adafv.evaluation.videos import as_videos
 from adafv.methods import from_spec, method
-from adafv.models.load import fingerprint
+from adafv.models.load import fingerprint, processor_fingerprint
 from adafv.models.prompting import build_batch
 from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked
@@ -73,10 +73,13 @@ def _pruner(name: str, keep: float, template: Callable[[], Iterable[int]]) -> Pr
 
 
 @checked
-def settings_of(model: PreTrainedModel, name: str, **own: Any) -> dict[str, Any]:
+def settings_of(
+    model: PreTrainedModel, processor: ProcessorMixin, name: str, **own: Any
+) -> dict[str, Any]:
     """Return what must be the same for answers of two runs to belong together.
 
     Args:
+        model, processor: that answer.
         name: of the model.
         own: what else decides the answers.
     """
@@ -84,6 +87,7 @@ def settings_of(model: PreTrainedModel, name: str, **own: Any) -> dict[str, Any]
         "adafv": __version__,
         "model": name,
         "weights": fingerprint(model),
+        "processor": processor_fingerprint(processor),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
         **own,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from adafv.data.suites import SUITES
 from adafv.evaluation.own import is_own
 from adafv.evaluation.rows import COLUMNS, REQUIRED
 from adafv.utils.checks import checked
@@ -111,9 +112,14 @@ def check_entry(entry: dict[str, Any]) -> None:
     rows = entry.get("rows", [])
     if not rows:
         raise ValueError("rows is empty: write it with `adafv eval --entry`")
-    dense = {row["suite"] for row in rows if row.get("method") == "none"}
+    dense = {row.get("suite") for row in rows if row.get("method") == "none"}
     for row in rows:
         _check_row(row)
+        if row["suite"] not in SUITES:
+            raise ValueError(
+                f"{_name(row)} is of own questions, which others cannot ask: write the entry from "
+                "a folder without them"
+            )
         if row["suite"] not in dense:
             raise ValueError(f"{_name(row)} has no dense row beside it: run it again")
 
@@ -127,13 +133,20 @@ def check_meta(meta: dict[str, Any]) -> None:
     if lacking:
         raise ValueError(f"{', '.join(lacking)} is missing: write it with `adafv eval --entry`")
 
-    words = shlex.split(meta["command"])
+    # commands of earlier runs in the folder made rows, too
+    for run in (meta, *meta.get("earlier", [])):
+        _check_command(run["command"])
+
+
+def _check_command(command: str) -> None:
+    """Raise a `ValueError` unless a command is one of `adafv eval` that runs on any machine."""
+    words = shlex.split(command)
     if words[:2] != ["adafv", "eval"]:
-        raise ValueError(f"command={meta['command']!r} is not one of `adafv eval`: run it again")
+        raise ValueError(f"command={command!r} is not one of `adafv eval`: run it again")
     for word in words:
         if Path(word.rpartition("=")[2]).is_absolute():
             raise ValueError(
-                f"command={meta['command']!r} names {word}, a path of one machine: "
+                f"command={command!r} names {word}, a path of one machine: "
                 "run it with relative paths"
             )
 

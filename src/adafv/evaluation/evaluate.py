@@ -16,7 +16,15 @@ from adafv.data.sample import Question, Sample
 from adafv.data.scenes import SPLITS
 from adafv.evaluation.answering import Answering, Configuration, chunks, configured, settings_of
 from adafv.evaluation.answers import AnswerLog, Key
-from adafv.evaluation.own import is_own, name_of, own_images, own_samples
+from adafv.evaluation.own import (
+    ImageFile,
+    check_questions,
+    file_of,
+    is_own,
+    name_of,
+    own_images,
+    own_samples,
+)
 from adafv.models.boilerplate import boilerplate
 from adafv.utils.checks import checked
 
@@ -89,6 +97,8 @@ class Evaluation:
                 )
         for suite in self.suites:
             _check_suite(suite)
+        # own questions are read, and what is wrong with them said, before a model is loaded
+        _ = self.own
         names = Counter(map(name_of, dict.fromkeys(self.suites)))
         for name, count in names.items():
             if count > 1:
@@ -109,13 +119,18 @@ class Evaluation:
     def _configured(self, template: Callable[[], Iterable[int]] = tuple) -> list[Configuration]:
         return configured(self.methods, self.keeps, template)
 
+    @cached_property
+    def own(self) -> dict[str, list[ImageFile]]:
+        """The images of each suite of own questions, which were opened once to be checked."""
+        return {suite: own_images(suite) for suite in self.suites if is_own(suite)}
+
     @property
     def counts(self) -> dict[str, int]:
         """By suite, how many questions are asked."""
         found = {}
         for suite in self.suites:
-            if is_own(suite):
-                asked = sum(len(image.questions) for image in own_images(suite))
+            if suite in self.own:
+                asked = sum(len(image.questions) for image in self.own[suite])
                 found[name_of(suite)] = asked if self.limit is None else min(asked, self.limit)
             else:
                 found[suite] = suites.suite_length(suite, self.limit)
@@ -165,10 +180,12 @@ class Evaluation:
         Raises:
             ValueError: see `AnswerLog`.
         """
+        for suite, images in self.own.items():
+            check_questions(images, file_of(suite), processor)
         # now there is a processor to know the chat template by
         asked: list[Key] = []
         configurations = self._configured(lambda: boilerplate(processor))
-        with AnswerLog(out, self._settings(model, name)) as log:
+        with AnswerLog(out, self._settings(model, processor, name)) as log:
             answering = Answering(
                 model,
                 processor,
@@ -202,19 +219,23 @@ class Evaluation:
 
     def _has_boxes(self, suite: str) -> bool:
         """Return whether any question says where to look; of a drawn suite the first ones tell."""
-        images = own_images(suite) if is_own(suite) else [next(self._samples(suite))]
+        images: Sequence[ImageFile | Sample]
+        images = self.own.get(suite) or [next(self._samples(suite))]
         return any(question.boxes for image in images for question in image.questions)
 
     def _samples(self, suite: str) -> Iterator[Sample]:
         """Return the images of a suite with their questions."""
-        if is_own(suite):
-            return own_samples(suite, self.limit)
+        if suite in self.own:
+            return own_samples(self.own[suite], self.limit)
         return suites.load_suite(suite, self.limit, self.seed, self.split)
 
-    def _settings(self, model: PreTrainedModel, name: str) -> dict[str, Any]:
+    def _settings(
+        self, model: PreTrainedModel, processor: ProcessorMixin, name: str
+    ) -> dict[str, Any]:
         # neither methods nor budgets: a folder may collect them run by run
         return settings_of(
             model,
+            processor,
             name,
             seed=self.seed,
             split=self.split,
@@ -223,11 +244,7 @@ class Evaluation:
 
 
 def _check_suite(suite: str) -> None:
-    # own questions are read, and what is wrong with them said, before a model is loaded
-    if is_own(suite):
-        own_images(suite)
-        return
-    if suite in suites.SUITES:
+    if is_own(suite) or suite in suites.SUITES:
         return
     close = difflib.get_close_matches(suite, suites.SUITES, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(suites.SUITES)}"

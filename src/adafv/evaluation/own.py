@@ -2,19 +2,31 @@
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from transformers import ProcessorMixin
+
 from adafv.batch.jsonl import Line, read_lines
 from adafv.data.sample import Box, Question, Sample
 from adafv.evaluation.beyond_resize import BEYOND_RESIZE
 from adafv.models.images import open_image
+from adafv.models.prompting import check_question
 from adafv.utils.checks import checked
 
-__all__ = ["ImageFile", "is_own", "name_of", "own_images", "own_samples", "read_images"]
+__all__ = [
+    "ImageFile",
+    "check_questions",
+    "file_of",
+    "is_own",
+    "name_of",
+    "own_images",
+    "own_samples",
+    "read_images",
+]
 
 ENDING = ".jsonl"
 RESERVED = ("all", BEYOND_RESIZE)
@@ -58,18 +70,18 @@ def is_own(suite: str) -> bool:
 @checked
 def name_of(suite: str) -> str:
     """Return under which name the questions of a file or folder stand in results."""
-    return Path(suite.removesuffix(ENDING)).name
+    return Path(suite.removesuffix(ENDING)).resolve().name
 
 
 @checked
-def own_samples(suite: str, limit: int | None = None) -> Iterator[Sample]:
-    """Yield the images of a file or folder with their questions, `limit` questions in all.
+def own_samples(images: Sequence[ImageFile], limit: int | None = None) -> Iterator[Sample]:
+    """Yield images of `own_images` with their questions, `limit` questions in all.
 
     An image's id changes with its file and its questions, so that answers to others are never taken
     for theirs.
     """
     left = limit
-    for image in own_images(suite):
+    for image in images:
         questions = image.questions[:left]
         if not questions:
             return
@@ -85,9 +97,7 @@ def own_images(suite: str) -> list[ImageFile]:
     Raises:
         ValueError: see `read_images`; a question without an answer.
     """
-    path = Path(suite)
-    if path.is_dir():
-        path = path / FILE
+    path = file_of(suite)
     images = read_images(path)
     for image in images:
         for question, line in zip(image.questions, image.lines, strict=True):
@@ -97,6 +107,26 @@ def own_images(suite: str) -> list[ImageFile]:
                     "compares with"
                 )
     return images
+
+
+@checked
+def file_of(suite: str) -> Path:
+    """Return the file of own questions."""
+    path = Path(suite)
+    return path / FILE if path.is_dir() else path
+
+
+@checked
+def check_questions(
+    images: Sequence[ImageFile], path: str | Path, processor: ProcessorMixin
+) -> None:
+    """Raise a `ValueError` that names the line of a question that a model cannot be asked."""
+    for image in images:
+        for question, line in zip(image.questions, image.lines, strict=True):
+            try:
+                check_question(processor, question.text)
+            except ValueError as error:
+                raise ValueError(f"line {line} of {path}: {error}") from None
 
 
 @checked
@@ -178,14 +208,17 @@ def _answers(given: Any) -> list[str]:
 
 def _boxes(given: Any) -> tuple[Box, ...]:
     """Return the regions that a question asks about."""
+    wrong = ValueError(
+        f"boxes={given!r} are no regions: write left, top, right and bottom of each in pixels, "
+        "e.g. [[10, 20, 60, 80]]"
+    )
+    if not isinstance(given, list | None):
+        raise wrong
     boxes = []
     for box in given or ():
         numbers = isinstance(box, list) and len(box) == 4 and all(type(x) is int for x in box)
         if not numbers or not (box[0] < box[2] and box[1] < box[3]):
-            raise ValueError(
-                f"boxes={given!r} are no regions: write left, top, right and bottom of each in "
-                "pixels, e.g. [[10, 20, 60, 80]]"
-            )
+            raise wrong
         left, top, right, bottom = box
         boxes.append((left, top, right, bottom))
     return tuple(boxes)

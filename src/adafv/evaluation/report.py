@@ -104,6 +104,8 @@ def write(
     write_text(out / "results.csv", as_csv(COLUMNS, rows))
     if pairs:
         write_text(out / "pairs.csv", as_csv(pairs[0], pairs))
+    else:
+        (out / "pairs.csv").unlink(missing_ok=True)
     with atomic(out / "accuracy.png") as temporary:
         draw(rows, temporary)
 

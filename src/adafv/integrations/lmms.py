@@ -20,6 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from adafv import __version__
+from adafv.core.config import DEFAULT_METHOD
 from adafv.methods import from_spec as pruner_of
 from adafv.models.generation import check_length, decode, generate
 from adafv.models.images import check_image, open_image, to_rgb
@@ -79,7 +80,7 @@ class Pruned(lmms):
     def __init__(
         self,
         pretrained: str = "embedded",
-        method: str = "adafv",
+        method: str = DEFAULT_METHOD,
         batch_size: int | str = 1,
         device: str | None = None,
         dtype: str | None = None,

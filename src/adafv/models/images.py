@@ -109,7 +109,6 @@ def open_image(path: str | Path | bytes) -> Image.Image:
         ) from None
 
     check_image(rgb, name)
-    check_image(rgb, name)
     if kind is not None:
         rgb.info[_FIRST] = kind
         warnings.warn(first_frame(rgb, name), FirstFrameWarning, stacklevel=2)

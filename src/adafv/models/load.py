@@ -25,6 +25,7 @@ __all__ = [
     "fingerprint",
     "from_files",
     "load",
+    "processor_fingerprint",
     "sentence",
     "source_of",
 ]
@@ -203,6 +204,13 @@ def sentence(error: Exception) -> str:
     """Return the first line of an error's message, without its full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].strip().rstrip(".:")
+
+
+@checked
+def processor_fingerprint(processor: ProcessorMixin) -> str:
+    """Return a checksum over what a processor makes of pictures and chats: its configuration."""
+    decides = processor.to_json_string() + str(getattr(processor, "chat_template", None))
+    return f"{zlib.crc32(decides.encode()):08x}"
 
 
 @checked

@@ -63,7 +63,7 @@ class Row:
     vision_ms: float
     select_ms: float
     prefill_ms: float
-    decode_ms_per_token: float
+    decode_ms_per_token: float | None
     ttft_ms: float
     ttft_p95_ms: float
     kv_bytes: int
@@ -183,7 +183,7 @@ class _Batch:
         # times: medians over repetitions
         stages = {stage: _median(trials, stage) for stage in STAGES}
         ttft = [trial["ttft_ms"] for trial in trials]
-        decode = median(trial["decode_ms"] for trial in trials)
+        later = [trial["decode_ms"] for trial in trials if trial["decode_ms"] is not None]
 
         # work: the tower, and the prompt as each layer reads it
         prefill = self._prefill(lengths)
@@ -219,7 +219,7 @@ class _Batch:
             vision_ms=stages["vision"],
             select_ms=stages["select"],
             prefill_ms=stages["prefill"],
-            decode_ms_per_token=decode,
+            decode_ms_per_token=median(later) if later else None,
             ttft_ms=median(ttft),
             ttft_p95_ms=float(np.percentile(ttft, 95)),
             kv_bytes=trials[0]["kv_bytes"],

@@ -33,7 +33,7 @@ class Timed:
     Attributes:
         stages: milliseconds of each of `STAGES`.
         ttft_ms: from inputs on the device to the first token's id.
-        decode_ms: a later token of each answer, mean.
+        decode_ms: a later token of each answer, mean; None: the answer is one token.
         kept: visual tokens of a prompt that the language model read, mean over layers and prompts.
         lengths: for each of its layers the tokens of a prompt that are in its cache after the
             prefill. What a compiled prefill pads is not among them: the ideal is that of the
@@ -43,7 +43,7 @@ class Timed:
 
     stages: dict[str, float]
     ttft_ms: float
-    decode_ms: float
+    decode_ms: float | None
     kept: float | None
     lengths: list[int]
     kv_bytes: int
@@ -152,7 +152,7 @@ def answer(
         for _ in range(tokens - 1):
             output = model(input_ids=token, past_key_values=cache, use_cache=True)
             token = output.logits[:, -1].argmax(-1, keepdim=True)  # (B, 1)
-        decode = later.stop() / max(1, tokens - 1)
+        decode = later.stop() / (tokens - 1) if tokens > 1 else None
         if room:
             cache.reset()
 

@@ -136,7 +136,9 @@ def _ratio(reached: float, ideal: float, share: float) -> str:
     return f"{reached:.2f} ({ideal:.2f}, {share:.0%})"
 
 
-def _ms(value: float) -> str:
+def _ms(value: float | None) -> str:
+    if value is None:
+        return "–"
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -222,6 +222,13 @@ def verdict(rows: Sequence[Row], questions: int, min_retention: float) -> str:
             f"{_more(least, best, questions)} more, best on other images. The best so far, {found}."
         )
 
+    # it holds, and a larger budget of the same method doesn't
+    if best["holds"]:
+        return (
+            f"Nothing is chosen for {wanted}: {found}, while a larger budget of it doesn't hold, "
+            "so that it may be luck. Add lines on other images."
+        )
+
     # enough for a model that loses nothing, too few for this one
     share = min(best["retention"], 1.0)
     if share > min_retention:

@@ -15,9 +15,8 @@ from adafv.data.sample import Question
 from adafv.evaluation.answering import Answering, Configuration, chunks, configured, settings_of
 from adafv.evaluation.answers import AnswerLog, Key
 from adafv.evaluation.oracle import Oracle
-from adafv.evaluation.own import ImageFile
+from adafv.evaluation.own import ImageFile, check_questions
 from adafv.models.boilerplate import boilerplate
-from adafv.models.prompting import check_question
 from adafv.tuning.pick import (
     CHOOSING,
     REPORTING,
@@ -183,10 +182,10 @@ class Tuning:
             ValueError: a question that the model cannot be asked; a dense model that is never
                 right; other lines than those that `folder` has answers to; see also `AnswerLog`.
         """
-        self._check(processor)
+        check_questions(self.images, self.data, processor)
         left_out: dict[tuple[str, str, float], str] = {}
         own = {"questions": SUITE, "max_new_tokens": self.max_new_tokens}
-        with AnswerLog(folder, settings_of(model, name, **own)) as log:
+        with AnswerLog(folder, settings_of(model, processor, name, **own)) as log:
             self._compare(log)
             # said at once, not after hours
             if progress and self.shortage:
@@ -245,15 +244,6 @@ class Tuning:
                 keys += answering.answer(SUITE, samples)
                 bar.update(sum(len(sample.questions) for sample in samples))
         return answering.records(keys)
-
-    def _check(self, processor: ProcessorMixin) -> None:
-        """Refuse a question that the model cannot be asked, before anything is answered."""
-        for image in self.images:
-            for question, line in zip(image.questions, image.lines, strict=True):
-                try:
-                    check_question(processor, question.text)
-                except ValueError as error:
-                    raise ValueError(f"line {line} of {self.data}: {error}") from None
 
     def _compare(self, log: AnswerLog) -> None:
         """Refuse answers to other questions than those that the data asks by now."""

@@ -144,7 +144,7 @@ class Lines:
             ValueError: the disk is full; what was there before is kept.
         """
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        new: Any = temporary.open("a+b", buffering=0)
+        new: Any = temporary.open("w+b", buffering=0)
         try:
             _lock(new)
             _write(new, records)
