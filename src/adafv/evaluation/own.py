@@ -1,12 +1,13 @@
 """A user's own questions on own images, from a JSONL file."""
 
+import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import ProcessorMixin
 
@@ -30,6 +31,7 @@ __all__ = [
 
 ENDING = ".jsonl"
 RESERVED = ("all", BEYOND_RESIZE)
+_REGIONS = "left, top, right and bottom of each in pixels, e.g. [[10, 20, 60, 80]]"
 FILE = "questions.jsonl"
 """The file of a folder that is a suite."""
 
@@ -146,17 +148,20 @@ def read_images(path: Path) -> list[ImageFile]:
     # by image and text, each question with the number of its line
     asked: dict[str, dict[str, tuple[Question, int]]] = {}
     files: dict[str, str] = {}
+    sizes: dict[str, tuple[int, int]] = {}
     for line in read_lines(path)[0]:
         try:
-            question = _question(line)
+            if line.error is not None:
+                raise ValueError(line.error)
             if line.video:
                 raise ValueError("a clip is not measured yet: ask about frames as images")
             # relative, so that a folder can move with its answers
             name = os.path.relpath(line.image, path.parent)
             # a file that is no image is an error of its first line
             if name not in files:
-                open_image(line.image)
+                sizes[name] = open_image(line.image).size
                 files[name] = line.image
+            question = _question(line, sizes[name])
 
             # the same line twice counts once, another answer is a mistake
             own = asked.setdefault(name, {})
@@ -176,10 +181,8 @@ def read_images(path: Path) -> list[ImageFile]:
     return images
 
 
-def _question(line: Line) -> Question:
-    """Return what a line asks, with "" for an answer that it lacks."""
-    if line.error is not None:
-        raise ValueError(line.error)
+def _question(line: Line, size: tuple[int, int]) -> Question:
+    """Return what a line asks of an image of `size`, with "" for an answer that it lacks."""
     text = line.question.strip()
     if not text:
         raise ValueError("the question is empty: ask something about the image")
@@ -189,7 +192,7 @@ def _question(line: Line) -> Question:
     if type_ in RESERVED:
         raise ValueError(f"type={type_!r} is a name for groups of all types: give it another")
     answer, *also = _answers(line.answer)
-    return Question(text, answer, type_, _boxes(line.boxes), tuple(also))
+    return Question(text, answer, type_, _boxes(line.boxes, size), tuple(also))
 
 
 def _answers(given: Any) -> list[str]:
@@ -206,22 +209,34 @@ def _answers(given: Any) -> list[str]:
     return [answer.strip() for answer in answers]
 
 
-def _boxes(given: Any) -> tuple[Box, ...]:
-    """Return the regions that a question asks about."""
-    wrong = ValueError(
-        f"boxes={given!r} are no regions: write left, top, right and bottom of each in pixels, "
-        "e.g. [[10, 20, 60, 80]]"
-    )
+def _boxes(given: Any, size: tuple[int, int]) -> tuple[Box, ...]:
+    """Return the regions that a question asks about, of an image of `size` (width, height)."""
     if not isinstance(given, list | None):
-        raise wrong
-    boxes = []
-    for box in given or ():
-        numbers = isinstance(box, list) and len(box) == 4 and all(type(x) is int for x in box)
-        if not numbers or not (box[0] < box[2] and box[1] < box[3]):
-            raise wrong
-        left, top, right, bottom = box
-        boxes.append((left, top, right, bottom))
-    return tuple(boxes)
+        raise ValueError(f"boxes={given!r} are no regions: write {_REGIONS}")
+    return tuple(_box(box, size) for box in given or ())
+
+
+def _box(box: Any, size: tuple[int, int]) -> Box:
+    """Return a box that has an area, inside an image of `size` (width, height)."""
+    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))):
+        raise ValueError(f"box {box!r} is not four numbers: write {_REGIONS}")
+    # a box is half open: it holds its left and top edges
+    left, top, right, bottom = box
+    if not (left < right and top < bottom):
+        raise ValueError(f"box {box} has no area: give left < right and top < bottom")
+    if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
+        raise ValueError(
+            f"box {box} leaves the image, which is {size[0]}×{size[1]} pixels: "
+            "give pixels of the file"
+        )
+    return cast(Box, tuple(box))
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number: JSON's true is an int in Python, its NaN a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
 
 
 def _with_line(error: str, number: int, path: Path) -> str:
