@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+import engines
 import low
 import photo
 import scaling
@@ -228,6 +229,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "by-kind": by_kind,
     "ceilings": ceilings,
     "choice": choice,
+    "engines": engines.engines,
     "front": front,
     "low": low.low,
     "photo-bridge": photo.bridge,
