@@ -321,6 +321,16 @@ def test_a_damaged_template_is_one_sentence(model, processor, tmp_path, text):
         AdaFV(keep=0.2).encode(model, inputs_for(processor, (prompt(), [picture()])))
 
 
+def test_a_token_that_is_added_later_is_no_word(model, processor):
+    """Whether the template was read before or afterwards."""
+    processor = deepcopy(processor)
+    before = template_of(processor).structure
+    processor.tokenizer.add_special_tokens({"extra_special_tokens": ["<ground>"]})
+    new = processor.tokenizer.convert_tokens_to_ids("<ground>")
+    assert new not in before
+    assert new in template_of(processor).structure
+
+
 def test_names_of_tiles_are_no_words():
     """What stands between the placeholders of one image does not count, and what stands between
     two images does.

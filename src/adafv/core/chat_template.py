@@ -94,7 +94,7 @@ def template_for(model: PreTrainedModel, tokenizer: Tokenizer | None = None) -> 
     if tokenizer is not None:
         found = template_of(tokenizer)
     elif base(model) in _remembered:
-        found = _remembered[base(model)]
+        found = template_of(_remembered[base(model)])
     else:
         found = _in_folder(str(getattr(model.config, "_name_or_path", "") or ""))
     config: PreTrainedConfig = model.config
@@ -107,7 +107,7 @@ def remember(model: PreTrainedModel, processor: Tokenizer) -> None:
     """Note the processor that a model, and its base, was loaded with, for `template_for`."""
     unwrapped = base(model)
     for part in (unwrapped, unwrapped.base_model):
-        _remembered[part] = template_of(processor)
+        _remembered[part] = processor
 
 
 @checked
@@ -125,10 +125,11 @@ def template_of(tokenizer: Tokenizer) -> Template:
             f"tokenizer is a {type(tokenizer).__name__}: pass the model's tokenizer, or its "
             "processor"
         )
-    # read once, and once more if its chat template was changed
-    written = getattr(tokenizer, "chat_template", None)
-    if tokenizer not in _read or _read[tokenizer][0] != written:
-        _read[tokenizer] = (written, _template_of(tokenizer))
+    # read once, and once more if its chat template was changed, or a token added
+    words: Any = getattr(tokenizer, "tokenizer", tokenizer)
+    state = (getattr(tokenizer, "chat_template", None), len(words), tuple(words.all_special_ids))
+    if tokenizer not in _read or _read[tokenizer][0] != state:
+        _read[tokenizer] = (state, _template_of(tokenizer))
     return _read[tokenizer][1]
 
 
@@ -205,7 +206,7 @@ def base(model: PreTrainedModel) -> Any:
     return getattr(model, "get_base_model", lambda: model)()
 
 
-_remembered: WeakKeyDictionary[PreTrainedModel, Template] = WeakKeyDictionary()
+_remembered: WeakKeyDictionary[PreTrainedModel, Tokenizer] = WeakKeyDictionary()
 _read: WeakKeyDictionary[Tokenizer, tuple[object, Template]] = WeakKeyDictionary()
 
 

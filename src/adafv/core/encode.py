@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from adafv.core.chat_template import Tokenizer, template_for
 from adafv.core.encoder import Part, run
-from adafv.core.inputs import PIXELS, as_tensors, placeholders, video_bounds
+from adafv.core.inputs import PIXEL_NAMES, as_tensors, placeholders, video_bounds
 from adafv.core.position_ids import full_positions, numbering_inputs
 from adafv.core.prompt import ImageSpan, Prompt, Question
 from adafv.core.signals import SALIENCY, Signal
@@ -33,8 +33,6 @@ __all__ = ["candidates", "encode", "reask"]
 
 LARGE = 100_000
 """Numbers of a tensor; what is smaller describes images, and is copied to the host."""
-PIXEL_INPUTS = {"image": (PIXELS["image"], "pixel_values_images"), "video": (PIXELS["video"],)}
-"""Names of the inputs that hold the pixels of a modality."""
 SAME = 0.9999
 """Cosine of a token with that of the frame before, from which on it shows nothing new."""
 
@@ -240,7 +238,7 @@ def _host(inputs: Mapping[str, Any]) -> dict[str, Any]:
 def _modalities(inputs: Mapping[str, Any]) -> list[str]:
     """Return which modalities have pixels among the inputs, "image" if none has."""
     found: list[str] = []
-    for modality, names in PIXEL_INPUTS.items():
+    for modality, names in PIXEL_NAMES.items():
         if any(inputs.get(name) is not None for name in names):
             found.append(modality)
     return found or ["image"]

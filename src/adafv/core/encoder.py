@@ -154,7 +154,9 @@ def _output(
     downsample: Callable[[int], int] | None,
 ) -> Encoded:
     """Run an encoder, or take what is known of the same pixels."""
-    wants_gradients = any(isinstance(x, Tensor) and x.requires_grad for x in inputs.values())
+    # a loss, or pixels that are to be explained; without either nobody goes back through a tower
+    wants_gradients = inputs.get("labels") is not None
+    wants_gradients |= any(isinstance(x, Tensor) and x.requires_grad for x in inputs.values())
     trains = torch.is_grad_enabled() and (model.training or wants_gradients)
 
     def encode(signals: frozenset[Signal]) -> Encoded:

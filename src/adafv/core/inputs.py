@@ -1,6 +1,7 @@
 """Inputs of a model as tensors, and what they hold: images, and the ids that stand for them."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,15 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 from adafv.utils.checks import checked
 
-__all__ = ["PIXELS", "as_tensors", "has_images", "placeholders", "video_bounds"]
+__all__ = ["PIXELS", "PIXEL_NAMES", "as_tensors", "has_images", "placeholders", "video_bounds"]
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 """Names of the inputs that hold pixels, by modality."""
+PIXEL_NAMES = {
+    "image": (PIXELS["image"], "pixel_values_images", "image_patches"),
+    "video": (PIXELS["video"],),
+}
+"""All names that processors have for the pixels of a modality."""
 OPTIONS = frozenset({*vars(GenerationConfig()), "vision_feature_layer", "vision_feature_layers"})
 """Inputs that are lists of numbers and no tensors."""
 NARROW = (torch.int8, torch.int16, torch.uint8, torch.uint16, torch.uint32)
@@ -53,7 +59,7 @@ def as_tensors(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any
 @checked
 def has_images(inputs: Mapping[str, Any]) -> bool:
     """Return whether there is an image or a video among the inputs of a model."""
-    names = (*PIXELS.values(), "pixel_values_images")
+    names = chain.from_iterable(PIXEL_NAMES.values())
     return any(inputs.get(name) is not None for name in names)
 
 

@@ -299,7 +299,7 @@ class Prompt:
             fill = pad if name == "input_ids" else FILL.get(name, 0)
             full = tensor.expand(*tensor.shape[:-2], *self.ids.shape)  # (…, B, L)
             rows = index.expand(*tensor.shape[:-2], *index.shape)  # (…, B, L')
-            out[name] = full.gather(-1, rows).where(exists, fill)
+            out[name] = full.gather(-1, rows).where(exists, fill).to(tensor.dtype)
         if not self.masked and not self.packed:
             mask = self.gathered(self.mask.long(), index)  # (B, L')
             out["attention_mask"] = mask.where(exists, 0)

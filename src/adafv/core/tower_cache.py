@@ -167,7 +167,8 @@ def _digest(model: PreTrainedModel, inputs: Mapping[str, Any]) -> bytes:
 
 def _state(model: PreTrainedModel) -> list[Any]:
     """Return what changes with a model's weights, adapters and attention, and how it computes."""
-    device = model.device.type
+    # weights may be elsewhere between their turns
+    device = "cpu" if model.device.type == "meta" else model.device.type
     state: list[Any] = [
         id(model),
         model.config.to_json_string(use_diff=False),
@@ -180,7 +181,9 @@ def _state(model: PreTrainedModel) -> list[Any]:
         # those made in inference mode count no versions, and are never changed in place
         version = 0 if weight.is_inference() else weight._version
         state.append((weight.data_ptr(), version))
-        some.append(weight.detach().flatten()[:: max(1, weight.numel() // SAMPLE)][:SAMPLE])
+        if weight.device.type != "meta":
+            sample = weight.detach().flatten()[:: max(1, weight.numel() // SAMPLE)][:SAMPLE]
+            some.append(sample.double().cpu())
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             state.append(module.config._attn_implementation)
@@ -189,7 +192,7 @@ def _state(model: PreTrainedModel) -> list[Any]:
             scaling = getattr(module, "scaling", None)
             state.append((module.disable_adapters, module.active_adapters, scaling))
     # weights that were written to past their version counters
-    state.append(torch.cat([numbers.double() for numbers in some]).tolist())
+    state.append([numbers.tolist() for numbers in some])
     return state
 
 

@@ -12,10 +12,14 @@ from transformers.utils import ModelOutput
 from adafv.core.prompt import ImageSpan, Prompt, Question
 from adafv.core.signals import SALIENCY, Signal
 
-__all__ = ["Encoding", "Returned", "VisualTokens"]
+__all__ = ["Encoding", "PrunedOutputs", "Returned", "VisualTokens"]
 
 HEAVY = ("last_hidden_state", "hidden_states", "attentions")
 """Fields of an encoder's output that nobody reads again, and that would be kept in memory."""
+
+
+class PrunedOutputs(dict[str, ModelOutput]):
+    """Outputs of encoders by modality, for `mm_encoder_outputs`, of the tokens that are kept."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +165,9 @@ class Encoding:
 
     def encoded(
         self, features: list[Tensor], deepstack_features: list[list[Tensor]]
-    ) -> dict[str, ModelOutput]:
+    ) -> PrunedOutputs:
         """Return other features (k, D) of each image by modality, for `mm_encoder_outputs`."""
-        found: dict[str, ModelOutput] = {}
+        found = PrunedOutputs()
         start = 0
         for part in self.returned:
             # the images of one encoder follow one another

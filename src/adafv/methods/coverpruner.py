@@ -25,7 +25,7 @@ class CoverPruner(GreedyPruner):
     w_i is how strongly the question asks for token i.
 
     Neither the full paper nor code of it was at hand: this is the objective as its abstract and
-    summaries of it give it, and is held against no code.
+    summaries of it give it. No released code was available to compare with.
     Departure: the paper's demand is the attention of the question in the first layer of the LLM.
     Here it is that of the words' input embeddings, softmax(cos / temperature) over the visual
     tokens, mean over the words: no layer of the LLM has read the tokens yet. Where there is no word

@@ -31,8 +31,8 @@ class SFPruner(ScoringPruner):
     higher τ. The K highest are kept; all of it is a few matrix products.
 
     Neither the full paper nor code of it was at hand: these are its three stages as its abstract
-    and its project page name them, with the formulas of a summary at second hand. It is held
-    against no code, and what follows is ours.
+    and its project page name them, with the formulas of a summary at second hand. No released code
+    was available to compare with, and what follows is ours.
     Departure: relevance is the mean cosine of the token with the input embeddings of the words;
     relevance and saliency are min-max normalised over the image. Without a word all are as
     relevant.

@@ -207,6 +207,77 @@ def test_a_processor_of_the_caller_replaces_the_models_own():
         assert generated(model, inputs, repetition_penalty=1e6, logits_processor=mild) == plain
 
 
+def test_what_wrapped_a_forward_meanwhile_runs_plain_afterwards():
+    """As accelerate's `prepare` does: the wrapper outlives the context, the pruning doesn't."""
+    model, inputs = tiny("llava").model, ask("llava", (QUESTION, [show()]))
+    before = model(**inputs).logits.shape[1]
+    try:
+        with PRUNER.attached(model):
+            inside = model.forward
+            model.forward = lambda **kwargs: inside(**kwargs)
+            assert model(**inputs).logits.shape[1] < before
+        assert model(**inputs).logits.shape[1] == before
+    finally:
+        del model.forward
+
+
+def test_another_model_that_is_called_meanwhile_is_pruned_too():
+    """By a logits processor, while the first one generates."""
+    first, inputs = tiny("llava").model, ask("llava", (QUESTION, [show()]))
+    second = deepcopy(first)
+    widths = []
+
+    def process(ids, scores):
+        widths.append(second(**inputs).logits.shape[1])
+        return scores
+
+    with PRUNER.attached(first), PRUNER.attached(second):
+        expected = second(**inputs).logits.shape[1]
+        first.generate(**inputs, **greedy(first), logits_processor=[process])
+    assert set(widths) == {expected}
+
+
+def test_a_loss_in_evaluation_goes_back_through_the_tower():
+    """Dropout off, gradients on: as in the plain model."""
+    model, inputs = deepcopy(tiny("llava").model).eval(), ask("llava", (QUESTION, [show()]))
+    with PRUNER.attached(model):
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    lacking = [name for name, weight in model.named_parameters() if weight.grad is None]
+    assert not [name for name in lacking if "projector" in name]
+
+
+def test_images_that_are_encoded_already_are_refused():
+    """They would all be read; what the pruner itself returned passes."""
+    model, inputs = tiny("llava").model, ask("llava", (QUESTION, [show()]))
+    image = model.model.get_image_features(inputs["pixel_values"], return_dict=True)
+    text = {name: x for name, x in inputs.items() if name != "pixel_values"}
+    pruned = PRUNER(model, inputs)
+    with PRUNER.attached(model):
+        with pytest.raises(ValueError, match="are encoded already"):
+            model(**text, mm_encoder_outputs={"image": image})
+        assert model(**pruned).logits.shape[1] == pruned["input_ids"].shape[1]
+
+
+def test_allowed_tokens_of_sequences_that_are_sampled():
+    """Each row is shown its own prompt, however many are drawn for it."""
+    model, inputs = (
+        tiny("llava").model,
+        ask("llava", (QUESTION, [show()]), ("there a red " + QUESTION, [show()])),
+    )
+    rows = []
+
+    def allowed(row, ids):
+        rows.append((row, ids[: inputs["input_ids"].shape[1]]))
+        return list(range(model.config.get_text_config().vocab_size))
+
+    with PRUNER.attached(model):
+        options = greedy(model) | {"do_sample": True, "num_return_sequences": 3}
+        model.generate(**inputs, **options, prefix_allowed_tokens_fn=allowed)
+    assert {row for row, _ in rows} == set(range(6))
+    for row, prompt in rows:
+        assert torch.equal(prompt, inputs["input_ids"][row // 3])
+
+
 @pytest.mark.parametrize("assisted", ["lookup", "assistant"])
 def test_assisted_generation(assisted):
     """Candidates from the prompt or from a second model don't change a greedy answer."""

@@ -160,7 +160,11 @@ def recall(cache: Cache | None) -> CachedPrompt | None:
     Raises:
         ValueError: the cache is not as the last call left it.
     """
-    if cache is None or not filled(cache) or not hasattr(cache, NOTE):
+    if cache is None or not hasattr(cache, NOTE):
+        return None
+    # one that was reset begins anew
+    if not filled(cache):
+        delattr(cache, NOTE)
         return None
     note: CachedPrompt | None = getattr(cache, NOTE)
     edited = note is None or length(cache) != note.columns.shape[1]

@@ -22,6 +22,7 @@ from adafv.core.attached.cached_prompt import filled, recall, refuse_unknown, re
 from adafv.core.attached.calls import Call, begin, resume
 from adafv.core.attached.generation import Caller, merged
 from adafv.core.inputs import has_images
+from adafv.core.visual_tokens import PrunedOutputs
 from adafv.families import FAMILIES
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ KEPT_OF_CLASS = ("__module__", "__qualname__", "__doc__")
 
 _lock = Lock()  # two threads may not attach at once
 _attached_models: "WeakSet[nn.Module]" = WeakSet()
-# true while a model runs what is its own: what it calls of itself is not pruned again
-_runs_plain: ContextVar[bool] = ContextVar("adafv_runs_plain", default=False)
+# the models that run what is their own: what they call of themselves is not pruned again
+_run_plain_by: ContextVar[frozenset[int]] = ContextVar("adafv_run_plain_by", default=frozenset())
 
 
 @contextmanager
@@ -56,7 +57,8 @@ def attached(pruner: "Pruner", model: PreTrainedModel) -> Iterator[PreTrainedMod
                 f"{type(other).__name__} is attached to this model already: leave its context first"
             )
         # a forward of the instance's own would hide that of the class
-        pruning = _pruning_class(pruner, model)
+        calls = _PruningCalls(pruner)
+        pruning = _pruning_class(calls, model)
         own = {name: vars(model).pop(name) for name in PRUNING if name in vars(model)}
         object.__setattr__(model, "__class__", pruning)
         _attached_models.add(model)
@@ -68,6 +70,7 @@ def attached(pruner: "Pruner", model: PreTrainedModel) -> Iterator[PreTrainedMod
     finally:
         for part, deltas in numbering.items():
             part.rope_deltas = deltas
+        calls.open = False
         with _lock:
             _attached_models.discard(model)
             object.__setattr__(model, "__class__", cls)
@@ -105,7 +108,7 @@ def _pruner_of(model: nn.Module) -> "Pruner | None":
     return None
 
 
-def _pruning_class(pruner: "Pruner", model: PreTrainedModel) -> type:
+def _pruning_class(calls: "_PruningCalls", model: PreTrainedModel) -> type:
     """Make a class like that of a model, whose `forward` and `generate`, if it has them, prune.
 
     A copy of a model of it, or a pickle, is of the model's own class: it has no pruner, and nothing
@@ -113,7 +116,6 @@ def _pruning_class(pruner: "Pruner", model: PreTrainedModel) -> type:
     """
     cls: Any = type(model)
     own = {name: vars(model)[name] for name in PRUNING if name in vars(model)}
-    calls = _PruningCalls(pruner)
 
     def plain(self: Any, name: str) -> Callable[..., Any]:
         """Return a method as it is without the pruner."""
@@ -134,11 +136,14 @@ def _pruning_class(pruner: "Pruner", model: PreTrainedModel) -> type:
 
         @wraps(before)
         def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            # wrapped meanwhile, it outlives the context
+            if not calls.open:
+                return plain(self, name)(*args, **kwargs)
             return getattr(calls, name)(self, plain(self, name), args, kwargs)
 
         named = signature(before)
         parameters = [Parameter("self", Parameter.POSITIONAL_ONLY), *named.parameters.values()]
-        method.pruner = pruner  # type: ignore[attr-defined]
+        method.pruner = calls.pruner  # type: ignore[attr-defined]
         method.__signature__ = named.replace(parameters=parameters)  # type: ignore[attr-defined]
         return method
 
@@ -147,32 +152,37 @@ def _pruning_class(pruner: "Pruner", model: PreTrainedModel) -> type:
         state = cls.__reduce_ex__(self, protocol)[2]
         return object.__new__, (cls,), state | own
 
-    body: dict[str, Any] = {"__reduce_ex__": reduce, "pruner": pruner}
+    body: dict[str, Any] = {"__reduce_ex__": reduce, "pruner": calls.pruner}
     for name in PRUNING:
         if hasattr(model, name):
             body[name] = pruning(name)
     if hasattr(cls, MERGE):
-
-        def merge(self: Any, defaults: Any, customs: Any) -> Any:
-            """Put the caller's processors in place of defaults of the same kind."""
-            return merged(MethodType(getattr(cls, MERGE), self), defaults, customs)
-
-        body[MERGE] = merge
+        body[MERGE] = _merging(cls)
     for name in KEPT_OF_CLASS:
         body[name] = getattr(cls, name)
     made: type = type(cls)(cls.__name__, (cls,), body)
     return made
 
 
+def _merging(cls: type) -> Callable[..., Any]:
+    """Return a method that puts the caller's processors in place of defaults of the same kind."""
+
+    def merge(self: Any, defaults: Any, customs: Any) -> Any:
+        return merged(MethodType(getattr(cls, MERGE), self), defaults, customs)
+
+    return merge
+
+
 class _PruningCalls:
-    """What a model with a pruner does instead of its own `forward` and `generate`."""
+    """What a model with a pruner does instead of its own `forward` and `generate`, while open."""
 
     def __init__(self, pruner: "Pruner") -> None:
         self.pruner = pruner
+        self.open = True
 
     def forward(self, model: PreTrainedModel, plain: Plain, args: Args, kwargs: Kwargs) -> Any:
         """Run the model's own forward on a shorter prompt, or on what follows one in a cache."""
-        if _runs_plain.get():
+        if id(model) in _run_plain_by.get():
             return plain(*args, **kwargs)
         inputs = _named(plain, args, kwargs)
         self._check(model, inputs)
@@ -186,7 +196,7 @@ class _PruningCalls:
 
         with ExitStack() as stack:
             call = self._prepare(model, inputs, stack, generates=False)
-            output = _run_plain(plain, call.inputs)
+            output = _run_plain(model, plain, call.inputs)
         remember(_cache_of(output), call.after)
         return output
 
@@ -194,7 +204,7 @@ class _PruningCalls:
         """Generate from a shorter prompt, in the numbers of the caller's."""
         inputs = _named(plain, args, kwargs)
         twice = inputs.get("inputs") is not None and inputs.get("input_ids") is not None
-        if _runs_plain.get() or twice:
+        if id(model) in _run_plain_by.get() or twice:
             return plain(*args, **kwargs)
         self._check(model, inputs)
 
@@ -210,14 +220,14 @@ class _PruningCalls:
                 refuse_unknown(model, inputs)
             else:
                 self.pruner.check(inputs)
-            return _run_plain(plain, kwargs, *args)
+            return _run_plain(model, plain, kwargs, *args)
 
         with torch.no_grad(), ExitStack() as stack:
             caller = Caller(model, inputs)
             call = self._prepare(model, inputs, stack, generates=True)
             short = caller.translated(call.inputs)
             short[name] = short.pop("input_ids")
-            output = caller.output(_run_plain(plain, short))
+            output = caller.output(_run_plain(model, plain, short))
 
         # note what the cache holds now, for the next turn
         sequences = output if isinstance(output, torch.Tensor) else output.sequences  # (R, L + new)
@@ -233,7 +243,10 @@ class _PruningCalls:
                 "can be pruned: run one process for each GPU, e.g. with torchrun and "
                 "DistributedDataParallel"
             )
-        if inputs.get("mm_encoder_outputs") is not None and not hasattr(type(model), "generate"):
+        # what `Pruner.__call__` returned may be passed on
+        encoded = inputs.get("mm_encoder_outputs")
+        pruned = isinstance(encoded, PrunedOutputs) and hasattr(type(model), "generate")
+        if encoded is not None and not pruned:
             raise ValueError(
                 f"the images that this {type(model).__name__} gets are encoded already, so that "
                 "nothing can be pruned: attach the pruner to the model whose generate or forward "
@@ -259,13 +272,13 @@ def _reader(model: PreTrainedModel) -> PreTrainedModel:
     return cast(PreTrainedModel, model.base_model)
 
 
-def _run_plain(plain: Callable[..., Any], kwargs: dict[str, Any], *args: Any) -> Any:
+def _run_plain(model: PreTrainedModel, plain: Plain, kwargs: Kwargs, *args: Any) -> Any:
     """Run what is a model's own: what it calls of itself is not pruned again."""
-    token = _runs_plain.set(True)
+    token = _run_plain_by.set(_run_plain_by.get() | {id(model)})
     try:
         return plain(*args, **kwargs)
     finally:
-        _runs_plain.reset(token)
+        _run_plain_by.reset(token)
 
 
 def _named(function: Callable[..., Any], args: Args, kwargs: Kwargs) -> dict[str, Any]:

@@ -130,9 +130,11 @@ class Caller:
 
     def _shown_row(self, allowed: Callable[[int, Tensor], Any]) -> Callable[[int, Tensor], Any]:
         """Return a function of a row and its ids that is shown the caller's."""
+        # sampled sequences of one prompt are rows of their own, beams are counted by prompt
+        each = 1 if self.beams else int(self._option("num_return_sequences") or 1)
 
         def of_caller(row: int, ids: Tensor) -> Any:
-            return allowed(row, self._full(ids[None], row)[0])
+            return allowed(row, self._full(ids[None], row // each)[0])
 
         return of_caller
 

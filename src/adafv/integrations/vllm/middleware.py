@@ -205,7 +205,10 @@ def _placeholders(state: Any) -> list[str]:
     """Return what stands for an image, a video or a clip in the prompts of a server's model."""
     config = state.vllm_config.model_config.hf_config
     tokenizer = state.engine_client.get_tokenizer()
-    ids = [*placeholders(config).values(), state.engine_client.renderer.mm_processor.marker]
+    ids = list(placeholders(config).values())
+    # a server of text alone has no processor of pictures
+    if (processor := state.engine_client.renderer.mm_processor) is not None:
+        ids.append(processor.marker)
     names: list[str] = tokenizer.convert_ids_to_tokens(ids)
     return names
 
@@ -357,7 +360,8 @@ def _holds(part: Mapping[str, Any], kinds: frozenset[str]) -> bool:
 def _check_address(part: Mapping[str, Any]) -> None:
     """Raise a `ValueError` if an image or a video by address has none."""
     default = "video_url" if "video_url" in part else "image_url"
-    kind = ADDRESSES.get(part.get("type", default))
+    named = part.get("type")
+    kind = ADDRESSES.get(named if isinstance(named, str) else default)
     if kind is None:
         return
     address = part.get(f"{kind}_url")

@@ -65,12 +65,8 @@ def select(
     """
     kept: list[Kept] = []
     pairs = zip(specs, images, strict=True)
-    for method, of_method in groupby(pairs, key=lambda pair: pair[0].method):
-        group = list(of_method)
-        if method == "none":
-            kept += [_dense(image) for _, image in group]
-            continue
-        for part in _bounded(group, width):
+    for _, of_method in groupby(pairs, key=lambda pair: pair[0].method):
+        for part in _bounded(list(of_method), width):
             if catch:
                 kept += _caught(part, embed, layers, width)
             else:
@@ -127,12 +123,6 @@ def _caught(
         count = count + len(spec.structure) if pruned else len(image.features)
         zeros = image.features.new_zeros(count, image.features.shape[1])  # (K, D)
         return [Kept(zeros, torch.zeros(count, dtype=torch.long), torch.arange(count), pruned)]
-
-
-def _dense(image: Encoded) -> Kept:
-    """Return an image of which every token is kept, newlines included."""
-    patches = torch.arange(len(image.saliency))
-    return Kept(image.features, torch.arange(len(image.features)), patches, False)
 
 
 def _pruned(
