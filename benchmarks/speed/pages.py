@@ -4,7 +4,7 @@
     python benchmarks/speed/pages.py --check    # exit 1 where a page differs from its results
 
 A page shows a table between `<!-- speed: FOLDER -->`, a folder under benchmarks/speed, and `<!--
-end -->`; of a folder with a selection.json what choosing cost before and after it was made faster.
+end -->`; of a folder with a selection.json what choosing costs.
 `<!-- text: FOLDER -->` stands for the prefills of text alone that every measurement times, too.
 """
 
@@ -30,7 +30,6 @@ def shown(match: re.Match[str]) -> str:
     """Return a table as its results are now, between its marks."""
     head, kind, name, end = match.groups()
     folder = ROOT / "benchmarks" / "speed" / name
-    # before and after faster code
     if (folder / "selection.json").exists():
         return f"{head}{selection(folder)}\n{end}"
     found = _read(folder / "results.json")
@@ -63,9 +62,8 @@ def _line(texts: Sequence[str]) -> str:
 
 
 def selection(folder: Path) -> str:
-    """Return time, memory and operators of `select` as before.json has them, and as they are."""
-    before = _read(folder / "before.json")
-    now = _read(folder / "selection.json")
+    """Return time, memory and operators of `select`."""
+    found = _read(folder / "selection.json")
     head = (
         "method",
         "ms at 2,880",
@@ -76,10 +74,8 @@ def selection(folder: Path) -> str:
         "reads",
     )
     lines = [_line(head), f"| :-- |{' --: |' * (len(head) - 1)}"]
-    for name, fits in now["fits"].items():
-        texts = [name]
-        for was, is_ in zip(_facts(before, name), _facts(now, name), strict=True):
-            texts.append(f"{was} → {is_}")
+    for name, fits in found["fits"].items():
+        texts = [name, *_facts(found, name)]
         # after the times: how well a straight line goes through them
         fit = fits["select_ms"]
         texts.insert(3, f"{fit['r2']:.3f}, {fit['exponent']:.2f}")

@@ -43,17 +43,19 @@ NOTES = """## How to read the figures
 - *Holds* is the share of the dense model's accuracy, from `benchmarks/accuracy`
   (`{command}`). The model is the [embedded one](../src/adafv/embedded/README.md): figures show how
   methods compare with each other, not what a 7B model scores.
-- *Operations* are the tensor operations of the selection for an image of {count} visual tokens.
-  Where their number depends on the budget, tokens are picked or dropped in steps, one after
-  another. How many milliseconds a selection takes depends on the machine: `adafv speed`
-  measures it.
+- *Operations* are all that PyTorch runs for the selection, views and allocations included, for an
+  image of {count} visual tokens on the embedded model. [All of
+  speed](../benchmarks/speed/README.md#what-choosing-costs) counts otherwise. Where their number
+  depends on the budget, tokens are picked or dropped in steps, one after another; `prunesid` goes
+  through all N tokens one after another at every budget. How many milliseconds a selection takes
+  depends on the machine: `adafv speed` measures it.
 - `fastv`, `sparsevlm` and `pdrop` prune between the layers of the language model. Their K is the
   mean over the layers, so that all methods are compared at equal compute. They run inside
   `attached`, and refuse a budget that their first layers exceed.
 - Methods that merge hand over K tokens, too.
 - `evs`, `vidcom2` and `vcast` compare the frames of a clip and refuse images; they are measured
   [on clips](../benchmarks/clips/README.md).
-- *Held against* the authors' code: their released functions were run beside ours on up to {one}
+- *Compared with* the authors' code: their released functions were run beside ours on up to {one}
   images of one crop and {five} of five, of random tokens, with 29 to 192 kept of each crop (45 to
   80 % between layers). Where their code needs a whole model of theirs, a loop written after it
   was run instead. Departures that a method names were undone on either side. None of their code
@@ -127,7 +129,7 @@ def ideas() -> str:
 
 @cache
 def fidelity() -> dict[str, dict[str, Any]]:
-    """What came out when each method was held against its authors' code."""
+    """What came out when each method was compared with its authors' code."""
     rows = json.loads(FIDELITY.read_text(encoding="utf-8"))["rows"]
     return {row["method"]: row for row in rows}
 
@@ -150,7 +152,7 @@ def held(cls: type[Pruner]) -> str:
         shared = "" if alike else f", where a departure stands (shared: {percent(part['iou'])})"
         counts.append(f"{part['identical']} of {part['cases']} cases of {crops}{options}{shared}")
     undone = ", with the named departures undone" if parts(inspect.getdoc(cls) or "")[2] else ""
-    return f"**Held against** {source}: identical sets in {' and '.join(counts)}{undone}."
+    return f"**Compared with** {source}: identical sets in {' and '.join(counts)}{undone}."
 
 
 def overview() -> str:
@@ -307,8 +309,7 @@ def lost(name: str, keep: float) -> str:
         f"At {percent(keep)} `{name}` holds least of (in brackets: `random`): {listed}."
         if worst
         else (
-            f"At {percent(keep)} `{name}` holds {percent(FAILS)} or more of every type of "
-            "question."
+            f"At {percent(keep)} `{name}` holds {percent(FAILS)} or more of every type of question."
         )
     )
     return said + (f" No better than `random` on {', '.join(chance)}." if chance else "")
@@ -322,9 +323,7 @@ def retention(cls: type[Pruner]) -> str:
         [f"`{suite}`", *(holds(cls.name, suite, "all", keep) for keep in budgets())]
         for suite in SUITES
     ]
-    return table(
-        [f"`{cls.name}` holds", *(f"{percent(keep)} kept" for keep in budgets())], rows
-    )
+    return table([f"`{cls.name}` holds", *(f"{percent(keep)} kept" for keep in budgets())], rows)
 
 
 @cache
