@@ -11,8 +11,8 @@ HEAD = """# Command line
 
 Made from the commands themselves. Lists are comma-separated; `--keep 10%` is `--keep 0.1`; a method
 takes its options with it, as `adafv:reserve=0.5`. With `--json` there is one JSON object on stdout
-and nothing else. The exit status is 0, or 2 for bad input, which is named in one line on stderr,
-with the remedy.
+and nothing else. The exit status is 0; 2 for bad input, which is named in one line on stderr, with
+the remedy; 1 where `adafv batch` could not answer some lines; 130 when interrupted.
 """
 
 
@@ -67,6 +67,9 @@ def _names(param: Any) -> str:
 def _default(param: Any) -> str:
     if param.required:
         return "required"
+    # a default that is found only when the command runs
+    if isinstance(param.show_default, str):
+        return f"`{param.show_default}`"
     plain = isinstance(param.default, str | int | float) and not isinstance(param.default, bool)
     return f"`{param.default}`" if plain and param.default != "" else ""
 

@@ -10,6 +10,8 @@ import generate
 import methods
 import pytest
 
+from adafv.data.suites import SUITES
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(
@@ -50,6 +52,13 @@ def test_a_page_that_was_edited_by_hand_is_found(monkeypatch, tmp_path):
     monkeypatch.setattr(generate, "ROOT", ROOT)
     monkeypatch.setattr(generate, "PAGES", {"cli.md": generate.commands_page})
     assert [Path(name).name for name in generate.stale()] == ["cli.md"]
+
+
+def test_the_help_names_every_suite():
+    """Whoever asks what `--suite` takes need not read the source."""
+    section = generate.commands_page().split("## `adafv eval`")[1].split("\n## ")[0]
+    [row] = [line for line in section.splitlines() if line.startswith("| `--suite`")]
+    assert all(f"{name}," in row for name in SUITES)
 
 
 def test_drawings_are_committed():

@@ -18,13 +18,14 @@ def evaluate(
         str,
         typer.Option(
             metavar="S,…",
-            help="Suites of questions, or own ones: FILE.jsonl; default: all scenes, easy-vqa.",
+            help="Suites of questions: scenes, scenes-small, scenes-text, easy-vqa, pages, clips, "
+            "or own ones: FILE.jsonl; default: all scenes, easy-vqa.",
         ),
     ] = "",
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="Questions of each suite; default: all.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the suites that are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the generated suites.")] = 0,
     split: options.Split = "test",
     batch_size: options.BatchSize = 16,
     max_new_tokens: options.MaxNewTokens = 16,
@@ -158,7 +159,7 @@ def analyze(
         typer.Option(metavar="N", help="Questions of each suite; default: 200, of --boxes all."),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Of the suites that are drawn and of what is left to chance.")
+        int, typer.Option(help="Random seed of the generated suites, of chance and of intervals.")
     ] = 0,
     split: options.Split = "test",
     batch_size: options.BatchSize = 8,
@@ -167,7 +168,10 @@ def analyze(
     dtype: options.Dtype = None,
     as_json: options.Json = False,
 ) -> None:
-    """Draw the paper's figures 1 to 4: who can tell what a question is about, and how soon."""
+    """Draw the paper's figures 1 to 4.
+
+    They show which signals locate what a question is about, and at what budget.
+    """
     need("sklearn")
     from adafv.analysis import report
     from adafv.analysis.measure import Analysis

@@ -64,7 +64,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="M,…",
-            help="Methods that requests may name beside the server's own; "
+            help="Methods that requests may name beside the server's own, or all; "
             "default: those whose cost is linear.",
             show_default=False,
         ),

@@ -26,7 +26,7 @@ def tune(
         typer.Option(
             "--min-retention",
             metavar="F",
-            help="Of the dense model's right answers, e.g. 0.98 or 98%.",
+            help="Smallest share of the dense model's correct answers to keep, e.g. 0.98 or 98%.",
         ),
     ] = "0.98",
     model: options.Model = None,
@@ -34,7 +34,7 @@ def tune(
     dtype: options.Dtype = None,
     methods: options.Methods = "adafv,adafv+,fastervlm,uniform,resize",
     keep: options.Keeps = "0.5,0.35,0.25,0.15,0.1,0.05",
-    seed: Annotated[int, typer.Option(help="Of the split into two halves.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed of the split of the images.")] = 0,
     batch_size: options.BatchSize = 16,
     max_new_tokens: options.MaxNewTokens = 16,
     as_json: options.Json = False,
