@@ -53,7 +53,7 @@ FILTERS = ("method", "budget", "suite", "model", "results")
 HEAD = """# Leaderboard
 
 Made when this page is built, of results under `benchmarks` alone. To add a line, see
-[contributing](../CONTRIBUTING.md#the-leaderboard).
+[entries](../benchmarks/leaderboard/README.md).
 
 ## Which method, which budget
 
