@@ -343,18 +343,18 @@ def snippets() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["OpenAI", "LiteLLM", "LangChain"])
-def test_clients(server, name, tmp_path):
+def test_clients(server, name):
     """What the page shows runs as it stands, and prints the answer to its own budget."""
     # what vLLM does not bring along is installed beside it: make test-clients
     if name != "OpenAI" and not CLIENTS.is_dir():
         pytest.skip("needs LiteLLM and LangChain: make test-clients")
-    picture, _ = asked()[0]
-    picture.save(tmp_path / "photo.png")
+    picture = Image.open(ROOT / "docs" / "drawings" / "scene.png")
+    question = "what color is the umbrella?"
     code = snippets()[name].replace("http://localhost:8000", server.url)
     environment = {**os.environ, "PYTHONPATH": "" if name == "OpenAI" else str(CLIENTS)}
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=tmp_path,
+        cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
@@ -362,9 +362,9 @@ def test_clients(server, name, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     answer, count = done.stdout.strip().rsplit("\n", 1)
-    said = ask(server, chat(picture, "what color is it?", keep=0.25))
+    said = ask(server, chat(picture, question, keep=0.25))
     assert answer.strip() == said.text
-    visual = server.post(CHAT, chat(picture, "what color is it?", keep=0.25))[1]["usage"]
+    visual = server.post(CHAT, chat(picture, question, keep=0.25))[1]["usage"]
     counts = (said.tokens, visual["prompt_tokens_details"]["multimodal_tokens"]["image"])
     assert int(count) in counts
 
