@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from torch import nn
 from zoo.families import ZOO, ask, show, tiny
 
@@ -176,3 +177,14 @@ def test_it_is_open_in_its_own_thread():
 def test_a_cache_of_nothing_is_refused():
     with pytest.raises(ValueError, match="megabytes=0 is not positive"):
         TowerCache(megabytes=0)
+
+
+def test_weights_that_are_elsewhere_between_their_turns(model):
+    """As accelerate offloads them: the answer is that without the cache."""
+    inputs = ask("llava", (QUESTION, [show(80, 48)]))
+    expected = AdaFV(keep=0.3)(model, inputs)
+    cpu_offload(model, execution_device="cpu")
+    with TowerCache() as cache:
+        found = [AdaFV(keep=0.3)(model, inputs) for _ in range(2)]
+    assert same(found, [expected] * 2)
+    assert cache.hits == 1

@@ -4,7 +4,6 @@ Letters: I images of a batch, n tokens of an image, newlines included, N that me
 M text tokens, D width, B rows and L columns of the prompts.
 """
 
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -13,7 +12,6 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from adafv.core.chat_template import Tokenizer, template_for
@@ -104,23 +102,17 @@ def encode(
     # lay out what methods see: the images padded to the longest, each with its question
     question = _question_ids(prompt, spans, query, skip, of)  # I times (M,)
     with torch.no_grad(), full_precision(device):
-        embedded, text_mask = _embed(model, question, device) if text else (None, None)
         if family.attention_observable:
             found = _signals(parts, layouts, patches)
         else:
             found = {signal: _substitute(signal, visual) for signal in signals}
-        tokens = VisualTokens(
-            features=pad_sequence(visual, batch_first=True),  # (I, N, D)
-            mask=_to(_padding([len(p) for p in patches]), device),  # (I, N)
-            counts=tuple(map(len, patches)),
-            signals=found,  # (I, N) or (I, N, d)
-            text=embedded,  # (I, M, D)
-            text_mask=text_mask,  # (I, M)
-            coordinates=tuple(x.coordinates[p] for x, p in zip(layouts, patches, strict=True)),
+        tokens = VisualTokens.of(
+            features=visual,
+            signals=found,
+            coordinates=[x.coordinates[p] for x, p in zip(layouts, patches, strict=True)],
             frames=_frames(parts),
-            seeds=_seeds(question),
             layers=model.config.get_text_config().num_hidden_layers,
-        )
+        ).asked(question, model.get_input_embeddings() if text else None)
         _check_finite(model, tokens)
 
     return Encoding(
@@ -187,19 +179,15 @@ def reask(
     # the same visual tokens, asked about otherwise
     old = encoding.tokens
     with torch.no_grad():
-        embedded, text_mask = _embed(model, question, device) if text else (None, None)
         tokens = replace(
             old,
             features=old.features[index],  # (I', N, D)
             mask=old.mask[index],  # (I', N)
             counts=tuple(_taken(old.counts, images)),
             signals={signal: x[index] for signal, x in old.signals.items()},
-            text=embedded,
-            text_mask=text_mask,
             coordinates=tuple(_taken(old.coordinates, images)),
             frames=tuple(_taken(old.frames, images)),
-            seeds=_seeds(question),
-        )
+        ).asked(question, model.get_input_embeddings() if text else None)
     return replace(
         encoding,
         tokens=tokens,
@@ -316,28 +304,15 @@ def _question_ids(
     return [prompt.ids[span.row, prompt.question(span, skip, of)] for span in spans]
 
 
-def _seeds(question: list[Tensor]) -> tuple[int, ...]:
-    return tuple(zlib.crc32(ids.numpy().tobytes()) for ids in question)
-
-
-def _embed(
-    model: PreTrainedModel, question: list[Tensor], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return the embeddings (I, M, D) of each image's question, and their mask (I, M)."""
-    ids = _to(pad_sequence(question, batch_first=True), device)  # (I, M)
-    mask = _padding([len(one) for one in question])
-    return model.get_input_embeddings()(ids), _to(mask, device)
-
-
 def _signals(
     parts: list[Part], layouts: list[Layout], patches: list[Tensor]
-) -> dict[Signal, Tensor]:
-    """Return what the tower's patches showed, for each token: (I, N[, d]).
+) -> dict[Signal, list[Tensor]]:
+    """Return what the tower's patches showed, for each token (N[, d]) of each image.
 
     A token is given the mean over the patches that it is made of.
     """
     sizes = [layout.size for layout in layouts]
-    signals: dict[Signal, Tensor] = {}
+    signals: dict[Signal, list[Tensor]] = {}
     for signal in parts[0].found:
         seen = torch.cat([part.found[signal] for part in parts])  # (patches of all images[, d])
         if len(seen) != sum(sizes):
@@ -349,19 +324,19 @@ def _signals(
         tokens: list[Tensor] = []
         for of_image, layout, indices in zip(seen.split(sizes), layouts, patches, strict=True):
             tokens.append(layout.pooled(of_image, indices))  # (N[, d])
-        signals[signal] = pad_sequence(tokens, batch_first=True)
+        signals[signal] = tokens
     return signals
 
 
-def _substitute(signal: Signal, visual: list[Tensor]) -> Tensor:
-    """Return a signal (I, N[, d]) in place of a tower that cannot be observed.
+def _substitute(signal: Signal, visual: list[Tensor]) -> list[Tensor]:
+    """Return a signal (N[, d]) of each image in place of a tower that cannot be observed.
 
     Instead of hidden states and keys the visual tokens themselves, instead of attention how much
     each differs from the others.
     """
     if signal.kind in ("keys", "hidden"):
-        return pad_sequence([x.float() for x in visual], batch_first=True)
-    return pad_sequence([mean_cosine_distance(x) for x in visual], batch_first=True)
+        return [x.float() for x in visual]
+    return [mean_cosine_distance(x) for x in visual]
 
 
 def _check_finite(model: PreTrainedModel, tokens: VisualTokens) -> None:
@@ -387,11 +362,6 @@ def _deepstack_features(parts: list[Part]) -> list[list[Tensor]]:
     """Return for each deeper layer of the LLM the features of all images that it reads."""
     levels = zip(*[part.deepstack_features for part in parts], strict=True)
     return [_joined(list(level)) for level in levels]
-
-
-def _padding(lengths: list[int]) -> Tensor:
-    """Return (I, longest) true up to each length."""
-    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
 
 def _to(tensor: Tensor, device: torch.device) -> Tensor:

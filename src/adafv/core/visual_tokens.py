@@ -1,12 +1,14 @@
 """Encoded images: what methods may look at, and all that is needed to prune a batch."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import ModelOutput
 
 from adafv.core.prompt import ImageSpan, Prompt, Question
@@ -54,6 +56,58 @@ class VisualTokens:
     frames: tuple[int, ...]
     seeds: tuple[int, ...]
     layers: int
+
+    @classmethod
+    def of(
+        cls,
+        features: Sequence[Tensor],
+        signals: Mapping[Signal, Sequence[Tensor]],
+        coordinates: Sequence[Tensor],
+        frames: Sequence[int],
+        layers: int,
+    ) -> "VisualTokens":
+        """Lay out images of different sizes, padded to the longest; nothing is asked of them yet.
+
+        Args:
+            features: (N, D) of each image.
+            signals: (N,) or (N, d) of each image, by signal.
+            coordinates, frames, layers: see the attributes.
+        """
+        counts = tuple(map(len, features))
+        padded: dict[Signal, Tensor] = {}
+        for signal, of_images in signals.items():
+            padded[signal] = pad_sequence(list(of_images), batch_first=True)  # (I, N[, d])
+        return cls(
+            features=pad_sequence(list(features), batch_first=True),  # (I, N, D)
+            mask=_padding(counts).to(features[0].device, non_blocking=True),  # (I, N)
+            counts=counts,
+            signals=padded,
+            text=None,
+            text_mask=None,
+            coordinates=tuple(coordinates),
+            frames=tuple(frames),
+            seeds=(0,) * len(counts),
+            layers=layers,
+        )
+
+    def asked(
+        self, questions: Sequence[Tensor], embed: Callable[[Tensor], Tensor] | None
+    ) -> "VisualTokens":
+        """Return the same tokens with questions about them.
+
+        Args:
+            questions: for each image the ids (M,) of the text tokens that it is asked about, on the
+                host.
+            embed: gives the input embeddings (L, D) of ids (L,). None: nobody looks at them.
+        """
+        seeds = tuple(zlib.crc32(ids.numpy().tobytes()) for ids in questions)
+        if embed is None:
+            return replace(self, text=None, text_mask=None, seeds=seeds)
+        ids = pad_sequence(list(questions), batch_first=True)  # (I, M)
+        ids = ids.to(self.device, non_blocking=True)
+        mask = _padding([len(one) for one in questions]).to(self.device, non_blocking=True)
+        text = embed(ids.flatten()).unflatten(0, ids.shape)  # (I, M, D)
+        return replace(self, text=text, text_mask=mask, seeds=seeds)
 
     @property
     def device(self) -> torch.device:
@@ -176,3 +230,8 @@ class Encoding:
             found[part.modality] = part.but(features[own], levels)
             start += part.count
         return found
+
+
+def _padding(lengths: Sequence[int]) -> Tensor:
+    """Return (I, longest) true up to each length."""
+    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]

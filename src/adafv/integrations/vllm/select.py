@@ -1,14 +1,12 @@
 """Select visual tokens of encoded images with the library's methods, from what vLLM knows."""
 
 import logging
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from adafv.core.encode import candidates
 from adafv.core.signals import SALIENCY
@@ -215,32 +213,13 @@ def _visual_tokens(
         of_patches = torch.searchsorted(image.layout.patch_indices, choice)  # (N,)
         saliency.append(image.saliency[of_patches.to(device, non_blocking=True)])  # (N,)
         coordinates.append(image.layout.coordinates[choice])  # (N, 3)
-    counts = tuple(map(len, coordinates))
 
     # the question's text tokens, embedded for methods that look at them
     questions = [torch.tensor(spec.text_ids, dtype=torch.long) for spec in specs]  # (M,) each
-    text = None
-    text_mask = None
-    if specs[0].pruner.needs_text:
-        embedded = [embed(ids.to(device)) for ids in questions]  # (M, D) each
-        text = pad_sequence(embedded, batch_first=True)  # (I, M, D)
-        text_mask = _padding([len(ids) for ids in questions]).to(device)  # (I, M)
-
-    return VisualTokens(
-        features=pad_sequence(features, batch_first=True),  # (I, N, D)
-        mask=_padding(counts).to(device, non_blocking=True),  # (I, N)
-        counts=counts,
-        signals={SALIENCY: pad_sequence(saliency, batch_first=True)},  # (I, N)
-        text=text,
-        text_mask=text_mask,
-        coordinates=tuple(coordinates),
-        frames=tuple(image.layout.frames for image in images),
-        # as the library: what is drawn depends on the question alone
-        seeds=tuple(zlib.crc32(ids.numpy().tobytes()) for ids in questions),
+    return VisualTokens.of(
+        features=features,
+        signals={SALIENCY: saliency},
+        coordinates=coordinates,
+        frames=[image.layout.frames for image in images],
         layers=layers,
-    )
-
-
-def _padding(lengths: Sequence[int]) -> Tensor:
-    """Return a mask (I, longest) that is True where rows of some lengths are no padding."""
-    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    ).asked(questions, embed if specs[0].pruner.needs_text else None)
