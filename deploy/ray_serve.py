@@ -8,6 +8,7 @@ by the engine.
 import json
 from typing import Any
 
+from adafv.core.config import DEFAULT_METHOD
 from adafv.integrations.vllm.options import VLLMOptions
 
 __all__ = ["build", "engine_options", "environment"]
@@ -16,7 +17,7 @@ MODEL = "llava-hf/llava-1.5-7b-hf"
 MAX_IMAGES = 64
 
 
-def engine_options(keep: float, method: str = "adafv") -> dict[str, Any]:
+def engine_options(keep: float, method: str = DEFAULT_METHOD) -> dict[str, Any]:
     """Return what vLLM's engine is started with.
 
     Args:
@@ -57,7 +58,8 @@ def build(arguments: dict[str, str]) -> Any:
     from ray.serve.llm import LLMConfig, build_openai_app
 
     model = arguments.get("model", MODEL)
-    engine = engine_options(float(arguments.get("keep", 0.1)), arguments.get("method", "adafv"))
+    method = arguments.get("method", DEFAULT_METHOD)
+    engine = engine_options(float(arguments.get("keep", 0.1)), method)
     config = LLMConfig(
         model_loading_config={"model_id": model, "model_source": model},
         deployment_config={"num_replicas": int(arguments.get("replicas", 1))},

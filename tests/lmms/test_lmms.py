@@ -19,6 +19,7 @@ from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
 import adafv
+from adafv.core.config import DEFAULT_METHOD
 from adafv.data.suites import load_suite
 from adafv.integrations.lmms import Pruned
 from adafv.models.ask import ask
@@ -56,7 +57,7 @@ def run(tmp_path_factory) -> tuple[dict, list[dict]]:
 def own() -> list[tuple[str, adafv.models.ask.Answer]]:
     """The truth and adafv's own answer to each of the questions, asked one by one."""
     model, processor = load()
-    pruner = adafv.method("adafv", keep=0.05)
+    pruner = adafv.method(DEFAULT_METHOD, keep=0.05)
     return [
         (q.answer, ask(model, processor, sample.image, q.text, pruner, max_new_tokens=16))
         for sample in load_suite("scenes", LIMIT)

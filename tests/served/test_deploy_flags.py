@@ -14,6 +14,7 @@ from vllm.entrypoints.launchers.cli_args import FrontendArgs, make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from adafv.cli.serve import MAX_IMAGES, VARIABLES, _command
+from adafv.core.config import DEFAULT_METHOD
 from adafv.integrations.vllm import FOLLOWS
 from adafv.integrations.vllm.options import VLLMOptions
 from deploy import ray_serve
@@ -69,7 +70,7 @@ def test_ray_gives_the_engine_what_it_knows():
     engine = ray_serve.engine_options(0.1)
     assert set(engine) <= known
     read = VLLMOptions.of_server(engine["mm_processor_kwargs"])
-    assert (read.config.keep, read.config.method, read.only) == (0.1, "adafv", True)
+    assert (read.config.keep, read.config.method, read.only) == (0.1, DEFAULT_METHOD, True)
     assert json.dumps(engine)
     with pytest.raises(ValueError, match="between the layers"):
         ray_serve.engine_options(0.6, "fastv")

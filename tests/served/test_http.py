@@ -46,6 +46,7 @@ from server import (
 )
 
 from adafv import METHODS, method
+from adafv.core.config import DEFAULT_METHOD
 from adafv.data.suites import load_suite
 from adafv.demo import server as demo
 from adafv.demo.server import Server, chat, serving
@@ -105,7 +106,7 @@ def test_a_request_gets_the_librarys_answers(server, library, options):
     mix.
     """
     pruner = method(
-        **{"name": "adafv"} | {"name" if n == "method" else n: v for n, v in options.items()}
+        **{"name": DEFAULT_METHOD} | {"name" if n == "method" else n: v for n, v in options.items()}
     )
     said = at_once(server, [chat(picture, question, **options) for picture, question in asked()])
     expected = [ask_library(*library, picture, question, pruner) for picture, question in asked()]
@@ -253,7 +254,7 @@ def test_metrics_count_tokens_by_method_and_what_the_tower_did(server):
     found = grown(server, chat(new, question, **options), other, other, whole)
     seen, kept = (found[f"adafv:visual_tokens_{x}_total none"] for x in ("seen", "kept"))
     assert seen == kept > 200
-    for name, count in {"fastervlm": 1, "adafv": 2}.items():
+    for name, count in {"fastervlm": 1, DEFAULT_METHOD: 2}.items():
         assert found[f"adafv:visual_tokens_kept_total {name}"] == 20 * count
         assert found[f"adafv:visual_tokens_seen_total {name}"] >= 200 * count
         assert found[f"adafv:kept_share_count {name}"] == count

@@ -527,7 +527,7 @@ def test_command(small, tmp_path, capsys):
     assert status == 0
     assert len(json.loads(out)["rows"]) == 6
     status, out, _ = speed(capsys, *QUICK, "--keep", "0.5", "--out", tmp_path)
-    assert [row["method"] for row in json.loads(out)["rows"]] == [DENSE, "adafv"]
+    assert [row["method"] for row in json.loads(out)["rows"]] == [DENSE, "adafv+"]
 
 
 @pytest.mark.parametrize("name", BASELINES)
