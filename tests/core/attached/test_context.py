@@ -221,6 +221,20 @@ def test_what_wrapped_a_forward_meanwhile_runs_plain_afterwards():
         del model.forward
 
 
+def test_attaching_again_makes_no_new_class():
+    """Compiled code is for a class: it is not compiled again for each request."""
+    model, inputs = tiny("llava").model, ask("llava", (QUESTION, [show()]))
+    classes = []
+    for keep in (0.5, 0.25):
+        with AdaFV(keep=keep).attached(model):
+            classes.append(type(model))
+            assert (
+                model(**inputs).logits.shape[1]
+                == AdaFV(keep=keep)(model, inputs)["input_ids"].shape[1]
+            )
+    assert classes[0] is classes[1] is not type(model)
+
+
 def test_another_model_that_is_called_meanwhile_is_pruned_too():
     """By a logits processor, while the first one generates."""
     first, inputs = tiny("llava").model, ask("llava", (QUESTION, [show()]))

@@ -12,7 +12,7 @@ from inspect import Parameter, signature
 from threading import Lock
 from types import MethodType
 from typing import TYPE_CHECKING, Any, cast
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -38,10 +38,16 @@ PRUNING = ("forward", "generate")
 """Methods of a model that prune while a pruner is attached."""
 MERGE = "_merge_criteria_processor_list"
 """The method of transformers that puts a caller's processors beside the model's defaults."""
+REPLICA = (
+    "DataParallel runs copies of the model without their parameters, in which nothing can be "
+    "pruned: run one process for each GPU, e.g. with torchrun and DistributedDataParallel"
+)
 KEPT_OF_CLASS = ("__module__", "__qualname__", "__doc__")
 
 _lock = Lock()  # two threads may not attach at once
-_attached_models: "WeakSet[nn.Module]" = WeakSet()
+_attached: "WeakKeyDictionary[nn.Module, _PruningCalls]" = WeakKeyDictionary()
+# by what a model is: compiled code is for a class, and would be compiled again for a new one
+_classes: dict[tuple[type, tuple[str, ...]], type] = {}
 # the models that run what is their own: what they call of themselves is not pruned again
 _run_plain_by: ContextVar[frozenset[int]] = ContextVar("adafv_run_plain_by", default=frozenset())
 
@@ -57,11 +63,12 @@ def attached(pruner: "Pruner", model: PreTrainedModel) -> Iterator[PreTrainedMod
                 f"{type(other).__name__} is attached to this model already: leave its context first"
             )
         # a forward of the instance's own would hide that of the class
-        calls = _PruningCalls(pruner)
-        pruning = _pruning_class(calls, model)
-        own = {name: vars(model).pop(name) for name in PRUNING if name in vars(model)}
+        own = {name: vars(model)[name] for name in PRUNING if name in vars(model)}
+        pruning = _pruning_class(model, own)
+        for name in own:
+            del vars(model)[name]
         object.__setattr__(model, "__class__", pruning)
-        _attached_models.add(model)
+        _attached[model] = _PruningCalls(pruner)
 
     # models with M-RoPE note on themselves where decoding resumes
     numbering = {part: part.rope_deltas for part in model.modules() if hasattr(part, "rope_deltas")}
@@ -70,9 +77,8 @@ def attached(pruner: "Pruner", model: PreTrainedModel) -> Iterator[PreTrainedMod
     finally:
         for part, deltas in numbering.items():
             part.rope_deltas = deltas
-        calls.open = False
         with _lock:
-            _attached_models.discard(model)
+            del _attached[model]
             object.__setattr__(model, "__class__", cls)
             vars(model).update(own)
 
@@ -99,23 +105,35 @@ def _check(model: Any) -> type:
 
 def _pruner_of(model: nn.Module) -> "Pruner | None":
     """Return the pruner that is attached to a model, to a part of it, or to a model around it."""
-    for other in _attached_models:
+    for other, calls in _attached.items():
         contains = any(part is model for part in other.modules())
         if contains or any(part is other for part in model.modules()):
-            cls: Any = type(other)
-            pruner: Pruner = cls.pruner
-            return pruner
+            return calls.pruner
     return None
 
 
-def _pruning_class(calls: "_PruningCalls", model: PreTrainedModel) -> type:
-    """Make a class like that of a model, whose `forward` and `generate`, if it has them, prune.
+def _pruning_class(model: PreTrainedModel, own: dict[str, Any]) -> type:
+    """Return a class like that of a model, whose `forward` and `generate`, if it has them, prune.
+
+    Args:
+        own: methods of the model that are not those of its class.
+    """
+    names = tuple(name for name in PRUNING if hasattr(model, name))
+    if own:
+        return _made(model, names, own)
+    key = (type(model), names)
+    if key not in _classes:
+        _classes[key] = _made(model, names, own)
+    return _classes[key]
+
+
+def _made(model: PreTrainedModel, names: tuple[str, ...], own: dict[str, Any]) -> type:
+    """Make a class whose methods of some names prune while a pruner is attached.
 
     A copy of a model of it, or a pickle, is of the model's own class: it has no pruner, and nothing
     of the original.
     """
     cls: Any = type(model)
-    own = {name: vars(model)[name] for name in PRUNING if name in vars(model)}
 
     def plain(self: Any, name: str) -> Callable[..., Any]:
         """Return a method as it is without the pruner."""
@@ -136,14 +154,16 @@ def _pruning_class(calls: "_PruningCalls", model: PreTrainedModel) -> type:
 
         @wraps(before)
         def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            calls = _attached.get(self)
+            if getattr(self, "_is_replica", False):
+                raise ValueError(REPLICA)
             # wrapped meanwhile, it outlives the context
-            if not calls.open:
+            if calls is None:
                 return plain(self, name)(*args, **kwargs)
             return getattr(calls, name)(self, plain(self, name), args, kwargs)
 
         named = signature(before)
         parameters = [Parameter("self", Parameter.POSITIONAL_ONLY), *named.parameters.values()]
-        method.pruner = calls.pruner  # type: ignore[attr-defined]
         method.__signature__ = named.replace(parameters=parameters)  # type: ignore[attr-defined]
         return method
 
@@ -152,10 +172,9 @@ def _pruning_class(calls: "_PruningCalls", model: PreTrainedModel) -> type:
         state = cls.__reduce_ex__(self, protocol)[2]
         return object.__new__, (cls,), state | own
 
-    body: dict[str, Any] = {"__reduce_ex__": reduce, "pruner": calls.pruner}
-    for name in PRUNING:
-        if hasattr(model, name):
-            body[name] = pruning(name)
+    body: dict[str, Any] = {"__reduce_ex__": reduce}
+    for name in names:
+        body[name] = pruning(name)
     if hasattr(cls, MERGE):
         body[MERGE] = _merging(cls)
     for name in KEPT_OF_CLASS:
@@ -174,11 +193,10 @@ def _merging(cls: type) -> Callable[..., Any]:
 
 
 class _PruningCalls:
-    """What a model with a pruner does instead of its own `forward` and `generate`, while open."""
+    """What a model with a pruner does instead of its own `forward` and `generate`."""
 
     def __init__(self, pruner: "Pruner") -> None:
         self.pruner = pruner
-        self.open = True
 
     def forward(self, model: PreTrainedModel, plain: Plain, args: Args, kwargs: Kwargs) -> Any:
         """Run the model's own forward on a shorter prompt, or on what follows one in a cache."""
@@ -237,12 +255,6 @@ class _PruningCalls:
 
     def _check(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
         """Raise a `ValueError` of a model in which nothing can be pruned."""
-        if getattr(model, "_is_replica", False):
-            raise ValueError(
-                "DataParallel runs copies of the model without their parameters, in which nothing "
-                "can be pruned: run one process for each GPU, e.g. with torchrun and "
-                "DistributedDataParallel"
-            )
         # what `Pruner.__call__` returned may be passed on
         encoded = inputs.get("mm_encoder_outputs")
         pruned = isinstance(encoded, PrunedOutputs) and hasattr(type(model), "generate")
