@@ -17,7 +17,6 @@ from adafv.evaluation import plot as accuracy
 from adafv.speed import plot as speed
 from adafv.speed.tables import title
 from adafv.utils.files import atomic
-from adafv.utils.records import write_json
 
 HERE = Path(__file__).parent
 FIGURES = {
@@ -47,27 +46,20 @@ def drawings() -> dict[Path, Callable[[Path], Any]]:
         draw, caption = FIGURES[name]
         # captions are made of the rows, too
         written = caption(figure["rows"])
-        figure["caption"] = str(written)
         page = draw(figure["rows"], written.shows)
         found[HERE / "analysis" / figure["png"]] = partial(page.savefig, format="png")
-    write_json(HERE / "analysis" / "analysis.json", analysis)
-
     # scripts, each beside what it imports
     for folder, script in (("speed", "selection.py"), ("serving", "plot.py")):
         sys.path.insert(0, str(HERE / folder))
-        draw = runpy.run_path(str(HERE / folder / script))["draw"]
+        module = runpy.run_path(str(HERE / folder / script))
         if folder == "serving":
             rows = read(HERE / folder / "results.json")["rows"]
-            found[HERE / folder / "serving.png"] = partial(draw, rows)
+            found[HERE / folder / "serving.png"] = partial(module["draw"], rows)
             continue
         results = read(HERE / folder / "selection" / "selection.json")
-        meta = results["meta"]
-        heading = (
-            f"width {meta['width']}, {meta['words']} text tokens, {meta['keep']:.0%} kept, "
-            f"{meta['dtype']}, {meta['machine']['name']}"
-        )
         path = HERE / folder / "selection" / "selection.png"
-        found[path] = partial(draw, results["rows"], results["fits"], heading)
+        heading = module["title_of"](results["meta"])
+        found[path] = partial(module["draw"], results["rows"], results["fits"], heading)
     return found
 
 

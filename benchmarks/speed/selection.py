@@ -260,6 +260,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def title_of(meta: dict[str, Any]) -> str:
+    """Return what stands above tables and picture."""
+    return (
+        f"width {meta['width']}, {meta['words']} words, {meta['keep']:.0%} kept, "
+        f"{meta['dtype']}, {meta['machine']['name']}"
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure, write the results, draw and print them."""
     options = parse(arguments)
@@ -297,10 +305,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = {"meta": meta, "rows": rows, "fits": fits, "counts": counts}
     write_json(out / "selection.json", found)
     write_text(out / "selection.csv", as_csv(rows[0], rows))
-    title = (
-        f"width {options.width}, {WORDS} words, {KEEP:.0%} kept, "
-        f"{meta['dtype']}, {meta['machine']['name']}"
-    )
+    title = title_of(meta)
     with atomic(out / "selection.png") as temporary:
         draw(rows, fits, title, temporary)
     for table in tables(rows, fits, counts, title):
