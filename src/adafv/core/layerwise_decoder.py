@@ -22,6 +22,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 
 from adafv.core.capture import observe
 from adafv.core.selection import first
+from adafv.core.shorter_prompt import ShorterPrompt
 from adafv.core.visual_tokens import Encoding
 from adafv.families.base import layers_of
 from adafv.ops.precision import full_precision
@@ -355,13 +356,13 @@ class LayerwiseDecoder(ResumedDecoder):
         """Return what is read if each image keeps some of its patches' tokens."""
         prompt = self.encoding.prompt
         in_prompt = self.in_prompt(kept)
-        columns, exists = prompt.columns(in_prompt, kept[0].device)  # (B, W)
-        real = prompt.gathered(prompt.mask, columns) & exists  # (B, W)
+        shorter = ShorterPrompt(prompt, in_prompt, kept[0].device)
+        real = shorter.real  # (B, W)
 
         # counted on the host: nothing waits for the device
         count = int((prompt.mask & ~prompt.placeholder).sum())
         count += sum(len(positions) for _, positions in in_prompt)
-        return KeptColumns(kept, columns, real, full=count == real.numel())
+        return KeptColumns(kept, shorter.index, real, full=count == real.numel())
 
 
 def _extended(index: Tensor, start: int, count: int) -> Tensor:

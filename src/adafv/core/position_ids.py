@@ -1,6 +1,6 @@
 """Number the tokens of full prompts as the model does: the positions of M-RoPE.
 
-What positions the tokens have that stay is in `adafv.core.prompt`; the same for vLLM is in
+What positions the tokens have that stay is in `adafv.core.shorter_prompt`; the same for vLLM is in
 `adafv.integrations.vllm.mrope`.
 """
 

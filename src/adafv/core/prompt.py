@@ -1,8 +1,7 @@
-"""Visual tokens in a prompt, and the shorter prompt once most of them are dropped.
+"""Visual tokens in a prompt: where they stand, and what they are asked about.
 
-Everything here is known on the host before the vision tower runs; only which tokens are kept lives
-on the device. Letters: B rows of the batch, L columns of the full prompts, L' of the shorter ones,
-n placeholders of an image, M text tokens.
+Everything here is known on the host before the vision tower runs. Letters: B rows of the batch, L
+columns of the prompts, n placeholders of an image, M text tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,23 +9,17 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from adafv.core.chat_template import Template, answer_starts, user_turns
-from adafv.core.segments import segment_starts, segments_of
+from adafv.core.segments import segments_of
 from adafv.utils.checks import checked
 
 __all__ = ["ImageSpan", "Prompt"]
 
 IGNORED = -100
 """The label of tokens that take no part in the loss."""
-FILL = {"labels": IGNORED}
-"""What fills new padding, where that is not 0."""
-
 Question = Literal["turn", "chat"]
-Columns = tuple[Tensor, Tensor]
-"""Columns of the full prompts (B, L'), and (B, L') false where a column is new padding."""
 T = TypeVar("T")
 
 
@@ -228,130 +221,6 @@ class Prompt:
             stop = behind[0] if of == "turn" else behind[-1]
         return int(self.mask[span.row, :stop].nonzero()[-1])
 
-    def columns(self, kept: list[tuple[int, Tensor]], device: torch.device) -> Columns:
-        """Return the column of the full prompts that each column of the shorter ones is.
-
-        Only placeholders are dropped, and as many columns of padding as all rows can spare; what is
-        masked keeps its position.
-
-        Args:
-            kept: for each image its row and the positions (k,) of its kept tokens, on the device.
-
-        Returns:
-            (B, L') columns of the full prompts, and (B, L') false where a column is new padding.
-        """
-        # count what each row keeps
-        dropped = self.placeholder.sum(1)  # (B,)
-        for row, positions in kept:
-            dropped[row] -= len(positions)
-        lead, trail = _outer_padding(self.mask)  # (B,), (B,)
-        inner = self.ids.shape[1] - lead - trail - dropped  # (B,)
-
-        # one side gives padding up, or is given some; the other is left alone
-        on_the_left = not self.packed and (bool(lead.any()) or not bool(trail.any()))
-        spare = lead if on_the_left else trail  # (B,)
-        fixed = trail if on_the_left else lead  # (B,)
-        width = int((inner + fixed).max() + spare.min())  # L'
-        room = width - inner - fixed  # (B,) columns of padding on the side that gives way
-
-        index = torch.zeros(len(self.ids), width, dtype=torch.long, device=device)
-        exists = torch.zeros(len(self.ids), width, dtype=torch.bool, device=device)
-        for row, text in enumerate(~self.placeholder):
-            # text and the padding that is left
-            columns = text.nonzero()[:, 0]
-            surplus = max(0, int(spare[row]) - int(room[row]))
-            columns = columns[surplus:] if on_the_left else columns[: len(columns) - surplus]
-
-            # the kept tokens of the row's images between them
-            parts = [columns.to(device, non_blocking=True)]
-            parts += [positions for owner, positions in kept if owner == row]
-            source = torch.cat(parts).sort().values
-            own = slice(width - len(source), None) if on_the_left else slice(len(source))
-            index[row, own] = source
-            exists[row, own] = True
-        return index, exists
-
-    def shorten(self, inputs: Mapping[str, Any], columns: Columns, pad: int) -> dict[str, Tensor]:
-        """Return every tensor that runs along the sequence, without the dropped placeholders.
-
-        Args:
-            inputs: the full inputs.
-            columns: (B, L') of the shorter rows, see `columns`.
-            pad: the id to fill `input_ids` with, where rows end up shorter than the longest.
-
-        Returns:
-            The shorter tensors by name, an `attention_mask` among them unless the rows are packed,
-            which models tell by its absence.
-
-        Raises:
-            ValueError: `shift_labels`, which belong to the columns before theirs.
-        """
-        if inputs.get("shift_labels") is not None:
-            raise ValueError(
-                "shift_labels name the token behind each column, which may be dropped: pass "
-                "labels, which the model shifts itself"
-            )
-        index, exists = columns
-        out: dict[str, Tensor] = {}
-        for name, tensor in inputs.items():
-            if not isinstance(tensor, Tensor) or not self._runs_along(name, tensor):
-                continue
-            fill = pad if name == "input_ids" else FILL.get(name, 0)
-            full = tensor.expand(*tensor.shape[:-2], *self.ids.shape)  # (…, B, L)
-            rows = index.expand(*tensor.shape[:-2], *index.shape)  # (…, B, L')
-            out[name] = full.gather(-1, rows).where(exists, fill).to(tensor.dtype)
-        if not self.masked and not self.packed:
-            mask = self.gathered(self.mask.long(), index)  # (B, L')
-            out["attention_mask"] = mask.where(exists, 0)
-        return out
-
-    def loses(self, kept: list[tuple[int, Tensor]]) -> bool:
-        """Return whether any placeholder is dropped.
-
-        Args:
-            kept: for each image its row and the positions of its kept tokens.
-        """
-        return sum(len(positions) for _, positions in kept) < int(self.placeholder.sum())
-
-    def gathered(self, full: Tensor, index: Tensor) -> Tensor:
-        """Return the entries (…, B, L') of some columns (B, L') of a host tensor (…, B, L)."""
-        full = full.to(index.device, non_blocking=True)
-        return full.gather(-1, index.expand(*full.shape[:-2], *index.shape))
-
-    def original_positions(self, columns: Columns, positions: Tensor | None = None) -> Tensor:
-        """Return the position ids (…, B, L') that the kept tokens had in the full prompt.
-
-        Args:
-            positions: (…, B, L) those of the full prompt. None: 0, 1, 2, …
-        """
-        index, exists = columns
-        if positions is None:
-            positions = (self.mask.long().cumsum(-1) - 1).clamp(min=0)  # (B, L)
-        return self.gathered(positions, index).where(exists, 0)
-
-    def packed_positions(self, columns: Columns, positions: Tensor) -> Tensor:
-        """Return the caller's position ids (B, L), less the dropped placeholders before: (B, L').
-
-        Segment by segment. Columns of new padding each begin a segment of their own, so that no
-        token of a packed row sees them.
-        """
-        index, exists = columns
-        device = positions.device
-        length = self.ids.shape[1]
-
-        # new padding is scattered to a column behind the last
-        kept = torch.zeros(len(index), length + 1, dtype=torch.bool, device=device)
-        kept = kept.scatter(1, index.where(exists, length), True)[:, :-1]  # (B, L)
-
-        # count the dropped placeholders since the segment began
-        placeholder = self.placeholder.to(device, non_blocking=True)
-        dropped = (placeholder & ~kept).long().cumsum(1)  # (B, L)
-        starts = segment_starts(self.segments).to(device, non_blocking=True)  # (B, L)
-        before = F.pad(dropped, (1, 0)).gather(1, starts)  # (B, L)
-
-        shifted = (positions - (dropped - before)).clamp(min=0)  # (B, L)
-        return shifted.gather(1, index).where(exists, 0)
-
     def _segment(self, span: ImageSpan) -> tuple[int, int]:
         """Return the columns of the packed sequence that an image is in; else of the full row."""
         segments = self.segments[span.row]  # (L,)
@@ -378,7 +247,7 @@ class Prompt:
                 answered[row, own] &= asked[row, own].any()
         return answered
 
-    def _runs_along(self, name: str, tensor: Tensor) -> bool:
+    def runs_along(self, name: str, tensor: Tensor) -> bool:
         """Return whether a tensor has a number for each token: (…, B, L), or (1, L) for all."""
         if name == "position_ids" and tensor.shape[-1:] == self.ids.shape[1:] and tensor.dim() >= 2:
             return tensor.shape[-2] in (1, len(self.ids))
@@ -406,12 +275,3 @@ def _turn_of(positions: Tensor, turns: list[tuple[int, int]]) -> int:
         if begin > last:
             return i
     return len(turns) - 1
-
-
-def _outer_padding(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how many columns are masked before (B,) and behind (B,) the tokens of each row."""
-    real = mask.int()  # (B, L)
-    lead = (real.cumsum(1) == 0).sum(1)
-    trail = (real.flip(1).cumsum(1) == 0).sum(1)
-    # a row without tokens counts its padding once
-    return lead, trail.where(lead < mask.shape[1], 0)

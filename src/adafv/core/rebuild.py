@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from adafv.core.prompt import Columns
+from adafv.core.shorter_prompt import ShorterPrompt, loses
 from adafv.core.visual_tokens import Encoding
 from adafv.families import family_of
 from adafv.families.base import base_of
@@ -87,18 +87,17 @@ def _sequence(
     """
     # the encoders have used up the pixels
     rest = {name: value for name, value in inputs.items() if name not in encoding.consumed}
-    prompt = encoding.prompt
-    if not prompt.loses(kept):
+    if not loses(encoding.prompt, kept):
         # the model numbers the full prompt itself
         for name in encoding.numbering:
             if name in inputs:
                 rest[name] = inputs[name]
         return rest
 
-    columns = prompt.columns(kept, inputs["input_ids"].device)  # (B, L')
-    out = rest | prompt.shorten(rest, columns, _pad_id(model))
-    out |= _bounds(inputs, encoding, columns)
-    out |= _positions(model, inputs, encoding, columns, positions)
+    shorter = ShorterPrompt(encoding.prompt, kept, inputs["input_ids"].device)
+    out = rest | shorter.tensors(rest, _pad_id(model))
+    out |= _bounds(inputs, shorter)
+    out |= _positions(model, inputs, encoding, shorter, positions)
     if encoding.positions is not None:
         _note_rope_deltas(model, out)
     return out
@@ -175,25 +174,23 @@ def _positions(
     model: PreTrainedModel,
     inputs: Mapping[str, Any],
     encoding: Encoding,
-    columns: Columns,
+    shorter: ShorterPrompt,
     wanted: str,
 ) -> dict[str, Tensor]:
     """Return the position ids of the shorter prompts, where the model would number them otherwise.
 
     Args:
-        columns: (B, L') of the shorter prompts, see `Prompt.columns`.
         wanted: "packed" or "original".
     """
-    prompt = encoding.prompt
     given = inputs.get("position_ids")  # (B, L) or (1, L)
 
     # M-RoPE: rows and columns of the image stay what they were
     if encoding.positions is not None:
-        positions = prompt.original_positions(columns, encoding.positions)  # (3 or 4, B, L')
+        positions = shorter.original_positions(encoding.positions)  # (3 or 4, B, L')
         axes = model.config.get_text_config().rope_parameters.get("mrope_section", range(3))
         if len(positions) > len(axes):
             # a first channel that counts tokens, and by which packed sequences are told
-            positions[0] = prompt.packed_positions(columns, encoding.positions[0])
+            positions[0] = shorter.packed_positions(encoding.positions[0])
         return {"position_ids": positions}
 
     if wanted == "original":
@@ -203,33 +200,33 @@ def _positions(
                 f"{model.config.model_type!r}, which number their tokens by counting them: pass "
                 "positions='packed'"
             )
-        if prompt.packed:
+        if encoding.prompt.packed:
             raise ValueError(
                 "positions='original' leaves gaps, at which a packed row would fall apart: pass "
                 "positions='packed'"
             )
         # position ids that are given were shortened with all that runs along the sequence
-        return {} if given is not None else {"position_ids": prompt.original_positions(columns)}
+        return {} if given is not None else {"position_ids": shorter.original_positions()}
 
     if given is None:
         return {}
-    given = given.expand(prompt.ids.shape)  # (B, L)
-    return {"position_ids": prompt.packed_positions(columns, given)}  # (B, L')
+    given = given.expand(encoding.prompt.ids.shape)  # (B, L)
+    return {"position_ids": shorter.packed_positions(given)}  # (B, L')
 
 
-def _bounds(inputs: Mapping[str, Any], encoding: Encoding, columns: Columns) -> dict[str, Tensor]:
+def _bounds(inputs: Mapping[str, Any], shorter: ShorterPrompt) -> dict[str, Tensor]:
     """Return the bounds of packed sequences in columns of the shorter row."""
     names = [name for name in BOUNDS if inputs.get(name) is not None]
     if not names:
         return {}
 
-    index, exists = columns  # (B, L')
+    index = shorter.index  # (B, L')
     if len(index) != 1:
         raise ValueError(
             f"{names[0]} comes with {len(index)} rows: pack all sequences into one row"
         )
-    kept = index.new_zeros(encoding.prompt.ids.shape[1] + 1)  # (L + 1,)
-    kept[index[0] + 1] = exists[0].long()
+    kept = index.new_zeros(shorter.prompt.ids.shape[1] + 1)  # (L + 1,)
+    kept[index[0] + 1] = shorter.exists[0].long()
     before = kept.cumsum(0)  # (L + 1,) kept columns before each
     return {name: before[inputs[name].long()].to(inputs[name]) for name in names}
 

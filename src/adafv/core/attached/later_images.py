@@ -25,7 +25,7 @@ from adafv.core.attached.columns import (
     logits_kept,
     runs_along,
 )
-from adafv.core.prompt import FILL
+from adafv.core.shorter_prompt import FILL
 from adafv.core.visual_tokens import Encoding
 from adafv.families import family_of
 from adafv.utils.checks import checked
