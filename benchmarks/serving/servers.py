@@ -113,7 +113,7 @@ class Server:
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=60) as answer:
             text = answer.read().decode()
         found = {}
-        for match in re.finditer(r"^vllm:(\w+)(?:\{.*\})? (\S+)$", text, re.MULTILINE):
+        for match in re.finditer(r"^(?:vllm|adafv):(\w+)(?:\{.*\})? (\S+)$", text, re.MULTILINE):
             found[match[1]] = float(match[2])
 
         # the KV cache is described by labels of a metric that counts nothing

@@ -1,0 +1,254 @@
+"""Where the time of a request goes on vLLM, one at a time, and what a budget can shorten of it.
+
+    python benchmarks/serving/stages.py --out benchmarks/serving/stages
+
+The engine's own counters say how long requests wait, are prefilled and decoded; what the client
+waits beyond that is HTTP, the decoding of the picture, its preparation and the detokeniser. The
+tower is what a first question about a picture costs more than a second one, whose encoding the
+plugin has kept.
+"""
+
+import argparse
+import contextlib
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from client import WORDS, Client, Trial
+from servers import Server
+from shapes import SHAPES, Shape
+
+from adafv.utils.machine import processor_name
+from adafv.utils.records import row_of, write_json
+
+DENSE = 1.0
+COUNTED = {
+    "queue": "request_queue_time_seconds_sum",
+    "prefill": "request_prefill_time_seconds_sum",
+    "decode": "request_decode_time_seconds_sum",
+    "selection": "selection_seconds_sum",
+}
+"""What an engine adds up, by what it is called here."""
+HEAD = (
+    *("kept", "front", "queue", "tower", "selection", "LLM prefill", "decode", "in all"),
+    *("×", "ideal", "of it"),
+)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Milliseconds of a request, means.
+
+    Attributes:
+        total: until the client has the last token.
+        queue, prefill, decode, selection: as the engine counts them; the prefill holds tower and
+            selection.
+    """
+
+    total: float
+    queue: float
+    prefill: float
+    decode: float
+    selection: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """The stages of a request at one budget, in milliseconds.
+
+    Attributes:
+        keep: share of the visual tokens.
+        front: HTTP, picture, preparation and detokenising.
+        tower, selection: of the plugin.
+        llm: the language model's prefill.
+        speedup: of the whole request, against all tokens.
+        ideal: the same if the language model's prefill took as much less as it has less to read,
+            and all else what it takes.
+    """
+
+    keep: float
+    front: float
+    queue: float
+    tower: float
+    selection: float
+    llm: float
+    decode: float
+    total: float
+    speedup: float
+    ideal: float
+
+
+def spent(found: dict[str, Any], before: dict[str, float], after: dict[str, float]) -> Spent:
+    """Return the means of some requests, from the client's times and the engine's counters."""
+    count = found["completed"]
+    totals = [
+        first + sum(later) for first, later in zip(found["ttfts"], found["itls"], strict=True)
+    ]
+    counted = {}
+    for name, metric in COUNTED.items():
+        counted[name] = 1000 * (after.get(metric, 0.0) - before.get(metric, 0.0)) / count
+    return Spent(total=1000 * fmean(totals), **counted)
+
+
+def rows_of(
+    new: dict[float, Spent], again: dict[float, Spent], read: Callable[[float], int]
+) -> list[Row]:
+    """Return a row for each budget, all tokens first.
+
+    Args:
+        new, again: by budget, of first and of second questions about a picture.
+        read: gives the tokens of a prompt at a budget.
+    """
+    # the same tower at every budget: where the prefix cache holds nothing, it is the difference
+    pruned = [keep for keep in new if keep < DENSE]
+    tower = fmean([new[keep].prefill - again[keep].prefill for keep in pruned])
+    dense = new[DENSE]
+    dense_llm = dense.prefill - tower
+    rows = []
+    for keep, one in sorted(new.items(), reverse=True):
+        front = one.total - one.queue - one.prefill - one.decode
+        llm = dense_llm * read(keep) / read(DENSE)
+        at_best = dense.total - dense.prefill - dense.decode + tower + llm + one.decode
+        rows.append(
+            Row(
+                keep=keep,
+                front=front,
+                queue=one.queue,
+                tower=tower,
+                selection=one.selection,
+                llm=one.prefill - tower - one.selection,
+                decode=one.decode,
+                total=one.total,
+                speedup=dense.total / one.total,
+                ideal=dense.total / at_best,
+            )
+        )
+    return rows
+
+
+def measure(options: argparse.Namespace) -> list[Row]:
+    """Start a server with the plugin, ask it at every budget, and return the rows."""
+    shape: Shape = SHAPES[options.shape]
+    keeps = [DENSE, *options.keep]
+    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
+        folder = Path(temporary)
+        model = shape.save(folder / "model")
+        server = Server(
+            model,
+            plugin=True,
+            device=options.device,
+            context=shape.visual_tokens(DENSE) + WORDS + options.answer + 64,
+            kv_gib=options.kv_gib,
+            share=0.8,
+        )
+        stack.callback(server.close)
+        server.wait()
+        client = Client(folder, model, shape, options.answer, options.method)
+
+        # warm up, on pictures of their own
+        for number, keep in enumerate(keeps):
+            client.run(server, Trial(-1, 1, "adafv", keep), 2, seed=10_000 + number)
+
+        # every budget in each round, new pictures, then each of them again
+        seen: dict[str, dict[float, list[Spent]]] = {"new": {}, "again": {}}
+        for turn in range(options.repeats):
+            for number, keep in enumerate(keeps):
+                for question, of_kind in seen.items():
+                    trial = Trial(turn, 1, "adafv", keep, question)
+                    before = server.metrics()
+                    found = client.run(server, trial, options.requests, seed=100 * turn + number)
+                    of_kind.setdefault(keep, []).append(spent(found, before, server.metrics()))
+
+    new, again = ({keep: _mean(all_) for keep, all_ in kind.items()} for kind in seen.values())
+    return rows_of(new, again, lambda keep: shape.visual_tokens(keep) + WORDS)
+
+
+def _mean(several: list[Spent]) -> Spent:
+    """Return the mean over rounds."""
+    fields = vars(several[0])
+    return Spent(**{name: fmean([getattr(one, name) for one in several]) for name in fields})
+
+
+def page(meta: dict[str, Any], rows: list[Row]) -> str:
+    """Return the text of README.md."""
+    lines = [
+        "# Where the time of a request goes",
+        "",
+        f"    {meta['command']}",
+        "",
+        f"`{meta['shape']}`, one request at a time, an answer of {meta['answer']} tokens, method "
+        f"`{meta['method']}`; {meta['processor']}, {meta['cores']} cores.",
+        f"Milliseconds, means over {meta['repeats'] * meta['requests']} requests. *Front* is what "
+        "the client waits beyond what the engine counts: HTTP,",
+        "decoding and preparing the picture, detokenising. *Tower* is what a first question about "
+        "a picture costs the engine more than a second",
+        "one, the mean over the pruned budgets. × is the whole request against all tokens; *ideal* "
+        "is that if the language model's prefill took as",
+        "much less as it has less to read, and everything else what it takes.",
+        "",
+        f"| {' | '.join(HEAD)} |",
+        "|---" * len(HEAD) + "|",
+    ]
+    for row in rows:
+        times = (row.front, row.queue, row.tower, row.selection, row.llm, row.decode, row.total)
+        cells = [f"{time:.0f}" if time >= 10 else f"{time:.1f}" for time in times]
+        share = f"{100 * row.speedup / row.ideal:.0f} %"
+        lines.append(
+            f"| {100 * row.keep:.3g} % | {' | '.join(cells)} | {row.speedup:.2f} | "
+            f"{row.ideal:.2f} | {share} |"
+        )
+    least = rows[-1]
+    lines += [
+        "",
+        f"At {100 * least.keep:.3g} % kept {100 * least.decode / least.total:.0f} % of a request "
+        f"is decoding and {100 * (least.front + least.tower) / least.total:.0f} % front and tower, "
+        "which no budget shortens.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+
+    def numbers(text: str) -> list[float]:
+        return [float(part) for part in text.split(",")]
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--shape", choices=SHAPES, default="llava-0.4b")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--method", default="adafv")
+    parser.add_argument("--keep", type=numbers, default=[0.25, 0.1, 0.05], metavar="F,F,…")
+    parser.add_argument("--answer", type=int, default=16, metavar="N")
+    parser.add_argument("--requests", type=int, default=6, metavar="N", help="of a round")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="rounds")
+    parser.add_argument("--kv-gib", type=int, default=2, metavar="N")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, and write results.json and README.md."""
+    options = parse(arguments)
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+    rows = measure(options)
+    names = ("shape", "device", "method", "answer", "requests", "repeats")
+    meta: dict[str, Any] = {name: getattr(options, name) for name in names}
+    meta["command"] = shlex.join(["python", "benchmarks/serving/stages.py", *sys.argv[1:]])
+    meta |= {"processor": processor_name(), "cores": os.cpu_count()}
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_json(options.out / "results.json", {"meta": meta, "rows": [row_of(row) for row in rows]})
+    (options.out / "README.md").write_text(page(meta, rows), encoding="utf-8")
+    print(page(meta, rows))
+
+
+if __name__ == "__main__":
+    main()
