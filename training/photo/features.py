@@ -16,7 +16,7 @@ from transformers import Dinov2Model
 from adafv.models.photo.assemble import FEATURE_LAYER
 from training.photo.cache import CACHE
 from training.photo.pictures import read_index
-from training.photo.scenes import LANDSCAPES, TEXTURES, Thing, compose
+from training.photo.scenes import Thing, compose
 
 __all__ = ["SHARD", "Shard", "encode", "prepare", "shards"]
 
@@ -61,12 +61,12 @@ def hidden_states(tower: Dinov2Model, images: list[Image.Image]) -> list[Tensor]
 def prepare(tower: Dinov2Model, split: str, count: int) -> None:
     """Compute what is missing of the first `count` scenes of a split.
 
-    A shard of fewer scenes, of other pictures or backgrounds or of another layer is made anew.
+    A shard of fewer scenes, of other pictures or of another layer is made anew.
     """
     folder = CACHE / "features"
     folder.mkdir(parents=True, exist_ok=True)
-    names = [*sorted(row["id"] for row in read_index()), *LANDSCAPES, *TEXTURES]
-    made_of = {"layer": FEATURE_LAYER, "pictures": zlib.crc32("".join(names).encode())}
+    pictures = sorted(row["id"] for row in read_index())
+    made_of = {"layer": FEATURE_LAYER, "pictures": zlib.crc32("".join(pictures).encode())}
     for shard in tqdm(range(math.ceil(count / SHARD)), desc=f"features {split}"):
         path = folder / f"{split}-{shard:04d}"
         numbers = range(shard * SHARD, min(count, (shard + 1) * SHARD))

@@ -3,8 +3,7 @@
 A picture is one thing cut out; an image is a scene of several, as the model sees it.
 
 Clip art (public domain) comes from Debian's openclipart-svg, photographs from
-tuxpaint-stamps-default (GPL-2: read here, never committed), photographs of landscapes and textures
-for backgrounds from mate-backgrounds (CC-BY-SA: the same), icons from npm (`icons.py`). All are
+tuxpaint-stamps-default (GPL-2: read here, never committed), icons from npm (`icons.py`). All are
 downloaded once and unpacked into the cache folder; nothing is installed.
 """
 
@@ -25,10 +24,10 @@ from training.photo.cache import CACHE
 from training.photo.icons import icons, shown
 from training.photo.names import lines_of, noun_in
 
-__all__ = ["PICTURES", "clusters", "open_picture", "prepare", "read_index", "split_of", "unpacked"]
+__all__ = ["PICTURES", "clusters", "open_picture", "prepare", "read_index", "split_of"]
 
 PICTURES = CACHE / "pictures"
-PACKAGES = ("tuxpaint-stamps-default", "openclipart-svg", "mate-backgrounds")
+PACKAGES = ("tuxpaint-stamps-default", "openclipart-svg")
 SIDE = 320  # pixels of a picture's longer side
 NEAR = 8  # bits of 64 in which two fingerprints of the same drawing may differ
 COLLECTION = re.compile(
@@ -65,7 +64,7 @@ def prepare() -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
 
     # cut out each file once, whatever its name
-    stamps, drawings, _ = unpacked()
+    stamps, drawings = _unpacked()
     files = sorted(stamps.rglob("*.png")) + sorted(drawings.rglob("*.svg")) + icons()
     rows = []
     prints = []
@@ -157,29 +156,6 @@ def split_of(row: dict, rows: list[dict]) -> str:
     return "unseen" if row["cluster"] in held and len(owners) == 1 else "train"
 
 
-def unpacked() -> tuple[Path, Path, Path]:
-    """Return the folders of stamps, drawings and backgrounds, downloaded if one is missing."""
-    folder = CACHE / "debian"
-    share = folder / "usr/share"
-    folders = (
-        share / "tuxpaint/stamps",
-        share / "openclipart/svg",
-        share / "backgrounds/mate/nature",
-    )
-    if not all(found.is_dir() for found in folders):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            subprocess.run(["apt-get", "download", *PACKAGES], cwd=folder, check=True)
-            for package in sorted(folder.glob("*.deb")):
-                subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            names = ", ".join(PACKAGES)
-            raise SystemExit(
-                f"{names} cannot be had ({error}): training needs a Debian or Ubuntu with apt"
-            ) from None
-    return folders
-
-
 def _source(path: Path) -> str:
     """Return what kind of picture a file is."""
     if path.suffix != ".png":
@@ -198,6 +174,25 @@ def _root(first: list[int], index: int) -> int:
     while first[index] != index:
         index = first[index]
     return index
+
+
+def _unpacked() -> tuple[Path, Path]:
+    """Return the folders of stamps and drawings, downloaded and unpacked if they are missing."""
+    folder = CACHE / "debian"
+    stamps = folder / "usr/share/tuxpaint/stamps"
+    drawings = folder / "usr/share/openclipart/svg"
+    if not (stamps.is_dir() and drawings.is_dir()):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            subprocess.run(["apt-get", "download", *PACKAGES], cwd=folder, check=True)
+            for package in sorted(folder.glob("*.deb")):
+                subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            names = " and ".join(PACKAGES)
+            raise SystemExit(
+                f"{names} cannot be had ({error}): training needs a Debian or Ubuntu with apt"
+            ) from None
+    return stamps, drawings
 
 
 def _caption(path: Path, content: bytes) -> str:

@@ -10,9 +10,9 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from training.photo.pictures import open_picture, read_index, unpacked
+from training.photo.pictures import open_picture, read_index
 
-__all__ = ["GRID", "LANDSCAPES", "PIXELS", "TEXTURES", "Scene", "Thing", "compose"]
+__all__ = ["GRID", "PIXELS", "Scene", "Thing", "compose"]
 
 PIXELS = 336
 PATCH = 14
@@ -20,12 +20,13 @@ GRID = PIXELS // PATCH
 # Pixels of a thing's longer side; half the image's area is about 240 x 240.
 SMALLEST = 40
 LARGEST = 240
-CLOSE = (340, 480)  # of a thing that fills the picture, cut off at its borders
 CROWD = 8  # things of a crowded scene
 COVERED = 0.35  # share of a patch's pixels that must be opaque for the patch to belong to a thing
-# Photographs behind the scenes show no thing that is asked about, and none that the gallery shows.
-LANDSCAPES = ("Aqua", "Blinds", "Dune", "Garden", "GreenMeadow", "RainDrops", "Storm", "Wood")
-TEXTURES = (
+PHOTOGRAPHS = (
+    "astronaut",
+    "coffee",
+    "chelsea",
+    "rocket",
     "brick",
     "grass",
     "gravel",
@@ -91,7 +92,7 @@ def compose(split: str, number: int, again: int = 0) -> Scene:
 
     for index, (row, side) in enumerate(cast):
         # pose the thing, and lay it where there is room; without room it is left out
-        cutout = _cropped(_posed(open_picture(row["id"]), side, random), random)
+        cutout = _posed(open_picture(row["id"]), side, random)
         dull = split == "dull" and index == len(cast) - 1
         if dull:
             cutout = _faded(cutout, random)
@@ -163,12 +164,12 @@ def _cast(random: np.random.Generator, split: str) -> list[tuple[dict, int]]:
         row = rows[random.integers(len(rows))]
         # seldom several of a kind
         copies = int(random.choice([1, 2, 3, 4], p=[0.8, 0.1, 0.06, 0.04]))
-        # sizes are even on a logarithmic scale; a thing alone may fill the picture, and isn't tiny
+        # a thing alone may be large, and is never tiny; sizes are even on a logarithmic scale
         alone = count == 1 and copies == 1
         largest = LARGEST + 60 if alone else LARGEST / (1 + 0.12 * (count + copies))
         side = int(np.exp(random.uniform(np.log(SMALLEST), np.log(largest))))
         if alone:
-            side = int(random.integers(*CLOSE)) if random.random() < 0.3 else max(side, 110)
+            side = max(side, 110)
         for _ in range(copies):
             chosen.append((row, int(side * random.uniform(0.85, 1.1))))
     return sorted(chosen, key=lambda pair: -pair[1])
@@ -210,14 +211,6 @@ def _posed(cutout: Image.Image, side: int, random: np.random.Generator) -> Image
     return cutout
 
 
-def _cropped(cutout: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Return what fits into the picture of a cutout that is larger: some part of it."""
-    width, height = min(cutout.width, PIXELS), min(cutout.height, PIXELS)
-    left = int(random.integers(cutout.width - width + 1))
-    top = int(random.integers(cutout.height - height + 1))
-    return cutout.crop((left, top, left + width, top + height))
-
-
 def _free(
     taken: np.ndarray, cutout: Image.Image, random: np.random.Generator, at_border: bool = False
 ) -> tuple[int, int] | None:
@@ -226,6 +219,8 @@ def _free(
     At the border: one that touches it, or nearly.
     """
     width, height = cutout.size
+    if width > PIXELS or height > PIXELS:
+        return None
     opaque = np.asarray(cutout.getchannel("A")) > 128
     for _ in range(30):
         left = int(random.integers(PIXELS - width + 1))
@@ -253,18 +248,18 @@ def _to_border(
 
 @lru_cache
 def _photographs() -> list[Image.Image]:
-    """Return the landscapes of mate-backgrounds and the textures of scikit-image."""
+    """Return the photographs of scikit-image and scikit-learn."""
     import skimage.data
+    from sklearn.datasets import load_sample_images
 
-    _, _, folder = unpacked()
-    pictures = []
-    for name in LANDSCAPES:
-        picture = Image.open(folder / f"{name}.jpg").convert("RGB")
-        picture.thumbnail((1200, 1200))
-        pictures.append(picture)
-    for name in TEXTURES:
-        pictures.append(Image.fromarray(getattr(skimage.data, name)()).convert("RGB"))
-    return pictures
+    pictures = list(load_sample_images().images)
+    for name in PHOTOGRAPHS:
+        try:
+            pictures.append(getattr(skimage.data, name)())
+        # not part of the wheel, and no network
+        except Exception:
+            continue
+    return [Image.fromarray(pixels).convert("RGB") for pixels in pictures]
 
 
 def _background(random: np.random.Generator) -> Image.Image:
