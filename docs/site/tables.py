@@ -5,10 +5,11 @@ Nothing is typed in.
 
 import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
+import ablation
 import engines
 import low
 import photo
@@ -226,9 +227,13 @@ def _ceiling(name: str) -> list[str]:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "ablation-adafv": partial(ablation.ablation, "adafv"),
+    "ablation-adafv+": partial(ablation.ablation, "adafv+"),
+    "ablation-saliency": ablation.saliencies,
     "by-kind": by_kind,
     "ceilings": ceilings,
     "choice": choice,
+    "clips": ablation.clips,
     "engines": engines.engines,
     "front": front,
     "low": low.low,
