@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 
 from adafv.core.prompt import ImageSpan, Prompt, Question
 from adafv.core.signals import SALIENCY, Signal
+from adafv.utils.checks import checked
 
 __all__ = ["Encoding", "PrunedOutputs", "Returned", "VisualTokens"]
 
@@ -20,8 +21,12 @@ HEAVY = ("last_hidden_state", "hidden_states", "attentions")
 """Fields of an encoder's output that nobody reads again, and that would be kept in memory."""
 
 
+@checked
 class PrunedOutputs(dict[str, ModelOutput]):
     """Outputs of encoders by modality, for `mm_encoder_outputs`, of the tokens that are kept."""
+
+    def __init__(self, outputs: Mapping[str, ModelOutput]) -> None:
+        super().__init__(outputs)
 
 
 @dataclass(frozen=True)
@@ -221,7 +226,7 @@ class Encoding:
         self, features: list[Tensor], deepstack_features: list[list[Tensor]]
     ) -> PrunedOutputs:
         """Return other features (k, D) of each image by modality, for `mm_encoder_outputs`."""
-        found = PrunedOutputs()
+        found: dict[str, ModelOutput] = {}
         start = 0
         for part in self.returned:
             # the images of one encoder follow one another
@@ -229,7 +234,7 @@ class Encoding:
             levels = [level[own] for level in deepstack_features]
             found[part.modality] = part.but(features[own], levels)
             start += part.count
-        return found
+        return PrunedOutputs(found)
 
 
 def _padding(lengths: Sequence[int]) -> Tensor:

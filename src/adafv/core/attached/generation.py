@@ -167,7 +167,7 @@ class _Shown:
 
 
 @checked
-def merged(merge: Callable[[Any, Any], Any], defaults: Any, customs: Any) -> Any:
+def merged(merge: Callable[[Any, Any], Any], defaults: list[Any], customs: list[Any]) -> list[Any]:
     """Return a model's list of criteria or processors with the caller's in place of its own kind.
 
     Args:
@@ -177,8 +177,8 @@ def merged(merge: Callable[[Any, Any], Any], defaults: Any, customs: Any) -> Any
     """
     plain = [one._one if isinstance(one, _Shown) else one for one in customs]
     shown = {id(one): custom for one, custom in zip(plain, customs, strict=True)}
-    both = merge(defaults, type(customs)(plain))
-    return type(both)(shown.get(id(one), one) for one in both)
+    both: list[Any] = merge(defaults, type(customs)(plain))
+    return type(both)([shown.get(id(one), one) for one in both])
 
 
 class _Streamer:
