@@ -127,9 +127,15 @@ def least(found: dict[Key, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def corrected(rows: list[dict[str, Any]]) -> float:
-    """Return the smallest p after Holm's correction for all rows: the first step decides."""
-    return min(1.0, len(rows) * min(row["p"] for row in rows))
+def corrected(rows: list[dict[str, Any]]) -> list[float]:
+    """Return the p of each row after Holm's correction for all of them."""
+    ranked = sorted(range(len(rows)), key=lambda index: rows[index]["p"])
+    found = [1.0] * len(rows)
+    largest = 0.0
+    for rank, index in enumerate(ranked):
+        largest = max(largest, (len(rows) - rank) * rows[index]["p"])
+        found[index] = min(1.0, largest)
+    return found
 
 
 def page(results: dict[str, Any]) -> str:
@@ -137,7 +143,8 @@ def page(results: dict[str, Any]) -> str:
     meta, rows, ceiling = results["meta"], results["rows"], results["least"]
     by_type = sorted(ceiling["by_type"].items(), key=lambda pair: -pair[1])
     named = ", ".join(f"`{name}` {count:.0f}" for name, count in by_type)
-    smallest = corrected(rows)
+    gains = [p for row, p in zip(rows, corrected(rows), strict=True) if row["difference"] > 0]
+    smallest = min(gains, default=1.0)
     ahead = [row for row in rows if row["ci_low"] > 0]
     lines = [
         "# A budget for each question",
@@ -176,7 +183,7 @@ def page(results: dict[str, Any]) -> str:
         "",
         f"Of {len(rows)} comparisons (six rules, {len(TARGETS)} budgets) {len(ahead)} have an "
         "interval above zero; corrected for all of",
-        f"them (Holm) the smallest p is {smallest:.2g}. All rows are in `results.json`.",
+        f"them (Holm) the smallest p of a gain is {smallest:.2g}. All rows are in `results.json`.",
         "",
         f"Accuracy was measured with {', '.join(map(str, MEASURED[:-1]))} and {MOST} tokens and "
         "taken to be linear in the",
@@ -192,10 +199,8 @@ def page(results: dict[str, Any]) -> str:
 def _verdict(smallest: float) -> str:
     """Return in a sentence whether any rule is ahead."""
     if smallest < 0.05:
-        return "**One is ahead of a fixed budget beyond luck**, see the table."
-    return (
-        "**None is ahead of one fixed budget for all beyond luck**, so no such option is offered."
-    )
+        return "**One is significantly ahead of a fixed budget** (p < 0.05), see the table."
+    return "**None is significantly ahead of one fixed budget for all**, so no option does it."
 
 
 def main(arguments: list[str] | None = None) -> None:
