@@ -107,7 +107,8 @@ def draw_scores(rows: Rows, caption: str) -> Figure:
     panels[0].set_ylim(10 * math.floor(lowest / 10), 108)
     panels[0].yaxis.set_major_locator(MaxNLocator(4, steps=[5, 10]))
     figure.supylabel("score, % of the dense model's", fontsize=9.5, color=INK)
-    figure.supxlabel("share of the visual tokens gone", fontsize=9.5, color=INK)
+    first_below = panels[(down - 1) * columns]
+    first_below.set_xlabel("share of the visual tokens gone", loc="left", fontsize=9.5, color=INK)
     return figure
 
 
