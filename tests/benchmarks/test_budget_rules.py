@@ -3,6 +3,7 @@ are told to, and are compared with one budget of the same size.
 """
 
 import importlib
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,12 @@ def rules(monkeypatch):
 @pytest.fixture
 def measure(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS / "budget-rules")
-    return importlib.import_module("measure")
+    # other benchmarks have a script of this name, too
+    script = BENCHMARKS / "budget-rules" / "measure.py"
+    spec = importlib.util.spec_from_file_location("budget_rules", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

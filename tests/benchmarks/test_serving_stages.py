@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def stages(monkeypatch):
     """The script, imported as when it runs."""
     monkeypatch.syspath_prepend(BENCHMARKS / "serving")
-    return importlib.import_module("stages")
+    return importlib.import_module("request_stages")
 
 
 def test_the_means_of_some_requests(stages):

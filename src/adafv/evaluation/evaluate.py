@@ -16,9 +16,9 @@ from adafv.data.sample import Question, Sample
 from adafv.data.scenes import SPLITS
 from adafv.evaluation.answering import Answering, Configuration, chunks, configured, settings_of
 from adafv.evaluation.answers import AnswerLog, Key
+from adafv.evaluation.askable import check_questions
 from adafv.evaluation.own import (
     ImageFile,
-    check_questions,
     file_of,
     is_own,
     name_of,

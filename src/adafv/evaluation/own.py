@@ -9,18 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import ProcessorMixin
-
 from adafv.batch.jsonl import Line, read_lines
 from adafv.data.sample import Box, Question, Sample
 from adafv.evaluation.beyond_resize import BEYOND_RESIZE
 from adafv.models.images import open_image
-from adafv.models.prompting import check_question
 from adafv.utils.checks import checked
 
 __all__ = [
     "ImageFile",
-    "check_questions",
     "file_of",
     "is_own",
     "name_of",
@@ -116,19 +112,6 @@ def file_of(suite: str) -> Path:
     """Return the file of own questions."""
     path = Path(suite)
     return path / FILE if path.is_dir() else path
-
-
-@checked
-def check_questions(
-    images: Sequence[ImageFile], path: str | Path, processor: ProcessorMixin
-) -> None:
-    """Raise a `ValueError` that names the line of a question that a model cannot be asked."""
-    for image in images:
-        for question, line in zip(image.questions, image.lines, strict=True):
-            try:
-                check_question(processor, question.text)
-            except ValueError as error:
-                raise ValueError(f"line {line} of {path}: {error}") from None
 
 
 @checked

@@ -14,8 +14,9 @@ from adafv.core.pruner import Pruner
 from adafv.data.sample import Question
 from adafv.evaluation.answering import Answering, Configuration, chunks, configured, settings_of
 from adafv.evaluation.answers import AnswerLog, Key
+from adafv.evaluation.askable import check_questions
 from adafv.evaluation.oracle import Oracle
-from adafv.evaluation.own import ImageFile, check_questions
+from adafv.evaluation.own import ImageFile
 from adafv.models.boilerplate import boilerplate
 from adafv.tuning.pick import (
     CHOOSING,

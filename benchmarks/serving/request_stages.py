@@ -1,6 +1,6 @@
 """Where the time of a request goes on vLLM, one at a time, and what a budget can shorten of it.
 
-    python benchmarks/serving/stages.py --out benchmarks/serving/stages
+    python benchmarks/serving/request_stages.py --out benchmarks/serving/stages
 
 The engine's own counters say how long requests wait, are prefilled and decoded; what the client
 waits beyond that is HTTP, the decoding of the picture, its preparation and the detokeniser. The
@@ -242,7 +242,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = measure(options)
     names = ("shape", "device", "method", "answer", "requests", "repeats")
     meta: dict[str, Any] = {name: getattr(options, name) for name in names}
-    meta["command"] = shlex.join(["python", "benchmarks/serving/stages.py", *sys.argv[1:]])
+    meta["command"] = shlex.join(["python", "benchmarks/serving/request_stages.py", *sys.argv[1:]])
     meta |= {"processor": processor_name(), "cores": os.cpu_count()}
     options.out.mkdir(parents=True, exist_ok=True)
     write_json(options.out / "results.json", {"meta": meta, "rows": [row_of(row) for row in rows]})
