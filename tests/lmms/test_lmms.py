@@ -40,7 +40,7 @@ def run(tmp_path_factory) -> tuple[dict, list[dict]]:
     out = tmp_path_factory.mktemp("lmms")
     command = [
         *(sys.executable, "-m", "lmms_eval", "--model", "adafv"),
-        *("--model_args", "pretrained=embedded,method=adafv,keep=0.05", "--tasks", "adafv_scenes"),
+        *("--model_args", "pretrained=embedded,keep=0.05", "--tasks", "adafv_scenes"),
         *("--include_path", str(TASKS), "--limit", str(LIMIT), "--batch_size", "4"),
         *("--output_path", str(out), "--log_samples", "--verbosity", "DEBUG"),
     ]
@@ -120,7 +120,7 @@ def test_the_results_say_how_it_was_pruned(run, own):
     of the tokens.
     """
     config, throughput = run[0]["config"], run[0]["throughput"]
-    assert config["model_args"] == "pretrained=embedded,method=adafv,keep=0.05"
+    assert config["model_args"] == "pretrained=embedded,keep=0.05"
     assert f"adafv {adafv.__version__}, AdaFV(keep=0.05, tokens=None" in config["model_backend"]
     assert throughput["avg_keep"] == 0.05
     assert throughput["avg_visual_tokens"] == pytest.approx(fmean(a.visual_tokens for _, a in own))
