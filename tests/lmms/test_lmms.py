@@ -121,7 +121,8 @@ def test_the_results_say_how_it_was_pruned(run, own):
     """
     config, throughput = run[0]["config"], run[0]["throughput"]
     assert config["model_args"] == "pretrained=embedded,keep=0.05"
-    assert f"adafv {adafv.__version__}, AdaFV(keep=0.05, tokens=None" in config["model_backend"]
+    name = type(adafv.method(DEFAULT_METHOD, keep=0.05)).__name__
+    assert f"adafv {adafv.__version__}, {name}(keep=0.05, tokens=None" in config["model_backend"]
     assert throughput["avg_keep"] == 0.05
     assert throughput["avg_visual_tokens"] == pytest.approx(fmean(a.visual_tokens for _, a in own))
     assert throughput["avg_kept_tokens"] == pytest.approx(fmean(a.kept_tokens for _, a in own))
