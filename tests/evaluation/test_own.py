@@ -9,7 +9,7 @@ from adafv.cli import main
 from adafv.data.sample import Question, normalised, same_answer
 from adafv.evaluation.beyond_resize import BEYOND_RESIZE
 from adafv.evaluation.evaluate import Evaluation
-from adafv.evaluation.own import is_own, own_images, own_samples
+from adafv.evaluation.own import is_own, name_of, own_images, own_samples
 from adafv.evaluation.report import read, table
 from adafv.evaluation.rows import rows_of
 
@@ -149,6 +149,16 @@ def test_a_question_that_cannot_be_asked_is_named_before_any_is_answered(write, 
     with pytest.raises(ValueError, match=f"line 2 of {path}: the question contains '<image>'"):
         plan.run(tiny_model("llava"), tiny_processor("llava"), tmp_path / "out", name="tiny")
     assert not (tmp_path / "out" / "answers.jsonl").exists()
+
+
+def test_a_folder_is_called_as_it_was_named(tmp_path, monkeypatch):
+    """By a link's own name, and the working folder by its name, too."""
+    folder = tmp_path / "asked"
+    folder.mkdir()
+    (tmp_path / "linked").symlink_to(folder)
+    assert name_of(str(tmp_path / "linked")) == "linked"
+    monkeypatch.chdir(folder)
+    assert name_of(".") == "asked"
 
 
 def test_two_files_of_one_name_are_refused(write, tmp_path):

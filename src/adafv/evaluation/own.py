@@ -68,7 +68,8 @@ def is_own(suite: str) -> bool:
 @checked
 def name_of(suite: str) -> str:
     """Return under which name the questions of a file or folder stand in results."""
-    return Path(suite.removesuffix(ENDING)).resolve().name
+    # absolute, for "." has no name; links keep theirs
+    return Path(os.path.abspath(suite.removesuffix(ENDING))).name
 
 
 @checked
