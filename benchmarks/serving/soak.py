@@ -1,7 +1,7 @@
 """Keep a server under mixed load for long: memory, requests lost, and p99 of TTFT over time.
 
-The embedded model, with adafv and on stock vLLM, one after the other; then a disk that fills, and
-an engine that dies.
+The embedded model, with adafv and on stock vLLM, both at once and each on a core of its own, so
+that what else the machine does meets both; then a disk that fills, and an engine that dies.
 
     python benchmarks/serving/soak.py --minutes 60 --out benchmarks/serving/soak
 """
@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -27,8 +27,10 @@ from urllib.request import Request, urlopen
 
 import psutil
 from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
 
-from adafv.demo.server import FLAGS, Server, running, serving
+from adafv.demo.server import FLAGS, Server, running
 from adafv.embedded import MODEL_DIR
 from adafv.utils.machine import processor_name
 
@@ -263,14 +265,16 @@ def memory(server: Server) -> int:
 
 
 def start(engine: str) -> AbstractContextManager[Server]:
-    """Return a context in which a server of the embedded model runs."""
+    """Return a context in which a server of the embedded model computes on a core of its own."""
+    core = {"VLLM_CPU_OMP_THREADS_BIND": str(ENGINES.index(engine))}
     if engine == "adafv":
-        return serving("--keep", "0.1", "--cache-mb", "4", *FLAGS, *CACHES)
+        command = [sys.executable, "-m", "adafv", "serve", "--keep", "0.1", "--cache-mb", "4"]
+        return running([*command, *FLAGS, *CACHES], **core)
     command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
     # stock vLLM expects other names of weights; what they are doesn't matter for memory and time
     command += ["--model", str(MODEL_DIR), "--load-format", "dummy"]
     command += ["--served-model-name", "embedded", "--limit-mm-per-prompt", '{"image": 64}']
-    return running([*command, *FLAGS, *CACHES], VLLM_PLUGINS="")
+    return running([*command, *FLAGS, *CACHES], VLLM_PLUGINS="", **core)
 
 
 def fill_disk(server: Server, load: Load, seconds: float) -> int:
@@ -335,11 +339,11 @@ def write_page(out: Path, meta: dict[str, Any], rows: list[Row]) -> None:
         f"    {meta['command']}",
         "",
         f"The embedded model, {AT_ONCE} requests at once for {meta['minutes']:g} minutes, on adafv "
-        "and then on stock vLLM,",
-        f"whose weights are random. {meta['processor']}, {meta['cores']} cores; on average "
-        f"{meta['load']:.1f} programs wanted to run at once,",
-        "this one among them: times are those of this machine at that time, and the two engines'",
-        "can be compared as far as the load was the same. Of a hundred requests "
+        "and, at the same time, on stock vLLM,",
+        "whose weights are random; each engine computes on a core of its own, and both share what",
+        f"else there is. {meta['processor']}, {meta['cores']} cores; on average {meta['load']:.1f} "
+        "programs wanted to run at once,",
+        "this one among them. Of a hundred requests "
         + ", ".join(f"{share} {kind}" for kind, share in KINDS.items())
         + ".",
         "Every image of a new request is new; adafv keeps 100, 25, 10 or 5 % of it by turns.",
@@ -374,38 +378,48 @@ def write_page(out: Path, meta: dict[str, Any], rows: list[Row]) -> None:
 def main() -> int:
     """Run the load on both engines; 1 where a request was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60, help="for each engine")
+    parser.add_argument("--minutes", type=float, default=60, help="of load")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    seconds = 60 * options.minutes
-    rows: list[Row] = []
-    loads = []
     meta: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/serving/soak.py", *sys.argv[1:]]),
         "minutes": options.minutes,
         "processor": processor_name(),
         "cores": os.cpu_count(),
-        "growth_mib": {},
     }
-    for engine in ENGINES:
-        with start(engine) as server:
-            load = Load(server, ours=engine == "adafv", seed=options.seed)
-            loads.append(os.getloadavg()[0])
-            load.run(seconds)
-            loads.append(os.getloadavg()[0])
+    seconds = 60 * options.minutes
+    with ExitStack() as stack, ThreadPoolExecutor(len(ENGINES)) as pool:
+        loads = {}
+        for engine in ENGINES:
+            server = stack.enter_context(start(engine))
+            loads[engine] = Load(server, ours=engine == "adafv", seed=options.seed)
+        under_load = [pool.submit(load.run, seconds) for load in loads.values()]
+        with Progress(console=Console(stderr=True)) as progress:
+            bar = progress.add_task("under load", total=seconds)
+            while not all(each.done() for each in under_load):
+                time.sleep(EVERY)
+                progress.advance(bar, EVERY)
+        for each in under_load:
+            each.result()
+        meta["load"] = os.getloadavg()[2]  # of the last 15 minutes
+
+        # what was seen up to here is not lost with a server that ends by itself
+        rows: list[Row] = []
+        meta["growth_mib"] = {}
+        for engine, load in loads.items():
             of_engine = load.rows(engine, seconds)
             rows += of_engine
             meta["growth_mib"][engine] = growth(of_engine)
-            # what was seen up to here is not lost with a server that ends by itself
-            write_results(options.out, meta, rows)
-            if not family(server):
+        write_results(options.out, meta, rows)
+        for engine, load in loads.items():
+            if not family(load.server):
                 raise SystemExit(f"the server of {engine} has ended: see its log")
-            if engine == "adafv":
-                meta["disk_full_lost"] = fill_disk(server, load, min(60, seconds / 4))
-                meta["engine_killed"] = kill_engine(server)
-    meta["load"] = statistics.mean(loads)
+
+        ours = loads["adafv"]
+        meta["disk_full_lost"] = fill_disk(ours.server, ours, min(60, seconds / 4))
+        meta["engine_killed"] = kill_engine(ours.server)
     write_results(options.out, meta, rows)
     write_page(options.out, meta, rows)
     return int(any(row.lost for row in rows) or meta["disk_full_lost"] > 0)
