@@ -1,22 +1,24 @@
-"""Rows, tables, an image and README of a measurement."""
+"""Tables, an image and README of a measurement; as a command, anew from a folder's own records.
 
-from collections import defaultdict
+python benchmarks/serving/report.py benchmarks/serving
+"""
+
+import json
+import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
-import numpy as np
 from plot import draw
-from shapes import Shape
+from serving_rows import COLUMNS, SOON, STOCK, Record, rows_of, summed
+from shapes import SHAPES, Shape
 
 from adafv.utils.files import atomic, write_text
-from adafv.utils.records import as_csv, columns_of, row_of, write_json
+from adafv.utils.records import as_csv, write_json
 
-__all__ = ["COLUMNS", "Row", "rows_of", "write"]
+__all__ = ["write"]
 
-STOCK = ("stock", 1.0)
 SHARES = (0, 0.5, 0.9, 0.99)  # of requests about an image that was asked about before
 GPU = """
 ## On a GPU
@@ -28,162 +30,6 @@ The same on LLaVA-NeXT-7B's shape, with 2,928 visual tokens for an image. Both s
 GPU, so it needs 48 GB
 or more (`--gpu-memory-utilization` is each one's share). This has not been run.
 """
-
-Record = dict[str, Any]
-Name = tuple[str, float]
-"""engine, keep"""
-Group = tuple[int, str]
-"""concurrency, question"""
-
-
-@dataclass(frozen=True)
-class Row:
-    """An engine at a budget, with so many requests at once.
-
-    Medians are over repetitions, percentiles of TTFT over all their requests.
-
-    Attributes:
-        speedup, ttft_speedup: against stock vLLM in the same repetition; `speedup_low` and
-            `speedup_high` are the lowest and the highest.
-        ideal_speedup, ttft_ideal: ratios of FLOPs: all of them, and those up to the first token,
-            vision tower included; None where the image was asked about before.
-        kv_blocks, running: most in use, most requests at once.
-        kv_blocks_per_request, kv_capacity_requests: counted, not measured.
-        others: cores that other programs kept busy, mean.
-    """
-
-    # what was asked of which engine
-    engine: str
-    keep: float
-    concurrency: int
-    question: str
-    repeats: int
-    requests: int
-    visual_tokens: int
-    prompt_tokens: float
-    # how fast it was
-    requests_per_s: float
-    tokens_per_s: float
-    ttft_p50_ms: float
-    ttft_p95_ms: float
-    tpot_p50_ms: float
-    # against stock vLLM, and against what FLOPs allow
-    speedup: float
-    speedup_low: float
-    speedup_high: float
-    ideal_speedup: float | None
-    share_of_ideal: float | None
-    ttft_speedup: float
-    ttft_ideal: float | None
-    # what it took
-    kv_blocks: int
-    kv_blocks_per_request: int
-    kv_capacity_requests: int
-    running: int
-    preemptions: int
-    prefix_hits: int
-    others: float
-
-
-COLUMNS = columns_of(Row)
-
-
-def rows_of(
-    trials: Sequence[Record], caches: dict[str, Record], shape: Shape
-) -> list[dict[str, Any]]:
-    """Return a `Row` per concurrency, question, engine and keep."""
-    groups: dict[Group, dict[Name, list[Record]]] = {}
-    for trial in trials:
-        group = groups.setdefault((trial["concurrency"], trial["question"]), defaultdict(list))
-        group[trial["engine"], trial["keep"]].append(trial)
-
-    # new questions first, few at once first; stock first, then by falling budget
-    rows = []
-    for key in sorted(groups, key=lambda key: (key[1] != "new", key[0])):
-        group = groups[key]
-        for name in sorted(group, key=lambda name: (name[0] != "stock", -name[1])):
-            row = _row(key, name, group[name], group[STOCK], caches[name[0]], shape)
-            rows.append(row_of(row, 4))
-    return rows
-
-
-def _row(
-    key: Group,
-    name: Name,
-    trials: list[Record],
-    stock: list[Record],
-    cache: Record,
-    shape: Shape,
-) -> Row:
-    # of one request
-    answer = round(trials[0]["answer_tokens"])
-    prompt = fmean(trial["prompt_tokens"] for trial in trials)
-
-    # ideal: a second question finds the tower's work done, and FLOPs say nothing
-    ideal = None
-    ttft_ideal = None
-    if key[1] == "new":
-        ours = shape.flops(round(prompt), answer)
-        theirs = shape.flops(round(stock[0]["prompt_tokens"]), answer)
-        ideal = sum(theirs.values()) / sum(ours.values())
-        ttft_ideal = (theirs["vision"] + theirs["prefill"]) / (ours["vision"] + ours["prefill"])
-
-    # against stock vLLM in the same repetition
-    # a machine may slow down from repetition to repetition
-    first = {trial["repeat"]: trial for trial in stock}
-    ratios = []
-    waits = []
-    for trial in trials:
-        other = first.get(trial["repeat"])
-        if other is not None:
-            ratios.append(_rate(trial) / _rate(other))
-            waits.append(np.median(other["ttft_ms"]) / np.median(trial["ttft_ms"]))
-
-    ttft = []
-    for trial in trials:
-        ttft += trial["ttft_ms"]
-    p50, p95 = np.percentile(ttft, [50, 95])
-
-    # nothing reads the last token; vLLM's first block is empty
-    blocks = -(-(round(prompt) + answer - 1) // cache["block_size"])
-    return Row(
-        engine=name[0],
-        keep=name[1],
-        concurrency=key[0],
-        question=key[1],
-        repeats=len(trials),
-        requests=_sum(trials, "requests"),
-        visual_tokens=shape.visual_tokens(name[1]),
-        prompt_tokens=prompt,
-        requests_per_s=median(map(_rate, trials)),
-        tokens_per_s=median(_rate(trial) * trial["answer_tokens"] for trial in trials),
-        ttft_p50_ms=float(p50),
-        ttft_p95_ms=float(p95),
-        tpot_p50_ms=median(trial["tpot_ms"] for trial in trials),
-        speedup=median(ratios),
-        speedup_low=min(ratios),
-        speedup_high=max(ratios),
-        ideal_speedup=ideal,
-        share_of_ideal=None if ideal is None else median(ratios) / ideal,
-        ttft_speedup=float(median(waits)),
-        ttft_ideal=ttft_ideal,
-        kv_blocks=max(trial["kv_blocks"] for trial in trials),
-        kv_blocks_per_request=blocks,
-        kv_capacity_requests=(cache["blocks"] - 1) // blocks,
-        running=max(trial["running"] for trial in trials),
-        preemptions=_sum(trials, "preemptions"),
-        prefix_hits=_sum(trials, "prefix_hits"),
-        others=fmean(trial["others"] for trial in trials),
-    )
-
-
-def _sum(records: Iterable[Record], name: str) -> int:
-    return sum(record[name] for record in records)
-
-
-def _rate(trial: Record) -> float:
-    """Return requests per second."""
-    return trial["requests"] / trial["seconds"]
 
 
 def write(
@@ -248,8 +94,8 @@ def _readme(shape: Shape, meta: dict[str, Any], rows: list[dict[str, Any]], tabl
     repeats = new[0]["repeats"]
     usual = f"{meta['others'][0]:.2f}"
     most = f"{meta['others'][1]:.2f}"
-    hits = _sum(new, "prefix_hits")
-    preempted = _sum(new, "preemptions")
+    hits = summed(new, "prefix_hits")
+    preempted = summed(new, "preemptions")
     return f"""# Serving on vLLM
 
     {meta["command"]}
@@ -269,7 +115,10 @@ turns. Requests and
 tokens per second are medians over repetitions, percentiles of TTFT are over all requests; × is \
 against stock vLLM in
 the same repetition, with the lowest and the highest. Ideal is the ratio of FLOPs: tower, prefill \
-and decode.
+and decode. *As
+decoded* is the ideal of one request at a time if all up to its first token took as much less as \
+its FLOPs, and the
+answer's other tokens took what they took; in brackets how much of it was reached.
 
 ![Requests per second, TTFT and KV blocks](serving.png)
 
@@ -293,6 +142,9 @@ def _tables(rows: list[dict[str, Any]], caches: dict[str, Record]) -> str:
     return f"""## An image and a question, all new
 
 {_speed(_new(rows))}
+## How soon the first token comes
+
+{_soon(_new(rows))}
 ## How many requests the KV cache holds
 
 {_capacity(rows, caches)}
@@ -314,6 +166,7 @@ def _speed(rows: list[dict[str, Any]]) -> str:
         "requests/s",
         "× stock",
         "ideal",
+        "as decoded",
         "TTFT p50",
         "p95",
         "tokens/s",
@@ -332,6 +185,7 @@ def _speed(rows: list[dict[str, Any]]) -> str:
             f"{row['requests_per_s']:.2f}",
             times,
             f"{row['ideal_speedup']:.2f}",
+            _as_decoded(row),
             _time(row["ttft_p50_ms"]),
             _time(row["ttft_p95_ms"]),
             f"{row['tokens_per_s']:.1f}",
@@ -339,6 +193,28 @@ def _speed(rows: list[dict[str, Any]]) -> str:
         )
         lines.append(line)
     return "\n".join(_markdown(head, lines)) + "\n"
+
+
+def _as_decoded(row: dict[str, Any]) -> str:
+    """Return the ideal at the decode's own cost, and how much of it was reached."""
+    ideal = row["ideal_as_decoded"]
+    if ideal is None:
+        return ""
+    if _is_stock(row):
+        return f"{ideal:.2f}"
+    return f"{ideal:.2f} ({100 * row['speedup'] / ideal:.0f} %)"
+
+
+def _soon(rows: list[dict[str, Any]]) -> str:
+    limits = [f"within {limit} s" for limit in SOON]
+    lines = []
+    for row in rows:
+        times = [_time(row[f"ttft_{name}_ms"]) for name in ("p50", "p95", "p99")]
+        shares = [f"{100 * row[f'within_{limit}_s']:.0f} %" for limit in SOON]
+        lines.append((str(row["concurrency"]), _name(row), *times, *shares))
+    head = ("at once", "kept", "TTFT p50", "p95", "p99", *limits)
+    about = "Shares are of all requests of a row, over repetitions."
+    return "\n".join([about, "", *_markdown(head, lines)]) + "\n"
 
 
 def _capacity(rows: list[dict[str, Any]], caches: dict[str, Record]) -> str:
@@ -451,3 +327,15 @@ def _is_stock(row: dict[str, Any]) -> bool:
 
 def _time(ms: float) -> str:
     return f"{ms / 1000:.2f} s" if ms >= 1000 else f"{ms:.0f} ms"
+
+
+def rewrite(folder: Path) -> str:
+    """Write results and README of a folder anew, from its cells.jsonl; return the tables."""
+    meta = json.loads((folder / "results.json").read_text())["meta"]
+    lines = (folder / "cells.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    return write(folder, SHAPES[meta["shape"]], meta, records, meta["command"])
+
+
+if __name__ == "__main__":
+    print(rewrite(Path(sys.argv[1])))

@@ -1,0 +1,43 @@
+"""Protects the serving table: its ideals and shares follow from the trials by hand."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "serving"
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """One request at a time: stock's wait 1 s or 3 s, adafv's 0.5 s."""
+    monkeypatch.syspath_prepend(FOLDER)
+    rows_of = importlib.import_module("serving_rows").rows_of
+    shape = importlib.import_module("shapes").SHAPES["llava-0.4b"]
+    shared = {"concurrency": 1, "question": "new", "requests": 2, "answer_tokens": 16}
+    shared |= {"kv_blocks": 1, "running": 1, "preemptions": 0, "prefix_hits": 0, "others": 0}
+    trials = []
+    for repeat in range(2):
+        own = {"engine": "stock", "keep": 1.0, "prompt_tokens": 596, "tpot_ms": 40, "seconds": 4}
+        trials.append({**shared, **own, "repeat": repeat, "ttft_ms": [1000, 3000]})
+        own = {"engine": "adafv", "keep": 0.05, "prompt_tokens": 49, "tpot_ms": 20, "seconds": 2}
+        trials.append({**shared, **own, "repeat": repeat, "ttft_ms": [500, 500]})
+    cache = {"blocks": 100, "block_size": 32}
+    found = rows_of(trials, {"stock": cache, "adafv": cache}, shape)
+    return {row["engine"]: row for row in found}
+
+
+def test_ideal_at_the_cost_of_decoding(rows):
+    """Up to the first token as much less as FLOPs say, then what the other tokens took."""
+    ours = rows["adafv"]
+    at_best = 2000 / ours["ttft_ideal"] + 15 * 20
+    assert ours["ideal_as_decoded"] == pytest.approx((2000 + 15 * 40) / at_best, rel=1e-3)
+    assert rows["stock"]["ideal_as_decoded"] == 1
+    # no budget shortens the decode, so it is far below the ratio of FLOPs up to the first token
+    assert ours["ideal_as_decoded"] < ours["ttft_ideal"]
+
+
+def test_shares_in_time(rows):
+    assert [rows["stock"][f"within_{limit}_s"] for limit in (1, 2, 5)] == [0.5, 0.5, 1]
+    assert rows["adafv"]["within_1_s"] == 1
+    assert rows["stock"]["ttft_p99_ms"] == pytest.approx(3000)
