@@ -24,6 +24,7 @@ import numpy as np
 from client import WORDS, Client, Trial
 from report import write
 from servers import Server, Watch
+from serving_options import add_options, numbers
 from shapes import SHAPES
 from tqdm import tqdm
 
@@ -79,6 +80,7 @@ def measure(options: argparse.Namespace, log: Log, todo: list[list[Trial]]) -> N
                 model,
                 plugin=engine == "adafv",
                 device=options.device,
+                dtype=options.dtype,
                 context=context,
                 kv_gib=options.kv_gib,
                 share=options.gpu_memory_utilization,
@@ -136,26 +138,11 @@ def _record(found: dict[str, Any], watch: Watch) -> dict[str, Any]:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-
-    def numbers(kind: type) -> Any:
-        return lambda text: list(map(kind, text.split(",")))
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--shape", choices=SHAPES, default="llava-0.4b")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--method", default="adafv")
-    parser.add_argument("--keep", type=numbers(float), default=[0.25, 0.1, 0.05], metavar="F,F,…")
+    add_options(parser)
     parser.add_argument("--concurrency", type=numbers(int), default=[1, 8, 32], metavar="N,N,…")
-    parser.add_argument("--repeats", type=int, default=4, metavar="N")
-    parser.add_argument(
-        "--answer", type=int, default=16, metavar="N", help="tokens of every answer"
-    )
-    parser.add_argument(
-        "--kv-gib", type=int, default=2, metavar="N", help="KV cache of a server on a CPU"
-    )
     parser.add_argument(
         "--gpu-memory-utilization",
         type=float,
@@ -166,7 +153,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="a tiny model and few requests: does it run?"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
     options = parser.parse_args(arguments)
     # a check of the script, not a measurement
     if options.quick:
@@ -183,7 +169,7 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 
     from adafv import __version__
 
-    names = ("shape", "device", "method", "keep", "concurrency", "answer", "kv_gib", "quick")
+    names = "shape device dtype method keep concurrency answer kv_gib quick".split()
     versions = {"adafv": __version__, "vllm": vllm.__version__, "torch": torch.__version__}
     settings: dict[str, Any] = {name: getattr(options, name) for name in names}
     settings["machine"] = machine(options.device)

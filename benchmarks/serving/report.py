@@ -103,7 +103,7 @@ def _readme(shape: Shape, meta: dict[str, Any], rows: list[dict[str, Any]], tabl
 vLLM's own benchmark client (`vllm bench serve`) on loopback, in turn against two servers: stock \
 (`VLLM_PLUGINS=''`)
 and with adafv's plugin, method `{meta["method"]}`. The model is `{meta["shape"]}`: {size} B \
-random weights in bfloat16,
+random weights in {meta["dtype"]},
 {shape.patches} visual tokens for an image, {share} % of a dense request's FLOPs in the vision \
 tower.
 vLLM {versions["vllm"]}, PyTorch {versions["torch"]}, {where}.

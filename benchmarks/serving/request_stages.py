@@ -5,29 +5,35 @@
 The engine's own counters say how long requests wait, are prefilled and decoded; what the client
 waits beyond that is HTTP, the decoding of the picture, its preparation and the detokeniser. The
 tower is what a first question about a picture costs more than a second one, whose encoding the
-plugin has kept.
+plugin has kept. Resumes an interrupted run.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from client import WORDS, Client, Trial
 from servers import Server
+from serving_options import add_options
 from shapes import SHAPES, Shape
+from tqdm import tqdm
 
+from adafv.speed.log import Log
 from adafv.utils.machine import processor_name
 from adafv.utils.records import row_of, write_json
 
 DENSE = 1.0
+QUESTIONS = ("new", "again")
 COUNTED = {
     "queue": "request_queue_time_seconds_sum",
     "prefill": "request_prefill_time_seconds_sum",
@@ -132,10 +138,19 @@ def rows_of(
     return rows
 
 
-def measure(options: argparse.Namespace) -> list[Row]:
-    """Start a server with the plugin, ask it at every budget, and return the rows."""
+def plan(options: argparse.Namespace) -> list[list[Trial]]:
+    """Return the trials: every budget in each round, new pictures, then each of them again."""
+    trials = []
+    for turn in range(options.repeats):
+        for keep in (DENSE, *options.keep):
+            together = [Trial(turn, 1, "adafv", keep, question) for question in QUESTIONS]
+            trials.append(together)
+    return trials
+
+
+def measure(options: argparse.Namespace, log: Log, todo: list[list[Trial]]) -> None:
+    """Start a server with the plugin, and add a line for each trial."""
     shape: Shape = SHAPES[options.shape]
-    keeps = [DENSE, *options.keep]
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         folder = Path(temporary)
         model = shape.save(folder / "model")
@@ -143,6 +158,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
             model,
             plugin=True,
             device=options.device,
+            dtype=options.dtype,
             context=shape.visual_tokens(DENSE) + WORDS + options.answer + 64,
             kv_gib=options.kv_gib,
             share=0.8,
@@ -152,27 +168,34 @@ def measure(options: argparse.Namespace) -> list[Row]:
         client = Client(folder, model, shape, options.answer, options.method)
 
         # warm up, on pictures of their own
-        for number, keep in enumerate(keeps):
-            client.run(server, Trial(-1, 1, "adafv", keep), 2, seed=10_000 + number)
+        seeds = np.random.default_rng()
+        for keep in dict.fromkeys(trial.keep for together in todo for trial in together):
+            client.run(server, Trial(-1, 1, "adafv", keep), 2, int(seeds.integers(2**32)))
 
-        # every budget in each round, new pictures, then each of them again
-        seen: dict[str, dict[float, list[Spent]]] = {"new": {}, "again": {}}
-        for turn in range(options.repeats):
-            for number, keep in enumerate(keeps):
-                for question, of_kind in seen.items():
-                    trial = Trial(turn, 1, "adafv", keep, question)
-                    before = server.metrics()
-                    found = client.run(server, trial, options.requests, seed=100 * turn + number)
-                    of_kind.setdefault(keep, []).append(spent(found, before, server.metrics()))
+        bar = tqdm(todo, desc="measured", unit="row", file=sys.stderr, disable=options.quiet)
+        for together in bar:
+            seed = int(seeds.integers(2**32))
+            records = []
+            for trial in together:
+                before = server.metrics()
+                found = client.run(server, trial, options.requests, seed)
+                one = spent(found, before, server.metrics())
+                records.append({**trial._asdict(), **vars(one)})
+            # a second question is worth nothing without the first
+            log.append(records)
 
-    new, again = ({keep: _mean(all_) for keep, all_ in kind.items()} for kind in seen.values())
-    return rows_of(new, again, lambda keep: shape.visual_tokens(keep) + WORDS)
 
-
-def _mean(several: list[Spent]) -> Spent:
-    """Return the mean over rounds."""
-    fields = vars(several[0])
-    return Spent(**{name: fmean([getattr(one, name) for one in several]) for name in fields})
+def means(records: Iterable[dict[str, Any]], question: str) -> dict[float, Spent]:
+    """Return the means over rounds by budget, of first ("new") or second ("again") questions."""
+    rounds: dict[float, list[dict[str, Any]]] = {}
+    for record in records:
+        if record["question"] == question:
+            rounds.setdefault(record["keep"], []).append(record)
+    found = {}
+    for keep, several in rounds.items():
+        names = [one.name for one in fields(Spent)]
+        found[keep] = Spent(**{name: fmean(each[name] for each in several) for name in names})
+    return found
 
 
 def page(meta: dict[str, Any], rows: list[Row]) -> str:
@@ -182,8 +205,9 @@ def page(meta: dict[str, Any], rows: list[Row]) -> str:
         "",
         f"    {meta['command']}",
         "",
-        f"`{meta['shape']}`, one request at a time, an answer of {meta['answer']} tokens, method "
-        f"`{meta['method']}`; {meta['processor']}, {meta['cores']} cores.",
+        f"`{meta['shape']}` in {meta['dtype']}, one request at a time, an answer of "
+        f"{meta['answer']} tokens, method `{meta['method']}`; {meta['processor']}, "
+        f"{meta['cores']} cores.",
         f"Milliseconds, means over {meta['repeats'] * meta['requests']} requests. *Front* is what "
         "the client waits beyond what the engine counts: HTTP,",
         "decoding and preparing the picture, detokenising. *Tower* is what a first question about "
@@ -216,22 +240,11 @@ def page(meta: dict[str, Any], rows: list[Row]) -> str:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-
-    def numbers(text: str) -> list[float]:
-        return [float(part) for part in text.split(",")]
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--shape", choices=SHAPES, default="llava-0.4b")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--method", default="adafv")
-    parser.add_argument("--keep", type=numbers, default=[0.25, 0.1, 0.05], metavar="F,F,…")
-    parser.add_argument("--answer", type=int, default=16, metavar="N")
+    add_options(parser)
     parser.add_argument("--requests", type=int, default=6, metavar="N", help="of a round")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="rounds")
-    parser.add_argument("--kv-gib", type=int, default=2, metavar="N")
     return parser.parse_args(arguments)
 
 
@@ -239,12 +252,23 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, and write results.json and README.md."""
     options = parse(arguments)
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
-    rows = measure(options)
-    names = ("shape", "device", "method", "answer", "requests", "repeats")
-    meta: dict[str, Any] = {name: getattr(options, name) for name in names}
-    meta["command"] = shlex.join(["python", "benchmarks/serving/request_stages.py", *sys.argv[1:]])
-    meta |= {"processor": processor_name(), "cores": os.cpu_count()}
-    options.out.mkdir(parents=True, exist_ok=True)
+    names = ("shape", "device", "dtype", "method", "keep", "answer", "requests", "repeats")
+    settings: dict[str, Any] = {name: getattr(options, name) for name in names}
+    settings |= {"processor": processor_name(), "cores": os.cpu_count()}
+    with Log(options.out, settings) as log:
+        done = set()
+        for line in log.records:
+            done.add(Trial(**{name: line[name] for name in Trial._fields}))
+        todo = [together for together in plan(options) if not done.issuperset(together)]
+        if todo:
+            measure(options, log, todo)
+    records = [json.loads(line) for line in log.path.read_text().splitlines()]
+    shape = SHAPES[options.shape]
+    new, again = (means(records, question) for question in QUESTIONS)
+    rows = rows_of(new, again, lambda keep: shape.visual_tokens(keep) + WORDS)
+
+    words = ["python", "benchmarks/serving/request_stages.py", *(arguments or sys.argv[1:])]
+    meta = settings | {"command": shlex.join(words)}
     write_json(options.out / "results.json", {"meta": meta, "rows": [row_of(row) for row in rows]})
     (options.out / "README.md").write_text(page(meta, rows), encoding="utf-8")
     print(page(meta, rows))

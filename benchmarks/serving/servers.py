@@ -28,6 +28,7 @@ class Server:
         model: a folder without weights.
         plugin: with adafv, or stock.
         device: "cpu" or "cuda".
+        dtype: of weights and sums.
         context: the longest prompt with its answer, in tokens.
         kv_gib: for the KV cache, on a CPU.
         share: of a GPU's memory.
@@ -37,7 +38,15 @@ class Server:
     """
 
     def __init__(
-        self, model: Path, *, plugin: bool, device: str, context: int, kv_gib: int, share: float
+        self,
+        model: Path,
+        *,
+        plugin: bool,
+        device: str,
+        dtype: str,
+        context: int,
+        kv_gib: int,
+        share: float,
     ) -> None:
         # beside the model, in a temporary folder
         self.log = model.parent / f"{'adafv' if plugin else 'stock'}.log"
@@ -49,7 +58,7 @@ class Server:
             "model": model,
             "served-model-name": NAME,
             "load-format": "dummy",
-            "dtype": "bfloat16",
+            "dtype": dtype,
             "host": "127.0.0.1",
             "port": self.port,
             "max-model-len": context,

@@ -142,7 +142,7 @@ class Load:
         if kind != "again" or self.last is None:
             self.last = image(self.draw)
         address = "data:image/png;base64,no image" if kind == "bad" else self.last
-        content = [
+        content: list[dict[str, Any]] = [
             {"type": "image_url", "image_url": {"url": address}},
             {"type": "text", "text": question},
         ]

@@ -47,5 +47,5 @@ def test_stages_add_up(stages):
     assert rows[0].speedup == rows[0].ideal == 1
     assert rows[2].ideal == pytest.approx(rows[0].total / (rows[2].total - 3))
     meta = {"command": "c", "shape": "s", "answer": 16, "method": "adafv", "processor": "p"}
-    meta |= {"cores": 2, "repeats": 1, "requests": 1}
+    meta |= {"dtype": "float32", "cores": 2, "repeats": 1, "requests": 1}
     assert stages.page(meta, rows).count("\n| ") == 4
