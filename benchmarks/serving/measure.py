@@ -40,6 +40,9 @@ QUICK = {
     "kv_gib": 1,
 }
 DENSE = 1.0
+MODEL = ("shape", "device", "dtype", "method")
+LOAD = ("keep", "concurrency", "answer", "kv_gib", "quick")
+"""Options that all lines of a folder have in common."""
 
 
 def plan(options: argparse.Namespace) -> Iterator[list[Trial]]:
@@ -169,7 +172,7 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 
     from adafv import __version__
 
-    names = "shape device dtype method keep concurrency answer kv_gib quick".split()
+    names = (*MODEL, *LOAD)
     versions = {"adafv": __version__, "vllm": vllm.__version__, "torch": torch.__version__}
     settings: dict[str, Any] = {name: getattr(options, name) for name in names}
     settings["machine"] = machine(options.device)

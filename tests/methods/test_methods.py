@@ -96,6 +96,14 @@ def test_adafv_plus_keeps_the_best_of_copies(tokens):
     assert len(features[kept].unique(dim=0)) == 8
 
 
+def test_adafv_plus_shows_what_resembles_the_words(tokens):
+    """Evidence is the relevance itself: what is near it resembles nothing."""
+    pruner = AdaFVPlus(tokens=9)
+    evidence = pruner.evidence(tokens)
+    torch.testing.assert_close(evidence.relevance, pruner.relevance(tokens))
+    assert not torch.allclose(evidence.relevance.double(), pruner.nearness(tokens).double())
+
+
 def test_adafv_plus_without_its_discount_ranks_by_score(tokens):
     """The ablation keeps the highest products of saliency and nearness."""
     pruner = AdaFVPlus(tokens=9, distinct=False)

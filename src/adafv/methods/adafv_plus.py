@@ -133,10 +133,10 @@ class AdaFVPlus(Pruner):
         return standing.masked_fill(~tokens.text_mask[..., None], -torch.inf) / self.temperature
 
     def evidence(self, tokens: VisualTokens) -> Evidence:
-        """Return saliency and nearness, and what each word points at."""
+        """Return saliency, relevance before it is spread, and what each word points at."""
         return replace(
             super().evidence(tokens),
-            relevance=self.nearness(tokens),
+            relevance=self.relevance(tokens),
             words=self.word_relevance(tokens),
         )
 

@@ -164,13 +164,13 @@ def draw_kept(figure: PixelFigure, x: float, y: float, what: Explanation) -> Non
 
     below = _each_scale(figure, x, y, what, paint) if what.scales else _listed(figure, x, y, what)
 
-    # how many tokens each list has chosen
+    # how many tokens each score speaks for
     side = x + BODY + 20
     line = below + 20
     legend = (
         ("relevance alone", RELEVANCE),
         ("saliency alone", SALIENCY),
-        ("both lists", BOTH),
+        ("both", BOTH),
         ("for other reasons" if (color != PLAIN).any() else "tokens", PLAIN),
     )
     for name, hue in legend:

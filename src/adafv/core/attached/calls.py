@@ -20,7 +20,7 @@ from adafv.core.attached.cached_prompt import (
     steps,
     text_alone,
 )
-from adafv.core.attached.columns import (
+from adafv.core.attached.call_columns import (
     COLUMNS,
     POSITIONAL,
     encoder_inputs,

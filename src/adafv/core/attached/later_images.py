@@ -18,7 +18,7 @@ from adafv.core.attached.cached_prompt import (
     ones,
     steps,
 )
-from adafv.core.attached.columns import (
+from adafv.core.attached.call_columns import (
     COLUMNS,
     POSITIONAL,
     encoder_inputs,
