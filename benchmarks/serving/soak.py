@@ -398,9 +398,10 @@ def main() -> int:
         under_load = [pool.submit(load.run, seconds) for load in loads.values()]
         with Progress(console=Console(stderr=True)) as progress:
             bar = progress.add_task("under load", total=seconds)
+            begin = time.monotonic()
             while not all(each.done() for each in under_load):
                 time.sleep(EVERY)
-                progress.advance(bar, EVERY)
+                progress.update(bar, completed=time.monotonic() - begin)
         for each in under_load:
             each.result()
         meta["load"] = os.getloadavg()[2]  # of the last 15 minutes
