@@ -1,0 +1,139 @@
+"""How long a command takes from nothing to its end: every time in a process of its own.
+
+    python benchmarks/start/start_times.py --out benchmarks/start
+
+Files are in the system's cache, as on the second start of a day; commands take turns.
+"""
+
+import argparse
+import os
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from adafv.utils.files import writable_folder, write_text
+from adafv.utils.machine import processor_name
+from adafv.utils.records import as_csv, columns_of, row_of, write_json
+
+ROOT = Path(__file__).parents[2]
+RESULTS = "benchmarks/accuracy/results.json"
+ASK = ("ask", "docs/drawings/scene.png", "what color is the umbrella?", "--keep", "0.05")
+NOTHING = "python -c pass"
+COMMANDS = {
+    NOTHING: ("-c", "pass"),
+    "import torch": ("-c", "import torch"),
+    "import transformers": ("-c", "import transformers"),
+    "import adafv": ("-c", "import adafv"),
+    "adafv methods": ("-m", "adafv", "methods"),
+    "adafv table": ("-m", "adafv", "table", RESULTS),
+    "adafv ask": ("-m", "adafv", *ASK, "--model", "embedded"),
+}
+"""What is started, beside what others' imports alone take."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds of a command.
+
+    Attributes:
+        wall_s, wall_p95_s: until it ends, median and 95th percentile.
+        cpu_s: of all cores together, median.
+        own_s: of `wall_s`, without what Python itself takes.
+    """
+
+    command: str
+    wall_s: float
+    wall_p95_s: float
+    cpu_s: float
+    own_s: float
+
+
+def once(words: tuple[str, ...]) -> tuple[float, float]:
+    """Run Python with these words, and return seconds until its end and of its cores."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *words], check=True, capture_output=True, cwd=ROOT)
+    wall = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+def measured(repeats: int, *, quiet: bool) -> list[Row]:
+    """Return a row for each command; the first round warms the cache and does not count."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
+    for turn in tqdm(range(repeats + 1), desc="started", file=sys.stderr, disable=quiet):
+        for name, words in COMMANDS.items():
+            spent = once(words)
+            if turn:
+                times[name].append(spent)
+    python = median(wall for wall, _ in times[NOTHING])
+    rows = []
+    for name, spent_each in times.items():
+        walls = [wall for wall, _ in spent_each]
+        row = Row(
+            command=name,
+            wall_s=median(walls),
+            wall_p95_s=float(np.percentile(walls, 95)),
+            cpu_s=median(cpu for _, cpu in spent_each),
+            own_s=median(walls) - python,
+        )
+        rows.append(row)
+    return rows
+
+
+def page(meta: dict[str, Any], rows: list[Row]) -> str:
+    """Return the text of README.md."""
+    lines = [
+        "# How long a start takes",
+        "",
+        f"    {meta['command']}",
+        "",
+        f"Seconds from a new process to its end, {meta['repeats']} rounds in which commands take "
+        "turns, files in the system's cache.",
+        f"{meta['processor']}, {meta['cores']} cores. *Own* is without what Python itself takes; "
+        "`adafv ask` is a question to the model in the package, answer included.",
+        "",
+        "| | median | p95 | cores' time | own |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| `{row.command}` | {row.wall_s:.2f} s | {row.wall_p95_s:.2f} s | {row.cpu_s:.2f} s "
+            f"| {row.own_s:.3f} s |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, and write results.json, results.csv and README.md."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--repeats", type=int, default=10, metavar="N")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    options = parser.parse_args(arguments)
+    out = writable_folder(options.out)
+    rows = measured(options.repeats, quiet=options.quiet)
+
+    words = ["python", "benchmarks/start/start_times.py", *(arguments or sys.argv[1:])]
+    meta: dict[str, Any] = {"command": shlex.join(words), "repeats": options.repeats}
+    meta |= {"processor": processor_name(), "cores": os.cpu_count()}
+    table = [row_of(row) for row in rows]
+    write_json(out / "results.json", {"meta": meta, "rows": table})
+    write_text(out / "results.csv", as_csv(columns_of(Row), table))
+    write_text(out / "README.md", page(meta, rows))
+    print(page(meta, rows))
+
+
+if __name__ == "__main__":
+    main()
