@@ -27,6 +27,7 @@ from adafv.speed.baselines import BASELINES, Eager, Listed
 from adafv.speed.run import DENSE, DENSE_REPEAT, Measurement, plan
 from adafv.speed.shapes import QUESTION, SHAPES, Shape, build, image, shape_of
 from adafv.speed.stages import STAGES, answer
+from adafv.speed.tables import markdown
 
 pytestmark = pytest.mark.slow
 
@@ -644,3 +645,15 @@ def test_pages_say_what_was_measured(monkeypatch):
     script = Path(__file__).parents[2] / "benchmarks" / "speed" / "pages.py"
     monkeypatch.setattr(sys, "argv", [str(script), "--check"])
     runpy.run_path(str(script), run_name="__main__")
+
+
+def test_ratio_of_rooflines():
+    """What a short prompt can gain is less than its FLOPs say where weights are read anyway."""
+    folder = Path(__file__).parents[2] / "benchmarks" / "speed" / "llava-next-7b-whole"
+    found = json.loads((folder / "results.json").read_text())
+    dense, pruned = found["rows"][:2]
+    dense |= {"share_of_ceiling": 0.5, "ttft_ms": 100}
+    pruned |= {"share_of_ceiling": 0.8, "ttft_ms": 25, "ideal_speedup": 10}
+    line = markdown([dense, pruned], found["meta"]).splitlines()[-1]
+    assert " (10.00, " in line
+    assert "| 2.50 |" in line

@@ -15,9 +15,12 @@ __all__ = ["LEGEND", "NARROW", "markdown", "table", "title"]
 OVERHEAD = "selection overhead"
 SPEEDUP = "× (ideal, % of ideal)"
 PREFILL = "prefill × (ideal, % of ideal)"
+ROOFLINES = "× of rooflines"
 BREAK_EVEN = "break-even"
 LEGEND = (
     f"{OVERHEAD}: select and rebuild. ideal: ratio of FLOPs. % of ideal: the share reached. "
+    f"{ROOFLINES}: ratio of the least times on this machine's roofline, the fairer ideal of short "
+    "prompts. "
     "bound: the longest of compute, memory and launch on this machine's roofline. "
     f"{BREAK_EVEN}: visual tokens from which on this share is faster than all of them "
     "(–: it isn't, or the method prunes between layers)"
@@ -32,6 +35,7 @@ BRIEF = (
     "TTFT p50",
     "p95",
     SPEEDUP,
+    ROOFLINES,
     PREFILL,
     "KV MiB",
     BREAK_EVEN,
@@ -45,6 +49,7 @@ NARROW = (
     "p95",
     OVERHEAD,
     BREAK_EVEN,
+    ROOFLINES,
     "vision",
     PREFILL,
 )
@@ -67,12 +72,13 @@ def title(meta: dict[str, Any]) -> str:
 def table(rows: list[dict[str, Any]], meta: dict[str, Any]) -> Table:
     """Return a table for the terminal, one line for each row."""
     result = Table(title=f"{title(meta)}. Times in ms", title_justify="left", box=SIMPLE_HEAD)
-    for name in _shown(rows[0]):
+    dense = _dense(rows)
+    for name in _shown(rows[0], dense):
         result.add_column(name, justify="left" if name in LEFT else "right", no_wrap=True)
 
     # a rule wherever the number of prompts changes
     for row, after in pairwise([*rows, {"batch": 0}]):
-        result.add_row(*_shown(row).values(), end_section=row["batch"] != after["batch"])
+        result.add_row(*_shown(row, dense).values(), end_section=row["batch"] != after["batch"])
     return result
 
 
@@ -85,8 +91,9 @@ def markdown(rows: Iterable[dict[str, Any]], meta: dict[str, Any]) -> str:
 
     # the table: text to the left, numbers to the right
     lines = [list(names), [":--" if name in LEFT else "--:" for name in names]]
+    dense = _dense(rows)
     for row in rows:
-        shown = _shown(row)
+        shown = _shown(row, dense)
         lines.append([shown[name] for name in names])
 
     # above it: how noisy the machine was, and how to repeat it
@@ -103,7 +110,16 @@ def markdown(rows: Iterable[dict[str, Any]], meta: dict[str, Any]) -> str:
     return "\n".join([*head, *(f"| {' | '.join(line)} |" for line in lines)])
 
 
-def _shown(row: dict[str, Any]) -> dict[str, str]:
+def _dense(rows: Iterable[dict[str, Any]]) -> dict[int, float]:
+    """Return the least TTFT in ms that the roofline allows with all tokens, by batch."""
+    return {row["batch"]: _least_ms(row) for row in rows if row["method"] == DENSE}
+
+
+def _least_ms(row: dict[str, Any]) -> float:
+    return row["share_of_ceiling"] * row["ttft_ms"]
+
+
+def _shown(row: dict[str, Any], dense: dict[int, float]) -> dict[str, str]:
     """Return what a row says, by column."""
     pruned = row["method"] != DENSE
     shown = {
@@ -117,6 +133,7 @@ def _shown(row: dict[str, Any]) -> dict[str, str]:
         "TTFT p50": _ms(row["ttft_ms"]),
         "p95": _ms(row["ttft_p95_ms"]),
         SPEEDUP: "",
+        ROOFLINES: "",
         PREFILL: "",
         "token": _ms(row["decode_ms_per_token"]),
         "KV MiB": _mib(row["kv_bytes"]),
@@ -127,6 +144,7 @@ def _shown(row: dict[str, Any]) -> dict[str, str]:
     if pruned:
         shown[OVERHEAD] = _ms(row["select_ms"] + row["rebuild_ms"])
         shown[SPEEDUP] = _ratio(row["speedup"], row["ideal_speedup"], row["share_of_ideal"])
+        shown[ROOFLINES] = f"{dense[row['batch']] / _least_ms(row):.2f}"
         shown[PREFILL] = _ratio(row["prefill_speedup"], row["prefill_ideal"], row["prefill_share"])
         shown[BREAK_EVEN] = "–" if row["break_even"] is None else str(row["break_even"])
     return shown
