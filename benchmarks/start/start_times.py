@@ -31,11 +31,11 @@ NOTHING = "python -c pass"
 COMMANDS = {
     NOTHING: ("-c", "pass"),
     "import torch": ("-c", "import torch"),
-    "import transformers": ("-c", "import transformers"),
+    "from transformers import PreTrainedModel": ("-c", "from transformers import PreTrainedModel"),
     "import adafv": ("-c", "import adafv"),
     "adafv methods": ("-m", "adafv", "methods"),
     "adafv table": ("-m", "adafv", "table", RESULTS),
-    "adafv ask": ("-m", "adafv", *ASK, "--model", "embedded"),
+    "adafv ask": ("-m", "adafv", *ASK),
 }
 """What is started, beside what others' imports alone take."""
 
