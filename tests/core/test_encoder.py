@@ -495,3 +495,17 @@ def test_pictures_of_video_llava_by_either_name():
     }
     assert kept(AdaFV(keep=0.3), model, inputs) == kept(AdaFV(keep=0.3), model, new)
     check_identity(model, new)
+
+
+@pytest.mark.parametrize("name", ["aria", "chameleon", "emu3", "got_ocr2", "idefics2", "lfm3_vl"])
+def test_what_stands_in_for_attention_is_a_softmax_too(name):
+    """Methods weigh features with it: merged ones must not outgrow those that the LLM knows."""
+    model, inputs = tiny(name).model, ask(name, (QUESTION, [show(80, 48)]))
+    pruner = pruner_of("prumerge", keep=0.3)
+    encoding = pruner.encode(model, inputs)
+    tokens = encoding.tokens
+    assert (tokens.saliency >= 0).all()
+    torch.testing.assert_close(tokens.saliency.sum(1), torch.ones(len(tokens.counts)))
+    selection = pruner.choose(encoding)
+    plain = tokens.features[0, selection.kept[0]].norm(dim=1).mean()
+    assert selection.features[0].norm(dim=1).mean() < 3 * plain

@@ -33,6 +33,8 @@ LARGE = 100_000
 """Numbers of a tensor; what is smaller describes images, and is copied to the host."""
 SAME = 0.9999
 """Cosine of a token with that of the frame before, from which on it shows nothing new."""
+TINY = 1e-30
+"""What the distances of tokens that are all the same are divided by, instead of by their sum."""
 
 T = TypeVar("T")
 
@@ -332,11 +334,18 @@ def _substitute(signal: Signal, visual: list[Tensor]) -> list[Tensor]:
     """Return a signal (N[, d]) of each image in place of a tower that cannot be observed.
 
     Instead of hidden states and keys the visual tokens themselves, instead of attention how much
-    each differs from the others.
+    each differs from the others, as a share of the image: attention is a softmax, and methods
+    weigh features with it.
     """
     if signal.kind in ("keys", "hidden"):
         return [x.float() for x in visual]
-    return [mean_cosine_distance(x) for x in visual]
+    shares: list[Tensor] = []
+    for x in visual:
+        distance = mean_cosine_distance(x)  # (N,)
+        # summed in fp64, so that the order of the shares does not hang on how a device sums
+        total = distance.double().sum().clamp(min=TINY)
+        shares.append(distance / total)
+    return shares
 
 
 def _check_finite(model: PreTrainedModel, tokens: VisualTokens) -> None:

@@ -123,7 +123,7 @@ class VisualTokens:
     def saliency(self) -> Tensor:
         """Return the tower's attention (I, N) at the features' layer, in fp32.
 
-        Each crop is a softmax of its own.
+        Each crop is a softmax of its own; where no attention can be observed, the image is one.
         """
         return self.signals[SALIENCY]
 

@@ -38,7 +38,8 @@ def mean_cosine_distance(visual: Tensor) -> Tensor:
         (N,) fp32, 0 to 2.
     """
     unit = F.normalize(visual.float(), dim=-1)  # (N, D)
-    return 1 - unit @ unit.mean(0)  # the mean of the cosines is the cosine with the mean
+    mean = unit @ unit.mean(0)  # the mean of the cosines is the cosine with the mean
+    return (1 - mean).clamp(min=0)
 
 
 @checked
