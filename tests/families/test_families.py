@@ -61,6 +61,23 @@ def test_several_images_in_a_prompt(name):
     assert generated(name, pruner(found.model, inputs))
 
 
+@pytest.mark.parametrize("between", [" ", " \n "], ids=["nothing", "newline"])
+@pytest.mark.parametrize("kind", ["granite_docling", "idefics3", "llama4", "smolvlm"])
+def test_images_side_by_side_keep_a_budget_each(kind, between):
+    """A crop's name tells where an image begins or ends, whether the images are tiled or not."""
+    found = tiny(kind)
+    tiled, small = show(80, 48), show(24, 24, seed=1)
+    counts = {}
+    for image in (tiled, small):
+        encoding = AdaFV(keep=0.3).encode(found.model, ask(kind, (QUESTION, [image])))
+        (counts[image.size],) = encoding.tokens.counts
+    for images in ([tiled, small], [small, tiled], [small, small], [tiled, tiled]):
+        prompt = f"USER : {found.marker}{between}{found.marker} {QUESTION} ASSISTANT :"
+        inputs = found.processor(text=[prompt], images=[images], return_tensors="pt")
+        tokens = AdaFV(keep=0.3).encode(found.model, dict(inputs)).tokens
+        assert tokens.counts == tuple(counts[image.size] for image in images)
+
+
 @pytest.mark.proves("cache")
 @pytest.mark.parametrize("positions", ["packed", "original"])
 def test_decoding_from_the_cache_is_reading_everything_again(name, positions):

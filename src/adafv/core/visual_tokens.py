@@ -218,7 +218,7 @@ class Encoding:
     downsampled: bool = False
 
     def repeats(self, image: int) -> int:
-        """Return how many tokens of a video repeat the frame before, and are never chosen from."""
+        """Return how many tokens of a video repeat one before, and are never chosen from."""
         chosen_from = len(self.patch_indices[image]) + len(self.structural_indices[image])
         return len(self.features[image]) - chosen_from
 
