@@ -324,6 +324,8 @@ class LayerwiseDecoder(ResumedDecoder):
         width = before.columns.shape[1]
         index = before.find(self.width)  # (prompts, L)
         steps = torch.arange(width, device=device)  # (W,)
+        ranking = self.stages[stage] if self.ahead else self.stages[stage] - 1
+        window = self.decoder.config.sliding_window if self._is_sliding(ranking) else None
         kept: list[Tensor] = []
         for i, (span, plan) in enumerate(zip(self.encoding.spans, self.plans, strict=True)):
             row = span.row
@@ -335,9 +337,12 @@ class LayerwiseDecoder(ResumedDecoder):
             columns = span.positions.to(device, non_blocking=True)[chosen]  # (k,)
             visual = index[row, columns]  # (k,)
 
-            # the attention of the raters: each sees itself and what comes before; a layer may lie
-            # on another device than the first one
-            sees = before.real[row] & (steps <= raters[:, None])  # (M, W)
+            # the attention of the raters: each sees itself and what comes before, within the
+            # layer's window; a layer may lie on another device than the first one
+            back = raters[:, None] - steps  # (M, W)
+            sees = before.real[row] & (back >= 0)  # (M, W)
+            if window is not None:
+                sees &= back < window
             q = query[row * copies][:, raters.to(query.device)]  # (H, M, d)
             k = key[row * copies][:, :width]  # (key heads, W, d)
             rows = attention_rows(q, k, scale, sees.to(query.device))  # (M, W)
