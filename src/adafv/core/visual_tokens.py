@@ -111,7 +111,8 @@ class VisualTokens:
         ids = pad_sequence(list(questions), batch_first=True)  # (I, M)
         ids = ids.to(self.device, non_blocking=True)
         mask = _padding([len(one) for one in questions]).to(self.device, non_blocking=True)
-        text = embed(ids.flatten()).unflatten(0, ids.shape)  # (I, M, D)
+        # the embeddings may lie on another device than the tower
+        text = embed(ids.flatten()).to(self.device).unflatten(0, ids.shape)  # (I, M, D)
         return replace(self, text=text, text_mask=mask, seeds=seeds)
 
     @property
