@@ -241,7 +241,7 @@ def _cells(length: int, stride: int | None) -> Tensor:
 
 
 def _ranks(x: Tensor) -> Tensor:
-    """Return consecutive integers (n,) in the order of the values, from the least one's floor.
+    """Return consecutive integers (n,) in the order of the values, from the least one, rounded.
 
     What interpolation has spread by a rounding error is one value: rows are one apart or more.
     """
