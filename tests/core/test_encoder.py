@@ -530,7 +530,7 @@ def test_rows_of_a_shrunk_grid_are_counted_without_gaps(monkeypatch):
     """OneVision interpolates a large grid: what rounding spreads is one row, one column."""
     model, inputs = (
         tiny("llava_onevision").model,
-        ask("llava_onevision", (QUESTION, [show(96, 72)])),
+        ask("llava_onevision", (QUESTION, [show(32, 48)])),
     )
     monkeypatch.setattr(model.config, "vision_aspect_ratio", "anyres_max_1")
     (layout,) = FAMILIES["llava_onevision"].layouts(model, inputs, None, [])
