@@ -22,6 +22,7 @@ from adafv.core.capture import observe
 from adafv.core.encode import _check_finite
 from adafv.core.layerwise import LayerPruner
 from adafv.core.signals import SALIENCY
+from adafv.core.visual_tokens import VisualTokens
 from adafv.families import FAMILIES
 from adafv.ops.saliency import received_attention
 from adafv.speed.flops import grids_of
@@ -495,3 +496,47 @@ def test_pictures_of_video_llava_by_either_name():
     }
     assert kept(AdaFV(keep=0.3), model, inputs) == kept(AdaFV(keep=0.3), model, new)
     check_identity(model, new)
+
+
+@pytest.mark.parametrize("name", ["aria", "chameleon", "emu3", "got_ocr2", "idefics2", "lfm3_vl"])
+def test_what_stands_in_for_attention_is_a_softmax_too(name):
+    """Methods weigh features with it: merged ones must not outgrow those that the LLM knows."""
+    model, inputs = tiny(name).model, ask(name, (QUESTION, [show(80, 48)]))
+    pruner = pruner_of("prumerge", keep=0.3)
+    encoding = pruner.encode(model, inputs)
+    tokens = encoding.tokens
+    assert (tokens.saliency >= 0).all()
+    torch.testing.assert_close(tokens.saliency.sum(1), torch.ones(len(tokens.counts)))
+    selection = pruner.choose(encoding)
+    plain = tokens.features[0, selection.kept[0]].norm(dim=1).mean()
+    assert selection.features[0].norm(dim=1).mean() < 3 * plain
+
+
+def test_embeddings_may_lie_on_another_device_than_the_tower():
+    """As in a model that is split over several."""
+    tokens = VisualTokens.of(
+        features=[torch.zeros(4, 8, device="meta")],
+        signals={},
+        coordinates=[torch.zeros(4, 3, dtype=torch.long)],
+        frames=[1],
+        layers=2,
+    )
+    asked = tokens.asked([torch.tensor([1, 2])], lambda ids: torch.zeros(len(ids), 8))
+    assert asked.text.device == tokens.device
+    assert asked.text.shape == (1, 2, 8)
+
+
+def test_rows_of_a_shrunk_grid_are_counted_without_gaps(monkeypatch):
+    """OneVision interpolates a large grid: what rounding spreads is one row, one column."""
+    model, inputs = (
+        tiny("llava_onevision").model,
+        ask("llava_onevision", (QUESTION, [show(32, 48)])),
+    )
+    monkeypatch.setattr(model.config, "vision_aspect_ratio", "anyres_max_1")
+    (layout,) = FAMILIES["llava_onevision"].layouts(model, inputs, None, [])
+    tiles = layout.coordinates[layout.coordinates[:, 0] > 0]
+    rows, columns = tiles[:, 1].unique(), tiles[:, 2].unique()
+    assert len(rows) * len(columns) == len(tiles.unique(dim=0)) == len(tiles)
+    assert len(tiles) < inputs["pixel_values"].shape[1] * 36 - 36
+    assert (rows.diff() == 1).all()
+    assert (columns.diff() == 1).all()

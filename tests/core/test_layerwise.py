@@ -78,12 +78,9 @@ def plain_loops(pruner, model, inputs):
         words = encoding.prompt.question(span)
         if isinstance(pruner, SparseVLM):
             visual = tokens.features[i, : tokens.counts[i]]
-            raters.append(
-                [
-                    int(words[m])
-                    for m in layerwise_oracle.rating_words(tokens.text[i, : len(words)], visual)
-                ]
-            )
+            behind = (words > span.positions[-1]).nonzero()[:, 0]
+            rating = layerwise_oracle.rating_words(tokens.text[i, behind], visual)
+            raters.append([int(words[behind[m]]) for m in rating])
         else:
             raters.append([ids.shape[1] - 1])
         left = pruner.plan(layers, tokens.counts[i], pruner.budget(tokens.counts[i]))
@@ -228,6 +225,48 @@ def test_caches_are_as_long_as_what_layers_read(method):
     with torch.no_grad():
         _, columns = plain_loops(pruner, model, inputs)
     assert [past.get_seq_length(i) for i in range(len(columns))] == list(map(len, columns))
+
+
+def test_words_before_the_image_do_not_rate():
+    """They cannot see it: the words behind it rate, and where there are none the last token."""
+    model, processor = deep_model("llava"), tiny_processor("llava")
+    pruner = SparseVLM(keep=0.6, tokenizer=processor)
+    question = "what color is the knight ?"
+
+    # the question before the image and behind it
+    twice = f"USER : {question} <image> {question} ASSISTANT :"
+    inputs = inputs_for(processor, (twice, [picture()]))
+    ((words, weights),) = pruner.raters(pruner.encode(model, inputs))
+    half = len(words) // 2
+    assert (weights[:half] == 0).all()
+    torch.testing.assert_close(weights[half:].sum(), torch.tensor(1.0))
+
+    # before it alone
+    inputs = inputs_for(processor, (f"USER : {question} <image> ASSISTANT :", [picture()]))
+    encoding = pruner.encode(model, inputs)
+    ((rater, weight),) = pruner.raters(encoding)
+    assert rater.tolist() == [inputs["input_ids"].shape[1] - 1]
+    assert weight.tolist() == [1]
+    with torch.no_grad(), pruner.between_layers(model, encoding) as decoder:
+        model(**pruner.prune(model, inputs, encoding))
+    (last,) = decoder.views[-1].kept
+    assert last.tolist() != list(range(len(last)))
+
+
+@pytest.mark.parametrize("window", [None, 16])
+def test_ranking_attention_is_that_of_the_layer(window):
+    """Within its window: against the map that eager attention returns for the whole prompt."""
+    model, pruner = deep_model("llava", "mistral", sliding_window=window), FastV(keep=0.6, layer=2)
+    inputs = inputs_for(tiny_processor("llava"), ONE)
+    encoding = pruner.encode(model, inputs)
+    with torch.no_grad(), pruner.between_layers(model, encoding) as decoder:
+        model(**pruner.prune(model, inputs, encoding))
+    (kept,) = decoder.views[1].kept
+    with torch.no_grad(), attending(model, "eager"):
+        attention = model(**inputs, output_attentions=True).attentions[1]  # (1, H, L, L)
+    scores = attention[0, :, -1].mean(0)[encoding.spans[0].positions]
+    highest = scores.sort(descending=True, stable=True).indices[: len(kept)]
+    assert kept.tolist() == highest.sort().values.tolist()
 
 
 @pytest.mark.parametrize("backbone", ["mistral", "qwen2"])

@@ -10,7 +10,7 @@ from torch import nn
 from zoo.families import ZOO, ask, show, tiny
 
 from adafv import AdaFV, TowerCache, method
-from adafv.core.tower_cache import open_cache
+from adafv.core.tower_cache import _digest, open_cache
 from adafv.families import FAMILIES
 
 QUESTION, OTHER = "what color is the anchor ?", "is there a red knight left of the anchor ?"
@@ -47,6 +47,18 @@ def test_the_second_encoding_is_the_first_to_the_bit(name):
     assert same(found[1], expected[1])
     assert same(found[2], expected[0])
     assert (cache.hits, cache.misses) == (2, 1)
+
+
+def test_pixels_in_lists_are_told_apart(model):
+    """What `repr` leaves out of large tensors counts, too."""
+    pixels = torch.zeros(3, 64, 64)
+    other = pixels.clone()
+    other[1, 32, 32] = 1
+    one, same_again, another = (
+        _digest(model, {"pixel_values": [[x], (x,)]}) for x in (pixels, pixels.clone(), other)
+    )
+    assert one == same_again != another
+    assert one != _digest(model, {"pixel_values": [[pixels, pixels]]})
 
 
 def test_the_tower_does_not_run_again(model):

@@ -8,10 +8,12 @@ from zoo.families import ask, show, tiny
 from zoo.videos import clip
 
 from adafv import METHODS, AdaFV, method
+from adafv.core.encode import candidates
 from adafv.core.inputs import placeholders
 from adafv.core.layerwise import LayerPruner
 from adafv.core.prompt import Prompt
 from adafv.families import FAMILIES as ALL
+from adafv.families.crop_layout import join, raster
 
 FAMILIES = tuple(sorted(name for name in ALL if name.startswith("qwen")))
 QUESTION = "what color is the anchor ?"
@@ -77,6 +79,22 @@ def test_a_clip_that_stands_still_costs_what_a_still_costs(name):
     of_still = (pruner(model, still)["input_ids"] == token["image"]).sum()
     of_clip = (pruner(model, film(name, 3, 3, 3, 3))["input_ids"] == token["video"]).sum()
     assert of_still == of_clip
+
+
+def test_a_clip_that_changes_slowly_is_not_a_still():
+    """No step is a change of its own, all together turn around: a token is compared with the last
+    one kept at its place. One place turns by half a degree a frame, the other stands still.
+    """
+    frames = 720
+    angle = torch.deg2rad(torch.arange(frames) / 2)
+    turning = torch.stack([angle.cos(), angle.sin()], dim=1)
+    features = torch.stack([turning, torch.ones(frames, 2)], dim=1).flatten(0, 1)
+    layout = join([raster(1, 2)] * frames, frames=frames)
+    kept = candidates(layout, features)
+    assert kept[:2].tolist() == [0, 1]
+    assert (kept[2:] % 2 == 0).all()
+    # an angle of arccos(0.9999), 0.81 degrees, is passed every second frame
+    assert kept[2:].tolist() == [*range(4, 2 * frames, 4)]
 
 
 def test_a_budget_above_what_is_new_drops_the_repeats_all_the_same(name):

@@ -4,6 +4,7 @@ drawn in the frames.
 
 import numpy as np
 import pytest
+from oracles import scenes
 
 from adafv.data.canvas import CARD, COLORS, ICONS
 from adafv.data.scenes import stream
@@ -49,7 +50,7 @@ def follows(question, things):
         return next(card.text for card in cards if not colors or card.color == colors[0])
     (thing,) = found[names[0]]
     at = frame_of(thing.box)
-    (other,) = [t for t in things if t.name == question.answer and frame_of(t.box) == at]
+    (other,) = scenes.beside(thing, words[2], [t for t in things if frame_of(t.box) == at])
     return other.name
 
 

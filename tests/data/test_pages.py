@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from adafv.data.pages import KINDS, QUESTIONS, SIZE, draw_page
+from adafv.data.pages import KINDS, QUESTIONS, SIZE, _Page, draw_page
 from adafv.data.suites import SUITES, load_suite, suites_of
 
 COUNT = 60
@@ -29,7 +29,7 @@ def test_every_kind_is_asked_about(pages):
 
 
 def test_answers_stand_in_their_boxes(pages):
-    """There is ink in each box, inside the page; what is drawn next to it is not."""
+    """There is ink in each box, inside the page."""
     for page in pages:
         pixels = np.asarray(page.image, dtype=int)
         for question in page.questions:
@@ -41,11 +41,34 @@ def test_answers_stand_in_their_boxes(pages):
 
 
 def test_a_question_has_one_answer(pages):
-    """No page asks the same twice, and numbers that answer by name are on the page once."""
+    """No page asks the same twice."""
     for page in pages:
         texts = [question.text for question in page.questions]
         assert len(texts) == len({*texts})
         assert all(question.accepts(question.answer) for question in page.questions)
+
+
+def test_what_is_written_stands_once_and_apart(monkeypatch):
+    """No two texts of a page are the same, and one pixel around each is of one color: what was
+    there before it.
+    """
+    written, write = [], _Page.write
+
+    def spy(page, x, y, text, *args, **options):
+        box = write(page, x, y, text, *args, **options)
+        written.append((text, box))
+        return box
+
+    monkeypatch.setattr(_Page, "write", spy)
+    for seed in range(COUNT):
+        written.clear()
+        pixels = np.asarray(draw_page(seed).image, dtype=int)
+        texts = [text for text, _ in written]
+        assert len(texts) == len({*texts}), texts
+        for text, (left, top, right, bottom) in written:
+            framed = pixels[top - 1 : bottom + 1, left - 1 : right + 1]
+            edge = np.concatenate([framed[0], framed[-1], framed[:, 0], framed[:, -1]])
+            assert np.ptp(edge, axis=0).max() == 0, (seed, text)
 
 
 def test_the_suite_is_asked_for_by_name():

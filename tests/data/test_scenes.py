@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
+from oracles import scenes
 
-from adafv.data import scene_questions as asking
 from adafv.data.canvas import CARD, COLORS, ICONS
 from adafv.data.scenes import SCENE_SUITES, draw, stream
 from adafv.data.suites import SUITES, load_suite, suite_length, suites_of
@@ -35,7 +35,7 @@ def follows(question, things):
             else "no"
         )
     if question.type == "count":
-        singular = [n for n in ICONS if asking.plural(n) == words[2]]
+        singular = [n for n in ICONS if scenes.plural(n) == words[2]]
         return str(sum(t.name == singular[0] for t in things) if singular else len(things))
     if question.type == "two":
         return "yes" if by_name[names[0]].color == by_name[names[1]].color else "no"
@@ -44,13 +44,13 @@ def follows(question, things):
             (card,) = [t for t in things if t.name == CARD and t.color == colors[0]]
         else:
             cards = [t for t in things if t.name == CARD]
-            card = min(cards, key=lambda c: asking._gap(by_name[names[0]].box, c.box))
+            card = min(cards, key=lambda c: scenes.gap(by_name[names[0]].box, c.box))
         return card.text
     first, second = by_name[names[0]], by_name.get(names[-1])
     if question.type == "beside":
-        (found,) = asking.neighbours(first, things, words[2])
+        (found,) = scenes.beside(first, words[2], things)
         return found.name
-    (ax, ay), (bx, by) = asking._center(first.box), asking._center(second.box)
+    (ax, ay), (bx, by) = scenes.middle(first.box), scenes.middle(second.box)
     is_on = {"left": ax < bx, "right": ax > bx, "above": ay < by, "below": ay > by}
     if words[0] == "where":
         assert is_on[question.answer]
@@ -119,9 +119,9 @@ def test_boxes_lie_inside_and_apart(size):
 
 def test_small_suite_asks_about_the_small():
     for sample in some("scenes-small"):
-        largest = max(asking._side(t.box) for t in sample.things)
+        largest = max(scenes.longer_side(t.box) for t in sample.things)
         for question in sample.questions:
-            assert all(2 * asking._side(box) <= largest for box in question.boxes), (
+            assert all(2 * scenes.longer_side(box) <= largest for box in question.boxes), (
                 sample.id,
                 question,
             )

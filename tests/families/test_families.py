@@ -2,8 +2,11 @@
 
 import json
 import warnings
+from contextlib import ExitStack
 from copy import copy
+from functools import partial
 from inspect import signature
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -59,6 +62,23 @@ def test_several_images_in_a_prompt(name):
     kept = pruner.select(encoding.tokens, [pruner.budget(n) for n in encoding.tokens.counts]).kept
     assert [len(k) for k in kept] == [pruner.budget(n) for n in encoding.tokens.counts]
     assert generated(name, pruner(found.model, inputs))
+
+
+@pytest.mark.parametrize("between", [" ", " \n "], ids=["nothing", "newline"])
+@pytest.mark.parametrize("kind", ["granite_docling", "idefics3", "llama4", "smolvlm"])
+def test_images_side_by_side_keep_a_budget_each(kind, between):
+    """A crop's name tells where an image begins or ends, whether the images are tiled or not."""
+    found = tiny(kind)
+    tiled, small = show(80, 48), show(24, 24, seed=1)
+    counts = {}
+    for image in (tiled, small):
+        encoding = AdaFV(keep=0.3).encode(found.model, ask(kind, (QUESTION, [image])))
+        (counts[image.size],) = encoding.tokens.counts
+    for images in ([tiled, small], [small, tiled], [small, small], [tiled, tiled]):
+        prompt = f"USER : {found.marker}{between}{found.marker} {QUESTION} ASSISTANT :"
+        inputs = found.processor(text=[prompt], images=[images], return_tensors="pt")
+        tokens = AdaFV(keep=0.3).encode(found.model, dict(inputs)).tokens
+        assert tokens.counts == tuple(counts[image.size] for image in images)
 
 
 @pytest.mark.proves("cache")
@@ -142,25 +162,62 @@ def test_a_token_that_is_dropped_is_a_token_that_nobody_sees(name, monkeypatch):
 
 @pytest.mark.proves("inside")
 @pytest.mark.parametrize("chosen", INSIDE)
-def test_every_method_inside_the_language_model(name, chosen):
-    """Later layers read less than the prompt has; or one sentence why not."""
+@torch.no_grad()
+def test_every_method_inside_the_language_model(name, chosen, monkeypatch):
+    """Layers behind a stage read as many tokens as its plan says, and what they read gives what the
+    whole prompt gives with all others masked for them; or one sentence why not.
+    """
+    model, pruner = tiny(name).model, method(chosen, keep=0.6)
     inputs = ask(name, (QUESTION, [show(80, 48)]))
     if reason := FAMILIES[name].no_layerwise_reason:
-        with (
-            pytest.raises(ValueError, match=reason),
-            method(chosen, keep=0.6).attached(tiny(name).model) as model,
-        ):
+        with pytest.raises(ValueError, match=reason), pruner.attached(model):
             model.generate(**inputs, do_sample=False, max_new_tokens=3)
         pytest.skip(reason)
-    with method(chosen, keep=0.6).attached(tiny(name).model) as model:
-        out = model.generate(
-            **inputs, do_sample=False, max_new_tokens=3, return_dict_in_generate=True
-        )
-    length = inputs["input_ids"].shape[1]
-    assert out.sequences.shape[1] == length + 3
-    cache = out.past_key_values
-    read = [cache.get_seq_length(layer) for layer in range(len(cache))]
-    assert min(read) < length + 2
+    with pruner.attached(model):
+        out = model.generate(**inputs, do_sample=False, max_new_tokens=3)
+    assert out.shape[1] == inputs["input_ids"].shape[1] + 3
+
+    if getattr(config := model.config.get_text_config(), "sliding_window", None):
+        monkeypatch.setattr(config, "sliding_window", 1000)  # it counts the tokens that are left
+    encoding = pruner.encode(model, inputs)
+    (count,) = encoding.tokens.counts
+    with pruner.between_layers(model, encoding) as decoder:
+        read = model(**pruner.prune(model, inputs, encoding), use_cache=True)
+    left = pruner.plan(encoding.tokens.layers, count, pruner.budget(count))
+    assert [len(view.kept[0]) for view in decoder.views] == [count, *left]
+    columns = [decoder.views[0].columns[0]] * decoder.stages[0]
+    for view, (start, end) in zip(
+        decoder.views[1:], pairwise([*decoder.stages, encoding.tokens.layers]), strict=True
+    ):
+        columns += [view.columns[0]] * (end - start)
+    cache = read.past_key_values
+    assert [cache.get_seq_length(layer) for layer in range(len(cache))] == list(map(len, columns))
+    masked = read_masked(model, pruner.prune(model, inputs, encoding), columns)
+    torch.testing.assert_close(read.logits[0], masked[columns[-1]], rtol=1e-3, atol=1e-3)
+
+
+def read_masked(model, inputs: dict, columns: list[torch.Tensor]) -> torch.Tensor:
+    """The logits (L, words) of a prompt of whose columns each layer sees some."""
+
+    def hide(seen, layer, args, options):
+        length = args[0].shape[1]
+        # what is hidden sees itself, since a softmax needs something
+        visible = torch.eye(length, dtype=torch.bool)
+        visible[:, seen] = True
+        mask = options["attention_mask"]
+        if mask is None:
+            mask = torch.ones(1, 1, length, length, dtype=torch.bool).tril()
+        if mask.dtype == torch.bool:
+            mask = mask & visible
+        else:
+            mask = mask.masked_fill(~visible, torch.finfo(mask.dtype).min)
+        return args, options | {"attention_mask": mask}
+
+    with ExitStack() as hooks:
+        for layer, seen in zip(layers_of(model.get_decoder()), columns, strict=True):
+            hook = layer.register_forward_pre_hook(partial(hide, seen), with_kwargs=True)
+            hooks.callback(hook.remove)
+        return model(**inputs, use_cache=False).logits[0]
 
 
 @pytest.mark.proves("layout")

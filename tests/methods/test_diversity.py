@@ -287,6 +287,7 @@ def test_generation_goes_through(model, inputs, cls):
         (MMTok, {"visual_temperature": -0.2}),
         (MMTok, {"weight": -1}),
         (SFPruner, {"ridge": 0}),
+        (SFPruner, {"ridge": 1e-18}),
         (CoverPruner, {"temperature": 0}),
         (MMR, {"diversity": -1}),
         (StackTok, {"text_temperature": 0}),

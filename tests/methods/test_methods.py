@@ -299,8 +299,9 @@ def test_cells_are_even_and_cover_the_picture(tokens, k):
             assert len(rows) * len(columns) == len(places)
 
 
-def test_uniform_keeps_the_middle_of_each_cell_and_pool_its_average(tokens):
-    """Against loops over the cells."""
+def test_uniform_keeps_the_middle_of_each_cell_and_pool_its_average(tokens, monkeypatch):
+    """Against loops over the cells, of which a few at a time are averaged."""
+    monkeypatch.setattr("adafv.methods.pool.CHUNK", 4)
     k = 9
     uniform, pool = Uniform(tokens=k).select(tokens, [k, k]), Pool(tokens=k).select(tokens, [k, k])
     for i, coordinates in enumerate(tokens.coordinates):

@@ -245,12 +245,34 @@ def test_ties_go_to_the_lower_index(tokens, cls):
     """A dead tower: no score, keys without a direction; K tokens all the same, none of them NaN."""
     dead = replace(tokens, signals={s: torch.zeros_like(x) for s, x in tokens.signals.items()})
     for k in (1, 7, 30):
-        selection = cls(tokens=k).select(dead, [k, k])
+        pruner = cls(tokens=k)
+        selection = pruner.select(dead, [k, k])
         assert [len(kept.unique()) for kept in selection.kept] == [k, k]
         if selection.features is not None:
             assert all(f.isfinite().all() for f in selection.features)
         if cls in (PruMerge, HiPrune):
             assert [kept.tolist() for kept in selection.kept] == [list(range(k))] * 2
+        for i, kept in enumerate(selection.kept):
+            assert kept.tolist() == kept_by_loops(pruner, dead, i, k)
+
+
+def kept_by_loops(pruner, tokens, i, k):
+    """What the plain loops keep, whose sorts are stable."""
+    saliency = scores(tokens, i, SALIENCY)
+    if isinstance(pruner, VisPruner):
+        hidden = vectors(tokens, i, HIDDEN)
+        return tower_oracle.vispruner(saliency, hidden, k, pruner.important)
+    if isinstance(pruner, HiRED):
+        signals = saliency, scores(tokens, i, CONTENT), places(tokens, i)
+        return tower_oracle.hired(*signals, k, pruner.alpha)
+    if isinstance(pruner, HiPrune):
+        signals = scores(tokens, i, MIDDLE), scores(tokens, i, DEEP), places(tokens, i)
+        return tower_oracle.hiprune(*signals, k, pruner.alpha)
+    signals = saliency, vectors(tokens, i, KEYS), features(tokens, i)
+    if isinstance(pruner, VisionZip):
+        return tower_oracle.visionzip(*signals, k, pruner.contextual_tokens(k))[0]
+    spread = getattr(pruner, "spread", 0.0)
+    return tower_oracle.prumerge(*signals, k, spread, pruner.neighbours)[0]
 
 
 @each_method

@@ -142,5 +142,7 @@ def test_a_frame_that_repeats_the_last_gets_less():
         for repeats in ("count", "discount")
     )
     assert plain == discounted
+    with pytest.raises(ValueError, match=r"repeats='discount'.*crops='global'"):
+        method("adafv", keep=0.5, repeats="discount", crops="each")
     with pytest.raises(ValueError, match="repeats='drop'"):
         method("adafv", keep=0.5, repeats="drop")

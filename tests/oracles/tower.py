@@ -19,7 +19,7 @@ def cosines(vectors: tuple[Vector, ...]) -> list[list[float]]:
     lengths = [math.sqrt(sum(x * x for x in v)) for v in vectors]
     return [
         [
-            sum(x * y for x, y in zip(v, w, strict=True)) / (a * b)
+            sum(x * y for x, y in zip(v, w, strict=True)) / (a * b or 1.0)
             for w, b in zip(vectors, lengths, strict=True)
         ]
         for v, a in zip(vectors, lengths, strict=True)

@@ -32,7 +32,9 @@ __all__ = ["candidates", "encode", "reask"]
 LARGE = 100_000
 """Numbers of a tensor; what is smaller describes images, and is copied to the host."""
 SAME = 0.9999
-"""Cosine of a token with that of the frame before, from which on it shows nothing new."""
+"""Cosine of a token with the last one kept at its place, from which on it shows nothing new."""
+TINY = 1e-30
+"""What the distances of tokens that are all the same are divided by, instead of by their sum."""
 
 T = TypeVar("T")
 
@@ -269,19 +271,23 @@ def _inferred_pad_id(model: PreTrainedModel) -> int | None:
 def candidates(layout: Layout, features: Tensor) -> Tensor:
     """Return which of an image's n tokens a method chooses from: (N,), its patches.
 
-    A token of a video that is the same as that of the frame before, at the same coordinates, says
-    nothing: it is not counted, and dropped as soon as any token is. So a video of a scene that
-    stands still costs what an image costs.
+    A token of a video that is the same as the last candidate before it, at the same place of its
+    frame, says nothing: it is not counted, and dropped as soon as any token is. So a video of a
+    scene that stands still costs what an image costs, and one that changes slowly is seen to.
     """
     patches = layout.patch_indices
     if layout.frames == 1:
         return patches
-    visual = features.detach()[_to(patches, features.device)].float()  # (frames · P, D')
-    frames = F.normalize(visual, dim=-1).unflatten(0, (layout.frames, -1))  # (frames, P, D')
-    changed = (frames[1:] * frames[:-1]).sum(-1) < SAME  # (frames - 1, P)
-    first = torch.ones_like(changed[:1])  # (1, P)
-    new = torch.cat([first, changed]).flatten()  # (frames · P,)
-    return patches[new.cpu()]
+    visual = features.detach()[_to(patches, features.device)]  # (frames · P, D')
+    frames = visual.unflatten(0, (layout.frames, -1))  # (frames, P, D')
+    last = F.normalize(frames[0].float(), dim=-1)  # (P, D') the last candidate at each place
+    new = [torch.ones_like(last[:, 0], dtype=torch.bool)]  # frames times (P,)
+    for frame in frames[1:]:
+        unit = F.normalize(frame.float(), dim=-1)  # (P, D')
+        changed = (unit * last).sum(-1) < SAME  # (P,)
+        last = torch.where(changed[:, None], unit, last)
+        new.append(changed)
+    return patches[torch.cat(new).cpu()]
 
 
 def _frames(parts: list[Part]) -> tuple[int, ...]:
@@ -332,11 +338,18 @@ def _substitute(signal: Signal, visual: list[Tensor]) -> list[Tensor]:
     """Return a signal (N[, d]) of each image in place of a tower that cannot be observed.
 
     Instead of hidden states and keys the visual tokens themselves, instead of attention how much
-    each differs from the others.
+    each differs from the others, as a share of the image: attention is a softmax, and methods
+    weigh features with it.
     """
     if signal.kind in ("keys", "hidden"):
         return [x.float() for x in visual]
-    return [mean_cosine_distance(x) for x in visual]
+    shares: list[Tensor] = []
+    for x in visual:
+        distance = mean_cosine_distance(x)  # (N,)
+        # summed in fp64, so that the order of the shares does not hang on how a device sums
+        total = distance.double().sum().clamp(min=TINY)
+        shares.append(distance / total)
+    return shares
 
 
 def _check_finite(model: PreTrainedModel, tokens: VisualTokens) -> None:

@@ -321,9 +321,7 @@ class LayerwiseDecoder(ResumedDecoder):
         """
         query, key, scale = self.seen.pop()  # (B, heads, W, d)
         device = before.columns.device
-        width = before.columns.shape[1]
         index = before.find(self.width)  # (prompts, L)
-        steps = torch.arange(width, device=device)  # (W,)
         kept: list[Tensor] = []
         for i, (span, plan) in enumerate(zip(self.encoding.spans, self.plans, strict=True)):
             row = span.row
@@ -335,11 +333,10 @@ class LayerwiseDecoder(ResumedDecoder):
             columns = span.positions.to(device, non_blocking=True)[chosen]  # (k,)
             visual = index[row, columns]  # (k,)
 
-            # the attention of the raters: each sees itself and what comes before; a layer may lie
-            # on another device than the first one
-            sees = before.real[row] & (steps <= raters[:, None])  # (M, W)
+            # the attention of the raters; a layer may lie on another device than the first one
+            sees = self._sees(stage, raters, before.real[row])  # (M, W)
             q = query[row * copies][:, raters.to(query.device)]  # (H, M, d)
-            k = key[row * copies][:, :width]  # (key heads, W, d)
+            k = key[row * copies][:, : sees.shape[1]]  # (key heads, W, d)
             rows = attention_rows(q, k, scale, sees.to(query.device))  # (M, W)
             score = (weights.to(rows.device) @ rows)[visual.to(rows.device)]  # (k,)
             if self.group is not None:
@@ -351,6 +348,22 @@ class LayerwiseDecoder(ResumedDecoder):
             best = first(order[None], [plan[stage]])[0]
             kept.append(before.kept[i][best])
         return kept
+
+    def _sees(self, stage: int, raters: Tensor, real: Tensor) -> Tensor:
+        """Return (M, W) what the raters see in the layer that ranks at a stage.
+
+        Each sees itself and what comes before, within the layer's window if it has one.
+
+        Args:
+            raters: (M,) their columns.
+            real: (W,) false where a column is padding.
+        """
+        columns = torch.arange(len(real), device=real.device)  # (W,)
+        back = raters[:, None] - columns  # (M, W)
+        sees = real & (back >= 0)
+        if self._is_sliding(self.stages[stage] if self.ahead else self.stages[stage] - 1):
+            sees &= back < self.decoder.config.sliding_window
+        return sees
 
     def _view(self, kept: list[Tensor]) -> KeptColumns:
         """Return what is read if each image keeps some of its patches' tokens."""

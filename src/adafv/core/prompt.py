@@ -146,19 +146,29 @@ class Prompt:
         behind = closed[(closed > end) & (closed < until)]
         return int(min(before, default=start)), int(max(behind, default=end))
 
-    def groups(self, crops: Sequence[T], lengths: list[int], gap: int) -> list[list[T]]:
+    def groups(
+        self, crops: Sequence[T], lengths: list[int], gap: int, named: int | None = None
+    ) -> list[list[T]]:
         """Put crops of `lengths` tokens together to images: those at most `gap` tokens apart.
+
+        Args:
+            named: which crop of every image, 0 the first or -1 the last, has a token of its own
+                before it, so that images are told apart however close they are. None: no crop.
 
         Raises:
             ValueError: see `spans`.
         """
+        spans = self.spans(lengths)
+        names = [int(self.ids[span.row, span.positions[0] - 1]) for span in spans]
         groups: list[list[T]] = []
-        before: ImageSpan | None = None
-        for crop, span in zip(crops, self.spans(lengths), strict=True):
-            if before is None or not _close(before, span, gap):
+        for i, crop in enumerate(crops):
+            begins = i == 0 or not _close(spans[i - 1], spans[i], gap)
+            if not begins and named is not None:
+                # the first of an image is this crop, or the last of one is that before
+                begins = names[i + named] == names[named]
+            if begins:
                 groups.append([])
             groups[-1].append(crop)
-            before = span
         return groups
 
     def question(

@@ -415,6 +415,12 @@ class Pruner(ABC):
                 f"{model.config.model_type!r} take them before their projector: choose a method "
                 "that keeps tokens as they are"
             )
+        if merged is not None and _trains(model, inputs, encoding):
+            raise ValueError(
+                f"{self.name} merges tokens without gradients, so that neither projector nor "
+                "vision tower would learn from them: freeze both, or choose a method that keeps "
+                "tokens as they are"
+            )
         return rebuild(
             model,
             as_tensors(inputs, model.device),
@@ -464,3 +470,10 @@ class Pruner(ABC):
                 model.
         """
         return attached(self, model)
+
+
+def _trains(model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding) -> bool:
+    """Return whether a loss of these inputs may reach what has made the images' features."""
+    asked = model.training or inputs.get("labels") is not None
+    differentiable = any(full.requires_grad for full in encoding.features)
+    return asked and differentiable and torch.is_grad_enabled()

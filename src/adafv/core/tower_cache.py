@@ -154,15 +154,24 @@ def _digest(model: PreTrainedModel, inputs: Mapping[str, Any]) -> bytes:
     """Return a digest of what an encoder reads, and of all that decides what it makes of it."""
     digest = blake2b(digest_size=32)
     for name in sorted(inputs):
-        value = inputs[name]
-        if isinstance(value, Tensor):
-            digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
-            pixels = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-            digest.update(pixels.numpy().data)
-        else:
-            digest.update(repr((name, value)).encode())
+        digest.update(repr(name).encode())
+        _add(digest, inputs[name])
     digest.update(repr(_state(model)).encode())
     return digest.digest()
+
+
+def _add(digest: blake2b, value: Any) -> None:
+    """Add a value to a digest: tensors whole, those in lists and tuples, too."""
+    if isinstance(value, Tensor):
+        digest.update(repr((value.dtype, tuple(value.shape))).encode())
+        numbers = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(numbers.numpy().data)
+    elif isinstance(value, tuple | list):
+        digest.update(repr((type(value).__name__, len(value))).encode())
+        for one in value:
+            _add(digest, one)
+    else:
+        digest.update(repr(value).encode())
 
 
 def _state(model: PreTrainedModel) -> list[Any]:

@@ -111,7 +111,8 @@ class VisualTokens:
         ids = pad_sequence(list(questions), batch_first=True)  # (I, M)
         ids = ids.to(self.device, non_blocking=True)
         mask = _padding([len(one) for one in questions]).to(self.device, non_blocking=True)
-        text = embed(ids.flatten()).unflatten(0, ids.shape)  # (I, M, D)
+        # the embeddings may lie on another device than the tower
+        text = embed(ids.flatten()).to(self.device).unflatten(0, ids.shape)  # (I, M, D)
         return replace(self, text=text, text_mask=mask, seeds=seeds)
 
     @property
@@ -123,7 +124,7 @@ class VisualTokens:
     def saliency(self) -> Tensor:
         """Return the tower's attention (I, N) at the features' layer, in fp32.
 
-        Each crop is a softmax of its own.
+        Each crop is a softmax of its own; where no attention can be observed, the image is one.
         """
         return self.signals[SALIENCY]
 
@@ -218,7 +219,7 @@ class Encoding:
     downsampled: bool = False
 
     def repeats(self, image: int) -> int:
-        """Return how many tokens of a video repeat the frame before, and are never chosen from."""
+        """Return how many tokens of a video repeat one before, and are never chosen from."""
         chosen_from = len(self.patch_indices[image]) + len(self.structural_indices[image])
         return len(self.features[image]) - chosen_from
 

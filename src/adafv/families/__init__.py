@@ -65,6 +65,7 @@ FAMILIES: dict[str, Family] = {
         vision="vision_model",
         merge="vision_config.scale_factor",
         max_crop_gap=4,
+        named_crop=0,
         thumbnail=-1,
         no_layerwise_reason=MORE_THAN_HIDDEN,
     ),
@@ -72,7 +73,9 @@ FAMILIES: dict[str, Family] = {
         vision="vision_model", ignores_position_ids=True, prunes_video=True
     ),
     "idefics2": Latents(count="perceiver_config.resampler_n_latents", max_crop_gap=1, thumbnail=-1),
-    "idefics3": Crops(vision="vision_model", merge="scale_factor", max_crop_gap=4, thumbnail=-1),
+    "idefics3": Crops(
+        vision="vision_model", merge="scale_factor", max_crop_gap=4, named_crop=-1, thumbnail=-1
+    ),
     "internvl": Crops(max_crop_gap=0, thumbnail=-1),
     "janus": Crops(vision="vision_model"),
     "kimi_k25": Grid(vision="vision_tower", together=False),
@@ -101,7 +104,9 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5_moe": Grid(no_layerwise_reason=STATE, prunes_video=True),
     "qwen3_vl": Grid(no_layerwise_reason=MORE_THAN_HIDDEN, prunes_video=True),
     "qwen3_vl_moe": Grid(no_layerwise_reason=MORE_THAN_HIDDEN, prunes_video=True),
-    "smolvlm": Crops(vision="vision_model", merge="scale_factor", max_crop_gap=4, thumbnail=-1),
+    "smolvlm": Crops(
+        vision="vision_model", merge="scale_factor", max_crop_gap=4, named_crop=-1, thumbnail=-1
+    ),
     "video_llama_3": Grid(
         vision="vision_model", prunes_video=True, video_mask="video_compression_mask"
     ),

@@ -49,6 +49,8 @@ class Family:
         vision: path of the vision tower in the base model.
         max_crop_gap: crops of one image are at most so many tokens apart in the prompt; images that
             follow one another more closely share a budget. None: every crop is an image.
+        named_crop: which crop of every image has a token of its own before it, so that images that
+            follow one another closely are told apart: 0 the first, -1 the last. None: no crop has.
         thumbnail: which of an image's several crops shows all of it: 0 the first, -1 the last.
             None: no crop does.
         cls: index of the CLS token in the tower: 0 or -1. None: as its parameters say, first if
@@ -73,6 +75,7 @@ class Family:
 
     vision: str = "vision_tower"
     max_crop_gap: int | None = None
+    named_crop: int | None = None
     thumbnail: int | None = None
     cls: int | None = None
     output_field: str = "pooler_output"
@@ -205,7 +208,7 @@ class Family:
         else:
             # crops that follow one another closely are one
             lengths = [len(crop.patches) for crop in crops]
-            groups = prompt.groups(crops, lengths, self.max_crop_gap)
+            groups = prompt.groups(crops, lengths, self.max_crop_gap, self.named_crop)
         return [join(group, self.thumbnail) for group in groups]
 
     def video_layouts(

@@ -21,6 +21,7 @@ class Llama4(Crops):
     vision: str = "vision_model"
     cls: int | None = -1
     max_crop_gap: int | None = 2
+    named_crop: int | None = -1
     thumbnail: int | None = -1
 
     def project(self, model: PreTrainedModel, features: Tensor) -> Tensor:

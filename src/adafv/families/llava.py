@@ -241,6 +241,10 @@ def _cells(length: int, stride: int | None) -> Tensor:
 
 
 def _ranks(x: Tensor) -> Tensor:
-    """Return consecutive integers (n,) in the order of the values, from the least one's floor."""
-    values, rank = x.unique(return_inverse=True)
-    return rank + int(values[0])
+    """Return consecutive integers (n,) in the order of the values, from the least one, rounded.
+
+    What interpolation has spread by a rounding error is one value: rows are one apart or more.
+    """
+    values, index = x.unique(return_inverse=True)  # (v,), (n,)
+    rank = F.pad((values.diff() > 0.5).cumsum(0), (1, 0))  # (v,)
+    return rank[index] + int(values[0].round())

@@ -66,6 +66,11 @@ class AdaFV(TextRelevance):
             )
         one_of("mass", self.mass, "whole", "beyond")
         one_of("repeats", self.repeats, "count", "discount")
+        if self.repeats == "discount" and self.crops == "each":
+            raise ValueError(
+                "repeats='discount' compares the frames of a clip, and crops='each' makes every "
+                "frame an image of its own: pass crops='global'"
+            )
 
     def attentions(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
         """Return a_t and a_v (I, N each), the two lists that are mixed."""

@@ -85,17 +85,17 @@ class AdaFVPlus(Pruner):
         if not self.distinct:
             return Selection(first(order, budget))
 
-        # the tokens that have a chance; the others follow in the order of their scores
-        sizes = [min(SHORTLIST * k, k + BEYOND) for k in budget]
-        most = min(max(sizes), order.shape[1])
-        size = torch.tensor(sizes).to(order.device, non_blocking=True)  # (I,)
-        chance = torch.arange(most, device=order.device) < size[:, None]  # (I, S)
-        short, rest = order.split([most, order.shape[1] - most], dim=1)
+        # the tokens that have a chance
+        chance = _shortlist(budget, order)  # (I, S)
+        short, rest = order.tensor_split([chance.shape[1]], dim=1)  # (I, S), (I, N - S)
+        ranked = ranked[:, : chance.shape[1]]  # (I, S)
 
         # redundancy: what a better token says already
         features = tokens.features.take_along_dim(short[..., None], dim=1)  # (I, S, D)
-        left = ranked[:, :most] * (1 - redundancy(features))  # (I, S)
-        left = left.where(chance & ranked[:, :most].isfinite(), -torch.inf)
+        left = ranked * (1 - redundancy(features))  # (I, S)
+        left = left.where(chance & ranked.isfinite(), -torch.inf)
+
+        # the highest of what is left; the other tokens follow in the order of their scores
         best = left.sort(dim=1, descending=True, stable=True).indices
         return Selection(first(torch.cat([short.gather(1, best), rest], dim=1), budget))
 
@@ -139,6 +139,14 @@ class AdaFVPlus(Pruner):
             relevance=self.relevance(tokens),
             words=self.word_relevance(tokens),
         )
+
+
+def _shortlist(budget: list[int], order: Tensor) -> Tensor:
+    """Return (I, S) true where the first S tokens of an order (I, N) have a chance at a budget."""
+    sizes = [min(SHORTLIST * k, k + BEYOND) for k in budget]
+    longest = min(max(sizes), order.shape[1])  # S
+    size = torch.tensor(sizes).to(order.device, non_blocking=True)  # (I,)
+    return torch.arange(longest, device=order.device) < size[:, None]
 
 
 @exact

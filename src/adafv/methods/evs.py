@@ -1,7 +1,9 @@
 """EVS: the first frame whole, then what changes."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -38,8 +40,9 @@ class EVS(VideoPruner):
     def turns(self, frames: Tensor, there: Tensor, budget: int) -> Tensor:
         """Rank by the cosine to the frame before; the first frame goes before all others."""
         count, places = there.shape
-        cosine = F.cosine_similarity(frames[1:], frames[:-1], dim=-1)  # (F - 1, P)
-        turns = F.pad(cosine, (0, 0, 1, 0), value=-2.0)  # (F, P)
+        # pair by pair: all at once would be more copies of the clip
+        cosines = [F.cosine_similarity(frame, last, dim=-1) for last, frame in pairwise(frames)]
+        turns = F.pad(torch.stack(cosines), (0, 0, 1, 0), value=-2.0)  # (F, P)
         if not self.first:
             if budget < places:
                 raise BudgetError(

@@ -69,34 +69,37 @@ class MMTok(GreedyPruner):
         assert tokens.text_mask is not None
 
         hidden = tokens.signals[HIDDEN]  # (I, N, d)
-        images, count, word_count = *hidden.shape[:2], tokens.text.shape[1]
+        images, length = hidden.shape[:2]
+        word_count = tokens.text.shape[1]
         # written in place: a second matrix of N · N would cost as much time as the products
-        columns = hidden.new_empty(images, count, word_count + count, dtype=torch.float64)
+        columns = hidden.new_empty(images, length, word_count + length, dtype=torch.float64)
 
         # coverage of the question: words meet the visual tokens after the projector
-        words = cosines(tokens.features, tokens.text).div_(self.text_temperature)  # (I, N, M)
-        columns[..., :word_count] = _shares(words, tokens.mask, tokens.text_mask)
+        words = cosines(tokens.features, tokens.text)  # (I, N, M)
+        words.div_(self.text_temperature)
+        _to_shares(words, tokens.mask, tokens.text_mask)
+        columns[..., :word_count] = words
 
         # coverage of the image: visual tokens meet each other before it
         visual = pairwise_cosines(hidden, out=columns[..., word_count:])  # (I, N, N)
-        _shares(visual.div_(self.visual_temperature), tokens.mask, tokens.mask, self.weight)
+        visual.div_(self.visual_temperature)
+        _to_shares(visual, tokens.mask, tokens.mask, self.weight)
 
         return coverage(columns.round_())
 
 
-def _shares(logits: Tensor, tokens: Tensor, rows: Tensor, weight: float = 1.0) -> Tensor:
+def _to_shares(logits: Tensor, tokens: Tensor, rows: Tensor, weight: float = 1.0) -> None:
     """Turn logits into probabilities over the tokens, divided by the number of real rows, in place.
+
+    They are in units of 1 / `UNIT`.
 
     Args:
         logits: (I, N, R).
         tokens: (I, N), true where there is a token.
         rows: (I, R), true where a row is no padding.
         weight: on all rows.
-
-    Returns:
-        (I, N, R), in units of 1 / `UNIT`.
     """
     logits.masked_fill_(~tokens[..., None], -torch.inf)
     softmax = logits.sub_(logits.amax(1, keepdim=True)).exp_()  # (I, N, R), times its sum
     share = weight * rows.double() / rows.sum(1, keepdim=True).clamp(min=1)  # (I, R)
-    return softmax.mul_((UNIT * share / softmax.sum(1))[:, None])
+    softmax.mul_((UNIT * share / softmax.sum(1))[:, None])

@@ -13,6 +13,8 @@ from adafv.utils.checks import checked
 
 __all__ = ["Pool", "means"]
 
+CHUNK = 1024  # cells at a time: memory is CHUNK · N, not K · N
+
 
 @checked
 @dataclass(kw_only=True)
@@ -50,7 +52,10 @@ def means(features: Tensor, cell: Tensor, count: int) -> Tensor:
     Returns:
         (K, D).
     """
-    numbers = torch.arange(count, device=cell.device)
-    member = (cell == numbers[:, None]).double()  # (K, N)
-    weight = member / member.sum(1, keepdim=True)
-    return (weight @ features.double()).to(features.dtype)
+    # a matrix product, not a scattered sum, whose order hangs on the device
+    averages: list[Tensor] = []
+    for numbers in torch.arange(count, device=cell.device).split(CHUNK):
+        member = (cell == numbers[:, None]).double()  # (chunk, N)
+        weight = member / member.sum(1, keepdim=True)
+        averages.append((weight @ features.double()).to(features.dtype))
+    return torch.cat(averages)

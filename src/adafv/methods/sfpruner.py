@@ -16,6 +16,7 @@ from adafv.ops.saliency import min_max
 __all__ = ["SFPruner"]
 
 BITS = 40  # behind the point of a leverage: copies of a token tie
+LEAST = 1e-6  # ridge: below it G + λ I may not be positive definite as its cosines are rounded
 TINY = 1e-12  # of a ridge where no token weighs anything
 
 
@@ -41,7 +42,7 @@ class SFPruner(ScoringPruner):
     Departure: a negative cosine masks nothing.
 
     Args:
-        ridge: λ in mean weights (ours).
+        ridge: λ in mean weights (ours), 1e-6 or more.
     """
 
     ridge: float = 1.0
@@ -54,8 +55,10 @@ class SFPruner(ScoringPruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.ridge < float("inf"):
-            raise ValueError(f"ridge={self.ridge} is not positive: pass e.g. 1")
+        if not LEAST <= self.ridge < float("inf"):
+            raise ValueError(
+                f"ridge={self.ridge} is not in reach of fp64: pass {LEAST} or more, e.g. 1"
+            )
 
     def score(self, tokens: VisualTokens) -> Tensor:
         """Return leverage times what no token of higher leverage says already (I, N)."""

@@ -1,11 +1,11 @@
 """SparseVLM: the words that the image is relevant to rate it, layer after layer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from adafv.core.layerwise import LayerPruner, Raters, after_share
+from adafv.core.layerwise import LayerPruner, Raters, after_share, last_token
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.utils.checks import checked
 
@@ -30,8 +30,8 @@ class SparseVLM(LayerPruner):
     are numbered anew.
     Departure: dropped tokens are not recycled as averages of clusters, so that the budget counts
     tokens of the image.
-    Departure: words come after the image, as in every method here; if none do, they can't see it,
-    all scores tie and the first tokens are kept.
+    Departure: only words behind the image rate, since those before it cannot see it; where there
+    are none, the last token before the answer rates.
     """
 
     name = "sparsevlm"
@@ -52,11 +52,23 @@ class SparseVLM(LayerPruner):
 
     def raters(self, encoding: Encoding) -> Raters:
         """Rank by the attention of the words to which the image is relevant."""
-        weights = rating_words(encoding.tokens)  # (I, M)
-        found = []
-        for span, weight in zip(encoding.spans, weights, strict=True):
-            words = encoding.prompt.question(span, frozenset(self.skip), encoding.question)
-            found.append((words, weight[: len(words)]))
+        tokens = encoding.tokens
+        assert tokens.text_mask is not None
+
+        # the words that can see the image: those behind it
+        words: list[Tensor] = []
+        sees = torch.zeros(tokens.text_mask.shape, dtype=torch.bool)  # (I, M)
+        for i, span in enumerate(encoding.spans):
+            asked = encoding.prompt.question(span, frozenset(self.skip), encoding.question)  # (M,)
+            sees[i, : len(asked)] = asked > span.positions[0]
+            words.append(asked)
+
+        # those of them that the image is relevant to
+        seeing = replace(tokens, text_mask=sees.to(tokens.device, non_blocking=True))
+        found = last_token(encoding)
+        for i, weight in enumerate(rating_words(seeing)):  # (I, M)
+            if sees[i].any():
+                found[i] = (words[i], weight[: len(words[i])])
         return found
 
 

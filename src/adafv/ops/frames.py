@@ -61,9 +61,15 @@ def change(features: Tensor, coordinates: Tensor, frames: int) -> Tensor:
     device = features.device
     grid = frame_grid(coordinates, frames)  # (F, P)
     shown = latest(grid).to(device, non_blocking=True)  # (F, P)
-    unit = F.normalize(features.double(), dim=-1)  # (N, D)
-    cosine = (unit[shown[1:]] * unit[shown[:-1]]).sum(-1)  # (F - 1, P)
-    dissimilarity = F.pad(1 - cosine, (0, 0, 1, 0), value=1.0)  # (F, P)
+
+    # frame by frame: the whole video in fp64 would be several copies of itself
+    new = [torch.ones(shown.shape[1], dtype=torch.double, device=device)]  # F times (P,)
+    before = F.normalize(features[shown[0]].double(), dim=-1)  # (P, D)
+    for frame in shown[1:]:
+        unit = F.normalize(features[frame].double(), dim=-1)  # (P, D)
+        new.append(1 - (unit * before).sum(-1))
+        before = unit
+    dissimilarity = torch.stack(new)  # (F, P)
 
     # from the grid back to the tokens
     place = torch.empty(len(coordinates), dtype=torch.long)

@@ -210,7 +210,7 @@ def _gains(lists: Tensor, mask: Tensor, reserved: Tensor, *, beyond: bool) -> tu
     Returns:
         (B, 2, N) the order of the scores; (B, 2, N) the gains, in that order.
     """
-    scores = lists.float().masked_fill(~mask, -1)
+    scores = lists.float().masked_fill(~mask, -torch.inf)
     ranked, order = scores.sort(dim=-1, descending=True, stable=True)  # (B, 2, N)
     ranked = ranked.double()  # so that the order of the gains does not hang on how a device sums
 
@@ -229,7 +229,7 @@ def _gains(lists: Tensor, mask: Tensor, reserved: Tensor, *, beyond: bool) -> tu
 
     # The reserve goes before everything, padding behind everything.
     gain.masked_fill_(sure, torch.inf)
-    return order, gain.masked_fill_(ranked < 0, -torch.inf)
+    return order, gain.masked_fill_(ranked == -torch.inf, -torch.inf)
 
 
 def _scatter(index: Tensor, values: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ def mean_cosine_distance(visual: Tensor) -> Tensor:
         (N,) fp32, 0 to 2.
     """
     unit = F.normalize(visual.float(), dim=-1)  # (N, D)
-    return 1 - unit @ unit.mean(0)  # the mean of the cosines is the cosine with the mean
+    mean = unit @ unit.mean(0)  # the mean of the cosines is the cosine with the mean
+    return (1 - mean).clamp(min=0)
 
 
 @checked
@@ -169,31 +170,38 @@ def received_attention(
         (B, P) fp32, 0 for padding; without a mask each row of a mean sums to 1.
     """
     count = query.shape[2]
-    if mask is not None:
-        mask = _visible(mask, count)  # (B, 1, P, P)
     key = key.float().mT  # (B, H, head_dim, P)
     total = key.new_zeros(key.shape[0], key.shape[-1])  # (B, P)
+    seen = torch.zeros_like(total, dtype=torch.long)  # (B, P) by how many queries
 
     # The whole map of a large image doesn't fit: some queries at a time.
     for start in range(0, count, chunk):
-        logits = (query[:, :, start : start + chunk].float() * scale) @ key  # (B, H, chunk, P)
+        end = min(start + chunk, count)
+        logits = (query[:, :, start:end].float() * scale) @ key  # (B, H, chunk, P)
         if mask is not None:
-            logits = logits.masked_fill(~mask[:, :, start : start + chunk], -torch.inf)
+            visible = _visible(mask, start, end)  # (B, 1, chunk, P)
+            logits = logits.masked_fill(~visible, -torch.inf)
+            seen += visible.sum((1, 2))
         attention = logits.softmax(-1).nan_to_num()  # NaN: the row of a padded query
         over_heads = attention.mean(1) if heads == "mean" else attention.amax(1)  # (B, chunk, P)
         total += over_heads.sum(1)
 
     if mask is None:
         return total / count
-    return total / mask.sum((1, 2)).clamp(min=1)
+    return total / seen.clamp(min=1)
 
 
-def _visible(mask: Tensor, count: int) -> Tensor:
-    """Bring either kind of mask to (B, 1, P, P), true where a query that is no padding may look."""
+def _visible(mask: Tensor, start: int, end: int) -> Tensor:
+    """Bring some rows of either kind of mask to (B, 1, rows, P): where one that is real may look.
+
+    Args:
+        mask: see `received_attention`.
+        start, end: queries whose rows are wanted.
+    """
     if mask.dim() == 2:
-        mask = mask[:, None, None].expand(-1, 1, count, -1)
-    mask = mask[..., :count, :]
-    mask = mask >= 0 if mask.is_floating_point() else mask.bool()
+        mask = mask[:, None, None].expand(-1, 1, end, -1)  # (B, 1, end, P)
+    rows = mask[:, :, start:end]  # (B, 1, rows, P)
+    rows = rows >= 0 if rows.is_floating_point() else rows.bool()
 
     # a query that may not look at itself is padding
-    return mask & mask.diagonal(dim1=-2, dim2=-1)[..., None]
+    return rows & rows.diagonal(offset=start, dim1=-2, dim2=-1)[..., None]

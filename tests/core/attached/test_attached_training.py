@@ -10,7 +10,7 @@ import torch
 from zoo.families import ask, show, tiny
 from zoo.videos import clip
 
-from adafv import AdaFV
+from adafv import AdaFV, method
 from adafv.core.encode import reask
 
 QUESTION = "what color is the anchor ?"
@@ -35,6 +35,24 @@ def test_training_with_gradient_checkpointing(name, inputs):
     pruner = AdaFV(keep=0.5)
     model(**pruner(model, inputs | {"labels": inputs["input_ids"]})).loss.backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize("chosen", ["pool", "prumerge", "prumerge+", "tome", "visionzip"])
+def test_merged_features_are_not_silently_cut_from_what_made_them(chosen):
+    """Where the projector trains one sentence says so; where it is frozen the rest trains."""
+    model = deepcopy(tiny("llava").model)
+    inputs = ask("llava", (QUESTION, [show(80, 48)]))
+    inputs["labels"] = inputs["input_ids"]
+    pruner = method(chosen, keep=0.5)
+    with pytest.raises(ValueError, match=r"merges tokens without gradients.*freeze both"):
+        pruner(model, inputs)
+    with torch.no_grad():
+        assert model(**pruner(model, inputs)).loss.isfinite()
+    for part in (model.model.vision_tower, model.model.multi_modal_projector):
+        part.requires_grad_(False)
+    model.train()
+    model(**pruner(model, inputs)).loss.backward()
+    assert model.lm_head.weight.grad.abs().sum() > 0
 
 
 def test_threads_take_turns(name, inputs):
