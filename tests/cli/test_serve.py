@@ -213,7 +213,7 @@ def test_bad_input(serve, arguments, words):
 
 
 def test_a_model_behind_flags_is_refused(capsys):
-    """vLLM's server ignores it, and would serve the embedded model."""
+    """The server of vLLM ignores it, and would serve the embedded model."""
 
     class Parser(ArgumentParser):
         pass
