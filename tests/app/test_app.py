@@ -14,7 +14,7 @@ from conftest import INSIDE, picture, tiny_model, tiny_processor
 from PIL import Image
 
 from adafv import METHODS, method
-from adafv.app import cards, panels
+from adafv.app import cards, exports, panels
 from adafv.app import session as sessions
 from adafv.app.page import EMBEDDED, NOTHING, Choices, Page, Reply
 from adafv.app.server import free_port
@@ -22,10 +22,12 @@ from adafv.app.session import Playground, bundled
 from adafv.app.view import DENSE
 from adafv.cli import main
 from adafv.data.cases import CASES
+from adafv.data.sample import same_answer
 from adafv.methods import from_spec
 from adafv.models.ask import ask
 from adafv.models.boilerplate import boilerplate
 from adafv.models.images import FirstFrameWarning
+from adafv.viz import side_by_side
 from adafv.viz.figure import SALIENCY
 
 QUESTION = "what color is the anchor ?"
@@ -120,6 +122,38 @@ def test_a_failure_is_tried_again(playground, image, monkeypatch):
     assert playground.look("a", image, QUESTION, ["adafv"], 0.2).results[1].answer is not None
 
 
+def test_without_the_dense_answer(page, image, monkeypatch):
+    """No other answer is shown in its place; it is asked again the next time."""
+    playground = page.playground
+    plain = sessions.ask_encoded
+
+    def too_long(model, processor, inputs, encoding, pruner, longest):
+        if pruner.name == DENSE:
+            raise ValueError("the prompt is too long")
+        return plain(model, processor, inputs, encoding, pruner, longest)
+
+    def draw(whats):
+        drawn.append(whats)
+        return side_by_side(whats)
+
+    drawn: list = []
+    monkeypatch.setattr(exports, "side_by_side", draw)
+    with monkeypatch.context() as patch:
+        patch.setattr(sessions, "ask_encoded", too_long)
+        view = playground.look("a", image, QUESTION, ["adafv", "random"], 0.2)
+        dense, first, second = view.results
+        assert dense.answer is None
+        assert first.explanation.dense is second.explanation.dense is None
+        assert page.export("a", image, CHOICES, "png")[0] == ""
+    [shown] = drawn
+    assert [what.method for what in shown] == ["adafv", "random"]
+    written = " ".join(text.get_text() for text in first.explanation.figure().texts)
+    assert "every visual token" not in written
+    assert first.answer.answer in written
+    dense, first, _ = playground.look("a", image, QUESTION, ["adafv", "random"], 0.2).results
+    assert first.explanation.dense == dense.answer
+
+
 def test_a_method_that_shrinks_images_is_refused(playground, image):
     """The page encodes an image once, whole."""
     found = playground.look("a", image, QUESTION, ["resize"], 0.2).results[1]
@@ -135,10 +169,11 @@ def test_what_another_question_changes(playground, image):
     assert first.before is None
     assert first.results[1].others is None
     playground.look("a", image, "how many ?", ["adafv"], 0.2)
-    again = playground.look("a", image, "how many ?", ["adafv", "fastervlm"], 0.1)
-    dense, adafv, fastervlm = again.results
+    again = playground.look("a", image, "how many ?", ["adafv", "fastervlm", "fastv"], 0.1)
+    dense, adafv, fastervlm, fastv = again.results
     assert again.before == QUESTION
     assert dense.others == fastervlm.others == 0
+    assert fastv.others is None  # it chooses when the model reads
     before = playground.look("b", image, QUESTION, ["adafv"], 0.1).results[1].explanation
     assert adafv.explanation is not None
     assert before is not None
@@ -362,7 +397,8 @@ def test_answers_at_other_budgets(page, image):
     same = 0
     for share in sessions.SHARES:
         view = page.playground.look("a", image, QUESTION, ["adafv", "random"], share)
-        same += sum(result.answer.answer == dense.answer for result in view.results[1:])
+        for result in view.results[1:]:
+            same += same_answer(result.answer.answer, dense.answer)
     assert table.count("<td") == 2 * len(sessions.SHARES)
     assert table.count('class="same"') == same
     assert page.budgets("a", image, CHOICES._replace(question="")) == ""

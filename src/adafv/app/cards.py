@@ -6,6 +6,7 @@ from PIL import Image
 
 from adafv.app.drawing import Box, chosen_by, figure, ground, heat, kept
 from adafv.app.view import DENSE, Result, View
+from adafv.data.sample import same_answer
 from adafv.methods import KNOWN
 from adafv.models.ask import Answer
 from adafv.utils.checks import checked
@@ -222,7 +223,7 @@ def _caption(name: str, explanation: Explanation, layer: str, own: bool) -> str:
 @checked
 def same(answer: Answer, other: Answer) -> bool:
     """Say whether two answers read the same."""
-    return answer.answer.casefold() == other.answer.casefold()
+    return same_answer(answer.answer, other.answer)
 
 
 def _answer(answer: Answer, dense: Answer | None) -> str:

@@ -296,8 +296,8 @@ class Playground:
             result = self._answered(session, encoded, question, pruner)
             # with its options, as the visitor wrote it
             result = replace(result, method=name)
-        # what failed may work the next time
-        if result.answer is not None:
+        # what failed may work the next time, the dense answer beside it too
+        if result.explanation is not None and result.explanation.dense is not None:
             remember(session.results, key, result, RESULTS)
         return result
 
@@ -325,7 +325,9 @@ class Playground:
 
         # the dense answer comes first, so that the others can be compared with it
         known = session.results.get((question, DENSE, 1.0))
-        dense = known.answer if known and known.answer else answer
+        dense = known.answer if known else None
+        if pruner.name == DENSE:
+            dense = answer
         explanation = explained(
             self.model,
             self.processor,
@@ -343,7 +345,8 @@ class Playground:
 
 def _compared(result: Result, pruner: Pruner, earlier: Encoding) -> Result:
     """Return a result that says how many kept tokens an earlier question did not keep."""
-    if result.explanation is None:
+    # what a method that prunes between layers keeps shows only when the model reads
+    if result.explanation is None or pruner.layerwise:
         return result
     # what the method would have kept for that question, at this budget
     kept_earlier = pruner.choose(earlier).kept[0].cpu().numpy()  # (K,)

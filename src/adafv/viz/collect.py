@@ -84,7 +84,7 @@ class Explanation:
         split: k_t and k_v, where the method mixes.
         curves: the split is the best of one mixture of all tokens, which can be drawn.
         reserve: tokens that each list is sure of.
-        dense, pruned: the two answers.
+        dense, pruned: the two answers; dense is None where the model cannot read every token.
         frames: of a video, which `image` shows side by side; 0 for an image.
         stages: what is left after each, where the method prunes between layers.
     """
@@ -102,7 +102,7 @@ class Explanation:
     words: list[Word]
     split: tuple[int, int] | None
     reserve: int
-    dense: Answer
+    dense: Answer | None
     pruned: Answer
     curves: bool = True
     frames: int = 0
@@ -221,7 +221,7 @@ def explained(
     pruner: Pruner,
     encoding: Encoding,
     selection: Selection,
-    dense: Answer,
+    dense: Answer | None,
     pruned: Answer,
 ) -> Explanation:
     """Collect what led to an answer that is there already.
@@ -233,7 +233,7 @@ def explained(
         image: or the video.
         encoding: of it.
         selection: what `pruner` chose from it.
-        dense: the answer from all tokens.
+        dense: the answer from all tokens; None: there is none.
         pruned: the answer from those kept.
     """
     evidence = pruner.evidence(encoding.tokens)
