@@ -1,12 +1,12 @@
 """Open the playground in a browser: `adafv ui`."""
 
-import signal
 from typing import Annotated
 
 import typer
 
 from adafv.cli.extras import need
 from adafv.cli.options import Device, Dtype, Json, MaxNewTokens, Model, print_json, quiet
+from adafv.cli.signals import stop_as_interrupted
 
 # Addresses that only this machine reaches.
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -64,6 +64,6 @@ def ui(
                 "adafv: whoever reaches this machine can use the page, and its model", err=True
             )
 
-    # a stop from outside ends the page as Ctrl-C does
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # what visitors have uploaded goes, too
+    stop_as_interrupted()
     serve(playground, host, port, ready)

@@ -21,7 +21,7 @@ NAMED = 5
 def unknown_words(processor: Any, question: str) -> list[str]:
     """Return the words of a question that its tokenizer reads as unknown, each once.
 
-    Punctuation is not a word.
+    Punctuation is not a word, and neither is what is no UTF-8.
 
     Empty for tokenizers that spell out what they don't know.
 
@@ -37,7 +37,8 @@ def unknown_words(processor: Any, question: str) -> list[str]:
     for written in question.split():
         # every category of punctuation begins with P
         word = "".join(c for c in written if unicodedata.category(c)[0] != "P")
-        if not word:
+        # half a surrogate pair, which no tokenizer takes, is of category Cs
+        if not word or any(unicodedata.category(c) == "Cs" for c in word):
             continue
         ids = tokenizer(word, add_special_tokens=False)["input_ids"]
         if tokenizer.unk_token_id in ids:

@@ -144,7 +144,10 @@ class Lines:
             ValueError: the disk is full; what was there before is kept.
         """
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        new: Any = temporary.open("w+b", buffering=0)
+        try:
+            new: Any = temporary.open("w+b", buffering=0)
+        except OSError as error:
+            raise self._no_room(error) from error
         try:
             _lock(new)
             _write(new, records)
