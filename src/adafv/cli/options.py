@@ -290,13 +290,18 @@ def model_for(image: Any, model: str | None) -> str | None:
 
     What is larger than that one's own scenes goes to the photo model where it was fetched; where
     not, a sentence says how to fetch it.
+
+    Raises:
+        ValueError: it was fetched by another version.
     """
+    from adafv.models.photo.record import check_current
     from adafv.models.vocabulary import photograph_notice
 
     if model is not None:
         return model
     beyond = photograph_notice(image)
     if beyond and photo.fetched():
+        check_current()
         # by its path: a folder here may have its name
         return str(photo.folder())
     if beyond:

@@ -38,7 +38,7 @@ def ui(
     from adafv.app.server import free_port
 
     # what can be wrong is said before a model is loaded
-    port = free_port(host, port)
+    free_port(host, port)
     quiet()
     from adafv.models.generation import check_answer_length
 
@@ -66,4 +66,5 @@ def ui(
 
     # what visitors have uploaded goes, too
     stop_as_interrupted()
-    serve(playground, host, port, ready)
+    # looked for once more: another page may have taken it meanwhile
+    serve(playground, host, free_port(host, port), ready)

@@ -18,9 +18,17 @@ __all__ = [
     "check_own",
     "check_png",
     "differences",
+    "expanded",
     "writable_folder",
     "write_text",
 ]
+
+
+@checked
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home folder in the place of ~; that of nobody stays as it is."""
+    # `Path.expanduser` raises a RuntimeError for a user who does not exist
+    return Path(os.path.expanduser(path))
 
 
 @contextmanager
