@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from adafv.cli import main
 from adafv.methods.resize import Resize
 from adafv.models.ask import ask
 from adafv.models.boilerplate import boilerplate
+from adafv.models.vocabulary import PhotographWarning
 from adafv.utils.files import Lines
 
 pytestmark = pytest.mark.slow
@@ -280,7 +282,7 @@ def test_results_that_nobody_can_write(model, processor, source):
     """A full disk behind OUT - is one sentence; a reader who has seen enough needs none."""
     plan = Batch(source=source, out=None, pruner=AdaFV(keep=0.2), max_new_tokens=2)
     engine = HuggingFace(model, processor, "tiny")
-    no_room = pytest.raises(ValueError, match="cannot be written .No space left")
+    no_room = pytest.raises(ValueError, match="No space left")
     with open("/dev/full", "wb", buffering=0) as full, no_room:
         plan.run(engine, stream=full)
     reading, writing = os.pipe()
@@ -371,6 +373,16 @@ def test_unknown_words_of_the_embedded_model(source, capsys):
     assert json.loads(out)["unknown_words"] == ["zebra", "ox"]
     assert err.count("'zebra', 'ox' are not among the 184 words") == 1
     assert "--model" in err
+
+
+def test_a_photograph_is_beyond_the_embedded_model(model, processor, source):
+    """Its answer is a guess, which a person is told."""
+    Image.new("RGB", (640, 480), "gray").save(source.parent / "0.png")
+    with pytest.warns(PhotographWarning, match="not photographs"):
+        batch(source).run(HuggingFace(model, processor, "embedded"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PhotographWarning)
+        batch(source, out="b").run(HuggingFace(model, processor, "tiny"))
 
 
 def test_ids(model, processor, source):

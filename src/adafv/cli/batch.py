@@ -5,6 +5,7 @@ The HTTP server is another command, see `adafv.cli.serve`.
 
 import sys
 from contextlib import redirect_stdout
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -126,7 +127,7 @@ def batch(
         plan = plan.with_pruner(pruner_of(method, keep, tokens, model, made.processor))
         unknown = complain_of_words(made.processor, plan.questions, model)
         # unbuffered: nothing is left to fail again when Python ends
-        stream = open(stdout.fileno(), "wb", buffering=0, closefd=False) if piped else None
+        stream = FileIO(stdout.fileno(), "wb", closefd=False) if piped else None
         stop_as_interrupted()
         summary = plan.run(made, progress=True, stream=stream)
     if as_json:

@@ -251,11 +251,13 @@ def quiet() -> None:
 
     from adafv.families import UnprovenFamilyWarning
     from adafv.models.images import FirstFrameWarning
+    from adafv.models.vocabulary import PhotographWarning
     from adafv.viz.fonts import MissingGlyphWarning
 
     # our own warnings are sentences for the user; those of libraries are for developers
     warnings.simplefilter("ignore")
-    for kind in (UnprovenFamilyWarning, MissingGlyphWarning, FirstFrameWarning):
+    ours = (UnprovenFamilyWarning, MissingGlyphWarning, FirstFrameWarning, PhotographWarning)
+    for kind in ours:
         warnings.simplefilter("once", kind)
     warnings.formatwarning = lambda message, *_, **__: f"adafv: {message}\n"
     # progress of downloads is shown by our own bars
