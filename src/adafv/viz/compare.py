@@ -129,7 +129,8 @@ def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Fig
         row, column = divmod(i, COLUMNS)
         x = MARGIN + column * (PANEL + GAP)
         y = MARGIN + BODY + ROW + row * row_height
-        figure.text(x, y + 30, what.method, 22, INK, weight="bold")
-        answer(x + 190, y + 30, what.pruned.answer)
+        # behind the name, in one column where names are short
+        width = figure.text(x, y + 30, what.method, 22, INK, weight="bold")
+        answer(x + max(190, width + 20), y + 30, what.pruned.answer)
         draw_kept(figure, x, y + HEAD, what)
     return figure.finished()

@@ -82,7 +82,9 @@ def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
         (
             what.saliency is not None and placed,
             "What stands out",
-            "Saliency: where the vision tower looks, whatever the question.",
+            "Saliency: where the vision tower looks, whatever the question."
+            if what.attention
+            else "Saliency: what differs from the rest, whatever the question.",
             draw_saliency,
         ),
         (
