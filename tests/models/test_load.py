@@ -84,7 +84,16 @@ def test_torchvision_is_not_needed(folders):
 
 
 @pytest.mark.parametrize(
-    "name", ["/nowhere/model", "./nowhere", "a/b/c", "~/nowhere-at-all", "~nobody-at-all/model", "", "what is this"]
+    "name",
+    [
+        "/nowhere/model",
+        "./nowhere",
+        "a/b/c",
+        "~/nowhere-at-all",
+        "~nobody-at-all/model",
+        "",
+        "what is this",
+    ],
 )
 def test_missing_folders(name):
     """A mistyped path is not looked up on the hub."""
