@@ -237,7 +237,7 @@ def test_every_layer_of_every_kind_of_method(page, image, layer, second):
         "what stands out": ("t2i", "tome", "fastv"),
         "what the words point at": ("tome", "fastv"),
     }.get(layer, ())
-    assert ("does not look at it" in drawn) == (second in blind)
+    assert ("has no such score" in drawn) == (second in blind)
 
 
 @pytest.mark.parametrize("budget", [1, 37, 100])
@@ -408,6 +408,33 @@ def test_answers_at_other_budgets(page, image):
     assert not page.playground.sessions
 
 
+def test_fields_that_are_older_than_the_image(page, image):
+    """Whoever moves the slider while another image comes sees the question that was asked."""
+    page.take_file("a", image, CHOICES)
+    late = page.look("a", image, CHOICES)
+    assert late.question == QUESTION
+    assert late.words
+    again = page.look("a", image, CHOICES._replace(budget=50))
+    assert again.question is again.words is None
+
+
+def test_long_questions(page, image):
+    """What each word resembles takes memory: bounded before it is taken."""
+    page.take_file("a", image, CHOICES)
+    reply = page.ask("a", image, CHOICES._replace(question="what " * 1000))
+    assert "5,000 characters, more than 2,000" in reply.notice
+    assert page.playground.last_question("a", image) is None
+
+
+def test_maps_of_words_are_kept_once(playground, image):
+    """Those of the question; an answer keeps what each word's share is."""
+    view = playground.look("a", image, QUESTION, ["adafv"], 0.2)
+    explanation = view.results[1].explanation
+    assert [word.text for word in explanation.words] == QUESTION.split()
+    assert all(word.attention.size == 0 for word in explanation.words)
+    assert all(word.attention.size == len(view.relevance) for word in view.words)
+
+
 def test_what_was_not_asked_is_no_other_answer(page, image, monkeypatch):
     """The sentence speaks of budgets that were asked, up to the largest of them."""
     page.take_file("a", image, CHOICES)
@@ -447,6 +474,19 @@ def test_a_link_leads_to_what_is_on_the_page(page):
     notice, link = page.export("a", "/tmp/mine.png", choices, "link")
     assert "no link" in notice
     assert link == ""
+
+
+def test_fields_that_were_emptied(page):
+    """No method, which a link then doesn't name; a number that no JSON holds stays one."""
+    page.take_bundled("a", 0, CHOICES)
+    said, query = page.export("a", "0", CHOICES._replace(second=None), "link")
+    assert said == ""
+    link = dict(parse_qsl(query[1:]))
+    assert link["beside"] == NOTHING
+    assert page.arrive("b", link, CHOICES.layer).notice == ""
+    far = page.arrive("b", link | {"budget": "1e300"}, CHOICES.layer)
+    assert isinstance(far.budget, float)
+    assert "no share" in far.notice
 
 
 @pytest.mark.parametrize(
