@@ -14,7 +14,7 @@ from conftest import INSIDE, picture, tiny_model, tiny_processor
 from PIL import Image
 
 from adafv import METHODS, method
-from adafv.app import cards, panels
+from adafv.app import cards, exports, panels
 from adafv.app import session as sessions
 from adafv.app.page import EMBEDDED, NOTHING, Choices, Page, Reply
 from adafv.app.server import free_port
@@ -22,10 +22,12 @@ from adafv.app.session import Playground, bundled
 from adafv.app.view import DENSE
 from adafv.cli import main
 from adafv.data.cases import CASES
+from adafv.data.sample import same_answer
 from adafv.methods import from_spec
 from adafv.models.ask import ask
 from adafv.models.boilerplate import boilerplate
 from adafv.models.images import FirstFrameWarning
+from adafv.viz import side_by_side
 from adafv.viz.figure import SALIENCY
 
 QUESTION = "what color is the anchor ?"
@@ -120,6 +122,38 @@ def test_a_failure_is_tried_again(playground, image, monkeypatch):
     assert playground.look("a", image, QUESTION, ["adafv"], 0.2).results[1].answer is not None
 
 
+def test_without_the_dense_answer(page, image, monkeypatch):
+    """No other answer is shown in its place; it is asked again the next time."""
+    playground = page.playground
+    plain = sessions.ask_encoded
+
+    def too_long(model, processor, inputs, encoding, pruner, longest):
+        if pruner.name == DENSE:
+            raise ValueError("the prompt is too long")
+        return plain(model, processor, inputs, encoding, pruner, longest)
+
+    def draw(whats):
+        drawn.append(whats)
+        return side_by_side(whats)
+
+    drawn: list = []
+    monkeypatch.setattr(exports, "side_by_side", draw)
+    with monkeypatch.context() as patch:
+        patch.setattr(sessions, "ask_encoded", too_long)
+        view = playground.look("a", image, QUESTION, ["adafv", "random"], 0.2)
+        dense, first, second = view.results
+        assert dense.answer is None
+        assert first.explanation.dense is second.explanation.dense is None
+        assert page.export("a", image, CHOICES, "png")[0] == ""
+    [shown] = drawn
+    assert [what.method for what in shown] == ["adafv", "random"]
+    written = " ".join(text.get_text() for text in first.explanation.figure().texts)
+    assert "every visual token" not in written
+    assert first.answer.answer in written
+    dense, first, _ = playground.look("a", image, QUESTION, ["adafv", "random"], 0.2).results
+    assert first.explanation.dense == dense.answer
+
+
 def test_a_method_that_shrinks_images_is_refused(playground, image):
     """The page encodes an image once, whole."""
     found = playground.look("a", image, QUESTION, ["resize"], 0.2).results[1]
@@ -135,10 +169,11 @@ def test_what_another_question_changes(playground, image):
     assert first.before is None
     assert first.results[1].others is None
     playground.look("a", image, "how many ?", ["adafv"], 0.2)
-    again = playground.look("a", image, "how many ?", ["adafv", "fastervlm"], 0.1)
-    dense, adafv, fastervlm = again.results
+    again = playground.look("a", image, "how many ?", ["adafv", "fastervlm", "fastv"], 0.1)
+    dense, adafv, fastervlm, fastv = again.results
     assert again.before == QUESTION
     assert dense.others == fastervlm.others == 0
+    assert fastv.others is None  # it chooses when the model reads
     before = playground.look("b", image, QUESTION, ["adafv"], 0.1).results[1].explanation
     assert adafv.explanation is not None
     assert before is not None
@@ -202,7 +237,7 @@ def test_every_layer_of_every_kind_of_method(page, image, layer, second):
         "what stands out": ("t2i", "tome", "fastv"),
         "what the words point at": ("tome", "fastv"),
     }.get(layer, ())
-    assert ("does not look at it" in drawn) == (second in blind)
+    assert ("has no such score" in drawn) == (second in blind)
 
 
 @pytest.mark.parametrize("budget", [1, 37, 100])
@@ -362,7 +397,8 @@ def test_answers_at_other_budgets(page, image):
     same = 0
     for share in sessions.SHARES:
         view = page.playground.look("a", image, QUESTION, ["adafv", "random"], share)
-        same += sum(result.answer.answer == dense.answer for result in view.results[1:])
+        for result in view.results[1:]:
+            same += same_answer(result.answer.answer, dense.answer)
     assert table.count("<td") == 2 * len(sessions.SHARES)
     assert table.count('class="same"') == same
     assert page.budgets("a", image, CHOICES._replace(question="")) == ""
@@ -370,6 +406,33 @@ def test_answers_at_other_budgets(page, image):
     page.playground.forget("a")
     assert page.budgets("a", image, CHOICES) == ""
     assert not page.playground.sessions
+
+
+def test_fields_that_are_older_than_the_image(page, image):
+    """Whoever moves the slider while another image comes sees the question that was asked."""
+    page.take_file("a", image, CHOICES)
+    late = page.look("a", image, CHOICES)
+    assert late.question == QUESTION
+    assert late.words
+    again = page.look("a", image, CHOICES._replace(budget=50))
+    assert again.question is again.words is None
+
+
+def test_long_questions(page, image):
+    """What each word resembles takes memory: bounded before it is taken."""
+    page.take_file("a", image, CHOICES)
+    reply = page.ask("a", image, CHOICES._replace(question="what " * 1000))
+    assert "5,000 characters, more than 2,000" in reply.notice
+    assert page.playground.last_question("a", image) is None
+
+
+def test_maps_of_words_are_kept_once(playground, image):
+    """Those of the question; an answer keeps what each word's share is."""
+    view = playground.look("a", image, QUESTION, ["adafv"], 0.2)
+    explanation = view.results[1].explanation
+    assert [word.text for word in explanation.words] == QUESTION.split()
+    assert all(word.attention.size == 0 for word in explanation.words)
+    assert all(word.attention.size == len(view.relevance) for word in view.words)
 
 
 def test_what_was_not_asked_is_no_other_answer(page, image, monkeypatch):
@@ -411,6 +474,19 @@ def test_a_link_leads_to_what_is_on_the_page(page):
     notice, link = page.export("a", "/tmp/mine.png", choices, "link")
     assert "no link" in notice
     assert link == ""
+
+
+def test_fields_that_were_emptied(page):
+    """No method, which a link then doesn't name; a number that no JSON holds stays one."""
+    page.take_bundled("a", 0, CHOICES)
+    said, query = page.export("a", "0", CHOICES._replace(second=None), "link")
+    assert said == ""
+    link = dict(parse_qsl(query[1:]))
+    assert link["beside"] == NOTHING
+    assert page.arrive("b", link, CHOICES.layer).notice == ""
+    far = page.arrive("b", link | {"budget": "1e300"}, CHOICES.layer)
+    assert isinstance(far.budget, float)
+    assert "no share" in far.notice
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +19,16 @@ from PIL import Image
 from processes import fork
 
 from adafv import AdaFV, method
-from adafv.batch import hf
+from adafv.batch import hf, job
+from adafv.batch.engine import EngineError
 from adafv.batch.hf import HuggingFace
 from adafv.batch.job import Batch
 from adafv.cli import main
 from adafv.methods.resize import Resize
 from adafv.models.ask import ask
 from adafv.models.boilerplate import boilerplate
+from adafv.models.vocabulary import PhotographWarning
+from adafv.utils.files import Lines
 
 pytestmark = pytest.mark.slow
 
@@ -232,6 +236,76 @@ def test_an_interrupted_retry_keeps_what_it_has(model, processor, source, monkey
     assert after[3:] == before[3:]
 
 
+def test_a_killed_retry_keeps_what_it_has(model, processor, source, monkeypatch):
+    """What is answered anew is written now and then, not only at the end."""
+    lines = [line | {"image": f"late{i}.png"} for i, line in enumerate(read(source))]
+    plan = batch(write(source.parent, lines), batch_size=1)
+    run(plan, model, processor)
+    for i in range(7):
+        picture(48, 48, seed=i).save(source.parent / f"late{i}.png")
+    original, answered = hf.generate, []
+
+    def generate(*rest):
+        answered.append(sum(result["error"] is None for result in read(plan.out)))
+        return original(*rest)
+
+    monkeypatch.setattr(hf, "generate", generate)
+    monkeypatch.setattr(job, "SAVE_EVERY", -1.0)
+    replace(plan, retry_failed=True).run(HuggingFace(model, processor, "tiny"))
+    assert answered == [*range(7)]
+
+
+def test_no_room_to_rewrite(tmp_path):
+    """One sentence; what was there is kept."""
+    path = tmp_path / "out.jsonl"
+    path.write_text('{"id": 1}\n')
+    with Lines(path, "another OUT") as lines:
+        (tmp_path / f".out.jsonl.{os.getpid()}").mkdir()
+        with pytest.raises(ValueError, match="cannot be written"):
+            lines.rewrite([{"id": 2}])
+    assert path.read_text() == '{"id": 1}\n'
+
+
+def test_questions_from_a_pipe_are_read_once(source):
+    """Another pruner, once the model is there, doesn't read them again."""
+    reading, writing = os.pipe()
+    os.write(writing, json.dumps(read(source)[0]).encode())
+    os.close(writing)
+    plan = Batch(source=Path(f"/dev/fd/{reading}"), out=None, pruner=AdaFV(keep=0.2))
+    os.close(reading)
+    other = plan.with_pruner(AdaFV(keep=0.5))
+    assert (plan.pruner.keep, other.pruner.keep) == (0.2, 0.5)
+    assert other.questions == [read(source)[0]["question"]]
+
+
+def test_results_that_nobody_can_write(model, processor, source):
+    """A full disk behind OUT - is one sentence; a reader who has seen enough needs none."""
+    plan = Batch(source=source, out=None, pruner=AdaFV(keep=0.2), max_new_tokens=2)
+    engine = HuggingFace(model, processor, "tiny")
+    no_room = pytest.raises(ValueError, match="No space left")
+    with open("/dev/full", "wb", buffering=0) as full, no_room:
+        plan.run(engine, stream=full)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb", buffering=0) as pipe, pytest.raises(BrokenPipeError):
+        plan.run(engine, stream=pipe)
+
+
+def test_an_engine_that_loses_a_response(model, processor, source, monkeypatch):
+    """The lines behind it are not dropped in silence."""
+    engine = HuggingFace(model, processor, "tiny")
+    whole = engine.responses
+
+    def lossy(*given):
+        for responses in whole(*given):
+            responses.pop(3, None)
+            yield responses
+
+    monkeypatch.setattr(engine, "responses", lossy)
+    with pytest.raises(EngineError, match="no response to line 3"):
+        batch(source).run(engine)
+
+
 def test_a_batch_without_a_picture(model, processor, source):
     """Where no image of a batch can be opened, each line says so."""
     lines = [line | {"image": "no.png"} for line in read(source)]
@@ -299,6 +373,16 @@ def test_unknown_words_of_the_embedded_model(source, capsys):
     assert json.loads(out)["unknown_words"] == ["zebra", "ox"]
     assert err.count("'zebra', 'ox' are not among the 184 words") == 1
     assert "--model" in err
+
+
+def test_a_photograph_is_beyond_the_embedded_model(model, processor, source):
+    """Its answer is a guess, which a person is told."""
+    Image.new("RGB", (640, 480), "gray").save(source.parent / "0.png")
+    with pytest.warns(PhotographWarning, match="not photographs"):
+        batch(source).run(HuggingFace(model, processor, "embedded"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PhotographWarning)
+        batch(source, out="b").run(HuggingFace(model, processor, "tiny"))
 
 
 def test_ids(model, processor, source):

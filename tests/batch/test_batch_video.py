@@ -95,6 +95,15 @@ def test_paths_are_relative_to_the_questions(tmp_path):
     assert not found.image
 
 
+def test_a_null_is_left_out(tmp_path):
+    """A table with columns for both has a null in one of them."""
+    (found,), _ = read_lines(write(tmp_path, {"video": None, "image": "a.png"}), strict=True)
+    assert found.error is None
+    assert found.image == str(tmp_path / "a.png")
+    (found,), _ = read_lines(write(tmp_path, {"video": "a.mp4", "image": None}), strict=True)
+    assert found.video == str(tmp_path / "a.mp4")
+
+
 def test_what_answers_no_videos(tmp_path):
     """Ray's engine says so of the line; `adafv eval` and `adafv tune` of the file."""
     source = write(tmp_path, {"video": "a.mp4", "answer": "red"})

@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ from adafv import METHODS
 from adafv.cli import main
 from adafv.cli.listing import PROVEN, listed_methods
 from adafv.cli.options import model_for
+from adafv.cli.signals import stop_as_interrupted
 from adafv.core.config import share_of
 from adafv.evaluation.merge import merged_meta
 from adafv.evaluation.rows import COLUMNS
@@ -323,6 +325,7 @@ def test_known_words(embedded):
     """
     assert unknown_words(embedded, "What color is the CUP?") == []
     assert unknown_words(embedded, "zebra, zebra; cup … zoo's ¿") == ["zebra", "zoos"]
+    assert unknown_words(embedded, "what is \ud83d caf\ud83d?") == []
     spelling = SimpleNamespace(tokenizer=SimpleNamespace(unk_token_id=None))
     assert unknown_words(spelling, "zebra") == []
     many = unknown_words_notice(embedded, [f"word{i}" for i in range(9)])
@@ -849,6 +852,21 @@ def test_a_closed_pipe_is_no_error():
     )
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+def test_told_to_end_from_outside():
+    """As Ctrl-C: what runs is interrupted; nohup is respected."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        stop_as_interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_interrupted(run, image, monkeypatch):

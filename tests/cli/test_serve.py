@@ -6,12 +6,14 @@ import os
 import socket
 import subprocess
 import sys
+from argparse import ArgumentParser
 
 import pytest
 from transformers import LlavaConfig
 
 from adafv.cli import main
 from adafv.embedded import MODEL_DIR
+from adafv.integrations.vllm.server import refuse_positionals
 
 SERVER = "adafv.integrations.vllm.server"
 
@@ -208,6 +210,23 @@ def test_bad_input(serve, arguments, words):
     assert err.count("\n") == 1
     assert "Traceback" not in err
     assert all(word in err for word in words)
+
+
+def test_a_model_behind_flags_is_refused(capsys):
+    """The server of vLLM ignores it, and would serve the embedded model."""
+
+    class Parser(ArgumentParser):
+        pass
+
+    refuse_positionals(Parser)
+    parser = Parser()
+    parser.add_argument("model_tag", nargs="?")
+    parser.add_argument("--port")
+    assert parser.parse_args(["--port", "8001"]).port == "8001"
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args(["--port", "8001", "owner/name"])
+    assert end.value.code == 2
+    assert "put MODEL first, as in adafv serve owner/name" in capsys.readouterr().err
 
 
 def test_models_that_are_not_pruned_are_refused(serve, tmp_path):

@@ -147,6 +147,8 @@ def test_prompts_longer_than_the_model_reads():
     with pytest.raises(ValueError, match="model reads 40"):
         ask(model, processor, picture(), QUESTION, NoPruning())
     ask(model, processor, picture(), QUESTION, AdaFV(keep=0.1), max_new_tokens=1)
+    with pytest.raises(ValueError, match="tokens of text, the model reads 40"):
+        ask(model, processor, picture(), "what " * 50, AdaFV(keep=0.1))
 
 
 def test_room_for_an_answer(model, processor):

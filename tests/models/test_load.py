@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import FAMILIES, inputs_for, picture, prompt, tiny_model, tiny_processor
 from fakes import save_tiny
-from transformers import BertConfig, BlipConfig, CLIPConfig, LlamaConfig
+from transformers import BertConfig, BlipConfig, CLIPConfig, LlamaConfig, LlavaConfig
 
 import adafv.embedded
 from adafv import method
@@ -84,7 +84,16 @@ def test_torchvision_is_not_needed(folders):
 
 
 @pytest.mark.parametrize(
-    "name", ["/nowhere/model", "./nowhere", "a/b/c", "~/nowhere-at-all", "", "what is this"]
+    "name",
+    [
+        "/nowhere/model",
+        "./nowhere",
+        "a/b/c",
+        "~/nowhere-at-all",
+        "~nobody-at-all/model",
+        "",
+        "what is this",
+    ],
 )
 def test_missing_folders(name):
     """A mistyped path is not looked up on the hub."""
@@ -97,6 +106,16 @@ def test_files_and_other_folders(tmp_path):
     file.touch()
     assert "is a file" in refused(file)
     assert "config.json" in refused(tmp_path)
+
+
+def test_an_entry_of_a_wrong_type(tmp_path):
+    """One sentence with the cause, which transformers writes into a second line."""
+    LlavaConfig().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_token_index": "32000"}))
+    said = refused(tmp_path)
+    assert "image_token_index" in said
+    assert "expected int, got str" in said
 
 
 def test_unreachable_hub_ids(monkeypatch):

@@ -15,11 +15,13 @@ import torch
 from conftest import picture, tokenizer
 from fakes import save_tiny
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM
 
 from adafv import AdaFV
 from adafv.cli import main
+from adafv.cli.options import model_for
 from adafv.models.ask import ask
 from adafv.models.load import load, source_of
 from adafv.models.photo import BRIDGE, fetch, folder, packages, record
@@ -233,6 +235,8 @@ def test_the_model_of_an_earlier_version_is_not_taken_for_this_ones(
     assert source_of("photo") == str(folder())
     shipped.write_bytes(b"second")
     assert "run `adafv fetch photo` again" in refused(source_of, "photo")
+    photograph = Image.new("RGB", (640, 480))
+    assert "run `adafv fetch photo` again" in refused(model_for, photograph, None)
     fetch.fetch()
     assert source_of("photo") == str(folder())
     fetch.fetch(bridge)
@@ -245,9 +249,19 @@ def test_a_budget_that_it_carries_counts(fetchable, bridge):
     fetch.fetch(bridge)
     save_pretrained(AdaFV(keep=0.5), folder())
     assert carried("photo") == AdaFV(keep=0.5)
+    bridge.write_bytes(b"a better bridge")
+    assert fetch.fetch(bridge).new
+    assert carried("photo") == AdaFV(keep=0.5)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyboardInterrupt,
+        OSError(28, "No space left on device"),
+        SafetensorError("No space left on device"),
+    ],
+)
 def test_interrupted_halfway_leaves_nothing_half_made(fetchable, bridge, home, monkeypatch, error):
     """Ctrl-C or a full disk while weights are being written; what was there before stays usable."""
     make = fetch._make

@@ -56,6 +56,13 @@ def test_a_video_that_is_work_for_nothing_is_refused(tmp_path, monkeypatch):
     assert open_video(many, 4).frames.shape == (4, 48, 64, 3)
 
 
+def test_a_time_in_a_name_is_no_protocol(tmp_path, monkeypatch):
+    """FFmpeg takes what stands before a colon for one."""
+    write(tmp_path / "a.mp4").rename(tmp_path / "2024-01-01T12:30:00.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert open_video("2024-01-01T12:30:00.mp4", 2).frames.shape[0] == 2
+
+
 def test_a_short_video_gives_all_its_frames(tmp_path):
     """Three of eight."""
     assert open_video(write(tmp_path / "a.mp4", count=3)).indices == (0, 1, 2)

@@ -1,11 +1,15 @@
 import io
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import BEFORE, inputs_for, picture, prompt
 from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from adafv import AdaFV, method, viz
 from adafv.families.crops import Generic
@@ -13,6 +17,7 @@ from adafv.models.ask import ask
 from adafv.ops.relevance import text_to_image_attention
 from adafv.viz import collect
 from adafv.viz.collect import words
+from adafv.viz.pieces import pieces
 from adafv.viz.regions import ranges
 
 QUESTION = "what color is the anchor ?"
@@ -171,6 +176,50 @@ def test_pieces_of_a_word_count_together():
     assert [(w.text, w.strongest) for w in found] == [("anchor", 0.8), ("red", 0.3)]
     assert words([], np.zeros((0, 3)), np.array([0, 1])) == []
     assert [w.share for w in found] == pytest.approx([1.3 / 1.6, 0.3 / 1.6])
+
+
+def test_words_are_shown_as_they_were_written():
+    """Not as names of bytes, into which tokenizers split what is not English."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    plain = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    plain.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain)
+    text = "the café 你好 ?"
+    query = torch.tensor(tokenizer(text)["input_ids"])
+    found = pieces(tokenizer, AdaFV(keep=0.2, query=query), None)
+    assert len(found) == len(query) == len(text.encode())
+    attention = np.ones((len(query), 3))
+    assert [word.text for word in words(found, attention, np.arange(3))] == text.split()
+
+
+def test_colours_where_each_crop_has_a_budget(model, processor):
+    """The sums of what crops split are no ranks in the whole image."""
+    what = viz.explanation(model, processor, picture(), QUESTION, AdaFV(keep=0.2, crops="each"), 3)
+    assert what.split is not None
+    assert what.by_crop
+    alone = replace(what, split=None)
+    for found, expected in zip(what.chosen_by(), alone.chosen_by(), strict=True):
+        assert (found == expected).all()
+
+
+def test_an_image_in_parts_that_lie_nowhere_known(model, processor):
+    """One sentence, not a part that stands for all of them."""
+    encoding = SimpleNamespace(tokens=SimpleNamespace(counts=(3, 4)))
+    with pytest.raises(ValueError, match="reads the image in 2 parts"):
+        collect.explained(
+            model, processor, {}, picture(), QUESTION, AdaFV(keep=1.0), encoding, *[None] * 3
+        )
+
+
+def test_a_tower_that_shows_no_attention(model, processor):
+    """Looks nowhere: what is salient differs from the rest."""
+    what = viz.explanation(model, processor, picture(), QUESTION, AdaFV(keep=0.2), 3)
+    for attention in (True, False):
+        page = replace(what, attention=attention).figure()
+        written = " ".join(text.get_text() for text in page.texts)
+        assert ("where the vision tower looks" in written) == attention
+        assert ("what differs from the rest" in written) != attention
 
 
 def test_token_map():

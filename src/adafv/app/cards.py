@@ -6,6 +6,7 @@ from PIL import Image
 
 from adafv.app.drawing import Box, chosen_by, figure, ground, heat, kept
 from adafv.app.view import DENSE, Result, View
+from adafv.data.sample import same_answer
 from adafv.methods import KNOWN
 from adafv.models.ask import Answer
 from adafv.utils.checks import checked
@@ -35,6 +36,8 @@ LEGEND = {
     PLAIN: "<span>kept for </span>another reason",
 }
 """What a colour says of a token, whatever method keeps it."""
+DISTINCT = "salient<span>: it differs from the rest</span>"
+"""The same of a salient token, in families whose tower shows no attention."""
 LISTED = 240
 """Characters of a list of tokens that have no known place."""
 
@@ -118,13 +121,16 @@ def _times(before: float, after: float, less: str, equal: str, more: str) -> str
 def _legend(view: View) -> str:
     """Say what the colours mean that occur in the cards."""
     occurring: set[str] = set()
+    names = dict(LEGEND)
     for result in view.results[1:]:
         if result.explanation is not None:
+            if not result.explanation.attention:
+                names[SALIENCY] = DISTINCT
             chosen = chosen_by(result.explanation)
             occurring |= {color for color, tokens in chosen.items() if tokens}
     items = [
         f'<li><i style="background:{color}"></i><b>{name}</b></li>'
-        for color, name in LEGEND.items()
+        for color, name in names.items()
         if color in occurring
     ]
     return f'<ul class="legend small" aria-label="Colours">{"".join(items)}</ul>' if items else ""
@@ -213,16 +219,17 @@ def _caption(name: str, explanation: Explanation, layer: str, own: bool) -> str:
         return f"{left:,} of {count:,} tokens{merged}."
     shown = "What resembles the words of the question"
     if layer == SALIENT:
-        shown = "Where the vision tower looks"
+        looks = explanation.attention
+        shown = "Where the vision tower looks" if looks else "What differs from the rest"
     if own or name == DENSE:
         return f"{shown}."
-    return f"{shown}; {name} does not look at it."
+    return f"{shown}; {name} has no such score."
 
 
 @checked
 def same(answer: Answer, other: Answer) -> bool:
     """Say whether two answers read the same."""
-    return answer.answer.casefold() == other.answer.casefold()
+    return same_answer(answer.answer, other.answer)
 
 
 def _answer(answer: Answer, dense: Answer | None) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 from adafv.utils.checks import checked
 from adafv.viz import Explanation, Scale, shade
 from adafv.viz.figure import BOTH, PLAIN, RELEVANCE, SALIENCY
+from adafv.viz.maps import token_colors
 
 __all__ = ["Box", "chosen_by", "data_url", "figure", "ground", "heat", "image", "kept"]
 
@@ -96,15 +97,11 @@ def kept(explanation: Explanation, scale: Scale, box: Box) -> list[str]:
 @checked
 def chosen_by(explanation: Explanation) -> dict[str, set[int]]:
     """Return kept tokens by the colour of the list that they are on."""
-    by_relevance, by_saliency = explanation.chosen_by()  # (K,) each
-    # both lists, one of them, or, for methods without lists, neither
-    lists = {
-        RELEVANCE: by_relevance & ~by_saliency,
-        SALIENCY: by_saliency & ~by_relevance,
-        BOTH: by_relevance & by_saliency,
-        PLAIN: ~(by_relevance | by_saliency),
-    }
-    return {color: set(explanation.kept[member].tolist()) for color, member in lists.items()}
+    colors = token_colors(explanation)  # (K,)
+    found: dict[str, set[int]] = {}
+    for color in (RELEVANCE, SALIENCY, BOTH, PLAIN):
+        found[color] = set(explanation.kept[colors == color].tolist())
+    return found
 
 
 @checked

@@ -5,7 +5,7 @@ from base64 import b64encode
 from io import BytesIO
 from typing import Any
 
-from adafv.app.view import Result, View
+from adafv.app.view import DENSE, Result, View
 from adafv.utils.checks import checked
 from adafv.viz import side_by_side
 
@@ -32,15 +32,17 @@ def png_file(view: View) -> str:
     Raises:
         ValueError: nothing of it can be drawn.
     """
-    drawn = []
+    drawn = {}
     for result in view.results:
         if result.explanation is not None:
-            drawn.append(result.explanation)
+            drawn[result.method] = result.explanation
     if not drawn:
         raise ValueError("no method here keeps tokens that can be drawn: choose e.g. adafv")
-    buffer = BytesIO()
     # the dense model's answer stands beside the question already
-    side_by_side(drawn[1:] or drawn).savefig(buffer, format="png")
+    if len(drawn) > 1:
+        drawn.pop(DENSE, None)
+    buffer = BytesIO()
+    side_by_side([*drawn.values()]).savefig(buffer, format="png")
     return _data_url("image/png", buffer.getvalue())
 
 

@@ -11,7 +11,7 @@ from gradio.themes.utils.fonts import Font
 from adafv.app import cards
 from adafv.app.blocks import REFUSALS, CarefulBlocks
 from adafv.app.page import BUDGET, FIRST, NOTHING, SECOND, Choices, Page, Reply
-from adafv.app.session import Playground, bundled
+from adafv.app.session import LONGEST_QUESTION, Playground, bundled
 from adafv.app.view import DENSE
 from adafv.data.cases import CASES, EXPLAINED
 from adafv.methods import METHODS
@@ -163,6 +163,7 @@ def _controls() -> dict[str, Any]:
         start.questions[0].text,
         label="Question",
         max_lines=3,
+        max_length=LONGEST_QUESTION,
         submit_btn="Ask",
         elem_classes="question",
     )

@@ -13,7 +13,7 @@ from adafv.app.view import View
 from adafv.core.config import DEFAULT_METHOD
 from adafv.data.cases import CASES, EXPLAINED
 from adafv.models.images import first_frame
-from adafv.models.vocabulary import photograph_notice, unknown_words, unknown_words_notice
+from adafv.models.vocabulary import photograph_notice, unknown_words_notice
 
 __all__ = ["BUDGET", "EMBEDDED", "FIRST", "NOTHING", "SECOND", "Choices", "Page", "Reply"]
 
@@ -104,11 +104,19 @@ class Page:
         return replace(reply, first=choices.first, second=choices.second, budget=choices.budget)
 
     def look(self, visitor: str, source: str, choices: Choices) -> Reply:
-        """Draw the answers anew, with another budget or another layer."""
+        """Draw the answers anew, with another budget or another layer.
+
+        The fields may be older than the image: what they ask, they and the panels then show.
+        """
+        before = self.playground.last_question(visitor, source)
         try:
-            return self._drawn(self._view(visitor, source, choices), choices)
+            view = self._view(visitor, source, choices)
+            reply = self._drawn(view, choices)
         except ValueError as error:
             return Reply(_notice(error, source))
+        if view.question == before:
+            return reply
+        return replace(reply, question=choices.question, words=panels.words(view), budgets="")
 
     def ask(self, visitor: str, source: str, choices: Choices) -> Reply:
         """Ask about the image that is there; what other budgets answer follows."""
@@ -212,11 +220,10 @@ class Page:
         # other models know photographs, and spell out what they don't know
         if self.playground.name != EMBEDDED:
             return ""
-        processor = self.playground.processor
         said = photograph_notice(view.image)
-        unknown = unknown_words(processor, view.question)
+        unknown = self.playground.unknown_words(view.question)
         if unknown and not said:
-            said = unknown_words_notice(processor, unknown)
+            said = unknown_words_notice(self.playground.processor, unknown)
         return cards.notice(_sentence(said)) if said else ""
 
 
@@ -240,8 +247,9 @@ def _link(source: str, choices: Choices) -> str:
     query = {
         "image": source,
         "question": choices.question,
-        "method": choices.first,
-        "beside": choices.second,
+        # a field that was emptied holds None
+        "method": choices.first or NOTHING,
+        "beside": choices.second or NOTHING,
         "budget": choices.budget,
     }
     return f"?{urlencode(query)}"
@@ -258,7 +266,8 @@ def _percent(text: str) -> float | None:
         percent = float(text)
     except ValueError:
         return None
-    return int(percent) if percent.is_integer() else percent
+    # no larger integers are JSON
+    return int(percent) if percent.is_integer() and abs(percent) < 2**53 else percent
 
 
 def _share(percent: Any) -> float:

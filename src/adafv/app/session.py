@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv.app.view import DENSE, Result, View
 from adafv.core import chat_template
+from adafv.core.config import DEFAULT_METHOD
 from adafv.core.encode import encode, reask
 from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY, Signal
@@ -25,14 +26,15 @@ from adafv.data.sample import Sample
 from adafv.methods import TextToImage, from_spec
 from adafv.models.ask import ask_encoded
 from adafv.models.boilerplate import boilerplate
-from adafv.models.generation import check_answer_length
+from adafv.models.generation import check_answer_length, check_text_length
 from adafv.models.images import open_image
 from adafv.models.prompting import build_inputs, check_question
+from adafv.models.vocabulary import unknown_words
 from adafv.utils.checks import checked
 from adafv.utils.clock import now
 from adafv.viz import Word, check_drawable, explained, question_words
 
-__all__ = ["SHARES", "VISITORS", "Playground", "Session", "bundled"]
+__all__ = ["LONGEST_QUESTION", "SHARES", "VISITORS", "Playground", "Session", "bundled"]
 
 VISITORS = 16
 """Visitors whose images are kept in memory; who has been quiet for longest is forgotten first."""
@@ -40,12 +42,15 @@ QUESTIONS = 2
 """Questions on an image that are kept in memory: this one and the one before."""
 RESULTS = 256
 """Answers on an image that are kept in memory."""
+LONGEST_QUESTION = 2000
+"""Characters of a question: what each of its words resembles in the image is kept in memory."""
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
 """Budgets at which a question is asked besides the one that the visitor chose."""
 SECONDS = 8.0
 """After so long no further budget is tried: large models are slow on a CPU."""
 
 Array = NDArray[Any]
+NO_MAP: Array = np.empty(0)
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -116,7 +121,7 @@ class Playground:
 
     def warm_up(self) -> None:
         """Ask once, so that no visitor's times pay for a cold start."""
-        self.look("", str(EXPLAINED), bundled(EXPLAINED).questions[0].text, ["adafv"], 0.05)
+        self.look("", str(EXPLAINED), bundled(EXPLAINED).questions[0].text, [DEFAULT_METHOD], 0.05)
         self.forget("")
 
     def image(self, visitor: str, source: str) -> Image.Image:
@@ -150,6 +155,11 @@ class Playground:
         """
         with self._lock, torch.no_grad():
             session = self._session(visitor, source)
+            if len(question) > LONGEST_QUESTION:
+                raise ValueError(
+                    f"the question has {len(question):,} characters, more than "
+                    f"{LONGEST_QUESTION:,}: shorten it"
+                )
             question = check_question(self.processor, question)
             # the dense model first, then each method
             pruners = {DENSE: from_spec(DENSE)}
@@ -207,6 +217,20 @@ class Playground:
                 views.append(self.look(visitor, source, asked, names, share))
         return views
 
+    def last_question(self, visitor: str, source: str) -> str | None:
+        """Return what a visitor has asked last about an image; None: nothing yet."""
+        with self._lock:
+            session = self.sessions.get(visitor)
+            if session is None or session.source != source:
+                return None
+            return next(reversed(session.questions), None)
+
+    def unknown_words(self, question: str) -> list[str]:
+        """Return the words of a question that the model's tokenizer does not know."""
+        # tokenizers are not made for several threads
+        with self._lock:
+            return unknown_words(self.processor, question)
+
     def forget(self, visitor: str) -> None:
         """Forget the session of a visitor who has left."""
         with self._lock:
@@ -257,7 +281,9 @@ class Playground:
     def _inputs(self, session: Session, question: str) -> dict[str, Any]:
         """Return the prompt of a question."""
         device = self.model.device
-        return build_inputs(self.processor, session.image, question, device, self.model.dtype)
+        inputs = build_inputs(self.processor, session.image, question, device, self.model.dtype)
+        check_text_length(self.model, inputs)
+        return inputs
 
     def _reasked(self, image: Encoding, inputs: dict[str, Any]) -> EncodedQuestion:
         """Put a question to an encoded image."""
@@ -296,8 +322,9 @@ class Playground:
             result = self._answered(session, encoded, question, pruner)
             # with its options, as the visitor wrote it
             result = replace(result, method=name)
-        # what failed may work the next time
-        if result.answer is not None:
+        # what failed may work the next time, the dense answer beside it too
+        drawn = result.explanation
+        if result.answer is not None and (drawn is None or drawn.dense is not None):
             remember(session.results, key, result, RESULTS)
         return result
 
@@ -325,25 +352,23 @@ class Playground:
 
         # the dense answer comes first, so that the others can be compared with it
         known = session.results.get((question, DENSE, 1.0))
-        dense = known.answer if known and known.answer else answer
-        explanation = explained(
-            self.model,
-            self.processor,
-            encoded.inputs,
-            session.image,
-            question,
-            pruner,
-            encoding,
-            selection,
-            dense,
-            answer,
-        )
-        return Result(pruner.name, answer, explanation)
+        dense = known.answer if known else None
+        if pruner.name == DENSE:
+            dense = answer
+        asked = (self.model, self.processor, encoded.inputs, session.image, question, pruner)
+        try:
+            explanation = explained(*asked, encoding, selection, dense, answer)
+        except ValueError as error:
+            return Result(pruner.name, answer, note=str(error))
+        # the maps of the words are the question's, not each answer's
+        words = [replace(word, attention=NO_MAP) for word in explanation.words]
+        return Result(pruner.name, answer, replace(explanation, words=words))
 
 
 def _compared(result: Result, pruner: Pruner, earlier: Encoding) -> Result:
     """Return a result that says how many kept tokens an earlier question did not keep."""
-    if result.explanation is None:
+    # what a method that prunes between layers keeps shows only when the model reads
+    if result.explanation is None or pruner.layerwise:
         return result
     # what the method would have kept for that question, at this budget
     kept_earlier = pruner.choose(earlier).kept[0].cpu().numpy()  # (K,)

@@ -26,7 +26,8 @@ class Result:
         answer: None where the method refuses; `note` says why.
         explanation: what led to the answer; None where it cannot be drawn.
         note: a sentence, if anything is missing.
-        others: how many of the kept tokens were not kept for the question before; None without one.
+        others: how many of the kept tokens were not kept for the question before; None without one,
+            and of methods that prune between layers.
     """
 
     method: str

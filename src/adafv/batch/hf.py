@@ -16,11 +16,12 @@ from adafv.core.encode import encode
 from adafv.core.pruner import Pruner
 from adafv.core.tower_cache import TowerCache
 from adafv.core.visual_tokens import Encoding
-from adafv.models.generation import check_length, decode, generate
+from adafv.models.generation import check_length, check_text_length, decode, generate
 from adafv.models.images import open_image
 from adafv.models.load import fingerprint, processor_fingerprint
 from adafv.models.prompting import build_batch, build_inputs
 from adafv.models.videos import FRAMES, Video, open_video
+from adafv.models.vocabulary import warn_of_photograph
 
 __all__ = ["HuggingFace"]
 
@@ -88,11 +89,12 @@ class HuggingFace:
                 found[request.number] = self._of_video(request, max_new_tokens)
                 continue
             try:
-                question = Opened(request, opened(request.image))
+                image = opened(request.image)
             except ValueError as error:
                 found[request.number] = failed(error)
             else:
-                groups.setdefault(id(request.pruner), []).append(question)
+                warn_of_photograph(image, self.name)
+                groups.setdefault(id(request.pruner), []).append(Opened(request, image))
 
         for group in groups.values():
             answered = self._group(group, max_new_tokens)
@@ -143,6 +145,7 @@ def answers(
     # encode
     pruner = group[0].request.pruner
     inputs = _inputs(model, processor, group)
+    check_text_length(model, inputs)
     remember(model, processor)
     encoding = _encoding(model, processor, group, inputs)
 

@@ -3,16 +3,18 @@
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from time import monotonic
+from typing import Any, BinaryIO, Self
 
 from torch import Tensor
 from tqdm import tqdm
 
 from adafv import __version__
-from adafv.batch.engine import Engine, Request, Response, failed
+from adafv.batch.engine import Engine, EngineError, Request, Response, failed
 from adafv.batch.jsonl import Line, Results, read_lines
 from adafv.core.config import PruneConfig
 from adafv.core.pruner import Pruner
@@ -24,6 +26,9 @@ from adafv.utils.checks import checked
 from adafv.utils.files import as_jsonl
 
 __all__ = ["Batch"]
+
+SAVE_EVERY = 30.0
+"""Seconds after which what a retry has found is written, among the results that are there."""
 
 Record = dict[str, Any]
 
@@ -88,6 +93,13 @@ class Batch:
     def _read(self) -> tuple[list[Line], list[bytes]]:
         return read_lines(self.source, strict=True)
 
+    def with_pruner(self, pruner: Pruner) -> Self:
+        """Return the same job with another pruner, of the questions that were read already."""
+        # not `replace`, which would read them again: a pipe is empty then
+        job = copy(self)
+        object.__setattr__(job, "pruner", pruner)
+        return job
+
     @property
     def questions(self) -> list[str]:
         """Return the questions of all lines that have one."""
@@ -102,7 +114,7 @@ class Batch:
             engine: results are only taken up by a run with the same settings of it, its model among
                 them.
             progress: a bar on stderr.
-            stream: where results go without an `out`.
+            stream: where results go without an `out`, unbuffered.
 
         Returns:
             How many results there are now (lines), how many of them were there before (resumed),
@@ -111,6 +123,7 @@ class Batch:
         Raises:
             ValueError: see `Results`; the disk is full; the engine cannot prune so, cannot start or
                 has died.
+            BrokenPipeError: nobody reads the stream any more.
         """
         engine.check(self.pruner)
         lines, written = self._read
@@ -142,11 +155,16 @@ class Batch:
         """Answer lines that failed; after an interruption too, what is known replaces them."""
         lines = self._read[0]
         found: dict[int, Record] = {}
+        saved = monotonic()
         try:
             for new in self._new(engine, [lines[i] for i in again]):
                 # results come in order: these belong to the next indices
                 found |= zip(again[len(found) :], new, strict=False)
                 bar.update(len(new))
+                # a kill loses no more than the last few; the whole file is written each time
+                if monotonic() - saved > SAVE_EVERY:
+                    results.replace(found)
+                    saved = monotonic()
         finally:
             results.replace(found)
 
@@ -157,9 +175,7 @@ class Batch:
         bar = _bar(self.source.name, len(lines), progress, 0)
         with bar:
             for new in self._new(engine, lines):
-                stream.write(as_jsonl(new))
-                # whoever reads the pipe has each result at once
-                stream.flush()
+                _write(stream, as_jsonl(new))
                 records += new
                 bar.update(len(new))
         return _summary(records, 0)
@@ -198,6 +214,10 @@ class Batch:
         new = _ready(waiting, known, pruners.specs, self.pruner.spec)
         if new:
             yield new
+        if waiting:
+            raise EngineError(
+                f"the engine has given no response to line {waiting[0].number}: run it again"
+            )
 
     def _requests(
         self, engine: Engine, lines: list[Line], known: dict[int, Response], pruner_of: "_Pruners"
@@ -280,6 +300,21 @@ def _ready(
         }
         new.append(record | known.pop(line.number))
     return new
+
+
+def _write(stream: BinaryIO, data: bytes) -> None:
+    """Write results to an unbuffered stream: whoever reads a pipe has each at once."""
+    try:
+        while data:
+            data = data[stream.write(data) :]
+    # the reader has seen enough, as with | head
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ValueError(
+            f"the results cannot be written ({error.strerror}): "
+            "pass a file as OUT, from which a run can resume"
+        ) from error
 
 
 def _bar(name: str, total: int, progress: bool, done: int) -> Any:

@@ -119,9 +119,9 @@ def _line(raw: bytes, number: int, folder: Path, strict: bool) -> Line:
     try:
         entry = _entry(raw, number)
         own = _id(entry, number)
-        # what every line has
-        shown = "video" if "video" in entry else "image"
-        if shown == "video" and "image" in entry:
+        # what every line has; a null is a cell that a table leaves empty
+        shown = "image" if entry.get("video") is None else "video"
+        if shown == "video" and entry.get("image") is not None:
             raise ValueError("image and video are both in the line: give each a line of its own")
         for key, what in ((shown, "a path"), ("question", "text")):
             if not isinstance(entry.get(key), str):

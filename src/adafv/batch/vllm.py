@@ -18,6 +18,7 @@ from adafv.core.pruner import Pruner
 from adafv.models.images import open_image
 from adafv.models.load import dtype_of, sentence
 from adafv.models.videos import FRAMES, Video, open_video
+from adafv.models.vocabulary import warn_of_photograph
 
 __all__ = ["VLLMEngine"]
 
@@ -123,19 +124,22 @@ class VLLMEngine:
             data = {"video": [(shown.frames, shown.metadata | {"do_sample_frames": False})]}
         else:
             shown = open_image(request.image)
+            warn_of_photograph(shown, self.requests.name)
             data = {"image": shown}
         prompt = {
             "prompt_token_ids": self.requests.prompt(request.question, bool(request.video)),
             "multi_modal_data": data,
             "mm_processor_kwargs": self.requests.options(request.pruner),
         }
+        # counted first: what fails after vLLM has a request would leave its answer to nobody
+        count = self.requests.visual_tokens(shown)
         params = SamplingParams(**self.requests.sampling(max_new_tokens))
         try:
             [name] = self._llm.enqueue(prompt, params, use_tqdm=False)
         except EngineDeadError as error:
             raise _death(error) from error
         # outputs have a request's id without what makes it unique
-        return {name.partition("-")[0]: (request.number, self.requests.visual_tokens(shown))}
+        return {name.partition("-")[0]: (request.number, count)}
 
     def _step(self) -> list[Any]:
         """Return what one step of the engine has finished."""

@@ -87,10 +87,6 @@ def main(arguments: list[str] | None = None) -> int:
         status = INTERRUPTED
     except ValueError as error:
         return _fail(str(error), BAD_INPUT)
-    # the reader has seen enough, as with | head
-    except BrokenPipeError:
-        sys.stderr.close()  # keeps the interpreter from complaining about the closed stdout
-        return 0
     except ModuleNotFoundError as error:
         # a package of an extra is missing; what else cannot be imported is a bug
         command = f"adafv {arguments[0]}" if arguments else "adafv"

@@ -5,7 +5,7 @@ The HTTP server is another command, see `adafv.cli.serve`.
 
 import sys
 from contextlib import redirect_stdout
-from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +26,7 @@ from adafv.cli.options import (
     quiet,
     say,
 )
+from adafv.cli.signals import stop_as_interrupted
 
 if TYPE_CHECKING:
     from adafv.batch.engine import Engine
@@ -123,9 +124,12 @@ def batch(
     with redirect_stdout(sys.stderr):
         made = _engine(engine, workers or 1, model, device, dtype)
         # now that there is a processor, `skip=template` has its ids
-        plan = replace(plan, pruner=pruner_of(method, keep, tokens, model, made.processor))
+        plan = plan.with_pruner(pruner_of(method, keep, tokens, model, made.processor))
         unknown = complain_of_words(made.processor, plan.questions, model)
-        summary = plan.run(made, progress=True, stream=stdout.buffer if piped else None)
+        # unbuffered: nothing is left to fail again when Python ends
+        stream = FileIO(stdout.fileno(), "wb", closefd=False) if piped else None
+        stop_as_interrupted()
+        summary = plan.run(made, progress=True, stream=stream)
     if as_json:
         print_json({"out": str(out), "method": pruner.spec, **summary, "unknown_words": unknown})
     else:

@@ -251,11 +251,13 @@ def quiet() -> None:
 
     from adafv.families import UnprovenFamilyWarning
     from adafv.models.images import FirstFrameWarning
+    from adafv.models.vocabulary import PhotographWarning
     from adafv.viz.fonts import MissingGlyphWarning
 
     # our own warnings are sentences for the user; those of libraries are for developers
     warnings.simplefilter("ignore")
-    for kind in (UnprovenFamilyWarning, MissingGlyphWarning, FirstFrameWarning):
+    ours = (UnprovenFamilyWarning, MissingGlyphWarning, FirstFrameWarning, PhotographWarning)
+    for kind in ours:
         warnings.simplefilter("once", kind)
     warnings.formatwarning = lambda message, *_, **__: f"adafv: {message}\n"
     # progress of downloads is shown by our own bars
@@ -290,13 +292,18 @@ def model_for(image: Any, model: str | None) -> str | None:
 
     What is larger than that one's own scenes goes to the photo model where it was fetched; where
     not, a sentence says how to fetch it.
+
+    Raises:
+        ValueError: it was fetched by another version.
     """
+    from adafv.models.photo.record import check_current
     from adafv.models.vocabulary import photograph_notice
 
     if model is not None:
         return model
     beyond = photograph_notice(image)
     if beyond and photo.fetched():
+        check_current()
         # by its path: a folder here may have its name
         return str(photo.folder())
     if beyond:

@@ -1,12 +1,12 @@
 """Open the playground in a browser: `adafv ui`."""
 
-import signal
 from typing import Annotated
 
 import typer
 
 from adafv.cli.extras import need
 from adafv.cli.options import Device, Dtype, Json, MaxNewTokens, Model, print_json, quiet
+from adafv.cli.signals import stop_as_interrupted
 
 # Addresses that only this machine reaches.
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -38,7 +38,7 @@ def ui(
     from adafv.app.server import free_port
 
     # what can be wrong is said before a model is loaded
-    port = free_port(host, port)
+    free_port(host, port)
     quiet()
     from adafv.models.generation import check_answer_length
 
@@ -64,6 +64,7 @@ def ui(
                 "adafv: whoever reaches this machine can use the page, and its model", err=True
             )
 
-    # a stop from outside ends the page as Ctrl-C does
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    serve(playground, host, port, ready)
+    # what visitors have uploaded goes, too
+    stop_as_interrupted()
+    # looked for once more: another page may have taken it meanwhile
+    serve(playground, host, free_port(host, port), ready)

@@ -16,7 +16,7 @@ from rich.text import Text
 from transformers.utils import logging
 
 from adafv.data.cases import CASES, EXPLAINED
-from adafv.data.sample import Question, Sample
+from adafv.data.sample import Question, Sample, same_answer
 from adafv.methods import method
 from adafv.models.ask import Answer, ask
 from adafv.models.load import load
@@ -187,8 +187,8 @@ def _right(model: Any, processor: Any, loaded: Loaded, name: str) -> list[bool]:
 
 
 def _correct(answer: Answer, question: Question) -> bool:
-    """Return whether an answer is the truth, in upper or lower case."""
-    return answer.answer.strip().casefold() == question.answer.strip().casefold()
+    """Return whether an answer is the truth."""
+    return same_answer(answer.answer, question.answer)
 
 
 def _table(loaded: Loaded, answers: list[list[Answer]]) -> Table:

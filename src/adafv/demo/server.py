@@ -24,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adafv.data.cases import CASES
-from adafv.data.sample import Question, Sample
+from adafv.data.sample import Question, Sample, same_answer
 from adafv.utils.checks import checked
 
 __all__ = ["Server", "chat", "main", "running", "serving"]
@@ -217,7 +217,7 @@ def _table(server: Server, questions: list[tuple[Sample, Question]]) -> Table:
             if status != 200:
                 raise ValueError(f"{question.text!r} was answered with {status}: {answer}")
             said = answer["choices"][0]["message"]["content"].strip()
-            right = said.casefold() == question.answer.casefold()
+            right = same_answer(said, question.answer)
             mark = Text(said, "green") if right else Text(f"✗ {said}", "bold red")
             tokens = str(answer["usage"]["prompt_tokens"])
             # question and truth stand in the first of a question's rows

@@ -26,6 +26,7 @@ from adafv.evaluation.own import (
     own_samples,
 )
 from adafv.models.boilerplate import boilerplate
+from adafv.models.vocabulary import warn_of_photograph
 from adafv.utils.checks import checked
 
 __all__ = ["Evaluation", "Findings"]
@@ -196,7 +197,7 @@ class Evaluation:
                 self.max_new_tokens,
             )
             for suite in dict.fromkeys(self.suites):
-                asked += self._asked(answering, suite, progress)
+                asked += self._asked(answering, suite, name, progress)
             # earlier runs in the folder count where they have answered all of these questions
             earlier = list(earlier)
             again = _answered(log, asked, earlier)
@@ -206,13 +207,17 @@ class Evaluation:
                 _outdated(log, {*asked, *again}, earlier),
             )
 
-    def _asked(self, answering: Answering, suite: str, progress: bool) -> list[Key]:
+    def _asked(self, answering: Answering, suite: str, model: str, progress: bool) -> list[Key]:
         """Answer the questions of a suite; return the keys of the answers."""
         asked: list[Key] = []
         name = name_of(suite)
         boxes = self._has_boxes(suite)
         with tqdm(total=self.counts[name], desc=name, unit="question", disable=not progress) as bar:
             for chunk in chunks(self._samples(suite), self.batch_size):
+                # drawn suites of larger images are beyond the embedded model, too, and known to be
+                if suite in self.own:
+                    for sample in chunk:
+                        warn_of_photograph(sample.image, model)
                 asked += answering.answer(name, chunk, boxes)
                 bar.update(sum(len(sample.questions) for sample in chunk))
         return asked

@@ -12,7 +12,14 @@ from adafv.core.chat_template import remember
 from adafv.core.pruner import Pruner
 from adafv.core.selection import Selection
 from adafv.core.visual_tokens import Encoding
-from adafv.models.generation import check_answer_length, check_length, decode, generate, was_cut
+from adafv.models.generation import (
+    check_answer_length,
+    check_length,
+    check_text_length,
+    decode,
+    generate,
+    was_cut,
+)
 from adafv.models.prompting import build_inputs
 from adafv.models.videos import Video
 from adafv.utils.checks import checked
@@ -69,6 +76,7 @@ def ask(
     """
     check_answer_length(max_new_tokens)
     inputs = build_inputs(processor, image, question, model.device, model.dtype)
+    check_text_length(model, inputs)
     remember(model, processor)
     # The clock starts with inputs on the device, before the vision tower.
     clock = _Clock(model.device)

@@ -1,13 +1,23 @@
 """Generate greedy answers, decode them, and check what limits their length."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
+from adafv.core.inputs import placeholders
 from adafv.utils.checks import checked
 
-__all__ = ["check_answer_length", "check_length", "decode", "generate", "was_cut"]
+__all__ = [
+    "check_answer_length",
+    "check_length",
+    "check_text_length",
+    "decode",
+    "generate",
+    "was_cut",
+]
 
 
 @checked
@@ -57,11 +67,36 @@ def decode(processor: ProcessorMixin, output: Tensor) -> list[str]:
 
 
 @checked
+def check_text_length(model: PreTrainedModel, inputs: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` if the text of prompts (B, L) alone is longer than the model reads.
+
+    It is known before images are encoded and compared with every token of the text.
+    """
+    limit = _limit(model)
+    ids = inputs["input_ids"]  # (B, L)
+    if not limit or ids.shape[1] <= limit:
+        return
+    visual = torch.tensor([*placeholders(model.config).values()], device=ids.device)
+    is_text = inputs["attention_mask"].bool() & ~torch.isin(ids, visual)  # (B, L)
+    longest = int(is_text.sum(1).max())
+    if longest > limit:
+        raise ValueError(
+            f"the prompt has {longest} tokens of text, the model reads {limit}: "
+            "shorten the question"
+        )
+
+
+@checked
 def check_length(model: PreTrainedModel, ids: Tensor) -> None:
     """Raise a `ValueError` if prompts (B, L) are longer than the model reads."""
-    # not every configuration has a limit
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = _limit(model)
     if limit and ids.shape[1] > limit:
         raise ValueError(
             f"the prompt has {ids.shape[1]} tokens, the model reads {limit}: shorten the question"
         )
+
+
+def _limit(model: PreTrainedModel) -> int | None:
+    """Return how many tokens a model reads; not every configuration has a limit."""
+    limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit

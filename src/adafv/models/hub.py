@@ -10,14 +10,13 @@ from urllib.parse import urlsplit
 
 from adafv.models.photo import NAME, folder
 from adafv.utils.checks import checked
+from adafv.utils.files import expanded
 
-__all__ = ["WAIT", "check_available", "config_folder", "is_reachable"]
+__all__ = ["WAIT", "check_available", "config_folder", "is_hub_id", "is_reachable"]
 
 WAIT = 2.0
 """Seconds that the hub has to answer in; its own client would try again for half a minute."""
 
-# owner/name, or the name of a model without an owner
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -31,7 +30,7 @@ def check_available(model: str) -> None:
     Args:
         model: hub id or folder.
     """
-    if model == NAME or Path(model).expanduser().exists() or not _HUB_ID.fullmatch(model):
+    if model == NAME or expanded(model).exists() or not is_hub_id(model):
         return
     # imported late: `adafv --help` must not wait for it
     from huggingface_hub import try_to_load_from_cache
@@ -54,12 +53,12 @@ def config_folder(model: str | Path) -> Path:
     Args:
         model: hub id or folder; "photo": what `adafv fetch photo` fetched.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
     if path.is_dir() or isinstance(model, Path):
         return path
     if model == NAME:
         return folder()
-    if not _HUB_ID.fullmatch(model):
+    if not is_hub_id(model):
         return path
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
@@ -70,6 +69,12 @@ def config_folder(model: str | Path) -> Path:
         with contextlib.suppress(HfHubHTTPError, OSError, ValueError):
             found = hf_hub_download(model, "config.json")
     return Path(found).parent if isinstance(found, str) else path
+
+
+@checked
+def is_hub_id(name: str) -> bool:
+    """Return whether a name is owner/name, or that of a model without an owner."""
+    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) is not None
 
 
 def is_reachable() -> bool:

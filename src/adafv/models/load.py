@@ -1,22 +1,23 @@
 """Load a model and its processor: the embedded one, a hub id, or a local folder."""
 
-import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
 from adafv.core.chat_template import remember
 from adafv.families import family_of
 from adafv.models import photo
-from adafv.models.hub import is_reachable
+from adafv.models.hub import is_hub_id, is_reachable
 from adafv.models.photo.record import check_current
 from adafv.models.processors import processor_class
 from adafv.utils.checks import checked
+from adafv.utils.files import expanded
 
 __all__ = [
     "DTYPES",
@@ -39,6 +40,13 @@ DTYPES = {
     "float16": torch.float16,
     "fp16": torch.float16,
 }
+
+
+# What transformers raises at files that it cannot read; an entry of a wrong type is the last.
+_UNLOADABLE = (
+    *(OSError, ValueError, RuntimeError, KeyError, ImportError),
+    *(SafetensorError, StrictDataclassError),
+)
 
 
 def load(
@@ -122,7 +130,7 @@ def source_of(model: str | Path | None) -> str:
         return str(photo.folder())
 
     # a folder of the user's own
-    path = Path(name).expanduser()
+    path = expanded(name)
     if name and path.is_dir():
         if not (path / "config.json").is_file():
             raise ValueError(
@@ -134,7 +142,7 @@ def source_of(model: str | Path | None) -> str:
         raise ValueError(f"{name!r} is a file: pass the model's folder, or a hub id")
 
     # what is left must look like a hub id; a `Path` is never one
-    if isinstance(model, Path) or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
+    if isinstance(model, Path) or not is_hub_id(name):
         raise ValueError(
             f"model folder {name!r} does not exist: check the path, or pass a hub id such as "
             "owner/name"
@@ -193,7 +201,7 @@ def from_files(source: str, load: Callable[..., Any], **options: Any) -> Any:
         options["local_files_only"] = True
     try:
         return load(source, trust_remote_code=False, **options)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+    except _UNLOADABLE as error:
         raise ValueError(
             f"model {source!r} cannot be loaded ({sentence(error)}): check the id or folder, "
             "and the connection if it has to be downloaded"
@@ -201,7 +209,12 @@ def from_files(source: str, load: Callable[..., Any], **options: Any) -> Any:
 
 
 def sentence(error: Exception) -> str:
-    """Return the first line of an error's message, without its full stop."""
+    """Return the first line of an error's message, without its full stop.
+
+    Of an entry of a wrong type in a configuration the cause stands in the lines after it.
+    """
+    if isinstance(error, StrictDataclassError):
+        return " ".join(str(error).split()).rstrip(".:")
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].strip().rstrip(".:")
 

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import mimetypes
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +150,8 @@ def open_video(
         raise ValueError("reading a clip needs PyAV: pip install 'adafv[video]'")
     import av
 
-    source = io.BytesIO(path) if isinstance(path, bytes) else name
+    # an absolute path: FFmpeg takes what stands before a colon for a protocol
+    source = io.BytesIO(path) if isinstance(path, bytes) else os.path.abspath(name)
     try:
         return _read(source, name, frames, admit)
     except av.FFmpegError as error:

@@ -1,6 +1,7 @@
 """Say what the embedded model does not know: most words, and photographs."""
 
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,20 +9,34 @@ from PIL import Image
 
 from adafv.utils.checks import checked
 
-__all__ = ["DRAWN", "photograph_notice", "unknown_words", "unknown_words_notice"]
+__all__ = [
+    "DRAWN",
+    "PhotographWarning",
+    "photograph_notice",
+    "unknown_words",
+    "unknown_words_notice",
+    "warn_of_photograph",
+]
 
 DRAWN = 192
 """Pixels of the scenes that the embedded model was trained on, a side."""
 
+EMBEDDED = "embedded"
+"""The name of the model in the package."""
+
 NAMED = 5
 """Unknown words that a notice names."""
+
+
+class PhotographWarning(UserWarning):
+    """An image is beyond the embedded model."""
 
 
 @checked
 def unknown_words(processor: Any, question: str) -> list[str]:
     """Return the words of a question that its tokenizer reads as unknown, each once.
 
-    Punctuation is not a word.
+    Punctuation is not a word, and neither is what is no UTF-8.
 
     Empty for tokenizers that spell out what they don't know.
 
@@ -37,7 +52,8 @@ def unknown_words(processor: Any, question: str) -> list[str]:
     for written in question.split():
         # every category of punctuation begins with P
         word = "".join(c for c in written if unicodedata.category(c)[0] != "P")
-        if not word:
+        # half a surrogate pair, which no tokenizer takes, is of category Cs
+        if not word or any(unicodedata.category(c) == "Cs" for c in word):
             continue
         ids = tokenizer(word, add_special_tokens=False)["input_ids"]
         if tokenizer.unk_token_id in ids:
@@ -78,3 +94,15 @@ def photograph_notice(image: Image.Image) -> str:
         "its answer is a guess; `adafv fetch photo` gets a model of the real world, --model takes "
         "any other"
     )
+
+
+@checked
+def warn_of_photograph(image: Image.Image, model: str) -> None:
+    """Warn with a `PhotographWarning` where the embedded model is asked about a photograph.
+
+    Args:
+        model: name of the model.
+    """
+    notice = photograph_notice(image) if model == EMBEDDED else ""
+    if notice:
+        warnings.warn(notice, PhotographWarning, stacklevel=2)

@@ -18,9 +18,17 @@ __all__ = [
     "check_own",
     "check_png",
     "differences",
+    "expanded",
     "writable_folder",
     "write_text",
 ]
+
+
+@checked
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home folder in the place of ~; that of nobody stays as it is."""
+    # `Path.expanduser` raises a RuntimeError for a user who does not exist
+    return Path(os.path.expanduser(path))
 
 
 @contextmanager
@@ -144,7 +152,10 @@ class Lines:
             ValueError: the disk is full; what was there before is kept.
         """
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        new: Any = temporary.open("w+b", buffering=0)
+        try:
+            new: Any = temporary.open("w+b", buffering=0)
+        except OSError as error:
+            raise self._no_room(error) from error
         try:
             _lock(new)
             _write(new, records)

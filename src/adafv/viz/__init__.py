@@ -85,6 +85,8 @@ def explain(
     with atomic(out) as temporary:
         what = explanation(model, processor, image, question, pruner, max_new_tokens)
         what.figure().savefig(temporary, format="png")
+    # `explanation` asks the dense model, too
+    assert what.dense is not None
 
     k_t, k_v = what.split or (None, None)
     words = []

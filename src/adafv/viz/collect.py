@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from adafv.models.prompting import build_inputs
 from adafv.models.videos import Video
 from adafv.utils.checks import checked
 from adafv.viz.frames import montage, on_montage
+from adafv.viz.pieces import pieces
 from adafv.viz.regions import Maps, Scale, scales, view
 from adafv.viz.stages import Stage, stages
 
@@ -41,8 +42,6 @@ __all__ = [
 ]
 
 Array = NDArray[Any]
-MARKS = ("▁", "Ġ")  # before the first piece of a word
-WRITTEN = {"▁": "", "Ġ": "", "Ċ": "↵", "<0x0A>": "↵"}  # how marks and line breaks are shown
 
 
 @dataclass(frozen=True)
@@ -81,12 +80,15 @@ class Explanation:
         merged: the kept tokens are averages.
         saliency, relevance: (N,) a_v and a_t, where the method uses them.
         words: in the order of the question, where the method reads it.
-        split: k_t and k_v, where the method mixes.
+        split: k_t and k_v, where the method mixes; of a budget that is divided among crops, sums.
         curves: the split is the best of one mixture of all tokens, which can be drawn.
         reserve: tokens that each list is sure of.
-        dense, pruned: the two answers.
+        dense, pruned: the two answers; dense is None where the model cannot read every token.
         frames: of a video, which `image` shows side by side; 0 for an image.
         stages: what is left after each, where the method prunes between layers.
+        by_crop: the budget is divided among the crops, each of which splits its own.
+        attention: saliency is where the vision tower looks; else, in families whose tower shows no
+            attention, how far a token differs from the others.
     """
 
     image: Image.Image
@@ -102,11 +104,13 @@ class Explanation:
     words: list[Word]
     split: tuple[int, int] | None
     reserve: int
-    dense: Answer
+    dense: Answer | None
     pruned: Answer
     curves: bool = True
     frames: int = 0
     stages: Sequence[Stage] = ()
+    by_crop: bool = False
+    attention: bool = True
 
     @property
     def maps(self) -> list[Maps]:
@@ -147,12 +151,15 @@ class Explanation:
         """Say of each kept token whether relevance speaks for it, and whether saliency does.
 
         A score that the method doesn't look at speaks for none. Of a method that doesn't split its
-        budget, either speaks for the K tokens where it is highest.
+        budget, or splits that of each crop, either speaks for the K tokens where it is highest.
 
         Returns:
             (K,) whether it is among the k_t most relevant; (K,) among the k_v most salient ones.
         """
-        k_t, k_v = self.split or (len(self.kept), len(self.kept))
+        k_t = k_v = len(self.kept)
+        # the sums over crops are no ranks in the whole image
+        if self.split is not None and not self.by_crop:
+            k_t, k_v = self.split
         return self._highest(self.relevance, k_t), self._highest(self.saliency, k_v)
 
     def _highest(self, scores: Array | None, count: int) -> Array:
@@ -221,7 +228,7 @@ def explained(
     pruner: Pruner,
     encoding: Encoding,
     selection: Selection,
-    dense: Answer,
+    dense: Answer | None,
     pruned: Answer,
 ) -> Explanation:
     """Collect what led to an answer that is there already.
@@ -233,9 +240,18 @@ def explained(
         image: or the video.
         encoding: of it.
         selection: what `pruner` chose from it.
-        dense: the answer from all tokens.
+        dense: the answer from all tokens; None: there is none.
         pruned: the answer from those kept.
+
+    Raises:
+        ValueError: a model of an unproven family that reads an image in several parts.
     """
+    parts = len(encoding.tokens.counts)
+    if parts > 1:
+        raise ValueError(
+            f"the model reads the image in {parts} parts, of which it is not known where they "
+            "lie: only `adafv ask` answers about it"
+        )
     evidence = pruner.evidence(encoding.tokens)
     coordinates = encoding.tokens.coordinates[0]
     budget = pruner.budget(encoding.tokens.counts[0])
@@ -284,6 +300,8 @@ def explained(
         pruned=pruned,
         frames=frames,
         stages=between,
+        by_crop=pruner.crops == "each",
+        attention=family_of(model).attention_observable,
     )
 
 
@@ -296,7 +314,7 @@ def question_words(processor: Any, pruner: Pruner, encoding: Encoding, kept: Arr
     by_word = pruner.evidence(encoding.tokens).words
     if by_word is None:
         return []
-    return words(_pieces(processor.tokenizer, pruner, encoding), by_word[0].cpu().numpy(), kept)
+    return words(pieces(processor.tokenizer, pruner, encoding), by_word[0].cpu().numpy(), kept)
 
 
 @checked
@@ -355,26 +373,3 @@ def _mass(scores: Array) -> Array:
 def _of_first_image(scores: Tensor | None) -> Array | None:
     """Return the scores (N,) of the first image of (I, N), on the host."""
     return None if scores is None else scores[0].float().cpu().numpy()
-
-
-def _pieces(tokenizer: Any, pruner: Pruner, encoding: Encoding) -> list[tuple[str, bool]]:
-    """Return the text of the question's tokens, and whether each begins a word."""
-    if pruner.query is None:
-        span = encoding.spans[0]
-        columns = encoding.prompt.question(span, frozenset(pruner.skip), encoding.question)
-        ids = encoding.prompt.ids[span.row, columns]
-    else:
-        ids = cast(Tensor, pruner.query).cpu()
-
-    # Tokenizers mark where words begin; one that doesn't has words alone.
-    names = tokenizer.convert_ids_to_tokens(ids)
-    marked = any(name.startswith(MARKS) for name in names)
-    pieces: list[tuple[str, bool]] = []
-    for name in names:
-        text = name
-        for mark, written in WRITTEN.items():
-            text = text.replace(mark, written)
-        inside_word = bool(pieces) and (text + pieces[-1][0]).isalnum()
-        begins = not marked or name.startswith(MARKS) or not inside_word
-        pieces.append((text, begins))
-    return pieces

@@ -11,6 +11,7 @@ from adafv.core.chat_template import remember
 from adafv.core.encode import encode
 from adafv.core.pruner import Pruner
 from adafv.core.signals import Signal
+from adafv.data.sample import same_answer
 from adafv.methods import NoPruning
 from adafv.models.ask import ask_encoded
 from adafv.models.images import to_rgb
@@ -74,7 +75,8 @@ def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Fig
 
     Args:
         whats: one or more, see `explanations`.
-        truth: the right answer, against which answers are marked; None: the dense model's.
+        truth: the right answer, against which answers are marked; None: the dense model's, where
+            there is one.
     """
     from adafv.viz.figure import (  # matplotlib takes a second to import
         BODY,
@@ -94,6 +96,8 @@ def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Fig
     from adafv.viz.maps import draw_image, draw_kept
 
     first = whats[0]
+    dense = first.dense.answer if first.dense is not None else None
+    right = truth or dense
     rows = -(-len(whats) // COLUMNS)
     columns = min(max(len(whats), 2), COLUMNS)
     row_height = HEAD + BODY + ROW
@@ -103,17 +107,19 @@ def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Fig
     )
 
     def answer(x: float, y: float, text: str) -> None:
-        right = text.casefold() == (truth or first.dense.answer).casefold()
-        mark, color = ("✓", PLAIN) if right else ("✗", RELEVANCE)
-        figure.text(x, y, f"{mark}  {wrapped(text, 24, 1)[0] or '(nothing)'}", 22, color)
+        mark, color = "", INK
+        if right is not None:
+            mark, color = ("✓  ", PLAIN) if same_answer(text, right) else ("✗  ", RELEVANCE)
+        figure.text(x, y, f"{mark}{wrapped(text, 24, 1)[0] or '(nothing)'}", 22, color)
 
     # the image, and beside it question and answers
     draw_image(figure, MARGIN, MARGIN, first)
     x = MARGIN + PANEL + GAP
     for i, line in enumerate(wrapped(first.question, 30 * (columns - 1), 3)):
         figure.text(x, MARGIN + 24 + 36 * i, line, 27, INK, weight="bold")
-    figure.text(x, MARGIN + 160, "from all tokens", 17, GREY)
-    answer(x, MARGIN + 192, first.dense.answer)
+    if dense is not None:
+        figure.text(x, MARGIN + 160, "from all tokens", 17, GREY)
+        answer(x, MARGIN + 192, dense)
     if truth is not None:
         figure.text(x, MARGIN + 250, "the truth", 17, GREY)
         figure.text(x, MARGIN + 282, truth, 22, INK)
@@ -123,7 +129,8 @@ def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Fig
         row, column = divmod(i, COLUMNS)
         x = MARGIN + column * (PANEL + GAP)
         y = MARGIN + BODY + ROW + row * row_height
-        figure.text(x, y + 30, what.method, 22, INK, weight="bold")
-        answer(x + 190, y + 30, what.pruned.answer)
+        # behind the name, in one column where names are short
+        width = figure.text(x, y + 30, what.method, 22, INK, weight="bold")
+        answer(x + max(190, width + 20), y + 30, what.pruned.answer)
         draw_kept(figure, x, y + HEAD, what)
     return figure.finished()

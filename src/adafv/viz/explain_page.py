@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from adafv.data.sample import same_answer
 from adafv.models.ask import Answer
 from adafv.utils.checks import checked
 from adafv.viz import figure as style
@@ -81,7 +82,9 @@ def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
         (
             what.saliency is not None and placed,
             "What stands out",
-            "Saliency: where the vision tower looks, whatever the question.",
+            "Saliency: where the vision tower looks, whatever the question."
+            if what.attention
+            else "Saliency: what differs from the rest, whatever the question.",
             draw_saliency,
         ),
         (
@@ -231,33 +234,23 @@ def _mixture(figure: style.PixelFigure, x: float, y: float, what: Explanation) -
 
 
 def _answers(figure: style.PixelFigure, x: float, y: float, what: Explanation) -> None:
-    """Write both answers, with tokens and time of each."""
+    """Write both answers, with tokens and time of each; the pruned one alone without the other."""
+    dense = what.dense
+    pruned = what.pruned
     # bars are shares of what the dense model reads, and of the slower answer's time
-    longest = max(what.dense.total_ms, what.pruned.total_ms, 1e-9)
-    share = what.pruned.kept_tokens / max(what.dense.kept_tokens, 1)
-    _answer(
-        figure,
-        x,
-        y,
-        "every visual token",
-        what.dense,
-        1.0,
-        what.dense.total_ms / longest,
-        style.GREY,
-    )
-    y += 160
-    _answer(
-        figure,
-        x,
-        y,
-        f"{what.method}, {share:.1%} of them",
-        what.pruned,
-        share,
-        what.pruned.total_ms / longest,
-        style.PLAIN,
-    )
+    share = pruned.kept_tokens / max(pruned.visual_tokens, 1)
+    longest = max(pruned.total_ms, 1e-9)
+    if dense is not None:
+        longest = max(longest, dense.total_ms)
+        title = "every visual token"
+        _answer(figure, x, y, title, dense, 1.0, dense.total_ms / longest, style.GREY)
+        y += 160
+    title = f"{what.method}, {share:.1%} of them"
+    _answer(figure, x, y, title, pruned, share, pruned.total_ms / longest, style.PLAIN)
+    if dense is None:
+        return
 
-    same = what.dense.answer.lower() == what.pruned.answer.lower()
+    same = same_answer(dense.answer, pruned.answer)
     verdict, hue = (
         ("✓  the same answer", style.PLAIN) if same else ("✗  another answer", style.RELEVANCE)
     )

@@ -1,11 +1,11 @@
 """Run vLLM's server as `adafv serve` starts it: a wrong flag is one sentence, and no usage."""
 
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
-__all__ = ["main", "refusal"]
+__all__ = ["main", "refusal", "refuse_positionals"]
 
 OURS = ("--cache-mb", "--keep", "--method", "--methods", "--pin", "--tokens")
 UNKNOWN = "unrecognized arguments: "
@@ -17,12 +17,35 @@ def main() -> None:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     FlexibleArgumentParser.error = _error
+    refuse_positionals(FlexibleArgumentParser)
     serve()
+
+
+def refuse_positionals(parser: type[ArgumentParser]) -> None:
+    """Have a class of parsers refuse a model behind flags, which vLLM's server reads and ignores.
+
+    Args:
+        parser: the class, which is changed.
+    """
+    plain = parser.parse_args
+
+    def parse_args(self: ArgumentParser, *given: Any, **options: Any) -> Namespace:
+        found = plain(self, *given, **options)
+        word = getattr(found, "model_tag", None)
+        if word is not None:
+            _refuse(f"{word!r} stands behind flags: put MODEL first, as in adafv serve {word} …")
+        return found
+
+    parser.parse_args = parse_args  # type: ignore[assignment,method-assign]
 
 
 def _error(parser: ArgumentParser, message: str) -> NoReturn:
     known = [name for action in parser._actions for name in action.option_strings]
-    print(f"adafv: error: {refusal(message, [*known, *OURS])}", file=sys.stderr)
+    _refuse(refusal(message, [*known, *OURS]))
+
+
+def _refuse(sentence: str) -> NoReturn:
+    print(f"adafv: error: {sentence}", file=sys.stderr)
     sys.exit(2)
 
 

