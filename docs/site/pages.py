@@ -39,6 +39,7 @@ ELSEWHERE = {
     "benchmarks/speed/README.md": "benchmarks/speed.md",
     "benchmarks/speed/llava-next-7b-whole/speed.png": "benchmarks/speed.png",
     "benchmarks/speed/selection/selection.png": "benchmarks/selection.png",
+    "benchmarks/start/README.md": "benchmarks/start.md",
     "src/adafv/embedded/README.md": "embedded-model.md",
     "src/adafv/models/photo/README.md": "photo-model.md",
     "training/photo/README.md": "photo-training.md",
