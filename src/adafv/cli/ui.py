@@ -66,4 +66,11 @@ def ui(
 
     # a stop from outside ends the page as Ctrl-C does
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    serve(playground, host, port, ready)
+    try:
+        serve(playground, host, port, ready)
+    finally:
+        cache = playground.cache
+        typer.echo(
+            f"adafv: encodings made: {cache.misses}, reused for the same pixels: {cache.hits}",
+            err=True,
+        )
