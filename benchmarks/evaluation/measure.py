@@ -8,7 +8,7 @@ One process, on the CPU. Another checkout is measured with PYTHONPATH=CHECKOUT/s
 import argparse
 import shlex
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -52,7 +52,7 @@ class Clock:
     """Adds up the seconds of stages, none of which runs inside another."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -111,7 +111,7 @@ def measured(model: PreTrainedModel, processor: ProcessorMixin, plan: Evaluation
         records = plan.run(model, processor, folder, name="embedded").records
         seconds = perf_counter() - start
     asked = {(record["id"], record["question"]) for record in records}
-    clock.seconds["rest"] = seconds - clock.seconds.total()
+    clock.seconds["rest"] = seconds - sum(clock.seconds.values())
     return {
         "questions": len(asked),
         "answers": len(records),
@@ -170,7 +170,7 @@ def page(results: dict[str, Any]) -> str:
     lines += [
         "",
         "An image is prepared and encoded once, for all of its questions, methods and budgets; a",
-        "method that is nested chooses once for all of its budgets. `results.json` has every round.",
+        "method that is nested chooses once for all of its budgets. Every round: `results.json`.",
         "",
     ]
     return "\n".join(lines)

@@ -128,9 +128,10 @@ class TowerCache:
 
         # signals that were asked for before are read again, so that either question finds its own
         known = entry.signals if entry is not None else frozenset()
-        start = now(model.device)
+        device = _device(model)
+        start = now(device)
         output, found = encode(wanted | known)
-        seconds = now(model.device) - start
+        seconds = now(device) - start
         output = _without_layers(output)
         size = _size(output, found)
         self._keep(key, _Entry(ref(model), output, found, wanted | known, size, seconds))
@@ -173,10 +174,15 @@ def _digest(model: PreTrainedModel, inputs: Mapping[str, Any]) -> bytes:
     return digest.digest()
 
 
+def _device(model: PreTrainedModel) -> torch.device:
+    """Return where a model computes, as far as that is known."""
+    # weights may be elsewhere between their turns
+    return torch.device("cpu") if model.device.type == "meta" else model.device
+
+
 def _state(model: PreTrainedModel) -> list[Any]:
     """Return what changes with a model's weights, adapters and attention, and how it computes."""
-    # weights may be elsewhere between their turns
-    device = "cpu" if model.device.type == "meta" else model.device.type
+    device = _device(model).type
     state: list[Any] = [
         id(model),
         model.config.to_json_string(use_diff=False),
