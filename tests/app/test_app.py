@@ -4,6 +4,7 @@ who sees what.
 
 import json
 import re
+import time
 from pathlib import Path
 from urllib.parse import parse_qsl
 from urllib.request import urlopen
@@ -98,6 +99,37 @@ def test_the_picture_is_encoded_once(playground, image, encoded):
     assert len(encoded) == 2
     playground.look("b", image, QUESTION, ["adafv"], 0.1)
     assert len(encoded) == 3
+
+
+def test_the_tower_runs_once_for_the_same_pixels(playground, model, image, tmp_path):
+    """Whoever shows them, under whatever name; the time that is shown is that of a tower that
+    runs.
+    """
+    copied = tmp_path / "copy.png"
+    picture(60, 40).save(copied)
+    other = tmp_path / "other.png"
+    picture(60, 40, seed=1).save(other)
+    runs = []
+
+    def slow(*_: object) -> None:
+        runs.append(1)
+        time.sleep(0.1)
+
+    hook = model.model.vision_tower.register_forward_hook(slow)
+    try:
+        first = playground.look("a", image, QUESTION, ["adafv"], 0.2)
+        second = playground.look("b", str(copied), QUESTION, ["adafv"], 0.2)
+        assert len(runs) == 1
+        assert (playground.cache.hits, playground.cache.misses) == (1, 1)
+        playground.look("a", str(other), QUESTION, ["adafv"], 0.2)
+        again = playground.look("a", image, QUESTION, ["adafv"], 0.2)
+    finally:
+        hook.remove()
+    assert len(runs) == 2
+    assert (playground.cache.hits, playground.cache.misses) == (2, 2)
+    for view in (first, second, again):
+        assert view.vision_ms > 100
+        assert [r.answer.answer for r in view.results] == [r.answer.answer for r in first.results]
 
 
 def test_an_answer_is_computed_once(playground, image, monkeypatch):

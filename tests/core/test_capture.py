@@ -1,20 +1,40 @@
 """Relevance and saliency: what they are, and that reading them changes nothing."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import torch
 from conftest import FAMILIES, inputs_for, picture, prompt, tiny_model, tiny_processor
 from oracles import sacmam as oracle
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from zoo.families import ZOO, ask, show, tiny
 
+from adafv import families
 from adafv.core.capture import capture, observe
+from adafv.core.encode import encode
 from adafv.core.encoder import without_later_layers
 from adafv.core.signals import HIDDEN, KEYS, SALIENCY, Signal
 from adafv.families import family_of
 from adafv.families.base import layers_of
 from adafv.ops.relevance import text_to_image_attention
 from adafv.ops.saliency import received_attention
+
+QUESTION = "what color is the anchor ?"
+OBSERVED = [name for name in sorted(ZOO) if families.FAMILIES[name].attention_observable]
+"""Families whose tower is looked at."""
+CHOOSES = (
+    "aya_vision",
+    "internvl",
+    "llava",
+    "llava_next",
+    "llava_next_video",
+    "llava_onevision",
+    "mistral3",
+    "qianfan_ocr",
+    "video_llava",
+)
+"""Families whose configuration names the layer of the features."""
 
 
 def test_text_to_image_attention_is_the_papers():
@@ -166,6 +186,79 @@ def test_the_tower_ends_where_the_features_are_taken():
     assert ran == every
     assert [dict(layer._forward_hooks) for layer in layers] == hooks
     assert not any("forward" in vars(layer) for layer in layers)
+
+
+@contextmanager
+def running(layers):
+    """The indices of the layers that compute something, while open."""
+    ran: set[int] = set()
+    handles = []
+    for i, layer in enumerate(layers):
+        for module in layer.modules():
+            # what a layer hands on unchanged passes none of its weights
+            if module is not layer and next(module.parameters(recurse=False), None) is not None:
+                handles.append(module.register_forward_hook(lambda *_, i=i: ran.add(i)))
+    yield ran
+    for handle in handles:
+        handle.remove()
+
+
+def last_layer_of(config, count: int) -> int:
+    """The deepest layer that a configuration takes features from, DeepStack's included."""
+    chosen = getattr(config, "vision_feature_layer", -1)
+    chosen = [chosen] if isinstance(chosen, int) else chosen
+    # hidden_states[0] is what the first layer reads
+    layers = [layer % (count + 1) - 1 for layer in chosen]
+    layers += getattr(config.vision_config, "deepstack_visual_indexes", [])
+    return max(layers)
+
+
+@pytest.mark.parametrize("name", OBSERVED)
+def test_no_layer_runs_above_the_last_one_that_is_needed(name):
+    """In any family: the plain model's own gradient tells which layers its logits hang on."""
+    model, inputs = tiny(name).model, ask(name, (QUESTION, [show()]))
+    layers = layers_of(family_of(model).tower(model))
+    model(**inputs, use_cache=False).logits.sum().backward()
+    needed = set()
+    for i, layer in enumerate(layers):
+        if any(weight.grad is not None for weight in layer.parameters()):
+            needed.add(i)
+    model.zero_grad()
+    last = last_layer_of(model.config, len(layers))
+    assert needed == set(range(last + 1))
+    # what is read above the features needs its layer, too, and what is read below needs no more
+    for signals, deepest in (
+        ([], last),
+        ([SALIENCY, KEYS], last),
+        ([Signal("hidden", 0.0)], last),
+        ([Signal("hidden", 1.0)], len(layers) - 1),
+    ):
+        with running(layers) as ran:
+            encode(model, inputs, signals=signals)
+        assert ran == set(range(deepest + 1)), signals
+
+
+@pytest.mark.parametrize("layer", [1, 2, -2, -1])
+@pytest.mark.parametrize("name", CHOOSES)
+def test_no_layer_runs_above_the_one_that_a_configuration_names(name, layer, monkeypatch):
+    """As released models of these families choose one."""
+    model, inputs = tiny(name).model, ask(name, (QUESTION, [show()]))
+    layers = layers_of(family_of(model).tower(model))
+    for config in (model.config, model.base_model.config):
+        monkeypatch.setattr(config, "vision_feature_layer", layer)
+    with running(layers) as ran:
+        encode(model, inputs)
+    assert ran == set(range(last_layer_of(model.config, len(layers)) + 1))
+
+
+@pytest.mark.parametrize("name", sorted(set(ZOO) - set(OBSERVED)))
+def test_a_tower_that_is_not_looked_at_has_no_layer_to_leave_out(name):
+    """Its features are the last layer's."""
+    config = tiny(name).model.config
+    assert getattr(config, "vision_feature_layer", -1) == -1
+    # a codebook has no tower
+    vision = getattr(config, "vision_config", None)
+    assert not getattr(vision, "deepstack_visual_indexes", [])
 
 
 @pytest.mark.parametrize("layer", [0, 5, -5])

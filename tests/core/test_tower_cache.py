@@ -10,6 +10,7 @@ from torch import nn
 from zoo.families import ZOO, ask, show, tiny
 
 from adafv import AdaFV, TowerCache, method
+from adafv.core import tower_cache
 from adafv.core.tower_cache import _digest, open_cache
 from adafv.families import FAMILIES
 
@@ -70,6 +71,19 @@ def test_the_tower_does_not_run_again(model):
             model.generate(**inputs, max_new_tokens=2, do_sample=False)
     assert len(runs) == 1
     assert cache.hits == 2
+
+
+def test_what_hits_save_is_what_their_encodings_took(model, monkeypatch):
+    """So that whoever shows times can say what an image would have taken."""
+    seconds = iter([0.0, 2.0, 2.0, 7.0])
+    monkeypatch.setattr(tower_cache, "now", lambda device: next(seconds))
+    first, second = (ask("llava", (QUESTION, [show(80, 48, seed=seed)])) for seed in (0, 1))
+    saved = []
+    with TowerCache() as cache:
+        for inputs in (first, first, first, second, second):
+            AdaFV(keep=0.3)(model, inputs)
+            saved.append(cache.seconds_saved)
+    assert saved == [0, 2, 4, 4, 9]
 
 
 def test_other_pixels_are_encoded(model):

@@ -145,6 +145,39 @@ def test_the_tower_runs_once_per_picture(model, processor, suite, tmp_path, monk
     assert len(runs) == len(pictures) < len(suite.samples)
 
 
+def test_an_image_is_prepared_once(model, processor, suite, tmp_path, monkeypatch):
+    """For all its questions, methods and budgets, also where they fill several batches, and where a
+    method encodes images of its own.
+    """
+    cls, prepared = type(processor.image_processor), []
+    plain = cls.__call__
+
+    def counted(self, images, *args, **options):
+        prepared.append(images)
+        return plain(self, images, *args, **options)
+
+    monkeypatch.setattr(cls, "__call__", counted)
+    plan(batch_size=2, methods=(*METHODS, "visionzip")).run(model, processor, tmp_path, name="tiny")
+    assert [shown for [[shown]] in prepared] == [sample.image for sample in suite.samples]
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
+def test_a_method_that_shrinks_gets_the_pixels(family, suite, tmp_path):
+    """Its answers are those of asking one by one."""
+    found = tiny(family)
+    evaluation = plan(methods=("resize",), keeps=(0.3,))
+    records = evaluation.run(found.model, found.processor, tmp_path, name="tiny").records
+    samples = {sample.id: sample for sample in suite.samples}
+    for record in records:
+        if record["method"] == "resize":
+            sample = samples[record["id"]]
+            text = sample.questions[record["question"]].text
+            pruner = method("resize", keep=0.3)
+            alone = ask(found.model, found.processor, sample.image, text, pruner, 4)
+            assert record["answer"] == alone.answer
+            assert record["kept_tokens"] == alone.kept_tokens
+
+
 def test_comparison_ignores_case_and_space(model, processor, suite, tmp_path, whole):
     """Truths taken from the dense model's answers, upper-cased and padded: dense is 100 % right,
     retention 1.

@@ -20,6 +20,7 @@ from adafv.core.config import DEFAULT_METHOD
 from adafv.core.encode import encode, reask
 from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY, Signal
+from adafv.core.tower_cache import TowerCache
 from adafv.core.visual_tokens import Encoding
 from adafv.data.cases import CASES, EXPLAINED
 from adafv.data.sample import Sample
@@ -81,7 +82,7 @@ class Session:
         source: where the image comes from.
         image: as it was opened.
         encoding: of the image, with the signals that were asked for so far.
-        vision_ms: what that took.
+        vision_ms: what that took; of pixels that were encoded before, what it took then.
         questions: the last ones, the latest last.
         results: by question, method and share.
     """
@@ -97,12 +98,16 @@ class Session:
 class Playground:
     """A model and its visitors' sessions; calls from several threads wait for each other.
 
-    A session is a cache: whatever is forgotten is made again when it is asked for.
+    A session is a cache: whatever is forgotten is made again when it is asked for. Images that
+    several visitors show, or one of them again, are encoded once, as far as a `TowerCache` reaches.
 
     Args:
         model, processor: that are asked.
         name: of the model.
         max_new_tokens: the longest answer.
+
+    Attributes:
+        cache: of encoded images; its `hits` and `misses` count those of all visitors.
     """
 
     def __init__(
@@ -116,6 +121,7 @@ class Playground:
         # the chat template tells which words are the question's
         chat_template.remember(model, processor)
         self.sessions: OrderedDict[str, Session] = OrderedDict()
+        self.cache = TowerCache()
         # one at a time: there is one model, and one memory
         self._lock = RLock()
 
@@ -263,9 +269,13 @@ class Playground:
         inputs: dict[str, Any] | None = None
         if session.encoding is None or not wanted <= known:
             inputs = self._inputs(session, question)
+            saved = self.cache.seconds_saved
             start = now(self.model.device)
-            session.encoding = encode(self.model, inputs, signals=wanted | known, text=False)
-            session.vision_ms = (now(self.model.device) - start) * 1000
+            with self.cache:
+                session.encoding = encode(self.model, inputs, signals=wanted | known, text=False)
+            seconds = now(self.model.device) - start
+            # a tower that did not run again is shown with the time it took when it did
+            session.vision_ms = (seconds + self.cache.seconds_saved - saved) * 1000
             for earlier in session.questions:
                 earlier_inputs = self._inputs(session, earlier)
                 session.questions[earlier] = self._reasked(session.encoding, earlier_inputs)

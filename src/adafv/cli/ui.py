@@ -66,5 +66,12 @@ def ui(
 
     # what visitors have uploaded goes, too
     stop_as_interrupted()
-    # looked for once more: another page may have taken it meanwhile
-    serve(playground, host, free_port(host, port), ready)
+    try:
+        # looked for once more: another page may have taken it meanwhile
+        serve(playground, host, free_port(host, port), ready)
+    finally:
+        cache = playground.cache
+        typer.echo(
+            f"adafv: encodings made: {cache.misses}, reused for the same pixels: {cache.hits}",
+            err=True,
+        )

@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from adafv.core.signals import Signal
 from adafv.utils.checks import checked, positive
+from adafv.utils.clock import now
 
 __all__ = ["Encoded", "TowerCache", "open_cache"]
 
@@ -36,6 +37,7 @@ class _Entry:
     found: dict[Signal, Tensor]
     signals: frozenset[Signal]
     bytes: int
+    seconds: float
 
 
 @checked
@@ -51,7 +53,7 @@ class TowerCache:
     same images in one call, whatever their files are called. A model whose weights, adapters or
     attention have changed meanwhile encodes anew, as does one that trains; methods that shrink
     images before the tower always do. The least recently used go first. On a GPU the pixels are
-    read back to the host before the tower runs.
+    read back to the host before the tower runs, and the host waits for a tower that has to run.
 
     It is open in the thread that opened it, and may be opened again, and in several threads.
 
@@ -61,6 +63,7 @@ class TowerCache:
     Attributes:
         hits: encodings that were taken from the cache.
         misses: encodings that a tower had to make.
+        seconds_saved: what the encodings of all hits had taken to make.
         bytes: of what is kept now.
 
     Raises:
@@ -72,6 +75,7 @@ class TowerCache:
         self.limit = int(megabytes * 2**20)
         self.hits = 0
         self.misses = 0
+        self.seconds_saved = 0.0
         self.bytes = 0
         self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
         self._lock = Lock()
@@ -117,15 +121,20 @@ class TowerCache:
                 entry = None
             if entry is not None and wanted <= entry.signals:
                 self.hits += 1
+                self.seconds_saved += entry.seconds
                 self._entries.move_to_end(key)
                 return entry.output, {s: x for s, x in entry.found.items() if s in wanted}
             self.misses += 1
 
         # signals that were asked for before are read again, so that either question finds its own
         known = entry.signals if entry is not None else frozenset()
+        device = _device(model)
+        start = now(device)
         output, found = encode(wanted | known)
+        seconds = now(device) - start
         output = _without_layers(output)
-        self._keep(key, _Entry(ref(model), output, found, wanted | known, _size(output, found)))
+        size = _size(output, found)
+        self._keep(key, _Entry(ref(model), output, found, wanted | known, size, seconds))
         return output, {s: x for s, x in found.items() if s in wanted}
 
     def _keep(self, key: bytes, entry: _Entry) -> None:
@@ -174,10 +183,15 @@ def _add(digest: blake2b, value: Any) -> None:
         digest.update(repr(value).encode())
 
 
+def _device(model: PreTrainedModel) -> torch.device:
+    """Return where a model computes, as far as that is known."""
+    # weights may be elsewhere between their turns
+    return torch.device("cpu") if model.device.type == "meta" else model.device
+
+
 def _state(model: PreTrainedModel) -> list[Any]:
     """Return what changes with a model's weights, adapters and attention, and how it computes."""
-    # weights may be elsewhere between their turns
-    device = "cpu" if model.device.type == "meta" else model.device.type
+    device = _device(model).type
     state: list[Any] = [
         id(model),
         model.config.to_json_string(use_diff=False),

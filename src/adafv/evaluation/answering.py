@@ -19,7 +19,7 @@ from adafv.evaluation.prompts import Prompts
 from adafv.evaluation.videos import as_videos
 from adafv.methods import from_spec, method
 from adafv.models.load import fingerprint, processor_fingerprint
-from adafv.models.prompting import build_batch
+from adafv.models.prepared import PreparedImages
 from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked
 
@@ -141,11 +141,8 @@ class Answering:
 
         # only what is missing under some configuration is asked
         lacking = [item for item in items if self._lacking(suite, samples, [item], planned)]
-        encoding = self._encode(samples) if lacking else None
-        for start in range(0, len(lacking), self.batch_size):
-            assert encoding is not None
-            batch = lacking[start : start + self.batch_size]
-            self._answer_batch(suite, samples, batch, encoding, planned)
+        if lacking:
+            self._answer_items(suite, samples, lacking, planned)
 
         # what turned out impossible meanwhile is not among them
         keys = []
@@ -153,11 +150,26 @@ class Answering:
             keys += [_key(suite, samples, item, c) for c in self._possible(suite, planned)]
         return keys
 
+    def _answer_items(
+        self,
+        suite: str,
+        samples: Sequence[Sample],
+        items: list[Item],
+        planned: list[Configuration],
+    ) -> None:
+        """Answer questions on some images, each of which is prepared and encoded once."""
+        prepared = PreparedImages(self.processor, [sample.image for sample in samples])
+        encoding = self._encode(samples, prepared)
+        for start in range(0, len(items), self.batch_size):
+            batch = items[start : start + self.batch_size]
+            self._answer_batch(suite, samples, batch, prepared, encoding, planned)
+
     def _answer_batch(
         self,
         suite: str,
         samples: Sequence[Sample],
         batch: list[Item],
+        prepared: PreparedImages,
         encoding: Encoding,
         planned: list[Configuration],
     ) -> None:
@@ -167,7 +179,9 @@ class Answering:
         for image, index in batch:
             images.append(image)
             asked.append(samples[image].questions[index])
-        prompts = Prompts(self.model, self.processor, encoding, images, list(samples), asked)
+        prompts = Prompts(
+            self.model, self.processor, prepared, encoding, images, list(samples), asked
+        )
 
         # a method's largest budget first: one that is nested chooses once for all of them
         lacking = self._lacking(suite, samples, batch, planned)
@@ -224,7 +238,7 @@ class Answering:
             return []
 
     @torch.no_grad()
-    def _encode(self, samples: Sequence[Sample]) -> Encoding:
+    def _encode(self, samples: Sequence[Sample], prepared: PreparedImages) -> Encoding:
         """Run the tower once for all configurations, with every signal that any of them reads."""
         signals: frozenset[Any] = frozenset()
         for c in self.configurations:
@@ -232,12 +246,8 @@ class Answering:
                 signals |= c.pruner.signals
 
         # the question changes later, see `Prompts`; one is needed to make a prompt
-        images = []
-        questions = []
-        for sample in samples:
-            images.append(sample.image)
-            questions.append(sample.questions[0].text)
-        inputs = build_batch(self.processor, images, questions, self.model.device, self.model.dtype)
+        questions = [sample.questions[0].text for sample in samples]
+        inputs = prepared.ask(range(len(samples)), questions, self.model.device, self.model.dtype)
         encoding = encode(self.model, inputs, signals=signals, text=False)
         return as_videos(encoding, [sample.frames for sample in samples])
 

@@ -17,7 +17,8 @@ from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.videos import on_contact_sheet
 from adafv.families import check_has_grid
 from adafv.models.generation import check_length, decode, generate
-from adafv.models.prompting import build_batch, build_text
+from adafv.models.prepared import PreparedImages
+from adafv.models.prompting import build_text
 from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked
 
@@ -35,12 +36,22 @@ class _Order:
 
 @checked
 class Prompts:
-    """A batch of questions, each on one of the images that an encoding holds."""
+    """A batch of questions, each on one of the images that an encoding holds.
+
+    Args:
+        model, processor: that are asked.
+        prepared: images.
+        encoding: of the same images.
+        images: indices of those that the questions are about.
+        samples: of all the images.
+        asked: the questions.
+    """
 
     def __init__(
         self,
         model: PreTrainedModel,
         processor: ProcessorMixin,
+        prepared: PreparedImages,
         encoding: Encoding,
         images: list[int],
         samples: list[Any],
@@ -48,15 +59,16 @@ class Prompts:
     ) -> None:
         self.model = model
         self.processor = processor
+        self.prepared = prepared
+        self.images = images
         self.asked = asked
-        shown = [samples[i].image for i in images]
-        self.sizes = [image.size for image in shown]
+        self.sizes = [samples[i].image.size for i in images]
         self.frames = [samples[i].frames for i in images]
-        questions = [question.text for question in asked]
-        self.inputs = build_batch(processor, shown, questions, model.device, model.dtype)
+        self.questions = [question.text for question in asked]
+        self.inputs = self._inputs(pixels=False)
         check_length(model, self.inputs["input_ids"])
         # the same questions without an image
-        self.blind = build_text(processor, questions, model.device)
+        self.blind = build_text(processor, self.questions, model.device)
         # by the text tokens that are skipped; the images are encoded already
         self.encodings = {frozenset[int](): reask(model, self.inputs, encoding, images)}
         # by the method without its budget, and by what it skips, which its name may leave out
@@ -79,7 +91,7 @@ class Prompts:
             BudgetError: the method cannot meet its budget on this model.
         """
         if pruner is not None and pruner.shrinks:
-            encoding = pruner.encode(self.model, self.inputs)
+            encoding = pruner.encode(self.model, self._whole)
         else:
             encoding = self._without(frozenset(pruner.skip) if pruner else frozenset())
         counts = encoding.tokens.counts
@@ -115,6 +127,18 @@ class Prompts:
                 }
             )
         return answers
+
+    def _inputs(self, pixels: bool) -> dict[str, Any]:
+        """Return the prompts, with or without the pixels of their images."""
+        model = self.model
+        return self.prepared.ask(
+            self.images, self.questions, model.device, model.dtype, pixels=pixels
+        )
+
+    @cached_property
+    def _whole(self) -> dict[str, Any]:
+        """The prompts with pixels, for methods that encode images of their own."""
+        return self._inputs(pixels=True)
 
     def _chosen(self, pruner: Pruner, encoding: Encoding) -> tuple[Selection, float]:
         """Return what is kept within the budget, and the seconds that the choice takes."""

@@ -164,7 +164,7 @@ def check_question(processor: ProcessorMixin, question: str) -> str:
     # A control token in the question would open a second image or end the turn.
     control = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     control |= {*tokenizer.all_special_tokens, tools.image_token}
-    control |= {getattr(tools, "video_token", tools.image_token)}
+    control |= {getattr(tools, "video_token", None) or tools.image_token}
     # the longest first, so that the error names it and not a part of it
     for token in sorted(control, key=len, reverse=True):
         if token.strip() and token in question:
