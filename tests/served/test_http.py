@@ -51,7 +51,7 @@ from adafv.data.suites import load_suite
 from adafv.demo import server as demo
 from adafv.demo.server import Server, chat, serving
 from adafv.integrations.vllm.counters import NAMES, REASONS
-from adafv.integrations.vllm.middleware import spell_out
+from adafv.integrations.vllm.request_text import spell_out
 from adafv.models.ask import ask as ask_library
 from adafv.models.load import load
 
