@@ -21,6 +21,7 @@ __all__ = [
     "check_length",
     "check_restricted",
     "pruner_of",
+    "separate",
     "settings",
 ]
 
@@ -355,6 +356,13 @@ def pruner_of(
     return from_spec(method, lambda: skip, keep=keep, tokens=tokens)
 
 
+def separate(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return our options and the others."""
+    ours = {name: value for name, value in kwargs.items() if name.startswith("adafv")}
+    rest = {name: value for name, value in kwargs.items() if name not in ours}
+    return ours, rest
+
+
 def settings(model_config: Any) -> VLLMOptions:
     """Return the server's own options.
 
@@ -368,13 +376,7 @@ def settings(model_config: Any) -> VLLMOptions:
     # take our options out of those of the processor
     config = model_config.hf_config
     multimodal = model_config.get_multimodal_config()
-    ours = {}
-    rest = {}
-    for name, value in (multimodal.mm_processor_kwargs or {}).items():
-        if name.startswith("adafv"):
-            ours[name] = value
-        else:
-            rest[name] = value
+    ours, rest = separate(multimodal.mm_processor_kwargs or {})
     if ours:
         multimodal.mm_processor_kwargs = rest or None
 
