@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from vllm.multimodal.encoder_budget import get_mm_max_toks_per_item
-from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 from vllm.multimodal.processing import BaseMultiModalProcessor
 
 from adafv.core.chat_template import Template, template_of
@@ -23,9 +23,11 @@ from adafv.integrations.vllm.item_checks import (
     check_video,
     refuse_missing,
 )
+from adafv.integrations.vllm.media import DECODED
 from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.options import (
     ALL,
+    IMAGE_CACHE_MB,
     VLLMOptions,
     check_cost,
     check_length,
@@ -34,6 +36,7 @@ from adafv.integrations.vllm.options import (
     separate,
     settings,
 )
+from adafv.integrations.vllm.prepared import PreparedBatch, PreparedImages
 from adafv.integrations.vllm.prompt_details import PrunedDetails, count_placed, is_embed
 from adafv.integrations.vllm.prune_spec import (
     FIELD,
@@ -59,6 +62,7 @@ class Pruned(BaseMultiModalProcessor):
     Attributes:
         architecture: of the model.
         counts: whether what is processed somebody asked for.
+        prepared: images that were asked about before.
     """
 
     architecture: Architecture
@@ -69,6 +73,11 @@ class Pruned(BaseMultiModalProcessor):
         # of an encoder for other engines no language model is loaded
         self.embeds_words = not info.ctx.model_config.multimodal_config.mm_encoder_only
         self.counts = True
+        # half of the memory for images as they are sent, half for images as the model reads them
+        image_cache_mb = self.server.image_cache_mb
+        half = (IMAGE_CACHE_MB if image_cache_mb is None else image_cache_mb) * 2**20 / 2
+        DECODED.resize(half)
+        self.prepared = PreparedImages(half)
         # a server that cannot do what it is to do by default does not start
         self._options({})
 
@@ -249,17 +258,38 @@ class Pruned(BaseMultiModalProcessor):
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         rest, specs = without_specs(hf_kwargs)
-        data = super()._apply_hf_processor_main(mm_items, rest)
+        data = self._processed(mm_items, rest, specs)
         for name, ones in specs.items():
             if ones:
                 data[FIELDS[name]] = [spec.tensor() for spec in ones]
         return data
 
+    def _processed(self, mm_items: Any, kwargs: Mapping[str, Any], specs: Specs) -> Any:
+        """Return what the model's processor makes of images; those that are kept it made before."""
+        ones = specs.get("image", ())
+        # images beside a video are not kept; of whole ones vLLM's own cache keeps as much
+        if not ones or ones[0].dense or len(mm_items) > 1 or not self.prepared.bytes:
+            return super()._apply_hf_processor_main(mm_items, kwargs)
+
+        stock = super()
+
+        def process(indices: list[int]) -> Any:
+            images = {"image": [mm_items["image"][i] for i in indices]}
+            items = self.info.parse_mm_data(images, validate=False)
+            data = stock._apply_hf_processor_main(items, kwargs)
+            fields = stock._get_mm_fields_config(data, kwargs)
+            return MultiModalKwargsItems.from_hf_inputs(data, fields)["image"]
+
+        return self.prepared.prepare([spec.image for spec in ones], process)
+
     def _get_mm_fields_config(
         self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]
     ) -> Any:
         rest, _ = without_specs(hf_processor_mm_kwargs)
-        fields = dict(super()._get_mm_fields_config(hf_inputs, rest))
+        if isinstance(hf_inputs, PreparedBatch):
+            fields = dict(hf_inputs.fields)
+        else:
+            fields = dict(super()._get_mm_fields_config(hf_inputs, rest))
         # one spec an image; it is read on the host
         for name in self.architecture.modalities:
             fields[FIELDS[name]] = MultiModalFieldConfig.batched(name, keep_on_cpu=True)
