@@ -60,7 +60,7 @@ class PreparedImages(BoundedCache[MultiModalKwargsItem]):
 
 
 class PreparedBatch(BatchFeature):
-    """What a processor returns for images, split into those of each already.
+    """The output of a processor for images, split into those of each already.
 
     Args:
         items: of the images.
