@@ -78,13 +78,13 @@ def test_our_options(serve):
     """Each option arrives; a number takes the place of the default share, and a method may have its
     own options.
     """
-    _, command, _ = serve(
-        "--tokens", 40, "--method", "adafv:reserve=0.5", "--pin", "none", "--cache-mb", 64
-    )
+    sizes = ("--cache-mb", 64, "--image-cache-mb", 32)
+    _, command, _ = serve("--tokens", 40, "--method", "adafv:reserve=0.5", "--pin", "none", *sizes)
     found = options(command)
     assert "adafv_keep" not in found
     assert found["adafv_tokens"] == 40
     assert found["adafv_cache_mb"] == 64
+    assert found["adafv_image_cache_mb"] == 32
     assert found["adafv_method"] == "adafv:reserve=0.5"
     assert found["adafv_pin"] == "none"
     assert options(serve("--method", "none")[1])["adafv_method"] == "none"
@@ -187,6 +187,7 @@ def test_options_in_vllms_own_flag_are_merged(serve, written):
         (("--methods", "adafv,scoop"), ("scoop", "no list of methods")),
         (("--methods", ""), ("no list of methods",)),
         (("--cache-mb", -1), ("--cache-mb",)),
+        (("--image-cache-mb", -1), ("--image-cache-mb",)),
         (("--mm-processor-kwargs", "nope"), ("nope", "JSON object")),
         (("--mm-processor-kwargs", "[1]"), ("[1]", "JSON object")),
         (("--mm-processor-kwargs",), ("JSON object",)),
@@ -277,6 +278,7 @@ def test_help_says_what_a_request_may_carry():
         "adafv_method",
         "adafv_pin",
         "--cache-mb",
+        "--image-cache-mb",
     ):
         assert word in done.stdout
 

@@ -235,6 +235,10 @@ def test_the_servers_options_are_found_again_and_out_of_the_processors_way():
         settings(Config({"adafv_kep": 1}))
     with pytest.raises(ValueError, match="adafv_cache_mb=-1 is no size"):
         settings(Config({"adafv_cache_mb": -1}))
+    with pytest.raises(ValueError, match="adafv_image_cache_mb='1' is no size"):
+        settings(Config({"adafv_image_cache_mb": "1"}))
+    # what images cost the server's process says nothing of pruning
+    assert not settings(Config({"adafv_image_cache_mb": 64})).prunes
 
 
 def test_what_decides_a_choice_is_in_its_hash():

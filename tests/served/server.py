@@ -21,13 +21,15 @@ FLAT = (
     "0.1",
     "--cache-mb",
     "4",
+    "--image-cache-mb",
+    "4",
     "--mm-processor-cache-gb",
     "0.02",
     "--num-gpu-blocks-override",
     "256",
 )
-"""Caches so small that a warm-up fills them: of encoded images, of prepared ones, and of keys and
-values.
+"""Caches so small that a warm-up fills them: of encoded images, of decoded and prepared ones,
+of items, and of keys and values.
 """
 
 

@@ -51,7 +51,7 @@ from adafv.data.suites import load_suite
 from adafv.demo import server as demo
 from adafv.demo.server import Server, chat, serving
 from adafv.integrations.vllm.counters import NAMES, REASONS
-from adafv.integrations.vllm.middleware import spell_out
+from adafv.integrations.vllm.request_text import spell_out
 from adafv.models.ask import ask as ask_library
 from adafv.models.load import load
 
@@ -261,6 +261,9 @@ def test_metrics_count_tokens_by_method_and_what_the_tower_did(server):
         assert found[f"adafv:kept_share_bucket {name} 0.15"] == count
         assert found[f"adafv:kept_share_bucket {name} 0.01"] == 0
     assert found["adafv:images_encoded_total"] == found["adafv:encodings_reused_total"] == 1
+    # another question prepares nothing; the same again does not even look; whole ones are vLLM's
+    assert found["adafv:images_prepared_total"] == found["adafv:prepared_images_reused_total"] == 1
+    assert found["adafv:images_decoded_total"] == found["adafv:decoded_images_reused_total"] == 2
     # the same question again has nothing to choose
     assert found["adafv:selection_seconds_count"] == 2
     assert 0 < found["adafv:selection_seconds_sum"] < 60

@@ -75,6 +75,15 @@ def serve(
             metavar="N", min=0, help="Memory for encoded images, in MiB.", show_default="512"
         ),
     ] = None,
+    image_cache_mb: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Memory for decoded and prepared images, half each, in MiB; 0 for none.",
+            show_default="512",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -128,8 +137,9 @@ def serve(
     _check_port(flags)
     # a model that the plugin does not prune would be served unpruned
     source, videos = _checked(model)
-    if cache_mb is not None:
-        options["adafv_cache_mb"] = cache_mb
+    for name, size in {"cache_mb": cache_mb, "image_cache_mb": image_cache_mb}.items():
+        if size is not None:
+            options[f"adafv_{name}"] = size
 
     limits = {"image": MAX_IMAGES, "video": MAX_VIDEOS if videos else 0}
     command = _command(source, flags, options, limits, embedded=model is None)

@@ -29,7 +29,7 @@ FILE = "adafv.json"
 CONFIG = "config.json"
 BLOCK = "adafv"  # the key in a model's configuration
 # what a model folder may also say to a server, see `adafv.integrations.vllm.options`
-SERVER = ("pin", "methods", "cache_mb", "only")
+SERVER = ("pin", "methods", "cache_mb", "image_cache_mb", "only")
 _QUESTION = ("query", "tokenizer")  # options that belong to a prompt, not to a model
 
 

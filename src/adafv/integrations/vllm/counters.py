@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 from prometheus_client import Counter, Histogram
 
@@ -22,6 +23,8 @@ vocabulary cannot write what the answer has to look like. media: an image or a v
 read, or may not be fetched. options: a method or a budget that is not valid, not allowed, or not
 done for what was sent. request: a body that would be misread. shutdown: the server is told to end.
 """
+Step = Literal["decoded", "prepared"]
+STEPS: tuple[Step, ...] = ("decoded", "prepared")
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.33, 0.5, 0.75, 1.0)
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -34,6 +37,7 @@ class Families:
         seen, kept, share: of images and videos, by method.
         seconds, encoded, reused: of the work of an engine.
         refused: requests, by reason.
+        decoded, decoded_reused, prepared, prepared_reused: images.
     """
 
     seen: Counter
@@ -43,6 +47,10 @@ class Families:
     encoded: Counter
     reused: Counter
     refused: Counter
+    decoded: Counter
+    decoded_reused: Counter
+    prepared: Counter
+    prepared_reused: Counter
 
 
 @cache
@@ -50,6 +58,7 @@ def _families() -> Families:
     """Return the metrics, which Prometheus lets a process register once."""
     by_method = ("model_name", "method")
     by_engine = ("model_name", "engine")
+    by_model = ("model_name",)
     return Families(
         seen=Counter(
             "adafv:visual_tokens_seen",
@@ -84,6 +93,18 @@ def _families() -> Families:
             "Requests that adafv refused, by reason.",
             ("model_name", "reason"),
         ),
+        decoded=Counter("adafv:images_decoded", "Images that were decoded.", by_model),
+        decoded_reused=Counter(
+            "adafv:decoded_images_reused", "Decoded images found instead of decoding.", by_model
+        ),
+        prepared=Counter(
+            "adafv:images_prepared", "Images that the processor ran for pruning.", by_model
+        ),
+        prepared_reused=Counter(
+            "adafv:prepared_images_reused",
+            "Prepared images found instead of running the processor.",
+            by_model,
+        ),
     )
 
 
@@ -95,6 +116,10 @@ NAMES = (
     "adafv:images_encoded_total",
     "adafv:encodings_reused_total",
     "adafv:requests_refused_total",
+    "adafv:images_decoded_total",
+    "adafv:decoded_images_reused_total",
+    "adafv:images_prepared_total",
+    "adafv:prepared_images_reused_total",
 )
 """Under which `/metrics` has them; histograms with `_bucket`, `_sum` and `_count` behind."""
 
@@ -128,6 +153,8 @@ class Counters:
         families = _families()
         for reason in REASONS:
             families.refused.labels(model, reason)
+        for step in STEPS:
+            self.count_images(step, 0, 0)
         for engine in engines:
             for family in (families.seconds, families.encoded, families.reused):
                 family.labels(model, str(engine))
@@ -143,6 +170,18 @@ class Counters:
         families.seen.labels(self.model, method).inc(seen)
         families.kept.labels(self.model, method).inc(kept)
         families.share.labels(self.model, method).observe(kept / seen)
+
+    def count_images(self, step: Step, new: int, reused: int) -> None:
+        """Count images that are decoded, or prepared, and those of which that was kept."""
+        if self.model is None:
+            return
+        families = _families()
+        of_step = {
+            "decoded": (families.decoded, families.decoded_reused),
+            "prepared": (families.prepared, families.prepared_reused),
+        }
+        for family, count in zip(of_step[step], (new, reused), strict=True):
+            family.labels(self.model).inc(count)
 
     def count_work(self, engine: int, encoded: int, reused: int, seconds: list[float]) -> None:
         """Count what an engine has done, as `EngineCountsReader.read` returns it."""

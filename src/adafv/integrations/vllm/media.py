@@ -5,6 +5,7 @@ vLLM takes this reader instead of its own where `VLLM_MEDIA_CONNECTOR=adafv` is 
 """
 
 from contextvars import ContextVar
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector, Medi
 from vllm.multimodal.media.base import MediaIO
 from vllm.multimodal.media.image import ImageMediaIO
 
+from adafv.integrations.vllm.bounded_cache import ENTRY, BoundedCache
 from adafv.integrations.vllm.counters import COUNTERS
 from adafv.models.images import check_image, to_rgb
 from adafv.models.videos import FRAMES, MAX_BYTES, open_video
 
-__all__ = ["MAX_PIXELS", "NOWHERE", "PIXELS", "Connector"]
+__all__ = ["DECODED", "MAX_PIXELS", "NOWHERE", "PIXELS", "Connector"]
 
 NOWHERE = "(none)"
 """The one allowed domain of a server that fetches nothing; no host has this name."""
@@ -30,6 +32,12 @@ MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Of all images and frames of a request together: half a GiB once they are decoded."""
 PIXELS: ContextVar[list[int] | None] = ContextVar("pixels", default=None)
 """How many each image and each video of this request has, as far as they are read."""
+BYTES_PER_PIXEL = 4  # of RGB, as Pillow has it
+DECODED: BoundedCache[Image.Image] = BoundedCache(0)
+"""Images in 8-bit RGB, by the hash of their files; a processor says how much memory they have.
+
+Nobody changes their pixels: several requests may read one of them at once.
+"""
 EXAMPLES = {"image": "data:image/png;base64,…", "video": "data:video/mp4;base64,…"}
 LONGEST_NAME = 80  # characters of an address in an error
 # ICO, CUR, ICNS, EPS (twice) and WMF.
@@ -156,6 +164,8 @@ class RequestImage(ImageMediaIO):
         self.name = name
         self.pixels = pixels
         self.budget = budget
+        # as `open_image` reads it, unless the request wants something else
+        self.plain = self.image_mode == "RGB" and not self.kwargs
 
     def load_base64(self, media_type: str, data: str) -> Any:
         """Return the image in base64."""
@@ -167,6 +177,27 @@ class RequestImage(ImageMediaIO):
 
     def load_bytes(self, data: bytes) -> Any:
         """Return the image in a file's bytes, as 8-bit RGB."""
+        if not (self.plain and DECODED.bytes):
+            return MediaWithBytes(self._decode(data), data)
+
+        digest = sha256(data).hexdigest()
+        image = DECODED.find(digest)
+        reused = image is not None
+        if image is None:
+            image = self._decode(data)
+            size = image.width * image.height * BYTES_PER_PIXEL + ENTRY
+            if size <= DECODED.bytes:
+                # a copy has nothing but the pixels: a file may hold as much as it likes besides
+                image = image.copy()
+                image.info.clear()
+                DECODED.put(digest, image, size)
+        else:
+            self._count(image.width * image.height)
+        COUNTERS.count_images("decoded", int(not reused), int(reused))
+        return MediaWithBytes(image, data)
+
+    def _decode(self, data: bytes) -> Image.Image:
+        """Return the image in a file's bytes in the mode that is asked for."""
         # icons are decoded before anyone knows their size, programs run
         if data.startswith(REFUSED_BEGINNINGS):
             raise ValueError(
@@ -188,25 +219,22 @@ class RequestImage(ImageMediaIO):
         # count its pixels before they are decoded: a small file may hold billions
         check_image(image, self.name)
         self._count(image.width * image.height)
-        if self.budget is not None:
-            self.budget.charge(4 * image.width * image.height)
 
-        # decode; as `open_image` does unless the request wants something else
         try:
             image.load()
             image = normalize_image(image)
-            plain = self.image_mode == "RGB" and not self.kwargs
-            rgb = to_rgb(image) if plain else self._convert_image_mode(image)
+            return to_rgb(image) if self.plain else self._convert_image_mode(image)
         # decoders raise whatever a broken file makes of them
         except Exception as error:
             raise ValueError(self._broken(error)) from None
-        return MediaWithBytes(rgb, data)
 
     def _count(self, count: int) -> None:
         """Add an image's pixels to the request's, and raise a `ValueError` if they are too many."""
         if count > (Image.MAX_IMAGE_PIXELS or count):
             raise ValueError(self._too_large())
         _add(count, self.pixels, "images")
+        if self.budget is not None:
+            self.budget.charge(BYTES_PER_PIXEL * count)
 
     def _too_large(self) -> str:
         return (

@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextvars import copy_context
 from typing import Any
@@ -17,8 +17,15 @@ from adafv.core.inputs import placeholders
 from adafv.integrations.vllm.counters import COUNTERS, PLACED, REFUSED
 from adafv.integrations.vllm.media import PIXELS
 from adafv.integrations.vllm.options import check_restricted
+from adafv.integrations.vllm.request_text import (
+    last_turn,
+    objects_in,
+    spell_out,
+    strings_in,
+    texts_in,
+)
 
-__all__ = ["Checks", "check", "spell_out"]
+__all__ = ["Checks", "check"]
 
 # Keys, or types, of parts of a message that hold an image, or anything else to look at.
 IMAGES = frozenset({"image_url", "input_image", "image", "image_pil", "image_embeds"})
@@ -31,8 +38,6 @@ UNMET = (
     "the engine gave this request up: the model's vocabulary may not be able to write what "
     "response_format or structured_outputs ask for; the server's log has the reason"
 )
-# Fields of a request that the model reads.
-WRITTEN = ("messages", "input", "instructions", "system", "tools", "documents")
 LONGEST_OPTION = 200  # characters of name and value
 EXAMPLE = '{"adafv_keep": 0.25}'
 # Headers of a response: of each image and each video N, and K.
@@ -213,36 +218,6 @@ def _placeholders(state: Any) -> list[str]:
     return names
 
 
-def spell_out(request: dict[str, Any], tokens: Sequence[str]) -> bool:
-    """Write control tokens that somebody typed as words, `<image>` as `< image>`.
-
-    vLLM would take them for a picture that is not there, in this turn and all that follow.
-
-    Args:
-        request: the JSON object, which is changed.
-        tokens: that stand for a picture.
-
-    Returns:
-        Whether there was one.
-    """
-    found = False
-    # a stack, for a request may be nested deeper than Python recurses
-    left: list[tuple[Any, Any]] = [(request, name) for name in WRITTEN if name in request]
-    while left:
-        container, key = left.pop()
-        value = container[key]
-        if isinstance(value, dict):
-            left += [(value, name) for name in value]
-        elif isinstance(value, list):
-            left += [(value, index) for index in range(len(value))]
-        elif isinstance(value, str):
-            for token in tokens:
-                value = value.replace(token, f"{token[0]} {token[1:]}")
-            found |= value != container[key]
-            container[key] = value
-    return found
-
-
 def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> None:
     """Raise a `ValueError` if a request asks for what would not be done.
 
@@ -257,7 +232,7 @@ def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> N
 
     # options that would have no effect
     messages = [request.get("messages"), request.get("input")]
-    parts = list(_objects(messages))
+    parts = list(objects_in(messages))
     ours = [name for name in options if name.startswith("adafv")]
     if ours:
         if any(part in path for part in WITHOUT_OPTIONS):
@@ -274,14 +249,14 @@ def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> N
     shown = [part for part in parts if _holds(part, MEDIA)]
     for part in shown:
         _check_address(part)
-    turn = _turn(request)
-    if shown and turn and not "".join(_texts(turn)).strip():
+    turn = last_turn(request)
+    if shown and turn and not "".join(texts_in(turn)).strip():
         kind = "image" if any(_holds(part, IMAGES) for part in shown) else "video"
         raise ValueError(f"the question is empty: ask something about the {kind}")
 
     # JSON may hold what UTF-8 cannot, and the tokenizer would fail in the engine
     try:
-        for text in _strings(request):
+        for text in strings_in(request):
             text.encode()
     except UnicodeEncodeError:
         raise ValueError(
@@ -323,32 +298,6 @@ def _check_restricted(
         )
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield all JSON objects in a value, however deep."""
-    # a stack, for a request may be nested deeper than Python recurses
-    left = [value]
-    while left:
-        match left.pop():
-            case dict() as found:
-                yield found
-                left += found.values()
-            case list() as found:
-                left += found
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Yield all text in a value, names of fields too, however deep."""
-    left = [value]
-    while left:
-        match left.pop():
-            case str() as found:
-                yield found
-            case dict() as found:
-                left += [*found, *found.values()]
-            case list() as found:
-                left += found
-
-
 def _holds(part: Mapping[str, Any], kinds: frozenset[str]) -> bool:
     """Return whether a part of a message is of some kinds, by its type or else by its keys."""
     kind = part.get("type")
@@ -372,30 +321,3 @@ def _check_address(part: Mapping[str, Any]) -> None:
     if not known and not (isinstance(address, str) and address):
         example = "data:image/png" if kind == "image" else "data:video/mp4"
         raise ValueError(f'{kind}_url holds no address: pass {{"url": "{example};base64,…"}}')
-
-
-def _texts(contents: list[Any]) -> Iterator[str]:
-    """Yield what is written in the contents of messages."""
-    for content in contents:
-        if isinstance(content, str):
-            yield content
-    for part in _objects(contents):
-        for key in ("text", "content"):
-            text = part.get(key)
-            if isinstance(text, str):
-                yield text
-
-
-def _turn(request: Mapping[str, Any]) -> list[Any]:
-    """Return what was sent since the last answer."""
-    messages = request.get("messages") or request.get("input")
-    if not isinstance(messages, list):
-        messages = [messages]
-    turn: list[Any] = [request.get("instructions"), request.get("system")]
-    for message in messages:
-        # an answer begins a new turn
-        if isinstance(message, dict) and message.get("role") == "assistant":
-            turn = []
-        else:
-            turn.append(message)
-    return turn

@@ -21,15 +21,19 @@ __all__ = [
     "check_length",
     "check_restricted",
     "pruner_of",
+    "separate",
     "settings",
 ]
 
 PREFIX = "adafv_"
 ALL = "all"  # of `methods`: who starts the engine is who asks it
 CACHE_MB = 512  # of encoded images, where the server says nothing
+IMAGE_CACHE_MB = 512  # of decoded and prepared ones
 OF_PRUNER = ("method", "keep", "tokens")
+SIZES = ("cache_mb", "image_cache_mb")
 OF_REQUEST = (*OF_PRUNER, "pin")
-OF_SERVER = (*OF_REQUEST, "methods", "cache_mb", "only")
+OF_ENGINE = ("methods", *SIZES, "only")
+OF_SERVER = (*OF_REQUEST, *OF_ENGINE)
 # K · N of an image for a method that picks token after token: a second or two on a CPU, or on a GPU
 # of launching kernels, for which every other request waits.
 MOST_STEPS = 250_000
@@ -54,7 +58,8 @@ class VLLMOptions:
             as the method's `question` says.
         methods: of a server, the methods that requests may name beside its own, comma-separated;
             "all": any, at any cost; None: those whose cost is linear.
-        cache_mb: of a server, the memory for encoded images.
+        cache_mb, image_cache_mb: of a server, the memory for encoded images, and for decoded and
+            prepared ones.
         only: of a server, whether requests may have no other options of the processor.
     """
 
@@ -62,6 +67,7 @@ class VLLMOptions:
     pin: Literal["none", "first"] | None = None
     methods: str | None = None
     cache_mb: float | None = None
+    image_cache_mb: float | None = None
     only: bool | None = None
 
     @classmethod
@@ -100,9 +106,12 @@ class VLLMOptions:
             ValueError: text tokens that don't count (skip) as a list of ids, or a cache's size; a
                 list of methods that holds another name.
         """
-        size = saved.get("cache_mb", 0)
-        if not (fits(size, float) and size >= 0):
-            raise ValueError(f"adafv_cache_mb={size!r} is no size: pass megabytes, 0 for no cache")
+        for name in SIZES:
+            size = saved.get(name, 0)
+            if not (fits(size, float) and size >= 0):
+                raise ValueError(
+                    f"{PREFIX}{name}={size!r} is no size: pass megabytes, 0 for no cache"
+                )
 
         _check_methods(saved.get("methods"))
 
@@ -131,20 +140,17 @@ class VLLMOptions:
 
     def over(self, defaults: "VLLMOptions") -> Self:
         """Return what is given here, and of what is not the defaults."""
-        return replace(
-            self,
-            config=self.config.over(defaults.config),
-            pin=self.pin or defaults.pin,
-            methods=defaults.methods if self.methods is None else self.methods,
-            cache_mb=defaults.cache_mb if self.cache_mb is None else self.cache_mb,
-            only=defaults.only if self.only is None else self.only,
-        )
+        of_engine = {}
+        for name in OF_ENGINE:
+            of_engine[name] = getattr(defaults if getattr(self, name) is None else self, name)
+        config = self.config.over(defaults.config)
+        return replace(self, config=config, pin=self.pin or defaults.pin, **of_engine)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as `--mm-processor-kwargs` and requests have them."""
         method = None if self.config.method is None else self.config.spec
         values = {"method": method, **self.config.budget, "pin": self.pin}
-        values |= {"methods": self.methods, "cache_mb": self.cache_mb, "only": self.only}
+        values |= {name: getattr(self, name) for name in OF_ENGINE}
         options = {}
         for name, value in values.items():
             if value is not None:
@@ -219,7 +225,7 @@ class VLLMOptions:
     @property
     def prunes(self) -> bool:
         """Return whether a server prunes where a request says nothing, or is made to."""
-        return replace(self, methods=None) != VLLMOptions()
+        return replace(self, methods=None, image_cache_mb=None) != VLLMOptions()
 
     @property
     def question(self) -> Question:
@@ -355,6 +361,13 @@ def pruner_of(
     return from_spec(method, lambda: skip, keep=keep, tokens=tokens)
 
 
+def separate(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return our options and the others."""
+    ours = {name: value for name, value in kwargs.items() if name.startswith("adafv")}
+    rest = {name: value for name, value in kwargs.items() if name not in ours}
+    return ours, rest
+
+
 def settings(model_config: Any) -> VLLMOptions:
     """Return the server's own options.
 
@@ -368,13 +381,7 @@ def settings(model_config: Any) -> VLLMOptions:
     # take our options out of those of the processor
     config = model_config.hf_config
     multimodal = model_config.get_multimodal_config()
-    ours = {}
-    rest = {}
-    for name, value in (multimodal.mm_processor_kwargs or {}).items():
-        if name.startswith("adafv"):
-            ours[name] = value
-        else:
-            rest[name] = value
+    ours, rest = separate(multimodal.mm_processor_kwargs or {})
     if ours:
         multimodal.mm_processor_kwargs = rest or None
 

@@ -1,15 +1,14 @@
 """Process a request before the model sees it: specs, hashes, and a placeholder a kept token."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from vllm.multimodal.encoder_budget import get_mm_max_toks_per_item
-from vllm.multimodal.inputs import MultiModalFieldConfig
-from vllm.multimodal.parse import EmbeddingItems
+from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 from vllm.multimodal.processing import BaseMultiModalProcessor
 
 from adafv.core.chat_template import Template, template_of
@@ -18,36 +17,41 @@ from adafv.core.prompt import Prompt, Question
 from adafv.families import family_of
 from adafv.integrations.vllm.architectures import Architecture
 from adafv.integrations.vllm.counters import COUNTERS
-from adafv.integrations.vllm.meta_model import NAMES, MetaModel
+from adafv.integrations.vllm.item_checks import (
+    check_items,
+    check_structure,
+    check_video,
+    refuse_missing,
+)
+from adafv.integrations.vllm.media import DECODED
+from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.options import (
     ALL,
+    IMAGE_CACHE_MB,
     VLLMOptions,
     check_cost,
     check_length,
     check_restricted,
     pruner_of,
+    separate,
     settings,
 )
+from adafv.integrations.vllm.prepared import PreparedBatch, PreparedImages
 from adafv.integrations.vllm.prompt_details import PrunedDetails, count_placed, is_embed
-from adafv.integrations.vllm.prune_spec import FIELD, FIELDS, PruneSpec
+from adafv.integrations.vllm.prune_spec import (
+    FIELD,
+    FIELDS,
+    PruneSpec,
+    PruneSpecs,
+    Specs,
+    without_specs,
+)
 from adafv.integrations.vllm.structure import between
 from adafv.models.boilerplate import boilerplate
 
 __all__ = ["Pruned", "processor_factory"]
 
 DENSE = {"adafv_keep": 1.0}  # options that prune nothing
-
-
-Specs = Mapping[str, Sequence[PruneSpec]]
-"""The specs of a prompt's images, and of its videos where they are pruned."""
-
-
-@dataclass(frozen=True)
-class PruneSpecs:
-    """The specs of a prompt, by modality, and the hashes of everything in it."""
-
-    of: Specs
-    hashes: Mapping[str, list[str]]
 
 
 class Pruned(BaseMultiModalProcessor):
@@ -58,6 +62,7 @@ class Pruned(BaseMultiModalProcessor):
     Attributes:
         architecture: of the model.
         counts: whether what is processed somebody asked for.
+        prepared: images that were asked about before.
     """
 
     architecture: Architecture
@@ -68,12 +73,17 @@ class Pruned(BaseMultiModalProcessor):
         # of an encoder for other engines no language model is loaded
         self.embeds_words = not info.ctx.model_config.multimodal_config.mm_encoder_only
         self.counts = True
+        # half of the memory for images as they are sent, half for images as the model reads them
+        image_cache_mb = self.server.image_cache_mb
+        half = (IMAGE_CACHE_MB if image_cache_mb is None else image_cache_mb) * 2**20 / 2
+        DECODED.resize(half)
+        self.prepared = PreparedImages(half)
         # a server that cannot do what it is to do by default does not start
         self._options({})
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Process a request; what it asks of adafv becomes a spec for each of its images."""
-        requested, rest = _separate(inputs.hf_processor_mm_kwargs)
+        requested, rest = separate(inputs.hf_processor_mm_kwargs)
         with COUNTERS.refusals("options"):
             if rest and self.server.only:
                 raise ValueError(
@@ -84,9 +94,13 @@ class Pruned(BaseMultiModalProcessor):
                 check_restricted(requested, self.server.config.spec)
             options = self._options(requested)
             if options is not None:
-                _refuse_missing(inputs.mm_data_items)
+                refuse_missing(inputs.mm_data_items)
                 if not options.config.dense:
-                    self._check_items(inputs.mm_data_items)
+                    check_items(
+                        inputs.mm_data_items,
+                        self.architecture,
+                        one_placeholder=family_of(self.info.get_hf_config()).video_as_images,
+                    )
 
         # hash the images as vLLM does, without our options; the name that a client gives an image
         # (`uuid`) does not say which it is, or it could name one that is pruned for somebody else
@@ -130,23 +144,6 @@ class Pruned(BaseMultiModalProcessor):
             return super().get_dummy_mm_inputs(*args, **options)
         finally:
             self.counts = True
-
-    def _check_items(self, items_of: Mapping[str, Any]) -> None:
-        """Raise a `ValueError` for what is not pruned, or is encoded already."""
-        for modality, items in items_of.items():
-            if modality not in self.architecture.modalities:
-                raise ValueError(
-                    f"{modality}s are not pruned on vLLM: pass adafv_keep=1 with such a request"
-                )
-            if isinstance(items, EmbeddingItems):
-                raise ValueError(
-                    f"encoded {modality}s are not pruned: pass {modality}s, or adafv_keep=1"
-                )
-        if len(items_of) > 1 and family_of(self.info.get_hf_config()).video_as_images:
-            raise ValueError(
-                f"{self.architecture.title} has one placeholder for both images and videos, so a "
-                "prompt with both is not pruned: pass adafv_keep=1 with such a request"
-            )
 
     def _specs(
         self, inputs: Any, options: VLLMOptions | None, hashes: Mapping[str, Sequence[str]]
@@ -247,7 +244,7 @@ class Pruned(BaseMultiModalProcessor):
     def _get_cache_missing_processor_kwargs(
         self, inputs: Any, mm_is_cached: Any
     ) -> Mapping[str, object]:
-        rest, specs = _without(inputs.hf_processor_mm_kwargs)
+        rest, specs = without_specs(inputs.hf_processor_mm_kwargs)
         plain = replace(inputs, hf_processor_mm_kwargs=rest)
         kwargs = super()._get_cache_missing_processor_kwargs(plain, mm_is_cached)
         # only images that are not cached are processed, so theirs are the specs that go along
@@ -260,18 +257,39 @@ class Pruned(BaseMultiModalProcessor):
         return {**kwargs, FIELD: PruneSpecs(missing, {})}
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
-        rest, specs = _without(hf_kwargs)
-        data = super()._apply_hf_processor_main(mm_items, rest)
+        rest, specs = without_specs(hf_kwargs)
+        data = self._processed(mm_items, rest, specs)
         for name, ones in specs.items():
             if ones:
                 data[FIELDS[name]] = [spec.tensor() for spec in ones]
         return data
 
+    def _processed(self, mm_items: Any, kwargs: Mapping[str, Any], specs: Specs) -> Any:
+        """Return what the model's processor makes of images; those that are kept it made before."""
+        ones = specs.get("image", ())
+        # images beside a video are not kept; of whole ones vLLM's own cache keeps as much
+        if not ones or ones[0].dense or len(mm_items) > 1 or not self.prepared.bytes:
+            return super()._apply_hf_processor_main(mm_items, kwargs)
+
+        stock = super()
+
+        def process(indices: list[int]) -> Any:
+            images = {"image": [mm_items["image"][i] for i in indices]}
+            items = self.info.parse_mm_data(images, validate=False)
+            data = stock._apply_hf_processor_main(items, kwargs)
+            fields = stock._get_mm_fields_config(data, kwargs)
+            return MultiModalKwargsItems.from_hf_inputs(data, fields)["image"]
+
+        return self.prepared.prepare([spec.image for spec in ones], process)
+
     def _get_mm_fields_config(
         self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]
     ) -> Any:
-        rest, _ = _without(hf_processor_mm_kwargs)
-        fields = dict(super()._get_mm_fields_config(hf_inputs, rest))
+        rest, _ = without_specs(hf_processor_mm_kwargs)
+        if isinstance(hf_inputs, PreparedBatch):
+            fields = dict(hf_inputs.fields)
+        else:
+            fields = dict(super()._get_mm_fields_config(hf_inputs, rest))
         # one spec an image; it is read on the host
         for name in self.architecture.modalities:
             fields[FIELDS[name]] = MultiModalFieldConfig.batched(name, keep_on_cpu=True)
@@ -280,7 +298,7 @@ class Pruned(BaseMultiModalProcessor):
     def _get_mm_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
     ) -> Mapping[str, Any]:
-        rest, specs = _without(hf_processor_mm_kwargs)
+        rest, specs = without_specs(hf_processor_mm_kwargs)
         updates = dict(super()._get_mm_prompt_updates(mm_items, rest, out_mm_kwargs))
         for name, ones in specs.items():
             # none where all images are cached
@@ -326,11 +344,8 @@ class Pruned(BaseMultiModalProcessor):
         # a processor bounds images, and lets a video have as many frames as it likes
         pruner = spec.pruner
         with COUNTERS.refusals("cost"):
-            if modality == "video" and count > self.largest:
-                raise ValueError(
-                    f"the video has {count} visual tokens, more than the {self.largest} for which "
-                    "memory is measured: send fewer frames, or smaller ones"
-                )
+            if modality == "video":
+                check_video(count, self.largest)
             check_length(pruner, len(spec.text_ids), patches)
             if self.server.methods != ALL:
                 check_cost(pruner, patches)
@@ -343,16 +358,8 @@ class Pruned(BaseMultiModalProcessor):
         # what stands between the placeholders travels with the image
         start, end, structure = between(ids, is_visual)
         run = [*(token for _, token in structure), *[ids[start]] * kept]
-        if structure and not self.embeds_words:
-            raise ValueError(
-                f"text among the visual tokens of {NAMES[modality]} cannot be embedded by an "
-                "encoder without a language model: pass adafv_keep=1, or ec_role='ec_both'"
-            )
-        if structure and modality == "image" and not self.architecture.structure:
-            raise ValueError(
-                "an image with text among its visual tokens is not pruned in this model: "
-                "pass adafv_keep=1 with such a request"
-            )
+        if structure:
+            check_structure(modality, self.architecture, embeds_words=self.embeds_words)
         written = replace(
             spec,
             structure=structure,
@@ -387,31 +394,3 @@ def processor_factory(original: Any, architecture: Architecture) -> Any:
 def _tensors(item: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors among the inputs of an image."""
     return {name: x for name, x in item.items() if isinstance(x, Tensor)}
-
-
-def _refuse_missing(items_of: Mapping[str, Any]) -> None:
-    """Raise a `ValueError` for an image or a video of which there is but a name."""
-    for modality, items in items_of.items():
-        if isinstance(items, EmbeddingItems):
-            continue
-        if any(item is None for item in items.get_all_items_for_hash()):
-            raise ValueError(f"{NAMES[modality]} by its uuid alone is not looked up: send it")
-
-
-def _separate(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return our options and the others."""
-    ours = {}
-    rest = {}
-    for name, value in kwargs.items():
-        if name.startswith("adafv"):
-            ours[name] = value
-        else:
-            rest[name] = value
-    return ours, rest
-
-
-def _without(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], Specs]:
-    """Return the options without the specs, and the specs by modality."""
-    rest = dict(kwargs)
-    specs = rest.pop(FIELD, None)
-    return rest, specs.of if specs else {}

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch import Tensor
 from adafv.core.pruner import Pruner
 from adafv.integrations.vllm.options import pruner_of
 
-__all__ = ["FIELD", "FIELDS", "PruneSpec"]
+__all__ = ["FIELD", "FIELDS", "PruneSpec", "PruneSpecs", "Specs", "without_specs"]
 
 FIELD = "adafv"
 FIELDS = {"image": FIELD, "video": "adafv_video"}
@@ -82,3 +84,22 @@ class PruneSpec:
 
     def _bytes(self) -> bytes:
         return json.dumps(asdict(self)).encode()
+
+
+Specs = Mapping[str, Sequence[PruneSpec]]
+"""The specs of a prompt's images, and of its videos where they are pruned."""
+
+
+@dataclass(frozen=True)
+class PruneSpecs:
+    """The specs of a prompt, by modality, and the hashes of everything in it."""
+
+    of: Specs
+    hashes: Mapping[str, list[str]]
+
+
+def without_specs(kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], Specs]:
+    """Return the options without the specs, and the specs by modality."""
+    rest = dict(kwargs)
+    specs = rest.pop(FIELD, None)
+    return rest, specs.of if specs else {}

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 __all__ = ["main", "refusal", "refuse_positionals"]
 
-OURS = ("--cache-mb", "--keep", "--method", "--methods", "--pin", "--tokens")
+OURS = ("--cache-mb", "--image-cache-mb", "--keep", "--method", "--methods", "--pin", "--tokens")
 UNKNOWN = "unrecognized arguments: "
 
 

@@ -1,0 +1,84 @@
+"""Refuse images and videos of a request that cannot be pruned, in one sentence each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vllm.multimodal.parse import EmbeddingItems
+
+from adafv.integrations.vllm.architectures import Architecture
+from adafv.integrations.vllm.meta_model import NAMES
+
+__all__ = ["check_items", "check_structure", "check_video", "refuse_missing"]
+
+
+def refuse_missing(items_of: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` for an image or a video of which there is but a name.
+
+    Args:
+        items_of: of a request, by modality.
+    """
+    for modality, items in items_of.items():
+        if isinstance(items, EmbeddingItems):
+            continue
+        if any(item is None for item in items.get_all_items_for_hash()):
+            raise ValueError(f"{NAMES[modality]} by its uuid alone is not looked up: send it")
+
+
+def check_items(
+    items_of: Mapping[str, Any], architecture: Architecture, *, one_placeholder: bool
+) -> None:
+    """Raise a `ValueError` for what is not pruned, or is encoded already.
+
+    Args:
+        items_of: of a request, by modality.
+        architecture: of the model.
+        one_placeholder: its prompts have the same one for images and for videos.
+    """
+    for modality, items in items_of.items():
+        if modality not in architecture.modalities:
+            raise ValueError(
+                f"{modality}s are not pruned on vLLM: pass adafv_keep=1 with such a request"
+            )
+        if isinstance(items, EmbeddingItems):
+            raise ValueError(
+                f"encoded {modality}s are not pruned: pass {modality}s, or adafv_keep=1"
+            )
+    if len(items_of) > 1 and one_placeholder:
+        raise ValueError(
+            f"{architecture.title} has one placeholder for both images and videos, so a "
+            "prompt with both is not pruned: pass adafv_keep=1 with such a request"
+        )
+
+
+def check_structure(modality: str, architecture: Architecture, *, embeds_words: bool) -> None:
+    """Raise a `ValueError` if text among the visual tokens of an image or a video is in the way.
+
+    Args:
+        modality: "image" or "video".
+        architecture: of the model.
+        embeds_words: the engine has the language model, which embeds that text.
+    """
+    if not embeds_words:
+        raise ValueError(
+            f"text among the visual tokens of {NAMES[modality]} cannot be embedded by an "
+            "encoder without a language model: pass adafv_keep=1, or ec_role='ec_both'"
+        )
+    if modality == "image" and not architecture.structure:
+        raise ValueError(
+            "an image with text among its visual tokens is not pruned in this model: "
+            "pass adafv_keep=1 with such a request"
+        )
+
+
+def check_video(count: int, largest: int) -> None:
+    """Raise a `ValueError` for a video that is larger than vLLM's measurement of memory.
+
+    Args:
+        count: of its visual tokens.
+        largest: how many were measured.
+    """
+    if count > largest:
+        raise ValueError(
+            f"the video has {count} visual tokens, more than the {largest} for which "
+            "memory is measured: send fewer frames, or smaller ones"
+        )
