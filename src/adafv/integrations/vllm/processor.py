@@ -271,7 +271,7 @@ class Pruned(BaseMultiModalProcessor):
         if not ones or ones[0].dense or len(mm_items) > 1 or not self.prepared.bytes:
             return super()._apply_hf_processor_main(mm_items, kwargs)
 
-        stock = super()
+        stock: Any = super()
 
         def process(indices: list[int]) -> Any:
             images = {"image": [mm_items["image"][i] for i in indices]}
