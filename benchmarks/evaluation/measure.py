@@ -30,6 +30,7 @@ from adafv.evaluation import prompts
 from adafv.evaluation.evaluate import Evaluation
 from adafv.evaluation.report import meta_of
 from adafv.models.load import load
+from adafv.utils.files import writable_folder
 from adafv.utils.machine import machine_of
 from adafv.utils.records import write_json
 
@@ -191,6 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N")
     options = parser.parse_args(arguments)
+    writable_folder(options.out)
     begun = datetime.now(UTC)
     model, processor = load(device="cpu", dtype="float32")
 

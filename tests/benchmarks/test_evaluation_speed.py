@@ -27,9 +27,10 @@ def test_an_evaluation_is_measured(measure, tmp_path):
     patched.
     """
     before = (measure.prompts.generate, measure.suites.load_suite)
-    measure.main(["--limit", "3", "--rounds", "3", "--out", str(tmp_path)])
+    out = tmp_path / "new"
+    measure.main(["--limit", "3", "--rounds", "3", "--out", str(out)])
     assert (measure.prompts.generate, measure.suites.load_suite) == before
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((out / "results.json").read_text())
     configurations = 2 + len(measure.METHODS) * len(measure.KEEPS)
     for one in results["rounds"]:
         assert (one["questions"], one["answers"]) == (3, 3 * configurations)
@@ -37,6 +38,6 @@ def test_an_evaluation_is_measured(measure, tmp_path):
         assert sum(one["shares"].values()) == pytest.approx(1)
     speed = results["summary"]["questions_per_second"]
     assert speed["low"] <= speed["median"] <= speed["high"]
-    page = (tmp_path / "README.md").read_text()
+    page = (out / "README.md").read_text()
     assert f"{speed['median']:.2f} ({speed['low']:.2f} to {speed['high']:.2f})" in page
     assert str(tmp_path) not in page.replace(results["meta"]["command"], "")
