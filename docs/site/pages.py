@@ -31,6 +31,7 @@ ELSEWHERE = {
     "benchmarks/photo/accuracy.png": "benchmarks/photo.png",
     "benchmarks/photo/photographs/README.md": "photographs.md",
     "benchmarks/serving/README.md": "benchmarks/serving.md",
+    "benchmarks/serving/second-question/README.md": "benchmarks/second-question.md",
     "benchmarks/serving/serving.png": "benchmarks/serving.png",
     "benchmarks/serving/soak/README.md": "benchmarks/soak.md",
     "benchmarks/serving/stages/README.md": "benchmarks/stages.md",
