@@ -26,6 +26,7 @@ ELSEWHERE = {
     "benchmarks/clips/accuracy.png": "benchmarks/clips.png",
     "benchmarks/clips/README.md": "benchmarks/clips.md",
     "benchmarks/coarse/README.md": "benchmarks/coarse.md",
+    "benchmarks/evaluation/README.md": "benchmarks/evaluation.md",
     "benchmarks/leaderboard/README.md": "benchmarks/entries.md",
     "benchmarks/low/README.md": "benchmarks/low.md",
     "benchmarks/photo/accuracy.png": "benchmarks/photo.png",
