@@ -16,12 +16,13 @@ from PIL import Image
 from adafv import METHODS, method
 from adafv.app import cards, panels
 from adafv.app import session as sessions
-from adafv.app.page import EMBEDDED, NOTHING, Choices, Page, Reply
+from adafv.app.page import NOTHING, Choices, Page, Reply
 from adafv.app.server import free_port
-from adafv.app.session import Playground, bundled
+from adafv.app.session import EMBEDDED, Playground
 from adafv.app.view import DENSE
 from adafv.cli import main
 from adafv.data.cases import CASES
+from adafv.data.photographs import photographs
 from adafv.methods import from_spec
 from adafv.models.ask import ask
 from adafv.models.boilerplate import boilerplate
@@ -222,9 +223,9 @@ def test_kept_tokens_are_drawn_where_they_lie(page, image, budget):
 
 def test_a_bundled_picture(page):
     """It comes with its first question; all its questions are proposed."""
-    for number in range(len(CASES)):
+    for number, sample in enumerate(photographs()):
         reply = page.take_bundled("a", number, CHOICES)
-        expected = [question.text for question in bundled(number).questions]
+        expected = [question.text for question in sample.questions]
         assert reply.notice == ""
         assert reply.source == str(number)
         assert reply.question == expected[0]
@@ -233,6 +234,19 @@ def test_a_bundled_picture(page):
     assert asked.question == expected[0]
     assert asked.cards
     assert asked.image is None
+
+
+def test_pictures_suit_the_model(model, processor):
+    """The embedded model knows drawn scenes alone: others get photographs, at once and by link."""
+    drawn, real = (
+        Page(Playground(model, processor, name, max_new_tokens=3)) for name in (EMBEDDED, "photo")
+    )
+    assert [sample.id.partition("/")[0] for sample in real.samples] == ["photographs"] * 4
+    assert [sample.image for sample in drawn.samples] == [case.load()[0].image for case in CASES]
+    assert real.arrive("a", {}, CHOICES.layer).question == photographs()[0].questions[0].text
+    assert real.playground.sessions["a"].image is photographs()[0].image
+    assert drawn.arrive("a", {"image": "5"}, CHOICES.layer).source == "5"
+    assert "is none of 0 to 3" in real.arrive("a", {"image": "5"}, CHOICES.layer).notice
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from adafv import NoPruning, method
 from adafv.app.layout import BUDGET, LAUNCH, build
 from adafv.app.page import FIRST
-from adafv.app.session import SHARES, Playground, bundled
+from adafv.app.session import EMBEDDED, SHARES, Playground, bundled
 from adafv.models.ask import ask
 from adafv.models.load import load
 
@@ -38,6 +38,7 @@ FOCUSED = """() => {
     const at = document.activeElement;
     return [at.type, at.getAttribute("role"), getComputedStyle(at).outlineStyle];
 }"""
+DRAWN = bundled(EMBEDDED)
 # what no field of the page would send
 ODD = (None, [], {"path": "/etc/passwd"}, "x" * 5000)
 
@@ -78,7 +79,7 @@ def phone(browser, url) -> Iterator[Page]:
 def drawing(tmp_path) -> str:
     """An image of one's own, wider than high."""
     path = tmp_path / "mine.png"
-    sample = bundled(4).image
+    sample = DRAWN[4].image
     sample.resize((288, 192)).save(path)
     return str(path)
 
@@ -153,7 +154,7 @@ def test_the_first_look(page, playground):
     """The bundled question is answered at once, from every token and from a few, as the library
     answers it.
     """
-    sample = bundled(0)
+    sample = DRAWN[0]
     said = answers(page)
     expected = [
         ask(playground.model, playground.processor, sample.image, sample.questions[0].text, pruner)
@@ -197,7 +198,7 @@ def test_a_word_and_its_map(page):
 def test_share_and_save(page, browser, url, drawing):
     """The address becomes a link that leads here; JSON and PNG are downloads."""
     page.locator(".bundled button").nth(2).click()
-    expect(field(page)).to_have_value(bundled(2).questions[0].text)
+    expect(field(page)).to_have_value(DRAWN[2].questions[0].text)
     slider(page).fill("40")
     expect(page.locator(".card").nth(1)).to_contain_text("288 of 720 tokens")
     for name, kept in (("JSON", "adafv.json"), ("PNG", "adafv.png")):
@@ -207,7 +208,7 @@ def test_share_and_save(page, browser, url, drawing):
     page.get_by_role("button", name="Copy a link to this").click()
     page.wait_for_url("**/?image=2&*budget=40")
     for visitor in opened(browser, url, page.url.removeprefix(url), viewport=DESK):
-        expect(field(visitor)).to_have_value(bundled(2).questions[0].text)
+        expect(field(visitor)).to_have_value(DRAWN[2].questions[0].text)
         expect(slider(visitor)).to_have_value("40")
         assert answers(visitor) == answers(page)
     page.locator("input[type=file]").set_input_files(drawing)
@@ -276,8 +277,8 @@ def test_suggested_questions(page):
     expect(field(page)).to_have_value("is there a blue cup?")
     expect(page.locator(".card").nth(1)).to_contain_text("others than")
     page.locator(".bundled button").nth(2).click()
-    expect(field(page)).to_have_value(bundled(2).questions[0].text)
-    expect(page.get_by_role("button", name=bundled(2).questions[1].text)).to_be_visible()
+    expect(field(page)).to_have_value(DRAWN[2].questions[0].text)
+    expect(page.get_by_role("button", name=DRAWN[2].questions[1].text)).to_be_visible()
 
 
 def test_drag_the_budget(page, playground):
@@ -434,7 +435,7 @@ def test_keyboard(page):
     seen = []
     page.locator(".bundled button").nth(1).focus()
     page.keyboard.press("Enter")
-    expect(field(page)).to_have_value(bundled(1).questions[0].text)
+    expect(field(page)).to_have_value(DRAWN[1].questions[0].text)
     for _ in range(20):
         page.keyboard.press("Tab")
         seen.append(page.evaluate(FOCUSED))
@@ -468,7 +469,7 @@ def test_small_screens(phone, drawing):
     width = phone.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE["width"]
     phone.locator(".bundled button").nth(2).tap()
-    expect(field(phone)).to_have_value(bundled(2).questions[0].text)
+    expect(field(phone)).to_have_value(DRAWN[2].questions[0].text)
     slider(phone).fill("50")
     expect(phone.locator(".card").nth(1)).to_contain_text("360 of 720 tokens")
     for card in (1, 2):
