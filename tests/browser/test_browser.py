@@ -1,6 +1,7 @@
 """The playground as a person meets it, in a real Chromium."""
 
 import gc
+import itertools
 import json
 import os
 import re
@@ -20,8 +21,7 @@ import pytest
 pytest.importorskip("playwright", reason="needs Playwright: make test-ui")
 pytest.importorskip("gradio", reason="needs Gradio: make test-ui")
 
-from axe_playwright_python.sync_playwright import Axe
-from chromium import chromium
+from chromium import chromium, serious
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -139,10 +139,12 @@ def slider(page: Page) -> Locator:
     return page.locator("input[type=range]")
 
 
-def serious(page: Page) -> list[str]:
-    """What axe-core finds wrong, contrast below WCAG's AA among it."""
-    violations = Axe().run(page).response["violations"]
-    return [found["id"] for found in violations if found["impact"] in ("serious", "critical")]
+def inside(page: Page, width: int) -> bool:
+    """Whether every mark and label of the curve lies on the page, labels beside each other."""
+    boxes = [box.bounding_box() for box in page.locator(".curve circle, .curve text").all()]
+    ticks = [box.bounding_box() for box in page.locator(".curve .tick").all()]
+    apart = all(one["x"] + one["width"] <= other["x"] for one, other in itertools.pairwise(ticks))
+    return apart and all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
 
 
 def ask_for(page: Page, question: str) -> None:
@@ -172,7 +174,8 @@ def test_the_first_look(page, playground):
     assert headline.startswith(f"{FIRST}: 20 times fewer tokens, ")
     assert headline.endswith("to the first token, same answer.")
     assert page.locator(".legend li").count() >= 1
-    expect(page.locator(".budgets td")).to_have_count(2 * len(SHARES))
+    expect(page.locator(".curve .mark")).to_have_count(2 * len(SHARES))
+    assert inside(page, DESK["width"])
     assert serious(page) == []
     for width in (1000, 700):
         page.set_viewport_size({"width": width, "height": 900})
@@ -464,7 +467,8 @@ def test_small_screens(phone, drawing):
     for shown in (".headline h2", ".dense .view >> nth=0", ".dense .answer"):
         box = phone.locator(shown).bounding_box()
         assert box["y"] + box["height"] <= PHONE["height"]
-    expect(phone.locator(".budgets td")).to_have_count(2 * len(SHARES))
+    expect(phone.locator(".curve .mark")).to_have_count(2 * len(SHARES))
+    assert inside(phone, PHONE["width"])
     assert serious(phone) == []
     width = phone.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE["width"]
