@@ -1,4 +1,5 @@
-"""Hooks of `mkdocs build`: pages that lie outside `docs`, the gallery, and links that lead there.
+"""Hooks of `mkdocs build`: pages that lie outside `docs`, the gallery, links that lead there, and a
+name that the theme forgot.
 
 The Markdown reads on its own too: links are those of the repository, and become the site's here.
 """
@@ -35,8 +36,8 @@ ELSEWHERE = {
     "benchmarks/speed/README.md": "benchmarks/speed.md",
     "benchmarks/speed/llava-next-7b-whole/speed.png": "benchmarks/speed.png",
     "benchmarks/speed/selection/selection.png": "benchmarks/selection.png",
-    "src/adafv/embedded/README.md": "embedded-model.md",
     "src/adafv/data/photographs/README.md": "photographs.md",
+    "src/adafv/embedded/README.md": "embedded-model.md",
     "src/adafv/models/photo/README.md": "photo-model.md",
     "training/photo/README.md": "photo-training.md",
     "CHANGELOG.md": "changelog.md",
@@ -69,6 +70,11 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Turn links of the repository into links of the site."""
     uri = page.file.src_uri
     return LINK.sub(lambda found: link(found[1], found[2], found[3] or "", uri), markdown)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Name the theme's search, which is a dialog without a name."""
+    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
 
 
 def gallery() -> tuple[str, dict[str, bytes]]:
