@@ -60,6 +60,8 @@ def sources() -> set[str]:
         "py.typed",
         "app/script.js",
         "app/style.css",
+        "data/photographs/README.md",
+        "data/photographs/questions.jsonl",
         "embedded/README.md",
         "families/proven.json",
         "models/photo/README.md",
@@ -69,6 +71,7 @@ def sources() -> set[str]:
     files = [
         *package.rglob("*.py"),
         *(package / "embedded" / "model").iterdir(),
+        *(package / "data" / "photographs").glob("*.jpg"),
         *(package / name for name in data),
     ]
     return {file.relative_to(package.parent).as_posix() for file in files}

@@ -1,4 +1,5 @@
-"""Hooks of `mkdocs build`: pages that lie outside `docs`, the gallery, and links that lead there.
+"""Hooks of `mkdocs build`: pages that lie outside `docs`, the gallery, links that lead there, and a
+name that the theme forgot.
 
 The Markdown reads on its own too: links are those of the repository, and become the site's here.
 """
@@ -30,7 +31,6 @@ ELSEWHERE = {
     "benchmarks/leaderboard/README.md": "benchmarks/entries.md",
     "benchmarks/low/README.md": "benchmarks/low.md",
     "benchmarks/photo/accuracy.png": "benchmarks/photo.png",
-    "benchmarks/photo/photographs/README.md": "photographs.md",
     "benchmarks/serving/README.md": "benchmarks/serving.md",
     "benchmarks/serving/second-question/README.md": "benchmarks/second-question.md",
     "benchmarks/serving/serving.png": "benchmarks/serving.png",
@@ -42,6 +42,7 @@ ELSEWHERE = {
     "benchmarks/speed/llava-next-7b-whole/speed.png": "benchmarks/speed.png",
     "benchmarks/speed/selection/selection.png": "benchmarks/selection.png",
     "benchmarks/start/README.md": "benchmarks/start.md",
+    "src/adafv/data/photographs/README.md": "photographs.md",
     "src/adafv/embedded/README.md": "embedded-model.md",
     "src/adafv/models/photo/README.md": "photo-model.md",
     "training/photo/README.md": "photo-training.md",
@@ -75,6 +76,11 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Turn links of the repository into links of the site."""
     uri = page.file.src_uri
     return LINK.sub(lambda found: link(found[1], found[2], found[3] or "", uri), markdown)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Name the theme's search, which is a dialog without a name."""
+    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
 
 
 def gallery() -> tuple[str, dict[str, bytes]]:

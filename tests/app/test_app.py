@@ -15,17 +15,18 @@ from conftest import INSIDE, picture, tiny_model, tiny_processor
 from PIL import Image
 
 from adafv import METHODS, method
-from adafv.app import cards, exports, panels
+from adafv.app import cards, curve, exports
 from adafv.app import session as sessions
-from adafv.app.page import EMBEDDED, NOTHING, Choices, Page, Reply
+from adafv.app.page import NOTHING, Choices, Page, Reply
 from adafv.app.server import free_port
-from adafv.app.session import Playground, bundled
+from adafv.app.session import EMBEDDED, Playground
 from adafv.app.view import DENSE
 from adafv.cli import main
 from adafv.data.cases import CASES
+from adafv.data.photographs import photographs
 from adafv.data.sample import same_answer
 from adafv.methods import from_spec
-from adafv.models.ask import ask
+from adafv.models.ask import Answer, ask
 from adafv.models.boilerplate import boilerplate
 from adafv.models.images import FirstFrameWarning
 from adafv.viz import side_by_side
@@ -289,9 +290,9 @@ def test_kept_tokens_are_drawn_where_they_lie(page, image, budget):
 
 def test_a_bundled_picture(page):
     """It comes with its first question; all its questions are proposed."""
-    for number in range(len(CASES)):
+    for number, sample in enumerate(photographs()):
         reply = page.take_bundled("a", number, CHOICES)
-        expected = [question.text for question in bundled(number).questions]
+        expected = [question.text for question in sample.questions]
         assert reply.notice == ""
         assert reply.source == str(number)
         assert reply.question == expected[0]
@@ -300,6 +301,19 @@ def test_a_bundled_picture(page):
     assert asked.question == expected[0]
     assert asked.cards
     assert asked.image is None
+
+
+def test_pictures_suit_the_model(model, processor):
+    """The embedded model knows drawn scenes alone: others get photographs, at once and by link."""
+    drawn, real = (
+        Page(Playground(model, processor, name, max_new_tokens=3)) for name in (EMBEDDED, "photo")
+    )
+    assert [sample.id.partition("/")[0] for sample in real.samples] == ["photographs"] * 4
+    assert [sample.image for sample in drawn.samples] == [case.load()[0].image for case in CASES]
+    assert real.arrive("a", {}, CHOICES.layer).question == photographs()[0].questions[0].text
+    assert real.playground.sessions["a"].image is photographs()[0].image
+    assert drawn.arrive("a", {"image": "5"}, CHOICES.layer).source == "5"
+    assert "is none of 0 to 3" in real.arrive("a", {"image": "5"}, CHOICES.layer).notice
 
 
 @pytest.mark.parametrize(
@@ -424,15 +438,17 @@ def test_every_word_has_a_map(page, image):
 def test_answers_at_other_budgets(page, image):
     """Those of `look`, held against the answer from all tokens; none for whoever has left."""
     page.take_file("a", image, CHOICES)
-    table = page.budgets("a", image, CHOICES)
+    drawn = page.budgets("a", image, CHOICES)
     dense = page.playground.look("a", image, QUESTION, [], 1.0).results[0].answer
     same = 0
     for share in sessions.SHARES:
         view = page.playground.look("a", image, QUESTION, ["adafv", "random"], share)
         for result in view.results[1:]:
             same += same_answer(result.answer.answer, dense.answer)
-    assert table.count("<td") == 2 * len(sessions.SHARES)
-    assert table.count('class="same"') == same
+    every = 2 * len(sessions.SHARES)
+    assert drawn.count('class="mark same"') == drawn.count("the answer of all tokens</td>") == same
+    assert drawn.count('class="mark other"') == drawn.count("another answer</td>") == every - same
+    assert drawn.count("<circle") == drawn.count("<td>") == every
     assert page.budgets("a", image, CHOICES._replace(question="")) == ""
     assert page.budgets("a", image, CHOICES._replace(first=NOTHING, second=None)) == ""
     page.playground.forget("a")
@@ -472,12 +488,39 @@ def test_what_was_not_asked_is_no_other_answer(page, image, monkeypatch):
     page.take_file("a", image, CHOICES)
     asked = page.playground.budgets
     monkeypatch.setattr(page.playground, "budgets", lambda *given: asked(*given)[:3])
-    monkeypatch.setattr(panels, "same", lambda *_: True)
-    table = page.budgets("a", image, CHOICES)
-    assert f"at {sessions.SHARES[0]:.0%} and at more, up to {sessions.SHARES[2]:.0%}." in table
-    monkeypatch.setattr(panels, "same", lambda *_: False)
-    table = page.budgets("a", image, CHOICES)
-    assert f"another answer than all tokens, still at {sessions.SHARES[2]:.0%}." in table
+    monkeypatch.setattr(curve, "same", lambda *_: True)
+    drawn = page.budgets("a", image, CHOICES)
+    assert f"at {sessions.SHARES[0]:.0%} and at more, up to {sessions.SHARES[2]:.0%}." in drawn
+    monkeypatch.setattr(curve, "same", lambda *_: False)
+    drawn = page.budgets("a", image, CHOICES)
+    assert f"another answer than all tokens, still at {sessions.SHARES[2]:.0%}." in drawn
+
+
+def told(text: str) -> Answer:
+    """An answer that says this."""
+    return Answer(text, "adafv", 10, 1, prefill_ms=1.0, total_ms=1.0)
+
+
+def test_the_curve_of_an_answer():
+    """Filled where all tokens answer so, hollow with the other answer under it if that is short;
+    equal factors of the budget lie equally far apart.
+    """
+    said = ["blue", "a blue and white cup", "red", None, "Red"]
+    shares = (0.01, 0.1, 0.2, 0.4, 1.0)
+    answers = [told(text) if text else None for text in said]
+    row = curve.Row("<adafv>", shares, answers, told("red"))
+    assert (row.holds_from(), row.largest()) == (0.2, 1.0)
+    drawn = curve.curve([row])
+    assert re.findall(r'class="mark (\w+)"', drawn) == ["other", "other", "same", "none", "same"]
+    assert re.findall(r'<circle cx="([\d.]+)%"', drawn) == ["7.0", "50.0", "62.9", "75.9", "93.0"]
+    assert re.findall(r"</text></g>", drawn) == ["</text></g>"]
+    assert ">blue</text></g>" in drawn
+    assert 'class="holds" x1="62.9%" x2="93.0%"' in drawn
+    assert "<title>&lt;adafv&gt; at 10%: a blue and white cup, another answer</title>" in drawn
+    assert "at 40%: not asked, or refused</title>" in drawn
+    assert "<adafv>" not in drawn
+    never = curve.curve([curve.Row("adafv", shares, [None] * 5, told("red"))])
+    assert "holds" not in never
 
 
 @pytest.mark.parametrize("name", ["resize", "evs", "unheard-of"])
@@ -488,7 +531,7 @@ def test_methods_that_a_link_names_are_answered_or_refused_in_a_sentence(page, i
 
 
 def test_slow_models_are_not_asked_at_every_budget(page, image, monkeypatch):
-    """What was not asked is a dash."""
+    """Where nothing was asked, nothing is drawn."""
     monkeypatch.setattr(sessions, "SECONDS", 0.0)
     page.take_file("a", image, CHOICES)
     assert page.budgets("a", image, CHOICES) == ""

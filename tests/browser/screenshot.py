@@ -21,7 +21,7 @@ def main(out: str) -> None:
     with chromium() as browser:
         page = browser.new_page(viewport=SIZE)
         page.goto(url)
-        page.wait_for_selector(".budgets table")
+        page.wait_for_selector(".curve")
         page.wait_for_function("[...document.images].every(image => image.complete)")
         page.screenshot(path=out, full_page=True)
     app.close(verbose=False)

@@ -1,6 +1,7 @@
 """The playground as a person meets it, in a real Chromium."""
 
 import gc
+import itertools
 import json
 import os
 import re
@@ -20,15 +21,14 @@ import pytest
 pytest.importorskip("playwright", reason="needs Playwright: make test-ui")
 pytest.importorskip("gradio", reason="needs Gradio: make test-ui")
 
-from axe_playwright_python.sync_playwright import Axe
-from chromium import chromium
+from chromium import chromium, serious
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from adafv import NoPruning, method
 from adafv.app.layout import BUDGET, LAUNCH, build
 from adafv.app.page import FIRST
-from adafv.app.session import SHARES, Playground, bundled
+from adafv.app.session import EMBEDDED, SHARES, Playground, bundled
 from adafv.models.ask import ask
 from adafv.models.load import load
 
@@ -38,6 +38,7 @@ FOCUSED = """() => {
     const at = document.activeElement;
     return [at.type, at.getAttribute("role"), getComputedStyle(at).outlineStyle];
 }"""
+DRAWN = bundled(EMBEDDED)
 # what no field of the page would send
 ODD = (None, [], {"path": "/etc/passwd"}, "x" * 5000)
 
@@ -78,7 +79,7 @@ def phone(browser, url) -> Iterator[Page]:
 def drawing(tmp_path) -> str:
     """An image of one's own, wider than high."""
     path = tmp_path / "mine.png"
-    sample = bundled(4).image
+    sample = DRAWN[4].image
     sample.resize((288, 192)).save(path)
     return str(path)
 
@@ -138,10 +139,12 @@ def slider(page: Page) -> Locator:
     return page.locator("input[type=range]")
 
 
-def serious(page: Page) -> list[str]:
-    """What axe-core finds wrong, contrast below WCAG's AA among it."""
-    violations = Axe().run(page).response["violations"]
-    return [found["id"] for found in violations if found["impact"] in ("serious", "critical")]
+def inside(page: Page, width: int) -> bool:
+    """Whether every mark and label of the curve lies on the page, labels beside each other."""
+    boxes = [box.bounding_box() for box in page.locator(".curve circle, .curve text").all()]
+    ticks = [box.bounding_box() for box in page.locator(".curve .tick").all()]
+    apart = all(one["x"] + one["width"] <= other["x"] for one, other in itertools.pairwise(ticks))
+    return apart and all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
 
 
 def ask_for(page: Page, question: str) -> None:
@@ -153,7 +156,7 @@ def test_the_first_look(page, playground):
     """The bundled question is answered at once, from every token and from a few, as the library
     answers it.
     """
-    sample = bundled(0)
+    sample = DRAWN[0]
     said = answers(page)
     expected = [
         ask(playground.model, playground.processor, sample.image, sample.questions[0].text, pruner)
@@ -171,7 +174,8 @@ def test_the_first_look(page, playground):
     assert headline.startswith(f"{FIRST}: 20 times fewer tokens, ")
     assert headline.endswith("to the first token, same answer.")
     assert page.locator(".legend li").count() >= 1
-    expect(page.locator(".budgets td")).to_have_count(2 * len(SHARES))
+    expect(page.locator(".curve .mark")).to_have_count(2 * len(SHARES))
+    assert inside(page, DESK["width"])
     assert serious(page) == []
     for width in (1000, 700):
         page.set_viewport_size({"width": width, "height": 900})
@@ -197,7 +201,7 @@ def test_a_word_and_its_map(page):
 def test_share_and_save(page, browser, url, drawing):
     """The address becomes a link that leads here; JSON and PNG are downloads."""
     page.locator(".bundled button").nth(2).click()
-    expect(field(page)).to_have_value(bundled(2).questions[0].text)
+    expect(field(page)).to_have_value(DRAWN[2].questions[0].text)
     slider(page).fill("40")
     expect(page.locator(".card").nth(1)).to_contain_text("288 of 720 tokens")
     for name, kept in (("JSON", "adafv.json"), ("PNG", "adafv.png")):
@@ -207,7 +211,7 @@ def test_share_and_save(page, browser, url, drawing):
     page.get_by_role("button", name="Copy a link to this").click()
     page.wait_for_url("**/?image=2&*budget=40")
     for visitor in opened(browser, url, page.url.removeprefix(url), viewport=DESK):
-        expect(field(visitor)).to_have_value(bundled(2).questions[0].text)
+        expect(field(visitor)).to_have_value(DRAWN[2].questions[0].text)
         expect(slider(visitor)).to_have_value("40")
         assert answers(visitor) == answers(page)
     page.locator("input[type=file]").set_input_files(drawing)
@@ -276,8 +280,8 @@ def test_suggested_questions(page):
     expect(field(page)).to_have_value("is there a blue cup?")
     expect(page.locator(".card").nth(1)).to_contain_text("others than")
     page.locator(".bundled button").nth(2).click()
-    expect(field(page)).to_have_value(bundled(2).questions[0].text)
-    expect(page.get_by_role("button", name=bundled(2).questions[1].text)).to_be_visible()
+    expect(field(page)).to_have_value(DRAWN[2].questions[0].text)
+    expect(page.get_by_role("button", name=DRAWN[2].questions[1].text)).to_be_visible()
 
 
 def test_drag_the_budget(page, playground):
@@ -434,7 +438,7 @@ def test_keyboard(page):
     seen = []
     page.locator(".bundled button").nth(1).focus()
     page.keyboard.press("Enter")
-    expect(field(page)).to_have_value(bundled(1).questions[0].text)
+    expect(field(page)).to_have_value(DRAWN[1].questions[0].text)
     for _ in range(20):
         page.keyboard.press("Tab")
         seen.append(page.evaluate(FOCUSED))
@@ -463,12 +467,13 @@ def test_small_screens(phone, drawing):
     for shown in (".headline h2", ".dense .view >> nth=0", ".dense .answer"):
         box = phone.locator(shown).bounding_box()
         assert box["y"] + box["height"] <= PHONE["height"]
-    expect(phone.locator(".budgets td")).to_have_count(2 * len(SHARES))
+    expect(phone.locator(".curve .mark")).to_have_count(2 * len(SHARES))
+    assert inside(phone, PHONE["width"])
     assert serious(phone) == []
     width = phone.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE["width"]
     phone.locator(".bundled button").nth(2).tap()
-    expect(field(phone)).to_have_value(bundled(2).questions[0].text)
+    expect(field(phone)).to_have_value(DRAWN[2].questions[0].text)
     slider(phone).fill("50")
     expect(phone.locator(".card").nth(1)).to_contain_text("360 of 720 tokens")
     for card in (1, 2):

@@ -22,6 +22,7 @@ from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalL
 from adafv import AdaFV
 from adafv.cli import main
 from adafv.cli.options import model_for
+from adafv.data.photographs import FOLDER
 from adafv.models.ask import ask
 from adafv.models.load import load, source_of
 from adafv.models.photo import BRIDGE, fetch, folder, packages, record
@@ -30,7 +31,7 @@ from adafv.models.photo.packages import Package, download, unpack
 from adafv.models.saved import carried, save_pretrained
 
 RANK = 2
-PHOTOGRAPHS = Path(__file__).parents[2] / "benchmarks/photo/photographs"
+MEASURED = Path(__file__).parents[2] / "benchmarks/photo/bridge.json"
 
 
 @pytest.fixture(autouse=True)
@@ -447,7 +448,7 @@ def test_the_packages_themselves(tmp_path):
     assert "Paris" in words.decode(model.generate(ids, max_new_tokens=2, do_sample=False)[0])
     save(assemble(tower, model, words, read_bridge(BRIDGE)[0]), words, tmp_path / "made")
     made, processor = load(tmp_path / "made")
-    photograph = Image.open(PHOTOGRAPHS / "cat.jpg")
+    photograph = Image.open(FOLDER / "cat.jpg")
     # short answers as it was trained to give them, from all tokens and from a quarter
     for keep in (1.0, 0.25):
         found = ask(made, processor, photograph, "Is there a cat?", AdaFV(keep=keep))
@@ -459,7 +460,7 @@ def test_the_bridge_that_ships():
     """Of megabytes, complete, and that of the run that its measurement names."""
     assert BRIDGE.stat().st_size < 25e6
     bridge, facts = read_bridge(BRIDGE)
-    measured = json.loads((PHOTOGRAPHS.parent / "bridge.json").read_text())
+    measured = json.loads(MEASURED.read_text())
     assert facts == {"step": measured["step"], "minutes": measured["minutes"]}
     assert len(bridge) == 4 + 30 * 7 * 2
     assert {tensor.dtype for tensor in bridge.values()} == {torch.bfloat16}

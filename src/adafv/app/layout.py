@@ -1,6 +1,6 @@
 """Lay out the page, and connect its parts to functions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -11,9 +11,10 @@ from gradio.themes.utils.fonts import Font
 from adafv.app import cards
 from adafv.app.blocks import REFUSALS, CarefulBlocks
 from adafv.app.page import BUDGET, FIRST, NOTHING, SECOND, Choices, Page, Reply
-from adafv.app.session import LONGEST_QUESTION, Playground, bundled
+from adafv.app.session import LONGEST_QUESTION, Playground
 from adafv.app.view import DENSE
-from adafv.data.cases import CASES, EXPLAINED
+from adafv.data.cases import EXPLAINED
+from adafv.data.sample import Sample
 from adafv.methods import METHODS
 
 __all__ = ["BUDGET", "LAUNCH", "build"]
@@ -128,28 +129,28 @@ def build(playground: Playground) -> gr.Blocks:
         with gr.Row(elem_classes="session"):
             # to the left: what is asked; to the right: what is answered
             with gr.Column(scale=0, min_width=320, elem_classes="controls"):
-                controls = _controls()
+                controls = _controls(playground.samples)
             with gr.Column(scale=1, min_width=320, elem_classes="results"):
                 results = _results()
         _connect(app, Parts(source, **controls, **results), Page(playground))
     return app
 
 
-def _controls() -> dict[str, Any]:
-    """Lay out the fields."""
-    start = bundled(EXPLAINED)
-    shown = [(bundled(i).image, bundled(i).questions[0].text) for i in range(len(CASES))]
+def _controls(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Lay out the fields, and the images that the page offers."""
+    start = samples[EXPLAINED]
+    shown = [(sample.image, sample.questions[0].text) for sample in samples]
     methods = [(f"{name} · {cards.summary(name)}", name) for name in METHODS if name != DENSE]
     gallery = gr.Gallery(
         shown,
         label="Bundled images",
         show_label=False,
-        columns=len(CASES),
+        columns=len(samples),
         height="auto",
         allow_preview=False,
         interactive=False,
         buttons=[],
-        format="png",
+        format="webp",
         elem_classes="bundled",
     )
     upload = gr.File(

@@ -8,19 +8,18 @@ from urllib.parse import urlencode
 
 from adafv.app import cards, drawing, panels
 from adafv.app.exports import json_file, png_file
-from adafv.app.session import SHARES, Playground, bundled
+from adafv.app.session import EMBEDDED, SHARES, Playground
 from adafv.app.view import View
 from adafv.core.config import DEFAULT_METHOD
-from adafv.data.cases import CASES, EXPLAINED
+from adafv.data.cases import EXPLAINED
 from adafv.models.images import first_frame
 from adafv.models.vocabulary import photograph_notice, unknown_words_notice
+from adafv.utils.checks import checked
 
-__all__ = ["BUDGET", "EMBEDDED", "FIRST", "NOTHING", "SECOND", "Choices", "Page", "Reply"]
+__all__ = ["BUDGET", "FIRST", "NOTHING", "SECOND", "Choices", "Page", "Reply"]
 
 NOTHING = "nothing"
 """The second method, where only one is wanted."""
-EMBEDDED = "embedded"
-"""The name of the model in the package."""
 # What is chosen when the page opens: two methods, and percent of the visual tokens.
 FIRST = DEFAULT_METHOD
 SECOND = "random"
@@ -70,11 +69,13 @@ class Reply:
     suggested: list[str] | None = None
 
 
+@checked
 class Page:
     """The page of a playground, on which whatever is wrong becomes a sentence."""
 
     def __init__(self, playground: Playground) -> None:
         self.playground = playground
+        self.samples = playground.samples
 
     def arrive(self, visitor: str, link: Mapping[str, str], layer: str) -> Reply:
         """Open the page: with what a link holds, else with the first bundled image.
@@ -83,18 +84,18 @@ class Page:
             link: image, question, method, beside and budget, each of which may be missing.
             layer: a name in `cards.LAYERS`.
         """
-        number = _number(link.get("image", str(EXPLAINED)))
+        number = self._number(link.get("image", str(EXPLAINED)))
         if number is None:
             reply = self.arrive(visitor, {}, layer)
             return replace(
                 reply,
                 notice=cards.notice(
                     f"The link leads to no bundled image: image={link['image']!r} is none of "
-                    f"0 to {len(CASES) - 1}"
+                    f"0 to {len(self.samples) - 1}"
                 ),
             )
         choices = Choices(
-            question=link.get("question", bundled(number).questions[0].text),
+            question=link.get("question", self.samples[number].questions[0].text),
             first=link.get("method", FIRST),
             second=link.get("beside", SECOND),
             budget=_percent(link.get("budget", str(BUDGET))),
@@ -132,7 +133,7 @@ class Page:
         return replace(self.ask(visitor, source, choices), question=choices.question)
 
     def budgets(self, visitor: str, source: str, choices: Choices) -> str:
-        """Return a table of the answers at other budgets; empty where there is none to compare."""
+        """Return the answers at other budgets; empty where there is none to compare."""
         names = _names(choices)
         try:
             views = self.playground.budgets(visitor, source, choices.question, names)
@@ -161,9 +162,9 @@ class Page:
 
     def take_bundled(self, visitor: str, number: int | None, choices: Choices) -> Reply:
         """Take a bundled image with its first question."""
-        if number is None or _number(str(number)) is None:
+        if number is None or self._number(str(number)) is None:
             return Reply(cards.notice(f"There is no bundled image {number!r}"))
-        question = bundled(number).questions[0].text
+        question = self.samples[number].questions[0].text
         return self._take(visitor, number, choices._replace(question=question))
 
     def export(self, visitor: str, source: str, choices: Choices, kind: str) -> tuple[str, str]:
@@ -183,9 +184,13 @@ class Page:
         except ValueError as error:
             return _notice(error, source), ""
 
+    def _number(self, text: str) -> int | None:
+        """Return the number of a bundled image; None if it is none."""
+        return int(text) if text in map(str, range(len(self.samples))) else None
+
     def _take(self, visitor: str, number: int, choices: Choices) -> Reply:
         """Take a bundled image, and ask at once."""
-        sample = bundled(number)
+        sample = self.samples[number]
         source = str(number)
         reply = self.ask(visitor, source, choices)
         return replace(
@@ -253,11 +258,6 @@ def _link(source: str, choices: Choices) -> str:
         "budget": choices.budget,
     }
     return f"?{urlencode(query)}"
-
-
-def _number(text: str) -> int | None:
-    """Return the number of a bundled image; None if it is none."""
-    return int(text) if text in map(str, range(len(CASES))) else None
 
 
 def _percent(text: str) -> float | None:

@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from html import escape
 
-from adafv.app.cards import same
+from adafv.app.curve import Row, curve
 from adafv.app.drawing import Box, figure, heat
 from adafv.app.view import View
-from adafv.models.ask import Answer
 from adafv.utils.checks import checked
 from adafv.viz.figure import RELEVANCE
 
 __all__ = ["asking", "budgets", "words"]
 
-SHORT = 8
-"""Letters of an answer that is written into a cell of the table."""
+KEY = (
+    '<p class="small key" aria-hidden="true"><b class="same">●</b> the answer of all tokens '
+    '<b class="other">○</b> another answer</p>'
+)
 
 
 @checked
@@ -42,7 +43,7 @@ def words(view: View) -> str:
 
 @checked
 def asking() -> str:
-    """Return what stands in the place of the table while budgets are tried."""
+    """Return what stands in the place of the curve while budgets are tried."""
     return (
         '<section class="panel budgets"><h3>The answer at other budgets</h3>'
         '<p class="small">Asking …</p></section>'
@@ -51,7 +52,7 @@ def asking() -> str:
 
 @checked
 def budgets(shares: Sequence[float], views: Sequence[View]) -> str:
-    """Return a table of what each method answers at each budget; empty if nobody was asked.
+    """Return what each method answers at each budget, drawn; empty if nobody was asked.
 
     Args:
         shares: of the visual tokens, ascending.
@@ -60,52 +61,39 @@ def budgets(shares: Sequence[float], views: Sequence[View]) -> str:
     dense = views[0].results[0].answer if views else None
     if dense is None or len(views[0].results) == 1:
         return ""
-    head = "".join(f'<th scope="col">{share:.0%}</th>' for share in shares)
     rows = []
-    said = []
     for i, result in enumerate(views[0].results[1:], start=1):
         answers = [view.results[i].answer for view in views]
         answers += [None] * (len(shares) - len(views))
-        cells = "".join(_cell(answer, dense) for answer in answers)
-        rows.append(f'<tr><th scope="row">{escape(result.method)}</th>{cells}</tr>')
-        said.append(_from_where(result.method, shares, answers, dense))
+        rows.append(Row(result.method, shares, answers, dense))
+    said = " ".join(_from_where(row) for row in rows)
     return (
         '<section class="panel budgets"><h3>The answer at other budgets</h3>'
-        f'<p class="small">{" ".join(said)}</p>'
-        f'<table><thead><tr><th scope="col">kept</th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></section>"
+        f'<p class="small">{said}</p>{KEY}{curve(rows)}{_table(rows)}</section>'
     )
 
 
-def _cell(answer: Answer | None, dense: Answer) -> str:
-    """Return a cell: the answer if it is short, and whether it is the dense one."""
-    if answer is None:
-        return '<td title="not asked, or refused">–</td>'
-    kind, mark = ("same", "✓") if same(answer, dense) else ("other", "✗")
-    text = " ".join(answer.answer.split()) or "(nothing)"
-    shown = f" <span>{escape(text)}</span>" if len(text) <= SHORT else ""
-    return f'<td class="{kind}" title="{escape(text)}">{mark}{shown}</td>'
+def _table(rows: Sequence[Row]) -> str:
+    """Return what the curve shows as a table, which is read aloud and not seen."""
+    head = "".join(f'<th scope="col">{share:.0%}</th>' for share in rows[0].shares)
+    body = []
+    for row in rows:
+        cells = "".join(f"<td>{escape(row.says(answer))}</td>" for answer in row.answers)
+        body.append(f'<tr><th scope="row">{escape(row.method)}</th>{cells}</tr>')
+    return (
+        f'<div class="spoken"><table><thead><tr><th scope="col">kept</th>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
 
 
-def _from_where(
-    method: str, shares: Sequence[float], row: Sequence[Answer | None], dense: Answer
-) -> str:
+def _from_where(row: Row) -> str:
     """Say from which budget on a method answers as all tokens do, of those that were asked."""
-    asked = []
-    for share, answer in zip(shares, row, strict=True):
-        if answer is not None:
-            asked.append((share, same(answer, dense)))
-    if not asked:
-        return f"{escape(method)} has answered at none of these budgets."
-
-    # from the largest down, as long as the answer is the same
-    first = None
-    largest = asked[-1][0]
-    for share, agrees in reversed(asked):
-        if not agrees:
-            break
-        first = share
+    method = escape(row.method)
+    largest = row.largest()
+    if largest is None:
+        return f"{method} has answered at none of these budgets."
+    first = row.holds_from()
     if first is None:
-        return f"{escape(method)} gives another answer than all tokens, still at {largest:.0%}."
-    more = "at more" if largest == shares[-1] else f"at more, up to {largest:.0%}"
-    return f"{escape(method)} gives the answer of all tokens at {first:.0%} and {more}."
+        return f"{method} gives another answer than all tokens, still at {largest:.0%}."
+    more = "at more" if largest == row.shares[-1] else f"at more, up to {largest:.0%}"
+    return f"{method} gives the answer of all tokens at {first:.0%} and {more}."

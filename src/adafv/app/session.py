@@ -23,6 +23,7 @@ from adafv.core.signals import SALIENCY, Signal
 from adafv.core.tower_cache import TowerCache
 from adafv.core.visual_tokens import Encoding
 from adafv.data.cases import CASES, EXPLAINED
+from adafv.data.photographs import photographs
 from adafv.data.sample import Sample
 from adafv.methods import TextToImage, from_spec
 from adafv.models.ask import ask_encoded
@@ -35,7 +36,18 @@ from adafv.utils.checks import checked
 from adafv.utils.clock import now
 from adafv.viz import Word, check_drawable, explained, question_words
 
-__all__ = ["LONGEST_QUESTION", "SHARES", "VISITORS", "Playground", "Session", "bundled"]
+__all__ = [
+    "EMBEDDED",
+    "LONGEST_QUESTION",
+    "SHARES",
+    "VISITORS",
+    "Playground",
+    "Session",
+    "bundled",
+]
+
+EMBEDDED = "embedded"
+"""The name of the model in the package."""
 
 VISITORS = 16
 """Visitors whose images are kept in memory; who has been quiet for longest is forgotten first."""
@@ -108,6 +120,7 @@ class Playground:
 
     Attributes:
         cache: of encoded images; its `hits` and `misses` count those of all visitors.
+        samples: the images that the page offers, see `bundled`.
     """
 
     def __init__(
@@ -117,6 +130,7 @@ class Playground:
         self.model = model
         self.processor = processor
         self.name = name
+        self.samples = bundled(name)
         self.max_new_tokens = max_new_tokens
         # the chat template tells which words are the question's
         chat_template.remember(model, processor)
@@ -127,7 +141,8 @@ class Playground:
 
     def warm_up(self) -> None:
         """Ask once, so that no visitor's times pay for a cold start."""
-        self.look("", str(EXPLAINED), bundled(EXPLAINED).questions[0].text, [DEFAULT_METHOD], 0.05)
+        question = self.samples[EXPLAINED].questions[0].text
+        self.look("", str(EXPLAINED), question, [DEFAULT_METHOD], 0.05)
         self.forget("")
 
     def image(self, visitor: str, source: str) -> Image.Image:
@@ -247,7 +262,7 @@ class Playground:
         session = self.sessions.get(visitor)
         if session is None or session.source != source:
             # a number is a bundled image, anything else a file
-            image = bundled(int(source)).image if source.isdigit() else open_image(source)
+            image = self.samples[int(source)].image if source.isdigit() else open_image(source)
             session = Session(source, image)
         remember(self.sessions, visitor, session, VISITORS)
         return session
@@ -387,13 +402,24 @@ def _compared(result: Result, pruner: Pruner, earlier: Encoding) -> Result:
 
 
 @checked
+def bundled(model: str) -> tuple[Sample, ...]:
+    """Return the images that the page offers for a model, each with questions to try.
+
+    The embedded model knows drawn scenes alone; any other one is shown photographs.
+    """
+    return _drawn() if model == EMBEDDED else photographs()
+
+
 @cache
-def bundled(number: int) -> Sample:
-    """Return an image of the demo, with the demo's question first among its questions."""
-    sample, question = CASES[number].load()
-    # the demo's question is not repeated
-    rest = tuple(q for q in sample.questions if q != question)
-    return replace(sample, questions=(question, *rest))
+def _drawn() -> tuple[Sample, ...]:
+    """Return the images of the demo, each with the demo's question first among its questions."""
+    samples = []
+    for case in CASES:
+        sample, question = case.load()
+        # the demo's question is not repeated
+        rest = tuple(q for q in sample.questions if q != question)
+        samples.append(replace(sample, questions=(question, *rest)))
+    return tuple(samples)
 
 
 def remember(memory: OrderedDict[K, V], key: K, value: V, most: int) -> None:

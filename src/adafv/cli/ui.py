@@ -44,10 +44,10 @@ def ui(
 
     check_answer_length(max_new_tokens)
     from adafv.app.server import serve
-    from adafv.app.session import Playground
+    from adafv.app.session import EMBEDDED, Playground
     from adafv.models.load import load
 
-    name = model or "embedded"
+    name = model or EMBEDDED
     # one model for all visitors
     playground = Playground(*load(model, device, dtype), name, max_new_tokens)
     # the first visitor is not to wait for what a process does once
