@@ -18,8 +18,9 @@ from adafv import METHODS, method
 from adafv.app import cards, curve, exports
 from adafv.app import session as sessions
 from adafv.app.page import NOTHING, Choices, Page, Reply
+from adafv.app.samples import EMBEDDED
 from adafv.app.server import free_port
-from adafv.app.session import EMBEDDED, Playground
+from adafv.app.session import Playground
 from adafv.app.view import DENSE
 from adafv.cli import main
 from adafv.data.cases import CASES

@@ -8,7 +8,8 @@ from urllib.parse import urlencode
 
 from adafv.app import cards, drawing, panels
 from adafv.app.exports import json_file, png_file
-from adafv.app.session import EMBEDDED, SHARES, Playground
+from adafv.app.samples import EMBEDDED
+from adafv.app.session import SHARES, Playground
 from adafv.app.view import View
 from adafv.core.config import DEFAULT_METHOD
 from adafv.data.cases import EXPLAINED

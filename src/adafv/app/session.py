@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from threading import RLock
 from time import monotonic, sleep
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
+from adafv.app.samples import bundled
 from adafv.app.view import DENSE, Result, View
 from adafv.core import chat_template
 from adafv.core.config import DEFAULT_METHOD
@@ -22,9 +22,7 @@ from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY, Signal
 from adafv.core.tower_cache import TowerCache
 from adafv.core.visual_tokens import Encoding
-from adafv.data.cases import CASES, EXPLAINED
-from adafv.data.photographs import photographs
-from adafv.data.sample import Sample
+from adafv.data.cases import EXPLAINED
 from adafv.methods import TextToImage, from_spec
 from adafv.models.ask import ask_encoded
 from adafv.models.boilerplate import boilerplate
@@ -32,22 +30,10 @@ from adafv.models.generation import check_answer_length, check_text_length
 from adafv.models.images import open_image
 from adafv.models.prompting import build_inputs, check_question
 from adafv.models.vocabulary import unknown_words
-from adafv.utils.checks import checked
 from adafv.utils.clock import now
 from adafv.viz import Word, check_drawable, explained, question_words
 
-__all__ = [
-    "EMBEDDED",
-    "LONGEST_QUESTION",
-    "SHARES",
-    "VISITORS",
-    "Playground",
-    "Session",
-    "bundled",
-]
-
-EMBEDDED = "embedded"
-"""The name of the model in the package."""
+__all__ = ["LONGEST_QUESTION", "SHARES", "VISITORS", "Playground", "Session"]
 
 VISITORS = 16
 """Visitors whose images are kept in memory; who has been quiet for longest is forgotten first."""
@@ -399,27 +385,6 @@ def _compared(result: Result, pruner: Pruner, earlier: Encoding) -> Result:
     kept_earlier = pruner.choose(earlier).kept[0].cpu().numpy()  # (K,)
     others = np.setdiff1d(result.explanation.kept, kept_earlier)
     return replace(result, others=len(others))
-
-
-@checked
-def bundled(model: str) -> tuple[Sample, ...]:
-    """Return the images that the page offers for a model, each with questions to try.
-
-    The embedded model knows drawn scenes alone; any other one is shown photographs.
-    """
-    return _drawn() if model == EMBEDDED else photographs()
-
-
-@cache
-def _drawn() -> tuple[Sample, ...]:
-    """Return the images of the demo, each with the demo's question first among its questions."""
-    samples = []
-    for case in CASES:
-        sample, question = case.load()
-        # the demo's question is not repeated
-        rest = tuple(q for q in sample.questions if q != question)
-        samples.append(replace(sample, questions=(question, *rest)))
-    return tuple(samples)
 
 
 def remember(memory: OrderedDict[K, V], key: K, value: V, most: int) -> None:

@@ -43,8 +43,9 @@ def ui(
     from adafv.models.generation import check_answer_length
 
     check_answer_length(max_new_tokens)
+    from adafv.app.samples import EMBEDDED
     from adafv.app.server import serve
-    from adafv.app.session import EMBEDDED, Playground
+    from adafv.app.session import Playground
     from adafv.models.load import load
 
     name = model or EMBEDDED
