@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from writing import percent
 
+from adafv.data.cases import CASES, EXPLAINED
 from adafv.data.scenes import draw
 from adafv.methods import method
 from adafv.models.load import load
@@ -216,8 +217,16 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def explain() -> bytes:
+    """The explain page of the demo's own case."""
+    sample, question = CASES[EXPLAINED].load()
+    what = explanation(*_model(), sample.image, question.text, method("adafv", keep=KEEP))
+    return _png(what.figure())
+
+
 DRAWINGS: dict[str, Callable[[], bytes]] = {
     "scene.png": scene,
+    "explain.png": explain,
     "budget.gif": budget,
     "right.png": right,
     "mixture.svg": mixture,
