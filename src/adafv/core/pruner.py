@@ -21,7 +21,7 @@ from adafv.core.encode import encode, reask
 from adafv.core.evidence import Evidence
 from adafv.core.inputs import as_tensors, has_images
 from adafv.core.prompt import Question
-from adafv.core.rebuild import rebuild
+from adafv.core.rebuild import check_merging, rebuild
 from adafv.core.selection import Selection, first
 from adafv.core.signals import SALIENCY, Signal
 from adafv.core.visual_tokens import Encoding, VisualTokens
@@ -409,18 +409,8 @@ class Pruner(ABC):
         # an image that keeps everything keeps its own features, too
         keeps_all = [len(kept) for kept in selection.kept] == counts
         merged = None if keeps_all else selection.features
-        if merged is not None and not encoding.merges:
-            raise ValueError(
-                f"{self.name} merges tokens, but models of the family "
-                f"{model.config.model_type!r} take them before their projector: choose a method "
-                "that keeps tokens as they are"
-            )
-        if merged is not None and _trains(model, inputs, encoding):
-            raise ValueError(
-                f"{self.name} merges tokens without gradients, so that neither projector nor "
-                "vision tower would learn from them: freeze both, or choose a method that keeps "
-                "tokens as they are"
-            )
+        if merged is not None:
+            check_merging(self.name, model, inputs, encoding)
         return rebuild(
             model,
             as_tensors(inputs, model.device),
@@ -470,10 +460,3 @@ class Pruner(ABC):
                 model.
         """
         return attached(self, model)
-
-
-def _trains(model: PreTrainedModel, inputs: Mapping[str, Any], encoding: Encoding) -> bool:
-    """Return whether a loss of these inputs may reach what has made the images' features."""
-    asked = model.training or inputs.get("labels") is not None
-    differentiable = any(full.requires_grad for full in encoding.features)
-    return asked and differentiable and torch.is_grad_enabled()
