@@ -29,7 +29,7 @@ from shapes import SHAPES, Shape
 from tqdm import tqdm
 
 from adafv.speed.log import Log
-from adafv.utils.machine import processor_name
+from adafv.utils.machine import cpu
 from adafv.utils.records import row_of, write_json
 
 DENSE = 1.0
@@ -254,7 +254,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     names = ("shape", "device", "dtype", "method", "keep", "answer", "requests", "repeats")
     settings: dict[str, Any] = {name: getattr(options, name) for name in names}
-    settings |= {"processor": processor_name(), "cores": os.cpu_count()}
+    settings |= cpu()
     with Log(options.out, settings) as log:
         done = set()
         for line in log.records:

@@ -9,7 +9,6 @@ that nearly all of the time is the picture's: sending, decoding, preparing, enco
 
 import argparse
 import base64
-import os
 import shlex
 import sys
 import time
@@ -25,8 +24,8 @@ from tqdm import tqdm
 
 from adafv.demo.server import FLAGS, Server, serving
 from adafv.utils.files import writable_folder, write_text
-from adafv.utils.machine import processor_name
-from adafv.utils.records import as_csv, columns_of, row_of, write_json
+from adafv.utils.machine import cpu
+from adafv.utils.records import write_table
 
 SIZE = (5472, 3648)  # of a camera's picture
 CACHES = {"0": ("--image-cache-mb", "0"), "default": ()}
@@ -130,10 +129,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     words = ["python", "benchmarks/serving/second_question.py", *(arguments or sys.argv[1:])]
     meta: dict[str, Any] = {"command": shlex.join(words), "repeats": options.repeats}
-    meta |= {"processor": processor_name(), "cores": os.cpu_count()}
-    table = [row_of(row) for row in rows]
-    write_json(out / "results.json", {"meta": meta, "rows": table})
-    write_text(out / "results.csv", as_csv(columns_of(Row), table))
+    meta |= cpu()
+    write_table(out, meta, rows)
     write_text(out / "README.md", page(meta, rows))
     print(page(meta, rows))
 

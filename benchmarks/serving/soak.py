@@ -32,7 +32,7 @@ from rich.progress import Progress
 
 from adafv.demo.server import FLAGS, Server, running
 from adafv.embedded import MODEL_DIR
-from adafv.utils.machine import processor_name
+from adafv.utils.machine import cpu
 
 ENGINES = ("adafv", "stock")
 CHAT = "/v1/chat/completions"
@@ -386,8 +386,7 @@ def main() -> int:
     meta: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/serving/soak.py", *sys.argv[1:]]),
         "minutes": options.minutes,
-        "processor": processor_name(),
-        "cores": os.cpu_count(),
+        **cpu(),
     }
     seconds = 60 * options.minutes
     with ExitStack() as stack, ThreadPoolExecutor(len(ENGINES)) as pool:

@@ -7,7 +7,6 @@ Every round visits all methods, in an order that turns.
 """
 
 import argparse
-import os
 import shlex
 import sys
 from dataclasses import dataclass, replace
@@ -30,8 +29,8 @@ from adafv.models.load import device_of, dtype_of
 from adafv.speed.run import plan
 from adafv.utils.clock import now
 from adafv.utils.files import writable_folder, write_text
-from adafv.utils.machine import processor_name
-from adafv.utils.records import as_csv, columns_of, row_of, write_json
+from adafv.utils.machine import cpu
+from adafv.utils.records import write_table
 
 BESIDES = {"none", "random", "uniform"}
 """Methods that look at no token."""
@@ -174,10 +173,8 @@ def main(arguments: list[str] | None = None) -> None:
     command = f"OMP_NUM_THREADS={threads} {shlex.join(words)}"
     meta: dict[str, Any] = {"command": command, "dtype": str(dtype).removeprefix("torch.")}
     meta |= {name: getattr(options, name) for name in ("tokens", "keep", "width", "repeats")}
-    meta |= {"threads": threads, "cores": os.cpu_count(), "processor": processor_name()}
-    table = [row_of(row) for row in rows]
-    write_json(out / "results.json", {"meta": meta, "rows": table})
-    write_text(out / "results.csv", as_csv(columns_of(Row), table))
+    meta |= cpu() | {"threads": threads}
+    write_table(out, meta, rows)
     write_text(out / "README.md", page(meta, rows))
     print(page(meta, rows))
 

@@ -6,7 +6,6 @@ Files are in the system's cache, as on the second start of a day; commands take 
 """
 
 import argparse
-import os
 import resource
 import shlex
 import subprocess
@@ -21,8 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from adafv.utils.files import writable_folder, write_text
-from adafv.utils.machine import processor_name
-from adafv.utils.records import as_csv, columns_of, row_of, write_json
+from adafv.utils.machine import cpu
+from adafv.utils.records import write_table
 
 ROOT = Path(__file__).parents[2]
 RESULTS = "benchmarks/accuracy/results.json"
@@ -127,10 +126,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     words = ["python", "benchmarks/start/start_times.py", *(arguments or sys.argv[1:])]
     meta: dict[str, Any] = {"command": shlex.join(words), "repeats": options.repeats}
-    meta |= {"processor": processor_name(), "cores": os.cpu_count()}
-    table = [row_of(row) for row in rows]
-    write_json(out / "results.json", {"meta": meta, "rows": table})
-    write_text(out / "results.csv", as_csv(columns_of(Row), table))
+    meta |= cpu()
+    write_table(out, meta, rows)
     write_text(out / "README.md", page(meta, rows))
     print(page(meta, rows))
 

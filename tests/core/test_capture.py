@@ -8,7 +8,7 @@ import torch
 from conftest import FAMILIES, inputs_for, picture, prompt, tiny_model, tiny_processor
 from oracles import sacmam as oracle
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from zoo.families import ZOO, ask, show, tiny
+from zoo.families import NAME_A_LAYER, ZOO, ask, show, tiny
 
 from adafv import families
 from adafv.core.capture import capture, observe
@@ -23,18 +23,6 @@ from adafv.ops.saliency import received_attention
 QUESTION = "what color is the anchor ?"
 OBSERVED = [name for name in sorted(ZOO) if families.FAMILIES[name].attention_observable]
 """Families whose tower is looked at."""
-CHOOSES = (
-    "aya_vision",
-    "internvl",
-    "llava",
-    "llava_next",
-    "llava_next_video",
-    "llava_onevision",
-    "mistral3",
-    "qianfan_ocr",
-    "video_llava",
-)
-"""Families whose configuration names the layer of the features."""
 
 
 def test_text_to_image_attention_is_the_papers():
@@ -239,7 +227,7 @@ def test_no_layer_runs_above_the_last_one_that_is_needed(name):
 
 
 @pytest.mark.parametrize("layer", [1, 2, -2, -1])
-@pytest.mark.parametrize("name", CHOOSES)
+@pytest.mark.parametrize("name", NAME_A_LAYER)
 def test_no_layer_runs_above_the_one_that_a_configuration_names(name, layer, monkeypatch):
     """As released models of these families choose one."""
     model, inputs = tiny(name).model, ask(name, (QUESTION, [show()]))

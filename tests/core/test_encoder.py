@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import flash_attention_mask
 from transformers.models.clip import modeling_clip
-from zoo.families import ZOO, ask, show, tiny
+from zoo.families import NAME_A_LAYER, ZOO, ask, show, tiny
 from zoo.towers import INTERPOLATE, TOWERS, around, llava_with, noise
 
 from adafv import METHODS, AdaFV, method
@@ -30,16 +30,6 @@ from adafv.speed.flops import grids_of
 QUESTION, OTHER = "what color is the anchor ?", "is there a red knight left of the anchor ?"
 BEFORE = [name for name, cls in METHODS.items() if not issubclass(cls, LayerPruner)]
 INSIDE = [name for name in METHODS if name not in BEFORE]
-CHOOSES = (
-    "aya_vision",
-    "internvl",
-    "llava",
-    "llava_next",
-    "llava_next_video",
-    "llava_onevision",
-    "mistral3",
-)
-CHOOSES += ("qianfan_ocr", "video_llava")
 GREEDY = {"max_new_tokens": 3, "do_sample": False}
 
 
@@ -322,7 +312,7 @@ def test_on_a_gpu_nobody_waits_to_learn_that_features_are_finite():
         _check_finite(tiny("llava").model, tokens)
 
 
-@pytest.mark.parametrize("name", CHOOSES)
+@pytest.mark.parametrize("name", NAME_A_LAYER)
 def test_a_layer_chosen_at_the_call(name, monkeypatch):
     """Features and saliency are that layer's, in `pruner`, `forward` and `generate`; keep=1 is the
     identity.

@@ -8,7 +8,7 @@ from zoo.families import ask, show, tiny
 from zoo.videos import clip
 
 from adafv import METHODS, AdaFV, method
-from adafv.core.encode import candidates
+from adafv.core.candidates import candidates
 from adafv.core.inputs import placeholders
 from adafv.core.layerwise import LayerPruner
 from adafv.core.prompt import Prompt

@@ -8,6 +8,7 @@ from zoo import crops, grids, llava, shapes, unseen
 from zoo.base import ZOO, Tiny, ask, show, tiny
 
 __all__ = [
+    "NAME_A_LAYER",
     "ZOO",
     "Tiny",
     "ask",
@@ -21,6 +22,19 @@ __all__ = [
     "tiny",
     "unseen",
 ]
+
+NAME_A_LAYER = (
+    "aya_vision",
+    "internvl",
+    "llava",
+    "llava_next",
+    "llava_next_video",
+    "llava_onevision",
+    "mistral3",
+    "qianfan_ocr",
+    "video_llava",
+)
+"""Families whose configuration names the layer of the features."""
 
 
 def generated(name: str, inputs: dict[str, Any], **options) -> list[list[int]]:

@@ -10,10 +10,10 @@ from itertools import chain
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from adafv.core.candidates import candidates
 from adafv.core.chat_template import Tokenizer, template_for
 from adafv.core.encoder import Part, run
 from adafv.core.inputs import PIXEL_NAMES, as_tensors, placeholders, video_bounds
@@ -27,12 +27,10 @@ from adafv.ops.precision import full_precision
 from adafv.ops.saliency import mean_cosine_distance
 from adafv.utils.checks import checked
 
-__all__ = ["candidates", "encode", "reask"]
+__all__ = ["encode", "reask"]
 
 LARGE = 100_000
 """Numbers of a tensor; what is smaller describes images, and is copied to the host."""
-SAME = 0.9999
-"""Cosine of a token with the last one kept at its place, from which on it shows nothing new."""
 TINY = 1e-30
 """What the distances of tokens that are all the same are divided by, instead of by their sum."""
 
@@ -265,29 +263,6 @@ def _inferred_pad_id(model: PreTrainedModel) -> int | None:
     ends = eos if isinstance(eos, list) else [eos]
     # an end of a sequence may be a token of the prompt
     return None if pad in ends else pad
-
-
-@checked
-def candidates(layout: Layout, features: Tensor) -> Tensor:
-    """Return which of an image's n tokens a method chooses from: (N,), its patches.
-
-    A token of a video that is the same as the last candidate before it, at the same place of its
-    frame, says nothing: it is not counted, and dropped as soon as any token is. So a video of a
-    scene that stands still costs what an image costs, and one that changes slowly is seen to.
-    """
-    patches = layout.patch_indices
-    if layout.frames == 1:
-        return patches
-    visual = features.detach()[_to(patches, features.device)]  # (frames · P, D')
-    frames = visual.unflatten(0, (layout.frames, -1))  # (frames, P, D')
-    last = F.normalize(frames[0].float(), dim=-1)  # (P, D') the last candidate at each place
-    new = [torch.ones_like(last[:, 0], dtype=torch.bool)]  # frames times (P,)
-    for frame in frames[1:]:
-        unit = F.normalize(frame.float(), dim=-1)  # (P, D')
-        changed = (unit * last).sum(-1) < SAME  # (P,)
-        last = torch.where(changed[:, None], unit, last)
-        new.append(changed)
-    return patches[torch.cat(new).cpu()]
 
 
 def _frames(parts: list[Part]) -> tuple[int, ...]:

@@ -20,8 +20,9 @@ from adafv.core.crop_batch import join_crops, split_crops
 from adafv.core.encode import encode, reask
 from adafv.core.evidence import Evidence
 from adafv.core.inputs import as_tensors, has_images
+from adafv.core.merging import check_merging
 from adafv.core.prompt import Question
-from adafv.core.rebuild import check_merging, rebuild
+from adafv.core.rebuild import rebuild
 from adafv.core.selection import Selection, first
 from adafv.core.signals import SALIENCY, Signal
 from adafv.core.visual_tokens import Encoding, VisualTokens

@@ -1,5 +1,6 @@
 """The machine that something is measured on."""
 
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 
 from adafv.utils.checks import checked
 
-__all__ = ["machine_of", "processor_name"]
+__all__ = ["cpu", "machine_of", "processor_name"]
 
 
 def processor_name() -> str:
@@ -20,6 +21,11 @@ def processor_name() -> str:
             if "model name" in line:
                 return line.split(": ")[1]
     return platform.processor() or platform.machine()
+
+
+def cpu() -> dict[str, Any]:
+    """Return the name of this machine's CPU, and how many cores it has."""
+    return {"processor": processor_name(), "cores": os.cpu_count()}
 
 
 @checked

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ __all__ = [
     "row_of",
     "where",
     "write_json",
+    "write_table",
 ]
 
 Rows = list[dict[str, Any]]
@@ -87,6 +88,19 @@ def write_json(path: str | Path, content: dict[str, Any] | list[Any]) -> None:
         ValueError: the file cannot be written.
     """
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+@checked
+def write_table(folder: Path, meta: dict[str, Any], entries: Sequence[Any]) -> None:
+    """Write results.json, with what made the rows, and results.csv into a folder.
+
+    Args:
+        meta: what all rows have in common.
+        entries: instances of one dataclass, at least one.
+    """
+    rows = [row_of(entry) for entry in entries]
+    write_json(folder / "results.json", {"meta": meta, "rows": rows})
+    write_text(folder / "results.csv", as_csv(columns_of(type(entries[0])), rows))
 
 
 @checked

@@ -8,7 +8,7 @@ from itertools import chain, groupby
 import torch
 from torch import Tensor
 
-from adafv.core.encode import candidates
+from adafv.core.candidates import candidates
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
 from adafv.integrations.vllm.encoder_cache import Encoded
