@@ -4,7 +4,7 @@ from html import escape
 
 from PIL import Image
 
-from adafv.app.drawing import Box, chosen_by, figure, ground, heat, kept
+from adafv.app.drawing import Box, figure, ground, heat, kept, tokens_by_color
 from adafv.app.view import DENSE, Result, View
 from adafv.data.sample import same_answer
 from adafv.methods import KNOWN
@@ -126,7 +126,7 @@ def _legend(view: View) -> str:
         if result.explanation is not None:
             if not result.explanation.attention:
                 names[SALIENCY] = DISTINCT
-            chosen = chosen_by(result.explanation)
+            chosen = tokens_by_color(result.explanation)
             occurring |= {color for color, tokens in chosen.items() if tokens}
     items = [
         f'<li><i style="background:{color}"></i><b>{name}</b></li>'

@@ -16,7 +16,7 @@ from adafv.viz import Explanation, Scale, shade
 from adafv.viz.figure import BOTH, PLAIN, RELEVANCE, SALIENCY
 from adafv.viz.maps import token_colors
 
-__all__ = ["Box", "chosen_by", "data_url", "figure", "ground", "heat", "image", "kept"]
+__all__ = ["Box", "data_url", "figure", "ground", "heat", "image", "kept", "tokens_by_color"]
 
 IMAGE_ID = "adafv-image"
 FILL = f"url(#{IMAGE_ID}-fill)"
@@ -84,7 +84,7 @@ def kept(explanation: Explanation, scale: Scale, box: Box) -> list[str]:
     for stage in explanation.stages[:-1]:
         layers.append(f'<path class="passed" fill="{FILL}" d="{path(here(stage.kept))}"/>')
     layers.append(f'<path fill="{FILL}" d="{path(here(explanation.kept))}"/>')
-    for color, members in chosen_by(explanation).items():
+    for color, members in tokens_by_color(explanation).items():
         tokens = [token for token in here(explanation.kept) if token in members]
         if tokens:
             layers.append(
@@ -95,8 +95,8 @@ def kept(explanation: Explanation, scale: Scale, box: Box) -> list[str]:
 
 
 @checked
-def chosen_by(explanation: Explanation) -> dict[str, set[int]]:
-    """Return kept tokens by the colour of the list that they are on."""
+def tokens_by_color(explanation: Explanation) -> dict[str, set[int]]:
+    """Return kept tokens by the colour of the score that speaks for them."""
     colors = token_colors(explanation)  # (K,)
     found: dict[str, set[int]] = {}
     for color in (RELEVANCE, SALIENCY, BOTH, PLAIN):
