@@ -7,6 +7,7 @@ UI := .venv-ui
 KERNELS := .venv-kernels
 CONSTRAINTS := constraints.txt
 
+SITE := build/site
 .PHONY: env demo docs pages simulate pictures serve-demo test test-fast test-compiled coverage test-lmms test-vllm test-engines test-clients test-vllm-gpu test-ui test-kernels \
 	bench-cpu bench-cpu-whole bench-gpu lint lint-workflows lint-deploy audit sbom house dist clean
 
@@ -22,7 +23,7 @@ demo: env
 	$(BIN)/python -m adafv.demo.library
 
 docs: $(VENV)/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(SITE)
 
 # What code makes of the documentation, as it lies in the repository; --drawings draws docs/drawings, too.
 pages: env

@@ -17,7 +17,6 @@ from chromium import chromium, serious
 from playwright.sync_api import Browser, Page, expect
 
 ROOT = Path(__file__).parents[2]
-SITE = ROOT / "build" / "site"
 SHOTS = ROOT / "build" / "site-shots"
 PAGES = ("index", "serving", "accuracy", "methods", "cli", "limits")
 # a phone, a tablet, a desk
@@ -33,11 +32,11 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[str]:
-    """Where the site can be opened; it is built first where it isn't there."""
-    if not (SITE / "index.html").is_file():
-        subprocess.run(["make", "docs"], cwd=ROOT, check=True, capture_output=True)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SITE)))
+def site(tmp_path_factory) -> Iterator[str]:
+    """Where the site can be opened, as it is built now; another build may run meanwhile."""
+    folder = tmp_path_factory.mktemp("site")
+    subprocess.run(["make", "docs", f"SITE={folder}"], cwd=ROOT, check=True, capture_output=True)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
