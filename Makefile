@@ -6,8 +6,8 @@ VLLM := .venv-vllm
 UI := .venv-ui
 KERNELS := .venv-kernels
 CONSTRAINTS := constraints.txt
-
 SITE := build/site
+
 .PHONY: env demo docs pages simulate pictures serve-demo test test-fast test-compiled coverage test-lmms test-vllm test-engines test-clients test-vllm-gpu test-ui test-kernels \
 	bench-cpu bench-cpu-whole bench-gpu lint lint-workflows lint-deploy audit sbom house dist clean
 
