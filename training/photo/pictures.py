@@ -3,16 +3,17 @@
 A picture is one thing cut out; an image is a scene of several, as the model sees it.
 
 Clip art (public domain) comes from Debian's openclipart-svg, photographs from
-tuxpaint-stamps-default (GPL-2: read here, never committed), icons from npm (`icons.py`). All are
-downloaded once and unpacked into the cache folder; nothing is installed.
+tuxpaint-stamps-default (GPL-2: read here, never committed) and two programs (`photographs.py`),
+icons from npm (`icons.py`). All are downloaded once and unpacked into the cache folder; nothing is
+installed.
 """
 
 import hashlib
 import io
 import json
 import re
-import subprocess
 from collections import defaultdict
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,13 +22,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from training.photo.cache import CACHE
-from training.photo.icons import icons, shown
-from training.photo.names import lines_of, noun_in
+from training.photo.debian import DEBIAN, unpack
+from training.photo.icons import ADDED, LICENCES, icons, shown
+from training.photo.names import NOUNS, Noun, lines_of, noun_in
+from training.photo.photographs import photographs
 
 __all__ = ["PICTURES", "clusters", "open_picture", "prepare", "read_index", "split_of"]
 
 PICTURES = CACHE / "pictures"
-PACKAGES = ("tuxpaint-stamps-default", "openclipart-svg")
 SIDE = 320  # pixels of a picture's longer side
 NEAR = 8  # bits of 64 in which two fingerprints of the same drawing may differ
 COLLECTION = re.compile(
@@ -57,6 +59,20 @@ COLOURS = {
 }
 
 
+@dataclass(frozen=True)
+class Found:
+    """A file that may show a thing, which one, and what kind of picture it is.
+
+    Attributes:
+        round: 1 or 2. Pictures of the first keep the split that they had before the second came.
+    """
+
+    path: Path
+    noun: Noun | None
+    source: str
+    round: int
+
+
 def prepare() -> None:
     """Download, cut out, name and list every picture of a known thing, unless that was done."""
     if (PICTURES / "index.json").is_file():
@@ -64,40 +80,83 @@ def prepare() -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
 
     # cut out each file once, whatever its name
-    stamps, drawings = _unpacked()
-    files = sorted(stamps.rglob("*.png")) + sorted(drawings.rglob("*.svg")) + icons()
     rows = []
     prints = []
     known = set()
-    for path in tqdm(files, desc="pictures"):
-        content = path.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()[:16]
-        source = _source(path)
-        if digest in known or (source != "icon" and SKIPPED.search(str(path))):
+    for found in tqdm(_all_found(), desc="pictures"):
+        digest = hashlib.sha256(found.path.read_bytes()).hexdigest()[:16]
+        if found.noun is None or digest in known:
             continue
         known.add(digest)
-        noun = shown(path.stem) if source == "icon" else noun_in(_caption(path, content))
-        picture = _cut(path) if noun is not None else None
-        if noun is None or picture is None:
+        picture = _cut(found.path)
+        if picture is None:
             continue
         picture.save(PICTURES / f"{digest}.png")
         row = {
             "id": digest,
-            "file": path.name,
-            "source": source,
-            "name": noun.name,
-            "kind": noun.kind,
+            "file": found.path.name,
+            "source": found.source,
+            "name": found.noun.name,
+            "kind": found.noun.kind,
             "colour": _colour(picture),
+            "round": found.round,
         }
         rows.append(row)
         prints.append(_prints(picture))
 
-    # variants of one drawing are one cluster, which is in one split
-    for row, cluster in zip(rows, clusters(prints), strict=True):
-        row["cluster"] = rows[cluster]["id"]
-    for row in rows:
-        row["split"] = split_of(row, rows)
-    (PICTURES / "index.json").write_text(json.dumps(rows, indent=0))
+    # the first round, then what is new in the second: no split of the first changes by it
+    listed = []
+    for round_ in (1, 2):
+        own = [index for index, row in enumerate(rows) if row["round"] == round_]
+        if round_ == 2:
+            own = _unlike(prints, own, [index for index in range(len(rows)) if index not in own])
+        listed += _split(rows, prints, own)
+    (PICTURES / "index.json").write_text(json.dumps(listed, indent=0))
+
+
+def _split(rows: list[dict], prints: list[tuple[int, int]], own: list[int]) -> list[dict]:
+    """Return some of the pictures with their clusters and splits.
+
+    Variants of one drawing are one cluster, which is in one split.
+    """
+    chosen = [rows[index] for index in own]
+    for row, cluster in zip(chosen, clusters([prints[index] for index in own]), strict=True):
+        row["cluster"] = chosen[cluster]["id"]
+    for row in chosen:
+        row["split"] = split_of(row, chosen)
+    return chosen
+
+
+def _unlike(prints: list[tuple[int, int]], some: list[int], others: list[int]) -> list[int]:
+    """Return which of some pictures are no variants of any of the others."""
+    plain = _bits([prints[index][0] for index in others])  # (O, 64)
+    unlike = []
+    for index in some:
+        # as it is, and in the mirror
+        both = _bits(list(prints[index]))  # (2, 64)
+        differing = (plain[:, None] != both).sum(2)  # (O, 2)
+        if differing.min() > NEAR:
+            unlike.append(index)
+    return unlike
+
+
+def _all_found() -> list[Found]:
+    """Return every file of all sources, in a fixed order."""
+    unpack("tuxpaint-stamps-default", "openclipart-svg")
+    stamps = sorted((DEBIAN / "usr/share/tuxpaint/stamps").rglob("*.png"))
+    drawings = sorted((DEBIAN / "usr/share/openclipart/svg").rglob("*.svg"))
+    found = []
+    for path in (*stamps, *drawings):
+        if not SKIPPED.search(str(path)):
+            noun = noun_in(_caption(path, path.read_bytes()))
+            found.append(Found(path, noun, _source(path), 1))
+    for round_, packages in enumerate((LICENCES, ADDED), 1):
+        found += [Found(path, shown(path.stem), "icon", round_) for path in icons(packages)]
+    for path, name in photographs():
+        # of Sweet Home 3D's furniture
+        source = "photo" if path.suffix == ".webp" else "render"
+        found.append(Found(path, NOUNS[name], source, 2))
+    return found
 
 
 @lru_cache
@@ -157,9 +216,9 @@ def split_of(row: dict, rows: list[dict]) -> str:
 
 
 def _source(path: Path) -> str:
-    """Return what kind of picture a file is."""
-    if path.suffix != ".png":
-        return "icon" if CACHE / "icons" in path.parents else "clipart"
+    """Return what kind of picture a stamp or a drawing is."""
+    if path.suffix == ".svg":
+        return "clipart"
     return "stamp" if "/cartoon/" in str(path) else "photo"
 
 
@@ -174,25 +233,6 @@ def _root(first: list[int], index: int) -> int:
     while first[index] != index:
         index = first[index]
     return index
-
-
-def _unpacked() -> tuple[Path, Path]:
-    """Return the folders of stamps and drawings, downloaded and unpacked if they are missing."""
-    folder = CACHE / "debian"
-    stamps = folder / "usr/share/tuxpaint/stamps"
-    drawings = folder / "usr/share/openclipart/svg"
-    if not (stamps.is_dir() and drawings.is_dir()):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            subprocess.run(["apt-get", "download", *PACKAGES], cwd=folder, check=True)
-            for package in sorted(folder.glob("*.deb")):
-                subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            names = " and ".join(PACKAGES)
-            raise SystemExit(
-                f"{names} cannot be had ({error}): training needs a Debian or Ubuntu with apt"
-            ) from None
-    return stamps, drawings
 
 
 def _caption(path: Path, content: bytes) -> str:
