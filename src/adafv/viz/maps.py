@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from adafv.utils.checks import checked
-from adafv.viz.collect import Explanation
+from adafv.viz.explained_answer import Explanation
 from adafv.viz.figure import (
     BODY,
     BOTH,
