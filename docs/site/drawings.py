@@ -164,19 +164,6 @@ def _compared(share: float) -> style.PixelFigure:
     return page
 
 
-def mixture() -> bytes:
-    """The formula of the mixture, typeset; in a grey that is read on light and on dark pages."""
-    figure = Figure(figsize=(5.4, 0.75))
-    formula = (
-        r"$k_t^{*} = \arg\max_{k}\; \sqrt{P_t(k)\; P_v(K - k)}, \quad"
-        r" P(k) = \sum_{i \leq k} a_{(i)} \,/\, \sum_{i} a_i$"
-    )
-    figure.text(0.01, 0.5, formula, fontsize=15, color="#6e7781", va="center", math_fontfamily="cm")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue()
-
-
 def split() -> bytes:
     """The mixture for three questions about one image: what every split captures, and the best
     one.
@@ -229,7 +216,6 @@ DRAWINGS: dict[str, Callable[[], bytes]] = {
     "explain.png": explain,
     "budget.gif": budget,
     "right.png": right,
-    "mixture.svg": mixture,
     "kept.png": kept,
     "split.png": split,
 }

@@ -20,9 +20,10 @@ from adafv.core.layerwise import LayerPruner
 from adafv.core.pruner import Pruner
 from adafv.evaluation import report
 from adafv.integrations.vllm.options import VLLMOptions
-from adafv.methods import CLASSES, NoPruning, method
+from adafv.methods import CLASSES, VIDEO_CLASSES, NoPruning, method
 
 FIDELITY = Path(__file__).with_name("fidelity.json")
+FORMULAS = Path(__file__).with_name("formulas.md")
 OPERATIONS = Path(__file__).with_name("operations.json")
 SUITES = ("scenes", "scenes-small", "scenes-text", "easy-vqa")
 FAILS = 0.9
@@ -86,7 +87,16 @@ def methods_page() -> str:
         part: max(row[part]["cases"] for row in fidelity().values()) for part in ("one", "five")
     }
     notes = NOTES.format(command=command, count=operations()["visual_tokens"], **cases)
-    return "\n\n".join([HEAD, ideas(), overview(), notes, *map(section, CLASSES)]) + "\n"
+    symbols = f"## Symbols\n\n{formulas()['Symbols']}"
+    sections = [section(cls) for cls in CLASSES]
+    return "\n\n".join([HEAD, ideas(), overview(), notes, symbols, *sections, clips()]) + "\n"
+
+
+@cache
+def formulas() -> dict[str, str]:
+    """Markdown of `formulas.md` by its headings: the names of methods, and "Symbols"."""
+    _, *found = re.split(r"^#+ (.+)\n", FORMULAS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {name: text.strip() for name, text in zip(found[::2], found[1::2], strict=True)}
 
 
 @cache
@@ -195,11 +205,21 @@ def section(cls: type[Pruner]) -> str:
         title,
         f"**{summary}**",
         linked(idea),
+        formulas().get(cls.name, ""),
         "\n".join(f"- Departure: {linked(text)}" for text in departures),
     ]
     blocks += [held(cls), options_table(cls, options), cost(cls), failures(cls), retention(cls)]
     reference = f"Reference: [`adafv.methods.{cls.__name__}`][{cls.__module__}.{cls.__name__}]"
     return "\n\n".join(block for block in (*blocks, reference) if block)
+
+
+def clips() -> str:
+    """What the methods that compare frames go by."""
+    blocks = ["## Methods of clips"]
+    for cls in VIDEO_CLASSES:
+        summary = parts(inspect.getdoc(cls) or "")[0]
+        blocks += [f"**`{cls.name}`**: {summary}", formulas()[cls.name]]
+    return "\n\n".join(blocks)
 
 
 def anchor(cls: type[Pruner]) -> str:
@@ -211,6 +231,8 @@ def parts(doc: str) -> tuple[str, str, list[str], dict[str, str]]:
     summary, _, rest = doc.partition("\n")
     body, *tail = re.split(r"^(Args|Raises):\n", rest.strip(), flags=re.MULTILINE)
     idea, *departures = re.split(r"\s*\bDeparture: ", body.strip())
+    # a formula in the terminal's way: the page has it typeset
+    idea = re.sub(r"(?:^ {4}.*\n?)+", "", idea, flags=re.MULTILINE).strip()
     options: dict[str, str] = {}
     for title, text in zip(tail[::2], tail[1::2], strict=True):
         if title == "Args":

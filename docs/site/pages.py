@@ -1,5 +1,5 @@
-"""Hooks of `mkdocs build`: pages that lie outside `docs`, the gallery, links that lead there, and a
-name that the theme forgot.
+"""Hooks of `mkdocs build`: pages that lie outside `docs`, the gallery, links that lead there,
+formulas, and a name that the theme forgot.
 
 The Markdown reads on its own too: links are those of the repository, and become the site's here.
 """
@@ -9,9 +9,11 @@ import json
 import os
 import posixpath
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
 from leaderboard import leaderboard_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -57,6 +59,8 @@ HOMES = {
     "README.md": "index.md",
 }
 ORIGINS = {page: origin for origin, page in ELSEWHERE.items()}
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.DOTALL)
+"""TeX as `pymdownx.arithmatex` marks it, in a line and in a block of its own."""
 LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]+)?\)")
 
 
@@ -76,6 +80,11 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Turn links of the repository into links of the site."""
     uri = page.file.src_uri
     return LINK.sub(lambda found: link(found[1], found[2], found[3] or "", uri), markdown)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Typeset formulas as MathML, which a browser needs nothing else for."""
+    return FORMULA.sub(lambda found: formula(found[2], block=found[1] == "div"), content)
 
 
 def on_post_page(output: str, **_: Any) -> str:
@@ -104,6 +113,14 @@ def gallery() -> tuple[str, dict[str, bytes]]:
                 images[name] = base64.b64decode(encoded)
                 blocks.append(f"![What the methods keep]({name})")
     return "\n\n".join(blocks), images
+
+
+def formula(tex: str, *, block: bool) -> str:
+    """Return a formula as MathML; a wide block scrolls in its own box."""
+    tex = " ".join(unescape(tex).split())
+    if not block:
+        return convert(tex)
+    return f'<div class="formula">{convert(tex, display="block")}</div>'
 
 
 def link(text: str, target: str, anchor: str, uri: str) -> str:

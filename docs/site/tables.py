@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import ablation
+import clips
 import engines
 import low
 import photo
@@ -233,7 +234,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "by-kind": by_kind,
     "ceilings": ceilings,
     "choice": choice,
-    "clips": ablation.clips,
+    "clips": clips.clips,
     "engines": engines.engines,
     "front": front,
     "low": low.low,

@@ -34,6 +34,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "selection": ("core.selection",),
     "text": ("models.boilerplate",),
     "turns": ("core.chat_template",),
+    "viz.collect": ("viz.explained_answer",),
 }
 """Modules that users imported, and where what they held is now; all names below `adafv`."""
 FOLDERS = ("serving",)

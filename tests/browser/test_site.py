@@ -1,7 +1,8 @@
-"""The documentation as it is built, in a real Chromium: no page is wider than its window, and
-axe-core finds nothing serious, light or dark.
+"""The documentation as it is built, in a real Chromium: no page is wider than its window, axe-core
+finds nothing serious, light or dark, and formulas are typeset.
 """
 
+import re
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -18,7 +19,7 @@ from playwright.sync_api import Browser, Page, expect
 
 ROOT = Path(__file__).parents[2]
 SHOTS = ROOT / "build" / "site-shots"
-PAGES = ("index", "serving", "accuracy", "methods", "cli", "limits")
+PAGES = ("index", "serving", "accuracy", "how-it-works", "methods", "cli", "limits")
 # a phone, a tablet, a desk
 WIDTHS = (390, 768, 1400)
 HEIGHT = 1200
@@ -32,11 +33,17 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Iterator[str]:
-    """Where the site can be opened, as it is built now; another build may run meanwhile."""
+def built(tmp_path_factory) -> Path:
+    """The site's files, as it is built now; another build may run meanwhile."""
     folder = tmp_path_factory.mktemp("site")
     subprocess.run(["make", "docs", f"SITE={folder}"], cwd=ROOT, check=True, capture_output=True)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(built) -> Iterator[str]:
+    """Where the site can be opened."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(built)))
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
@@ -70,6 +77,27 @@ def test_pages(page, site, name):
         page.screenshot(path=SHOTS / f"{name}-{width}-{scheme}.png")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert serious(page) == []
+
+
+def test_formulas_are_typeset(built):
+    """As MathML, every one of them, with no TeX left that nothing understood."""
+    formulas = 0
+    for path in built.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        formulas += text.count("<math")
+        assert "arithmatex" not in text, path
+        prose = re.sub(r"<(script|style|pre|code)\b.*?</\1>|<[^>]*>", "", text, flags=re.DOTALL)
+        assert not re.search(r"\$|\\[a-z]", prose), path
+    assert formulas
+
+
+@pytest.mark.parametrize("page", ["light"], indirect=True)
+def test_a_wide_formula_scrolls_by_the_keyboard(page, site):
+    """On a phone, in its own box."""
+    page.set_viewport_size({"width": WIDTHS[0], "height": HEIGHT})
+    page.goto(f"{site}methods/")
+    expect(page.locator(".formula[tabindex='0']").first).to_be_attached()
+    assert serious(page, "scrollable-region-focusable") == []
 
 
 @pytest.mark.parametrize("page", ["light"], indirect=True)

@@ -11,8 +11,8 @@ from adafv import method, viz
 from adafv.data.scenes import draw
 from adafv.evaluation.disagreement import disagreements
 from adafv.models.ask import ask, ask_encoded
-from adafv.viz import collect
 from adafv.viz import compare as beside
+from adafv.viz import explained_answer
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ def short_answers(monkeypatch):
     def short(function):
         return lambda *given, max_new_tokens: function(*given, max_new_tokens=3)
 
-    monkeypatch.setattr(collect, "ask", short(ask))
+    monkeypatch.setattr(explained_answer, "ask", short(ask))
     monkeypatch.setattr(beside, "ask_encoded", short(ask_encoded))
 
 

@@ -11,6 +11,7 @@ import methods
 import pytest
 
 from adafv.data.suites import SUITES
+from adafv.methods import METHODS, VIDEO_METHODS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -73,6 +74,21 @@ def test_operations_are_counted_for_every_method():
     counts = json.loads(methods.OPERATIONS.read_text(encoding="utf-8"))["methods"]
     between = {"fastv", "sparsevlm", "pdrop"}
     assert set(counts) == {cls.name for cls in methods.CLASSES} - between
+
+
+def test_formulas_are_of_methods_and_on_their_page():
+    """One of a method that was renamed would be shown nowhere."""
+    formulas = dict(methods.formulas())
+    symbols = formulas.pop("Symbols")
+    page = methods.methods_page()
+    assert formulas.keys() <= METHODS.keys() | VIDEO_METHODS.keys()
+    assert all(text in page for text in (symbols, *formulas.values()))
+
+
+def test_docstrings_are_plain_text():
+    """TeX is for the pages: `help` and `adafv methods` show a docstring as it is."""
+    for cls in (*METHODS.values(), *VIDEO_METHODS.values()):
+        assert not set("\\$") & set(cls.__doc__ or ""), cls.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

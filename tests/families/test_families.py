@@ -28,7 +28,7 @@ from adafv.families.base import base_of, layers_of
 from adafv.models.ask import ask as answer_question
 from adafv.models.load import load
 from adafv.models.prompting import build_inputs
-from adafv.viz.collect import explanation
+from adafv.viz.explained_answer import explanation
 
 QUESTION = "what color is the anchor ?"
 OTHER = "is there a red knight left of the anchor ?"

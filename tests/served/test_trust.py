@@ -117,5 +117,5 @@ def test_a_flag_that_nobody_knows(monkeypatch, capsys):
         main()
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert "neither adafv serve nor vLLM has --kep: did you mean --keep?" in said
+    assert "neither adafv serve nor vLLM has --kep: did you mean '--keep'?" in said
     assert "usage" not in said

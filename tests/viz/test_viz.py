@@ -15,8 +15,8 @@ from adafv import AdaFV, method, viz
 from adafv.families.crops import Generic
 from adafv.models.ask import ask
 from adafv.ops.relevance import text_to_image_attention
-from adafv.viz import collect
-from adafv.viz.collect import words
+from adafv.viz import explained_answer
+from adafv.viz.explained_answer import words
 from adafv.viz.pieces import pieces
 from adafv.viz.regions import ranges
 
@@ -26,7 +26,7 @@ QUESTION = "what color is the anchor ?"
 @pytest.fixture(autouse=True)
 def short_answers(monkeypatch):
     monkeypatch.setattr(
-        collect, "ask", lambda *given, max_new_tokens: ask(*given, max_new_tokens=3)
+        explained_answer, "ask", lambda *given, max_new_tokens: ask(*given, max_new_tokens=3)
     )
 
 
@@ -78,7 +78,7 @@ def test_what_each_stage_between_layers_drops(model, processor, tmp_path, name):
 @pytest.mark.parametrize("name", ["adafv", "fastv", "tome"])
 def test_where_tokens_lie_nowhere_known(model, processor, tmp_path, monkeypatch, name):
     """What is kept is listed, and no map is drawn."""
-    monkeypatch.setattr(collect, "family_of", lambda model: Generic())
+    monkeypatch.setattr(explained_answer, "family_of", lambda model: Generic())
     chosen = method(name, keep=0.7)
     what = viz.explanation(model, processor, picture(), QUESTION, chosen, 3)
     assert what.scales == what.maps == []
@@ -207,7 +207,7 @@ def test_an_image_in_parts_that_lie_nowhere_known(model, processor):
     """One sentence, not a part that stands for all of them."""
     encoding = SimpleNamespace(tokens=SimpleNamespace(counts=(3, 4)))
     with pytest.raises(ValueError, match="reads the image in 2 parts"):
-        collect.explained(
+        explained_answer.explained(
             model, processor, {}, picture(), QUESTION, AdaFV(keep=1.0), encoding, *[None] * 3
         )
 

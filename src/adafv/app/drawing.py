@@ -13,8 +13,7 @@ from PIL import Image
 
 from adafv.utils.checks import checked
 from adafv.viz import Explanation, Scale, shade
-from adafv.viz.figure import BOTH, PLAIN, RELEVANCE, SALIENCY
-from adafv.viz.maps import token_colors
+from adafv.viz.palette import BOTH, PLAIN, RELEVANCE, SALIENCY, token_colors
 
 __all__ = ["Box", "data_url", "figure", "ground", "heat", "image", "kept", "tokens_by_color"]
 
@@ -97,7 +96,7 @@ def kept(explanation: Explanation, scale: Scale, box: Box) -> list[str]:
 @checked
 def tokens_by_color(explanation: Explanation) -> dict[str, set[int]]:
     """Return kept tokens by the colour of the score that speaks for them."""
-    colors = token_colors(explanation)  # (K,)
+    colors = token_colors(*explanation.chosen_by())  # (K,)
     found: dict[str, set[int]] = {}
     for color in (RELEVANCE, SALIENCY, BOTH, PLAIN):
         found[color] = set(explanation.kept[colors == color].tolist())

@@ -1,7 +1,6 @@
 """Read questions from a JSONL file, and write their results to another: all, once, in order."""
 
 import contextlib
-import difflib
 import hashlib
 import json
 import math
@@ -10,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adafv.utils.checks import checked
+from adafv.utils.checks import checked, did_you_mean
 from adafv.utils.files import Lines, differences, write_text
 
 __all__ = ["Line", "Results", "checksum", "read_lines"]
@@ -181,8 +180,7 @@ def _check_keys(entry: dict[str, Any]) -> None:
     for key in entry:
         if key not in KEYS:
             # a typing error would otherwise be ignored silently
-            close = difflib.get_close_matches(key, KEYS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"a line has {', '.join(KEYS)}"
+            hint = did_you_mean(key, KEYS, f"a line has {', '.join(KEYS)}")
             raise ValueError(f"the key {key!r} is unknown: {hint}")
 
 

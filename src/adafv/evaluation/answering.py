@@ -19,7 +19,7 @@ from adafv.evaluation.prompts import Prompts
 from adafv.evaluation.videos import as_videos
 from adafv.methods import from_spec, method
 from adafv.models.load import fingerprint, processor_fingerprint
-from adafv.models.prepared import PreparedImages
+from adafv.models.prepared_images import PreparedImages
 from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked
 

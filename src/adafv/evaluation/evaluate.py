@@ -1,6 +1,5 @@
 """Accuracy of methods at budgets: every question dense, blind and pruned, from one pass."""
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from adafv.evaluation.own import (
 )
 from adafv.models.boilerplate import boilerplate
 from adafv.models.vocabulary import warn_of_photograph
-from adafv.utils.checks import checked
+from adafv.utils.checks import checked, did_you_mean
 
 __all__ = ["Evaluation", "Findings"]
 
@@ -251,8 +250,7 @@ class Evaluation:
 def _check_suite(suite: str) -> None:
     if is_own(suite) or suite in suites.SUITES:
         return
-    close = difflib.get_close_matches(suite, suites.SUITES, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(suites.SUITES)}"
+    hint = did_you_mean(suite, suites.SUITES, f"there are {', '.join(suites.SUITES)}")
     raise ValueError(f"suite {suite!r} is unknown: {hint}")
 
 

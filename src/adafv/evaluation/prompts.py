@@ -17,7 +17,7 @@ from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.videos import on_contact_sheet
 from adafv.families import check_has_grid
 from adafv.models.generation import check_length, decode, generate
-from adafv.models.prepared import PreparedImages
+from adafv.models.prepared_images import PreparedImages
 from adafv.models.prompting import build_text
 from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked

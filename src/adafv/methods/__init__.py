@@ -1,6 +1,5 @@
 """The methods by name. A new one is a file here and its class in `CLASSES`."""
 
-import difflib
 from collections import ChainMap
 from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
@@ -40,7 +39,7 @@ from adafv.methods.vcast import VCAST
 from adafv.methods.vidcom2 import VidCom2
 from adafv.methods.visionzip import VisionZip
 from adafv.methods.vispruner import VisPruner
-from adafv.utils.checks import checked
+from adafv.utils.checks import checked, did_you_mean
 
 __all__ = [
     "BASELINES",
@@ -136,8 +135,7 @@ def method(name: str, **options: Any) -> Pruner:
     """
     cls = KNOWN.get(name)
     if cls is None:
-        close = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(METHODS)}"
+        hint = did_you_mean(name, KNOWN, f"there are {', '.join(METHODS)}")
         raise ValueError(f"method {name!r} is unknown: {hint}")
 
     known = [field.name for field in fields(cls)]

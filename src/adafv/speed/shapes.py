@@ -1,6 +1,5 @@
 """Models to time: real classes at their real sizes, random weights. Nothing is downloaded."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 
 from adafv.models.processors import images_only
-from adafv.utils.checks import checked
+from adafv.utils.checks import checked, did_you_mean
 
 __all__ = ["QUESTION", "SHAPES", "Shape", "build", "image", "shape_of", "with_control_tokens"]
 
@@ -238,8 +237,7 @@ def shape_of(name: str) -> Shape:
     """
     if name in SHAPES:
         return SHAPES[name]
-    close = difflib.get_close_matches(name, SHAPES, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(SHAPES)}"
+    hint = did_you_mean(name, SHAPES, f"there are {', '.join(SHAPES)}")
     raise ValueError(f"shape {name!r} is unknown: {hint}")
 
 

@@ -6,11 +6,12 @@ import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import wraps
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-__all__ = ["checked", "one_of"]
+__all__ = ["checked", "did_you_mean", "one_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -193,6 +194,17 @@ def _shown(value: Any) -> str:
     # a tensor's repr has many lines
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+@checked
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """Suggest the known name that is closest to an unknown one.
+
+    Args:
+        otherwise: what to say where none is close.
+    """
+    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else otherwise
 
 
 def one_of(name: str, value: object, *known: str) -> None:

@@ -10,7 +10,8 @@ from adafv.core.pruner import Pruner
 from adafv.models.videos import Video
 from adafv.utils.checks import checked
 from adafv.utils.files import atomic, check_png
-from adafv.viz.collect import (
+from adafv.viz.compare import explanations, side_by_side
+from adafv.viz.explained_answer import (
     Explanation,
     Word,
     check_drawable,
@@ -19,7 +20,6 @@ from adafv.viz.collect import (
     question_words,
     split_curves,
 )
-from adafv.viz.compare import explanations, side_by_side
 from adafv.viz.regions import Maps, Scale, scales, shade, token_map, view
 from adafv.viz.stages import Stage, stages
 

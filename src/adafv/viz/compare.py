@@ -17,7 +17,7 @@ from adafv.models.ask import ask_encoded
 from adafv.models.images import to_rgb
 from adafv.models.prompting import build_inputs
 from adafv.utils.checks import checked
-from adafv.viz.collect import Explanation, check_drawable, explained
+from adafv.viz.explained_answer import Explanation, check_drawable, explained
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

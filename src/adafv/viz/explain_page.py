@@ -11,7 +11,7 @@ from adafv.data.sample import same_answer
 from adafv.models.ask import Answer
 from adafv.utils.checks import checked
 from adafv.viz import figure as style
-from adafv.viz.collect import Explanation, split_curves
+from adafv.viz.explained_answer import Explanation, split_curves
 from adafv.viz.maps import draw_image, draw_kept, draw_relevance, draw_saliency
 from adafv.viz.stages import Stage
 

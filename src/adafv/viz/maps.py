@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from adafv.utils.checks import checked
-from adafv.viz.collect import Explanation
+from adafv.viz.explained_answer import Explanation
 from adafv.viz.figure import (
     BODY,
     BOTH,
@@ -27,9 +27,10 @@ from adafv.viz.figure import (
     PixelFigure,
     wrapped,
 )
+from adafv.viz.palette import token_colors
 from adafv.viz.regions import Scale, ranges, shade
 
-__all__ = ["draw_image", "draw_kept", "draw_relevance", "draw_saliency", "token_colors"]
+__all__ = ["draw_image", "draw_kept", "draw_relevance", "draw_saliency"]
 
 SHARP = 2  # pixels of an image for each of the page's
 LEAST_SHARE = 0.005  # of a word that is named
@@ -128,23 +129,12 @@ def _heat(
 
 
 @checked
-def token_colors(what: Explanation) -> NDArray:
-    """Return the colour (K,) of each kept token: of the list that it is on, both, or neither."""
-    by_relevance, by_saliency = what.chosen_by()
-    color = np.full(len(by_relevance), PLAIN, dtype=object)  # (K,)
-    color[by_relevance] = RELEVANCE
-    color[by_saliency] = SALIENCY
-    color[by_relevance & by_saliency] = BOTH
-    return color
-
-
-@checked
 def draw_kept(figure: PixelFigure, x: float, y: float, what: Explanation) -> None:
     """Draw the kept patches bright, in a frame of the colour of who chose them; the rest pale.
 
     Where tokens lie nowhere that is known, list them.
     """
-    color = token_colors(what)  # (K,)
+    color = token_colors(*what.chosen_by())  # (K,)
     colors = dict(zip(what.kept.tolist(), color, strict=True))
 
     def paint(axes: Axes, scale: Scale, box: Box, width: float, height: float) -> None:

@@ -1,10 +1,14 @@
 """Colours that mean the same in every picture: of signals, and of methods by what they look at."""
 
 from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from adafv.utils.checks import checked
 
-__all__ = ["BOTH", "PLAIN", "RELEVANCE", "SALIENCY", "colors_of"]
+__all__ = ["BOTH", "PLAIN", "RELEVANCE", "SALIENCY", "colors_of", "token_colors"]
 
 # of Okabe and Ito's palette: told apart by colour-blind readers, too
 SALIENCY = "#0072b2"
@@ -45,3 +49,18 @@ def colors_of(names: Iterable[str]) -> dict[str, str]:
             found[name] = _OTHERS[others % len(_OTHERS)]
             others += 1
     return found
+
+
+@checked
+def token_colors(by_relevance: NDArray[Any], by_saliency: NDArray[Any]) -> NDArray[Any]:
+    """Return the colour (K,) of each kept token: of the list that it is on, both, or neither.
+
+    Args:
+        by_relevance: (K,), true for a token that relevance speaks for.
+        by_saliency: (K,), true for one that saliency speaks for.
+    """
+    color = np.full(len(by_relevance), PLAIN, dtype=object)  # (K,)
+    color[by_relevance] = RELEVANCE
+    color[by_saliency] = SALIENCY
+    color[by_relevance & by_saliency] = BOTH
+    return color

@@ -36,7 +36,7 @@ from adafv.integrations.vllm.options import (
     separate,
     settings,
 )
-from adafv.integrations.vllm.prepared import PreparedBatch, PreparedImages
+from adafv.integrations.vllm.prepared_cache import PreparedBatch, PreparedImageCache
 from adafv.integrations.vllm.prompt_details import PrunedDetails, count_placed, is_embed
 from adafv.integrations.vllm.prune_spec import (
     FIELD,
@@ -77,7 +77,7 @@ class Pruned(BaseMultiModalProcessor):
         image_cache_mb = self.server.image_cache_mb
         half = (IMAGE_CACHE_MB if image_cache_mb is None else image_cache_mb) * 2**20 / 2
         DECODED.resize(half)
-        self.prepared = PreparedImages(half)
+        self.prepared = PreparedImageCache(half)
         # a server that cannot do what it is to do by default does not start
         self._options({})
 

@@ -2,8 +2,9 @@
 
 import sys
 from argparse import ArgumentParser, Namespace
-from difflib import get_close_matches
 from typing import Any, NoReturn
+
+from adafv.utils.checks import did_you_mean
 
 __all__ = ["main", "refusal", "refuse_positionals"]
 
@@ -60,8 +61,7 @@ def refusal(message: str, known: list[str]) -> str:
         return f"{message}: see python -m vllm.entrypoints.launchers.api_server.entry --help=all"
     flag = message.removeprefix(UNKNOWN).split()[0]
     name = flag.partition("=")[0]
-    close = get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else "see adafv serve --help"
+    hint = did_you_mean(name, known, "see adafv serve --help")
     return f"neither adafv serve nor vLLM has {name}: {hint}"
 
 

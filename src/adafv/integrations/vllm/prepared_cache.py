@@ -22,10 +22,10 @@ from adafv.integrations.vllm.bounded_cache import ENTRY, BoundedCache
 from adafv.integrations.vllm.counters import COUNTERS
 from adafv.integrations.vllm.encoder_cache import own
 
-__all__ = ["PreparedBatch", "PreparedImages"]
+__all__ = ["PreparedBatch", "PreparedImageCache"]
 
 
-class PreparedImages(BoundedCache[MultiModalKwargsItem]):
+class PreparedImageCache(BoundedCache[MultiModalKwargsItem]):
     """The inputs of images as the model's processor makes them, by the images' own hashes."""
 
     def prepare(
