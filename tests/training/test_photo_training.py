@@ -4,6 +4,9 @@ leak nothing.
 
 import argparse
 import json
+import struct
+import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,12 +16,13 @@ from PIL import Image, ImageDraw
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adafv.data.sample import normalised
-from training.photo import layers, measure, pictures, text, train
+from training.photo import layers, measure, photographs, pictures, text, train
 from training.photo.align import Projector
 from training.photo.export import export
 from training.photo.icons import shown as shown_by
 from training.photo.lora import add_lora, lora_parameters, without_lora
-from training.photo.names import NOUNS, noun_in, plural, with_article
+from training.photo.names import NOUNS, noun_in, plural, sections, with_article
+from training.photo.photographs import resources
 from training.photo.pictures import PICTURES, clusters, read_index, split_of
 from training.photo.questions import TYPES, WORDINGS, Question, matches, questions
 from training.photo.scenes import Thing
@@ -72,6 +76,46 @@ def test_a_cluster_never_straddles_the_splits():
         "a",
         "b",
     }
+
+
+def test_what_comes_later_leaves_the_splits_as_they_are():
+    """A later picture that is a variant of an earlier one is left out: it would straddle them."""
+    first, second, third = drawing(1), drawing(2), drawing(3)
+    mirrored = second.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    prints = [pictures._prints(image) for image in (first, second, mirrored, third)]
+    assert pictures._unlike(prints, [2, 3], [0, 1]) == [3]
+
+
+def test_qt_resources_are_read(tmp_path):
+    """A folder, a file as it is and one that is compressed, by their names."""
+    names = b""
+    offsets = {}
+    for name in ("pictures", "cat.webp", "dog.webp"):
+        offsets[name] = len(names)
+        names += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
+    packed = struct.pack(">I", 5) + zlib.compress(b"bark!")
+    data = struct.pack(">I", 4) + b"meow" + struct.pack(">I", len(packed)) + packed
+    entries = (
+        struct.pack(">IHII", 0, 2, 1, 1),  # the root, with one child
+        struct.pack(">IHII", offsets["pictures"], 2, 2, 2),
+        struct.pack(">IHHHI", offsets["cat.webp"], 0, 0, 0, 0),
+        struct.pack(">IHHHI", offsets["dog.webp"], 1, 0, 0, 8),
+    )
+    tree = b"".join(entries)
+    start = 20
+    head = struct.pack(">4I", 1, start, start + len(tree), start + len(tree) + len(data))
+    content = b"qres" + head + tree + data + names
+    assert dict(resources(content)) == {"pictures/cat.webp": b"meow", "pictures/dog.webp": b"bark!"}
+
+
+def test_photographs_are_of_known_nouns():
+    """Every line names a noun and its files, and no file shows two things."""
+    listed = sections(Path(photographs.__file__).with_name("photographs.txt"))
+    for lines in listed.values():
+        nouns = [line.partition(": ")[0] for line in lines]
+        files = [file for line in lines for file in line.partition(": ")[2].split(", ")]
+        assert set(nouns) <= set(NOUNS)
+        assert len(files) == len(set(files))
 
 
 def test_the_pictures_themselves_are_split_by_cluster():

@@ -1,4 +1,4 @@
-"""Read photographs and renders of things from two programs that Debian has: GCompris, Sweet Home 3D.
+"""Read photographs and renders of things from two programs of Debian: GCompris, Sweet Home 3D.
 
 `photographs.txt` says which file of which archive shows what. Sweet Home 3D's archives are zip
 files, those of GCompris are Qt's resources.
