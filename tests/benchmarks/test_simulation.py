@@ -228,11 +228,11 @@ def test_a_burst_is_no_faster_than_its_floor(modules, stages, committed):
 
 
 @pytest.mark.parametrize("hits", [0.0, 0.9, 0.99])
-def test_counting_all_tokens_costs_no_requests_a_second(modules, stages, hits):
+def test_counting_all_tokens_costs_next_to_no_requests_a_second(modules, stages, hits):
     """Known images, too, which the engine counts as ones to encode."""
     limits = modules.cluster.Limits(count_all=True)
     plain, counted = (
         modules.scale.rate(modules.cluster.Cluster(limits=one), stages, 0.05, hits)
         for one in (modules.cluster.Limits(), limits)
     )
-    assert counted == pytest.approx(plain, rel=0.01)
+    assert counted == pytest.approx(plain, rel=0.02)
