@@ -1,6 +1,7 @@
 """vLLM servers on loopback, and what they and the machine are doing meanwhile."""
 
 import contextlib
+import json
 import os
 import re
 import socket
@@ -14,6 +15,8 @@ from types import TracebackType
 from typing import Any
 
 import psutil
+
+from adafv.cli.serve import BUDGET, MANAGER
 
 __all__ = ["Server", "Watch"]
 
@@ -32,6 +35,8 @@ class Server:
         context: the longest prompt with its answer, in tokens.
         kv_gib: for the KV cache, on a CPU.
         share: of a GPU's memory.
+        budget: all visual tokens count of what a step encodes, as with `adafv serve`; otherwise
+            those that are kept.
 
     Raises:
         ValueError: the server did not come up.
@@ -47,13 +52,14 @@ class Server:
         context: int,
         kv_gib: int,
         share: float,
+        budget: bool = False,
     ) -> None:
-        # beside the model, in a temporary folder
-        self.log = model.parent / f"{'adafv' if plugin else 'stock'}.log"
         # a port that nobody has
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
+        # beside the model, in a temporary folder
+        self.log = model.parent / f"{self.port}.log"
         options: dict[str, Any] = {
             "model": model,
             "served-model-name": NAME,
@@ -74,6 +80,8 @@ class Server:
         # each request says how much to keep
         if plugin:
             flags.append("--trust-request-mm-kwargs")
+        if budget:
+            flags += [MANAGER, json.dumps(BUDGET)]
         environment = {
             **os.environ,
             "VLLM_PLUGINS": "adafv" if plugin else "",

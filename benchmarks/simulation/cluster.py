@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
 
-from stages import ANSWER, Stages
+from stages import ANSWER, VISUAL, Stages
 
 __all__ = ["Cluster", "Limits", "Request", "simulate"]
 
@@ -28,12 +28,14 @@ class Limits:
         images: visual tokens that are encoded in a step, or encoded and not read yet.
         seats: requests that are running.
         block: tokens of a block of the KV cache.
+        count_all: of what is encoded in a step all visual tokens count, and not only those kept.
     """
 
     tokens: int = 2048
     images: int = 2048
     seats: int = 32
     block: int = 32
+    count_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class Step:
         self.room = limits.tokens
         self.budget = limits.images
         self.space = limits.images
+        self.count_all = limits.count_all
         for request in running:
             if request.held and request.computed < request.end:
                 self.space -= request.visual
@@ -184,13 +187,14 @@ class Step:
 
     def _hold(self, request: Request) -> bool:
         """Encode an image, or take what an encoder has sent; False: there is no room for it."""
-        if request.visual > min(self.budget, self.space):
+        counted = VISUAL if self.count_all else request.visual
+        if counted > self.budget or request.visual > self.space:
             return False
         request.held = True
         self.space -= request.visual
         # what an encoder has sent takes room and no time
         if not request.ready:
-            self.budget -= request.visual
+            self.budget -= counted
             self.seconds += 0.0 if request.known else self.stages.tower
             self.seconds += request.pruned * self.stages.select
         return True

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bursts import Burst, bursts
 from check import TOLERANCE, Quantity, checked, verdicts
 from scale import latencies, places, scale, works
 from stages import calibrate, measured
@@ -36,6 +37,20 @@ def table(quantities: list[Quantity]) -> str:
     return "\n".join(lines)
 
 
+def burst_table(found: list[Burst]) -> str:
+    """Return what requests wait that come at once, as text."""
+    lines = []
+    for one in found:
+        floor = "" if one.floor_ms is None else f"  floor {one.floor_ms / 1000:.2f} s"
+        lines.append(
+            f"{one.load:<8} {one.at_once:>3} {100 * one.keep:>4.3g} % counting {one.counted:<4}"
+            f"{one.requests_per_s:>6.2f}/s, TTFT p50 {one.ttft_p50_ms / 1000:>5.2f} s "
+            f"(x {one.ttft_speedup:.2f}), p95 {one.ttft_p95_ms / 1000:>5.2f} s, "
+            f"further token {one.tpot_p50_ms:>4.0f} ms{floor}"
+        )
+    return "\n".join(lines)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Print the check, and write results.json if it is asked for and earned."""
     parser = argparse.ArgumentParser(
@@ -54,6 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(table(quantities))
     for verdict in found:
         print(verdict)
+    of_bursts = list(bursts(stages))
+    print(burst_table(of_bursts))
 
     if not options.scale:
         return
@@ -69,6 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     content: dict[str, Any] = {"meta": meta}
     content["checked"] = [row_of(one, 6) for one in quantities]
     content["works"] = [row_of(one, 6) for one in works(stages)]
+    content["bursts"] = [row_of(one, 3) for one in of_bursts]
     content["scaled"] = [row_of(one, 3) for one in scaled]
     content["places"] = [row_of(one, 3) for one in places(stages)]
     content["latencies"] = [row_of(one, 3) for one in latencies(stages, scaled)]

@@ -34,6 +34,8 @@ PLACES = {
     "worker": "on the worker",
 }
 
+COUNTED = {"kept": "kept tokens", "all": "all tokens"}
+
 
 @cache
 def found() -> dict[str, Any]:
@@ -170,6 +172,26 @@ def waiting() -> str:
         lines.append([percent(row["keep"]), rate, encoders, *times])
     head = ["kept", "requests/s", "encoders", "TTFT p50", "p95", "further token p50", "p95"]
     return table(head, lines)
+
+
+def bursts() -> str:
+    """How soon first tokens come where many ask at once, by what counts of a step's images."""
+    rows = found()["bursts"]
+    loads = distinct(rows, "load")
+    lines = []
+    for key in dict.fromkeys((row["at_once"], row["keep"], row["counted"]) for row in rows):
+        at_once, keep, counted = key
+        cells = []
+        for load in loads:
+            [row] = where(rows, load=load, at_once=at_once, keep=keep, counted=counted)
+            p50, p95 = (f"{row[name] / 1000:.1f}" for name in ("ttft_p50_ms", "ttft_p95_ms"))
+            cells.append(f"{p50} (× {row['ttft_speedup']:.1f}), {p95}")
+            if row["floor_ms"] is not None:
+                cells.append(f"{row['floor_ms'] / 1000:.1f}")
+        counts = "all" if keep == 1 else COUNTED[counted]
+        lines.append([str(at_once), percent(keep), counts, *cells])
+    head = ["at once", "kept", "an image counts", "burst", "floor of its p50"]
+    return table([*head, "equal answers", "unequal answers"], lines)
 
 
 def _shared(rows: Rows) -> str:

@@ -243,6 +243,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "photo-orders": photo.orders,
     "choice-by-method": choice_by_method,
     "reading": reading,
+    "scale-bursts": scaling.bursts,
     "scale-check": scaling.check,
     "scale-hits": scaling.hits,
     "scale-places": scaling.places,

@@ -20,7 +20,7 @@ RESULTS = BENCHMARKS / "simulation" / "results.json"
 def modules(monkeypatch):
     """The scripts, imported as when they run."""
     monkeypatch.syspath_prepend(BENCHMARKS / "simulation")
-    names = ("stages", "cluster", "check", "scale", "simulate")
+    names = ("stages", "cluster", "check", "scale", "bursts", "simulate")
     return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
 
 
@@ -203,3 +203,36 @@ def test_a_simulation_that_is_off_is_not_used(modules, monkeypatch, capsys, tmp_
         modules.simulate.main(["--scale", "--out", str(tmp_path)])
     assert "OUTSIDE" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_all_tokens_of_an_image_count_where_they_are_to(modules, nothing):
+    """Eight images of 576 tokens, 29 of them kept, at a second each, with 2,048 in a step.
+
+    The first comes alone.
+    """
+    tower = replace(nothing, tower=1.0)
+    for count_all, first in ((False, [1, *[8] * 7]), (True, [1, 4, 4, 4, 7, 7, 7, 8])):
+        requests = [modules.cluster.Request(49, 29, pruned=True) for _ in range(8)]
+        cluster = modules.cluster.Cluster(limits=modules.cluster.Limits(count_all=count_all))
+        modules.cluster.simulate(cluster, tower, requests, 8)
+        assert [request.first for request in requests] == first
+
+
+def test_a_burst_is_no_faster_than_its_floor(modules, stages, committed):
+    rows = list(modules.bursts.bursts(stages))
+    assert [modules.simulate.row_of(row, 3) for row in rows] == committed["bursts"]
+    for row in rows:
+        assert (row.floor_ms is not None) == (row.load == "burst")
+        if row.floor_ms is not None:
+            assert row.tower_ms < row.floor_ms < row.ttft_p50_ms
+
+
+@pytest.mark.parametrize("hits", [0.0, 0.9, 0.99])
+def test_counting_all_tokens_costs_next_to_no_requests_a_second(modules, stages, hits):
+    """Known images, too, which the engine counts as ones to encode."""
+    limits = modules.cluster.Limits(count_all=True)
+    plain, counted = (
+        modules.scale.rate(modules.cluster.Cluster(limits=one), stages, 0.05, hits)
+        for one in (modules.cluster.Limits(), limits)
+    )
+    assert counted == pytest.approx(plain, rel=0.02)

@@ -67,6 +67,9 @@ def test_the_embedded_model_at_a_tenth(serve):
     assert value(command, "--allowed-media-domains") == "(none)"
     assert "--trust-request-mm-kwargs" in command
     assert json.loads(value(command, "--limit-mm-per-prompt")) == {"image": 64, "video": 0}
+    assert json.loads(value(command, "--ec-manager-config")) == {
+        "encoder_cache_manager_cls": "adafv.integrations.vllm.encoder_budget.EncoderBudget"
+    }
     ours = {"adafv_keep": 0.1, "adafv_method": "adafv+", "adafv_pin": "first", "adafv_only": True}
     assert options(command) == {"backend": "pil", **ours}
     assert os.environ["PILLOW_BLOCK_SIZE"] == "64m"
@@ -146,8 +149,9 @@ def test_what_a_person_sets_stays(serve):
         "example.com",
         "--trust-request-mm-kwargs",
     ]
-    flags += ["--limit-mm-per-prompt.image", "2"]
+    flags += ["--limit-mm-per-prompt.image", "2", "--ec-manager-config={}"]
     _, command, _ = serve(*flags)
+    assert "--ec-manager-config" not in command
     assert "--limit-mm-per-prompt" not in command
     assert "embedded" not in command
     assert "(none)" not in command

@@ -35,6 +35,10 @@ PORT = 8000
 LAST_PORT = 65535
 TRUST = "--trust-request-mm-kwargs"
 DETAILS = "--enable-prompt-tokens-details"
+MANAGER = "--ec-manager-config"
+BUDGET = {
+    "encoder_cache_manager_cls": "adafv.integrations.vllm.encoder_budget.EncoderBudget",
+}
 DRAIN = 30  # seconds that running requests have once the server is told to end
 
 
@@ -190,6 +194,9 @@ def _command(
         command += ["--shutdown-timeout", str(DRAIN)]
     if not names & {DETAILS, "--no-enable-prompt-tokens-details"}:
         command += [DETAILS]
+    # a burst of requests does not encode all of its images before anyone's first token
+    if not any(name.startswith(MANAGER) for name in names):
+        command += [MANAGER, json.dumps(BUDGET)]
     if not any(name.startswith(LIMIT) for name in names):
         command += [LIMIT, json.dumps(limits)]
     return [*command, *flags, OPTIONS, json.dumps({**IMAGES, **options})]
