@@ -18,7 +18,6 @@ from adafv import METHODS, method
 from adafv.app import cards, curve, exports
 from adafv.app import session as sessions
 from adafv.app.page import NOTHING, Choices, Page, Reply
-from adafv.app.samples import EMBEDDED
 from adafv.app.server import free_port
 from adafv.app.session import Playground
 from adafv.app.view import DENSE
@@ -26,6 +25,7 @@ from adafv.cli import main
 from adafv.data.cases import CASES
 from adafv.data.photographs import photographs
 from adafv.data.sample import same_answer
+from adafv.embedded import NAME as EMBEDDED
 from adafv.methods import from_spec
 from adafv.models.ask import Answer, ask
 from adafv.models.boilerplate import boilerplate

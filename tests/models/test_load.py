@@ -12,10 +12,10 @@ from conftest import FAMILIES, inputs_for, picture, prompt, tiny_model, tiny_pro
 from fakes import save_tiny
 from transformers import BertConfig, BlipConfig, CLIPConfig, LlamaConfig, LlavaConfig
 
-import adafv.embedded
-from adafv import method
+from adafv import embedded, method
 from adafv.models import hub
-from adafv.models.load import load
+from adafv.models.hub import check_available, config_folder
+from adafv.models.load import load, source_of
 from adafv.models.saved import carried
 
 
@@ -69,9 +69,9 @@ def test_a_folder_gives_the_model_that_was_saved(folders, family):
 
 def test_none_is_the_embedded_model(folders, monkeypatch, tmp_path):
     """No argument: the model that ships with the package; a package built without it says so."""
-    monkeypatch.setattr(adafv.embedded, "MODEL_DIR", folders["llava"], raising=False)
+    monkeypatch.setattr(embedded, "MODEL_DIR", folders["llava"], raising=False)
     assert load()[0].config.model_type == "llava"
-    monkeypatch.setattr(adafv.embedded, "MODEL_DIR", tmp_path / "nowhere", raising=False)
+    monkeypatch.setattr(embedded, "MODEL_DIR", tmp_path / "nowhere", raising=False)
     assert "--model" in refused()
 
 
@@ -98,6 +98,16 @@ def test_torchvision_is_not_needed(folders):
 def test_missing_folders(name):
     """A mistyped path is not looked up on the hub."""
     assert "does not exist" in refused(name)
+
+
+def test_the_embedded_model_has_a_name(tmp_path, monkeypatch):
+    """It can be asked for where another one is the default; a folder of that name goes first."""
+    monkeypatch.chdir(tmp_path)
+    check_available(embedded.NAME)
+    assert source_of(embedded.NAME) == source_of(None)
+    assert config_folder(embedded.NAME) == embedded.MODEL_DIR
+    LlamaConfig().save_pretrained(embedded.NAME)
+    assert source_of(embedded.NAME) == embedded.NAME
 
 
 def test_files_and_other_folders(tmp_path):

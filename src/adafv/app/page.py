@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
+from adafv import embedded
 from adafv.app import cards, drawing, panels
 from adafv.app.exports import json_file, png_file
-from adafv.app.samples import EMBEDDED
 from adafv.app.session import SHARES, Playground
 from adafv.app.view import View
 from adafv.core.config import DEFAULT_METHOD
@@ -224,7 +224,7 @@ class Page:
     def _beyond(self, view: View) -> str:
         """Return a notice of what the embedded model doesn't know of a question, or nothing."""
         # other models know photographs, and spell out what they don't know
-        if self.playground.name != EMBEDDED:
+        if self.playground.name != embedded.NAME:
             return ""
         said = photograph_notice(view.image)
         unknown = self.playground.unknown_words(view.question)

@@ -3,14 +3,14 @@
 from dataclasses import replace
 from functools import cache
 
+from adafv import embedded
 from adafv.data.cases import CASES
 from adafv.data.photographs import photographs
 from adafv.data.sample import Sample
 from adafv.utils.checks import checked
 
-__all__ = ["EMBEDDED", "bundled"]
+__all__ = ["bundled"]
 
-EMBEDDED = "embedded"
 """The name of the model in the package."""
 
 
@@ -20,7 +20,7 @@ def bundled(model: str) -> tuple[Sample, ...]:
 
     The embedded model knows drawn scenes alone; any other one is shown photographs.
     """
-    return _drawn() if model == EMBEDDED else photographs()
+    return _drawn() if model == embedded.NAME else photographs()
 
 
 @cache

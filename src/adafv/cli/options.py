@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from adafv import embedded
 from adafv.core.config import DEFAULT_METHOD, PruneConfig, share_of
 from adafv.models import photo
 from adafv.models.hub import check_available
@@ -109,7 +110,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="ID_OR_PATH",
-        help="Hub id or folder; default: the embedded model.",
+        help="Hub id or folder, photo or embedded; default: embedded.",
         callback=_available,
     ),
 ]
@@ -165,7 +166,7 @@ def open_image_or_video(path: str, question: str, frames: int | None, model: str
         return open_image(path, question)
     if not question.strip():
         raise ValueError("the question is empty: ask something about the clip")
-    if model is None:
+    if model in (None, embedded.NAME):
         raise ValueError(
             f"{path} is a clip, and the built-in model reads images alone: pass --model with one "
             "that reads clips, such as a Qwen2.5-VL, or ask about a frame as an image"

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from adafv import embedded
 from adafv.cli.extras import need
 from adafv.cli.options import DEFAULT_KEEP, Keep, Method, Tokens, pruner_of, quiet, share_in
 from adafv.models.hub import check_available
@@ -146,7 +147,7 @@ def serve(
             options[f"adafv_{name}"] = size
 
     limits = {"image": MAX_IMAGES, "video": MAX_VIDEOS if videos else 0}
-    command = _command(source, flags, options, limits, embedded=model is None)
+    command = _command(source, flags, options, limits, embedded=model in (None, embedded.NAME))
 
     # the server takes over this process, and with it signals and standard output
     from adafv.integrations.vllm import FOLLOWS

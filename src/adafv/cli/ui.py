@@ -43,12 +43,12 @@ def ui(
     from adafv.models.generation import check_answer_length
 
     check_answer_length(max_new_tokens)
-    from adafv.app.samples import EMBEDDED
+    from adafv import embedded
     from adafv.app.server import serve
     from adafv.app.session import Playground
     from adafv.models.load import load
 
-    name = model or EMBEDDED
+    name = model or embedded.NAME
     # one model for all visitors
     playground = Playground(*load(model, device, dtype), name, max_new_tokens)
     # the first visitor is not to wait for what a process does once

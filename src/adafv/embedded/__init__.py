@@ -5,6 +5,7 @@ See README.md beside this file.
 
 from pathlib import Path
 
+NAME = "embedded"
 MODEL_DIR: Path = Path(__file__).resolve().parent / "model"
 
-__all__ = ["MODEL_DIR"]
+__all__ = ["MODEL_DIR", "NAME"]

@@ -89,9 +89,7 @@ class Pruned(lmms):
         super().__init__()
         self.batch_size = _batch_size(batch_size)
         self.pruner = pruner_of(method, **options)
-        self.model, self.processor = load(
-            None if pretrained == "embedded" else pretrained, device, dtype
-        )
+        self.model, self.processor = load(pretrained, device, dtype)
         self.device = self.model.device
         # The class's name is the one text about a model that lmms-eval takes over into its results,
         # besides model_args.

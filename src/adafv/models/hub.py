@@ -8,7 +8,8 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import urlsplit
 
-from adafv.models.photo import NAME, folder
+from adafv import embedded
+from adafv.models import photo
 from adafv.utils.checks import checked
 from adafv.utils.files import expanded
 
@@ -24,13 +25,13 @@ _PORTS = {"http": 80, "https": 443}
 def check_available(model: str) -> None:
     """Raise a `ValueError` if a model is to be downloaded and the hub cannot be reached.
 
-    Folders, names that are no hub id, and "photo" are left for `adafv.models.load.source_of` to
-    judge.
+    Folders, names that are no hub id, "embedded" and "photo" are left for
+    `adafv.models.load.source_of` to judge.
 
     Args:
         model: hub id or folder.
     """
-    if model == NAME or expanded(model).exists() or not is_hub_id(model):
+    if model in (embedded.NAME, photo.NAME) or expanded(model).exists() or not is_hub_id(model):
         return
     # imported late: `adafv --help` must not wait for it
     from huggingface_hub import try_to_load_from_cache
@@ -51,13 +52,16 @@ def config_folder(model: str | Path) -> Path:
     That of a hub id is in the hub's cache; the file, a few kilobytes, is downloaded if it isn't.
 
     Args:
-        model: hub id or folder; "photo": what `adafv fetch photo` fetched.
+        model: hub id or folder; "embedded": the one that ships; "photo": what `adafv fetch
+            photo` fetched.
     """
     path = expanded(model)
     if path.is_dir() or isinstance(model, Path):
         return path
-    if model == NAME:
-        return folder()
+    if model == embedded.NAME:
+        return embedded.MODEL_DIR
+    if model == photo.NAME:
+        return photo.folder()
     if not is_hub_id(model):
         return path
     from huggingface_hub import hf_hub_download, try_to_load_from_cache

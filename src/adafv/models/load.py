@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
+from adafv import embedded
 from adafv.core.chat_template import remember
 from adafv.families import family_of
 from adafv.models import photo
@@ -60,7 +61,7 @@ def load(
 
     Args:
         model: hub id or local folder in the Hugging Face format; "photo": what `adafv fetch photo`
-            fetched; None: the model that ships with the package.
+            fetched; "embedded" or None: the model that ships with the package.
         device: "cpu", "cuda", "cuda:1", …; None: cuda if there is one, else cpu.
         dtype: a name in `DTYPES`; None: bfloat16 on cuda, float32 elsewhere.
 
@@ -105,24 +106,23 @@ def source_of(model: str | Path | None) -> str:
     """Return the folder, or hub id, of a model.
 
     Args:
-        model: hub id or folder; None: the one that ships; "photo": the one that was fetched.
+        model: hub id or folder; "embedded" or None: the one that ships; "photo": the one that was
+            fetched. A folder here may have either name.
 
     Raises:
         ValueError: "photo" before it was fetched, or fetched by another version; a folder that
             isn't there or holds no model, or something that is neither.
     """
     # the model that ships
-    if model is None:
-        from adafv.embedded import MODEL_DIR
-
-        if not (Path(MODEL_DIR) / "config.json").is_file():
+    name = str(embedded.NAME if model is None else model)
+    if model is None or (name == embedded.NAME and not Path(name).is_dir()):
+        if not (embedded.MODEL_DIR / "config.json").is_file():
             raise ValueError(
                 "the embedded model is not in this installation: reinstall adafv, or pass --model"
             )
-        return str(MODEL_DIR)
+        return str(embedded.MODEL_DIR)
 
-    # the photo model, unless a folder here has that name
-    name = str(model)
+    # the photo model
     if name == photo.NAME and not Path(name).is_dir():
         if not photo.fetched():
             raise ValueError("the photo model is not here yet: run `adafv fetch photo`")

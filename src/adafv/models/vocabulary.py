@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from adafv import embedded
 from adafv.utils.checks import checked
 
 __all__ = [
@@ -20,9 +21,6 @@ __all__ = [
 
 DRAWN = 192
 """Pixels of the scenes that the embedded model was trained on, a side."""
-
-EMBEDDED = "embedded"
-"""The name of the model in the package."""
 
 NAMED = 5
 """Unknown words that a notice names."""
@@ -103,6 +101,6 @@ def warn_of_photograph(image: Image.Image, model: str) -> None:
     Args:
         model: name of the model.
     """
-    notice = photograph_notice(image) if model == EMBEDDED else ""
+    notice = photograph_notice(image) if model == embedded.NAME else ""
     if notice:
         warnings.warn(notice, PhotographWarning, stacklevel=2)
