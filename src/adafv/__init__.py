@@ -1,6 +1,7 @@
 """Training-free pruning of visual tokens: AdaFV and its rivals, on stock Hugging Face models."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from adafv._moved import answer_for
@@ -46,8 +47,8 @@ answer_for()
 
 def __getattr__(name: str) -> Any:
     """Import the core, or a method, on first use: `adafv --help` needs no PyTorch."""
-    # the import system asks for `__path__` and others, which no module of ours has
-    if name.startswith("_"):
+    # the import system asks for `__path__`, and for modules, which it imports itself then
+    if name.startswith("_") or (name not in _HOMES and find_spec(f"adafv.{name}")):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"adafv.{_HOMES.get(name, 'methods')}"), name)
 
