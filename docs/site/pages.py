@@ -34,6 +34,7 @@ ELSEWHERE = {
     "benchmarks/low/README.md": "benchmarks/low.md",
     "benchmarks/photo/accuracy.png": "benchmarks/photo.png",
     "benchmarks/serving/README.md": "benchmarks/serving.md",
+    "benchmarks/serving/bursts/README.md": "benchmarks/bursts.md",
     "benchmarks/serving/second-question/README.md": "benchmarks/second-question.md",
     "benchmarks/serving/serving.png": "benchmarks/serving.png",
     "benchmarks/serving/soak/README.md": "benchmarks/soak.md",
