@@ -256,7 +256,7 @@ def test_methods_with_options(run, image):
     )
     assert status == 0
     assert err == ""
-    assert json.loads(out)["method"] == "adafv:reserve=0.5"
+    assert json.loads(out)["method"] == "adafv:reserve=0.5:skip=template"
     assert (
         "(adafv:reserve=0.5: "
         in run("ask", image, QUESTION, "--method", "adafv:reserve=0.5:tokens=5")[1]
