@@ -676,13 +676,30 @@ def test_eval(run, tmp_path, monkeypatch):
     status, printed, _ = run("table", out / "results.json", model=False)
     assert status == 0
     assert printed.rstrip() in said
-    status, printed, _ = run("table", out / "results.json", "--keep", 0.9, "--json", model=False)
+    status, printed, _ = run("table", out / "results.json", "--keep", 1, "--json", model=False)
     assert {row["method"] for row in json.loads(printed)["rows"]} == {"none", "blind"}
     assert json.loads(printed)["pairs"] == []
+    refused(run("table", out / "results.json", "--keep", 0.9, model=False), "pass some of 1, 0.25")
+    refused(run("table", out / "results.json", "--keep", 5, model=False), "--keep 5 is no share")
     type_ = next(row["question_type"] for row in result["rows"] if row["question_type"] != "all")
     of_type = ("table", out / "results.json", "--type", type_, "--json")
     status, printed, _ = run(*of_type, model=False)
     assert {row["question_type"] for row in json.loads(printed)["rows"]} == {type_}
+
+
+def test_an_output_of_another_encoding(tmp_path):
+    """A table says ? for what it lacks, JSON an escape."""
+    found = results(1)
+    for row in found["rows"]:
+        row["method"] = "▲méthode"
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    environment = HERE | {"PYTHONIOENCODING": "cp1252"}
+    command = ("table", str(tmp_path / "results.json"))
+    plain = process(*command, env=environment, encoding="cp1252")
+    assert (plain.returncode, plain.stderr) == (0, "")
+    assert "?méthode" in plain.stdout
+    written = process(*command, "--json", env=environment, encoding="cp1252")
+    assert {row["method"] for row in json.loads(written.stdout)["rows"]} == {"▲méthode"}
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", '{"rows": []}', '{"meta": {}, "rows": [{}]}'])

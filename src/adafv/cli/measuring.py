@@ -280,6 +280,7 @@ def table(
         )
     # 10% and 0.1 are the same share
     keeps = {options.share_in(text) for text in options.names_in(keep)}
+    _check_shares(keeps, found["rows"])
     # the dense row and the blind one are what the others are compared with
     rows = [row for row in found["rows"] if not keeps or row["keep"] in keeps | {0, 1}]
     if as_json:
@@ -300,3 +301,14 @@ def table(
             report.table(rows, found["pairs"], question_type=question_type), markdown, report.NARROW
         )
         options.say(report.LEGEND)
+
+
+def _check_shares(keeps: set[float], rows: list[dict[str, Any]]) -> None:
+    """Raise a `ValueError` for a share that rows of results don't have."""
+    measured = {row["keep"] for row in rows}
+    for keep in sorted(keeps):
+        if not 0 <= keep <= 1:
+            raise ValueError(f"--keep {keep:g} is no share: pass 0 to 1, e.g. 0.1 or 10%")
+        if keep not in measured:
+            known = ", ".join(f"{share:g}" for share in sorted(measured, reverse=True))
+            raise ValueError(f"--keep {keep:g} is not in these results: pass some of {known}")

@@ -256,11 +256,18 @@ def quiet() -> None:
     from adafv.families import UnprovenFamilyWarning
     from adafv.models.images import FirstFrameWarning
     from adafv.models.vocabulary import PhotographWarning
+    from adafv.utils.files import UnlockedWarning
     from adafv.viz.fonts import MissingGlyphWarning
 
     # our own warnings are sentences for the user; those of libraries are for developers
     warnings.simplefilter("ignore")
-    ours = (UnprovenFamilyWarning, MissingGlyphWarning, FirstFrameWarning, PhotographWarning)
+    ours = (
+        UnprovenFamilyWarning,
+        MissingGlyphWarning,
+        FirstFrameWarning,
+        PhotographWarning,
+        UnlockedWarning,
+    )
     for kind in ours:
         warnings.simplefilter("once", kind)
     warnings.formatwarning = lambda message, *_, **__: f"adafv: {message}\n"
@@ -316,8 +323,13 @@ def model_for(image: Any, model: str | None) -> str | None:
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print the one line of --json."""
-    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """Print the one line of --json; what stdout's encoding lacks is an escape."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, allow_nan=False)
+    typer.echo(text)
 
 
 def say(text: str, indent: int = 0) -> None:
