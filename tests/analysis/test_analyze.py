@@ -529,6 +529,15 @@ def test_analyze_the_embedded_model(capsys, tmp_path):
         assert f"{row['median']} / {row['p90']}" in whole["figures"]["fig4"]["caption"]
 
 
+def test_analyze_overwrites_no_image_that_it_reads(capsys, tmp_path):
+    path = boxes_file(tmp_path, entry())
+    (tmp_path / "a.png").rename(tmp_path / "fig2.png")
+    path.write_text(path.read_text().replace("a.png", "fig2.png"))
+    status, said, err = call(capsys, "--out", tmp_path, "--boxes", path)
+    assert (status, said) == (2, "")
+    assert "fig2.png is read here, and would be overwritten" in err
+
+
 def test_analyze_a_users_boxes(capsys, tmp_path):
     """Their images alone, on another model; without scores Fig.
 

@@ -204,6 +204,16 @@ def test_explain_refuses_a_name_before_a_model_is_loaded(run, image, monkeypatch
     refused(run("explain", image, QUESTION, "--out", out), "PNG file")
 
 
+def test_explain_does_not_overwrite_its_image(run, image, tmp_path, monkeypatch):
+    """By its name, or through a link."""
+    monkeypatch.setattr("adafv.models.load.load", lambda *_: pytest.fail("loaded"))
+    (tmp_path / "link.png").symlink_to(image)
+    before = Path(image).read_bytes()
+    for out in (image, tmp_path / "link.png"):
+        refused(run("explain", image, QUESTION, "--out", out), "is read here", "another --out")
+    assert Path(image).read_bytes() == before
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_ask_json(run, image, method):
     """The keys of the contract, for every method; a tenth is kept where nothing is said."""

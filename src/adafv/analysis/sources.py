@@ -26,11 +26,13 @@ class Source:
         name: of where they come from.
         samples: the images; they can be gone through once.
         questions: how many they make.
+        files: that they are read from.
     """
 
     name: str
     samples: Iterable[Sample]
     questions: int
+    files: tuple[Path, ...] = ()
 
 
 def from_suite(name: str, limit: int, seed: int = 0, split: str = "test") -> Source:
@@ -64,4 +66,5 @@ def from_boxes(path: str | Path, limit: int | None = None) -> Source:
     if not any(question.boxes for question in questions):
         raise ValueError(f"no question of {path} has boxes: write lines such as {_EXAMPLE}")
     total = len(questions) if limit is None else min(limit, len(questions))
-    return Source(path.name, own_samples(images, limit), total)
+    files = (path, *(Path(image.path) for image in images))
+    return Source(path.name, own_samples(images, limit), total, files)

@@ -179,7 +179,7 @@ def analyze(
     from adafv.analysis.tables import read_results
     from adafv.data.scenes import SCENE_SUITES
     from adafv.evaluation.report import meta_of
-    from adafv.utils.files import writable_folder
+    from adafv.utils.files import check_unread, writable_folder
 
     # the questions, each with the boxes that its answer depends on
     names = options.names_in(suite)
@@ -195,6 +195,10 @@ def analyze(
         sources=sources, methods=options.names_in(methods), seed=seed, batch_size=batch_size
     )
     writable_folder(out)
+    for file in report.FILES:
+        for source in sources:
+            check_unread(out / file, source.files)
+        check_unread(out / file, [results] if results else [])
     options.quiet()
     from adafv.models.load import load
 
