@@ -31,6 +31,7 @@ from adafv.cli.listing import PROVEN, listed_methods
 from adafv.cli.options import model_for
 from adafv.cli.signals import stop_as_interrupted
 from adafv.core.config import share_of
+from adafv.evaluation import report
 from adafv.evaluation.merge import merged_meta
 from adafv.evaluation.rows import COLUMNS
 from adafv.families import IMPOSSIBLE, UNPROVEN, record
@@ -40,6 +41,7 @@ from adafv.models.generation import was_cut
 from adafv.models.load import load, source_of
 from adafv.models.photo import folder
 from adafv.models.vocabulary import unknown_words, unknown_words_notice
+from adafv.utils.files import Lines
 
 ANSWER_KEYS = {"answer", "method", "visual_tokens", "kept_tokens", "prefill_ms", "total_ms", "cut"}
 QUESTION = "what color is the anchor ?"
@@ -766,6 +768,40 @@ def test_the_commands_of_earlier_runs_are_kept():
     assert merged_meta(None, first) == first == merged_meta({"meta": first}, first)
     assert [run["command"] for run in twice["earlier"]] == ["adafv eval 0", "adafv eval 1"]
     assert merged_meta({"meta": twice}, third)["earlier"] == twice["earlier"]
+
+
+def test_the_same_command_with_another_place_replaces_its_former_self():
+    """Where results go is not what was measured."""
+    first = {"command": "adafv eval --out /tmp/x --keep 0.1 --json"}
+    second = {"command": "adafv eval --keep 0.1 --entry new --out=x"}
+    assert merged_meta({"meta": first}, second) == second
+    other = {"command": "adafv eval --keep 0.2 --out x"}
+    assert merged_meta({"meta": first}, other)["earlier"][0]["command"] == first["command"]
+
+
+def test_what_earlier_runs_have_left_out_stays_left_out():
+    """Until it is asked again."""
+    refusal = {"suite": "s", "method": "a", "keep": 0.1, "reason": "nothing is kept"}
+    new = refusal | {"method": "b"}
+    first = {"command": "adafv eval 0", "left_out": [refusal]}
+    second = {"command": "adafv eval 1", "left_out": [new]}
+    assert merged_meta({"meta": first}, second, [("s", "b", 0.1)])["left_out"] == [refusal, new]
+    assert merged_meta({"meta": first}, second, [("s", "a", 0.1)])["left_out"] == [new]
+
+
+def test_results_are_written_before_another_run_may_begin(run, tmp_path, monkeypatch):
+    """It would put its rows together with those of before, and lose what this one found."""
+    FakeSuites(monkeypatch)
+    write = report.write
+
+    def checked_write(out, *rest):
+        with pytest.raises(ValueError, match="being written by another run"):
+            Lines(Path(out) / "answers.jsonl", "another --out")
+        write(out, *rest)
+
+    monkeypatch.setattr(report, "write", checked_write)
+    assert run(*EVAL, "--out", tmp_path, "--limit", 1)[0] == 0
+    Lines(tmp_path / "answers.jsonl", "another --out").close()
 
 
 @pytest.mark.parametrize("limit", [1, 3])

@@ -1,6 +1,8 @@
 """A user's own questions: read, asked, judged, and beside them what a smaller image answers."""
 
 import json
+import os
+import sys
 
 import pytest
 from conftest import picture, tiny_model, tiny_processor
@@ -154,6 +156,7 @@ def test_the_oracle_answers_all_questions_or_none(write, tmp_path):
         ({"answer": None}, "has no answer"),
         ({"answer": ["red", " "]}, "is not text"),
         ({"type": 3}, "type=3 is not text"),
+        ({"type": "a\ud800"}, "holds half a character"),
         ({"type": "all"}, "a name for groups of all types"),
         ({"type": "beyond resize"}, "a name for groups of all types"),
         ({"boxes": 5}, "are no regions"),
@@ -191,6 +194,46 @@ def test_a_folder_is_called_as_it_was_named(tmp_path, monkeypatch):
     assert name_of(str(tmp_path / "linked")) == "linked"
     monkeypatch.chdir(folder)
     assert name_of(".") == "asked"
+
+
+def test_the_name_of_a_built_in_suite_is_that_suite(write, tmp_path, monkeypatch):
+    """Whatever lies in the working folder; own questions under such a name are refused."""
+    path = write(FIRST)
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    picture().save(folder / "a.png")
+    (folder / "questions.jsonl").write_text(path.read_text())
+    monkeypatch.chdir(tmp_path)
+    assert not is_own("scenes")
+    assert is_own("./scenes")
+    plan = Evaluation(methods=["adafv"], keeps=[0.25], suites=["scenes"], limit=7)
+    assert not plan.own
+    assert plan.counts == {"scenes": 7}
+    for own in ("./scenes", str(folder), str(path.rename(tmp_path / "easy-vqa.jsonl"))):
+        with pytest.raises(ValueError, match="give its file or folder another name"):
+            Evaluation(methods=["adafv"], keeps=[0.25], suites=[own])
+
+
+def test_images_that_are_asked_about_are_not_overwritten(write, tmp_path, capsys):
+    """By a figure of the same name."""
+    picture().save(tmp_path / "accuracy.png")
+    path = write(FIRST | {"image": "accuracy.png"})
+    before = (tmp_path / "accuracy.png").read_bytes()
+    assert main(["eval", "--suite", str(path), "--out", str(tmp_path)]) == 2
+    assert "accuracy.png is read here" in capsys.readouterr().err
+    assert (tmp_path / "accuracy.png").read_bytes() == before
+
+
+def test_a_folder_whose_name_is_not_utf8(write, tmp_path, capsys, monkeypatch):
+    """Results say what made them, the folder's name included."""
+    out = tmp_path / os.fsdecode(b"out\xff")
+    command = ["eval", "--suite", str(write(FIRST)), "--keep", "0.5", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["adafv", *command])
+    assert main([*command, "--methods", "uniform"]) == 0
+    assert out.name in read(out / "results.json")["meta"]["command"]
+    capsys.readouterr()
+    assert main([*command, "--methods", "uniform", "--json"]) == 0
+    assert out.name in json.loads(capsys.readouterr().out)["meta"]["command"]
 
 
 def test_two_files_of_one_name_are_refused(write, tmp_path):

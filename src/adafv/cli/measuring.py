@@ -2,12 +2,15 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adafv.cli import options
 from adafv.cli.extras import need
+
+if TYPE_CHECKING:
+    from adafv.evaluation.evaluate import Evaluation
 
 
 def evaluate(
@@ -50,12 +53,12 @@ def evaluate(
         need("easy_vqa")
     from adafv.data.suites import suites_of
     from adafv.evaluation import merge, report
-    from adafv.evaluation.entry import check_meta, check_repeatable, write_entry
+    from adafv.evaluation.entry import check_repeatable, write_entry
     from adafv.evaluation.evaluate import Evaluation
     from adafv.evaluation.paired import paired
     from adafv.evaluation.rows import rows_of
     from adafv.methods import BASELINES, METHODS
-    from adafv.utils.files import writable_folder
+    from adafv.utils.files import check_unread, writable_folder
 
     # check everything that can be wrong before a model is loaded
     plan = Evaluation(
@@ -69,6 +72,8 @@ def evaluate(
         max_new_tokens=max_new_tokens,
     )
     writable_folder(out)
+    for file in report.FILES:
+        check_unread(out / file, plan.files)
     if entry is not None:
         check_repeatable(model, plan.suites, split)
         writable_folder(entry)
@@ -88,31 +93,36 @@ def evaluate(
         "max_new_tokens": plan.max_new_tokens,
     }
 
-    # results of other methods, budgets or suites are kept, those of a run meanwhile included
-    before = merge.earlier(out)
-    # those that are there already must be of the same model and questions
+    # results that are there already are kept: they must be of the same model and questions
     meta = report.meta_of(loaded, name, start, **settings)
-    merge.check_mergeable(before, meta, plan.counts, plan.measured)
     machine = machine_of(loaded.device)
-    if entry is not None:
-        check_meta(meta | {"machine": machine})
+    _earlier(out, plan, meta, machine if entry else None)
     options.complain_of_words(processor, plan.questions(), model)
 
-    # answer every question with every method at every budget
-    findings = plan.run(
-        loaded, processor, out, name=name, progress=True, earlier=merge.configurations_in(before)
-    )
-    _complain_of_outdated(findings.outdated)
+    # nobody else writes there until the results are written
+    with plan.opened(loaded, processor, out, name) as log:
+        # another run may have ended meanwhile
+        before = _earlier(out, plan, meta, machine if entry else None)
+        # answer every question with every method at every budget
+        findings = plan.answer(
+            loaded,
+            processor,
+            log,
+            name=name,
+            progress=True,
+            earlier=merge.configurations_in(before),
+        )
+        _complain_of_outdated(findings.outdated)
 
-    # put old and new results together
-    left_out = _refusals(findings.left_out)
-    new_pairs = paired(findings.records, ("adafv", "adafv+"))
-    # of what turned out impossible meanwhile nothing stays either
-    gone = findings.outdated | findings.left_out.keys()
-    rows, pairs = merge.merged(before, rows_of(findings.records), new_pairs, gone)
-    meta = report.meta_of(loaded, name, start, **settings, left_out=left_out)
-    meta = merge.merged_meta(before, meta)
-    report.write(out, meta, rows, pairs)
+        # put old and new results together
+        left_out = _refusals(findings.left_out)
+        new_pairs = paired(findings.records, ("adafv", "adafv+"))
+        # of what turned out impossible meanwhile nothing stays either
+        gone = findings.outdated | findings.left_out.keys()
+        rows, pairs = merge.merged(before, rows_of(findings.records), new_pairs, gone)
+        meta = report.meta_of(loaded, name, start, **settings, left_out=left_out)
+        meta = merge.merged_meta(before, meta, plan.measured)
+        report.write(out, meta, rows, pairs)
     written = [str(out / file) for file in ("results.json", "results.csv", "accuracy.png")]
     if entry is not None:
         written.append(str(write_entry(entry, meta, rows, machine)))
@@ -227,6 +237,30 @@ def analyze(
         typer.echo(f"{out / drawing.name}.png, .csv\n  {drawing.caption}")
     for note in notes:
         options.say(note, indent=2)
+
+
+def _earlier(
+    out: Path, plan: "Evaluation", meta: dict[str, Any], machine: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return the results that a folder has, which those of a run can be put together with.
+
+    Args:
+        meta: of the run.
+        machine: that an entry of the leaderboard is to name; None: none is written.
+
+    Raises:
+        ValueError: they cannot, or not be an entry.
+    """
+    from adafv.evaluation import merge
+    from adafv.evaluation.entry import check_meta, check_rows
+
+    before = merge.earlier(out)
+    merge.check_mergeable(before, meta, plan.counts, plan.measured)
+    if machine is not None:
+        kept, _ = merge.merged(before, [], [], plan.measured)
+        check_rows(kept)
+        check_meta(merge.merged_meta(before, meta, plan.measured) | {"machine": machine})
+    return before
 
 
 def _complain_of_outdated(outdated: set[tuple[str, str, float]]) -> None:
