@@ -4,6 +4,7 @@ file gone wrong.
 
 import csv
 import json
+import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -456,6 +457,9 @@ def test_boxes_that_are_wrong(tmp_path):
     assert str(error.value).startswith(f"line 2 of {tmp_path / 'mine.jsonl'}: ")
     with pytest.raises(ValueError, match="has boxes: write lines such as"):
         from_boxes(boxes_file(tmp_path, entry(boxes=[])))
+    odd = boxes_file(tmp_path, entry()).rename(tmp_path / os.fsdecode(b"\xff.jsonl"))
+    with pytest.raises(ValueError, match="a name that is not UTF-8: give it another"):
+        from_boxes(odd)
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,13 @@ def test_a_folder_whose_name_is_not_utf8(write, tmp_path, capsys, monkeypatch):
     assert out.name in json.loads(capsys.readouterr().out)["meta"]["command"]
 
 
+def test_a_suite_whose_name_is_not_utf8_is_refused(write, tmp_path):
+    """Before anything is answered: no font could write it on the figure."""
+    path = write(FIRST).rename(tmp_path / os.fsdecode(b"own\xff.jsonl"))
+    with pytest.raises(ValueError, match="a name that is not UTF-8: give it another"):
+        Evaluation(methods=["adafv"], keeps=[0.25], suites=[str(path)])
+
+
 def test_two_files_of_one_name_are_refused(write, tmp_path):
     path = write(FIRST)
     (tmp_path / "more").mkdir()

@@ -8,7 +8,7 @@ from adafv.data.sample import Sample
 from adafv.data.scenes import SPLITS
 from adafv.data.suites import load_suite, suite_length
 from adafv.evaluation.own import own_samples, read_images
-from adafv.utils.checks import checked
+from adafv.utils.checks import checked, has_surrogate
 
 __all__ = ["SUITE_QUESTIONS", "Source", "from_boxes", "from_suite"]
 
@@ -56,11 +56,15 @@ def from_boxes(path: str | Path, limit: int | None = None) -> Source:
         limit: questions; None: all.
 
     Raises:
-        ValueError: see `read_images`; a limit below 1, or a file in which no question has boxes.
+        ValueError: see `read_images`; a limit below 1, a name that is not UTF-8, or a file in which
+            no question has boxes.
     """
     path = Path(path)
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} asks for no question; use 1 or more, or None for all")
+    # it stands on the figures
+    if has_surrogate(path.name):
+        raise ValueError(f"{str(path)!r} has a name that is not UTF-8: give it another")
     images = read_images(path)
     questions = [question for image in images for question in image.questions]
     if not any(question.boxes for question in questions):

@@ -96,13 +96,14 @@ def evaluate(
     # results that are there already are kept: they must be of the same model and questions
     meta = report.meta_of(loaded, name, start, **settings)
     machine = machine_of(loaded.device)
-    _earlier(out, plan, meta, machine if entry else None)
+    to_name = None if entry is None else machine
+    _earlier(out, plan, meta, to_name)
     options.complain_of_words(processor, plan.questions(), model)
 
     # nobody else writes there until the results are written
     with plan.opened(loaded, processor, out, name) as log:
         # another run may have ended meanwhile
-        before = _earlier(out, plan, meta, machine if entry else None)
+        before = _earlier(out, plan, meta, to_name)
         # answer every question with every method at every budget
         findings = plan.answer(
             loaded,

@@ -26,7 +26,7 @@ from adafv.evaluation.own import (
 )
 from adafv.models.boilerplate import boilerplate
 from adafv.models.vocabulary import warn_of_photograph
-from adafv.utils.checks import checked, did_you_mean
+from adafv.utils.checks import checked, did_you_mean, has_surrogate
 
 __all__ = ["Evaluation", "Findings"]
 
@@ -97,12 +97,6 @@ class Evaluation:
                 )
         for suite in self.suites:
             _check_suite(suite)
-        for suite in filter(is_own, self.suites):
-            if name_of(suite) in suites.SUITES:
-                raise ValueError(
-                    f"own suite {suite!r} would stand in results as the built-in suite "
-                    f"{name_of(suite)!r}: give its file or folder another name"
-                )
         # own questions are read, and what is wrong with them said, before a model is loaded
         _ = self.own
         names = Counter(map(name_of, dict.fromkeys(self.suites)))
@@ -286,10 +280,21 @@ class Evaluation:
 
 
 def _check_suite(suite: str) -> None:
-    if is_own(suite) or suite in suites.SUITES:
+    """Raise a `ValueError` unless a suite is built in, or an own one with a name for results."""
+    if suite in suites.SUITES:
         return
-    hint = did_you_mean(suite, suites.SUITES, f"there are {', '.join(suites.SUITES)}")
-    raise ValueError(f"suite {suite!r} is unknown: {hint}")
+    if not is_own(suite):
+        hint = did_you_mean(suite, suites.SUITES, f"there are {', '.join(suites.SUITES)}")
+        raise ValueError(f"suite {suite!r} is unknown: {hint}")
+    name = name_of(suite)
+    if name in suites.SUITES:
+        raise ValueError(
+            f"own suite {suite!r} would stand in results as the built-in suite {name!r}: "
+            "give its file or folder another name"
+        )
+    # it stands on a figure, too
+    if has_surrogate(name):
+        raise ValueError(f"suite {suite!r} has a name that is not UTF-8: give it another")
 
 
 def _answered(

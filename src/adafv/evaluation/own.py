@@ -14,7 +14,7 @@ from adafv.data import suites
 from adafv.data.sample import Box, Question, Sample
 from adafv.evaluation.beyond_resize import BEYOND_RESIZE
 from adafv.models.images import open_image
-from adafv.utils.checks import checked
+from adafv.utils.checks import checked, has_surrogate
 
 __all__ = [
     "ImageFile",
@@ -180,7 +180,7 @@ def _question(line: Line, size: tuple[int, int]) -> Question:
     if not isinstance(type_, str):
         raise ValueError(f"type={type_!r} is not text: name the group of the question")
     # a surrogate stands in the file as an escape, and in no table
-    if any("\ud800" <= char <= "\udfff" for char in type_):
+    if has_surrogate(type_):
         raise ValueError(f"type={type_!r} holds half a character: write it whole")
     if type_ in RESERVED:
         raise ValueError(f"type={type_!r} is a name for groups of all types: give it another")

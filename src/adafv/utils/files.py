@@ -30,6 +30,7 @@ __all__ = [
 
 _IN_USE = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 """What `flock` says of a file that another process holds."""
+_REOPENED = 3  # times; file systems that number their files anew at each look have no end
 
 
 class UnlockedWarning(UserWarning):
@@ -132,7 +133,9 @@ class Lines:
         # hold the file before it is read, so that nobody appends in between
         self._file = self._held()
         # who held it may have put another file in its place meanwhile
-        while not _is_at(self._file, path):
+        for _ in range(_REOPENED):
+            if _is_at(self._file, path):
+                break
             self._file.close()
             self._file = self._held()
 
