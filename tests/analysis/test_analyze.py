@@ -4,6 +4,7 @@ file gone wrong.
 
 import csv
 import json
+import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -456,6 +457,9 @@ def test_boxes_that_are_wrong(tmp_path):
     assert str(error.value).startswith(f"line 2 of {tmp_path / 'mine.jsonl'}: ")
     with pytest.raises(ValueError, match="has boxes: write lines such as"):
         from_boxes(boxes_file(tmp_path, entry(boxes=[])))
+    odd = boxes_file(tmp_path, entry()).rename(tmp_path / os.fsdecode(b"\xff.jsonl"))
+    with pytest.raises(ValueError, match="a name that is not UTF-8: give it another"):
+        from_boxes(odd)
 
 
 @pytest.mark.parametrize(
@@ -527,6 +531,15 @@ def test_analyze_the_embedded_model(capsys, tmp_path):
     for row in whole["figures"]["fig4"]["rows"]:
         assert 1 <= row["p10"] <= row["median"] <= row["p90"] <= row["visual_tokens"]
         assert f"{row['median']} / {row['p90']}" in whole["figures"]["fig4"]["caption"]
+
+
+def test_analyze_overwrites_no_image_that_it_reads(capsys, tmp_path):
+    path = boxes_file(tmp_path, entry())
+    (tmp_path / "a.png").rename(tmp_path / "fig2.png")
+    path.write_text(path.read_text().replace("a.png", "fig2.png"))
+    status, said, err = call(capsys, "--out", tmp_path, "--boxes", path)
+    assert (status, said) == (2, "")
+    assert "fig2.png is read here, and would be overwritten" in err
 
 
 def test_analyze_a_users_boxes(capsys, tmp_path):

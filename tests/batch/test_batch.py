@@ -198,8 +198,8 @@ def test_failed_lines_are_tried_again(model, processor, source):
     assert [bool(r["error"]) for r in before] == [i in (1, 4) for i in range(7)]
     picture(48, 48).save(source.parent / "late.png")
     assert run(plan, model, processor) == before
-    # what a killed process of the same number has left is no part of the results
-    leftover = plan.out.with_name(f".{plan.out.name}.{os.getpid()}")
+    # what a killed process has left is no part of the results
+    leftover = plan.out.with_name(".out.12.jsonl")
     leftover.write_text('{"torn": ')
     again = replace(plan, retry_failed=True)
     summary = again.run(HuggingFace(model, processor, "tiny"))
@@ -208,6 +208,7 @@ def test_failed_lines_are_tried_again(model, processor, source):
     assert after[1]["answer"] is not None
     assert [r for i, r in enumerate(after) if i != 1] == [r for i, r in enumerate(before) if i != 1]
     assert sorted(p.name for p in source.parent.glob("*out*")) == [
+        leftover.name,
         "out.jsonl",
         "out.jsonl.settings.json",
     ]
@@ -259,11 +260,16 @@ def test_no_room_to_rewrite(tmp_path):
     """One sentence; what was there is kept."""
     path = tmp_path / "out.jsonl"
     path.write_text('{"id": 1}\n')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Lines(path, "another OUT") as lines:
-        (tmp_path / f".out.jsonl.{os.getpid()}").mkdir()
-        with pytest.raises(ValueError, match="cannot be written"):
-            lines.rewrite([{"id": 2}])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        try:
+            with pytest.raises(ValueError, match="cannot be written"):
+                lines.rewrite([{"id": "2" * 200}])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_text() == '{"id": 1}\n'
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_questions_from_a_pipe_are_read_once(source):

@@ -31,6 +31,7 @@ from adafv.cli.listing import PROVEN, listed_methods
 from adafv.cli.options import model_for
 from adafv.cli.signals import stop_as_interrupted
 from adafv.core.config import share_of
+from adafv.evaluation import report
 from adafv.evaluation.merge import merged_meta
 from adafv.evaluation.rows import COLUMNS
 from adafv.families import IMPOSSIBLE, UNPROVEN, record
@@ -40,6 +41,7 @@ from adafv.models.generation import was_cut
 from adafv.models.load import load, source_of
 from adafv.models.photo import folder
 from adafv.models.vocabulary import unknown_words, unknown_words_notice
+from adafv.utils.files import Lines
 
 ANSWER_KEYS = {"answer", "method", "visual_tokens", "kept_tokens", "prefill_ms", "total_ms", "cut"}
 QUESTION = "what color is the anchor ?"
@@ -204,6 +206,16 @@ def test_explain_refuses_a_name_before_a_model_is_loaded(run, image, monkeypatch
     refused(run("explain", image, QUESTION, "--out", out), "PNG file")
 
 
+def test_explain_does_not_overwrite_its_image(run, image, tmp_path, monkeypatch):
+    """By its name, or through a link."""
+    monkeypatch.setattr("adafv.models.load.load", lambda *_: pytest.fail("loaded"))
+    (tmp_path / "link.png").symlink_to(image)
+    before = Path(image).read_bytes()
+    for out in (image, tmp_path / "link.png"):
+        refused(run("explain", image, QUESTION, "--out", out), "is read here", "another --out")
+    assert Path(image).read_bytes() == before
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_ask_json(run, image, method):
     """The keys of the contract, for every method; a tenth is kept where nothing is said."""
@@ -256,7 +268,7 @@ def test_methods_with_options(run, image):
     )
     assert status == 0
     assert err == ""
-    assert json.loads(out)["method"] == "adafv:reserve=0.5"
+    assert json.loads(out)["method"] == "adafv:reserve=0.5:skip=template"
     assert (
         "(adafv:reserve=0.5: "
         in run("ask", image, QUESTION, "--method", "adafv:reserve=0.5:tokens=5")[1]
@@ -676,13 +688,30 @@ def test_eval(run, tmp_path, monkeypatch):
     status, printed, _ = run("table", out / "results.json", model=False)
     assert status == 0
     assert printed.rstrip() in said
-    status, printed, _ = run("table", out / "results.json", "--keep", 0.9, "--json", model=False)
+    status, printed, _ = run("table", out / "results.json", "--keep", 1, "--json", model=False)
     assert {row["method"] for row in json.loads(printed)["rows"]} == {"none", "blind"}
     assert json.loads(printed)["pairs"] == []
+    refused(run("table", out / "results.json", "--keep", 0.9, model=False), "pass some of 1, 0.25")
+    refused(run("table", out / "results.json", "--keep", 5, model=False), "--keep 5 is no share")
     type_ = next(row["question_type"] for row in result["rows"] if row["question_type"] != "all")
     of_type = ("table", out / "results.json", "--type", type_, "--json")
     status, printed, _ = run(*of_type, model=False)
     assert {row["question_type"] for row in json.loads(printed)["rows"]} == {type_}
+
+
+def test_an_output_of_another_encoding(tmp_path):
+    """A table says ? for what it lacks, JSON an escape."""
+    found = results(1)
+    for row in found["rows"]:
+        row["method"] = "▲méthode"
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    environment = HERE | {"PYTHONIOENCODING": "cp1252"}
+    command = ("table", str(tmp_path / "results.json"))
+    plain = process(*command, env=environment, encoding="cp1252")
+    assert (plain.returncode, plain.stderr) == (0, "")
+    assert "?méthode" in plain.stdout
+    written = process(*command, "--json", env=environment, encoding="cp1252")
+    assert {row["method"] for row in json.loads(written.stdout)["rows"]} == {"▲méthode"}
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", '{"rows": []}', '{"meta": {}, "rows": [{}]}'])
@@ -739,6 +768,40 @@ def test_the_commands_of_earlier_runs_are_kept():
     assert merged_meta(None, first) == first == merged_meta({"meta": first}, first)
     assert [run["command"] for run in twice["earlier"]] == ["adafv eval 0", "adafv eval 1"]
     assert merged_meta({"meta": twice}, third)["earlier"] == twice["earlier"]
+
+
+def test_the_same_command_with_another_place_replaces_its_former_self():
+    """Where results go is not what was measured."""
+    first = {"command": "adafv eval --out /tmp/x --keep 0.1 --json"}
+    second = {"command": "adafv eval --keep 0.1 --entry new --out=x"}
+    assert merged_meta({"meta": first}, second) == second
+    other = {"command": "adafv eval --keep 0.2 --out x"}
+    assert merged_meta({"meta": first}, other)["earlier"][0]["command"] == first["command"]
+
+
+def test_what_earlier_runs_have_left_out_stays_left_out():
+    """Until it is asked again."""
+    refusal = {"suite": "s", "method": "a", "keep": 0.1, "reason": "nothing is kept"}
+    new = refusal | {"method": "b"}
+    first = {"command": "adafv eval 0", "left_out": [refusal]}
+    second = {"command": "adafv eval 1", "left_out": [new]}
+    assert merged_meta({"meta": first}, second, [("s", "b", 0.1)])["left_out"] == [refusal, new]
+    assert merged_meta({"meta": first}, second, [("s", "a", 0.1)])["left_out"] == [new]
+
+
+def test_results_are_written_before_another_run_may_begin(run, tmp_path, monkeypatch):
+    """It would put its rows together with those of before, and lose what this one found."""
+    FakeSuites(monkeypatch)
+    write = report.write
+
+    def checked_write(out, *rest):
+        with pytest.raises(ValueError, match="being written by another run"):
+            Lines(Path(out) / "answers.jsonl", "another --out")
+        write(out, *rest)
+
+    monkeypatch.setattr(report, "write", checked_write)
+    assert run(*EVAL, "--out", tmp_path, "--limit", 1)[0] == 0
+    Lines(tmp_path / "answers.jsonl", "another --out").close()
 
 
 @pytest.mark.parametrize("limit", [1, 3])

@@ -6,11 +6,13 @@ A number without its n, or a result that nobody can repeat, must never reach the
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import leaderboard
 import pytest
 import typer
+from fakes import FakeSuites
 
 from adafv.cli import app, main
 from adafv.evaluation import report
@@ -19,9 +21,12 @@ from adafv.evaluation.entry import (
     check_entry,
     check_meta,
     check_repeatable,
+    check_rows,
     read_entry,
     write_entry,
 )
+from adafv.evaluation.evaluate import Evaluation
+from adafv.evaluation.merge import merged
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = sorted((ROOT / "benchmarks" / "leaderboard").glob(f"*/{ENTRY}"))
@@ -83,7 +88,7 @@ def test_impossible_rows_are_refused(entry, column, value, said):
     assert entry["rows"][8]["method"] in str(raised.value)
 
 
-def test_what_cannot_be_repeated_is_refused(entry, tmp_path):
+def test_what_cannot_be_repeated_is_refused(entry, tmp_path, monkeypatch):
     """No version, hardware or rows, another command, and paths of one machine."""
     meta = entry["meta"]
     for name in ("machine", "command", "seed", "versions"):
@@ -106,6 +111,9 @@ def test_what_cannot_be_repeated_is_refused(entry, tmp_path):
         )
     with pytest.raises(ValueError, match="a folder of this machine"):
         check_repeatable(str(tmp_path), ["scenes"], "test")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    with pytest.raises(ValueError, match="a folder of this machine"):
+        check_repeatable(f"~/{tmp_path.name}", ["scenes"], "test")
     with pytest.raises(ValueError, match="is your own"):
         check_repeatable(None, ["mine.jsonl"], "test")
     with pytest.raises(ValueError, match="what choices are made on"):
@@ -128,6 +136,44 @@ def test_the_command_refuses_before_it_loads_a_model(tmp_path, monkeypatch, caps
     assert "what choices are made on" in said.err
     assert said.err.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_an_earlier_run_of_the_folder_is_checked_before_the_model_is_asked(
+    tmp_path, monkeypatch, capsys
+):
+    """Its command names a path of this machine: the same one with another path replaces it."""
+    FakeSuites(monkeypatch, 1)
+    monkeypatch.chdir(tmp_path)
+
+    def evaluate(methods: str, *places: str) -> tuple[int, str]:
+        command = ["eval", "--methods", methods, "--keep", "0.5", *places]
+        monkeypatch.setattr(sys, "argv", ["adafv", *command])
+        status = main(command)
+        return status, capsys.readouterr().err
+
+    assert evaluate("uniform", "--out", str(tmp_path / "out"))[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "answer", lambda *_, **__: pytest.fail("asked"))
+        status, said = evaluate("random", "--out", "out", "--entry", "new")
+        assert status == 2
+        assert "a path of one machine" in said
+        assert not (tmp_path / "new" / ENTRY).exists()
+    assert evaluate("uniform", "--entry", "new", "--out=out")[0] == 0
+    assert "earlier" not in read_entry(tmp_path / "new" / ENTRY)["meta"]
+    assert evaluate("random", "--out", "out", "--entry", "new")[0] == 0
+    [run] = read_entry(tmp_path / "new" / ENTRY)["meta"]["earlier"]
+    assert run["command"].endswith("--entry new --out=out")
+    assert run["versions"]
+
+
+def test_own_questions_of_an_earlier_run_are_refused_before_the_model_is_asked(
+    entry, tmp_path, monkeypatch
+):
+    """They would stand in the entry."""
+    kept, _ = merged(entry | {"pairs": []}, [], [], [("scenes", "adafv", 0.1)])
+    check_rows(kept)
+    with pytest.raises(ValueError, match="is of own questions"):
+        check_rows([kept[0] | {"suite": "mine"}])
 
 
 def test_the_page_shows_every_result_with_its_n():

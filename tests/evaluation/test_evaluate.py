@@ -345,6 +345,19 @@ def test_retrained_weights_are_refused(processor, suite, tmp_path, whole):
         plan().run(tiny_model("llava_next", seed=1), processor, tmp_path / "whole", name="tiny")
 
 
+@pytest.mark.parametrize("name", ["torch", "transformers", "machine"])
+def test_answers_of_another_machine_or_version_are_refused(
+    model, processor, suite, tmp_path, whole, name, monkeypatch
+):
+    """Results name one of each."""
+    if name == "machine":
+        monkeypatch.setattr(answering, "machine_of", lambda device: {"name": "another CPU"})
+    else:
+        monkeypatch.setattr(getattr(answering, name), "__version__", "0.1")
+    with pytest.raises(ValueError, match=f"holds a run with {name}=.* pass another --out"):
+        plan().run(model, processor, tmp_path / "whole", name="tiny")
+
+
 def record(i: int) -> dict:
     return {
         "suite": "s",

@@ -1,6 +1,8 @@
 """A user's own questions: read, asked, judged, and beside them what a smaller image answers."""
 
 import json
+import os
+import sys
 
 import pytest
 from conftest import picture, tiny_model, tiny_processor
@@ -45,18 +47,50 @@ def test_answers_that_are_the_same():
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("-5", "5"), ("1/2", "1.2"), ("+", "-"), ("+", ""), ("C++", "C"), ("👍", "👎"), ("की", "का")],
+    [
+        *(
+            ("-5", "5"),
+            ("1/2", "1.2"),
+            ("+", "-"),
+            ("+", ""),
+            ("C++", "C"),
+            ("👍", "👎"),
+            ("की", "का"),
+        ),
+        *(
+            (".5", "5"),
+            ("\u22125", "5"),
+            ("1½", "11 2"),
+            ("1½", "11/2"),
+            ("½", "1 2"),
+            ("10²", "102"),
+        ),
+        *(("-5cm", "5cm"), (".5kg", "5kg"), ("1.5kg", "15kg"), ("-$5", "$5"), ("1,5", "15")),
+        *(("5.0", "50"), ("100", "1"), ("1.2.0", "1.2"), ("1,00", "100"), ("1/20", "1/2")),
+    ],
 )
 def test_answers_that_differ_are_not_the_same(one, other):
-    """Signs, fractions, marks of other scripts and what holds no letter."""
+    """Signs, fractions, points, marks of other scripts and what holds no letter."""
     assert not same_answer(one, other)
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("café", "cafe\u0301"), ("ｒｅｄ", "red"), ("3.", "3"), ("It is 3.5", "3.5")]
+    ("one", "other"),
+    [
+        *(("café", "cafe\u0301"), ("ｒｅｄ", "red"), ("3.", "3"), ("It is 3.5", "3.5")),
+        *(
+            ("1,000", "1000"),
+            ("$1,500", "1500"),
+            ("12,345,678.50", "12345678.5"),
+            ("-1,000", "-1000"),
+        ),
+        *((".5", "0.5"), ("-.5", "-0.5"), ("5.0", "5"), ("1.50", "1.5"), ("5.0kg", "5kg")),
+        *(("\u22125", "-5"), ("\u20135", "-5"), ("½", "1/2"), ("1½", "1 1/2"), ("-$5", "$-5")),
+        *(("2010\u20132015", "2010-2015"), ("…5", "5"), ("1,2,3", "1, 2, 3"), ("m²", "m2")),
+    ],
 )
 def test_answers_that_are_written_otherwise_are_the_same(one, other):
-    """Composed or not, of full width, at the end of a sentence."""
+    """Composed or not, of full width, at the end of a sentence; numbers with and without frills."""
     assert same_answer(one, other)
 
 
@@ -122,6 +156,7 @@ def test_the_oracle_answers_all_questions_or_none(write, tmp_path):
         ({"answer": None}, "has no answer"),
         ({"answer": ["red", " "]}, "is not text"),
         ({"type": 3}, "type=3 is not text"),
+        ({"type": "a\ud800"}, "holds half a character"),
         ({"type": "all"}, "a name for groups of all types"),
         ({"type": "beyond resize"}, "a name for groups of all types"),
         ({"boxes": 5}, "are no regions"),
@@ -159,6 +194,53 @@ def test_a_folder_is_called_as_it_was_named(tmp_path, monkeypatch):
     assert name_of(str(tmp_path / "linked")) == "linked"
     monkeypatch.chdir(folder)
     assert name_of(".") == "asked"
+
+
+def test_the_name_of_a_built_in_suite_is_that_suite(write, tmp_path, monkeypatch):
+    """Whatever lies in the working folder; own questions under such a name are refused."""
+    path = write(FIRST)
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    picture().save(folder / "a.png")
+    (folder / "questions.jsonl").write_text(path.read_text())
+    monkeypatch.chdir(tmp_path)
+    assert not is_own("scenes")
+    assert is_own("./scenes")
+    plan = Evaluation(methods=["adafv"], keeps=[0.25], suites=["scenes"], limit=7)
+    assert not plan.own
+    assert plan.counts == {"scenes": 7}
+    for own in ("./scenes", str(folder), str(path.rename(tmp_path / "easy-vqa.jsonl"))):
+        with pytest.raises(ValueError, match="give its file or folder another name"):
+            Evaluation(methods=["adafv"], keeps=[0.25], suites=[own])
+
+
+def test_images_that_are_asked_about_are_not_overwritten(write, tmp_path, capsys):
+    """By a figure of the same name."""
+    picture().save(tmp_path / "accuracy.png")
+    path = write(FIRST | {"image": "accuracy.png"})
+    before = (tmp_path / "accuracy.png").read_bytes()
+    assert main(["eval", "--suite", str(path), "--out", str(tmp_path)]) == 2
+    assert "accuracy.png is read here" in capsys.readouterr().err
+    assert (tmp_path / "accuracy.png").read_bytes() == before
+
+
+def test_a_folder_whose_name_is_not_utf8(write, tmp_path, capsys, monkeypatch):
+    """Results say what made them, the folder's name included."""
+    out = tmp_path / os.fsdecode(b"out\xff")
+    command = ["eval", "--suite", str(write(FIRST)), "--keep", "0.5", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["adafv", *command])
+    assert main([*command, "--methods", "uniform"]) == 0
+    assert out.name in read(out / "results.json")["meta"]["command"]
+    capsys.readouterr()
+    assert main([*command, "--methods", "uniform", "--json"]) == 0
+    assert out.name in json.loads(capsys.readouterr().out)["meta"]["command"]
+
+
+def test_a_suite_whose_name_is_not_utf8_is_refused(write, tmp_path):
+    """Before anything is answered: no font could write it on the figure."""
+    path = write(FIRST).rename(tmp_path / os.fsdecode(b"own\xff.jsonl"))
+    with pytest.raises(ValueError, match="a name that is not UTF-8: give it another"):
+        Evaluation(methods=["adafv"], keeps=[0.25], suites=[str(path)])
 
 
 def test_two_files_of_one_name_are_refused(write, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from adafv.evaluation import report
 from adafv.evaluation.paired import paired
 from adafv.evaluation.rows import rows_of
+from adafv.utils.records import as_csv
 
 
 def records(
@@ -76,6 +77,16 @@ def test_equal_answers_have_no_difference():
     same = answers(np.random.default_rng(3), 0.5)
     (row,) = paired(records("a", same) + records("b", same), ["a"])
     assert (row["difference"], row["ci_low"], row["ci_high"], row["p"]) == (0, 0, 0, 1)
+
+
+def test_one_image_has_no_interval():
+    """It says nothing of others; a point would claim to know all about them."""
+    rows = paired(records("a", [[True, True]]) + records("b", [[True, False]]), ["a"])
+    assert [(row["difference"], row["ci_low"], row["ci_high"]) for row in rows] == [
+        (0.5, None, None)
+    ]
+    assert rows[0]["p"] == 1
+    assert as_csv(rows[0], rows).splitlines()[1] == "s,0.1,a,b,2,0.5,,,1.0"
 
 
 def test_only_what_was_asked_of_both_at_one_budget():

@@ -400,9 +400,12 @@ def test_unknown_options_are_errors():
 
 
 def test_none_refuses_a_budget():
-    """Asking the dense model for a tenth would silently not prune."""
-    with pytest.raises(ValueError, match="keeps every token"):
+    """Asking the dense model for a tenth would silently not prune; what was asked is named."""
+    with pytest.raises(ValueError, match=r"keep=0.1 .*keeps every token: leave keep out"):
         NoPruning(keep=0.1)
+    # as a line of a job or a command line does that gives the default method another budget
+    with pytest.raises(ValueError, match=r"tokens=5000 .*keeps every token: leave tokens out"):
+        replace(NoPruning(), keep=None, tokens=5000)
 
 
 def test_from_spec_is_method_with_options():

@@ -120,6 +120,37 @@ def test_transparency_is_laid_on_white(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("bits", "color", "row", "transparent"),
+    [
+        (1, 0, b"\x40", b"\0\1"),
+        (2, 0, b"\x10", b"\0\1"),
+        (4, 0, b"\x07", b"\0\7"),
+        (8, 0, b"\0\7", b"\0\7"),
+        (16, 0, b"\0\0\3\xe8", b"\3\xe8"),
+        (8, 2, b"\0\0\0\1\2\3", b"\0\1\0\2\0\3"),
+        (16, 2, b"\0\0\0\0\0\0\1\2\3\4\5\6", b"\1\2\3\4\5\6"),
+    ],
+)
+def test_a_transparent_value_of_a_png_is_white(bits, color, row, transparent):
+    """Of gray and of colour, of any depth; the pixel beside it is black."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        (
+            chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, color, 0, 0, 0)),
+            chunk(b"tRNS", transparent),
+            chunk(b"IDAT", zlib.compress(b"\0" + row)),
+            chunk(b"IEND", b""),
+        )
+    )
+    assert np.asarray(open_image(png))[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+@pytest.mark.parametrize(
     "mode", ["1", "L", "LA", "La", "P", "PA", "RGBA", "RGBa", "RGBX", "YCbCr", "HSV", "I", "F"]
 )
 def test_every_mode_becomes_rgb(mode):

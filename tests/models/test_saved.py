@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 import adafv
 from adafv import METHODS, AdaFV, Pruner, from_pretrained, method, save_pretrained
 from adafv.cli import main
+from adafv.core.config import TemplateIds
 from adafv.integrations.vllm.options import VLLMOptions
 from adafv.integrations.vllm.options import settings as server_settings
 from adafv.methods import from_config
+from adafv.models.boilerplate import boilerplate
 from adafv.models.saved import FILE, options_of
 from tests.cli.test_serve import options, serve  # noqa: F401 (a fixture)
 from tests.integrations.test_vllm_parts import Config
@@ -146,10 +148,10 @@ def test_what_nobody_could_load_is_not_saved(tmp_path):
         ('{"keep": 0.1, "distinct": "yes"}', "distinct='yes' is not true or false"),
         ('{"keep": 0.1, "crops": "some"}', "crops='some' is unknown"),
         ('{"keep": 0.1, "crops": 1}', "crops=1 is not text"),
-        ('{"keep": 0.1, "skip": "template"}', "write them out as a list"),
+        ('{"keep": 0.1, "skip": "template"}', "pass processor="),
         ('{"keep": 0.1, "skip": "words"}', "skip='words' is not a list of token ids"),
         ('{"keep": 0.1, "skip": [1.5]}', "is not a list of token ids"),
-        ('{"method": "adafv:skip=template", "keep": 0.1}', "write them out as a list"),
+        ('{"method": "adafv:skip=template", "keep": 0.1}', "pass processor="),
         ('{"keep": 0.1, "query": "what"}', "query belongs to a question"),
         ('{"keep": 0.1, "budget": 3}', "budget=3 is no option of adafv"),
         ('{"version": "0.1.0"}', "carries no pruner"),
@@ -264,6 +266,50 @@ def test_commands_take_the_budget_of_the_models_folder(checkpoint, tmp_path, cap
     record = json.loads((tmp_path / "out.jsonl").read_text())
     assert record["method"] == "adafv+:spread=0.5"
     assert record["kept_tokens"] * 2 == record["visual_tokens"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"method": "adafv:skip=template", "keep": 0.5}',
+        '{"method": "adafv", "skip": "template", "keep": 0.5}',
+    ],
+)
+def test_one_file_leaves_out_the_templates_words_everywhere(
+    text,
+    tmp_path,
+    capsys,
+    serve,  # noqa: F811
+):
+    """The command line and the library know its ids by the processor, a server by its own."""
+    folder = save_tiny(tmp_path / "model")
+    (folder / FILE).write_text(text)
+    model, processor = adafv.load(str(folder))
+    pruner = from_pretrained(folder, processor)
+    assert pruner == AdaFV(keep=0.5, skip=boilerplate(processor))
+    assert replace(pruner, keep=0.1).spec == "adafv:skip=template"
+
+    picture().save(tmp_path / "a.png")
+    command = ["ask", str(tmp_path / "a.png"), QUESTION, "--json", "--model", str(folder)]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["method"] == "adafv:skip=template"
+    asked = adafv.ask(model, processor, picture(), QUESTION, pruner)
+    assert found["answer"] == asked.answer
+    assert options(serve(folder)[1]).keys().isdisjoint({"adafv_method", "adafv_keep"})
+    assert VLLMOptions.of_pruner(pruner).to_dict()["adafv_method"] == "adafv:skip=template"
+
+    # the word is saved, not the ids
+    assert json.loads(save_pretrained(pruner, folder).read_text())["skip"] == "template"
+    assert from_pretrained(folder, processor) == pruner
+    assert not serve(folder)[0]
+
+
+def test_ids_of_ones_own_are_saved_as_ids(tmp_path):
+    """Stop words that somebody has added to the template's are no template's."""
+    pruner = AdaFV(keep=0.5, skip=TemplateIds({1, 2}) | {3})
+    assert json.loads(save_pretrained(pruner, tmp_path).read_text())["skip"] == [1, 2, 3]
+    assert from_pretrained(tmp_path) == pruner
 
 
 def test_a_damaged_budget_is_one_line(checkpoint, tmp_path, capsys):

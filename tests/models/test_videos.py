@@ -183,6 +183,10 @@ def test_what_is_taken_for_a_video(tmp_path):
         ("a.bin", b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", False),
         ("a.bin", b"\x00\x00\x00\x18ftypavif\x00\x00\x00\x00avifmif1", False),
         ("a.gif", b"GIF89a", False),
+        ("a.gif", (b"GIF89a" + bytes(182)) * 2, False),
+        ("a.gif", (b"GIF89a" + bytes(182)) * 3, False),
+        ("a.bin", (b"G" + bytes(187)) * 2, False),
+        ("a.bin", (b"G" + bytes(187)) * 3, True),
         ("a.png", b"\x89PNG\r\n\x1a\n", False),
         ("a.bin", b"G", False),
     ):

@@ -376,6 +376,16 @@ def test_bad_options(tmp_path, capsys, arguments, words):
     assert "Traceback" not in err
 
 
+def test_images_that_are_asked_about_are_not_overwritten(tmp_path, capsys):
+    """By a figure of the same name."""
+    path = write(tmp_path, entries(4))
+    (tmp_path / "p0.png").rename(tmp_path / "tune.png")
+    path.write_text(path.read_text().replace("p0.png", "tune.png"))
+    status, out, err = tune(capsys, "--data", path, "--out", tmp_path)
+    assert (status, out) == (2, "")
+    assert "tune.png is read here, and would be overwritten" in err
+
+
 def plan(path: Path, **options) -> Tuning:
     given = dict(
         methods=("uniform", "adafv"),

@@ -14,8 +14,13 @@ from adafv.utils.files import atomic, write_text
 from adafv.utils.records import Rows, as_csv, write_json
 from adafv.viz.fonts import covering
 
-__all__ = ["INTERVAL", "NO_SCORES", "Drawing", "drawings_of", "notes_of", "write"]
+__all__ = ["FILES", "INTERVAL", "NO_SCORES", "Drawing", "drawings_of", "notes_of", "write"]
 
+FILES = (
+    "analysis.json",
+    *("fig1.png", "fig2.png", "fig3.png", "fig4.png"),
+    *("fig1.csv", "fig2.csv", "fig3.csv", "fig4.csv"),
+)
 INTERVAL = (
     "95 %, percentile bootstrap over images, each with all its questions; "
     "fig1: that of the evaluation"

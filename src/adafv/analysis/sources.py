@@ -8,7 +8,7 @@ from adafv.data.sample import Sample
 from adafv.data.scenes import SPLITS
 from adafv.data.suites import load_suite, suite_length
 from adafv.evaluation.own import own_samples, read_images
-from adafv.utils.checks import checked
+from adafv.utils.checks import checked, has_surrogate
 
 __all__ = ["SUITE_QUESTIONS", "Source", "from_boxes", "from_suite"]
 
@@ -26,11 +26,13 @@ class Source:
         name: of where they come from.
         samples: the images; they can be gone through once.
         questions: how many they make.
+        files: that they are read from.
     """
 
     name: str
     samples: Iterable[Sample]
     questions: int
+    files: tuple[Path, ...] = ()
 
 
 def from_suite(name: str, limit: int, seed: int = 0, split: str = "test") -> Source:
@@ -54,14 +56,19 @@ def from_boxes(path: str | Path, limit: int | None = None) -> Source:
         limit: questions; None: all.
 
     Raises:
-        ValueError: see `read_images`; a limit below 1, or a file in which no question has boxes.
+        ValueError: see `read_images`; a limit below 1, a name that is not UTF-8, or a file in which
+            no question has boxes.
     """
     path = Path(path)
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} asks for no question; use 1 or more, or None for all")
+    # it stands on the figures
+    if has_surrogate(path.name):
+        raise ValueError(f"{str(path)!r} has a name that is not UTF-8: give it another")
     images = read_images(path)
     questions = [question for image in images for question in image.questions]
     if not any(question.boxes for question in questions):
         raise ValueError(f"no question of {path} has boxes: write lines such as {_EXAMPLE}")
     total = len(questions) if limit is None else min(limit, len(questions))
-    return Source(path.name, own_samples(images, limit), total)
+    files = (path, *(Path(image.path) for image in images))
+    return Source(path.name, own_samples(images, limit), total, files)

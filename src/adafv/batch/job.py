@@ -189,6 +189,7 @@ class Batch:
             "max_new_tokens": self.max_new_tokens,
             "method": self.pruner.name,
             **options_of(self.pruner),
+            "skip": sorted(self.pruner.skip),
             # as numbers: settings are compared as JSON
             "query": query.tolist() if isinstance(query, Tensor) else query,
         }

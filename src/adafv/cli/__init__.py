@@ -1,5 +1,6 @@
 """Run the command line; heavy imports happen inside the commands: `adafv --help` needs no torch."""
 
+import io
 import sys
 from typing import Annotated
 
@@ -77,6 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0, 2 for bad input, 130 when interrupted, or a command's own.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    # a terminal or a file of another encoding shows ? for what it lacks
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         # errors come to us instead of being printed with a usage
         status = typer.main.get_command(app).main(

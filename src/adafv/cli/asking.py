@@ -87,13 +87,14 @@ def explain(
 ) -> None:
     """Draw how the visual tokens were chosen, and the answers with and without the rest."""
     need("matplotlib")
-    from adafv.utils.files import check_png, writable_folder
+    from adafv.utils.files import check_png, check_unread, writable_folder
 
     # check everything that can be wrong before a model is loaded
     opened = open_image_or_video(file, question, frames, model)
     model = model_for(opened, model)
     pruner_of(method, keep, tokens, model)
     check_png(out)
+    check_unread(out, [file])
     writable_folder(out.parent)
     loaded, processor = _loaded(question, max_new_tokens, model, device, dtype)
     from adafv import viz

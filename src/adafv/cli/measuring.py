@@ -2,12 +2,15 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adafv.cli import options
 from adafv.cli.extras import need
+
+if TYPE_CHECKING:
+    from adafv.evaluation.evaluate import Evaluation
 
 
 def evaluate(
@@ -50,12 +53,12 @@ def evaluate(
         need("easy_vqa")
     from adafv.data.suites import suites_of
     from adafv.evaluation import merge, report
-    from adafv.evaluation.entry import check_meta, check_repeatable, write_entry
+    from adafv.evaluation.entry import check_repeatable, write_entry
     from adafv.evaluation.evaluate import Evaluation
     from adafv.evaluation.paired import paired
     from adafv.evaluation.rows import rows_of
     from adafv.methods import BASELINES, METHODS
-    from adafv.utils.files import writable_folder
+    from adafv.utils.files import check_unread, writable_folder
 
     # check everything that can be wrong before a model is loaded
     plan = Evaluation(
@@ -69,6 +72,8 @@ def evaluate(
         max_new_tokens=max_new_tokens,
     )
     writable_folder(out)
+    for file in report.FILES:
+        check_unread(out / file, plan.files)
     if entry is not None:
         check_repeatable(model, plan.suites, split)
         writable_folder(entry)
@@ -88,31 +93,37 @@ def evaluate(
         "max_new_tokens": plan.max_new_tokens,
     }
 
-    # results of other methods, budgets or suites are kept, those of a run meanwhile included
-    before = merge.earlier(out)
-    # those that are there already must be of the same model and questions
+    # results that are there already are kept: they must be of the same model and questions
     meta = report.meta_of(loaded, name, start, **settings)
-    merge.check_mergeable(before, meta, plan.counts, plan.measured)
     machine = machine_of(loaded.device)
-    if entry is not None:
-        check_meta(meta | {"machine": machine})
+    to_name = None if entry is None else machine
+    _earlier(out, plan, meta, to_name)
     options.complain_of_words(processor, plan.questions(), model)
 
-    # answer every question with every method at every budget
-    findings = plan.run(
-        loaded, processor, out, name=name, progress=True, earlier=merge.configurations_in(before)
-    )
-    _complain_of_outdated(findings.outdated)
+    # nobody else writes there until the results are written
+    with plan.opened(loaded, processor, out, name) as log:
+        # another run may have ended meanwhile
+        before = _earlier(out, plan, meta, to_name)
+        # answer every question with every method at every budget
+        findings = plan.answer(
+            loaded,
+            processor,
+            log,
+            name=name,
+            progress=True,
+            earlier=merge.configurations_in(before),
+        )
+        _complain_of_outdated(findings.outdated)
 
-    # put old and new results together
-    left_out = _refusals(findings.left_out)
-    new_pairs = paired(findings.records, ("adafv", "adafv+"))
-    # of what turned out impossible meanwhile nothing stays either
-    gone = findings.outdated | findings.left_out.keys()
-    rows, pairs = merge.merged(before, rows_of(findings.records), new_pairs, gone)
-    meta = report.meta_of(loaded, name, start, **settings, left_out=left_out)
-    meta = merge.merged_meta(before, meta)
-    report.write(out, meta, rows, pairs)
+        # put old and new results together
+        left_out = _refusals(findings.left_out)
+        new_pairs = paired(findings.records, ("adafv", "adafv+"))
+        # of what turned out impossible meanwhile nothing stays either
+        gone = findings.outdated | findings.left_out.keys()
+        rows, pairs = merge.merged(before, rows_of(findings.records), new_pairs, gone)
+        meta = report.meta_of(loaded, name, start, **settings, left_out=left_out)
+        meta = merge.merged_meta(before, meta, plan.measured)
+        report.write(out, meta, rows, pairs)
     written = [str(out / file) for file in ("results.json", "results.csv", "accuracy.png")]
     if entry is not None:
         written.append(str(write_entry(entry, meta, rows, machine)))
@@ -179,7 +190,7 @@ def analyze(
     from adafv.analysis.tables import read_results
     from adafv.data.scenes import SCENE_SUITES
     from adafv.evaluation.report import meta_of
-    from adafv.utils.files import writable_folder
+    from adafv.utils.files import check_unread, writable_folder
 
     # the questions, each with the boxes that its answer depends on
     names = options.names_in(suite)
@@ -195,6 +206,10 @@ def analyze(
         sources=sources, methods=options.names_in(methods), seed=seed, batch_size=batch_size
     )
     writable_folder(out)
+    for file in report.FILES:
+        for source in sources:
+            check_unread(out / file, source.files)
+        check_unread(out / file, [results] if results else [])
     options.quiet()
     from adafv.models.load import load
 
@@ -223,6 +238,30 @@ def analyze(
         typer.echo(f"{out / drawing.name}.png, .csv\n  {drawing.caption}")
     for note in notes:
         options.say(note, indent=2)
+
+
+def _earlier(
+    out: Path, plan: "Evaluation", meta: dict[str, Any], machine: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return the results that a folder has, which those of a run can be put together with.
+
+    Args:
+        meta: of the run.
+        machine: that an entry of the leaderboard is to name; None: none is written.
+
+    Raises:
+        ValueError: they cannot, or not be an entry.
+    """
+    from adafv.evaluation import merge
+    from adafv.evaluation.entry import check_meta, check_rows
+
+    before = merge.earlier(out)
+    merge.check_mergeable(before, meta, plan.counts, plan.measured)
+    if machine is not None:
+        kept, _ = merge.merged(before, [], [], plan.measured)
+        check_rows(kept)
+        check_meta(merge.merged_meta(before, meta, plan.measured) | {"machine": machine})
+    return before
 
 
 def _complain_of_outdated(outdated: set[tuple[str, str, float]]) -> None:
@@ -280,6 +319,7 @@ def table(
         )
     # 10% and 0.1 are the same share
     keeps = {options.share_in(text) for text in options.names_in(keep)}
+    _check_shares(keeps, found["rows"])
     # the dense row and the blind one are what the others are compared with
     rows = [row for row in found["rows"] if not keeps or row["keep"] in keeps | {0, 1}]
     if as_json:
@@ -300,3 +340,14 @@ def table(
             report.table(rows, found["pairs"], question_type=question_type), markdown, report.NARROW
         )
         options.say(report.LEGEND)
+
+
+def _check_shares(keeps: set[float], rows: list[dict[str, Any]]) -> None:
+    """Raise a `ValueError` for a share that rows of results don't have."""
+    measured = {row["keep"] for row in rows}
+    for keep in sorted(keeps):
+        if not 0 <= keep <= 1:
+            raise ValueError(f"--keep {keep:g} is no share: pass 0 to 1, e.g. 0.1 or 10%")
+        if keep not in measured:
+            known = ", ".join(f"{share:g}" for share in sorted(measured, reverse=True))
+            raise ValueError(f"--keep {keep:g} is not in these results: pass some of {known}")

@@ -208,6 +208,9 @@ def pruner_of(
     from adafv.models.boilerplate import boilerplate
     from adafv.models.saved import carried
 
+    def template() -> Iterable[int]:
+        return () if processor is None else boilerplate(processor)
+
     share = None if keep is None else share_in(keep)
     # the budget on the command line: options of their own, or part of the method's name
     config = PruneConfig.from_spec(DEFAULT_METHOD if name is None else name)
@@ -219,14 +222,14 @@ def pruner_of(
             config = config.given({option: value})
 
     # else that of the model's folder, or the default
-    saved = carried(model) if model is not None else None
+    saved = carried(model, template) if model is not None else None
     if not config.budget and not dense:
         config = config.over(PruneConfig(keep=DEFAULT_KEEP) if saved is None else saved.config)
 
     # the folder's method has options of its own; one that is named here does not get them
     if saved is not None and name is None:
         return replace(saved, keep=config.keep, tokens=config.tokens)
-    return from_config(config, lambda: () if processor is None else boilerplate(processor))
+    return from_config(config, template)
 
 
 def names_in(text: str) -> list[str]:
@@ -253,11 +256,18 @@ def quiet() -> None:
     from adafv.families import UnprovenFamilyWarning
     from adafv.models.images import FirstFrameWarning
     from adafv.models.vocabulary import PhotographWarning
+    from adafv.utils.files import UnlockedWarning
     from adafv.viz.fonts import MissingGlyphWarning
 
     # our own warnings are sentences for the user; those of libraries are for developers
     warnings.simplefilter("ignore")
-    ours = (UnprovenFamilyWarning, MissingGlyphWarning, FirstFrameWarning, PhotographWarning)
+    ours = (
+        UnprovenFamilyWarning,
+        MissingGlyphWarning,
+        FirstFrameWarning,
+        PhotographWarning,
+        UnlockedWarning,
+    )
     for kind in ours:
         warnings.simplefilter("once", kind)
     warnings.formatwarning = lambda message, *_, **__: f"adafv: {message}\n"
@@ -313,8 +323,13 @@ def model_for(image: Any, model: str | None) -> str | None:
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print the one line of --json."""
-    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """Print the one line of --json; what stdout's encoding lacks is an escape."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, allow_nan=False)
+    typer.echo(text)
 
 
 def say(text: str, indent: int = 0) -> None:

@@ -52,7 +52,7 @@ def tune(
     from adafv.tuning.pick import COLUMNS, verdict
     from adafv.tuning.retention import INTERVAL
     from adafv.tuning.run import Tuning
-    from adafv.utils.files import check_own, writable_folder
+    from adafv.utils.files import check_own, check_unread, writable_folder
 
     # check everything that can be wrong before a model is loaded
     least = options.share_in(min_retention, "--min-retention")
@@ -68,6 +68,8 @@ def tune(
     writable_folder(out)
     # another command's results must not be overwritten
     check_own(out / "results.json", COLUMNS, "adafv tune")
+    for file in report.FILES:
+        check_unread(out / file, [data, *(image.path for image in plan.images)])
     options.quiet()
     from adafv.models.load import load
 

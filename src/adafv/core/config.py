@@ -14,9 +14,11 @@ from typing import Any, Literal, Self, get_args, get_origin
 
 from adafv.utils.checks import checked
 
-__all__ = ["DEFAULT_METHOD", "PruneConfig", "fits", "share_of", "wanted"]
+__all__ = ["DEFAULT_METHOD", "TEMPLATE", "PruneConfig", "fits", "share_of", "wanted"]
 
 DEFAULT_METHOD = "adafv+"
+TEMPLATE = "template"
+"""Stands in text for the token ids of a chat template's own words, which differ by tokenizer."""
 BUDGETS = ("keep", "tokens")
 
 _WANTED: dict[Any, str] = {
@@ -25,6 +27,13 @@ _WANTED: dict[Any, str] = {
     float: "a number",
     Iterable: "a list of token ids (or skip=template)",
 }
+
+
+class TemplateIds(frozenset[int]):
+    """The token ids that `skip=template` stands for: written as that word, not as ids.
+
+    Empty before there is a processor to know them by.
+    """
 
 
 @dataclass(frozen=True)

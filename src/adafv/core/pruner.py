@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from adafv.core.attached.context import attached
 from adafv.core.chat_template import Tokenizer
-from adafv.core.config import PruneConfig
+from adafv.core.config import TEMPLATE, PruneConfig, TemplateIds
 from adafv.core.crop_batch import join_crops, split_crops
 from adafv.core.encode import encode, reask
 from adafv.core.evidence import Evidence
@@ -141,7 +141,8 @@ class Pruner(ABC):
 
         for name in self.shares:
             check_share(name, getattr(self, name))
-        self.skip = frozenset(self.skip)
+        if not isinstance(self.skip, TemplateIds):
+            self.skip = frozenset(self.skip)
         if isinstance(self.query, str):
             self.query = self._token_ids(self.query)
 
@@ -161,15 +162,17 @@ class Pruner(ABC):
     def config(self) -> PruneConfig:
         """Return the method, its options where they differ from the defaults, and the budget.
 
-        `adafv.methods.from_config` reads it. Query and tokenizer belong to a prompt, and are not
-        among them.
+        `adafv.methods.from_config` reads it; the ids of `skip=template` are that word. Query and
+        tokenizer belong to a prompt, and are not among them.
         """
         options: dict[str, Any] = {}
         for option in fields(self):
             value = getattr(self, option.name)
             if option.name not in NOT_AN_OPTION and value != option.default:
                 options[option.name] = value
-        if self.skip:
+        if isinstance(self.skip, TemplateIds):
+            options["skip"] = TEMPLATE
+        elif self.skip:
             options["skip"] = sorted(self.skip)
         return PruneConfig(self.name, self.keep, self.tokens, options)
 

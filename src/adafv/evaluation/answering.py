@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import transformers
 from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv import __version__
@@ -22,6 +23,7 @@ from adafv.models.load import fingerprint, processor_fingerprint
 from adafv.models.prepared_images import PreparedImages
 from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked
+from adafv.utils.machine import machine_of
 
 __all__ = ["BLIND", "Answering", "Configuration", "chunks", "configured", "settings_of"]
 
@@ -85,11 +87,14 @@ def settings_of(
     """
     return {
         "adafv": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
         "model": name,
         "weights": fingerprint(model),
         "processor": processor_fingerprint(processor),
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
+        "machine": machine_of(model.device)["name"],
         **own,
     }
 

@@ -6,14 +6,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from adafv.data.suites import SUITES
+from adafv.data import suites
 from adafv.evaluation.own import is_own
 from adafv.evaluation.rows import COLUMNS, REQUIRED
 from adafv.utils.checks import checked
-from adafv.utils.files import writable_folder
+from adafv.utils.files import expanded, writable_folder
 from adafv.utils.records import write_json
 
-__all__ = ["ENTRY", "check_entry", "check_meta", "check_repeatable", "read_entry", "write_entry"]
+__all__ = [
+    "ENTRY",
+    "check_entry",
+    "check_meta",
+    "check_repeatable",
+    "check_rows",
+    "read_entry",
+    "write_entry",
+]
 
 ENTRY = "entry.json"
 """The file of an entry's folder."""
@@ -35,20 +43,20 @@ VERSIONS = ("adafv", "python", "torch", "transformers")
 
 
 @checked
-def check_repeatable(model: str | None, suites: Iterable[str], split: str) -> None:
+def check_repeatable(model: str | None, asked: Iterable[str], split: str) -> None:
     """Raise a `ValueError` if others cannot repeat an evaluation, before it begins.
 
     Args:
         model: as the command line takes it; None: the embedded one.
-        suites: as `adafv.evaluation.evaluate.Evaluation` takes them.
+        asked: suites, as `adafv.evaluation.evaluate.Evaluation` takes them.
         split: of the suites.
     """
-    if model is not None and Path(model).exists():
+    if model is not None and expanded(model).exists():
         raise ValueError(
             f"model={model!r} is a folder of this machine, which others cannot load: leave --entry "
             "out, or pass the model's id"
         )
-    for suite in suites:
+    for suite in asked:
         if is_own(suite):
             raise ValueError(
                 f"suite {suite!r} is your own, which others cannot ask: leave --entry out, or pass "
@@ -112,16 +120,23 @@ def check_entry(entry: dict[str, Any]) -> None:
     rows = entry.get("rows", [])
     if not rows:
         raise ValueError("rows is empty: write it with `adafv eval --entry`")
-    dense = {row.get("suite") for row in rows if row.get("method") == "none"}
+    check_rows(rows)
+    dense = {row["suite"] for row in rows if row["method"] == "none"}
+    for row in rows:
+        if row["suite"] not in dense:
+            raise ValueError(f"{_name(row)} has no dense row beside it: run it again")
+
+
+@checked
+def check_rows(rows: Iterable[dict[str, Any]]) -> None:
+    """Raise a `ValueError` unless rows of an entry are whole, possible and of public suites."""
     for row in rows:
         _check_row(row)
-        if row["suite"] not in SUITES:
+        if row["suite"] not in suites.SUITES:
             raise ValueError(
                 f"{_name(row)} is of own questions, which others cannot ask: write the entry from "
                 "a folder without them"
             )
-        if row["suite"] not in dense:
-            raise ValueError(f"{_name(row)} has no dense row beside it: run it again")
 
 
 @checked

@@ -26,7 +26,7 @@ from adafv.evaluation.own import (
 )
 from adafv.models.boilerplate import boilerplate
 from adafv.models.vocabulary import warn_of_photograph
-from adafv.utils.checks import checked, did_you_mean
+from adafv.utils.checks import checked, did_you_mean, has_surrogate
 
 __all__ = ["Evaluation", "Findings"]
 
@@ -125,6 +125,15 @@ class Evaluation:
         return {suite: own_images(suite) for suite in self.suites if is_own(suite)}
 
     @property
+    def files(self) -> list[Path]:
+        """The files that own questions are read from."""
+        found = []
+        for suite, images in self.own.items():
+            found.append(file_of(suite))
+            found += [Path(image.path) for image in images]
+        return found
+
+    @property
     def counts(self) -> dict[str, int]:
         """By suite, how many questions are asked."""
         found = {}
@@ -178,33 +187,56 @@ class Evaluation:
                 count, too.
 
         Raises:
-            ValueError: see `AnswerLog`.
+            ValueError: see `opened`.
+        """
+        with self.opened(model, processor, out, name) as log:
+            return self.answer(model, processor, log, name=name, progress=progress, earlier=earlier)
+
+    def opened(
+        self, model: PreTrainedModel, processor: ProcessorMixin, out: str | Path, name: str
+    ) -> AnswerLog:
+        """Return the log of the answers in `out`; until it is closed no other run writes there.
+
+        Raises:
+            ValueError: a question that the model cannot be asked; see also `AnswerLog`.
         """
         for suite, images in self.own.items():
             check_questions(images, file_of(suite), processor)
+        return AnswerLog(out, self._settings(model, processor, name))
+
+    def answer(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        log: AnswerLog,
+        *,
+        name: str,
+        progress: bool = False,
+        earlier: Iterable[tuple[str, str, float]] = (),
+    ) -> Findings:
+        """Do as `run`, with a log that is open."""
         # now there is a processor to know the chat template by
         asked: list[Key] = []
         configurations = self._configured(lambda: boilerplate(processor))
-        with AnswerLog(out, self._settings(model, processor, name)) as log:
-            answering = Answering(
-                model,
-                processor,
-                log,
-                configurations,
-                _judged,
-                self.batch_size,
-                self.max_new_tokens,
-            )
-            for suite in dict.fromkeys(self.suites):
-                asked += self._asked(answering, suite, name, progress)
-            # earlier runs in the folder count where they have answered all of these questions
-            earlier = list(earlier)
-            again = _answered(log, asked, earlier)
-            return Findings(
-                answering.records([*asked, *again]),
-                answering.left_out,
-                _outdated(log, {*asked, *again}, earlier),
-            )
+        answering = Answering(
+            model,
+            processor,
+            log,
+            configurations,
+            _judged,
+            self.batch_size,
+            self.max_new_tokens,
+        )
+        for suite in dict.fromkeys(self.suites):
+            asked += self._asked(answering, suite, name, progress)
+        # earlier runs in the folder count where they have answered all of these questions
+        earlier = list(earlier)
+        again = _answered(log, asked, earlier)
+        return Findings(
+            answering.records([*asked, *again]),
+            answering.left_out,
+            _outdated(log, {*asked, *again}, earlier),
+        )
 
     def _asked(self, answering: Answering, suite: str, model: str, progress: bool) -> list[Key]:
         """Answer the questions of a suite; return the keys of the answers."""
@@ -248,10 +280,21 @@ class Evaluation:
 
 
 def _check_suite(suite: str) -> None:
-    if is_own(suite) or suite in suites.SUITES:
+    """Raise a `ValueError` unless a suite is built in, or an own one with a name for results."""
+    if suite in suites.SUITES:
         return
-    hint = did_you_mean(suite, suites.SUITES, f"there are {', '.join(suites.SUITES)}")
-    raise ValueError(f"suite {suite!r} is unknown: {hint}")
+    if not is_own(suite):
+        hint = did_you_mean(suite, suites.SUITES, f"there are {', '.join(suites.SUITES)}")
+        raise ValueError(f"suite {suite!r} is unknown: {hint}")
+    name = name_of(suite)
+    if name in suites.SUITES:
+        raise ValueError(
+            f"own suite {suite!r} would stand in results as the built-in suite {name!r}: "
+            "give its file or folder another name"
+        )
+    # it stands on a figure, too
+    if has_surrogate(name):
+        raise ValueError(f"suite {suite!r} has a name that is not UTF-8: give it another")
 
 
 def _answered(

@@ -1,5 +1,6 @@
 """Results of several runs in one folder: those of others are kept, or nothing is written."""
 
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 from operator import itemgetter
 from pathlib import Path
@@ -16,7 +17,9 @@ SETTINGS = ("model", "device", "dtype", "seed", "split", "max_new_tokens")
 """What rows of one table have in common."""
 ROW = ("suite", "method", "keep", "question_type")
 PAIR = ("suite", "keep", "method", "rival")
-OF_A_RUN = ("command", "started", "limit", "batch_size", "wall_seconds")
+OF_A_RUN = ("command", "versions", "started", "limit", "batch_size", "wall_seconds")
+PLACES = ("--out", "--entry")
+"""Options of a command that say where its results go."""
 
 Measured = tuple[str, str, float]
 """suite, method, keep"""
@@ -132,17 +135,53 @@ def _measured(row: dict[str, Any]) -> Measured:
 
 
 @checked
-def merged_meta(found: Mapping[str, Any] | None, meta: dict[str, Any]) -> dict[str, Any]:
-    """Return the meta of a run, with the commands of earlier ones under "earlier"."""
+def merged_meta(
+    found: Mapping[str, Any] | None, meta: dict[str, Any], asked: Collection[Measured] = ()
+) -> dict[str, Any]:
+    """Return the meta of a run, with what earlier ones have left out, and their commands.
+
+    Args:
+        found: see `earlier`.
+        meta: of the run.
+        asked: what it measures; the rest of what earlier runs have left out stays left out.
+
+    Returns:
+        The meta; the runs before are under "earlier".
+    """
     if found is None:
         return meta
+    merged = dict(meta)
+    left_out = []
+    for refused in found["meta"].get("left_out", []):
+        if _measured(refused) not in asked:
+            left_out.append(refused)
+    if left_out:
+        merged["left_out"] = left_out + meta.get("left_out", [])
+
+    # the same command again replaces its former self, the last run an earlier one
     last = {name: found["meta"].get(name) for name in OF_A_RUN}
-    # the same command again replaces its former self
-    before = [run for run in found["meta"].get("earlier", []) if run["command"] != meta["command"]]
-    # the last run counts as an earlier one, unless this is the same again
-    if last["command"] != meta["command"]:
-        before.append(last)
-    return {**meta, "earlier": before} if before else meta
+    before = []
+    for run in (*found["meta"].get("earlier", []), last):
+        if _request(run["command"]) != _request(meta["command"]):
+            before.append(run)
+    if before:
+        merged["earlier"] = before
+    return merged
+
+
+def _request(command: str | None) -> list[str]:
+    """Return the words of a command that say what is measured, and not where that is written."""
+    found = []
+    words = iter(shlex.split(command or ""))
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if option in PLACES:
+            # the value is part of the word, or the next one
+            if not equals:
+                next(words, None)
+        elif word != "--json":
+            found.append(word)
+    return found
 
 
 def _over(

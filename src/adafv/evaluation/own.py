@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from adafv.batch.jsonl import Line, read_lines
+from adafv.data import suites
 from adafv.data.sample import Box, Question, Sample
 from adafv.evaluation.beyond_resize import BEYOND_RESIZE
 from adafv.models.images import open_image
-from adafv.utils.checks import checked
+from adafv.utils.checks import checked, has_surrogate
 
 __all__ = [
     "ImageFile",
@@ -61,7 +62,12 @@ class ImageFile:
 
 @checked
 def is_own(suite: str) -> bool:
-    """Return whether the name of a suite is the path of a file or folder of own questions."""
+    """Return whether the name of a suite is the path of a file or folder of own questions.
+
+    The name of a built-in suite is that suite, whatever lies in the working directory.
+    """
+    if suite in suites.SUITES:
+        return False
     return suite.endswith(ENDING) or (Path(suite) / FILE).is_file()
 
 
@@ -173,6 +179,9 @@ def _question(line: Line, size: tuple[int, int]) -> Question:
     type_ = "" if line.type is None else line.type
     if not isinstance(type_, str):
         raise ValueError(f"type={type_!r} is not text: name the group of the question")
+    # a surrogate stands in the file as an escape, and in no table
+    if has_surrogate(type_):
+        raise ValueError(f"type={type_!r} holds half a character: write it whole")
     if type_ in RESERVED:
         raise ValueError(f"type={type_!r} is a name for groups of all types: give it another")
     answer, *also = _answers(line.answer)

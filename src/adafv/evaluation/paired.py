@@ -31,7 +31,8 @@ class Pair:
     Attributes:
         n: questions that both have answered.
         difference: accuracy of the method minus that of the rival.
-        ci_low, ci_high: 95 % interval of the difference.
+        ci_low, ci_high: 95 % interval of the difference; None: of one image, which says nothing of
+            others.
         p: of no difference.
     """
 
@@ -41,8 +42,8 @@ class Pair:
     rival: str
     n: int
     difference: float
-    ci_low: float
-    ci_high: float
+    ci_low: float | None
+    ci_high: float | None
     p: float
 
 
@@ -99,7 +100,9 @@ def _compared(suite: str, keep: float, method: str, rival: str, right: Right, se
     drawn, signs = _draws(len(size), seed)  # (DRAWS, I) each
 
     # bootstrap: accuracies on images drawn with replacement
-    low, high = np.percentile(drawn @ gain / (drawn @ size), [2.5, 97.5])
+    low, high = None, None
+    if len(size) > 1:
+        low, high = np.percentile(drawn @ gain / (drawn @ size), [2.5, 97.5]).tolist()
 
     # permutation: if the names of the two meant nothing, each image could as well have the other
     # sign; the sum at hand is one of the draws
@@ -111,8 +114,8 @@ def _compared(suite: str, keep: float, method: str, rival: str, right: Right, se
         rival=rival,
         n=len(gains),
         difference=float(gain.sum() / size.sum()),
-        ci_low=float(low),
-        ci_high=float(high),
+        ci_low=low,
+        ci_high=high,
         p=(as_large + 1) / (DRAWS + 1),
     )
 

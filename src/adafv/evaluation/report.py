@@ -22,8 +22,19 @@ from adafv.utils.records import as_csv, distinct, where, write_json
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["LEGEND", "NARROW", "TableByBudget", "meta_of", "of_type", "read", "table", "write"]
+__all__ = [
+    "FILES",
+    "LEGEND",
+    "NARROW",
+    "TableByBudget",
+    "meta_of",
+    "of_type",
+    "read",
+    "table",
+    "write",
+]
 
+FILES = ("results.json", "results.csv", "pairs.csv", "accuracy.png")
 LEGEND = (
     "▲ better, ▼ worse than adafv by more than luck "
     "(p < 0.05, paired; the differences are in pairs.csv)"

@@ -5,7 +5,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields, replace
 from typing import Any
 
-from adafv.core.config import DEFAULT_METHOD, PruneConfig, fits, wanted
+from adafv.core.config import (
+    DEFAULT_METHOD,
+    TEMPLATE,
+    PruneConfig,
+    TemplateIds,
+    fits,
+    wanted,
+)
 from adafv.core.pruner import Pruner
 from adafv.methods.adafv import AdaFV
 from adafv.methods.adafv_plus import AdaFVPlus
@@ -166,11 +173,12 @@ def from_config(
     # an unknown name is for `method` to refuse
     known = {field.name: field.type for field in fields(KNOWN[name])} if name in KNOWN else {}
     read = dict(config.options)
-    if read.get("skip") == "template":
-        read["skip"] = tuple(template())
-    for option, value in read.items():
+    for option, value in config.options.items():
         if option in ("query", "tokenizer"):
             raise ValueError(f"{option} belongs to a question: leave it out, or set it in Python")
+        if option == "skip" and value == TEMPLATE:
+            read[option] = TemplateIds(template())
+            continue
         # a text where a method would calculate fails only later, in the depths
         if option in known and not fits(value, known[option]):
             raise ValueError(

@@ -21,8 +21,10 @@ class NoPruning(ScoringPruner):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.keep != 1:
+            name = "tokens" if self.keep is None else "keep"
             raise ValueError(
-                f"keep={self.keep} with method 'none', which keeps every token: leave keep out"
+                f"{name}={getattr(self, name)} with method 'none', which keeps every token: "
+                f"leave {name} out"
             )
 
     def score(self, tokens: VisualTokens) -> Tensor:

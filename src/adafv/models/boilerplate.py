@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from adafv.core.config import TemplateIds
 from adafv.models.prompting import prompt_for
 from adafv.utils.checks import checked
 
@@ -67,4 +68,6 @@ def boilerplate(processor: Any, stop_words: bool = True) -> frozenset[int]:
 
     # unknown words may name something, and the image's placeholder is no text
     image_token = tokenizer.convert_tokens_to_ids(processor.image_token)
-    return frozenset(outside - {tokenizer.unk_token_id, image_token})
+    outside -= {tokenizer.unk_token_id, image_token}
+    # `skip=template` stands for both kinds of words
+    return TemplateIds(outside) if stop_words else frozenset(outside)

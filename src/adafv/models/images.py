@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from adafv.utils.checks import checked
 
@@ -35,6 +36,8 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
 _INTERPRETED = {"EPS", "WMF"}  # formats that Pillow hands to an external program
 # Pillow's modes of more than 8 bits; the letter after "16" is the byte order.
 _INTEGER_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+# Pillow's names for grays of 2 and 4 bits in a PNG, and their distance in 8 bits.
+_GRAY_STEPS = {"L;2": 85, "L;4": 17}
 # Formats with several images in a file, and what one of them is called.
 _SEVERAL = {"GIF": "frame", "PNG": "frame", "WEBP": "frame", "AVIF": "frame", "TIFF": "page"}
 # The first brands of an ISO media file that holds HEVC-coded stills.
@@ -92,6 +95,7 @@ def open_image(path: str | Path | bytes) -> Image.Image:
                 # asked of the file, before its first frame is all that is left
                 if getattr(image, "is_animated", False):
                     kind = _SEVERAL.get(image.format or "")
+                _scale_transparency(image)
                 image.load()
                 rgb = to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -113,6 +117,18 @@ def open_image(path: str | Path | bytes) -> Image.Image:
         rgb.info[_FIRST] = kind
         warnings.warn(first_frame(rgb, name), FirstFrameWarning, stacklevel=2)
     return rgb
+
+
+def _scale_transparency(image: Image.Image) -> None:
+    """Bring the transparent value of a PNG to 8 bits, as its pixels are; Pillow leaves it as is."""
+    value = image.info.get("transparency")
+    if value is None or not isinstance(image, PngImageFile):
+        return
+    raw = image.tile[0][3]
+    if raw in _GRAY_STEPS:
+        image.info["transparency"] = value * _GRAY_STEPS[raw]
+    elif raw == "RGB;16B":
+        image.info["transparency"] = tuple(channel >> 8 for channel in value)
 
 
 @checked
@@ -256,7 +272,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Return an image as 8-bit RGB, upright: 16 bits are scaled, transparency is laid on white."""
     image = _upright(image)
     if image.mode in (*_INTEGER_MODES, "F"):
-        return Image.fromarray(_to_8_bit(np.asarray(image), image.mode)).convert("RGB")
+        pixels = np.asarray(image)  # (height, width)
+        gray = _to_8_bit(pixels, image.mode)
+        # one value of a PNG may stand for all that is transparent
+        if "transparency" in image.info:
+            gray[pixels == image.info["transparency"]] = 255
+        return Image.fromarray(gray).convert("RGB")
     # premultiplied alpha ("La") converts to no mode but the plain one
     if image.mode == "La":
         image = image.convert("LA")

@@ -10,7 +10,7 @@ from transformers import ProcessorMixin
 from adafv.models.images import check_image, to_rgb
 from adafv.models.processors import check_reads_videos
 from adafv.models.videos import Video
-from adafv.utils.checks import checked
+from adafv.utils.checks import checked, has_surrogate
 
 __all__ = [
     "build_batch",
@@ -156,7 +156,7 @@ def check_question(processor: ProcessorMixin, question: str) -> str:
     if not question:
         raise ValueError("the question is empty: ask something about the image")
     # half a surrogate pair is what Python makes of bytes that are not UTF-8 in an argument
-    if any("\ud800" <= character <= "\udfff" for character in question):
+    if has_surrogate(question):
         raise ValueError("the question is not valid UTF-8: type it again in a UTF-8 terminal")
     tools: Any = processor
     tokenizer = tools.tokenizer

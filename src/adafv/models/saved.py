@@ -1,15 +1,16 @@
 """A pruner beside a model: its method, options and budget as JSON, and nothing that runs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from adafv import __version__
-from adafv.core.config import PruneConfig
+from adafv.core.config import TEMPLATE, PruneConfig, TemplateIds
 from adafv.core.pruner import Pruner
 from adafv.methods import KNOWN, from_config
+from adafv.models.boilerplate import boilerplate
 from adafv.models.hub import config_folder
 from adafv.utils.checks import checked
 from adafv.utils.files import writable_folder, write_text
@@ -80,7 +81,7 @@ def save_pretrained(pruner: Pruner, folder: str | Path) -> Path:
 
 
 @checked
-def from_pretrained(folder: str | Path) -> Pruner:
+def from_pretrained(folder: str | Path, processor: Any = None) -> Pruner:
     """Return the pruner that a model folder carries, of whatever method.
 
     It stands in `adafv.json`, as `save_pretrained` writes it, or as the same object in the model's
@@ -89,12 +90,22 @@ def from_pretrained(folder: str | Path) -> Pruner:
 
     Args:
         folder: as in `carried`.
+        processor: of the model; needed where the folder says `skip=template`, whose ids it knows.
 
     Raises:
         ValueError: no folder, nothing of a pruner in it, or a file that is damaged, of an unknown
             method, or has an option that the method doesn't have or a value that it refuses.
     """
-    pruner = carried(folder)
+
+    def template() -> Iterable[int]:
+        if processor is None:
+            raise ValueError(
+                "skip=template stands for ids of a tokenizer: pass processor=, as adafv.load "
+                "returns it"
+            )
+        return boilerplate(processor)
+
+    pruner = carried(folder, template)
     if pruner is None:
         raise ValueError(
             f"{str(folder)!r} carries no pruner: pass a folder with {FILE}, "
@@ -104,18 +115,20 @@ def from_pretrained(folder: str | Path) -> Pruner:
 
 
 @checked
-def carried(folder: str | Path) -> Pruner | None:
+def carried(folder: str | Path, template: Callable[[], Iterable[int]] = tuple) -> Pruner | None:
     """Do as `from_pretrained`, but return None where a folder says nothing about pruning.
 
     The same where there is no folder.
 
     Args:
         folder: of a model; or a hub id, or "photo", whose configuration says it.
+        template: gives the ids of `skip=template`; by default there are none, for want of a
+            processor.
     """
     found, path = _find(config_folder(folder))
     if not found.keys() - {*SERVER, "version"}:
         return None
-    return _pruner(found, path)
+    return _pruner(found, path, template)
 
 
 @checked
@@ -138,7 +151,8 @@ def options_of(pruner: Pruner) -> dict[str, Any]:
     for field in fields(pruner):
         if field.name not in _QUESTION:
             options[field.name] = getattr(pruner, field.name)
-    options["skip"] = sorted(pruner.skip)
+    named = isinstance(pruner.skip, TemplateIds)
+    options["skip"] = TEMPLATE if named else sorted(pruner.skip)
     return options
 
 
@@ -180,21 +194,15 @@ def _object(path: Path, remedy: str) -> dict[str, Any]:
     return found
 
 
-def _pruner(found: Mapping[str, Any], path: Path) -> Pruner:
+def _pruner(
+    found: Mapping[str, Any], path: Path, template: Callable[[], Iterable[int]] = tuple
+) -> Pruner:
     """Make the pruner that a file describes; errors name the file."""
     described = {}
     for name, value in found.items():
         if name not in ("version", *SERVER):
             described[name] = value
     try:
-        return from_config(PruneConfig.from_dict(described), _template)
+        return from_config(PruneConfig.from_dict(described), template)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-
-
-def _template() -> NoReturn:
-    """Refuse `skip=template`."""
-    raise ValueError(
-        "skip=template stands for ids of a tokenizer, which is not at hand here: "
-        "write them out as a list"
-    )

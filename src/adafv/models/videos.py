@@ -43,7 +43,7 @@ _BEGINNINGS = (
     (0, b"\x30\x26\xb2\x75"),  # WMV
 )
 _TS_PACKET = 188  # bytes; each begins with 0x47
-_HEAD = 256  # bytes that tell a format
+_HEAD = 512  # bytes that tell a format
 _CONVERT = "save it again, or convert it, e.g. ffmpeg -i IN -pix_fmt yuv420p OUT.mp4"
 _CUT = "cut out what the question is about, e.g. ffmpeg -ss 0 -t 60 -i IN -c copy OUT.mp4"
 
@@ -161,9 +161,10 @@ def open_video(
 
 def _begins_as_video(head: bytes) -> bool:
     """Return whether the first bytes of a file are those of a video."""
-    if is_still(head):
+    # a GIF begins with the same byte as a packet
+    if is_still(head) or head.startswith(b"GIF8"):
         return False
-    if head[:1] == head[_TS_PACKET : _TS_PACKET + 1] == b"\x47":
+    if head[: 2 * _TS_PACKET + 1 : _TS_PACKET] == b"\x47" * 3:
         return True
     return any(head[at : at + len(begins)] == begins for at, begins in _BEGINNINGS)
 

@@ -11,7 +11,7 @@ from functools import wraps
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-__all__ = ["checked", "did_you_mean", "one_of"]
+__all__ = ["checked", "did_you_mean", "has_surrogate", "one_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -205,6 +205,12 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
     """
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else otherwise
+
+
+@checked
+def has_surrogate(text: str) -> bool:
+    """Return whether text holds half a character, as Python reads bytes that are not UTF-8."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def one_of(name: str, value: object, *known: str) -> None:

@@ -1,9 +1,12 @@
 """Output files: complete or not at all, and files that grow line by line."""
 
 import contextlib
+import errno
 import json
 import os
+import secrets
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,15 +16,25 @@ from adafv.utils.checks import checked
 
 __all__ = [
     "Lines",
+    "UnlockedWarning",
     "as_jsonl",
     "atomic",
     "check_own",
     "check_png",
+    "check_unread",
     "differences",
     "expanded",
     "writable_folder",
     "write_text",
 ]
+
+_IN_USE = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+"""What `flock` says of a file that another process holds."""
+_REOPENED = 3  # times; file systems that number their files anew at each look have no end
+
+
+class UnlockedWarning(UserWarning):
+    """A file system has no locks, so two runs may write one file."""
 
 
 @checked
@@ -35,36 +48,47 @@ def expanded(path: str | Path) -> Path:
 def atomic(path: str | Path) -> Iterator[Path]:
     """Lend a temporary file that replaces `path` once the block has succeeded.
 
-    It stands beside it, and has its suffix, by which matplotlib knows the format.
+    It stands beside it, and has its suffix, by which matplotlib knows the format. Where `path` is a
+    link, what it leads to is replaced.
 
     Raises:
         ValueError: the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    target = Path(os.path.realpath(path))
+    temporary = _beside(target)
     try:
-        temporary.touch()
+        temporary.touch(exist_ok=False)
     except OSError as error:
         raise _unwritable(path, error) from None
     try:
         yield temporary
         # a rename within a folder is atomic: readers see the old file or the new one
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _beside(path: Path) -> Path:
+    """Return a name for a temporary file beside another one, that nobody else has."""
+    # neither by the process, whose number another container may have, too, nor by `tempfile`,
+    # whose files no other user may read
+    return path.with_name(f".{path.stem}.{secrets.token_hex(8)}{path.suffix}")
+
+
 @checked
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file, complete or not at all.
+    """Write a text file in UTF-8, complete or not at all.
+
+    A surrogate, which UTF-8 cannot hold, becomes an escape, which is how JSON writes it.
 
     Raises:
         ValueError: the file cannot be written.
     """
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @checked
@@ -105,26 +129,38 @@ class Lines:
 
     def __init__(self, path: Path, elsewhere: str) -> None:
         self.path = path
-        try:
-            self._file: Any = path.open("a+b", buffering=0)
-        except OSError as error:
-            raise ValueError(
-                f"{path} cannot be written ({error.strerror}): pass {elsewhere}"
-            ) from None
-
+        self._elsewhere = elsewhere
         # hold the file before it is read, so that nobody appends in between
-        try:
-            _lock(self._file)
-        except OSError:
+        self._file = self._held()
+        # who held it may have put another file in its place meanwhile
+        for _ in range(_REOPENED):
+            if _is_at(self._file, path):
+                break
             self._file.close()
-            raise ValueError(
-                f"{path} is being written by another run: wait for it, or pass {elsewhere}"
-            ) from None
+            self._file = self._held()
 
         # a line counts once its end is there
         content = path.read_bytes()
         self._whole = content.rfind(b"\n") + 1
         self.before = content[: self._whole].split(b"\n")[:-1]
+
+    def _held(self) -> Any:
+        """Return the file, open, and locked against other processes."""
+        try:
+            file: Any = self.path.open("a+b", buffering=0)
+        except OSError as error:
+            raise ValueError(
+                f"{self.path} cannot be written ({error.strerror}): pass {self._elsewhere}"
+            ) from None
+        try:
+            _lock(file, self.path.parent)
+        except OSError:
+            file.close()
+            raise ValueError(
+                f"{self.path} is being written by another run: "
+                f"wait for it, or pass {self._elsewhere}"
+            ) from None
+        return file
 
     def trim(self) -> None:
         """Cut off a last line that a kill has torn."""
@@ -151,15 +187,17 @@ class Lines:
         Raises:
             ValueError: the disk is full; what was there before is kept.
         """
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        # through a link, which stays one
+        target = Path(os.path.realpath(self.path))
+        temporary = _beside(target)
         try:
-            new: Any = temporary.open("w+b", buffering=0)
+            new: Any = temporary.open("x+b", buffering=0)
         except OSError as error:
             raise self._no_room(error) from error
         try:
-            _lock(new)
+            _lock(new, self.path.parent)
             _write(new, records)
-            temporary.replace(self.path)
+            temporary.replace(target)
         except OSError as error:
             new.close()
             raise self._no_room(error) from error
@@ -186,13 +224,31 @@ class Lines:
         self.close()
 
 
-def _lock(file: Any) -> None:
+def _lock(file: Any, folder: Path) -> None:
     """Hold a file against other processes; an `OSError` says that one of them holds it."""
     try:
         import fcntl
     except ImportError:
         return  # Windows has no flock
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _IN_USE:
+            raise
+        # network file systems, such as Lustre and FUSE, may have none
+        warnings.warn(
+            f"files in {folder} cannot be locked ({error.strerror}): let no other run write there",
+            UnlockedWarning,
+            stacklevel=2,
+        )
+
+
+def _is_at(file: Any, path: Path) -> bool:
+    """Return whether an open file is still the one that has a name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _write(file: Any, records: Iterable[dict[str, Any]]) -> None:
@@ -251,6 +307,16 @@ def check_png(path: Path) -> None:
             f"out={str(path)!r} is a folder: pass the name of a file in it, "
             f"e.g. {path / 'explain.png'}"
         )
+
+
+@checked
+def check_unread(out: Path, read: Iterable[str | Path]) -> None:
+    """Raise a `ValueError` if a file that is about to be written is one of those that are read."""
+    if not out.exists():
+        return
+    for path in read:
+        if os.path.exists(path) and out.samefile(path):
+            raise ValueError(f"{out} is read here, and would be overwritten: pass another --out")
 
 
 @checked
