@@ -200,6 +200,17 @@ def test_it_is_open_in_its_own_thread():
     assert open_cache() is None
 
 
+def test_caches_that_are_closed_in_the_order_they_were_opened():
+    """The one that was opened last stays the open one."""
+    first, second = TowerCache(), TowerCache()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__()
+    assert open_cache() is second
+    second.__exit__()
+    assert open_cache() is None
+
+
 def test_a_cache_of_nothing_is_refused():
     with pytest.raises(ValueError, match="megabytes=0 is not positive"):
         TowerCache(megabytes=0)

@@ -85,7 +85,11 @@ class TowerCache:
         return self
 
     def __exit__(self, *error: object) -> None:
-        _open.set(_open.get()[:-1])
+        # whichever was opened first may be closed first
+        opened = list(_open.get())
+        last = max(i for i, cache in enumerate(opened) if cache is self)
+        del opened[last]
+        _open.set(tuple(opened))
 
     def __len__(self) -> int:
         """Return how many encodings are kept."""
