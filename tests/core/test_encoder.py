@@ -128,10 +128,11 @@ def test_the_mask_of_flex_attention_is_read():
     AttentionInterface.register(
         "toy", lambda module, query, key, value, mask, **options: (value, None)
     )
-    with observe(tower, lambda module, *given: seen.append(given)):
+    with observe(tower, seen.append):
         AttentionInterface().get_interface("toy", None)(tower, query, key, key, blocks, scaling=0.5)
-    (given,) = seen
-    assert torch.equal(received_attention(*given), received_attention(query, key, 0.5, sees))
+    (shown,) = seen
+    given = received_attention(shown.query, shown.key, shown.scale, shown.mask)
+    assert torch.equal(given, received_attention(query, key, 0.5, sees))
 
 
 def elsewhere(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **options):

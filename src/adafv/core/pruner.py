@@ -303,7 +303,7 @@ class Pruner(ABC):
         found = []
         for full, structural in zip(encoding.features, encoding.structural_indices, strict=True):
             everything = self.tokens is not None and self.tokens >= len(full) - len(structural)
-            found.append(self.layerwise or self.keep == 1 or everything)
+            found.append(self.keep == 1 or everything)
         return found
 
     def loses_tokens(self, encoding: Encoding) -> bool:

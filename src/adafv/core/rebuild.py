@@ -114,10 +114,14 @@ def _note_rope_deltas(model: PreTrainedModel, out: Mapping[str, Any]) -> None:
 
 @checked
 def kept_positions(
-    encoding: Encoding, kept: list[Tensor], newlines: str
+    encoding: Encoding, kept: list[Tensor], newlines: str, whole: list[bool]
 ) -> list[tuple[int, Tensor]]:
-    """Return for each image its row and the columns of its kept tokens, newlines among them."""
-    return _in_prompt(encoding, _offsets(encoding, kept, newlines))
+    """Return for each image its row and the columns of its kept tokens, newlines among them.
+
+    Args:
+        kept, newlines, whole: see `rebuild`.
+    """
+    return _in_prompt(encoding, _offsets(encoding, kept, newlines, whole))
 
 
 def _in_prompt(encoding: Encoding, offsets: list[Tensor]) -> list[tuple[int, Tensor]]:

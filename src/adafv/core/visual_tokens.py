@@ -3,7 +3,8 @@
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -23,10 +24,16 @@ HEAVY = ("last_hidden_state", "hidden_states", "attentions")
 
 @checked
 class PrunedOutputs(dict[str, ModelOutput]):
-    """Outputs of encoders by modality, for `mm_encoder_outputs`, of the tokens that are kept."""
+    """Outputs of encoders by modality, for `mm_encoder_outputs`, of the tokens that are kept.
 
-    def __init__(self, outputs: Mapping[str, ModelOutput]) -> None:
+    Args:
+        outputs: of which it is a copy.
+        encoding: number of the encoding that they are of. None: not known any more.
+    """
+
+    def __init__(self, outputs: Mapping[str, ModelOutput], encoding: int | None = None) -> None:
         super().__init__(outputs)
+        self.encoding = encoding
 
 
 @dataclass(frozen=True)
@@ -201,6 +208,7 @@ class Encoding:
             there on.
         merges: the features are what the LLM reads, so that a method may change them.
         downsampled: the tower has seen smaller images, see `adafv.core.downsample`.
+        number: by which prompts that are rebuilt of this encoding are known.
     """
 
     tokens: VisualTokens
@@ -217,6 +225,7 @@ class Encoding:
     question: Question
     merges: bool
     downsampled: bool = False
+    number: int = field(init=False, default_factory=count().__next__)
 
     def repeats(self, image: int) -> int:
         """Return how many tokens of a video repeat one before, and are never chosen from."""
@@ -235,7 +244,7 @@ class Encoding:
             levels = [level[own] for level in deepstack_features]
             found[part.modality] = part.but(features[own], levels)
             start += part.count
-        return PrunedOutputs(found)
+        return PrunedOutputs(found, self.number)
 
 
 def _padding(lengths: Sequence[int]) -> Tensor:

@@ -286,8 +286,11 @@ def test_the_next_turn_of_methods_between_layers(name, pruning):
         ).long()
         whole[extended] = torch.cat([chat.inputs[extended], more], dim=1)
     del whole["past_key_values"]
-    with torch.no_grad(), chat.pruner.between_layers(model, chat.pruner.encode(model, chat.inputs)):
+    first = chat.pruner.encode(model, chat.inputs)
+    with torch.no_grad(), chat.pruner.between_layers(model, first):
         short = chat.pruner.prune(model, whole, chat.pruner.encode(model, whole))
+        # it begins with the first turn, and passes for it
+        short["mm_encoder_outputs"].encoding = first.number
         expected = generated(model, short, use_cache=False)
     with chat.pruner.attached(model):
         assert generated(model, chat.then(turn)) == expected
