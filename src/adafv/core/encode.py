@@ -16,7 +16,13 @@ from transformers import PreTrainedModel
 from adafv.core.candidates import candidates
 from adafv.core.chat_template import Tokenizer, template_for
 from adafv.core.encoder import Part, run
-from adafv.core.inputs import PIXEL_NAMES, as_tensors, placeholders, video_bounds
+from adafv.core.inputs import (
+    PIXEL_NAMES,
+    as_tensors,
+    inferred_pad_id,
+    placeholders,
+    video_bounds,
+)
 from adafv.core.position_ids import full_positions, numbering_inputs
 from adafv.core.prompt import ImageSpan, Prompt, Question
 from adafv.core.signals import SALIENCY, Signal
@@ -250,19 +256,9 @@ def _prompt(
             )
     tokens = {modality: known[modality] for modality in modalities if modality in known}
     template = template_for(model, tokenizer)
-    pad = _inferred_pad_id(model)
+    pad = inferred_pad_id(model, inputs)
     bounds = video_bounds(model.config)
     return Prompt(inputs, tokens, model.config.model_type, template, pad, bounds)
-
-
-def _inferred_pad_id(model: PreTrainedModel) -> int | None:
-    """Return the id that `generate` takes for padding where there is no mask, None for no id."""
-    generation = getattr(model, "generation_config", None)
-    pad: int | None = getattr(generation, "pad_token_id", None)
-    eos = getattr(generation, "eos_token_id", None)
-    ends = eos if isinstance(eos, list) else [eos]
-    # an end of a sequence may be a token of the prompt
-    return None if pad in ends else pad
 
 
 def _frames(parts: list[Part]) -> tuple[int, ...]:

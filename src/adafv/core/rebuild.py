@@ -17,7 +17,7 @@ from adafv.families import family_of
 from adafv.families.base import base_of
 from adafv.utils.checks import checked
 
-__all__ = ["kept_positions", "rebuild"]
+__all__ = ["kept_positions", "padding_id", "rebuild"]
 
 BOUNDS = ("cu_seq_lens_q", "cu_seq_lens_k")
 """Inputs in which attention kernels take the bounds of packed sequences."""
@@ -95,7 +95,7 @@ def _sequence(
         return rest
 
     shorter = ShorterPrompt(encoding.prompt, kept, inputs["input_ids"].device)
-    out = rest | shorter.tensors(rest, _pad_id(model))
+    out = rest | shorter.tensors(rest, padding_id(model))
     out |= _bounds(inputs, shorter)
     out |= _positions(model, inputs, encoding, shorter, positions)
     if encoding.positions is not None:
@@ -235,7 +235,8 @@ def _bounds(inputs: Mapping[str, Any], shorter: ShorterPrompt) -> dict[str, Tens
     return {name: before[inputs[name].long()].to(inputs[name]) for name in names}
 
 
-def _pad_id(model: PreTrainedModel) -> int:
+@checked
+def padding_id(model: PreTrainedModel) -> int:
     """Return the id that fills rows which end up shorter than the longest."""
     generation = getattr(model, "generation_config", None)
     text = model.config.get_text_config()
