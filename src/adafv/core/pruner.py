@@ -232,7 +232,8 @@ class Pruner(ABC):
 
     def check(self, inputs: Mapping[str, Any]) -> None:
         """Raise a `ValueError` if the inputs of a model lack the image that `strict` asks for."""
-        if self.strict and not has_images(inputs):
+        encoded = inputs.get("mm_encoder_outputs") is not None
+        if self.strict and not encoded and not has_images(inputs):
             raise ValueError(NO_IMAGE)
 
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Encoding:
