@@ -103,6 +103,7 @@ def test_every_attention_function_keeps_the_same_tokens(name):
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+@torch.no_grad()
 def test_flex_attention_keeps_the_same_tokens(name, monkeypatch):
     """Not compiled here, which takes long and changes nothing."""
     monkeypatch.setattr(flex.WrappedFlexAttention, "__init__", lambda self, training: None)

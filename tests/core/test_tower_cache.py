@@ -34,6 +34,7 @@ def same(one: object, other: object) -> bool:
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
+@torch.no_grad()
 def test_the_second_encoding_is_the_first_to_the_bit(name):
     """In every family: for the same question, and for another one, in a batch of two images."""
     model = tiny(name).model

@@ -26,7 +26,7 @@ from adafv.core.inputs import (
 from adafv.core.position_ids import full_positions, numbering_inputs
 from adafv.core.prompt import ImageSpan, Prompt, Question
 from adafv.core.signals import SALIENCY, Signal
-from adafv.core.visual_tokens import Encoding, VisualTokens
+from adafv.core.visual_tokens import NUMBERS, Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.families.crop_layout import Layout
 from adafv.ops.precision import full_precision
@@ -206,6 +206,7 @@ def reask(
         deepstack_features=[_taken(level, images) for level in encoding.deepstack_features],
         returned=[replace(part, count=len(images)) for part in encoding.returned],
         positions=full_positions(model, _host(inputs), prompt, device),
+        number=next(NUMBERS),
     )
 
 

@@ -208,7 +208,8 @@ class Pruner(ABC):
             The same dict with fewer placeholders and the encoded images (`mm_encoder_outputs`) in
             place of the pixels, for `model(**…)` and `model.generate(**…)`. Without an image: the
             inputs as they are. A model with M-RoPE notes the position at which decoding resumes
-            (`rope_deltas`), so by hand decode one prompt before pruning the next.
+            (`rope_deltas`), so by hand decode one prompt before pruning the next. Where gradients
+            are recorded, those of the vision tower and the projector are, too, if these may learn.
 
         Raises:
             ValueError: an unknown family; with `strict`, a prompt without an image; a method that

@@ -52,8 +52,10 @@ class TowerCache:
     The same features come back, to the bit. What counts are the pixels that reach the tower: the
     same images in one call, whatever their files are called. A model whose weights, adapters or
     attention have changed meanwhile encodes anew, as does one that trains; methods that shrink
-    images before the tower always do. The least recently used go first. On a GPU the pixels are
-    read back to the host before the tower runs, and the host waits for a tower that has to run.
+    images before the tower always do. What is kept has no gradients: calls with labels, or with
+    pixels that ask for some, encode anew, too. The least recently used go first. On a GPU the
+    pixels are read back to the host before the tower runs, and the host waits for a tower that has
+    to run.
 
     It is open in the thread that opened it, and may be opened again, and in several threads.
 

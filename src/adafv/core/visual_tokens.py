@@ -18,6 +18,8 @@ from adafv.utils.checks import checked
 
 __all__ = ["Encoding", "PrunedOutputs", "Returned", "VisualTokens"]
 
+NUMBERS = count()
+"""Those of encodings, one after the other."""
 HEAVY = ("last_hidden_state", "hidden_states", "attentions")
 """Fields of an encoder's output that nobody reads again, and that would be kept in memory."""
 
@@ -225,7 +227,7 @@ class Encoding:
     question: Question
     merges: bool
     downsampled: bool = False
-    number: int = field(init=False, default_factory=count().__next__)
+    number: int = field(default_factory=NUMBERS.__next__)
 
     def repeats(self, image: int) -> int:
         """Return how many tokens of a video repeat one before, and are never chosen from."""

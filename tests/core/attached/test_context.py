@@ -331,6 +331,28 @@ def test_a_loss_in_evaluation_goes_back_through_the_tower():
     assert not [name for name in lacking if "projector" in name]
 
 
+@pytest.mark.parametrize("way", ["attached", "by hand"])
+def test_gradients_reach_whatever_may_learn(way):
+    """In evaluation, of a loss of the caller's own; nothing is recorded of a frozen tower."""
+    model, inputs = deepcopy(tiny("llava").model).eval(), ask("llava", (QUESTION, [show()]))
+    parts = {"tower": model.model.vision_tower, "projector": model.model.multi_modal_projector}
+    for learning in (["tower", "projector"], ["projector"], []):
+        model.zero_grad()
+        for name, part in parts.items():
+            part.requires_grad_(name in learning)
+        if way == "attached":
+            with PRUNER.attached(model):
+                logits = model(**inputs).logits
+        else:
+            logits = model(**PRUNER(model, inputs)).logits
+        logits[:, -1].logsumexp(-1).sum().backward()
+        for name, part in parts.items():
+            reached = any(weight.grad is not None for weight in part.parameters())
+            assert reached == (name in learning)
+    features = PRUNER.encode(model, inputs).features
+    assert not any(full.requires_grad for full in features)
+
+
 def test_images_that_are_encoded_already_are_refused():
     """They would all be read; what the pruner itself returned passes."""
     model, inputs = tiny("llava").model, ask("llava", (QUESTION, [show()]))
