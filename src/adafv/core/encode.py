@@ -133,6 +133,7 @@ def encode(
         returned=[part.returned for part in parts],
         positions=positions,
         numbering=numbering_inputs(model),
+        grids=_grids(model, host, len(features)),
         question=of,
         merges=family.merges,
         downsampled=downsample is not None,
@@ -156,7 +157,7 @@ def reask(
 
     Args:
         inputs: the new prompts, `input_ids` and `attention_mask` with as many placeholders as the
-            images have tokens.
+            images have tokens, and `mm_token_type_ids` for models with M-RoPE.
         encoding: the encoded images, or the encoded videos.
         images: indices of those that the prompts show, in reading order; one may occur any number
             of times. None: all of them, once each.
@@ -175,6 +176,16 @@ def reask(
     device = inputs["input_ids"].device
     images = range(len(encoding.features)) if images is None else images
     index = _to(torch.tensor(list(images)), device)  # (I',)
+
+    # how the images are numbered, unless the inputs say so
+    grids = {name: x[torch.tensor(list(images))] for name, x in encoding.grids.items()}
+    host = grids | _host(inputs)
+    lacking = f"{modalities[0]}_grid_thw"
+    if lacking in encoding.numbering and host.get(lacking) is None:
+        raise ValueError(
+            f"the inputs lack {lacking}, by which the model numbers the tokens of these "
+            f"{modalities[0]}s: pass that of the {modalities[0]}s in the prompts"
+        )
 
     # read the new prompts
     prompt = _prompt(model, inputs, tokenizer, modalities)
@@ -205,9 +216,20 @@ def reask(
         question=of,
         deepstack_features=[_taken(level, images) for level in encoding.deepstack_features],
         returned=[replace(part, count=len(images)) for part in encoding.returned],
-        positions=full_positions(model, _host(inputs), prompt, device),
+        positions=full_positions(model, host, prompt, device),
+        grids=grids,
         number=next(NUMBERS),
     )
+
+
+def _grids(model: PreTrainedModel, host: Mapping[str, Any], count: int) -> dict[str, Tensor]:
+    """Return the inputs by which a model numbers the tokens of images, where each has a row."""
+    grids: dict[str, Tensor] = {}
+    for name in numbering_inputs(model) - {"input_ids", "attention_mask", "mm_token_type_ids"}:
+        x = host.get(name)
+        if isinstance(x, Tensor) and len(x) == count:
+            grids[name] = x
+    return grids
 
 
 def _joined(lists: list[list[T]]) -> list[T]:

@@ -92,6 +92,8 @@ def _sequence(
         for name in encoding.numbering:
             if name in inputs:
                 rest[name] = inputs[name]
+            elif name in encoding.grids:
+                rest[name] = encoding.grids[name].to(inputs["input_ids"].device)
         return rest
 
     shorter = ShorterPrompt(encoding.prompt, kept, inputs["input_ids"].device)

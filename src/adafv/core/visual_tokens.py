@@ -206,6 +206,7 @@ class Encoding:
         returned: what the encoders returned, in the order of the images.
         positions: (3 or more, B, L) position ids of the full prompts, where the model has M-RoPE.
         numbering: names of the inputs from which the model numbers its tokens.
+        grids: those of them that have a row for each image, on the host.
         question: whose text an image is asked about by: that of its "turn", or of the "chat" from
             there on.
         merges: the features are what the LLM reads, so that a method may change them.
@@ -227,6 +228,7 @@ class Encoding:
     question: Question
     merges: bool
     downsampled: bool = False
+    grids: Mapping[str, Tensor] = field(default_factory=dict)
     number: int = field(default_factory=NUMBERS.__next__)
 
     def repeats(self, image: int) -> int:
