@@ -256,6 +256,20 @@ def test_words_before_the_image_do_not_rate():
     assert last.tolist() != list(range(len(last)))
 
 
+def test_words_are_those_of_the_encoding():
+    """Encodings are shared: a pruner that skips other words ranks by those that are embedded."""
+    model, inputs = deep_model("llava"), inputs_for(tiny_processor("llava"), ONE)
+    encoding = SparseVLM(keep=0.6).encode(model, inputs)
+    skip = {int(inputs["input_ids"][0, -4])}
+    [(expected, weights)] = SparseVLM(keep=0.6).raters(encoding)
+    [(words, shared)] = SparseVLM(keep=0.6, skip=skip).raters(encoding)
+    assert torch.equal(words, expected)
+    assert torch.equal(shared, weights)
+    query = AdaFV(keep=0.6, query=torch.tensor([10])).encode(model, inputs)
+    with pytest.raises(ValueError, match="without the words of their prompts"):
+        SparseVLM(keep=0.6).raters(query)
+
+
 @pytest.mark.parametrize("window", [None, 16])
 def test_ranking_attention_is_that_of_the_layer(window):
     """Within its window: against the map that eager attention returns for the whole prompt."""

@@ -21,6 +21,7 @@ from adafv.core.inputs import (
     as_tensors,
     inferred_pad_id,
     placeholders,
+    question_ids,
     video_bounds,
 )
 from adafv.core.position_ids import full_positions, numbering_inputs
@@ -63,8 +64,8 @@ def encode(
         inputs: what its processor returned, with at least one image.
         signals: what to read off the vision tower.
         text: whether to look up the question's text tokens.
-        query: (M,) token ids to be used as the question of every image, instead of the user's
-            text.
+        query: (M,) or (1, M) token ids to be used as the question of every image, instead of the
+            user's text.
         skip: token ids that never count as text tokens of the question.
         of: "turn": an image is asked about by the text of its turn; "chat": by that of later
             turns, too.
@@ -106,7 +107,8 @@ def encode(
             visual.append(family.project(model, full.detach()[indices]))  # (N, D)
 
     # lay out what methods see: the images padded to the longest, each with its question
-    question = _question_ids(prompt, spans, query, skip, of)  # I times (M,)
+    asked = None if query is not None else [prompt.question(span, skip, of) for span in spans]
+    question = _question_ids(prompt, spans, query, asked)  # I times (M,)
     with torch.no_grad(), full_precision(device):
         if family.attention_observable:
             found = _signals(parts, layouts, patches)
@@ -135,6 +137,7 @@ def encode(
         numbering=numbering_inputs(model),
         grids=_grids(model, host, len(features)),
         question=of,
+        asked=asked,
         merges=family.merges,
         downsampled=downsample is not None,
     )
@@ -191,7 +194,8 @@ def reask(
     prompt = _prompt(model, inputs, tokenizer, modalities)
     features = _taken(encoding.features, images)
     spans = prompt.spans([len(full) for full in features], modalities[0])
-    question = _question_ids(prompt, spans, query, skip, of)
+    asked = None if query is not None else [prompt.question(span, skip, of) for span in spans]
+    question = _question_ids(prompt, spans, query, asked)  # I' times (M,)
 
     # the same visual tokens, asked about otherwise
     old = encoding.tokens
@@ -214,6 +218,7 @@ def reask(
         spans=spans,
         prompt=prompt,
         question=of,
+        asked=asked,
         deepstack_features=[_taken(level, images) for level in encoding.deepstack_features],
         returned=[replace(part, count=len(images)) for part in encoding.returned],
         positions=full_positions(model, host, prompt, device),
@@ -296,12 +301,18 @@ def _frames(parts: list[Part]) -> tuple[int, ...]:
 
 
 def _question_ids(
-    prompt: Prompt, spans: list[ImageSpan], query: Tensor | None, skip: frozenset[int], of: Question
+    prompt: Prompt, spans: list[ImageSpan], query: Tensor | None, asked: list[Tensor] | None
 ) -> list[Tensor]:
-    """Return for each image the ids (M,) of the text tokens that it is asked about."""
+    """Return for each image the ids (M,) of the text tokens that it is asked about.
+
+    Args:
+        asked: for each image their positions (M,), unless there is a query.
+    """
     if query is not None:
-        return [query.cpu().long()] * len(spans)
-    return [prompt.ids[span.row, prompt.question(span, skip, of)] for span in spans]
+        return [question_ids(query)] * len(spans)
+    assert asked is not None
+    pairs = zip(spans, asked, strict=True)
+    return [prompt.ids[span.row, positions] for span, positions in pairs]
 
 
 def _signals(

@@ -19,6 +19,7 @@ __all__ = [
     "inferred_pad_id",
     "option_of",
     "placeholders",
+    "question_ids",
     "video_bounds",
 ]
 
@@ -63,6 +64,25 @@ def as_tensors(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any
         raise ValueError(f"input_ids are {ids.dtype}: pass token ids, whole numbers")
     out["input_ids"] = ids.long()
     return out
+
+
+@checked
+def question_ids(query: Tensor) -> Tensor:
+    """Return token ids of a question as (M,) int64 on the host.
+
+    Args:
+        query: (M,), or (1, M) as a tokenizer returns them.
+
+    Raises:
+        ValueError: another shape, or numbers that are no ids.
+    """
+    ids = query[0] if query.dim() == 2 and len(query) == 1 else query
+    if ids.dim() != 1 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise ValueError(
+            f"query is {tuple(query.shape)} of {query.dtype}: pass text with tokenizer=processor, "
+            "or token ids (M,), whole numbers"
+        )
+    return ids.cpu().long()
 
 
 @checked

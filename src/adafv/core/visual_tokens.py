@@ -209,6 +209,8 @@ class Encoding:
         grids: those of them that have a row for each image, on the host.
         question: whose text an image is asked about by: that of its "turn", or of the "chat" from
             there on.
+        asked: for each image the positions (M,) of these text tokens in its prompt, on the host.
+            None: a query stands for them.
         merges: the features are what the LLM reads, so that a method may change them.
         downsampled: the tower has seen smaller images, see `adafv.core.downsample`.
         number: by which prompts that are rebuilt of this encoding are known.
@@ -228,6 +230,7 @@ class Encoding:
     question: Question
     merges: bool
     downsampled: bool = False
+    asked: list[Tensor] | None = None
     grids: Mapping[str, Tensor] = field(default_factory=dict)
     number: int = field(default_factory=NUMBERS.__next__)
 
