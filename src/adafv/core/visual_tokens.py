@@ -58,6 +58,8 @@ class VisualTokens:
         seeds: a number for each image's question, the same in every batch and on every device: for
             methods that draw.
         layers: how many layers the LLM has: for methods that prune between them.
+        sizes: for each image rows and columns of the frame of a video that it is, some of whose
+            tokens may be lacking; None: it is as large as its tokens reach. Empty: all are.
     """
 
     features: Tensor
@@ -70,6 +72,7 @@ class VisualTokens:
     frames: tuple[int, ...]
     seeds: tuple[int, ...]
     layers: int
+    sizes: tuple[tuple[int, int] | None, ...] = ()
 
     @classmethod
     def of(
