@@ -12,6 +12,7 @@ from adafv.core.candidates import candidates
 from adafv.core.inputs import placeholders
 from adafv.core.layerwise import LayerPruner
 from adafv.core.prompt import Prompt
+from adafv.core.rebuild import kept_positions
 from adafv.families import FAMILIES as ALL
 from adafv.families.crop_layout import join, raster
 
@@ -159,6 +160,25 @@ def test_methods_between_layers_read_no_repeats(name, chosen, options):
         turn = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         again = model.generate(**turn, **greedy, past_key_values=deepcopy(output.past_key_values))
         assert again.shape[1] == ids.shape[1] + 4
+
+
+@pytest.mark.parametrize("newlines", ["drop", "rows", "all"])
+def test_what_opens_a_frame_goes_with_it(newlines):
+    """Video-LLaVA puts CLS before each frame: with "rows" those stay of which a token is kept."""
+    model = tiny("video_llava").model
+    inputs = clip("video_llava", [show(24, 24, seed=number) for number in range(4)], QUESTION)
+    pruner = method("uniform", tokens=2, newlines=newlines)
+    encoding = pruner.encode(model, inputs)
+    selection = pruner.choose(encoding)
+    opening = encoding.structural_indices[0]
+    tokens = encoding.patch_indices[0][selection.kept[0]]
+    assert opening[0] == 0
+    own = torch.searchsorted(opening, tokens) - 1
+    expected = {"drop": opening[:0], "rows": opening[own.unique()], "all": opening}[newlines]
+
+    [(_, columns)] = kept_positions(encoding, selection.kept, newlines, [False])
+    found = torch.isin(encoding.spans[0].positions, columns).nonzero()[:, 0]
+    assert found.tolist() == torch.cat([tokens, expected]).sort().values.tolist()
 
 
 def test_the_budget_of_a_clip_is_shared_over_its_frames(name):

@@ -100,7 +100,8 @@ def encode(
 
     # leave out newlines, and what a video repeats
     patches = [candidates(x, f) for x, f in zip(layouts, features, strict=True)]  # I times (N,)
-    patch_indices = [_to(p, device) for p in patches]
+    # the tower, or what projects its features, may lie on another device than the ids
+    patch_indices = [_to(p, f.device) for p, f in zip(patches, features, strict=True)]
     with torch.no_grad():
         visual: list[Tensor] = []
         for full, indices in zip(features, patch_indices, strict=True):
@@ -111,7 +112,7 @@ def encode(
     question = _question_ids(prompt, spans, query, asked)  # I times (M,)
     with torch.no_grad(), full_precision(device):
         if family.attention_observable:
-            found = _signals(parts, layouts, patches)
+            found = _signals(parts, layouts, patches, features[0].device)
         else:
             found = {signal: _substitute(signal, visual) for signal in signals}
         tokens = VisualTokens.of(
@@ -127,7 +128,9 @@ def encode(
         tokens=tokens,
         features=features,
         patch_indices=patch_indices,
-        structural_indices=[_to(x.structural_indices, device) for x in layouts],
+        structural_indices=[
+            _to(x.structural_indices, f.device) for x, f in zip(layouts, features, strict=True)
+        ],
         spans=spans,
         prompt=prompt,
         consumed=frozenset().union(*(part.consumed for part in parts)),
@@ -178,7 +181,7 @@ def reask(
     inputs = as_tensors(inputs, model.device)
     device = inputs["input_ids"].device
     images = range(len(encoding.features)) if images is None else images
-    index = _to(torch.tensor(list(images)), device)  # (I',)
+    index = _to(torch.tensor(list(images)), encoding.tokens.device)  # (I',)
 
     # how the images are numbered, unless the inputs say so
     grids = {name: x[torch.tensor(list(images))] for name, x in encoding.grids.items()}
@@ -316,9 +319,9 @@ def _question_ids(
 
 
 def _signals(
-    parts: list[Part], layouts: list[Layout], patches: list[Tensor]
+    parts: list[Part], layouts: list[Layout], patches: list[Tensor], device: torch.device
 ) -> dict[Signal, list[Tensor]]:
-    """Return what the tower's patches showed, for each token (N[, d]) of each image.
+    """Return what the tower's patches showed, for each token (N[, d]) of each image on a device.
 
     A token is given the mean over the patches that it is made of.
     """
@@ -334,7 +337,7 @@ def _signals(
             )
         tokens: list[Tensor] = []
         for of_image, layout, indices in zip(seen.split(sizes), layouts, patches, strict=True):
-            tokens.append(layout.pooled(of_image, indices))  # (N[, d])
+            tokens.append(_to(layout.pooled(of_image, indices), device))  # (N[, d])
         signals[signal] = tokens
     return signals
 

@@ -63,7 +63,7 @@ def rebuild(
     # those that deeper layers read besides
     deepstack_features: list[list[Tensor]] = []
     for level in encoding.deepstack_features:
-        deepstack_features.append([x[o] for x, o in zip(level, offsets, strict=True)])
+        deepstack_features.append([x[o.to(x.device)] for x, o in zip(level, offsets, strict=True)])
 
     # the ids and all that runs along them
     kept_columns = _in_prompt(encoding, offsets)
@@ -162,8 +162,18 @@ def _offsets_of(encoding: Encoding, image: int, kept: Tensor, newlines: str, who
 
 
 def _newlines_of_rows(encoding: Encoding, image: int, kept: Tensor) -> Tensor:
-    """Return the newlines of an image that close a row of which a token is kept."""
+    """Return the newlines of an image that close a row of which a token is kept.
+
+    Of an image or frames that begin with CLS and registers: those that precede a kept token.
+    """
     newlines = encoding.structural_indices[image]  # (n - N,)
+    order = torch.arange(len(newlines), device=newlines.device)  # (n - N,)
+    lead = int((newlines == order).sum())
+    if lead:
+        before = torch.searchsorted(newlines, encoding.patch_indices[image][kept])  # (K,)
+        opening = before[:, None] - 1 - torch.arange(lead, device=before.device)  # (K, lead)
+        return newlines[opening.unique()]
+
     crop = encoding.tokens.coordinates[image][:, 0]  # (N,)
 
     # rows of tiles end in a newline; those of the thumbnail don't, unless it is all there is

@@ -159,10 +159,11 @@ def resume(
 
 def _inferred_mask(model: PreTrainedModel, inputs: Kwargs) -> Tensor | None:
     """Return the mask (B, C + q) that `generate` infers, None where all is real."""
+    ids: Tensor = inputs["input_ids"]
     pad = inferred_pad_id(model, inputs)
-    if pad is None or not bool((inputs["input_ids"] == pad).any()):
+    if pad is None or not bool((ids == pad).any()):
         return None
-    return inputs["input_ids"].ne(pad).long()
+    return ids.ne(pad).long()
 
 
 def _check_follows(known: CachedPrompt, ids: Tensor, from_start: bool) -> None:
