@@ -40,7 +40,7 @@ Attention = Callable[..., Any]
 @checked
 @dataclass(frozen=True)
 class Shown:
-    """What an attention is computed from, as its function is called.
+    """The tensors and options that an attention is computed from, as its function is called.
 
     Attributes:
         module: the attention.
