@@ -288,7 +288,7 @@ def test_a_sequence_packed_for_flash_attention_is_shown_image_by_image():
         "toy_flash", lambda module, q, k, v, mask, **options: (v, None)
     )
     tower = tiny_model("llava").base_model.vision_tower
-    with observe(tower, lambda module, q, k, scale, mask: seen.append((q, k, scale))):
+    with observe(tower, seen.append):
         attention = ALL_ATTENTION_FUNCTIONS.get_interface("toy_flash", None)
         attention(
             layers_of(tower)[0].self_attn,
@@ -301,7 +301,7 @@ def test_a_sequence_packed_for_flash_attention_is_shown_image_by_image():
         )
         # of another model, in the same thread
         attention(torch.nn.Identity(), query, key, key, None, scaling=0.5)
-    for (q, k, scale), part in zip(seen, (slice(0, 4), slice(4, 9)), strict=True):
-        assert torch.equal(q, query[:, :, part])
-        assert torch.equal(k, key[:, :, part])
-        assert scale == 0.5
+    for shown, part in zip(seen, (slice(0, 4), slice(4, 9)), strict=True):
+        assert torch.equal(shown.query, query[:, :, part])
+        assert torch.equal(shown.key, key[:, :, part])
+        assert shown.scale == 0.5

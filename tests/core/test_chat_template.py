@@ -13,7 +13,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from adafv import AdaFV, method
-from adafv.core.chat_template import template_of
+from adafv.core import chat_template
+from adafv.core.chat_template import template_for, template_of
 from adafv.core.prompt import Prompt
 
 IMAGE = "<image>"
@@ -291,6 +292,17 @@ def test_the_template_comes_from_the_folder_of_the_model(model, processor, tmp_p
     processor.save_pretrained(tmp_path)
     model.config._name_or_path = str(tmp_path)
     assert AdaFV(keep=0.2).encode(model, inputs).tokens.text_mask.sum() == 6
+
+
+def test_a_tokenizer_that_comes_later_is_found(model, processor, tmp_path):
+    """A folder without one is not remembered for good, but while it is the same."""
+    model = deepcopy(model)
+    model.config._name_or_path = str(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    assert template_for(model).users == ()
+    assert chat_template._without[str(tmp_path)] is not None
+    processor.save_pretrained(tmp_path)
+    assert template_for(model).users == template_of(processor).users != ()
 
 
 def test_a_template_that_processors_alone_read_counts(model, processor, tmp_path):

@@ -9,8 +9,11 @@ import torch
 from conftest import BEFORE, INSIDE, inputs_for, picture, prompt, tiny_model, tiny_processor
 
 from adafv import METHODS, method
+from adafv.core.crop_batch import split_crops
 from adafv.core.encode import encode
+from adafv.core.visual_tokens import VisualTokens
 from adafv.ops.budget import split_budget
+from adafv.ops.grid import places
 
 SIGNALS = frozenset().union(*(METHODS[name](keep=1.0).signals for name in BEFORE))
 EXACT = [name for name in BEFORE if METHODS[name].exact and name != "none"]
@@ -92,6 +95,30 @@ def test_keeping_all_is_the_identity(inputs, name):
     with torch.no_grad():
         pruned = method(name, keep=1.0, crops="each")(model, inputs)
         assert torch.equal(model(**pruned).logits, model(**inputs).logits)
+
+
+def test_a_frame_is_as_large_as_the_first_one():
+    """What is left of one whose other tokens repeat lies where it lies in the clip."""
+    first = torch.cartesian_prod(torch.tensor([1]), torch.arange(3), torch.arange(6))
+    corner = torch.tensor([[2, 4, 4], [2, 4, 5], [2, 5, 4], [2, 5, 5]])  # rows 1 and 2 of it
+    coordinates = torch.cat([first, corner])
+    count = len(coordinates)
+    clip = VisualTokens(
+        features=torch.randn(1, count, 8),
+        mask=torch.ones(1, count, dtype=torch.bool),
+        counts=(count,),
+        signals={},
+        text=None,
+        text_mask=None,
+        coordinates=(coordinates,),
+        frames=(2,),
+        seeds=(0,),
+        layers=2,
+    )
+    crops = split_crops(clip, [count]).tokens
+    grids = zip(crops.coordinates, crops.frames, crops.sizes, strict=True)
+    found = [places(*grid) for grid in grids]
+    assert torch.equal(torch.cat(found), places(coordinates, frames=2))
 
 
 @pytest.mark.parametrize("name", EXACT)

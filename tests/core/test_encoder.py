@@ -103,6 +103,7 @@ def test_every_attention_function_keeps_the_same_tokens(name):
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+@torch.no_grad()
 def test_flex_attention_keeps_the_same_tokens(name, monkeypatch):
     """Not compiled here, which takes long and changes nothing."""
     monkeypatch.setattr(flex.WrappedFlexAttention, "__init__", lambda self, training: None)
@@ -128,10 +129,11 @@ def test_the_mask_of_flex_attention_is_read():
     AttentionInterface.register(
         "toy", lambda module, query, key, value, mask, **options: (value, None)
     )
-    with observe(tower, lambda module, *given: seen.append(given)):
+    with observe(tower, seen.append):
         AttentionInterface().get_interface("toy", None)(tower, query, key, key, blocks, scaling=0.5)
-    (given,) = seen
-    assert torch.equal(received_attention(*given), received_attention(query, key, 0.5, sees))
+    (shown,) = seen
+    given = received_attention(shown.query, shown.key, shown.scale, shown.mask)
+    assert torch.equal(given, received_attention(query, key, 0.5, sees))
 
 
 def elsewhere(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **options):

@@ -3,15 +3,18 @@ whatever the batch.
 """
 
 import math
-from contextlib import contextmanager, nullcontext
-from functools import cache
+from contextlib import ExitStack, contextmanager, nullcontext
+from copy import deepcopy
+from functools import cache, partial
 from itertools import pairwise
+from threading import Thread
 
 import pytest
 import torch
-from conftest import BACKBONES, inputs_for, picture, prompt, tiny_model, tiny_processor
+from conftest import BACKBONES, inputs_for, picture, prompt, tiny_model, tiny_processor, tokenizer
 from oracles import layerwise as layerwise_oracle
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AutoConfig
+from zoo import base
 
 from adafv import AdaFV
 from adafv.methods.fastv import FastV
@@ -253,6 +256,20 @@ def test_words_before_the_image_do_not_rate():
     assert last.tolist() != list(range(len(last)))
 
 
+def test_words_are_those_of_the_encoding():
+    """Encodings are shared: a pruner that skips other words ranks by those that are embedded."""
+    model, inputs = deep_model("llava"), inputs_for(tiny_processor("llava"), ONE)
+    encoding = SparseVLM(keep=0.6).encode(model, inputs)
+    skip = {int(inputs["input_ids"][0, -4])}
+    [(expected, weights)] = SparseVLM(keep=0.6).raters(encoding)
+    [(words, shared)] = SparseVLM(keep=0.6, skip=skip).raters(encoding)
+    assert torch.equal(words, expected)
+    assert torch.equal(shared, weights)
+    query = AdaFV(keep=0.6, query=torch.tensor([10])).encode(model, inputs)
+    with pytest.raises(ValueError, match="without the words of their prompts"):
+        SparseVLM(keep=0.6).raters(query)
+
+
 @pytest.mark.parametrize("window", [None, 16])
 def test_ranking_attention_is_that_of_the_layer(window):
     """Within its window: against the map that eager attention returns for the whole prompt."""
@@ -463,3 +480,161 @@ def test_methods_before_the_model_have_nothing_inside():
     model = deep_model("llava")
     encoding = AdaFV(keep=0.5).encode(model, inputs_for(tiny_processor("llava"), ONE))
     assert isinstance(AdaFV(keep=0.5).between_layers(model, encoding), nullcontext)
+
+
+def on(backbone: str, **text):
+    """The tiny LLaVA model, in front of another language model."""
+    config = tiny_model("llava").config
+    options = base.text(tokenizer()) | {"head_dim": 8} | text
+    config.text_config = AutoConfig.for_model(backbone, **options)
+    torch.manual_seed(0)
+    model = type(tiny_model("llava"))(config).eval()
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 1
+    return model
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("first", ["full_attention", "sliding_attention"])
+def test_each_layer_has_its_own_rotary_embedding(first, method):
+    """Decoders with one for each type of layer: the last token's is that of the full prompt."""
+    types = [first, "full_attention", "sliding_attention"]
+    model = on("gemma3_text", layer_types=types, sliding_window=64)
+    pruner = method(keep=0.8)
+    inputs = inputs_for(tiny_processor("llava"), ONE)
+    seen: dict[int, torch.Tensor] = {}
+
+    def note(index, module, args, options):
+        seen[index] = options["position_embeddings"][0][0, -1].clone()
+
+    with ExitStack() as hooks:
+        for index, layer in enumerate(model.get_decoder().layers):
+            attention = layer.self_attn
+            hook = attention.register_forward_pre_hook(partial(note, index), with_kwargs=True)
+            hooks.callback(hook.remove)
+        with torch.no_grad():
+            model(**inputs)
+            full = dict(seen)
+            read(pruner, model, inputs)
+    assert not torch.equal(full[1], full[2])
+    for index, embedding in full.items():
+        assert torch.equal(seen[index], embedding)
+
+
+def sinking(model) -> None:
+    for layer in model.get_decoder().layers:
+        layer.self_attn.sinks.data = torch.tensor([-9.0, 0.0, 6.0, 12.0])
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "prepare"),
+    [
+        ("gemma2", {"attn_logit_softcapping": 1.0, "query_pre_attn_scalar": 8}, None),
+        ("gpt_oss", {"num_local_experts": 2, "num_experts_per_tok": 1}, sinking),
+    ],
+)
+def test_ranking_attention_is_bounded_as_the_layers_is(backbone, options, prepare):
+    """Soft-capped logits and sinks: against the map that eager attention returns."""
+    model, pruner = on(backbone, **options), FastV(tokens=20, layer=1)
+    if prepare:
+        prepare(model)
+    model.set_attn_implementation("eager")
+    inputs = inputs_for(tiny_processor("llava"), ONE)
+    encoding = pruner.encode(model, inputs)
+    with torch.no_grad(), pruner.between_layers(model, encoding) as decoder:
+        model(**pruner.prune(model, inputs, encoding))
+    (kept,) = decoder.views[1].kept
+    with torch.no_grad():
+        attention = model(**inputs, output_attentions=True).attentions[0]  # (1, H, L, L)
+    scores = attention[0, :, -1].mean(0)[encoding.spans[0].positions]
+    highest = scores.sort(descending=True, stable=True).indices[: len(kept)]
+    assert kept.tolist() == highest.sort().values.tolist()
+
+
+def widths(model, run) -> list[int]:
+    """How many tokens each layer reads at first."""
+    seen: list[int] = []
+
+    def note(module, args, options):
+        seen.append((args[0] if args else options["hidden_states"]).shape[1])
+
+    with ExitStack() as hooks:
+        for layer in model.get_decoder().layers:
+            hook = layer.self_attn.register_forward_pre_hook(note, with_kwargs=True)
+            hooks.callback(hook.remove)
+        run()
+    return seen[: len(model.get_decoder().layers)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_another_thread_prunes_what_it_is_handed(method):
+    """As one that generates while its text is streamed; other prompts there are read as a whole."""
+    model, pruner = deep_model("llava"), method(keep=0.6)
+    inputs = inputs_for(tiny_processor("llava"), ONE)
+    expected = read(pruner, model, inputs, answer(model))
+    answers = []
+
+    def run(*arguments) -> None:
+        thread = Thread(target=lambda: answers.append(model.generate(**arguments[0], **GREEDY)))
+        thread.start()
+        thread.join()
+
+    plain = model.generate(**inputs, **GREEDY)
+    encoding = pruner.encode(model, inputs)
+    with pruner.pruned(model, inputs, encoding) as (short, _):
+        run(inputs)
+        first, *_, last = widths(model, lambda: run(short))
+    assert torch.equal(answers[0], plain)
+    assert torch.equal(answers[1], expected)
+    assert last < first
+
+
+def test_images_of_another_encoding_are_no_silent_matter():
+    """Neither those of another encoding nor pixels are read as a whole unnoticed."""
+    model, pruner = deep_model("llava"), FastV(keep=0.6)
+    inputs = inputs_for(tiny_processor("llava"), ONE)
+    encoding = pruner.encode(model, inputs)
+    other = pruner.prune(model, inputs, pruner.encode(model, inputs))
+    with pytest.raises(ValueError, match="another encoding"):  # noqa: SIM117
+        with pruner.between_layers(model, encoding):
+            model(**other)
+    with pytest.raises(ValueError, match="not encoded"), pruner.between_layers(model, encoding):
+        model(**inputs)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_guidance_reads_the_prompt_without_images_as_a_whole(method):
+    """Classifier-free guidance: attached as by hand, and not the unguided answer."""
+    model, pruner = deep_model("llava"), method(keep=0.6)
+    inputs = inputs_for(tiny_processor("llava"), ONE)
+    guided = answer(model, guidance_scale=3.0)
+    expected = read(pruner, model, inputs, guided)
+    with pruner.attached(model):
+        out = model.generate(**inputs, **GREEDY, guidance_scale=3.0)
+    new = GREEDY["max_new_tokens"]
+    assert torch.equal(out[:, -new:], expected[:, -new:])
+
+    # the guided scores of the first token, put together by hand
+    with torch.no_grad():
+        [with_image] = read(pruner, model, inputs).logits[:, -1].log_softmax(-1)
+        [without] = model(inputs["input_ids"][:, -1:]).logits[:, -1].log_softmax(-1)
+    scores = without + 3.0 * (with_image - without)
+    scores[GREEDY["suppress_tokens"]] = -torch.inf
+    assert int(expected[0, -new]) == int(scores.argmax())
+
+
+def test_contexts_that_are_closed_in_the_order_they_were_opened():
+    """Nothing of transformers stays patched, and the one that is left still sees its model."""
+    look_up = AttentionInterface.get_interface
+    models = [deep_model("llava"), deepcopy(deep_model("llava"))]
+    pruner, inputs = FastV(keep=0.6), inputs_for(tiny_processor("llava"), ONE)
+    expected = read(pruner, models[1], inputs).logits
+    encodings = [pruner.encode(model, inputs) for model in models]
+    first, second = map(pruner.between_layers, models, encodings)
+    with torch.no_grad():
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        logits = models[1](**pruner.prune(models[1], inputs, encodings[1])).logits
+        second.__exit__(None, None, None)
+    assert torch.equal(logits, expected)
+    assert AttentionInterface.get_interface is look_up

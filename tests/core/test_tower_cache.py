@@ -34,6 +34,7 @@ def same(one: object, other: object) -> bool:
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
+@torch.no_grad()
 def test_the_second_encoding_is_the_first_to_the_bit(name):
     """In every family: for the same question, and for another one, in a batch of two images."""
     model = tiny(name).model
@@ -197,6 +198,17 @@ def test_it_is_open_in_its_own_thread():
         assert open_cache() is outer
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(open_cache).result() is None
+    assert open_cache() is None
+
+
+def test_caches_that_are_closed_in_the_order_they_were_opened():
+    """The one that was opened last stays the open one."""
+    first, second = TowerCache(), TowerCache()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__()
+    assert open_cache() is second
+    second.__exit__()
     assert open_cache() is None
 
 

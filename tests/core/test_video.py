@@ -12,6 +12,7 @@ from adafv.core.candidates import candidates
 from adafv.core.inputs import placeholders
 from adafv.core.layerwise import LayerPruner
 from adafv.core.prompt import Prompt
+from adafv.core.rebuild import kept_positions
 from adafv.families import FAMILIES as ALL
 from adafv.families.crop_layout import join, raster
 
@@ -115,6 +116,69 @@ def test_a_budget_above_what_is_new_drops_the_repeats_all_the_same(name):
         assert torch.equal(out[:, -2:], alone[:, -2:])
     whole = AdaFV(tokens=everything)(model, inputs)
     assert int((whole["input_ids"] == token).sum()) == everything
+
+
+@pytest.mark.parametrize("chosen", ["fastv", "sparsevlm", "pdrop"])
+@pytest.mark.parametrize("options", [{"keep": 0.8}, {"keep": 0.99}, {"tokens": 10_000}])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl"])
+@torch.no_grad()
+def test_methods_between_layers_read_no_repeats(name, chosen, options):
+    """A clip costs what they say; answers by `generate` are those by hand and without a cache."""
+    model, pruner = tiny(name).model, method(chosen, **options)
+    inputs = film(name, 3, 3, 4, 4)
+    video = placeholders(model.config)["video"]
+    text = int((inputs["input_ids"] != video).sum())
+    encoding = pruner.encode(model, inputs)
+    seen: list[int] = []
+
+    def note(layer, args, given, out):
+        seen.append((out if isinstance(out, torch.Tensor) else out[0]).shape[1] - text)
+
+    layers = model.get_decoder().layers
+    with pruner.pruned(model, inputs, encoding) as (short, selection):
+        hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
+        model(**short)
+    for hook in hooks:
+        hook.remove()
+    everything = len(encoding.features[0])
+    [budget] = [pruner.budget(count) for count in encoding.tokens.counts]
+    if "tokens" in options:
+        assert seen == [everything] * len(layers)
+        return
+    assert seen[0] == encoding.tokens.counts[0] < everything
+    assert sum(seen) / len(layers) == pytest.approx(selection.tokens_read[0])
+    assert sum(seen) / len(layers) == pytest.approx(budget, abs=0.5)
+
+    greedy = {"do_sample": False, "max_new_tokens": 4, "suppress_tokens": [video]}
+    with pruner.pruned(model, inputs, encoding) as (short, _):
+        expected = model.generate(**short, **greedy, use_cache=False)[:, -4:]
+    with pruner.attached(model):
+        output = model.generate(**inputs, **greedy, return_dict_in_generate=True)
+        assert torch.equal(output.sequences[:, -4:], expected)
+        # a turn goes on from the layers' caches
+        ids = torch.cat([output.sequences, inputs["input_ids"][:, :2]], dim=1)
+        turn = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        again = model.generate(**turn, **greedy, past_key_values=deepcopy(output.past_key_values))
+        assert again.shape[1] == ids.shape[1] + 4
+
+
+@pytest.mark.parametrize("newlines", ["drop", "rows", "all"])
+def test_what_opens_a_frame_goes_with_it(newlines):
+    """Video-LLaVA puts CLS before each frame: with "rows" those stay of which a token is kept."""
+    model = tiny("video_llava").model
+    inputs = clip("video_llava", [show(24, 24, seed=number) for number in range(4)], QUESTION)
+    pruner = method("uniform", tokens=2, newlines=newlines)
+    encoding = pruner.encode(model, inputs)
+    selection = pruner.choose(encoding)
+    opening = encoding.structural_indices[0]
+    tokens = encoding.patch_indices[0][selection.kept[0]]
+    assert opening[0] == 0
+    own = torch.searchsorted(opening, tokens) - 1
+    expected = {"drop": opening[:0], "rows": opening[own.unique()], "all": opening}[newlines]
+
+    [(_, columns)] = kept_positions(encoding, selection.kept, newlines, [False])
+    found = torch.isin(encoding.spans[0].positions, columns).nonzero()[:, 0]
+    assert found.tolist() == torch.cat([tokens, expected]).sort().values.tolist()
 
 
 def test_the_budget_of_a_clip_is_shared_over_its_frames(name):

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import inputs_for, picture, prompt
@@ -391,6 +392,78 @@ def test_options_out_of_range_are_errors(options):
     """The message names the option and what to pass."""
     with pytest.raises(ValueError, match=f"{next(iter(options))}=.*pass"):
         AdaFV(keep=0.1, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adafv", {"tokens": float("inf")}),
+        ("adafv", {"tokens": float("nan")}),
+        ("adafv", {"reserve": "0.5"}),
+        ("adafv", {"temperature": "warm"}),
+        ("adafv", {"temperature": 1e-44}),
+        ("adafv", {"top": 1.5}),
+        ("adafv", {"top": float("nan")}),
+        ("adafv", {"center": "yes"}),
+        ("adafv", {"skip": 5}),
+        ("adafv", {"skip": "template"}),
+        ("adafv+", {"temperature": 1e-44}),
+        ("adafv+", {"spread": float("inf")}),
+        ("mmtok", {"text_temperature": 1e-40}),
+        ("mmtok", {"weight": 8}),
+        ("dart", {"pivots": "4"}),
+        ("random", {"seed": 1.5}),
+        ("prumerge", {"neighbours": 1.5}),
+        ("prumerge+", {"spread": None}),
+        ("fastv", {"layer": 1.5}),
+        ("fastervlm", {"depth": "deep"}),
+        ("hired", {"alpha": True}),
+    ],
+)
+def test_values_of_a_wrong_kind_are_errors(name, options):
+    """When the pruner is made, in one sentence that names the option and what to pass."""
+    budget = {} if "tokens" in options else {"keep": 0.1}
+    with pytest.raises(ValueError, match=f"^{next(iter(options))}=.*pass"):
+        method(name, **budget, **options)
+
+
+def test_numbers_of_other_libraries_are_numbers():
+    """Those of NumPy and PyTorch, and ids in a tensor."""
+    pruner = AdaFV(tokens=np.int64(9), temperature=np.float32(0.5), top=torch.tensor(2))
+    assert pruner == AdaFV(tokens=9, temperature=0.5, top=2)
+    assert AdaFV(keep=0.1, skip=torch.tensor([3, 4])).skip == frozenset({3, 4})
+
+
+@pytest.mark.parametrize("name", ["adafv", "t2i", "cdpruner", "dart", "adafv+", "random"])
+def test_a_query_may_be_what_a_tokenizer_returns(model, processor, name):
+    """(1, M) is the same question as (M,)."""
+    inputs = inputs_for(processor, (prompt(), [picture()]))
+    ids = torch.tensor([[10, 11]])
+    kept = []
+    for query in (ids, ids[0], ids.int()):
+        pruner = method(name, tokens=5, query=query)
+        kept.append(pruner.choose(pruner.encode(model, inputs)).kept[0].tolist())
+    assert kept[0] == kept[1] == kept[2]
+    assert len(kept[0]) == 5
+
+
+@pytest.mark.parametrize(
+    "query", [torch.tensor([10.7, 3.0]), torch.tensor([[1, 2], [3, 4]]), torch.tensor(10), [1, 2]]
+)
+def test_a_query_that_is_no_list_of_ids_is_an_error(query):
+    with pytest.raises(ValueError, match=r"query.*pass"):
+        AdaFV(keep=0.1, query=query)
+
+
+def test_an_encoding_without_what_a_method_looks_at_is_an_error(model, processor):
+    """One sentence names what is lacking."""
+    inputs = inputs_for(processor, (prompt(), [picture()]))
+    silent = method("fastervlm", keep=0.3).encode(model, inputs)
+    with pytest.raises(ValueError, match="without the text of their question, which adafv needs"):
+        AdaFV(keep=0.3).prune(model, inputs, silent)
+    asked = AdaFV(keep=0.3).encode(model, inputs)
+    with pytest.raises(ValueError, match="without 'hidden' of the vision tower"):
+        method("mmtok", keep=0.3).prune(model, inputs, asked)
 
 
 def test_unknown_options_are_errors():

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
-from transformers import StaticCache
+from transformers import StaticCache, masking_utils
 
 from adafv import AdaFV
 from adafv.methods import method
@@ -154,6 +154,21 @@ def test_the_model_is_given_back(counter):
     assert "forward" not in vars(model.get_decoder())
     with pytest.raises(ValueError, match="pass 1 or more"), compiled(model, bucket=0):
         pass
+
+
+def test_models_are_given_back_in_any_order():
+    """Two of them: what is set for both stays until the second is left, and no longer."""
+    first, second = (prepared(kind, shapes=SHALLOW)[0] for kind in ("llava", "qwen2_5_vl"))
+    exporting, limit = masking_utils.is_torchdynamo_exporting, torch._dynamo.config.recompile_limit
+    contexts = [compiled(first), compiled(second)]
+    for context in contexts:
+        context.__enter__()
+    contexts[0].__exit__(None, None, None)
+    assert masking_utils.is_torchdynamo_exporting is not exporting
+    assert torch._dynamo.config.recompile_limit != limit
+    contexts[1].__exit__(None, None, None)
+    assert masking_utils.is_torchdynamo_exporting is exporting
+    assert torch._dynamo.config.recompile_limit == limit
 
 
 def test_inductor_agrees():

@@ -119,9 +119,11 @@ def test_numbers_of_others_are_plain_ones(number, tmp_path):
 
 def test_what_nobody_could_load_is_not_saved(tmp_path):
     """A class that the registry doesn't know, values that are no plain data."""
+    endless = AdaFV(keep=0.1)
+    endless.temperature = float("inf")
     for pruner, words in (
         (Own(keep=0.1), "Own is not in adafv.METHODS"),
-        (AdaFV(keep=0.1, temperature=float("inf")), "cannot be saved as JSON"),
+        (endless, "cannot be saved as JSON"),
         (AdaFV(tokens=9.0), "tokens=9.0 is not an integer"),
     ):
         with pytest.raises(ValueError, match=words):

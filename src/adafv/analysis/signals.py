@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from adafv.analysis.statistics import Array
-from adafv.core.capture import observe
+from adafv.core.capture import Shown, observe
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.families.base import layers_of
 from adafv.methods import NoPruning
@@ -131,13 +131,13 @@ def llm_attention(
     real = encoding.prompt.mask.to(model.device)  # (B, L)
     rows: dict[int, Tensor] = {}
 
-    def keep_last_row(
-        module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None
-    ) -> None:
-        if module in layer_of:
-            last = query[:, :, -1:]  # (B, H, 1, D)
-            found = attention_rows(last, key, scale, real[:, None])  # (B, 1, L)
-            rows[layer_of[module]] = found[:, 0]  # (B, L)
+    def keep_last_row(shown: Shown) -> None:
+        if shown.module in layer_of:
+            last = shown.query[:, :, -1:]  # (B, H, 1, D)
+            found = attention_rows(
+                last, shown.key, shown.scale, real[:, None], shown.softcap, shown.sinks
+            )  # (B, 1, L)
+            rows[layer_of[shown.module]] = found[:, 0]  # (B, L)
 
     # one prefill shows all layers
     with observe(decoder, keep_last_row):

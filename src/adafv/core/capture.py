@@ -22,6 +22,7 @@ from adafv.utils.checks import checked
 __all__ = [
     "FULL_ATTENTION",
     "LABEL",
+    "Shown",
     "capture",
     "observe",
     "sequences",
@@ -32,9 +33,35 @@ LABEL = "adafv.core.capture"
 FULL_ATTENTION = "fullatt_block_indexes"
 """Name in the configuration, for towers that attend within windows, of the layers that don't."""
 
-Observer = Callable[[nn.Module, Tensor, Tensor, float, Tensor | None], None]
 Attention = Callable[..., Any]
 """A function of transformers that computes attention."""
+
+
+@checked
+@dataclass(frozen=True)
+class Shown:
+    """The tensors and options that an attention is computed from, as its function is called.
+
+    Attributes:
+        module: the attention.
+        query: (B, heads, Q, d), key: (B, key heads, K, d).
+        scale: of their product.
+        mask: as the model made it.
+        softcap: what bounds the scaled products. None: nothing does.
+        sinks: (heads,) a logit of each head that takes attention and stands for no token. None:
+            there are none.
+    """
+
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    scale: float
+    mask: Tensor | None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+
+Observer = Callable[[Shown], None]
 
 
 @dataclass
@@ -51,21 +78,18 @@ class _TowerObserver:
     seen: dict[Signal, list[Tensor]]
 
     @torch.no_grad()
-    def attention(
-        self, module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None
-    ) -> None:
+    def attention(self, shown: Shown) -> None:
         """Read the signals of a layer off its query and key (C, H, tokens, d)."""
         for signal, layer in self.watched.items():
-            if signal.kind == "hidden" or all(module is not part for part in layer.modules()):
+            if signal.kind == "hidden" or all(shown.module is not part for part in layer.modules()):
                 continue
-            with record_function(LABEL), full_precision(query.device):
-                read = self._read(signal, query, key, scale, mask)  # (C, P[, d])
+            with record_function(LABEL), full_precision(shown.query.device):
+                read = self._read(signal, shown)  # (C, P[, d])
             self.seen.setdefault(signal, []).append(read.detach().flatten(0, 1))  # (C · P[, d])
 
-    def _read(
-        self, signal: Signal, query: Tensor, key: Tensor, scale: float, mask: Tensor | None
-    ) -> Tensor:
+    def _read(self, signal: Signal, shown: Shown) -> Tensor:
         """Return a signal (C, P[, d]) of a layer."""
+        query, key = shown.query, shown.key
         if signal.kind == "keys":
             return self._patches(key.float().mean(1))  # (C, P, d)
 
@@ -76,9 +100,9 @@ class _TowerObserver:
                 # put CLS first
                 query = query.roll(1, dims=2)
                 key = key.roll(1, dims=2)
-            return cls_attention(query, key, scale)[:, self.registers :]  # (C, P)
+            return cls_attention(query, key, shown.scale)[:, self.registers :]  # (C, P)
 
-        received = received_attention(query, key, scale, mask, heads=signal.heads)
+        received = received_attention(query, key, shown.scale, shown.mask, heads=signal.heads)
         return self._patches(received)  # (C, P)
 
     def _patches(self, x: Tensor) -> Tensor:
@@ -103,12 +127,26 @@ class _TowerObserver:
 _lock = RLock()  # attention is looked up in one function, whichever thread runs a model
 
 
+@dataclass(frozen=True, eq=False)
+class _Watch:
+    """Who is shown the attention of which modules, and whether of this thread."""
+
+    parts: set[nn.Module]
+    observer: Observer
+    here: Callable[[], bool]
+
+
+_watches: list[_Watch] = []  # the open ones, in the order in which they were opened
+
+
 @checked
 @contextmanager
-def observe(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
+def observe(
+    model: PreTrainedModel, observer: Observer, here: Callable[[], bool] | None = None
+) -> Iterator[None]:
     """Show q and k of every attention of a model to an observer, while open.
 
-    In the thread that opened it. One thread at a time: others wait until it is closed.
+    One thread at a time: others wait until it is closed.
 
     The model, its configuration and its masks stay as they are, and its own attention function
     (SDPA, flash, flex, the eager one of its file) still computes the outputs, which stay
@@ -117,29 +155,37 @@ def observe(model: PreTrainedModel, observer: Observer) -> Iterator[None]:
 
     Args:
         model: a vision tower or a language model.
-        observer: gets the attention module, query (B, heads, Q, d), key (B, key heads, K, d), the
-            scale of their product, and the mask as the model made it. Rotary positions are applied,
-            and the keys of a cache included. A tower that packs its images into one sequence is
-            shown one image, or one window, after the other.
+        observer: gets what the attention is computed from. Rotary positions are applied, and the
+            keys of a cache included. A tower that packs its images into one sequence is shown one
+            image, or one window, after the other.
+        here: whether the thread that calls it is the one to be observed. None: the one that opened
+            this.
     """
-    parts = set(model.modules())
     thread = get_ident()
+    own = _Watch(set(model.modules()), observer, here or (lambda: get_ident() == thread))
 
     with _lock:
         interface: Any = AttentionInterface
-        look_up = interface.get_interface
+        if not _watches:
+            look_up = interface.get_interface
 
-        def observed(self: AttentionInterface, name: str, default: Attention) -> Attention:
-            function: Attention = look_up(self, name, default)
-            if get_ident() != thread:
+            def observed(self: AttentionInterface, name: str, default: Attention) -> Attention:
+                function: Attention = look_up(self, name, default)
+                for watch in _watches:
+                    if watch.here():
+                        function = _shown(function, watch.parts, watch.observer)
                 return function
-            return _shown(function, parts, observer)
 
-        interface.get_interface = observed
+            observed.plain = look_up  # type: ignore[attr-defined]
+            interface.get_interface = observed
+        _watches.append(own)
         try:
             yield
         finally:
-            interface.get_interface = look_up
+            # whichever was opened first may be closed first
+            _watches.remove(own)
+            if not _watches:
+                interface.get_interface = interface.get_interface.plain
 
 
 @checked
@@ -230,8 +276,9 @@ def _shown(function: Attention, parts: set[nn.Module], observer: Observer) -> At
                 mask = create_mask(
                     mask.mask_mod, batch, heads, query.shape[2], key.shape[2], query.device
                 )
+            capped, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
             for q, k in sequences(query, key, kwargs.get("cu_seq_lens_q")):
-                observer(module, q, k, scale, mask)
+                observer(Shown(module, q, k, scale, mask, capped, sinks))
         return function(module, query, key, value, *args, **kwargs)
 
     return attention

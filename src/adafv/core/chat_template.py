@@ -1,10 +1,10 @@
 """The turns of a chat in token ids: which text the user wrote, and which the chat template did."""
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -210,17 +210,45 @@ _remembered: WeakKeyDictionary[PreTrainedModel, Tokenizer] = WeakKeyDictionary()
 _read: WeakKeyDictionary[Tokenizer, tuple[object, Template]] = WeakKeyDictionary()
 
 
-@cache
+_in_folders: dict[str, Template] = {}
+_without: dict[str, object] = {}  # the files of folders in which there was no tokenizer
+
+
 def _in_folder(folder: str) -> Template:
-    """Return the template of the tokenizer in a model's folder, or in the cache of the hub."""
-    if not folder:
+    """Return the template of the tokenizer in a model's folder, or in the cache of the hub.
+
+    One that comes later is found then.
+    """
+    if folder in _in_folders:
+        return _in_folders[folder]
+    files = _files_of(folder)
+    if not folder or (files is not None and _without.get(folder) == files):
         return Template()
+    template = _read_folder(folder)
+    if template is None:
+        _without[folder] = files
+        return Template()
+    _in_folders[folder] = template
+    return template
+
+
+def _files_of(folder: str) -> object:
+    """Return what a folder holds, and of when; None: there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry.name, entry.stat().st_mtime_ns) for entry in entries)
+    except OSError:
+        return None
+
+
+def _read_folder(folder: str) -> Template | None:
+    """Return the template of the tokenizer in a folder, None if there is no tokenizer."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception:  # whatever keeps a tokenizer from loading: the model runs without it
-        return Template()
+        return None
 
     # a file that processors read, and tokenizers don't
     file = cached_file(

@@ -9,12 +9,22 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
-from types import UnionType
+from operator import index
+from types import NoneType, UnionType
 from typing import Any, Literal, Self, get_args, get_origin
 
 from adafv.utils.checks import checked
 
-__all__ = ["DEFAULT_METHOD", "TEMPLATE", "PruneConfig", "fits", "share_of", "wanted"]
+__all__ = [
+    "DEFAULT_METHOD",
+    "TEMPLATE",
+    "PruneConfig",
+    "check_type",
+    "fits",
+    "share_of",
+    "skipped",
+    "wanted",
+]
 
 DEFAULT_METHOD = "adafv+"
 TEMPLATE = "template"
@@ -223,6 +233,37 @@ def fits(value: Any, kind: Any) -> bool:
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value)
     return type(value) is kind
+
+
+def check_type(name: str, value: Any, kind: Any, default: Any) -> None:
+    """Raise a `ValueError` unless an option is of its type, as far as that is a plain one.
+
+    Args:
+        kind: type of its dataclass field.
+        default: to be named as an example.
+    """
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if any(one not in (bool, int, float, NoneType) for one in kinds) or fits(value, kind):
+        return
+    example = f"e.g. {default}" if default is not None else "one"
+    raise ValueError(f"{name}={value!r} is not {wanted(kind)}: pass {example}")
+
+
+def skipped(ids: Iterable[int]) -> frozenset[int]:
+    """Return token ids as a set; those of a template stay what they are.
+
+    Raises:
+        ValueError: something else than ids.
+    """
+    if isinstance(ids, TemplateIds):
+        return ids
+    try:
+        return frozenset(map(index, ids))
+    except TypeError:
+        raise ValueError(
+            f"skip={ids!r} is no list of token ids: pass e.g. "
+            "adafv.models.boilerplate.boilerplate(processor)"
+        ) from None
 
 
 def wanted(kind: Any) -> str:

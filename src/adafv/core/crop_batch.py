@@ -43,8 +43,12 @@ def split_crops(tokens: VisualTokens, budget: list[int]) -> CropBatch:
     members: list[Tensor] = []
     coordinates: list[Tensor] = []
     seeds: list[int] = []
+    sizes: list[tuple[int, int] | None] = []
     alone = torch.tensor([0, 1, 1])  # a crop is the first of its image: crop number 0
     for i, (of_image, k) in enumerate(zip(tokens.coordinates, budget, strict=True)):
+        # frames are as large as the first, which lacks nothing
+        size = _frame_size(of_image) if tokens.frames[i] > 1 else None
+
         # the tokens of each crop
         crop = of_image[:, 0]  # (N,)
         of_crops = [(crop == number).nonzero()[:, 0] for number in crop.unique()]
@@ -57,7 +61,12 @@ def split_crops(tokens: VisualTokens, budget: list[int]) -> CropBatch:
             images.append(i)
             shares.append(share)
             members.append(indices)  # (n,)
-            coordinates.append(of_image[indices] * alone)  # (n, 3)
+            own = of_image[indices] * alone  # (n, 3)
+            if size is not None:
+                # frames lie one below the other
+                own[:, 1] -= (of_image[indices, 0] - 1) * size[0]
+            coordinates.append(own)
+            sizes.append(size)
             seeds.append(tokens.seeds[i] + number)
 
     # pad the crops to the longest
@@ -85,8 +94,16 @@ def split_crops(tokens: VisualTokens, budget: list[int]) -> CropBatch:
         coordinates=tuple(coordinates),
         frames=(1,) * len(counts),
         seeds=tuple(seeds),
+        sizes=tuple(sizes),
     )
     return CropBatch(crops, shares, images, index, count=len(tokens.counts))
+
+
+def _frame_size(coordinates: Tensor) -> tuple[int, int]:
+    """Return rows and columns of the frames of a video, given its tokens' coordinates (N, 3)."""
+    first = coordinates[coordinates[:, 0] == 1, 1:]  # (n, 2)
+    rows, columns = (first.amax(0) + 1).tolist()
+    return rows, columns
 
 
 @checked

@@ -16,11 +16,18 @@ from transformers import PreTrainedModel
 from adafv.core.candidates import candidates
 from adafv.core.chat_template import Tokenizer, template_for
 from adafv.core.encoder import Part, run
-from adafv.core.inputs import PIXEL_NAMES, as_tensors, placeholders, video_bounds
+from adafv.core.inputs import (
+    PIXEL_NAMES,
+    as_tensors,
+    inferred_pad_id,
+    placeholders,
+    question_ids,
+    video_bounds,
+)
 from adafv.core.position_ids import full_positions, numbering_inputs
 from adafv.core.prompt import ImageSpan, Prompt, Question
 from adafv.core.signals import SALIENCY, Signal
-from adafv.core.visual_tokens import Encoding, VisualTokens
+from adafv.core.visual_tokens import NUMBERS, Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.families.crop_layout import Layout
 from adafv.ops.precision import full_precision
@@ -57,8 +64,8 @@ def encode(
         inputs: what its processor returned, with at least one image.
         signals: what to read off the vision tower.
         text: whether to look up the question's text tokens.
-        query: (M,) token ids to be used as the question of every image, instead of the user's
-            text.
+        query: (M,) or (1, M) token ids to be used as the question of every image, instead of the
+            user's text.
         skip: token ids that never count as text tokens of the question.
         of: "turn": an image is asked about by the text of its turn; "chat": by that of later
             turns, too.
@@ -93,17 +100,19 @@ def encode(
 
     # leave out newlines, and what a video repeats
     patches = [candidates(x, f) for x, f in zip(layouts, features, strict=True)]  # I times (N,)
-    patch_indices = [_to(p, device) for p in patches]
+    # the tower, or what projects its features, may lie on another device than the ids
+    patch_indices = [_to(p, f.device) for p, f in zip(patches, features, strict=True)]
     with torch.no_grad():
         visual: list[Tensor] = []
         for full, indices in zip(features, patch_indices, strict=True):
             visual.append(family.project(model, full.detach()[indices]))  # (N, D)
 
     # lay out what methods see: the images padded to the longest, each with its question
-    question = _question_ids(prompt, spans, query, skip, of)  # I times (M,)
+    asked = None if query is not None else [prompt.question(span, skip, of) for span in spans]
+    question = _question_ids(prompt, spans, query, asked)  # I times (M,)
     with torch.no_grad(), full_precision(device):
         if family.attention_observable:
-            found = _signals(parts, layouts, patches)
+            found = _signals(parts, layouts, patches, features[0].device)
         else:
             found = {signal: _substitute(signal, visual) for signal in signals}
         tokens = VisualTokens.of(
@@ -119,7 +128,9 @@ def encode(
         tokens=tokens,
         features=features,
         patch_indices=patch_indices,
-        structural_indices=[_to(x.structural_indices, device) for x in layouts],
+        structural_indices=[
+            _to(x.structural_indices, f.device) for x, f in zip(layouts, features, strict=True)
+        ],
         spans=spans,
         prompt=prompt,
         consumed=frozenset().union(*(part.consumed for part in parts)),
@@ -127,7 +138,9 @@ def encode(
         returned=[part.returned for part in parts],
         positions=positions,
         numbering=numbering_inputs(model),
+        grids=_grids(model, host, len(features)),
         question=of,
+        asked=asked,
         merges=family.merges,
         downsampled=downsample is not None,
     )
@@ -150,7 +163,7 @@ def reask(
 
     Args:
         inputs: the new prompts, `input_ids` and `attention_mask` with as many placeholders as the
-            images have tokens.
+            images have tokens, and `mm_token_type_ids` for models with M-RoPE.
         encoding: the encoded images, or the encoded videos.
         images: indices of those that the prompts show, in reading order; one may occur any number
             of times. None: all of them, once each.
@@ -168,13 +181,24 @@ def reask(
     inputs = as_tensors(inputs, model.device)
     device = inputs["input_ids"].device
     images = range(len(encoding.features)) if images is None else images
-    index = _to(torch.tensor(list(images)), device)  # (I',)
+    index = _to(torch.tensor(list(images)), encoding.tokens.device)  # (I',)
+
+    # how the images are numbered, unless the inputs say so
+    grids = {name: x[torch.tensor(list(images))] for name, x in encoding.grids.items()}
+    host = grids | _host(inputs)
+    lacking = f"{modalities[0]}_grid_thw"
+    if lacking in encoding.numbering and host.get(lacking) is None:
+        raise ValueError(
+            f"the inputs lack {lacking}, by which the model numbers the tokens of these "
+            f"{modalities[0]}s: pass that of the {modalities[0]}s in the prompts"
+        )
 
     # read the new prompts
     prompt = _prompt(model, inputs, tokenizer, modalities)
     features = _taken(encoding.features, images)
     spans = prompt.spans([len(full) for full in features], modalities[0])
-    question = _question_ids(prompt, spans, query, skip, of)
+    asked = None if query is not None else [prompt.question(span, skip, of) for span in spans]
+    question = _question_ids(prompt, spans, query, asked)  # I' times (M,)
 
     # the same visual tokens, asked about otherwise
     old = encoding.tokens
@@ -197,10 +221,23 @@ def reask(
         spans=spans,
         prompt=prompt,
         question=of,
+        asked=asked,
         deepstack_features=[_taken(level, images) for level in encoding.deepstack_features],
         returned=[replace(part, count=len(images)) for part in encoding.returned],
-        positions=full_positions(model, _host(inputs), prompt, device),
+        positions=full_positions(model, host, prompt, device),
+        grids=grids,
+        number=next(NUMBERS),
     )
+
+
+def _grids(model: PreTrainedModel, host: Mapping[str, Any], count: int) -> dict[str, Tensor]:
+    """Return the inputs by which a model numbers the tokens of images, where each has a row."""
+    grids: dict[str, Tensor] = {}
+    for name in numbering_inputs(model) - {"input_ids", "attention_mask", "mm_token_type_ids"}:
+        x = host.get(name)
+        if isinstance(x, Tensor) and len(x) == count:
+            grids[name] = x
+    return grids
 
 
 def _joined(lists: list[list[T]]) -> list[T]:
@@ -250,19 +287,9 @@ def _prompt(
             )
     tokens = {modality: known[modality] for modality in modalities if modality in known}
     template = template_for(model, tokenizer)
-    pad = _inferred_pad_id(model)
+    pad = inferred_pad_id(model, inputs)
     bounds = video_bounds(model.config)
     return Prompt(inputs, tokens, model.config.model_type, template, pad, bounds)
-
-
-def _inferred_pad_id(model: PreTrainedModel) -> int | None:
-    """Return the id that `generate` takes for padding where there is no mask, None for no id."""
-    generation = getattr(model, "generation_config", None)
-    pad: int | None = getattr(generation, "pad_token_id", None)
-    eos = getattr(generation, "eos_token_id", None)
-    ends = eos if isinstance(eos, list) else [eos]
-    # an end of a sequence may be a token of the prompt
-    return None if pad in ends else pad
 
 
 def _frames(parts: list[Part]) -> tuple[int, ...]:
@@ -277,18 +304,24 @@ def _frames(parts: list[Part]) -> tuple[int, ...]:
 
 
 def _question_ids(
-    prompt: Prompt, spans: list[ImageSpan], query: Tensor | None, skip: frozenset[int], of: Question
+    prompt: Prompt, spans: list[ImageSpan], query: Tensor | None, asked: list[Tensor] | None
 ) -> list[Tensor]:
-    """Return for each image the ids (M,) of the text tokens that it is asked about."""
+    """Return for each image the ids (M,) of the text tokens that it is asked about.
+
+    Args:
+        asked: for each image their positions (M,), unless there is a query.
+    """
     if query is not None:
-        return [query.cpu().long()] * len(spans)
-    return [prompt.ids[span.row, prompt.question(span, skip, of)] for span in spans]
+        return [question_ids(query)] * len(spans)
+    assert asked is not None
+    pairs = zip(spans, asked, strict=True)
+    return [prompt.ids[span.row, positions] for span, positions in pairs]
 
 
 def _signals(
-    parts: list[Part], layouts: list[Layout], patches: list[Tensor]
+    parts: list[Part], layouts: list[Layout], patches: list[Tensor], device: torch.device
 ) -> dict[Signal, list[Tensor]]:
-    """Return what the tower's patches showed, for each token (N[, d]) of each image.
+    """Return what the tower's patches showed, for each token (N[, d]) of each image on a device.
 
     A token is given the mean over the patches that it is made of.
     """
@@ -304,7 +337,7 @@ def _signals(
             )
         tokens: list[Tensor] = []
         for of_image, layout, indices in zip(seen.split(sizes), layouts, patches, strict=True):
-            tokens.append(layout.pooled(of_image, indices))  # (N[, d])
+            tokens.append(_to(layout.pooled(of_image, indices), device))  # (N[, d])
         signals[signal] = tokens
     return signals
 

@@ -154,10 +154,12 @@ def _output(
     downsample: Callable[[int], int] | None,
 ) -> Encoded:
     """Run an encoder, or take what is known of the same pixels."""
-    # a loss, or pixels that are to be explained; without either nobody goes back through a tower
-    wants_gradients = inputs.get("labels") is not None
-    wants_gradients |= any(isinstance(x, Tensor) and x.requires_grad for x in inputs.values())
-    trains = torch.is_grad_enabled() and (model.training or wants_gradients)
+    # whether anybody may go back through the tower: a loss, pixels that are to be explained, or
+    # weights that learn, unless a cache says that its output is to be kept
+    cache = open_cache()
+    asked = model.training or inputs.get("labels") is not None
+    asked |= any(isinstance(x, Tensor) and x.requires_grad for x in inputs.values())
+    trains = torch.is_grad_enabled() and (asked or (cache is None and _learns(model)))
 
     def encode(signals: frozenset[Signal]) -> Encoded:
         found: dict[Signal, Tensor] = {}
@@ -171,11 +173,23 @@ def _output(
             output = _call(model, family, small, consumed, modality, **options)
             return spread(output, family.output_field, full, grid), found
 
-    cache = open_cache()
     if cache is None or model.training or trains or downsample is not None:
         return encode(signals)
     read = {name: inputs[name] for name in consumed}
     return cache.encoded(model, read, signals, encode)
+
+
+def _learns(model: PreTrainedModel) -> bool:
+    """Return whether anything of a model but its language model may learn: tower, projector."""
+    inner = getattr(model, "get_base_model", lambda: model)()
+    of_language_model = {
+        *inner.get_decoder().parameters(),
+        *inner.get_input_embeddings().parameters(),
+    }
+    for weight in base_of(model).parameters():
+        if weight.requires_grad and weight not in of_language_model:
+            return True
+    return False
 
 
 def _compressed(

@@ -7,11 +7,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from adafv.utils.checks import checked
 
-__all__ = ["PIXELS", "PIXEL_NAMES", "as_tensors", "has_images", "placeholders", "video_bounds"]
+__all__ = [
+    "PIXELS",
+    "PIXEL_NAMES",
+    "as_tensors",
+    "has_images",
+    "inferred_pad_id",
+    "option_of",
+    "placeholders",
+    "question_ids",
+    "video_bounds",
+]
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 """Names of the inputs that hold pixels, by modality."""
@@ -54,6 +64,55 @@ def as_tensors(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any
         raise ValueError(f"input_ids are {ids.dtype}: pass token ids, whole numbers")
     out["input_ids"] = ids.long()
     return out
+
+
+@checked
+def question_ids(query: Tensor) -> Tensor:
+    """Return token ids of a question as (M,) int64 on the host.
+
+    Args:
+        query: (M,), or (1, M) as a tokenizer returns them.
+
+    Raises:
+        ValueError: another shape, or numbers that are no ids.
+    """
+    ids = query[0] if query.dim() == 2 and len(query) == 1 else query
+    if ids.dim() != 1 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise ValueError(
+            f"query is {tuple(query.shape)} of {query.dtype}: pass text with tokenizer=processor, "
+            "or token ids (M,), whole numbers"
+        )
+    return ids.cpu().long()
+
+
+@checked
+def option_of(model: PreTrainedModel, inputs: Mapping[str, Any], name: str) -> Any:
+    """Return an option of generation: from the call, its configuration or the model's.
+
+    Args:
+        inputs: the arguments of the call.
+    """
+    if inputs.get(name) is not None:
+        return inputs[name]
+    for config in (inputs.get("generation_config"), getattr(model, "generation_config", None)):
+        value = getattr(config, name, None)
+        if value is not None:
+            return value
+    return None
+
+
+@checked
+def inferred_pad_id(model: PreTrainedModel, inputs: Mapping[str, Any]) -> int | None:
+    """Return the id that `generate` takes for padding where there is no mask, None for no id.
+
+    Args:
+        inputs: the arguments of the call.
+    """
+    pad = option_of(model, inputs, "pad_token_id")
+    eos = option_of(model, inputs, "eos_token_id")
+    ends = eos if isinstance(eos, list | tuple | Tensor) else [eos]
+    # an end of a sequence may be a token of the prompt
+    return None if pad is None or pad in ends else int(pad)
 
 
 @checked

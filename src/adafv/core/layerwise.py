@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import ClassVar
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from adafv.core.layerwise_decoder import LayerwiseDecoder, Raters
@@ -22,6 +23,7 @@ from adafv.core.rebuild import kept_positions
 from adafv.core.selection import Selection
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.families import family_of
+from adafv.families.base import base_of
 from adafv.ops.budget import BudgetError
 from adafv.ops.precision import full_precision
 from adafv.utils.checks import checked
@@ -46,11 +48,13 @@ class LayerPruner(Pruner):
         with pruner.between_layers(model, encoding):
             model.generate(**pruner.prune(model, inputs, encoding))
 
-    A token keeps the position it has in the full prompt, whatever `positions` says. Newline tokens
-    are dropped, as `newlines` says, once a token of their image is. Text is always kept. A sliding
+    What repeats in a clip is dropped before the first layer, as by any other method. From there on
+    a token keeps its position, whatever `positions` says. Newline tokens are dropped, as `newlines`
+    says, once a token of their image is. Text is always kept. A sliding
     window counts the tokens that are left. Where a forward returns hidden states or logits, those
     of later layers are shorter than the prompt: of the tokens these layers read, in order. Decoding
-    by hand from the cache works while `between_layers` is open.
+    by hand from the cache works while `between_layers` is open, in any one thread. What else the
+    model reads meanwhile, without images, is read as a whole.
 
     A method says after which layers it prunes (`stages`), whose attention ranks the visual tokens
     (`raters`), and whether it is that of the layer before a stage or, asked in advance, of the one
@@ -155,10 +159,13 @@ class LayerPruner(Pruner):
             decoder = LayerwiseDecoder(
                 encoding,
                 model.get_decoder(),
+                readers=_readers(model),
                 stages=self.stages(layers),
                 plans=plans,
                 raters=self.raters(encoding),
-                in_prompt=partial(kept_positions, encoding, newlines=self.newlines),
+                in_prompt=partial(
+                    kept_positions, encoding, newlines=self.newlines, whole=self._whole(encoding)
+                ),
                 group=None if mesh is None else mesh["tp"].get_group(),
                 ahead=self.looks_ahead,
             )
@@ -180,6 +187,13 @@ class LayerPruner(Pruner):
                 f"family {model.config.model_type!r} don't allow: {reason}. Choose a method that "
                 "prunes before it, e.g. adafv"
             )
+
+
+def _readers(model: PreTrainedModel) -> list[nn.Module]:
+    """Return the modules that call a language model, the innermost last, without adapters."""
+    outer: nn.Module = getattr(model, "get_base_model", lambda: model)()
+    inner: nn.Module = base_of(model)
+    return [inner] if outer is inner else [outer, inner]
 
 
 @checked

@@ -4,32 +4,27 @@ Hidden states, positions, masks and cache of a layer are those of the tokens tha
 B rows, L columns of the full prompts, W of those that a layer reads, H heads, M raters.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from threading import get_ident
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask
 from transformers import Cache, PreTrainedModel
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
-from adafv.core.capture import observe
+from adafv.core.capture import Shown, observe
+from adafv.core.inputs import has_images
+from adafv.core.kept_layers import KeptColumns, KeptLayers, ResumedDecoder, extended
 from adafv.core.selection import first
 from adafv.core.shorter_prompt import ShorterPrompt
-from adafv.core.visual_tokens import Encoding
-from adafv.families.base import layers_of
+from adafv.core.visual_tokens import Encoding, PrunedOutputs
 from adafv.ops.precision import full_precision
 from adafv.ops.saliency import attention_rows
 from adafv.utils.checks import checked
 
-__all__ = ["KeptColumns", "KeptLayers", "LayerwiseDecoder", "Raters", "ResumedDecoder"]
+__all__ = ["LayerwiseDecoder", "Raters"]
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -37,149 +32,8 @@ Raters = list[tuple[Tensor, Tensor]]
 """For each image positions (M,) in its prompt, and weights (M,)."""
 
 
-Mask = Tensor | BlockMask | None
-"""What transformers makes of a mask, for one attention function or another."""
-
-
 class _Answered(Exception):
     """A layer has shown its queries and keys."""
-
-
-@checked
-@dataclass(frozen=True)
-class KeptColumns:
-    """The columns of the prompts that a layer reads.
-
-    Attributes:
-        kept: for each image the indices (k,) of its patches' tokens that are read.
-        columns: (B, W) columns of the full prompts, padded with 0.
-        real: (B, W), false where padded.
-        full: nothing is padded.
-    """
-
-    kept: list[Tensor]
-    columns: Tensor
-    real: Tensor
-    full: bool
-
-    def find(self, width: int) -> Tensor:
-        """Return (B, width) the index among the kept columns of each column of the full prompts."""
-        found = self.columns.new_zeros(len(self.columns), width + 1)  # (B, L + 1)
-        order = torch.arange(self.columns.shape[1], device=found.device)  # (W,)
-        # padding is scattered to a column behind the last
-        target = self.columns.where(self.real, width)  # (B, W)
-        return found.scatter_(1, target, order.expand_as(self.columns))[:, :width]
-
-
-@checked
-@dataclass(frozen=True)
-class KeptLayers:
-    """The columns of prompts that the layers of a language model have kept after reading them.
-
-    Attributes:
-        stages: after how many layers tokens were dropped.
-        width: L, of the full prompts.
-        views: what is read before the first stage, and after each.
-    """
-
-    stages: list[int]
-    width: int
-    views: list[KeptColumns]
-
-    def resumed(self, decoder: PreTrainedModel) -> AbstractContextManager[None]:
-        """Let the language model read on from its cache, while open."""
-        return ResumedDecoder(decoder, self).entering()
-
-
-@checked
-class ResumedDecoder:
-    """A language model that reads on from a cache whose layers hold different tokens.
-
-    Args:
-        decoder: the language model.
-        kept: what its layers read.
-    """
-
-    def __init__(self, decoder: PreTrainedModel, kept: KeptLayers) -> None:
-        self.decoder = decoder
-        self.layers = layers_of(decoder)
-        self.stages = kept.stages
-        self.width = kept.width
-        self.views = kept.views
-        self.masks: dict[bool, Mask] = {}
-        self.mask: Tensor | None = None
-
-    @contextmanager
-    def entering(self) -> Iterator[None]:
-        """Let the layers read what `enter` says while open, in the thread that opened it."""
-        self.thread = get_ident()
-        with ExitStack() as hooks:
-            handle = self.decoder.register_forward_pre_hook(self.begin, with_kwargs=True)
-            hooks.callback(handle.remove)
-            # each layer after the first stage
-            for stage, (start, end) in enumerate(pairwise([*self.stages, len(self.layers)])):
-                for index in range(start, end):
-                    enter = partial(self.enter, stage, index)
-                    handle = self.layers[index].register_forward_pre_hook(enter, with_kwargs=True)
-                    hooks.callback(handle.remove)
-            yield
-
-    def begin(self, decoder: nn.Module, args: Args, kwargs: Kwargs) -> None:
-        """Note the mask (B, all tokens so far) that the model was called with."""
-        if get_ident() == self.thread:
-            mask = kwargs.get("attention_mask")
-            self.mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
-
-    def enter(
-        self, stage: int, index: int, layer: nn.Module, args: Args, kwargs: Kwargs
-    ) -> tuple[Args, Kwargs] | None:
-        """Return what layer `index`, which comes after a stage, reads: a mask of its own tokens."""
-        if get_ident() != self.thread:
-            return None
-        if index == self.stages[stage]:
-            self.masks = {}
-        hidden: Tensor = args[0]  # (B, W, D)
-        cache: Cache | None = kwargs.get("past_key_values")
-        changed = {"attention_mask": self._mask(self.views[stage + 1], index, hidden, cache)}
-        # The rotary embedding holds the positions; from position_ids with gaps flash attention
-        # would infer packed prompts.
-        changed["position_ids"] = None
-        return args, kwargs | changed
-
-    def _mask(self, view: KeptColumns, index: int, hidden: Tensor, cache: Cache | None) -> Mask:
-        """Return the model's own kind of mask, of what a layer has in its cache and reads now."""
-        sliding = self._is_sliding(index)
-        if sliding not in self.masks:
-            real = self._real(view, index, hidden, cache)
-            real = None if real is None else real.to(hidden.device)
-            make = create_sliding_window_causal_mask if sliding else create_causal_mask
-            self.masks[sliding] = make(self.decoder.config, hidden, real, cache, layer_idx=index)
-        return self.masks[sliding]
-
-    def _is_sliding(self, index: int) -> bool:
-        """Return whether a layer attends within a sliding window."""
-        types = getattr(self.decoder.config, "layer_types", None)
-        if types:
-            return bool(types[index] == "sliding_attention")
-        return bool(getattr(self.decoder.config, "sliding_window", None))
-
-    def _real(
-        self, view: KeptColumns, index: int, hidden: Tensor, cache: Cache | None
-    ) -> Tensor | None:
-        """Return (B, W + answer) true where a token is no padding; None: all are real."""
-        if view.full and self.mask is None:
-            return None
-        # tokens of the answer that follow the prompt
-        cached = 0 if cache is None else cache.get_seq_length(index)
-        answer = hidden.shape[1] + cached - view.real.shape[1]
-        copies = len(hidden) // len(view.real)
-
-        real = F.pad(view.real, (0, answer), value=True)  # (prompts, W + answer)
-        real = real.repeat_interleave(copies, 0)  # (B, W + answer)
-        if self.mask is not None:
-            columns = _extended(view.columns, self.width, answer).repeat_interleave(copies, 0)
-            real = real & self.mask.to(columns.device).bool().gather(1, columns)
-        return real
 
 
 @checked
@@ -189,6 +43,7 @@ class LayerwiseDecoder(ResumedDecoder):
     Args:
         encoding: the prompts and their images.
         decoder: the language model.
+        readers: the modules that call it, which are told the encoded images.
         stages: after how many of its layers tokens are dropped.
         plans: for each image how many of its tokens are left after each stage.
         raters: for each image whose attention ranks its tokens.
@@ -204,6 +59,7 @@ class LayerwiseDecoder(ResumedDecoder):
         self,
         encoding: Encoding,
         decoder: PreTrainedModel,
+        readers: Iterable[nn.Module],
         stages: list[int],
         plans: list[list[int]],
         raters: Raters,
@@ -212,6 +68,7 @@ class LayerwiseDecoder(ResumedDecoder):
         ahead: bool = False,
     ) -> None:
         self.encoding = encoding
+        self.readers = list(readers)
         self.in_prompt = in_prompt
         self.plans = plans
         self.raters = raters
@@ -223,34 +80,71 @@ class LayerwiseDecoder(ResumedDecoder):
         everything = [torch.arange(n, device=device) for n in encoding.tokens.counts]
         views = [self._view(everything)] * (len(stages) + 1)
         super().__init__(decoder, KeptLayers(stages, encoding.prompt.ids.shape[1], views))
+        self.reading = True
 
         # the layers whose attention ranks
         self.watched: set[nn.Module] = set()
         for stage in stages:
             layer = self.layers[stage if ahead else stage - 1]
             self.watched.update(layer.modules())
-        self.seen: list[tuple[Tensor, Tensor, float]] = []
-        self.rotary: tuple[Tensor, ...] = ()
+        self.seen: list[Shown] = []
         self.asking = False
-
-    @property
-    def kept(self) -> KeptLayers:
-        """Return what the layers have kept, once the prompts are read."""
-        return KeptLayers(self.stages, self.width, self.views)
+        # by stage, which of the columns of the first layer are read after it, (B, W + answer)
+        self.columns: list[Tensor] = []
+        # whether it was these prompts that the model has read, and others with images
+        self.found = False
+        self.strange = False
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """Let the language model read fewer visual tokens after every stage, while open."""
-        with observe(self.decoder, self.observe), self.entering():
-            yield
+        """Let the language model read fewer visual tokens after every stage, while open.
 
-    def observe(
-        self, module: nn.Module, query: Tensor, key: Tensor, scale: float, mask: Tensor | None
-    ) -> None:
+        In the thread that opened it, or in the one in which the model is handed these prompts.
+        """
+        with (
+            observe(self.decoder, self.observe, lambda: get_ident() == self.thread),
+            self.entering(),
+            ExitStack() as hooks,
+        ):
+            for reader in self.readers:
+                handle = reader.register_forward_pre_hook(self.notice, with_kwargs=True)
+                hooks.callback(handle.remove)
+            yield
+        if self.strange and not self.found:
+            raise ValueError(
+                "the model has read images of another encoding, and nothing was pruned between its "
+                "layers: pass what `prune` returns of the encoding that this was opened with"
+            )
+
+    def notice(self, reader: nn.Module, args: Args, kwargs: Kwargs) -> None:
+        """Note whether the model is about to read these prompts, and in which thread."""
+        outputs = kwargs.get("mm_encoder_outputs")
+        if isinstance(outputs, PrunedOutputs) and outputs.encoding == self.encoding.number:
+            self.thread = get_ident()
+            self.reading = True
+            self.found = True
+        if get_ident() != self.thread:
+            return
+        if isinstance(outputs, PrunedOutputs):
+            # a copy on another device is told by what was noted of the original
+            if outputs.encoding is not None:
+                self.reading = outputs.encoding == self.encoding.number
+                self.strange |= not self.reading
+        elif reader is self.readers[-1]:
+            self.reading = False
+            if outputs or has_images(kwargs):
+                raise ValueError(
+                    "the model reads images that this pruner has not encoded, or not all of them "
+                    "at once: pass what `prune` returns of this encoding, without "
+                    "prefill_chunk_size, since pruning between layers needs the full prompt in one "
+                    "pass"
+                )
+
+    def observe(self, shown: Shown) -> None:
         """Note query and key (B, heads, W, d) of a layer whose attention ranks."""
-        prefill = query.shape[2] > 1
-        if module in self.watched and prefill and (self.asking or not self.ahead):
-            self.seen = [(query.detach(), key.detach(), scale)]
+        prefill = self.reading and shown.query.shape[2] > 1
+        if shown.module in self.watched and prefill and (self.asking or not self.ahead):
+            self.seen = [shown]
             if self.asking:
                 raise _Answered
 
@@ -258,31 +152,33 @@ class LayerwiseDecoder(ResumedDecoder):
         self, stage: int, index: int, layer: nn.Module, args: Args, kwargs: Kwargs
     ) -> tuple[Args, Kwargs] | None:
         """Return what layer `index`, which comes after a stage, reads instead of all tokens."""
-        if get_ident() != self.thread:
-            return None
         cache: Cache | None = kwargs.get("past_key_values")
+        if self.is_other(index, cache):
+            return None
         prefill = cache is None or not cache.get_seq_length(index)
         if prefill:
+            rotary = kwargs["position_embeddings"]
             # the first layer after a stage drops tokens, those behind it follow
             if index == self.stages[stage]:
                 if self.ahead:
                     self._ask(stage, layer, args, kwargs)
-                hidden = self._prune(stage, args[0], kwargs["position_embeddings"])
-                args = (hidden, *args[1:])
-            kwargs = kwargs | {"position_embeddings": self.rotary}
+                args = (self._prune(stage, args[0], rotary[0].shape[1]), *args[1:])
+            kwargs = kwargs | {"position_embeddings": _rotary(rotary, self.columns[stage])}
         return super().enter(stage, index, layer, args, kwargs)
 
-    def _prune(self, stage: int, hidden: Tensor, rotary: tuple[Tensor, ...]) -> Tensor:
+    def _prune(self, stage: int, hidden: Tensor, width: int) -> Tensor:
         """Return the hidden states (B, W, D) of the prompts, without what this stage drops.
 
         They may be followed by an answer, which is kept.
+
+        Args:
+            width: how many columns the first layer has read.
         """
-        answer = rotary[0].shape[1] - self.width  # of (B or 1, L + answer, d)
+        answer = width - self.kept.read
         if answer < 0:
             raise ValueError(
-                f"the model reads {rotary[0].shape[1]} of the prompt's {self.width} tokens at "
-                "once: pruning between layers needs the full prompt in one pass, leave "
-                "prefill_chunk_size out"
+                f"the model reads {width} of the prompt's {self.kept.read} tokens at once: pruning "
+                "between layers needs the full prompt in one pass"
             )
 
         before = self.views[stage]
@@ -292,19 +188,20 @@ class LayerwiseDecoder(ResumedDecoder):
 
             # from columns that the layer before has read to those that are left
             index = before.find(self.width).gather(1, after.columns)  # (prompts, W)
-            index = _extended(index, before.columns.shape[1], answer)
+            index = extended(index, before.columns.shape[1], answer)
             index = index.repeat_interleave(copies, 0)  # (B, W + answer)
-            columns = _extended(after.columns, self.width, answer)
+            columns = extended(self.kept.in_first(after), self.kept.read, answer)
             columns = columns.repeat_interleave(copies, 0)  # (B, W + answer)
         self.views[stage + 1] = after
-        self.rotary = tuple(_take(part, columns.to(part.device)) for part in rotary)
+        self.columns[stage:] = [columns]
         return _take(hidden, index.to(hidden.device))
 
     def _ask(self, stage: int, layer: nn.Module, args: Args, kwargs: Kwargs) -> None:
         """Let a layer read what comes in until its queries and keys are seen, and no further."""
         asked = kwargs | {"past_key_values": None, "use_cache": False}
         if stage:
-            asked["position_embeddings"] = self.rotary
+            rotary = _rotary(kwargs["position_embeddings"], self.columns[stage - 1])
+            asked["position_embeddings"] = rotary
         self.asking = True
         try:
             with torch.no_grad():
@@ -319,7 +216,8 @@ class LayerwiseDecoder(ResumedDecoder):
 
         They have the highest weighted sum of the raters' attention.
         """
-        query, key, scale = self.seen.pop()  # (B, heads, W, d)
+        shown = self.seen.pop()
+        query, key = shown.query, shown.key  # (B, heads, W, d)
         device = before.columns.device
         index = before.find(self.width)  # (prompts, L)
         kept: list[Tensor] = []
@@ -337,7 +235,9 @@ class LayerwiseDecoder(ResumedDecoder):
             sees = self._sees(stage, raters, before.real[row])  # (M, W)
             q = query[row * copies][:, raters.to(query.device)]  # (H, M, d)
             k = key[row * copies][:, : sees.shape[1]]  # (key heads, W, d)
-            rows = attention_rows(q, k, scale, sees.to(query.device))  # (M, W)
+            rows = attention_rows(
+                q, k, shown.scale, sees.to(query.device), shown.softcap, shown.sinks
+            )  # (M, W)
             score = (weights.to(rows.device) @ rows)[visual.to(rows.device)]  # (k,)
             if self.group is not None:
                 # each process has some of the heads
@@ -378,12 +278,11 @@ class LayerwiseDecoder(ResumedDecoder):
         return KeptColumns(kept, shorter.index, real, full=count == real.numel())
 
 
-def _extended(index: Tensor, start: int, count: int) -> Tensor:
-    """Return an index (B, W) continued by `start`, `start` + 1, …: (B, W + count)."""
-    more = torch.arange(start, start + count, device=index.device)  # (count,)
-    return torch.cat([index, more.expand(len(index), count)], dim=1)
-
-
 def _take(x: Tensor, index: Tensor) -> Tensor:
     """Return the entries (B, W, D) of some columns (B, W) of (B or 1, …, D)."""
     return x.expand(len(index), -1, -1).take_along_dim(index[..., None], dim=1)
+
+
+def _rotary(full: tuple[Tensor, ...], columns: Tensor) -> tuple[Tensor, ...]:
+    """Return a layer's rotary embedding of some columns (B, W) of those the first layer reads."""
+    return tuple(_take(part, columns.to(part.device)) for part in full)

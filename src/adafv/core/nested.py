@@ -38,7 +38,7 @@ class NestedPruner(Pruner):
     @torch.no_grad()
     def order(self, encoding: Encoding, count: int | None = None) -> list[Tensor]:
         """Return each image's tokens in the order in which budgets take them up."""
-        self._check_whole(encoding)
+        self._check_encoding(encoding)
         if not self.nested:
             return super().order(encoding, count)
         counts = encoding.tokens.counts

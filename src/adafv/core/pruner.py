@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 
 from adafv.core.attached.context import attached
 from adafv.core.chat_template import Tokenizer
-from adafv.core.config import TEMPLATE, PruneConfig, TemplateIds
+from adafv.core.config import TEMPLATE, PruneConfig, TemplateIds, check_type, skipped
 from adafv.core.crop_batch import join_crops, split_crops
 from adafv.core.encode import encode, reask
 from adafv.core.evidence import Evidence
-from adafv.core.inputs import as_tensors, has_images
+from adafv.core.inputs import as_tensors, has_images, question_ids
 from adafv.core.merging import check_merging
 from adafv.core.prompt import Question
 from adafv.core.rebuild import rebuild
@@ -74,8 +74,8 @@ class Pruner(ABC):
         newlines: what becomes of the newline tokens of an image that is pruned. "drop" (the
             authors), "rows": those of rows that keep a token (reads the selection back from the
             device), "all".
-        query: the question for every image, as text or as (M,) token ids. None: the user's own
-            text, see `question`.
+        query: the question for every image, as text or as (M,) or (1, M) token ids. None: the
+            user's own text, see `question`.
         question: "turn": an image is asked about by what the user says in its turn, before it and
             after it, so that later turns of a chat and answers never change what is kept of it;
             "chat": by what later turns say, too. The text of the chat template and control tokens
@@ -88,7 +88,8 @@ class Pruner(ABC):
         strict: a prompt without an image is an error instead of passing through.
 
     Raises:
-        ValueError: keep or tokens out of range, neither or both given, an unknown option.
+        ValueError: keep or tokens out of range, neither or both given, an option that is unknown or
+            of a wrong type.
     """
 
     keep: float | None = None
@@ -127,7 +128,10 @@ class Pruner(ABC):
             value = getattr(self, option.name)
             # a number of NumPy's or PyTorch's
             if getattr(value, "ndim", None) == 0:
-                setattr(self, option.name, value.item())
+                value = value.item()
+                setattr(self, option.name, value)
+            if option.name not in NOT_AN_OPTION:
+                check_type(option.name, value, option.type, option.default)
         check_budget(self.keep, self.tokens)
         one_of("positions", self.positions, "packed", "original")
         one_of("crops", self.crops, "global", "each")
@@ -141,10 +145,11 @@ class Pruner(ABC):
 
         for name in self.shares:
             check_share(name, getattr(self, name))
-        if not isinstance(self.skip, TemplateIds):
-            self.skip = frozenset(self.skip)
+        self.skip = skipped(self.skip)
         if isinstance(self.query, str):
             self.query = self._token_ids(self.query)
+        elif self.query is not None:
+            self.query = question_ids(self.query)
 
     def _token_ids(self, query: str) -> Tensor:
         """Tokenize a query (M,)."""
@@ -211,7 +216,8 @@ class Pruner(ABC):
             The same dict with fewer placeholders and the encoded images (`mm_encoder_outputs`) in
             place of the pixels, for `model(**…)` and `model.generate(**…)`. Without an image: the
             inputs as they are. A model with M-RoPE notes the position at which decoding resumes
-            (`rope_deltas`), so by hand decode one prompt before pruning the next.
+            (`rope_deltas`), so by hand decode one prompt before pruning the next. Where gradients
+            are recorded, those of the vision tower and the projector are, too, if these may learn.
 
         Raises:
             ValueError: an unknown family; with `strict`, a prompt without an image; a method that
@@ -235,7 +241,8 @@ class Pruner(ABC):
 
     def check(self, inputs: Mapping[str, Any]) -> None:
         """Raise a `ValueError` if the inputs of a model lack the image that `strict` asks for."""
-        if self.strict and not has_images(inputs):
+        encoded = inputs.get("mm_encoder_outputs") is not None
+        if self.strict and not encoded and not has_images(inputs):
             raise ValueError(NO_IMAGE)
 
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Encoding:
@@ -292,9 +299,10 @@ class Pruner(ABC):
         """Select K tokens of every image that is encoded, within this pruner's budget.
 
         Raises:
-            ValueError: images encoded whole for a method that shrinks them, or the other way round.
+            ValueError: images encoded whole for a method that shrinks them, or the other way round;
+                without a signal or the text that this method looks at.
         """
-        self._check_whole(encoding)
+        self._check_encoding(encoding)
         return self.select(encoding.tokens, self._budgets(encoding))
 
     def _budgets(self, encoding: Encoding) -> list[int]:
@@ -306,7 +314,7 @@ class Pruner(ABC):
         found = []
         for full, structural in zip(encoding.features, encoding.structural_indices, strict=True):
             everything = self.tokens is not None and self.tokens >= len(full) - len(structural)
-            found.append(self.layerwise or self.keep == 1 or everything)
+            found.append(self.keep == 1 or everything)
         return found
 
     def loses_tokens(self, encoding: Encoding) -> bool:
@@ -317,13 +325,24 @@ class Pruner(ABC):
                 return True
         return False
 
-    def _check_whole(self, encoding: Encoding) -> None:
-        """Raise a `ValueError` unless the tower has seen the images as this method needs them."""
+    def _check_encoding(self, encoding: Encoding) -> None:
+        """Raise a `ValueError` unless images are encoded as this method needs them."""
         if encoding.downsampled != self.shrinks:
             how = "shrunk" if encoding.downsampled else "whole"
             raise ValueError(
                 f"these images are encoded {how}, and {self.name} needs them otherwise: "
                 "encode them with the pruner itself"
+            )
+        lacking = []
+        if self.needs_text and encoding.tokens.text is None:
+            lacking.append("the text of their question")
+        for signal in self.signals - encoding.tokens.signals.keys():
+            lacking.append(f"{signal.kind!r} of the vision tower")
+        if lacking:
+            raise ValueError(
+                f"these images are encoded without {' and '.join(sorted(lacking))}, which "
+                f"{self.name} needs: encode them with the pruner itself, or pass text and signals "
+                "to `encode`"
             )
 
     @property

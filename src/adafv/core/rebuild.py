@@ -17,7 +17,7 @@ from adafv.families import family_of
 from adafv.families.base import base_of
 from adafv.utils.checks import checked
 
-__all__ = ["kept_positions", "rebuild"]
+__all__ = ["kept_positions", "padding_id", "rebuild"]
 
 BOUNDS = ("cu_seq_lens_q", "cu_seq_lens_k")
 """Inputs in which attention kernels take the bounds of packed sequences."""
@@ -63,7 +63,7 @@ def rebuild(
     # those that deeper layers read besides
     deepstack_features: list[list[Tensor]] = []
     for level in encoding.deepstack_features:
-        deepstack_features.append([x[o] for x, o in zip(level, offsets, strict=True)])
+        deepstack_features.append([x[o.to(x.device)] for x, o in zip(level, offsets, strict=True)])
 
     # the ids and all that runs along them
     kept_columns = _in_prompt(encoding, offsets)
@@ -92,10 +92,12 @@ def _sequence(
         for name in encoding.numbering:
             if name in inputs:
                 rest[name] = inputs[name]
+            elif name in encoding.grids:
+                rest[name] = encoding.grids[name].to(inputs["input_ids"].device)
         return rest
 
     shorter = ShorterPrompt(encoding.prompt, kept, inputs["input_ids"].device)
-    out = rest | shorter.tensors(rest, _pad_id(model))
+    out = rest | shorter.tensors(rest, padding_id(model))
     out |= _bounds(inputs, shorter)
     out |= _positions(model, inputs, encoding, shorter, positions)
     if encoding.positions is not None:
@@ -114,10 +116,14 @@ def _note_rope_deltas(model: PreTrainedModel, out: Mapping[str, Any]) -> None:
 
 @checked
 def kept_positions(
-    encoding: Encoding, kept: list[Tensor], newlines: str
+    encoding: Encoding, kept: list[Tensor], newlines: str, whole: list[bool]
 ) -> list[tuple[int, Tensor]]:
-    """Return for each image its row and the columns of its kept tokens, newlines among them."""
-    return _in_prompt(encoding, _offsets(encoding, kept, newlines))
+    """Return for each image its row and the columns of its kept tokens, newlines among them.
+
+    Args:
+        kept, newlines, whole: see `rebuild`.
+    """
+    return _in_prompt(encoding, _offsets(encoding, kept, newlines, whole))
 
 
 def _in_prompt(encoding: Encoding, offsets: list[Tensor]) -> list[tuple[int, Tensor]]:
@@ -156,8 +162,18 @@ def _offsets_of(encoding: Encoding, image: int, kept: Tensor, newlines: str, who
 
 
 def _newlines_of_rows(encoding: Encoding, image: int, kept: Tensor) -> Tensor:
-    """Return the newlines of an image that close a row of which a token is kept."""
+    """Return the newlines of an image that close a row of which a token is kept.
+
+    Of an image or frames that begin with CLS and registers: those that precede a kept token.
+    """
     newlines = encoding.structural_indices[image]  # (n - N,)
+    order = torch.arange(len(newlines), device=newlines.device)  # (n - N,)
+    lead = int((newlines == order).sum())
+    if lead:
+        before = torch.searchsorted(newlines, encoding.patch_indices[image][kept])  # (K,)
+        opening = before[:, None] - 1 - torch.arange(lead, device=before.device)  # (K, lead)
+        return newlines[opening.unique()]
+
     crop = encoding.tokens.coordinates[image][:, 0]  # (N,)
 
     # rows of tiles end in a newline; those of the thumbnail don't, unless it is all there is
@@ -231,7 +247,8 @@ def _bounds(inputs: Mapping[str, Any], shorter: ShorterPrompt) -> dict[str, Tens
     return {name: before[inputs[name].long()].to(inputs[name]) for name in names}
 
 
-def _pad_id(model: PreTrainedModel) -> int:
+@checked
+def padding_id(model: PreTrainedModel) -> int:
     """Return the id that fills rows which end up shorter than the longest."""
     generation = getattr(model, "generation_config", None)
     text = model.config.get_text_config()

@@ -67,7 +67,9 @@ class ShorterPrompt:
 
             # the kept tokens of the row's images between them
             parts = [columns.to(device, non_blocking=True)]
-            parts += [positions for owner, positions in kept if owner == row]
+            for owner, positions in kept:
+                if owner == row:
+                    parts.append(positions.to(device, non_blocking=True))
             source = torch.cat(parts).sort().values
             own = slice(width - len(source), None) if on_the_left else slice(len(source))
             self.index[row, own] = source

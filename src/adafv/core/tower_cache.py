@@ -52,8 +52,10 @@ class TowerCache:
     The same features come back, to the bit. What counts are the pixels that reach the tower: the
     same images in one call, whatever their files are called. A model whose weights, adapters or
     attention have changed meanwhile encodes anew, as does one that trains; methods that shrink
-    images before the tower always do. The least recently used go first. On a GPU the pixels are
-    read back to the host before the tower runs, and the host waits for a tower that has to run.
+    images before the tower always do. What is kept has no gradients: calls with labels, or with
+    pixels that ask for some, encode anew, too. The least recently used go first. On a GPU the
+    pixels are read back to the host before the tower runs, and the host waits for a tower that has
+    to run.
 
     It is open in the thread that opened it, and may be opened again, and in several threads.
 
@@ -85,7 +87,11 @@ class TowerCache:
         return self
 
     def __exit__(self, *error: object) -> None:
-        _open.set(_open.get()[:-1])
+        # whichever was opened first may be closed first
+        opened = list(_open.get())
+        last = max(i for i, cache in enumerate(opened) if cache is self)
+        del opened[last]
+        _open.set(tuple(opened))
 
     def __len__(self) -> int:
         """Return how many encodings are kept."""

@@ -3,7 +3,8 @@
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -17,16 +18,24 @@ from adafv.utils.checks import checked
 
 __all__ = ["Encoding", "PrunedOutputs", "Returned", "VisualTokens"]
 
+NUMBERS = count()
+"""Those of encodings, one after the other."""
 HEAVY = ("last_hidden_state", "hidden_states", "attentions")
 """Fields of an encoder's output that nobody reads again, and that would be kept in memory."""
 
 
 @checked
 class PrunedOutputs(dict[str, ModelOutput]):
-    """Outputs of encoders by modality, for `mm_encoder_outputs`, of the tokens that are kept."""
+    """Outputs of encoders by modality, for `mm_encoder_outputs`, of the tokens that are kept.
 
-    def __init__(self, outputs: Mapping[str, ModelOutput]) -> None:
+    Args:
+        outputs: of which it is a copy.
+        encoding: number of the encoding that they are of. None: not known any more.
+    """
+
+    def __init__(self, outputs: Mapping[str, ModelOutput], encoding: int | None = None) -> None:
         super().__init__(outputs)
+        self.encoding = encoding
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,8 @@ class VisualTokens:
         seeds: a number for each image's question, the same in every batch and on every device: for
             methods that draw.
         layers: how many layers the LLM has: for methods that prune between them.
+        sizes: for each image rows and columns of the frame of a video that it is, some of whose
+            tokens may be lacking; None: it is as large as its tokens reach. Empty: all are.
     """
 
     features: Tensor
@@ -61,6 +72,7 @@ class VisualTokens:
     frames: tuple[int, ...]
     seeds: tuple[int, ...]
     layers: int
+    sizes: tuple[tuple[int, int] | None, ...] = ()
 
     @classmethod
     def of(
@@ -197,10 +209,14 @@ class Encoding:
         returned: what the encoders returned, in the order of the images.
         positions: (3 or more, B, L) position ids of the full prompts, where the model has M-RoPE.
         numbering: names of the inputs from which the model numbers its tokens.
+        grids: those of them that have a row for each image, on the host.
         question: whose text an image is asked about by: that of its "turn", or of the "chat" from
             there on.
+        asked: for each image the positions (M,) of these text tokens in its prompt, on the host.
+            None: a query stands for them.
         merges: the features are what the LLM reads, so that a method may change them.
         downsampled: the tower has seen smaller images, see `adafv.core.downsample`.
+        number: by which prompts that are rebuilt of this encoding are known.
     """
 
     tokens: VisualTokens
@@ -217,6 +233,9 @@ class Encoding:
     question: Question
     merges: bool
     downsampled: bool = False
+    asked: list[Tensor] | None = None
+    grids: Mapping[str, Tensor] = field(default_factory=dict)
+    number: int = field(default_factory=NUMBERS.__next__)
 
     def repeats(self, image: int) -> int:
         """Return how many tokens of a video repeat one before, and are never chosen from."""
@@ -235,7 +254,7 @@ class Encoding:
             levels = [level[own] for level in deepstack_features]
             found[part.modality] = part.but(features[own], levels)
             start += part.count
-        return PrunedOutputs(found)
+        return PrunedOutputs(found, self.number)
 
 
 def _padding(lengths: Sequence[int]) -> Tensor:

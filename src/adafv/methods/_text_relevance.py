@@ -9,6 +9,7 @@ from adafv.core.evidence import Evidence
 from adafv.core.pruner import Pruner
 from adafv.core.visual_tokens import VisualTokens
 from adafv.ops.relevance import text_to_image_attention, word_attention
+from adafv.utils.checks import positive
 
 __all__ = ["TextRelevance"]
 
@@ -31,8 +32,7 @@ class TextRelevance(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.temperature > 0:
-            raise ValueError(f"temperature={self.temperature} is not positive: pass e.g. 0.01")
+        positive("temperature", self.temperature, 0.01)
         if self.top < 1:
             raise ValueError(f"top={self.top} words is too few: pass 1 or more")
 

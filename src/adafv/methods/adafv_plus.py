@@ -101,8 +101,9 @@ class AdaFVPlus(Pruner):
 
     def nearness(self, tokens: VisualTokens) -> Tensor:
         """Return the mean relevance around each token, as a share of the largest (I, N)."""
-        pairs = zip(tokens.coordinates, tokens.frames, strict=True)
-        place = pad_sequence([places(*pair) for pair in pairs], batch_first=True)  # (I, N, 2)
+        sizes = tokens.sizes or (None,) * len(tokens.counts)
+        grids = zip(tokens.coordinates, tokens.frames, sizes, strict=True)
+        place = pad_sequence([places(*grid) for grid in grids], batch_first=True)  # (I, N, 2)
         place = place.to(tokens.features.device, non_blocking=True)
         mean = spread(self.relevance(tokens), place, tokens.mask, self.spread)  # (I, N)
         return mean / mean.amax(1, keepdim=True).clamp(min=TINY)

@@ -15,6 +15,7 @@ from adafv.utils.checks import positive
 __all__ = ["MMTok"]
 
 UNIT = 2.0**50  # as in `cosines`: coverage is a multiple of its inverse, so that sums are exact
+HEAVIEST = 7  # beside the question's 1: sums of up to 2^53 units are exact in fp64
 
 
 @dataclass(kw_only=True)
@@ -40,7 +41,7 @@ class MMTok(GreedyPruner):
         text_temperature: of the softmax of a word over the visual tokens (paper: 0.02; 0.01 for
             Qwen).
         visual_temperature: of that of a visual token (paper: 0.2).
-        weight: of covering the image beside covering the question (paper: 0.5).
+        weight: of covering the image beside covering the question, 0 to 7 (paper: 0.5).
     """
 
     text_temperature: float = 0.02
@@ -57,10 +58,10 @@ class MMTok(GreedyPruner):
         super().__post_init__()
         positive("text_temperature", self.text_temperature, 0.02)
         positive("visual_temperature", self.visual_temperature, 0.2)
-        if not 0 <= self.weight < float("inf"):
+        if not 0 <= self.weight <= HEAVIEST:
             raise ValueError(
                 f"weight={self.weight} of the image's coverage is out of range: "
-                "pass 0 or more, e.g. 0.5"
+                f"pass 0 to {HEAVIEST}, e.g. 0.5"
             )
 
     def gains(self, tokens: VisualTokens, count: int) -> Gains:

@@ -29,7 +29,7 @@ class SFPruner(ScoringPruner):
     relevance times its saliency. Semantics-guided ridge leverage: with the root of the weight on
     each row of V, τ_i = v_iᵀ (VᵀV + λ I)⁻¹ v_i, which is low for a token whose directions many
     others have. Ranking-based directional masking: times 1 - the largest cosine with a token of
-    higher τ. The K highest are kept; all of it is a few matrix products.
+    higher τ, on ties of a lower index. The K highest are kept; all of it is a few matrix products.
 
     Neither the full paper nor code of it was at hand: these are its three stages as its abstract
     and its project page name them, with the formulas of a summary at second hand. No released code

@@ -53,15 +53,17 @@ class SparseVLM(LayerPruner):
     def raters(self, encoding: Encoding) -> Raters:
         """Rank by the attention of the words to which the image is relevant."""
         tokens = encoding.tokens
-        assert tokens.text_mask is not None
+        if tokens.text_mask is None or encoding.asked is None:
+            raise ValueError(
+                "these images are encoded without the words of their prompts, whose attention "
+                "sparsevlm ranks by: encode them with the pruner itself"
+            )
 
         # the words that can see the image: those behind it
-        words: list[Tensor] = []
+        words = encoding.asked  # I times (M,)
         sees = torch.zeros(tokens.text_mask.shape, dtype=torch.bool)  # (I, M)
         for i, span in enumerate(encoding.spans):
-            asked = encoding.prompt.question(span, frozenset(self.skip), encoding.question)  # (M,)
-            sees[i, : len(asked)] = asked > span.positions[0]
-            words.append(asked)
+            sees[i, : len(words[i])] = words[i] > span.positions[0]
 
         # those of them that the image is relevant to
         seeing = replace(tokens, text_mask=sees.to(tokens.device, non_blocking=True))

@@ -4,8 +4,9 @@ On CUDA each forward replays a CUDA graph.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
+from threading import Lock
 from types import ModuleType
 from typing import Any
 
@@ -68,10 +69,7 @@ def compiled(model: PreTrainedModel, bucket: int = 32) -> Iterator[PreTrainedMod
     decoder.forward = _fast_forward(model, decoder, bucket)
 
     try:
-        # PyTorch before 2.12 claims to export while it compiles, and no causal mask would be left
-        # to the kernel.
-        exporting = _replaced(masking_utils, "is_torchdynamo_exporting", lambda: False)
-        with torch._dynamo.config.patch(recompile_limit=LENGTHS), exporting:
+        with _settings():
             yield model
     finally:
         if own is None:
@@ -141,6 +139,33 @@ def _fast_forward(model: PreTrainedModel, decoder: Any, bucket: int) -> Any:
         return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=cache)
 
     return fast
+
+
+_lock = Lock()
+_open: list[ExitStack] = []  # what undoes the settings, once for each context that is open
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Let PyTorch compile prompts of many lengths, as long as any context is open."""
+    stack = ExitStack()
+    with _lock:
+        if not _open:
+            # PyTorch before 2.12 claims to export while it compiles, and no causal mask would be
+            # left to the kernel.
+            stack.enter_context(_replaced(masking_utils, "is_torchdynamo_exporting", lambda: False))
+            stack.enter_context(torch._dynamo.config.patch(recompile_limit=LENGTHS))
+        _open.append(stack)
+    try:
+        yield
+    finally:
+        # whichever was opened first may be closed first: the last one undoes them
+        with _lock:
+            _open.remove(stack)
+            if _open:
+                _open[0].push(stack.pop_all())
+            else:
+                stack.close()
 
 
 @contextmanager

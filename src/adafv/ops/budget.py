@@ -58,7 +58,8 @@ def check_budget(keep: float | None, tokens: int | None) -> None:
             raise ValueError(f"{name}={value!r} is not a number: pass keep=0.1, or tokens=144")
     if keep is not None and not 0 < keep <= 1:
         raise ValueError(f"keep={keep} is not a share of the visual tokens: pass 0 < keep <= 1")
-    if tokens is not None and (tokens < 1 or tokens != int(tokens)):
+    whole = tokens is None or (math.isfinite(tokens) and tokens == int(tokens))
+    if tokens is not None and (not whole or tokens < 1):
         raise ValueError(
             f"tokens={tokens} is not a number of visual tokens: pass an integer of 1 or more"
         )

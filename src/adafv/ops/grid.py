@@ -42,7 +42,7 @@ def cells(coordinates: Tensor, count: int) -> Tensor:
 
 
 @checked
-def places(coordinates: Tensor, frames: int = 1) -> Tensor:
+def places(coordinates: Tensor, frames: int = 1, size: tuple[int, int] | None = None) -> Tensor:
     """Return where the middle of each token's patch is, as shares of the image's height and width.
 
     The thumbnail and the tiles show the same image, and the frames of a video lie one upon the
@@ -51,23 +51,27 @@ def places(coordinates: Tensor, frames: int = 1) -> Tensor:
     Args:
         coordinates: (N, 3) crop, row, column of each token.
         frames: F of a video, whose frames stand one below the other; 1: an image.
+        size: rows and columns of a frame that stands alone, of which tokens may be lacking. None:
+            the image is as large as its tokens reach.
 
     Returns:
         (N, 2) y and x, fp64, between 0 and 1.
     """
+    if size is not None:
+        return (coordinates[:, 1:] + 0.5).double() / torch.tensor(size)
     if frames > 1:
         # the first frame is whole; later ones may lack what they repeat
         frame = (coordinates[:, 0] - 1).clamp(min=0)  # (N,)
         own = coordinates[:, 1:].clone()  # (N, 2)
-        size = own[frame == 0].amax(0) + 1  # (2,)
-        own[:, 0] -= frame * size[0]
-        return (own + 0.5).double() / size
+        whole = own[frame == 0].amax(0) + 1  # (2,)
+        own[:, 0] -= frame * whole[0]
+        return (own + 0.5).double() / whole
 
     place = torch.empty(len(coordinates), 2, dtype=torch.float64)
     for scale in _scales(coordinates):
         own = coordinates[scale, 1:] - coordinates[scale, 1:].amin(0)  # (n, 2)
-        size = own.amax(0) + 1  # (2,)
-        place[scale] = (own + 0.5).double() / size
+        whole = own.amax(0) + 1  # (2,)
+        place[scale] = (own + 0.5).double() / whole
     return place
 
 

@@ -103,7 +103,14 @@ def cls_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
 
 @checked
 @exact
-def attention_rows(query: Tensor, key: Tensor, scale: float, sees: Tensor) -> Tensor:
+def attention_rows(
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    sees: Tensor,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
     """Compute some rows of a layer's attention map, mean over heads.
 
     Args:
@@ -112,14 +119,23 @@ def attention_rows(query: Tensor, key: Tensor, scale: float, sees: Tensor) -> Te
             it.
         scale: the layer's factor on query · key.
         sees: (…, M, N), true where a query may look.
+        softcap: c of layers that bound their logits x, c · tanh(x / c). None: they don't.
+        sinks: (H,) the logit of each head that stands for no token. None: there are none.
 
     Returns:
-        (…, M, N) fp32, each row sums to 1.
+        (…, M, N) fp32, each row sums to 1, or to less where there are sinks.
     """
     grouped = query.float().unflatten(-3, (key.shape[-3], -1))  # (…, key heads, group, M, head_dim)
     logits = (grouped * scale) @ key.float().mT.unsqueeze(-3)  # (…, key heads, group, M, N)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
     logits = logits.masked_fill(~sees[..., None, None, :, :], -torch.inf)
-    return torch.mean(logits.softmax(-1), dim=(-4, -3))  # (…, M, N)
+    if sinks is not None:
+        # one more column, which is cut off again
+        sink = sinks.float().view(*logits.shape[-4:-2], 1, 1).expand(*logits.shape[:-1], 1)
+        logits = torch.cat([logits, sink], dim=-1)
+    rows = logits.softmax(-1)[..., : key.shape[-2]]
+    return torch.mean(rows, dim=(-4, -3))  # (…, M, N)
 
 
 @checked

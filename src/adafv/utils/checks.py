@@ -16,6 +16,7 @@ __all__ = ["checked", "did_you_mean", "has_surrogate", "one_of"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _RAW = (AttributeError, LookupError, TypeError, RuntimeError)
+_SMALLEST = 1e-30  # to divide by in fp32
 _LONGEST = 60  # characters of a value that a message shows
 
 
@@ -220,6 +221,8 @@ def one_of(name: str, value: object, *known: str) -> None:
 
 
 def positive(name: str, value: float, example: float) -> None:
-    """Raise a `ValueError` unless an option is above 0."""
+    """Raise a `ValueError` unless an option is above 0, and large enough to divide by."""
     if not value > 0:
         raise ValueError(f"{name}={value} is not positive: pass e.g. {example}")
+    if value < _SMALLEST:
+        raise ValueError(f"{name}={value} is too small to divide by: pass e.g. {example}")

@@ -22,9 +22,12 @@ def pieces(tokenizer: Any, pruner: Pruner, encoding: Encoding) -> list[tuple[str
     A character may be several tokens: the first of them has its text.
     """
     if pruner.query is None:
-        span = encoding.spans[0]
-        columns = encoding.prompt.question(span, frozenset(pruner.skip), encoding.question)
-        ids = encoding.prompt.ids[span.row, columns].tolist()
+        if encoding.asked is None:
+            raise ValueError(
+                "these images are encoded with a query, which the pruner doesn't have: encode them "
+                "with the pruner itself"
+            )
+        ids = encoding.prompt.ids[encoding.spans[0].row, encoding.asked[0]].tolist()
     else:
         ids = cast(Tensor, pruner.query).tolist()
 

@@ -4,6 +4,7 @@ attached or without.
 
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -133,3 +134,24 @@ def test_a_clip_and_a_picture_of_one_encoding_are_not_asked_about_again():
         both[name] = torch.cat([still[name], inputs[name]], dim=1)
     with pytest.raises(ValueError, match="images and clips that were encoded together"):
         reask(model, inputs, AdaFV(keep=0.3).encode(model, both))
+
+
+@pytest.mark.parametrize("keep", [0.3, 1.0])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "glm4v", "qwen3_vl"])
+@torch.no_grad()
+def test_prompts_that_ask_again_need_no_grid(name, keep):
+    """The encoding knows it: of the images that are shown, in the order in which they are."""
+    model, pruner = tiny(name).model, AdaFV(keep=keep)
+    pictures = [show(80, 48), show(48, 48, 1)]
+    encoding = pruner.encode(model, ask(name, *[(QUESTION, [image]) for image in pictures]))
+    inputs = ask(name, ("is there a red anchor ?", [pictures[1], pictures[0], pictures[1]]))
+    told = {x: inputs[x] for x in ("input_ids", "attention_mask", "mm_token_type_ids")}
+
+    again = pruner.reask(model, told, encoding, [1, 0, 1])
+    anew = pruner.encode(model, inputs)
+    assert torch.equal(again.positions, anew.positions)
+    greedy = {"do_sample": False, "max_new_tokens": 3}
+    answer = model.generate(**pruner.prune(model, told, again), **greedy)
+    assert torch.equal(answer, model.generate(**pruner.prune(model, inputs, anew), **greedy))
+    with pytest.raises(ValueError, match="lack image_grid_thw"):
+        pruner.reask(model, told, replace(encoding, grids={}), [1, 0, 1])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 from zoo.families import show, tiny
 
 from adafv import AdaFV, Pruner, method
@@ -187,6 +187,60 @@ def test_the_next_turn_is_that_of_the_chat_read_anew(name, pruning):
         assert looped(chat.model, chat.then(turn)) == expected
 
 
+@pytest.mark.parametrize("told", ["call", "configuration"])
+@pytest.mark.parametrize("pruning", ["adafv", "fastv"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_padding_is_told_by_the_id_of_the_call(name, pruning, told):
+    """Without a mask it is the one that `generate` infers from its own arguments, turn by turn."""
+    pruner, model = method(pruning, keep=0.7), deepcopy(tiny(name).model)
+    pad = tiny(name).processor.tokenizer.pad_token_id
+    model.generation_config.pad_token_id = None
+    given = prepared(name, [FIRST, SHORTER], [[show(80, 48)], [show(80, 48, 3)]])
+    assert (given["input_ids"] == pad).any()
+    bare = {key: x for key, x in given.items() if key != "attention_mask"}
+    options: dict[str, Any] = {"pad_token_id": pad, "eos_token_id": None}
+    if told == "configuration":
+        options = {"generation_config": GenerationConfig(**options)}
+    options |= greedy(model) | {"return_dict_in_generate": True}
+
+    def chat(inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        first = model.generate(**inputs, **options)
+        ids = torch.cat([first.sequences, text_of(name, NEXT, 2)], dim=1)
+        turn = {"input_ids": ids, "past_key_values": first.past_key_values}
+        if "attention_mask" in inputs:
+            turn["attention_mask"] = ids.ne(pad).long()
+        return first.sequences, model.generate(**turn, **options).sequences
+
+    with pruner.attached(model):
+        for with_mask, without in zip(chat(given), chat(bare), strict=True):
+            assert torch.equal(with_mask, without)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_an_image_of_a_later_turn_beside_a_row_without_one(name):
+    """What pads the other row is no placeholder: each row is what it is alone."""
+    model, pruner = tiny(name).model, method("uniform", tokens=12)
+    images = [[show(48, 48)], [show(48, 48, 1)]]
+    first = prepared(name, [FIRST, FIRST], images)
+    second = prepared(name, [ANOTHER, NEXT], [[show(48, 48, 2)], []])
+    columns = ("input_ids", "attention_mask", *along(first))
+
+    def answers(rows: list[int]) -> list[list[int]]:
+        own = {key: x[rows] for key, x in first.items() if key in columns}
+        own |= pixels(prepared(name, [FIRST] * len(rows), [images[row] for row in rows]))
+        with pruner.attached(model):
+            out = model.generate(**own, **greedy(model), return_dict_in_generate=True)
+            answer = out.sequences[:, own["input_ids"].shape[1] :]
+            turn = pixels(second) if 0 in rows else {}
+            for key in columns:
+                between = answer if key == "input_ids" else torch.full_like(answer, 0)
+                between = torch.ones_like(answer) if key == "attention_mask" else between
+                turn[key] = torch.cat([own[key], between, second[key][rows]], dim=1)
+            return generated(model, turn, past_key_values=out.past_key_values)
+
+    assert answers([0, 1]) == [*answers([0]), *answers([1])]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pruning", ["adafv", "tome"])
 @pytest.mark.parametrize("name", FAMILIES)
@@ -286,8 +340,11 @@ def test_the_next_turn_of_methods_between_layers(name, pruning):
         ).long()
         whole[extended] = torch.cat([chat.inputs[extended], more], dim=1)
     del whole["past_key_values"]
-    with torch.no_grad(), chat.pruner.between_layers(model, chat.pruner.encode(model, chat.inputs)):
+    first = chat.pruner.encode(model, chat.inputs)
+    with torch.no_grad(), chat.pruner.between_layers(model, first):
         short = chat.pruner.prune(model, whole, chat.pruner.encode(model, whole))
+        # it begins with the first turn, and passes for it
+        short["mm_encoder_outputs"].encoding = first.number
         expected = generated(model, short, use_cache=False)
     with chat.pruner.attached(model):
         assert generated(model, chat.then(turn)) == expected

@@ -2,11 +2,13 @@
 other heads.
 """
 
+import gc
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
-from inspect import signature
+from inspect import signature, unwrap
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -251,6 +253,75 @@ def test_another_model_that_is_called_meanwhile_is_pruned_too():
     assert set(widths) == {expected}
 
 
+@pytest.mark.parametrize("pruning", ["adafv", "fastv"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_the_same_model_that_is_called_meanwhile_is_pruned_too(name, pruning):
+    """By a logits processor that asks about an image; the answer stays what it is."""
+    model, inputs = tiny(name).model, ask(name, (QUESTION, [show(80, 48)]))
+    other = ask(name, ("is there a red " + QUESTION, [show(48, 48, 1)]))
+    seen = []
+
+    def process(ids, scores):
+        seen.append(model(**other).logits)
+        return scores
+
+    with method(pruning, keep=0.7).attached(model):
+        expected = generated(model, inputs)
+        with torch.no_grad():
+            logits = model(**other).logits
+        assert generated(model, inputs, logits_processor=[process]) == expected
+    assert logits.shape[1] < other["input_ids"].shape[1]
+    for one in seen:
+        assert torch.equal(one, logits)
+
+
+@pytest.mark.parametrize("task", [None, "CAUSAL_LM"])
+def test_adapters_take_ids_by_position(task):
+    """Those of PEFT, whose forward names nothing; more than anyone names is one sentence."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type=task)
+    model = peft.get_peft_model(deepcopy(tiny("llava").model), config).eval()
+    inputs = ask("llava", (QUESTION, [show()]))
+    ids, rest = inputs["input_ids"], {key: x for key, x in inputs.items() if key != "input_ids"}
+    with PRUNER.attached(model), torch.no_grad():
+        expected = model(**inputs).logits
+        assert expected.shape[1] < ids.shape[1]
+        assert torch.equal(model(ids, **rest).logits, expected)
+        answer = model.generate(ids, **rest, **greedy(model))
+        assert torch.equal(answer, model.generate(**inputs, **greedy(model)))
+        with pytest.raises(ValueError, match="pass them by name"):
+            model.generate(ids, *[None] * 40, **rest)
+
+
+def test_a_model_is_freed_though_a_pruner_was_attached():
+    """The first of its class, too, of which the class that prunes was made."""
+    from adafv.core.attached.context import _classes
+
+    inputs = ask("llava", (QUESTION, [show()]))
+    _classes.clear()
+    model = deepcopy(tiny("llava").model)
+    with PRUNER.attached(model), torch.no_grad():
+        model(**inputs)
+        assert unwrap(model.forward) is unwrap(tiny("llava").model.forward)
+    gone = ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_a_pruner_returned_has_images():
+    """With `strict`, too, both for a pruner that is attached and by hand."""
+    model, inputs = tiny("llava").model, ask("llava", (QUESTION, [show()]))
+    pruner, short = AdaFV(keep=0.5, strict=True), PRUNER(model, inputs)
+    expected = generated(model, short)
+    assert generated(model, pruner(model, short)) == expected
+    with pruner.attached(model), torch.no_grad():
+        assert generated(model, short) == expected
+        assert model(**short).logits.shape[1] == short["input_ids"].shape[1]
+        with pytest.raises(ValueError, match="no image"):
+            model(short["input_ids"][:, :2])
+
+
 def test_a_loss_in_evaluation_goes_back_through_the_tower():
     """Dropout off, gradients on: as in the plain model."""
     model, inputs = deepcopy(tiny("llava").model).eval(), ask("llava", (QUESTION, [show()]))
@@ -258,6 +329,28 @@ def test_a_loss_in_evaluation_goes_back_through_the_tower():
         model(**inputs, labels=inputs["input_ids"]).loss.backward()
     lacking = [name for name, weight in model.named_parameters() if weight.grad is None]
     assert not [name for name in lacking if "projector" in name]
+
+
+@pytest.mark.parametrize("way", ["attached", "by hand"])
+def test_gradients_reach_whatever_may_learn(way):
+    """In evaluation, of a loss of the caller's own; nothing is recorded of a frozen tower."""
+    model, inputs = deepcopy(tiny("llava").model).eval(), ask("llava", (QUESTION, [show()]))
+    parts = {"tower": model.model.vision_tower, "projector": model.model.multi_modal_projector}
+    for learning in (["tower", "projector"], ["projector"], []):
+        model.zero_grad()
+        for name, part in parts.items():
+            part.requires_grad_(name in learning)
+        if way == "attached":
+            with PRUNER.attached(model):
+                logits = model(**inputs).logits
+        else:
+            logits = model(**PRUNER(model, inputs)).logits
+        logits[:, -1].logsumexp(-1).sum().backward()
+        for name, part in parts.items():
+            reached = any(weight.grad is not None for weight in part.parameters())
+            assert reached == (name in learning)
+    features = PRUNER.encode(model, inputs).features
+    assert not any(full.requires_grad for full in features)
 
 
 def test_images_that_are_encoded_already_are_refused():

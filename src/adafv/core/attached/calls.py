@@ -31,7 +31,7 @@ from adafv.core.attached.call_columns import (
     shift_of,
 )
 from adafv.core.attached.later_images import Part, new_images
-from adafv.core.inputs import has_images
+from adafv.core.inputs import has_images, inferred_pad_id
 from adafv.utils.checks import checked
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ def resume(
             pruned any more.
     """
     ids = inputs["input_ids"]  # (B, C + q) or (B, q)
+    if generates and inputs.get("attention_mask") is None:
+        inputs = inputs | {"attention_mask": _inferred_mask(model, inputs)}
     mask = inputs.get("attention_mask")
     from_start = generates if mask is None else mask.shape == ids.shape
     known = recall(inputs["past_key_values"]) or text_alone(model, inputs, from_start)
@@ -153,6 +155,15 @@ def resume(
         end = start + part.ids.shape[1]
         short["cache_position"] = torch.arange(start, end, device=cache_position.device)  # (q',)
     return Call(short, part.after)
+
+
+def _inferred_mask(model: PreTrainedModel, inputs: Kwargs) -> Tensor | None:
+    """Return the mask (B, C + q) that `generate` infers, None where all is real."""
+    ids: Tensor = inputs["input_ids"]
+    pad = inferred_pad_id(model, inputs)
+    if pad is None or not bool((ids == pad).any()):
+        return None
+    return ids.ne(pad).long()
 
 
 def _check_follows(known: CachedPrompt, ids: Tensor, from_start: bool) -> None:

@@ -151,8 +151,10 @@ def _made(model: PreTrainedModel, names: tuple[str, ...], own: dict[str, Any]) -
     def pruning(name: str) -> Callable[..., Any]:
         """Return a method that prunes, with the signature of the model's own."""
         before = getattr(model, name)
+        # not the bound method, which would hold the first model of the class for good
+        function = own.get(name) or getattr(cls, name, getattr(before, "__func__", before))
 
-        @wraps(before)
+        @wraps(function)
         def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
             calls = _attached.get(self)
             if getattr(self, "_is_replica", False):
@@ -200,9 +202,9 @@ class _PruningCalls:
 
     def forward(self, model: PreTrainedModel, plain: Plain, args: Args, kwargs: Kwargs) -> Any:
         """Run the model's own forward on a shorter prompt, or on what follows one in a cache."""
-        if id(model) in _run_plain_by.get():
+        inputs = _named(model, plain, args, kwargs)
+        if _is_own_call(model, inputs):
             return plain(*args, **kwargs)
-        inputs = _named(plain, args, kwargs)
         self._check(model, inputs)
 
         # text alone
@@ -220,9 +222,9 @@ class _PruningCalls:
 
     def generate(self, model: PreTrainedModel, plain: Plain, args: Args, kwargs: Kwargs) -> Any:
         """Generate from a shorter prompt, in the numbers of the caller's."""
-        inputs = _named(plain, args, kwargs)
+        inputs = _named(model, plain, args, kwargs)
         twice = inputs.get("inputs") is not None and inputs.get("input_ids") is not None
-        if id(model) in _run_plain_by.get() or twice:
+        if _is_own_call(model, inputs) or twice:
             return plain(*args, **kwargs)
         self._check(model, inputs)
 
@@ -293,9 +295,31 @@ def _run_plain(model: PreTrainedModel, plain: Plain, kwargs: Kwargs, *args: Any)
         _run_plain_by.reset(token)
 
 
-def _named(function: Callable[..., Any], args: Args, kwargs: Kwargs) -> dict[str, Any]:
-    """Return the arguments of a call by name."""
-    return dict(zip(signature(function).parameters, args, strict=False)) | kwargs
+def _is_own_call(model: PreTrainedModel, inputs: Mapping[str, Any]) -> bool:
+    """Return whether it is a model's own code that calls it, whose images are encoded already."""
+    return id(model) in _run_plain_by.get() and not has_images(inputs)
+
+
+def _named(model: PreTrainedModel, plain: Plain, args: Args, kwargs: Kwargs) -> dict[str, Any]:
+    """Return the arguments of a call of a model's own forward or generate by name.
+
+    Raises:
+        ValueError: arguments by position whose names are not known.
+    """
+    if not args:
+        return dict(kwargs)
+    parameters = signature(plain).parameters
+    # adapters hand them on to what they wrap
+    if any(one.kind is Parameter.VAR_POSITIONAL for one in parameters.values()):
+        inner = getattr(model, "get_base_model", lambda: None)()
+        parameters = signature(getattr(inner, plain.__name__, plain)).parameters
+    names = [name for name, one in parameters.items() if one.kind is not Parameter.VAR_POSITIONAL]
+    if len(names) < len(args):
+        raise ValueError(
+            f"{len(args)} arguments by position, of which {type(model).__name__} does not say what "
+            "they are: pass them by name"
+        )
+    return dict(zip(names, args, strict=False)) | kwargs
 
 
 def _cache_of(output: Any) -> Cache | None:

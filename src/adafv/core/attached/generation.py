@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, MaxLengthCriteria, PreTrainedModel, StoppingCriteria
 from transformers.generation import BaseStreamer
 
+from adafv.core.inputs import option_of
 from adafv.utils.checks import checked
 
 __all__ = ["Caller", "logit_positions", "merged"]
@@ -39,7 +40,7 @@ class Caller:
     def __init__(self, model: PreTrainedModel, inputs: dict[str, Any]) -> None:
         self.prompt: Tensor = inputs["input_ids"]  # (B, L)
         self.given = inputs.get("generation_config")
-        self.default = getattr(model, "generation_config", None)
+        self.model = model
         self.inputs = inputs
         self.width = 0  # of the shorter prompt
 
@@ -92,13 +93,7 @@ class Caller:
 
     def _option(self, name: str) -> Any:
         """Return an option of generation: from the call, its configuration or the model's."""
-        if self.inputs.get(name) is not None:
-            return self.inputs[name]
-        for config in (self.given, self.default):
-            value = getattr(config, name, None)
-            if value is not None:
-                return value
-        return None
+        return option_of(self.model, self.inputs, name)
 
     def _lengths(self, removed: int) -> dict[str, Any]:
         """Return the lengths that count the caller's prompt in terms of the shorter one.

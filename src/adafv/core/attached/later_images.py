@@ -25,6 +25,7 @@ from adafv.core.attached.call_columns import (
     logits_kept,
     runs_along,
 )
+from adafv.core.rebuild import padding_id
 from adafv.core.shorter_prompt import FILL
 from adafv.core.visual_tokens import Encoding
 from adafv.families import family_of
@@ -126,6 +127,8 @@ def new_images(
 
     # note what the cache holds then
     new_ids = _picked(short["input_ids"], order)  # (B, q')
+    # what stands there in a row with padding is old, perhaps a placeholder
+    new_ids = new_ids.where(real, padding_id(model))
     lost = known.lost or pruner.loses_tokens(encoding)
     after = replace(
         known.and_then(part.ids, new_ids, (columns - read).clamp(min=-1), 0),
