@@ -22,9 +22,8 @@ from typing import Any
 
 import numpy as np
 from client import WORDS, Client, Trial
-from measure import DENSE, machine
 from servers import Server, Watch
-from serving_options import add_options, numbers
+from serving_options import DENSE, add_options, machine, numbers
 from shapes import SHAPES
 from tqdm import tqdm
 

@@ -24,12 +24,11 @@ import numpy as np
 from client import WORDS, Client, Trial
 from report import write
 from servers import Server, Watch
-from serving_options import add_options, numbers
+from serving_options import DENSE, add_options, machine, numbers
 from shapes import SHAPES
 from tqdm import tqdm
 
 from adafv.speed.log import Log
-from adafv.utils.machine import processor_name
 
 QUICK = {
     "shape": "tiny",
@@ -39,7 +38,6 @@ QUICK = {
     "answer": 4,
     "kv_gib": 1,
 }
-DENSE = 1.0
 MODEL = ("shape", "device", "dtype", "method")
 LOAD = ("keep", "concurrency", "answer", "kv_gib", "quick")
 """Options that all lines of a folder have in common."""
@@ -178,18 +176,6 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     settings["machine"] = machine(options.device)
     settings["versions"] = {**versions, "transformers": transformers.__version__}
     return settings
-
-
-def machine(device: str) -> dict[str, Any]:
-    """Return name, cores and memory in GiB."""
-    import psutil
-    import torch
-
-    return {
-        "name": torch.cuda.get_device_name() if device == "cuda" else processor_name(),
-        "cores": psutil.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30),
-    }
 
 
 def main(arguments: list[str] | None = None) -> None:

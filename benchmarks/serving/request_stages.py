@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from client import WORDS, Client, Trial
 from servers import Server
-from serving_options import add_options
+from serving_options import DENSE, add_options
 from shapes import SHAPES, Shape
 from tqdm import tqdm
 
@@ -32,7 +32,6 @@ from adafv.speed.log import Log
 from adafv.utils.machine import cpu
 from adafv.utils.records import row_of, write_json
 
-DENSE = 1.0
 QUESTIONS = ("new", "again")
 COUNTED = {
     "queue": "request_queue_time_seconds_sum",

@@ -1,4 +1,4 @@
-"""Options that the measurements of a server have in common."""
+"""What the measurements of a server have in common: options, and what they run on."""
 
 import argparse
 from collections.abc import Callable
@@ -7,7 +7,12 @@ from typing import Any
 
 from shapes import SHAPES
 
-__all__ = ["add_options", "numbers"]
+from adafv.utils.machine import processor_name
+
+__all__ = ["DENSE", "add_options", "machine", "numbers"]
+
+DENSE = 1.0
+"""Share of the tokens that stock vLLM reads."""
 
 
 def numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
@@ -36,3 +41,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--kv-gib", type=int, default=2, metavar="N", help="KV cache of a server on a CPU"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Return name, cores and memory in GiB."""
+    import psutil
+    import torch
+
+    return {
+        "name": torch.cuda.get_device_name() if device == "cuda" else processor_name(),
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+    }

@@ -24,7 +24,7 @@ from adafv.families.base import Family, base_of, hidden_index, layers_of
 from adafv.families.crop_layout import Layout
 from adafv.utils.checks import checked
 
-__all__ = ["Part", "run", "without_later_layers"]
+__all__ = ["Part", "asks_for_gradients", "run", "without_later_layers"]
 
 CHOICES = ("vision_feature_layer", "vision_feature_select_strategy")
 """What a call may say of the features otherwise than the configuration."""
@@ -154,12 +154,11 @@ def _output(
     downsample: Callable[[int], int] | None,
 ) -> Encoded:
     """Run an encoder, or take what is known of the same pixels."""
-    # whether anybody may go back through the tower: a loss, pixels that are to be explained, or
-    # weights that learn, unless a cache says that its output is to be kept
+    # whether anybody may go back through the tower, or weights of it learn, unless a cache is to
+    # keep its output
     cache = open_cache()
-    asked = model.training or inputs.get("labels") is not None
-    asked |= any(isinstance(x, Tensor) and x.requires_grad for x in inputs.values())
-    trains = torch.is_grad_enabled() and (asked or (cache is None and _learns(model)))
+    may_learn = asks_for_gradients(model, inputs) or (cache is None and _learns(model))
+    trains = torch.is_grad_enabled() and may_learn
 
     def encode(signals: frozenset[Signal]) -> Encoded:
         found: dict[Signal, Tensor] = {}
@@ -177,6 +176,14 @@ def _output(
         return encode(signals)
     read = {name: inputs[name] for name in consumed}
     return cache.encoded(model, read, signals, encode)
+
+
+@checked
+def asks_for_gradients(model: PreTrainedModel, inputs: Mapping[str, Any]) -> bool:
+    """Return whether a call says itself that it goes back: by labels, or pixels to be explained."""
+    if model.training or inputs.get("labels") is not None:
+        return True
+    return any(isinstance(x, Tensor) and x.requires_grad for x in inputs.values())
 
 
 def _learns(model: PreTrainedModel) -> bool:

@@ -18,6 +18,7 @@ from adafv.core.chat_template import Tokenizer
 from adafv.core.config import TEMPLATE, PruneConfig, TemplateIds, check_type, skipped
 from adafv.core.crop_batch import join_crops, split_crops
 from adafv.core.encode import encode, reask
+from adafv.core.encoder import asks_for_gradients
 from adafv.core.evidence import Evidence
 from adafv.core.inputs import as_tensors, has_images, question_ids
 from adafv.core.merging import check_merging
@@ -216,8 +217,9 @@ class Pruner(ABC):
             The same dict with fewer placeholders and the encoded images (`mm_encoder_outputs`) in
             place of the pixels, for `model(**…)` and `model.generate(**…)`. Without an image: the
             inputs as they are. A model with M-RoPE notes the position at which decoding resumes
-            (`rope_deltas`), so by hand decode one prompt before pruning the next. Where gradients
-            are recorded, those of the vision tower and the projector are, too, if these may learn.
+            (`rope_deltas`), so by hand decode one prompt before pruning the next. As mostly for
+            `generate`, nothing is recorded of the vision tower: for its gradients pass labels or
+            pixels that ask for some, train the model, or use `attached`.
 
         Raises:
             ValueError: an unknown family; with `strict`, a prompt without an image; a method that
@@ -237,7 +239,10 @@ class Pruner(ABC):
                 "express: call model.generate(**inputs) inside `with pruner.attached(model):`"
             )
         inputs = as_tensors(inputs, model.device)
-        return self.prune(model, inputs, self.encode(model, inputs))
+        goes_back = torch.is_grad_enabled() and asks_for_gradients(model, inputs)
+        with torch.set_grad_enabled(goes_back):
+            encoding = self.encode(model, inputs)
+        return self.prune(model, inputs, encoding)
 
     def check(self, inputs: Mapping[str, Any]) -> None:
         """Raise a `ValueError` if the inputs of a model lack the image that `strict` asks for."""

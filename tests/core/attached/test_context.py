@@ -331,8 +331,7 @@ def test_a_loss_in_evaluation_goes_back_through_the_tower():
     assert not [name for name in lacking if "projector" in name]
 
 
-@pytest.mark.parametrize("way", ["attached", "by hand"])
-def test_gradients_reach_whatever_may_learn(way):
+def test_gradients_reach_whatever_may_learn():
     """In evaluation, of a loss of the caller's own; nothing is recorded of a frozen tower."""
     model, inputs = deepcopy(tiny("llava").model).eval(), ask("llava", (QUESTION, [show()]))
     parts = {"tower": model.model.vision_tower, "projector": model.model.multi_modal_projector}
@@ -340,17 +339,24 @@ def test_gradients_reach_whatever_may_learn(way):
         model.zero_grad()
         for name, part in parts.items():
             part.requires_grad_(name in learning)
-        if way == "attached":
-            with PRUNER.attached(model):
-                logits = model(**inputs).logits
-        else:
-            logits = model(**PRUNER(model, inputs)).logits
+        with PRUNER.attached(model):
+            logits = model(**inputs).logits
         logits[:, -1].logsumexp(-1).sum().backward()
         for name, part in parts.items():
             reached = any(weight.grad is not None for weight in part.parameters())
             assert reached == (name in learning)
     features = PRUNER.encode(model, inputs).features
     assert not any(full.requires_grad for full in features)
+
+
+def test_by_hand_nothing_is_recorded_of_the_tower():
+    """What is made for `generate` holds no activations, though weights ask for gradients."""
+    model, inputs = tiny("llava").model, ask("llava", (QUESTION, [show()]))
+    [features] = PRUNER(model, inputs)["mm_encoder_outputs"]["image"].pooler_output
+    assert not features.requires_grad
+    labelled = PRUNER(model, inputs | {"labels": inputs["input_ids"]})
+    [features] = labelled["mm_encoder_outputs"]["image"].pooler_output
+    assert features.requires_grad
 
 
 def test_images_that_are_encoded_already_are_refused():
