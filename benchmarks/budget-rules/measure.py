@@ -6,8 +6,6 @@ Run again, it resumes. The answers are those of `adafv eval`.
 """
 
 import argparse
-import shlex
-import sys
 from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +24,7 @@ from adafv.evaluation.report import meta_of
 from adafv.methods import AdaFV
 from adafv.models.load import load
 from adafv.models.prompting import build_batch
-from adafv.utils.records import write_json
+from adafv.utils.records import command_of, write_json
 from adafv.utils.stats import bootstrap
 
 SUITES = ("scenes", "scenes-text")
@@ -235,7 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append({"rule": rule, "target": target, "number": number, **row})
 
     meta = meta_of(model, "embedded", begun, seed=options.seed, limit=options.limit)
-    meta["command"] = shlex.join(["python", "benchmarks/budget-rules/measure.py", *sys.argv[1:]])
+    meta["command"] = command_of("python", "benchmarks/budget-rules/measure.py")
     meta["questions"] = {split: len(own) for split, own in keys.items()}
     results = {"meta": meta, "rows": rows, "least": least(right["test"])}
     write_json(options.out / "results.json", results)

@@ -6,7 +6,6 @@ Resumes an interrupted run.
 """
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ from adafv.methods import AdaFV, AdaFVPlus
 from adafv.models.load import load
 from adafv.speed.shapes import QUESTION, SHAPES
 from adafv.utils.files import write_text
-from adafv.utils.records import as_csv, columns_of, where, write_json
+from adafv.utils.records import as_csv, columns_of, command_of, where, write_json
 
 KEEP = 0.05
 # `adafv+` in the form that was measured
@@ -266,9 +265,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = {"split": first.split, "words": words, "tower_share": shares}
     meta = report.meta_of(model, "embedded", start, **settings)
     # not the command line of `adafv`
-    meta["command"] = shlex.join(
-        ["python", "benchmarks/coarse/measure.py", *(arguments or sys.argv[1:])]
-    )
+    meta["command"] = command_of("python", "benchmarks/coarse/measure.py", arguments=arguments)
     del meta["wall_seconds"]  # of the last part of an interrupted run
     write_json(options.out / "results.json", {"meta": meta, "rows": rows, "pairs": pairs})
     write_text(options.out / "results.csv", as_csv(rows[0], rows))

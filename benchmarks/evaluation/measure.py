@@ -6,8 +6,6 @@ One process, on the CPU. Another checkout is measured with PYTHONPATH=CHECKOUT/s
 """
 
 import argparse
-import shlex
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,7 +30,7 @@ from adafv.evaluation.report import meta_of
 from adafv.models.load import load
 from adafv.utils.files import writable_folder
 from adafv.utils.machine import machine_of
-from adafv.utils.records import write_json
+from adafv.utils.records import command_of, write_json
 
 METHODS = ("adafv+", "fastervlm", "divprune")
 KEEPS = (0.05, 0.1, 0.25)
@@ -220,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
         batch_size=options.batch_size,
         machine=machine_of(torch.device("cpu")),
     )
-    meta["command"] = shlex.join(["python", "benchmarks/evaluation/measure.py", *sys.argv[1:]])
+    meta["command"] = command_of("python", "benchmarks/evaluation/measure.py")
     results = {"meta": meta, "rounds": rounds, "summary": summaries(rounds)}
     write_json(options.out / "results.json", results)
     (options.out / "README.md").write_text(page(results), encoding="utf-8")

@@ -4,7 +4,7 @@ from typing import Any
 
 from lmms_eval.api.task import ConfigurableMessagesTask
 
-from adafv.data.sample import same_answer
+from adafv.data.judging import same_answer
 from adafv.data.suites import load_suite, suite_length
 
 

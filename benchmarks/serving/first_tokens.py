@@ -9,7 +9,6 @@ all of them. Resumes an interrupted run.
 import argparse
 import contextlib
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -28,8 +27,7 @@ from shapes import SHAPES
 from tqdm import tqdm
 
 from adafv.speed.log import Log
-from adafv.utils.files import write_text
-from adafv.utils.records import write_table
+from adafv.utils.records import command_of, write_report
 
 ENGINES = {"stock": "all", "kept": "those kept", "all": "all"}
 """Which visual tokens count of what a step encodes."""
@@ -250,11 +248,9 @@ def main(arguments: list[str] | None = None) -> None:
     # all lines, those of earlier runs too
     with Log(options.out, settings) as log:
         rows = rows_of(log.records)
-    words = ["python", "benchmarks/serving/first_tokens.py", *(arguments or sys.argv[1:])]
-    meta = {"command": shlex.join(words), **settings}
-    write_table(options.out, meta, rows)
-    write_text(options.out / "README.md", page(meta, rows))
-    print(page(meta, rows))
+    command = command_of("python", "benchmarks/serving/first_tokens.py", arguments=arguments)
+    meta = {"command": command, **settings}
+    write_report(options.out, meta, rows, page(meta, rows))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from shapes import SHAPES
 from tqdm import tqdm
 
 from adafv.speed.log import Log
+from adafv.utils.records import command_of
 
 QUICK = {
     "shape": "tiny",
@@ -200,9 +200,8 @@ def main(arguments: list[str] | None = None) -> None:
             measure(options, log, todo)
     # all lines, those of earlier runs too
     records = [json.loads(line) for line in log.path.read_text().splitlines()]
-    words = ["python", "benchmarks/serving/measure.py", *(arguments or sys.argv[1:])]
-    command = " ".join([*chosen, shlex.join(words)])
-    print(write(options.out, SHAPES[options.shape], settings, records, command))
+    words = [*chosen, command_of("python", "benchmarks/serving/measure.py", arguments=arguments)]
+    print(write(options.out, SHAPES[options.shape], settings, records, " ".join(words)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import json
 import os
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -30,7 +29,7 @@ from tqdm import tqdm
 
 from adafv.speed.log import Log
 from adafv.utils.machine import cpu
-from adafv.utils.records import row_of, write_json
+from adafv.utils.records import command_of, row_of, write_json
 
 QUESTIONS = ("new", "again")
 COUNTED = {
@@ -266,8 +265,8 @@ def main(arguments: list[str] | None = None) -> None:
     new, again = (means(records, question) for question in QUESTIONS)
     rows = rows_of(new, again, lambda keep: shape.visual_tokens(keep) + WORDS)
 
-    words = ["python", "benchmarks/serving/request_stages.py", *(arguments or sys.argv[1:])]
-    meta = settings | {"command": shlex.join(words)}
+    command = command_of("python", "benchmarks/serving/request_stages.py", arguments=arguments)
+    meta = settings | {"command": command}
     write_json(options.out / "results.json", {"meta": meta, "rows": [row_of(row) for row in rows]})
     (options.out / "README.md").write_text(page(meta, rows), encoding="utf-8")
     print(page(meta, rows))

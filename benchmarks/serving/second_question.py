@@ -9,7 +9,6 @@ that nearly all of the time is the picture's: sending, decoding, preparing, enco
 
 import argparse
 import base64
-import shlex
 import sys
 import time
 from dataclasses import dataclass
@@ -23,9 +22,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from adafv.demo.server import FLAGS, Server, serving
-from adafv.utils.files import writable_folder, write_text
+from adafv.utils.files import writable_folder
 from adafv.utils.machine import cpu
-from adafv.utils.records import write_table
+from adafv.utils.records import command_of, write_report
 
 SIZE = (5472, 3648)  # of a camera's picture
 CACHES = {"0": ("--image-cache-mb", "0"), "default": ()}
@@ -127,12 +126,10 @@ def main(arguments: list[str] | None = None) -> None:
     out = writable_folder(options.out)
     rows = measured(options.repeats, quiet=options.quiet)
 
-    words = ["python", "benchmarks/serving/second_question.py", *(arguments or sys.argv[1:])]
-    meta: dict[str, Any] = {"command": shlex.join(words), "repeats": options.repeats}
+    command = command_of("python", "benchmarks/serving/second_question.py", arguments=arguments)
+    meta: dict[str, Any] = {"command": command, "repeats": options.repeats}
     meta |= cpu()
-    write_table(out, meta, rows)
-    write_text(out / "README.md", page(meta, rows))
-    print(page(meta, rows))
+    write_report(out, meta, rows, page(meta, rows))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import base64
 import json
 import os
 import random
-import shlex
 import statistics
 import sys
 import threading
@@ -33,6 +32,7 @@ from rich.progress import Progress
 from adafv.demo.server import FLAGS, Server, running
 from adafv.embedded import MODEL_DIR
 from adafv.utils.machine import cpu
+from adafv.utils.records import command_of
 
 ENGINES = ("adafv", "stock")
 CHAT = "/v1/chat/completions"
@@ -384,7 +384,7 @@ def main() -> int:
     options = parser.parse_args()
 
     meta: dict[str, Any] = {
-        "command": shlex.join(["python", "benchmarks/serving/soak.py", *sys.argv[1:]]),
+        "command": command_of("python", "benchmarks/serving/soak.py"),
         "minutes": options.minutes,
         **cpu(),
     }

@@ -7,7 +7,6 @@ Every round visits all methods, in an order that turns.
 """
 
 import argparse
-import shlex
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,9 +27,9 @@ from adafv.methods import METHODS, from_spec
 from adafv.models.load import device_of, dtype_of
 from adafv.speed.run import plan
 from adafv.utils.clock import now
-from adafv.utils.files import writable_folder, write_text
+from adafv.utils.files import writable_folder
 from adafv.utils.machine import cpu
-from adafv.utils.records import write_table
+from adafv.utils.records import command_of, write_report
 
 BESIDES = {"none", "random", "uniform"}
 """Methods that look at no token."""
@@ -169,14 +168,12 @@ def main(arguments: list[str] | None = None) -> None:
         rows = rows_of(timed(options, device, dtype))
 
     threads = torch.get_num_threads()
-    words = ["python", "benchmarks/speed/choosing.py", *(arguments or sys.argv[1:])]
-    command = f"OMP_NUM_THREADS={threads} {shlex.join(words)}"
+    typed = command_of("python", "benchmarks/speed/choosing.py", arguments=arguments)
+    command = f"OMP_NUM_THREADS={threads} {typed}"
     meta: dict[str, Any] = {"command": command, "dtype": str(dtype).removeprefix("torch.")}
     meta |= {name: getattr(options, name) for name in ("tokens", "keep", "width", "repeats")}
     meta |= cpu() | {"threads": threads}
-    write_table(out, meta, rows)
-    write_text(out / "README.md", page(meta, rows))
-    print(page(meta, rows))
+    write_report(out, meta, rows, page(meta, rows))
 
 
 if __name__ == "__main__":

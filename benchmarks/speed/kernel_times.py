@@ -9,7 +9,6 @@ differs.
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -24,14 +23,14 @@ from rich.table import Table
 from selection import visual_tokens
 from torch import Tensor
 
-from adafv.cli.options import print_table
+from adafv.cli.printing import print_table
 from adafv.methods import from_spec
 from adafv.models.load import device_of, dtype_of
 from adafv.ops.kernels import SWITCH, wanted
 from adafv.speed.run import Measurement
 from adafv.utils.clock import now
 from adafv.utils.files import writable_folder
-from adafv.utils.records import row_of, write_json
+from adafv.utils.records import command_of, row_of, write_json
 
 METHODS = ("adafv", "scope")  # one of the mixture, one of greedy coverage
 KEEPS = (0.25, 0.05)
@@ -131,9 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
     # what made them
     settings = Measurement().settings(device, dtype)
     meta = {name: settings[name] for name in ("device", "dtype", "machine", "versions")}
-    command = shlex.join(
-        ["python", "benchmarks/speed/kernel_times.py", *(arguments or sys.argv[1:])]
-    )
+    command = command_of("python", "benchmarks/speed/kernel_times.py", arguments=arguments)
     meta |= {"command": command, "width": WIDTH, "repeats": options.repeats, "no_kernel": problem}
     entries = [row_of(row, 4) for row in rows]
     write_json(out / "kernels.json", {"meta": meta, "rows": entries})

@@ -10,7 +10,6 @@ PYTHONPATH=CHECKOUT/src; --methods leaves out what it doesn't have yet.
 
 import argparse
 import os
-import shlex
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +28,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from tqdm import tqdm
 
-from adafv.cli.options import names_in, print_table, quiet
+from adafv.cli.options import names_in
+from adafv.cli.printing import print_table, quiet
 from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
@@ -40,7 +40,7 @@ from adafv.speed.run import Measurement, plan
 from adafv.speed.stages import peak_bytes
 from adafv.utils.clock import now
 from adafv.utils.files import atomic, writable_folder, write_text
-from adafv.utils.records import as_csv, distinct, row_of, where, write_json
+from adafv.utils.records import as_csv, command_of, distinct, row_of, where, write_json
 from adafv.viz.palette import colors_of
 
 KEEP = 0.05
@@ -294,7 +294,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = Measurement().settings(device, dtype)
     meta = {name: settings[name] for name in ("device", "dtype", "machine", "versions")}
     # as it was typed
-    command = shlex.join(["python", "benchmarks/speed/selection.py", *(arguments or sys.argv[1:])])
+    command = command_of("python", "benchmarks/speed/selection.py", arguments=arguments)
     meta |= {
         "command": command,
         "keep": KEEP,

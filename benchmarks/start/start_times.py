@@ -7,7 +7,6 @@ Files are in the system's cache, as on the second start of a day; commands take 
 
 import argparse
 import resource
-import shlex
 import subprocess
 import sys
 import time
@@ -19,9 +18,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from adafv.utils.files import writable_folder, write_text
+from adafv.utils.files import writable_folder
 from adafv.utils.machine import cpu
-from adafv.utils.records import write_table
+from adafv.utils.records import command_of, write_report
 
 ROOT = Path(__file__).parents[2]
 RESULTS = "benchmarks/accuracy/results.json"
@@ -124,12 +123,10 @@ def main(arguments: list[str] | None = None) -> None:
     out = writable_folder(options.out)
     rows = measured(options.repeats, quiet=options.quiet)
 
-    words = ["python", "benchmarks/start/start_times.py", *(arguments or sys.argv[1:])]
-    meta: dict[str, Any] = {"command": shlex.join(words), "repeats": options.repeats}
+    command = command_of("python", "benchmarks/start/start_times.py", arguments=arguments)
+    meta: dict[str, Any] = {"command": command, "repeats": options.repeats}
     meta |= cpu()
-    write_table(out, meta, rows)
-    write_text(out / "README.md", page(meta, rows))
-    print(page(meta, rows))
+    write_report(out, meta, rows, page(meta, rows))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "compiled": ("models.compiled",),
     "encode": ("core.encode",),
     "encoding": ("core.visual_tokens",),
-    "evaluation.sample": ("data.sample",),
+    "evaluation.sample": ("data.sample", "data.judging"),
     "evaluation.scenes": ("data.scenes",),
     "evaluation.suites": ("data.suites",),
     "greedy": ("methods._greedy", "ops.coverage"),
@@ -33,7 +33,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "rebuild": ("core.rebuild",),
     "selection": ("core.selection",),
     "text": ("models.boilerplate",),
-    "turns": ("core.chat_template",),
+    "turns": ("core.turns", "core.chat_template"),
     "viz.collect": ("viz.explained_answer",),
 }
 """Modules that users imported, and where what they held is now; all names below `adafv`."""

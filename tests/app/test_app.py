@@ -23,8 +23,8 @@ from adafv.app.session import Playground
 from adafv.app.view import DENSE
 from adafv.cli import main
 from adafv.data.cases import CASES
+from adafv.data.judging import same_answer
 from adafv.data.photographs import photographs
-from adafv.data.sample import same_answer
 from adafv.embedded import NAME as EMBEDDED
 from adafv.methods import from_spec
 from adafv.models.ask import Answer, ask

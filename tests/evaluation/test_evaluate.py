@@ -20,7 +20,7 @@ from zoo.families import tiny
 from adafv import AdaFV, method
 from adafv.core.encode import encode, reask
 from adafv.evaluation import answering, prompts, report
-from adafv.evaluation.answers import AnswerLog
+from adafv.evaluation.answer_log import AnswerLog
 from adafv.evaluation.evaluate import Evaluation
 from adafv.evaluation.rows import COLUMNS, rows_of
 from adafv.models.ask import ask

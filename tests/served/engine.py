@@ -198,3 +198,10 @@ def engine(family: str, folder: Path, **options: Any) -> Iterator[Engine]:
         yield made
     finally:
         made.close()
+
+
+def check_equal(said: list[Said], library: Library, asked: list[Request]) -> None:
+    """Assert that an engine has said what the library says, of a prompt as long."""
+    for one, of in zip(said, asked, strict=True):
+        expected = library.says(of)
+        assert (one.ids, one.length) == (expected.ids, expected.length), of

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
 from checkpoints import save
-from engine import Engine, Library, Request, Said, engine
+from engine import Engine, Library, Request, check_equal, engine
 from vllm.v1.core.encoder_cache_manager import EncoderCacheManager
 
 from adafv.cli.serve import BUDGET
@@ -65,17 +65,11 @@ def steps(scheduler, monkeypatch) -> list[list[int]]:
     return found
 
 
-def check(said: list[Said], library: Library, asked: list[Request]) -> None:
-    for one, of in zip(said, asked, strict=True):
-        expected = library.says(of)
-        assert (one.ids, one.length) == (expected.ids, expected.length), of
-
-
 @pytest.mark.parametrize("asked", [BURST, MIXED], ids=["burst", "mixed"])
 def test_a_step_encodes_what_stock_would(both, scheduler, steps, asked):
     made, library = both
     assert isinstance(scheduler.encoder_cache_manager, EncoderBudget)
-    check(made.say(*asked), library, asked)
+    check_equal(made.say(*asked), library, asked)
     assert max(map(sum, steps)) <= scheduler.max_num_encoder_input_tokens
     # the bound is the largest image's, and there is room for two small ones
     assert max(map(len, steps)) == 2
@@ -93,7 +87,7 @@ def test_the_same_tokens_are_kept(both, steps, monkeypatch):
 
     monkeypatch.setattr(models, "select", noting)
     asked = [Request(KNIGHT, (40 + i,), keep=0.2) for i in range(4)]
-    check(made.say(*asked), library, asked)
+    check_equal(made.say(*asked), library, asked)
     assert sorted(found) == sorted(k for one in asked for k in library.says(one).kept)
     assert len(steps) > 1
 

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
 from checkpoints import FAMILIES, save
-from engine import Engine, Library, Request, Said, engine
+from engine import Engine, Library, Request, check_equal, engine
 from stock import logprobs
 
 from adafv.integrations.vllm import models
@@ -102,17 +102,11 @@ def kept(monkeypatch) -> dict[tuple, list[int]]:
     return found
 
 
-def check(said: list[Said], library: Library, asked: list[Request]) -> None:
-    for one, of in zip(said, asked, strict=True):
-        expected = library.says(of)
-        assert (one.ids, one.length) == (expected.ids, expected.length), of
-
-
 def test_all_kinds_of_questions_in_one_batch(served, family, libraries, kept):
     """Several and repeated questions, equal images twice, several images, turns, mixed keeps
     and methods, text.
     """
-    check(served.say(*SEVERAL), libraries[family], SEVERAL)
+    check_equal(served.say(*SEVERAL), libraries[family], SEVERAL)
     wanted = sorted(k for a in SEVERAL if 0 < a.keep < 1 for k in libraries[family].says(a).kept)
     assert kept
     assert all(k in wanted for (_, method, *_), k in kept.items() if method != "none")
@@ -126,7 +120,7 @@ def test_kept_indices(served, family, libraries, kept):
         Request(COLOR, (7,), keep=0.15),
     ):
         kept.clear()
-        check(served.say(asked), libraries[family], [asked])
+        check_equal(served.say(asked), libraries[family], [asked])
         assert sorted(kept.values()) == sorted(libraries[family].says(asked).kept)
 
 
@@ -135,11 +129,11 @@ def test_the_prefix_cache(served, family, libraries):
     cache, and right.
     """
     long = [Request(COLOR, (0, 1), keep=0.9), Request(f"{COLOR} {KNIGHT}", (0, 1), keep=0.9)]
-    check(served.say(long[0]), libraries[family], long[:1])
+    check_equal(served.say(long[0]), libraries[family], long[:1])
     again, other = served.say(long[0])[0], served.say(long[1])[0]
     assert again.cached >= 32
     assert other.cached < 32
-    check([again, other], libraries[family], long)
+    check_equal([again, other], libraries[family], long)
 
 
 def test_a_picture_is_encoded_once(served, family, libraries):
@@ -152,7 +146,7 @@ def test_a_picture_is_encoded_once(served, family, libraries):
         Request(COUNT, (8,), keep=0.7),
     ]
     for one in asked:
-        check(served.say(one), libraries[family], [one])
+        check_equal(served.say(one), libraries[family], [one])
     assert served.model.encodings.encoded == before + 1
 
 
@@ -166,7 +160,7 @@ def test_encodings_stay_within_their_memory(served, family, libraries, monkeypat
         Request(KNIGHT, (10,)),
         Request(COUNT, (13,)),
     ]
-    check([served.say(a)[0] for a in asked], libraries[family], asked)
+    check_equal([served.say(a)[0] for a in asked], libraries[family], asked)
     assert encodings.evicted > evicted
     assert encodings.used <= encodings.bytes
 
@@ -177,7 +171,7 @@ def test_more_pictures_than_memory_was_measured_for(served, family, libraries, m
     """
     monkeypatch.setattr(served.model, "at_once", 200)
     asked = [Request(COLOR, (20 + i,), keep=0.05) for i in range(6)]
-    check(served.say(*asked), libraries[family], asked)
+    check_equal(served.say(*asked), libraries[family], asked)
 
 
 @pytest.mark.parametrize("family", TWO, indirect=True)
@@ -219,7 +213,7 @@ def test_a_hash_without_the_question_would_be_caught(served, family, libraries, 
     )
     said = served.say(*SEVERAL)
     with pytest.raises(AssertionError):
-        check(said, libraries[family], SEVERAL)
+        check_equal(said, libraries[family], SEVERAL)
 
 
 @pytest.mark.parametrize("family", TWO)
@@ -232,7 +226,7 @@ def test_chunked_prefill(family, folders, libraries):
         max_num_seqs=2,
         long_prefill_token_threshold=24,
     ) as made:
-        check(made.say(*SEVERAL), libraries[family], SEVERAL)
+        check_equal(made.say(*SEVERAL), libraries[family], SEVERAL)
 
 
 @pytest.mark.parametrize("family", TWO)
@@ -253,7 +247,7 @@ def test_preemption_and_recompute(family, folders, libraries):
 def test_torch_compile(family, folders, libraries):
     """VLLM's compiled language model reads the same tokens."""
     with engine(family, folders[family], enforce_eager=False) as made:
-        check(made.say(*SEVERAL), libraries[family], SEVERAL)
+        check_equal(made.say(*SEVERAL), libraries[family], SEVERAL)
 
 
 @pytest.mark.engines
@@ -262,7 +256,7 @@ def test_two_ranks(family, folders, libraries, monkeypatch):
     """With tensor parallelism each rank sees half of the heads; both choose as one would."""
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     with engine(family, folders[family], tensor_parallel_size=2) as made:
-        check(made.say(*SEVERAL), libraries[family], SEVERAL)
+        check_equal(made.say(*SEVERAL), libraries[family], SEVERAL)
 
 
 @pytest.mark.engines
@@ -271,7 +265,7 @@ def test_two_ranks_share_out_images(folders, libraries, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     options = {"tensor_parallel_size": 2, "mm_encoder_tp_mode": "data"}
     with engine("qwen2_5_vl", folders["qwen2_5_vl"], **options) as made:
-        check(made.say(*SEVERAL), libraries["qwen2_5_vl"], SEVERAL)
+        check_equal(made.say(*SEVERAL), libraries["qwen2_5_vl"], SEVERAL)
 
 
 def test_a_server_has_its_own_budget(folders, libraries):
@@ -294,4 +288,4 @@ def test_a_server_has_its_own_budget(folders, libraries):
         (0.2, "fastervlm"),
         (1.0, "adafv"),
     ]
-    check(said, libraries["llava"], [Request(COLOR, keep=k, method=m) for k, m in budgets])
+    check_equal(said, libraries["llava"], [Request(COLOR, keep=k, method=m) for k, m in budgets])

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from adafv.data.sample import normalised
+from adafv.data.judging import normalised
 from training.photo import layers, measure, photographs, pictures, text, train
 from training.photo.align import Projector
 from training.photo.export import export

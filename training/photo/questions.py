@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adafv.data.sample import same_answer
+from adafv.data.judging import same_answer
 from training.photo.names import NOUNS, plural, sections, with_article
 from training.photo.scenes import Thing
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from adafv.app.drawing import Box, figure, ground, heat, kept, tokens_by_color
 from adafv.app.view import DENSE, Result, View
-from adafv.data.sample import same_answer
+from adafv.data.judging import same_answer
 from adafv.methods import KNOWN
 from adafv.models.ask import Answer
 from adafv.utils.checks import checked

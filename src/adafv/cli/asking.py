@@ -22,10 +22,9 @@ from adafv.cli.options import (
     complain_of_words,
     model_for,
     open_image_or_video,
-    print_json,
     pruner_of,
-    quiet,
 )
+from adafv.cli.printing import print_json, quiet
 
 # Said of an answer that has reached the limit.
 CUT = " cut after {} tokens: a larger --max-new-tokens lets it continue"

@@ -21,11 +21,9 @@ from adafv.cli.options import (
     Model,
     Tokens,
     complain_of_words,
-    print_json,
     pruner_of,
-    quiet,
-    say,
 )
+from adafv.cli.printing import print_json, quiet, say
 from adafv.cli.signals import stop_as_interrupted
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from adafv.cli.options import Json, print_json, quiet
+from adafv.cli.options import Json
+from adafv.cli.printing import print_json, quiet
 from adafv.models.photo import NAME
 
 # What can be fetched.

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from adafv.cli.options import Json, print_json, print_table, say
+from adafv.cli.options import Json
+from adafv.cli.printing import print_json, print_table, say
 from adafv.integrations.vllm.architectures import ARCHITECTURES
 
 __all__ = ["families", "listed_methods", "methods"]

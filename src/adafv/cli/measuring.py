@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adafv.cli import options
+from adafv.cli import options, printing
 from adafv.cli.extras import need
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def evaluate(
         check_repeatable(model, plan.suites, split)
         writable_folder(entry)
     merge.earlier(out)
-    options.quiet()
+    printing.quiet()
     from adafv.models.load import load
     from adafv.utils.machine import machine_of
 
@@ -128,13 +128,13 @@ def evaluate(
     if entry is not None:
         written.append(str(write_entry(entry, meta, rows, machine)))
     if as_json:
-        options.print_json({"meta": meta, "rows": rows, "pairs": pairs})
+        printing.print_json({"meta": meta, "rows": rows, "pairs": pairs})
         return
-    options.print_table(report.table(rows, pairs), drop=report.NARROW)
-    options.say(report.LEGEND)
+    printing.print_table(report.table(rows, pairs), drop=report.NARROW)
+    printing.say(report.LEGEND)
     for refused in left_out:
         what = f"{refused['method']} at {refused['keep']} on {refused['suite']}"
-        options.say(f"left out: {what}: {refused['reason']}", indent=2)
+        printing.say(f"left out: {what}: {refused['reason']}", indent=2)
     typer.echo(f"written: {', '.join(written)}")
 
 
@@ -210,7 +210,7 @@ def analyze(
         for source in sources:
             check_unread(out / file, source.files)
         check_unread(out / file, [results] if results else [])
-    options.quiet()
+    printing.quiet()
     from adafv.models.load import load
 
     name = model or "embedded"
@@ -232,12 +232,12 @@ def analyze(
     notes = report.notes_of(findings, scores)
     written = report.write(out, meta, drawings, findings, notes)
     if as_json:
-        options.print_json(written)
+        printing.print_json(written)
         return
     for drawing in drawings:
         typer.echo(f"{out / drawing.name}.png, .csv\n  {drawing.caption}")
     for note in notes:
-        options.say(note, indent=2)
+        printing.say(note, indent=2)
 
 
 def _earlier(
@@ -268,7 +268,7 @@ def _complain_of_outdated(outdated: set[tuple[str, str, float]]) -> None:
     """Name the methods whose answers to earlier questions have left the table."""
     for suite in sorted({suite for suite, _, _ in outdated}):
         names = sorted({method for own, method, _ in outdated if own == suite})
-        options.complain(
+        printing.complain(
             f"the questions of {suite!r} have changed: {', '.join(names)} answered other ones and "
             "left the table, measure them again"
         )
@@ -330,16 +330,16 @@ def table(
             # differences are of all questions
             rows = report.of_type(rows, question_type)
             found = found | {"pairs": []}
-        options.print_json(found | {"rows": rows})
+        printing.print_json(found | {"rows": rows})
     elif tuned:
-        options.print_table(tuning.table(rows), markdown, tuning.NARROW)
-        options.say(tuning.LEGEND)
-        options.say(tuned["verdict"])
+        printing.print_table(tuning.table(rows), markdown, tuning.NARROW)
+        printing.say(tuning.LEGEND)
+        printing.say(tuned["verdict"])
     else:
-        options.print_table(
+        printing.print_table(
             report.table(rows, found["pairs"], question_type=question_type), markdown, report.NARROW
         )
-        options.say(report.LEGEND)
+        printing.say(report.LEGEND)
 
 
 def _check_shares(keeps: set[float], rows: list[dict[str, Any]]) -> None:

@@ -15,7 +15,8 @@ import typer
 
 from adafv import embedded
 from adafv.cli.extras import need
-from adafv.cli.options import DEFAULT_KEEP, Keep, Method, Tokens, pruner_of, quiet, share_in
+from adafv.cli.options import DEFAULT_KEEP, Keep, Method, Tokens, pruner_of, share_in
+from adafv.cli.printing import quiet
 from adafv.models.hub import check_available
 
 CHECKS = "adafv.integrations.vllm.middleware.Checks"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from adafv.cli import options
+from adafv.cli import options, printing
 from adafv.core.config import DEFAULT_METHOD
 
 
@@ -74,7 +74,7 @@ def speed(
     writable_folder(out)
     # another command's results must not be overwritten
     check_own(out / "results.json", COLUMNS, "adafv speed")
-    options.quiet()
+    printing.quiet()
     start = datetime.now(UTC)
     # measure, then compare with what the arithmetic allows
     records, settings = measurement.run(target, precision, out, progress=True)
@@ -82,10 +82,10 @@ def speed(
     meta = report.meta_of(records, settings, start)
     report.write(out, meta, rows)
     if as_json:
-        options.print_json({"meta": meta, "rows": rows})
+        printing.print_json({"meta": meta, "rows": rows})
         return
-    options.print_table(tables.table(rows, meta), drop=tables.NARROW)
-    options.say(tables.LEGEND)
+    printing.print_table(tables.table(rows, meta), drop=tables.NARROW)
+    printing.say(tables.LEGEND)
     for count, (low, middle, high) in meta["noise_floor"].items():
         typer.echo(
             f"noise floor, dense against dense, batch {count}: "

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from adafv.cli import options
+from adafv.cli import options, printing
 
 
 def tune(
@@ -70,7 +70,7 @@ def tune(
     check_own(out / "results.json", COLUMNS, "adafv tune")
     for file in report.FILES:
         check_unread(out / file, [data, *(image.path for image in plan.images)])
-    options.quiet()
+    printing.quiet()
     from adafv.models.load import load
 
     # measure, and pick
@@ -110,11 +110,11 @@ def tune(
     elif (out / FILE).exists():
         typer.echo(f"adafv: {out / FILE} is of another run, and left as it is", err=True)
     if as_json:
-        options.print_json(results)
+        printing.print_json(results)
         return
-    options.print_table(report.table(findings.rows), drop=report.NARROW)
-    options.say(report.LEGEND)
+    printing.print_table(report.table(findings.rows), drop=report.NARROW)
+    printing.say(report.LEGEND)
     for entry in left_out:
-        options.say(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}", indent=2)
-    options.say(str(results["verdict"]))
+        printing.say(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}", indent=2)
+    printing.say(str(results["verdict"]))
     typer.echo(f"written: {', '.join(str(out / file) for file in written)}")

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from adafv.cli.extras import need
-from adafv.cli.options import Device, Dtype, Json, MaxNewTokens, Model, print_json, quiet
+from adafv.cli.options import Device, Dtype, Json, MaxNewTokens, Model
+from adafv.cli.printing import print_json, quiet
 from adafv.cli.signals import stop_as_interrupted
 
 # Addresses that only this machine reaches.

@@ -169,6 +169,7 @@ def observe(
         if not _watches:
             look_up = interface.get_interface
 
+            @wraps(look_up)
             def observed(self: AttentionInterface, name: str, default: Attention) -> Attention:
                 function: Attention = look_up(self, name, default)
                 for watch in _watches:
@@ -176,7 +177,6 @@ def observe(
                         function = _shown(function, watch.parts, watch.observer)
                 return function
 
-            observed.plain = look_up  # type: ignore[attr-defined]
             interface.get_interface = observed
         _watches.append(own)
         try:
@@ -185,7 +185,7 @@ def observe(
             # whichever was opened first may be closed first
             _watches.remove(own)
             if not _watches:
-                interface.get_interface = interface.get_interface.plain
+                interface.get_interface = interface.get_interface.__wrapped__
 
 
 @checked

@@ -1,4 +1,4 @@
-"""The turns of a chat in token ids: which text the user wrote, and which the chat template did."""
+"""What a chat template writes around the turns of a chat, in token ids."""
 
 import json
 import os
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from torch import Tensor
 from transformers import (
     AutoTokenizer,
     GenerationConfig,
@@ -20,16 +19,15 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
+from adafv.utils.adapters import without_adapters
 from adafv.utils.checks import checked
 
 __all__ = [
     "Template",
     "Tokenizer",
-    "answer_starts",
     "remember",
     "template_for",
     "template_of",
-    "user_turns",
 ]
 
 Tokenizer = PreTrainedTokenizerBase | ProcessorMixin
@@ -93,8 +91,8 @@ def template_for(model: PreTrainedModel, tokenizer: Tokenizer | None = None) -> 
     """
     if tokenizer is not None:
         found = template_of(tokenizer)
-    elif base(model) in _remembered:
-        found = template_of(_remembered[base(model)])
+    elif without_adapters(model) in _remembered:
+        found = template_of(_remembered[without_adapters(model)])
     else:
         found = _in_folder(str(getattr(model.config, "_name_or_path", "") or ""))
     config: PreTrainedConfig = model.config
@@ -105,7 +103,7 @@ def template_for(model: PreTrainedModel, tokenizer: Tokenizer | None = None) -> 
 @checked
 def remember(model: PreTrainedModel, processor: Tokenizer) -> None:
     """Note the processor that a model, and its base, was loaded with, for `template_for`."""
-    unwrapped = base(model)
+    unwrapped = without_adapters(model)
     for part in (unwrapped, unwrapped.base_model):
         _remembered[part] = processor
 
@@ -156,54 +154,6 @@ def _template_of(processor: Tokenizer) -> Template:
         answers=_openings(beginning, to_answer, closing, tokenizer),
         structure=structure,
     )
-
-
-@checked
-def user_turns(ids: Tensor, answered: Tensor, template: Template) -> list[tuple[int, int]]:
-    """Return the first column of each of the user's turns, and the column behind its last.
-
-    Args:
-        ids: (L,) the prompt.
-        answered: (L,) true where the caller says that an answer stands.
-        template: of its chat. If nothing in the prompt opens a turn as it does, all that is no
-            answer is the user's.
-
-    Returns:
-        Pairs of columns, in reading order.
-    """
-    tokens = ids.tolist()
-    users = _found(tokens, template.users)
-    answers = _found(tokens, template.answers)
-    given = _runs(answered)
-
-    # turns open behind an opening; without one, at the start and behind answers
-    opens = {end for _, end in users}
-    if not opens:
-        opens = {0} | {end for _, end in given}
-
-    # they close before whatever comes next
-    closes = {start for start, _ in [*users, *answers, *given]}
-    closes.add(len(tokens))
-
-    turns: list[tuple[int, int]] = []
-    for start in sorted(opens):
-        end = min(column for column in closes if column >= start)
-        if end > start:
-            turns.append((start, end))
-    return turns
-
-
-@checked
-def answer_starts(ids: Tensor, answered: Tensor, template: Template) -> list[int]:
-    """Return the columns in which the answers of a prompt (L,) begin, in reading order."""
-    starts = {end for _, end in _found(ids.tolist(), template.answers)}
-    starts.update(start for start, _ in _runs(answered))
-    return sorted(starts)
-
-
-def base(model: PreTrainedModel) -> Any:
-    """Return what a model is without adapters of PEFT around it."""
-    return getattr(model, "get_base_model", lambda: model)()
 
 
 _remembered: WeakKeyDictionary[PreTrainedModel, Tokenizer] = WeakKeyDictionary()
@@ -386,28 +336,3 @@ def _common(sequences: Sequence[Ids]) -> Ids:
             break
         shared.append(tokens[0])
     return tuple(shared)
-
-
-def _found(tokens: list[int], openings: Sequence[Ids]) -> list[tuple[int, int]]:
-    """Return the first column of each opening in a prompt, and the column behind; none overlap."""
-    first_ids = {opening[0] for opening in openings}
-    found: list[tuple[int, int]] = []
-    end = 0
-    for start, token in enumerate(tokens):
-        if token not in first_ids or start < end:
-            continue
-        for opening in openings:
-            if tokens[start : start + len(opening)] == list(opening):
-                end = start + len(opening)
-                found.append((start, end))
-                break
-    return found
-
-
-def _runs(true: Tensor) -> list[tuple[int, int]]:
-    """Return the first column of each run of true columns (L,), and the column behind its last."""
-    outside = true.new_zeros(1).int()
-    edges = true.int().diff(prepend=outside, append=outside)  # (L + 1,)
-    starts = (edges == 1).nonzero()[:, 0].tolist()
-    ends = (edges == -1).nonzero()[:, 0].tolist()
-    return list(zip(starts, ends, strict=True))

@@ -22,6 +22,7 @@ from adafv.core.tower_cache import Encoded, open_cache
 from adafv.core.visual_tokens import Returned
 from adafv.families.base import Family, base_of, hidden_index, layers_of
 from adafv.families.crop_layout import Layout
+from adafv.utils.adapters import without_adapters
 from adafv.utils.checks import checked
 
 __all__ = ["Part", "asks_for_gradients", "run", "without_later_layers"]
@@ -188,7 +189,7 @@ def asks_for_gradients(model: PreTrainedModel, inputs: Mapping[str, Any]) -> boo
 
 def _learns(model: PreTrainedModel) -> bool:
     """Return whether anything of a model but its language model may learn: tower, projector."""
-    inner = getattr(model, "get_base_model", lambda: model)()
+    inner = without_adapters(model)
     of_language_model = {
         *inner.get_decoder().parameters(),
         *inner.get_input_embeddings().parameters(),

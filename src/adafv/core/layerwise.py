@@ -26,6 +26,7 @@ from adafv.families import family_of
 from adafv.families.base import base_of
 from adafv.ops.budget import BudgetError
 from adafv.ops.precision import full_precision
+from adafv.utils.adapters import without_adapters
 from adafv.utils.checks import checked
 
 __all__ = ["LayerPruner", "Raters", "after_share", "last_token"]
@@ -191,7 +192,7 @@ class LayerPruner(Pruner):
 
 def _readers(model: PreTrainedModel) -> list[nn.Module]:
     """Return the modules that call a language model, the innermost last, without adapters."""
-    outer: nn.Module = getattr(model, "get_base_model", lambda: model)()
+    outer: nn.Module = without_adapters(model)
     inner: nn.Module = base_of(model)
     return [inner] if outer is inner else [outer, inner]
 

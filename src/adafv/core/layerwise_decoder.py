@@ -16,7 +16,7 @@ from transformers import Cache, PreTrainedModel
 
 from adafv.core.capture import Shown, observe
 from adafv.core.inputs import has_images
-from adafv.core.kept_layers import KeptColumns, KeptLayers, ResumedDecoder, extended
+from adafv.core.resumed_decoder import KeptColumns, KeptLayers, ResumedDecoder, extended
 from adafv.core.selection import first
 from adafv.core.shorter_prompt import ShorterPrompt
 from adafv.core.visual_tokens import Encoding, PrunedOutputs
@@ -148,23 +148,20 @@ class LayerwiseDecoder(ResumedDecoder):
             if self.asking:
                 raise _Answered
 
-    def enter(
+    def shortened(
         self, stage: int, index: int, layer: nn.Module, args: Args, kwargs: Kwargs
-    ) -> tuple[Args, Kwargs] | None:
-        """Return what layer `index`, which comes after a stage, reads instead of all tokens."""
+    ) -> tuple[Args, Kwargs]:
+        """Return the arguments of a layer without the tokens of the prompts that a stage drops."""
         cache: Cache | None = kwargs.get("past_key_values")
-        if self.is_other(index, cache):
-            return None
-        prefill = cache is None or not cache.get_seq_length(index)
-        if prefill:
-            rotary = kwargs["position_embeddings"]
-            # the first layer after a stage drops tokens, those behind it follow
-            if index == self.stages[stage]:
-                if self.ahead:
-                    self._ask(stage, layer, args, kwargs)
-                args = (self._prune(stage, args[0], rotary[0].shape[1]), *args[1:])
-            kwargs = kwargs | {"position_embeddings": _rotary(rotary, self.columns[stage])}
-        return super().enter(stage, index, layer, args, kwargs)
+        if cache is not None and cache.get_seq_length(index):
+            return args, kwargs
+        rotary = kwargs["position_embeddings"]
+        # the first layer after a stage drops tokens, those behind it follow
+        if index == self.stages[stage]:
+            if self.ahead:
+                self._ask(stage, layer, args, kwargs)
+            args = (self._prune(stage, args[0], rotary[0].shape[1]), *args[1:])
+        return args, kwargs | {"position_embeddings": _rotary(rotary, self.columns[stage])}
 
     def _prune(self, stage: int, hidden: Tensor, width: int) -> Tensor:
         """Return the hidden states (B, W, D) of the prompts, without what this stage drops.

@@ -11,8 +11,9 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from adafv.core.chat_template import Template, answer_starts, user_turns
+from adafv.core.chat_template import Template
 from adafv.core.segments import segments_of
+from adafv.core.turns import answer_starts, user_turns
 from adafv.utils.checks import checked
 
 __all__ = ["ImageSpan", "Prompt"]

@@ -16,7 +16,8 @@ from rich.text import Text
 from transformers.utils import logging
 
 from adafv.data.cases import CASES, EXPLAINED
-from adafv.data.sample import Question, Sample, same_answer
+from adafv.data.judging import same_answer
+from adafv.data.sample import Question, Sample
 from adafv.methods import method
 from adafv.models.ask import Answer, ask
 from adafv.models.load import load

@@ -24,7 +24,8 @@ from rich.table import Table
 from rich.text import Text
 
 from adafv.data.cases import CASES
-from adafv.data.sample import Question, Sample, same_answer
+from adafv.data.judging import same_answer
+from adafv.data.sample import Question, Sample
 from adafv.utils.checks import checked
 
 __all__ = ["Server", "chat", "main", "running", "serving"]

@@ -14,13 +14,13 @@ from adafv.core.encode import encode
 from adafv.core.pruner import Pruner
 from adafv.core.visual_tokens import Encoding
 from adafv.data.sample import BLIND, Question, Sample
-from adafv.evaluation.answers import AnswerLog, Key
+from adafv.evaluation.answer_log import AnswerLog, Key
 from adafv.evaluation.oracle import Oracle
+from adafv.evaluation.prepared_images import PreparedImages
 from adafv.evaluation.prompts import Prompts
 from adafv.evaluation.videos import as_videos
 from adafv.methods import from_spec, method
 from adafv.models.load import fingerprint, processor_fingerprint
-from adafv.models.prepared_images import PreparedImages
 from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked
 from adafv.utils.machine import machine_of

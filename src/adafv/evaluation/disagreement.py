@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adafv.data.sample import Question, Sample, same_answer
+from adafv.data.judging import same_answer
+from adafv.data.sample import Question, Sample
 from adafv.data.scenes import draw
 from adafv.utils.checks import checked
 

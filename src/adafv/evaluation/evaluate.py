@@ -13,11 +13,12 @@ from transformers import PreTrainedModel, ProcessorMixin
 from adafv.data import suites
 from adafv.data.sample import Question, Sample
 from adafv.data.scenes import SPLITS
+from adafv.evaluation.answer_log import AnswerLog, Key
 from adafv.evaluation.answering import Answering, Configuration, chunks, configured, settings_of
-from adafv.evaluation.answers import AnswerLog, Key
 from adafv.evaluation.askable import check_questions
 from adafv.evaluation.own import (
     ImageFile,
+    check_suite,
     file_of,
     is_own,
     name_of,
@@ -26,7 +27,7 @@ from adafv.evaluation.own import (
 )
 from adafv.models.boilerplate import boilerplate
 from adafv.models.vocabulary import warn_of_photograph
-from adafv.utils.checks import checked, did_you_mean, has_surrogate
+from adafv.utils.checks import checked
 
 __all__ = ["Evaluation", "Findings"]
 
@@ -96,7 +97,7 @@ class Evaluation:
                     f"{name} is an empty list: pass at least one, e.g. adafv, 0.1 or scenes"
                 )
         for suite in self.suites:
-            _check_suite(suite)
+            check_suite(suite)
         # own questions are read, and what is wrong with them said, before a model is loaded
         _ = self.own
         names = Counter(map(name_of, dict.fromkeys(self.suites)))
@@ -277,24 +278,6 @@ class Evaluation:
             split=self.split,
             max_new_tokens=self.max_new_tokens,
         )
-
-
-def _check_suite(suite: str) -> None:
-    """Raise a `ValueError` unless a suite is built in, or an own one with a name for results."""
-    if suite in suites.SUITES:
-        return
-    if not is_own(suite):
-        hint = did_you_mean(suite, suites.SUITES, f"there are {', '.join(suites.SUITES)}")
-        raise ValueError(f"suite {suite!r} is unknown: {hint}")
-    name = name_of(suite)
-    if name in suites.SUITES:
-        raise ValueError(
-            f"own suite {suite!r} would stand in results as the built-in suite {name!r}: "
-            "give its file or folder another name"
-        )
-    # it stands on a figure, too
-    if has_surrogate(name):
-        raise ValueError(f"suite {suite!r} has a name that is not UTF-8: give it another")
 
 
 def _answered(

@@ -14,10 +14,11 @@ from adafv.data import suites
 from adafv.data.sample import Box, Question, Sample
 from adafv.evaluation.beyond_resize import BEYOND_RESIZE
 from adafv.models.images import open_image
-from adafv.utils.checks import checked, has_surrogate
+from adafv.utils.checks import checked, did_you_mean, has_surrogate
 
 __all__ = [
     "ImageFile",
+    "check_suite",
     "file_of",
     "is_own",
     "name_of",
@@ -76,6 +77,25 @@ def name_of(suite: str) -> str:
     """Return under which name the questions of a file or folder stand in results."""
     # absolute, for "." has no name; links keep theirs
     return Path(os.path.abspath(suite.removesuffix(ENDING))).name
+
+
+@checked
+def check_suite(suite: str) -> None:
+    """Raise a `ValueError` unless a suite is built in, or an own one with a name for results."""
+    if suite in suites.SUITES:
+        return
+    if not is_own(suite):
+        hint = did_you_mean(suite, suites.SUITES, f"there are {', '.join(suites.SUITES)}")
+        raise ValueError(f"suite {suite!r} is unknown: {hint}")
+    name = name_of(suite)
+    if name in suites.SUITES:
+        raise ValueError(
+            f"own suite {suite!r} would stand in results as the built-in suite {name!r}: "
+            "give its file or folder another name"
+        )
+    # it stands on a figure, too
+    if has_surrogate(name):
+        raise ValueError(f"suite {suite!r} has a name that is not UTF-8: give it another")
 
 
 @checked

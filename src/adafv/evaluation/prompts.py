@@ -14,10 +14,10 @@ from adafv.core.selection import Selection
 from adafv.core.visual_tokens import Encoding
 from adafv.evaluation.boxes import centers, distances, evidence_kept
 from adafv.evaluation.oracle import Oracle
+from adafv.evaluation.prepared_images import PreparedImages
 from adafv.evaluation.videos import on_contact_sheet
 from adafv.families import check_has_grid
 from adafv.models.generation import check_length, decode, generate
-from adafv.models.prepared_images import PreparedImages
 from adafv.models.prompting import build_text
 from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked

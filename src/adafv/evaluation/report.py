@@ -2,8 +2,6 @@
 
 import json
 import platform
-import shlex
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -17,7 +15,7 @@ from adafv.evaluation.paired import SIGNIFICANT
 from adafv.evaluation.rows import COLUMNS, INTERVAL, NEW, REQUIRED, mean
 from adafv.utils.checks import checked
 from adafv.utils.files import atomic, write_text
-from adafv.utils.records import as_csv, distinct, where, write_json
+from adafv.utils.records import as_csv, command_of, distinct, where, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,7 +59,7 @@ def meta_of(
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
-        "command": shlex.join(["adafv", *sys.argv[1:]]),
+        "command": command_of("adafv"),
         "model": name,
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),

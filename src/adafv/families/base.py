@@ -15,6 +15,7 @@ from transformers.utils import ModelOutput
 
 from adafv.core.prompt import Prompt
 from adafv.families.crop_layout import Crop, Layout, join
+from adafv.utils.adapters import without_adapters
 from adafv.utils.checks import checked
 
 __all__ = [
@@ -224,9 +225,7 @@ def base_of(model: PreTrainedModel) -> Any:
 
     Its methods differ from family to family.
     """
-    # PEFT wraps the model in another
-    inner: Any = getattr(model, "get_base_model", lambda: model)()
-    return inner.base_model
+    return without_adapters(model).base_model
 
 
 @checked

@@ -1,7 +1,5 @@
 """Write what was measured: rows, what made them, and a picture."""
 
-import shlex
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -15,7 +13,7 @@ from adafv.speed.run import DENSE, DENSE_REPEAT
 from adafv.speed.tables import title
 from adafv.utils.checks import checked
 from adafv.utils.files import atomic, write_text
-from adafv.utils.records import as_csv, write_json
+from adafv.utils.records import as_csv, command_of, write_json
 
 __all__ = ["meta_of", "noise_of", "write"]
 
@@ -53,7 +51,7 @@ def meta_of(records: Sequence[Record], settings: dict[str, Any], start: datetime
     left_out = _lines(records, "left_out", ("batch", "method", "keep", "reason"))
     return {
         **settings,
-        "command": shlex.join(["adafv", *sys.argv[1:]]),
+        "command": command_of("adafv"),
         "model": settings["shape"],
         "weights": "random",
         "seed": 0,

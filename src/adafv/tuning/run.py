@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from adafv.core.pruner import Pruner
 from adafv.data.sample import Question
+from adafv.evaluation.answer_log import AnswerLog, Key
 from adafv.evaluation.answering import Answering, Configuration, chunks, configured, settings_of
-from adafv.evaluation.answers import AnswerLog, Key
 from adafv.evaluation.askable import check_questions
 from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.own import ImageFile

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -16,10 +18,12 @@ __all__ = [
     "RunLog",
     "as_csv",
     "columns_of",
+    "command_of",
     "distinct",
     "row_of",
     "where",
     "write_json",
+    "write_report",
     "write_table",
 ]
 
@@ -101,6 +105,29 @@ def write_table(folder: Path, meta: dict[str, Any], entries: Sequence[Any]) -> N
     rows = [row_of(entry) for entry in entries]
     write_json(folder / "results.json", {"meta": meta, "rows": rows})
     write_text(folder / "results.csv", as_csv(columns_of(type(entries[0])), rows))
+
+
+@checked
+def write_report(folder: Path, meta: dict[str, Any], entries: Sequence[Any], page: str) -> None:
+    """Write a table as `write_table` does, a page about it as README.md, and print the page.
+
+    Args:
+        page: Markdown.
+    """
+    write_table(folder, meta, entries)
+    write_text(folder / "README.md", page)
+    print(page)
+
+
+@checked
+def command_of(*program: str, arguments: Sequence[str] | None = None) -> str:
+    """Return a command line as a shell reads it.
+
+    Args:
+        program: its first words.
+        arguments: the others; None, or none: those that this process was started with.
+    """
+    return shlex.join([*program, *(arguments or sys.argv[1:])])
 
 
 @checked

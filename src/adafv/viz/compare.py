@@ -11,7 +11,7 @@ from adafv.core.chat_template import remember
 from adafv.core.encode import encode
 from adafv.core.pruner import Pruner
 from adafv.core.signals import Signal
-from adafv.data.sample import same_answer
+from adafv.data.judging import same_answer
 from adafv.methods import NoPruning
 from adafv.models.ask import ask_encoded
 from adafv.models.images import to_rgb

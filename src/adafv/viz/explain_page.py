@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from adafv.data.sample import same_answer
+from adafv.data.judging import same_answer
 from adafv.models.ask import Answer
 from adafv.utils.checks import checked
 from adafv.viz import figure as style

@@ -18,7 +18,7 @@ from adafv.core.inputs import placeholders
 from adafv.utils.checks import checked
 
 if TYPE_CHECKING:
-    from adafv.core.kept_layers import KeptLayers
+    from adafv.core.resumed_decoder import KeptLayers
 
 __all__ = [
     "CachedPrompt",

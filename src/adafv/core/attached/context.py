@@ -24,6 +24,7 @@ from adafv.core.attached.generation import Caller, merged
 from adafv.core.inputs import has_images
 from adafv.core.visual_tokens import PrunedOutputs
 from adafv.families import FAMILIES
+from adafv.utils.adapters import without_adapters
 
 if TYPE_CHECKING:
     from adafv.core.pruner import Pruner
@@ -310,9 +311,10 @@ def _named(model: PreTrainedModel, plain: Plain, args: Args, kwargs: Kwargs) -> 
         return dict(kwargs)
     parameters = signature(plain).parameters
     # adapters hand them on to what they wrap
-    if any(one.kind is Parameter.VAR_POSITIONAL for one in parameters.values()):
-        inner = getattr(model, "get_base_model", lambda: None)()
-        parameters = signature(getattr(inner, plain.__name__, plain)).parameters
+    inner = without_adapters(model)
+    handed_on = any(one.kind is Parameter.VAR_POSITIONAL for one in parameters.values())
+    if handed_on and inner is not model:
+        parameters = signature(getattr(inner, plain.__name__)).parameters
     names = [name for name, one in parameters.items() if one.kind is not Parameter.VAR_POSITIONAL]
     if len(names) < len(args):
         raise ValueError(

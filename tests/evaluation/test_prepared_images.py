@@ -7,7 +7,7 @@ import torch
 from zoo.families import ZOO, show, tiny
 
 from adafv.core.inputs import PIXEL_NAMES
-from adafv.models.prepared_images import PreparedImages
+from adafv.evaluation.prepared_images import PreparedImages
 from adafv.models.prompting import build_batch
 
 QUESTIONS = ("what color is the anchor ?", "is there a red knight left of it ?", "how many ?")

@@ -135,6 +135,7 @@ class ResumedDecoder:
         cache: Cache | None = kwargs.get("past_key_values")
         if self.is_other(index, cache):
             return None
+        args, kwargs = self.shortened(stage, index, layer, args, kwargs)
         if index == self.stages[stage]:
             self.masks = {}
         hidden: Tensor = args[0]  # (B, W, D)
@@ -143,6 +144,12 @@ class ResumedDecoder:
         # would infer packed prompts.
         changed["position_ids"] = None
         return args, kwargs | changed
+
+    def shortened(
+        self, stage: int, index: int, layer: nn.Module, args: Args, kwargs: Kwargs
+    ) -> tuple[Args, Kwargs]:
+        """Return the arguments of a layer without what a stage drops; here nothing is dropped."""
+        return args, kwargs
 
     def is_other(self, index: int, cache: Cache | None) -> bool:
         """Return whether layer `index` reads other prompts, such as one without its images."""
