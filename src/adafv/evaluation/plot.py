@@ -60,11 +60,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     for axes in panels[len(suites) :]:
         axes.set_visible(False)
     figure.supylabel("accuracy, % of the dense model", fontsize=11, color=INK)
-    figure.supxlabel(
-        "visual tokens kept\ngrey: all other methods, 95 % intervals",
-        fontsize=11,
-        color=INK,
-    )
+    others = {row["method"] for row in rows} - {*names, *_LINES}
+    lines = "thin grey lines: all other methods; " if others else ""
+    caption = f"visual tokens kept\n{lines}bands: 95 % intervals"
+    figure.supxlabel(caption, fontsize=11, color=INK)
     figure.savefig(path)
 
 

@@ -18,6 +18,7 @@ from adafv.viz.stages import Stage
 __all__ = ["draw"]
 
 FACTS = 160  # height of the numbers beside an image
+LIST = 220  # and of the words beside a map
 
 # what draws a panel's body: on which figure, x and y of its upper left corner, of what
 Body = Callable[[style.PixelFigure, float, float, Explanation], None]
@@ -53,10 +54,14 @@ def draw(what: Explanation) -> Figure:
 
 
 def _height(row: list[tuple[str, str, Body]], what: Explanation) -> int:
-    """Return the height of a row: less where it holds but a wide image and its numbers."""
-    if any(body not in (draw_image, draw_saliency) for _, _, body in row):
+    """Return the height of a row: less where it holds but a wide image and what is beside it."""
+    bodies = {body for _, _, body in row}
+    wide = {draw_image, draw_saliency, draw_relevance}
+    # a thumbnail stands above the words
+    if not bodies <= wide or (draw_relevance in bodies and len(what.scales) > 1):
         return style.BODY
-    return max(FACTS, round(style.BODY * what.image.height / max(what.image.size)))
+    beside = LIST if draw_relevance in bodies else FACTS
+    return max(beside, round(style.BODY * what.image.height / max(what.image.size)))
 
 
 def _panels(what: Explanation) -> list[tuple[str, str, Body]]:
