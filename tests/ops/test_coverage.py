@@ -69,3 +69,4 @@ def test_half_of_the_cosines_are_all(count):
     pairwise_cosines(x, out=wider[..., 3:])
     assert torch.equal(wider[..., 3:], cosine)
     assert not wider[..., :3].any()
+    assert torch.equal(pairwise_cosines(x, then=torch.Tensor.relu_), cosine.relu())

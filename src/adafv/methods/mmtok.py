@@ -15,6 +15,8 @@ from adafv.utils.checks import positive
 __all__ = ["MMTok"]
 
 UNIT = 2.0**50  # as in `cosines`: coverage is a multiple of its inverse, so that sums are exact
+TINY = 1e-300  # sum of a row that resembles nothing
+STRIP = 64  # tokens at a time
 HEAVIEST = 7  # beside the question's 1: sums of up to 2^53 units are exact in fp64
 
 
@@ -71,36 +73,49 @@ class MMTok(GreedyPruner):
 
         hidden = tokens.signals[HIDDEN]  # (I, N, d)
         images, length = hidden.shape[:2]
-        word_count = tokens.text.shape[1]
+        words = tokens.text.shape[1]
         # written in place: a second matrix of N · N would cost as much time as the products
-        columns = hidden.new_empty(images, length, word_count + length, dtype=torch.float64)
+        columns = hidden.new_empty(images, length, words + length, dtype=torch.float64)
 
-        # coverage of the question: words meet the visual tokens after the projector
-        words = cosines(tokens.features, tokens.text)  # (I, N, M)
-        words.div_(self.text_temperature)
-        _to_shares(words, tokens.mask, tokens.text_mask)
-        columns[..., :word_count] = words
+        # words meet the visual tokens after the projector
+        cosine = cosines(tokens.features, tokens.text)  # (I, N, M)
+        cosine.masked_fill_(~tokens.mask[..., None], -1)
+        cosine.sub_(cosine.amax(1, keepdim=True))
+        columns[..., :words] = cosine.div_(self.text_temperature).exp_()
 
-        # coverage of the image: visual tokens meet each other before it
-        visual = pairwise_cosines(hidden, out=columns[..., word_count:])  # (I, N, N)
-        visual.div_(self.visual_temperature)
-        _to_shares(visual, tokens.mask, tokens.mask, self.weight)
+        # visual tokens meet each other before it, and none is nearer to one than itself
+        pairwise_cosines(
+            hidden,
+            out=columns[..., words:],
+            then=lambda cosine: cosine.sub_(1).div_(self.visual_temperature).exp_(),
+        )
 
-        return coverage(columns.round_())
+        # rows are probabilities over the visual tokens; a padded row weighs nothing
+        of_image = self.weight * _equal(tokens.mask)  # (I, N)
+        weight = torch.cat([_equal(tokens.text_mask), of_image], dim=1)  # (I, M + N)
+        return coverage(_normalised(columns, tokens.mask, weight))
 
 
-def _to_shares(logits: Tensor, tokens: Tensor, rows: Tensor, weight: float = 1.0) -> None:
-    """Turn logits into probabilities over the tokens, divided by the number of real rows, in place.
+def _equal(mask: Tensor) -> Tensor:
+    """Return weights (I, R) in fp64 that are equal where a mask is true, and add up to 1."""
+    return mask.double() / mask.sum(1, keepdim=True).clamp(min=1)
 
-    They are in units of 1 / `UNIT`.
+
+def _normalised(columns: Tensor, tokens: Tensor, weight: Tensor) -> Tensor:
+    """Let each row of columns add up to its weight over the tokens, in place.
 
     Args:
-        logits: (I, N, R).
+        columns: (I, N, R), what each token is to each row, more than 0.
         tokens: (I, N), true where there is a token.
-        rows: (I, R), true where a row is no padding.
-        weight: on all rows.
+        weight: (I, R), of each row.
+
+    Returns:
+        The same tensor, in whole units of 1 / `UNIT`.
     """
-    logits.masked_fill_(~tokens[..., None], -torch.inf)
-    softmax = logits.sub_(logits.amax(1, keepdim=True)).exp_()  # (I, N, R), times its sum
-    share = weight * rows.double() / rows.sum(1, keepdim=True).clamp(min=1)  # (I, R)
-    softmax.mul_((UNIT * share / softmax.sum(1))[:, None])
+    there = tokens.double()  # (I, N)
+    total = there[:, None] @ columns  # (I, 1, R)
+    factor = UNIT * weight[:, None] / total.clamp_(min=TINY)  # (I, 1, R)
+    # a few tokens at a time: they stay in the cache
+    for some, real in zip(columns.split(STRIP, 1), there.split(STRIP, 1), strict=True):
+        some.mul_(factor).mul_(real[..., None]).round_()
+    return columns

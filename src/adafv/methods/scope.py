@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
 from adafv.methods._greedy import GreedyPruner
@@ -45,5 +47,5 @@ class Scope(GreedyPruner):
     def gains(self, tokens: VisualTokens, count: int) -> Gains:
         """Yield each token's gain in coverage times saliency^alpha, pick after pick."""
         # a negative cosine covers nothing
-        columns = pairwise_cosines(tokens.features).relu_()  # (I, N, N)
+        columns = pairwise_cosines(tokens.features, then=Tensor.relu_)  # (I, N, N)
         return coverage(columns, tokens.saliency.double() ** self.alpha)

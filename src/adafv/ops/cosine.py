@@ -1,5 +1,7 @@
 """Cosines between text tokens and visual tokens, and of visual tokens with each other."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -86,12 +88,15 @@ def cosines(x: Tensor, y: Tensor) -> Tensor:
 
 @checked
 @exact
-def pairwise_cosines(x: Tensor, out: Tensor | None = None) -> Tensor:
+def pairwise_cosines(
+    x: Tensor, out: Tensor | None = None, then: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Compute `cosines(x, x)`, from half of the products: the other half mirrors it.
 
     Args:
         x: (…, N, D).
         out: (…, N, N) fp64, to be written to. None: a new tensor.
+        then: what becomes of each cosine on its own, in place: `Tensor.relu_`. None: nothing.
 
     Returns:
         (…, N, N).
@@ -102,6 +107,8 @@ def pairwise_cosines(x: Tensor, out: Tensor | None = None) -> Tensor:
     for start in range(0, count, STRIP):
         end = start + STRIP
         strip = product(x[..., start:end, :], x[..., start:, :])  # (…, R, N - start)
+        if then is not None:
+            strip = then(strip)
         cosine[..., start:end, start:] = strip
         cosine[..., end:, start:end] = strip[..., STRIP:].mT
     return cosine
