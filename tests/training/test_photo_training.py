@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adafv.data.judging import normalised
-from training.photo import layers, measure, photographs, pictures, text, train
+from training.photo import align, layers, measure, photographs, pictures, text, train
 from training.photo.align import Projector
 from training.photo.export import export
 from training.photo.icons import shown as shown_by
@@ -413,6 +413,44 @@ def test_training_resumes_where_it_stopped(monkeypatch, tmp_path):
     export(tmp_path / "runs/ended/final.pt", tmp_path / "bridge.safetensors")
     begun = bridge("begun", 1, "--begin", str(tmp_path / "bridge.safetensors"), "--rate", "0")
     assert all(torch.equal(begun[name], ended[name].bfloat16().float()) for name in ended)
+
+
+def test_alignment_is_nearest_where_words_are(monkeypatch):
+    """A patch that is its word's embedding, at its place, is named rightly; training goes there."""
+    owners = np.full((1, 24, 24), -1, dtype=np.int8)
+    owners[0, 2:6, 2:6], owners[0, 2:6, 16:20] = 0, 1
+    features = np.random.default_rng(0).normal(size=(1, 576, 384)).astype(np.float16)
+    shard = SimpleNamespace(features=features, owners=owners, things=[SCENE[:2]])
+    monkeypatch.setattr(align, "tokenizer", Letters)
+    monkeypatch.setattr(align, "language_model", tiny_language_model)
+    monkeypatch.setattr(align, "shards", lambda split: [] if split == "crowd" else ["shard"])
+    monkeypatch.setattr(align, "Shard", lambda path: shard)
+    alignment = align.Alignment(np.random.default_rng(0))
+    on_things = alignment.labels < len(alignment.names)
+    assert on_things.sum() == 2 * align.PATCHES
+    assert len(alignment.labels) == 3 * align.PATCHES
+
+    rows = torch.arange(len(alignment.labels))
+    placed = align.POSITION * alignment.towards.position(alignment.at)
+    right = alignment.towards.names[alignment.labels] + placed  # (P, D)
+    naming, direction, length = alignment.losses(right, rows)
+    torch.testing.assert_close(direction + length, torch.zeros(()), atol=1e-5, rtol=0)
+    others = alignment.losses(right.flip(0), rows)
+    assert naming < others[0] and direction < others[1]
+    # the patches of `hits` are drawn alike
+    hits = alignment.hits(lambda drawn: right, "seen")
+    assert hits.shape == (2 * align.PATCHES, 5)
+    assert hits[:, 0].all()
+
+    torch.manual_seed(0)
+    projector = Projector()
+    before = train.misalignment(projector, alignment, rows)
+    optimiser = torch.optim.AdamW(projector.parameters(), lr=1e-3)
+    for _ in range(30):
+        optimiser.zero_grad()
+        train.misalignment(projector, alignment, rows).backward()
+        optimiser.step()
+    assert train.misalignment(projector, alignment, rows) < before / 2
 
 
 def test_layers_are_compared_by_the_nearest_thing():

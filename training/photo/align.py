@@ -10,6 +10,7 @@ This aligns visual tokens with *input embeddings* on purpose: the recipe's choic
 
 import copy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from training.photo.names import NOUNS
 from training.photo.parts import language_model, tokenizer
 from training.photo.scenes import GRID
 
-__all__ = ["Projector", "align"]
+__all__ = ["Alignment", "Projector", "align"]
 
 PATCHES = 12  # of each thing, in each pass over a scene
 TEMPERATURE = 0.06
@@ -70,8 +71,8 @@ def patches_of(
     """Draw patches of a shard, as many of each thing, and of the background of each scene.
 
     Returns:
-        Features (P, D), names (P,) of which the last is the background, and x and y (P, 2), from 0
-        to 1.
+        Features (P, D) in float16, names (P,) of which the last is the background, and x and y
+        (P, 2), from 0 to 1.
     """
     rows = []
     indices = []
@@ -86,9 +87,67 @@ def patches_of(
             indices += some.tolist()
             label = names[things[thing].name] if thing >= 0 else len(names)
             labels += [label] * len(some)
-    features = torch.from_numpy(shard.features[rows, indices].astype(np.float32))
+    features = torch.from_numpy(shard.features[rows, indices])
     at = torch.tensor(indices)
     return features, torch.tensor(labels), torch.stack([at % GRID, at // GRID], 1) / (GRID - 1)
+
+
+class Alignment:
+    """Patches of all scenes that are trained on, and how far a projector is from their words.
+
+    Attributes:
+        features, labels, at: of the patches, see `patches_of`.
+        mean_word: (D,), around which all directions are taken.
+    """
+
+    def __init__(self, random: np.random.Generator) -> None:
+        # the order of names is that of their numbers
+        words = sorted(NOUNS)
+        self.names = {word: index for index, word in enumerate(words)}
+
+        # what patches are pulled towards: the words, around their mean
+        self.mean_word = language_model().get_input_embeddings().weight.detach().mean(0)
+        targets = word_embeddings([*words, "background"]) - self.mean_word  # (W + 1, D)
+        sides = word_embeddings(["left", "right", "top", "bottom"]) - self.mean_word
+        self.towards = Targets(targets, *sides)
+        paths = [*shards("train"), *shards("crowd")]
+        self.features, self.labels, self.at = _all_patches(paths, random, self.names)
+
+    def losses(self, out: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return how far projected patches are from their words.
+
+        Args:
+            out: (P, D), around `mean_word`.
+            rows: (P,) indices of the patches.
+
+        Returns:
+            Cross-entropy among all names, one minus the cosine with the right one, and the squared
+            difference of their lengths as a share.
+        """
+        labels = self.labels[rows]
+        # without the part that says where the patch lies
+        named = out - POSITION * self.towards.position(self.at[rows])  # (P, D)
+        logits = self.towards.cosines(named) / TEMPERATURE  # (P, W + 1)
+        naming = F.cross_entropy(logits, labels)
+        target = self.towards.names[labels]  # (P, D)
+        direction = 1 - F.cosine_similarity(named, target).mean()
+        length = (named.norm(dim=1) / target.norm(dim=1) - 1).square().mean()
+        return naming, direction, length
+
+    @torch.no_grad()
+    def hits(self, project: Callable[[Tensor], Tensor], split: str) -> Tensor:
+        """Return for each patch on a thing of a split which of the five nearest names is right.
+
+        Args:
+            project: features (P, vision) to (P, D), around `mean_word`.
+
+        Returns:
+            (P, 5), at most one of a row is 1.
+        """
+        features, truth, at = _all_patches(shards(split), np.random.default_rng(0), self.names)
+        named = project(features.float()) - POSITION * self.towards.position(at)
+        best = self.towards.cosines(named).topk(5, dim=1).indices  # (P, 5)
+        return (best == truth[:, None])[truth < len(self.names)].float()
 
 
 def align(epochs: int = 40, seed: int = 0) -> None:
@@ -97,22 +156,11 @@ def align(epochs: int = 40, seed: int = 0) -> None:
     It starts from the last projector, if there is one.
     """
     torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
-    # the order of names is that of their numbers
-    words = sorted(NOUNS)
-    names = {word: index for index, word in enumerate(words)}
-
-    # what patches are pulled towards: the words, around their mean
-    mean_word = language_model().get_input_embeddings().weight.detach().mean(0)
-    targets = word_embeddings([*words, "background"]) - mean_word  # (W + 1, D)
-    left, right, top, bottom = word_embeddings(["left", "right", "top", "bottom"]) - mean_word
-    towards = Targets(targets, left, right, top, bottom)
+    alignment = Alignment(np.random.default_rng(seed))
 
     # the patches, standardised as those that the projector began with
-    paths = [*shards("train"), *shards("crowd")]
-    features, labels, at = _all_patches(paths, random, names)
-    mean = features.mean(0)
-    std = features.std(0)
+    mean = alignment.features.float().mean(0)
+    std = alignment.features.float().std(0)
     projector = Projector()
     if (CACHE / "aligned.pt").is_file():
         before = torch.load(CACHE / "aligned.pt")
@@ -124,35 +172,23 @@ def align(epochs: int = 40, seed: int = 0) -> None:
         # the learning rate falls linearly
         for group in optimiser.param_groups:
             group["lr"] = RATE * (1 - (epoch - 1) / epochs)
-        for batch in torch.randperm(len(labels)).split(BATCH):
-            out = projector((features[batch] - mean) / std)  # (P, D)
-            # without the part that says where the patch lies
-            named = out - POSITION * towards.position(at[batch])  # (P, D)
-            logits = towards.cosines(named) / TEMPERATURE  # (P, W + 1)
-            naming = F.cross_entropy(logits, labels[batch])
-            target = targets[labels[batch]]  # (P, D)
-            direction = 1 - F.cosine_similarity(named, target).mean()
-            length = (named.norm(dim=1) / target.norm(dim=1) - 1).square().mean()
+        for batch in torch.randperm(len(alignment.labels)).split(BATCH):
+            out = projector((alignment.features[batch].float() - mean) / std)  # (P, D)
+            naming, direction, length = alignment.losses(out, batch)
             optimiser.zero_grad()
             (naming + direction + length).backward()
             optimiser.step()
         if epoch % SAVED == 0 or epoch == epochs:
-            save(projector, mean, std, mean_word)
+            save(projector, mean, std, alignment.mean_word)
             losses = (naming.item(), direction.item(), length.item())
             said = "naming {:.3f}, direction {:.3f}, length {:.3f}".format(*losses)
             print(f"epoch {epoch}: {said}", flush=True)
 
     # how often the right name is the nearest, or among five, on scenes that were not trained on
     for split in ("seen", "unseen"):
-        paths = shards(split)
-        if not paths:
+        if not shards(split):
             continue
-        features, truth, at = _all_patches(paths, random, names)
-        with torch.no_grad():
-            named = projector((features - mean) / std) - POSITION * towards.position(at)
-        best = towards.cosines(named).topk(5, dim=1).indices  # (P, 5)
-        on_things = truth < len(words)
-        hits = (best == truth[:, None])[on_things].float()  # (P, 5)
+        hits = alignment.hits(lambda features: projector((features - mean) / std), split)
         first = hits[:, 0].mean().item()
         any_of_five = hits.sum(1).mean().item()
         print(f"{split}: patches {len(hits)}, top-1 {first:.3f}, top-5 {any_of_five:.3f}")

@@ -24,7 +24,7 @@ from transformers import LlamaForCausalLM
 
 from adafv.models.photo.assemble import read_bridge
 from adafv.utils.files import differences
-from training.photo.align import Projector
+from training.photo.align import Alignment, Projector
 from training.photo.cache import CACHE
 from training.photo.features import Shard, shards
 from training.photo.lora import add_lora, lora_parameters, without_lora
@@ -42,6 +42,7 @@ END = "<|im_end|>"
 TEXT = 0.3  # share of steps that hold a text without an image, too
 PASSAGES = 0.5  # share of steps that hold the model to what it predicted in a passage
 WARMUP = 50  # steps
+PATCHES = 1024  # that stay aligned, a step
 RATES = (1 / 3, 1)  # of the projector and of LoRA, as shares of --rate
 SETTINGS = ("seed", "rank", "scenes_a_step", "questions", "whole", "subset", "types")
 SAVE_EVERY = 150  # seconds
@@ -241,6 +242,13 @@ def drift(lm: LlamaForCausalLM, ids: list[int]) -> Tensor:
     return F.kl_div(now, before, log_target=True, reduction="batchmean")
 
 
+def misalignment(projector: Projector, alignment: Alignment, patches: Tensor) -> Tensor:
+    """Return how far the projector is from what stage 1 taught it, on some patches (P,)."""
+    features = alignment.features[patches].float()  # (P, vision)
+    out = projector(features.to(projector.linear_1.weight.device)).cpu()  # (P, D)
+    return torch.stack(alignment.losses(out - alignment.mean_word, patches)).sum()
+
+
 def shown(
     owners: np.ndarray, random: np.random.Generator, whole: float, subset: float
 ) -> np.ndarray:
@@ -319,6 +327,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=",".join(TYPES),
         help="of questions, by commas: few types are learned first in fewer steps",
     )
+    parser.add_argument(
+        "--align",
+        type=float,
+        default=0.0,
+        help="weight of stage 1's loss beside that of the answers",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--threads",
@@ -360,6 +374,7 @@ def train(given: argparse.Namespace) -> None:
     types = tuple(given.types.split(","))
     own = json.loads(OWN_ANSWERS.read_text())
     prose = passages()
+    alignment = Alignment(np.random.default_rng(given.seed)) if given.align > 0 else None
     loaded = [Shard(path) for path in (*shards("train"), *shards("crowd"))]
 
     start = time.time()
@@ -388,8 +403,12 @@ def train(given: argparse.Namespace) -> None:
         forgotten = torch.zeros(())
         if random.random() < PASSAGES:
             forgotten = drift(student.lm, prose[int(random.integers(len(prose)))])
+        astray = torch.zeros(())
+        if alignment is not None:
+            patches = torch.from_numpy(random.integers(len(alignment.labels), size=PATCHES))
+            astray = given.align * misalignment(student.projector, alignment, patches)
         optimiser.zero_grad()
-        (loss + forgotten).backward()
+        (loss + forgotten + astray).backward()
         torch.nn.utils.clip_grad_norm_(list(student.trained().values()), 1.0)
         scale = min(1.0, (step + 1) / WARMUP) * max(0.0, 1 - so_far / last)
         for group in optimiser.param_groups:
