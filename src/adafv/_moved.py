@@ -17,7 +17,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "compiled": ("models.compiled",),
     "encode": ("core.encode",),
     "encoding": ("core.visual_tokens",),
-    "evaluation.sample": ("data.sample", "data.judging"),
+    "evaluation.sample": ("data.sample",),
     "evaluation.scenes": ("data.scenes",),
     "evaluation.suites": ("data.suites",),
     "greedy": ("methods._greedy", "ops.coverage"),

@@ -172,6 +172,19 @@ def test_mmtok_takes_its_temperatures_and_its_weight(tokens, images):
         assert kept.tolist() == sorted(order[:9])
 
 
+def test_mmtok_goes_on_beside_a_hidden_state_of_zeros(tokens, images):
+    """It resembles nothing, not even itself, however cold the softmax is."""
+    hidden = tokens.signals[HIDDEN].clone()
+    hidden[0, 3] = 0
+    dead = replace(tokens, signals={**tokens.signals, HIDDEN: hidden})
+    order = diversity.mmtok(images[0]["visual"], hidden[0].tolist(), images[0]["words"])
+    assert MMTok(tokens=9).select(dead, [9, 9]).kept[0].tolist() == sorted(order[:9])
+    for temperature in (0.0014, 1e-3, 1e-30):
+        gains = next(MMTok(tokens=9, visual_temperature=temperature).gains(dead, 9))
+        assert gains.isfinite().all()
+        assert (gains[dead.mask] > 0).all()
+
+
 @pytest.mark.parametrize("cls", METHODS)
 @pytest.mark.parametrize("k", [1, 7, 36])
 def test_a_batch_is_its_images_one_by_one(tokens, cls, k):

@@ -436,7 +436,8 @@ def test_alignment_is_nearest_where_words_are(monkeypatch):
     naming, direction, length = alignment.losses(right, rows)
     torch.testing.assert_close(direction + length, torch.zeros(()), atol=1e-5, rtol=0)
     others = alignment.losses(right.flip(0), rows)
-    assert naming < others[0] and direction < others[1]
+    assert naming < others[0]
+    assert direction < others[1]
     # the patches of `hits` are drawn alike
     hits = alignment.hits(lambda drawn: right, "seen")
     assert hits.shape == (2 * align.PATCHES, 5)

@@ -52,7 +52,7 @@ class PruneConfig:
 
     Attributes:
         method: a name of `adafv.METHODS`; None: not given.
-        keep, tokens: the budget, see `adafv.Pruner`.
+        keep, tokens: the budget, see `adafv.core.settings.Settings`.
         options: of the method, by name.
     """
 

@@ -42,7 +42,7 @@ def rebuild(
         merged: for each image their features (K, D) instead of the encoded ones. None: those.
         whole: for each image whether its budget is all of it: a video keeps the tokens that repeat
             the frame before, too. None: of each.
-        positions, newlines: see `Pruner`.
+        positions, newlines: see `adafv.core.settings.Settings`.
 
     Raises:
         ValueError: positions="original" in a family that numbers its tokens by counting them.
@@ -83,7 +83,7 @@ def _sequence(
 
     Args:
         kept: for each image its row and the columns of its kept tokens.
-        positions: see `Pruner`.
+        positions: see `adafv.core.settings.Settings`.
     """
     # the encoders have used up the pixels
     rest = {name: value for name, value in inputs.items() if name not in encoding.consumed}

@@ -15,7 +15,7 @@ from adafv.utils.checks import positive
 __all__ = ["MMTok"]
 
 UNIT = 2.0**50  # as in `cosines`: coverage is a multiple of its inverse, so that sums are exact
-TINY = 1e-300  # sum of a row that resembles nothing
+TINY = 1e-200  # sum of a row that resembles nothing, not even itself: a vector of zeros
 STRIP = 64  # tokens at a time
 HEAVIEST = 7  # beside the question's 1: sums of up to 2^53 units are exact in fp64
 
@@ -83,7 +83,7 @@ class MMTok(GreedyPruner):
         cosine.sub_(cosine.amax(1, keepdim=True))
         columns[..., :words] = cosine.div_(self.text_temperature).exp_()
 
-        # visual tokens meet each other before it, and none is nearer to one than itself
+        # visual tokens meet each other before it; no cosine is larger than 1
         pairwise_cosines(
             hidden,
             out=columns[..., words:],
@@ -105,7 +105,7 @@ def _normalised(columns: Tensor, tokens: Tensor, weight: Tensor) -> Tensor:
     """Let each row of columns add up to its weight over the tokens, in place.
 
     Args:
-        columns: (I, N, R), what each token is to each row, more than 0.
+        columns: (I, N, R), what each token is to each row, 0 or more.
         tokens: (I, N), true where there is a token.
         weight: (I, R), of each row.
 
@@ -114,7 +114,8 @@ def _normalised(columns: Tensor, tokens: Tensor, weight: Tensor) -> Tensor:
     """
     there = tokens.double()  # (I, N)
     total = there[:, None] @ columns  # (I, 1, R)
-    factor = UNIT * weight[:, None] / total.clamp_(min=TINY)  # (I, 1, R)
+    # all tokens would cover a row of zeros alike: it decides nothing
+    factor = (UNIT * weight[:, None] / total).where(total > TINY, 0)  # (I, 1, R)
     # a few tokens at a time: they stay in the cache
     for some, real in zip(columns.split(STRIP, 1), there.split(STRIP, 1), strict=True):
         some.mul_(factor).mul_(real[..., None]).round_()

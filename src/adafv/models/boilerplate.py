@@ -33,7 +33,7 @@ def boilerplate(processor: Any, stop_words: bool = True) -> frozenset[int]:
     If wanted, English function words are among them.
 
     What the template writes doesn't count as a word of the question anyway (see
-    `adafv.core.chat_template`). Function words do, and each may claim visual tokens with its
+    `adafv.core.turns`). Function words do, and each may claim visual tokens with its
     softmax: words that are in every prompt, or that no patch can look like, then spend budget on
     whatever they happen to resemble. Skipping them leaves the budget to the words that name
     something.

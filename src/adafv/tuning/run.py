@@ -66,7 +66,7 @@ class Tuning:
 
     Retention is the right answers of a pruned model over those of the dense one; an answer is right
     that is the truth, or, where the line has none, the dense model's own answer, as
-    `adafv.data.sample.normalised` compares them. The images are split in half at random. Methods
+    `adafv.data.judging.normalised` compares them. The images are split in half at random. Methods
     and budgets are compared on one half: a budget holds if the lower end of the 95 % interval of
     its retention is `min_retention` at least. For each method the budgets are gone through from the
     largest on, up to the first that does not hold, so that no small one is taken for one lucky

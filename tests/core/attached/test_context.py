@@ -292,6 +292,12 @@ def test_adapters_take_ids_by_position(task):
         with pytest.raises(ValueError, match="pass them by name"):
             model.generate(ids, *[None] * 40, **rest)
 
+    # somebody's own function in the place of forward, whatever it is called
+    plain = model.forward
+    model.forward = lambda *args, **kwargs: plain(*args, **kwargs)
+    with PRUNER.attached(model), torch.no_grad():
+        assert torch.equal(model(ids, **rest).logits, expected)
+
 
 def test_a_model_is_freed_though_a_pruner_was_attached():
     """The first of its class, too, of which the class that prunes was made."""

@@ -203,7 +203,7 @@ class _PruningCalls:
 
     def forward(self, model: PreTrainedModel, plain: Plain, args: Args, kwargs: Kwargs) -> Any:
         """Run the model's own forward on a shorter prompt, or on what follows one in a cache."""
-        inputs = _named(model, plain, args, kwargs)
+        inputs = _named(model, "forward", plain, args, kwargs)
         if _is_own_call(model, inputs):
             return plain(*args, **kwargs)
         self._check(model, inputs)
@@ -223,7 +223,7 @@ class _PruningCalls:
 
     def generate(self, model: PreTrainedModel, plain: Plain, args: Args, kwargs: Kwargs) -> Any:
         """Generate from a shorter prompt, in the numbers of the caller's."""
-        inputs = _named(model, plain, args, kwargs)
+        inputs = _named(model, "generate", plain, args, kwargs)
         twice = inputs.get("inputs") is not None and inputs.get("input_ids") is not None
         if _is_own_call(model, inputs) or twice:
             return plain(*args, **kwargs)
@@ -301,8 +301,10 @@ def _is_own_call(model: PreTrainedModel, inputs: Mapping[str, Any]) -> bool:
     return id(model) in _run_plain_by.get() and not has_images(inputs)
 
 
-def _named(model: PreTrainedModel, plain: Plain, args: Args, kwargs: Kwargs) -> dict[str, Any]:
-    """Return the arguments of a call of a model's own forward or generate by name.
+def _named(
+    model: PreTrainedModel, method: str, plain: Plain, args: Args, kwargs: Kwargs
+) -> dict[str, Any]:
+    """Return the arguments of a call of a model's own forward or generate, `method`, by name.
 
     Raises:
         ValueError: arguments by position whose names are not known.
@@ -314,7 +316,7 @@ def _named(model: PreTrainedModel, plain: Plain, args: Args, kwargs: Kwargs) -> 
     inner = without_adapters(model)
     handed_on = any(one.kind is Parameter.VAR_POSITIONAL for one in parameters.values())
     if handed_on and inner is not model:
-        parameters = signature(getattr(inner, plain.__name__)).parameters
+        parameters = signature(getattr(inner, method)).parameters
     names = [name for name, one in parameters.items() if one.kind is not Parameter.VAR_POSITIONAL]
     if len(names) < len(args):
         raise ValueError(

@@ -229,7 +229,7 @@ class VLLMOptions:
 
     @property
     def question(self) -> Question:
-        """Return which text an image is asked about, see `adafv.Pruner`."""
+        """Return which text an image is asked about, see `adafv.core.settings.Settings`."""
         if self.pin is None:
             question: Question = self.config.options.get("question", "turn")
             return question
