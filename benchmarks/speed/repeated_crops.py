@@ -98,8 +98,9 @@ def page(meta: dict[str, Any], rows: list[Row]) -> str:
         "Crops of an image whose pixels equal those of another crop of it, as the processors of "
         "any-resolution models cut",
         "them. A vision tower could encode those once. Pages: notices, receipts, tables, charts "
-        "and screens of 672 × 672 pixels, as `adafv eval --suite pages` draws them; screens and "
-        "plots: the pictures of this repository.",
+        "and screens of 672 × 672",
+        "pixels, as `adafv eval --suite pages` draws them; screens and plots: the pictures of this "
+        "repository.",
         "",
         "| images | processor | images | crops | copies |",
         "|---|---|--:|--:|--:|",

@@ -164,13 +164,11 @@ def page(meta: dict[str, Any], rows: list[Row]) -> str:
         "",
         f"    {meta['command']}",
         "",
-        f"Milliseconds for one image, {meta['threads']} threads of {meta['name']}: "
-        f"medians and 95th percentiles of {meta['repeats']} rounds. "
-        "int8: `torch.ao.quantization.quantize_dynamic` of the linear layers.",
-        "Cosine: of visual tokens with those of float32, on the photographs that ship; same: the "
-        f"share of what `adafv` keeps at {KEEP:.0%} that it keeps in float32, too.".replace(
-            "%", " %"
-        ),
+        f"Milliseconds for one image, {meta['threads']} threads of {meta['name']}: medians and",
+        f"95th percentiles of {meta['repeats']} rounds. int8: "
+        "`torch.ao.quantization.quantize_dynamic` of the linear layers. Cosine: of visual",
+        "tokens with those of float32, on the photographs that ship; same: the share of what "
+        f"`adafv` keeps at {100 * KEEP:.0f} % that it keeps in float32, too.",
         "",
         "| tower | format | median | p95 | × faster | cosine | same |",
         "|---|---|--:|--:|--:|--:|--:|",

@@ -40,6 +40,8 @@ ELSEWHERE = {
     "benchmarks/serving/soak/README.md": "benchmarks/soak.md",
     "benchmarks/serving/stages/README.md": "benchmarks/stages.md",
     "benchmarks/speed/choosing/README.md": "benchmarks/choosing.md",
+    "benchmarks/speed/repeated_crops/README.md": "benchmarks/repeated-crops.md",
+    "benchmarks/speed/tower_formats/README.md": "benchmarks/tower-formats.md",
     "benchmarks/simulation/README.md": "benchmarks/simulation.md",
     "benchmarks/speed/README.md": "benchmarks/speed.md",
     "benchmarks/speed/llava-next-7b-whole/speed.png": "benchmarks/speed.png",
