@@ -124,11 +124,36 @@ def test_adafv_plus_compares_strip_by_strip(monkeypatch):
     monkeypatch.setattr(adafv_plus, "STRIP", 8)
     for window, least in ((1024, 50), (24, 16)):
         monkeypatch.setattr(adafv_plus, "WINDOW", window)
-        found = redundancy(features)
+        found = torch.cat(list(redundancy(features)), dim=1)
         latest = cosine.tril(-1).amax(2).clamp(min=0)
         nearest = cosine.tril(-1).triu(-least).amax(2).clamp(min=0)
         assert (found <= latest + 1e-5).all()
         assert (found >= nearest - 1e-5).all()
+
+
+@pytest.mark.parametrize("power", [8, 0.1, 0])
+def test_adafv_plus_stops_once_it_knows(monkeypatch, tokens, power):
+    """On a CPU what cannot be kept any more is not compared; the same tokens are kept."""
+    saliency = torch.rand(tokens.saliency.shape, generator=torch.Generator().manual_seed(0))
+    tokens = replace(tokens, signals={**tokens.signals, SALIENCY: saliency**power})
+    monkeypatch.setattr(adafv_plus, "STRIP", 4)
+    pruner, budget = AdaFVPlus(tokens=3), [1, 3]
+    compared: list[int] = []
+
+    def counted(features: torch.Tensor):
+        for said in redundancy(features):
+            compared.append(said.shape[1])
+            yield said
+
+    monkeypatch.setattr(adafv_plus, "redundancy", counted)
+    quick = pruner.select(tokens, budget).kept
+    some = sum(compared)
+    monkeypatch.setattr(adafv_plus, "_is_settled", lambda *given: False)
+    compared.clear()
+    thorough = pruner.select(tokens, budget).kept
+    assert [kept.tolist() for kept in quick] == [kept.tolist() for kept in thorough]
+    assert sum(compared) == 8 * 3
+    assert some < 8 * 3 or power < 8
 
 
 def test_adafv_plus_looks_near_what_is_named(tokens):

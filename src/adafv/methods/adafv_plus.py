@@ -1,5 +1,6 @@
 """AdaFV+: what stands out, near what the question is about, and nothing said better already."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +15,7 @@ from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
 from adafv.ops.cosine import standardised_cosines
 from adafv.ops.grid import places
-from adafv.ops.precision import exact, rounded
+from adafv.ops.precision import rounded
 from adafv.ops.relevance import spread
 from adafv.utils.checks import positive
 
@@ -88,12 +89,19 @@ class AdaFVPlus(Pruner):
         # the tokens that have a chance
         chance = _shortlist(budget, order)  # (I, S)
         short, rest = order.tensor_split([chance.shape[1]], dim=1)  # (I, S), (I, N - S)
-        ranked = ranked[:, : chance.shape[1]]  # (I, S)
+        ranked = ranked[:, : chance.shape[1]].where(chance, -torch.inf)  # (I, S)
 
         # redundancy: what a better token says already
-        features = tokens.features.take_along_dim(short[..., None], dim=1)  # (I, S, D)
-        left = ranked * (1 - redundancy(features))  # (I, S)
-        left = left.where(chance & ranked.isfinite(), -torch.inf)
+        image = torch.arange(len(short), device=short.device)[:, None]  # (I, 1)
+        left = torch.full_like(ranked, -torch.inf)
+        end = 0
+        for said in redundancy(tokens.features[image, short]):  # (I, strip) each
+            start, end = end, end + said.shape[1]
+            some = ranked[:, start:end]
+            left[:, start:end] = torch.where(some.isfinite(), some * (1 - said), -torch.inf)
+            # elsewhere the host would wait for the device
+            if left.is_cpu and _is_settled(left, ranked, end, budget):
+                break
 
         # the highest of what is left; the other tokens follow in the order of their scores
         best = left.sort(dim=1, descending=True, stable=True).indices
@@ -150,23 +158,37 @@ def _shortlist(budget: list[int], order: Tensor) -> Tensor:
     return torch.arange(longest, device=order.device) < size[:, None]
 
 
-@exact
-def redundancy(features: Tensor) -> Tensor:
+def _is_settled(left: Tensor, ranked: Tensor, end: int, budget: list[int]) -> bool:
+    """Return whether the K highest are among the first `end` tokens of each image.
+
+    Nothing is left of a later one but its score at most.
+
+    Args:
+        left: (I, S) what is left of the scores of the first `end`.
+        ranked: (I, S) the scores, descending.
+    """
+    if end >= ranked.shape[1]:
+        return True
+    for own, score, k in zip(left, ranked, budget, strict=True):
+        if k > end or own[:end].topk(k).values[-1] < score[end]:
+            return False
+    return True
+
+
+def redundancy(features: Tensor) -> Iterator[Tensor]:
     """Find the largest cosine of each token with one that is not far before it, at least 0.
 
     Args:
         features: (I, S, D), the best token first; each meets `WINDOW` - `STRIP` before it or more.
 
-    Returns:
-        (I, S).
+    Yields:
+        (I, `STRIP`) of the next tokens, of all S in the end.
     """
     unit = F.normalize(features.float(), dim=-1, eps=TINY)
-    largest = []
     for start in range(0, unit.shape[1], STRIP):
         end = start + STRIP
         oldest = max(0, end - WINDOW)
         # only those before it: half of the products, and never a whole matrix
         cosine = unit[:, start:end] @ unit[:, oldest:end].mT  # (I, strip, end - oldest)
         before = cosine.tril(start - oldest - 1)  # 0 elsewhere
-        largest.append(before.amax(2))
-    return rounded(torch.cat(largest, dim=1), BITS).clamp_(0, 1)
+        yield rounded(before.amax(2), BITS).clamp_(0, 1)
