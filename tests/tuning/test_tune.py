@@ -305,6 +305,7 @@ BAD = [
     ('{"image": "p0.png", "question": " "}\n', "the question is empty"),
     ('{"image": "p0.png"}\n', "question=None is not text"),
     ('{"image": "p0.png", "question": "what", "answer": 3}\n', "answer=3 is not text"),
+    ('{"image": "p0.png", "question": "what", "foo": 3}\n', "the key 'foo' is unknown"),
     ('{"image": "http://a/b.png", "question": "what"}\n', "is an address"),
     (
         '{"image": "p0.png", "question": "what <image>"}\n'
@@ -587,7 +588,8 @@ def test_too_few_lines(checkpoint, tmp_path, capsys):
     )
     assert status == 0
     assert "7 lines are too few" in err
-    assert "add 371 or more" in err
+    assert "add 371 at the very least" in err
+    assert "0 of 7 questions have an answer; for the rest the dense model's own counts" in err
     assert f"{FILE} is of" in err
     assert "Too few lines" in printed
     assert "and it takes 189 even if" in " ".join(printed.split())
