@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from adafv.evaluation import report
-from adafv.evaluation.paired import paired
+from adafv.evaluation.paired import compared, paired
 from adafv.evaluation.rows import rows_of
 from adafv.utils.records import as_csv
 
@@ -99,6 +99,28 @@ def test_only_what_was_asked_of_both_at_one_budget():
         records("a", few) + records("b", more) + records("c", more, keep=0.5), ["a", "missing"]
     )
     assert [(row["rival"], row["n"]) for row in rows] == [("b", 60)]
+
+
+def test_what_others_are_compared_with():
+    """Ours where they take part, else the first; what is asked for, unless it has no rivals."""
+    methods = ["none", "blind", "mine", "random", "adafv+"]
+    assert compared(methods) == ["adafv+"]
+    assert compared(methods[:4]) == ["mine"]
+    assert compared(methods[:2]) == []
+    assert compared(methods, ["random", "mine", "random"]) == ["random", "mine"]
+    for name in ("none", "adafv"):
+        with pytest.raises(ValueError, match=f"{name}, which has no rivals .* mine, random"):
+            compared(methods, [name])
+
+
+def test_the_marks_are_of_the_method_that_was_asked_for():
+    """Else of the first that has pairs; without pairs there is nothing to explain."""
+    pairs = [{"method": "adafv"}, {"method": "mine"}]
+    assert report.reference({}, pairs) == "adafv"
+    assert report.reference({"against": ["mine", "adafv"]}, pairs) == "mine"
+    assert report.reference({"against": ["gone"]}, pairs) == "adafv"
+    assert report.reference({"against": ["mine"]}, []) is None
+    assert "than mine by more than luck (p < 0.05" in report.legend("mine")
 
 
 def test_table_marks_what_is_more_than_luck():

@@ -554,7 +554,7 @@ def test_the_command(checkpoint, tmp_path, capsys):
     assert found.keys() == {"meta", "rows", "chosen", "verdict"}
     assert found == json.loads((out / "results.json").read_text())
     meta = found["meta"]
-    assert (meta["pictures"], meta["questions"], meta["with_answer"]) == (24, 48, 0)
+    assert (meta["images"], meta["questions"], meta["with_answer"]) == (24, 48, 0)
     assert meta["min_retention"] == 0.1
     with (out / "results.csv").open() as file:
         assert len([*csv.DictReader(file)]) == len(found["rows"])
@@ -572,8 +572,12 @@ def test_the_command(checkpoint, tmp_path, capsys):
     assert main(["table", str(out / "results.json"), "--markdown"]) == 0
     table = capsys.readouterr().out.strip().splitlines()
     assert set(table[1]) <= set("|-: ")
-    assert sum(set(line) <= set("|-: ") for line in table) == 1
+    assert sum(bool(line) and set(line) <= set("|-: ") for line in table) == 1
     assert sum(line.startswith("| ") for line in table) == 1 + 4 + 1
+    # the legend and the verdict are paragraphs of their own
+    assert table[-4] == table[-2] == ""
+    assert table[-3].endswith("is at least what was asked for")
+    assert table[-1] == found["verdict"]
 
 
 def test_too_few_lines(checkpoint, tmp_path, capsys):
@@ -614,6 +618,15 @@ def test_the_command_line_has_the_defaults_of_the_library(tmp_path):
         for f in ("min_retention", "seed", "batch_size", "max_new_tokens")
     }
     assert {name: default[name] for name in own} == own
+
+
+def test_the_legend_is_of_marks_that_are_there():
+    """Without a ✓ there is nothing to explain; intervals are written as `adafv eval`'s are."""
+    without = [*FIXED, row("adafv", 0.5, 0.9, False)]
+    assert report.legends(without) == []
+    assert len(report.legends([*without, row("adafv", 0.7, 0.99, True)])) == 1
+    assert "90.0 (89.0–91.0)" in list(report.table(without).columns[3].cells)[0]
+    assert "(89.0–91.0)" in verdict(without, 800, 0.98)
 
 
 def test_drawing_without_a_choice(tmp_path):

@@ -1,20 +1,24 @@
 """Two methods on the same questions: is one better, or is it luck?"""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from adafv.data.sample import BLIND
 from adafv.utils.checks import checked
 from adafv.utils.records import row_of
 
-__all__ = ["DRAWS", "SIGNIFICANT", "Pair", "paired"]
+__all__ = ["DRAWS", "SIGNIFICANT", "Pair", "compared", "paired"]
 
 DRAWS = 4_000
 SIGNIFICANT = 0.05
+OURS = ("adafv", "adafv+")
+NO_RIVALS = ("none", BLIND)
+"""What is alone at its budget."""
 
 Budget = tuple[str, float]
 """suite, keep"""
@@ -45,6 +49,26 @@ class Pair:
     ci_low: float | None
     ci_high: float | None
     p: float
+
+
+@checked
+def compared(methods: Iterable[str], against: Sequence[str] = ()) -> list[str]:
+    """Return the methods that all others are compared with.
+
+    Args:
+        methods: that take part.
+        against: those that are asked for; none: ours where they take part, else the first.
+
+    Raises:
+        ValueError: one that is asked for does not take part, or has no budget.
+    """
+    candidates = [name for name in methods if name not in NO_RIVALS]
+    for name in against:
+        if name not in candidates:
+            hint = f"pass some of {', '.join(candidates)}" if candidates else "leave it out"
+            raise ValueError(f"--against {name}, which has no rivals here: {hint}")
+    ours = [name for name in OURS if name in candidates]
+    return list(dict.fromkeys(against)) or ours or candidates[:1]
 
 
 @checked

@@ -72,7 +72,7 @@ def draw(rows: list[Row], min_retention: float, path: Path) -> None:
     # all rows of a half are on the same questions
     first = next(filter(is_candidate, rows))
     axes.set_title(
-        f"{first['n']} questions on {first['pictures']} images, 95 % intervals; filled: holds",
+        f"{first['n']} questions on {first['images']} images, 95 % intervals; filled: holds",
         loc="left",
         fontsize=10,
         color=INK,

@@ -187,7 +187,8 @@ class Tuning:
                 same model are used, whatever its methods, budgets and retention, and lines may have
                 come on at the end of the data since.
             name: of the model.
-            progress: bars on stderr, and lines before them if questions have no answer or are too few.
+            progress: bars on stderr, and before them lines on questions that have no answer or are
+                too few.
 
         Raises:
             ValueError: a question that the model cannot be asked; a dense model that is never
