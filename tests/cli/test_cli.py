@@ -527,6 +527,7 @@ def test_intervals_in_tables_stay_within_bounds(run, tmp_path):
         (["--keep", "0"], ["keep=0", "0 < keep <= 1"]),
         (["--keep", "-1"], ["keep=-1"]),
         (["--keep", "1.5"], ["keep=1.5"]),
+        (["--keep", "10"], ["keep=10", "10 % is 0.1, or 10% on the command line"]),
         (["--keep", "nan"], ["keep=nan"]),
         (["--keep", "much"], ["--keep", "number"]),
         (["--tokens", "0"], ["tokens=0"]),
@@ -674,6 +675,7 @@ def test_eval(run, tmp_path, monkeypatch):
         ("random", 0.25),
     }
     assert sorted(p.name for p in out.iterdir()) == [
+        "accuracy.pdf",
         "accuracy.png",
         "answers.jsonl",
         "pairs.csv",

@@ -625,7 +625,7 @@ def test_the_legend_is_of_marks_that_are_there():
     without = [*FIXED, row("adafv", 0.5, 0.9, False)]
     assert report.legends(without) == []
     assert len(report.legends([*without, row("adafv", 0.7, 0.99, True)])) == 1
-    assert "90.0 (89.0–91.0)" in list(report.table(without).columns[3].cells)[0]
+    assert "90.0 (89.0–91.0)" in next(iter(report.table(without).columns[3].cells))
     assert "(89.0–91.0)" in verdict(without, 800, 0.98)
 
 

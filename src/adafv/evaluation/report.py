@@ -33,7 +33,8 @@ __all__ = [
     "write",
 ]
 
-FILES = ("results.json", "results.csv", "pairs.csv", "accuracy.png")
+PICTURES = ("accuracy.png", "accuracy.pdf")
+FILES = ("results.json", "results.csv", "pairs.csv", *PICTURES)
 INTERVAL_COLUMN = "95 %"
 SHARE_COLUMN = "of dense"
 NARROW = (INTERVAL_COLUMN, SHARE_COLUMN, "tokens")
@@ -97,7 +98,7 @@ def write(
     rows: list[dict[str, Any]],
     pairs: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Write results.json, results.csv, pairs.csv and accuracy.png, each complete or not at all.
+    """Write results.json, results.csv, pairs.csv, accuracy.png and .pdf, each whole or not at all.
 
     Raises:
         ValueError: the folder cannot be written.
@@ -112,8 +113,9 @@ def write(
         write_text(out / "pairs.csv", as_csv(pairs[0], pairs))
     else:
         (out / "pairs.csv").unlink(missing_ok=True)
-    with atomic(out / "accuracy.png") as temporary:
-        draw(rows, temporary)
+    for name in PICTURES:
+        with atomic(out / name) as temporary:
+            draw(rows, temporary)
 
 
 @checked
@@ -180,9 +182,11 @@ def table(
     for suite in suites:
         columns += (suite, INTERVAL_COLUMN, SHARE_COLUMN)
     title = "Right answers in %, 95 % interval, and share of the dense model's"
+    if len(suites) > 1:
+        title += "; tokens: mean over suites"
     result = TableByBudget(title, columns)
     for keep, name in order:
-        # tokens: the mean over suites, whose images differ in size
+        # suites' images differ in size
         own = lines[keep, name]
         tokens = mean(list(own.values()), "kept_tokens")
         texts: list[str] = []

@@ -16,7 +16,8 @@ from adafv.utils.records import as_csv, write_json
 __all__ = ["FILES", "NARROW", "legends", "read", "table", "write"]
 
 HALVES = (CHOOSING, REPORTING)
-FILES = ("results.json", "results.csv", "tune.png")
+PICTURES = ("tune.png", "tune.pdf")
+FILES = ("results.json", "results.csv", *PICTURES)
 NARROW = ("tokens",)
 """Columns of `table` that go first where there is no room for all."""
 HOLDS = "✓"
@@ -24,7 +25,7 @@ HOLDS = "✓"
 
 @checked
 def write(out: str | Path, content: dict[str, Any]) -> None:
-    """Write results.json, results.csv and tune.png, each complete or not at all.
+    """Write results.json, results.csv, tune.png and tune.pdf, each complete or not at all.
 
     Args:
         content: meta, rows, chosen and verdict.
@@ -38,8 +39,9 @@ def write(out: str | Path, content: dict[str, Any]) -> None:
     # the rows first: an image that fails to draw takes nothing with it
     write_json(out / "results.json", content)
     write_text(out / "results.csv", as_csv(COLUMNS, content["rows"]))
-    with atomic(out / "tune.png") as temporary:
-        draw(content["rows"], content["meta"]["min_retention"], temporary)
+    for name in PICTURES:
+        with atomic(out / name) as temporary:
+            draw(content["rows"], content["meta"]["min_retention"], temporary)
 
 
 def read(path: str | Path) -> dict[str, Any] | None:

@@ -103,7 +103,7 @@ class Tuning:
         if not 0 < self.min_retention < 1:
             raise ValueError(
                 f"min_retention={self.min_retention} is not a share that a sample can prove: "
-                "pass more than 0 and less than 1, e.g. 0.98"
+                "pass more than 0 and less than 1, e.g. 0.98 (98% on the command line)"
             )
         # counts below 1
         for name in ("batch_size", "max_new_tokens"):
