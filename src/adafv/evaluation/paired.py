@@ -166,8 +166,8 @@ def _interval(gain: float, size: int, flipped: Any, sizes: Any) -> tuple[float, 
     highs = np.where(alike, 1.0, np.maximum(plus, minus))
 
     # not rejected: so many draws, and the sum at hand, are 5 % at least
-    fewest = math.ceil(SIGNIFICANT * (DRAWS + 1)) - 1
-    return float(np.sort(lows)[fewest - 1]), float(np.sort(highs)[-fewest])
+    least = math.ceil(SIGNIFICANT * (DRAWS + 1)) - 1
+    return float(np.sort(lows)[least - 1]), float(np.sort(highs)[-least])
 
 
 @lru_cache(maxsize=4)
