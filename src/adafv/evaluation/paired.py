@@ -63,7 +63,7 @@ def compared(methods: Iterable[str], against: Sequence[str] = ()) -> list[str]:
     Raises:
         ValueError: one that is asked for does not take part, or has no budget.
     """
-    candidates = [name for name in methods if name not in NO_RIVALS]
+    candidates = [name for name in dict.fromkeys(methods) if name not in NO_RIVALS]
     for name in against:
         if name not in candidates:
             hint = f"pass some of {', '.join(candidates)}" if candidates else "leave it out"
