@@ -455,7 +455,7 @@ def test_boxes_that_are_wrong(tmp_path):
     with pytest.raises(ValueError, match="box 1 is not four numbers") as error:
         from_boxes(boxes_file(tmp_path, entry(), entry(boxes=[1, 2, 3, 4])))
     assert str(error.value).startswith(f"line 2 of {tmp_path / 'mine.jsonl'}: ")
-    with pytest.raises(ValueError, match="line 1 .* the key 'box' is unknown: did you mean"):
+    with pytest.raises(ValueError, match=r"line 1 .* the key 'box' is unknown: did you mean"):
         from_boxes(boxes_file(tmp_path, entry(box=[1, 2, 3, 4])))
     with pytest.raises(ValueError, match="has boxes: write lines such as"):
         from_boxes(boxes_file(tmp_path, entry(boxes=[])))
