@@ -439,7 +439,7 @@ def test_boxes_of_a_user(tmp_path):
     """One sample for each image, in its order, with a limit of questions; read as own suites."""
     other = entry(image=str(tmp_path / "b.png"), boxes=[])
     Image.new("L", (9, 9)).save(tmp_path / "b.png")
-    path = boxes_file(tmp_path, entry(), other, entry(question="how many ?", note=1))
+    path = boxes_file(tmp_path, entry(), other, entry(question="how many ?", id="mine"))
     mine = from_boxes(path)
     assert (mine.name, mine.questions) == ("mine.jsonl", 3)
     first, second = mine.samples
@@ -455,6 +455,8 @@ def test_boxes_that_are_wrong(tmp_path):
     with pytest.raises(ValueError, match="box 1 is not four numbers") as error:
         from_boxes(boxes_file(tmp_path, entry(), entry(boxes=[1, 2, 3, 4])))
     assert str(error.value).startswith(f"line 2 of {tmp_path / 'mine.jsonl'}: ")
+    with pytest.raises(ValueError, match=r"line 1 .* the key 'box' is unknown: did you mean"):
+        from_boxes(boxes_file(tmp_path, entry(box=[1, 2, 3, 4])))
     with pytest.raises(ValueError, match="has boxes: write lines such as"):
         from_boxes(boxes_file(tmp_path, entry(boxes=[])))
     odd = boxes_file(tmp_path, entry()).rename(tmp_path / os.fsdecode(b"\xff.jsonl"))

@@ -527,6 +527,7 @@ def test_intervals_in_tables_stay_within_bounds(run, tmp_path):
         (["--keep", "0"], ["keep=0", "0 < keep <= 1"]),
         (["--keep", "-1"], ["keep=-1"]),
         (["--keep", "1.5"], ["keep=1.5"]),
+        (["--keep", "10"], ["keep=10", "10 % is 0.1, or 10% on the command line"]),
         (["--keep", "nan"], ["keep=nan"]),
         (["--keep", "much"], ["--keep", "number"]),
         (["--tokens", "0"], ["tokens=0"]),
@@ -674,6 +675,7 @@ def test_eval(run, tmp_path, monkeypatch):
         ("random", 0.25),
     }
     assert sorted(p.name for p in out.iterdir()) == [
+        "accuracy.pdf",
         "accuracy.png",
         "answers.jsonl",
         "pairs.csv",
@@ -694,9 +696,49 @@ def test_eval(run, tmp_path, monkeypatch):
     refused(run("table", out / "results.json", "--keep", 0.9, model=False), "pass some of 1, 0.25")
     refused(run("table", out / "results.json", "--keep", 5, model=False), "--keep 5 is no share")
     type_ = next(row["question_type"] for row in result["rows"] if row["question_type"] != "all")
-    of_type = ("table", out / "results.json", "--type", type_, "--json")
-    status, printed, _ = run(*of_type, model=False)
+    of_type = ("table", out / "results.json", "--type", type_)
+    assert "▲" not in run(*of_type, model=False)[1]  # tested are all questions together
+    assert "▲" not in run("table", out / "results.json", "--keep", 1, model=False)[1]
+    status, printed, _ = run(*of_type, "--json", model=False)
     assert {row["question_type"] for row in json.loads(printed)["rows"]} == {type_}
+
+
+def test_any_method_is_compared_with_its_rivals(run, tmp_path, monkeypatch):
+    """One's own, by --against or as the first of the methods; a name that takes no part is refused
+    before the model is loaded.
+    """
+    FakeSuites(monkeypatch)
+    short = ("eval", "--max-new-tokens", 3, "--limit", 3, "--suite", "shapes", "--keep", 0.25)
+    asked = ("--methods", "adafv,fastervlm,random", "--against", "random,fastervlm")
+    out = tmp_path / "asked"
+    status, said, _ = run(*short, *asked, "--out", out)
+    assert status == 0
+    assert "worse than random by more than luck" in said
+    assert f"{out / 'results.csv'}, {out / 'pairs.csv'}, {out / 'accuracy.png'}" in said
+    with (out / "pairs.csv").open() as file:
+        found = {(pair["method"], pair["rival"]) for pair in csv.DictReader(file)}
+    against_random = {("random", "adafv"), ("random", "fastervlm")}
+    assert found == against_random | {("fastervlm", "adafv"), ("fastervlm", "random")}
+    # the same table again, as Markdown with a paragraph of its own for the legend
+    printed = run("table", out / "results.json", model=False)[1]
+    assert printed.rstrip() in said
+    lines = run("table", out / "results.json", "--markdown", model=False)[1].splitlines()
+    assert lines[-2] == ""
+    assert lines[-1].startswith("▲ better, ▼ worse than random")
+
+    first = json.loads(run(*short, "--methods", "random,uniform", "--out", out, "--json")[1])
+    assert first["meta"]["against"] == ["adafv"]  # of the earlier run
+    alone = tmp_path / "alone"
+    status, said, _ = run(*short, "--methods", "random,uniform", "--out", alone)
+    assert "worse than random by" in said
+    status, said, _ = run(*short, "--methods", "random", "--out", tmp_path / "single")
+    assert status == 0
+    assert "▲" not in said
+    assert "pairs.csv" not in said
+
+    monkeypatch.setattr("adafv.models.load.load", lambda *_: pytest.fail("loaded"))
+    bad = run(*short, "--methods", "random", "--against", "adafw", "--out", tmp_path / "bad")
+    refused(bad, "--against adafw", "random")
 
 
 def test_an_output_of_another_encoding(tmp_path):

@@ -19,7 +19,7 @@ from zoo.families import tiny
 
 from adafv import AdaFV, method
 from adafv.core.encode import encode, reask
-from adafv.evaluation import answering, prompts, report
+from adafv.evaluation import answering, plot, prompts, report
 from adafv.evaluation.answer_log import AnswerLog
 from adafv.evaluation.evaluate import Evaluation
 from adafv.evaluation.rows import COLUMNS, rows_of
@@ -591,6 +591,10 @@ def test_files_and_table(whole, tmp_path):
     assert tuple(read[0]) == COLUMNS
     with Image.open(tmp_path / "accuracy.png") as image:
         assert min(image.size) > 400
+    # for a paper: fonts that publishers take
+    written = (tmp_path / "accuracy.pdf").read_bytes()
+    assert written.startswith(b"%PDF")
+    assert b"/Type3" not in written
     console = Console(width=160)
     with console.capture() as capture:
         console.print(report.table(rows))
@@ -598,6 +602,26 @@ def test_files_and_table(whole, tmp_path):
     assert "dense" in text
     assert "blind" in text
     assert "adafv" in text
+
+
+def test_the_picture_says_what_has_bands_and_cuts_no_marker(whole, tmp_path, monkeypatch):
+    """Dense and blind alone have bands; a marker on the axis is drawn whole."""
+    drawn = []
+    monkeypatch.setattr(plot, "save", lambda figure, path: drawn.append(figure))
+    plot.draw(rows_of(whole), tmp_path / "accuracy.png")
+    [figure] = drawn
+    assert figure.get_supxlabel().endswith("bands: 95 % intervals of dense and blind")
+    marked = [line for line in figure.axes[0].lines if line.get_marker() != "None"]
+    assert marked
+    assert not any(line.get_clip_on() for line in marked)
+
+
+def test_tokens_of_several_suites_are_a_mean_and_said_to_be(whole):
+    """Images of suites differ in size, and a reader sees one number."""
+    rows = rows_of(whole)
+    twice = rows + [row | {"suite": "more"} for row in rows]
+    assert "tokens: mean over suites" in str(report.table(twice).title)
+    assert "mean over suites" not in str(report.table(rows).title)
 
 
 def test_only_dense(model, processor, suite, tmp_path):

@@ -108,6 +108,8 @@ def test_the_oracle_answers_all_questions_or_none(write, tmp_path):
         ({"boxes": [[0, 0, 99, 9]]}, "leaves the image, which is"),
         ({"boxes": [[-1, 0, 4, 3]]}, "leaves the image"),
         ({"image": "c.png"}, "c.png"),
+        ({"answers": ["red"]}, "the key 'answers' is unknown: did you mean 'answer'"),
+        ({"foo": 1}, "the key 'foo' is unknown: a line has id, image"),
     ],
 )
 def test_a_bad_line_is_named(write, line, words):

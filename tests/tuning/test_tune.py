@@ -305,6 +305,7 @@ BAD = [
     ('{"image": "p0.png", "question": " "}\n', "the question is empty"),
     ('{"image": "p0.png"}\n', "question=None is not text"),
     ('{"image": "p0.png", "question": "what", "answer": 3}\n', "answer=3 is not text"),
+    ('{"image": "p0.png", "question": "what", "foo": 3}\n', "the key 'foo' is unknown"),
     ('{"image": "http://a/b.png", "question": "what"}\n', "is an address"),
     (
         '{"image": "p0.png", "question": "what <image>"}\n'
@@ -553,7 +554,7 @@ def test_the_command(checkpoint, tmp_path, capsys):
     assert found.keys() == {"meta", "rows", "chosen", "verdict"}
     assert found == json.loads((out / "results.json").read_text())
     meta = found["meta"]
-    assert (meta["pictures"], meta["questions"], meta["with_answer"]) == (24, 48, 0)
+    assert (meta["images"], meta["questions"], meta["with_answer"]) == (24, 48, 0)
     assert meta["min_retention"] == 0.1
     with (out / "results.csv").open() as file:
         assert len([*csv.DictReader(file)]) == len(found["rows"])
@@ -571,8 +572,12 @@ def test_the_command(checkpoint, tmp_path, capsys):
     assert main(["table", str(out / "results.json"), "--markdown"]) == 0
     table = capsys.readouterr().out.strip().splitlines()
     assert set(table[1]) <= set("|-: ")
-    assert sum(set(line) <= set("|-: ") for line in table) == 1
+    assert sum(bool(line) and set(line) <= set("|-: ") for line in table) == 1
     assert sum(line.startswith("| ") for line in table) == 1 + 4 + 1
+    # the legend and the verdict are paragraphs of their own
+    assert table[-4] == table[-2] == ""
+    assert table[-3].endswith("is at least what was asked for")
+    assert table[-1] == found["verdict"]
 
 
 def test_too_few_lines(checkpoint, tmp_path, capsys):
@@ -587,7 +592,8 @@ def test_too_few_lines(checkpoint, tmp_path, capsys):
     )
     assert status == 0
     assert "7 lines are too few" in err
-    assert "add 371 or more" in err
+    assert "add 371 at the very least" in err
+    assert "0 of 7 questions have an answer; for the rest the dense model's own counts" in err
     assert f"{FILE} is of" in err
     assert "Too few lines" in printed
     assert "and it takes 189 even if" in " ".join(printed.split())
@@ -612,6 +618,15 @@ def test_the_command_line_has_the_defaults_of_the_library(tmp_path):
         for f in ("min_retention", "seed", "batch_size", "max_new_tokens")
     }
     assert {name: default[name] for name in own} == own
+
+
+def test_the_legend_is_of_marks_that_are_there():
+    """Without a ✓ there is nothing to explain; intervals are written as `adafv eval`'s are."""
+    without = [*FIXED, row("adafv", 0.5, 0.9, False)]
+    assert report.legends(without) == []
+    assert len(report.legends([*without, row("adafv", 0.7, 0.99, True)])) == 1
+    assert "90.0 (89.0–91.0)" in next(iter(report.table(without).columns[3].cells))
+    assert "(89.0–91.0)" in verdict(without, 800, 0.98)
 
 
 def test_drawing_without_a_choice(tmp_path):

@@ -25,6 +25,15 @@ def evaluate(
             "or own ones: FILE.jsonl; default: all scenes, easy-vqa.",
         ),
     ] = "",
+    against: Annotated[
+        str,
+        typer.Option(
+            "--against",
+            metavar="M,…",
+            help="Methods that all others are compared with, in pairs.csv and, the first, in the "
+            "table; default: adafv, adafv+, or else the first.",
+        ),
+    ] = "",
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="Questions of each suite; default: all.")
     ] = None,
@@ -55,10 +64,11 @@ def evaluate(
     from adafv.evaluation import merge, report
     from adafv.evaluation.entry import check_repeatable, write_entry
     from adafv.evaluation.evaluate import Evaluation
-    from adafv.evaluation.paired import paired
+    from adafv.evaluation.paired import compared, paired
     from adafv.evaluation.rows import rows_of
     from adafv.methods import BASELINES, METHODS
     from adafv.utils.files import check_unread, writable_folder
+    from adafv.utils.records import distinct
 
     # check everything that can be wrong before a model is loaded
     plan = Evaluation(
@@ -77,7 +87,9 @@ def evaluate(
     if entry is not None:
         check_repeatable(model, plan.suites, split)
         writable_folder(entry)
-    merge.earlier(out)
+    measured = [*plan.measured, *merge.configurations_in(merge.earlier(out))]
+    references = options.names_in(against)
+    compared([method for _, method, _ in measured], references)
     printing.quiet()
     from adafv.models.load import load
     from adafv.utils.machine import machine_of
@@ -117,21 +129,23 @@ def evaluate(
 
         # put old and new results together
         left_out = _refusals(findings.left_out)
-        new_pairs = paired(findings.records, ("adafv", "adafv+"))
+        references = references or compared(distinct(findings.records, "method"))
+        new_pairs = paired(findings.records, references)
         # of what turned out impossible meanwhile nothing stays either
         gone = findings.outdated | findings.left_out.keys()
         rows, pairs = merge.merged(before, rows_of(findings.records), new_pairs, gone)
-        meta = report.meta_of(loaded, name, start, **settings, left_out=left_out)
+        meta = report.meta_of(
+            loaded, name, start, **settings, against=references, left_out=left_out
+        )
         meta = merge.merged_meta(before, meta, plan.measured)
         report.write(out, meta, rows, pairs)
-    written = [str(out / file) for file in ("results.json", "results.csv", "accuracy.png")]
+    written = [str(out / file) for file in report.FILES if pairs or file != "pairs.csv"]
     if entry is not None:
         written.append(str(write_entry(entry, meta, rows, machine)))
     if as_json:
         printing.print_json({"meta": meta, "rows": rows, "pairs": pairs})
         return
-    printing.print_table(report.table(rows, pairs), drop=report.NARROW)
-    printing.say(report.LEGEND)
+    _print_evaluation(rows, pairs, report.reference(meta, pairs))
     for refused in left_out:
         what = f"{refused['method']} at {refused['keep']} on {refused['suite']}"
         printing.say(f"left out: {what}: {refused['reason']}", indent=2)
@@ -333,13 +347,29 @@ def table(
         printing.print_json(found | {"rows": rows})
     elif tuned:
         printing.print_table(tuning.table(rows), markdown, tuning.NARROW)
-        printing.say(tuning.LEGEND)
-        printing.say(tuned["verdict"])
+        for line in (*tuning.legends(rows), tuned["verdict"]):
+            printing.say(line, markdown=markdown)
     else:
-        printing.print_table(
-            report.table(rows, found["pairs"], question_type=question_type), markdown, report.NARROW
-        )
-        printing.say(report.LEGEND)
+        pairs = [pair for pair in found["pairs"] if not keeps or pair["keep"] in keeps]
+        against = report.reference(found["meta"], pairs)
+        _print_evaluation(rows, pairs, against, question_type, markdown)
+
+
+def _print_evaluation(
+    rows: list[dict[str, Any]],
+    pairs: list[dict[str, Any]],
+    against: str | None,
+    question_type: str = "all",
+    markdown: bool = False,
+) -> None:
+    """Print the table of an evaluation, and below it what its marks say, where it has some."""
+    from adafv.evaluation import report
+
+    table = report.table(rows, pairs, against, question_type)
+    printing.print_table(table, markdown, report.NARROW)
+    # differences are of all questions
+    if against is not None and question_type == "all":
+        printing.say(report.legend(against), markdown=markdown)
 
 
 def _check_shares(keeps: set[float], rows: list[dict[str, Any]]) -> None:

@@ -60,8 +60,13 @@ def print_json(value: dict[str, Any]) -> None:
     typer.echo(text)
 
 
-def say(text: str, indent: int = 0) -> None:
-    """Print a line; on a terminal it breaks between words, and continues under `indent` spaces."""
+def say(text: str, indent: int = 0, markdown: bool = False) -> None:
+    """Print a line; on a terminal it breaks between words, and continues under `indent` spaces.
+
+    As Markdown it is a paragraph of its own.
+    """
+    if markdown:
+        text = f"\n{text}"
     width = _terminal_width()
     if width is None or len(text) <= width:
         typer.echo(text)

@@ -86,7 +86,7 @@ def tune(
     settings = {
         "data": str(data),
         "questions": plan.questions,
-        "pictures": len(plan.images),
+        "images": len(plan.images),
         "with_answer": plan.with_answer,
         "min_retention": least,
         "seed": seed,
@@ -113,7 +113,8 @@ def tune(
         printing.print_json(results)
         return
     printing.print_table(report.table(findings.rows), drop=report.NARROW)
-    printing.say(report.LEGEND)
+    for line in report.legends(findings.rows):
+        printing.say(line)
     for entry in left_out:
         printing.say(f"left out: {entry['method']} at {entry['keep']}: {entry['reason']}", indent=2)
     printing.say(str(results["verdict"]))

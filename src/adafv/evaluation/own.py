@@ -147,9 +147,9 @@ def read_images(path: Path) -> list[ImageFile]:
 
     Its lines are `{"image": "a.png", "question": "what is there?", "answer": "a cup"}`. "answer" is
     the truth, where there is one, or a list of what is as right; "type" groups questions; "boxes"
-    are the regions they ask about, left, top, right and bottom in pixels; other keys are ignored. A
-    line that is there twice counts once. All lines are checked and all images opened before this
-    returns.
+    are the regions they ask about, left, top, right and bottom in pixels; a line may have the other
+    keys of `adafv batch`, too, and none that is unknown. A line that is there twice counts once.
+    All lines are checked and all images opened before this returns.
 
     Raises:
         ValueError: the file cannot be read or is empty; or, with the number of the line, what is
@@ -159,7 +159,7 @@ def read_images(path: Path) -> list[ImageFile]:
     asked: dict[str, dict[str, tuple[Question, int]]] = {}
     files: dict[str, str] = {}
     sizes: dict[str, tuple[int, int]] = {}
-    for line in read_lines(path)[0]:
+    for line in read_lines(path, strict=True)[0]:
         try:
             if line.error is not None:
                 raise ValueError(line.error)

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -12,7 +13,7 @@ from adafv.utils.checks import checked
 from adafv.utils.records import distinct, where
 from adafv.viz.palette import colors_of
 
-__all__ = ["FAINT", "INK", "MARKERS", "budget_axis", "draw", "name_ends"]
+__all__ = ["FAINT", "INK", "MARKERS", "budget_axis", "draw", "name_ends", "save"]
 
 NAMED = 7
 """Methods that have a colour and a name; all others are grey."""
@@ -62,9 +63,18 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.supylabel("accuracy, % of the dense model", fontsize=11, color=INK)
     others = {row["method"] for row in rows} - {*names, *_LINES}
     lines = "thin grey lines: all other methods; " if others else ""
-    caption = f"visual tokens kept\n{lines}bands: 95 % intervals"
+    # one panel has no room for both in a line
+    lines += "\n" if lines and columns == 1 else ""
+    caption = f"visual tokens kept\n{lines}bands: 95 % intervals of dense and blind"
     figure.supxlabel(caption, fontsize=11, color=INK)
-    figure.savefig(path)
+    save(figure, path)
+
+
+@checked
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the file's suffix; in PDF with fonts that publishers take."""
+    with rc_context({"pdf.fonttype": 42}):
+        figure.savefig(path)
 
 
 @checked
@@ -214,6 +224,8 @@ def _panel(
             marker=MARKERS[i % len(MARKERS)],
             linewidth=2.6 if ours else 1.5,
             markersize=7 if ours else 5,
+            # the lowest may lie on the axis
+            clip_on=False,
             zorder=4 if ours else 3,
         )
     budget_axis(axes, sorted({row["keep"] for row in rows if row["keep"] > 0}))

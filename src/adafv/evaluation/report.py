@@ -22,21 +22,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILES",
-    "LEGEND",
     "NARROW",
     "TableByBudget",
+    "legend",
     "meta_of",
     "of_type",
     "read",
+    "reference",
     "table",
     "write",
 ]
 
-FILES = ("results.json", "results.csv", "pairs.csv", "accuracy.png")
-LEGEND = (
-    "▲ better, ▼ worse than adafv by more than luck "
-    "(p < 0.05, paired; the differences are in pairs.csv)"
-)
+PICTURES = ("accuracy.png", "accuracy.pdf")
+FILES = ("results.json", "results.csv", "pairs.csv", *PICTURES)
 INTERVAL_COLUMN = "95 %"
 SHARE_COLUMN = "of dense"
 NARROW = (INTERVAL_COLUMN, SHARE_COLUMN, "tokens")
@@ -100,7 +98,7 @@ def write(
     rows: list[dict[str, Any]],
     pairs: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Write results.json, results.csv, pairs.csv and accuracy.png, each complete or not at all.
+    """Write results.json, results.csv, pairs.csv, accuracy.png and .pdf, each whole or not at all.
 
     Raises:
         ValueError: the folder cannot be written.
@@ -115,8 +113,9 @@ def write(
         write_text(out / "pairs.csv", as_csv(pairs[0], pairs))
     else:
         (out / "pairs.csv").unlink(missing_ok=True)
-    with atomic(out / "accuracy.png") as temporary:
-        draw(rows, temporary)
+    for name in PICTURES:
+        with atomic(out / name) as temporary:
+            draw(rows, temporary)
 
 
 @checked
@@ -135,10 +134,28 @@ def of_type(rows: list[dict[str, Any]], question_type: str) -> list[dict[str, An
 
 
 @checked
+def reference(meta: dict[str, Any], pairs: list[dict[str, Any]]) -> str | None:
+    """Return the method that the marks of a table compare with; None: there are no pairs."""
+    methods = distinct(pairs, "method")
+    # results of earlier versions don't say it
+    wanted = [name for name in meta.get("against", []) if name in methods]
+    return next(iter([*wanted, *methods]), None)
+
+
+@checked
+def legend(against: str) -> str:
+    """Return what the marks of a table say of a method."""
+    return (
+        f"▲ better, ▼ worse than {against} by more than luck "
+        f"(p < {SIGNIFICANT}, paired; the differences are in pairs.csv)"
+    )
+
+
+@checked
 def table(
     rows: list[dict[str, Any]],
     pairs: Iterable[dict[str, Any]] = (),
-    against: str = "adafv",
+    against: str | None = "adafv",
     question_type: str = "all",
 ) -> Table:
     """Return a table of accuracies on the questions of a type of each suite.
@@ -165,9 +182,11 @@ def table(
     for suite in suites:
         columns += (suite, INTERVAL_COLUMN, SHARE_COLUMN)
     title = "Right answers in %, 95 % interval, and share of the dense model's"
+    if len(suites) > 1:
+        title += "; tokens: mean over suites"
     result = TableByBudget(title, columns)
     for keep, name in order:
-        # tokens: the mean over suites, whose images differ in size
+        # suites' images differ in size
         own = lines[keep, name]
         tokens = mean(list(own.values()), "kept_tokens")
         texts: list[str] = []
@@ -202,7 +221,9 @@ class TableByBudget:
         self.table.add_row(f"{keep:.4g}", f"{tokens:.0f}", method, *texts)
 
 
-def _marks(pairs: Iterable[dict[str, Any]], against: str) -> dict[tuple[float, str, str], str]:
+def _marks(
+    pairs: Iterable[dict[str, Any]], against: str | None
+) -> dict[tuple[float, str, str], str]:
     """Return the marks of what differs beyond luck from one method, by keep, rival and suite."""
     marks = {}
     for pair in pairs:

@@ -57,7 +57,13 @@ def check_budget(keep: float | None, tokens: int | None) -> None:
         if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
             raise ValueError(f"{name}={value!r} is not a number: pass keep=0.1, or tokens=144")
     if keep is not None and not 0 < keep <= 1:
-        raise ValueError(f"keep={keep} is not a share of the visual tokens: pass 0 < keep <= 1")
+        hint = ""
+        if 1 < keep <= 100:
+            # per cent, as it seems
+            hint = f"; {keep:g} % is {keep / 100:g}, or {keep:g}% on the command line"
+        raise ValueError(
+            f"keep={keep} is not a share of the visual tokens: pass 0 < keep <= 1{hint}"
+        )
     whole = tokens is None or (math.isfinite(tokens) and tokens == int(tokens))
     if tokens is not None and (not whole or tokens < 1):
         raise ValueError(

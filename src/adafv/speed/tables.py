@@ -12,6 +12,7 @@ from adafv.utils.checks import checked
 
 __all__ = ["LEGEND", "NARROW", "markdown", "table", "title"]
 
+KEPT = "tokens kept"
 OVERHEAD = "selection overhead"
 SPEEDUP = "× (ideal, % of ideal)"
 PREFILL = "prefill × (ideal, % of ideal)"
@@ -28,7 +29,7 @@ LEGEND = (
 LEFT = ("method", "bound")
 BRIEF = (
     "method",
-    "kept",
+    KEPT,
     "vision",
     OVERHEAD,
     "prefill",
@@ -125,7 +126,7 @@ def _shown(row: dict[str, Any], dense: dict[int, float]) -> dict[str, str]:
     shown = {
         "batch": str(row["batch"]),
         "method": row["method"] if pruned else "dense",
-        "kept": str(row["kept_tokens"]),
+        KEPT: str(row["kept_tokens"]),
         "vision": _ms(row["vision_ms"]),
         # what compares with the dense model is empty in its own line
         OVERHEAD: "",

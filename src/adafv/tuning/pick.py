@@ -47,7 +47,7 @@ class HalfRow:
     Attributes:
         half: `CHOOSING` or `REPORTING`.
         kept_tokens, visual_tokens: means.
-        pictures, n, right: of the half, the questions, and those answered rightly.
+        images, n, right: of the half, the questions, and those answered rightly.
         effective, retention, ci_low, ci_high: see `adafv.tuning.retention.retention`.
         holds: the lower end of the interval is the wanted retention at least.
     """
@@ -58,7 +58,7 @@ class HalfRow:
     keep: float
     kept_tokens: float
     visual_tokens: float
-    pictures: int
+    images: int
     n: int
     right: int
     # how much of the dense model is left
@@ -147,7 +147,7 @@ def rows_of(half: str, answers: Found, effects: Effects, min_retention: float) -
             keep=keep,
             kept_tokens=fmean(record["kept_tokens"] for record in records),
             visual_tokens=fmean(record["visual_tokens"] for record in records),
-            pictures=len(own),
+            images=len(own),
             n=len(records),
             right=_right(own),
             effective=found.effective,
@@ -279,4 +279,4 @@ def _interval(row: Row) -> str:
     retained = 100 * row["retention"]
     low = 100 * row["ci_low"]
     high = 100 * row["ci_high"]
-    return f"{retained:.1f} % ({low:.1f} to {high:.1f})"
+    return f"{retained:.1f} % ({low:.1f}–{high:.1f})"

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from adafv.data.sample import BLIND
-from adafv.evaluation.plot import FAINT, INK, MARKERS, budget_axis
+from adafv.evaluation.plot import FAINT, INK, MARKERS, budget_axis, save
 from adafv.tuning.pick import CHOOSING, REPORTING, Row, is_candidate
 from adafv.utils.checks import checked
 from adafv.viz.palette import colors_of
@@ -72,13 +72,13 @@ def draw(rows: list[Row], min_retention: float, path: Path) -> None:
     # all rows of a half are on the same questions
     first = next(filter(is_candidate, rows))
     axes.set_title(
-        f"{first['n']} questions on {first['pictures']} images, 95 % intervals; filled: holds",
+        f"{first['n']} questions on {first['images']} images, 95 % intervals; filled: holds",
         loc="left",
         fontsize=10,
         color=INK,
     )
     figure.legend(loc="outside right center", frameon=False, fontsize=9)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _line(axes: Axes, rows: list[Row], colour: str, marker: str, shift: float) -> None:

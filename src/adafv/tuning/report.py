@@ -13,18 +13,19 @@ from adafv.utils.checks import checked
 from adafv.utils.files import atomic, write_text
 from adafv.utils.records import as_csv, write_json
 
-__all__ = ["FILES", "LEGEND", "NARROW", "read", "table", "write"]
+__all__ = ["FILES", "NARROW", "legends", "read", "table", "write"]
 
 HALVES = (CHOOSING, REPORTING)
-FILES = ("results.json", "results.csv", "tune.png")
+PICTURES = ("tune.png", "tune.pdf")
+FILES = ("results.json", "results.csv", *PICTURES)
 NARROW = ("tokens",)
 """Columns of `table` that go first where there is no room for all."""
-LEGEND = "✓ holds: the lower end of the 95 % interval is what was asked for at least"
+HOLDS = "✓"
 
 
 @checked
 def write(out: str | Path, content: dict[str, Any]) -> None:
-    """Write results.json, results.csv and tune.png, each complete or not at all.
+    """Write results.json, results.csv, tune.png and tune.pdf, each complete or not at all.
 
     Args:
         content: meta, rows, chosen and verdict.
@@ -38,8 +39,9 @@ def write(out: str | Path, content: dict[str, Any]) -> None:
     # the rows first: an image that fails to draw takes nothing with it
     write_json(out / "results.json", content)
     write_text(out / "results.csv", as_csv(COLUMNS, content["rows"]))
-    with atomic(out / "tune.png") as temporary:
-        draw(content["rows"], content["meta"]["min_retention"], temporary)
+    for name in PICTURES:
+        with atomic(out / name) as temporary:
+            draw(content["rows"], content["meta"]["min_retention"], temporary)
 
 
 def read(path: str | Path) -> dict[str, Any] | None:
@@ -88,6 +90,16 @@ def table(rows: Sequence[Row]) -> Table:
     return result.table
 
 
+@checked
+def legends(rows: Sequence[Row]) -> list[str]:
+    """Return what the marks of `table` say, if it has some."""
+    # the dense model, which holds in any case, has no line
+    marked = any(row["holds"] for row in rows if row["method"] != "none")
+    if not marked:
+        return []
+    return [f"{HOLDS} holds: the lower end of the 95 % interval is at least what was asked for"]
+
+
 def _text(row: Row | None) -> str:
     if row is None:
         return "–"
@@ -95,5 +107,5 @@ def _text(row: Row | None) -> str:
     low = 100 * row["ci_low"]
     high = 100 * row["ci_high"]
     # a space keeps the column straight
-    mark = "✓" if row["holds"] else " "
-    return f"{retained:.1f} ({low:.1f} to {high:.1f}) {mark}"
+    mark = HOLDS if row["holds"] else " "
+    return f"{retained:.1f} ({low:.1f}–{high:.1f}) {mark}"

@@ -76,8 +76,8 @@ def retention(answers: Answers, effects: Effects = Effects()) -> Retention | Non
     measures: a general approach", Stat. Med. 2008. Where the dense model's answers are the truth, W
     is 0 and this is Wilson's interval of the agreement.
 
-    Not the bootstrap of `adafv.evaluation.paired`: where no answer differs that is a point, on five
-    questions as on five thousand.
+    Not the interval of `adafv.evaluation.paired`: where no answer differs that is a point, on fifty
+    images as on five thousand.
 
     Returns:
         None where the dense model is never right.

@@ -103,7 +103,7 @@ class Tuning:
         if not 0 < self.min_retention < 1:
             raise ValueError(
                 f"min_retention={self.min_retention} is not a share that a sample can prove: "
-                "pass more than 0 and less than 1, e.g. 0.98"
+                "pass more than 0 and less than 1, e.g. 0.98 (98% on the command line)"
             )
         # counts below 1
         for name in ("batch_size", "max_new_tokens"):
@@ -146,6 +146,16 @@ class Tuning:
         return count
 
     @property
+    def unanswered(self) -> str | None:
+        """A sentence if there are questions without the truth, else None."""
+        if self.with_answer == self.questions:
+            return None
+        return (
+            f"{self.with_answer} of {self.questions} questions have an answer; for the rest the "
+            "dense model's own counts"
+        )
+
+    @property
     def shortage(self) -> str | None:
         """A sentence if there are too few lines to prove the retention, else None.
 
@@ -157,8 +167,8 @@ class Tuning:
             return None
         return (
             f"{self.questions} lines are too few to show a retention of {self.min_retention:.4g}, "
-            f"even if no answer differs: add {lacking} or more; until then this only draws the "
-            "trade-off"
+            f"even if no answer differs: add {lacking} at the very least; until then this only "
+            "draws the trade-off"
         )
 
     def run(
@@ -177,7 +187,8 @@ class Tuning:
                 same model are used, whatever its methods, budgets and retention, and lines may have
                 come on at the end of the data since.
             name: of the model.
-            progress: bars on stderr, and a line before them if the questions are too few.
+            progress: bars on stderr, and before them lines on questions that have no answer or are
+                too few.
 
         Raises:
             ValueError: a question that the model cannot be asked; a dense model that is never
@@ -189,8 +200,9 @@ class Tuning:
         with AnswerLog(folder, settings_of(model, processor, name, **own)) as log:
             self._compare(log)
             # said at once, not after hours
-            if progress and self.shortage:
-                tqdm.write(f"adafv: {self.shortage}", file=sys.stderr)
+            for sentence in (self.unanswered, self.shortage):
+                if progress and sentence:
+                    tqdm.write(f"adafv: {sentence}", file=sys.stderr)
 
             def answers(half: str, configurations: list[Configuration]) -> Any:
                 # both halves fill the same log, and the same list of what is left out
