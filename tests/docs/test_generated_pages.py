@@ -70,10 +70,27 @@ def test_drawings_are_committed():
 
 
 def test_operations_are_counted_for_every_method():
-    """A new method needs `python docs/site/generate.py --count`."""
+    """A new method needs `make pages`."""
     counts = json.loads(methods.OPERATIONS.read_text(encoding="utf-8"))["methods"]
     between = {"fastv", "sparsevlm", "pdrop"}
     assert set(counts) == {cls.name for cls in methods.CLASSES} - between
+
+
+def test_a_method_without_a_count_is_named_and_counted(monkeypatch, tmp_path):
+    """`--check` names the file instead of stopping at a page; `make pages` counts it alone."""
+    counts = json.loads(methods.OPERATIONS.read_text(encoding="utf-8"))
+    random = counts["methods"].pop("random")
+    counts["methods"]["adafv"]["operations"] = {}
+    monkeypatch.setattr(methods, "OPERATIONS", tmp_path / "operations.json")
+    methods.OPERATIONS.write_text(json.dumps(counts), encoding="utf-8")
+    methods.operations.cache_clear()
+    try:
+        assert [Path(name).name for name in generate.stale()] == ["operations.json"]
+        found = methods.count(counts["methods"])["methods"]
+    finally:
+        methods.operations.cache_clear()
+    assert found["random"] == random
+    assert found["adafv"] == counts["methods"]["adafv"]
 
 
 def test_formulas_are_of_methods_and_on_their_page():
