@@ -5,7 +5,8 @@
     python docs/site/generate.py --drawings    # docs/drawings too
     python docs/site/generate.py --count       # count the operations of every method anew first
 
-A method that is new is counted in any case. A table stands between `<!-- table: NAME -->`, a name of `tables.TABLES`, and `<!-- end -->`.
+A method that is new is counted in any case. A table stands between `<!-- table: NAME -->`, a name
+of `tables.TABLES`, and `<!-- end -->`.
 """
 
 import json

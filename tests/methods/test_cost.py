@@ -1,4 +1,4 @@
-"""Protects a server's other requests: what takes long to choose says so by `stepwise` or `cubic`."""
+"""Protects a server's other requests: a method that takes long says so by `stepwise` or `cubic`."""
 
 from typing import Any
 
