@@ -13,7 +13,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs, make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from adafv.cli.serve import MAX_IMAGES, VARIABLES, _command
+from adafv.cli.serve import BUDGET, DRAIN, MAX_IMAGES, VARIABLES, _command
 from adafv.core.config import DEFAULT_METHOD
 from adafv.integrations.vllm import FOLLOWS
 from adafv.integrations.vllm.options import VLLMOptions
@@ -74,5 +74,9 @@ def test_ray_gives_the_engine_what_it_knows():
     assert json.dumps(engine)
     with pytest.raises(ValueError, match="between the layers"):
         ray_serve.engine_options(0.6, "fastv")
-    ours = {name: VARIABLES[name] for name in VARIABLES if name.startswith("VLLM")}
-    assert ours.items() <= ray_serve.environment().items()
+    made = AsyncEngineArgs(ec_manager_config=engine["ec_manager_config"])
+    manager = BUDGET["encoder_cache_manager_cls"]
+    assert made.ec_manager_config.encoder_cache_manager_cls == manager
+    assert engine["enable_prompt_tokens_details"]
+    assert ray_serve.environment() == VARIABLES
+    assert ray_serve.deployment(2)["graceful_shutdown_timeout_s"] == DRAIN
