@@ -4,6 +4,8 @@ pictures lead somewhere.
 
 import json
 import re
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import generate
@@ -11,6 +13,8 @@ import methods
 import pytest
 
 from adafv.data.suites import SUITES
+from adafv.evaluation.paired import Pair
+from adafv.evaluation.rows import Row
 from adafv.methods import METHODS, VIDEO_METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +64,24 @@ def test_the_help_names_every_suite():
     section = generate.commands_page().split("## `adafv eval`")[1].split("\n## ")[0]
     [row] = [line for line in section.splitlines() if line.startswith("| `--suite`")]
     assert all(f"{name}," in row for name in SUITES)
+
+
+def test_the_page_of_results_has_every_column():
+    """Whoever reads results.csv or pairs.csv finds what a column means."""
+    page = (DOCS / "real-benchmarks.md").read_text(encoding="utf-8")
+    section = page.split("## What is written\n")[1].split("\n## ")[0]
+    described = re.findall(r"`(\w+)`(?=[^|]*\|)", section)
+    columns = {field.name for row in (Row, Pair) for field in fields(row)}
+    assert columns <= set(described)
+
+
+def test_the_page_on_installing_has_every_extra():
+    """But for what `make env` installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (DOCS / "install.md").read_text(encoding="utf-8")
+    section = page.split("## Extras\n")[1].split("\n## ")[0]
+    named = {*re.findall(r"'\.\[(\w+)\]'", section), *re.findall(r"`(\w+)`(?=[^|]*\|)", section)}
+    assert project["optional-dependencies"].keys() - {"dev"} <= named
 
 
 def test_drawings_are_committed():

@@ -1,6 +1,8 @@
 """Protects the flags in deploy/: vLLM and `adafv serve` know them, and they say what it says."""
 
 import json
+import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import yaml
 
 pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
+from vllm.benchmarks.serve import add_cli_args
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs, make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -49,6 +52,26 @@ def test_words_behind_adafv_serve(parser, name):
     ours = [word for word in words if word.startswith("--keep=")]
     assert ours == ["--keep=0.1"]
     parser.parse_args([word for word in words if word not in ours])
+
+
+def test_the_commands_of_the_page_on_serving_are_read(parser):
+    """Plain vLLM as the page starts it, which sets what `adafv serve` does, and vLLM's client."""
+    page = (DEPLOY.parent / "docs" / "serving.md").read_text()
+    commands = []
+    for block in re.findall(r"(?:^    .*\n)+", page, re.MULTILINE):
+        commands.append(shlex.split(block.replace("\\\n", " "), comments=True))
+    [plain] = [words for words in commands if words[4:6] == ["vllm", "serve"]]
+    assert plain[:4] == [f"{name}={value}" for name, value in VARIABLES.items()]
+    model, *flags = plain[6:]
+    given = parser.parse_args(["--model", model, *flags])
+    limits = {"image": MAX_IMAGES, "video": 0}
+    command = _command(model, flags[:2], {"adafv_keep": 0.1}, limits, embedded=False)
+    assert vars(given) == vars(parser.parse_args(command[3:]))
+
+    [bench] = [words for words in commands if words[:3] == ["vllm", "bench", "serve"]]
+    client = FlexibleArgumentParser()
+    add_cli_args(client)
+    assert client.parse_args(bench[3:]).extra_body == {"mm_processor_kwargs": {"adafv_keep": 1}}
 
 
 def compose_words() -> list[str]:
