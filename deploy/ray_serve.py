@@ -8,13 +8,13 @@ by the engine.
 import json
 from typing import Any
 
+from adafv.cli.serve import BUDGET, DRAIN, MAX_IMAGES, VARIABLES
 from adafv.core.config import DEFAULT_METHOD
 from adafv.integrations.vllm.options import VLLMOptions
 
-__all__ = ["build", "engine_options", "environment"]
+__all__ = ["build", "deployment", "engine_options", "environment"]
 
 MODEL = "llava-hf/llava-1.5-7b-hf"
-MAX_IMAGES = 64
 
 
 def engine_options(keep: float, method: str = DEFAULT_METHOD) -> dict[str, Any]:
@@ -36,16 +36,21 @@ def engine_options(keep: float, method: str = DEFAULT_METHOD) -> dict[str, Any]:
         "trust_request_mm_kwargs": True,
         # no host is called so: nothing is fetched
         "allowed_media_domains": ["(none)"],
+        # usage says how many tokens of images were read
+        "enable_prompt_tokens_details": True,
+        # a burst of requests does not encode all of its images before anyone's first token
+        "ec_manager_config": BUDGET,
     }
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of the workers: the reader of images that fetches nothing."""
-    return {
-        "VLLM_MEDIA_CONNECTOR": "adafv",
-        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
+    """Return the environment of the workers, as `adafv serve` sets it."""
+    return dict(VARIABLES)
+
+
+def deployment(replicas: int) -> dict[str, Any]:
+    """Return how Ray Serve runs them: it waits as long as `adafv serve` for running requests."""
+    return {"num_replicas": replicas, "graceful_shutdown_timeout_s": DRAIN}
 
 
 def build(arguments: dict[str, str]) -> Any:
@@ -62,7 +67,7 @@ def build(arguments: dict[str, str]) -> Any:
     engine = engine_options(float(arguments.get("keep", 0.1)), method)
     config = LLMConfig(
         model_loading_config={"model_id": model, "model_source": model},
-        deployment_config={"num_replicas": int(arguments.get("replicas", 1))},
+        deployment_config=deployment(int(arguments.get("replicas", 1))),
         engine_kwargs=engine,
         runtime_env={"env_vars": environment()},
     )

@@ -3,9 +3,10 @@
     python docs/site/generate.py               # methods.md, cli.md, and the tables of other pages
     python docs/site/generate.py --check       # exit 1 where a page is not what code would write
     python docs/site/generate.py --drawings    # docs/drawings too
-    python docs/site/generate.py --count       # count the operations of every method first
+    python docs/site/generate.py --count       # count the operations of every method anew first
 
-A table stands between `<!-- table: NAME -->`, a name of `tables.TABLES`, and `<!-- end -->`.
+A method that is new is counted in any case. A table stands between `<!-- table: NAME -->`, a name
+of `tables.TABLES`, and `<!-- end -->`.
 """
 
 import json
@@ -40,6 +41,9 @@ def pages() -> Iterator[tuple[Path, str]]:
 
 def stale() -> list[str]:
     """Names of the pages that are not what code would write."""
+    # without its count a method has no section
+    if methods.uncounted():
+        return [os.path.relpath(methods.OPERATIONS, ROOT)]
     found = []
     for path, text in pages():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -53,9 +57,11 @@ def main() -> None:
         if found := stale():
             sys.exit(f"{', '.join(found)}: out of date; run python docs/site/generate.py")
         return
-    if "--count" in sys.argv:
-        text = json.dumps(methods.count(), indent=1)
+    if "--count" in sys.argv or methods.uncounted():
+        known = {} if "--count" in sys.argv else methods.operations()["methods"]
+        text = json.dumps(methods.count(known), indent=1)
         methods.OPERATIONS.write_text(f"{text}\n", encoding="utf-8")
+        methods.operations.cache_clear()
     for path, text in pages():
         path.write_text(text, encoding="utf-8")
     if "--drawings" in sys.argv:

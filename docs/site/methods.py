@@ -5,6 +5,7 @@ of operations.
 import inspect
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
@@ -105,11 +106,19 @@ def operations() -> dict[str, Any]:
     return json.loads(OPERATIONS.read_text(encoding="utf-8"))
 
 
-def count() -> dict[str, Any]:
-    """Count the operations of every method anew; takes a minute or two."""
+def uncounted() -> list[type[Pruner]]:
+    """Methods before the language model whose operations are not among those committed."""
+    known = operations()["methods"]
+    return [cls for cls in CLASSES if not issubclass(cls, LayerPruner) and cls.name not in known]
+
+
+def count(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Count the operations of every method that is not in `known`; all of them take a minute."""
     found = {}
     for cls in CLASSES:
-        if not issubclass(cls, LayerPruner):
+        if cls.name in known:
+            found[cls.name] = known[cls.name]
+        elif not issubclass(cls, LayerPruner):
             counts = {f"{keep}": selected(cls, keep)[0] for keep in budgets()}
             found[cls.name] = {"merges": selected(cls, min(budgets()))[1], "operations": counts}
     return {"visual_tokens": visual_tokens(), "methods": found}

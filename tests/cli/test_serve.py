@@ -75,6 +75,15 @@ def test_the_embedded_model_at_a_tenth(serve):
     assert os.environ["PILLOW_BLOCK_SIZE"] == "64m"
     assert os.environ["VLLM_MEDIA_CONNECTOR"] == "adafv"
     assert os.environ["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
+    assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
+
+
+def test_a_variable_that_is_set_stays(serve):
+    """Who wants vLLM to report its use says so."""
+    os.environ["VLLM_NO_USAGE_STATS"] = "0"
+    assert serve()[0] == 0
+    assert os.environ["VLLM_NO_USAGE_STATS"] == "0"
+    assert os.environ["VLLM_MEDIA_CONNECTOR"] == "adafv"
 
 
 def test_our_options(serve):

@@ -4,6 +4,8 @@ pictures lead somewhere.
 
 import json
 import re
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import generate
@@ -11,6 +13,8 @@ import methods
 import pytest
 
 from adafv.data.suites import SUITES
+from adafv.evaluation.paired import Pair
+from adafv.evaluation.rows import Row
 from adafv.methods import METHODS, VIDEO_METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +66,24 @@ def test_the_help_names_every_suite():
     assert all(f"{name}," in row for name in SUITES)
 
 
+def test_the_page_of_results_has_every_column():
+    """Whoever reads results.csv or pairs.csv finds what a column means."""
+    page = (DOCS / "real-benchmarks.md").read_text(encoding="utf-8")
+    section = page.split("## What is written\n")[1].split("\n## ")[0]
+    described = re.findall(r"`(\w+)`(?=[^|]*\|)", section)
+    columns = {field.name for row in (Row, Pair) for field in fields(row)}
+    assert columns <= set(described)
+
+
+def test_the_page_on_installing_has_every_extra():
+    """But for what `make env` installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (DOCS / "install.md").read_text(encoding="utf-8")
+    section = page.split("## Extras\n")[1].split("\n## ")[0]
+    named = {*re.findall(r"'\.\[(\w+)\]'", section), *re.findall(r"`(\w+)`(?=[^|]*\|)", section)}
+    assert project["optional-dependencies"].keys() - {"dev"} <= named
+
+
 def test_drawings_are_committed():
     """Every drawing that code makes lies in docs/drawings, no other, and the loop is small."""
     there = {path.name for path in (DOCS / "drawings").iterdir()}
@@ -70,10 +92,27 @@ def test_drawings_are_committed():
 
 
 def test_operations_are_counted_for_every_method():
-    """A new method needs `python docs/site/generate.py --count`."""
+    """A new method needs `make pages`."""
     counts = json.loads(methods.OPERATIONS.read_text(encoding="utf-8"))["methods"]
     between = {"fastv", "sparsevlm", "pdrop"}
     assert set(counts) == {cls.name for cls in methods.CLASSES} - between
+
+
+def test_a_method_without_a_count_is_named_and_counted(monkeypatch, tmp_path):
+    """`--check` names the file instead of stopping at a page; `make pages` counts it alone."""
+    counts = json.loads(methods.OPERATIONS.read_text(encoding="utf-8"))
+    random = counts["methods"].pop("random")
+    counts["methods"]["adafv"]["operations"] = {}
+    monkeypatch.setattr(methods, "OPERATIONS", tmp_path / "operations.json")
+    methods.OPERATIONS.write_text(json.dumps(counts), encoding="utf-8")
+    methods.operations.cache_clear()
+    try:
+        assert [Path(name).name for name in generate.stale()] == ["operations.json"]
+        found = methods.count(counts["methods"])["methods"]
+    finally:
+        methods.operations.cache_clear()
+    assert found["random"] == random
+    assert found["adafv"] == counts["methods"]["adafv"]
 
 
 def test_formulas_are_of_methods_and_on_their_page():

@@ -1,6 +1,8 @@
 """Protects the flags in deploy/: vLLM and `adafv serve` know them, and they say what it says."""
 
 import json
+import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,11 +11,12 @@ import yaml
 
 pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
+from vllm.benchmarks.serve import add_cli_args
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs, make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from adafv.cli.serve import MAX_IMAGES, VARIABLES, _command
+from adafv.cli.serve import BUDGET, DRAIN, MAX_IMAGES, VARIABLES, _command
 from adafv.core.config import DEFAULT_METHOD
 from adafv.integrations.vllm import FOLLOWS
 from adafv.integrations.vllm.options import VLLMOptions
@@ -51,6 +54,26 @@ def test_words_behind_adafv_serve(parser, name):
     parser.parse_args([word for word in words if word not in ours])
 
 
+def test_the_commands_of_the_page_on_serving_are_read(parser):
+    """Plain vLLM as the page starts it, which sets what `adafv serve` does, and vLLM's client."""
+    page = (DEPLOY.parent / "docs" / "serving.md").read_text()
+    commands = []
+    for block in re.findall(r"(?:^    .*\n)+", page, re.MULTILINE):
+        commands.append(shlex.split(block.replace("\\\n", " "), comments=True))
+    [plain] = [words for words in commands if words[4:6] == ["vllm", "serve"]]
+    assert plain[:4] == [f"{name}={value}" for name, value in VARIABLES.items()]
+    model, *flags = plain[6:]
+    given = parser.parse_args(["--model", model, *flags])
+    limits = {"image": MAX_IMAGES, "video": 0}
+    command = _command(model, flags[:2], {"adafv_keep": 0.1}, limits, embedded=False)
+    assert vars(given) == vars(parser.parse_args(command[3:]))
+
+    [bench] = [words for words in commands if words[:3] == ["vllm", "bench", "serve"]]
+    client = FlexibleArgumentParser()
+    add_cli_args(client)
+    assert client.parse_args(bench[3:]).extra_body == {"mm_processor_kwargs": {"adafv_keep": 1}}
+
+
 def compose_words() -> list[str]:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     program, command, *words = compose["services"]["adafv"]["command"]
@@ -74,5 +97,9 @@ def test_ray_gives_the_engine_what_it_knows():
     assert json.dumps(engine)
     with pytest.raises(ValueError, match="between the layers"):
         ray_serve.engine_options(0.6, "fastv")
-    ours = {name: VARIABLES[name] for name in VARIABLES if name.startswith("VLLM")}
-    assert ours.items() <= ray_serve.environment().items()
+    made = AsyncEngineArgs(ec_manager_config=engine["ec_manager_config"])
+    manager = BUDGET["encoder_cache_manager_cls"]
+    assert made.ec_manager_config.encoder_cache_manager_cls == manager
+    assert engine["enable_prompt_tokens_details"]
+    assert ray_serve.environment() == VARIABLES
+    assert ray_serve.deployment(2)["graceful_shutdown_timeout_s"] == DRAIN

@@ -26,6 +26,8 @@ VARIABLES = {
     "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
     # malloc never gives Pillow's own 16 MiB back: up to 400 MB for each thread that reads
     "PILLOW_BLOCK_SIZE": "64m",
+    # vLLM reports the machine and the class of the model otherwise
+    "VLLM_NO_USAGE_STATS": "1",
 }
 IMAGES = {"backend": "pil"}  # prepared as everywhere in this library
 # Flags of vLLM's that we set, or whose options are ours too.

@@ -161,7 +161,7 @@ def from_config(
     """Make the pruner that a configuration describes.
 
     Args:
-        config: what is not given there has the method's defaults, and the method is AdaFV.
+        config: what is not given there has the method's defaults, and the method is `adafv+`.
         template: gives the token ids that `skip=template` stands for, see
             `adafv.models.boilerplate.boilerplate`.
         options: of the method, beside those of the configuration.

@@ -86,7 +86,7 @@ def from_pretrained(folder: str | Path, processor: Any = None) -> Pruner:
 
     It stands in `adafv.json`, as `save_pretrained` writes it, or as the same object in the model's
     `config.json` under "adafv", which goes first. Only "keep" or "tokens" has to be there: the
-    method is AdaFV where no other is named, and options that are left out have their defaults.
+    method is `adafv+` where no other is named, and options that are left out have their defaults.
 
     Args:
         folder: as in `carried`.
