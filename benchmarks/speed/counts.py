@@ -113,13 +113,15 @@ class _Watched(Tensor):
     """A tensor of the device, as is all that is computed from it.
 
     It notes what the host asks of it: on a CPU too, where nobody waits, and not of tensors that are
-    the host's own.
+    the host's own. It says that it is none of a CPU, for methods look ahead there.
     """
 
     reads: ClassVar[Counter[str]] = Counter()
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == Tensor.is_cpu.__get__:
+            return False
         # what a mask selects has a shape that depends on it
         by_mask = func.__name__ == "__getitem__" and _is_mask(args[1])
         if func.__name__ in READS or by_mask:
