@@ -67,7 +67,7 @@ def lazy_coverage(columns: Tensor, weight: Tensor) -> Gains:
     block = min(BLOCK, count)
     flat = columns.view(-1, rows)  # (I · N, R)
     first = count * torch.arange(images)[:, None]  # (I, 1) where an image begins in it
-    uncovered = columns.new_empty(images * block, rows)
+    some = columns.new_empty(images * block, rows)
     covered = torch.zeros_like(columns[:, :1])  # (I, 1, R) by the picks so far
 
     # before the first pick nothing bounds the gains but they themselves
@@ -75,15 +75,16 @@ def lazy_coverage(columns: Tensor, weight: Tensor) -> Gains:
     while True:
         pick = yield bound
         covered = covered.maximum(flat[first + pick])
+        before = covered.sum(2)  # (I, 1)
 
         # from the highest bound down, until none that is left can reach the best gain
         stale = bound.where(bound > 0, -1)  # (I, N)
         best = torch.zeros_like(weight[:, :1])  # (I, 1)
         while (stale >= best).any():
             top = stale.topk(block).indices  # (I, block)
-            torch.index_select(flat, 0, (first + top).view(-1), out=uncovered)
-            exceeds = uncovered.view(images, block, rows).sub_(covered).relu_()  # (I, block, R)
-            gain = exceeds.sum(2) * weight.gather(1, top)  # (I, block)
+            torch.index_select(flat, 0, (first + top).view(-1), out=some)
+            after = some.view(images, block, rows).clamp_(min=covered)  # (I, block, R)
+            gain = (after.sum(2) - before) * weight.gather(1, top)  # (I, block)
             best = best.maximum(gain.amax(1, keepdim=True))
             bound = bound.scatter(1, top, gain)
             stale.scatter_(1, top, -1)
