@@ -29,7 +29,7 @@ def coverage(columns: Tensor, weight: Tensor | None = None) -> Gains:
 
     Args:
         columns: (I, N, R), what each token is to each row: non-negative, 0 where a row or a token
-            is padding, and such that their sums are exact.
+            is padding, and such that sums are exact: of a token, and of what covers the rows.
         weight: (I, N), a factor on the gain of each token, 0 or more. None: 1.
     """
     if weight is None:
@@ -95,7 +95,7 @@ def on_grid(columns: Tensor) -> Tensor:
     """Round what a coverage adds up, in place: its sums are exact then, and no pick hangs on them.
 
     Args:
-        columns: of any shape, with sums of 8 at most.
+        columns: of any shape, with sums of 8 at most, be it of a token or of what covers rows.
 
     Returns:
         The same tensor.
