@@ -8,6 +8,7 @@ Every round visits all methods, in an order that turns.
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,17 +17,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from rounds import timed
 from selection import visual_tokens
 from torch import Tensor
-from tqdm import tqdm
 
 from adafv.core.pruner import Pruner
 from adafv.core.signals import Signal
 from adafv.core.visual_tokens import VisualTokens
 from adafv.methods import METHODS, from_spec
 from adafv.models.load import device_of, dtype_of
-from adafv.speed.run import plan
-from adafv.utils.clock import now
 from adafv.utils.files import writable_folder
 from adafv.utils.machine import cpu
 from adafv.utils.records import command_of, write_report
@@ -84,22 +83,15 @@ def tokens_for(
     return replace(tokens, signals=signals)
 
 
-def timed(
+def calls(
     options: argparse.Namespace, device: torch.device, dtype: torch.dtype
-) -> dict[str, list[float]]:
-    """Return the milliseconds of every round by method, without the first of each."""
-    calls = {}
+) -> dict[str, Callable[[], Any]]:
+    """Return what is timed, by method: `select` of an image's tokens."""
+    found = {}
     for name, pruner in choosers().items():
         tokens = tokens_for(pruner, options.tokens, options.width, device, dtype)
-        calls[name] = partial(pruner.select, tokens, [options.keep])
-        calls[name]()
-    trials = plan([(name, options.keep) for name in calls], 1, options.repeats)
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for trial in tqdm(list(trials), desc="timed", file=sys.stderr, disable=options.quiet):
-        start = now(device)
-        calls[trial.method]()
-        times[trial.method].append(1000 * (now(device) - start))
-    return times
+        found[name] = partial(pruner.select, tokens, [options.keep])
+    return found
 
 
 def rows_of(times: dict[str, list[float]]) -> list[Row]:
@@ -165,7 +157,8 @@ def main(arguments: list[str] | None = None) -> None:
     dtype = dtype_of(options.dtype, device)
     out = writable_folder(options.out)
     with torch.inference_mode():
-        rows = rows_of(timed(options, device, dtype))
+        times = timed(calls(options, device, dtype), device, options.repeats, options.quiet)
+        rows = rows_of(times)
 
     threads = torch.get_num_threads()
     typed = command_of("python", "benchmarks/speed/choosing.py", arguments=arguments)

@@ -9,6 +9,7 @@ round visits all formats, in an order that turns. Times are those of the tower a
 import argparse
 import sys
 import warnings
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from rounds import timed
 from torch import nn
 from torch.ao.quantization import quantize_dynamic
-from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel, ProcessorMixin
 
 from adafv.core.encode import encode
@@ -29,9 +30,7 @@ from adafv.data.photographs import photographs
 from adafv.methods import AdaFV
 from adafv.models.load import load
 from adafv.models.prompting import build_inputs
-from adafv.speed.run import plan
 from adafv.speed.shapes import SHAPES
-from adafv.utils.clock import now
 from adafv.utils.files import writable_folder
 from adafv.utils.machine import machine_of
 from adafv.utils.records import command_of, write_report
@@ -40,6 +39,7 @@ FORMATS = ("float32", "bfloat16", "int8")
 LARGE = "CLIP-L/14 at 336, random weights"
 LARGE_SIDE = 336  # pixels
 KEEP = 0.1
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -80,25 +80,14 @@ def in_format(tower: nn.Module, name: str) -> nn.Module:
     return deepcopy(tower).to(getattr(torch, name))
 
 
-def timed(towers: dict[str, nn.Module], side: int, repeats: int, quiet: bool) -> dict[str, Any]:
-    """Return the milliseconds of every round by format, without the first of each.
-
-    Args:
-        side: of the image, in pixels.
-    """
-    calls = {}
+def calls(towers: dict[str, nn.Module], side: int) -> dict[str, Callable[[], Any]]:
+    """Return what is timed, by format: the tower on one image of `side` × `side` pixels."""
     pixels = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    found = {}
     for name, tower in towers.items():
         dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
-        calls[name] = partial(tower, pixel_values=pixels.to(dtype))
-        calls[name]()
-    trials = list(plan([(name, KEEP) for name in calls], 1, repeats))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for trial in tqdm(trials, desc="timed", file=sys.stderr, disable=quiet):
-        start = now(torch.device("cpu"))
-        calls[trial.method]()
-        times[trial.method].append(1000 * (now(torch.device("cpu")) - start))
-    return times
+        found[name] = partial(tower, pixel_values=pixels.to(dtype))
+    return found
 
 
 def chosen(
@@ -147,7 +136,7 @@ def of_model(name: str, repeats: int, quiet: bool) -> list[Row]:
     towers = {kind: in_format(tower, kind) for kind in FORMATS}
     tools: Any = processor
     side = tools.image_processor.crop_size["height"]
-    times = timed(towers, side, repeats, quiet)
+    times = timed(calls(towers, side), CPU, repeats, quiet)
 
     # the whole model in bfloat16, as one would load it; of int8 the tower alone
     agreements = {"float32": (1.0, 1.0)}
@@ -206,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     if not options.without_large:
         towers = {kind: in_format(large(), kind) for kind in FORMATS}
-        times = timed(towers, LARGE_SIDE, options.repeats, options.quiet)
+        times = timed(calls(towers, LARGE_SIDE), CPU, options.repeats, options.quiet)
         rows += rows_of(LARGE, times, {})
     for name in filter(None, options.models.split(",")):
         rows += of_model(name, options.repeats, options.quiet)
@@ -214,7 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
     threads = torch.get_num_threads()
     typed = command_of("python", "benchmarks/speed/tower_formats.py", arguments=arguments)
     meta: dict[str, Any] = {"command": f"OMP_NUM_THREADS={threads} {typed}"}
-    meta |= {"repeats": options.repeats, "keep": KEEP} | machine_of(torch.device("cpu"))
+    meta |= {"repeats": options.repeats, "keep": KEEP} | machine_of(CPU)
     write_report(out, meta, rows, page(meta, rows))
 
 
