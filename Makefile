@@ -5,11 +5,12 @@ LMMS := .venv-lmms
 VLLM := .venv-vllm
 UI := .venv-ui
 KERNELS := .venv-kernels
+OPENVINO := .venv-openvino
 CONSTRAINTS := constraints.txt
 SITE := build/site
 
 .PHONY: env demo docs pages simulate pictures serve-demo test test-fast test-compiled coverage test-lmms test-vllm test-engines test-clients test-vllm-gpu test-ui test-kernels \
-	bench-cpu bench-cpu-whole bench-gpu lint lint-workflows lint-deploy audit sbom house dist clean
+	bench-cpu bench-cpu-whole bench-peers bench-gpu lint lint-workflows lint-deploy audit sbom house dist clean
 
 env: $(VENV)/ready
 
@@ -132,6 +133,18 @@ $(KERNELS)/ready: $(VENV)/ready
 	$(INTO) 'adafv[kernels]'
 	touch $@
 
+# vLLM and OpenVINO GenAI beside transformers; 16 GB of memory, 20 GB on the disk for the time of it.
+bench-peers: $(VENV)/ready $(VLLM)/ready $(OPENVINO)/ready
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/peers/compare_engines.py --out benchmarks/peers
+
+# Its exporter wants torchvision, as vLLM does above.
+$(OPENVINO)/ready: benchmarks/peers/requirements.txt $(wildcard tests/served/torchvision*)
+	$(PYTHON) -m venv $(OPENVINO)
+	$(OPENVINO)/bin/pip install --quiet --requirement benchmarks/peers/requirements.txt
+	$(OPENVINO)/bin/python -c 'import torchvision' 2> /dev/null || \
+		cp tests/served/torchvision* $$($(OPENVINO)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	touch $@
+
 SPEED := $(BIN)/adafv speed
 WHERE := benchmarks/speed
 CPU := --device cpu --dtype float32
@@ -203,4 +216,4 @@ dist: env
 	$(BIN)/twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) $(LMMS) $(VLLM) $(UI) $(KERNELS) build dist out .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(LMMS) $(VLLM) $(UI) $(KERNELS) $(OPENVINO) build dist out .pytest_cache .ruff_cache .mypy_cache .hypothesis

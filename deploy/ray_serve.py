@@ -32,7 +32,7 @@ def engine_options(keep: float, method: str = DEFAULT_METHOD) -> dict[str, Any]:
     return {
         "mm_processor_kwargs": {"backend": "pil", **options},
         "limit_mm_per_prompt": {"image": MAX_IMAGES, "video": 0},
-        # a request may say how much to keep, and nothing else
+        # a request may set adafv's own options, and nothing else
         "trust_request_mm_kwargs": True,
         # no host is called so: nothing is fetched
         "allowed_media_domains": ["(none)"],

@@ -27,6 +27,7 @@ from shapes import SHAPES
 from tqdm import tqdm
 
 from adafv.speed.log import Log
+from adafv.utils.machine import versions
 from adafv.utils.records import command_of, write_report
 
 ENGINES = {"stock": "all", "kept": "those kept", "all": "all"}
@@ -249,7 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
     with Log(options.out, settings) as log:
         rows = rows_of(log.records)
     command = command_of("python", "benchmarks/serving/first_tokens.py", arguments=arguments)
-    meta = {"command": command, **settings}
+    meta = {"command": command, **settings, "versions": versions()}
     write_report(options.out, meta, rows, page(meta, rows))
 
 

@@ -15,6 +15,7 @@ from serving_rows import COLUMNS, SOON, STOCK, Record, rows_of, summed
 from shapes import SHAPES, Shape
 
 from adafv.utils.files import atomic, write_text
+from adafv.utils.machine import versions
 from adafv.utils.records import as_csv, write_json
 
 __all__ = ["write"]
@@ -56,6 +57,7 @@ def write(
         **settings,
         "command": command,
         "caches": list(caches.values()),
+        "versions": versions(),
         "others": [median(others), max(others)],
     }
     write_json(out / "results.json", {"meta": meta, "rows": rows})

@@ -28,7 +28,7 @@ from shapes import SHAPES, Shape
 from tqdm import tqdm
 
 from adafv.speed.log import Log
-from adafv.utils.machine import cpu
+from adafv.utils.machine import cpu, versions
 from adafv.utils.records import command_of, row_of, write_json
 
 QUESTIONS = ("new", "again")
@@ -266,7 +266,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = rows_of(new, again, lambda keep: shape.visual_tokens(keep) + WORDS)
 
     command = command_of("python", "benchmarks/serving/request_stages.py", arguments=arguments)
-    meta = settings | {"command": command}
+    meta = settings | {"command": command, "versions": versions()}
     write_json(options.out / "results.json", {"meta": meta, "rows": [row_of(row) for row in rows]})
     (options.out / "README.md").write_text(page(meta, rows), encoding="utf-8")
     print(page(meta, rows))

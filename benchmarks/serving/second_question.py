@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from adafv.demo.server import FLAGS, Server, serving
 from adafv.utils.files import writable_folder
-from adafv.utils.machine import cpu
+from adafv.utils.machine import cpu, versions
 from adafv.utils.records import command_of, write_report
 
 SIZE = (5472, 3648)  # of a camera's picture
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     command = command_of("python", "benchmarks/serving/second_question.py", arguments=arguments)
     meta: dict[str, Any] = {"command": command, "repeats": options.repeats}
-    meta |= cpu()
+    meta |= cpu() | {"versions": versions()}
     write_report(out, meta, rows, page(meta, rows))
 
 

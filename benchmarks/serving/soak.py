@@ -31,7 +31,7 @@ from rich.progress import Progress
 
 from adafv.demo.server import FLAGS, Server, running
 from adafv.embedded import MODEL_DIR
-from adafv.utils.machine import cpu
+from adafv.utils.machine import cpu, versions
 from adafv.utils.records import command_of
 
 ENGINES = ("adafv", "stock")
@@ -387,6 +387,7 @@ def main() -> int:
         "command": command_of("python", "benchmarks/serving/soak.py"),
         "minutes": options.minutes,
         **cpu(),
+        "versions": versions(),
     }
     seconds = 60 * options.minutes
     with ExitStack() as stack, ThreadPoolExecutor(len(ENGINES)) as pool:

@@ -27,7 +27,7 @@ from adafv.core.visual_tokens import VisualTokens
 from adafv.methods import METHODS, from_spec
 from adafv.models.load import device_of, dtype_of
 from adafv.utils.files import writable_folder
-from adafv.utils.machine import cpu
+from adafv.utils.machine import cpu, versions
 from adafv.utils.records import command_of, write_report
 
 BESIDES = {"none", "random", "uniform"}
@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
     command = f"OMP_NUM_THREADS={threads} {typed}"
     meta: dict[str, Any] = {"command": command, "dtype": str(dtype).removeprefix("torch.")}
     meta |= {name: getattr(options, name) for name in ("tokens", "keep", "width", "repeats")}
-    meta |= cpu() | {"threads": threads}
+    meta |= cpu() | {"threads": threads, "versions": versions()}
     write_report(out, meta, rows, page(meta, rows))
 
 

@@ -26,6 +26,7 @@ from transformers import (
 from adafv.data.pages import draw_page
 from adafv.data.photographs import photographs
 from adafv.utils.files import writable_folder
+from adafv.utils.machine import versions
 from adafv.utils.records import command_of, write_report
 
 PROJECT = Path(__file__).parents[2]
@@ -137,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
             cases.append((kind, name, processor, some))
     rows = [counted(*case) for case in tqdm(cases, file=sys.stderr, disable=options.quiet)]
     command = command_of("python", "benchmarks/speed/repeated_crops.py", arguments=arguments)
-    meta = {"command": command, "pages": options.pages}
+    meta = {"command": command, "pages": options.pages, "versions": versions()}
     write_report(out, meta, rows, page(meta, rows))
 
 

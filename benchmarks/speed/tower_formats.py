@@ -32,7 +32,7 @@ from adafv.models.load import load
 from adafv.models.prompting import build_inputs
 from adafv.speed.shapes import SHAPES
 from adafv.utils.files import writable_folder
-from adafv.utils.machine import machine_of
+from adafv.utils.machine import machine_of, versions
 from adafv.utils.records import command_of, write_report
 
 FORMATS = ("float32", "bfloat16", "int8")
@@ -204,6 +204,7 @@ def main(arguments: list[str] | None = None) -> None:
     typed = command_of("python", "benchmarks/speed/tower_formats.py", arguments=arguments)
     meta: dict[str, Any] = {"command": f"OMP_NUM_THREADS={threads} {typed}"}
     meta |= {"repeats": options.repeats, "keep": KEEP} | machine_of(CPU)
+    meta["versions"] = versions()
     write_report(out, meta, rows, page(meta, rows))
 
 

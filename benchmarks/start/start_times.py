@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from adafv.utils.files import writable_folder
-from adafv.utils.machine import cpu
+from adafv.utils.machine import cpu, versions
 from adafv.utils.records import command_of, write_report
 
 ROOT = Path(__file__).parents[2]
@@ -125,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     command = command_of("python", "benchmarks/start/start_times.py", arguments=arguments)
     meta: dict[str, Any] = {"command": command, "repeats": options.repeats}
-    meta |= cpu()
+    meta |= cpu() | {"versions": versions()}
     write_report(out, meta, rows, page(meta, rows))
 
 

@@ -14,12 +14,22 @@ takes its options with it, as `adafv:reserve=0.5`. With `--json` there is one JS
 and nothing else. The exit status is 0; 2 for bad input, which is named in one line on stderr, with
 the remedy; 1 where `adafv batch` could not answer some lines; 130 when interrupted.
 """
+FOOT = """## Variables of the environment
+
+|  |  | default |
+| --- | --- | --- |
+| `ADAFV_HOME` | Folder of what `adafv fetch` brings. | `~/.cache/adafv` |
+| `ADAFV_KERNELS` | triton: select with [kernels](speed.md#kernels). | torch |
+| `ADAFV_ENGINE_FOLLOWS` | 1: an engine ends with its server; `adafv serve` sets it. |  |
+| `VLLM_PLUGINS` | vLLM's own: plugins that it loads; without `adafv` nothing is pruned. | all |
+| `VLLM_NO_USAGE_STATS` | vLLM's own: 1 sends no statistics of use; `adafv serve` sets it. |  |
+"""
 
 
 def commands_page() -> str:
     """Every command with its arguments and options."""
     group: Any = typer.main.get_command(app)
-    return "\n".join([HEAD, *(_section(name, cmd) for name, cmd in group.commands.items())])
+    return "\n".join([HEAD, *(_section(name, cmd) for name, cmd in group.commands.items()), FOOT])
 
 
 def _section(name: str, command: Any) -> str:

@@ -47,10 +47,9 @@ NOTES = """## How to read the figures
   methods compare with each other, not what a 7B model scores.
 - *Operations* are all that PyTorch runs for the selection, views and allocations included, for an
   image of {count} visual tokens on the embedded model. [All of
-  speed](../benchmarks/speed/README.md#what-choosing-costs) counts otherwise. Where their number
-  depends on the budget, tokens are picked or dropped in steps, one after another; `prunesid` goes
-  through all N tokens one after another at every budget. How many milliseconds a selection takes
-  depends on the machine: `adafv speed` measures it.
+  speed](../benchmarks/speed/README.md#what-choosing-costs) counts otherwise. Milliseconds of
+  every method: [what choosing costs](../benchmarks/speed/choosing/README.md); on your machine
+  `adafv speed` measures them.
 - `fastv`, `sparsevlm` and `pdrop` prune between the layers of the language model. Their K is the
   mean over the layers, so that all methods are compared at equal compute. They run inside
   `attached`, and refuse a budget that their first layers exceed.

@@ -8,6 +8,7 @@ import resource
 import signal
 import time
 import warnings
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -318,6 +319,31 @@ def test_a_batch_without_a_picture(model, processor, source):
     assert all(
         "no.png" in r["error"] for r in run(batch(write(source.parent, lines)), model, processor)
     )
+
+
+@pytest.mark.parametrize("content", [b'[{"image": "a.png"}]', b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"])
+def test_a_file_that_is_not_lines_of_text(source, content):
+    """One sentence, instead of an error for each of its lines."""
+    source.write_bytes(content)
+    with pytest.raises(ValueError, match="write a line for each question"):
+        batch(source)
+
+
+@pytest.mark.parametrize("changed", ["generation", "configuration", "tokenizer"])
+def test_a_job_goes_on_with_the_same_model_alone(model, processor, source, changed):
+    """What decides an answer is no weight only: how it decodes, which layer it reads, its words."""
+    plan = batch(source)
+    run(plan, model, processor)
+    model = deepcopy(model)
+    processor = deepcopy(processor)
+    if changed == "generation":
+        model.generation_config.repetition_penalty = 3.0
+    elif changed == "configuration":
+        model.config.vision_feature_layer = -1
+    else:
+        processor.tokenizer.add_tokens(["zebra"])
+    with pytest.raises(ValueError, match="processor" if changed == "tokenizer" else "weights"):
+        plan.run(HuggingFace(model, processor, "tiny"))
 
 
 def test_new_lines_are_taken_up(model, processor, source):

@@ -600,8 +600,16 @@ def test_bad_models(run, image, tmp_path):
     "words", [[], ["ask"], ["ask", "a.png"], ["aks", "a.png", "b"], ["eval"], ["explain", "a", "b"]]
 )
 def test_bad_usage(run, words):
-    """Typer's own errors take one line too."""
-    refused(run(*words, model=False), "--help")
+    """Typer's own errors take one line too, and name the help of the command that was meant."""
+    command = f"adafv {words[0]}" if words and words[0] != "aks" else "adafv"
+    refused(run(*words, model=False), f"See '{command} --help'")
+
+
+@pytest.mark.parametrize("option", ["--methods", "--suite", "--keep", "--against"])
+@pytest.mark.parametrize("text", ["", " ", ","])
+def test_a_list_that_names_nothing(run, tmp_path, option, text):
+    """An unset variable of a shell does not mean everything."""
+    refused(run("eval", option, text, "--out", tmp_path, model=False), f"{option} {text!r}")
 
 
 def test_methods(run):
@@ -756,7 +764,10 @@ def test_an_output_of_another_encoding(tmp_path):
     assert {row["method"] for row in json.loads(written.stdout)["rows"]} == {"▲méthode"}
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", '{"rows": []}', '{"meta": {}, "rows": [{}]}'])
+@pytest.mark.parametrize(
+    "content",
+    [None, "", "[]", '{"rows": []}', '{"meta": {}, "rows": []}', '{"meta": {}, "rows": [{}]}'],
+)
 def test_table_of_something_else(run, tmp_path, content):
     """A file that is missing or no evaluation's: one line."""
     path = tmp_path / "results.json"
@@ -766,6 +777,18 @@ def test_table_of_something_else(run, tmp_path, content):
     assert (status, out) == (2, "")
     assert err.count("\n") == 1
     assert "results.json" in err
+
+
+def test_table_of_a_folder(run, tmp_path):
+    """The file inside is named, where there is one."""
+    (tmp_path / "results.json").write_text("{}")
+    refused(run("table", tmp_path, model=False), f"pass {tmp_path / 'results.json'}")
+
+
+def test_table_in_two_forms(run, tmp_path):
+    """One of the two is refused, instead of winning in silence."""
+    both = ("--markdown", "--json")
+    refused(run("table", tmp_path / "results.json", *both, model=False), "leave one of them out")
 
 
 def test_eval_keeps_what_another_run_has_measured(run, tmp_path, monkeypatch):

@@ -539,3 +539,15 @@ def test_from_spec_refuses(spec, words):
     """One sentence that names what is wrong and what to write instead."""
     with pytest.raises(ValueError, match=words):
         from_spec(spec, keep=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("keep", 40), ("keep", None), ("tokens", 3), ("crops", "eech"), ("top", 0.5)],
+)
+def test_an_option_that_is_assigned_is_checked(model, inputs, name, value):
+    """A budget of 40 times the tokens would prune nothing, in silence."""
+    pruner = AdaFV(keep=0.4)
+    setattr(pruner, name, value)
+    with pytest.raises(ValueError, match=name):
+        pruner(model, inputs)

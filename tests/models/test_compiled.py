@@ -140,6 +140,10 @@ def test_what_cannot_be_compiled_runs_as_ever(counter):
         model(**inputs)
         with torch.no_grad():
             model(**inputs, output_hidden_states=True)
+            # or wanted by the configuration
+            model.model.language_model.config.output_hidden_states = True
+            assert model(**inputs).hidden_states is not None
+            model.model.language_model.config.output_hidden_states = False
         with between.attached(model):
             assert torch.equal(model.generate(**inputs, **GREEDY), plain)
         assert counter.frame_count == 0

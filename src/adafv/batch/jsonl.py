@@ -70,7 +70,8 @@ def read_lines(path: Path, strict: bool = False) -> tuple[list[Line], list[bytes
         The lines, and how each is written.
 
     Raises:
-        ValueError: the file cannot be read or is empty, or two lines have the same id.
+        ValueError: the file cannot be read, is empty, binary or an array, or two lines have the
+            same id.
     """
     try:
         # as bytes: a line that is not UTF-8 fails alone
@@ -79,6 +80,10 @@ def read_lines(path: Path, strict: bool = False) -> tuple[list[Line], list[bytes
         raise ValueError(
             f"{path} cannot be read ({error.strerror}): check the path of the questions"
         ) from None
+    if content.lstrip().startswith(b"["):
+        raise ValueError(f"{path} is one JSON array: write a line for each question, as {_EXAMPLE}")
+    if b"\0" in content:
+        raise ValueError(f"{path} is not text: write a line for each question, as {_EXAMPLE}")
     if not content.strip():
         raise ValueError(f"{path} is empty: give it one line for each question, such as {_EXAMPLE}")
     # blank lines at the end are none; those in between are errors of their own

@@ -13,7 +13,7 @@ from adafv.batch.engine import EngineError, Request, Response, failed
 from adafv.batch.vllm_requests import Requests, engine_options, fingerprint, needs, prepare
 from adafv.core.pruner import Pruner
 from adafv.models.images import open_image
-from adafv.models.load import dtype_of, sentence
+from adafv.models.load import dtype_of, processor_fingerprint, sentence
 
 __all__ = ["RayEngine"]
 
@@ -66,6 +66,8 @@ class RayEngine:
             "engine": "ray",
             "model": self.requests.name,
             "weights": fingerprint(self.requests.source, self.requests.config),
+            "processor": processor_fingerprint(self.processor),
+            "options": {name: str(value) for name, value in self.options.items()},
             "dtype": self._dtype,
             "device": self._device,
         }

@@ -175,12 +175,17 @@ def engine_options(device: str, videos: bool = False) -> dict[str, Any]:
 def fingerprint(source: str, config: Any) -> str:
     """Return what tells a model from its retrained successor, without loading either.
 
-    That is a hub id's commit, or a checksum over the beginnings of the weights in a folder.
+    That is a hub id's commit, or a checksum over a folder's configuration and the beginnings of its
+    weights.
     """
     # the hub knows which commit it gave
     if not os.path.isdir(source):
         return str(config._commit_hash)
     checksum = 0
+    for name in ("config.json", "generation_config.json"):
+        path = Path(source) / name
+        if path.is_file():
+            checksum = zlib.crc32(path.read_bytes(), checksum)
     for path in sorted(Path(source).glob("*.safetensors")):
         with path.open("rb") as file:
             # a safetensors file: 8 bytes of length, a header in JSON, then the weights

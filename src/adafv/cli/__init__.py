@@ -113,7 +113,10 @@ def main(arguments: list[str] | None = None) -> int:
         said = error.format_message()
         if not said.endswith((".", "?")):
             said += "."
-        return _fail(f"{said} See 'adafv --help'.", BAD_INPUT)
+        # of the command whose options were wrong
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "adafv"
+        return _fail(f"{said} See '{command} --help'.", BAD_INPUT)
     if status == INTERRUPTED:
         return _fail("stopped", status)
     return status or 0

@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 def evaluate(
     out: options.Out,
-    methods: options.Methods = "",
+    methods: options.AllMethods = None,
     keep: options.Keeps = "1,0.25,0.1,0.05",
     suite: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="S,…",
             help="Suites of questions: scenes, scenes-small, scenes-text, easy-vqa, pages, clips, "
             "or own ones: FILE.jsonl; default: all scenes, easy-vqa.",
         ),
-    ] = "",
+    ] = None,
     against: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--against",
             metavar="M,…",
             help="Methods that all others are compared with, in pairs.csv and, the first, in the "
             "table; default: adafv, adafv+, or else the first.",
         ),
-    ] = "",
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="Questions of each suite; default: all.")
     ] = None,
@@ -57,7 +57,7 @@ def evaluate(
     Without --methods every method is measured. DIR may have results of other methods, budgets or
     suites: they are kept, and the table shows all.
     """
-    suites = options.names_in(suite)
+    suites = options.names_in(suite, "--suite")
     if "easy-vqa" in suites:
         need("easy_vqa")
     from adafv.data.suites import suites_of
@@ -72,8 +72,8 @@ def evaluate(
 
     # check everything that can be wrong before a model is loaded
     plan = Evaluation(
-        methods=options.names_in(methods) or [*METHODS, *BASELINES, "oracle"],
-        keeps=[options.share_in(text) for text in options.names_in(keep)],
+        methods=options.names_in(methods, "--methods") or [*METHODS, *BASELINES, "oracle"],
+        keeps=options.shares_in(keep),
         suites=suites or suites_of(split),
         limit=limit,
         seed=seed,
@@ -88,7 +88,7 @@ def evaluate(
         check_repeatable(model, plan.suites, split)
         writable_folder(entry)
     measured = [*plan.measured, *merge.configurations_in(merge.earlier(out))]
-    references = options.names_in(against)
+    references = options.names_in(against, "--against")
     compared([method for _, method, _ in measured], references)
     printing.quiet()
     from adafv.models.load import load
@@ -162,11 +162,11 @@ def analyze(
         typer.Option("--results", metavar="FILE", help="results.json of `adafv eval`, for Fig. 1."),
     ] = None,
     suite: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="S,…", help="Suites of questions; default: the scenes, or with --boxes none."
         ),
-    ] = "",
+    ] = None,
     boxes: Annotated[
         Path | None,
         typer.Option(
@@ -207,7 +207,7 @@ def analyze(
     from adafv.utils.files import check_unread, writable_folder
 
     # the questions, each with the boxes that its answer depends on
-    names = options.names_in(suite)
+    names = options.names_in(suite, "--suite")
     if not names and boxes is None:
         names = list(SCENE_SUITES)
     questions = SUITE_QUESTIONS if limit is None else limit
@@ -217,7 +217,10 @@ def analyze(
     # accuracy of an evaluation, for the first figure
     scores = read_results(results) if results else None
     plan = Analysis(
-        sources=sources, methods=options.names_in(methods), seed=seed, batch_size=batch_size
+        sources=sources,
+        methods=options.names_in(methods, "--methods"),
+        seed=seed,
+        batch_size=batch_size,
     )
     writable_folder(out)
     for file in report.FILES:
@@ -304,8 +307,8 @@ def table(
         ),
     ],
     keep: Annotated[
-        str, typer.Option(metavar="F,…", help="Shares of the visual tokens; default: all.")
-    ] = "",
+        str | None, typer.Option(metavar="F,…", help="Shares of the visual tokens; default: all.")
+    ] = None,
     question_type: Annotated[
         str,
         typer.Option(
@@ -324,6 +327,8 @@ def table(
     from adafv.evaluation import report
     from adafv.tuning import report as tuning
 
+    if markdown and as_json:
+        raise ValueError("--markdown prints a table, --json does not: leave one of them out")
     # a tuning's file says so itself; any other is taken for an evaluation's
     tuned = tuning.read(results)
     found = tuned or report.read(results)
@@ -332,7 +337,7 @@ def table(
             "--type is for results of `adafv eval`, which a tuning is not: leave it out"
         )
     # 10% and 0.1 are the same share
-    keeps = {options.share_in(text) for text in options.names_in(keep)}
+    keeps = set(options.shares_in(keep))
     _check_shares(keeps, found["rows"])
     # the dense row and the blind one are what the others are compared with
     rows = [row for row in found["rows"] if not keeps or row["keep"] in keeps | {0, 1}]

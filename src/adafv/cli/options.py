@@ -88,12 +88,11 @@ MaxNewTokens = Annotated[
     int, typer.Option("--max-new-tokens", metavar="N", help="Longest answer, in tokens.")
 ]
 # Lists of what a measurement tries.
-Methods = Annotated[
-    str,
-    typer.Option(
-        "--methods", metavar="M,…", help="Methods, with options as in adafv:reserve=0.5:top=3."
-    ),
-]
+_METHODS = typer.Option(
+    "--methods", metavar="M,…", help="Methods, with options as in adafv:reserve=0.5:top=3."
+)
+Methods = Annotated[str, _METHODS]
+AllMethods = Annotated[str | None, _METHODS]  # where none is named
 Keeps = Annotated[
     str, typer.Option("--keep", metavar="F,…", help="Shares of the visual tokens; 1 is dense.")
 ]
@@ -229,9 +228,23 @@ def pruner_of(
     return from_config(config, template)
 
 
-def names_in(text: str) -> list[str]:
-    """Return the entries of a comma-separated list."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+def names_in(text: str | None, option: str) -> list[str]:
+    """Return the entries of an option's comma-separated list; None: it was left out.
+
+    Raises:
+        ValueError: it is there, and names nothing, as an unset variable of a shell does.
+    """
+    if text is None:
+        return []
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError(f"{option} {text!r} names nothing: name something, or leave {option} out")
+    return names
+
+
+def shares_in(text: str | None) -> list[float]:
+    """Return the shares of a comma-separated list of --keep; None: it was left out."""
+    return [share_in(name) for name in names_in(text, "--keep")]
 
 
 def share_in(text: str, option: str = "--keep") -> float:

@@ -62,9 +62,9 @@ def speed(
     measurement = Measurement(
         shape=shape,
         layers=layers,
-        batches=[_number(text) for text in options.names_in(batch)],
-        methods=options.names_in(methods),
-        keeps=[options.share_in(text) for text in options.names_in(keep)],
+        batches=[_number(text) for text in options.names_in(batch, "--batch")],
+        methods=options.names_in(methods, "--methods"),
+        keeps=options.shares_in(keep),
         repeats=repeats,
         answer=answer,
         compile=compile_,

@@ -59,8 +59,8 @@ def tune(
     plan = Tuning(
         data=data,
         min_retention=least,
-        methods=options.names_in(methods),
-        keeps=[options.share_in(text) for text in options.names_in(keep)],
+        methods=options.names_in(methods, "--methods"),
+        keeps=options.shares_in(keep),
         seed=seed,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,

@@ -198,16 +198,20 @@ def share_of(text: str) -> float:
     """Return a share as a number: "0.1" and "10%" are the same.
 
     Raises:
-        ValueError: it is neither; whether it lies between 0 and 1 is for others to say.
+        ValueError: it is neither, or more than 100%; whether a number lies between 0 and 1 is for
+            others to say.
     """
     number, percent, rest = text.strip().partition("%")
     if rest:
         raise ValueError(f"{text!r} is not a number: pass a share such as 0.1, or 10%")
     try:
         # decimal: 7% is 0.07 and not 0.07000000000000001
-        return float(Decimal(number) / (100 if percent else 1))
+        share = float(Decimal(number) / (100 if percent else 1))
     except (InvalidOperation, OverflowError):
         raise ValueError(f"{text!r} is not a number: pass a share such as 0.1, or 10%") from None
+    if percent and share > 1:
+        raise ValueError(f"{text!r} is more than all: pass 100% or less")
+    return share
 
 
 def _value_of(text: str) -> bool | int | float | str:

@@ -167,8 +167,10 @@ class Pruner(Settings, ABC):
 
         Raises:
             ValueError: images encoded whole for a method that shrinks them, or the other way round;
-                without a signal or the text that this method looks at.
+                without a signal or the text that this method looks at; an option that was assigned
+                is out of its range.
         """
+        self.check_options()
         self._check_encoding(encoding)
         return self.select(encoding.tokens, self._budgets(encoding))
 

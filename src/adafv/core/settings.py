@@ -90,8 +90,18 @@ class Settings:
             if getattr(value, "ndim", None) == 0:
                 value = value.item()
                 setattr(self, option.name, value)
+        self.check_options()
+        self.skip = skipped(self.skip)
+        if isinstance(self.query, str):
+            self.query = self._token_ids(self.query)
+        elif self.query is not None:
+            self.query = question_ids(self.query)
+
+    def check_options(self) -> None:
+        """Raise a `ValueError` for an option that is out of its range; one may be assigned, too."""
+        for option in fields(self):
             if option.name not in NOT_AN_OPTION:
-                check_type(option.name, value, option.type, option.default)
+                check_type(option.name, getattr(self, option.name), option.type, option.default)
         check_budget(self.keep, self.tokens)
         one_of("positions", self.positions, "packed", "original")
         one_of("crops", self.crops, "global", "each")
@@ -105,11 +115,6 @@ class Settings:
 
         for name in self.shares:
             check_share(name, getattr(self, name))
-        self.skip = skipped(self.skip)
-        if isinstance(self.query, str):
-            self.query = self._token_ids(self.query)
-        elif self.query is not None:
-            self.query = question_ids(self.query)
 
     def _token_ids(self, query: str) -> Tensor:
         """Tokenize a query (M,)."""
@@ -150,7 +155,12 @@ class Settings:
         return self.config.spec
 
     def budget(self, count: int) -> int:
-        """Return K for an image of `count` visual tokens."""
+        """Return K for an image of `count` visual tokens.
+
+        Raises:
+            ValueError: a budget that was assigned is out of its range.
+        """
+        check_budget(self.keep, self.tokens)
         return num_keep(count, self.keep, self.tokens)
 
     @property

@@ -1,7 +1,6 @@
 """Write and read the results of an evaluation: files, a table and an image."""
 
 import json
-import platform
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from adafv import __version__
 from adafv.evaluation.paired import SIGNIFICANT
 from adafv.evaluation.rows import COLUMNS, INTERVAL, NEW, REQUIRED, mean
 from adafv.utils.checks import checked
@@ -46,17 +44,11 @@ def meta_of(
     model: "PreTrainedModel", name: str, start: datetime, **settings: Any
 ) -> dict[str, Any]:
     """Return what made the rows: versions, command, model, settings, time since `start` (UTC)."""
-    # here, so that a table of results is printed without them
-    import torch
-    import transformers
+    # here, so that a table of results is printed without PyTorch
+    from adafv.utils.machine import versions
 
     return {
-        "versions": {
-            "adafv": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": versions(),
         "command": command_of("adafv"),
         "model": name,
         "device": str(model.device),
@@ -83,11 +75,13 @@ def read(path: str | Path) -> dict[str, Any]:
             required = {name: row[name] for name in REQUIRED}
             rows.append(required | {name: row.get(name) for name in NEW})
     except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read ({error.strerror}): pass results.json of `adafv eval`"
-        ) from error
+        inside = Path(path) / "results.json"
+        wanted = inside if inside.is_file() else "results.json of `adafv eval`"
+        raise ValueError(f"{path} cannot be read ({error.strerror}): pass {wanted}") from error
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path} is not results.json of `adafv eval`: pass one that is") from None
+    if not rows:
+        raise ValueError(f"{path} has no rows: run `adafv eval` with this --out again")
     return {"meta": meta, "rows": rows, "pairs": found.get("pairs", [])}
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from adafv import __version__
 from adafv.core.config import DEFAULT_METHOD
+from adafv.core.inputs import has_images
 from adafv.methods import from_spec as pruner_of
 from adafv.models.generation import check_length, decode, generate
 from adafv.models.images import check_image, open_image, to_rgb
@@ -180,7 +181,7 @@ class Pruned(lmms):
             model is to read the inputs: there, some methods prune between layers.
         """
         counts = [Counts() for _ in inputs["input_ids"]]
-        if "pixel_values" not in inputs:
+        if not has_images(inputs):
             # a batch of text alone
             return self.pruner(self.model, inputs), counts, nullcontext()
 

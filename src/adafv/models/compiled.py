@@ -114,6 +114,9 @@ def _fast_forward(model: PreTrainedModel, decoder: Any, bucket: int) -> Any:
     def fast(*args: Any, **inputs: Any) -> Any:
         if args or torch.compiler.is_compiling() or not _known(inputs):
             return forward(*args, **inputs)
+        # wanted by the configuration, not by the call
+        if decoder.config.output_hidden_states or decoder.config.output_attentions:
+            return forward(*args, **inputs)
         # A method that prunes between layers has hooks there, which a graph would freeze.
         if any(layer._forward_pre_hooks for layer in layers):
             return forward(*args, **inputs)

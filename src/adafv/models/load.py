@@ -1,5 +1,6 @@
 """Load a model and its processor: the embedded one, a hub id, or a local folder."""
 
+import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -221,18 +222,29 @@ def sentence(error: Exception) -> str:
 
 @checked
 def processor_fingerprint(processor: ProcessorMixin) -> str:
-    """Return a checksum over what a processor makes of pictures and chats: its configuration."""
+    """Return a checksum over what a processor makes of pictures, text and chats."""
     decides = processor.to_json_string() + str(getattr(processor, "chat_template", None))
+    tokenizer = getattr(processor, "tokenizer", None)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        # the last call's padding stands in it, too
+        of_text = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
+        decides += json.dumps(of_text)
+    elif tokenizer is not None:
+        # written in Python, as those of Mistral
+        decides += json.dumps(sorted(tokenizer.get_vocab().items()))
     return f"{zlib.crc32(decides.encode()):08x}"
 
 
 @checked
 def fingerprint(model: PreTrainedModel) -> str:
-    """Return a checksum over the beginnings of a model's weights.
+    """Return a checksum over a model's configuration and the beginnings of its weights.
 
-    It tells a model from its retrained successor.
+    It tells a model from its retrained successor, and from one that decodes otherwise.
     """
-    checksum = 0
+    checksum = zlib.crc32(model.config.to_json_string().encode())
+    if model.can_generate():
+        checksum = zlib.crc32(model.generation_config.to_json_string().encode(), checksum)
     for weight in model.parameters():
         # 64 numbers of each: training moves them all, and reading no more takes milliseconds
         beginning = weight.detach().flatten()[:64].float().cpu()

@@ -1,6 +1,5 @@
 """What to time and in which order: a measurement, which an interrupted run resumes."""
 
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -11,11 +10,9 @@ from statistics import median
 from typing import Any
 
 import torch
-import transformers
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin, StaticCache
 
-from adafv import __version__
 from adafv.core.encode import encode
 from adafv.core.layerwise import LayerPruner
 from adafv.core.pruner import Pruner
@@ -29,7 +26,7 @@ from adafv.speed.log import Log
 from adafv.speed.shapes import QUESTION, Shape, build, image, shape_of
 from adafv.speed.stages import Timed, answer, capture_ms, peak_bytes, read_text
 from adafv.utils.checks import checked
-from adafv.utils.machine import machine_of
+from adafv.utils.machine import machine_of, versions
 
 __all__ = ["DENSE", "Measurement", "Trial", "plan"]
 
@@ -192,12 +189,7 @@ class Measurement:
             "device": device.type,
             "dtype": str(dtype).removeprefix("torch."),
             "machine": machine_of(device),
-            "versions": {
-                "adafv": __version__,
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
+            "versions": versions(),
         }
 
     def todo(self, log: Log, batch: int) -> list[Trial]:

