@@ -4,7 +4,8 @@ says it, of each FAMILY=FOLDER.
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -36,6 +37,30 @@ def logprobs(made: Engine, plain: bool, asked: Sequence[Request] = ASKED) -> lis
     return [
         [o.prompt_token_ids, _rows(o.prompt_logprobs), _rows(o.outputs[0].logprobs)] for o in found
     ]
+
+
+@contextmanager
+def stock(made: Engine) -> Iterator[None]:
+    """The same engine with vLLM's own model and processor, as long as the context is open."""
+    parts = (made.model, made.llm.llm_engine.renderer.mm_processor)
+    ours = [type(part) for part in parts]
+    for part, pruned in zip(parts, ours, strict=True):
+        # the first that is vLLM's, in the order in which methods are looked up
+        part.__class__ = next(cls for cls in pruned.__mro__ if cls.__module__.startswith("vllm."))
+    forget(made)
+    try:
+        yield
+    finally:
+        for part, pruned in zip(parts, ours, strict=True):
+            part.__class__ = pruned
+        forget(made)
+
+
+def forget(made: Engine) -> None:
+    """Empty all caches."""
+    made.llm.reset_prefix_cache()
+    made.llm.reset_mm_cache()
+    made.llm.llm_engine.reset_encoder_cache()
 
 
 def _rows(steps: list) -> list:

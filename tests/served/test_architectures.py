@@ -3,7 +3,6 @@
 import importlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
 from checkpoints import FAMILIES, MARKER, save
 from engine import Engine, Library, Request, Said, engine, picture
-from stock import logprobs
+from on_a_cpu import as_on_a_gpu
+from stock import forget, logprobs, stock
 from test_videos_served import read, write
 from wide import MODELS, STATELESS, as_served, register, save_wide
 from zoo.videos import VIDEOS
@@ -54,19 +54,38 @@ IMAGES = [
     for name, one in ARCHITECTURES.items()
     if not one.videos and one.family not in FAMILIES
 ]
-ALL = [*CLIPS, *IMAGES, tried("LlavaForConditionalGeneration", "pixtral")]
+ALL = [
+    *CLIPS,
+    *IMAGES,
+    tried("LlavaForConditionalGeneration", "pixtral"),
+    tried("Gemma4ForConditionalGeneration", "gemma4_both_ways"),
+]
 """With those that read clips in front: at the same place in both lists, a model has one engine."""
 OPTIONS = {
     # on a CPU that kernel leaves out some tokens of this language model
     "lfm2_vl": {"compilation_config": {"custom_ops": ["-rotary_embedding"]}},
     # vLLM keeps states with prefixes, of which the tiny models have none
     **{name: {"enable_prefix_caching": False} for name in STATELESS},
+    # room for images of several sizes in one step
+    "gemma4": {"max_num_batched_tokens": 2048},
+    # no image is read in parts, as vLLM makes sure of on a GPU
+    "gemma3": {"disable_chunked_mm_input": True},
+    "gemma4_both_ways": {
+        "disable_chunked_mm_input": True,
+        "limit_mm_per_prompt": {"image": 4, "video": 0},
+        "long_prefill_token_threshold": 96,
+    },
 }
 """Of engines."""
+BOTH_WAYS = ("gemma3", "gemma4_both_ways")
+"""Whose visual tokens see each other."""
 TIMES = ("<0.2", "<1.2", "<2.2", "seconds>", "0", "1", "2", "3")
 """What stands between frames, in the vocabulary, so that a wrong one is noticed."""
 
 of_clips = pytest.mark.parametrize("both", CLIPS, indirect=True)
+of_sorted = pytest.mark.parametrize(
+    "both", [one for one in IMAGES if ARCHITECTURES[one.values[0][0]].sorts], indirect=True
+)
 
 
 def save_tiny(family: str, architecture: str, folder: Path) -> None:
@@ -96,13 +115,16 @@ def both(request, tmp_path_factory) -> Iterator[tuple[Engine, Library]]:
     save_tiny(family, architecture, folder)
     library = Library(family, folder)
     as_served(family, folder)
-    options = OPTIONS.get(family, {})
+    options = {"long_prefill_token_threshold": 24} | OPTIONS.get(family, {})
     # two clips in a prompt, or one where images have the same placeholder, or none
     clips = 0
     if ARCHITECTURES[architecture].videos:
         clips = 1 if KNOWN[family].video_as_images else 2
         options = options | {"limit_mm_per_prompt": {"image": 4, "video": clips}}
-    with engine(family, folder, long_prefill_token_threshold=24, **options) as made:
+    with (
+        as_on_a_gpu(both_ways=family in BOTH_WAYS),
+        engine(family, folder, **options) as made,
+    ):
         made.clips = clips
         yield made, library
 
@@ -153,30 +175,6 @@ def test_in_a_batch(both, kept):
     check(made.say(*SEVERAL), library, SEVERAL)
 
 
-@contextmanager
-def stock(made: Engine) -> Iterator[None]:
-    """The same engine with vLLM's own model and processor, as long as the context is open."""
-    parts = (made.model, made.llm.llm_engine.renderer.mm_processor)
-    ours = [type(part) for part in parts]
-    for part, pruned in zip(parts, ours, strict=True):
-        # the first that is vLLM's, in the order in which methods are looked up
-        part.__class__ = next(cls for cls in pruned.__mro__ if cls.__module__.startswith("vllm."))
-    forget(made)
-    try:
-        yield
-    finally:
-        for part, pruned in zip(parts, ours, strict=True):
-            part.__class__ = pruned
-        forget(made)
-
-
-def forget(made: Engine) -> None:
-    """Empty all caches."""
-    made.llm.reset_prefix_cache()
-    made.llm.reset_mm_cache()
-    made.llm.llm_engine.reset_encoder_cache()
-
-
 def test_keep_1_is_stock_vllm(both):
     """Bit for bit: tokens and logprobs, with a budget of 1 and with none at all."""
     made, _ = both
@@ -197,6 +195,19 @@ def test_the_prefix_cache(both):
     [again] = made.say(asked)
     check([again, *made.say(other)], library, [asked, other])
     assert again.cached >= 32 or made.family in STATELESS
+
+
+@of_sorted
+def test_images_of_several_sizes(both, monkeypatch):
+    """Each has the saliency of its own patches, though vLLM sorts them before the tower runs."""
+    made, library = both
+    asked = [Request(KNIGHT, (number,)) for number in (20, 21, 22)]
+    requests = [made.request(one) for one in asked]
+    requests[1]["mm_processor_kwargs"] = asked[1].options | {"max_soft_tokens": 140}
+    said = made.answer(requests)
+    check(said[::2], library, asked[::2])
+    monkeypatch.setattr(library.processor.image_processor, "max_soft_tokens", 140)
+    check(said[1:2], library, asked[1:2])
 
 
 def readable(made: Engine, *asked: Request) -> list[Request]:

@@ -14,18 +14,23 @@ from transformers import Qwen2VLVideoProcessor, SmolVLMVideoProcessor
 from vllm import ModelRegistry
 from vllm.plugins import load_general_plugins
 from zoo.families import ZOO
-from zoo.shapes import pixtral
+from zoo.shapes import gemma4_both_ways, pixtral
 
 from adafv.core.inputs import placeholders
 from adafv.integrations.vllm import ARCHITECTURES, models
 
-MODELS = ZOO | {"pixtral": pixtral}
+MODELS = ZOO | {"pixtral": pixtral, "gemma4_both_ways": gemma4_both_ways}
 HEAD = 32  # the narrowest that there is on a CPU
 TIMES = 4  # the zoo's language models are 32 wide
 OUTER = ("hidden_size", "projection_dim")
 OF_TOWER = ("out_hidden_size", "projection_dim")
 """Names that configurations, and those of towers, give to the language model's width."""
 AS_ON_THE_HUB: dict[str, dict[str, Any]] = {
+    "gemma4": {"pad_token_id": 0, "use_bidirectional_attention": None},
+    "gemma4_both_ways": {
+        "pad_token_id": 0,
+        "per_layer_config": {1: {"head_dim": 64}, 3: {"head_dim": 64}},
+    },
     "qwen3_vl_moe": {"norm_topk_prob": True},
     "glm4v": {
         "rope_parameters": {
@@ -51,6 +56,10 @@ AS_ON_THE_HUB: dict[str, dict[str, Any]] = {
 """What language models of the hub say, and vLLM does not do without."""
 STATELESS = {name: {"layer_types": ["full_attention"] * 3} for name in ("qwen3_5", "qwen3_5_moe")}
 """Attention in place of layers with a state, which vLLM runs on a CPU in bfloat16 alone."""
+REPEATING = ("gemma3", "gemma4", "gemma4_both_ways")
+"""Whose embeddings, scaled by the width and tied to what reads answers off, would make a tiny
+model repeat the last token of its prompt, whatever the image.
+"""
 AS_SERVED: dict[str, dict[str, Any]] = {
     "lighton_ocr": {
         "config.json": {"model_type": "mistral3"},
@@ -77,13 +86,20 @@ def save_wide(
     torch.manual_seed(0)
     found = MODELS[name]()
     config = deepcopy(found.model.config)
-    _widen(config)
+    _widen(name, config)
     if name == "gemma3":
         # vLLM joins line breaks to tokens that every Gemma has
         breaks = ["\n\n", "\n\n\n", "\n\n\n\n"]
         config.text_config.vocab_size += found.processor.tokenizer.add_tokens(breaks, True)
+    if config.model_type == "gemma4":
+        # the processor has added one that stands for a clip
+        config.text_config.vocab_size += 1
     config.text_config.vocab_size += found.processor.tokenizer.add_tokens(list(words))
+    if name in REPEATING:
+        config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
     model = type(found.model)(config)
+    if name in REPEATING:
+        model.get_input_embeddings().weight.data *= 0.1
     for parameter in model.parameters():
         # projectors that begin as nothing
         if parameter.dim() > 1 and not parameter.any():
@@ -91,7 +107,8 @@ def save_wide(
 
     model.generation_config.eos_token_id = None
     # no answer holds a placeholder
-    for token in placeholders(config).values():
+    audio = [config.audio_token_id] if config.model_type == "gemma4" else []
+    for token in (*placeholders(config).values(), *audio):
         model.get_output_embeddings().weight.data[token] = 0
     model.save_pretrained(folder)
     # the hub's name of the class, which transformers may spell otherwise
@@ -118,7 +135,7 @@ def _transpose_experts(path: Path) -> None:
     save_file(weights, path, metadata={"format": "pt"})
 
 
-def _widen(config: Any) -> None:
+def _widen(name: str, config: Any) -> None:
     """Widen the language model, and what hands features on to it."""
     text = config.text_config
     narrow = text.hidden_size
@@ -131,13 +148,13 @@ def _widen(config: Any) -> None:
     if "mrope_section" in rope:
         rope["mrope_section"] = [times * n for n in rope["mrope_section"]]
 
-    for name, value in (AS_ON_THE_HUB | STATELESS).get(config.model_type, {}).items():
-        setattr(text, name, value)
-    for part, names in ((config, OUTER), (config.vision_config, OF_TOWER)):
-        for one in names:
+    for option, value in (AS_ON_THE_HUB | STATELESS).get(name, {}).items():
+        setattr(text, option, value)
+    for part, options in ((config, OUTER), (config.vision_config, OF_TOWER)):
+        for one in options:
             if getattr(part, one, None) == narrow:
                 setattr(part, one, TIMES * narrow)
-    if config.model_type == "qwen2_vl":
+    if name == "qwen2_vl":
         # what others call out_hidden_size
         config.vision_config.hidden_size = TIMES * narrow
 

@@ -90,8 +90,13 @@ def lfm2_vl() -> Tiny:
     return Tiny(model, Lfm2VlProcessor(images, tokens), "<image>")
 
 
+def gemma4_both_ways() -> Tiny:
+    """As the larger ones of Gemma 4, whose layers read no embeddings of their own."""
+    return gemma4(hidden_size_per_layer_input=0)
+
+
 @family
-def gemma4() -> Tiny:
+def gemma4(**more: Any) -> Tiny:
     """Its smallest budget is 70 visual tokens an image."""
     tokens = words(
         image_token="<image>",
@@ -103,8 +108,21 @@ def gemma4() -> Tiny:
     )
     images = Gemma4ImageProcessorPil(patch_size=4, max_soft_tokens=70, pooling_kernel_size=2)
     sight = vision(
-        head_dim=8, pooling_kernel_size=2, position_embedding_size=64, num_key_value_heads=4
+        head_dim=8,
+        pooling_kernel_size=2,
+        position_embedding_size=64,
+        num_key_value_heads=4,
+        default_output_length=70,
     )
+    backbone = {
+        "head_dim": 8,
+        "global_head_dim": 8,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": len(tokens),
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "num_hidden_layers": 4,
+        "use_bidirectional_attention": "vision",
+    }
     found = ("image", "boi", "eoi", "boa", "audio")
     # the processor adds the token of videos behind all words
     video = len(tokens)
@@ -112,16 +130,7 @@ def gemma4() -> Tiny:
         "gemma4",
         vision_config=sight,
         audio_config=None,
-        text_config=text(
-            tokens,
-            head_dim=8,
-            global_head_dim=8,
-            hidden_size_per_layer_input=8,
-            vocab_size_per_layer_input=len(tokens),
-            layer_types=["sliding_attention", "full_attention"] * 2,
-            num_hidden_layers=4,
-            use_bidirectional_attention="vision",
-        ),
+        text_config=text(tokens, **backbone | more),
         **{f"{name}_token_id": getattr(tokens, f"{name}_token_id") for name in found},
         video_token_id=video,
     )

@@ -24,6 +24,9 @@ class Architecture:
         videos: its videos are pruned, too.
         normalizes: the processor has to normalize pixels. vLLM leaves that to the tower unless
             told otherwise, and this model's tower does not do it.
+        tower: path of its vision tower, where that is a module of transformers. Empty: it is one
+            of vLLM's own.
+        sorts: vLLM sorts images by how many patches they have before the tower sees them.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Architecture:
     weights: Mapping[str, str] = field(default_factory=dict)
     videos: bool = False
     normalizes: bool = False
+    tower: str = ""
+    sorts: bool = False
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -144,6 +149,15 @@ ARCHITECTURES: dict[str, Architecture] = {
         about="without pan and scan, which puts text between crops",
         marker="boi_token",
         weights=OF_OLDER_TOWERS,
+    ),
+    "Gemma4ForConditionalGeneration": Architecture(
+        name="PrunedGemma4",
+        title="Gemma 4",
+        module="gemma4_mm",
+        model="Gemma4ForConditionalGeneration",
+        family="gemma4",
+        tower="vision_tower",
+        sorts=True,
     ),
     "InternVLForConditionalGeneration": Architecture(
         name="PrunedInternVL",

@@ -17,9 +17,12 @@ __all__ = ["NAMES", "SHAPES", "MetaModel"]
 SIZES = "image_sizes"
 GRID = "image_grid_thw"
 SHAPES = "spatial_shapes"
+COORDINATES = "image_position_ids"
 VIDEO_GRID = "video_grid_thw"
 GIVEN = {"image": (SIZES, GRID, SHAPES), "video": (VIDEO_GRID,)}
 """Inputs whose numbers say how large an image or a video is; of pixels only the shape does."""
+RENAMED = {"pixel_position_ids": COORDINATES}
+"""Names that vLLM gives to coordinates of patches, and those of transformers."""
 NAMES = {"image": "an image", "video": "a video"}
 
 Shape = tuple[int, ...]
@@ -39,6 +42,8 @@ class MetaModel:
             self._model = AutoModelForImageTextToText.from_config(config)
         self._family = family_of(config)
         self.cls = self._family.cls_position(self._model)
+        self.registers = self._family.registers(self._model)
+        self.feature_layer = self._family.feature_layer(self._model)
         # images of a server have few sizes, and every request asks for the layout of its own
         self._layout = lru_cache(maxsize=256)(self._layout_of)
         self._video_layout = lru_cache(maxsize=256)(self._video_layout_of)
@@ -61,6 +66,11 @@ class MetaModel:
             if name in item:
                 given = item[name]
                 numbers.append((name, tuple(given.shape), tuple(given.flatten().tolist())))
+        for name, of_transformers in RENAMED.items():
+            if name in item:
+                # there may be thousands, of which the largest say how large the image is
+                given = item[name]  # (patches, 2)
+                numbers.append((of_transformers, tuple(given.shape), tuple(given.amax(0).tolist())))
         lay_out = self._layout if modality == "image" else self._video_layout
         layout = lay_out(count, (shape, tuple(numbers)))
         if len(layout.patches) != count:
@@ -88,6 +98,10 @@ class MetaModel:
         shape, numbers = key
         inputs: dict[str, Any] = {}
         for name, size, values in numbers:
+            if name == COORDINATES:
+                # as if all patches had the largest: (1, patches, 2)
+                inputs[name] = torch.tensor(values).expand(1, *size)
+                continue
             given = torch.tensor(values).view(size)
             # a batch of one image: (1, 2) or (1, 3)
             inputs[name] = given if given.dim() > 1 else given[None]

@@ -9,7 +9,7 @@ import time
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cached_property
+from functools import cached_property, reduce
 from importlib import import_module
 from typing import Any
 
@@ -34,6 +34,7 @@ from adafv.integrations.vllm.options import CACHE_MB, settings
 from adafv.integrations.vllm.processor import processor_factory
 from adafv.integrations.vllm.prune_spec import FIELDS, PruneSpec
 from adafv.integrations.vllm.select import Kept, select
+from adafv.integrations.vllm.transformers_tower import watch_transformers
 from adafv.integrations.vllm.vision_attention import last_attention, watch
 
 __all__ = ["PrunedModel"]
@@ -47,9 +48,11 @@ class PrunedModel:
     it costs a selection.
 
     Attributes:
+        architecture: of the model.
         config, get_language_model: of the vLLM model that it stands before.
     """
 
+    architecture: Architecture
     config: Any
     get_language_model: Any
 
@@ -87,8 +90,10 @@ class PrunedModel:
         given = {name: kwargs.pop(field, ()) for name, field in FIELDS.items()}
         modality = "video" if len(given["video"]) else "image"
         specs = [PruneSpec.read(spec) for spec in given[modality]]
+        # of sound, and of videos that are not pruned, there are none
+        observed = self.prunes and bool(specs)
         if all(spec.dense for spec in specs):
-            return self._whole(kwargs)
+            return self._whole(kwargs, observed)
 
         # images of which everything is kept go vLLM's own way
         items = self._items(kwargs, modality)
@@ -96,7 +101,8 @@ class PrunedModel:
         pruned = [i for i, spec in enumerate(specs) if not spec.dense]
         found: dict[int, Tensor] = {}
         if whole:
-            found |= zip(whole, self._whole(_together([items[i] for i in whole])), strict=True)
+            inputs = _together([items[i] for i in whole])
+            found |= zip(whole, self._whole(inputs, observed), strict=True)
 
         # encode the others, or find them in the cache; then score and select
         of_pruned = [specs[i] for i in pruned]
@@ -108,11 +114,11 @@ class PrunedModel:
         found |= zip(pruned, self.embeddings(kept, of_pruned, their_items, modality), strict=True)
         return [found[i] for i in range(len(specs))]
 
-    def _whole(self, kwargs: dict[str, Any]) -> Any:
+    def _whole(self, kwargs: dict[str, Any], observed: bool) -> Any:
         """Return the embeddings of images or videos of which every token is kept."""
         # vLLM measures its memory with such images: with a budget of its own, a server has to
         # observe the attention here, too
-        with self._watched() if self.prunes else nullcontext():
+        with self._watched() if observed else nullcontext():
             features = super().embed_multimodal(**kwargs)  # type: ignore[misc]
         if isinstance(features, list | tuple):
             # LLaVA-OneVision gives videos of unequal lengths a dimension of a batch, which vLLM
@@ -183,15 +189,18 @@ class PrunedModel:
         """
         part: list[str] = []
         room = self.at_once
+        before = 0
         for image, item in new.items():
             size = self._patches(item.get_data())
-            # an image that is larger than the room is encoded alone
-            if part and size > room:
+            # an image that is larger than the room is encoded alone; those of a part keep their
+            # order where vLLM would sort them
+            if part and (size > room or (self.architecture.sorts and size != before)):
                 yield part
                 part = []
                 room = self.at_once
             part.append(image)
             room -= size
+            before = size
         if part:
             yield part
 
@@ -254,7 +263,11 @@ class PrunedModel:
     def _watched(self) -> AbstractContextManager[list[Tensor]]:
         """Return a context in which the saliency of patches is observed."""
         model: Any = self
-        return watch(last_attention(model), self.meta_model.cls, whole=self.by_rank)
+        meta = self.meta_model
+        if self.architecture.tower:
+            tower = reduce(getattr, self.architecture.tower.split("."), model)
+            return watch_transformers(tower, meta.feature_layer, meta.cls, meta.registers)
+        return watch(last_attention(model), meta.cls, whole=self.by_rank)
 
     def _embed(self, text_ids: Tensor) -> Tensor:
         """Return the input embeddings (M, D) of text tokens (M,)."""
@@ -281,7 +294,11 @@ def _pruned_class(architecture: Architecture) -> type:
     original = getattr(module, architecture.model)
 
     about = "; ".join(filter(None, (architecture.title, architecture.about)))
-    attributes: dict[str, Any] = {"__doc__": f"{about}.", "__module__": __name__}
+    attributes: dict[str, Any] = {
+        "__doc__": f"{about}.",
+        "__module__": __name__,
+        "architecture": architecture,
+    }
     if architecture.weights:
         renamed = WeightsMapper(orig_to_new_prefix=architecture.weights)
         attributes["hf_to_vllm_mapper"] = original.hf_to_vllm_mapper | renamed
