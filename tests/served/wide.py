@@ -6,6 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import hub
 import torch
 from checkpoints import chat_template
 from safetensors.torch import load_file, save_file
@@ -19,7 +20,11 @@ from zoo.shapes import pixtral
 from adafv.core.inputs import placeholders
 from adafv.integrations.vllm import ARCHITECTURES, models
 
-MODELS = ZOO | {"pixtral": pixtral}
+MODELS = ZOO | {
+    "pixtral": pixtral,
+    "internvl_chat": hub.internvl_chat,
+    "qianfan_ocr": hub.qianfan_ocr,
+}
 HEAD = 32  # the narrowest that there is on a CPU
 TIMES = 4  # the zoo's language models are 32 wide
 OUTER = ("hidden_size", "projection_dim")
@@ -51,6 +56,8 @@ AS_ON_THE_HUB: dict[str, dict[str, Any]] = {
 """What language models of the hub say, and vLLM does not do without."""
 STATELESS = {name: {"layer_types": ["full_attention"] * 3} for name in ("qwen3_5", "qwen3_5_moe")}
 """Attention in place of layers with a state, which vLLM runs on a CPU in bfloat16 alone."""
+OF_HUB = ("internvl_chat", "qianfan_ocr")
+"""In the hub's own format, whose images vLLM prepares with Pillow."""
 AS_SERVED: dict[str, dict[str, Any]] = {
     "lighton_ocr": {
         "config.json": {"model_type": "mistral3"},
@@ -142,11 +149,21 @@ def _widen(config: Any) -> None:
         config.vision_config.hidden_size = TIMES * narrow
 
 
-def as_served(name: str, folder: Path) -> None:
-    """Write what files of a checkpoint say on the hub, which vLLM reads."""
+def as_served(name: str, folder: Path, marker: str) -> str:
+    """Write what files of a checkpoint say on the hub, which vLLM reads.
+
+    Args:
+        marker: what stands for an image in transformers' prompts.
+
+    Returns:
+        what does so in vLLM's.
+    """
+    if name in OF_HUB:
+        return hub.as_on_the_hub(folder)
     for file, words in AS_SERVED.get(name, {}).items():
         path = folder / file
         path.write_text(json.dumps(json.loads(path.read_text()) | words))
+    return marker
 
 
 def register(architecture: str) -> None:
