@@ -3,22 +3,24 @@
 from writing import table
 
 from adafv.families import record
-from adafv.integrations.vllm.architectures import ARCHITECTURES
+from adafv.integrations.vllm.architectures import ARCHITECTURES, Architecture
 
 
 def engines() -> str:
     """A line for each proven family, as `adafv families` lists them with either engine."""
-    served = {architecture.family: architecture for architecture in ARCHITECTURES.values()}
+    served: dict[str, list[Architecture]] = {}
+    for architecture in ARCHITECTURES.values():
+        served.setdefault(architecture.family, []).append(architecture)
     rows = []
     for name, family in record()["families"].items():
-        architecture = served.get(name)
+        architectures = served.get(name, [])
         rows.append(
             [
                 f"`{name}`",
                 family["saliency"],
                 _clips(bool(family["passed"].get("clips"))),
-                "–" if architecture is None else architecture.title,
-                _clips(architecture is not None and architecture.videos),
+                ", ".join(one.title for one in architectures) or "–",
+                _clips(any(one.videos for one in architectures)),
             ]
         )
     return table(["family", "saliency", "clips in the library", "on vLLM", "clips on vLLM"], rows)

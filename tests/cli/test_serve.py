@@ -254,6 +254,25 @@ def test_models_that_are_not_pruned_are_refused(serve, tmp_path):
     assert "LlavaNextForConditionalGeneration" in err
 
 
+def test_a_configuration_of_the_hubs_own_needs_its_code(serve, tmp_path):
+    """The server runs it if it is told to; this command never does."""
+    config = {
+        "model_type": "internvl_chat",
+        "architectures": ["InternVLChatModel"],
+        "auto_map": {"AutoConfig": "configuration_internvl_chat.InternVLChatConfig"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    status, command, err = serve(tmp_path)
+    assert (status, command) == (2, [])
+    assert "pass --trust-remote-code if you trust it" in err
+
+    (tmp_path / "configuration_internvl_chat.py").write_text("raise SystemExit('this ran')")
+    status, command, _ = serve(tmp_path, "--trust-remote-code")
+    assert status == 0
+    assert "--trust-remote-code" in command
+    assert json.loads(value(command, "--limit-mm-per-prompt")) == {"image": 64, "video": 0}
+
+
 def test_without_the_plugin_nothing_would_be_pruned(serve):
     """VLLM loads only the plugins of VLLM_PLUGINS where it is set."""
     os.environ["VLLM_PLUGINS"] = "lora"

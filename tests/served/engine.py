@@ -18,6 +18,7 @@ from zoo.base import show
 
 from adafv import method
 from adafv.demo.server import ON_A_CPU
+from adafv.models.processors import processor_class
 from adafv.models.videos import Video
 
 os.environ |= ON_A_CPU
@@ -39,8 +40,8 @@ class Request:
     between: str = " "
     clips: tuple[int, ...] = ()
 
-    def prompt(self, family: str) -> str:
-        markers = [MARKER[family]] * len(self.images)
+    def prompt(self, family: str, marker: str | None = None) -> str:
+        markers = [marker or MARKER[family]] * len(self.images)
         if self.clips:
             markers += [VIDEO_MARKER[family]] * len(self.clips)
         return f"USER : {self.before}{self.between.join(markers)} {self.question} ASSISTANT :"
@@ -77,13 +78,20 @@ def clip(number: int) -> Video:
 
 
 class Library:
-    """`adafv` on Hugging Face, one question at a time."""
+    """`adafv` on Hugging Face, one question at a time.
 
-    def __init__(self, family: str, folder: Path) -> None:
+    Args:
+        options: of the processor.
+    """
+
+    def __init__(self, family: str, folder: Path, **options: Any) -> None:
         self.family = family
         self.folder = folder
+        # vLLM's may be another
+        self.marker = MARKER[family]
         self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-        self.processor = AutoProcessor.from_pretrained(folder)
+        kind = processor_class(self.model.config) if options else AutoProcessor
+        self.processor = kind.from_pretrained(folder, **options)
 
     @torch.no_grad()
     def says(self, asked: Request, length: int = ANSWER, **budget: Any) -> Said:
@@ -99,7 +107,9 @@ class Library:
             given["video_metadata"] = [video.metadata for video in clips]
             given["do_sample_frames"] = False
         inputs = dict(
-            self.processor(text=[asked.prompt(self.family)], return_tensors="pt", **given)
+            self.processor(
+                text=[asked.prompt(self.family, self.marker)], return_tensors="pt", **given
+            )
         )
         if not given:
             return Said(self._answer(inputs, length), inputs["input_ids"].shape[1])

@@ -17,13 +17,14 @@ from engine import Engine, Library, Request, Said, engine, picture
 from on_a_cpu import as_on_a_gpu
 from stock import forget, logprobs, stock
 from test_videos_served import read, write
-from wide import MODELS, STATELESS, as_served, register, save_wide
+from wide import MODELS, OF_HUB, STATELESS, as_served, register, save_wide
 from zoo.videos import VIDEOS
 
 from adafv import AdaFV
 from adafv.batch.hf import HuggingFace
 from adafv.batch.job import Batch
 from adafv.batch.vllm import VLLMEngine
+from adafv.core.chat_template import remember
 from adafv.families import FAMILIES as KNOWN
 from adafv.integrations.vllm import ARCHITECTURES, models
 from adafv.models import videos
@@ -48,9 +49,11 @@ def tried(name: str, family: str) -> Any:
     return pytest.param((name, family), id=f"{name}-{family}", marks=marks)
 
 
+CHECKPOINTS = {"InternVLChatModel": "internvl_chat"}
+"""Of architectures whose family has another one."""
 CLIPS = [tried(name, one.family) for name, one in ARCHITECTURES.items() if one.videos]
 IMAGES = [
-    tried(name, one.family)
+    tried(name, CHECKPOINTS.get(name, one.family))
     for name, one in ARCHITECTURES.items()
     if not one.videos and one.family not in FAMILIES
 ]
@@ -64,6 +67,8 @@ ALL = [
 OPTIONS = {
     # on a CPU that kernel leaves out some tokens of this language model
     "lfm2_vl": {"compilation_config": {"custom_ops": ["-rotary_embedding"]}},
+    # neither vLLM nor transformers has a class for its configuration
+    "internvl_chat": {"trust_remote_code": True},
     # vLLM keeps states with prefixes, of which the tiny models have none
     **{name: {"enable_prefix_caching": False} for name in STATELESS},
     # room for images of several sizes in one step
@@ -113,8 +118,13 @@ def both(request, tmp_path_factory) -> Iterator[tuple[Engine, Library]]:
     register(architecture)
     folder = tmp_path_factory.mktemp(family)
     save_tiny(family, architecture, folder)
-    library = Library(family, folder)
-    as_served(family, folder)
+    if family in OF_HUB:
+        library = Library(family, folder, backend="pil")
+        # its folder is about to change
+        remember(library.model, library.processor)
+    else:
+        library = Library(family, folder)
+    MARKER[family] = as_served(family, folder, MARKER[family])
     options = {"long_prefill_token_threshold": 24} | OPTIONS.get(family, {})
     # two clips in a prompt, or one where images have the same placeholder, or none
     clips = 0

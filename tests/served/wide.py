@@ -6,6 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import hub
 import torch
 from checkpoints import chat_template
 from safetensors.torch import load_file, save_file
@@ -19,7 +20,12 @@ from zoo.shapes import gemma4_both_ways, pixtral
 from adafv.core.inputs import placeholders
 from adafv.integrations.vllm import ARCHITECTURES, models
 
-MODELS = ZOO | {"pixtral": pixtral, "gemma4_both_ways": gemma4_both_ways}
+MODELS = ZOO | {
+    "pixtral": pixtral,
+    "gemma4_both_ways": gemma4_both_ways,
+    "internvl_chat": hub.internvl_chat,
+    "qianfan_ocr": hub.qianfan_ocr,
+}
 HEAD = 32  # the narrowest that there is on a CPU
 TIMES = 4  # the zoo's language models are 32 wide
 OUTER = ("hidden_size", "projection_dim")
@@ -60,6 +66,8 @@ REPEATING = ("gemma3", "gemma4", "gemma4_both_ways")
 """Whose embeddings, scaled by the width and tied to what reads answers off, would make a tiny
 model repeat the last token of its prompt, whatever the image.
 """
+OF_HUB = ("internvl_chat", "qianfan_ocr")
+"""In the hub's own format, whose images vLLM prepares with Pillow."""
 AS_SERVED: dict[str, dict[str, Any]] = {
     "lighton_ocr": {
         "config.json": {"model_type": "mistral3"},
@@ -159,11 +167,21 @@ def _widen(name: str, config: Any) -> None:
         config.vision_config.hidden_size = TIMES * narrow
 
 
-def as_served(name: str, folder: Path) -> None:
-    """Write what files of a checkpoint say on the hub, which vLLM reads."""
+def as_served(name: str, folder: Path, marker: str) -> str:
+    """Write what files of a checkpoint say on the hub, which vLLM reads.
+
+    Args:
+        marker: what stands for an image in transformers' prompts.
+
+    Returns:
+        what does so in vLLM's.
+    """
+    if name in OF_HUB:
+        return hub.as_on_the_hub(folder)
     for file, words in AS_SERVED.get(name, {}).items():
         path = folder / file
         path.write_text(json.dumps(json.loads(path.read_text()) | words))
+    return marker
 
 
 def register(architecture: str) -> None:

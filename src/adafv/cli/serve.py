@@ -38,6 +38,7 @@ MAX_VIDEOS = 4
 PORT = 8000
 LAST_PORT = 65535
 TRUST = "--trust-request-mm-kwargs"
+TRUST_CODE = "--trust-remote-code"
 DETAILS = "--enable-prompt-tokens-details"
 MANAGER = "--ec-manager-config"
 BUDGET = {
@@ -144,7 +145,7 @@ def serve(
         )
     _check_port(flags)
     # a model that the plugin does not prune would be served unpruned
-    source, videos = _checked(model)
+    source, videos = _checked(model, trusted=TRUST_CODE in map(_name, flags))
     for name, size in {"cache_mb": cache_mb, "image_cache_mb": image_cache_mb}.items():
         if size is not None:
             options[f"adafv_{name}"] = size
@@ -330,16 +331,32 @@ def _options(requested: dict[str, Any], given: dict[str, Any], model: str | None
     return {**others, **options.to_dict()}
 
 
-def _checked(model: str | None) -> tuple[str, bool]:
-    """Return the folder or hub id of a model that the plugin prunes, and whether its clips are."""
+def _checked(model: str | None, *, trusted: bool) -> tuple[str, bool]:
+    """Return the folder or hub id of a model that the plugin prunes, and whether its clips are.
+
+    Args:
+        model: hub id or folder.
+        trusted: vLLM is told to run the code of its repository.
+    """
     quiet()
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
     from adafv.integrations.vllm import ARCHITECTURES
     from adafv.models.load import from_files, source_of
 
     # the configuration alone, without weights
     source = source_of(model)
+    written, _ = from_files(source, PreTrainedConfig.get_config_dict)
+    first = next(iter(written.get("architectures") or ()), "")
+    of_hub = ARCHITECTURES.get(first)
+    # in a format of the hub's own: none of its code runs here
+    if of_hub and of_hub.config and written.get("model_type") not in CONFIG_MAPPING:
+        if not trusted:
+            raise ValueError(
+                f"vLLM reads the configuration of {first} with the code of its repository: "
+                f"pass {TRUST_CODE} if you trust it"
+            )
+        return source, of_hub.videos
     config = from_files(source, AutoConfig.from_pretrained)
     names = config.architectures or [type(config).__name__]
     known = [ARCHITECTURES[name] for name in names if name in ARCHITECTURES]

@@ -19,6 +19,10 @@ class Architecture:
         mrope: kept tokens have the rows and columns of the dense image (M-RoPE).
         marker: the attribute of the processor that names the token which stands for an image in a
             prompt, before vLLM repeats placeholders. Empty: the placeholder itself stands for it.
+        config: transformers' class of its configuration, where vLLM reads a format of the hub's
+            own, see `adafv.integrations.vllm.hub_format`. Empty: vLLM has that of transformers.
+        text_marker: text of several tokens that stands for an image in a prompt of that format.
+        placeholder: the token that vLLM repeats in its place.
         structure: tokens that are no visual tokens may stand between those of one image.
         weights: prefixes of weights as transformers 5 writes them, where vLLM reads other ones.
         videos: its videos are pruned, too.
@@ -37,6 +41,9 @@ class Architecture:
     about: str = ""
     mrope: bool = False
     marker: str = ""
+    config: str = ""
+    text_marker: str = ""
+    placeholder: str = ""
     structure: bool = False
     weights: Mapping[str, str] = field(default_factory=dict)
     videos: bool = False
@@ -166,6 +173,28 @@ ARCHITECTURES: dict[str, Architecture] = {
         model="InternS1ForConditionalGeneration",
         family="internvl",
         about="in the format of transformers",
+    ),
+    "InternVLChatModel": Architecture(
+        name="PrunedInternVLChat",
+        title="InternVL (hub)",
+        module="internvl",
+        model="InternVLChatModel",
+        family="internvl",
+        about="in the hub's own format",
+        text_marker="<image>",
+        placeholder="<IMG_CONTEXT>",
+        config="InternVLConfig",
+    ),
+    "QianfanOCRForConditionalGeneration": Architecture(
+        name="PrunedQianfanOCR",
+        title="Qianfan-OCR",
+        module="qianfan_ocr",
+        model="QianfanOCRForConditionalGeneration",
+        family="qianfan_ocr",
+        about="in the hub's own format",
+        text_marker="<image>",
+        placeholder="<IMG_CONTEXT>",
+        config="QianfanOCRConfig",
     ),
     "Mistral3ForConditionalGeneration": Architecture(
         name="PrunedMistral3",

@@ -14,7 +14,7 @@ from vllm.transformers_utils import processor as loading
 
 from adafv.models.processors import processor_class, with_videos
 
-__all__ = ["Context"]
+__all__ = ["Context", "PillowContext"]
 
 
 class Context(InputProcessingContext):
@@ -39,6 +39,16 @@ class Context(InputProcessingContext):
             return None if found is AutoProcessor else found
         is_one = isinstance(typ, type) and issubclass(typ, ProcessorMixin)
         return with_videos(typ) if is_one and "video_processor" in typ.get_attributes() else typ
+
+
+class PillowContext(Context):
+    """Access to a processor of vLLM's own, which has one backend, Pillow."""
+
+    def get_merged_mm_kwargs(self, kwargs: Any, **options: Any) -> dict[str, Any]:
+        """Return the options of a server and of a request, without a backend."""
+        merged = super().get_merged_mm_kwargs(kwargs, **options)
+        merged.pop("backend", None)
+        return merged
 
 
 def _leave_backend_out_for_videos() -> None:

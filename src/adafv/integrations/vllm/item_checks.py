@@ -8,7 +8,7 @@ from vllm.multimodal.parse import EmbeddingItems
 from adafv.integrations.vllm.architectures import Architecture
 from adafv.integrations.vllm.meta_model import NAMES
 
-__all__ = ["check_items", "check_structure", "check_video", "refuse_missing"]
+__all__ = ["check_items", "check_structure", "check_tiles", "check_video", "refuse_missing"]
 
 
 def refuse_missing(items_of: Mapping[str, Any]) -> None:
@@ -67,6 +67,26 @@ def check_structure(modality: str, architecture: Architecture, *, embeds_words: 
         raise ValueError(
             "an image with text among its visual tokens is not pruned in this model: "
             "pass adafv_keep=1 with such a request"
+        )
+
+
+def check_tiles(config: Any, images: Any) -> None:
+    """Raise a `ValueError` if it is not known where tiles lie, in a format of the hub's own.
+
+    Args:
+        config: of the model, as vLLM has it.
+        images: the processor of images, with the options of the request.
+    """
+    if config.ps_version == "v1":
+        raise ValueError(
+            "ps_version='v1' hands visual tokens over column by column, which is not pruned: pass "
+            "adafv_keep=1, or a model with 'v2'"
+        )
+    has_tiles = images.dynamic_image_size and images.max_dynamic_patch > 1
+    if has_tiles and not images.use_thumbnail:
+        raise ValueError(
+            "tiles without a thumbnail (use_thumbnail=false) are not pruned: leave the option out, "
+            "or pass adafv_keep=1"
         )
 
 

@@ -12,7 +12,7 @@ from adafv.core.inputs import PIXELS
 from adafv.families import family_of
 from adafv.families.crop_layout import Layout
 
-__all__ = ["NAMES", "SHAPES", "MetaModel"]
+__all__ = ["NAMES", "SHAPES", "MetaModel", "pixels_in"]
 
 SIZES = "image_sizes"
 GRID = "image_grid_thw"
@@ -23,6 +23,11 @@ GIVEN = {"image": (SIZES, GRID, SHAPES), "video": (VIDEO_GRID,)}
 """Inputs whose numbers say how large an image or a video is; of pixels only the shape does."""
 RENAMED = {"pixel_position_ids": COORDINATES}
 """Names that vLLM gives to coordinates of patches, and those of transformers."""
+PIXEL_NAMES = {
+    "image": (PIXELS["image"], "pixel_values_flat"),
+    "video": (PIXELS["video"],),
+}
+"""Names that vLLM has for the pixels of a modality."""
 NAMES = {"image": "an image", "video": "a video"}
 
 Shape = tuple[int, ...]
@@ -59,7 +64,7 @@ class MetaModel:
         Raises:
             ValueError: transformers makes another number of tokens of it.
         """
-        pixels = item.get(PIXELS[modality])
+        pixels = pixels_in(item, modality)
         shape = () if pixels is None else tuple(pixels.shape)
         numbers = []
         for name in GIVEN[modality]:
@@ -127,3 +132,12 @@ class MetaModel:
         """Return pixels of a shape, (crops, 3, height, width) where the image has crops."""
         pixels = torch.empty(shape, device="meta")
         return pixels[None] if pixels.dim() == 3 else pixels
+
+
+def pixels_in(item: Mapping[str, Any], modality: str) -> Tensor | None:
+    """Return the pixels among the inputs of images or videos, under whichever name."""
+    for name in PIXEL_NAMES[modality]:
+        if name in item:
+            pixels: Tensor = item[name]
+            return pixels
+    return None

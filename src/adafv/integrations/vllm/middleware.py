@@ -14,7 +14,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adafv.core.inputs import placeholders
+from adafv.integrations.vllm.architectures import ARCHITECTURES
 from adafv.integrations.vllm.counters import COUNTERS, PLACED, REFUSED
+from adafv.integrations.vllm.hub_format import as_transformers
 from adafv.integrations.vllm.media import PIXELS
 from adafv.integrations.vllm.options import check_restricted
 from adafv.integrations.vllm.request_text import (
@@ -208,13 +210,17 @@ def _is_constrained(request: Mapping[str, Any]) -> bool:
 
 def _placeholders(state: Any) -> list[str]:
     """Return what stands for an image, a video or a clip in the prompts of a server's model."""
+    processor = state.engine_client.renderer.mm_processor
+    if processor is not None:
+        typed: list[str] = processor.questions.typed
+        return typed
+    # a server of text alone has no processor of pictures
     config = state.vllm_config.model_config.hf_config
     tokenizer = state.engine_client.get_tokenizer()
-    ids = list(placeholders(config).values())
-    # a server of text alone has no processor of pictures
-    if (processor := state.engine_client.renderer.mm_processor) is not None:
-        ids.append(processor.marker)
-    names: list[str] = tokenizer.convert_ids_to_tokens(ids)
+    known = ARCHITECTURES.get(next(iter(config.architectures or ()), ""))
+    if known is not None:
+        config = as_transformers(config, known, tokenizer)
+    names: list[str] = tokenizer.convert_ids_to_tokens(list(placeholders(config).values()))
     return names
 
 

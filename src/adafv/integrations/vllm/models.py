@@ -20,15 +20,15 @@ from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalKwargsItem, MultiModalKwargsItems
 
-from adafv.core.inputs import PIXELS
 from adafv.integrations.vllm.architectures import ARCHITECTURES, Architecture
 from adafv.integrations.vllm.config_checks import check_config
-from adafv.integrations.vllm.context import Context
+from adafv.integrations.vllm.context import Context, PillowContext
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.encoder_ranks import encode_by_rank
 from adafv.integrations.vllm.engine_counts import EngineCounts
 from adafv.integrations.vllm.failures import catches, fail_requests
-from adafv.integrations.vllm.meta_model import SHAPES, MetaModel
+from adafv.integrations.vllm.hub_format import as_transformers
+from adafv.integrations.vllm.meta_model import SHAPES, MetaModel, pixels_in
 from adafv.integrations.vllm.mrope_model import Items, MRopeModel
 from adafv.integrations.vllm.options import CACHE_MB, settings
 from adafv.integrations.vllm.processor import processor_factory
@@ -64,7 +64,7 @@ class PrunedModel:
         self.catches = catches(vllm_config)
         if self.catches:
             fail_requests(vllm_config)
-        self.meta_model = MetaModel(config.hf_config)
+        self.meta_model = MetaModel(as_transformers(config.hf_config, self.architecture))
         self.served_config = config
         cache_mb = CACHE_MB if options.cache_mb is None else options.cache_mb
         self.encodings = Encodings(cache_mb * 2**20)
@@ -208,7 +208,10 @@ class PrunedModel:
         """Return how many patches the tower reads of an image."""
         if SHAPES in inputs:
             return int(inputs[SHAPES].prod(dim=1).sum())
-        pixels = next(inputs[name] for name in PIXELS.values() if name in inputs)
+        pixels = pixels_in(inputs, "image")
+        if pixels is None:
+            pixels = pixels_in(inputs, "video")
+        assert pixels is not None
         if pixels.dim() < 3:
             # patches already, one after another (patches, width)
             return len(pixels)
@@ -253,12 +256,16 @@ class PrunedModel:
     @contextmanager
     def _on_this_rank(self) -> Iterator[None]:
         """Keep vLLM from sharing out images among ranks itself."""
-        shares_out = getattr(self, "use_data_parallel", False)
-        self.use_data_parallel = False
+        model: Any = self
+        # some models say so themselves, some leave it to their tower
+        sharing = [part for part in model.modules() if getattr(part, "use_data_parallel", False)]
+        for part in sharing:
+            part.use_data_parallel = False
         try:
             yield
         finally:
-            self.use_data_parallel = shares_out
+            for part in sharing:
+                part.use_data_parallel = True
 
     def _watched(self) -> AbstractContextManager[list[Tensor]]:
         """Return a context in which the saliency of patches is observed."""
@@ -310,9 +317,10 @@ def _pruned_class(architecture: Architecture) -> type:
     )
 
     factories = original._processor_factory
+    context_of = PillowContext if architecture.config else Context
     register = MULTIMODAL_REGISTRY.register_processor(
         processor_factory(factories.processor, architecture),
-        info=lambda context: factories.info(Context(context.model_config, context.tokenizer)),
+        info=lambda context: factories.info(context_of(context.model_config, context.tokenizer)),
         dummy_inputs=factories.dummy_inputs,
     )
     return register(pruned)

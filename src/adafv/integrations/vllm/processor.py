@@ -11,15 +11,13 @@ from vllm.multimodal.encoder_budget import get_mm_max_toks_per_item
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 from vllm.multimodal.processing import BaseMultiModalProcessor
 
-from adafv.core.chat_template import Template, template_of
-from adafv.core.inputs import placeholders, video_bounds
-from adafv.core.prompt import Prompt, Question
 from adafv.families import family_of
 from adafv.integrations.vllm.architectures import Architecture
 from adafv.integrations.vllm.counters import COUNTERS
 from adafv.integrations.vllm.item_checks import (
     check_items,
     check_structure,
+    check_tiles,
     check_video,
     refuse_missing,
 )
@@ -46,8 +44,8 @@ from adafv.integrations.vllm.prune_spec import (
     Specs,
     without_specs,
 )
+from adafv.integrations.vllm.questions import Questions
 from adafv.integrations.vllm.structure import between
-from adafv.models.boilerplate import boilerplate
 
 __all__ = ["Pruned", "processor_factory"]
 
@@ -61,6 +59,7 @@ class Pruned(BaseMultiModalProcessor):
 
     Attributes:
         architecture: of the model.
+        questions: in its prompts.
         counts: whether what is processed somebody asked for.
         prepared: images that were asked about before.
     """
@@ -70,6 +69,7 @@ class Pruned(BaseMultiModalProcessor):
     def __init__(self, info: Any, dummy_inputs: Any) -> None:
         super().__init__(info, dummy_inputs)
         self.server = settings(info.ctx.model_config)
+        self.questions = Questions(self, self.architecture)
         # of an encoder for other engines no language model is loaded
         self.embeds_words = not info.ctx.model_config.multimodal_config.mm_encoder_only
         self.counts = True
@@ -79,7 +79,7 @@ class Pruned(BaseMultiModalProcessor):
         DECODED.resize(half)
         self.prepared = PreparedImageCache(half)
         # a server that cannot do what it is to do by default does not start
-        self._options({})
+        self._options({}, {})
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Process a request; what it asks of adafv becomes a spec for each of its images."""
@@ -92,14 +92,14 @@ class Pruned(BaseMultiModalProcessor):
                 )
             if self.server.only:
                 check_restricted(requested, self.server.config.spec)
-            options = self._options(requested)
+            options = self._options(requested, rest)
             if options is not None:
                 refuse_missing(inputs.mm_data_items)
                 if not options.config.dense:
                     check_items(
                         inputs.mm_data_items,
                         self.architecture,
-                        one_placeholder=family_of(self.info.get_hf_config()).video_as_images,
+                        one_placeholder=family_of(self.questions.config).video_as_images,
                     )
 
         # hash the images as vLLM does, without our options; the name that a client gives an image
@@ -115,14 +115,25 @@ class Pruned(BaseMultiModalProcessor):
         with_specs = replace(plain, hf_processor_mm_kwargs={**rest, FIELD: specs})
         return super().apply(with_specs, timing_ctx)
 
-    def _options(self, requested: Mapping[str, Any]) -> VLLMOptions | None:
+    def _options(
+        self, requested: Mapping[str, Any], others: Mapping[str, Any]
+    ) -> VLLMOptions | None:
         """Return what is to be done for a request; None: nothing is asked for, nothing pruned.
+
+        Args:
+            requested: options of ours.
+            others: those of the model's processor.
 
         Raises:
             ValueError: it cannot be done, or not by this engine.
         """
         options = VLLMOptions.of_request(requested).request(self.server)
-        if options is None or options.config.dense or self.embeds_words:
+        if options is None or options.config.dense:
+            return options
+        if self.architecture.config:
+            processor = self.info.get_hf_processor(**others)
+            check_tiles(self.info.get_hf_config(), processor.image_processor)
+        if self.embeds_words:
             return options
         config = options.config
         if pruner_of(config.spec, config.keep, config.tokens).needs_text:
@@ -155,14 +166,14 @@ class Pruned(BaseMultiModalProcessor):
         # the question is part of a spec only where the method looks at it, or is seeded by it:
         # other methods keep the same tokens for every question, and so share a cache entry
         config = options.config
-        template = self.template if "skip" in config.options else ()
+        template = self.questions.template if "skip" in config.options else ()
         pruner = pruner_of(config.spec, config.keep, config.tokens, template)
         counts = {name: len(ones) for name, ones in hashes.items()}
         questions: dict[str, list[tuple[int, ...]]]
         questions = {name: [()] * count for name, count in counts.items()}
         if pruner.needs_text or pruner.draws:
             skip = frozenset(pruner.skip)
-            questions = self._questions(inputs.prompt, counts, options.question, skip)
+            questions = self.questions.of(inputs.prompt, counts, options.question, skip)
 
         specs: dict[str, list[PruneSpec]] = {}
         for name, ones in hashes.items():
@@ -171,36 +182,6 @@ class Pruned(BaseMultiModalProcessor):
                 spec = PruneSpec(one, config.spec, config.keep, config.tokens, text_ids)
                 specs[name].append(spec)
         return specs
-
-    def _questions(
-        self, ids: Sequence[int], counts: Mapping[str, int], of: Question, skip: frozenset[int]
-    ) -> dict[str, list[tuple[int, ...]]]:
-        """Return for each image the text tokens (M,) of its question, as the library finds them.
-
-        Args:
-            counts: of images and videos.
-        """
-        hf_config = self.info.get_hf_config()
-        tokens = {name: self.markers[name] for name in counts}
-        # (1, L), with one placeholder an image: vLLM repeats them later
-        inputs = {"input_ids": torch.tensor([ids])}
-        bounds = video_bounds(hf_config)
-        prompt = Prompt(inputs, tokens, hf_config.model_type, self.chat, bounds=bounds)
-
-        # what stands inside one is no text of another
-        spans = {name: prompt.spans([1] * count, name) for name, count in counts.items()}
-        questions: dict[str, list[tuple[int, ...]]] = {}
-        for name, of_modality in spans.items():
-            questions[name] = []
-            for span in of_modality:
-                text_ids = prompt.ids[0, prompt.question(span, skip, of)]  # (M,)
-                questions[name].append(tuple(text_ids.tolist()))
-        return questions
-
-    @property
-    def markers(self) -> dict[str, int]:
-        """Return the ids that stand for an image and for a video in a prompt."""
-        return {**placeholders(self.info.get_hf_config()), "image": self.marker}
 
     @cached_property
     def largest(self) -> int:
@@ -211,27 +192,9 @@ class Pruned(BaseMultiModalProcessor):
         return min(most, self.info.ctx.model_config.max_model_len)
 
     @cached_property
-    def marker(self) -> int:
-        """Return the id that stands for an image in a prompt."""
-        if not self.architecture.marker:
-            return placeholders(self.info.get_hf_config())["image"]
-        token = getattr(self.info.get_hf_processor(), self.architecture.marker)
-        return self.info.get_tokenizer().convert_tokens_to_ids(token)
-
-    @cached_property
     def meta_model(self) -> MetaModel:
         """Return the model without weights, which knows the layout of an image's tokens."""
-        return MetaModel(self.info.get_hf_config())
-
-    @cached_property
-    def template(self) -> frozenset[int]:
-        """Return the ids that `skip=template` stands for."""
-        return boilerplate(self.info.get_hf_processor())
-
-    @cached_property
-    def chat(self) -> Template:
-        """Return how the chat template separates turns."""
-        return template_of(self.info.get_hf_processor()).including(self.info.get_hf_config())
+        return MetaModel(self.questions.config)
 
     # What follows overrides hooks of vLLM's processor.
 

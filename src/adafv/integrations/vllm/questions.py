@@ -1,0 +1,119 @@
+"""Find in a prompt what its images are asked about, before vLLM repeats their placeholders."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+from vllm.multimodal.processing import BaseMultiModalProcessor, PromptReplacement
+
+from adafv.core.chat_template import Template, template_of
+from adafv.core.inputs import placeholders, video_bounds
+from adafv.core.prompt import Prompt, Question
+from adafv.integrations.vllm.architectures import Architecture
+from adafv.integrations.vllm.hub_format import Prompts, as_transformers
+from adafv.models.boilerplate import boilerplate
+
+__all__ = ["Questions"]
+
+
+class Questions:
+    """The questions in prompts of a model.
+
+    Args:
+        processor: of the model, vLLM's.
+        architecture: of the model.
+    """
+
+    def __init__(self, processor: Any, architecture: Architecture) -> None:
+        self.processor = processor
+        self.info = processor.info
+        self.architecture = architecture
+
+    def of(
+        self, ids: Sequence[int], counts: Mapping[str, int], of: Question, skip: frozenset[int]
+    ) -> dict[str, list[tuple[int, ...]]]:
+        """Return for each image the text tokens (M,) of its question, as the library finds them.
+
+        Args:
+            ids: of the prompt (L,), as vLLM was given it.
+            counts: of images and videos.
+            of: which text counts, see `Prompt.question`.
+            skip: ids that don't.
+        """
+        tokens = {name: self.markers[name] for name in counts}
+        # (1, L), with one placeholder an image: vLLM repeats them later
+        inputs = {"input_ids": torch.tensor([self._with_placeholders(ids, counts)])}
+        bounds = video_bounds(self.config)
+        prompt = Prompt(inputs, tokens, self.config.model_type, self.chat, bounds=bounds)
+
+        # what stands inside one is no text of another
+        spans = {name: prompt.spans([1] * count, name) for name, count in counts.items()}
+        questions: dict[str, list[tuple[int, ...]]] = {}
+        for name, of_modality in spans.items():
+            questions[name] = []
+            for span in of_modality:
+                text_ids = prompt.ids[0, prompt.question(span, skip, of)]  # (M,)
+                questions[name].append(tuple(text_ids.tolist()))
+        return questions
+
+    def _with_placeholders(self, ids: Sequence[int], counts: Mapping[str, int]) -> Sequence[int]:
+        """Return a prompt with a placeholder in place of each text that stands for an image.
+
+        vLLM replaces it among the ids, or in the decoded prompt where its end is part of a longer
+        token, so that the words beside it may have other ids.
+        """
+        text = self.architecture.text_marker
+        if not text:
+            return ids
+        target = self.info.get_tokenizer().encode(text, add_special_tokens=False)
+        update = PromptReplacement("image", target, [self.marker])
+        updates = self.processor._bind_and_group_updates([update], counts)
+        # not the processor's own: nothing is placed yet
+        found, _ = BaseMultiModalProcessor._apply_prompt_updates(self.processor, list(ids), updates)
+        return found
+
+    @property
+    def markers(self) -> dict[str, int]:
+        """Return the ids that stand for an image and for a video in a prompt."""
+        return {**placeholders(self.config), "image": self.marker}
+
+    @property
+    def typed(self) -> list[str]:
+        """Return what would stand for an image or a video if somebody typed it."""
+        ids = [*placeholders(self.config).values(), self.marker]
+        names: list[str] = self.info.get_tokenizer().convert_ids_to_tokens(ids)
+        text = self.architecture.text_marker
+        return [*names, text] if text else names
+
+    @cached_property
+    def marker(self) -> int:
+        """Return the id that stands for an image in a prompt."""
+        if not self.architecture.marker:
+            return placeholders(self.config)["image"]
+        token = getattr(self.info.get_hf_processor(), self.architecture.marker)
+        return self.info.get_tokenizer().convert_tokens_to_ids(token)
+
+    @cached_property
+    def config(self) -> PreTrainedConfig:
+        """Return the model's configuration as transformers has it."""
+        tokenizer = self.info.get_tokenizer() if self.architecture.config else None
+        return as_transformers(self.info.get_hf_config(), self.architecture, tokenizer)
+
+    @cached_property
+    def template(self) -> frozenset[int]:
+        """Return the ids that `skip=template` stands for."""
+        return boilerplate(self._tools)
+
+    @cached_property
+    def chat(self) -> Template:
+        """Return how the chat template separates turns."""
+        return template_of(self._tools).including(self.config)
+
+    @cached_property
+    def _tools(self) -> Any:
+        """Return the processor, with a tokenizer and the chat template."""
+        if self.architecture.config:
+            return Prompts(self.info.get_tokenizer(), self.architecture.placeholder)
+        return self.info.get_hf_processor()
