@@ -145,7 +145,10 @@ def _list_served(families: dict[str, Any], as_json: bool) -> None:
         videos = "pruned" if entry["clips"] else "–"
         table.add_row(entry["title"], entry["saliency"], videos, entry["family"], name)
     print_table(table, drop=("architecture", "family"))
-    say("\nServed and pruned with `adafv serve`, and by `adafv batch --engine vllm`.")
+    say(
+        "\nServed and pruned with `adafv serve`; those that transformers has a class for also by "
+        "`adafv batch --engine vllm`."
+    )
 
 
 def _say_list(title: str, entries: dict[str, str]) -> None:
