@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from adafv.core.pruned_inputs import PrunedInputs
 from adafv.core.shorter_prompt import ShorterPrompt, loses
 from adafv.core.visual_tokens import Encoding
 from adafv.families import family_of
@@ -34,7 +35,7 @@ def rebuild(
     whole: list[bool] | None = None,
     positions: str = "packed",
     newlines: str = "drop",
-) -> dict[str, Any]:
+) -> PrunedInputs:
     """Return the inputs of a model with fewer placeholders and encoded images instead of pixels.
 
     Args:
@@ -69,7 +70,7 @@ def rebuild(
     kept_columns = _in_prompt(encoding, offsets)
     out = _sequence(model, inputs, encoding, kept_columns, positions)
     out["mm_encoder_outputs"] = encoding.encoded(features, deepstack_features)
-    return out
+    return PrunedInputs(out)
 
 
 def _sequence(

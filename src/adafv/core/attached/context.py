@@ -22,7 +22,7 @@ from adafv.core.attached.cached_prompt import filled, recall, refuse_unknown, re
 from adafv.core.attached.calls import Call, begin, resume
 from adafv.core.attached.generation import Caller, merged
 from adafv.core.inputs import has_images
-from adafv.core.visual_tokens import PrunedOutputs
+from adafv.core.pruned_inputs import PrunedOutputs
 from adafv.families import FAMILIES
 from adafv.utils.adapters import without_adapters
 
