@@ -39,7 +39,7 @@ class Prompt:
 
     Args:
         inputs: what the processor returned: `input_ids` (B, L), perhaps `attention_mask`, `labels`
-            and `position_ids` (B, L). Without a mask, it is the one that `generate` infers.
+            and `position_ids` (B, L). Without a mask, padding is what rows begin or end with.
         tokens: ids of the placeholders by modality, "image" and "video", of those whose pixels are
             given.
         family: of the model, for error messages.
@@ -88,10 +88,13 @@ class Prompt:
         self.answered = self._answered(inputs.get("labels"))  # (B, L)
 
     def _mask(self, mask: object, pad: int | None) -> Tensor:
-        """Return the attention mask (B, L), as it is given or as `generate` infers it."""
+        """Return the attention mask (B, L), given or inferred: padding is at the ends of rows."""
         if mask is None:
-            inferred = torch.ones_like(self.ids, dtype=torch.bool)
-            return inferred if pad is None else self.ids.ne(pad)
+            if pad is None:
+                return torch.ones_like(self.ids, dtype=torch.bool)
+            # the same id between tokens is a word, which `forward` sees
+            real = self.ids.ne(pad)  # (B, L)
+            return (real.cumsum(1) > 0) & (real.flip(1).cumsum(1) > 0).flip(1)
         if not isinstance(mask, Tensor) or mask.shape != self.ids.shape:
             given = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
             raise ValueError(

@@ -46,6 +46,8 @@ __all__ = [
 
 Kwargs = dict[str, Any]
 """What a model was called with, by name."""
+NO_TOKEN = -1
+"""An id that no token has: `forward` takes nothing for padding."""
 
 
 @checked
@@ -68,9 +70,12 @@ def begin(
 ) -> Call:
     """Return a pruned prompt, to be read within contexts that `stack` holds open."""
     ids = inputs["input_ids"]  # (B, L)
+    inputs = _with_mask(model, inputs, generates)
 
     # prune, and let the columns of the prompt go along
     of_prompt = {name: x for name, x in inputs.items() if name != "past_key_values"}
+    if not generates:
+        of_prompt["pad_token_id"] = NO_TOKEN
     encoding = pruner.encode(model, of_prompt)
     short = pruner.prune(model, inputs | {COLUMNS: steps(ids) + 1}, encoding)
     columns = short.pop(COLUMNS) - 1  # (B, L')
@@ -113,8 +118,7 @@ def resume(
             pruned any more.
     """
     ids = inputs["input_ids"]  # (B, C + q) or (B, q)
-    if generates and inputs.get("attention_mask") is None:
-        inputs = inputs | {"attention_mask": _inferred_mask(model, inputs)}
+    inputs = _with_mask(model, inputs, generates)
     mask = inputs.get("attention_mask")
     from_start = generates if mask is None else mask.shape == ids.shape
     known = recall(inputs["past_key_values"]) or text_alone(model, inputs, from_start)
@@ -157,13 +161,15 @@ def resume(
     return Call(short, part.after)
 
 
-def _inferred_mask(model: PreTrainedModel, inputs: Kwargs) -> Tensor | None:
-    """Return the mask (B, C + q) that `generate` infers, None where all is real."""
+def _with_mask(model: PreTrainedModel, inputs: Kwargs, generates: bool) -> Kwargs:
+    """Return the inputs with the mask (B, C + q) that `generate` infers; `forward` infers none."""
+    if not generates or inputs.get("attention_mask") is not None:
+        return inputs
     ids: Tensor = inputs["input_ids"]
     pad = inferred_pad_id(model, inputs)
     if pad is None or not bool((ids == pad).any()):
-        return None
-    return ids.ne(pad).long()
+        return inputs
+    return inputs | {"attention_mask": ids.ne(pad).long()}
 
 
 def _check_follows(known: CachedPrompt, ids: Tensor, from_start: bool) -> None:

@@ -1,0 +1,47 @@
+"""Calls of an attached model read what the same calls of the plain model read, in fewer tokens."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from zoo.families import ask, show, tiny
+
+from adafv import AdaFV
+from tests.core.attached.test_cached_prompt import generated
+
+QUESTION = "what color is the anchor ?"
+PRUNER = AdaFV(keep=0.4)
+
+
+def padded_by(name: str, column: int) -> tuple[Any, dict[str, Any]]:
+    """A model that pads with the id of a word of the question, and inputs without a mask."""
+    model, inputs = deepcopy(tiny(name).model), ask(name, (QUESTION, [show(80, 48)]))
+    del inputs["attention_mask"]
+    word = int(inputs["input_ids"][0, column])
+    model.generation_config.pad_token_id = model.config.pad_token_id = word
+    return model, inputs
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("column", [-4, -1])
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_forward_sees_words_with_the_id_of_padding(name, column):
+    """Without a mask `forward` sees every column, as that of the plain model does; `generate`
+    infers one.
+    """
+    model, inputs = padded_by(name, column)
+    everything = {"attention_mask": torch.ones_like(inputs["input_ids"])}
+    inferred = {"attention_mask": (inputs["input_ids"] != model.config.pad_token_id).long()}
+    with PRUNER.attached(model):
+        assert torch.equal(model(**inputs).logits, model(**inputs, **everything).logits)
+        assert generated(model, inputs) == generated(model, inputs | inferred)
+
+
+@torch.no_grad()
+def test_by_hand_only_the_ends_of_rows_are_padding():
+    """Whether `forward` or `generate` follows is not known: what stands between words is one."""
+    model, inputs = padded_by("llava", -4)
+    everything = {"attention_mask": torch.ones_like(inputs["input_ids"])}
+    short = PRUNER(model, inputs)
+    assert torch.equal(model(**short).logits, model(**PRUNER(model, inputs | everything)).logits)
