@@ -291,7 +291,8 @@ class Pruner(Settings, ABC):
         Ids, masks, labels, positions and features shrink together.
         """
         counts = list(encoding.tokens.counts)
-        if inputs.get("labels") is not None and selection.read not in (None, counts):
+        fewer_later = selection.read not in (None, counts)
+        if inputs.get("labels") is not None and fewer_later:
             raise ValueError(
                 f"labels are given, but {self.name} leaves fewer logits than labels: leave them out"
             )
@@ -310,6 +311,7 @@ class Pruner(Settings, ABC):
             whole=self._whole(encoding),
             positions=self.positions,
             newlines=self.newlines,
+            layerwise=fewer_later,
         )
 
     def between_layers(

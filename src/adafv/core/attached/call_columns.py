@@ -14,7 +14,6 @@ from adafv.core.attached.cached_prompt import (
     CachedPrompt,
     ones,
 )
-from adafv.core.attached.generation import logit_positions
 from adafv.core.inputs import PIXELS
 from adafv.core.visual_tokens import Encoding
 from adafv.families.base import base_of
@@ -25,7 +24,6 @@ __all__ = [
     "POSITIONAL",
     "encoder_inputs",
     "following_position",
-    "logits_kept",
     "masks_of",
     "runs_along",
     "shift_of",
@@ -105,27 +103,6 @@ def masks_of(
         f"attention_mask is {tuple(mask.shape)}, the cache holds {read} tokens of each prompt and "
         f"{width} are new: pass a mask of {len(known.ids)} x {read + width}"
     )
-
-
-@checked
-def logits_kept(
-    inputs: dict[str, Any], encoding: Encoding, columns: Tensor, start: int, layerwise: bool
-) -> dict[str, Any]:
-    """Return `logits_to_keep` in terms of a shorter prompt, if the caller passed it."""
-    wanted = inputs.get("logits_to_keep")
-    if wanted is None:
-        return {}
-    prompt = encoding.prompt
-    kept = logit_positions(
-        wanted,
-        columns,
-        last=int(prompt.placeholder.any(0).nonzero().max()),
-        start=start,
-        width=prompt.ids.shape[1] - start,
-        ends_in_text=bool(prompt.mask[:, -1].all()),
-        layerwise=layerwise,
-    )
-    return {"logits_to_keep": kept}
 
 
 @checked

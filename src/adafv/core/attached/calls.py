@@ -25,7 +25,6 @@ from adafv.core.attached.call_columns import (
     POSITIONAL,
     encoder_inputs,
     following_position,
-    logits_kept,
     masks_of,
     runs_along,
     shift_of,
@@ -102,8 +101,6 @@ def begin(
         lost=lost,
         layers=None if decoder is None else decoder.kept,
     )
-    if lost and not generates:
-        short |= logits_kept(inputs, encoding, columns, start=0, layerwise=decoder is not None)
     return Call(short, after)
 
 

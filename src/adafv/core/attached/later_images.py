@@ -22,9 +22,9 @@ from adafv.core.attached.call_columns import (
     COLUMNS,
     POSITIONAL,
     encoder_inputs,
-    logits_kept,
     runs_along,
 )
+from adafv.core.logits_to_keep import logits_kept
 from adafv.core.rebuild import padding_id
 from adafv.core.shorter_prompt import FILL
 from adafv.core.visual_tokens import Encoding
