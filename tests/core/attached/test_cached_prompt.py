@@ -12,6 +12,7 @@ from transformers import DynamicCache, GenerationConfig
 from zoo.families import show, tiny
 
 from adafv import AdaFV, Pruner, method
+from adafv.core.pruned_inputs import PrunedOutputs
 from adafv.core.pruner import Selection
 from adafv.core.rebuild import rebuild
 from adafv.core.visual_tokens import Encoding
@@ -344,7 +345,7 @@ def test_the_next_turn_of_methods_between_layers(name, pruning):
     with torch.no_grad(), chat.pruner.between_layers(model, first):
         short = chat.pruner.prune(model, whole, chat.pruner.encode(model, whole))
         # it begins with the first turn, and passes for it
-        short["mm_encoder_outputs"].encoding = first.number
+        short["mm_encoder_outputs"] = PrunedOutputs(short["mm_encoder_outputs"], first.number)
         expected = generated(model, short, use_cache=False)
     with chat.pruner.attached(model):
         assert generated(model, chat.then(turn)) == expected
