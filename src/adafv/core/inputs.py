@@ -1,17 +1,19 @@
 """Inputs of a model as tensors, and what they hold: images, and the ids that stand for them."""
 
 from collections.abc import Mapping
+from inspect import signature
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 
 from adafv.utils.checks import checked
 
 __all__ = [
+    "ARGUMENTS",
     "PIXELS",
     "PIXEL_NAMES",
     "as_tensors",
@@ -32,6 +34,8 @@ PIXEL_NAMES = {
 """All names that processors have for the pixels of a modality."""
 OPTIONS = frozenset({*vars(GenerationConfig()), "vision_feature_layer", "vision_feature_layers"})
 """Inputs that are lists of numbers and no tensors."""
+ARGUMENTS = frozenset(signature(GenerationMixin.generate).parameters)
+"""Arguments of `generate` itself; ids among them are prompts of their own."""
 NARROW = (torch.int8, torch.int16, torch.uint8, torch.uint16, torch.uint32)
 """Integers too small to index with."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from adafv.core.chat_template import Template
+from adafv.core.inputs import ARGUMENTS
 from adafv.core.segments import segments_of
 from adafv.core.turns import answer_starts, user_turns
 from adafv.utils.checks import checked
@@ -263,6 +264,9 @@ class Prompt:
 
     def runs_along(self, name: str, tensor: Tensor) -> bool:
         """Return whether a tensor has a number for each token: (…, B, L), or (1, L) for all."""
+        # another prompt may be as long by chance
+        if name in ARGUMENTS:
+            return False
         if name == "position_ids" and tensor.shape[-1:] == self.ids.shape[1:] and tensor.dim() >= 2:
             return tensor.shape[-2] in (1, len(self.ids))
         if tensor.shape[-2:] != self.ids.shape:

@@ -8,7 +8,7 @@ import torch
 from zoo.families import ask, show, tiny
 
 from adafv import AdaFV
-from tests.core.attached.test_cached_prompt import generated
+from tests.core.attached.test_cached_prompt import generated, greedy
 
 QUESTION = "what color is the anchor ?"
 PRUNER = AdaFV(keep=0.4)
@@ -45,3 +45,38 @@ def test_by_hand_only_the_ends_of_rows_are_padding():
     everything = {"attention_mask": torch.ones_like(inputs["input_ids"])}
     short = PRUNER(model, inputs)
     assert torch.equal(model(**short).logits, model(**PRUNER(model, inputs | everything)).logits)
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_a_negative_prompt_is_not_cut(turn):
+    """Guidance reads it as it is, also where it is as long as the prompt, or as what is new."""
+    model, inputs = tiny("llava").model, ask("llava", (QUESTION, [show(80, 48)]))
+    seen = []
+    with PRUNER.attached(model):
+        if turn == 2:
+            first = model.generate(**inputs, **greedy(model), return_dict_in_generate=True)
+            ids = torch.cat([first.sequences, inputs["input_ids"][:, -5:]], dim=1)
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            inputs["past_key_values"] = first.past_key_values
+        negative = torch.arange(inputs["input_ids"].shape[1])[None] % 7 + 5
+        inputs |= {"negative_prompt_ids": negative}
+        inputs |= {"negative_prompt_attention_mask": torch.ones_like(negative)}
+        hook = model.register_forward_pre_hook(
+            lambda module, args, kwargs: seen.append(args[0] if args else kwargs["input_ids"]),
+            with_kwargs=True,
+        )
+        try:
+            generated(model, inputs, guidance_scale=3.0)
+        finally:
+            hook.remove()
+    assert any(one.shape == negative.shape and torch.equal(one, negative) for one in seen)
+
+
+def test_a_negative_prompt_is_not_cut_by_hand():
+    """A pruner hands it on."""
+    model, inputs = tiny("llava").model, ask("llava", (QUESTION, [show(80, 48)]))
+    negative = torch.zeros_like(inputs["input_ids"])
+    own = torch.ones_like(negative)
+    short = PRUNER(model, inputs | {"negative_prompt_ids": negative, "assistant_masks": own})
+    assert torch.equal(short["negative_prompt_ids"], negative)
+    assert short["assistant_masks"].shape == short["input_ids"].shape

@@ -14,7 +14,7 @@ from adafv.core.attached.cached_prompt import (
     CachedPrompt,
     ones,
 )
-from adafv.core.inputs import PIXELS
+from adafv.core.inputs import ARGUMENTS, PIXELS
 from adafv.core.visual_tokens import Encoding
 from adafv.families.base import base_of
 from adafv.utils.checks import checked
@@ -115,8 +115,8 @@ def runs_along(known: CachedPrompt, name: str, x: object, width: int, old: bool 
     """
     if not isinstance(x, Tensor) or x.dim() < 2 or x.is_floating_point():
         return False
-    # what describes images could have such a shape by chance
-    if name.startswith(("pixel", "image", "video")):
+    # what describes images, or another prompt, could have such a shape by chance
+    if name in ARGUMENTS or name.startswith(("pixel", "image", "video")):
         return False
     widths = [width]
     if old:
