@@ -80,3 +80,13 @@ def test_a_negative_prompt_is_not_cut_by_hand():
     short = PRUNER(model, inputs | {"negative_prompt_ids": negative, "assistant_masks": own})
     assert torch.equal(short["negative_prompt_ids"], negative)
     assert short["assistant_masks"].shape == short["input_ids"].shape
+
+
+def test_embeddings_beside_ids_are_refused():
+    """`generate` of a plain model takes both: which of them to shorten is not known."""
+    model, inputs = tiny("llava").model, ask("llava", (QUESTION, [show(80, 48)]))
+    inputs |= {"inputs_embeds": model.get_input_embeddings()(inputs["input_ids"])}
+    with pytest.raises(ValueError, match="beside inputs_embeds"):
+        PRUNER(model, inputs)
+    with PRUNER.attached(model), pytest.raises(ValueError, match="beside inputs_embeds"):
+        model.generate(**inputs, max_new_tokens=2)

@@ -21,7 +21,7 @@ from transformers import Cache, PreTrainedModel
 from adafv.core.attached.cached_prompt import filled, recall, refuse_unknown, remember
 from adafv.core.attached.calls import Call, begin, resume
 from adafv.core.attached.generation import Caller, merged
-from adafv.core.inputs import has_images
+from adafv.core.inputs import BESIDE_EMBEDS, has_images
 from adafv.core.pruned_inputs import PrunedOutputs
 from adafv.families import FAMILIES
 from adafv.utils.adapters import without_adapters
@@ -272,8 +272,8 @@ class _PruningCalls:
         self, model: PreTrainedModel, inputs: dict[str, Any], stack: ExitStack, generates: bool
     ) -> Call:
         """Prepare what the model is to read, within contexts that stay open while it does."""
-        if inputs.get("input_ids") is None:
-            raise ValueError("images beside inputs_embeds cannot be pruned: pass input_ids")
+        if inputs.get("input_ids") is None or inputs.get("inputs_embeds") is not None:
+            raise ValueError(BESIDE_EMBEDS)
         reader = _reader(model)
         if filled(inputs.get("past_key_values")):
             return resume(self.pruner, reader, inputs, stack, generates)
