@@ -30,6 +30,7 @@ from adafv.core.shorter_prompt import FILL
 from adafv.core.visual_tokens import Encoding
 from adafv.families import family_of
 from adafv.utils.checks import checked
+from adafv.families.base import state_layers
 
 if TYPE_CHECKING:
     from adafv.core.pruner import Pruner
@@ -99,12 +100,8 @@ def new_images(
     columns = columns.gather(1, order).where(real, -1)  # (B, q')
     new_mask = masks.new_images.gather(1, columns.clamp(min=0)).where(real, 0)  # (B, q')
     padded = not bool(real.all())
-    if padded and family_of(model).ignores_position_ids:
-        raise ValueError(
-            f"models of the family {model.config.model_type!r} number their tokens by counting, so "
-            "that no row may get padding between two turns: pass prompts that keep different "
-            "numbers of tokens one by one"
-        )
+    if padded:
+        _check_padding(model)
 
     # number it: by the positions of the full chat, or behind what the cache holds
     start = known.following  # (B, 1)
@@ -156,6 +153,22 @@ def new_images(
 
 
 @dataclass(frozen=True)
+def _check_padding(model: PreTrainedModel) -> None:
+    """Raise a `ValueError` of a model that may read padding between two turns."""
+    states = state_layers(model.get_decoder())
+    if states:
+        reason = f"have layers of {', '.join(states)}, which may read it though it is masked"
+    elif family_of(model).ignores_position_ids:
+        reason = "number their tokens by counting"
+    else:
+        return
+    raise ValueError(
+        f"no row may get padding between two turns, since models of the family "
+        f"{model.config.model_type!r} {reason}: pass prompts that keep different numbers of tokens "
+        "one by one"
+    )
+
+
 class _Masks:
     """What of a chat is no padding.
 
