@@ -18,10 +18,18 @@ import torch
 from torch import nn
 from transformers import Cache, PreTrainedModel
 
-from adafv.core.attached.cached_prompt import filled, recall, refuse_unknown, remember
+from adafv.core.attached.cached_prompt import (
+    filled,
+    length,
+    recall,
+    recall_text,
+    refuse_unknown,
+    remember,
+    remember_text,
+)
 from adafv.core.attached.calls import Call, begin, resume
 from adafv.core.attached.generation import Caller, merged
-from adafv.core.inputs import BESIDE_EMBEDS, has_images
+from adafv.core.inputs import BESIDE_EMBEDS, has_images, option_of
 from adafv.core.pruned_inputs import PrunedOutputs
 from adafv.families import FAMILIES
 from adafv.utils.adapters import without_adapters
@@ -209,11 +217,18 @@ class _PruningCalls:
         self._check(model, inputs)
 
         # text alone
-        known = recall(inputs.get("past_key_values"))
+        cache = inputs.get("past_key_values")
+        known = recall(cache)
         if known is None and not has_images(inputs):
-            if not filled(inputs.get("past_key_values")):
+            before = recall_text(cache)  # (B, n)
+            starts_at = length(cache) if isinstance(cache, Cache) else 0
+            if not starts_at:
                 self.pruner.check(inputs)
-            return plain(*args, **kwargs)
+            output = plain(*args, **kwargs)
+            ids = inputs.get("input_ids")  # (B, q)
+            if ids is not None:
+                remember_text(_cache_of(output), ids, before, starts_at)
+            return output
 
         with ExitStack() as stack:
             call = self._prepare(model, inputs, stack, generates=False)
@@ -241,7 +256,9 @@ class _PruningCalls:
                 refuse_unknown(model, inputs)
             else:
                 self.pruner.check(inputs)
-            return _run_plain(model, plain, kwargs, *args)
+            output = _run_plain(model, plain, kwargs, *args)
+            _remember_generated(model, inputs, output)
+            return output
 
         with torch.no_grad(), ExitStack() as stack:
             caller = Caller(model, inputs)
@@ -294,6 +311,19 @@ def _run_plain(model: PreTrainedModel, plain: Plain, kwargs: Kwargs, *args: Any)
         return plain(*args, **kwargs)
     finally:
         _run_plain_by.reset(token)
+
+
+def _remember_generated(model: PreTrainedModel, inputs: Mapping[str, Any], output: Any) -> None:
+    """Write on the cache of a `generate` of text alone which text it holds."""
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    cache = inputs.get("past_key_values")
+    cache = _cache_of(output) if cache is None else cache
+    # beams stand in no order that comes out; of a part of a chat the beginning is not known
+    beams = (option_of(model, inputs, "num_beams") or 1) > 1
+    if ids is None or cache is None or beams or (mask is not None and mask.shape != ids.shape):
+        return
+    sequences = output if isinstance(output, torch.Tensor) else output.sequences  # (R, L + new)
+    remember_text(cache, sequences[:, : length(cache)], before=None)
 
 
 def _is_own_call(model: PreTrainedModel, inputs: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adafv.core.attached.cached_prompt import (
+    UNKNOWN,
     CachedPrompt,
     is_placeholder,
     ones,
@@ -29,8 +30,8 @@ from adafv.core.rebuild import padding_id
 from adafv.core.shorter_prompt import FILL
 from adafv.core.visual_tokens import Encoding
 from adafv.families import family_of
-from adafv.utils.checks import checked
 from adafv.families.base import state_layers
+from adafv.utils.checks import checked
 
 if TYPE_CHECKING:
     from adafv.core.pruner import Pruner
@@ -152,7 +153,6 @@ def new_images(
     )
 
 
-@dataclass(frozen=True)
 def _check_padding(model: PreTrainedModel) -> None:
     """Raise a `ValueError` of a model that may read padding between two turns."""
     states = state_layers(model.get_decoder())
@@ -169,13 +169,14 @@ def _check_padding(model: PreTrainedModel) -> None:
     )
 
 
+@dataclass(frozen=True)
 class _Masks:
     """What of a chat is no padding.
 
     Attributes:
         before: (B, C) of what the cache holds.
         fresh: (B, q) of what is new.
-        chat: (B, C + q) of both.
+        chat: (B, C + q) of both, without text whose ids are not known.
         new_images: (B, C + q) the same without the images that the cache holds.
     """
 
@@ -192,9 +193,11 @@ def _masks(model: PreTrainedModel, known: CachedPrompt, mask: Tensor | None, par
     if mask is not None and mask.shape[1] == read + part.ids.shape[1]:
         before = mask[:, :read].long()
     gap = family_of(model).max_crop_gap or 0
-    old = before.masked_fill(_images(is_placeholder(model, known.ids), gap), 0)  # (B, C)
+    # text that nobody knows asks nothing
+    text = before.masked_fill(known.ids == UNKNOWN, 0)  # (B, C)
+    old = text.masked_fill(_images(is_placeholder(model, known.ids), gap), 0)  # (B, C)
     fresh = ones(part.ids) if part.mask is None else part.mask.long()  # (B, q)
-    return _Masks(before, fresh, torch.cat([before, fresh], dim=1), torch.cat([old, fresh], dim=1))
+    return _Masks(before, fresh, torch.cat([text, fresh], dim=1), torch.cat([old, fresh], dim=1))
 
 
 def _images(placeholder: Tensor, gap: int) -> Tensor:
