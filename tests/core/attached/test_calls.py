@@ -90,3 +90,18 @@ def test_embeddings_beside_ids_are_refused():
         PRUNER(model, inputs)
     with PRUNER.attached(model), pytest.raises(ValueError, match="beside inputs_embeds"):
         model.generate(**inputs, max_new_tokens=2)
+
+
+def test_assisted_decoding_from_a_filled_cache_is_refused():
+    """Transformers reads the wrong ids then; from an empty cache it answers as without."""
+    model, inputs = tiny("llava").model, ask("llava", (QUESTION, [show(80, 48)]))
+    lookup = {"prompt_lookup_num_tokens": 3}
+    with PRUNER.attached(model):
+        assert generated(model, inputs, **lookup) == generated(model, inputs)
+        first = model.generate(**inputs, **greedy(model), return_dict_in_generate=True)
+        ids = torch.cat([first.sequences, inputs["input_ids"][:, -5:]], dim=1)
+        turn = {"input_ids": ids, "past_key_values": first.past_key_values}
+        for assisted in (lookup, {"assistant_model": model}):
+            with pytest.raises(ValueError, match="decodes wrongly from a cache"):
+                generated(model, turn, **assisted)
+        assert len(generated(model, turn)) == 1

@@ -30,7 +30,7 @@ from adafv.core.attached.call_columns import (
     shift_of,
 )
 from adafv.core.attached.later_images import Part, new_images
-from adafv.core.inputs import has_images, inferred_pad_id
+from adafv.core.inputs import has_images, inferred_pad_id, option_of
 from adafv.utils.checks import checked
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ __all__ = [
 
 Kwargs = dict[str, Any]
 """What a model was called with, by name."""
+ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
+"""Arguments of `generate` by which several tokens are guessed and then checked."""
 NO_TOKEN = -1
 """An id that no token has: `forward` takes nothing for padding."""
 
@@ -112,9 +114,11 @@ def resume(
 
     Raises:
         ValueError: ids, rows or a mask that don't fit what the cache holds; images that can't be
-            pruned any more.
+            pruned any more; assisted decoding.
     """
     ids = inputs["input_ids"]  # (B, C + q) or (B, q)
+    if generates:
+        _check_decoding(model, inputs)
     inputs = _with_mask(model, inputs, generates)
     mask = inputs.get("attention_mask")
     from_start = generates if mask is None else mask.shape == ids.shape
@@ -167,6 +171,16 @@ def _with_mask(model: PreTrainedModel, inputs: Kwargs, generates: bool) -> Kwarg
     if pad is None or not bool((ids == pad).any()):
         return inputs
     return inputs | {"attention_mask": ids.ne(pad).long()}
+
+
+def _check_decoding(model: PreTrainedModel, inputs: Kwargs) -> None:
+    """Raise a `ValueError` for assisted decoding, whose first look at a filled cache goes wrong."""
+    for name in ASSISTED:
+        if option_of(model, inputs, name) is not None:
+            raise ValueError(
+                f"{name} decodes wrongly from a cache that holds a prompt already, in transformers "
+                "itself: leave it out, or pass the full chat and its images without the cache"
+            )
 
 
 def _check_follows(known: CachedPrompt, ids: Tensor, from_start: bool) -> None:
