@@ -4,6 +4,7 @@ The model is of a class like its own for as long. What a call is to read is work
 `calls`, what a caller of `generate` is told in `generation`.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -50,6 +51,10 @@ MERGE = "_merge_criteria_processor_list"
 REPLICA = (
     "DataParallel runs copies of the model without their parameters, in which nothing can be "
     "pruned: run one process for each GPU, e.g. with torchrun and DistributedDataParallel"
+)
+LATE = (
+    "this generate was taken from a model while a pruner was attached, and runs after its context "
+    "was left, so that nothing is pruned: keep the context open until it has run"
 )
 KEPT_OF_CLASS = ("__module__", "__qualname__", "__doc__")
 
@@ -168,8 +173,9 @@ def _made(model: PreTrainedModel, names: tuple[str, ...], own: dict[str, Any]) -
             calls = _attached.get(self)
             if getattr(self, "_is_replica", False):
                 raise ValueError(REPLICA)
-            # wrapped meanwhile, it outlives the context
+            # wrapped or fetched meanwhile, it outlives the context
             if calls is None:
+                _warn_if_late(name, kwargs)
                 return plain(self, name)(*args, **kwargs)
             return getattr(calls, name)(self, plain(self, name), args, kwargs)
 
@@ -192,6 +198,13 @@ def _made(model: PreTrainedModel, names: tuple[str, ...], own: dict[str, Any]) -
         body[name] = getattr(cls, name)
     made: type = type(cls)(cls.__name__, (cls,), body)
     return made
+
+
+def _warn_if_late(name: str, kwargs: Kwargs) -> None:
+    """Warn of a `generate` that would have pruned images before the context was left."""
+    # a forward is wrapped by libraries, which keep it
+    if name == "generate" and has_images(kwargs):
+        warnings.warn(LATE, stacklevel=3)
 
 
 def _merging(cls: type) -> Callable[..., Any]:
