@@ -76,5 +76,7 @@ def test_padding_between_turns_is_masked():
 @pytest.mark.parametrize("name", ["lfm2_vl", "lfm3_vl"])
 def test_padding_between_turns_would_enter_a_state(name):
     """Layers that are no attention read it in spite of the mask."""
-    with pytest.raises(ValueError, match=r"no row may get padding .* layers of conv, which may read it"):
+    with pytest.raises(
+        ValueError, match=r"no row may get padding .* layers of conv, which may read it"
+    ):
         logits_of(name, [0, 1], [ANOTHER, None])
