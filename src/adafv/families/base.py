@@ -27,7 +27,6 @@ __all__ = [
     "layers_of",
     "patch_grid",
     "pixels_of",
-    "state_layers",
 ]
 
 Inputs = Mapping[str, Any]
@@ -36,8 +35,6 @@ Lengths = Sequence[int]
 """Tokens of each of some pieces."""
 BEFORE_PATCHES = ("class_embedding", "cls_token", "distillation_token", "register_tokens")
 """Names of the parameters of tokens that a tower puts before its patches."""
-ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
-"""Kinds of layers in which a mask hides padding, and no token sees what comes after it."""
 DEPTHS = ("num_hidden_layers", "depth", "num_layers")
 """Names that configurations give to the number of layers."""
 
@@ -283,12 +280,6 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     raise ValueError(
         f"no stack of {count} layers in {type(model).__name__}: its attention cannot be observed"
     )
-
-
-@checked
-def state_layers(decoder: PreTrainedModel) -> list[str]:
-    """Return the kinds of layers of a language model that may read padding though it is masked."""
-    return sorted(set(getattr(decoder.config, "layer_types", None) or ()) - ATTENTION)
 
 
 @checked

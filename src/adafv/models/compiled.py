@@ -16,12 +16,14 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, StaticCache, masking_utils
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from adafv.families.base import layers_of, state_layers
+from adafv.families.base import layers_of
 
 __all__ = ["compiled"]
 
 # Inputs that run along the sequence, and so are padded with it.
 ALONG = ("inputs_embeds", "attention_mask", "position_ids", "visual_pos_masks")
+# Kinds of layers in which no token sees what comes after it.
+LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 LENGTHS = 64  # that may be compiled in one process; the default, 8, is soon reached
 
 
@@ -78,11 +80,11 @@ def compiled(model: PreTrainedModel, bucket: int = 32) -> Iterator[PreTrainedMod
 
 def _check_layers(model: PreTrainedModel, decoder: Any) -> None:
     """Raise a `ValueError` if the model has layers whose state padding would enter."""
-    other = state_layers(decoder)
+    other = set(getattr(decoder.config, "layer_types", None) or ()) - LAYERS
     if other:
         raise ValueError(
             f"models of the family {model.config.model_type!r} have layers of "
-            f"{', '.join(other)}, whose state padded prompts would change: "
+            f"{', '.join(sorted(other))}, whose state padded prompts would change: "
             "leave `compiled` out"
         )
 

@@ -56,7 +56,7 @@ def logits_of(name: str, rows: list[int], texts: list[str | None]) -> Tensor:
     return output.logits[:, -1]
 
 
-@pytest.mark.parametrize("name", ["lfm3_vl", "llava"])
+@pytest.mark.parametrize("name", ["lfm3_vl", "gemma3", "llava"])
 def test_rows_that_lose_as_much_go_on_together(name):
     """Nothing is padded, so that layers with a state read what they read alone."""
     texts = [ANOTHER, ANOTHER]
@@ -73,10 +73,12 @@ def test_padding_between_turns_is_masked():
         torch.testing.assert_close(together[row], logits_of("llava", [row], texts)[0], **CLOSE)
 
 
-@pytest.mark.parametrize("name", ["lfm2_vl", "lfm3_vl"])
-def test_padding_between_turns_would_enter_a_state(name):
-    """Layers that are no attention read it in spite of the mask."""
-    with pytest.raises(
-        ValueError, match=r"no row may get padding .* layers of conv, which may read it"
-    ):
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("lfm2_vl", "conv"), ("qwen3_5", "linear_attention"), ("gemma3", "sliding_attention")],
+)
+def test_padding_between_turns_is_refused_where_it_counts(name, kind):
+    """A state takes it in, and a sliding window ends earlier for it, in spite of the mask."""
+    with pytest.raises(ValueError, match=f"no row may get padding .* layers of {kind}"):
         logits_of(name, [0, 1], [ANOTHER, None])
+    assert len(logits_of(name, [0], [ANOTHER, None])) == 1

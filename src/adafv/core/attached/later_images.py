@@ -30,7 +30,6 @@ from adafv.core.rebuild import padding_id
 from adafv.core.shorter_prompt import FILL
 from adafv.core.visual_tokens import Encoding
 from adafv.families import family_of
-from adafv.families.base import state_layers
 from adafv.utils.checks import checked
 
 if TYPE_CHECKING:
@@ -154,10 +153,16 @@ def new_images(
 
 
 def _check_padding(model: PreTrainedModel) -> None:
-    """Raise a `ValueError` of a model that may read padding between two turns."""
-    states = state_layers(model.get_decoder())
-    if states:
-        reason = f"have layers of {', '.join(states)}, which may read it though it is masked"
+    """Raise a `ValueError` of a model that reads padding between two turns, or counts it."""
+    config = model.get_decoder().config
+    types = getattr(config, "layer_types", None) or ()
+    kinds = set(types) - {"full_attention"}
+    if not types and getattr(config, "sliding_window", None):
+        kinds.add("sliding_attention")
+
+    # a state takes padding in, a window of columns ends earlier for it
+    if kinds:
+        reason = f"have layers of {', '.join(sorted(kinds))}, for which it counts though masked"
     elif family_of(model).ignores_position_ids:
         reason = "number their tokens by counting"
     else:
