@@ -1,17 +1,20 @@
 """Inputs of a model as tensors, and what they hold: images, and the ids that stand for them."""
 
 from collections.abc import Mapping
+from inspect import signature
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 
 from adafv.utils.checks import checked
 
 __all__ = [
+    "ARGUMENTS",
+    "BESIDE_EMBEDS",
     "PIXELS",
     "PIXEL_NAMES",
     "as_tensors",
@@ -32,6 +35,9 @@ PIXEL_NAMES = {
 """All names that processors have for the pixels of a modality."""
 OPTIONS = frozenset({*vars(GenerationConfig()), "vision_feature_layer", "vision_feature_layers"})
 """Inputs that are lists of numbers and no tensors."""
+ARGUMENTS = frozenset(signature(GenerationMixin.generate).parameters)
+"""Arguments of `generate` itself; ids among them are prompts of their own."""
+BESIDE_EMBEDS = "images beside inputs_embeds cannot be pruned: pass input_ids alone"
 NARROW = (torch.int8, torch.int16, torch.uint8, torch.uint16, torch.uint32)
 """Integers too small to index with."""
 
@@ -43,7 +49,7 @@ def as_tensors(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any
     Ids and narrow integers become int64.
 
     Raises:
-        ValueError: no ids, or something that is no rectangle of numbers.
+        ValueError: no ids, or embeddings beside them; something that is no rectangle of numbers.
     """
     out: dict[str, Any] = {}
     for name, value in inputs.items():
@@ -60,6 +66,8 @@ def as_tensors(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any
             "the inputs lack input_ids, by which visual tokens are found in the prompt: pass what "
             "the model's processor returned, not inputs_embeds"
         )
+    if out.get("inputs_embeds") is not None:
+        raise ValueError(BESIDE_EMBEDS)
     if ids.is_floating_point() or ids.is_complex():
         raise ValueError(f"input_ids are {ids.dtype}: pass token ids, whole numbers")
     out["input_ids"] = ids.long()

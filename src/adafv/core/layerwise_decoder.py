@@ -16,10 +16,11 @@ from transformers import Cache, PreTrainedModel
 
 from adafv.core.capture import Shown, observe
 from adafv.core.inputs import has_images
+from adafv.core.pruned_inputs import PrunedOutputs
 from adafv.core.resumed_decoder import KeptColumns, KeptLayers, ResumedDecoder, extended
 from adafv.core.selection import first
 from adafv.core.shorter_prompt import ShorterPrompt
-from adafv.core.visual_tokens import Encoding, PrunedOutputs
+from adafv.core.visual_tokens import Encoding
 from adafv.ops.precision import full_precision
 from adafv.ops.saliency import attention_rows
 from adafv.utils.checks import checked

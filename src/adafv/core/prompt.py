@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from adafv.core.chat_template import Template
+from adafv.core.inputs import ARGUMENTS
 from adafv.core.segments import segments_of
 from adafv.core.turns import answer_starts, user_turns
 from adafv.utils.checks import checked
@@ -39,7 +40,7 @@ class Prompt:
 
     Args:
         inputs: what the processor returned: `input_ids` (B, L), perhaps `attention_mask`, `labels`
-            and `position_ids` (B, L). Without a mask, it is the one that `generate` infers.
+            and `position_ids` (B, L). Without a mask, padding is what rows begin or end with.
         tokens: ids of the placeholders by modality, "image" and "video", of those whose pixels are
             given.
         family: of the model, for error messages.
@@ -88,10 +89,13 @@ class Prompt:
         self.answered = self._answered(inputs.get("labels"))  # (B, L)
 
     def _mask(self, mask: object, pad: int | None) -> Tensor:
-        """Return the attention mask (B, L), as it is given or as `generate` infers it."""
+        """Return the attention mask (B, L), given or inferred: padding is at the ends of rows."""
         if mask is None:
-            inferred = torch.ones_like(self.ids, dtype=torch.bool)
-            return inferred if pad is None else self.ids.ne(pad)
+            if pad is None:
+                return torch.ones_like(self.ids, dtype=torch.bool)
+            # the same id between tokens is a word, which `forward` sees
+            real = self.ids.ne(pad)  # (B, L)
+            return (real.cumsum(1) > 0) & (real.flip(1).cumsum(1) > 0).flip(1)
         if not isinstance(mask, Tensor) or mask.shape != self.ids.shape:
             given = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
             raise ValueError(
@@ -260,6 +264,9 @@ class Prompt:
 
     def runs_along(self, name: str, tensor: Tensor) -> bool:
         """Return whether a tensor has a number for each token: (…, B, L), or (1, L) for all."""
+        # another prompt may be as long by chance
+        if name in ARGUMENTS:
+            return False
         if name == "position_ids" and tensor.shape[-1:] == self.ids.shape[1:] and tensor.dim() >= 2:
             return tensor.shape[-2] in (1, len(self.ids))
         if tensor.shape[-2:] != self.ids.shape:

@@ -293,7 +293,8 @@ class Pruner(Settings, ABC):
         Ids, masks, labels, positions and features shrink together.
         """
         counts = list(encoding.tokens.counts)
-        if inputs.get("labels") is not None and selection.read not in (None, counts):
+        fewer_later = selection.read not in (None, counts)
+        if inputs.get("labels") is not None and fewer_later:
             raise ValueError(
                 f"labels are given, but {self.name} leaves fewer logits than labels: leave them out"
             )
@@ -312,6 +313,7 @@ class Pruner(Settings, ABC):
             whole=self._whole(encoding),
             positions=self.positions,
             newlines=self.newlines,
+            layerwise=fewer_later,
         )
 
     def between_layers(
@@ -344,7 +346,9 @@ class Pruner(Settings, ABC):
 
         For as long as it is open, the model is of a class like its own. On leaving, after an
         exception too, it is as it was. A copy or a pickle that is made meanwhile is a model of its
-        own, without the pruner.
+        own, without the pruner. What ran meanwhile ends with it: `generate` that starts later warns
+        that it prunes nothing, and a cache that a pruned prompt has filled is no longer in the
+        caller's numbers, so that the plain model would go on from it wrongly and without a word.
 
         Raises:
             ValueError: a pruner is attached to this model, to a part of it or to a model that it is

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from adafv.core.logits_to_keep import logits_kept
+from adafv.core.pruned_inputs import PrunedInputs
 from adafv.core.shorter_prompt import ShorterPrompt, loses
 from adafv.core.visual_tokens import Encoding
 from adafv.families import family_of
@@ -34,7 +36,8 @@ def rebuild(
     whole: list[bool] | None = None,
     positions: str = "packed",
     newlines: str = "drop",
-) -> dict[str, Any]:
+    layerwise: bool = False,
+) -> PrunedInputs:
     """Return the inputs of a model with fewer placeholders and encoded images instead of pixels.
 
     Args:
@@ -43,9 +46,11 @@ def rebuild(
         whole: for each image whether its budget is all of it: a video keeps the tokens that repeat
             the frame before, too. None: of each.
         positions, newlines: see `adafv.core.settings.Settings`.
+        layerwise: later layers read fewer tokens than the shorter prompt has.
 
     Raises:
-        ValueError: positions="original" in a family that numbers its tokens by counting them.
+        ValueError: positions="original" in a family that numbers its tokens by counting them;
+            `logits_to_keep` for tokens that are dropped.
     """
     # from the N tokens that a method chose from to all n of the image
     offsets = _offsets(encoding, kept, newlines, whole)
@@ -69,7 +74,14 @@ def rebuild(
     kept_columns = _in_prompt(encoding, offsets)
     out = _sequence(model, inputs, encoding, kept_columns, positions)
     out["mm_encoder_outputs"] = encoding.encoded(features, deepstack_features)
-    return out
+
+    # the caller's positions
+    lost = layerwise or loses(encoding.prompt, kept_columns)
+    if lost and inputs.get("logits_to_keep") is not None:
+        shorter = ShorterPrompt(encoding.prompt, kept_columns, inputs["input_ids"].device)
+        columns = shorter.index.where(shorter.exists, -1)  # (B, L')
+        out |= logits_kept(inputs, encoding, columns, start=0, layerwise=layerwise)
+    return PrunedInputs(out)
 
 
 def _sequence(

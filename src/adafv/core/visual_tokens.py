@@ -13,29 +13,15 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import ModelOutput
 
 from adafv.core.prompt import ImageSpan, Prompt, Question
+from adafv.core.pruned_inputs import PrunedOutputs
 from adafv.core.signals import SALIENCY, Signal
-from adafv.utils.checks import checked
 
-__all__ = ["Encoding", "PrunedOutputs", "Returned", "VisualTokens"]
+__all__ = ["Encoding", "Returned", "VisualTokens"]
 
 NUMBERS = count()
 """Those of encodings, one after the other."""
 HEAVY = ("last_hidden_state", "hidden_states", "attentions")
 """Fields of an encoder's output that nobody reads again, and that would be kept in memory."""
-
-
-@checked
-class PrunedOutputs(dict[str, ModelOutput]):
-    """Outputs of encoders by modality, for `mm_encoder_outputs`, of the tokens that are kept.
-
-    Args:
-        outputs: of which it is a copy.
-        encoding: number of the encoding that they are of. None: not known any more.
-    """
-
-    def __init__(self, outputs: Mapping[str, ModelOutput], encoding: int | None = None) -> None:
-        super().__init__(outputs)
-        self.encoding = encoding
 
 
 @dataclass(frozen=True)

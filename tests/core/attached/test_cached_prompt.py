@@ -12,6 +12,7 @@ from transformers import DynamicCache, GenerationConfig
 from zoo.families import show, tiny
 
 from adafv import AdaFV, Pruner, method
+from adafv.core.pruned_inputs import PrunedOutputs
 from adafv.core.pruner import Selection
 from adafv.core.rebuild import rebuild
 from adafv.core.visual_tokens import Encoding
@@ -344,7 +345,7 @@ def test_the_next_turn_of_methods_between_layers(name, pruning):
     with torch.no_grad(), chat.pruner.between_layers(model, first):
         short = chat.pruner.prune(model, whole, chat.pruner.encode(model, whole))
         # it begins with the first turn, and passes for it
-        short["mm_encoder_outputs"].encoding = first.number
+        short["mm_encoder_outputs"] = PrunedOutputs(short["mm_encoder_outputs"], first.number)
         expected = generated(model, short, use_cache=False)
     with chat.pruner.attached(model):
         assert generated(model, chat.then(turn)) == expected
@@ -381,6 +382,65 @@ def test_text_that_was_cached_before_goes_on_with_an_image():
         assert generated(model, inputs | {"past_key_values": deepcopy(cache)}) == expected
         new = inputs | {"input_ids": turn["input_ids"], "past_key_values": cache}
         assert looped(model, new) == expected
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("question", ["turn", "chat"])
+@pytest.mark.parametrize("way", ["forward", "loop", "generate"])
+def test_text_that_was_read_while_attached_asks_along(way, question, monkeypatch):
+    """The cache remembers it: the new ids alone keep what the full chat keeps."""
+    model = tiny("llava").model
+    system = text_of("llava", "is there a red knight left of the anchor ? how many red", 1)
+    turn = prepared("llava", ["<IMG> what color ?"], [[show(80, 48)]])
+    for pruner in (AdaFV(keep=0.3, question=question), method("random", keep=0.3)):
+        kept: list[list[int]] = []
+        choose = type(pruner).choose
+
+        def noted(self, encoding, choose=choose, kept=kept):
+            selection = choose(self, encoding)
+            kept.append(selection.kept[0].tolist())
+            return selection
+
+        monkeypatch.setattr(type(pruner), "choose", noted)
+        for whole in (True, False):
+            cache, read = DynamicCache(), system
+            with pruner.attached(model):
+                if way == "forward":
+                    model(system, past_key_values=cache)
+                elif way == "loop":
+                    for ids in (system[:, :5], system[:, 5:]):
+                        model(ids, past_key_values=cache)
+                else:
+                    read = model.generate(system, past_key_values=cache, **greedy(model))[:, :-1]
+                ids = torch.cat([read, turn["input_ids"]], dim=1)
+                inputs = pixels(turn) | {"attention_mask": torch.ones_like(ids)}
+                inputs["input_ids"] = ids if whole else turn["input_ids"]
+                model.generate(**inputs, **greedy(model), past_key_values=cache)
+        assert kept[0] == kept[1]
+
+
+@torch.no_grad()
+def test_text_that_nobody_knows_asks_nothing(monkeypatch):
+    """Read by the plain model, of which the caller passes only what is new."""
+    model, pruner = tiny("llava").model, AdaFV(keep=0.3)
+    system = text_of("llava", "is there a red knight ? how many red", 1)
+    turn = prepared("llava", ["<IMG> what color ?"], [[show(80, 48)]])
+    asked: list[list[int]] = []
+    choose = type(pruner).choose
+
+    def noted(self, encoding):
+        [columns] = encoding.asked
+        asked.append(encoding.prompt.ids[0, columns].tolist())
+        return choose(self, encoding)
+
+    monkeypatch.setattr(type(pruner), "choose", noted)
+    cache = DynamicCache()
+    model(system, past_key_values=cache)
+    mask = torch.ones(1, system.shape[1] + turn["input_ids"].shape[1], dtype=torch.long)
+    with pruner.attached(model):
+        model(**turn | {"attention_mask": mask, "past_key_values": cache})
+        model(**turn)
+    assert asked[0] == asked[1]
 
 
 @pytest.mark.parametrize("rows", [1, 3])

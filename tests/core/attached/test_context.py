@@ -4,6 +4,7 @@ other heads.
 
 import gc
 import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy, deepcopy
 from inspect import signature, unwrap
@@ -622,3 +623,18 @@ def test_threads_generate_beside_each_other(pruning):
         with ThreadPoolExecutor(4) as pool:
             found = [pool.submit(generated, model, inputs) for inputs in prompts * 4]
             assert [f.result() for f in found] == expected * 4
+
+
+def test_a_generate_that_starts_late_warns():
+    """Fetched inside the context, as by a thread, and run after it: nothing is pruned."""
+    model, inputs = tiny("llava").model, ask("llava", (QUESTION, [show()]))
+    plain = generated(model, inputs)
+    with PRUNER.attached(model):
+        late = model.generate
+    with pytest.warns(UserWarning, match="nothing is pruned"):
+        out = late(**inputs, **greedy(model))
+    assert out[:, inputs["input_ids"].shape[1] :].tolist() == plain
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        late(inputs["input_ids"][:, :1], max_new_tokens=1)
+        model.generate(**inputs, **greedy(model))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from adafv.core.resumed_decoder import KeptLayers
 
 __all__ = [
+    "UNKNOWN",
     "CachedPrompt",
     "filled",
     "holds_images",
@@ -28,14 +29,20 @@ __all__ = [
     "length",
     "ones",
     "recall",
+    "recall_text",
     "refuse_unknown",
     "remember",
+    "remember_text",
     "steps",
     "text_alone",
 ]
 
 NOTE = "_adafv"
 """Name of the attribute of a cache that holds its note."""
+TEXT = "_adafv_text"
+"""Name of that which holds the ids (B, n) of text alone, and the keys by which they are known."""
+UNKNOWN = -1
+"""In place of an id that the caller read elsewhere: it is no text that anyone asks with."""
 
 
 @checked
@@ -148,6 +155,37 @@ def remember(cache: Cache | None, after: CachedPrompt, generated: Tensor | None 
 
 
 @checked
+def remember_text(
+    cache: Cache | None, ids: Tensor, before: Tensor | None, starts_at: int = 0
+) -> None:
+    """Write on a cache which text it holds, if that is known.
+
+    Args:
+        ids: (B, q) that were read.
+        before: (B, n) what the cache held before them. None: nobody knows.
+        starts_at: how many columns it held.
+    """
+    if cache is None:
+        return
+    if before is not None and starts_at:
+        ids = torch.cat([before.to(ids), ids], dim=1)  # (B, n + q)
+    known = (before is not None or not starts_at) and length(cache) == ids.shape[1]
+    setattr(cache, TEXT, (ids, _keys(cache)) if known else None)
+
+
+@checked
+def recall_text(cache: Cache | None) -> Tensor | None:
+    """Return the ids (B, n) of the text that a cache holds, None where nobody knows."""
+    if cache is None:
+        return None
+    ids, keys = getattr(cache, TEXT, None) or (None, None)
+    if ids is None or length(cache) != ids.shape[1] or _keys(cache) is not keys:
+        return None
+    known: Tensor = ids
+    return known
+
+
+@checked
 def filled(cache: Cache | None) -> bool:
     """Return whether there is a cache that holds anything."""
     return isinstance(cache, Cache) and length(cache) > 0
@@ -206,10 +244,17 @@ def text_alone(model: PreTrainedModel, inputs: dict[str, Any], from_start: bool)
     Raises:
         ValueError: it has to hold an image.
     """
-    refuse_unknown(model, inputs)
-    ids = inputs["input_ids"]  # (B, L)
-    count = length(inputs["past_key_values"])
-    before = ids[:, :count] if from_start else ids.new_zeros(len(ids), count)  # (B, n)
+    ids: Tensor = inputs["input_ids"]  # (B, L)
+    cache = inputs["past_key_values"]
+    count = length(cache)
+    text = recall_text(cache)  # (B, n)
+    if from_start:
+        refuse_unknown(model, inputs)
+        before = ids[:, :count]  # (B, n)
+    elif text is not None and len(text) == len(ids):
+        before = text.to(ids)
+    else:
+        before = ids.new_full((len(ids), count), UNKNOWN)
     return CachedPrompt(
         ids=before,
         short=before,
@@ -247,7 +292,8 @@ def _keys(cache: Cache) -> Tensor | None:
     # an offloaded cache moves its keys by itself, so that they tell nothing
     if getattr(cache, "offloading", False):
         return None
-    for layer in cache.layers:
+    # that of an encoder and a decoder has none of its own
+    for layer in getattr(cache, "layers", ()):
         keys: Tensor | None = getattr(layer, "keys", None)
         if keys is not None:
             return keys

@@ -14,8 +14,7 @@ from adafv.core.attached.cached_prompt import (
     CachedPrompt,
     ones,
 )
-from adafv.core.attached.generation import logit_positions
-from adafv.core.inputs import PIXELS
+from adafv.core.inputs import ARGUMENTS, PIXELS
 from adafv.core.visual_tokens import Encoding
 from adafv.families.base import base_of
 from adafv.utils.checks import checked
@@ -25,7 +24,6 @@ __all__ = [
     "POSITIONAL",
     "encoder_inputs",
     "following_position",
-    "logits_kept",
     "masks_of",
     "runs_along",
     "shift_of",
@@ -108,27 +106,6 @@ def masks_of(
 
 
 @checked
-def logits_kept(
-    inputs: dict[str, Any], encoding: Encoding, columns: Tensor, start: int, layerwise: bool
-) -> dict[str, Any]:
-    """Return `logits_to_keep` in terms of a shorter prompt, if the caller passed it."""
-    wanted = inputs.get("logits_to_keep")
-    if wanted is None:
-        return {}
-    prompt = encoding.prompt
-    kept = logit_positions(
-        wanted,
-        columns,
-        last=int(prompt.placeholder.any(0).nonzero().max()),
-        start=start,
-        width=prompt.ids.shape[1] - start,
-        ends_in_text=bool(prompt.mask[:, -1].all()),
-        layerwise=layerwise,
-    )
-    return {"logits_to_keep": kept}
-
-
-@checked
 def runs_along(known: CachedPrompt, name: str, x: object, width: int, old: bool = True) -> bool:
     """Return whether something has a number for each new token.
 
@@ -138,8 +115,8 @@ def runs_along(known: CachedPrompt, name: str, x: object, width: int, old: bool 
     """
     if not isinstance(x, Tensor) or x.dim() < 2 or x.is_floating_point():
         return False
-    # what describes images could have such a shape by chance
-    if name.startswith(("pixel", "image", "video")):
+    # what describes images, or another prompt, could have such a shape by chance
+    if name in ARGUMENTS or name.startswith(("pixel", "image", "video")):
         return False
     widths = [width]
     if old:

@@ -25,13 +25,12 @@ from adafv.core.attached.call_columns import (
     POSITIONAL,
     encoder_inputs,
     following_position,
-    logits_kept,
     masks_of,
     runs_along,
     shift_of,
 )
 from adafv.core.attached.later_images import Part, new_images
-from adafv.core.inputs import has_images, inferred_pad_id
+from adafv.core.inputs import has_images, inferred_pad_id, option_of
 from adafv.utils.checks import checked
 
 if TYPE_CHECKING:
@@ -46,6 +45,10 @@ __all__ = [
 
 Kwargs = dict[str, Any]
 """What a model was called with, by name."""
+ASSISTED = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
+"""Arguments of `generate` by which several tokens are guessed and then checked."""
+NO_TOKEN = -1
+"""An id that no token has: `forward` takes nothing for padding."""
 
 
 @checked
@@ -68,9 +71,12 @@ def begin(
 ) -> Call:
     """Return a pruned prompt, to be read within contexts that `stack` holds open."""
     ids = inputs["input_ids"]  # (B, L)
+    inputs = _with_mask(model, inputs, generates)
 
     # prune, and let the columns of the prompt go along
     of_prompt = {name: x for name, x in inputs.items() if name != "past_key_values"}
+    if not generates:
+        of_prompt["pad_token_id"] = NO_TOKEN
     encoding = pruner.encode(model, of_prompt)
     short = pruner.prune(model, inputs | {COLUMNS: steps(ids) + 1}, encoding)
     columns = short.pop(COLUMNS) - 1  # (B, L')
@@ -97,8 +103,6 @@ def begin(
         lost=lost,
         layers=None if decoder is None else decoder.kept,
     )
-    if lost and not generates:
-        short |= logits_kept(inputs, encoding, columns, start=0, layerwise=decoder is not None)
     return Call(short, after)
 
 
@@ -110,11 +114,12 @@ def resume(
 
     Raises:
         ValueError: ids, rows or a mask that don't fit what the cache holds; images that can't be
-            pruned any more.
+            pruned any more; assisted decoding.
     """
     ids = inputs["input_ids"]  # (B, C + q) or (B, q)
-    if generates and inputs.get("attention_mask") is None:
-        inputs = inputs | {"attention_mask": _inferred_mask(model, inputs)}
+    if generates:
+        _check_decoding(model, inputs)
+    inputs = _with_mask(model, inputs, generates)
     mask = inputs.get("attention_mask")
     from_start = generates if mask is None else mask.shape == ids.shape
     known = recall(inputs["past_key_values"]) or text_alone(model, inputs, from_start)
@@ -157,13 +162,25 @@ def resume(
     return Call(short, part.after)
 
 
-def _inferred_mask(model: PreTrainedModel, inputs: Kwargs) -> Tensor | None:
-    """Return the mask (B, C + q) that `generate` infers, None where all is real."""
+def _with_mask(model: PreTrainedModel, inputs: Kwargs, generates: bool) -> Kwargs:
+    """Return the inputs with the mask (B, C + q) that `generate` infers; `forward` infers none."""
+    if not generates or inputs.get("attention_mask") is not None:
+        return inputs
     ids: Tensor = inputs["input_ids"]
     pad = inferred_pad_id(model, inputs)
     if pad is None or not bool((ids == pad).any()):
-        return None
-    return ids.ne(pad).long()
+        return inputs
+    return inputs | {"attention_mask": ids.ne(pad).long()}
+
+
+def _check_decoding(model: PreTrainedModel, inputs: Kwargs) -> None:
+    """Raise a `ValueError` for assisted decoding, whose first look at a filled cache goes wrong."""
+    for name in ASSISTED:
+        if option_of(model, inputs, name) is not None:
+            raise ValueError(
+                f"{name} decodes wrongly from a cache that holds a prompt already, in transformers "
+                "itself: leave it out, or pass the full chat and its images without the cache"
+            )
 
 
 def _check_follows(known: CachedPrompt, ids: Tensor, from_start: bool) -> None:

@@ -4,6 +4,7 @@ The model is of a class like its own for as long. What a call is to read is work
 `calls`, what a caller of `generate` is told in `generation`.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -18,11 +19,19 @@ import torch
 from torch import nn
 from transformers import Cache, PreTrainedModel
 
-from adafv.core.attached.cached_prompt import filled, recall, refuse_unknown, remember
+from adafv.core.attached.cached_prompt import (
+    filled,
+    length,
+    recall,
+    recall_text,
+    refuse_unknown,
+    remember,
+    remember_text,
+)
 from adafv.core.attached.calls import Call, begin, resume
 from adafv.core.attached.generation import Caller, merged
-from adafv.core.inputs import has_images
-from adafv.core.visual_tokens import PrunedOutputs
+from adafv.core.inputs import BESIDE_EMBEDS, has_images, option_of
+from adafv.core.pruned_inputs import PrunedOutputs
 from adafv.families import FAMILIES
 from adafv.utils.adapters import without_adapters
 
@@ -42,6 +51,10 @@ MERGE = "_merge_criteria_processor_list"
 REPLICA = (
     "DataParallel runs copies of the model without their parameters, in which nothing can be "
     "pruned: run one process for each GPU, e.g. with torchrun and DistributedDataParallel"
+)
+LATE = (
+    "this generate was taken from a model while a pruner was attached, and runs after its context "
+    "was left, so that nothing is pruned: keep the context open until it has run"
 )
 KEPT_OF_CLASS = ("__module__", "__qualname__", "__doc__")
 
@@ -160,8 +173,9 @@ def _made(model: PreTrainedModel, names: tuple[str, ...], own: dict[str, Any]) -
             calls = _attached.get(self)
             if getattr(self, "_is_replica", False):
                 raise ValueError(REPLICA)
-            # wrapped meanwhile, it outlives the context
+            # wrapped or fetched meanwhile, it outlives the context
             if calls is None:
+                _warn_if_late(name, kwargs)
                 return plain(self, name)(*args, **kwargs)
             return getattr(calls, name)(self, plain(self, name), args, kwargs)
 
@@ -184,6 +198,13 @@ def _made(model: PreTrainedModel, names: tuple[str, ...], own: dict[str, Any]) -
         body[name] = getattr(cls, name)
     made: type = type(cls)(cls.__name__, (cls,), body)
     return made
+
+
+def _warn_if_late(name: str, kwargs: Kwargs) -> None:
+    """Warn of a `generate` that would have pruned images before the context was left."""
+    # a forward is wrapped by libraries, which keep it
+    if name == "generate" and has_images(kwargs):
+        warnings.warn(LATE, stacklevel=3)
 
 
 def _merging(cls: type) -> Callable[..., Any]:
@@ -209,11 +230,18 @@ class _PruningCalls:
         self._check(model, inputs)
 
         # text alone
-        known = recall(inputs.get("past_key_values"))
+        cache = inputs.get("past_key_values")
+        known = recall(cache)
         if known is None and not has_images(inputs):
-            if not filled(inputs.get("past_key_values")):
+            before = recall_text(cache)  # (B, n)
+            starts_at = length(cache) if isinstance(cache, Cache) else 0
+            if not starts_at:
                 self.pruner.check(inputs)
-            return plain(*args, **kwargs)
+            output = plain(*args, **kwargs)
+            ids = inputs.get("input_ids")  # (B, q)
+            if ids is not None:
+                remember_text(_cache_of(output), ids, before, starts_at)
+            return output
 
         with ExitStack() as stack:
             call = self._prepare(model, inputs, stack, generates=False)
@@ -241,7 +269,9 @@ class _PruningCalls:
                 refuse_unknown(model, inputs)
             else:
                 self.pruner.check(inputs)
-            return _run_plain(model, plain, kwargs, *args)
+            output = _run_plain(model, plain, kwargs, *args)
+            _remember_generated(model, inputs, output)
+            return output
 
         with torch.no_grad(), ExitStack() as stack:
             caller = Caller(model, inputs)
@@ -272,8 +302,8 @@ class _PruningCalls:
         self, model: PreTrainedModel, inputs: dict[str, Any], stack: ExitStack, generates: bool
     ) -> Call:
         """Prepare what the model is to read, within contexts that stay open while it does."""
-        if inputs.get("input_ids") is None:
-            raise ValueError("images beside inputs_embeds cannot be pruned: pass input_ids")
+        if inputs.get("input_ids") is None or inputs.get("inputs_embeds") is not None:
+            raise ValueError(BESIDE_EMBEDS)
         reader = _reader(model)
         if filled(inputs.get("past_key_values")):
             return resume(self.pruner, reader, inputs, stack, generates)
@@ -294,6 +324,19 @@ def _run_plain(model: PreTrainedModel, plain: Plain, kwargs: Kwargs, *args: Any)
         return plain(*args, **kwargs)
     finally:
         _run_plain_by.reset(token)
+
+
+def _remember_generated(model: PreTrainedModel, inputs: Mapping[str, Any], output: Any) -> None:
+    """Write on the cache of a `generate` of text alone which text it holds."""
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    cache = inputs.get("past_key_values")
+    cache = _cache_of(output) if cache is None else cache
+    # beams stand in no order that comes out; of a part of a chat the beginning is not known
+    beams = (option_of(model, inputs, "num_beams") or 1) > 1
+    if ids is None or cache is None or beams or (mask is not None and mask.shape != ids.shape):
+        return
+    sequences = output if isinstance(output, torch.Tensor) else output.sequences  # (R, L + new)
+    remember_text(cache, sequences[:, : length(cache)], before=None)
 
 
 def _is_own_call(model: PreTrainedModel, inputs: Mapping[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from adafv.core.attached.cached_prompt import (
+    UNKNOWN,
     CachedPrompt,
     is_placeholder,
     ones,
@@ -22,9 +23,9 @@ from adafv.core.attached.call_columns import (
     COLUMNS,
     POSITIONAL,
     encoder_inputs,
-    logits_kept,
     runs_along,
 )
+from adafv.core.logits_to_keep import logits_kept
 from adafv.core.rebuild import padding_id
 from adafv.core.shorter_prompt import FILL
 from adafv.core.visual_tokens import Encoding
@@ -99,12 +100,8 @@ def new_images(
     columns = columns.gather(1, order).where(real, -1)  # (B, q')
     new_mask = masks.new_images.gather(1, columns.clamp(min=0)).where(real, 0)  # (B, q')
     padded = not bool(real.all())
-    if padded and family_of(model).ignores_position_ids:
-        raise ValueError(
-            f"models of the family {model.config.model_type!r} number their tokens by counting, so "
-            "that no row may get padding between two turns: pass prompts that keep different "
-            "numbers of tokens one by one"
-        )
+    if padded:
+        _check_padding(model)
 
     # number it: by the positions of the full chat, or behind what the cache holds
     start = known.following  # (B, 1)
@@ -155,6 +152,28 @@ def new_images(
     )
 
 
+def _check_padding(model: PreTrainedModel) -> None:
+    """Raise a `ValueError` of a model that reads padding between two turns, or counts it."""
+    config = model.get_decoder().config
+    types = getattr(config, "layer_types", None) or ()
+    kinds = set(types) - {"full_attention"}
+    if not types and getattr(config, "sliding_window", None):
+        kinds.add("sliding_attention")
+
+    # a state takes padding in, a window of columns ends earlier for it
+    if kinds:
+        reason = f"have layers of {', '.join(sorted(kinds))}, for which it counts though masked"
+    elif family_of(model).ignores_position_ids:
+        reason = "number their tokens by counting"
+    else:
+        return
+    raise ValueError(
+        f"no row may get padding between two turns, since models of the family "
+        f"{model.config.model_type!r} {reason}: pass prompts that keep different numbers of tokens "
+        "one by one"
+    )
+
+
 @dataclass(frozen=True)
 class _Masks:
     """What of a chat is no padding.
@@ -162,7 +181,7 @@ class _Masks:
     Attributes:
         before: (B, C) of what the cache holds.
         fresh: (B, q) of what is new.
-        chat: (B, C + q) of both.
+        chat: (B, C + q) of both, without text whose ids are not known.
         new_images: (B, C + q) the same without the images that the cache holds.
     """
 
@@ -179,9 +198,11 @@ def _masks(model: PreTrainedModel, known: CachedPrompt, mask: Tensor | None, par
     if mask is not None and mask.shape[1] == read + part.ids.shape[1]:
         before = mask[:, :read].long()
     gap = family_of(model).max_crop_gap or 0
-    old = before.masked_fill(_images(is_placeholder(model, known.ids), gap), 0)  # (B, C)
+    # text that nobody knows asks nothing
+    text = before.masked_fill(known.ids == UNKNOWN, 0)  # (B, C)
+    old = text.masked_fill(_images(is_placeholder(model, known.ids), gap), 0)  # (B, C)
     fresh = ones(part.ids) if part.mask is None else part.mask.long()  # (B, q)
-    return _Masks(before, fresh, torch.cat([before, fresh], dim=1), torch.cat([old, fresh], dim=1))
+    return _Masks(before, fresh, torch.cat([text, fresh], dim=1), torch.cat([old, fresh], dim=1))
 
 
 def _images(placeholder: Tensor, gap: int) -> Tensor:
