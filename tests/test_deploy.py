@@ -24,7 +24,7 @@ def instructions(name: str) -> list[tuple[str, str]]:
 
 def test_every_file_parses():
     for path in DEPLOY.rglob("*.yaml"):
-        assert yaml.safe_load(path.read_text()), path
+        assert all(yaml.safe_load_all(path.read_text())), path
 
 
 def test_the_image_of_vllm_is_five_lines():
@@ -62,7 +62,7 @@ def test_a_server_has_longer_to_end_than_its_requests():
     """`--shutdown-timeout` is 30 s unless it is given."""
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     assert int(compose["services"]["adafv"]["stop_grace_period"].rstrip("s")) > 30
-    kserve = yaml.safe_load((DEPLOY / "kserve.yaml").read_text())
+    *_, kserve = yaml.safe_load_all((DEPLOY / "kserve.yaml").read_text())
     assert kserve["spec"]["predictor"]["terminationGracePeriodSeconds"] > 30
     # the chart has no field for it, so Kubernetes' own 30 s hold
     chart = yaml.safe_load((DEPLOY / "production-stack.yaml").read_text())
@@ -71,8 +71,11 @@ def test_a_server_has_longer_to_end_than_its_requests():
     assert int(flags[flags.index("--shutdown-timeout") + 1]) < 30
 
 
-def test_probes_of_kserve_ask_what_the_server_answers():
-    kserve = yaml.safe_load((DEPLOY / "kserve.yaml").read_text())
+def test_kserve_probes_what_the_server_answers_and_keeps_the_weights():
+    claim, kserve = yaml.safe_load_all((DEPLOY / "kserve.yaml").read_text())
+    # weights are kept on the volume that is asked for
+    [weights, _] = kserve["spec"]["predictor"]["volumes"]
+    assert weights["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     [container] = kserve["spec"]["predictor"]["containers"]
     port = container["ports"][0]["containerPort"]
     assert f"--port={port}" in container["args"]

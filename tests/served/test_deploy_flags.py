@@ -60,9 +60,10 @@ def test_the_commands_of_the_page_on_serving_are_read(parser):
     commands = []
     for block in re.findall(r"(?:^    .*\n)+", page, re.MULTILINE):
         commands.append(shlex.split(block.replace("\\\n", " "), comments=True))
-    [plain] = [words for words in commands if words[4:6] == ["vllm", "serve"]]
-    assert plain[:4] == [f"{name}={value}" for name, value in VARIABLES.items()]
-    model, *flags = plain[6:]
+    variables = [f"{name}={value}" for name, value in {**VARIABLES, **FOLLOWS}.items()]
+    begin = [*variables, "vllm", "serve"]
+    [plain] = [words for words in commands if words[: len(begin)] == begin]
+    model, *flags = plain[len(begin) :]
     given = parser.parse_args(["--model", model, *flags])
     limits = {"image": MAX_IMAGES, "video": 0}
     command = _command(model, flags[:2], {"adafv_keep": 0.1}, limits, embedded=False)
@@ -82,7 +83,7 @@ def compose_words() -> list[str]:
 
 
 def kserve_words() -> list[str]:
-    service = yaml.safe_load((DEPLOY / "kserve.yaml").read_text())
+    *_, service = yaml.safe_load_all((DEPLOY / "kserve.yaml").read_text())
     model, *words = service["spec"]["predictor"]["containers"][0]["args"]
     return ["--model", model, *words]
 

@@ -432,7 +432,7 @@ def bad() -> dict:
             "adafv_method has more than 200 characters",
         ),
         "fastv": (pruned(adafv_method="fastv", adafv_keep=0.6), "between the layers"),
-        "visionzip": (pruned(adafv_method="visionzip", adafv_keep=0.6), "visionzip looks at"),
+        "visionzip": (pruned(adafv_method="visionzip", adafv_keep=0.6), "visionzip needs 'keys'"),
         "a method that holds others up": (
             pruned(adafv_method="divprune", adafv_keep=0.9),
             "'divprune' is not allowed on this server",
