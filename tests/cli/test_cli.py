@@ -537,7 +537,7 @@ def test_intervals_in_tables_stay_within_bounds(run, tmp_path):
         (["--method", "adafw"], ["'adafw'", "did you mean 'adafv'"]),
         (["--method", "none", "--keep", "0.1"], ["none"]),
         (["--method", "none", "--tokens", "5"], ["none"]),
-        (["--keep", "110%"], ["keep=1.1"]),
+        (["--keep", "110%"], ["more than all", "100%"]),
         (["--keep", "10%%"], ["--keep", "10%%", "number"]),
         (["--keep", ""], ["--keep", "number"]),
         (["--max-new-tokens", "0"], ["max_new_tokens=0", "1 or more"]),
@@ -932,7 +932,7 @@ def test_eval_refuses_other_settings(run, tmp_path, monkeypatch):
     [
         (["--keep", "0"], ["keep=0"]),
         (["--keep", "0.1,x"], ["'x'"]),
-        (["--keep", ","], ["keeps"]),
+        (["--keep", ","], ["names nothing"]),
         (["--methods", "adafv,fastrvlm"], ["did you mean 'fastervlm'"]),
         (["--suite", "shpes"], ["did you mean 'shapes'"]),
         (["--limit", "0"], ["limit=0"]),

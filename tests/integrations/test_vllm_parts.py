@@ -200,7 +200,7 @@ def test_the_text_that_an_image_is_asked_about():
         ({"adafv_keep": 0.1, "adafv_method": "adafw"}, "did you mean 'adafv'"),
         ({"adafv_keep": 0.1, "adafv_method": 7}, "adafv_method=7 is not text"),
         ({"adafv_keep": 0.1, "adafv_method": "fastv"}, "between the layers"),
-        ({"adafv_keep": 0.1, "adafv_method": "visionzip"}, "looks at 'keys'"),
+        ({"adafv_keep": 0.1, "adafv_method": "visionzip"}, "needs 'keys'"),
         ({"adafv_keep": 0.1, "adafv_method": "adafv_released"}, "doesn't keep to its budget"),
         ({"adafv_keep": 0.1, "adafv_method": "vidcom2"}, "compares the frames of a clip"),
         (

@@ -173,6 +173,26 @@ def test_stacktok(case, words, swaps):
     assert pick("stacktok", tokens, k, swaps=swaps).kept[0].tolist() == expected
 
 
+@pytest.mark.parametrize("seed", [0, 45, 57, 69])
+def test_stacktok_between_crops_that_tie(seed):
+    """Of two tokens each covers half of its crop, whatever they are: the first of the crops."""
+    generator = torch.Generator().manual_seed(seed)
+    count = 4
+    tokens = VisualTokens(
+        features=torch.randn(1, count, DIMENSIONS, generator=generator),
+        mask=torch.ones(1, count, dtype=torch.bool),
+        counts=(count,),
+        signals={HIDDEN: torch.randn(1, count, DIMENSIONS, generator=generator)},
+        text=torch.zeros(1, WORDS, DIMENSIONS),
+        text_mask=torch.zeros(1, WORDS, dtype=torch.bool),
+        coordinates=(torch.tensor([(0, 0, 0), (0, 0, 1), (1, 0, 0), (1, 0, 1)]),),
+        frames=(1,),
+        seeds=(0,),
+        layers=32,
+    )
+    assert pick("stacktok", tokens, 1, swaps=0).kept[0].item() < 2
+
+
 @given(pictures())
 @settings(max_examples=100, deadline=None)
 def test_adafv_released(case):

@@ -575,7 +575,7 @@ def test_refusal_is_reported(small, monkeypatch, tmp_path, capsys):
         (("--layers", "99"), "pass 1 to 4"),
         (("--batch", "x"), "pass numbers such as 1,8,32"),
         (("--batch", "0"), "pass 1 or more"),
-        (("--batch", ","), "empty list"),
+        (("--batch", ","), "names nothing"),
         (("--keep", "2"), "pass 0 < keep <= 1"),
         (("--keep", "half"), "is not a number"),
         (("--methods", "adafb"), "did you mean 'adafv'"),

@@ -12,10 +12,12 @@ from adafv.core.signals import HIDDEN
 from adafv.core.visual_tokens import VisualTokens
 from adafv.ops.cosine import cosines
 from adafv.ops.coverage import on_grid
+from adafv.ops.precision import rounded
 from adafv.utils.checks import checked, positive
 
 __all__ = ["StackTok"]
 
+WORTH_BITS = 40  # behind the point of what a crop's token adds
 IMPROVEMENT = 1e-6  # share by which a swap has to gain, as in the authors' code
 
 
@@ -183,7 +185,8 @@ class _Stack:
         # each crop names a token; the one that adds most of both is kept
         best, named = self._best(gain.where(free, -torch.inf))  # (C,)
         worth = (to_objective + to_support)[named].masked_fill(best.isneginf(), -torch.inf)
-        crop = worth.argmax(0, keepdim=True)  # (1,)
+        # what ties between crops differs in the last bits: the shares of two tokens add up to one
+        crop = rounded(worth, WORTH_BITS).argmax(0, keepdim=True)  # (1,)
         pick = named[crop]  # (1,)
 
         self.covered = self.covered.index_add(0, crop, to_support[pick])
