@@ -53,6 +53,7 @@ ELSEWHERE = {
     "training/photo/README.md": "photo-training.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
 }
 """Files of the repository that are pages or images of the site, too."""
 HOMES = {
