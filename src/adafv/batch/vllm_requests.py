@@ -22,7 +22,7 @@ from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.options import ALL, VLLMOptions
 from adafv.models.load import from_files, source_of
 from adafv.models.processors import processor_class
-from adafv.models.prompting import prompt_for, tokenizer_options
+from adafv.models.prompting import build_inputs, prompt_for, tokenizer_options
 from adafv.models.videos import Video
 from adafv.utils.checks import checked
 
@@ -61,6 +61,8 @@ class Requests:
         self.processor: ProcessorMixin = from_files(
             self.source, processor_class(self.config).from_pretrained, backend="pil"
         )
+        # images of a job have few sizes
+        self._counts: dict[tuple[int, int], int] = {}
 
     def check(self, pruner: Pruner) -> None:
         """Raise a `ValueError` if the model or the method is not pruned on vLLM."""
@@ -108,15 +110,14 @@ class Requests:
 
     def visual_tokens(self, image: Image.Image | Video) -> int:
         """Return N of an image or a video: its patches, newlines not counted."""
-        tools: Any = self.processor
         if isinstance(image, Video):
+            tools: Any = self.processor
             counts = tools._get_num_multimodal_tokens(video_sizes=[image.frames.shape[:3]])
             [count] = counts["num_video_tokens"]
             # LLaVA-OneVision puts one newline behind a video
             return count - hasattr(self.config, "image_grid_pinpoints")
         width, height = image.size
-        sizes = tools._get_num_multimodal_tokens(image_sizes=[(height, width)])
-        [count] = sizes["num_image_tokens"]
+        count = self._placeholders_of(width, height)
         # only models that cut an image into crops put newlines between their rows
         if not hasattr(self.config, "image_grid_pinpoints"):
             return count
@@ -132,6 +133,17 @@ class Requests:
             "visual_tokens": visual_tokens,
             "kept_tokens": min(read, visual_tokens),
         }
+
+    def _placeholders_of(self, width: int, height: int) -> int:
+        """Return how many placeholders an image of a size has in a prompt, newlines among them.
+
+        What some processors say of a size counts the tokens between and around them, too.
+        """
+        if (width, height) not in self._counts:
+            inputs = build_inputs(self.processor, Image.new("RGB", (width, height)), "?")
+            ids = inputs["input_ids"][0].tolist()
+            self._counts[width, height] = sum(token in self._placeholders for token in ids)
+        return self._counts[width, height]
 
     @cached_property
     def _meta_model(self) -> MetaModel:

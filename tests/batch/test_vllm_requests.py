@@ -1,0 +1,32 @@
+"""Protects the number of visual tokens that a job on vLLM reports: it is the library's."""
+
+import pytest
+from PIL import Image
+from zoo.families import ZOO
+
+from adafv import AdaFV
+from adafv.batch.vllm_requests import Requests
+from adafv.integrations.vllm import ARCHITECTURES
+from adafv.models.prompting import build_inputs
+
+CHAT = (
+    "{% for m in messages %}{% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}MARKER {% else %}{{ c['text'] }}{% endif %}"
+    "{% endfor %}{% endfor %}"
+)
+SERVED = sorted({one.family for one in ARCHITECTURES.values()} & set(ZOO))
+
+
+@pytest.mark.parametrize("family", SERVED)
+def test_visual_tokens_are_those_of_the_library(family):
+    """Neither the tokens around an image nor those between its tiles are among them."""
+    tiny = ZOO[family]()
+    tiny.processor.chat_template = CHAT.replace("MARKER", tiny.marker)
+    # nothing is loaded
+    requests = object.__new__(Requests)
+    requests.config, requests.processor, requests._counts = tiny.model.config, tiny.processor, {}
+    for size in ((150, 90), (48, 48)):
+        image = Image.new("RGB", size)
+        inputs = build_inputs(tiny.processor, image, "?")
+        [count] = AdaFV(tokens=1).encode(tiny.model, inputs).tokens.counts
+        assert requests.visual_tokens(image) == count
