@@ -21,13 +21,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-from rounds_of_requests import Case
+from matplotlib.figure import Figure
+from rounds_of_requests import DENSE, Case
 from tqdm import tqdm
 
-from adafv.utils.files import writable_folder
+from adafv.utils.files import atomic, writable_folder
 from adafv.utils.machine import machine_of
 from adafv.utils.records import command_of, write_report
 
@@ -109,7 +109,7 @@ def rows_of(answers: Sequence[dict[str, Any]]) -> list[Row]:
         case = Case(answer["engine"], answer["method"], answer["keep"])
         times[case].append(answer["ms"])
         read[case] = answer["read"]
-    dense = {case.engine: median(ms) for case, ms in times.items() if case.method == "dense"}
+    dense = {case.engine: median(ms) for case, ms in times.items() if case.method == DENSE}
     best = min(dense.values())
     rows = []
     for case, ms in times.items():
@@ -127,7 +127,7 @@ def rows_of(answers: Sequence[dict[str, Any]]) -> list[Row]:
         rows.append(row)
     # an engine's methods in order, most tokens first
     order = {engine: number for number, engine in enumerate(dense)}
-    return sorted(rows, key=lambda row: (order[row.engine], row.method != "dense", row.method))
+    return sorted(rows, key=lambda row: (order[row.engine], row.method != DENSE, row.method))
 
 
 def page(meta: dict[str, Any], rows: Sequence[Row]) -> str:
@@ -159,14 +159,12 @@ def page(meta: dict[str, Any], rows: Sequence[Row]) -> str:
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Draw the time to first token against the share of tokens kept."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
     lines: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    dense = {row.engine: row for row in rows if row.method == "dense"}
+    dense = {row.engine: row for row in rows if row.method == DENSE}
     for row in rows:
-        if row.method != "dense":
+        if row.method != DENSE:
             lines[row.engine, row.method].append(row)
     for (engine, method), of_line in lines.items():
         points = sorted([dense[engine], *of_line], key=lambda row: row.keep)
@@ -178,8 +176,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         )
     axes.set(xlabel="visual tokens kept (%)", ylabel="time to first token (s)", ylim=(0, None))
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    with atomic(path) as temporary:
+        figure.savefig(temporary)
 
 
 def versions_of(options: argparse.Namespace) -> str:
@@ -224,8 +222,9 @@ def main(arguments: list[str] | None = None) -> None:
     out = writable_folder(options.out)
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         rows = rows_of(list(measured(options, Path(folder))))
-    typed = command_of("python", "benchmarks/peers/compare_engines.py", arguments=arguments)
-    meta: dict[str, Any] = {"command": f"OMP_NUM_THREADS={torch.get_num_threads()} {typed}"}
+    script = "benchmarks/peers/compare_engines.py"
+    command = command_of("python", script, arguments=arguments, threads=torch.get_num_threads())
+    meta: dict[str, Any] = {"command": command}
     meta |= {"model": "Qwen2-VL-2B's sizes with random weights", "side": options.side}
     meta |= {"rounds": options.rounds, "versions": versions_of(options)}
     meta |= machine_of(torch.device("cpu"))

@@ -3,9 +3,10 @@
 import numpy as np
 import openvino as ov
 import openvino_genai
-from rounds_of_requests import QUESTION, Case, ask_all, parse
+from rounds_of_requests import QUESTION, Case, ask_all, cases_of, parse
 
 ENGINE = "openvino"
+METHODS = ("cdpruner",)
 
 
 def main() -> None:
@@ -22,9 +23,7 @@ def main() -> None:
         said = pipeline.generate(QUESTION, images=images, generation_config=config)
         return said.perf_metrics.get_num_input_tokens()
 
-    cases = [Case(ENGINE, "dense", 1.0)]
-    cases += [Case(ENGINE, "cdpruner", keep) for keep in given.keep]
-    ask_all(cases, ask, given.side, given.rounds)
+    ask_all(cases_of(ENGINE, METHODS, given.keep), ask, given.side, given.rounds)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from PIL import Image
-from rounds_of_requests import QUESTION, Case, ask_all, parse
+from rounds_of_requests import DENSE, QUESTION, Case, ask_all, cases_of, parse
 
 from adafv import method
 from adafv.models.load import load
@@ -20,16 +20,13 @@ def main() -> None:
 
     def ask(case: Case, image: np.ndarray) -> int:
         inputs = build_inputs(processor, Image.fromarray(image), QUESTION, "cpu", torch.float32)
-        if case.method != "dense":
+        if case.method != DENSE:
             pruner = method(case.method, keep=case.keep, tokenizer=processor)
             inputs = pruner(model, inputs)
         model.generate(**inputs, max_new_tokens=1, do_sample=False)
         return inputs["input_ids"].shape[1]
 
-    cases = [Case(ENGINE, "dense", 1.0)]
-    for name in METHODS:
-        cases += [Case(ENGINE, name, keep) for keep in given.keep]
-    ask_all(cases, ask, given.side, given.rounds)
+    ask_all(cases_of(ENGINE, METHODS, given.keep), ask, given.side, given.rounds)
 
 
 if __name__ == "__main__":

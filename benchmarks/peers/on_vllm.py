@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 from PIL import Image
-from rounds_of_requests import QUESTION, Case, ask_all, parse
+from rounds_of_requests import DENSE, QUESTION, Case, ask_all, cases_of, parse
 
 ENGINE = "vllm"
 METHODS = ("adafv+", "cdpruner")
@@ -42,7 +42,7 @@ def main() -> None:
 
     def ask(case: Case, image: np.ndarray) -> int:
         options = {"adafv_keep": case.keep}
-        if case.method != "dense":
+        if case.method != DENSE:
             options["adafv_method"] = case.method
         request = {
             "prompt": prompt,
@@ -52,10 +52,7 @@ def main() -> None:
         [output] = llm.generate([request], one, use_tqdm=False)
         return len(output.prompt_token_ids)
 
-    cases = [Case(ENGINE, "dense", 1.0)]
-    for name in METHODS:
-        cases += [Case(ENGINE, name, keep) for keep in given.keep]
-    ask_all(cases, ask, given.side, given.rounds)
+    ask_all(cases_of(ENGINE, METHODS, given.keep), ask, given.side, given.rounds)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["QUESTION", "Case", "ask_all", "parse", "picture"]
+__all__ = ["DENSE", "QUESTION", "Case", "ask_all", "cases_of", "parse", "picture"]
 
 QUESTION = "what is there in the image? say it in one word."
 
+DENSE = "dense"
+"""The method that keeps all tokens."""
 Ask = Callable[["Case", np.ndarray], int]
 """Asks about an image (side, side, 3), waits for the first token, and returns the prompt's length,
 visual tokens that were kept included."""
@@ -28,6 +30,14 @@ class Case:
     engine: str
     method: str
     keep: float
+
+
+def cases_of(engine: str, methods: Sequence[str], keeps: Sequence[float]) -> list[Case]:
+    """Return all tokens, then each method at each budget."""
+    cases = [Case(engine, DENSE, 1.0)]
+    for method in methods:
+        cases += [Case(engine, method, keep) for keep in keeps]
+    return cases
 
 
 def parse(program: str) -> argparse.Namespace:

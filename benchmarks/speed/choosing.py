@@ -161,8 +161,8 @@ def main(arguments: list[str] | None = None) -> None:
         rows = rows_of(times)
 
     threads = torch.get_num_threads()
-    typed = command_of("python", "benchmarks/speed/choosing.py", arguments=arguments)
-    command = f"OMP_NUM_THREADS={threads} {typed}"
+    script = "benchmarks/speed/choosing.py"
+    command = command_of("python", script, arguments=arguments, threads=threads)
     meta: dict[str, Any] = {"command": command, "dtype": str(dtype).removeprefix("torch.")}
     meta |= {name: getattr(options, name) for name in ("tokens", "keep", "width", "repeats")}
     meta |= cpu() | {"threads": threads, "versions": versions()}

@@ -201,10 +201,10 @@ def main(arguments: list[str] | None = None) -> None:
         rows += of_model(name, options.repeats, options.quiet)
 
     threads = torch.get_num_threads()
-    typed = command_of("python", "benchmarks/speed/tower_formats.py", arguments=arguments)
-    meta: dict[str, Any] = {"command": f"OMP_NUM_THREADS={threads} {typed}"}
+    script = "benchmarks/speed/tower_formats.py"
+    command = command_of("python", script, arguments=arguments, threads=threads)
+    meta: dict[str, Any] = {"command": command, "versions": versions()}
     meta |= {"repeats": options.repeats, "keep": KEEP} | machine_of(CPU)
-    meta["versions"] = versions()
     write_report(out, meta, rows, page(meta, rows))
 
 

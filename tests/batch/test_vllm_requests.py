@@ -5,7 +5,7 @@ from PIL import Image
 from zoo.families import ZOO
 
 from adafv import AdaFV
-from adafv.batch.vllm_requests import Requests
+from adafv.batch import vllm_requests
 from adafv.integrations.vllm import ARCHITECTURES
 from adafv.models.prompting import build_inputs
 
@@ -18,13 +18,13 @@ SERVED = sorted({one.family for one in ARCHITECTURES.values()} & set(ZOO))
 
 
 @pytest.mark.parametrize("family", SERVED)
-def test_visual_tokens_are_those_of_the_library(family):
+def test_visual_tokens_are_those_of_the_library(family, monkeypatch):
     """Neither the tokens around an image nor those between its tiles are among them."""
     tiny = ZOO[family]()
     tiny.processor.chat_template = CHAT.replace("MARKER", tiny.marker)
-    # nothing is loaded
-    requests = object.__new__(Requests)
-    requests.config, requests.processor, requests._counts = tiny.model.config, tiny.processor, {}
+    parts = iter([tiny.model.config, tiny.processor])
+    monkeypatch.setattr(vllm_requests, "from_files", lambda *_, **options: next(parts))
+    requests = vllm_requests.Requests(None)
     for size in ((150, 90), (48, 48)):
         image = Image.new("RGB", size)
         inputs = build_inputs(tiny.processor, image, "?")

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 
 from adafv.batch.engine import EngineError, Request, Response, failed
-from adafv.batch.vllm_requests import Requests, engine_options, fingerprint, needs, prepare
+from adafv.batch.vllm_requests import Requests, engine_options, needs, prepare
 from adafv.core.pruner import Pruner
 from adafv.models.images import open_image
-from adafv.models.load import dtype_of, processor_fingerprint, sentence
+from adafv.models.load import dtype_of, sentence
 
 __all__ = ["RayEngine"]
 
@@ -64,9 +64,7 @@ class RayEngine:
         """Return, ready for JSON, what decides the answers."""
         return {
             "engine": "ray",
-            "model": self.requests.name,
-            "weights": fingerprint(self.requests.source, self.requests.config),
-            "processor": processor_fingerprint(self.processor),
+            **self.requests.settings,
             "options": {name: str(value) for name, value in self.options.items()},
             "dtype": self._dtype,
             "device": self._device,

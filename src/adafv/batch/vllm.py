@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from adafv.batch.engine import EngineError, Request, Response, failed
-from adafv.batch.vllm_requests import Requests, engine_options, fingerprint, needs, prepare
+from adafv.batch.vllm_requests import Requests, engine_options, needs, prepare
 from adafv.core.pruner import Pruner
 from adafv.models.images import open_image
-from adafv.models.load import dtype_of, processor_fingerprint, sentence
+from adafv.models.load import dtype_of, sentence
 from adafv.models.videos import FRAMES, Video, open_video
 from adafv.models.vocabulary import warn_of_photograph
 
@@ -56,9 +56,7 @@ class VLLMEngine:
         """Return, ready for JSON, what decides the answers."""
         return {
             "engine": "vllm",
-            "model": self.requests.name,
-            "weights": fingerprint(self.requests.source, self.requests.config),
-            "processor": processor_fingerprint(self.processor),
+            **self.requests.settings,
             "options": {name: str(value) for name, value in self.options.items()},
             "dtype": self.dtype,
             "device": self.device,

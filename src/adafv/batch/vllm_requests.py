@@ -5,7 +5,7 @@ import json
 import os
 import zlib
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from adafv.integrations.vllm import ARCHITECTURES, FOLLOWS
 from adafv.integrations.vllm.architectures import Architecture
 from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.options import ALL, VLLMOptions
-from adafv.models.load import from_files, source_of
+from adafv.models.load import from_files, processor_fingerprint, source_of
 from adafv.models.processors import processor_class
 from adafv.models.prompting import build_inputs, prompt_for, tokenizer_options
 from adafv.models.videos import Video
@@ -62,7 +62,16 @@ class Requests:
             self.source, processor_class(self.config).from_pretrained, backend="pil"
         )
         # images of a job have few sizes
-        self._counts: dict[tuple[int, int], int] = {}
+        self._placeholders_of = lru_cache(maxsize=256)(self._count_placeholders)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return, ready for JSON, which model and processor answer."""
+        return {
+            "model": self.name,
+            "weights": fingerprint(self.source, self.config),
+            "processor": processor_fingerprint(self.processor),
+        }
 
     def check(self, pruner: Pruner) -> None:
         """Raise a `ValueError` if the model or the method is not pruned on vLLM."""
@@ -134,16 +143,13 @@ class Requests:
             "kept_tokens": min(read, visual_tokens),
         }
 
-    def _placeholders_of(self, width: int, height: int) -> int:
+    def _count_placeholders(self, width: int, height: int) -> int:
         """Return how many placeholders an image of a size has in a prompt, newlines among them.
 
         What some processors say of a size counts the tokens between and around them, too.
         """
-        if (width, height) not in self._counts:
-            inputs = build_inputs(self.processor, Image.new("RGB", (width, height)), "?")
-            ids = inputs["input_ids"][0].tolist()
-            self._counts[width, height] = sum(token in self._placeholders for token in ids)
-        return self._counts[width, height]
+        inputs = build_inputs(self.processor, Image.new("RGB", (width, height)), "?")
+        return sum(token in self._placeholders for token in inputs["input_ids"][0].tolist())
 
     @cached_property
     def _meta_model(self) -> MetaModel:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     out: options.Out,
-    methods: options.AllMethods = None,
+    methods: options.OptionalMethods = None,
     keep: options.Keeps = "1,0.25,0.1,0.05",
     suite: Annotated[
         str | None,

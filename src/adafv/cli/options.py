@@ -92,7 +92,7 @@ _METHODS = typer.Option(
     "--methods", metavar="M,…", help="Methods, with options as in adafv:reserve=0.5:top=3."
 )
 Methods = Annotated[str, _METHODS]
-AllMethods = Annotated[str | None, _METHODS]  # where none is named
+OptionalMethods = Annotated[str | None, _METHODS]  # where none is named
 Keeps = Annotated[
     str, typer.Option("--keep", metavar="F,…", help="Shares of the visual tokens; 1 is dense.")
 ]

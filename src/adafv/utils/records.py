@@ -120,14 +120,18 @@ def write_report(folder: Path, meta: dict[str, Any], entries: Sequence[Any], pag
 
 
 @checked
-def command_of(*program: str, arguments: Sequence[str] | None = None) -> str:
+def command_of(
+    *program: str, arguments: Sequence[str] | None = None, threads: int | None = None
+) -> str:
     """Return a command line as a shell reads it.
 
     Args:
         program: its first words.
         arguments: the others; None, or none: those that this process was started with.
+        threads: with which it is to be run again. None: with any number.
     """
-    return shlex.join([*program, *(arguments or sys.argv[1:])])
+    line = shlex.join([*program, *(arguments or sys.argv[1:])])
+    return line if threads is None else f"OMP_NUM_THREADS={threads} {line}"
 
 
 @checked
