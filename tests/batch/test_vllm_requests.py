@@ -30,3 +30,14 @@ def test_visual_tokens_are_those_of_the_library(family, monkeypatch):
         inputs = build_inputs(tiny.processor, image, "?")
         [count] = AdaFV(tokens=1).encode(tiny.model, inputs).tokens.counts
         assert requests.visual_tokens(image) == count
+
+
+def test_a_prompt_that_vllm_puts_the_image_in_front_of(monkeypatch):
+    """PaliGemma's has no mark of the image, which vLLM writes itself."""
+    tiny = ZOO["paligemma"]()
+    tiny.model.config.architectures = [type(tiny.model).__name__]
+    parts = iter([tiny.model.config, tiny.processor])
+    monkeypatch.setattr(vllm_requests, "from_files", lambda *_, **options: next(parts))
+    requests = vllm_requests.Requests(None)
+    words = tiny.processor.tokenizer("what color is it", add_special_tokens=False)["input_ids"]
+    assert requests.prompt("what color is it") == words

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import INSIDE, picture, prompt, tiny_model, tiny_processor
 from PIL import Image
+from zoo.families import ZOO
 
 from adafv import METHODS, AdaFV, NoPruning, method
 from adafv.models.ask import ask
@@ -104,6 +105,13 @@ def test_chat_template_or_the_fallback(processor, monkeypatch):
     monkeypatch.setattr(processor, "chat_template", None)
     assert prompt_for(processor, QUESTION) == f"USER: <image>\n{QUESTION} ASSISTANT:"
     assert prompt_for(processor, QUESTION, image=False) == f"USER: {QUESTION} ASSISTANT:"
+
+
+def test_a_model_without_chats_reads_the_question_alone():
+    """PaliGemma: the image, then what it is to do."""
+    processor = ZOO["paligemma"]().processor
+    assert prompt_for(processor, "answer en what is it") == "<image>answer en what is it"
+    assert prompt_for(processor, "caption en", image=False) == "caption en"
 
 
 def test_a_template_with_bos_gives_one_bos(processor, monkeypatch):

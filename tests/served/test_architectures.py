@@ -55,7 +55,8 @@ CLIPS = [tried(name, one.family) for name, one in ARCHITECTURES.items() if one.v
 IMAGES = [
     tried(name, CHECKPOINTS.get(name, one.family))
     for name, one in ARCHITECTURES.items()
-    if not one.videos and one.family not in FAMILIES
+    # one whose prompts have no mark of an image takes one: test_image_in_front
+    if not one.videos and one.family not in FAMILIES and not one.in_front
 ]
 ALL = [
     *CLIPS,

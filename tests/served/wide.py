@@ -62,10 +62,12 @@ AS_ON_THE_HUB: dict[str, dict[str, Any]] = {
 """What language models of the hub say, and vLLM does not do without."""
 STATELESS = {name: {"layer_types": ["full_attention"] * 3} for name in ("qwen3_5", "qwen3_5_moe")}
 """Attention in place of layers with a state, which vLLM runs on a CPU in bfloat16 alone."""
-REPEATING = ("gemma3", "gemma4", "gemma4_both_ways")
+REPEATING = ("gemma3", "gemma4", "gemma4_both_ways", "paligemma")
 """Whose embeddings, scaled by the width and tied to what reads answers off, would make a tiny
 model repeat the last token of its prompt, whatever the image.
 """
+BREAKS = {"gemma3": ["\n\n", "\n\n\n", "\n\n\n\n"], "paligemma": ["\n"]}
+"""Tokens that every Gemma has."""
 OF_HUB = ("internvl_chat", "qianfan_ocr")
 """In the hub's own format, whose images vLLM prepares with Pillow."""
 AS_SERVED: dict[str, dict[str, Any]] = {
@@ -95,10 +97,10 @@ def save_wide(
     found = MODELS[name]()
     config = deepcopy(found.model.config)
     _widen(name, config)
-    if name == "gemma3":
-        # vLLM joins line breaks to tokens that every Gemma has
-        breaks = ["\n\n", "\n\n\n", "\n\n\n\n"]
-        config.text_config.vocab_size += found.processor.tokenizer.add_tokens(breaks, True)
+    if name in BREAKS:
+        # vLLM joins line breaks to tokens, or ends a prompt with one
+        added = found.processor.tokenizer.add_tokens(BREAKS[name], True)
+        config.text_config.vocab_size += added
     if config.model_type == "gemma4":
         # the processor has added one that stands for a clip
         config.text_config.vocab_size += 1

@@ -97,7 +97,11 @@ class Requests:
         # the same text and tokens as transformers' engine has; vLLM repeats the placeholder
         text = prompt_for(self.processor, question, video=video)
         special = tokenizer_options(self.processor, text)["add_special_tokens"]
-        return tools.tokenizer(text, add_special_tokens=special)["input_ids"]
+        ids: list[int] = tools.tokenizer(text, add_special_tokens=special)["input_ids"]
+        if self._architecture is not None and self._architecture.in_front:
+            # vLLM writes it itself
+            return [token for token in ids if token not in self._placeholders]
+        return ids
 
     def options(self, pruner: Pruner) -> dict[str, Any]:
         """Return the mm_processor_kwargs of a pruner."""

@@ -21,6 +21,9 @@ __all__ = [
     "tokenizer_options",
 ]
 
+PLAIN = ("PaliGemmaProcessor",)
+"""Processors of models that read an image and a task, such as "answer en …", and no chat."""
+
 
 @checked
 def build_inputs(
@@ -131,9 +134,12 @@ def prompt_for(
     shown = "video" if video else "image"
     tools: Any = processor
     if getattr(tools, "chat_template", None) is None:
+        placeholder = getattr(tools, f"{shown}_token") if image else ""
+        if type(processor).__name__ in PLAIN:
+            return f"{placeholder}{question}"
         # LLaVA-1.5's own words, for checkpoints that were saved before templates were
-        placeholder = f"{getattr(tools, f'{shown}_token')}\n" if image else ""
-        return f"USER: {placeholder}{question} ASSISTANT:"
+        line_break = "\n" if image else ""
+        return f"USER: {placeholder}{line_break}{question} ASSISTANT:"
 
     content = [{"type": "text", "text": question}]
     if image:

@@ -31,6 +31,8 @@ class Architecture:
         tower: path of its vision tower, where that is a module of transformers. Empty: it is one
             of vLLM's own.
         sorts: vLLM sorts images by how many patches they have before the tower sees them.
+        in_front: vLLM puts the one image of a prompt in front of it, and a line break behind it;
+            nothing in the prompt stands for the image.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Architecture:
     normalizes: bool = False
     tower: str = ""
     sorts: bool = False
+    in_front: bool = False
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -165,6 +168,16 @@ ARCHITECTURES: dict[str, Architecture] = {
         family="gemma4",
         tower="vision_tower",
         sorts=True,
+    ),
+    "PaliGemmaForConditionalGeneration": Architecture(
+        name="PrunedPaliGemma",
+        title="PaliGemma",
+        module="paligemma",
+        model="PaliGemmaForConditionalGeneration",
+        family="paligemma",
+        about="one image a prompt; vLLM reads the prompt's words one way, transformers both ways",
+        weights=OF_OLDER_TOWERS,
+        in_front=True,
     ),
     "InternVLForConditionalGeneration": Architecture(
         name="PrunedInternVL",

@@ -64,6 +64,8 @@ class Questions:
         vLLM replaces it among the ids, or in the decoded prompt where its end is part of a longer
         token, so that the words beside it may have other ids.
         """
+        if self.architecture.in_front:
+            return self._behind_an_image(ids)
         text = self.architecture.text_marker
         if not text:
             return ids
@@ -73,6 +75,13 @@ class Questions:
         # not the processor's own: nothing is placed yet
         found, _ = BaseMultiModalProcessor._apply_prompt_updates(self.processor, list(ids), updates)
         return found
+
+    def _behind_an_image(self, ids: Sequence[int]) -> list[int]:
+        """Return a prompt as vLLM is going to write it, but for how many placeholders there are."""
+        tokenizer = self.info.get_tokenizer()
+        line_break = tokenizer.convert_tokens_to_ids("\n")
+        behind = [] if ids and ids[-1] == line_break else [line_break]
+        return [self.marker, tokenizer.bos_token_id, *ids, *behind]
 
     @property
     def markers(self) -> dict[str, int]:
