@@ -23,6 +23,8 @@ IGNORED = -100
 """The label of tokens that take no part in the loss."""
 Question = Literal["turn", "chat"]
 T = TypeVar("T")
+Turns = tuple[list[tuple[int, int]], list[Tensor]]
+"""Columns of the user's turns, within their sequence, and the positions (M,) of what each says."""
 
 
 @checked
@@ -79,6 +81,8 @@ class Prompt:
 
         # what stands between the placeholders of one image, once `spans` has told images apart
         self.between_placeholders = torch.zeros_like(self.mask)  # (B, L)
+        # turns that were found before: images of one prompt share them
+        self.turns: dict[tuple[int, int, frozenset[int]], Turns] = {}
 
         # sequences that are packed into one row, told by their position ids
         self.segments = segments_of(inputs.get("position_ids"), self.mask)  # (B, L)
@@ -121,6 +125,7 @@ class Prompt:
                 "model together, without truncation"
             )
         spans: list[ImageSpan] = []
+        self.turns.clear()
         for row, positions in zip(rows.split(lengths), columns.split(lengths), strict=True):
             if (row != row[0]).any():
                 raise ValueError(
@@ -191,24 +196,14 @@ class Prompt:
             skip: ids that don't count as text tokens either.
             of: "turn", or "chat": what later turns say counts, too.
         """
-        # the sequence that the image is in: S columns
+        # of the sequence that the image is in
         start, end = self._segment(span)
-        ids = self.ids[span.row, start:end]  # (S,)
-        turns = user_turns(ids, self.answered[span.row, start:end], self.template)
+        known = (span.row, start, skip)
+        if known not in self.turns:
+            self.turns[known] = self._turns(span.row, start, end, skip)
+        turns, said = self.turns[known]
         if not turns:
             return torch.zeros(0, dtype=torch.long)
-
-        # its text tokens
-        is_text = self.mask[span.row, start:end] & ~self.placeholder[span.row, start:end]  # (S,)
-        is_text &= ~self.between_placeholders[span.row, start:end]
-        others = torch.tensor(sorted(self.template.structure | skip), dtype=torch.long)
-        is_text &= ~torch.isin(ids, others)
-
-        # what the user says in each turn
-        said: list[Tensor] = []
-        for begin, stop in turns:
-            columns = is_text[begin:stop].nonzero()[:, 0]  # (M,)
-            said.append(columns + begin + start)
 
         current = _turn_of(span.positions - start, turns)
         if of == "chat":
@@ -220,6 +215,29 @@ class Prompt:
             if len(text):
                 return text
         return torch.zeros(0, dtype=torch.long)
+
+    def _turns(self, row: int, start: int, end: int, skip: frozenset[int]) -> Turns:
+        """Return the user's turns in a sequence of S columns, and what is said in each.
+
+        Args:
+            start, end: columns of the sequence in its row.
+            skip: see `question`.
+        """
+        ids = self.ids[row, start:end]  # (S,)
+        turns = user_turns(ids, self.answered[row, start:end], self.template)
+
+        # text tokens
+        is_text = self.mask[row, start:end] & ~self.placeholder[row, start:end]  # (S,)
+        is_text &= ~self.between_placeholders[row, start:end]
+        others = torch.tensor(sorted(self.template.structure | skip), dtype=torch.long)
+        is_text &= ~torch.isin(ids, others)
+
+        # those of each turn
+        said: list[Tensor] = []
+        for begin, stop in turns:
+            columns = is_text[begin:stop].nonzero()[:, 0]  # (M,)
+            said.append(columns + begin + start)
+        return turns, said
 
     def last_before_answer(self, span: ImageSpan, of: Question = "turn") -> int:
         """Return the position of the token after which the answer begins.

@@ -1,5 +1,6 @@
 """The turns of a chat in a prompt: which text the user wrote, and where answers begin."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -34,12 +35,11 @@ def user_turns(ids: Tensor, answered: Tensor, template: Template) -> list[tuple[
         opens = {0} | {end for _, end in given}
 
     # they close before whatever comes next
-    closes = {start for start, _ in [*users, *answers, *given]}
-    closes.add(len(tokens))
+    closes = sorted({start for start, _ in [*users, *answers, *given]} | {len(tokens)})
 
     turns: list[tuple[int, int]] = []
     for start in sorted(opens):
-        end = min(column for column in closes if column >= start)
+        end = closes[bisect_left(closes, start)]
         if end > start:
             turns.append((start, end))
     return turns

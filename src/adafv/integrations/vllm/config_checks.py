@@ -5,10 +5,12 @@ Otherwise answers would be silently wrong.
 
 from typing import Any
 
+from adafv.integrations.vllm.architectures import Architecture
+
 __all__ = ["check_config", "check_positions"]
 
 
-def check_config(vllm_config: Any) -> None:
+def check_config(vllm_config: Any, architecture: Architecture) -> None:
     """Raise a `ValueError` if a flag of vLLM hides what pruning looks at.
 
     That is the tower's attention, or something that an encoding depends on.
@@ -17,6 +19,8 @@ def check_config(vllm_config: Any) -> None:
     compilation = vllm_config.compilation_config
     lora = vllm_config.lora_config
     backend = multimodal.mm_encoder_attn_backend
+    by_rank = multimodal.mm_encoder_tp_mode == "data"
+    several = vllm_config.parallel_config.tensor_parallel_size > 1
     _refuse(
         {
             # words of a question would go through the adapter of whatever the batch holds
@@ -30,6 +34,8 @@ def check_config(vllm_config: Any) -> None:
             # hooks on the attention do not run in compiled code and CUDA graphs
             "compile_mm_encoder": compilation.compile_mm_encoder,
             "cudagraph_mm_encoder": compilation.cudagraph_mm_encoder,
+            # ranks would wait for each other in its projector, each with images of its own
+            "--mm-encoder-tp-mode data": by_rank and several and not architecture.apart,
             # an encoding depends on the request's adapter, which is not in the image's hash
             "--enable-tower-connector-lora": lora is not None and lora.enable_tower_connector_lora,
         }
@@ -57,8 +63,10 @@ def check_positions(vllm_config: Any) -> None:
             "--pipeline-parallel-size": parallel.pipeline_parallel_size > 1,
             # a draft reads embeddings of images without the channels that hold their positions
             "a draft model that reads images": draft is not None and draft.use_eagle(),
-            # two half batches run in turns
-            "--enable-dbo": parallel.enable_dbo,
+            # half batches run in turns, each with the first columns' coordinates
+            "--enable-dbo or --ubatch-size": parallel.use_ubatching,
+            # embeddings from a client have no channels that hold positions
+            "--enable-prompt-embeds": vllm_config.model_config.enable_prompt_embeds,
             # vLLM's own pruning numbers positions anew
             "--video-pruning-rate": multimodal.is_multimodal_pruning_enabled(),
         }

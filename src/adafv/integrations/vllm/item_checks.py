@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vllm.multimodal.parse import EmbeddingItems
+from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 
 from adafv.integrations.vllm.architectures import Architecture
 from adafv.integrations.vllm.meta_model import NAMES
+
+Encoded = EmbeddingItems | DictEmbeddingItems
+"""What comes as embeddings, in either of vLLM's forms."""
 
 __all__ = ["check_items", "check_structure", "check_tiles", "check_video", "refuse_missing"]
 
@@ -18,7 +21,7 @@ def refuse_missing(items_of: Mapping[str, Any]) -> None:
         items_of: of a request, by modality.
     """
     for modality, items in items_of.items():
-        if isinstance(items, EmbeddingItems):
+        if isinstance(items, Encoded):
             continue
         if any(item is None for item in items.get_all_items_for_hash()):
             raise ValueError(f"{NAMES[modality]} by its uuid alone is not looked up: send it")
@@ -29,17 +32,21 @@ def check_items(
 ) -> None:
     """Raise a `ValueError` for what is not pruned, or is encoded already.
 
+    Where nothing is to be seen, as with sound alone, there is nothing to refuse.
+
     Args:
         items_of: of a request, by modality.
         architecture: of the model.
         one_placeholder: its prompts have the same one for images and for videos.
     """
+    if items_of.keys().isdisjoint(NAMES):
+        return
     for modality, items in items_of.items():
         if modality not in architecture.modalities:
             raise ValueError(
                 f"{modality}s are not pruned on vLLM: pass adafv_keep=1 with such a request"
             )
-        if isinstance(items, EmbeddingItems):
+        if isinstance(items, Encoded):
             raise ValueError(
                 f"encoded {modality}s are not pruned: pass {modality}s, or adafv_keep=1"
             )

@@ -20,8 +20,9 @@ from adafv.integrations.vllm.hub_format import as_transformers
 from adafv.integrations.vllm.media import PIXELS
 from adafv.integrations.vllm.options import check_restricted
 from adafv.integrations.vllm.request_text import (
+    asks,
     last_turn,
-    objects_in,
+    parts_in,
     spell_out,
     strings_in,
     texts_in,
@@ -238,7 +239,7 @@ def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> N
 
     # options that would have no effect
     messages = [request.get("messages"), request.get("input")]
-    parts = list(objects_in(messages))
+    parts = list(parts_in(messages))
     ours = [name for name in options if name.startswith("adafv")]
     if ours:
         if any(part in path for part in WITHOUT_OPTIONS):
@@ -256,7 +257,7 @@ def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> N
     for part in shown:
         _check_address(part)
     turn = last_turn(request)
-    if shown and turn and not "".join(texts_in(turn)).strip():
+    if shown and any(map(asks, turn)) and not "".join(texts_in(turn)).strip():
         kind = "image" if any(_holds(part, IMAGES) for part in shown) else "video"
         raise ValueError(f"the question is empty: ask something about the {kind}")
 

@@ -36,6 +36,7 @@ from adafv.integrations.vllm.prune_spec import FIELDS, PruneSpec
 from adafv.integrations.vllm.select import Kept, select
 from adafv.integrations.vllm.transformers_tower import watch_transformers
 from adafv.integrations.vllm.vision_attention import last_attention, watch
+from adafv.integrations.vllm.weight_updates import forget_with_vllm
 
 __all__ = ["PrunedModel"]
 
@@ -59,7 +60,7 @@ class PrunedModel:
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         config = vllm_config.model_config
         options = settings(config)
-        check_config(vllm_config)
+        check_config(vllm_config, self.architecture)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         self.catches = catches(vllm_config)
         if self.catches:
@@ -68,6 +69,7 @@ class PrunedModel:
         self.served_config = config
         cache_mb = CACHE_MB if options.cache_mb is None else options.cache_mb
         self.encodings = Encodings(cache_mb * 2**20)
+        forget_with_vllm()
         # each rank has the whole tower, and encodes some of the images
         self.by_rank = config.multimodal_config.mm_encoder_tp_mode == "data"
         # a server without options of ours prunes at a request only, and reserves nothing for it

@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class PruneSpec:
         """Return whether every token of the image is kept."""
         return self.method == "none"
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Return the image's identity in vLLM's caches.
 
@@ -83,7 +84,8 @@ class PruneSpec:
         return cls(**values)
 
     def _bytes(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+        # not `asdict`, which copies a long question word by word
+        return json.dumps({one.name: getattr(self, one.name) for one in fields(self)}).encode()
 
 
 Specs = Mapping[str, Sequence[PruneSpec]]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["last_turn", "objects_in", "spell_out", "strings_in", "texts_in"]
+__all__ = ["asks", "last_turn", "parts_in", "spell_out", "strings_in", "texts_in"]
 
 # Fields of a request that the model reads.
 WRITTEN = ("messages", "input", "instructions", "system", "tools", "documents")
@@ -12,7 +12,9 @@ WRITTEN = ("messages", "input", "instructions", "system", "tools", "documents")
 def spell_out(request: dict[str, Any], tokens: Sequence[str]) -> bool:
     """Write control tokens that somebody typed as words, `<image>` as `< image>`.
 
-    vLLM would take them for a picture that is not there, in this turn and all that follow.
+    vLLM would take them for a picture that is not there, in this turn and all that follow. So are
+    those in names of fields, which tools may have, and those that begin in one part of a message
+    and end in the next.
 
     Args:
         request: the JSON object, which is changed.
@@ -24,22 +26,77 @@ def spell_out(request: dict[str, Any], tokens: Sequence[str]) -> bool:
     found = False
     # a stack, for a request may be nested deeper than Python recurses
     left: list[tuple[Any, Any]] = [(request, name) for name in WRITTEN if name in request]
+    lists: list[list[Any]] = []
     while left:
         container, key = left.pop()
         value = container[key]
         if isinstance(value, dict):
+            spelled = {_spelled(name, tokens): of_name for name, of_name in value.items()}
+            if spelled.keys() != value.keys():
+                container[key] = value = spelled
+                found = True
             left += [(value, name) for name in value]
         elif isinstance(value, list):
+            lists.append(value)
             left += [(value, index) for index in range(len(value))]
         elif isinstance(value, str):
-            for token in tokens:
-                value = value.replace(token, f"{token[0]} {token[1:]}")
-            found |= value != container[key]
-            container[key] = value
+            container[key] = _spelled(value, tokens)
+            found |= container[key] != value
+    for parts in lists:
+        found |= _separate(parts, tokens)
     return found
 
 
-def objects_in(value: Any) -> Iterator[dict[str, Any]]:
+def _spelled(text: str, tokens: Sequence[str]) -> str:
+    for token in tokens:
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+def _separate(parts: list[Any], tokens: Sequence[str]) -> bool:
+    """Write a space between parts of a message that would make a token together.
+
+    Returns:
+        Whether there were such.
+    """
+    found = False
+    longest = max(map(len, tokens), default=0)
+    before = ""
+    for part in parts:
+        text = part.get("text") if isinstance(part, dict) else None
+        if not isinstance(text, str):
+            before = ""
+            continue
+        if any(token in before + text for token in tokens):
+            part["text"] = text = f" {text}"
+            found = True
+        before = (before + text)[-longest:]
+    return found
+
+
+def parts_in(messages: Any) -> Iterator[dict[str, Any]]:
+    """Yield messages, and the parts of what they and tools say; not what a tool is called with."""
+    left = [messages]
+    while left:
+        match left.pop():
+            case dict() as found:
+                yield found
+                left += [found.get("content"), found.get("output")]
+            case list() as found:
+                left += found
+
+
+def asks(message: Any) -> bool:
+    """Return whether a message is a user's own, and not what a tool returned."""
+    if not isinstance(message, dict):
+        return message is not None
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    returned = any(isinstance(part, dict) and part.get("type") == "tool_result" for part in parts)
+    return message.get("role") == "user" and not returned
+
+
+def _objects_in(value: Any) -> Iterator[dict[str, Any]]:
     """Yield all JSON objects in a value, however deep."""
     # a stack, for a request may be nested deeper than Python recurses
     left = [value]
@@ -70,7 +127,7 @@ def texts_in(contents: list[Any]) -> Iterator[str]:
     for content in contents:
         if isinstance(content, str):
             yield content
-    for part in objects_in(contents):
+    for part in _objects_in(contents):
         for key in ("text", "content"):
             text = part.get(key)
             if isinstance(text, str):
