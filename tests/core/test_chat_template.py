@@ -155,6 +155,17 @@ def subwords(kind: str) -> Tokenizer:
     return tokenizer
 
 
+@pytest.mark.parametrize(("blank", "letter_is_text"), [("▁", True), ("Ġ", False)])
+def test_letters_that_stand_for_bytes_elsewhere(blank, letter_is_text):
+    """č is a letter in Czech, and a line break in a byte-level vocabulary alone."""
+    backend = Tokenizer(models.WordLevel({blank: 0, "č": 1, "a": 2, "<unk>": 3}, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    structure = template_of(tokenizer).structure
+    assert 0 in structure
+    assert 2 not in structure
+    assert (1 not in structure) is letter_is_text
+
+
 def chat_tokenizer(kind: str, form: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=subwords(kind),

@@ -212,6 +212,21 @@ def test_caches_that_are_closed_in_the_order_they_were_opened():
     assert open_cache() is None
 
 
+def test_hooks_that_change_the_tower_are_seen(model):
+    """Of whoever looks into it, or steers it; those of this library count for nothing."""
+    inputs = ask("llava", (QUESTION, [show(80, 48)]))
+    tower = FAMILIES["llava"].tower(model)
+    with TowerCache() as cache:
+        plain = AdaFV(keep=0.3).encode(model, inputs).features
+        handle = tower.register_forward_pre_hook(lambda module, given: (given[0] * 0, *given[1:]))
+        blank = AdaFV(keep=0.3).encode(model, inputs).features
+        handle.remove()
+        again = AdaFV(keep=0.3).encode(model, inputs).features
+    assert not torch.equal(plain[0], blank[0])
+    assert torch.equal(plain[0], again[0])
+    assert (cache.hits, cache.misses) == (1, 2)
+
+
 def test_a_cache_of_nothing_is_refused():
     with pytest.raises(ValueError, match="megabytes=0 is not positive"):
         TowerCache(megabytes=0)

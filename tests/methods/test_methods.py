@@ -325,6 +325,18 @@ def test_cells_are_even_and_cover_the_picture(tokens, k):
             assert len(rows) * len(columns) == len(places)
 
 
+@pytest.mark.parametrize("k", [4, 6, 10, 20, 64])
+def test_no_cell_reaches_into_two_frames(k):
+    """Of a clip with as many cells as frames, or more."""
+    frame, row, column = torch.meshgrid(torch.arange(4), torch.arange(4), torch.arange(4))
+    coordinates = torch.stack([frame + 1, 4 * frame + row, column], -1).flatten(0, 2)  # (64, 3)
+    cell = cells(coordinates, k, frames=4)
+    assert sorted(set(cell.tolist())) == list(range(k))
+    for number in range(k):
+        assert len(coordinates[cell == number, 0].unique()) == 1
+    assert sorted(set(cells(coordinates, 3, frames=4).tolist())) == [0, 1, 2]
+
+
 def test_uniform_keeps_the_middle_of_each_cell_and_pool_its_average(tokens, monkeypatch):
     """Against loops over the cells, of which a few at a time are averaged."""
     monkeypatch.setattr("adafv.methods.pool.CHUNK", 4)

@@ -4,8 +4,9 @@ That a budget out of range is an error stands in tests/core/test_invariants.py, 
 """
 
 import pytest
+import torch
 
-from adafv.ops.budget import check_share, num_keep, split_budget
+from adafv.ops.budget import check_share, num_keep, share_of, split_budget
 
 
 @pytest.mark.parametrize(
@@ -16,12 +17,20 @@ from adafv.ops.budget import check_share, num_keep, split_budget
         (10, {"keep": 0.24}, 2),
         (7, {"keep": 0.01}, 1),
         (7, {"keep": 1.0}, 7),
+        (50, {"keep": 0.57}, 29),
+        (350, {"keep": 0.35}, 123),
         (7, {"tokens": 3}, 3),
         (7, {"tokens": 10_000}, 7),
     ],
 )
 def test_a_half_is_rounded_up_and_one_token_stays(count, budget, kept):
     assert num_keep(count, **budget) == kept
+
+
+def test_a_share_of_a_budget_is_rounded_down():
+    """Not one below what it is: 0.29 · 100 is less than 29 in floating point."""
+    assert [share_of(k, 0.29) for k in (100, 99, 3)] == [29, 28, 0]
+    assert share_of(torch.tensor([100, 99, 3]), 0.29).tolist() == [29, 28, 0]
 
 
 def test_a_budget_is_split_exactly():

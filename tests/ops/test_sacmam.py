@@ -1,12 +1,10 @@
 """SACMAM: the split is the paper's, the budget exact, whatever the scores."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles.sacmam import best_split, sacmam
+from oracles.sacmam import best_split, sacmam, sure
 
 from adafv.ops.sacmam import mix, mix_naive
 
@@ -91,11 +89,12 @@ def test_agrees_with_the_plain_form(case, mass):
 @settings(max_examples=100, deadline=None)
 def test_budget_is_exact_and_nothing_is_nan(case):
     """Exactly K different tokens, for lists without mass, with peaks of any height, any length."""
-    *_, k, reserve = case
+    relevance, saliency, k, reserve = case
     kept, k_t, k_v = run(*case)
     assert len(set(kept)) == k
     assert k_t + k_v >= k
-    assert min(k_t, k_v) >= math.floor(reserve * k)
+    assert k_t >= sure(relevance, k, reserve)
+    assert k_v >= sure(saliency, k, reserve)
 
 
 @pytest.mark.slow
@@ -109,9 +108,9 @@ def test_split_is_optimal(case):
     def mass(k_t, k_v):
         return sum(sorted(relevance)[::-1][:k_t]) * sum(sorted(saliency)[::-1][:k_v])
 
-    assert mass(k_t, k_v) >= mass(
-        *best_split(relevance, saliency, k_t + k_v, math.floor(reserve * k))
-    ) * (1 - 1e-12)
+    sure_t, sure_v = sure(relevance, k, reserve), sure(saliency, k, reserve)
+    best = mass(*best_split(relevance, saliency, k_t + k_v, sure_t, sure_v))
+    assert mass(k_t, k_v) >= best * (1 - 1e-12)
 
 
 @given(cases(scores=(EXACT,)), st.sampled_from([0.5, 4.0, 1024.0]))
@@ -129,6 +128,16 @@ def test_without_overlap_it_is_the_papers_split():
     kept, k_t, k_v = run(relevance, saliency, 4, 0.25)
     assert (k_t, k_v) == (2, 2)
     assert kept == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize("mass", ["whole", "beyond"])
+def test_where_nothing_is_asked_saliency_decides(mass):
+    """No token is sure of its place for its number alone."""
+    saliency = [0.1, 0.1, 0.1, 0.9, 0.8, 0.7, 0.6, 0.1]
+    assert run([0.0] * 8, saliency, 4, 0.5, mass) == ([3, 4, 5, 6], 0, 4)
+    # one word that is found in one token
+    kept, k_t, _ = run([0.0] * 7 + [1.0], saliency, 4, 0.5, mass)
+    assert (kept, k_t) == ([3, 4, 5, 7], 1)
 
 
 def test_a_peaked_list_leaves_the_budget_to_the_other():

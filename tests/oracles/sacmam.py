@@ -17,8 +17,18 @@ def prefix_sums(scores: list[float], order: list[int]) -> list[Fraction]:
     return sums
 
 
+def sure(scores: list[float], k: int, reserve: float) -> int:
+    """How many tokens a list is sure of: the reserve, as far as it has any mass."""
+    return min(math.floor(reserve * k + 1e-9), sum(score > 0 for score in scores))
+
+
 def best_split(
-    relevance: list[float], saliency: list[float], total: int, reserved: int, counted_from: int = 0
+    relevance: list[float],
+    saliency: list[float],
+    total: int,
+    sure_t: int,
+    sure_v: int,
+    beyond: bool = False,
 ) -> tuple[int, int]:
     """Every split k_t + k_v = total is tried, in exact arithmetic; of equal ones the smaller k_t.
 
@@ -28,10 +38,10 @@ def best_split(
     p_t = prefix_sums(relevance, descending(relevance))
     p_v = prefix_sums(saliency, descending(saliency))
     n, best = len(relevance), None
-    for k_t in range(reserved, n + 1):
+    for k_t in range(sure_t, n + 1):
         k_v = total - k_t
-        if reserved <= k_v <= n:
-            product = (p_t[k_t] - p_t[counted_from]) * (p_v[k_v] - p_v[counted_from])
+        if sure_v <= k_v <= n:
+            product = (p_t[k_t] - beyond * p_t[sure_t]) * (p_v[k_v] - beyond * p_v[sure_v])
             if best is None or product > best[0]:
                 best = (product, k_t, k_v)
     assert best is not None
@@ -42,11 +52,9 @@ def sacmam(
     relevance: list[float], saliency: list[float], k: int, reserve: float, mass: str = "whole"
 ) -> tuple[list[int], int, int]:
     """The union of the best split of the smallest K' >= K whose union has K tokens."""
-    reserved = math.floor(reserve * k)
+    sure_t, sure_v = sure(relevance, k, reserve), sure(saliency, k, reserve)
     for total in range(k, 2 * len(relevance) + 1):
-        k_t, k_v = best_split(
-            relevance, saliency, total, reserved, reserved if mass == "beyond" else 0
-        )
+        k_t, k_v = best_split(relevance, saliency, total, sure_t, sure_v, mass == "beyond")
         union = set(descending(relevance)[:k_t]) | set(descending(saliency)[:k_v])
         if len(union) >= k:
             return sorted(union), k_t, k_v

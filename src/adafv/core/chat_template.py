@@ -42,8 +42,10 @@ SENTENCES = (QUESTION, ANSWER, NEXT)
 VICUNA = f"USER: {QUESTION} ASSISTANT: {ANSWER} USER: {NEXT} ASSISTANT:"
 """A chat of two turns for models without a chat template."""
 
-SPACES = " \t\r\n▁ĠĊĉč"
-"""White space, as byte-level and SentencePiece vocabularies write it."""
+SPACES = " \t\r\n▁"
+"""White space, as SentencePiece vocabularies write it."""
+OF_BYTES = "ĠĊĉč"
+"""The same as byte-level vocabularies write it, to which no letter is a token of its own."""
 LINE_BREAKS = ("<0x0A>", "<0x0D>", "<0x09>")
 SPECIAL_ID = re.compile(r"(\w+_)?token_(id|index)")
 """Names that configurations give to the ids of control tokens."""
@@ -238,9 +240,13 @@ def _control(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 def _white_space(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Return the ids of the tokens that are white space."""
+    vocabulary = tokenizer.get_vocab()
+    # in any other vocabulary these are letters: č is one in Czech
+    is_byte_level = "Ġ" in vocabulary and "▁" not in vocabulary
+    spaces = SPACES + OF_BYTES if is_byte_level else SPACES
     blank: set[int] = set()
-    for token, number in tokenizer.get_vocab().items():
-        if not token.strip(SPACES) or token in LINE_BREAKS:
+    for token, number in vocabulary.items():
+        if not token.strip(spaces) or token in LINE_BREAKS:
             blank.add(number)
     return frozenset(blank)
 

@@ -40,7 +40,8 @@ class Settings:
             compare tokens with each other are many times cheaper.
         newlines: what becomes of the newline tokens of an image that is pruned. "drop" (the
             authors), "rows": those of rows that keep a token (reads the selection back from the
-            device), "all".
+            device), "all". Tokens that a processor writes between rows or tiles (Pixtral's breaks,
+            names of tiles) are text of the prompt: they stay, and no budget counts them.
         query: the question for every image, as text or as (M,) or (1, M) token ids. None: the
             user's own text, see `question`.
         question: "turn": an image is asked about by what the user says in its turn, before it and

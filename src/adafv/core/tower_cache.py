@@ -50,10 +50,10 @@ class TowerCache:
         print(cache.hits, cache.misses)
 
     The same features come back, to the bit. What counts are the pixels that reach the tower: the
-    same images in one call, whatever their files are called. A model whose weights, adapters or
-    attention have changed meanwhile encodes anew, as does one that trains; methods that shrink
-    images before the tower always do. What is kept has no gradients: calls with labels, or with
-    pixels that ask for some, encode anew, too. The least recently used go first. On a GPU the
+    same images in one call, whatever their files are called. A model whose weights, adapters,
+    hooks or attention have changed meanwhile encodes anew, as does one that trains; methods that
+    shrink images before the tower always do. What is kept has no gradients: calls with labels, or
+    with pixels that ask for some, encode anew, too. The least recently used go first. On a GPU the
     pixels are read back to the host before the tower runs, and the host waits for a tower that has
     to run.
 
@@ -204,6 +204,7 @@ def _state(model: PreTrainedModel) -> list[Any]:
         str(model.device),
         torch.is_inference_mode_enabled(),
         torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),
+        torch.get_float32_matmul_precision(),
     ]
     some: list[Tensor] = []
     for weight in chain(model.parameters(), model.buffers()):
@@ -214,6 +215,8 @@ def _state(model: PreTrainedModel) -> list[Any]:
             sample = weight.detach().flatten()[:: max(1, weight.numel() // SAMPLE)][:SAMPLE]
             some.append(sample.double().cpu())
     for module in model.modules():
+        # of whoever looks into the tower, or changes what it does
+        state.append([*_foreign(module._forward_pre_hooks), *_foreign(module._forward_hooks)])
         if isinstance(module, PreTrainedModel):
             state.append(module.config._attn_implementation)
         # a layer of PEFT
@@ -223,6 +226,16 @@ def _state(model: PreTrainedModel) -> list[Any]:
     # weights that were written to past their version counters
     state.append([numbers.tolist() for numbers in some])
     return state
+
+
+def _foreign(hooks: Mapping[int, Any]) -> list[int]:
+    """Return the numbers of hooks that neither this library nor transformers has set."""
+    found = []
+    for number, hook in hooks.items():
+        # both look on, and come and go
+        if not (getattr(hook, "__module__", None) or "").startswith(("adafv.", "transformers.")):
+            found.append(number)
+    return found
 
 
 def _without_layers(output: ModelOutput) -> ModelOutput:

@@ -36,6 +36,8 @@ class AdaFV(TextRelevance):
     2025, pp. 4985-4997.
     Departure: the two top lists may overlap; the total grows until their union has K tokens. See
     `adafv.ops.sacmam`.
+    Departure: words are the user's own, before the image and behind it; the authors' code takes all
+    text behind the image, that of the chat template included.
 
     Args:
         temperature, center, top: of the text-to-image attention, see `TextToImage`.

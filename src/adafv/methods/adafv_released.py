@@ -33,6 +33,7 @@ class AdaFVReleased(AdaFV):
     others what they would keep without the padding (99.9 % on random tokens; where padding scores
     as high as the image, 72 % at 4:3 and 53 % at 2:1). Should it take a patch of the padding all
     the same, the thumbnail's last token stands in.
+    Departure: words are the user's own, see `AdaFV`; theirs are all that stands behind the image.
     Departure: a share `keep` is one of the tokens that the model reads, not of 576 for each
     crop: pass `tokens` for their K.
 

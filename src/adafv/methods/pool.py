@@ -31,8 +31,9 @@ class Pool(Uniform):
         device = tokens.device
         kept = []
         features = []
-        for visual, coordinates, k in zip(tokens.features, tokens.coordinates, budget, strict=True):
-            cell = cells(coordinates, k)  # (N,)
+        for i, k in enumerate(budget):
+            visual, coordinates = tokens.features[i], tokens.coordinates[i]  # (N, D), (N, 3)
+            cell = cells(coordinates, k, tokens.frames[i])  # (N,)
             middle = centers(coordinates, cell)  # (K,)
             averages = means(visual[: len(coordinates)], cell.to(device), k)  # (K, D) by cell
             features.append(averages[cell[middle].to(device)])  # (K, D) by token

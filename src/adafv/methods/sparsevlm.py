@@ -30,8 +30,9 @@ class SparseVLM(LayerPruner):
     are numbered anew.
     Departure: dropped tokens are not recycled as averages of clusters, so that the budget counts
     tokens of the image.
-    Departure: only words behind the image rate, since those before it cannot see it; where there
-    are none, the last token before the answer rates.
+    Departure: only the user's own words behind the image rate, since those before it cannot see it,
+    not what the chat template writes there; where there are none, the last token before the answer
+    rates.
     """
 
     name = "sparsevlm"

@@ -15,7 +15,7 @@ __all__ = ["TextToImage"]
 class TextToImage(TextRelevance, ScoringPruner):
     """Keeps what the words of the question resemble, whatever stands out.
 
-    The relevance half of AdaFV (arXiv 2501.09532, section 3.2), as an ablation.
+    The relevance half of AdaFV (arXiv 2501.09532, section 3.2), as an ablation, of the same words.
 
     Args:
         temperature: of the softmax over the visual tokens (paper: 0.01).

@@ -24,8 +24,9 @@ class Uniform(Pruner):
     def pick(self, tokens: VisualTokens, budget: list[int]) -> Selection:
         """Keep the token in the middle of each cell."""
         kept = []
-        for coordinates, k in zip(tokens.coordinates, budget, strict=True):
-            middle = centers(coordinates, cells(coordinates, k))  # (K,)
+        for i, k in enumerate(budget):
+            coordinates = tokens.coordinates[i]
+            middle = centers(coordinates, cells(coordinates, k, tokens.frames[i]))  # (K,)
             kept.append(middle.to(tokens.device, non_blocking=True))
         return Selection(kept)
 

@@ -2,10 +2,18 @@
 
 import math
 from numbers import Real
+from typing import TypeVar
+
+from torch import Tensor
 
 from adafv.utils.checks import checked
 
-__all__ = ["BudgetError", "check_budget", "check_share", "num_keep", "split_budget"]
+__all__ = ["BudgetError", "check_budget", "check_share", "num_keep", "share_of", "split_budget"]
+
+
+SLACK = 1e-9
+"""What a product may lack: 0.29 · 100 is 29 less 4e-15 in floating point."""
+Count = TypeVar("Count", int, Tensor)
 
 
 class BudgetError(ValueError):
@@ -25,7 +33,15 @@ def num_keep(count: int, keep: float | None = None, tokens: int | None = None) -
         return min(int(tokens), count)
     assert keep is not None
     # a half is rounded up; one token is always kept
-    return max(1, math.floor(keep * count + 0.5))
+    return max(1, math.floor(keep * count + 0.5 + SLACK))
+
+
+@checked
+def share_of(budget: Count, share: float) -> Count:
+    """Return floor(share · budget) of one budget, or of each in a tensor of integers."""
+    if isinstance(budget, Tensor):
+        return (budget.double() * share + SLACK).floor().long()
+    return math.floor(budget * share + SLACK)
 
 
 @checked

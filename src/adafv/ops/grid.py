@@ -15,20 +15,24 @@ __all__ = ["cells", "places"]
 
 
 @checked
-def cells(coordinates: Tensor, count: int) -> Tensor:
+def cells(coordinates: Tensor, count: int, frames: int = 1) -> Tensor:
     """Divide an image's tokens into `count` compact cells of nearly equal size, none empty.
 
-    The thumbnail and the grid of tiles are divided each on its own, in proportion to their tokens:
-    into bands of rows, and each band into stretches of columns.
+    The thumbnail and the grid of tiles, or the frames of a video, are divided each on its own, in
+    proportion to their tokens: into bands of rows, and each band into stretches of columns. With
+    fewer cells than frames a video is divided as one tall image.
 
     Args:
         coordinates: (N, 3) crop, row, column of each token.
         count: number of cells, 1 <= count <= N.
+        frames: F of a video, whose crops are its frames, 1 to F; 1: an image.
 
     Returns:
         (N,) the cell of each token, 0 … count - 1; -1 on a grid that gets no cell.
     """
     scales = _scales(coordinates)
+    if 1 < frames <= count:
+        scales = [coordinates[:, 0] == frame for frame in coordinates[:, 0].unique()]
     sizes = [int(scale.sum()) for scale in scales]
     shares = split_budget(count, sizes)
 

@@ -4,7 +4,6 @@
 same tokens, for a whole batch, without a search and without a word read back from the device.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adafv.ops.budget import share_of
 from adafv.ops.kernels import LONGEST, wanted
 from adafv.ops.precision import exact
 from adafv.utils.checks import checked
@@ -69,16 +69,18 @@ def mix_naive(
     p_t = F.pad(relevance[by_relevance].double().cumsum(0), (1, 0))  # (N + 1,)
     p_v = F.pad(saliency[by_saliency].double().cumsum(0), (1, 0))  # (N + 1,)
 
-    # The reserve: each list is sure of its first r tokens.
-    reserved = math.floor(reserve * tokens)
+    # The reserve: each list is sure of its first r tokens, as far as they have any mass.
+    reserved = share_of(tokens, reserve)
+    sure_t = min(reserved, int((relevance > 0).sum()))
+    sure_v = min(reserved, int((saliency > 0).sum()))
     if mass == "beyond":
-        p_t = p_t - p_t[reserved]
-        p_v = p_v - p_v[reserved]
+        p_t = p_t - p_t[sure_t]
+        p_v = p_v - p_v[sure_v]
 
     # The lists may overlap: the total K' grows until their union has K tokens.
     for total in range(tokens, 2 * count + 1):
         # All splits k_t + k_v = K'.
-        k_t = torch.arange(max(reserved, total - count), min(total - reserved, count) + 1)
+        k_t = torch.arange(max(sure_t, total - count), min(total - sure_v, count) + 1)
         k_v = total - k_t
 
         # The best captures the largest geometric mean; of equal ones the smaller k_t.
@@ -141,6 +143,7 @@ def mix(
         saliency: (B, N) non-negative attention of the vision tower. Either list may have any scale.
         tokens: (B,) integers, K of each row; on any device.
         reserve: share of K that each list is sure of; r = floor(reserve · K), 0 <= reserve <= 0.5.
+            Of a list without mass, such as relevance where nothing is asked, nothing is sure.
         mass: where P_t and P_v begin: "whole", with the first token of a list; "beyond", behind the
             r that it is sure of, as in the authors' code.
         mask: (B, N), true where there is a token. None: everywhere.
@@ -156,7 +159,7 @@ def mix(
     tokens = tokens.to(relevance.device, non_blocking=True)[:, None]  # (B, 1)
 
     # The reserve: each list is sure of its first r tokens.
-    reserved = (tokens.double() * reserve).floor()[:, None]  # (B, 1, 1)
+    reserved = share_of(tokens, reserve)[:, None]  # (B, 1, 1)
 
     # Sort either list, and find by how much each next token multiplies the mass before it.
     lists = torch.stack([saliency, relevance], dim=1)  # (B, 2, N), saliency first: it wins ties
@@ -192,7 +195,7 @@ def _by_kernel(
     from adafv.ops.kernels import sacmam  # imports Triton
 
     # where the budgets are, so that they reach the device in one copy
-    reserved = (tokens.double() * reserve).floor().long()  # (B,)
+    reserved = share_of(tokens, reserve)  # (B,)
     limits = torch.stack([tokens.long(), reserved])  # (2, B)
     limits = limits.to(relevance.device, non_blocking=True)
     return Mixture(*sacmam.mix(relevance, saliency, limits, mask, beyond=beyond))
@@ -216,6 +219,7 @@ def _gains(lists: Tensor, mask: Tensor, reserved: Tensor, *, beyond: bool) -> tu
 
     # P(k), without the reserved tokens where the authors' code leaves them out
     sure = torch.arange(lists.shape[-1], device=lists.device) < reserved  # (B, 1, N)
+    sure = sure & ~(ranked <= 0)  # (B, 2, N)
     counted = ranked.clamp(min=0)
     if beyond:
         counted = counted.masked_fill(sure, 0)

@@ -94,7 +94,7 @@ def _mix(
     t_index, t_gain, massless = _gains(score, there, reserved, BEYOND, BLOCK)
 
     # Without mass in either list relevance goes last.
-    nothing = massless & (position >= reserved) & (t_gain > -float("inf"))
+    nothing = massless & (t_gain < float("inf")) & (t_gain > -float("inf"))
     t_gain = tl.where(nothing, 0.0, t_gain)
 
     # Merge the lists by gain: a token's turn is its rank, and what goes before it in the other.
@@ -139,7 +139,7 @@ def _gains(score, there, reserved, BEYOND: tl.constexpr, BLOCK: tl.constexpr):
     padding = key < 0
 
     # P(k), without the reserved tokens where the authors' code leaves them out
-    sure = position < reserved
+    sure = (position < reserved) & ((ranked > 0) | (ranked != ranked))
     counted = tl.where(padding, 0.0, ranked)
     if BEYOND:
         counted = tl.where(sure, 0.0, counted)
