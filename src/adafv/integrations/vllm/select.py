@@ -147,30 +147,52 @@ def _pruned(
 
     # collect the kept tokens of each image
     result = []
-    for i, (image, kept) in enumerate(zip(images, selection.kept, strict=True)):
+    for i, (spec, image) in enumerate(group):
+        chosen = choices[i].to(device, non_blocking=True)[selection.kept[i]]  # (K,) of n
         features = image.features  # (n, D)
-        chosen = choices[i].to(device, non_blocking=True)[kept]  # (K,) of n
         if selection.features is not None:
-            # methods that merge give the kept tokens new features
-            merged = selection.features[i].to(features)  # (K, D)
-            width = merged.shape[1]
-            deepstack = features[chosen, width:]
-            features = features.index_copy(0, chosen, torch.cat([merged, deepstack], dim=1))
-        chosen = _filled(chosen, image, specs[i].pruner.budget(len(image.saliency)))
-        patches = image.layout.patch_indices.to(device, non_blocking=True)  # (N,) of n
-        kept = torch.searchsorted(patches, chosen)  # (K,) of N
-        pruned = len(kept) < len(patches)
-        positions = torch.arange(len(features), device=device)
-        if pruned:
-            count = len(features)
-            features = features[chosen]  # (K, D)
-            structure = specs[i].structure
-            structural, positions = run_positions(chosen, count, structure)
-            if structure:
-                features = with_structure(features, chosen, count, structure, embed)
-                positions = torch.cat([structural, positions]).sort().values  # (K + S,)
-        result.append(Kept(features, positions, kept, pruned))
+            features = _merged(features, chosen, selection.features[i])
+        result.append(_kept(spec, image, features, chosen, embed))
     return result
+
+
+def _merged(features: Tensor, chosen: Tensor, merged: Tensor) -> Tensor:
+    """Return features (n, D) with those that a method has merged in place of the chosen ones.
+
+    What deeper layers read of a token stays its own.
+    """
+    merged = merged.to(features)  # (K, D)
+    deepstack = features[chosen, merged.shape[1] :]
+    return features.index_copy(0, chosen, torch.cat([merged, deepstack], dim=1))
+
+
+def _kept(
+    spec: PruneSpec,
+    image: Encoded,
+    features: Tensor,
+    chosen: Tensor,
+    embed: Callable[[Tensor], Tensor],
+) -> Kept:
+    """Return what is kept of one image.
+
+    Args:
+        features: (n, D) of all its tokens.
+        chosen: (K,) of n that a method has chosen.
+    """
+    count = len(features)
+    chosen = _filled(chosen, image, spec.pruner.budget(len(image.saliency)))
+    patches = image.layout.patch_indices.to(chosen.device, non_blocking=True)  # (N,) of n
+    kept = torch.searchsorted(patches, chosen)  # (K,) of N
+    if len(kept) == len(patches):
+        return Kept(features, torch.arange(count, device=chosen.device), kept, pruned=False)
+
+    # without newlines, with what stands between the visual tokens
+    structural, positions = run_positions(chosen, count, spec.structure)
+    features = features[chosen]  # (K, D)
+    if spec.structure:
+        features = with_structure(features, chosen, count, spec.structure, embed)
+        positions = torch.cat([structural, positions]).sort().values  # (K + S,)
+    return Kept(features, positions, kept, pruned=True)
 
 
 def _filled(chosen: Tensor, image: Encoded, budget: int) -> Tensor:
