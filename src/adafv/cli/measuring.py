@@ -91,13 +91,17 @@ def evaluate(
     references = options.names_in(against, "--against")
     compared([method for _, method, _ in measured], references)
     printing.quiet()
-    from adafv.models.load import load
+    from adafv.models.load import fingerprint, load, processor_fingerprint
     from adafv.utils.machine import machine_of
 
     name = model or "embedded"
     start = datetime.now(UTC)
     loaded, processor = load(model, device, dtype)
+    machine = machine_of(loaded.device)
     settings = {
+        "weights": fingerprint(loaded),
+        "processor": processor_fingerprint(processor),
+        "machine": machine,
         "seed": plan.seed,
         "split": plan.split,
         "limit": plan.limit,
@@ -107,7 +111,6 @@ def evaluate(
 
     # results that are there already are kept: they must be of the same model and questions
     meta = report.meta_of(loaded, name, start, **settings)
-    machine = machine_of(loaded.device)
     to_name = None if entry is None else machine
     _earlier(out, plan, meta, to_name)
     options.complain_of_words(processor, plan.questions(), model)
