@@ -8,7 +8,7 @@ from fakes import FakeSuites
 
 from adafv.cli import main
 from adafv.evaluation import report
-from adafv.evaluation.merge import check_mergeable, earlier
+from adafv.evaluation.merge import check_mergeable, earlier, merged
 
 ROOT = Path(__file__).parents[2]
 ALIKE = {"model": "m", "device": "cpu", "dtype": "float32", "seed": 0, "split": "test"}
@@ -68,3 +68,26 @@ def test_a_retrained_model_is_told_without_the_log(tmp_path, monkeypatch, capsys
     assert status == 2
     assert "weights='00000000'" in capsys.readouterr().err
     assert after == found
+
+
+def test_pairs_are_of_the_answers_that_the_rows_are_of(tmp_path, monkeypatch):
+    """More questions, and another method to compare with: pairs of before are drawn anew."""
+    FakeSuites(monkeypatch)
+    first = evaluate(tmp_path, "--methods", "random,uniform", "--limit", "2")[1]
+    assert {(pair["method"], pair["rival"]) for pair in first["pairs"]} == {("random", "uniform")}
+    methods = ("--methods", "random,uniform,resize", "--against", "resize", "--limit", "5")
+    second = evaluate(tmp_path, *methods)[1]
+    pairs = {(pair["method"], pair["rival"]): pair["n"] for pair in second["pairs"]}
+    assert pairs["random", "uniform"] == pairs["resize", "random"] == 5
+    assert second["meta"]["against"] == ["resize"]
+
+
+def test_a_pair_whose_side_alone_was_measured_again_goes():
+    """Answers of the other side are not there to compare with."""
+    old = {"suite": "s", "keep": 0.5, "method": "a", "rival": "b"}
+    row = {"suite": "s", "keep": 0.5, "question_type": "all", "n": 2}
+    rows = [row | {"method": "a"}, row | {"method": "b"}]
+    found = {"meta": {}, "rows": rows, "pairs": [old, old | {"method": "c"}]}
+    assert merged(found, [row | {"method": "a"}], [])[1] == [old | {"method": "c"}]
+    new = [old | {"n": 2}]
+    assert new[0] in merged(found, [row | {"method": "a"}], new)[1]

@@ -133,7 +133,8 @@ def evaluate(
         # put old and new results together
         left_out = _refusals(findings.left_out)
         references = references or compared(distinct(findings.records, "method"))
-        new_pairs = paired(findings.records, references)
+        compared_before = [] if before is None else distinct(before["pairs"], "method")
+        new_pairs = paired(findings.records, dict.fromkeys([*references, *compared_before]))
         # of what turned out impossible meanwhile nothing stays either
         gone = findings.outdated | findings.left_out.keys()
         rows, pairs = merge.merged(before, rows_of(findings.records), new_pairs, gone)

@@ -143,7 +143,8 @@ def merged(
     old_pairs = []
     for pair in found["pairs"]:
         sides = {(pair["suite"], pair[name], pair["keep"]) for name in ("method", "rival")}
-        if sides.isdisjoint(outdated):
+        # what is measured again is compared again, or the pair would be of other answers
+        if sides.isdisjoint(outdated) and sides.isdisjoint(again):
             old_pairs.append(pair)
     return _over(old_rows, rows, ROW), _over(old_pairs, pairs, PAIR)
 
