@@ -640,6 +640,14 @@ def test_measurement_counts_one_dense():
     assert replace(measured, layers=2).config.get_text_config().num_hidden_layers == 2
 
 
+def test_what_a_template_says_is_skipped_as_in_an_evaluation():
+    """`skip=template` names token ids of the shape's own processor: without it, plain adafv."""
+    name = "adafv:skip=template"
+    pruner = Measurement(methods=["adafv", name], keeps=[0.1]).pruners[name, 0.1]
+    assert pruner is not None
+    assert frozenset(pruner.skip)
+
+
 def test_pages_say_what_was_measured(monkeypatch):
     """The tables of benchmarks/speed/README.md are those of the committed results."""
     script = Path(__file__).parents[2] / "benchmarks" / "speed" / "pages.py"
