@@ -348,6 +348,16 @@ def test_methods_inside_the_language_model_are_refused(monkeypatch):
         measuring.Analysis(sources=[source()], methods=["inside"])
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("resize", "shrinks images"), ("vidcom2", "prunes videos"), ("evs", "prunes videos")],
+)
+def test_methods_that_refuse_images_are_refused(name, said):
+    """Where they keep nothing they have no first hit: a number would be that of all tokens."""
+    with pytest.raises(ValueError, match=f"'{name}' {said}"):
+        measuring.Analysis(sources=[source()], methods=[name])
+
+
 def results(folder: Path, **changes) -> Path:
     """What `adafv eval` writes, of two suites."""
     rows = [

@@ -29,7 +29,7 @@ from adafv.core.visual_tokens import Encoding
 from adafv.data.sample import Question, Sample
 from adafv.evaluation.boxes import centers, distances
 from adafv.families import check_has_grid
-from adafv.methods import TextToImage, from_spec
+from adafv.methods import VIDEO_METHODS, TextToImage, from_spec
 from adafv.models.boilerplate import boilerplate
 from adafv.models.prompting import build_batch, check_question
 from adafv.utils.checks import checked
@@ -126,8 +126,8 @@ class Analysis:
             once.
 
     Raises:
-        ValueError: an unknown method, one that keeps everything or chooses inside the language
-            model, an empty list, or a batch size below 1.
+        ValueError: an unknown method, one that keeps everything, chooses inside the language model,
+            shrinks images or prunes videos, an empty list, or a batch size below 1.
     """
 
     sources: Sequence[Source]
@@ -162,6 +162,11 @@ class Analysis:
                     f"method {name!r} chooses inside the language model, not before it: "
                     "leave it out"
                 )
+            # these would count as keeping nothing where they refuse an image
+            if pruner.shrinks:
+                raise ValueError(f"method {name!r} shrinks images and has no order: leave it out")
+            if pruner.name in VIDEO_METHODS:
+                raise ValueError(f"method {name!r} prunes videos, these are images: leave it out")
             found[name] = pruner
         return found
 
