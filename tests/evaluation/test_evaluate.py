@@ -564,6 +564,22 @@ def test_interval_covers():
     assert 0.93 < inside / 2000 < 0.97
 
 
+@pytest.mark.parametrize("each", [1, 3, 5])
+def test_an_error_more_proves_no_more(each):
+    """On 167 images: no lower end rises with a further wrong answer, nor an upper one falls."""
+    answers = [[True] * each for _ in range(167)]
+    low, _ = wilson(answers)
+    # on image after image, as is least likely where they go wrong together
+    for question in range(each):
+        for image in answers:
+            image[question] = False
+            below, _ = wilson(answers)
+            _, above = wilson([[not right for right in own] for own in answers])
+            assert below <= low
+            assert above == pytest.approx(1 - below)
+            low = below
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_interval_of_a_clean_sheet(right):
     """All right (or wrong) is no proof of 100 %."""
