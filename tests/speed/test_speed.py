@@ -665,3 +665,9 @@ def test_ratio_of_rooflines():
     line = markdown([dense, pruned], found["meta"]).splitlines()[-1]
     assert " (10.00, " in line
     assert "| 2.50 |" in line
+    # a share that is 0 in four digits says nothing, the time itself does
+    pruned |= {"share_of_ceiling": 0.0}
+    assert "| – |" in markdown([dense, pruned], found["meta"]).splitlines()[-1]
+    pruned |= {"least_ms": 2e-5}
+    dense |= {"least_ms": 3e-5}
+    assert "| 1.50 |" in markdown([dense, pruned], found["meta"]).splitlines()[-1]
