@@ -422,7 +422,24 @@ def test_rows():
     records[0] = {"kind": "ceilings", "flops": 1e15, "bytes": 1e6}
     assert rows.rows_of(records, SETTINGS, config)[1]["bound"] == "memory"
     records[0] = {"kind": "ceilings", "flops": 1e15, "bytes": 1e15}
-    assert rows.rows_of(records, SETTINGS, config)[1]["bound"] == "launch"
+    first, row = rows.rows_of(records, SETTINGS, config)
+    assert row["bound"] == "launch"
+    # in digits that count, however fast the machine
+    records[0] = {"kind": "ceilings", "flops": 1e18, "bytes": 1e18}
+    fast = rows.rows_of(records, SETTINGS, config)
+    assert fast[1]["share_of_ceiling"] == 0
+    for one, work in zip(fast, [stock + long, tower + short], strict=True):
+        assert one["least_ms"] == pytest.approx(1000 * work / 1e18, rel=1e-3)
+
+
+def test_break_even_is_of_the_dense_prefill():
+    """Not of a prompt of text as long, which was timed in another hour."""
+    dense, pruned = (DENSE, 1.0), ("adafv", 0.1)
+    records = made({dense: [100.0, 100], pruned: [20.0, 20]}, {pruned: 108})
+    records[3] |= {"ms": 2.0}
+    row = rows.rows_of(records, SETTINGS, shape_of("tiny").config())[1]
+    # 2 ms of one token, 99 of 626: choosing takes half a millisecond
+    assert row["break_even"] in range(2, 10)
 
 
 def test_what_is_added_later_is_compared_with_its_own_dense_runs():

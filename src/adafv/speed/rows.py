@@ -284,7 +284,7 @@ class _Batch:
             overheads.append(spent - beside["stages"]["vision"])
 
         # prefill by length: prompts of text alone, and the dense prompt itself
-        times = {dense[0]["lengths"][0]: _median(dense, "prefill")} | self.text
+        times = self.text | {dense[0]["lengths"][0]: _median(dense, "prefill")}
         visual = self.facts["visual_tokens"]
         text = self.facts["prompt"] - visual
         return break_even(times, text, visual, keep, median(overheads))
