@@ -118,6 +118,27 @@ def test_answers_are_those_of_asking_one_by_one(model, processor, suite, whole):
                 assert record["truth"] == question.answer
 
 
+@pytest.mark.parametrize("name", ["adafv", "divprune"])
+def test_seconds_are_those_of_a_clock_that_waits(
+    model, processor, suite, tmp_path, monkeypatch, name
+):
+    """An accelerator is only handed its work: the choice's time would count as the prefill's."""
+    read = []
+
+    def now(device: torch.device) -> float:
+        read.append(device)
+        return float(len(read))
+
+    monkeypatch.setattr(prompts, "now", now)
+    records = plan(methods=[name], keeps=[0.25]).run(
+        model, processor, tmp_path / "clock", name="tiny"
+    ).records
+    assert set(read) == {model.device}
+    # by two looks each: the choice, and what is generated
+    shares = {record["seconds"] for record in records if record["method"] == name}
+    assert shares <= {round(2 / size, 6) for size in (1, 2, 3)}
+
+
 def test_blind_sees_no_picture(model, processor, suite, whole):
     """The blind rows are the language model on the bare question: the same for every image."""
     blind = [r for r in whole if r["method"] == "blind"]
