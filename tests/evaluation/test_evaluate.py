@@ -498,6 +498,16 @@ def test_log_cuts_a_torn_line_only(tmp_path, torn):
     assert sorted(r["id"] for r in lines(tmp_path)) == ["1", "2", "3"]
 
 
+def test_a_log_without_answers_blocks_nothing(tmp_path):
+    """A run that ended before its first answer left nothing to mix with."""
+    with AnswerLog(tmp_path, {"seed": 0}):
+        pass
+    with AnswerLog(tmp_path, {"seed": 1}) as log:
+        log.append([record(1)])
+    with pytest.raises(ValueError, match="seed=1"):
+        AnswerLog(tmp_path, {"seed": 2})
+
+
 def test_log_with_a_damaged_line(tmp_path):
     """Damage that no kill explains is named, not skipped."""
     with AnswerLog(tmp_path, {}) as log:
