@@ -27,7 +27,7 @@ from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY, Signal
 from adafv.core.visual_tokens import Encoding
 from adafv.data.sample import Question, Sample
-from adafv.evaluation.boxes import centers, distances
+from adafv.evaluation.boxes import distances, patches
 from adafv.families import check_has_grid
 from adafv.methods import VIDEO_METHODS, TextToImage, from_spec
 from adafv.models.boilerplate import boilerplate
@@ -347,9 +347,9 @@ def _items(
     items = []
     grids = images.tokens.coordinates
     for i, (sample, coordinates) in enumerate(zip(samples, grids, strict=True)):
-        middles = centers(processor, sample.image.size, coordinates)  # (N, 2)
+        grid = patches(processor, sample.image.size, coordinates)  # (N, 4)
         for question in sample.questions:
-            inside = distances(middles, question.boxes).isfinite()  # (N, boxes)
+            inside = distances(grid, question.boxes).isfinite()  # (N, boxes)
             related = inside.any(1).numpy()  # (N,)
             if related.all():
                 out["every token in the boxes"] += 1
