@@ -31,8 +31,8 @@ class Row:
     Medians are over repetitions, percentiles of TTFT over all their requests.
 
     Attributes:
-        speedup, ttft_speedup: against stock vLLM in the same repetition of the same session; `speedup_low` and
-            `speedup_high` are the lowest and the highest.
+        speedup, ttft_speedup: against stock vLLM in the same repetition of the same session;
+            `speedup_low` and `speedup_high` are the lowest and the highest.
         ideal_speedup, ttft_ideal: ratios of FLOPs: all of them, and those up to the first token,
             vision tower included; None where the image was asked about before.
         ideal_as_decoded: ratio of times if all up to the first token took as much less as its

@@ -32,7 +32,7 @@ def next_session(records: Iterable[Record]) -> int:
 
 
 def compared(records: Iterable[Record]) -> list[Record]:
-    """Return the trials that have stock vLLM of their turn beside them, which a kill may prevent."""
+    """Return the trials that have stock vLLM of their turn beside them; a kill may prevent it."""
     trials = _trials(records)
     stock = {turn_of(record) for record in trials if record["engine"] == STOCK}
     return [record for record in trials if turn_of(record) in stock]

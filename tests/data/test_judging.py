@@ -41,7 +41,14 @@ def test_answers_that_are_the_same():
         *(("-5cm", "5cm"), (".5kg", "5kg"), ("1.5kg", "15kg"), ("-$5", "$5"), ("1,5", "15")),
         *(("A+", "A-"), ("A+", "A"), ("O-", "O"), ("A, B", "B"), ("B, A, C", "B, C")),
         *(("Gate A", "Gate"), ("the light is on", "the light"), ("Vitamin A test", "Vitamin test")),
-        *(("in there", "there"), ("5.0", "50"), ("100", "1"), ("1.2.0", "1.2"), ("1,00", "100"), ("1/20", "1/2")),
+        *(
+            ("in there", "there"),
+            ("5.0", "50"),
+            ("100", "1"),
+            ("1.2.0", "1.2"),
+            ("1,00", "100"),
+            ("1/20", "1/2"),
+        ),
     ],
 )
 def test_answers_that_differ_are_not_the_same(one, other):

@@ -130,9 +130,11 @@ def test_seconds_are_those_of_a_clock_that_waits(
         return float(len(read))
 
     monkeypatch.setattr(prompts, "now", now)
-    records = plan(methods=[name], keeps=[0.25]).run(
-        model, processor, tmp_path / "clock", name="tiny"
-    ).records
+    records = (
+        plan(methods=[name], keeps=[0.25])
+        .run(model, processor, tmp_path / "clock", name="tiny")
+        .records
+    )
     assert set(read) == {model.device}
     # by two looks each: the choice, and what is generated
     shares = {record["seconds"] for record in records if record["method"] == name}

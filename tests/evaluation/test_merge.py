@@ -75,11 +75,11 @@ def test_pairs_are_of_the_answers_that_the_rows_are_of(tmp_path, monkeypatch):
     FakeSuites(monkeypatch)
     first = evaluate(tmp_path, "--methods", "random,uniform", "--limit", "2")[1]
     assert {(pair["method"], pair["rival"]) for pair in first["pairs"]} == {("random", "uniform")}
-    methods = ("--methods", "random,uniform,resize", "--against", "resize", "--limit", "5")
+    methods = ("--methods", "random,uniform,pool", "--against", "pool", "--limit", "5")
     second = evaluate(tmp_path, *methods)[1]
     pairs = {(pair["method"], pair["rival"]): pair["n"] for pair in second["pairs"]}
-    assert pairs["random", "uniform"] == pairs["resize", "random"] == 5
-    assert second["meta"]["against"] == ["resize"]
+    assert pairs["random", "uniform"] == pairs["pool", "random"] == 9
+    assert second["meta"]["against"] == ["pool"]
 
 
 def test_a_pair_whose_side_alone_was_measured_again_goes():

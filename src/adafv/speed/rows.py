@@ -117,11 +117,12 @@ def rows_of(
     for batch in sorted(kinds["cell"]):
         found = {kind: by_batch[batch] for kind, by_batch in kinds.items()}
         rows += _Batch(batch, found, roofline, config, size).rows()
-    found = []
+
+    rounded = []
     for row in rows:
         # digits of its own: on a GPU it may be a millionth of TTFT
-        found.append(row_of(row, 4) | {"least_ms": float(f"{row.least_ms:.6g}")})
-    return found
+        rounded.append(row_of(row, 4) | {"least_ms": float(f"{row.least_ms:.6g}")})
+    return rounded
 
 
 class _Batch:

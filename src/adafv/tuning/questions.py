@@ -33,8 +33,8 @@ def halves(images: Sequence[ImageFile], seed: int) -> tuple[list[ImageFile], lis
     pictures = list(dict.fromkeys(image.checksum for image in images))
     random.Random(seed).shuffle(pictures)
     chosen = set(pictures[: (len(pictures) + 1) // 2])
-    first = []
-    second = []
+    first: list[ImageFile] = []
+    second: list[ImageFile] = []
     for image in images:
         half = first if image.checksum in chosen else second
         half.append(image)

@@ -51,7 +51,9 @@ def wilson(images: Sequence[Sequence[bool]]) -> tuple[float, float]:
 
     # where one fewer differs every image counts once: a further error proves no more
     few = (MIN_CHANGED - 1) / n
-    return min(low, score_interval(1 - few, clusters)[0]), max(high, score_interval(few, clusters)[1])
+    return min(low, score_interval(1 - few, clusters)[0]), max(
+        high, score_interval(few, clusters)[1]
+    )
 
 
 @checked
