@@ -53,7 +53,7 @@ class ImageFile:
 
     @cached_property
     def checksum(self) -> str:
-        """That of the file: copies under other names are the same picture."""
+        """That of the file: copies under other names are the same image."""
         return f"{zlib.crc32(Path(self.path).read_bytes()):08x}"
 
     @property

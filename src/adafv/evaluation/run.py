@@ -25,7 +25,7 @@ __all__ = ["EvaluationRun", "Results"]
 @checked
 @dataclass(frozen=True)
 class Results:
-    """What a folder has after a run.
+    """The results that a folder has after a run.
 
     Attributes:
         meta, rows, pairs: of all runs, as results.json has them.

@@ -94,12 +94,12 @@ def answers_of(
     # the truth: of the line, or what the dense model says
     dense = given["none", 1.0]
     truths = {}
-    pictures = defaultdict(list)
+    by_image = defaultdict(list)
     for image in images:
         for index, question in enumerate(image.questions):
             key = (image.key, index)
-            # copies of a file are one picture
-            pictures[image.checksum].append(key)
+            # copies of a file are one image
+            by_image[image.checksum].append(key)
             truths[key] = question
             if not question.answer:
                 truths[key] = replace(question, answer=dense[key]["answer"])
@@ -111,11 +111,11 @@ def answers_of(
             "count"
         )
 
-    # side by side, picture by picture: is the dense model right, and is this one
+    # side by side, image by image: is the dense model right, and is this one
     found: dict[Name, tuple[Answers, Records]] = {}
     for name, own in given.items():
         answered = []
-        for keys in pictures.values():
+        for keys in by_image.values():
             pairs = []
             for key in keys:
                 pairs.append((dense_right[key], truths[key].accepts(own[key]["answer"])))

@@ -29,10 +29,10 @@ def images_of(path: Path) -> list[ImageFile]:
 @checked
 def halves(images: Sequence[ImageFile], seed: int) -> tuple[list[ImageFile], list[ImageFile]]:
     """Draw two halves at random, each in the order of the file; the first has the odd one out."""
-    # whole images, and all copies: questions on one picture go right or wrong together
-    pictures = list(dict.fromkeys(image.checksum for image in images))
-    random.Random(seed).shuffle(pictures)
-    chosen = set(pictures[: (len(pictures) + 1) // 2])
+    # whole images, and all copies: questions on one image go right or wrong together
+    checksums = list(dict.fromkeys(image.checksum for image in images))
+    random.Random(seed).shuffle(checksums)
+    chosen = set(checksums[: (len(checksums) + 1) // 2])
     first: list[ImageFile] = []
     second: list[ImageFile] = []
     for image in images:

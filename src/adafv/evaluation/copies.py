@@ -1,18 +1,18 @@
-"""Which picture an answer is about: copies of a file under other names are one."""
+"""Know which images are copies of one file under other names: they count as one image."""
 
 import re
 from collections.abc import Iterable
 
 from adafv.utils.checks import checked
 
-__all__ = ["pictures"]
+__all__ = ["first_copies"]
 
 _CHECKSUM = re.compile(r"@([0-9a-f]{8})(#[0-9a-f]{8})?$")
 """How the id of an image of `adafv.evaluation.own` ends: its file's checksum, its questions'."""
 
 
 @checked
-def pictures(ids: Iterable[str]) -> dict[str, str]:
+def first_copies(ids: Iterable[str]) -> dict[str, str]:
     """Return for the id of each image that of the first one with the same content.
 
     Of images that are drawn, whose ids hold no checksum, each is its own.
