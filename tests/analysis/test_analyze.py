@@ -278,10 +278,10 @@ def test_related_tokens_have_their_middle_in_a_box(model, processor):
 
 
 def test_what_cannot_be_measured_is_counted(model, processor):
-    """No box, a box between the patches, a box around everything."""
+    """No box, a box that no patch shows, a box around everything."""
     asked = (
         (QUESTION, ()),
-        ("how many ?", ((0, 0, 2, 2),)),
+        ("how many ?", ((200, 200, 202, 202),)),
         ("is there a knight", ((0, 0, 96, 96),)),
     )
     findings = measure(
