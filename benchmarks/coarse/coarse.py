@@ -18,6 +18,7 @@ from adafv.methods.adafv import AdaFV
 from adafv.methods.adafv_plus import AdaFVPlus
 from adafv.methods.hired import tile_of
 from adafv.models.prompting import build_text
+from adafv.ops.budget import num_keep
 from adafv.speed import flops
 
 __all__ = ["TILES", "Clock", "Coarse", "best_tiles", "only"]
@@ -147,7 +148,7 @@ class Clock:
     def flops(self, tiles: int, keep: float) -> float:
         """Return the FLOPs of tower and prefill, which reads a share of all the image's tokens."""
         # every layer reads the same: pruning comes before the language model
-        length = self.words + round(keep * self.tokens(TILES))
+        length = self.words + num_keep(self.tokens(TILES), keep)
         layers = flops.text_stack(self.config).layers
         return self.vision(tiles) + flops.prefill(self.config, [length] * layers).flops
 

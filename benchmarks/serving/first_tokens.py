@@ -23,6 +23,7 @@ import numpy as np
 from client import WORDS, Client, Trial
 from servers import Server, Watch
 from serving_options import DENSE, add_options, machine, numbers
+from sessions import Turn, compared, next_session, todo, turn_of
 from shapes import SHAPES
 from tqdm import tqdm
 
@@ -46,7 +47,8 @@ class Row:
     Attributes:
         engine: see `ENGINES`.
         burst_p50_ms: of TTFT of those that came first, all at once.
-        speedup, ttft_speedup, burst_speedup: against stock vLLM in the same repetition.
+        speedup, ttft_speedup, burst_speedup: against stock vLLM in the same repetition of the same
+            session.
         others: cores that other programs kept busy, mean.
     """
 
@@ -78,7 +80,7 @@ def plan(options: argparse.Namespace) -> Iterator[Trial]:
         chosen.reverse()
 
 
-def measure(options: argparse.Namespace, log: Log, todo: list[Trial]) -> None:
+def measure(options: argparse.Namespace, log: Log, trials: list[Trial]) -> None:
     """Start the servers, and add a line for each trial."""
     shape = SHAPES[options.shape]
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
@@ -103,16 +105,18 @@ def measure(options: argparse.Namespace, log: Log, todo: list[Trial]) -> None:
 
         # warm up, on images that no trial asks about
         seeds = np.random.default_rng()
-        for engine, keep in dict.fromkeys((trial.engine, trial.keep) for trial in todo):
+        for engine, keep in dict.fromkeys((trial.engine, trial.keep) for trial in trials):
             client.run(servers[engine], Trial(-1, 4, engine, keep), 4, int(seeds.integers(2**32)))
 
-        for trial in tqdm(todo, desc="measured", unit="row", disable=options.quiet):
+        session = next_session(log.records)
+        for trial in tqdm(trials, desc="measured", unit="row", disable=options.quiet):
             requests = max(10, 2 * trial.concurrency)
             with Watch(servers[trial.engine]) as watch:
                 found = client.run(
                     servers[trial.engine], trial, requests, int(seeds.integers(2**32))
                 )
             record = {
+                "session": session,
                 **trial._asdict(),
                 "requests": found["completed"],
                 "seconds": round(found["duration"], 4),
@@ -125,10 +129,10 @@ def measure(options: argparse.Namespace, log: Log, todo: list[Trial]) -> None:
 
 def rows_of(records: list[Record]) -> list[Row]:
     """Return a row for each number at once, engine and budget."""
-    groups: dict[tuple[int, str, float], dict[int, Record]] = {}
-    for record in records:
+    groups: dict[tuple[int, str, float], dict[Turn, Record]] = {}
+    for record in compared(records):
         key = (record["concurrency"], record["engine"], record["keep"])
-        groups.setdefault(key, {})[record["repeat"]] = record
+        groups.setdefault(key, {})[turn_of(record)] = record
     places = list(ENGINES)
     rows = []
     for key in sorted(groups, key=lambda key: (key[0], -key[2], places.index(key[1]))):
@@ -137,17 +141,17 @@ def rows_of(records: list[Record]) -> list[Row]:
 
 
 def _row(
-    concurrency: int, engine: str, keep: float, ours: dict[int, Record], stock: dict[int, Record]
+    concurrency: int, engine: str, keep: float, ours: dict[Turn, Record], stock: dict[Turn, Record]
 ) -> Row:
     ttft: list[float] = []
     burst: list[float] = []
     ratios: dict[str, list[float]] = {"speedup": [], "ttft_speedup": [], "burst_speedup": []}
-    for repeat, record in ours.items():
+    for turn, record in ours.items():
         waits = record["ttft_ms"]
         ttft += waits
         # those that came first came all at once
         burst += waits[:concurrency]
-        other = stock[repeat]
+        other = stock[turn]
         ratios["speedup"].append(_rate(record) / _rate(other))
         ratios["ttft_speedup"].append(median(other["ttft_ms"]) / median(waits))
         first = median(other["ttft_ms"][:concurrency])
@@ -240,17 +244,15 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers go too
     names = ("shape", "dtype", "method", "answer", "kv_gib")
     settings: dict[str, Any] = {name: getattr(options, name) for name in names}
-    settings["machine"] = machine("cpu")
+    settings |= {"machine": machine("cpu"), "versions": versions()}
     with Log(options.out, settings) as log:
-        done = {Trial(**{name: line[name] for name in Trial._fields}) for line in log.records}
-        todo = [trial for trial in plan(options) if trial not in done]
-        if todo:
-            measure(options, log, todo)
+        if lacking := todo(([trial] for trial in plan(options)), log.records):
+            measure(options, log, [trial for (trial,) in lacking])
     # all lines, those of earlier runs too
     with Log(options.out, settings) as log:
         rows = rows_of(log.records)
     command = command_of("python", "benchmarks/serving/first_tokens.py", arguments=arguments)
-    meta = {"command": command, **settings, "versions": versions()}
+    meta = {"command": command, **settings}
     write_report(options.out, meta, rows, page(meta, rows))
 
 

@@ -24,6 +24,7 @@ from client import WORDS, Client, Trial
 from report import write
 from servers import Server, Watch
 from serving_options import DENSE, add_options, machine, numbers
+from sessions import next_session, todo
 from shapes import SHAPES
 from tqdm import tqdm
 
@@ -67,7 +68,7 @@ def plan(options: argparse.Namespace) -> Iterator[list[Trial]]:
                 yield together
 
 
-def measure(options: argparse.Namespace, log: Log, todo: list[list[Trial]]) -> None:
+def measure(options: argparse.Namespace, log: Log, trials: list[list[Trial]]) -> None:
     """Start both servers, and add a line for each trial."""
     shape = SHAPES[options.shape]
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
@@ -101,14 +102,15 @@ def measure(options: argparse.Namespace, log: Log, todo: list[list[Trial]]) -> N
         # warm up every row, on images that no trial asks about
         seeds = np.random.default_rng()
         rows: dict[tuple[str, float], None] = {}
-        for together in todo:
+        for together in trials:
             for trial in together:
                 rows[trial.engine, trial.keep] = None
         for engine, keep in rows:
             warm_up = Trial(-1, 4, engine, keep)
             client.run(servers[engine], warm_up, 4, int(seeds.integers(2**32)))
 
-        bar = tqdm(todo, desc="measured", unit="row", file=sys.stderr, disable=options.quiet)
+        session = next_session(log.records)
+        bar = tqdm(trials, desc="measured", unit="row", file=sys.stderr, disable=options.quiet)
         for together in bar:
             seed = int(seeds.integers(2**32))
             records = []
@@ -116,7 +118,7 @@ def measure(options: argparse.Namespace, log: Log, todo: list[list[Trial]]) -> N
                 requests = max(4 if options.quick else 10, 2 * trial.concurrency)
                 with Watch(servers[trial.engine]) as watch:
                     found = client.run(servers[trial.engine], trial, requests, seed)
-                records.append({**trial._asdict(), **_record(found, watch)})
+                records.append({"session": session, **trial._asdict(), **_record(found, watch)})
             # a second question is worth nothing without the first
             log.append(records)
 
@@ -190,14 +192,8 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers go too
     settings = settings_of(options)
     with Log(options.out, settings) as log:
-        done = set()
-        for line in log.records:
-            # the others are of a server
-            if "repeat" in line:
-                done.add(Trial(**{name: line[name] for name in Trial._fields}))
-        todo = [together for together in plan(options) if not done.issuperset(together)]
-        if todo:
-            measure(options, log, todo)
+        if lacking := todo(plan(options), log.records):
+            measure(options, log, lacking)
     # all lines, those of earlier runs too
     records = [json.loads(line) for line in log.path.read_text().splitlines()]
     words = [*chosen, command_of("python", "benchmarks/serving/measure.py", arguments=arguments)]

@@ -252,7 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     names = ("shape", "device", "dtype", "method", "keep", "answer", "requests", "repeats")
     settings: dict[str, Any] = {name: getattr(options, name) for name in names}
-    settings |= cpu()
+    settings |= cpu() | {"versions": versions()}
     with Log(options.out, settings) as log:
         done = set()
         for line in log.records:
@@ -266,7 +266,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = rows_of(new, again, lambda keep: shape.visual_tokens(keep) + WORDS)
 
     command = command_of("python", "benchmarks/serving/request_stages.py", arguments=arguments)
-    meta = settings | {"command": command, "versions": versions()}
+    meta = settings | {"command": command}
     write_json(options.out / "results.json", {"meta": meta, "rows": [row_of(row) for row in rows]})
     (options.out / "README.md").write_text(page(meta, rows), encoding="utf-8")
     print(page(meta, rows))

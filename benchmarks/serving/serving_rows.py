@@ -7,6 +7,7 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
+from sessions import compared, turn_of
 from shapes import Shape
 
 from adafv.utils.records import columns_of, row_of
@@ -30,8 +31,8 @@ class Row:
     Medians are over repetitions, percentiles of TTFT over all their requests.
 
     Attributes:
-        speedup, ttft_speedup: against stock vLLM in the same repetition; `speedup_low` and
-            `speedup_high` are the lowest and the highest.
+        speedup, ttft_speedup: against stock vLLM in the same repetition of the same session;
+            `speedup_low` and `speedup_high` are the lowest and the highest.
         ideal_speedup, ttft_ideal: ratios of FLOPs: all of them, and those up to the first token,
             vision tower included; None where the image was asked about before.
         ideal_as_decoded: ratio of times if all up to the first token took as much less as its
@@ -89,7 +90,7 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """Return a `Row` per concurrency, question, engine and keep."""
     groups: dict[Group, dict[Name, list[Record]]] = {}
-    for trial in trials:
+    for trial in compared(trials):
         group = groups.setdefault((trial["concurrency"], trial["question"]), defaultdict(list))
         group[trial["engine"], trial["keep"]].append(trial)
 
@@ -130,15 +131,14 @@ def _row(
         as_decoded = float((first + _decoding(stock)) / at_best)
 
     # against stock vLLM in the same repetition
-    # a machine may slow down from repetition to repetition
-    in_turn = {trial["repeat"]: trial for trial in stock}
+    # a machine may slow down from repetition to repetition, and from day to day
+    in_turn = {turn_of(trial): trial for trial in stock}
     ratios = []
     waits = []
     for trial in trials:
-        other = in_turn.get(trial["repeat"])
-        if other is not None:
-            ratios.append(_rate(trial) / _rate(other))
-            waits.append(np.median(other["ttft_ms"]) / np.median(trial["ttft_ms"]))
+        other = in_turn[turn_of(trial)]
+        ratios.append(_rate(trial) / _rate(other))
+        waits.append(np.median(other["ttft_ms"]) / np.median(trial["ttft_ms"]))
 
     ttft = []
     for trial in trials:

@@ -20,6 +20,7 @@ from transformers import (
     LlavaProcessor,
 )
 
+from adafv.ops.budget import num_keep
 from adafv.speed import flops
 from adafv.speed.shapes import PINPOINTS, with_control_tokens
 
@@ -85,7 +86,7 @@ class Shape:
     def visual_tokens(self, keep: float) -> int:
         """Return the tokens of an image that the language model reads."""
         if keep < 1:
-            return max(1, round(keep * self.patches))
+            return num_keep(self.patches, keep)
         # a newline ends every row of the tiles
         return self.patches + self.tiles * self.edge
 

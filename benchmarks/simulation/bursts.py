@@ -8,6 +8,8 @@ from cluster import Cluster, Limits, Request, simulate
 from scale import ROUNDS, questions
 from stages import SHARED, VISUAL, Stages
 
+from adafv.ops.budget import num_keep
+
 __all__ = ["LOADS", "Burst", "bursts"]
 
 LOADS = ("burst", "measured", "mixed")
@@ -63,7 +65,7 @@ def floor(stages: Stages, at_once: int, keep: float) -> tuple[float, float]:
     no answer is continued meanwhile: the k-th first token comes after k of them.
     """
     half = (at_once + 1) / 2
-    prompt = stages.chunk(0, round(keep * VISUAL) + SHARED) + stages.write
+    prompt = stages.chunk(0, num_keep(VISUAL, keep) + SHARED) + stages.write
     select = stages.select if keep < 1 else 0.0
     first = stages.front + stages.step
     return first + half * (stages.tower + select + prompt), half * stages.tower
@@ -102,6 +104,6 @@ def _burst(
 def _requests(load: str, at_once: int, keep: float) -> list[Request]:
     if load == "mixed":
         return questions(at_once * ROUNDS, keep, 0.0)
-    visual = round(keep * VISUAL)
+    visual = num_keep(VISUAL, keep)
     count = at_once if load == "burst" else max(10, 2 * at_once)
     return [Request(visual + SHARED, visual, pruned=keep < 1) for _ in range(count)]

@@ -8,6 +8,8 @@ import numpy as np
 from cluster import Cluster, Request, simulate
 from stages import ANSWER, SHARED, VISUAL, Stages
 
+from adafv.ops.budget import num_keep
+
 __all__ = [
     "BUDGETS",
     "HITS",
@@ -105,7 +107,7 @@ def works(stages: Stages) -> Iterator[Work]:
     """Yield what a request takes at each budget."""
     for keep in BUDGETS:
         select = stages.select if keep < 1 else 0.0
-        prompt = round(keep * VISUAL) + SHARED
+        prompt = num_keep(VISUAL, keep) + SHARED
         reading = stages.chunk(0, prompt) + stages.write
         token = stages.step / SEATS + stages.decode(prompt + ANSWER // 2) + stages.write
         answer = (ANSWER - 1) * token
@@ -135,7 +137,7 @@ def rate(cluster: Cluster, stages: Stages, keep: float, hits: float, prefix: boo
 def questions(count: int, keep: float, hits: float, *, prefix: bool = False) -> list[Request]:
     """Return requests: the same answers and the same known images each time; see `rate`."""
     draws = random.Random(0)
-    visual = round(keep * VISUAL)
+    visual = num_keep(VISUAL, keep)
     found = []
     for _ in range(count):
         request = Request(visual + SHARED, visual, pruned=keep < 1)
@@ -169,7 +171,7 @@ def places(stages: Stages) -> Iterator[Placed]:
                 for encoders in range(1, size):
                     cluster = Cluster(size - encoders, encoders, place)
                     best = max(best, (rate(cluster, stages, keep, hits), encoders))
-                tokens = VISUAL if place == "worker" else round(keep * VISUAL)
+                tokens = VISUAL if place == "worker" else num_keep(VISUAL, keep)
                 yield Placed(place, best[1], keep, hits, best[0], tokens * BYTES)
 
 

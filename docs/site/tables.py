@@ -19,6 +19,7 @@ from writing import percent, table
 
 from adafv.evaluation import report
 from adafv.methods import CLASSES
+from adafv.ops.budget import num_keep
 from adafv.speed import flops
 from adafv.speed.shapes import QUESTION, SHAPES, image
 
@@ -213,13 +214,17 @@ def _ceiling(name: str) -> list[str]:
         inputs["input_ids"].shape[1],
     )
     depth = config.get_text_config().num_hidden_layers
-    tower = flops.vision(config, flops.grids_of(config, inputs)).flops
+    grids = flops.grids_of(config, inputs)
+    tower = flops.vision(config, grids).flops
     dense = flops.prefill(config, [length] * depth).flops
-    gains = [
-        (tower + dense)
-        / (tower + flops.prefill(config, [length - visual + round(keep * visual)] * depth).flops)
-        for keep in budgets()
-    ]
+
+    # a budget is a share of the patches, and newlines go with what is dropped
+    merged = getattr(config.vision_config, "spatial_merge_size", 1) ** 2
+    patches = sum(rows * columns for rows, columns in grids) // merged
+    gains = []
+    for keep in budgets():
+        read = length - visual + num_keep(patches, keep)
+        gains.append((tower + dense) / (tower + flops.prefill(config, [read] * depth).flops))
     return [
         f"`{name}`",
         f"{visual:,}",

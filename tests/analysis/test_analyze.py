@@ -278,10 +278,10 @@ def test_related_tokens_have_their_middle_in_a_box(model, processor):
 
 
 def test_what_cannot_be_measured_is_counted(model, processor):
-    """No box, a box between the patches, a box around everything."""
+    """No box, a box that no patch shows, a box around everything."""
     asked = (
         (QUESTION, ()),
-        ("how many ?", ((0, 0, 2, 2),)),
+        ("how many ?", ((200, 200, 202, 202),)),
         ("is there a knight", ((0, 0, 96, 96),)),
     )
     findings = measure(
@@ -346,6 +346,16 @@ def test_methods_inside_the_language_model_are_refused(monkeypatch):
     monkeypatch.setitem(__import__("adafv").METHODS, "inside", Inside)
     with pytest.raises(ValueError, match="'inside' chooses inside the language model"):
         measuring.Analysis(sources=[source()], methods=["inside"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("resize", "shrinks images"), ("vidcom2", "prunes videos"), ("evs", "prunes videos")],
+)
+def test_methods_that_refuse_images_are_refused(name, said):
+    """Where they keep nothing they have no first hit: a number would be that of all tokens."""
+    with pytest.raises(ValueError, match=f"'{name}' {said}"):
+        measuring.Analysis(sources=[source()], methods=[name])
 
 
 def results(folder: Path, **changes) -> Path:

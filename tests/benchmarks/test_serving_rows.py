@@ -1,11 +1,18 @@
 """Protects the serving table: its ideals and shares follow from the trials by hand."""
 
 import importlib
+import json
 from pathlib import Path
 
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "serving"
+
+
+@pytest.fixture
+def sessions(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("sessions")
 
 
 @pytest.fixture
@@ -35,6 +42,46 @@ def test_ideal_at_the_cost_of_decoding(rows):
     assert rows["stock"]["ideal_as_decoded"] == 1
     # no budget shortens the decode, so it is far below the ratio of FLOPs up to the first token
     assert ours["ideal_as_decoded"] < ours["ttft_ideal"]
+
+
+def test_a_resumed_run_is_compared_with_stock_of_its_own_session(sessions):
+    """The machine is half as fast on the second day; a trial without stock beside it counts
+    nowhere.
+    """
+    trial = {"concurrency": 1, "question": "new", "repeat": 0, "keep": 1.0}
+    first = [trial | {"engine": "stock"}, trial | {"engine": "adafv"}]
+    later = [trial | {"engine": "stock", "session": 2}, trial | {"engine": "kept", "session": 2}]
+    alone = [trial | {"engine": "all", "session": 3}]
+    assert sessions.compared([*first, *later, *alone]) == [*first, *later]
+    turns = [sessions.turn_of(record)[0] for record in (*first, *later)]
+    assert turns == [1, 1, 2, 2]
+    assert sessions.next_session([*first, {"engine": "stock", "blocks": 1}]) == 2
+
+
+def test_stock_is_timed_again_beside_what_lacks(sessions):
+    """Of that repetition and number at once alone, and nothing where nothing lacks."""
+    pytest.importorskip("psutil")
+    Trial = importlib.import_module("client").Trial
+    assert Trial._fields == sessions.TRIAL
+    planned = []
+    for repeat in range(2):
+        for engine in ("stock", "adafv"):
+            planned.append([Trial(repeat, 1, engine, 1.0)])
+    records = [trial._asdict() for [trial] in planned]
+    assert sessions.todo(planned, records) == []
+    assert sessions.todo(planned, records[:3]) == planned[2:]
+    assert sessions.todo(planned, []) == planned
+    # a kill has left a trial alone: it is timed again, too
+    assert sessions.todo(planned, [records[0], *records[2:]]) == planned[:2]
+    assert sessions.todo(planned, records[1:]) == planned[:2]
+
+
+def test_committed_trials_have_stock_beside_them(sessions):
+    """Records without a session are of one."""
+    for folder in (FOLDER, FOLDER / "bursts"):
+        records = list(map(json.loads, (folder / "cells.jsonl").read_text().splitlines()))
+        trials = [record for record in records if "repeat" in record]
+        assert sessions.compared(records) == trials
 
 
 def test_shares_in_time(rows):

@@ -27,6 +27,25 @@ def test_the_means_of_some_requests(stages):
     assert one.prefill == one.selection == pytest.approx(50)
 
 
+@pytest.mark.parametrize("name", ["request_stages", "first_tokens"])
+def test_a_run_is_not_resumed_under_other_versions(stages, monkeypatch, tmp_path, name):
+    """Times of two versions of vLLM or PyTorch would stand in one table."""
+    pytest.importorskip("psutil")
+    script = importlib.import_module(name)
+    settings = []
+
+    def log(folder: Path, found: dict) -> None:
+        settings.append(found)
+        raise ValueError("held")
+
+    monkeypatch.setattr(script, "Log", log)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
+    with pytest.raises(ValueError, match="held"):
+        script.main(["--out", str(tmp_path)])
+    assert {"torch", "transformers"} <= settings[0]["versions"].keys()
+
+
 def test_stages_add_up(stages):
     """With a tower of 40 ms, a prefill as long as the prompt, and a front of 10 ms."""
 

@@ -100,6 +100,21 @@ def test_the_ceilings_are_in_order():
         assert 1 < values[-1] < 100 / float(share.split()[0])
 
 
+def test_a_ceiling_is_at_the_budget_that_it_names(monkeypatch):
+    """A share of the patches: the newlines of LLaVA-NeXT's rows go with what is dropped."""
+    read = []
+    prefill = tables.flops.prefill
+
+    def counted(config, lengths):
+        read.append(lengths[0])
+        return prefill(config, lengths)
+
+    monkeypatch.setattr(tables.flops, "prefill", counted)
+    tables._ceiling("llava-next-7b")
+    whole, *pruned = read
+    assert [length - (whole - 2928) for length in pruned] == [720, 288, 144]
+
+
 def test_every_table_that_a_page_asks_for_is_there_and_used():
     """A name that no page uses, or that no function makes, is a mistake."""
     asked = [

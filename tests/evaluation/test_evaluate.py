@@ -118,6 +118,29 @@ def test_answers_are_those_of_asking_one_by_one(model, processor, suite, whole):
                 assert record["truth"] == question.answer
 
 
+@pytest.mark.parametrize("name", ["adafv", "divprune"])
+def test_seconds_are_those_of_a_clock_that_waits(
+    model, processor, suite, tmp_path, monkeypatch, name
+):
+    """An accelerator is only handed its work: the choice's time would count as the prefill's."""
+    read = []
+
+    def now(device: torch.device) -> float:
+        read.append(device)
+        return float(len(read))
+
+    monkeypatch.setattr(prompts, "now", now)
+    records = (
+        plan(methods=[name], keeps=[0.25])
+        .run(model, processor, tmp_path / "clock", name="tiny")
+        .records
+    )
+    assert set(read) == {model.device}
+    # by two looks each: the choice, and what is generated
+    shares = {record["seconds"] for record in records if record["method"] == name}
+    assert shares <= {round(2 / size, 6) for size in (1, 2, 3)}
+
+
 def test_blind_sees_no_picture(model, processor, suite, whole):
     """The blind rows are the language model on the bare question: the same for every image."""
     blind = [r for r in whole if r["method"] == "blind"]
@@ -477,6 +500,16 @@ def test_log_cuts_a_torn_line_only(tmp_path, torn):
     assert sorted(r["id"] for r in lines(tmp_path)) == ["1", "2", "3"]
 
 
+def test_a_log_without_answers_blocks_nothing(tmp_path):
+    """A run that ended before its first answer left nothing to mix with."""
+    with AnswerLog(tmp_path, {"seed": 0}):
+        pass
+    with AnswerLog(tmp_path, {"seed": 1}) as log:
+        log.append([record(1)])
+    with pytest.raises(ValueError, match="seed=1"):
+        AnswerLog(tmp_path, {"seed": 2})
+
+
 def test_log_with_a_damaged_line(tmp_path):
     """Damage that no kill explains is named, not skipped."""
     with AnswerLog(tmp_path, {}) as log:
@@ -562,6 +595,22 @@ def test_interval_covers():
         low, high = wilson(answers.tolist())
         inside += low <= 0.8 <= high
     assert 0.93 < inside / 2000 < 0.97
+
+
+@pytest.mark.parametrize("each", [1, 3, 5])
+def test_an_error_more_proves_no_more(each):
+    """On 167 images: no lower end rises with a further wrong answer, nor an upper one falls."""
+    answers = [[True] * each for _ in range(167)]
+    low, _ = wilson(answers)
+    # on image after image, as is least likely where they go wrong together
+    for question in range(each):
+        for image in answers:
+            image[question] = False
+            below, _ = wilson(answers)
+            _, above = wilson([[not right for right in own] for own in answers])
+            assert below <= low
+            assert above == pytest.approx(1 - below)
+            low = below
 
 
 @pytest.mark.parametrize("right", [True, False])

@@ -5,7 +5,7 @@ from conftest import picture, tiny_model, tiny_processor
 
 from adafv.core.encode import encode
 from adafv.data.scenes import draw
-from adafv.evaluation.boxes import centers, distances
+from adafv.evaluation.boxes import distances, patches
 from adafv.evaluation.oracle import Oracle, inside_out
 from adafv.models.prompting import build_inputs
 
@@ -21,7 +21,7 @@ def test_tokens_lie_where_their_patches_do():
     corner.
     """
     processor, tokens = where_of((96, 96))
-    place = centers(processor, (96, 96), tokens.coordinates[0])
+    place = patches(processor, (96, 96), tokens.coordinates[0])[:, :2]
     thumbnail, tiles = place[:36], place[36:]
     assert thumbnail[0].tolist() == [8, 8]
     assert thumbnail[-1].tolist() == [88, 88]
@@ -32,10 +32,22 @@ def test_tokens_lie_where_their_patches_do():
 
 def test_boxes_hold_the_tokens_whose_middle_is_inside():
     """The left and upper edge belong to a box, the right and lower ones to its neighbour."""
-    place = centers(*where_of((96, 96))[:1], (96, 96), where_of((96, 96))[1].coordinates[0])
+    place = patches(*where_of((96, 96))[:1], (96, 96), where_of((96, 96))[1].coordinates[0])
     inside = distances(place, ((4, 4, 12, 12),))[:, 0].isfinite()
-    assert {tuple(xy) for xy in place[inside.numpy()].tolist()} == {(8, 8), (4, 4)}
+    assert {tuple(xy) for xy in place[inside.numpy(), :2].tolist()} == {(8, 8), (4, 4)}
     assert distances(place, ()).shape == (len(place), 0)
+
+
+def test_a_small_box_has_the_patches_that_show_its_middle():
+    """Between the middles of four patches: a question about it is not one without boxes."""
+    processor, tokens = where_of((96, 96))
+    place = patches(processor, (96, 96), tokens.coordinates[0])
+    named = distances(place, ((5, 5, 7, 7), (200, 200, 202, 202)))
+    inside = named[:, 0].isfinite()
+    # a patch of the thumbnail, and one of a tile
+    assert place[inside.numpy()].tolist() == [[8, 8, 8, 8], [4, 4, 4, 4]]
+    assert named[inside, 0].tolist() == [8**0.5, 8**0.5]
+    assert not named[:, 1].isfinite().any()
 
 
 def test_boxes_take_turns_from_the_middle_outwards():
@@ -54,7 +66,7 @@ def test_oracle_keeps_what_is_asked_about_first():
     """
     processor, tokens = where_of((96, 96))
     named = distances(
-        centers(processor, (96, 96), tokens.coordinates[0]), ((0, 0, 33, 33), (60, 60, 96, 96))
+        patches(processor, (96, 96), tokens.coordinates[0]), ((0, 0, 33, 33), (60, 60, 96, 96))
     )
     inside = set(named.isfinite().any(1).nonzero()[:, 0].tolist())
     for k in (1, 7, len(inside), len(inside) + 20, tokens.counts[0]):
@@ -74,6 +86,6 @@ def test_boxes_of_the_scenes_hold_tokens():
         tokens = encode(
             model, build_inputs(processor, sample.image, "is there a cup?"), signals=()
         ).tokens
-        place = centers(processor, sample.image.size, tokens.coordinates[0])
+        place = patches(processor, sample.image.size, tokens.coordinates[0])
         for question in sample.questions:
             assert distances(place, question.boxes).isfinite().any(0).all()

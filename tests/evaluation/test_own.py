@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 
 import pytest
@@ -12,8 +13,10 @@ from adafv.data.sample import Question
 from adafv.evaluation.beyond_resize import BEYOND_RESIZE
 from adafv.evaluation.evaluate import Evaluation
 from adafv.evaluation.own import is_own, name_of, own_images, own_samples
+from adafv.evaluation.paired import paired
 from adafv.evaluation.report import read, table
 from adafv.evaluation.rows import rows_of
+from adafv.utils.stats import wilson
 
 QUESTION = "what color is the anchor ?"
 FIRST = {"image": "a.png", "question": QUESTION, "answer": ["red", "crimson"], "type": "color"}
@@ -54,6 +57,27 @@ def test_an_image_is_another_when_its_questions_or_its_file_change(write, tmp_pa
     [redrawn] = own_samples(own_images(str(write(FIRST))))
     assert before.id == same.id
     assert len({before.id, changed.id, redrawn.id}) == 3
+
+
+def test_copies_of_a_file_are_one_picture(write, tmp_path):
+    """Under other names they are no further images, in intervals and in comparisons."""
+    lines = []
+    for name in "ab":
+        for copy in range(5):
+            shutil.copy(tmp_path / f"{name}.png", tmp_path / f"{name}{copy}.png")
+            lines.append(FIRST | {"image": f"{name}{copy}.png"})
+    records = []
+    for sample in own_samples(own_images(str(write(*lines)))):
+        own = {"suite": "own", "id": sample.id, "question": 0, "type": "", "keep": 0.5}
+        own |= {"kept_tokens": 1, "visual_tokens": 2, "seconds": 0.0}
+        right = sample.id.startswith("a")
+        records.append(own | {"method": "uniform", "correct": True})
+        records.append(own | {"method": "random", "correct": right})
+    row = rows_of(records)[0]
+    assert (row["n"], row["ci_low"]) == (10, pytest.approx(wilson([[True] * 5] * 2)[0], abs=1e-6))
+    [pair] = paired(records, ["uniform"])
+    # of two images nothing is known
+    assert (pair["ci_low"], pair["ci_high"]) == (-1, 1)
 
 
 def test_what_answered_other_questions_leaves_the_table(write, tmp_path, capsys):

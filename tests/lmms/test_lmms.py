@@ -23,6 +23,7 @@ from adafv.core.config import DEFAULT_METHOD
 from adafv.data.suites import load_suite
 from adafv.integrations.lmms import Pruned
 from adafv.models.ask import ask
+from adafv.models.boilerplate import boilerplate
 from adafv.models.load import load
 
 TASKS = Path(__file__).parents[2] / "benchmarks" / "lmms"
@@ -121,11 +122,18 @@ def test_the_results_say_how_it_was_pruned(run, own):
     """
     config, throughput = run[0]["config"], run[0]["throughput"]
     assert config["model_args"] == "pretrained=embedded,keep=0.05"
-    name = type(adafv.method(DEFAULT_METHOD, keep=0.05)).__name__
-    assert f"adafv {adafv.__version__}, {name}(keep=0.05, tokens=None" in config["model_backend"]
+    name = adafv.method(DEFAULT_METHOD, keep=0.05).config
+    assert f"adafv {adafv.__version__}, {name}" in config["model_backend"]
     assert throughput["avg_keep"] == 0.05
     assert throughput["avg_visual_tokens"] == pytest.approx(fmean(a.visual_tokens for _, a in own))
     assert throughput["avg_kept_tokens"] == pytest.approx(fmean(a.kept_tokens for _, a in own))
+
+
+def test_what_a_template_says_is_skipped():
+    """And the results name the option: without either they would be those of plain adafv."""
+    lm = Pruned(method="adafv:skip=template", keep=0.05)
+    assert frozenset(lm.pruner.skip) == boilerplate(lm.processor)
+    assert "'skip': 'template'" in type(lm).__name__
 
 
 def test_a_failing_request_raises(lm, monkeypatch):

@@ -422,7 +422,24 @@ def test_rows():
     records[0] = {"kind": "ceilings", "flops": 1e15, "bytes": 1e6}
     assert rows.rows_of(records, SETTINGS, config)[1]["bound"] == "memory"
     records[0] = {"kind": "ceilings", "flops": 1e15, "bytes": 1e15}
-    assert rows.rows_of(records, SETTINGS, config)[1]["bound"] == "launch"
+    first, row = rows.rows_of(records, SETTINGS, config)
+    assert row["bound"] == "launch"
+    # in digits that count, however fast the machine
+    records[0] = {"kind": "ceilings", "flops": 1e18, "bytes": 1e18}
+    fast = rows.rows_of(records, SETTINGS, config)
+    assert fast[1]["share_of_ceiling"] == 0
+    for one, work in zip(fast, [stock + long, tower + short], strict=True):
+        assert one["least_ms"] == pytest.approx(1000 * work / 1e18, rel=1e-3)
+
+
+def test_break_even_is_of_the_dense_prefill():
+    """Not of a prompt of text as long, which was timed in another hour."""
+    dense, pruned = (DENSE, 1.0), ("adafv", 0.1)
+    records = made({dense: [100.0, 100], pruned: [20.0, 20]}, {pruned: 108})
+    records[3] |= {"ms": 2.0}
+    row = rows.rows_of(records, SETTINGS, shape_of("tiny").config())[1]
+    # 2 ms of one token, 99 of 626: choosing takes half a millisecond
+    assert row["break_even"] in range(2, 10)
 
 
 def test_what_is_added_later_is_compared_with_its_own_dense_runs():
@@ -640,6 +657,14 @@ def test_measurement_counts_one_dense():
     assert replace(measured, layers=2).config.get_text_config().num_hidden_layers == 2
 
 
+def test_what_a_template_says_is_skipped_as_in_an_evaluation():
+    """`skip=template` names token ids of the shape's own processor: without it, plain adafv."""
+    name = "adafv:skip=template"
+    pruner = Measurement(methods=["adafv", name], keeps=[0.1]).pruners[name, 0.1]
+    assert pruner is not None
+    assert frozenset(pruner.skip)
+
+
 def test_pages_say_what_was_measured(monkeypatch):
     """The tables of benchmarks/speed/README.md are those of the committed results."""
     script = Path(__file__).parents[2] / "benchmarks" / "speed" / "pages.py"
@@ -657,3 +682,9 @@ def test_ratio_of_rooflines():
     line = markdown([dense, pruned], found["meta"]).splitlines()[-1]
     assert " (10.00, " in line
     assert "| 2.50 |" in line
+    # a share that is 0 in four digits says nothing, the time itself does
+    pruned |= {"share_of_ceiling": 0.0}
+    assert "| – |" in markdown([dense, pruned], found["meta"]).splitlines()[-1]
+    pruned |= {"least_ms": 2e-5}
+    dense |= {"least_ms": 3e-5}
+    assert "| 1.50 |" in markdown([dense, pruned], found["meta"]).splitlines()[-1]

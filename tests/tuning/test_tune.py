@@ -34,7 +34,7 @@ from adafv.tuning.pick import (
     rows_of,
     verdict,
 )
-from adafv.tuning.questions import halves
+from adafv.tuning.questions import halves, images_of
 from adafv.tuning.retention import Effects, effects_of, needed, retention
 from adafv.tuning.run import KEEPS, METHODS, Tuning
 from adafv.utils.stats import wilson
@@ -62,6 +62,12 @@ def write(folder: Path, lines: list[dict], name: str = "my.jsonl") -> Path:
     path = folder / name
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+def image_file(folder: Path, number: int) -> ImageFile:
+    path = folder / str(number)
+    path.write_text(str(number))
+    return ImageFile(str(number), str(path), (), ())
 
 
 @given(PAIRS)
@@ -281,13 +287,36 @@ def test_reading(tmp_path):
     assert found[2].sample().image.size == (48, 48)
 
 
-def test_halves_share_nothing():
+def test_halves_share_nothing(tmp_path):
     """Every image in one of them, another split for another seed, the same for the same."""
-    pictures = [ImageFile(str(i), "", (), ()) for i in range(21)]
+    pictures = [image_file(tmp_path, i) for i in range(21)]
     first, second = halves(pictures, 0)
     assert len(first) == 11
     assert sorted((*first, *second), key=lambda p: int(p.id)) == pictures
     assert halves(pictures, 0) == (first, second) != halves(pictures, 1)
+
+
+def test_copies_of_a_file_are_one_picture(tmp_path):
+    """Under other names, too: they would be in both halves, and count as so many images."""
+    for i in range(12):
+        (tmp_path / str(i)).write_bytes(b"%d" % (i // 3))
+    pictures = [
+        ImageFile(str(i), str(tmp_path / str(i)), (Question("what", "red", "", ()),), (i,))
+        for i in range(12)
+    ]
+    first, second = halves(pictures, 0)
+    assert len(first) == len(second) == 6
+    assert not {p.checksum for p in first} & {p.checksum for p in second}
+    own = {"question": 0, "method": "none", "keep": 1.0, "answer": "red"}
+    answered, _ = answers_of(CHOOSING, first, [own | {"id": p.key} for p in first])["none", 1.0]
+    assert list(map(len, answered)) == [3, 3]
+
+    lines = [json.dumps(line) for line in entries(2)]
+    write(tmp_path, entries(2))
+    (tmp_path / "p1.png").write_bytes((tmp_path / "p0.png").read_bytes())
+    (tmp_path / "my.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match="asks about one image"):
+        images_of(tmp_path / "my.jsonl")
 
 
 BAD = [

@@ -27,9 +27,9 @@ from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY, Signal
 from adafv.core.visual_tokens import Encoding
 from adafv.data.sample import Question, Sample
-from adafv.evaluation.boxes import centers, distances
+from adafv.evaluation.boxes import distances, patches
 from adafv.families import check_has_grid
-from adafv.methods import TextToImage, from_spec
+from adafv.methods import VIDEO_METHODS, TextToImage, from_spec
 from adafv.models.boilerplate import boilerplate
 from adafv.models.prompting import build_batch, check_question
 from adafv.utils.checks import checked
@@ -126,8 +126,8 @@ class Analysis:
             once.
 
     Raises:
-        ValueError: an unknown method, one that keeps everything or chooses inside the language
-            model, an empty list, or a batch size below 1.
+        ValueError: an unknown method, one that keeps everything, chooses inside the language model,
+            shrinks images or prunes videos, an empty list, or a batch size below 1.
     """
 
     sources: Sequence[Source]
@@ -162,6 +162,11 @@ class Analysis:
                     f"method {name!r} chooses inside the language model, not before it: "
                     "leave it out"
                 )
+            # these would count as keeping nothing where they refuse an image
+            if pruner.shrinks:
+                raise ValueError(f"method {name!r} shrinks images and has no order: leave it out")
+            if pruner.name in VIDEO_METHODS:
+                raise ValueError(f"method {name!r} prunes videos, these are images: leave it out")
             found[name] = pruner
         return found
 
@@ -342,9 +347,9 @@ def _items(
     items = []
     grids = images.tokens.coordinates
     for i, (sample, coordinates) in enumerate(zip(samples, grids, strict=True)):
-        middles = centers(processor, sample.image.size, coordinates)  # (N, 2)
+        grid = patches(processor, sample.image.size, coordinates)  # (N, 4)
         for question in sample.questions:
-            inside = distances(middles, question.boxes).isfinite()  # (N, boxes)
+            inside = distances(grid, question.boxes).isfinite()  # (N, boxes)
             related = inside.any(1).numpy()  # (N,)
             if related.all():
                 out["every token in the boxes"] += 1

@@ -2,15 +2,12 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from adafv.cli import options, printing
 from adafv.cli.extras import need
-
-if TYPE_CHECKING:
-    from adafv.evaluation.evaluate import Evaluation
 
 
 def evaluate(
@@ -61,14 +58,11 @@ def evaluate(
     if "easy-vqa" in suites:
         need("easy_vqa")
     from adafv.data.suites import suites_of
-    from adafv.evaluation import merge, report
-    from adafv.evaluation.entry import check_repeatable, write_entry
+    from adafv.evaluation.entry import check_repeatable
     from adafv.evaluation.evaluate import Evaluation
-    from adafv.evaluation.paired import compared, paired
-    from adafv.evaluation.rows import rows_of
+    from adafv.evaluation.report import reference
+    from adafv.evaluation.run import EvaluationRun
     from adafv.methods import BASELINES, METHODS
-    from adafv.utils.files import check_unread, writable_folder
-    from adafv.utils.records import distinct
 
     # check everything that can be wrong before a model is loaded
     plan = Evaluation(
@@ -81,75 +75,28 @@ def evaluate(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
     )
-    writable_folder(out)
-    for file in report.FILES:
-        check_unread(out / file, plan.files)
     if entry is not None:
         check_repeatable(model, plan.suites, split)
-        writable_folder(entry)
-    measured = [*plan.measured, *merge.configurations_in(merge.earlier(out))]
     references = options.names_in(against, "--against")
-    compared([method for _, method, _ in measured], references)
+    run = EvaluationRun(plan=plan, out=out, against=references, entry=entry)
     printing.quiet()
     from adafv.models.load import load
-    from adafv.utils.machine import machine_of
 
     name = model or "embedded"
     start = datetime.now(UTC)
     loaded, processor = load(model, device, dtype)
-    settings = {
-        "seed": plan.seed,
-        "split": plan.split,
-        "limit": plan.limit,
-        "batch_size": plan.batch_size,
-        "max_new_tokens": plan.max_new_tokens,
-    }
-
-    # results that are there already are kept: they must be of the same model and questions
-    meta = report.meta_of(loaded, name, start, **settings)
-    machine = machine_of(loaded.device)
-    to_name = None if entry is None else machine
-    _earlier(out, plan, meta, to_name)
+    run.check(loaded, processor, name)
     options.complain_of_words(processor, plan.questions(), model)
-
-    # nobody else writes there until the results are written
-    with plan.opened(loaded, processor, out, name) as log:
-        # another run may have ended meanwhile
-        before = _earlier(out, plan, meta, to_name)
-        # answer every question with every method at every budget
-        findings = plan.answer(
-            loaded,
-            processor,
-            log,
-            name=name,
-            progress=True,
-            earlier=merge.configurations_in(before),
-        )
-        _complain_of_outdated(findings.outdated)
-
-        # put old and new results together
-        left_out = _refusals(findings.left_out)
-        references = references or compared(distinct(findings.records, "method"))
-        new_pairs = paired(findings.records, references)
-        # of what turned out impossible meanwhile nothing stays either
-        gone = findings.outdated | findings.left_out.keys()
-        rows, pairs = merge.merged(before, rows_of(findings.records), new_pairs, gone)
-        meta = report.meta_of(
-            loaded, name, start, **settings, against=references, left_out=left_out
-        )
-        meta = merge.merged_meta(before, meta, plan.measured)
-        report.write(out, meta, rows, pairs)
-    written = [str(out / file) for file in report.FILES if pairs or file != "pairs.csv"]
-    if entry is not None:
-        written.append(str(write_entry(entry, meta, rows, machine)))
+    found = run.run(loaded, processor, name=name, start=start, progress=True)
+    _complain_of_outdated(found.outdated)
     if as_json:
-        printing.print_json({"meta": meta, "rows": rows, "pairs": pairs})
+        printing.print_json({"meta": found.meta, "rows": found.rows, "pairs": found.pairs})
         return
-    _print_evaluation(rows, pairs, report.reference(meta, pairs))
-    for refused in left_out:
+    _print_evaluation(found.rows, found.pairs, reference(found.meta, found.pairs))
+    for refused in found.refusals:
         what = f"{refused['method']} at {refused['keep']} on {refused['suite']}"
         printing.say(f"left out: {what}: {refused['reason']}", indent=2)
-    typer.echo(f"written: {', '.join(written)}")
+    typer.echo(f"written: {', '.join(map(str, found.files))}")
 
 
 def analyze(
@@ -257,30 +204,6 @@ def analyze(
         printing.say(note, indent=2)
 
 
-def _earlier(
-    out: Path, plan: "Evaluation", meta: dict[str, Any], machine: dict[str, Any] | None
-) -> dict[str, Any] | None:
-    """Return the results that a folder has, which those of a run can be put together with.
-
-    Args:
-        meta: of the run.
-        machine: that an entry of the leaderboard is to name; None: none is written.
-
-    Raises:
-        ValueError: they cannot, or not be an entry.
-    """
-    from adafv.evaluation import merge
-    from adafv.evaluation.entry import check_meta, check_rows
-
-    before = merge.earlier(out)
-    merge.check_mergeable(before, meta, plan.counts, plan.measured)
-    if machine is not None:
-        kept, _ = merge.merged(before, [], [], plan.measured)
-        check_rows(kept)
-        check_meta(merge.merged_meta(before, meta, plan.measured) | {"machine": machine})
-    return before
-
-
 def _complain_of_outdated(outdated: set[tuple[str, str, float]]) -> None:
     """Name the methods whose answers to earlier questions have left the table."""
     for suite in sorted({suite for suite, _, _ in outdated}):
@@ -289,14 +212,6 @@ def _complain_of_outdated(outdated: set[tuple[str, str, float]]) -> None:
             f"the questions of {suite!r} have changed: {', '.join(names)} answered other ones and "
             "left the table, measure them again"
         )
-
-
-def _refusals(left_out: dict[tuple[str, str, float], str]) -> list[dict[str, Any]]:
-    """Return what a method refuses, for results.json."""
-    found = []
-    for (suite, method, keep), reason in left_out.items():
-        found.append({"suite": suite, "method": method, "keep": keep, "reason": reason})
-    return found
 
 
 def table(

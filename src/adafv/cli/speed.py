@@ -54,7 +54,7 @@ def speed(
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from adafv.models.load import device_of, dtype_of
     from adafv.speed import report, tables
-    from adafv.speed.rows import COLUMNS, rows_of
+    from adafv.speed.rows import REQUIRED, rows_of
     from adafv.speed.run import Measurement
     from adafv.utils.files import check_own, writable_folder
 
@@ -73,7 +73,7 @@ def speed(
     precision = dtype_of(dtype, target)
     writable_folder(out)
     # another command's results must not be overwritten
-    check_own(out / "results.json", COLUMNS, "adafv speed")
+    check_own(out / "results.json", REQUIRED, "adafv speed")
     printing.quiet()
     start = datetime.now(UTC)
     # measure, then compare with what the arithmetic allows

@@ -8,6 +8,11 @@ from adafv.utils.checks import checked
 __all__ = ["normalised", "same_answer"]
 
 FILLERS = frozenset({"a", "an", "the", "some", "at", "in", "on", "there", "is", "are", "it", "to"})
+_FILLER = rf"(?:{'|'.join(sorted(FILLERS))})"
+# before a word that is none, and that no comma or point separates from them
+_LEADING = re.compile(rf"\W*(?:{_FILLER}\s+)+(?=\S)(?!{_FILLER}(?![\w+-]))", re.IGNORECASE)
+# before a noun; a capital "A" within an answer is a name
+_ARTICLE = re.compile(r"(?<=\s)(?:an|some|the|a)\s+(?=\w)")
 NUMBERS = {
     "zero": "0",
     "one": "1",
@@ -36,16 +41,20 @@ _DECIMAL = re.compile(r"(-?)(\d*)\.(\d+)([^\d./].*)?")
 def normalised(answer: str) -> str:
     """Return an answer without what makes it no other.
 
-    In lower case, numbers up to ten as digits, without punctuation and words such as articles; an
-    answer of nothing else keeps them. What changes a number or a name is no punctuation: "-5",
-    "1.5", "1/2", "C++". Decimals are as short as they can be, without commas between thousands.
+    In lower case, numbers up to ten as digits, without punctuation and articles, and without words
+    such as "it is on" before what they introduce; an answer of nothing else keeps them. What
+    changes a number or a name is no punctuation: "-5", "1.5", "1/2", "C++", "A+". Decimals are as
+    short as they can be, without commas between thousands.
     """
     separate = _JOINT.sub(" ", answer)
-    plain = unicodedata.normalize("NFKC", separate).casefold().translate(_ASCII)
+    composed = unicodedata.normalize("NFKC", separate)
+    leading = _LEADING.match(composed)
+    bare = composed[leading.end() :] if leading else composed
+    plain = _ARTICLE.sub("", bare).casefold().translate(_ASCII)
     american = plain.replace("grey", "gray").replace("colour", "color")
     words = _words(american)
-    kept = [NUMBERS.get(word, word) for word in words if word not in FILLERS]
-    return " ".join(kept or words) or american.strip()
+    kept = [NUMBERS.get(word, word) for word in words]
+    return " ".join(kept) or american.strip()
 
 
 def _words(text: str) -> list[str]:
@@ -54,9 +63,11 @@ def _words(text: str) -> list[str]:
     text = _NEGATIVE_SUM.sub(r"\1-", text)
     marks = "".join({char for char in text if unicodedata.category(char).startswith("M")})
     word = rf"[\w{re.escape(marks)}]+(?:\+\+|#)?"
+    # as of marks and blood groups
+    sign = r"(?<!\w)[^\W\d_][+-](?![\w+-])"
     # a unit may follow at once, as in "-5cm"
     number = rf"(?<!\w)-?(?:\d+(?:[./]\d+)*|(?<!\.)\.\d+)(?:{word})?"
-    return [_shortest(found) for found in re.findall(rf"{number}|{word}", text)]
+    return [_shortest(found) for found in re.findall(rf"{number}|{sign}|{word}", text)]
 
 
 def _shortest(word: str) -> str:

@@ -195,10 +195,10 @@ class Answering:
 
         records = []
         for c in lacking:
-            # no answer at all where the budget cannot be met
-            for item, question, answer in zip(
-                batch, asked, self._answers(suite, prompts, c), strict=False
-            ):
+            answers = self._answers(suite, prompts, c)
+            if answers is None:
+                continue
+            for item, question, answer in zip(batch, asked, answers, strict=True):
                 key = _key(suite, samples, item, c)
                 about = dict(zip(("suite", "id", "question", "method", "keep"), key, strict=True))
                 records.append({**about, **self.record(question, answer)})
@@ -233,14 +233,16 @@ class Answering:
         return [c for c in configurations if (suite, c.method, c.keep) not in self.left_out]
 
     @torch.no_grad()
-    def _answers(self, suite: str, prompts: Prompts, c: Configuration) -> list[dict[str, Any]]:
-        """Return the answers of a batch; none where the budget cannot be met."""
+    def _answers(
+        self, suite: str, prompts: Prompts, c: Configuration
+    ) -> list[dict[str, Any]] | None:
+        """Return the answers of a batch; None where the budget cannot be met."""
         try:
             return prompts.answer(c.pruner, self.max_new_tokens)
         except BudgetError as error:
             # known from the first batch on, and not tried again
             self.left_out[suite, c.method, c.keep] = str(error)
-            return []
+            return None
 
     @torch.no_grad()
     def _encode(self, samples: Sequence[Sample], prepared: PreparedImages) -> Encoding:

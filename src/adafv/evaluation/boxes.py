@@ -11,51 +11,59 @@ from adafv.data.sample import Box
 from adafv.utils.checks import checked
 from adafv.viz.regions import scales, view
 
-__all__ = ["centers", "distances", "evidence_kept"]
+__all__ = ["distances", "evidence_kept", "patches"]
 
 
 @checked
-def centers(processor: Any, size: tuple[int, int], coordinates: Tensor) -> NDArray[Any]:
-    """Return the middle of each token's patch, in pixels.
+def patches(processor: Any, size: tuple[int, int], coordinates: Tensor) -> NDArray[Any]:
+    """Return the middle of each token's patch, and half its width and height, in pixels.
 
     Args:
         size: width and height of the image.
         coordinates: (N, 3) crop, row and column of its tokens.
 
     Returns:
-        (N, 2) x and y.
+        (N, 4) x, y, half width and half height.
     """
     # the part of the image that the processor shows the tower
     left, top, right, bottom = view(processor, size, coordinates)
     # in the order of the tokens, whatever their grid
-    centers = np.empty((len(coordinates), 2))
+    found = np.empty((len(coordinates), 4))
     # thumbnail and tiles have grids of their own over the same part
     for scale in scales(coordinates):
         rows, columns = scale.shape
         row = scale.coordinates[:, 0] + 0.5
         column = scale.coordinates[:, 1] + 0.5
-        centers[scale.index, 0] = left + column * (right - left) / columns
-        centers[scale.index, 1] = top + row * (bottom - top) / rows
-    return centers
+        found[scale.index, 0] = left + column * (right - left) / columns
+        found[scale.index, 1] = top + row * (bottom - top) / rows
+        found[scale.index, 2] = (right - left) / columns / 2
+        found[scale.index, 3] = (bottom - top) / rows / 2
+    return found
 
 
 @checked
-def distances(centers: NDArray[Any], boxes: tuple[Box, ...]) -> Tensor:
+def distances(patches: NDArray[Any], boxes: tuple[Box, ...]) -> Tensor:
     """Return how far each token's middle is from that of each box, in pixels; outside it inf.
 
+    A box that lies between the middles has the tokens whose patches hold its own middle.
+
     Args:
-        centers: (N, 2) x and y.
+        patches: (N, 4), see `patches`.
         boxes: left, top, right and bottom of each.
 
     Returns:
         (N, boxes) fp64.
     """
-    distance = np.full((len(centers), len(boxes)), np.inf)  # (N, boxes)
-    x, y = centers.T  # (N,) each
+    distance = np.full((len(patches), len(boxes)), np.inf)  # (N, boxes)
+    x, y, half_width, half_height = patches.T  # (N,) each
     for i, (left, top, right, bottom) in enumerate(boxes):
         # the far edges belong to the next box, so that no token lies in two that touch
         inside = (left <= x) & (x < right) & (top <= y) & (y < bottom)  # (N,)
-        from_middle = np.hypot(x - (left + right) / 2, y - (top + bottom) / 2)
+        across = x - (left + right) / 2
+        down = y - (top + bottom) / 2
+        if not inside.any():
+            inside = (abs(across) <= half_width) & (abs(down) <= half_height)
+        from_middle = np.hypot(across, down)
         distance[inside, i] = from_middle[inside]
     return torch.from_numpy(distance)
 
@@ -69,7 +77,7 @@ def evidence_kept(distance: Tensor, kept: Tensor) -> float | None:
         kept: (K,) indices.
 
     Returns:
-        None: no token lies in a box.
+        None: no token lies in a box, as where the processor cuts it off.
     """
     inside = distance.isfinite().any(1)  # (N,)
     count = int(inside.sum())

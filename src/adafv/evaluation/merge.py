@@ -15,6 +15,9 @@ __all__ = ["check_mergeable", "configurations_in", "earlier", "merged", "merged_
 
 SETTINGS = ("model", "device", "dtype", "seed", "split", "max_new_tokens")
 """What rows of one table have in common."""
+MADE_BY = ("weights", "processor")
+"""Checksums that tell a model from its namesake; results of earlier versions lack them."""
+PACKAGES = ("adafv", "torch", "transformers")
 ROW = ("suite", "method", "keep", "question_type")
 PAIR = ("suite", "keep", "method", "rival")
 OF_A_RUN = ("command", "versions", "started", "limit", "batch_size", "wall_seconds")
@@ -49,7 +52,8 @@ def check_mergeable(
 
     Args:
         found: see `earlier`.
-        settings: of the run, those in `SETTINGS` at least.
+        settings: of the run, those in `SETTINGS` at least. Weights, processor, machine and versions
+            count where both have them.
         questions: how many of them the run asks of each of its suites.
         asked: under which configurations; those of earlier runs that are not among them are kept.
     """
@@ -57,11 +61,13 @@ def check_mergeable(
         return
 
     # rows of one table have model, precision and questions in common
-    before = {}
-    now = {}
-    for name in SETTINGS:
-        before[name] = found["meta"].get(name)
-        now[name] = settings[name]
+    before = {name: found["meta"].get(name) for name in SETTINGS}
+    now = {name: settings[name] for name in SETTINGS}
+    own = _made_by(settings)
+    for name, value in _made_by(found["meta"]).items():
+        if name in own:
+            before[name] = value
+            now[name] = own[name]
     if was := differences(before, now):
         raise ValueError(
             f"results.json in --out is of a run with {was}: "
@@ -86,6 +92,19 @@ def check_mergeable(
                 f"results.json in --out is on {most} questions of {suite!r}{why}, and this run "
                 f"asks {count}: pass another --out, or the --limit that it had"
             )
+
+
+def _made_by(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what else made the rows, as far as their meta says it."""
+    made_by = {name: meta[name] for name in MADE_BY if name in meta}
+    # not its threads: they decide no answer
+    if "machine" in meta:
+        made_by["machine"] = meta["machine"]["name"]
+    versions = meta.get("versions", {})
+    for package in PACKAGES:
+        if package in versions:
+            made_by[package] = versions[package]
+    return made_by
 
 
 @checked
@@ -124,7 +143,8 @@ def merged(
     old_pairs = []
     for pair in found["pairs"]:
         sides = {(pair["suite"], pair[name], pair["keep"]) for name in ("method", "rival")}
-        if sides.isdisjoint(outdated):
+        # what is measured again is compared again, or the pair would be of other answers
+        if sides.isdisjoint(outdated) and sides.isdisjoint(again):
             old_pairs.append(pair)
     return _over(old_rows, rows, ROW), _over(old_pairs, pairs, PAIR)
 

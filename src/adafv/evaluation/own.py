@@ -52,9 +52,14 @@ class ImageFile:
     lines: tuple[int, ...]
 
     @cached_property
+    def checksum(self) -> str:
+        """That of the file: copies under other names are the same image."""
+        return f"{zlib.crc32(Path(self.path).read_bytes()):08x}"
+
+    @property
     def key(self) -> str:
-        """The id with a checksum of the file: another image of the same name is another one."""
-        return f"{self.id}@{zlib.crc32(Path(self.path).read_bytes()):08x}"
+        """The id with the checksum: another image of the same name is another one."""
+        return f"{self.id}@{self.checksum}"
 
     def sample(self) -> Sample:
         """Open the image."""

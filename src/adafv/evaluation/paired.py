@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from adafv.data.sample import BLIND
+from adafv.evaluation.copies import first_copies
 from adafv.utils.checks import checked
 from adafv.utils.records import row_of
 
@@ -120,6 +121,8 @@ def _compared(suite: str, keep: float, method: str, rival: str, right: Right, se
             gains.append(own - right[rival][question])
 
     # by image
+    first = first_copies(images)
+    images = [first[name] for name in images]
     index = np.unique(images, return_inverse=True)[1]  # (n,)
     gain = np.bincount(index, gains)  # (I,)
     size = np.bincount(index)  # (I,)

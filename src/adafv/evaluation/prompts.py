@@ -1,6 +1,5 @@
 """Questions on encoded images, answered under one configuration after another."""
 
-import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +11,7 @@ from adafv.core.encode import reask
 from adafv.core.pruner import Pruner
 from adafv.core.selection import Selection
 from adafv.core.visual_tokens import Encoding
-from adafv.evaluation.boxes import centers, distances, evidence_kept
+from adafv.evaluation.boxes import distances, evidence_kept, patches
 from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.prepared_images import PreparedImages
 from adafv.evaluation.videos import on_contact_sheet
@@ -21,6 +20,7 @@ from adafv.models.generation import check_length, decode, generate
 from adafv.models.prompting import build_text
 from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked
+from adafv.utils.clock import now
 
 __all__ = ["Prompts"]
 
@@ -100,7 +100,7 @@ class Prompts:
             pruner = replace(pruner, distances=self._distances)
         # the vision tower has run before, for all configurations
         selection, seconds = self._chosen(pruner, encoding) if pruner else (None, 0.0)
-        start = time.perf_counter()
+        start = now(self.model.device)
         if pruner is None or selection is None:
             read = [0.0] * len(counts)
             output = generate(self.model, self.blind, max_new_tokens)
@@ -109,7 +109,7 @@ class Prompts:
                 output = generate(self.model, short, max_new_tokens)
             read = selection.tokens_read
         texts = decode(self.processor, output)
-        seconds += time.perf_counter() - start
+        seconds += now(self.model.device) - start
         seconds /= len(texts)  # a question's share of the batch
 
         evidence: list[float | None] = [None] * len(counts)
@@ -142,9 +142,9 @@ class Prompts:
 
     def _chosen(self, pruner: Pruner, encoding: Encoding) -> tuple[Selection, float]:
         """Return what is kept within the budget, and the seconds that the choice takes."""
-        start = time.perf_counter()
+        start = now(self.model.device)
         if not pruner.nested:
-            return pruner.choose(encoding), time.perf_counter() - start
+            return pruner.choose(encoding), now(self.model.device) - start
 
         # an order that is long enough may be there from a larger budget
         count = max(map(pruner.budget, encoding.tokens.counts))
@@ -152,7 +152,7 @@ class Prompts:
         order = self.orders.get(key)
         if order is None or order.count < count:
             ordered = pruner.order(encoding, count)
-            order = _Order(ordered, count, time.perf_counter() - start)
+            order = _Order(ordered, count, now(self.model.device) - start)
             self.orders[key] = order
         return pruner.cut(encoding, order.tokens), order.seconds
 
@@ -192,6 +192,6 @@ class Prompts:
         grids = self.encodings[frozenset()].tokens.coordinates
         for i, question in enumerate(self.asked):
             coordinates = on_contact_sheet(grids[i], self.frames[i])  # (N, 3)
-            middles = centers(self.processor, self.sizes[i], coordinates)  # (N, 2)
-            found.append(distances(middles, question.boxes))
+            grid = patches(self.processor, self.sizes[i], coordinates)  # (N, 4)
+            found.append(distances(grid, question.boxes))
         return found

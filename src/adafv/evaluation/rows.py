@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from adafv.evaluation.beyond_resize import BEYOND_RESIZE, beyond_resize, question_of
+from adafv.evaluation.copies import first_copies
 from adafv.utils.checks import checked
 from adafv.utils.records import columns_of, row_of
 from adafv.utils.stats import wilson
@@ -115,8 +116,9 @@ def _row(
     accuracy = mean(answers, "correct")
     # answers on one image go right or wrong together
     images = defaultdict(list)
+    first = first_copies(map(itemgetter("id"), answers))
     for answer in answers:
-        images[answer["id"]].append(answer["correct"])
+        images[first[answer["id"]]].append(answer["correct"])
     low, high = wilson(list(images.values()))
     return Row(
         method=name,

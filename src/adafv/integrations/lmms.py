@@ -23,6 +23,7 @@ from adafv import __version__
 from adafv.core.config import DEFAULT_METHOD
 from adafv.core.inputs import has_images
 from adafv.methods import from_spec as pruner_of
+from adafv.models.boilerplate import boilerplate
 from adafv.models.generation import check_length, decode, generate
 from adafv.models.images import check_image, open_image, to_rgb
 from adafv.models.load import load
@@ -61,7 +62,7 @@ class Counts(TokenCounts):
 class Pruned(lmms):
     """A vision-language model that answers lmms-eval from kept visual tokens, greedily.
 
-    The results file names adafv's version and the method with all its options
+    The results file names adafv's version and the method with the options that are not its defaults
     (`config.model_backend`), and gives the mean of the visual tokens before and after pruning over
     the requests with an image (`throughput`).
 
@@ -89,12 +90,14 @@ class Pruned(lmms):
     ) -> None:
         super().__init__()
         self.batch_size = _batch_size(batch_size)
-        self.pruner = pruner_of(method, **options)
+        # what cannot be used is refused before any weight is read
+        pruner_of(method, **options)
         self.model, self.processor = load(pretrained, device, dtype)
+        self.pruner = pruner_of(method, lambda: boilerplate(self.processor), **options)
         self.device = self.model.device
         # The class's name is the one text about a model that lmms-eval takes over into its results,
         # besides model_args.
-        name = f"{type(self).__name__}[adafv {__version__}, {self.pruner}]"
+        name = f"{type(self).__name__}[adafv {__version__}, {self.pruner.config}]"
         self.__class__ = type(name, (type(self),), {"__module__": __name__})
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:

@@ -21,7 +21,7 @@ from adafv.speed.stages import STAGES
 from adafv.utils.checks import checked
 from adafv.utils.records import columns_of, row_of
 
-__all__ = ["COLUMNS", "Record", "Row", "break_even", "rows_of"]
+__all__ = ["COLUMNS", "REQUIRED", "Record", "Row", "break_even", "rows_of"]
 
 OVERHEAD = ("vision", "select", "rebuild")
 """The stages in which pruning costs time; prefill is where it saves."""
@@ -45,8 +45,8 @@ class Row:
             repetitions.
         ideal_speedup, prefill_ideal: ratios of FLOPs.
         bound, prefill_bound: the longest of compute, memory and launch.
-        share_of_ceiling: the time that arithmetic or traffic take at the roofline, whichever is
-            longer, as a share of TTFT.
+        least_ms: the time that arithmetic or traffic take at the roofline, whichever is longer;
+            `share_of_ceiling` is its share of TTFT.
         break_even: visual tokens from which on pruning pays; None where it doesn't at the image's
             own number of tokens, and for methods that prune between layers.
         capture_ms: the part of `vision_ms` in which attention is read off the tower, by the
@@ -87,9 +87,13 @@ class Row:
     share_of_ceiling: float
     break_even: int | None
     capture_ms: float | None
+    least_ms: float
 
 
 COLUMNS = columns_of(Row)
+NEW = ("least_ms",)
+"""Columns that results of earlier versions lack."""
+REQUIRED = tuple(name for name in COLUMNS if name not in NEW)
 
 
 @checked
@@ -113,7 +117,12 @@ def rows_of(
     for batch in sorted(kinds["cell"]):
         found = {kind: by_batch[batch] for kind, by_batch in kinds.items()}
         rows += _Batch(batch, found, roofline, config, size).rows()
-    return [row_of(row, 4) for row in rows]
+
+    rounded = []
+    for row in rows:
+        # digits of its own: on a GPU it may be a millionth of TTFT
+        rounded.append(row_of(row, 4) | {"least_ms": float(f"{row.least_ms:.6g}")})
+    return rounded
 
 
 class _Batch:
@@ -189,6 +198,7 @@ class _Batch:
         prefill = self._prefill(lengths)
         dense_prefill = self._prefill(dense[0]["lengths"])
         both = self._tower(name) + prefill
+        least = self.roofline.at_least_ms(both.flops, both.bytes)
 
         # speed-ups: reached, and ideal
         speedup = median(trial["ttft_ms"] for trial in dense) / median(ttft)
@@ -238,9 +248,10 @@ class _Batch:
             repeats=len(trials),
             bound=self._bound(both, launch),
             prefill_bound=self._bound(prefill, self.launch),
-            share_of_ceiling=self.roofline.at_least_ms(both.flops, both.bytes) / median(ttft),
+            share_of_ceiling=least / median(ttft),
             break_even=pays,
             capture_ms=self.captures.get(name),
+            least_ms=least,
         )
 
     def _tower(self, name: tuple[str, float]) -> Work:
@@ -274,7 +285,7 @@ class _Batch:
             overheads.append(spent - beside["stages"]["vision"])
 
         # prefill by length: prompts of text alone, and the dense prompt itself
-        times = {dense[0]["lengths"][0]: _median(dense, "prefill")} | self.text
+        times = self.text | {dense[0]["lengths"][0]: _median(dense, "prefill")}
         visual = self.facts["visual_tokens"]
         text = self.facts["prompt"] - visual
         return break_even(times, text, visual, keep, median(overheads))

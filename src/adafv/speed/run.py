@@ -17,6 +17,7 @@ from adafv.core.encode import encode
 from adafv.core.layerwise import LayerPruner
 from adafv.core.pruner import Pruner
 from adafv.methods import from_spec
+from adafv.models.boilerplate import boilerplate
 from adafv.models.compiled import compiled
 from adafv.models.prompting import build_batch
 from adafv.speed import roofline
@@ -131,7 +132,7 @@ class Measurement:
         found: dict[Name, Pruner | None] = {(DENSE, 1.0): None, (DENSE_REPEAT, 1.0): None}
         for name in self.methods:
             for keep in self.keeps:
-                pruner = None if name == DENSE else _pruner(name, keep)
+                pruner = None if name == DENSE else self._pruner(name, keep)
                 # at 1 every method is the dense model, which is there
                 if pruner is not None and keep != 1:
                     found[name, float(keep)] = pruner
@@ -141,6 +142,11 @@ class Measurement:
                         "leave one of the two out"
                     )
         return found
+
+    def _pruner(self, name: str, keep: float) -> Pruner:
+        if name in BASELINES:
+            return BASELINES[name](keep=keep)
+        return from_spec(name, lambda: boilerplate(self.sizes.processor()), keep=keep)
 
     def run(
         self, device: torch.device, dtype: torch.dtype, out: str | Path, progress: bool = False
@@ -338,12 +344,6 @@ def _moved(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
     for name, value in inputs.items():
         moved[name] = value.to(device) if isinstance(value, torch.Tensor) else value
     return moved
-
-
-def _pruner(name: str, keep: float) -> Pruner:
-    if name in BASELINES:
-        return BASELINES[name](keep=keep)
-    return from_spec(name, keep=keep)
 
 
 def _lengths(longest: int) -> list[int]:

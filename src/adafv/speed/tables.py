@@ -117,7 +117,8 @@ def _dense(rows: Iterable[dict[str, Any]]) -> dict[int, float]:
 
 
 def _least_ms(row: dict[str, Any]) -> float:
-    return row["share_of_ceiling"] * row["ttft_ms"]
+    # results of earlier versions have the share alone, in four digits
+    return row.get("least_ms") or row["share_of_ceiling"] * row["ttft_ms"]
 
 
 def _shown(row: dict[str, Any], dense: dict[int, float]) -> dict[str, str]:
@@ -145,7 +146,8 @@ def _shown(row: dict[str, Any], dense: dict[int, float]) -> dict[str, str]:
     if pruned:
         shown[OVERHEAD] = _ms(row["select_ms"] + row["rebuild_ms"])
         shown[SPEEDUP] = _ratio(row["speedup"], row["ideal_speedup"], row["share_of_ideal"])
-        shown[ROOFLINES] = f"{dense[row['batch']] / _least_ms(row):.2f}"
+        least = _least_ms(row)
+        shown[ROOFLINES] = f"{dense[row['batch']] / least:.2f}" if least else "–"
         shown[PREFILL] = _ratio(row["prefill_speedup"], row["prefill_ideal"], row["prefill_share"])
         shown[BREAK_EVEN] = "–" if row["break_even"] is None else str(row["break_even"])
     return shown

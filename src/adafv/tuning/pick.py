@@ -1,6 +1,7 @@
 """From answers to a choice: a row for each method and budget, and which of them holds."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -93,9 +94,12 @@ def answers_of(
     # the truth: of the line, or what the dense model says
     dense = given["none", 1.0]
     truths = {}
+    by_image = defaultdict(list)
     for image in images:
         for index, question in enumerate(image.questions):
             key = (image.key, index)
+            # copies of a file are one image
+            by_image[image.checksum].append(key)
             truths[key] = question
             if not question.answer:
                 truths[key] = replace(question, answer=dense[key]["answer"])
@@ -111,10 +115,9 @@ def answers_of(
     found: dict[Name, tuple[Answers, Records]] = {}
     for name, own in given.items():
         answered = []
-        for image in images:
+        for keys in by_image.values():
             pairs = []
-            for index, _ in enumerate(image.questions):
-                key = (image.key, index)
+            for key in keys:
                 pairs.append((dense_right[key], truths[key].accepts(own[key]["answer"])))
             answered.append(pairs)
         found[name] = answered, list(own.values())

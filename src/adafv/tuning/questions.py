@@ -18,7 +18,7 @@ def images_of(path: Path) -> list[ImageFile]:
         ValueError: see `read_images`; a single image.
     """
     images = read_images(path)
-    if len(images) < 2:
+    if len({image.checksum for image in images}) < 2:
         # one half chooses, the other reports
         raise ValueError(
             f"{path} asks about one image, which cannot be split into halves: add lines on others"
@@ -29,10 +29,13 @@ def images_of(path: Path) -> list[ImageFile]:
 @checked
 def halves(images: Sequence[ImageFile], seed: int) -> tuple[list[ImageFile], list[ImageFile]]:
     """Draw two halves at random, each in the order of the file; the first has the odd one out."""
-    # whole images: questions on one image go right or wrong together
-    order = list(range(len(images)))  # indices of images
-    random.Random(seed).shuffle(order)
-    middle = (len(order) + 1) // 2
-    first = [images[i] for i in sorted(order[:middle])]
-    second = [images[i] for i in sorted(order[middle:])]
+    # whole images, and all copies: questions on one image go right or wrong together
+    checksums = list(dict.fromkeys(image.checksum for image in images))
+    random.Random(seed).shuffle(checksums)
+    chosen = set(checksums[: (len(checksums) + 1) // 2])
+    first: list[ImageFile] = []
+    second: list[ImageFile] = []
+    for image in images:
+        half = first if image.checksum in chosen else second
+        half.append(image)
     return first, second

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adafv.utils.checks import checked
-from adafv.utils.stats import Z, cluster_variance, score_interval
+from adafv.utils.stats import MIN_CHANGED, Z, cluster_variance, score_interval
 
 __all__ = ["INTERVAL", "Answers", "Effects", "Retention", "effects_of", "needed", "retention"]
 
@@ -15,8 +15,6 @@ INTERVAL = (
     "95 %, MOVER of Wilson's intervals of what is lost and what is gained, with n divided by the "
     "design effect of several questions on one image, over all methods and budgets"
 )
-MIN_CHANGED = 10
-"""Answers that have to be lost, or gained, for a design effect to be estimated from them."""
 Answers = Sequence[Sequence[tuple[bool, bool]]]
 """For each image, for each question on it, whether the dense and the pruned model are right."""
 Shares = list[list[bool]]

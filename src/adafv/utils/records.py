@@ -169,12 +169,13 @@ class RunLog(Lines):
     def _check(self, settings: dict[str, Any]) -> None:
         """Compare the settings with those of an earlier run, or write them down for later ones."""
         beside = self.path.with_name("settings.json")
-        if not beside.exists():
-            # lines of unknown origin must not mix with new ones
-            if self.path.stat().st_size:
-                raise ValueError(
-                    f"{self.path} has records but no settings.json beside it: pass another --out"
-                )
+        # lines of unknown origin must not mix with new ones
+        if self.path.stat().st_size and not beside.exists():
+            raise ValueError(
+                f"{self.path} has records but no settings.json beside it: pass another --out"
+            )
+        # without a complete line there is nothing that other settings made
+        if not self.before:
             write_text(beside, json.dumps(settings, indent=1) + "\n")
             return
 

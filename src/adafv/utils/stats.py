@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from adafv.utils.checks import checked
 
-__all__ = ["Z", "bootstrap", "cluster_variance", "score_interval", "wilson"]
+__all__ = ["MIN_CHANGED", "Z", "bootstrap", "cluster_variance", "score_interval", "wilson"]
 
 Z = 1.959964
 """Of a 95 % interval."""
 
+MIN_CHANGED = 10
+"""Answers that have to differ from the others for a design effect to be estimated from them."""
 RESAMPLES = 2_000
 """Of a `bootstrap`."""
 
@@ -25,9 +27,10 @@ def wilson(images: Sequence[Sequence[bool]]) -> tuple[float, float]:
     Answers on the same image may go right or wrong together. Hence Wilson's score interval on the
     effective number of answers, n / deff, after Dean & Pagano, "Evaluating confidence interval
     methods for binomial proportions in clustered surveys", J. Surv. Stat. Methodol. 2015. Unlike a
-    bootstrap it doesn't shrink to a point where all answers are right. There, deff cannot be
-    estimated and every image counts once, as it does with one answer per image, where this is
-    Wilson's interval itself.
+    bootstrap it doesn't shrink to a point where all answers are right. There, and as long as fewer
+    than `MIN_CHANGED` differ, deff cannot be estimated and every image counts once, as it does with
+    one answer per image, where this is Wilson's interval itself. No interval proves more than that
+    of fewer answers that differ.
 
     Args:
         images: for each image whether each answer is right; at least one answer in all.
@@ -39,11 +42,18 @@ def wilson(images: Sequence[Sequence[bool]]) -> tuple[float, float]:
     share = right.sum() / n
 
     # the design effect: variance over images against that of as many independent answers
-    effective = float(clusters)
-    if 0 < share < 1 and 1 < clusters < n:
-        independent = share * (1 - share) / n
-        effective = n / max(1.0, cluster_variance(right, sizes) / independent)
-    return score_interval(share, effective)
+    differ = min(right.sum(), n - right.sum())
+    if differ < MIN_CHANGED or clusters == 1:
+        return score_interval(share, clusters)
+    independent = share * (1 - share) / n
+    effective = n / max(1.0, cluster_variance(right, sizes) / independent)
+    low, high = score_interval(share, effective)
+
+    # where one fewer differs every image counts once: a further error proves no more
+    few = (MIN_CHANGED - 1) / n
+    return min(low, score_interval(1 - few, clusters)[0]), max(
+        high, score_interval(few, clusters)[1]
+    )
 
 
 @checked
