@@ -43,6 +43,8 @@ def test_answers_that_are_the_same():
         *(("Gate A", "Gate"), ("the light is on", "the light"), ("Vitamin A test", "Vitamin test")),
         *(
             ("in there", "there"),
+            ("yes, there is a cup", "yes"),
+            ("no, yes", "no"),
             ("5.0", "50"),
             ("100", "1"),
             ("1.2.0", "1.2"),
@@ -67,6 +69,7 @@ def test_answers_that_differ_are_not_the_same(one, other):
             ("-1,000", "-1000"),
         ),
         *(("The light is on.", "light is on"), ("left of the cup", "left of cup"), ("an A+", "A+")),
+        *(("Yes, there is.", "yes"), ("No, it isn't", "no"), ("no - there are not", "No.")),
         *(("It is on the left", "left"), ("there are two", "2"), ("the x-ray", "x-ray")),
         *((".5", "0.5"), ("-.5", "-0.5"), ("5.0", "5"), ("1.50", "1.5"), ("5.0kg", "5kg")),
         *(("\u22125", "-5"), ("\u20135", "-5"), ("½", "1/2"), ("1½", "1 1/2"), ("-$5", "$-5")),

@@ -13,6 +13,11 @@ _FILLER = rf"(?:{'|'.join(sorted(FILLERS))})"
 _LEADING = re.compile(rf"\W*(?:{_FILLER}\s+)+(?=\S)(?!{_FILLER}(?![\w+-]))", re.IGNORECASE)
 # before a noun; a capital "A" within an answer is a name
 _ARTICLE = re.compile(r"(?<=\s)(?:an|some|the|a)\s+(?=\w)")
+# what repeats a yes or a no
+_ECHO = re.compile(
+    r"(\W*(?:yes|no)\b)\W+(?:(?:it|there|they|is|are|does|do|not|isn't|aren't|doesn't|don't)\b\W*)+",
+    re.IGNORECASE,
+)
 NUMBERS = {
     "zero": "0",
     "one": "1",
@@ -42,12 +47,14 @@ def normalised(answer: str) -> str:
     """Return an answer without what makes it no other.
 
     In lower case, numbers up to ten as digits, without punctuation and articles, and without words
-    such as "it is on" before what they introduce; an answer of nothing else keeps them. What
-    changes a number or a name is no punctuation: "-5", "1.5", "1/2", "C++", "A+". Decimals are as
-    short as they can be, without commas between thousands.
+    such as "it is on" before what they introduce; an answer of nothing else keeps them. "Yes, there
+    is" is "yes". What changes a number or a name is no punctuation: "-5", "1.5", "1/2", "C++",
+    "A+". Decimals are as short as they can be, without commas between thousands.
     """
     separate = _JOINT.sub(" ", answer)
     composed = unicodedata.normalize("NFKC", separate)
+    if echoed := _ECHO.fullmatch(composed):
+        composed = echoed[1]
     leading = _LEADING.match(composed)
     bare = composed[leading.end() :] if leading else composed
     plain = _ARTICLE.sub("", bare).casefold().translate(_ASCII)
