@@ -6,11 +6,13 @@ import json
 import os
 import resource
 import signal
+import sys
 import time
 import warnings
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from adafv.batch import hf, job
 from adafv.batch.engine import EngineError
 from adafv.batch.hf import HuggingFace
 from adafv.batch.job import Batch
+from adafv.cli import batch as command_line
 from adafv.cli import main
 from adafv.methods.resize import Resize
 from adafv.models.ask import ask
@@ -740,6 +743,14 @@ def test_a_missing_package(source, checkpoint, capsys, monkeypatch, engine, pack
     assert main(command(source, checkpoint, "--engine", engine)) == 2
     assert package in capsys.readouterr().err
     assert not (source.parent / "out.jsonl").exists()
+
+
+def test_vllm_runs_no_code_of_the_current_folder(monkeypatch):
+    """What Python starts with -m or -c would find it there first."""
+    made = SimpleNamespace(VLLMEngine=lambda *_: os.environ["PYTHONSAFEPATH"])
+    monkeypatch.setitem(sys.modules, "adafv.batch.vllm", made)
+    monkeypatch.setattr(os, "environ", {})
+    assert command_line._engine("vllm", 1, None, None, None) == "1"
 
 
 @pytest.mark.parametrize("place", ["in.jsonl", "folder", "/dev/full", "0.png/out.jsonl", "x" * 300])

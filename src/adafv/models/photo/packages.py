@@ -130,7 +130,8 @@ def _check(path: Path, known: str, name: str) -> None:
 
 def _pip_download(package: Package, folder: str) -> None:
     """Download a wheel with this Python's own pip, which knows the user's index and proxy."""
-    command = [sys.executable, "-m", "pip", "download"]
+    # -P: a pip.py in the current folder is not run
+    command = [sys.executable, "-P", "-m", "pip", "download"]
     # wheels alone: building a source distribution would run its code
     command += ["--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--quiet", "--dest", folder]
