@@ -522,6 +522,7 @@ def test_from_spec_is_method_with_options():
     [
         ("adafw:top=1", "did you mean 'adafv'"),
         ("adafv:reserved=1", "no option of adafv"),
+        ("adafv:name=y", "name='y' is no option of adafv"),
         ("adafv:top", "option=value"),
         ("adafv:top=", "option=value"),
         ("adafv:", "option=value"),

@@ -134,7 +134,7 @@ KNOWN = ChainMap(METHODS, BASELINES, VIDEO_METHODS)
 
 
 @checked
-def method(name: str, **options: Any) -> Pruner:
+def method(name: str, /, **options: Any) -> Pruner:
     """Make a pruner by its name: `method("adafv", keep=0.1)`.
 
     Raises:
