@@ -458,6 +458,8 @@ BAD = {
         "'zzz' is unknown: a line has id, image",
     ),
     "tokens 0": ({"image": "0.png", "question": "what", "tokens": 0}, "tokens=0"),
+    "tokens huge": ({"image": "0.png", "question": "what", "tokens": 10**400}, "out of range"),
+    "keep huge": ({"image": "0.png", "question": "what", "keep": 10**400}, "out of range"),
     "tokens 1.5": ({"image": "0.png", "question": "what", "tokens": 1.5}, "tokens=1.5"),
     "two budgets": (
         {"image": "0.png", "question": "what", "tokens": 5, "keep": 0.1},
@@ -466,6 +468,10 @@ BAD = {
     "method": ({"image": "0.png", "question": "what", "method": "adafw"}, "did you mean 'adafv'"),
     "method 3": ({"image": "0.png", "question": "what", "method": 3}, "method=3"),
     "option": ({"image": "0.png", "question": "what", "method": "adafv:reserve=9"}, "reserve=9"),
+    "option huge": (
+        {"image": "0.png", "question": "what", "method": f"stacktok:swaps={10**30}"},
+        "swaps=1000000000000000000000000000000 is out of range",
+    ),
     "budget twice": (
         {"image": "0.png", "question": "what", "method": "t2i:keep=1", "keep": 1},
         "given already",

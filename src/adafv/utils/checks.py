@@ -16,6 +16,7 @@ __all__ = ["checked", "did_you_mean", "has_surrogate", "one_of"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _RAW = (AttributeError, LookupError, TypeError, RuntimeError)
+LARGEST = 2**63 - 1  # integer that a tensor has room for
 _SMALLEST = 1e-30  # to divide by in fp32
 _LONGEST = 60  # characters of a value that a message shows
 
@@ -218,6 +219,12 @@ def one_of(name: str, value: object, *known: str) -> None:
     """Raise a `ValueError` unless an option has one of its known values."""
     if value not in known:
         raise ValueError(f"{name}={value!r} is unknown: pass one of {', '.join(map(repr, known))}")
+
+
+def check_size(name: str, value: Any) -> None:
+    """Raise a `ValueError` for an integer that a tensor has no room for."""
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError(f"{name}={_shown(value)} is out of range: pass a number nearer to 0")
 
 
 def positive(name: str, value: float, example: float) -> None:
