@@ -26,6 +26,7 @@ from adafv.batch import hf, job
 from adafv.batch.engine import EngineError
 from adafv.batch.hf import HuggingFace
 from adafv.batch.job import Batch
+from adafv.batch.jsonl import UnfinishedLineWarning
 from adafv.cli import batch as command_line
 from adafv.cli import main
 from adafv.methods.resize import Resize
@@ -364,6 +365,23 @@ def test_new_lines_are_taken_up(model, processor, source):
     write(source.parent, lines[:5])
     with pytest.raises(ValueError, match="input="):
         batch(source).run(HuggingFace(model, processor, "tiny"))
+
+
+def test_a_line_that_is_still_being_written(model, processor, source, capsys):
+    """It is left out, and taken up once it is complete; a complete one needs no line end."""
+    content = source.read_bytes()
+    line = content.splitlines()[0]
+    source.write_bytes(content + line[:-9])
+    with pytest.warns(UnfinishedLineWarning, match=r"line 8 of .* is still being written"):
+        assert len(run(batch(source), model, processor)) == 7
+    source.write_bytes(content + line)
+    later = batch(source)
+    assert later.run(HuggingFace(model, processor, "tiny"))["resumed"] == 7
+    assert [result["error"] for result in read(later.out)] == [None] * 8
+    source.write_bytes(line[:-9])
+    with pytest.warns(UnfinishedLineWarning, match=r"line 1 of .* is still being written"):
+        assert main(["batch", str(source), str(source.parent / "other.jsonl")]) == 2
+    assert capsys.readouterr().err.startswith(f"adafv: {source} is empty")
 
 
 def test_results_on_stdout(source, checkpoint, capfdbinary):

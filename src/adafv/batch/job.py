@@ -91,7 +91,7 @@ class Batch:
 
     @cached_property
     def _read(self) -> tuple[list[Line], list[bytes]]:
-        return read_lines(self.source, strict=True)
+        return read_lines(self.source, strict=True, growing=True)
 
     def with_pruner(self, pruner: Pruner) -> Self:
         """Return the same job with another pruner, of the questions that were read already."""

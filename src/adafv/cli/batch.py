@@ -106,6 +106,7 @@ def batch(
     from adafv.batch.job import Batch
     from adafv.utils.files import writable_folder
 
+    quiet()
     plan = Batch(
         source=source,
         out=None if piped else out,
@@ -117,7 +118,6 @@ def batch(
     if not piped:
         # a folder that cannot be written is said now, not after hours
         writable_folder(out.parent)
-    quiet()
     stdout = sys.stdout
     # Ray talks, and stdout is for results
     with redirect_stdout(sys.stderr):
