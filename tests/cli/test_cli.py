@@ -192,9 +192,17 @@ def test_a_folder_of_its_name_is_not_the_photo_model(tmp_path, monkeypatch):
     assert source_of(chosen) == str(tmp_path / "home" / "photo")
 
 
-def test_too_little_memory_is_a_sentence(run, image, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
+        MemoryError("Unable to allocate 7.11 PiB for an array"),
+    ],
+)
+def test_too_little_memory_is_a_sentence(run, image, monkeypatch, error):
     def fail(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr("adafv.models.ask.ask", fail)
     refused(run("ask", image, QUESTION), "memory", "smaller --keep")

@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
     raise SystemExit(2) from None
 
 from adafv.cli import asking, batch, fetching, listing, measuring, serve, speed, tuning, ui
-from adafv.utils.checks import checked
+from adafv.utils.checks import checked, is_out_of_memory
 
 __all__ = ["main"]
 
@@ -100,8 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         return _fail(advice, BAD_INPUT)
     except Exception as error:
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        if is_out_of_memory(error):
             return _fail(
                 "the memory of the device is too small: pass a smaller --keep or --batch-size, a "
                 "smaller image, or --device cpu",

@@ -11,7 +11,7 @@ from functools import wraps
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-__all__ = ["checked", "did_you_mean", "has_surrogate", "one_of"]
+__all__ = ["checked", "did_you_mean", "has_surrogate", "is_out_of_memory", "one_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,8 +94,8 @@ def _complaint(
     for name, value in arguments.items():
         if hasattr(value, "shape"):
             shapes.append(f"{name} {tuple(value.shape)}")
-    out_of_memory = type(error).__name__ == "OutOfMemoryError"
-    if shapes and isinstance(error, RuntimeError | IndexError) and not out_of_memory:
+    unfit = isinstance(error, RuntimeError | IndexError) and not is_out_of_memory(error)
+    if shapes and unfit:
         reason = str(error).split("\n")[0]
         return (
             f"{call.__name__} cannot take {', '.join(shapes)} ({reason}): "
@@ -213,6 +213,18 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
 def has_surrogate(text: str) -> bool:
     """Return whether text holds half a character, as Python reads bytes that are not UTF-8."""
     return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+@checked
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that there is too little memory, of a device or of the machine.
+
+    Its class tells, but for PyTorch's on a CPU, which is any `RuntimeError`.
+    """
+    # by its name: PyTorch is not imported here
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def one_of(name: str, value: object, *known: str) -> None:
