@@ -976,6 +976,23 @@ def test_outputs_are_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux alone has a full device")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_an_output_without_room(options):
+    """As on a full disk: a sentence, and the status of what failed."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "adafv", "methods", *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("adafv: the output cannot be written (No space left on device)")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_closed_pipe_is_no_error():
     """`adafv methods | head -1` ends quietly."""
     done = subprocess.run(
