@@ -8,6 +8,7 @@ import typer
 
 from adafv.cli.options import Json
 from adafv.cli.printing import print_json, quiet
+from adafv.cli.signals import stop_as_interrupted
 from adafv.models.photo import NAME
 
 # What can be fetched.
@@ -36,6 +37,8 @@ def fetch(
     from adafv.models.photo.fetch import fetch as fetch_photo
 
     quiet()
+    # what was begun is cleared away
+    stop_as_interrupted()
     # each step is said as it begins
     fetched = fetch_photo(bridge, lambda step: typer.echo(f"adafv: {step} …", err=True))
     if as_json:
