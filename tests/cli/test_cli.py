@@ -324,14 +324,15 @@ def test_no_picture_on_standard_input(run, monkeypatch, content, words):
     refused(run("explain", "-", QUESTION, "--out", "page.png"), "nothing is piped in")
 
 
-def test_words_that_the_embedded_model_does_not_know(run, tmp_path):
+@pytest.mark.parametrize("model", [(), ("--model", "embedded")])
+def test_words_that_the_embedded_model_does_not_know(run, tmp_path, model):
     """One sentence on stderr that names --model; the answer comes all the same, and stdout stays
     JSON.
     """
     path = tmp_path / "a.png"
     picture(96, 96).save(path)
     question = "What breed is the Dalmatian, or the cup?"
-    status, out, err = run("ask", path, question, "--json", model=False)
+    status, out, err = run("ask", path, question, "--json", *model, model=False)
     assert status == 0
     assert json.loads(out).keys() == ANSWER_KEYS
     assert err.count("\n") == 1

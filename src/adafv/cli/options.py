@@ -260,7 +260,7 @@ def complain_of_words(processor: Any, questions: Iterable[str], model: str | Non
     """Say which words of some questions the embedded model doesn't know; return them."""
     from adafv.models.vocabulary import unknown_words, unknown_words_notice
 
-    if model is not None:
+    if model not in (None, embedded.NAME):
         return []
     # each word once, in the order of the questions
     found: dict[str, None] = {}
