@@ -629,6 +629,14 @@ def test_another_input(model, processor, source):
         batch(source).run(HuggingFace(model, processor, "tiny"))
 
 
+def test_damaged_settings(model, processor, source):
+    """What made the results is unknown then."""
+    run(batch(source), model, processor)
+    (source.parent / "out.jsonl.settings.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"cannot be read from out\.jsonl\.settings\.json"):
+        batch(source).run(HuggingFace(model, processor, "tiny"))
+
+
 def test_the_batch_size_may_change(model, processor, source):
     """It is no setting of the answers: after running out of memory one goes on with a
     smaller one.
@@ -646,7 +654,9 @@ def test_somebody_elses_file(model, processor, source, content):
     assert (source.parent / "out.jsonl").read_text() == content
 
 
-@pytest.mark.parametrize("damage", ["garbage", "[]", '{"id": 7, "answer": "red", "error": null}'])
+@pytest.mark.parametrize(
+    "damage", ["garbage", "[]", "[" * 100_000, '{"id": 7, "answer": "red", "error": null}']
+)
 def test_a_damaged_result(model, processor, source, damage):
     """Damage that no kill explains is named, not answered over."""
     plan = batch(source)

@@ -775,7 +775,15 @@ def test_an_output_of_another_encoding(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [None, "", "[]", '{"rows": []}', '{"meta": {}, "rows": []}', '{"meta": {}, "rows": [{}]}'],
+    [
+        None,
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"rows": []}',
+        '{"meta": {}, "rows": []}',
+        '{"meta": {}, "rows": [{}]}',
+    ],
 )
 def test_table_of_something_else(run, tmp_path, content):
     """A file that is missing or no evaluation's: one line."""

@@ -320,7 +320,7 @@ def test_an_old_one_stays_where_the_new_one_cannot_take_its_place(
     assert sorted(path.name for path in home.iterdir()) == ["photo", "photo-wheels"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "\udcff"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "\udcff", "[" * 100_000])
 def test_a_damaged_record_is_made_anew(fetchable, bridge, content):
     """The folder is ours all the same."""
     fetch.fetch(bridge)

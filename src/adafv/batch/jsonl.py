@@ -325,7 +325,7 @@ class Results(Lines):
             # of the lines, those that there were then must be the same
             count = before.pop("lines")
             was = differences(before, {"input": checksum(lines[:count]), **settings})
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise ValueError(
                 f"{self.path} has content, but what made it cannot be read from {path.name} "
                 "beside it: pass another OUT"
@@ -338,7 +338,7 @@ class Results(Lines):
 
     def _record(self, line: bytes, index: int, ids: Sequence[Any]) -> dict[str, Any]:
         """Return an earlier result, which has to be that of the question at its index."""
-        with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, IndexError, RecursionError):
             record = json.loads(line)
             if record["id"] == ids[index] and {"answer", "error"} <= record.keys():
                 return record

@@ -30,7 +30,8 @@ def recorded(target: Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(path.read_text())
-    except ValueError:
+    # brackets may be nested deeper than Python reads
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
