@@ -634,6 +634,14 @@ def test_methods(run):
     assert all(m["summary"] and "\n" not in m["summary"] for m in listed)
 
 
+@pytest.mark.parametrize("command", ["methods", "families"])
+def test_a_listing_takes_the_options_of_a_model(run, command):
+    """A script may pass it what it passes to `ask`; what is listed is the same."""
+    options = ("--model", "no such folder", "--device", "tpu9", "--dtype", "int4")
+    assert run(command, *options, model=False) == run(command, model=False)
+    assert run(command, model=False)[0] == 0
+
+
 def test_explain(run, image, tmp_path, monkeypatch):
     """`explain` draws into --out, in a folder that it makes, and says what it drew."""
     viz = pytest.importorskip("adafv.viz")

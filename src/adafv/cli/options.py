@@ -122,6 +122,11 @@ Dtype = Annotated[
         help="float32, bfloat16, float16; default: bfloat16 on cuda, else float32.",
     ),
 ]
+# Taken by commands that run no model, so that a script may pass what it passes to `ask`: whatever
+# these say, the output is the same.
+UnusedModel = Annotated[str | None, typer.Option("--model", hidden=True)]
+UnusedDevice = Annotated[str | None, typer.Option("--device", hidden=True)]
+UnusedDtype = Annotated[str | None, typer.Option("--dtype", hidden=True)]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 
 
