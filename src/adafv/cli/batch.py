@@ -173,10 +173,9 @@ def _engine(
     name: str, workers: int, model: str | None, device: str | None, dtype: str | None
 ) -> "Engine":
     """Return an engine by its name; only its own imports are made."""
-    if name != "hf":
+    if name == "vllm":
         # no process that vLLM starts runs code that lies in the current folder
         os.environ.setdefault("PYTHONSAFEPATH", "1")
-    if name == "vllm":
         from adafv.batch.vllm import VLLMEngine
 
         return VLLMEngine(model, dtype)
