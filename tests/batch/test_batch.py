@@ -6,11 +6,13 @@ import json
 import os
 import resource
 import signal
+import sys
 import time
 import warnings
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +26,8 @@ from adafv.batch import hf, job
 from adafv.batch.engine import EngineError
 from adafv.batch.hf import HuggingFace
 from adafv.batch.job import Batch
+from adafv.batch.jsonl import UnfinishedLineWarning
+from adafv.cli import batch as command_line
 from adafv.cli import main
 from adafv.methods.resize import Resize
 from adafv.models.ask import ask
@@ -34,6 +38,12 @@ from adafv.utils.files import Lines
 pytestmark = pytest.mark.slow
 
 KEYS = ["id", "answer", "method", "visual_tokens", "kept_tokens", "error"]
+# as a GPU, a CPU, and NumPy have it
+TOO_LITTLE = (
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
+    MemoryError("Unable to allocate 7.11 PiB for an array"),
+)
 SHAPES = ((48, 48), (30, 60), (72, 24), (24, 24))
 
 
@@ -363,6 +373,23 @@ def test_new_lines_are_taken_up(model, processor, source):
         batch(source).run(HuggingFace(model, processor, "tiny"))
 
 
+def test_a_line_that_is_still_being_written(model, processor, source, capsys):
+    """It is left out, and taken up once it is complete; a complete one needs no line end."""
+    content = source.read_bytes()
+    line = content.splitlines()[0]
+    source.write_bytes(content + line[:-9])
+    with pytest.warns(UnfinishedLineWarning, match=r"line 8 of .* is still being written"):
+        assert len(run(batch(source), model, processor)) == 7
+    source.write_bytes(content + line)
+    later = batch(source)
+    assert later.run(HuggingFace(model, processor, "tiny"))["resumed"] == 7
+    assert [result["error"] for result in read(later.out)] == [None] * 8
+    source.write_bytes(line[:-9])
+    with pytest.warns(UnfinishedLineWarning, match=r"line 1 of .* is still being written"):
+        assert main(["batch", str(source), str(source.parent / "other.jsonl")]) == 2
+    assert capsys.readouterr().err.startswith(f"adafv: {source} is empty")
+
+
 def test_results_on_stdout(source, checkpoint, capfdbinary):
     """OUT is -: the lines that a file would have, nothing else; exit 1 where lines failed; no file
     is made.
@@ -455,6 +482,8 @@ BAD = {
         "'zzz' is unknown: a line has id, image",
     ),
     "tokens 0": ({"image": "0.png", "question": "what", "tokens": 0}, "tokens=0"),
+    "tokens huge": ({"image": "0.png", "question": "what", "tokens": 10**400}, "out of range"),
+    "keep huge": ({"image": "0.png", "question": "what", "keep": 10**400}, "out of range"),
     "tokens 1.5": ({"image": "0.png", "question": "what", "tokens": 1.5}, "tokens=1.5"),
     "two budgets": (
         {"image": "0.png", "question": "what", "tokens": 5, "keep": 0.1},
@@ -463,6 +492,10 @@ BAD = {
     "method": ({"image": "0.png", "question": "what", "method": "adafw"}, "did you mean 'adafv'"),
     "method 3": ({"image": "0.png", "question": "what", "method": 3}, "method=3"),
     "option": ({"image": "0.png", "question": "what", "method": "adafv:reserve=9"}, "reserve=9"),
+    "option huge": (
+        {"image": "0.png", "question": "what", "method": f"stacktok:swaps={10**30}"},
+        "swaps=1000000000000000000000000000000 is out of range",
+    ),
     "budget twice": (
         {"image": "0.png", "question": "what", "method": "t2i:keep=1", "keep": 1},
         "given already",
@@ -529,13 +562,14 @@ def test_the_same_id_twice(source, ids):
 
 
 @pytest.mark.parametrize("room", [2, 0])
-def test_out_of_memory(model, processor, source, monkeypatch, room):
+@pytest.mark.parametrize("error", TOO_LITTLE)
+def test_out_of_memory(model, processor, source, monkeypatch, room, error):
     """A batch that doesn't fit is halved; an image that doesn't fit alone is that line's error."""
     original = hf.generate
 
     def generate(model, inputs, *rest):
         if len(inputs["input_ids"]) > room:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return original(model, inputs, *rest)
 
     expected = run(batch(source, "a"), model, processor)
@@ -595,6 +629,14 @@ def test_another_input(model, processor, source):
         batch(source).run(HuggingFace(model, processor, "tiny"))
 
 
+def test_damaged_settings(model, processor, source):
+    """What made the results is unknown then."""
+    run(batch(source), model, processor)
+    (source.parent / "out.jsonl.settings.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"cannot be read from out\.jsonl\.settings\.json"):
+        batch(source).run(HuggingFace(model, processor, "tiny"))
+
+
 def test_the_batch_size_may_change(model, processor, source):
     """It is no setting of the answers: after running out of memory one goes on with a
     smaller one.
@@ -612,7 +654,9 @@ def test_somebody_elses_file(model, processor, source, content):
     assert (source.parent / "out.jsonl").read_text() == content
 
 
-@pytest.mark.parametrize("damage", ["garbage", "[]", '{"id": 7, "answer": "red", "error": null}'])
+@pytest.mark.parametrize(
+    "damage", ["garbage", "[]", "[" * 100_000, '{"id": 7, "answer": "red", "error": null}']
+)
 def test_a_damaged_result(model, processor, source, damage):
     """Damage that no kill explains is named, not answered over."""
     plan = batch(source)
@@ -740,6 +784,14 @@ def test_a_missing_package(source, checkpoint, capsys, monkeypatch, engine, pack
     assert main(command(source, checkpoint, "--engine", engine)) == 2
     assert package in capsys.readouterr().err
     assert not (source.parent / "out.jsonl").exists()
+
+
+def test_vllm_runs_no_code_of_the_current_folder(monkeypatch):
+    """What Python starts with -m or -c would find it there first."""
+    made = SimpleNamespace(VLLMEngine=lambda *_: os.environ["PYTHONSAFEPATH"])
+    monkeypatch.setitem(sys.modules, "adafv.batch.vllm", made)
+    monkeypatch.setattr(os, "environ", {})
+    assert command_line._engine("vllm", 1, None, None, None) == "1"
 
 
 @pytest.mark.parametrize("place", ["in.jsonl", "folder", "/dev/full", "0.png/out.jsonl", "x" * 300])

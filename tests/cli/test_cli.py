@@ -192,9 +192,17 @@ def test_a_folder_of_its_name_is_not_the_photo_model(tmp_path, monkeypatch):
     assert source_of(chosen) == str(tmp_path / "home" / "photo")
 
 
-def test_too_little_memory_is_a_sentence(run, image, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
+        MemoryError("Unable to allocate 7.11 PiB for an array"),
+    ],
+)
+def test_too_little_memory_is_a_sentence(run, image, monkeypatch, error):
     def fail(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr("adafv.models.ask.ask", fail)
     refused(run("ask", image, QUESTION), "memory", "smaller --keep")
@@ -316,14 +324,15 @@ def test_no_picture_on_standard_input(run, monkeypatch, content, words):
     refused(run("explain", "-", QUESTION, "--out", "page.png"), "nothing is piped in")
 
 
-def test_words_that_the_embedded_model_does_not_know(run, tmp_path):
+@pytest.mark.parametrize("model", [(), ("--model", "embedded")])
+def test_words_that_the_embedded_model_does_not_know(run, tmp_path, model):
     """One sentence on stderr that names --model; the answer comes all the same, and stdout stays
     JSON.
     """
     path = tmp_path / "a.png"
     picture(96, 96).save(path)
     question = "What breed is the Dalmatian, or the cup?"
-    status, out, err = run("ask", path, question, "--json", model=False)
+    status, out, err = run("ask", path, question, "--json", *model, model=False)
     assert status == 0
     assert json.loads(out).keys() == ANSWER_KEYS
     assert err.count("\n") == 1
@@ -625,6 +634,14 @@ def test_methods(run):
     assert all(m["summary"] and "\n" not in m["summary"] for m in listed)
 
 
+@pytest.mark.parametrize("command", ["methods", "families"])
+def test_a_listing_takes_the_options_of_a_model(run, command):
+    """A script may pass it what it passes to `ask`; what is listed is the same."""
+    options = ("--model", "no such folder", "--device", "tpu9", "--dtype", "int4")
+    assert run(command, *options, model=False) == run(command, model=False)
+    assert run(command, model=False)[0] == 0
+
+
 def test_explain(run, image, tmp_path, monkeypatch):
     """`explain` draws into --out, in a folder that it makes, and says what it drew."""
     viz = pytest.importorskip("adafv.viz")
@@ -766,7 +783,15 @@ def test_an_output_of_another_encoding(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [None, "", "[]", '{"rows": []}', '{"meta": {}, "rows": []}', '{"meta": {}, "rows": [{}]}'],
+    [
+        None,
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"rows": []}',
+        '{"meta": {}, "rows": []}',
+        '{"meta": {}, "rows": [{}]}',
+    ],
 )
 def test_table_of_something_else(run, tmp_path, content):
     """A file that is missing or no evaluation's: one line."""
@@ -966,6 +991,23 @@ def test_outputs_are_whole_or_not_at_all(tmp_path):
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux alone has a full device")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_an_output_without_room(options):
+    """As on a full disk: a sentence, and the status of what failed."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "adafv", "methods", *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("adafv: the output cannot be written (No space left on device)")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_closed_pipe_is_no_error():

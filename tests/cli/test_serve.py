@@ -60,7 +60,7 @@ def test_the_embedded_model_at_a_tenth(serve):
     status, command, err = serve()
     assert status == 0
     assert err.startswith(f"adafv: serving {MODEL_DIR} with adafv+ at 10 % of the visual tokens")
-    assert command[:3] == [sys.executable, "-m", SERVER]
+    assert command[:4] == [sys.executable, "-P", "-m", SERVER]
     assert value(command, "--model") == str(MODEL_DIR)
     assert value(command, "--served-model-name") == "embedded"
     assert value(command, "--middleware") == "adafv.integrations.vllm.middleware.Checks"
@@ -76,6 +76,20 @@ def test_the_embedded_model_at_a_tenth(serve):
     assert os.environ["VLLM_MEDIA_CONNECTOR"] == "adafv"
     assert os.environ["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
     assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
+
+
+def test_code_in_the_current_folder_is_not_run(serve, tmp_path):
+    """Neither by the server nor by processes that it starts."""
+    (tmp_path / "shadowing.py").write_text("print('ran')")
+    _, command, _ = serve()
+    server = command[: command.index("-m")]
+    for python, variables in ((server, None), ([sys.executable], os.environ)):
+        words = [*python, "-c", "import shadowing"]
+        done = subprocess.run(
+            words, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
+        )
+        assert "No module named 'shadowing'" in done.stderr
+        assert done.stdout == ""
 
 
 def test_a_variable_that_is_set_stays(serve):

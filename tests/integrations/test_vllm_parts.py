@@ -207,7 +207,9 @@ def test_the_text_that_an_image_is_asked_about():
             {"adafv_keep": 0.1, "adafv_method": "adafv:positions=original"},
             "positions='original' is not done",
         ),
-        ({"adafv_keep": 0.1, "adafv_method": f"random:seed={10**23}"}, "is not a valid seed"),
+        ({"adafv_keep": 0.1, "adafv_method": f"random:seed={10**23}"}, "is out of range"),
+        ({"adafv_keep": 0.1, "adafv_method": "random:seed=-1"}, "is not a valid seed"),
+        ({"adafv_tokens": 10**400}, "adafv_tokens=1000"),
         ({"adafv_keep": 0.1, "adafv_pin": "last"}, "adafv_pin='last' is unknown"),
         (
             {"adafv_keep": 0.1, "adafv_pin": "first", "adafv_method": "adafv:question=chat"},
@@ -235,6 +237,8 @@ def test_the_servers_options_are_found_again_and_out_of_the_processors_way():
         settings(Config({"adafv_kep": 1}))
     with pytest.raises(ValueError, match="adafv_cache_mb=-1 is no size"):
         settings(Config({"adafv_cache_mb": -1}))
+    with pytest.raises(ValueError, match=r"adafv_cache_mb=1000.*… is out of range"):
+        settings(Config({"adafv_cache_mb": 10**400}))
     with pytest.raises(ValueError, match="adafv_image_cache_mb='1' is no size"):
         settings(Config({"adafv_image_cache_mb": "1"}))
     # what images cost the server's process says nothing of pruning

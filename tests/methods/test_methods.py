@@ -436,6 +436,8 @@ def test_options_out_of_range_are_errors(options):
     [
         ("adafv", {"tokens": float("inf")}),
         ("adafv", {"tokens": float("nan")}),
+        ("adafv", {"tokens": 10**400}),
+        ("adafv", {"reserve": 10**400}),
         ("adafv", {"reserve": "0.5"}),
         ("adafv", {"temperature": "warm"}),
         ("adafv", {"temperature": 1e-44}),
@@ -534,11 +536,14 @@ def test_from_spec_is_method_with_options():
     [
         ("adafw:top=1", "did you mean 'adafv'"),
         ("adafv:reserved=1", "no option of adafv"),
+        ("adafv:name=y", "name='y' is no option of adafv"),
         ("adafv:top", "option=value"),
         ("adafv:top=", "option=value"),
         ("adafv:", "option=value"),
         ("adafv:top=1.5", "is not an integer"),
         ("adafv:top=0", "too few"),
+        (f"adafv:top={2**63}", "top=9223372036854775808 is out of range: pass"),
+        (f"adafv:reserve={10**400}", "reserve=1000.*… is out of range"),
         ("adafv:center=1", "true or false"),
         ("adafv:crops=some", "'global', 'each'"),
         ("adafv:skip=words", "skip=template"),

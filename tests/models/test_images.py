@@ -67,6 +67,23 @@ def test_exif_rotation_is_honoured(tmp_path):
     assert to_rgb(own).size == (10, 20)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "CMYK", "I;16"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_turned_as_exif_says(tmp_path, mode, orientation):
+    """From a file as from memory; Pillow maps an uncompressed file of some modes into memory."""
+    plain = picture(7, 5)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(plain.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = plain.convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(image, tmp_path / "a.tiff", exif=exif)
+    opened = open_image(path)
+    assert opened.size == ((7, 5) if orientation < 5 else (5, 7))
+    assert np.array_equal(np.asarray(opened), np.asarray(open_image(path.read_bytes())))
+
+
 def test_damaged_exif_does_not_hide_the_picture(tmp_path):
     """Metadata is no reason to refuse sound pixels."""
     path = saved(

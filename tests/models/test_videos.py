@@ -63,6 +63,43 @@ def test_a_time_in_a_name_is_no_protocol(tmp_path, monkeypatch):
     assert open_video("2024-01-01T12:30:00.mp4", 2).frames.shape[0] == 2
 
 
+def cut(path, start):
+    """As ffmpeg -ss START -c copy does: an edit list leaves out what stands before START."""
+    av = pytest.importorskip("av")
+    target = path.with_name(f"cut-{path.name}")
+    with av.open(str(path)) as whole, av.open(str(target), "w") as part:
+        stream = whole.streams.video[0]
+        copied = part.add_stream_from_template(stream)
+        shift = round(start / stream.time_base)
+        for packet in whole.demux(stream):
+            if packet.dts is not None:
+                packet.pts -= shift
+                packet.dts -= shift
+                packet.stream = copied
+                part.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov"])
+@pytest.mark.parametrize("first", [24, 27, 1])
+def test_a_video_that_was_cut_without_encoding_it_anew(tmp_path, name, first):
+    """Frames before the cut are in the file, from the key frame on, and no player shows them."""
+    path = cut(write(tmp_path / name), first / 10)
+    video = open_video(path, 4)
+    assert video.total == 40 - first
+    assert video.fps == pytest.approx(10, rel=0.05)
+    levels = video.frames[:, 10:-10, 42:-5].mean((1, 2, 3)) / LEVEL
+    np.testing.assert_allclose(levels - first, video.indices, atol=1.5)
+
+
+def test_what_a_cut_leaves_out_is_work_all_the_same(tmp_path, monkeypatch):
+    """It is decoded, and then dropped."""
+    path = cut(write(tmp_path / "a.mp4", gop=40), 3.8)
+    monkeypatch.setattr(videos, "MOST_DECODED", 8 * 64 * 48)
+    with pytest.raises(ValueError, match=r"too few key frames, 40 frames .* for 2"):
+        open_video(path)
+
+
 def test_a_short_video_gives_all_its_frames(tmp_path):
     """Three of eight."""
     assert open_video(write(tmp_path / "a.mp4", count=3)).indices == (0, 1, 2)

@@ -40,7 +40,7 @@ def test_the_chart_starts_vllm_as_adafv_serve_does(parser):
     # less than the chart's pods have, see tests/test_deploy.py
     drain = ["--shutdown-timeout", "20"]
     command = _command(model["modelURL"], drain, options, limits, embedded=False)
-    ours = parser.parse_args(command[3:])
+    ours = parser.parse_args(command[4:])
     assert vars(given) == vars(ours)
     variables = {one["name"]: one["value"] for one in model["env"]}
     assert {**VARIABLES, **FOLLOWS}.items() <= variables.items()
@@ -67,7 +67,7 @@ def test_the_commands_of_the_page_on_serving_are_read(parser):
     given = parser.parse_args(["--model", model, *flags])
     limits = {"image": MAX_IMAGES, "video": 0}
     command = _command(model, flags[:2], {"adafv_keep": 0.1}, limits, embedded=False)
-    assert vars(given) == vars(parser.parse_args(command[3:]))
+    assert vars(given) == vars(parser.parse_args(command[4:]))
 
     [bench] = [words for words in commands if words[:3] == ["vllm", "bench", "serve"]]
     client = FlexibleArgumentParser()

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from adafv.utils.files import Lines, UnlockedWarning, atomic, check_unread, write_text
-from adafv.utils.records import write_json
+from adafv.utils.files import (
+    Lines,
+    UnlockedWarning,
+    atomic,
+    check_own,
+    check_unread,
+    write_text,
+)
+from adafv.utils.records import RunLog, write_json
 
 
 def test_a_link_stays_one(tmp_path):
@@ -29,6 +36,28 @@ def test_a_link_stays_one(tmp_path):
     assert link.is_symlink()
     assert target.read_text() == "new"
     assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "[" * 100_000, '{"rows": [{"a": 1}]}'])
+def test_what_another_command_has_written_is_not_overwritten(tmp_path, content):
+    """Nor what no command can have written."""
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="would overwrite it: pass another --out"):
+        check_own(path, ["b"], "adafv eval")
+
+
+@pytest.mark.parametrize("content", ["", "[" * 100_000])
+def test_a_damaged_log_is_named(tmp_path, content):
+    """Its settings, and a line of it."""
+    log = tmp_path / "answers.jsonl"
+    RunLog(log, {"seed": 0}).close()
+    log.write_text(content + "\n")
+    with pytest.raises(ValueError, match="is damaged in line 1: delete that line"):
+        RunLog(log, {"seed": 0})
+    (tmp_path / "settings.json").write_text(content)
+    with pytest.raises(ValueError, match=r"settings\.json is damaged: pass another --out"):
+        RunLog(log, {"seed": 0})
 
 
 def test_temporary_files_of_two_containers_have_two_names(tmp_path):

@@ -11,8 +11,6 @@ from adafv.utils.checks import checked
 
 __all__ = ["bundled"]
 
-"""The name of the model in the package."""
-
 
 @checked
 def bundled(model: str) -> tuple[Sample, ...]:

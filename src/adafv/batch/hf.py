@@ -22,6 +22,7 @@ from adafv.models.load import fingerprint, processor_fingerprint
 from adafv.models.prompting import build_batch, build_inputs
 from adafv.models.videos import FRAMES, Video, open_video
 from adafv.models.vocabulary import warn_of_photograph
+from adafv.utils.checks import is_out_of_memory
 
 __all__ = ["HuggingFace"]
 
@@ -117,13 +118,16 @@ class HuggingFace:
         try:
             with self.cache:
                 return answers(self.model, self.processor, group, max_new_tokens)
-        # a large image may not fit together with others
-        except torch.OutOfMemoryError:
-            failure = ValueError(
-                "the memory of the device is too small for this image: pass a smaller --keep"
-            )
-        except ValueError as error:
-            failure = error
+        except (ValueError, RuntimeError, MemoryError) as error:
+            # a large image may not fit together with others
+            if is_out_of_memory(error):
+                failure = ValueError(
+                    "the memory of the device is too small for this image: pass a smaller --keep"
+                )
+            elif isinstance(error, ValueError):
+                failure = error
+            else:
+                raise
         if len(group) == 1:
             return [failed(failure)]
 

@@ -91,7 +91,7 @@ class Batch:
 
     @cached_property
     def _read(self) -> tuple[list[Line], list[bytes]]:
-        return read_lines(self.source, strict=True)
+        return read_lines(self.source, strict=True, growing=True)
 
     def with_pruner(self, pruner: Pruner) -> Self:
         """Return the same job with another pruner, of the questions that were read already."""
@@ -155,11 +155,13 @@ class Batch:
         """Answer lines that failed; after an interruption too, what is known replaces them."""
         lines = self._read[0]
         found: dict[int, Record] = {}
+        # results come in the order of the lines
+        indices = iter(again)
         saved = monotonic()
         try:
             for new in self._new(engine, [lines[i] for i in again]):
-                # results come in order: these belong to the next indices
-                found |= zip(again[len(found) :], new, strict=False)
+                for record in new:
+                    found[next(indices)] = record
                 bar.update(len(new))
                 # a kill loses no more than the last few; the whole file is written each time
                 if monotonic() - saved > SAVE_EVERY:

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from adafv.utils.checks import checked, did_you_mean
 from adafv.utils.files import Lines, differences, write_text
 
-__all__ = ["Line", "Results", "checksum", "read_lines"]
+__all__ = ["Line", "Results", "UnfinishedLineWarning", "checksum", "read_lines"]
 
 # What a line may have; "answer" is the truth, "type" and "boxes" say more of it: they are for
 # `adafv tune` and `adafv eval`.
@@ -22,6 +23,10 @@ KEYS = (
 )
 
 _EXAMPLE = '{"image": "a.png", "question": "what is on the table?"}'
+
+
+class UnfinishedLineWarning(UserWarning):
+    """The last line of a file is still being written, and is left out."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,16 @@ class Line:
 
 
 @checked
-def read_lines(path: Path, strict: bool = False) -> tuple[list[Line], list[bytes]]:
+def read_lines(
+    path: Path, strict: bool = False, growing: bool = False
+) -> tuple[list[Line], list[bytes]]:
     """Read the lines of a file; what is wrong with a line is told in its `error`.
 
     Args:
         path: of the file.
         strict: a key that nobody knows is wrong, too.
+        growing: a last line without an end that is no JSON is still being written, and is left out,
+            with an `UnfinishedLineWarning`.
 
     Returns:
         The lines, and how each is written.
@@ -84,6 +93,15 @@ def read_lines(path: Path, strict: bool = False) -> tuple[list[Line], list[bytes
         raise ValueError(f"{path} is one JSON array: write a line for each question, as {_EXAMPLE}")
     if b"\0" in content:
         raise ValueError(f"{path} is not text: write a line for each question, as {_EXAMPLE}")
+    if growing and not _is_finished(content):
+        number = content.count(b"\n") + 1
+        warnings.warn(
+            f"line {number} of {path} is still being written and left out: run the same command "
+            "again once it is complete",
+            UnfinishedLineWarning,
+            stacklevel=2,
+        )
+        content = content[: content.rfind(b"\n") + 1]
     if not content.strip():
         raise ValueError(f"{path} is empty: give it one line for each question, such as {_EXAMPLE}")
     # blank lines at the end are none; those in between are errors of their own
@@ -115,6 +133,18 @@ def read_lines(path: Path, strict: bool = False) -> tuple[list[Line], list[bytes
 def checksum(lines: Iterable[bytes]) -> str:
     """Return what tells lines of a file from others."""
     return hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
+
+
+def _is_finished(content: bytes) -> bool:
+    """Return whether the last line of a file has an end, or is JSON without one."""
+    last = content[content.rfind(b"\n") + 1 :].strip()
+    if not last:
+        return True
+    try:
+        json.loads(last)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _line(raw: bytes, number: int, folder: Path, strict: bool) -> Line:
@@ -295,7 +325,7 @@ class Results(Lines):
             # of the lines, those that there were then must be the same
             count = before.pop("lines")
             was = differences(before, {"input": checksum(lines[:count]), **settings})
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise ValueError(
                 f"{self.path} has content, but what made it cannot be read from {path.name} "
                 "beside it: pass another OUT"
@@ -308,7 +338,7 @@ class Results(Lines):
 
     def _record(self, line: bytes, index: int, ids: Sequence[Any]) -> dict[str, Any]:
         """Return an earlier result, which has to be that of the question at its index."""
-        with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, IndexError, RecursionError):
             record = json.loads(line)
             if record["id"] == ids[index] and {"answer", "error"} <= record.keys():
                 return record

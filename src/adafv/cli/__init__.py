@@ -1,5 +1,6 @@
 """Run the command line; heavy imports happen inside the commands: `adafv --help` needs no torch."""
 
+import errno
 import io
 import sys
 from typing import Annotated
@@ -15,13 +16,15 @@ except ModuleNotFoundError as error:
     raise SystemExit(2) from None
 
 from adafv.cli import asking, batch, fetching, listing, measuring, serve, speed, tuning, ui
-from adafv.utils.checks import checked
+from adafv.utils.checks import checked, is_out_of_memory
 
 __all__ = ["main"]
 
 # Exit statuses, as shells know them.
 BAD_INPUT = 2
 INTERRUPTED = 130
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 app = typer.Typer(
     help="Fewer visual tokens for vision-language models: AdaFV and its rivals.",
@@ -90,36 +93,41 @@ def main(arguments: list[str] | None = None) -> int:
     # Ctrl-C
     except (typer.Abort, KeyboardInterrupt):
         status = INTERRUPTED
-    except ValueError as error:
-        return _fail(str(error), BAD_INPUT)
-    except ModuleNotFoundError as error:
-        # a package of an extra is missing; what else cannot be imported is a bug
-        command = f"adafv {arguments[0]}" if arguments else "adafv"
-        advice = extras.sentence(error, command)
-        if advice is None:
-            raise
-        return _fail(advice, BAD_INPUT)
     except Exception as error:
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(error, torch.OutOfMemoryError):
-            return _fail(
-                "the memory of the device is too small: pass a smaller --keep or --batch-size, a "
-                "smaller image, or --device cpu",
-                BAD_INPUT,
-            )
-        # typer's usage errors, which have no public base class
-        if not hasattr(error, "format_message"):
+        sentence = _sentence(error, arguments)
+        # a bug
+        if sentence is None:
             raise
-        said = error.format_message()
-        if not said.endswith((".", "?")):
-            said += "."
-        # of the command whose options were wrong
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "adafv"
-        return _fail(f"{said} See '{command} --help'.", BAD_INPUT)
+        return _fail(sentence, BAD_INPUT)
     if status == INTERRUPTED:
         return _fail("stopped", status)
     return status or 0
+
+
+def _sentence(error: Exception, arguments: list[str]) -> str | None:
+    """Return what a person is told of an error; None: it is nothing that a person can mend."""
+    if isinstance(error, ValueError):
+        return str(error)
+    # a package of an extra is missing; what else cannot be imported is a bug
+    if isinstance(error, ModuleNotFoundError):
+        return extras.sentence(error, f"adafv {arguments[0]}" if arguments else "adafv")
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return f"the output cannot be written ({error.strerror}): make room, or send it elsewhere"
+    if is_out_of_memory(error):
+        return (
+            "the memory of the device is too small: pass a smaller --keep or --batch-size, a "
+            "smaller image, or --device cpu"
+        )
+    # typer's usage errors, which have no public base class
+    if not hasattr(error, "format_message"):
+        return None
+    said = error.format_message()
+    if not said.endswith((".", "?")):
+        said += "."
+    # of the command whose options were wrong
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "adafv"
+    return f"{said} See '{command} --help'."
 
 
 def _fail(message: str, status: int) -> int:

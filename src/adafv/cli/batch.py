@@ -3,6 +3,7 @@
 The HTTP server is another command, see `adafv.cli.serve`.
 """
 
+import os
 import sys
 from contextlib import redirect_stdout
 from io import FileIO
@@ -105,6 +106,7 @@ def batch(
     from adafv.batch.job import Batch
     from adafv.utils.files import writable_folder
 
+    quiet()
     plan = Batch(
         source=source,
         out=None if piped else out,
@@ -116,7 +118,6 @@ def batch(
     if not piped:
         # a folder that cannot be written is said now, not after hours
         writable_folder(out.parent)
-    quiet()
     stdout = sys.stdout
     # Ray talks, and stdout is for results
     with redirect_stdout(sys.stderr):
@@ -173,6 +174,8 @@ def _engine(
 ) -> "Engine":
     """Return an engine by its name; only its own imports are made."""
     if name == "vllm":
+        # no process that vLLM starts runs code that lies in the current folder
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
         from adafv.batch.vllm import VLLMEngine
 
         return VLLMEngine(model, dtype)

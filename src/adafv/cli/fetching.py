@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from adafv.cli.options import Json
+from adafv.cli.options import Json, UnusedDevice, UnusedDtype, UnusedModel
 from adafv.cli.printing import print_json, quiet
+from adafv.cli.signals import stop_as_interrupted
 from adafv.models.photo import NAME
 
 # What can be fetched.
@@ -25,9 +26,9 @@ def fetch(
             "--bridge", metavar="FILE", help="A bridge of your own training.", show_default=False
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", hidden=True)] = None,
-    device: Annotated[str | None, typer.Option("--device", hidden=True)] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", hidden=True)] = None,
+    model: UnusedModel = None,
+    device: UnusedDevice = None,
+    dtype: UnusedDtype = None,
     as_json: Json = False,
 ) -> None:
     """Fetch a model that is not part of this package, once; `--model photo` uses it afterwards."""
@@ -36,6 +37,8 @@ def fetch(
     from adafv.models.photo.fetch import fetch as fetch_photo
 
     quiet()
+    # what was begun is cleared away
+    stop_as_interrupted()
     # each step is said as it begins
     fetched = fetch_photo(bridge, lambda step: typer.echo(f"adafv: {step} …", err=True))
     if as_json:

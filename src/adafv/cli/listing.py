@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adafv.cli.options import Json
+from adafv.cli.options import Json, UnusedDevice, UnusedDtype, UnusedModel
 from adafv.cli.printing import print_json, print_table, say
 from adafv.integrations.vllm.architectures import ARCHITECTURES
 
@@ -36,9 +36,9 @@ PROVEN = {
 
 
 def methods(
-    model: Annotated[str | None, typer.Option("--model", hidden=True)] = None,
-    device: Annotated[str | None, typer.Option("--device", hidden=True)] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", hidden=True)] = None,
+    model: UnusedModel = None,
+    device: UnusedDevice = None,
+    dtype: UnusedDtype = None,
     as_json: Json = False,
 ) -> None:
     """List the methods, each with its paper."""
@@ -60,9 +60,9 @@ def methods(
 
 
 def families(
-    model: Annotated[str | None, typer.Option("--model", hidden=True)] = None,
-    device: Annotated[str | None, typer.Option("--device", hidden=True)] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", hidden=True)] = None,
+    model: UnusedModel = None,
+    device: UnusedDevice = None,
+    dtype: UnusedDtype = None,
     engine: Annotated[
         str, typer.Option("--engine", metavar="E", help="hf (transformers) or vllm.")
     ] = "hf",

@@ -122,6 +122,11 @@ Dtype = Annotated[
         help="float32, bfloat16, float16; default: bfloat16 on cuda, else float32.",
     ),
 ]
+# Taken by commands that run no model, so that a script may pass what it passes to `ask`: whatever
+# these say, the output is the same.
+UnusedModel = Annotated[str | None, typer.Option("--model", hidden=True)]
+UnusedDevice = Annotated[str | None, typer.Option("--device", hidden=True)]
+UnusedDtype = Annotated[str | None, typer.Option("--dtype", hidden=True)]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 
 
@@ -260,7 +265,7 @@ def complain_of_words(processor: Any, questions: Iterable[str], model: str | Non
     """Say which words of some questions the embedded model doesn't know; return them."""
     from adafv.models.vocabulary import unknown_words, unknown_words_notice
 
-    if model is not None:
+    if model not in (None, embedded.NAME):
         return []
     # each word once, in the order of the questions
     found: dict[str, None] = {}

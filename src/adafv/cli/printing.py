@@ -21,6 +21,7 @@ def quiet() -> None:
     from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
+    from adafv.batch.jsonl import UnfinishedLineWarning
     from adafv.families import UnprovenFamilyWarning
     from adafv.models.images import FirstFrameWarning
     from adafv.models.vocabulary import PhotographWarning
@@ -35,6 +36,7 @@ def quiet() -> None:
         FirstFrameWarning,
         PhotographWarning,
         UnlockedWarning,
+        UnfinishedLineWarning,
     )
     for kind in ours:
         warnings.simplefilter("once", kind)

@@ -28,6 +28,8 @@ VARIABLES = {
     "PILLOW_BLOCK_SIZE": "64m",
     # vLLM reports the machine and the class of the model otherwise
     "VLLM_NO_USAGE_STATS": "1",
+    # no process that vLLM starts runs code that lies in the current folder
+    "PYTHONSAFEPATH": "1",
 }
 IMAGES = {"backend": "pil"}  # prepared as everywhere in this library
 # Flags of vLLM's that we set, or whose options are ours too.
@@ -181,7 +183,7 @@ def _command(
         limits: how many images and videos a prompt may hold.
         embedded: the model is the embedded one.
     """
-    command = [sys.executable, "-m", "adafv.integrations.vllm.server"]
+    command = [sys.executable, "-P", "-m", "adafv.integrations.vllm.server"]
     command += ["--model", source, "--middleware", CHECKS]
     # a flag that is given goes before our default
     names = {_name(flag) for flag in flags}

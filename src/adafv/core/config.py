@@ -13,7 +13,7 @@ from operator import index
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, get_args, get_origin
 
-from adafv.utils.checks import checked
+from adafv.utils.checks import LARGEST, check_size, checked
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -119,6 +119,7 @@ class PruneConfig:
         budget = {}
         for name, kind, example in (("keep", float, "0.1"), ("tokens", int, "144")):
             value = saved.get(name)
+            check_size(f"{prefix}{name}", value)
             if value is not None and not fits(value, kind):
                 raise ValueError(
                     f"{prefix}{name}={value!r} is not {wanted(kind)}: pass one, e.g. {example}"
@@ -231,9 +232,12 @@ def fits(value: Any, kind: Any) -> bool:
     if isinstance(kind, UnionType):
         return any(fits(value, one) for one in get_args(kind))
     if get_origin(kind) is Iterable:
-        return isinstance(value, list | tuple) and all(type(entry) is int for entry in value)
+        return isinstance(value, list | tuple) and all(fits(entry, int) for entry in value)
     if get_origin(kind) is Literal:
         return isinstance(value, str)
+    # too large to be calculated with
+    if type(value) is int and abs(value) > LARGEST:
+        return False
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value)
     return type(value) is kind
@@ -246,6 +250,7 @@ def check_type(name: str, value: Any, kind: Any, default: Any) -> None:
         kind: type of its dataclass field.
         default: to be named as an example.
     """
+    check_size(name, value)
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     if any(one not in (bool, int, float, NoneType) for one in kinds) or fits(value, kind):
         return

@@ -92,7 +92,7 @@ def serving(*flags: str) -> Iterator[Server]:
     Raises:
         ValueError: it doesn't start, with the end of its log.
     """
-    with running([sys.executable, "-m", "adafv", "serve", *flags]) as server:
+    with running([sys.executable, "-P", "-m", "adafv", "serve", *flags]) as server:
         yield server
 
 

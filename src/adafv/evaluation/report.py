@@ -78,7 +78,7 @@ def read(path: str | Path) -> dict[str, Any]:
         inside = Path(path) / "results.json"
         wanted = inside if inside.is_file() else "results.json of `adafv eval`"
         raise ValueError(f"{path} cannot be read ({error.strerror}): pass {wanted}") from error
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{path} is not results.json of `adafv eval`: pass one that is") from None
     if not rows:
         raise ValueError(f"{path} has no rows: run `adafv eval` with this --out again")

@@ -46,7 +46,7 @@ from adafv.methods.vcast import VCAST
 from adafv.methods.vidcom2 import VidCom2
 from adafv.methods.visionzip import VisionZip
 from adafv.methods.vispruner import VisPruner
-from adafv.utils.checks import checked, did_you_mean
+from adafv.utils.checks import check_size, checked, did_you_mean
 
 __all__ = [
     "BASELINES",
@@ -134,7 +134,7 @@ KNOWN = ChainMap(METHODS, BASELINES, VIDEO_METHODS)
 
 
 @checked
-def method(name: str, **options: Any) -> Pruner:
+def method(name: str, /, **options: Any) -> Pruner:
     """Make a pruner by its name: `method("adafv", keep=0.1)`.
 
     Raises:
@@ -179,6 +179,7 @@ def from_config(
         if option == "skip" and value == TEMPLATE:
             read[option] = TemplateIds(template())
             continue
+        check_size(option, value)
         # a text where a method would calculate fails only later, in the depths
         if option in known and not fits(value, known[option]):
             raise ValueError(

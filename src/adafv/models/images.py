@@ -4,8 +4,10 @@ import importlib.util
 import io
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -149,30 +151,32 @@ def first_frame(image: Image.Image, name: str = "the image") -> str:
     return f"{name} {what}, of which the first {kind} is taken"
 
 
-def _opened(source: str | bytes) -> Image.Image:
+@contextmanager
+def _opened(source: str | bytes) -> Iterator[Image.Image]:
     """Open an image lazily; HEIC through pillow-heif, where that is installed."""
-    try:
-        return Image.open(_file(source))
-    except UnidentifiedImageError:
-        if not _is_heic(_head(source)) or importlib.util.find_spec("pillow_heif") is None:
-            raise
-        # registered only when it is needed: it is asked first about every image from then on
-        import pillow_heif
+    # Pillow gets a stream: of a path it maps some TIFFs into memory, and then turns them wrongly
+    with _stream(source) as stream:
+        try:
+            image = Image.open(stream)
+        except UnidentifiedImageError:
+            if not _is_heic(_head(source)) or importlib.util.find_spec("pillow_heif") is None:
+                raise
+            # registered only when it is needed: it is asked first about every image from then on
+            import pillow_heif
 
-        pillow_heif.register_heif_opener()
-        return Image.open(_file(source))
+            pillow_heif.register_heif_opener()
+            image = Image.open(stream)
+        with image:
+            yield image
 
 
-def _file(source: str | bytes) -> Any:
-    # A new stream each time: one that Pillow gave up on has been read in part.
-    return io.BytesIO(source) if isinstance(source, bytes) else source
+def _stream(source: str | bytes) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
 
 
 def _head(source: str | bytes) -> bytes:
-    if isinstance(source, bytes):
-        return source[:_HEAD]
-    with open(source, "rb") as file:
-        return file.read(_HEAD)
+    with _stream(source) as stream:
+        return stream.read(_HEAD)
 
 
 @checked

@@ -44,9 +44,9 @@ DTYPES = {
 }
 
 
-# What transformers raises at files that it cannot read; an entry of a wrong type is the last.
+# What transformers raises at files that it cannot read, or whose entries are of a wrong type.
 _UNLOADABLE = (
-    *(OSError, ValueError, RuntimeError, KeyError, ImportError),
+    *(OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AttributeError),
     *(SafetensorError, StrictDataclassError),
 )
 
@@ -164,7 +164,8 @@ def device_of(name: str | None) -> torch.device:
         # PyTorch names devices that this machine lacks; only a tensor on one tells
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
+    # a device that needs a package of its own
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise ValueError(
             f"device {name!r} cannot be used ({sentence(error)}): pass cpu, or leave it out"
         ) from None

@@ -128,7 +128,7 @@ def prompt_for(
         video: with the placeholder of a video instead.
 
     Raises:
-        ValueError: see `check_question`.
+        ValueError: see `check_question`; the template is damaged, or refuses the question.
     """
     question = check_question(processor, question)
     shown = "video" if video else "image"
@@ -144,10 +144,18 @@ def prompt_for(
     content = [{"type": "text", "text": question}]
     if image:
         content.insert(0, {"type": shown})
-    # one user turn, and the opening of the answer
-    return tools.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
+    try:
+        # one user turn, and the opening of the answer
+        return tools.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+    # a template raises whatever its author liked
+    except Exception as error:
+        reason = " ".join(str(error).split()).rstrip(".:") or type(error).__name__
+        raise ValueError(
+            f"the model's chat template (chat_template.jinja) cannot be applied ({reason}): "
+            "download the model again"
+        ) from error
 
 
 @checked

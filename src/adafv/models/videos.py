@@ -186,10 +186,11 @@ def _read(
             _check_length(name, container.duration / av.time_base)
 
         # when each frame is shown, from the packets: headers may lie, or not know
-        times, keys = _times(container, stream)  # (total,), (keys,)
+        times, of_packets, keys = _times(container, stream)  # (total,), (packets,), (keys,)
         if not len(times):
             raise ValueError(f"{name} has no frames: save or download it again")
-        if len(times) < stream.frames:
+        edited = len(times) < len(of_packets) or _is_shortened(stream)
+        if len(times) < stream.frames and not edited:
             raise ValueError(
                 f"{name} is cut off, it holds {len(times)} of {stream.frames} frames: save or "
                 "download it again"
@@ -204,17 +205,8 @@ def _read(
         if admit is not None:
             admit(count * stream.width * stream.height)
         chosen = times[indices]  # (F,)
-        _check_work(name, times, keys, chosen, stream.width * stream.height)
-        frames: list[NDArray[np.uint8]] = []
-        group = -1
-        for time in chosen.tolist():
-            # go to the nearest frame from which decoding can begin, unless it is decoded from there
-            of_key = int(np.searchsorted(keys, time, side="right"))
-            if of_key != group:
-                container.seek(time, stream=stream)
-                decoded = container.decode(stream)
-                group = of_key
-            frames.append(_frame(name, decoded, stream, time))
+        _check_work(name, of_packets, keys, chosen, stream.width * stream.height)
+        frames = _decoded(name, container, stream, keys, chosen)
 
     check_image(Image.fromarray(frames[0]), name)
     return Video(np.stack(frames), tuple(indices.tolist()), len(times), len(times) / seconds)
@@ -232,18 +224,17 @@ def _check_work(
     Decoding begins at a key frame: a small file of one key frame may hold hours of work.
 
     Args:
-        times: (total,) of all frames.
+        times: (packets,) of all frames, in order.
         keys: (keys,) of those from which decoding can begin.
         chosen: (F,) of those to keep.
         pixels: of a frame.
     """
-    ordered = np.sort(times)
     group = np.searchsorted(keys, chosen, side="right")  # (F,)
     decoded = 0
     for of_key in np.unique(group):
-        start = keys[of_key - 1] if of_key else ordered[0]
+        start = keys[of_key - 1] if of_key else times[0]
         last = chosen[group == of_key].max()
-        decoded += int(((ordered >= start) & (ordered <= last)).sum())
+        decoded += int(((times >= start) & (times <= last)).sum())
     if decoded * pixels > MOST_DECODED * len(chosen):
         raise ValueError(
             f"{name} has too few key frames, {decoded:,} frames would have to be decoded for "
@@ -251,12 +242,17 @@ def _check_work(
         )
 
 
-def _times(container: Any, stream: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return when each frame is shown, in units of the stream's time base.
+def _times(
+    container: Any, stream: Any
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return when each frame is shown, in units of the stream's time base, in order.
 
     Returns:
-        (total,) of all frames, and (keys,) of those from which decoding can begin.
+        (total,) of the frames that a player shows, (packets,) also of those that an edit list
+        leaves out, which are decoded and dropped, and (keys,) of those from which decoding can
+        begin.
     """
+    shown: list[int] = []
     found: list[int] = []
     keys: list[int] = []
     for packet in container.demux(stream):
@@ -264,9 +260,41 @@ def _times(container: Any, stream: Any) -> tuple[NDArray[np.int64], NDArray[np.i
         # the last packet is empty
         if packet.size and time is not None:
             found.append(time)
+            if not packet.is_discard:
+                shown.append(time)
             if packet.is_keyframe:
                 keys.append(time)
-    return np.sort(np.array(found, dtype=np.int64)), np.sort(np.array(keys, dtype=np.int64))
+    return _in_order(shown), _in_order(found), _in_order(keys)
+
+
+def _in_order(times: list[int]) -> NDArray[np.int64]:
+    return np.sort(np.array(times, dtype=np.int64))
+
+
+def _is_shortened(stream: Any) -> bool:
+    """Return whether an edit list leaves frames out, of which no packet is read then."""
+    if stream.duration is None or not stream.average_rate:
+        return False
+    frames = stream.duration * stream.time_base * stream.average_rate
+    # a duration is rounded to less than half a frame
+    return bool(frames < stream.frames - 0.5)
+
+
+def _decoded(
+    name: str, container: Any, stream: Any, keys: NDArray[np.int64], chosen: NDArray[np.int64]
+) -> list[NDArray[np.uint8]]:
+    """Return the frames (height, width, 3) that are shown at times (F,), upright."""
+    frames: list[NDArray[np.uint8]] = []
+    group = -1
+    for time in chosen.tolist():
+        # go to the nearest frame from which decoding can begin, unless it is decoded from there
+        of_key = int(np.searchsorted(keys, time, side="right"))
+        if of_key != group:
+            container.seek(time, stream=stream)
+            decoded = container.decode(stream)
+            group = of_key
+        frames.append(_frame(name, decoded, stream, time))
+    return frames
 
 
 def _frame(name: str, decoded: Iterator[Any], stream: Any, time: int) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from adafv.utils.checks import checked
+from adafv.utils.checks import check_size, checked
 
 __all__ = ["BudgetError", "check_budget", "check_share", "num_keep", "share_of", "split_budget"]
 
@@ -72,6 +72,7 @@ def check_budget(keep: float | None, tokens: int | None) -> None:
         # True is an int for Python, and no budget
         if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
             raise ValueError(f"{name}={value!r} is not a number: pass keep=0.1, or tokens=144")
+        check_size(name, value)
     if keep is not None and not 0 < keep <= 1:
         hint = ""
         if 1 < keep <= 100:

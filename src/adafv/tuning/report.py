@@ -59,7 +59,7 @@ def read(path: str | Path) -> dict[str, Any] | None:
             "chosen": found["chosen"],
             "verdict": found["verdict"],
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

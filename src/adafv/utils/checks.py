@@ -11,11 +11,12 @@ from functools import wraps
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-__all__ = ["checked", "did_you_mean", "has_surrogate", "one_of"]
+__all__ = ["checked", "did_you_mean", "has_surrogate", "is_out_of_memory", "one_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _RAW = (AttributeError, LookupError, TypeError, RuntimeError)
+LARGEST = 2**63 - 1  # integer that a tensor has room for
 _SMALLEST = 1e-30  # to divide by in fp32
 _LONGEST = 60  # characters of a value that a message shows
 
@@ -93,8 +94,8 @@ def _complaint(
     for name, value in arguments.items():
         if hasattr(value, "shape"):
             shapes.append(f"{name} {tuple(value.shape)}")
-    out_of_memory = type(error).__name__ == "OutOfMemoryError"
-    if shapes and isinstance(error, RuntimeError | IndexError) and not out_of_memory:
+    unfit = isinstance(error, RuntimeError | IndexError) and not is_out_of_memory(error)
+    if shapes and unfit:
         reason = str(error).split("\n")[0]
         return (
             f"{call.__name__} cannot take {', '.join(shapes)} ({reason}): "
@@ -214,10 +215,28 @@ def has_surrogate(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
+@checked
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that there is too little memory, of a device or of the machine.
+
+    Its class tells, but for PyTorch's on a CPU, which is any `RuntimeError`.
+    """
+    # by its name: PyTorch is not imported here
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
 def one_of(name: str, value: object, *known: str) -> None:
     """Raise a `ValueError` unless an option has one of its known values."""
     if value not in known:
         raise ValueError(f"{name}={value!r} is unknown: pass one of {', '.join(map(repr, known))}")
+
+
+def check_size(name: str, value: Any) -> None:
+    """Raise a `ValueError` for an integer that a tensor has no room for."""
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError(f"{name}={_shown(value)} is out of range: pass a number nearer to 0")
 
 
 def positive(name: str, value: float, example: float) -> None:

@@ -289,7 +289,7 @@ def check_own(path: str | Path, columns: Iterable[str], command: str) -> None:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         own = bool(rows) and all(columns <= row.keys() for row in rows)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         own = False
     if not own:
         raise ValueError(

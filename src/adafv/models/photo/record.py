@@ -24,12 +24,16 @@ def parts(bridge: Path) -> dict[str, str]:
 
 @checked
 def recorded(target: Path) -> dict[str, Any] | None:
-    """Return what the model in a folder was made of; None: there is no complete one."""
+    """Return what the model in a folder was made of; None: it is missing, incomplete or damaged."""
     path = target / RECORD
-    if path.is_file() and (target / "config.json").is_file():
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-    return None
+    if not path.is_file() or not (target / "config.json").is_file():
+        return None
+    try:
+        found = json.loads(path.read_text())
+    # brackets may be nested deeper than Python reads
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 @checked
