@@ -30,6 +30,7 @@ from adafv.models.generation import check_answer_length, check_text_length
 from adafv.models.images import open_image
 from adafv.models.prompting import build_inputs, check_question
 from adafv.models.vocabulary import unknown_words
+from adafv.utils.checks import is_out_of_memory
 from adafv.utils.clock import now
 from adafv.viz import Word, check_drawable, explained, question_words
 
@@ -176,7 +177,9 @@ class Playground:
             # encode, or take what is known
             try:
                 encoded, before = self._encoded(session, question, [*pruners.values()])
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 raise ValueError(
                     "the memory of the device is too small for this image: make it smaller"
                 ) from None
@@ -355,7 +358,9 @@ class Playground:
             )
         except ValueError as error:
             return Result(pruner.name, note=str(error))
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             return Result(
                 pruner.name,
                 note="the memory of the device is too small for so many tokens: keep fewer",

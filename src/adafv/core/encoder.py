@@ -23,7 +23,7 @@ from adafv.core.visual_tokens import Returned
 from adafv.families.base import Family, base_of, hidden_index, layers_of
 from adafv.families.crop_layout import Layout
 from adafv.utils.adapters import without_adapters
-from adafv.utils.checks import checked
+from adafv.utils.checks import checked, is_out_of_memory
 
 __all__ = ["Part", "asks_for_gradients", "run", "without_later_layers"]
 
@@ -355,9 +355,9 @@ def _call(
             **{name: inputs[name] for name in accepted}, return_dict=True, **options
         )
         return output
-    except torch.OutOfMemoryError:
-        raise
     except REFUSALS as error:
+        if is_out_of_memory(error):
+            raise
         # the first line of the message says what is wrong
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         chosen = " and ".join(name for name in CHOICES if name in accepted)

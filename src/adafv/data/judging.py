@@ -15,7 +15,7 @@ _LEADING = re.compile(rf"\W*(?:{_FILLER}\s+)+(?=\S)(?!{_FILLER}(?![\w+-]))", re.
 _ARTICLE = re.compile(r"(?<=\s)(?:an|some|the|a)\s+(?=\w)")
 # what repeats a yes or a no
 _ECHO = re.compile(
-    r"(\W*(?:yes|no)\b)\W+(?:(?:it|there|they|is|are|does|do|not|isn't|aren't|doesn't|don't)\b\W*)+",
+    r"(\W*(?:yes|no)\b)\W+(?:(?:it|there|they|(?:is|are|does|do)(?:n't)?|not)\b\W*)+",
     re.IGNORECASE,
 )
 NUMBERS = {

@@ -103,7 +103,7 @@ def read_entry(path: str | Path) -> dict[str, Any]:
         check_entry(entry)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror}): pass {ENTRY}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not an entry of the leaderboard: {error}") from None
     return entry
 

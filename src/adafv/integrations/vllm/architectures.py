@@ -33,8 +33,8 @@ class Architecture:
         sorts: vLLM sorts images by how many patches they have before the tower sees them.
         in_front: vLLM puts the one image of a prompt in front of it, and a line break behind it;
             nothing in the prompt stands for the image.
-        apart: each rank can encode images of its own (`--mm-encoder-tp-mode data`): nothing behind
-            the tower is shared out among ranks.
+        encodes_by_rank: each rank can encode images of its own
+            (`--mm-encoder-tp-mode data`): nothing behind the tower is shared out among ranks.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Architecture:
     tower: str = ""
     sorts: bool = False
     in_front: bool = False
-    apart: bool = True
+    encodes_by_rank: bool = True
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -295,7 +295,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         family="llama4",
         structure=True,
         marker="fake_image_token",
-        apart=False,
+        encodes_by_rank=False,
     ),
     "Exaone4_5_ForConditionalGeneration": Architecture(
         name="PrunedExaone4_5",

@@ -35,7 +35,7 @@ def check_config(vllm_config: Any, architecture: Architecture) -> None:
             "compile_mm_encoder": compilation.compile_mm_encoder,
             "cudagraph_mm_encoder": compilation.cudagraph_mm_encoder,
             # ranks would wait for each other in its projector, each with images of its own
-            "--mm-encoder-tp-mode data": by_rank and several and not architecture.apart,
+            "--mm-encoder-tp-mode data": by_rank and several and not architecture.encodes_by_rank,
             # an encoding depends on the request's adapter, which is not in the image's hash
             "--enable-tower-connector-lora": lora is not None and lora.enable_tower_connector_lora,
         }
