@@ -1,7 +1,7 @@
 """The methods by name. A new one is a file here and its class in `CLASSES`."""
 
 from collections import ChainMap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -134,12 +134,17 @@ KNOWN = ChainMap(METHODS, BASELINES, VIDEO_METHODS)
 
 
 @checked
-def method(name: str, /, **options: Any) -> Pruner:
+def method(name: str, **options: Any) -> Pruner:
     """Make a pruner by its name: `method("adafv", keep=0.1)`.
 
     Raises:
         ValueError: an unknown name (the closest one is suggested), or options the method refuses.
     """
+    return _made(name, options)
+
+
+def _made(name: str, options: Mapping[str, Any]) -> Pruner:
+    """Make a pruner; an option may be called anything, "name" too, and is refused then."""
     cls = KNOWN.get(name)
     if cls is None:
         hint = did_you_mean(name, KNOWN, f"there are {', '.join(METHODS)}")
@@ -187,7 +192,7 @@ def from_config(
             )
 
     whole = replace(config, options=read).given(options)
-    return method(name, **whole.options, **whole.budget)
+    return _made(name, {**whole.options, **whole.budget})
 
 
 @checked

@@ -15,6 +15,7 @@ from adafv.core.selection import Selection
 from adafv.core.visual_tokens import Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.methods.adafv import AdaFV
+from adafv.ops.budget import share_of
 from adafv.utils.checks import checked, one_of
 
 __all__ = ["BASELINES", "Eager", "Listed"]
@@ -103,12 +104,15 @@ class Listed(AdaFV):
         by_relevance, mass_t = _ranked(relevance, longest)
         by_saliency, mass_v = _ranked(saliency, longest)
 
-        reserved = int(self.reserve * budget)
+        # each list is sure of the reserve, as far as it has any mass
+        reserved = share_of(budget, self.reserve)
+        sure_t = min(reserved, int((relevance > 0).sum()))
+        sure_v = min(reserved, int((saliency > 0).sum()))
         total = budget
         while True:
             # the split whose product of masses is largest
-            least = max(reserved, total - longest)
-            most = min(total - reserved, longest)
+            least = max(sure_t, total - longest)
+            most = min(total - sure_v, longest)
             splits = torch.arange(least, most + 1, device=relevance.device)
             mass = mass_t[splits] * mass_v[total - splits]
             k_t = int(splits[mass.argmax()].item())

@@ -43,7 +43,7 @@ def wilson(images: Sequence[Sequence[bool]]) -> tuple[float, float]:
 
     # the design effect: variance over images against that of as many independent answers
     differ = min(right.sum(), n - right.sum())
-    if differ < MIN_CHANGED or clusters == 1:
+    if differ < MIN_CHANGED or clusters in (1, n):
         return score_interval(share, clusters)
     independent = share * (1 - share) / n
     effective = n / max(1.0, cluster_variance(right, sizes) / independent)
