@@ -1,4 +1,4 @@
-"""Drawings of the documentation, from the embedded model."""
+"""Drawings of the documentation: the loop of the photo model, all others of the embedded one."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -11,8 +11,10 @@ from PIL import Image
 from writing import percent
 
 from adafv.data.cases import CASES, EXPLAINED
+from adafv.data.photographs import FOLDER
 from adafv.data.scenes import draw
 from adafv.methods import method
+from adafv.models.images import open_image
 from adafv.models.load import load
 from adafv.models.prompting import build_inputs
 from adafv.viz import Explanation, explanation, explanations, split_curves
@@ -29,12 +31,15 @@ LOOP_MS = (1200, 900, 900, 900, 3500)
 COMPARED = ("adafv", "random")
 WRONG = "#b3261e"
 SCENE = 4
-"""Number of the first image of the README, in the validation split."""
+"""Number of the image that the README asks about, in the validation split."""
+PHOTOGRAPH = "astronaut.jpg"
+ASKED, RIGHT = "Is there an astronaut?", "Yes"
+"""The README's first picture: a photograph, and what is asked about it."""
 
 
 @cache
-def _model() -> tuple[Any, Any]:
-    return load()
+def _model(name: str | None = None) -> tuple[Any, Any]:
+    return load(name)
 
 
 def explained_inputs() -> tuple[Any, dict[str, Any]]:
@@ -92,7 +97,10 @@ def scene() -> bytes:
 
 
 def budget() -> bytes:
-    """A loop: the budget falls, one method keeps the answer, random tokens lose it."""
+    """A loop: the budget falls, one method keeps the answer, random tokens lose it.
+
+    Of the photo model, which `adafv fetch photo` puts together.
+    """
     frames = []
     for share in LOOP:
         page = _compared(share)
@@ -135,16 +143,14 @@ def right() -> bytes:
 
 
 def _compared(share: float) -> style.PixelFigure:
-    """The image, what two methods keep of it, and what is answered from each."""
-    image = draw(SCENE, split="validation", suite="scenes")
-    question = image.questions[0]
+    """The photograph, what two methods keep of it, and what is answered from each."""
     pruners = [method(name, keep=share) for name in COMPARED]
-    whats = explanations(*_model(), image.image, question.text, pruners)
+    whats = explanations(*_model("photo"), open_image(FOLDER / PHOTOGRAPH), ASKED, pruners)
     page = style.PixelFigure(
         2 * style.MARGIN + 3 * style.PANEL + 2 * style.GAP, 3 * style.MARGIN + style.BODY + 124
     )
     top = 2 * style.MARGIN + 50
-    page.text(style.MARGIN, style.MARGIN + 6, question.text, 34, style.INK, weight="bold")
+    page.text(style.MARGIN, style.MARGIN + 6, ASKED, 34, style.INK, weight="bold")
     first = whats[0].pruned
     read = f"{percent(share)} of the visual tokens: {first.kept_tokens} of {first.visual_tokens}"
     page.text(page.width - style.MARGIN, style.MARGIN + 6, read, 26, style.GREY, ha="right")
@@ -158,7 +164,7 @@ def _compared(share: float) -> style.PixelFigure:
             draw_image(page, x, top + 30, whats[0])
         else:
             draw_kept(page, x, top + 30, whats[i - 1])
-        good = answer == question.answer
+        good = answer == RIGHT
         mark, hue = ("✓", style.PLAIN) if good else ("✗", WRONG)
         page.text(x, top + 30 + style.BODY + 38, f"{mark}  {answer}", 34, hue, weight="bold")
     return page
