@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from adafv.core.nested import NestedPruner
 from adafv.core.pruner import Pruner
 from adafv.core.visual_tokens import VisualTokens
+from adafv.methods import VIDEO_METHODS
 from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked
 
-__all__ = ["FirstHit", "first_hits"]
+__all__ = ["FirstHit", "check_counted", "first_hits"]
 
 Hit = Callable[[int], bool]
 """Tells if a budget keeps a related token."""
@@ -33,6 +34,25 @@ class FirstHit:
 
     tokens: int  # K
     scanned: bool = False
+
+
+@checked
+def check_counted(name: str, pruner: Pruner) -> None:
+    """Raise a `ValueError` if the first-hit budget of a method says nothing.
+
+    Args:
+        name: as the method was asked for.
+        pruner: the method.
+    """
+    if type(pruner).between_layers is not Pruner.between_layers:
+        raise ValueError(
+            f"method {name!r} chooses inside the language model, not before it: leave it out"
+        )
+    # these would count as keeping nothing where they refuse an image
+    if pruner.shrinks:
+        raise ValueError(f"method {name!r} shrinks images and has no order: leave it out")
+    if pruner.name in VIDEO_METHODS:
+        raise ValueError(f"method {name!r} prunes videos, these are images: leave it out")
 
 
 @checked

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from adafv.analysis.first_hit import FirstHit, first_hits
+from adafv.analysis.first_hit import FirstHit, check_counted, first_hits
 from adafv.analysis.signals import (
     chance,
     distinct,
@@ -29,7 +29,7 @@ from adafv.core.visual_tokens import Encoding
 from adafv.data.sample import Question, Sample
 from adafv.evaluation.boxes import distances, patches
 from adafv.families import check_has_grid
-from adafv.methods import VIDEO_METHODS, TextToImage, from_spec
+from adafv.methods import TextToImage, from_spec
 from adafv.models.boilerplate import boilerplate
 from adafv.models.prompting import build_batch, check_question
 from adafv.utils.checks import checked
@@ -156,18 +156,8 @@ class Analysis:
                 raise ValueError(
                     "method 'none' keeps every token, there is nothing to count: leave it out"
                 )
-            pruner = from_spec(name, template, tokens=1)
-            if type(pruner).between_layers is not Pruner.between_layers:
-                raise ValueError(
-                    f"method {name!r} chooses inside the language model, not before it: "
-                    "leave it out"
-                )
-            # these would count as keeping nothing where they refuse an image
-            if pruner.shrinks:
-                raise ValueError(f"method {name!r} shrinks images and has no order: leave it out")
-            if pruner.name in VIDEO_METHODS:
-                raise ValueError(f"method {name!r} prunes videos, these are images: leave it out")
-            found[name] = pruner
+            found[name] = from_spec(name, template, tokens=1)
+            check_counted(name, found[name])
         return found
 
     def run(

@@ -361,10 +361,8 @@ class Playground:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return Result(
-                pruner.name,
-                note="the memory of the device is too small for so many tokens: keep fewer",
-            )
+            note = "the memory of the device is too small for so many tokens: keep fewer"
+            return Result(pruner.name, note=note)
 
         # the dense answer comes first, so that the others can be compared with it
         known = session.results.get((question, DENSE, 1.0))
