@@ -29,7 +29,7 @@ def test_visual_tokens_are_those_of_the_library(family, monkeypatch):
         image = Image.new("RGB", size)
         inputs = build_inputs(tiny.processor, image, "?")
         [count] = AdaFV(tokens=1).encode(tiny.model, inputs).tokens.counts
-        assert requests.visual_tokens(image) == count
+        assert requests.count_visual_tokens(image) == count
 
 
 def test_a_prompt_that_vllm_puts_the_image_in_front_of(monkeypatch):

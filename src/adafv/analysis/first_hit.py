@@ -14,7 +14,7 @@ from adafv.methods import VIDEO_METHODS
 from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked
 
-__all__ = ["FirstHit", "check_counted", "first_hits"]
+__all__ = ["FirstHit", "check_has_first_hit", "first_hits"]
 
 Hit = Callable[[int], bool]
 """Tells if a budget keeps a related token."""
@@ -37,7 +37,7 @@ class FirstHit:
 
 
 @checked
-def check_counted(name: str, pruner: Pruner) -> None:
+def check_has_first_hit(name: str, pruner: Pruner) -> None:
     """Raise a `ValueError` if the first-hit budget of a method says nothing.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
-from adafv.analysis.first_hit import FirstHit, check_counted, first_hits
+from adafv.analysis.first_hit import FirstHit, check_has_first_hit, first_hits
 from adafv.analysis.signals import (
     chance,
     distinct,
@@ -157,7 +157,7 @@ class Analysis:
                     "method 'none' keeps every token, there is nothing to count: leave it out"
                 )
             found[name] = from_spec(name, template, tokens=1)
-            check_counted(name, found[name])
+            check_has_first_hit(name, found[name])
         return found
 
     def run(

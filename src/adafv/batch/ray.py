@@ -191,7 +191,7 @@ def _with_image(source: str, row: dict[str, Any]) -> dict[str, Any]:
         return {ERROR: failed(error)["error"]}
     return {
         "multimodal_data": {"image": image},
-        "visual_tokens": _requests(source).visual_tokens(image),
+        "visual_tokens": _requests(source).count_visual_tokens(image),
     }
 
 

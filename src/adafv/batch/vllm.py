@@ -132,7 +132,7 @@ class VLLMEngine:
             "mm_processor_kwargs": self.requests.options(request.pruner),
         }
         # counted first: what fails after vLLM has a request would leave its answer to nobody
-        count = self.requests.visual_tokens(shown)
+        count = self.requests.count_visual_tokens(shown)
         params = SamplingParams(**self.requests.sampling(max_new_tokens))
         try:
             [name] = self._llm.enqueue(prompt, params, use_tqdm=False)

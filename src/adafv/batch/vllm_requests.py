@@ -121,8 +121,8 @@ class Requests:
             titles = ", ".join(one.title for one in ARCHITECTURES.values() if one.videos)
             raise ValueError(f"clips are pruned on vLLM in {titles} alone: pass --engine hf")
 
-    def visual_tokens(self, image: Image.Image | Video) -> int:
-        """Return N of an image or a video: its patches, newlines not counted."""
+    def count_visual_tokens(self, image: Image.Image | Video) -> int:
+        """Count the patches of an image or a video, N: newlines are none."""
         if isinstance(image, Video):
             tools: Any = self.processor
             counts = tools._get_num_multimodal_tokens(video_sizes=[image.frames.shape[:3]])

@@ -82,7 +82,7 @@ class Prompt:
         # what stands between the placeholders of one image, once `spans` has told images apart
         self.between_placeholders = torch.zeros_like(self.mask)  # (B, L)
         # turns that were found before: images of one prompt share them
-        self.turns: dict[tuple[int, int, frozenset[int]], Turns] = {}
+        self._turns: dict[tuple[int, int, frozenset[int]], Turns] = {}
 
         # sequences that are packed into one row, told by their position ids
         self.segments = segments_of(inputs.get("position_ids"), self.mask)  # (B, L)
@@ -125,7 +125,7 @@ class Prompt:
                 "model together, without truncation"
             )
         spans: list[ImageSpan] = []
-        self.turns.clear()
+        self._turns.clear()
         for row, positions in zip(rows.split(lengths), columns.split(lengths), strict=True):
             if (row != row[0]).any():
                 raise ValueError(
@@ -199,9 +199,9 @@ class Prompt:
         # of the sequence that the image is in
         start, end = self._segment(span)
         known = (span.row, start, skip)
-        if known not in self.turns:
-            self.turns[known] = self._turns(span.row, start, end, skip)
-        turns, said = self.turns[known]
+        if known not in self._turns:
+            self._turns[known] = self._find_turns(span.row, start, end, skip)
+        turns, said = self._turns[known]
         if not turns:
             return torch.zeros(0, dtype=torch.long)
 
@@ -216,7 +216,7 @@ class Prompt:
                 return text
         return torch.zeros(0, dtype=torch.long)
 
-    def _turns(self, row: int, start: int, end: int, skip: frozenset[int]) -> Turns:
+    def _find_turns(self, row: int, start: int, end: int, skip: frozenset[int]) -> Turns:
         """Return the user's turns in a sequence of S columns, and what is said in each.
 
         Args:

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from adafv.utils.checks import checked
@@ -277,4 +278,7 @@ def _band(axes: Axes, row: dict[str, Any], scale: float, floor: float) -> None:
         textcoords="offset points",
         fontsize=9,
         color="#555555",
+        # legible where lines cross it
+        path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        zorder=4,
     )

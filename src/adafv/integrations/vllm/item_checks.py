@@ -8,8 +8,8 @@ from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 from adafv.integrations.vllm.architectures import Architecture
 from adafv.integrations.vllm.meta_model import NAMES
 
-Encoded = EmbeddingItems | DictEmbeddingItems
-"""What comes as embeddings, in either of vLLM's forms."""
+EMBEDDINGS = (EmbeddingItems, DictEmbeddingItems)
+"""What comes encoded already, in either of vLLM's forms."""
 
 __all__ = ["check_items", "check_structure", "check_tiles", "check_video", "refuse_missing"]
 
@@ -21,7 +21,7 @@ def refuse_missing(items_of: Mapping[str, Any]) -> None:
         items_of: of a request, by modality.
     """
     for modality, items in items_of.items():
-        if isinstance(items, Encoded):
+        if isinstance(items, EMBEDDINGS):
             continue
         if any(item is None for item in items.get_all_items_for_hash()):
             raise ValueError(f"{NAMES[modality]} by its uuid alone is not looked up: send it")
@@ -46,7 +46,7 @@ def check_items(
             raise ValueError(
                 f"{modality}s are not pruned on vLLM: pass adafv_keep=1 with such a request"
             )
-        if isinstance(items, Encoded):
+        if isinstance(items, EMBEDDINGS):
             raise ValueError(
                 f"encoded {modality}s are not pruned: pass {modality}s, or adafv_keep=1"
             )

@@ -76,14 +76,7 @@ def _separate(parts: list[Any], tokens: Sequence[str]) -> bool:
 
 def parts_in(messages: Any) -> Iterator[dict[str, Any]]:
     """Yield messages, and the parts of what they and tools say; not what a tool is called with."""
-    left = [messages]
-    while left:
-        match left.pop():
-            case dict() as found:
-                yield found
-                left += [found.get("content"), found.get("output")]
-            case list() as found:
-                left += found
+    yield from _objects_in(messages, ("content", "output"))
 
 
 def asks(message: Any) -> bool:
@@ -96,15 +89,19 @@ def asks(message: Any) -> bool:
     return message.get("role") == "user" and not returned
 
 
-def _objects_in(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield all JSON objects in a value, however deep."""
+def _objects_in(value: Any, below: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects in a value, however deep.
+
+    Args:
+        below: the fields whose values may hold further ones; None: all.
+    """
     # a stack, for a request may be nested deeper than Python recurses
     left = [value]
     while left:
         match left.pop():
             case dict() as found:
                 yield found
-                left += found.values()
+                left += [found.get(name) for name in (found if below is None else below)]
             case list() as found:
                 left += found
 
