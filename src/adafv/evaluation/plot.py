@@ -280,5 +280,5 @@ def _band(axes: Axes, row: dict[str, Any], scale: float, floor: float) -> None:
         color="#555555",
         # legible where lines cross it
         path_effects=[withStroke(linewidth=2.5, foreground="white")],
-        zorder=4,
+        zorder=10,
     )
