@@ -180,20 +180,28 @@ def _newlines_of_rows(encoding: Encoding, image: int, kept: Tensor) -> Tensor:
     """
     newlines = encoding.structural_indices[image]  # (n - N,)
     order = torch.arange(len(newlines), device=newlines.device)  # (n - N,)
-    lead = int((newlines == order).sum())
-    if lead:
-        before = torch.searchsorted(newlines, encoding.patch_indices[image][kept])  # (K,)
-        opening = before[:, None] - 1 - torch.arange(lead, device=before.device)  # (K, lead)
-        return newlines[opening.unique()]
-
-    crop = encoding.tokens.coordinates[image][:, 0]  # (N,)
+    leading = int((newlines == order).sum())
+    if leading:
+        tokens = encoding.patch_indices[image][kept]  # (K,)
+        return _opening(newlines, tokens, leading)
 
     # rows of tiles end in a newline; those of the thumbnail don't, unless it is all there is
+    crop = encoding.tokens.coordinates[image][:, 0]  # (N,)
     ends_in_newline = (crop >= crop.max().clamp(max=1)).to(kept.device)  # (N,)
     tokens = encoding.patch_indices[image][kept[ends_in_newline[kept]]]  # (at most K,)
+    return _closing(newlines, tokens)
 
-    # the first newline behind a kept token closes its row
-    closing = torch.searchsorted(newlines, tokens)  # (at most K,)
+
+def _opening(newlines: Tensor, tokens: Tensor, leading: int) -> Tensor:
+    """Return the last `leading` ones (M,) of newlines (n - N,) before each token (K,)."""
+    before = torch.searchsorted(newlines, tokens)  # (K,)
+    opening = before[:, None] - 1 - torch.arange(leading, device=before.device)  # (K, leading)
+    return newlines[opening.unique()]
+
+
+def _closing(newlines: Tensor, tokens: Tensor) -> Tensor:
+    """Return the first (M,) of newlines (n - N,) behind each token (K,)."""
+    closing = torch.searchsorted(newlines, tokens)  # (K,)
     used = closing.bincount(minlength=len(newlines) + 1)  # (n - N + 1,)
     return newlines[used[:-1] > 0]
 

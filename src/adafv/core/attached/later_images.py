@@ -91,65 +91,103 @@ def new_images(
     encoding, chat = _encoded(pruner, model, chat, masks, read)
     short = pruner.prune(model, chat | {COLUMNS: steps(chat["input_ids"]) + 1}, encoding)
 
-    # of that keep what is new, the longest row without padding
-    columns = short.pop(COLUMNS) - 1  # (B, L') of the full chat
-    is_new = (columns >= read).long()
-    longest = int(is_new.sum(1).max())  # q'
-    order = is_new.argsort(dim=1, stable=True)[:, -longest:]  # (B, q')
-    real = is_new.gather(1, order).bool()  # (B, q')
-    columns = columns.gather(1, order).where(real, -1)  # (B, q')
-    new_mask = masks.new_images.gather(1, columns.clamp(min=0)).where(real, 0)  # (B, q')
-    padded = not bool(real.all())
-    if padded:
+    # of that keep what is new
+    new = _new_columns(short.pop(COLUMNS) - 1, masks, read)
+    if new.padded:
         _check_padding(model)
+    new_ids = _picked(short["input_ids"], new.order)  # (B, q')
+    # what stands there in a row with padding is old, perhaps a placeholder
+    new_ids = new_ids.where(new.real, padding_id(model))
 
-    # number it: by the positions of the full chat, or behind what the cache holds
+    # number it: behind what the cache holds, or by the positions of the full chat
     start = known.following  # (B, 1)
     if start is None:
         before = masks.before
         start = before.sum(1, keepdim=True) if generates else ones(before[:, :1]) * read
     original = _original_positions(pruner, encoding, chat["attention_mask"], read)
-    shift = known.shift
     if original is None:
-        positions = start + (new_mask.cumsum(1) - 1).clamp(min=0)  # (B, q')
-        following = start + new_mask.sum(1, keepdim=True)  # (B, 1)
-        shift = shift + (masks.fresh.sum(1) - new_mask.sum(1))[:, None]  # (B, 1)
+        fewer = masks.fresh.sum(1, keepdim=True) - new.mask.sum(1, keepdim=True)  # (B, 1)
+        shift = known.shift + fewer
+        positions, following = _counted_on(start, new)
     else:
+        shift = known.shift
         given = inputs.get("position_ids")
         full = original + start if given is None else _moved(given, known, part)
-        positions = _picked(full, columns.clamp(min=0))  # (…, B, q')
-        counting = positions.reshape(-1, *columns.shape)[-3:]  # (1 or 3, B, q')
-        following = counting.masked_fill(~real, -1).amax((0, 2))[:, None] + 1  # (B, 1)
-    numbered = original is not None or padded or known.needs_positions(generates)
+        positions, following = _as_in_full_chat(full, new)
+    numbered = original is not None or new.padded or known.needs_positions(generates)
 
     # note what the cache holds then
-    new_ids = _picked(short["input_ids"], order)  # (B, q')
-    # what stands there in a row with padding is old, perhaps a placeholder
-    new_ids = new_ids.where(real, padding_id(model))
     lost = known.lost or pruner.loses_tokens(encoding)
     after = replace(
-        known.and_then(part.ids, new_ids, (columns - read).clamp(min=-1), 0),
+        known.and_then(part.ids, new_ids, (new.columns - read).clamp(min=-1), 0),
         following=following if numbered or lost else None,
-        counted="given" if original is not None or padded else known.counted,
+        counted="given" if original is not None or new.padded else known.counted,
         shift=shift,
         axes=0 if encoding.positions is None else len(encoding.positions),
         lost=lost,
     )
 
     # the other inputs: of what runs along the chat, what is new
-    rest = _new_of(short, chat, known, part, order, real, encoder_inputs(model))
+    rest = _new_of(short, chat, known, part, new, encoder_inputs(model))
     rest["past_key_values"] = inputs["past_key_values"]
     if "logits_to_keep" in inputs:
         rest["logits_to_keep"] = inputs["logits_to_keep"]
-        rest |= logits_kept(inputs, encoding, columns, start=read, layerwise=False)
+        rest |= logits_kept(inputs, encoding, new.columns, start=read, layerwise=False)
     return Part(
         ids=new_ids,
-        mask=None if part.mask is None and bool(new_mask.all()) else new_mask,
+        mask=None if part.mask is None and bool(new.mask.all()) else new.mask,
         positions=positions if numbered else None,
-        columns=columns,
+        columns=new.columns,
         rest=rest,
         after=after,
     )
+
+
+@dataclass(frozen=True)
+class _NewColumns:
+    """What is new in a pruned chat, in rows as long as the longest.
+
+    Attributes:
+        columns: (B, q') of the full chat; -1 for padding.
+        order: (B, q') columns of the pruned chat.
+        real: (B, q') which of them are no padding.
+        mask: (B, q') which of them are read.
+    """
+
+    columns: Tensor
+    order: Tensor
+    real: Tensor
+    mask: Tensor
+
+    @property
+    def padded(self) -> bool:
+        """Whether a row is shorter than the longest."""
+        return not bool(self.real.all())
+
+
+def _new_columns(columns: Tensor, masks: "_Masks", read: int) -> _NewColumns:
+    """Return what is new among the columns (B, L') of the full chat that are left."""
+    is_new = (columns >= read).long()
+    longest = int(is_new.sum(1).max())  # q'
+    order = is_new.argsort(dim=1, stable=True)[:, -longest:]  # (B, q')
+    real = is_new.gather(1, order).bool()  # (B, q')
+    columns = columns.gather(1, order).where(real, -1)  # (B, q')
+    mask = masks.new_images.gather(1, columns.clamp(min=0)).where(real, 0)  # (B, q')
+    return _NewColumns(columns, order, real, mask)
+
+
+def _counted_on(start: Tensor, new: _NewColumns) -> tuple[Tensor, Tensor]:
+    """Return positions (B, q') from `start` (B, 1) on, without gaps, and the next one (B, 1)."""
+    positions = start + (new.mask.cumsum(1) - 1).clamp(min=0)
+    return positions, start + new.mask.sum(1, keepdim=True)
+
+
+def _as_in_full_chat(full: Tensor, new: _NewColumns) -> tuple[Tensor, Tensor]:
+    """Return the positions (…, B, q') in a full chat (…, B, L), and the next one (B, 1)."""
+    positions = _picked(full, new.columns.clamp(min=0))
+    counting = positions.reshape(-1, *new.columns.shape)[-3:]  # (1 or 3, B, q')
+    last = counting.masked_fill(~new.real, -1).amax((0, 2))[:, None]  # (B, 1)
+    return positions, last + 1
 
 
 def _check_padding(model: PreTrainedModel) -> None:
@@ -293,8 +331,7 @@ def _new_of(
     chat: dict[str, Any],
     known: CachedPrompt,
     part: Part,
-    order: Tensor,
-    real: Tensor,
+    new: _NewColumns,
     consumed: set[str],
 ) -> dict[str, Any]:
     """Return the inputs beside ids, mask and positions, of what is new alone.
@@ -302,8 +339,6 @@ def _new_of(
     Args:
         short: of the pruned chat.
         chat: of the full one.
-        order: (B, q') the new columns.
-        real: (B, q') which of them are no padding.
         consumed: names of inputs that the encoders have used up.
     """
     rest: dict[str, Any] = {}
@@ -312,7 +347,7 @@ def _new_of(
             continue
         full = chat.get(name)
         along = isinstance(full, Tensor) and runs_along(known, name, full, part.ids.shape[1])
-        rest[name] = _picked(x, order).where(real, FILL.get(name, 0)) if along else x
+        rest[name] = _picked(x, new.order).where(new.real, FILL.get(name, 0)) if along else x
     return rest
 
 
