@@ -133,9 +133,9 @@ $(KERNELS)/ready: $(VENV)/ready
 	$(INTO) 'adafv[kernels]'
 	touch $@
 
-# vLLM and OpenVINO GenAI beside transformers; 16 GB of memory, 20 GB on the disk for the time of it.
+# vLLM and OpenVINO GenAI beside transformers, on cores that multiply bfloat16 themselves; 16 GB of memory, 20 GB on the disk for the time of it.
 bench-peers: $(VENV)/ready $(VLLM)/ready $(OPENVINO)/ready
-	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/peers/compare_engines.py --out benchmarks/peers
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/peers/compare_engines.py --dtype bfloat16 --rounds 5 --out benchmarks/peers
 
 # Its exporter wants torchvision, as vLLM does above.
 $(OPENVINO)/ready: benchmarks/peers/requirements.txt $(wildcard tests/served/torchvision*)

@@ -34,6 +34,7 @@ from adafv.utils.records import command_of, write_report
 HERE = Path(__file__).parent
 ENGINES = ("transformers", "vllm", "openvino")
 KEEP = (0.25, 0.1, 0.05)
+DTYPES = ("float32", "bfloat16")
 TITLES = {"transformers": "transformers", "vllm": "vLLM", "openvino": "OpenVINO GenAI"}
 
 
@@ -97,6 +98,7 @@ def measured(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, An
         total = options.rounds * (1 + methods * len(options.keep))
         script: list[str | Path] = [pythons[engine], HERE / f"on_{engine}.py", checkpoint]
         script += ["--side", str(options.side), "--rounds", str(options.rounds)]
+        script += ["--dtype", options.dtype]
         script += ["--keep", *map(str, options.keep)]
         yield from told(script, total, options.quiet)
 
@@ -140,8 +142,9 @@ def page(meta: dict[str, Any], rows: Sequence[Row]) -> str:
         f"Time to the first token of {meta['model']}, one request at a time, "
         f"{meta['side']} × {meta['side']} pixels,",
         f"{meta['threads']} threads of {meta['name']}: medians and 95th percentiles of "
-        f"{meta['rounds']} rounds after one that warms up. Every engine computes in float32",
-        f"(this CPU has no bfloat16); OpenVINO keeps its weights in float16. {meta['versions']}.",
+        f"{meta['rounds']} rounds after one that warms up. Every engine computes in "
+        f"{meta['dtype']};",
+        f"OpenVINO keeps its weights in float16. {meta['versions']}.",
         "× own: against all tokens on the same engine; × best: against all tokens on the engine "
         "that reads them fastest.",
         "",
@@ -210,6 +213,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--keep", type=float, nargs="+", default=list(KEEP), metavar="SHARE")
     parser.add_argument("--side", type=int, default=448, help="of the images, in pixels")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="engines compute in it")
     parser.add_argument("--tiny", action="store_true", help="two narrow layers, to try this script")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep the model there")
     parser.add_argument("--quiet", action="store_true", help="no progress")
@@ -226,7 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
     command = command_of("python", script, arguments=arguments, threads=torch.get_num_threads())
     meta: dict[str, Any] = {"command": command}
     meta |= {"model": "Qwen2-VL-2B's sizes with random weights", "side": options.side}
-    meta |= {"rounds": options.rounds, "versions": versions_of(options)}
+    meta |= {"dtype": options.dtype, "rounds": options.rounds, "versions": versions_of(options)}
     meta |= machine_of(torch.device("cpu"))
     draw(rows, out / "peers.png")
     write_report(out, meta, rows, page(meta, rows))

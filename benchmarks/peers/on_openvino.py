@@ -7,12 +7,14 @@ from rounds_of_requests import QUESTION, Case, ask_all, cases_of, parse
 
 ENGINE = "openvino"
 METHODS = ("cdpruner",)
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 def main() -> None:
     """Ask with all tokens, and at each budget."""
     given = parse(__doc__)
-    pipeline = openvino_genai.VLMPipeline(given.model, "CPU")
+    precision = PRECISIONS[given.dtype]
+    pipeline = openvino_genai.VLMPipeline(given.model, "CPU", INFERENCE_PRECISION_HINT=precision)
 
     def ask(case: Case, image: np.ndarray) -> int:
         config = openvino_genai.GenerationConfig()

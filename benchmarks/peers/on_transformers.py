@@ -1,7 +1,6 @@
-"""Time to first token on transformers, with the library; PyTorch's float32 kernels."""
+"""Time to first token on transformers, with the library; PyTorch's kernels."""
 
 import numpy as np
-import torch
 from PIL import Image
 from rounds_of_requests import DENSE, QUESTION, Case, ask_all, cases_of, parse
 
@@ -16,10 +15,10 @@ METHODS = ("adafv+", "cdpruner")
 def main() -> None:
     """Ask with all tokens, and with each method at each budget."""
     given = parse(__doc__)
-    model, processor = load(str(given.model), device="cpu", dtype="float32")
+    model, processor = load(str(given.model), device="cpu", dtype=given.dtype)
 
     def ask(case: Case, image: np.ndarray) -> int:
-        inputs = build_inputs(processor, Image.fromarray(image), QUESTION, "cpu", torch.float32)
+        inputs = build_inputs(processor, Image.fromarray(image), QUESTION, "cpu", model.dtype)
         if case.method != DENSE:
             pruner = method(case.method, keep=case.keep, tokenizer=processor)
             inputs = pruner(model, inputs)

@@ -26,7 +26,7 @@ def main() -> None:
 
     llm = LLM(
         str(given.model),
-        dtype="float32",
+        dtype=given.dtype,
         enforce_eager=True,
         max_model_len=CONTEXT,
         max_num_seqs=1,

@@ -47,6 +47,7 @@ def parse(program: str) -> argparse.Namespace:
     parser.add_argument("--side", type=int, required=True, help="of the square images, in pixels")
     parser.add_argument("--keep", type=float, nargs="+", required=True)
     parser.add_argument("--rounds", type=int, required=True)
+    parser.add_argument("--dtype", required=True, help="that the engine computes in")
     return parser.parse_args()
 
 
