@@ -6,6 +6,7 @@ Sources are the evaluations on test splits under `benchmarks`, and the entries t
 
 import html
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -34,6 +35,7 @@ KINDS = {
 }
 """What is asked about, with the suite and the type of question that measure it."""
 TARGET = 0.95  # of the dense model's accuracy
+NAMED = 3  # methods on top that are listed
 ANSWERED = 0.8  # by the dense model, for a share of it to mean something
 COLUMNS = (
     "method",
@@ -58,8 +60,8 @@ Made when this page is built, of results under `benchmarks` alone. To add a line
 ## Which method, which budget
 
 The smallest measured budget at which some method holds {target} of the accuracy with all tokens, by
-the lower end of its 95 % interval. Named is the method with the highest accuracy there; *others* is
-how many more hold as much. Where many methods are compared, the one on top may be there by luck.
+the lower end of its 95 % interval. Named are the methods with the highest accuracy there, and
+how many *more* hold {target}, too. Where many methods are compared, one may be on top by luck.
 
 {decisions}
 
@@ -156,9 +158,13 @@ def _decision(rows: list[dict[str, Any]]) -> list[str]:
     keep = min(row["keep"] for row in holding)
     level = [row for row in holding if row["keep"] == keep]
     best = _best(level)
-    name = f"`{best['method']}`"
-    if len(level) > 1:
-        name += f" ({len(level) - 1} others)"
+    on_top = [row["method"] for row in level if row["accuracy"] == best["accuracy"]]
+    if len(on_top) > NAMED:
+        name = f"any of {len(on_top)}"
+    else:
+        name = ", ".join(f"`{method}`" for method in on_top)
+    if len(level) > len(on_top):
+        name += f" ({len(level) - len(on_top)} more)"
     return [name, percent(keep), _held(best, dense), all_tokens]
 
 
@@ -252,7 +258,7 @@ def _lines(source: Source) -> list[str]:
             filtered[row["suite"], row["method"], row["keep"]] = row
     lines = []
     for row in source.rows:
-        # all tokens, or none, are no choice
+        # what reads no image, or is told the answer, is no choice
         if row["question_type"] != "all" or row["method"] in ("blind", "oracle"):
             continue
         beyond = filtered.get((row["suite"], row["method"], row["keep"]))
@@ -284,8 +290,9 @@ def _line(source: Source, row: dict[str, Any], beyond: dict[str, Any] | None) ->
 
 
 def _interval(row: dict[str, Any], of: float = 1.0) -> str:
-    """The ends of a row's interval in percent, or in percent of an accuracy."""
-    return f"{100 * row['ci_low'] / of:.0f}–{100 * row['ci_high'] / of:.0f}"
+    """The ends of a row's interval in percent, or in percent of an accuracy, rounded outwards."""
+    low = math.floor(100 * row["ci_low"] / of)
+    return f"{low}–{math.ceil(100 * row['ci_high'] / of)}"
 
 
 def _filter(beyond: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ leak nothing.
 
 import argparse
 import json
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -21,10 +22,18 @@ from training.photo.align import Projector
 from training.photo.export import export
 from training.photo.icons import shown as shown_by
 from training.photo.lora import add_lora, lora_parameters, without_lora
-from training.photo.names import NOUNS, noun_in, plural, sections, with_article
+from training.photo.names import NOUNS, may_be, noun_in, plural, sections, with_article
 from training.photo.photographs import resources
 from training.photo.pictures import PICTURES, clusters, read_index, split_of
-from training.photo.questions import TYPES, WORDINGS, Question, matches, questions
+from training.photo.questions import (
+    NAMED_KINDS,
+    TYPES,
+    WORDINGS,
+    Question,
+    absent_names,
+    matches,
+    questions,
+)
 from training.photo.scenes import Thing
 from training.photo.train import Packer, add_options, drift, shown
 
@@ -209,6 +218,42 @@ def test_left_of_a_thing_is_what_lies_there():
         assert any(
             place in question.text and question.answer == answer for place, answer in wanted.items()
         )
+
+
+@pytest.mark.parametrize("kind", NAMED_KINDS)
+def test_a_kind_is_asked_about_where_it_is_and_where_it_is_not(kind):
+    """Else a model learns that there is never an animal."""
+    name = next(name for name, noun in NOUNS.items() if noun.kind == kind and name != kind)
+    answers = set()
+    for noun in (name, "envelope"):
+        scene = (thing(noun, 20, 100),)
+        random = np.random.default_rng(0)
+        for _ in range(400):
+            for question in questions(scene, random, 2, types=("exists",)):
+                if re.search(rf"\b{with_article(kind)}\b", question.text):
+                    answers.add((noun, question.answer))
+    assert answers == {(name, "Yes"), ("envelope", "No")}
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "called"),
+    [
+        ("rose", "flower", True),
+        ("eagle", "bird", True),
+        ("palm tree", "tree", True),
+        ("rose", "tulip", False),
+        ("fire truck", "truck", True),
+        ("eagle", "owl", False),
+    ],
+)
+def test_a_rose_is_a_flower(name, other, called):
+    """Beside a rose "is there a flower?" has no clear answer, and "where is the flower?" none."""
+    assert may_be(name, other) == may_be(other, name) == called
+    shown = (thing(name, 20, 100), thing(other, 200, 100, 80))
+    assert (other in absent_names(shown[:1])) != called
+    random = np.random.default_rng(1)
+    asked = [question for _ in range(60) for question in questions(shown, random, 8)]
+    assert any(question.type == "where" for question in asked) != called
 
 
 def test_answers_match_after_normalising():

@@ -8,6 +8,7 @@ __all__ = [
     "NOUNS",
     "Noun",
     "lines_of",
+    "may_be",
     "noun_in",
     "noun_of",
     "plural",
@@ -89,9 +90,22 @@ _WORDS: dict[str, Noun] = {}
 for _noun in NOUNS.values():
     for _word in (_noun.name.replace("-", " "), *_noun.aliases):
         _WORDS[_word] = _noun
+_GENERAL: dict[str, set[str]] = {}
+for _line in lines_of(Path(__file__).with_name("general.txt")):
+    _general, _, _others = _line.partition(": ")
+    _GENERAL[_general] = set(_others.split(", "))
 _LONGEST = max(len(word.split()) for word in _WORDS)
 # Words before which a caption has said what it shows; some captions are Italian.
 _CUT = re.compile(r"\b(with|on|in|of|under|from|for|by|con|sul|di|del|without)\b")
+
+
+def may_be(name: str, other: str) -> bool:
+    """Return whether a thing may be called by either of two names: a rose is a flower."""
+    for general, special in ((name, other), (other, name)):
+        of_kind = general == NOUNS[special].kind
+        if general == special or of_kind or special in _GENERAL.get(general, ()):
+            return True
+    return False
 
 
 def noun_in(caption: str) -> Noun | None:

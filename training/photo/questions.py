@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from adafv.data.judging import same_answer
-from training.photo.names import NOUNS, plural, sections, with_article
+from training.photo.names import NOUNS, may_be, plural, sections, with_article
 from training.photo.scenes import Thing
 
-__all__ = ["TYPES", "WORDINGS", "Question", "matches", "questions"]
+__all__ = ["TYPES", "WORDINGS", "Question", "absent_names", "matches", "questions"]
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,13 @@ def _also(name: str) -> tuple[str, ...]:
 
 
 def _unique(things: tuple[Thing, ...]) -> list[int]:
-    """Return indices of things that are the only ones of their name."""
-    counts = Counter(thing.name for thing in things)
-    return [index for index, thing in enumerate(things) if counts[thing.name] == 1]
+    """Return indices of things that alone may be called by their name."""
+    found = []
+    for index, thing in enumerate(things):
+        others = things[:index] + things[index + 1 :]
+        if not any(may_be(thing.name, other.name) for other in others):
+            found.append(index)
+    return found
 
 
 def _region(thing: Thing) -> str | None:
@@ -175,12 +179,17 @@ def _what(things: tuple[Thing, ...], random: np.random.Generator) -> Question | 
     return _ask("what", random, _thing_answer(name), tuple(range(len(things))), _also(name))
 
 
-def _absent(things: tuple[Thing, ...], random: np.random.Generator) -> str:
-    """Draw a noun that is not shown; every other time one of a kind that is."""
+def absent_names(things: tuple[Thing, ...]) -> list[str]:
+    """Return the nouns by which nothing that is shown may be called."""
     shown = {thing.name for thing in things}
+    return [name for name in NOUNS if not any(may_be(name, other) for other in shown)]
+
+
+def _absent(things: tuple[Thing, ...], random: np.random.Generator) -> str:
+    """Draw a noun that is not shown; two of five times one of a kind that is."""
     kinds = {thing.kind for thing in things}
-    near = [name for name, noun in NOUNS.items() if noun.kind in kinds and name not in shown]
-    far = [name for name in NOUNS if name not in shown]
+    far = absent_names(things)
+    near = [name for name in far if NOUNS[name].kind in kinds]
     return str(_one(random, near if random.random() < 0.4 and near else far))
 
 
@@ -192,7 +201,7 @@ def _exists(things: tuple[Thing, ...], random: np.random.Generator) -> Question 
         # of a kind; whether a bird is an animal is not asked
         options = []
         for kind in NAMED_KINDS:
-            doubtful = kind == "animal" and kinds & set(CREATURES)
+            doubtful = kind == "animal" and kind not in kinds and kinds & set(CREATURES)
             if (kind in kinds) == yes and not doubtful:
                 options.append(kind)
         if not options:
@@ -226,13 +235,15 @@ def _either(things: tuple[Thing, ...], random: np.random.Generator) -> Question 
 
 def _count(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
     counts = Counter(thing.name for thing in things)
-    several = [name for name, number in counts.items() if number > 1]
-    if random.random() < 0.12:
+    # a general name counts others, too
+    clear = [name for name in counts if sum(may_be(name, other) for other in counts) == 1]
+    several = [name for name in clear if counts[name] > 1]
+    if random.random() < 0.12 or not clear:
         # none of it
         name = _absent(things, random)
     else:
         # mostly of what there is more than one
-        options = several if several and random.random() < 0.75 else list(counts)
+        options = several if several and random.random() < 0.75 else clear
         name = str(_one(random, options))
     # nobody counts bread
     if plural(name) == name:

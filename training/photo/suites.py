@@ -20,7 +20,7 @@ from tqdm import tqdm
 from training.photo import pictures
 from training.photo.cache import CACHE
 from training.photo.names import NOUNS, with_article
-from training.photo.questions import Question, questions
+from training.photo.questions import Question, absent_names, questions
 from training.photo.scenes import Scene, Thing, compose
 
 __all__ = ["SUITES", "asked", "polls", "write"]
@@ -57,12 +57,11 @@ def asked(name: str, number: int) -> tuple[Scene, list[Question]]:
 def polls(things: tuple[Thing, ...], random: np.random.Generator) -> list[Question]:
     """Ask for as many things that are there as for things that are not.
 
-    A third of the absent names are any, a third of the kinds that are shown, a third the most
-    frequent.
+    An absent name is, as likely, any, one of the kinds that are shown, or one of the most frequent.
     """
     shown = sorted({thing.name for thing in things})
     kinds = {thing.kind for thing in things}
-    absent = [name for name in NOUNS if name not in shown]
+    absent = absent_names(things)
     near = [name for name in absent if NOUNS[name].kind in kinds] or absent
     frequent = [name for name in _by_frequency() if name in absent]
     half = min(POLLS // 2, len(shown))
@@ -72,8 +71,8 @@ def polls(things: tuple[Thing, ...], random: np.random.Generator) -> list[Questi
         about = tuple(index for index, thing in enumerate(things) if thing.name == name)
         found.append(_poll(str(name), about, random))
     sources = (absent, near, frequent[:40])
-    for turn in range(half):
-        names = sources[turn % len(sources)]
+    for _ in range(half):
+        names = sources[int(random.integers(len(sources)))]
         found.append(_poll(names[int(random.integers(len(names)))], (), random))
     return found
 
