@@ -69,6 +69,9 @@ def test_a_server_has_longer_to_end_than_its_requests():
     [model] = chart["servingEngineSpec"]["modelSpec"]
     flags = model["vllmConfig"]["extraArgs"]
     assert int(flags[flags.index("--shutdown-timeout") + 1]) < 30
+    # what is told to end is ready no more, though alive
+    for probe in ("startupProbe", "readinessProbe"):
+        assert chart["servingEngineSpec"][probe]["httpGet"]["path"] == "/ready"
 
 
 def test_kserve_probes_what_the_server_answers_and_keeps_the_weights():

@@ -43,7 +43,16 @@ from adafv.models.photo import folder
 from adafv.models.vocabulary import unknown_words, unknown_words_notice
 from adafv.utils.files import Lines
 
-ANSWER_KEYS = {"answer", "method", "visual_tokens", "kept_tokens", "prefill_ms", "total_ms", "cut"}
+ANSWER_KEYS = {
+    "model",
+    "answer",
+    "method",
+    "visual_tokens",
+    "kept_tokens",
+    "prefill_ms",
+    "total_ms",
+    "cut",
+}
 QUESTION = "what color is the anchor ?"
 SHORT = ("--json", "--max-new-tokens", 3)
 HERE = os.environ | {"PYTHONPATH": str(Path(adafv.__file__).parents[1])}
@@ -177,9 +186,11 @@ def test_a_photograph_goes_to_the_photo_model_where_it_was_fetched(run, tmp_path
     assert model_for(picture(), None) is None
 
     photograph.save(tmp_path / "photo.png")
-    status, _, err = run("ask", tmp_path / "photo.png", QUESTION, *SHORT, model=False)
+    status, out, err = run("ask", tmp_path / "photo.png", QUESTION, *SHORT, model=False)
     assert status == 0
     assert "not photographs" not in err
+    # the default has changed: the answer says whose it is
+    assert json.loads(out)["model"] == "photo"
 
 
 def test_a_folder_of_its_name_is_not_the_photo_model(tmp_path, monkeypatch):
@@ -278,7 +289,7 @@ def test_methods_with_options(run, image):
     assert err == ""
     assert json.loads(out)["method"] == "adafv:reserve=0.5:skip=template"
     assert (
-        "(adafv:reserve=0.5: "
+        ", adafv:reserve=0.5: "
         in run("ask", image, QUESTION, "--method", "adafv:reserve=0.5:tokens=5")[1]
     )
 
@@ -655,7 +666,14 @@ def test_explain(run, image, tmp_path, monkeypatch):
     status, said, err = run("explain", image, QUESTION, "--out", out, "--json")
     assert status == 0
     assert err == ""
-    assert json.loads(said) == {"out": str(out), "answer": "red", "kept": 0.1, "cut": True}
+    said = json.loads(said)
+    assert said.pop("model").startswith("/")
+    assert said == {
+        "out": str(out),
+        "answer": "red",
+        "kept": 0.1,
+        "cut": True,
+    }
     said = run("explain", image, QUESTION, "--out", out, "--max-new-tokens", 3)[1]
     assert str(out) in said
     assert "cut" not in said

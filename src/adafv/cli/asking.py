@@ -21,6 +21,7 @@ from adafv.cli.options import (
     Tokens,
     complain_of_words,
     model_for,
+    name_of,
     open_image_or_video,
     pruner_of,
 )
@@ -55,13 +56,14 @@ def ask(
     pruner = pruner_of(method, keep, tokens, model, processor)
     answer = answer_question(loaded, processor, opened, question, pruner, max_new_tokens)
     if as_json:
-        print_json(asdict(answer))
+        print_json({"model": name_of(model), **asdict(answer)})
         return
     # an answer that was cut ends in an ellipsis
     cut = f";{CUT.format(max_new_tokens)}" if answer.cut else ""
     typer.echo(f"{answer.answer} …" if cut else answer.answer)
     typer.echo(
-        f"({answer.method}: {answer.kept_tokens} of {answer.visual_tokens} visual tokens, "
+        f"({name_of(model)}, {answer.method}: {answer.kept_tokens} of {answer.visual_tokens} "
+        f"visual tokens, "
         f"first token after {answer.prefill_ms:.0f} ms, {answer.total_ms:.0f} ms in all{cut})"
     )
 
@@ -102,7 +104,7 @@ def explain(
     pruner = pruner_of(method, keep, tokens, model, processor)
     summary = viz.explain(loaded, processor, opened, question, pruner, out, max_new_tokens)
     if as_json:
-        print_json(summary)
+        print_json({"model": name_of(model), **summary})
     else:
         typer.echo(f"drawn: {out}")
         if summary["cut"]:

@@ -21,6 +21,11 @@ EXTRAS = {
 # What people call a package whose module has another name.
 CALLED = {"easy_vqa": "easy-vqa", "sklearn": "scikit-learn", "gradio": "Gradio", "vllm": "vLLM"}
 
+OWN_ENVIRONMENT = (
+    ", in an environment of its own, since vLLM pins PyTorch and transformers; for a CPU see "
+    "docs/vllm-quickstart.md"
+)
+
 
 @checked
 def need(module: str) -> None:
@@ -44,4 +49,5 @@ def sentence(error: ModuleNotFoundError, what: str) -> str | None:
     module = (error.name or "").partition(".")[0]
     if module not in EXTRAS:
         return None
-    return f"{what} needs {CALLED.get(module, module)}: pip install 'adafv[{EXTRAS[module]}]'"
+    said = f"{what} needs {CALLED.get(module, module)}: pip install 'adafv[{EXTRAS[module]}]'"
+    return said + (OWN_ENVIRONMENT if module == "vllm" else "")

@@ -106,7 +106,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="ID_OR_PATH",
-        help="Hub id or folder, photo or embedded; default: embedded.",
+        help="Hub id or folder, photo or embedded; default: embedded, or photo for larger images "
+        "where it was fetched.",
         callback=_available,
     ),
 ]
@@ -275,6 +276,13 @@ def complain_of_words(processor: Any, questions: Iterable[str], model: str | Non
     if unknown:
         complain(unknown_words_notice(processor, unknown))
     return unknown
+
+
+def name_of(model: str | None) -> str:
+    """Return what to call a model that `model_for` has chosen."""
+    if model is None:
+        return "embedded"
+    return "photo" if photo.fetched() and Path(model) == photo.folder() else model
 
 
 def model_for(image: Any, model: str | None) -> str | None:
