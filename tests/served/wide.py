@@ -81,7 +81,13 @@ AS_SERVED: dict[str, dict[str, Any]] = {
             "image_break_token": "<break>",
             "image_end_token": "<end>",
         },
-    }
+    },
+    # code that vLLM is not told to trust
+    "paddleocr_vl": {
+        "config.json": {
+            "auto_map": {"AutoConfig": "configuration_paddleocr_vl.PaddleOCRVLConfig"},
+        },
+    },
 }
 """What files of a checkpoint say on the hub, where transformers writes something else."""
 
