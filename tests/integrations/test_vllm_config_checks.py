@@ -10,6 +10,8 @@ from adafv.integrations.vllm.config_checks import check_config, check_positions
 
 LLAMA_4 = ARCHITECTURES["Llama4ForConditionalGeneration"]
 QWEN = ARCHITECTURES["Qwen2_5_VLForConditionalGeneration"]
+PADDLE = ARCHITECTURES["PaddleOCRVLForConditionalGeneration"]
+HUB = ARCHITECTURES["InternVLChatModel"]
 
 
 def config(**parts: dict[str, Any]) -> SimpleNamespace:
@@ -21,7 +23,9 @@ def config(**parts: dict[str, Any]) -> SimpleNamespace:
         is_multimodal_pruning_enabled=lambda: False,
     )
     found = SimpleNamespace(
-        model_config=SimpleNamespace(multimodal_config=multimodal, enable_prompt_embeds=False),
+        model_config=SimpleNamespace(
+            multimodal_config=multimodal, enable_prompt_embeds=False, hf_config=None
+        ),
         compilation_config=SimpleNamespace(compile_mm_encoder=False, cudagraph_mm_encoder=False),
         parallel_config=SimpleNamespace(
             tensor_parallel_size=1, pipeline_parallel_size=1, use_ubatching=False
@@ -65,3 +69,12 @@ def test_embeddings_and_their_positions_stay_together(flag, parts):
     check_positions(config())
     with pytest.raises(ValueError, match=f"not pruned with {flag}"):
         check_positions(config(**parts))
+
+
+def test_code_of_the_hub_in_place_of_transformers():
+    """PaddleOCR-VL has both; InternVL's configuration is read off, which transformers lacks."""
+    remote = type("Config", (), {"__module__": "transformers_modules.owner.name"})
+    check_config(config(), PADDLE)
+    with pytest.raises(ValueError, match="not pruned with --trust-remote-code where transformers"):
+        check_config(config(model={"hf_config": remote()}), PADDLE)
+    check_config(config(model={"hf_config": remote()}), HUB)

@@ -17,6 +17,7 @@ from engine import Engine, Library, Request, Said, engine, picture
 from on_a_cpu import as_on_a_gpu
 from stock import forget, logprobs, stock
 from test_videos_served import read, write
+from transformers.image_utils import SizeDict
 from wide import MODELS, OF_HUB, STATELESS, as_served, register, save_wide
 from zoo.videos import VIDEOS
 
@@ -87,10 +88,15 @@ BOTH_WAYS = ("gemma3", "gemma4_both_ways")
 """Whose visual tokens see each other."""
 TIMES = ("<0.2", "<1.2", "<2.2", "seconds>", "0", "1", "2", "3")
 """What stands between frames, in the vocabulary, so that a wrong one is noticed."""
+STRETCHED = "paddleocr_vl"
+"""Whose learned positions transformers 5.19 stretches over an image from corner to corner."""
 
 of_clips = pytest.mark.parametrize("both", CLIPS, indirect=True)
 of_sorted = pytest.mark.parametrize(
     "both", [one for one in IMAGES if ARCHITECTURES[one.values[0][0]].sorts], indirect=True
+)
+of_stretched = pytest.mark.parametrize(
+    "both", [one for one in IMAGES if one.values[0][1] == STRETCHED], indirect=True
 )
 
 
@@ -112,6 +118,11 @@ def save_tiny(family: str, architecture: str, folder: Path) -> None:
     MARKER[family] = save_wide(family, architecture, folder, TIMES, prepared_alike)
 
 
+def positions_of(library: Library) -> Any:
+    """The part of PaddleOCR-VL's tower that fits learned positions to an image."""
+    return library.model.model.visual.vision_model.embeddings
+
+
 @pytest.fixture(scope="module", params=ALL)
 def both(request, tmp_path_factory) -> Iterator[tuple[Engine, Library]]:
     """An engine, which reads prompts in chunks, and the library, of one checkpoint."""
@@ -125,6 +136,9 @@ def both(request, tmp_path_factory) -> Iterator[tuple[Engine, Library]]:
         remember(library.model, library.processor)
     else:
         library = Library(family, folder)
+    if family == STRETCHED:
+        # as its authors, vLLM and transformers 5.23 do
+        positions_of(library).interpolation_align_corners = False
     MARKER[family] = as_served(family, folder, MARKER[family])
     options = {"long_prefill_token_threshold": 24} | OPTIONS.get(family, {})
     # two clips in a prompt, or one where images have the same placeholder, or none
@@ -219,6 +233,21 @@ def test_images_of_several_sizes(both, monkeypatch):
     check(said[::2], library, asked[::2])
     monkeypatch.setattr(library.processor.image_processor, "max_soft_tokens", 140)
     check(said[1:2], library, asked[1:2])
+
+
+@of_stretched
+def test_an_image_of_as_many_patches_as_learned_positions(both, kept, monkeypatch):
+    """Nothing is stretched: kept indices and answers are those of transformers as it is."""
+    made, library = both
+    monkeypatch.setattr(positions_of(library), "interpolation_align_corners", True)
+    size = {"shortest_edge": 8 * 8, "longest_edge": 24 * 24}
+    monkeypatch.setattr(library.processor.image_processor, "size", SizeDict(**size))
+    for asked in (Request(KNIGHT, (12,)), Request(COLOR, (16, 20), keep=0.5, between=APART)):
+        kept.clear()
+        request = made.request(asked)
+        request["mm_processor_kwargs"] |= {"size": size}
+        expected = check(made.answer([request]), library, [asked])
+        assert sorted(kept.values()) == sorted(expected)
 
 
 def readable(made: Engine, *asked: Request) -> list[Request]:

@@ -62,12 +62,14 @@ AS_ON_THE_HUB: dict[str, dict[str, Any]] = {
 """What language models of the hub say, and vLLM does not do without."""
 STATELESS = {name: {"layer_types": ["full_attention"] * 3} for name in ("qwen3_5", "qwen3_5_moe")}
 """Attention in place of layers with a state, which vLLM runs on a CPU in bfloat16 alone."""
-REPEATING = ("gemma3", "gemma4", "gemma4_both_ways", "paligemma")
-"""Whose embeddings, scaled by the width and tied to what reads answers off, would make a tiny
-model repeat the last token of its prompt, whatever the image.
+REPEATING = ("gemma3", "gemma4", "gemma4_both_ways", "paddleocr_vl", "paligemma")
+"""Whose embeddings, tied to what reads answers off, and Gemma's scaled by the width, would make a
+tiny model repeat the last token of its prompt, whatever the image.
 """
 BREAKS = {"gemma3": ["\n\n", "\n\n\n", "\n\n\n\n"], "paligemma": ["\n"]}
 """Tokens that every Gemma has."""
+FLAT = ("paddleocr_vl",)
+"""Whose configurations say on the hub beside each other what is of the language model and not."""
 OF_HUB = ("internvl_chat", "qianfan_ocr")
 """In the hub's own format, whose images vLLM prepares with Pillow."""
 AS_SERVED: dict[str, dict[str, Any]] = {
@@ -79,7 +81,13 @@ AS_SERVED: dict[str, dict[str, Any]] = {
             "image_break_token": "<break>",
             "image_end_token": "<end>",
         },
-    }
+    },
+    # code that vLLM is not told to trust
+    "paddleocr_vl": {
+        "config.json": {
+            "auto_map": {"AutoConfig": "configuration_paddleocr_vl.PaddleOCRVLConfig"},
+        },
+    },
 }
 """What files of a checkpoint say on the hub, where transformers writes something else."""
 
@@ -180,6 +188,10 @@ def as_served(name: str, folder: Path, marker: str) -> str:
     """
     if name in OF_HUB:
         return hub.as_on_the_hub(folder)
+    if name in FLAT:
+        path = folder / "config.json"
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps(config.pop("text_config") | config))
     for file, words in AS_SERVED.get(name, {}).items():
         path = folder / file
         path.write_text(json.dumps(json.loads(path.read_text()) | words))

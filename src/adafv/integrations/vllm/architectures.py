@@ -278,6 +278,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         family="glm_ocr",
         mrope=True,
     ),
+    "PaddleOCRVLForConditionalGeneration": Architecture(
+        name="PrunedPaddleOCRVL",
+        title="PaddleOCR-VL",
+        module="paddleocr_vl",
+        model="PaddleOCRVLForConditionalGeneration",
+        family="paddleocr_vl",
+        mrope=True,
+    ),
     "Cohere2VisionForConditionalGeneration": Architecture(
         name="PrunedCohere2Vision",
         title="Cohere2 Vision",

@@ -5,6 +5,8 @@ Otherwise answers would be silently wrong.
 
 from typing import Any
 
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+
 from adafv.integrations.vllm.architectures import Architecture
 
 __all__ = ["check_config", "check_positions"]
@@ -36,6 +38,10 @@ def check_config(vllm_config: Any, architecture: Architecture) -> None:
             "cudagraph_mm_encoder": compilation.cudagraph_mm_encoder,
             # ranks would wait for each other in its projector, each with images of its own
             "--mm-encoder-tp-mode data": by_rank and several and not architecture.encodes_by_rank,
+            # classes of its repository take the place of those that pruning asks
+            "--trust-remote-code where transformers has classes of the model": (
+                not architecture.config and _is_remote(vllm_config.model_config.hf_config)
+            ),
             # an encoding depends on the request's adapter, which is not in the image's hash
             "--enable-tower-connector-lora": lora is not None and lora.enable_tower_connector_lora,
         }
@@ -46,6 +52,11 @@ def _hands_over(vllm_config: Any) -> bool:
     """Return whether an engine encodes for another one (encoder and language model apart)."""
     transfer = vllm_config.ec_transfer_config
     return transfer is not None and transfer.is_ec_producer
+
+
+def _is_remote(config: Any) -> bool:
+    """Return whether the class of a configuration is code of a repository of the hub."""
+    return type(config).__module__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME)
 
 
 def _adapts_embeddings(target_modules: list[str] | None) -> bool:
