@@ -37,7 +37,7 @@ def main() -> None:
     features.prepare(tower, "unseen", given.held)
     text.prepare()
 
-    # stage 1, then stage 2
+    # stage 1 to its end, then stage 2
     if not (CACHE / "aligned.pt").is_file():
         align.align(given.epochs)
     train.train(given)
