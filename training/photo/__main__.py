@@ -6,6 +6,7 @@ python -m training.photo.export runs/first/final.pt src/adafv/models/photo/bridg
 """
 
 import argparse
+import sys
 
 import torch
 
@@ -44,4 +45,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as problem:
+        sys.exit(f"error: {problem}")
