@@ -77,7 +77,7 @@ def test_requests_that_come_as_they_like_are_sent_when_they_come(modules, stages
 
 @pytest.mark.parametrize("prefix", [False, True])
 def test_a_dense_image_is_encoded_anew_each_time(modules, stages, prefix):
-    """As measured, see `stages.calibrate`: its encoding isn't kept, where its prefix is, neither."""
+    """As measured, see `stages.calibrate`: where its prefix is kept, too."""
     requests = modules.scale.questions(1, 1.0, 1.0, prefix=prefix)
     modules.cluster.simulate(modules.cluster.Cluster(), stages, requests)
     alone = stages.front + stages.tower + stages.step + stages.write
