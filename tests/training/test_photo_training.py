@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adafv.data.judging import normalised
+from adafv.models import photo
 from training.photo import (
     align,
     features,
@@ -29,6 +30,7 @@ from training.photo import (
 )
 from training.photo.align import Projector
 from training.photo.export import export
+from training.photo.icons import ADDED, LICENCES
 from training.photo.icons import shown as shown_by
 from training.photo.lora import add_lora, lora_parameters, without_lora
 from training.photo.names import NOUNS, noun_in, plural, sections, with_article
@@ -376,6 +378,14 @@ def test_an_icon_shows_what_its_name_says_and_nothing_more(icon, noun):
     """Icons of feelings, flags and several things teach the wrong noun: they are left out."""
     found = shown_by(icon)
     assert (found and found.name) == noun
+
+
+def test_the_card_names_every_set_of_icons_with_its_licence():
+    """Of both rounds: the bridge that ships was trained on all of them."""
+    card = Path(photo.__file__).with_name("README.md").read_text(encoding="utf-8")
+    for package, licence in (LICENCES | ADDED).items():
+        name = package.split("/")[1].split("@")[0]
+        assert f"`{name}`, {licence}" in card
 
 
 def test_training_resumes_where_it_stopped(monkeypatch, tmp_path):
