@@ -525,6 +525,13 @@ def test_an_interrupted_stage_1_is_not_finished_and_goes_on(monkeypatch, stage_1
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
+def test_the_recipe_says_how_much_of_a_position_is_written():
+    recipe = Path(align.__file__).with_name("README.md").read_text(encoding="utf-8")
+    [row] = [line for line in recipe.splitlines() if line.startswith("| stage 1 |")]
+    assert align.POSITION == 1 / 4
+    assert "a quarter of the embeddings" in row
+
+
 def test_more_passes_that_are_interrupted_leave_the_last_projector(monkeypatch, stage_1):
     align.align(2)
     before = torch.load(stage_1)["projector"]
