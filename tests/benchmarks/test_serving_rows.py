@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ FOLDER = Path(__file__).parents[2] / "benchmarks" / "serving"
 def sessions(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     return importlib.import_module("sessions")
+
+
+@pytest.fixture
+def report(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module("report")
 
 
 @pytest.fixture
@@ -88,3 +95,26 @@ def test_shares_in_time(rows):
     assert [rows["stock"][f"within_{limit}_s"] for limit in (1, 2, 5)] == [0.5, 0.5, 1]
     assert rows["adafv"]["within_1_s"] == 1
     assert rows["stock"]["ttft_p99_ms"] == pytest.approx(3000)
+
+
+def test_a_rewritten_report_is_of_the_versions_that_were_measured(report, tmp_path):
+    """Here may be other ones, or no vLLM at all: every committed file comes out as it is."""
+    for name in ("results.json", "cells.jsonl"):
+        shutil.copy(FOLDER / name, tmp_path)
+    report.rewrite(tmp_path)
+    for name in ("results.json", "results.csv", "README.md"):
+        assert (tmp_path / name).read_text() == (FOLDER / name).read_text(), name
+
+
+def test_a_report_that_fails_writes_nothing(report, tmp_path):
+    """No half of it: results stay what they were."""
+    for name in ("results.json", "cells.jsonl"):
+        shutil.copy(FOLDER / name, tmp_path)
+    meta = json.loads((tmp_path / "results.json").read_text())
+    del meta["meta"]["versions"]["vllm"]
+    (tmp_path / "results.json").write_text(json.dumps(meta))
+    before = (tmp_path / "results.json").read_text()
+    with pytest.raises(KeyError):
+        report.rewrite(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "cells.jsonl"}
+    assert (tmp_path / "results.json").read_text() == before

@@ -75,6 +75,24 @@ def test_requests_that_come_as_they_like_are_sent_when_they_come(modules, stages
         assert request.ttft == pytest.approx(alone)
 
 
+@pytest.mark.parametrize("prefix", [False, True])
+def test_a_dense_image_is_encoded_anew_each_time(modules, stages, prefix):
+    """As measured, see `stages.calibrate`: where its prefix is kept, too."""
+    requests = modules.scale.questions(1, 1.0, 1.0, prefix=prefix)
+    modules.cluster.simulate(modules.cluster.Cluster(), stages, requests)
+    alone = stages.front + stages.tower + stages.step + stages.write
+    alone += stages.chunk(576, 20) if prefix else stages.chunk(0, 596)
+    assert requests[0].ttft == pytest.approx(alone)
+
+
+def test_a_pruned_image_that_was_asked_about_skips_the_tower(modules, stages):
+    requests = modules.scale.questions(1, 0.05, 1.0)
+    modules.cluster.simulate(modules.cluster.Cluster(), stages, requests)
+    alone = stages.front + stages.select + stages.step + stages.write
+    alone += stages.chunk(0, requests[0].prompt)
+    assert requests[0].ttft == pytest.approx(alone)
+
+
 def test_steps_of_one_second_are_counted(modules, nothing):
     """One request at a time: a step for the prompt, and one for each further token."""
     one = replace(nothing, step=1.0)

@@ -258,6 +258,13 @@ def test_evidence_and_questions_beyond_a_smaller_image(write, tmp_path):
     with pytest.raises(ValueError, match="pass one of"):
         table(rows, question_type="color")
 
+    # a method's options stand behind its name
+    for record in records:
+        if record["method"] == "resize":
+            record["method"] = "resize:question=chat"
+    spelled = [row for row in rows_of(records) if row["question_type"] == BEYOND_RESIZE]
+    assert [row["n"] for row in spelled] == [1, 1, 1]
+
 
 def test_words_that_the_embedded_model_does_not_know_are_named(write, tmp_path, capsys):
     """Before it answers a thousand of them; questions in its own words are no news."""

@@ -75,6 +75,37 @@ def test_rows(soak):
     assert soak["growth"](rows) == 1
 
 
+def test_another_question_is_about_an_image_that_was_sent(soak):
+    """None is sent with what is to be refused; the first of all is new."""
+    load = soak["Load"](Server("", 0), ours=False, seed=0)
+    sent = []
+    kinds = []
+    for _ in range(400):
+        kind, body = load._next()
+        kinds.append(kind)
+        parts = body["messages"][0]["content"]
+        urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+        if kind == "again" and sent:
+            assert urls == sent[-1:]
+        elif kind == "bad":
+            assert urls == ["data:image/png;base64,no image"]
+        else:
+            assert not set(urls) & set(sent)
+            sent += urls
+    assert set(kinds) == set(soak["KINDS"])
+
+
+def test_the_committed_page_is_of_the_committed_results(soak, tmp_path):
+    """Its load is of the last 15 of 60 minutes, and says so."""
+    folder = SCRIPT.with_name("soak")
+    found = json.loads((folder / "results.json").read_text())
+    rows = [soak["Row"](**row) for row in found["rows"]]
+    soak["write_page"](tmp_path, found["meta"], rows)
+    page = (tmp_path / "README.md").read_text()
+    assert page == (folder / "README.md").read_text()
+    assert "over the last 15 minutes on average 20.6 programs" in page
+
+
 @pytest.mark.engines
 def test_two_minutes(tmp_path):
     """Nothing is lost, on a full disk neither; a killed engine ends its server, not its client."""

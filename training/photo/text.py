@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from adafv.utils.files import write_text
 from training.photo.cache import CACHE
 from training.photo.names import lines_of
 from training.photo.parts import language_model, tokenizer
@@ -81,7 +82,7 @@ def prepare(batch: int = 24) -> None:
             ids = row.tolist()
             end = ids.index(tok.eos_token_id) + 1 if tok.eos_token_id in ids else len(ids)
             pairs.append({"question": text, "prompt": tok(prompt).input_ids, "answer": ids[:end]})
-    OWN_ANSWERS.write_text(json.dumps(pairs))
+    write_text(OWN_ANSWERS, json.dumps(pairs))
 
 
 if __name__ == "__main__":

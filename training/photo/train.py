@@ -346,8 +346,9 @@ def train(given: argparse.Namespace) -> None:
     """Train for some minutes from the last checkpoint on, at a constant or falling rate.
 
     With `until` the rate falls to 0 over so many minutes of the run, in as many calls as it takes,
-    and training ends there. The rate is that of the call; what else decides the examples stays that
-    of the run.
+    and training ends there: rate and number of steps depend on how fast the machine is, and such a
+    run cannot be repeated to the bit. The rate is that of the call; what else decides the examples
+    stays that of the run.
 
     Raises:
         ValueError: the run began with other settings, or has ended.
@@ -382,7 +383,7 @@ def train(given: argparse.Namespace) -> None:
     so_far = seconds
     last = 60 * given.until if given.until else math.inf
     while time.time() - start < 60 * given.minutes and so_far < last and step < given.steps:
-        # a step is a function of seed and number
+        # the examples of a step are a function of seed and number, the rate below is not
         random = np.random.default_rng([given.seed, step])
         scenes = []
         for _ in range(given.scenes_a_step):

@@ -198,11 +198,16 @@ def _position(axes: Axes, rows: Rows, colors: dict[str, str]) -> None:
     """Draw each signal along the sequence of visual tokens."""
     # at 1 a score has no bias
     axes.axhline(1, color=GREY, linewidth=1, linestyle=(0, (3, 3)))
-    # the first tokens may see all of the image
-    thumbnail = where(rows, panel="thumbnail")[0]["value"]
-    if thumbnail:
-        axes.axvspan(0, thumbnail, color="#f1f2f4", linewidth=0, zorder=0)
-        axes.text(0.01, 0.02, "thumbnail", transform=axes.transAxes, fontsize=8, color=GREY)
+    # some tokens, often the first or the last, may show all of the image
+    [thumbnail] = where(rows, panel="thumbnail")
+    begin = thumbnail["position"] or 0.0
+    end = thumbnail["value"]
+    if end:
+        axes.axvspan(begin, end, color="#f1f2f4", linewidth=0, zorder=0)
+        # within the axes
+        x, side = (end - 0.01, "right") if end > 0.5 else (begin + 0.01, "left")
+        below = axes.get_xaxis_transform()
+        axes.text(x, 0.02, "thumbnail", transform=below, ha=side, fontsize=8, color=GREY)
 
     lines: dict[str, tuple[list[float], list[float]]] = {}
     for row in where(rows, panel="position"):

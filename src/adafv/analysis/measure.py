@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -76,7 +77,7 @@ class Finding:
     Attributes:
         suite, image: what was asked about.
         visual_tokens, related_tokens: N, and how many of them the question is about.
-        thumbnail: share of the N tokens that are the thumbnail's; 0 for a single crop.
+        thumbnail: where it begins and ends among the N tokens, 0 to 1; both 0 without one.
         auc: of telling related tokens from the others.
         position, centre: see `profile`; `TRUTH` stands for the related tokens themselves.
         similarity: the cosines of the related tokens, and those of the others.
@@ -87,7 +88,7 @@ class Finding:
     image: str
     visual_tokens: int
     related_tokens: int
-    thumbnail: float
+    thumbnail: tuple[float, float]
     auc: dict[str, float]
     position: dict[str, Array]  # (BINS,) each
     centre: dict[str, float]
@@ -375,14 +376,25 @@ def _finding(
         image=image,
         visual_tokens=len(related),
         related_tokens=int(related.sum()),
-        # crop 0 is the thumbnail, or all there is
-        thumbnail=float((crop == 0).mean()) if crop.max() else 0.0,
+        thumbnail=_thumbnail(crop),
         auc=auc,
         position=position,
         centre=centre,
         similarity=(scores[COSINE][related], scores[COSINE][~related]),
         first_hit=hits,
     )
+
+
+def _thumbnail(crop: Array) -> tuple[float, float]:
+    """Return where the thumbnail begins and ends among tokens of these crops (N,), 0 to 1.
+
+    Crop 0 is the thumbnail wherever it comes: first in LLaVA, last in InternVL. Alone it is all
+    there is, and not all models have one.
+    """
+    tokens = np.flatnonzero(crop == 0)
+    if not crop.max() or not len(tokens):
+        return 0.0, 0.0
+    return float(tokens[0] / len(crop)), float((tokens[-1] + 1) / len(crop))
 
 
 def _check(processor: ProcessorMixin, suite: str, question: Question) -> None:

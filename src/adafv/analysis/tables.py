@@ -59,7 +59,9 @@ class SignalRow:
 
     Attributes:
         panel: says which number: "auc", "thumbnail", "mean position" or "position".
-        position: where in the sequence of visual tokens, 0 to 1; of panel "position" alone.
+        position: where in the sequence of visual tokens, 0 to 1; of panel "position", and of
+            "thumbnail", which begins there and ends at `value`. None there: results of earlier
+            versions, in which it begins at 0.
         n: questions.
     """
 
@@ -209,7 +211,7 @@ def _reduction(row: dict[str, Any]) -> float:
 
 @checked
 def auc_rows(findings: Sequence[Finding], seed: int = 0) -> Rows:
-    """Return the rows of Fig. 2: AUCs, the end of the thumbnail, and position biases.
+    """Return the rows of Fig. 2: AUCs, where the thumbnail lies, and position biases.
 
     An AUC is the mean over questions of each question's own, so that scores are only compared
     within one image.
@@ -222,12 +224,13 @@ def auc_rows(findings: Sequence[Finding], seed: int = 0) -> Rows:
             value, low, high = bootstrap(values, images, seed)
             rows.append(SignalRow("auc", suite, signal, None, value, low, high, len(own)))
 
-    # where the thumbnail ends, over all suites
-    count = len(findings)
-    thumbnail = _mean(findings, "thumbnail")
-    rows.append(SignalRow("thumbnail", "all", "", None, thumbnail, None, None, count))
+    # where the thumbnail begins and ends, over all suites, in images that have one
+    found = [finding.thumbnail for finding in findings if finding.thumbnail[1]]
+    begin, end = map(float, np.mean(found or [(0.0, 0.0)], axis=0))
+    rows.append(SignalRow("thumbnail", "all", "", begin, end, None, None, len(found)))
 
     # ids of images are unique within a suite
+    count = len(findings)
     images = [f"{finding.suite}/{finding.image}" for finding in findings]
     for signal in findings[0].position:
         # words and chance do not change where a score lies, and some signals are shown once

@@ -34,7 +34,8 @@ def beyond_resize(
 
     found: set[Hashable] = set()
     for (_, name, keep), types in groups.items():
-        if name == RESIZE:
+        # with options or without
+        if name.partition(":")[0] == RESIZE:
             for answer in types["all"]:
                 if not answer["correct"] and question_of(answer) in right:
                     found.add(question_of(answer, keep))

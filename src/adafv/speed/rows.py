@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedConfig
 
+from adafv.core.config import PruneConfig
 from adafv.core.downsample import grid_within
 from adafv.methods.resize import Resize
 from adafv.models.load import DTYPES
@@ -258,7 +259,8 @@ class _Batch:
         """Return the work of the vision tower for a method at a budget."""
         if name[0] == DENSE:
             return self.stock
-        if name[0] != Resize.name:
+        # a method may have options: resize:question=chat
+        if PruneConfig.from_spec(name[0]).method != Resize.name:
             return self.vision
         # the tower of a smaller image works less
         rows, columns = self.facts["grids"][0]

@@ -253,7 +253,8 @@ def _confirmed(last: Row, wanted: str, min_retention: float) -> str:
     measured = f"{_interval(last)} on the half that had no say in the choice"
     if last["retention"] >= min_retention:
         found = f"{name} holds {wanted}: {measured}."
-        if last["method"] == "resize":
+        # with options or without
+        if last["method"].partition(":")[0] == "resize":
             found += " No method goes lower: shrink the images instead, which saves the tower, too."
         return found
     return (
