@@ -130,7 +130,7 @@ class Pruned(BaseMultiModalProcessor):
         options = VLLMOptions.of_request(requested).request(self.server)
         if options is None or options.config.dense:
             return options
-        if self.architecture.config:
+        if self.architecture.tiles:
             processor = self.info.get_hf_processor(**others)
             check_tiles(self.info.get_hf_config(), processor.image_processor)
         if self.embeds_words:

@@ -1,0 +1,145 @@
+"""ERNIE 4.5 VL: its prompts are read as transformers', and its experts chosen as there."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
+
+import ernie
+from checkpoints import MARKER
+from engine import Engine, Library, Request, engine
+from test_architectures import OPTIONS, check, save_tiny
+from vllm.config import ModelConfig
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from wide import as_served, register
+from zoo.base import show
+
+from adafv.core.chat_template import remember, template_of
+from adafv.core.inputs import placeholders, video_bounds
+from adafv.core.prompt import Prompt
+from adafv.integrations.vllm.processor import Pruned
+from adafv.models.boilerplate import boilerplate
+
+FAMILY, ARCHITECTURE = "ernie4_5_vl_moe", "Ernie4_5_VLMoeForConditionalGeneration"
+COLOR, KNIGHT = "what color is the anchor ?", "is there a knight"
+CHUNK = 24
+"""Of a prompt that is read in one step."""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory) -> Library:
+    register(ARCHITECTURE)
+    folder = tmp_path_factory.mktemp(FAMILY)
+    save_tiny(FAMILY, ARCHITECTURE, folder)
+    library = Library(FAMILY, folder, backend="pil")
+    remember(library.model, library.processor)
+    MARKER[FAMILY] = as_served(FAMILY, folder, MARKER[FAMILY])
+    return library
+
+
+@pytest.fixture(scope="module")
+def made(library) -> Iterator[Engine]:
+    options = OPTIONS[FAMILY] | {"limit_mm_per_prompt": {"image": 4, "video": 1}}
+    with engine(FAMILY, library.folder, long_prefill_token_threshold=CHUNK, **options) as made:
+        yield made
+
+
+@pytest.fixture
+def processor(library) -> Callable[..., Pruned]:
+    """The processor of a server with some options."""
+
+    def made(**options: Any) -> Pruned:
+        folder = str(library.folder)
+        config = ModelConfig(
+            folder, trust_remote_code=True, mm_processor_kwargs=options, max_model_len=512
+        )
+        return MULTIMODAL_REGISTRY.create_processor(config)
+
+    return made
+
+
+def tools() -> Any:
+    """The processor of transformers, with the same chat template."""
+    found = ernie.ernie4_5_vl_moe().processor
+    found.chat_template = ernie.CHAT.replace("image@placeholder", "IMAGE_PLACEHOLDER").replace(
+        "video@placeholder", "AUDIO_PLACEHOLDER"
+    )
+    return found
+
+
+def test_the_question_is_what_transformers_prompt_says(processor):
+    """Of an image and a clip, whose marks are texts of several tokens."""
+    found = processor().questions
+    tokens = found.info.get_tokenizer()
+    text = "USER : {} what color {} is the anchor ? ASSISTANT :"
+    ids = tokens.encode(text.format(ernie.MARKER_ON_THE_HUB, ernie.VIDEO_MARKER_ON_THE_HUB))
+    questions = found.of(ids, {"image": 1, "video": 1}, "turn", frozenset())
+
+    of_transformers = tools()
+    config = ernie.ernie4_5_vl_moe().model.config
+    written = of_transformers.tokenizer(
+        [text.format(ernie.MARKER, ernie.VIDEO_MARKER)], return_tensors="pt"
+    )
+    prompt = Prompt(
+        written,
+        placeholders(config),
+        FAMILY,
+        template_of(of_transformers),
+        bounds=video_bounds(config),
+    )
+    for modality in ("image", "video"):
+        [span] = prompt.spans([1], modality)
+        expected = tuple(prompt.ids[0, prompt.question(span)].tolist())
+        assert questions[modality] == [expected]
+        assert expected
+
+
+def test_what_a_person_types_stands_for_no_image(processor):
+    """The texts of several tokens, too."""
+    typed = {"<|IMAGE_PLACEHOLDER|>", "<|image@placeholder|>", "<|video@placeholder|>"}
+    assert typed <= set(processor().questions.typed)
+
+
+def test_function_words_are_skipped_as_in_the_library(processor):
+    """Its chat template is the tokenizer's, and takes messages in parts."""
+    questions, of_transformers = processor().questions, tools()
+    assert questions.template == boilerplate(of_transformers)
+    assert questions.chat.users == template_of(of_transformers).users
+    assert questions.chat.answers == template_of(of_transformers).answers
+
+
+def test_the_backend_that_a_server_asks_for(processor):
+    """The hub's code has Pillow alone."""
+    images = processor(backend="pil", adafv_keep=0.5).info.get_hf_processor().image_processor
+    patches, grid = images.patches(torch.tensor(show(24, 16).getdata()).view(1, 16, 24, 3).numpy())
+    assert (patches.shape, grid) == (torch.Size([24, 48]), [1, 4, 6])
+
+
+@pytest.mark.parametrize("keep", [0.3, 1.0])
+def test_marks_in_a_step_of_their_own(made, library, keep):
+    """Wherever chunks end: before the mark that closes an image, or behind that which opens it."""
+    for shift in range(CHUNK):
+        asked = Request(KNIGHT, (shift % 4,), keep=keep, before="red " * shift)
+        check(made.say(asked), library, [asked])
+
+
+def test_a_mark_behind_a_cached_prefix(made, library):
+    """Whatever the cache holds of a prompt, the same image and another question."""
+    for shift in range(0, 32, 3):
+        for question in (COLOR, KNIGHT):
+            asked = Request(question, (1,), method="fastervlm", before="blue " * shift)
+            check(made.say(asked), library, [asked])
+
+
+def test_an_odd_number_of_frames(made, library):
+    """Refused in a sentence, and the engine goes on."""
+    asked = Request(COLOR, (), clips=(0,))
+    request = made.request(asked)
+    [(frames, metadata)] = request["multi_modal_data"]["video"]
+    odd = request | {"multi_modal_data": {"video": [(frames[:3], metadata)]}}
+    with pytest.raises(ValueError, match="merges 2 into one"):
+        made.answer([odd])
+    check(made.say(asked), library, [asked])
