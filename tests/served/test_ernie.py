@@ -12,6 +12,7 @@ import ernie
 from checkpoints import MARKER
 from engine import Engine, Library, Request, engine
 from test_architectures import OPTIONS, check, save_tiny
+from torch import Tensor
 from vllm.config import ModelConfig
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from wide import as_served, register
@@ -118,20 +119,68 @@ def test_the_backend_that_a_server_asks_for(processor):
     assert (patches.shape, grid) == (torch.Size([24, 48]), [1, 4, 6])
 
 
+@pytest.fixture
+def steps(made, monkeypatch) -> list[tuple[Tensor, Tensor | None]]:
+    """The ids of each step, and which of them experts take for visual; None: none of them."""
+    found: list[tuple[Tensor, Tensor | None]] = []
+    embed, decoder = made.model.embed_input_ids, made.model.language_model.model
+    forward = decoder.forward
+
+    def embedded(ids: Tensor, *rest: Any, **options: Any) -> Tensor:
+        found.append((ids.clone(), None))
+        return embed(ids, *rest, **options)
+
+    def forwarded(*args: Any, visual_token_mask: Tensor | None = None, **options: Any) -> Any:
+        found[-1] = (found[-1][0], visual_token_mask)
+        return forward(*args, visual_token_mask=visual_token_mask, **options)
+
+    monkeypatch.setattr(made.model, "embed_input_ids", embedded)
+    monkeypatch.setattr(decoder, "forward", forwarded)
+    return found
+
+
+def check_routed(steps: list[tuple[Tensor, Tensor | None]], library: Library) -> set[int]:
+    """Assert that marks and visual tokens are read by visual experts, and no others.
+
+    Returns:
+        Marks that a step held without a visual token.
+    """
+    config = library.model.config
+    image, marks = config.image_token_id, {config.image_start_token_id, config.image_end_token_id}
+    alone = set()
+    for ids, mask in steps:
+        expected = torch.isin(ids, torch.tensor([image, *marks]))
+        found = torch.zeros_like(expected) if mask is None else mask[:, 0]
+        assert torch.equal(found, expected)
+        if image not in ids:
+            alone |= marks & set(ids.tolist())
+    steps.clear()
+    return alone
+
+
 @pytest.mark.parametrize("keep", [0.3, 1.0])
-def test_marks_in_a_step_of_their_own(made, library, keep):
+def test_marks_in_a_step_of_their_own(made, library, steps, keep):
     """Wherever chunks end: before the mark that closes an image, or behind that which opens it."""
+    # vLLM reads a prompt in chunks where others want to be read, too
+    other = Request(COLOR, ())
+    alone = set()
     for shift in range(CHUNK):
         asked = Request(KNIGHT, (shift % 4,), keep=keep, before="red " * shift)
-        check(made.say(asked), library, [asked])
+        made.llm.reset_prefix_cache()
+        check(made.say(other, asked), library, [other, asked])
+        alone |= check_routed(steps, library)
+    assert len(alone) == 2
 
 
-def test_a_mark_behind_a_cached_prefix(made, library):
+def test_a_mark_behind_a_cached_prefix(made, library, steps):
     """Whatever the cache holds of a prompt, the same image and another question."""
-    for shift in range(0, 32, 3):
+    alone = set()
+    for shift in range(32):
         for question in (COLOR, KNIGHT):
             asked = Request(question, (1,), method="fastervlm", before="blue " * shift)
             check(made.say(asked), library, [asked])
+            alone |= check_routed(steps, library)
+    assert alone
 
 
 def test_an_odd_number_of_frames(made, library):
