@@ -73,12 +73,6 @@ def test_the_layout_of_ernie_is_that_of_transformers():
     assert ours.cls is theirs.cls is None
 
 
-def test_an_odd_number_of_frames_is_refused():
-    clip = {"pixel_values_videos": torch.empty(72, 48), "video_grid_thw": torch.tensor([3, 6, 4])}
-    with pytest.raises(ValueError, match="which merges 2 into one: send a multiple"):
-        MetaModel(as_transformers(ernie(), ERNIE)).layout(9, clip, "video")
-
-
 def test_the_ids_of_ernie():
     """Those that the hub's configuration names, and else transformers' own."""
     tokenizer = SimpleNamespace(convert_tokens_to_ids={"<|IMAGE_PLACEHOLDER|>": 7}.get)

@@ -183,12 +183,14 @@ def test_a_mark_behind_a_cached_prefix(made, library, steps):
     assert alone
 
 
-def test_an_odd_number_of_frames(made, library):
-    """Refused in a sentence, and the engine goes on."""
+@pytest.mark.parametrize("options", [{"adafv_keep": 0.3}, {"adafv_keep": 1.0}, {}])
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_odd_number_of_frames(made, library, count, options):
+    """Refused in a sentence whatever is kept, and the engine goes on, which in vLLM ends."""
     asked = Request(COLOR, (), clips=(0,))
     request = made.request(asked)
     [(frames, metadata)] = request["multi_modal_data"]["video"]
-    odd = request | {"multi_modal_data": {"video": [(frames[:3], metadata)]}}
-    with pytest.raises(ValueError, match="merges 2 into one"):
-        made.answer([odd])
+    odd = {"multi_modal_data": {"video": [(frames[:count], metadata)]}}
+    with pytest.raises(ValueError, match=f"has {count} frames, of which ERNIE 4.5 VL merges 2"):
+        made.answer([request | odd | {"mm_processor_kwargs": options}])
     check(made.say(asked), library, [asked])

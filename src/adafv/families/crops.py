@@ -118,14 +118,9 @@ class Grid(Family):
         merged = getattr(model.config.vision_config, "temporal_merge_size", 1)
         found: list[Layout] = []
         for grid, count in zip(inputs["video_grid_thw"], tokens, strict=True):
-            seen = int(grid[0])
-            if seen % merged:
-                raise ValueError(
-                    f"a clip of {seen} frames is not pruned in this {model.config.model_type!r} "
-                    f"model, which merges {merged} into one: send a multiple of {merged}"
-                )
             # the tower sees all frames, one below the other
             video = self._crop(model, grid, count * merged)
+            seen = int(grid[0])
             frame = raster(video.height // seen, video.width)
             frames = seen // merged
             layout = join([frame] * frames, frames=frames)

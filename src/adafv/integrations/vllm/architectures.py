@@ -28,6 +28,7 @@ class Architecture:
         structure: tokens that are no visual tokens may stand between those of one image.
         weights: prefixes of weights as transformers 5 writes them, where vLLM reads other ones.
         videos: its videos are pruned, too.
+        merged_frames: how many frames of a video become one, before the language model reads it.
         normalizes: the processor has to normalize pixels. vLLM leaves that to the tower unless
             told otherwise, and this model's tower does not do it.
         tower: path of its vision tower, where that is a module of transformers. Empty: it is one
@@ -56,6 +57,7 @@ class Architecture:
     structure: bool = False
     weights: Mapping[str, str] = field(default_factory=dict)
     videos: bool = False
+    merged_frames: int = 1
     normalizes: bool = False
     tower: str = ""
     sorts: bool = False
@@ -327,6 +329,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         placeholder="<|IMAGE_PLACEHOLDER|>",
         chat_in_parts=True,
         videos=True,
+        merged_frames=2,
         routes=True,
         encodes_by_rank=False,
     ),
