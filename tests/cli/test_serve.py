@@ -9,7 +9,7 @@ import sys
 from argparse import ArgumentParser
 
 import pytest
-from transformers import LlavaConfig
+from transformers import Ernie4_5_VLMoeConfig, LlavaConfig
 
 from adafv.cli import main
 from adafv.embedded import MODEL_DIR
@@ -285,6 +285,15 @@ def test_a_configuration_of_the_hubs_own_needs_its_code(serve, tmp_path):
     assert status == 0
     assert "--trust-remote-code" in command
     assert json.loads(value(command, "--limit-mm-per-prompt")) == {"image": 64, "video": 0}
+
+
+def test_a_format_that_vllm_does_not_read_is_refused(serve, tmp_path):
+    """It has no class for that of transformers, under the same name."""
+    name = "Ernie4_5_VLMoeForConditionalGeneration"
+    Ernie4_5_VLMoeConfig(architectures=[name]).save_pretrained(tmp_path)
+    status, command, err = serve(tmp_path)
+    assert (status, command) == (2, [])
+    assert "vLLM reads ERNIE 4.5 VL in the hub's own format alone" in err
 
 
 def test_without_the_plugin_nothing_would_be_pruned(serve):

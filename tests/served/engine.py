@@ -40,10 +40,12 @@ class Request:
     between: str = " "
     clips: tuple[int, ...] = ()
 
-    def prompt(self, family: str, marker: str | None = None) -> str:
+    def prompt(
+        self, family: str, marker: str | None = None, video_marker: str | None = None
+    ) -> str:
         markers = [marker or MARKER[family]] * len(self.images)
         if self.clips:
-            markers += [VIDEO_MARKER[family]] * len(self.clips)
+            markers += [video_marker or VIDEO_MARKER[family]] * len(self.clips)
         return f"USER : {self.before}{self.between.join(markers)} {self.question} ASSISTANT :"
 
     @property
@@ -87,8 +89,8 @@ class Library:
     def __init__(self, family: str, folder: Path, **options: Any) -> None:
         self.family = family
         self.folder = folder
-        # vLLM's may be another
-        self.marker = MARKER[family]
+        # vLLM's may be others
+        self.markers = (MARKER[family], VIDEO_MARKER.get(family))
         self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
         kind = processor_class(self.model.config) if options else AutoProcessor
         self.processor = kind.from_pretrained(folder, **options)
@@ -108,7 +110,7 @@ class Library:
             given["do_sample_frames"] = False
         inputs = dict(
             self.processor(
-                text=[asked.prompt(self.family, self.marker)], return_tensors="pt", **given
+                text=[asked.prompt(self.family, *self.markers)], return_tensors="pt", **given
             )
         )
         if not given:

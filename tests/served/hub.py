@@ -76,8 +76,12 @@ RENAMED = (
 """Names of weights in transformers, and on the hub."""
 
 
-def tokens() -> PreTrainedTokenizerFast:
-    """Byte by byte, as Qwen2's: `<image>` is several tokens, and `>` with a line break is one."""
+def tokens(named: dict[str, str] = NAMED) -> PreTrainedTokenizerFast:
+    """Byte by byte, as Qwen2's: `<image>` is several tokens, and `>` with a line break is one.
+
+    Args:
+        named: control tokens.
+    """
     backend = Tokenizer(models.BPE(unk_token="<unk>"))
     pieces = Regex(r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+")
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -88,13 +92,13 @@ def tokens() -> PreTrainedTokenizerFast:
     )
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        special_tokens=[*BASIC, *NAMED.values()],
+        special_tokens=[*BASIC, *named.values()],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     text = [f"{word} {word}\n" for word in WORDS] + ["<image>\nwhat color", " <image> is there"]
     backend.train_from_iterator(4 * text, trainer)
-    return with_control_tokens(backend, NAMED)
+    return with_control_tokens(backend, named)
 
 
 def _images() -> GotOcr2ImageProcessorPil:

@@ -24,7 +24,9 @@ COLOR, KNIGHT = "what color is the anchor ?", "is there a knight"
 class Asked(Request):
     """A question behind its image, as PaliGemma was trained."""
 
-    def prompt(self, family: str, marker: str | None = None) -> str:
+    def prompt(
+        self, family: str, marker: str | None = None, video_marker: str | None = None
+    ) -> str:
         return f"{MARKER[family] if marker is None else marker}{self.question}"
 
 

@@ -6,9 +6,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import ernie
 import hub
 import torch
-from checkpoints import chat_template
+from checkpoints import VIDEO_MARKER, chat_template
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Qwen2VLVideoProcessor, SmolVLMVideoProcessor
@@ -25,6 +26,7 @@ MODELS = ZOO | {
     "gemma4_both_ways": gemma4_both_ways,
     "internvl_chat": hub.internvl_chat,
     "qianfan_ocr": hub.qianfan_ocr,
+    "ernie4_5_vl_moe": ernie.ernie4_5_vl_moe,
 }
 HEAD = 32  # the narrowest that there is on a CPU
 TIMES = 4  # the zoo's language models are 32 wide
@@ -70,8 +72,19 @@ BREAKS = {"gemma3": ["\n\n", "\n\n\n", "\n\n\n\n"], "paligemma": ["\n"]}
 """Tokens that every Gemma has."""
 FLAT = ("paddleocr_vl",)
 """Whose configurations say on the hub beside each other what is of the language model and not."""
-OF_HUB = ("internvl_chat", "qianfan_ocr")
-"""In the hub's own format, whose images vLLM prepares with Pillow."""
+OTHERS = {
+    "gemma4": ["audio_token_id"],
+    "gemma4_both_ways": ["audio_token_id"],
+    "ernie4_5_vl_moe": [
+        "image_start_token_id",
+        "image_end_token_id",
+        "video_start_token_id",
+        "video_end_token_id",
+    ],
+}
+"""Names of ids that no answer is to hold, besides placeholders."""
+OF_HUB = ("internvl_chat", "qianfan_ocr", "ernie4_5_vl_moe")
+"""In the hub's own format, whose images are prepared with Pillow."""
 AS_SERVED: dict[str, dict[str, Any]] = {
     "lighton_ocr": {
         "config.json": {"model_type": "mistral3"},
@@ -102,6 +115,8 @@ def save_wide(
         videos: the processor of videos; None: one that tests don't ask.
     """
     torch.manual_seed(0)
+    if name == "ernie4_5_vl_moe":
+        VIDEO_MARKER[name] = ernie.VIDEO_MARKER
     found = MODELS[name]()
     config = deepcopy(found.model.config)
     _widen(name, config)
@@ -119,14 +134,14 @@ def save_wide(
     if name in REPEATING:
         model.get_input_embeddings().weight.data *= 0.1
     for parameter in model.parameters():
-        # projectors that begin as nothing
-        if parameter.dim() > 1 and not parameter.any():
+        # projectors that begin as nothing; not what vLLM leaves out on a CPU, a router's correction
+        if parameter.requires_grad and parameter.dim() > 1 and not parameter.any():
             nn.init.normal_(parameter)
 
     model.generation_config.eos_token_id = None
-    # no answer holds a placeholder
-    audio = [config.audio_token_id] if config.model_type == "gemma4" else []
-    for token in (*placeholders(config).values(), *audio):
+    # no answer holds a placeholder, or what ERNIE chooses experts by
+    others = [getattr(config, token) for token in OTHERS.get(name, ())]
+    for token in (*placeholders(config).values(), *others):
         model.get_output_embeddings().weight.data[token] = 0
     model.save_pretrained(folder)
     # the hub's name of the class, which transformers may spell otherwise
@@ -186,6 +201,9 @@ def as_served(name: str, folder: Path, marker: str) -> str:
     Returns:
         what does so in vLLM's.
     """
+    if name == "ernie4_5_vl_moe":
+        VIDEO_MARKER[name] = ernie.VIDEO_MARKER_ON_THE_HUB
+        return ernie.as_on_the_hub(folder)
     if name in OF_HUB:
         return hub.as_on_the_hub(folder)
     if name in FLAT:

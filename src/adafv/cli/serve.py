@@ -344,6 +344,7 @@ def _checked(model: str | None, *, trusted: bool) -> tuple[str, bool]:
     from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
     from adafv.integrations.vllm import ARCHITECTURES
+    from adafv.integrations.vllm.hub_format import as_transformers
     from adafv.models.load import from_files, source_of
 
     # the configuration alone, without weights
@@ -367,4 +368,10 @@ def _checked(model: str | None, *, trusted: bool) -> tuple[str, bool]:
             f"{names[0]} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: "
             "pass such a model"
         )
+    try:
+        as_transformers(config, known[0])
+    except AttributeError:
+        raise ValueError(
+            f"vLLM reads {known[0].title} in the hub's own format alone: pass such a checkpoint"
+        ) from None
     return source, known[0].videos

@@ -21,11 +21,14 @@ class Architecture:
             prompt, before vLLM repeats placeholders. Empty: the placeholder itself stands for it.
         config: transformers' class of its configuration, where vLLM reads a format of the hub's
             own, see `adafv.integrations.vllm.hub_format`. Empty: vLLM has that of transformers.
-        text_marker: text of several tokens that stands for an image in a prompt of that format.
-        placeholder: the token that vLLM repeats in its place.
+        text_markers: texts that stand for an image, or a video, in a prompt of that format.
+        placeholder: the token that vLLM repeats in their place.
+        tiles: its images have tiles, which may lie otherwise than in transformers.
+        chat_in_parts: the chat template of its tokenizer takes messages in parts.
         structure: tokens that are no visual tokens may stand between those of one image.
         weights: prefixes of weights as transformers 5 writes them, where vLLM reads other ones.
         videos: its videos are pruned, too.
+        merged_frames: how many frames of a video become one, before the language model reads it.
         normalizes: the processor has to normalize pixels. vLLM leaves that to the tower unless
             told otherwise, and this model's tower does not do it.
         tower: path of its vision tower, where that is a module of transformers. Empty: it is one
@@ -33,6 +36,7 @@ class Architecture:
         sorts: vLLM sorts images by how many patches they have before the tower sees them.
         in_front: vLLM puts the one image of a prompt in front of it, and a line break behind it;
             nothing in the prompt stands for the image.
+        routes: ids say which experts read a token, see `adafv.integrations.vllm.routing`.
         encodes_by_rank: each rank can encode images of its own
             (`--mm-encoder-tp-mode data`): nothing behind the tower is shared out among ranks.
     """
@@ -46,15 +50,19 @@ class Architecture:
     mrope: bool = False
     marker: str = ""
     config: str = ""
-    text_marker: str = ""
+    text_markers: Mapping[str, str] = field(default_factory=dict)
     placeholder: str = ""
+    tiles: bool = False
+    chat_in_parts: bool = False
     structure: bool = False
     weights: Mapping[str, str] = field(default_factory=dict)
     videos: bool = False
+    merged_frames: int = 1
     normalizes: bool = False
     tower: str = ""
     sorts: bool = False
     in_front: bool = False
+    routes: bool = False
     encodes_by_rank: bool = True
 
     @property
@@ -197,8 +205,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         model="InternVLChatModel",
         family="internvl",
         about="in the hub's own format",
-        text_marker="<image>",
+        text_markers={"image": "<image>"},
         placeholder="<IMG_CONTEXT>",
+        tiles=True,
         config="InternVLConfig",
     ),
     "QianfanOCRForConditionalGeneration": Architecture(
@@ -208,8 +217,9 @@ ARCHITECTURES: dict[str, Architecture] = {
         model="QianfanOCRForConditionalGeneration",
         family="qianfan_ocr",
         about="in the hub's own format",
-        text_marker="<image>",
+        text_markers={"image": "<image>"},
         placeholder="<IMG_CONTEXT>",
+        tiles=True,
         config="QianfanOCRConfig",
     ),
     "Mistral3ForConditionalGeneration": Architecture(
@@ -313,6 +323,23 @@ ARCHITECTURES: dict[str, Architecture] = {
         family="exaone4_5",
         normalizes=True,
         videos=True,
+    ),
+    "Ernie4_5_VLMoeForConditionalGeneration": Architecture(
+        name="PrunedErnie4_5VL",
+        title="ERNIE 4.5 VL",
+        module="ernie45_vl",
+        model="Ernie4_5_VLMoeForConditionalGeneration",
+        family="ernie4_5_vl_moe",
+        about="in the hub's own format; visual tokens have experts of their own",
+        mrope=True,
+        config="Ernie4_5_VLMoeConfig",
+        text_markers={"image": "<|image@placeholder|>", "video": "<|video@placeholder|>"},
+        placeholder="<|IMAGE_PLACEHOLDER|>",
+        chat_in_parts=True,
+        videos=True,
+        merged_frames=2,
+        routes=True,
+        encodes_by_rank=False,
     ),
 }
 """By the architecture in a model's configuration; each is proven against the library."""

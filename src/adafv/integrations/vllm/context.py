@@ -42,7 +42,7 @@ class Context(InputProcessingContext):
 
 
 class PillowContext(Context):
-    """Access to a processor of vLLM's own, which has one backend, Pillow."""
+    """Access to a processor that has one backend, Pillow: vLLM's own, or that of the hub's code."""
 
     def get_merged_mm_kwargs(self, kwargs: Any, **options: Any) -> dict[str, Any]:
         """Return the options of a server and of a request, without a backend."""

@@ -17,7 +17,17 @@ TOWER = (
     "num_hidden_layers",
     "patch_size",
 )
-"""What both formats call alike."""
+"""What both formats of InternVL call alike."""
+ERNIE_TOWER = ("depth", "hidden_size", "num_heads", "patch_size", "spatial_merge_size")
+"""What both formats of ERNIE call alike."""
+ERNIE_IDS = (
+    "image_start_token_id",
+    "image_end_token_id",
+    "video_start_token_id",
+    "video_end_token_id",
+    "video_token_id",
+)
+"""Ids that the hub's configuration of ERNIE may name; else they are transformers' defaults."""
 TEXT = {"model_type": "qwen2", "num_hidden_layers": 1}
 """In place of the language model, which transformers may not have, and nobody asks about."""
 
@@ -37,17 +47,31 @@ def as_transformers(
     if not architecture.config:
         return config
     cls = getattr(transformers, architecture.config)
-    options: dict[str, Any] = {}
+    options = _of_internvl(config) if architecture.tiles else _of_ernie(config)
     if tokenizer is not None:
         options["image_token_id"] = tokenizer.convert_tokens_to_ids(architecture.placeholder)
-    found: PreTrainedConfig = cls(
-        vision_config={name: getattr(config.vision_config, name) for name in TOWER},
-        text_config=dict(TEXT),
-        downsample_ratio=config.downsample_ratio,
-        vision_feature_layer=config.select_layer,
-        **options,
-    )
+    found: PreTrainedConfig = cls(**options)
     return found
+
+
+def _of_internvl(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return what the configuration of an InternVL or a Qianfan-OCR says."""
+    return {
+        "vision_config": {name: getattr(config.vision_config, name) for name in TOWER},
+        "text_config": dict(TEXT),
+        "downsample_ratio": config.downsample_ratio,
+        "vision_feature_layer": config.select_layer,
+    }
+
+
+def _of_ernie(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return what the configuration of an ERNIE says."""
+    tower = {name: getattr(config.vision_config, name) for name in ERNIE_TOWER}
+    return {
+        "vision_config": tower | {"temporal_merge_size": config.temporal_conv_size},
+        "text_config": {"num_hidden_layers": 1},
+        **{name: getattr(config, name) for name in ERNIE_IDS if hasattr(config, name)},
+    }
 
 
 class Prompts(ProcessorMixin):
@@ -55,16 +79,23 @@ class Prompts(ProcessorMixin):
 
     Args:
         tokenizer: of the model.
-        image_token: what stands for an image in its prompts.
+        architecture: of the model.
     """
 
-    def __init__(self, tokenizer: Any, image_token: str) -> None:
+    def __init__(self, tokenizer: Any, architecture: Architecture) -> None:
         self.tokenizer = tokenizer
-        self.image_token = image_token
+        self.architecture = architecture
+        self.image_token = architecture.placeholder
         self.chat_template = tokenizer.chat_template
 
     def apply_chat_template(self, conversation: Any, *args: Any, **options: Any) -> Any:
-        """Render a chat whose messages come in parts, with a line for each, as vLLM does."""
+        """Render a chat whose messages come in parts, as vLLM does: else with a line for each."""
+        if self.architecture.chat_in_parts:
+            chat = self.tokenizer.apply_chat_template(conversation, *args, **options)
+            # what stands for an image is no text, of however many tokens
+            for text in self.architecture.text_markers.values():
+                chat = chat.replace(text, self.image_token)
+            return chat
         messages = []
         for message in conversation:
             lines = [part.get("text", self.image_token) for part in message["content"]]

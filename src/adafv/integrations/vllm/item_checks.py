@@ -11,7 +11,14 @@ from adafv.integrations.vllm.meta_model import NAMES
 EMBEDDINGS = (EmbeddingItems, DictEmbeddingItems)
 """What comes encoded already, in either of vLLM's forms."""
 
-__all__ = ["check_items", "check_structure", "check_tiles", "check_video", "refuse_missing"]
+__all__ = [
+    "check_frames",
+    "check_items",
+    "check_structure",
+    "check_tiles",
+    "check_video",
+    "refuse_missing",
+]
 
 
 def refuse_missing(items_of: Mapping[str, Any]) -> None:
@@ -25,6 +32,26 @@ def refuse_missing(items_of: Mapping[str, Any]) -> None:
             continue
         if any(item is None for item in items.get_all_items_for_hash()):
             raise ValueError(f"{NAMES[modality]} by its uuid alone is not looked up: send it")
+
+
+def check_frames(items_of: Mapping[str, Any], architecture: Architecture) -> None:
+    """Raise a `ValueError` for a video whose frames do not merge into whole ones.
+
+    vLLM's engine ends with it, whatever is kept.
+
+    Args:
+        items_of: of a request, by modality.
+        architecture: of the model.
+    """
+    videos = items_of.get("video")
+    if architecture.merged_frames == 1 or videos is None or isinstance(videos, EMBEDDINGS):
+        return
+    for frames, _ in filter(None, videos.get_all()):
+        if len(frames) % architecture.merged_frames:
+            raise ValueError(
+                f"the video has {len(frames)} frames, of which {architecture.title} merges "
+                f"{architecture.merged_frames} into one: send a multiple of that"
+            )
 
 
 def check_items(

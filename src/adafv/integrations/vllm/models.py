@@ -33,6 +33,7 @@ from adafv.integrations.vllm.mrope_model import Items, MRopeModel
 from adafv.integrations.vllm.options import CACHE_MB, settings
 from adafv.integrations.vllm.processor import processor_factory
 from adafv.integrations.vllm.prune_spec import FIELDS, PruneSpec
+from adafv.integrations.vllm.routing import RoutedModel
 from adafv.integrations.vllm.select import Kept, select
 from adafv.integrations.vllm.transformers_tower import watch_transformers
 from adafv.integrations.vllm.vision_attention import last_attention, watch
@@ -313,9 +314,12 @@ def _pruned_class(architecture: Architecture) -> type:
         attributes["hf_to_vllm_mapper"] = original.hf_to_vllm_mapper | renamed
     if architecture.normalizes:
         attributes["supports_mm_device_do_normalize"] = False
-    mixins = (MRopeModel, PrunedModel) if architecture.mrope else (PrunedModel,)
+    routed = (RoutedModel,) if architecture.routes else ()
+    numbered = (MRopeModel,) if architecture.mrope else ()
     pruned = types.new_class(
-        architecture.name, (*mixins, original), exec_body=lambda body: body.update(attributes)
+        architecture.name,
+        (*routed, *numbered, PrunedModel, original),
+        exec_body=lambda body: body.update(attributes),
     )
 
     factories = original._processor_factory

@@ -15,6 +15,7 @@ from adafv.families import family_of
 from adafv.integrations.vllm.architectures import Architecture
 from adafv.integrations.vllm.counters import COUNTERS
 from adafv.integrations.vllm.item_checks import (
+    check_frames,
     check_items,
     check_structure,
     check_tiles,
@@ -93,6 +94,7 @@ class Pruned(BaseMultiModalProcessor):
             if self.server.only:
                 check_restricted(requested, self.server.config.spec)
             options = self._options(requested, rest)
+            check_frames(inputs.mm_data_items, self.architecture)
             if options is not None:
                 refuse_missing(inputs.mm_data_items)
                 if not options.config.dense:
@@ -130,7 +132,7 @@ class Pruned(BaseMultiModalProcessor):
         options = VLLMOptions.of_request(requested).request(self.server)
         if options is None or options.config.dense:
             return options
-        if self.architecture.config:
+        if self.architecture.tiles:
             processor = self.info.get_hf_processor(**others)
             check_tiles(self.info.get_hf_config(), processor.image_processor)
         if self.embeds_words:

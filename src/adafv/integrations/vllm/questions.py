@@ -66,12 +66,14 @@ class Questions:
         """
         if self.architecture.in_front:
             return self._behind_an_image(ids)
-        text = self.architecture.text_marker
-        if not text:
+        if not self.architecture.text_markers:
             return ids
-        target = self.info.get_tokenizer().encode(text, add_special_tokens=False)
-        update = PromptReplacement("image", target, [self.marker])
-        updates = self.processor._bind_and_group_updates([update], counts)
+        replacements = []
+        for modality in counts:
+            text = self.architecture.text_markers[modality]
+            target = self.info.get_tokenizer().encode(text, add_special_tokens=False)
+            replacements.append(PromptReplacement(modality, target, [self.markers[modality]]))
+        updates = self.processor._bind_and_group_updates(replacements, counts)
         # not the processor's own: nothing is placed yet
         found, _ = BaseMultiModalProcessor._apply_prompt_updates(self.processor, list(ids), updates)
         return found
@@ -93,8 +95,7 @@ class Questions:
         """Return what would stand for an image or a video if somebody typed it."""
         ids = [*placeholders(self.config).values(), self.marker]
         names: list[str] = self.info.get_tokenizer().convert_ids_to_tokens(ids)
-        text = self.architecture.text_marker
-        return [*names, text] if text else names
+        return [*names, *self.architecture.text_markers.values()]
 
     @cached_property
     def marker(self) -> int:
@@ -124,5 +125,5 @@ class Questions:
     def _tools(self) -> Any:
         """Return the processor, with a tokenizer and the chat template."""
         if self.architecture.config:
-            return Prompts(self.info.get_tokenizer(), self.architecture.placeholder)
+            return Prompts(self.info.get_tokenizer(), self.architecture)
         return self.info.get_hf_processor()
