@@ -65,9 +65,11 @@ ALL = [
     tried("Gemma4ForConditionalGeneration", "gemma4_both_ways"),
 ]
 """With those that read clips in front: at the same place in both lists, a model has one engine."""
+ROTATED = {"compilation_config": {"custom_ops": ["-rotary_embedding"]}}
+"""Where that kernel rotates only some tokens of a language model on a CPU."""
 OPTIONS = {
-    # on a CPU that kernel leaves out some tokens of this language model
-    "lfm2_vl": {"compilation_config": {"custom_ops": ["-rotary_embedding"]}},
+    "lfm2_vl": ROTATED,
+    "kimi_k25": ROTATED | {"limit_mm_per_prompt": {"vision_chunk": 4}},
     # neither vLLM nor transformers has a class for its configuration
     "internvl_chat": {"trust_remote_code": True},
     # vLLM keeps states with prefixes, of which the tiny models have none

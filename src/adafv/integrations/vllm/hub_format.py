@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig, ProcessorMixin
 
 from adafv.integrations.vllm.architectures import Architecture
 
-__all__ = ["Prompts", "as_transformers"]
+__all__ = ["Prompts", "PromptsOfLines", "as_transformers"]
 
 TOWER = (
     "hidden_size",
@@ -64,9 +64,17 @@ class Prompts(ProcessorMixin):
         self.chat_template = tokenizer.chat_template
 
     def apply_chat_template(self, conversation: Any, *args: Any, **options: Any) -> Any:
+        """Render a chat whose messages come in parts."""
+        return self.tokenizer.apply_chat_template(conversation, *args, **options)
+
+
+class PromptsOfLines(Prompts):
+    """Such a tokenizer whose template takes the messages of a chat as text."""
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **options: Any) -> Any:
         """Render a chat whose messages come in parts, with a line for each, as vLLM does."""
         messages = []
         for message in conversation:
             lines = [part.get("text", self.image_token) for part in message["content"]]
             messages.append({**message, "content": "\n".join(lines)})
-        return self.tokenizer.apply_chat_template(messages, *args, **options)
+        return super().apply_chat_template(messages, *args, **options)

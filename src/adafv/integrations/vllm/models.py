@@ -87,10 +87,10 @@ class PrunedModel:
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Return the embeddings of each image for the language model: those of its kept tokens.
 
-        Or of each video: vLLM hands over images, or videos.
+        Or of each video: vLLM hands over items of one modality.
         """
         given = {name: kwargs.pop(field, ()) for name, field in FIELDS.items()}
-        modality = "video" if len(given["video"]) else "image"
+        modality = next((name for name, specs in given.items() if len(specs)), "image")
         specs = [PruneSpec.read(spec) for spec in given[modality]]
         # of sound, and of videos that are not pruned, there are none
         observed = self.prunes and bool(specs)
@@ -141,7 +141,7 @@ class PrunedModel:
         Args:
             kept: of each.
             specs, items: theirs.
-            modality: "image" or "video".
+            modality: vLLM's name of it.
         """
         return [image.features for image in kept]
 
