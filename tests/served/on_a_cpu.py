@@ -17,8 +17,8 @@ from vllm.v1.attention.backends.cpu_attn import (
     CPUAttentionMetadataBuilder,
 )
 
-# Numba's, which Kimi K2.5 prepares images with, has a function of every name. vLLM looks for kernels
-# in the __dict__ of all that there is.
+# vLLM looks for kernels in the __dict__ of all that there is. Numba, with which it prepares images
+# of Kimi K2.5, has an object that makes a function of every name.
 ffi.lib._fntab["__dict__"] = {}
 
 MEMORY = (2 * 2 * 280 * 4 * 64 * 8, 20 * 2 * 280 * 4 * 64 * 8)

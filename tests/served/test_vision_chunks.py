@@ -1,4 +1,4 @@
-"""Kimi K2.5, whose images and clips vLLM takes alike: images are pruned, chunks of clips refused."""
+"""Kimi K2.5, whose images and clips vLLM takes alike: images are pruned, clips are refused."""
 
 import json
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from engine import ANSWER, Engine, Library, Request, chunk, engine, picture
 from server import data_url
 from stock import forget, logprobs, stock
 from test_architectures import OPTIONS, check
+from test_videos_served import write
 from wide import as_served, register, save_wide
 
 from adafv import AdaFV
@@ -100,6 +101,20 @@ def test_a_chat(both, tmp_path):
         assert len(output.prompt_token_ids) == expected.length
 
 
+def test_a_clip_in_a_chat_is_refused(both, tmp_path):
+    """In one sentence, also where nothing is to be pruned: vLLM would fail with an assertion."""
+    made, _ = both
+    url = write(tmp_path / "a.mp4")
+    content = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": COLOR}]
+    for keep in (0.5, 1.0):
+        with pytest.raises(ValueError, match="does not cut the videos of a chat into chunks"):
+            made.llm.chat(
+                [{"role": "user", "content": content}],
+                use_tqdm=False,
+                mm_processor_kwargs={"adafv_keep": keep},
+            )
+
+
 def test_a_batch(both, tmp_path, monkeypatch):
     """`adafv batch` hands images over as vLLM takes them, and counts as with transformers."""
     made, library = both
@@ -126,7 +141,7 @@ def test_a_batch(both, tmp_path, monkeypatch):
 
 
 def test_the_template_is_the_tokenizers(both):
-    """vLLM's processor has none; function words and turns are the library's."""
+    """The processor of vLLM has none; function words and turns are the library's."""
     made, library = both
     questions = made.llm.llm_engine.renderer.mm_processor.questions
     assert questions.template == boilerplate(library.processor)

@@ -121,7 +121,7 @@ AS_SERVED: dict[str, dict[str, Any]] = {
             "image_break_token": "<break>",
             "image_end_token": "<end>",
         },
-    }
+    },
 }
 """What files of a checkpoint say on the hub, where transformers writes something else. None: there
 is no such file.
