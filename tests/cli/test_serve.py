@@ -163,6 +163,15 @@ def test_a_prompt_may_hold_clips_where_they_are_pruned(serve, tmp_path):
         assert json.loads(value(command, "--limit-mm-per-prompt")) == limits
 
 
+def test_images_are_bounded_by_the_name_that_vllm_has_for_them(serve, tmp_path):
+    """Kimi K2.5's are chunks of vision."""
+    config = {"model_type": "kimi_k25", "architectures": ["KimiK25ForConditionalGeneration"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    _, command, _ = serve(tmp_path)
+    limits = {"vision_chunk": 64, "video": 0}
+    assert json.loads(value(command, "--limit-mm-per-prompt")) == limits
+
+
 def test_what_a_person_sets_stays(serve):
     """Their name, their domains, their trust in what requests carry, their variables."""
     os.environ["VLLM_MEDIA_CONNECTOR"] = "http"

@@ -21,11 +21,14 @@ from adafv.demo.server import ON_A_CPU
 from adafv.models.processors import processor_class
 from adafv.models.videos import Video
 
-os.environ |= ON_A_CPU
+# vLLM's latent attention reads no prompt in chunks on a CPU, and has no prefix cache there
+os.environ |= ON_A_CPU | {"VLLM_MLA_DISABLE": "1"}
 
 ANSWER = 6
 SHAPES = ((96, 96), (48, 96), (90, 60), (48, 48))
 FRAMES = (4, 4, 6)
+CHUNKED = ("kimi_k25",)
+"""Whose images vLLM takes as chunks of vision."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,11 @@ class Said:
 @cache
 def picture(number: int) -> Any:
     return show(*SHAPES[number % len(SHAPES)], seed=number)
+
+
+def chunk(shown: Any) -> dict[str, Any]:
+    """An image as a chunk of vision."""
+    return {"type": "image", "image": shown, "uuid": None}
 
 
 @cache
@@ -164,8 +172,11 @@ class Engine:
     def request(self, asked: Request) -> dict[str, Any]:
         request: dict[str, Any] = {"prompt": asked.prompt(self.family)}
         shown: dict[str, Any] = {}
-        if asked.images:
-            shown["image"] = [picture(i) for i in asked.images]
+        pictures = [picture(i) for i in asked.images]
+        if pictures and self.family in CHUNKED:
+            shown["vision_chunk"] = [chunk(one) for one in pictures]
+        elif pictures:
+            shown["image"] = pictures
         if asked.clips:
             clips = [clip(i) for i in asked.clips]
             shown["video"] = [(c.frames, c.metadata | {"do_sample_frames": False}) for c in clips]

@@ -10,11 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+from llvmlite.binding import ffi
 from torch import Tensor
 from vllm.v1.attention.backends.cpu_attn import (
     CPUAttentionBackendImpl,
     CPUAttentionMetadataBuilder,
 )
+
+# vLLM looks for kernels in the __dict__ of all that there is. Numba, with which it prepares images
+# of Kimi K2.5, has an object that makes a function of every name.
+ffi.lib._fntab["__dict__"] = {}
 
 MEMORY = (2 * 2 * 280 * 4 * 64 * 8, 20 * 2 * 280 * 4 * 64 * 8)
 """What is free and what there is, in bytes: enough for two tiny images of Gemma 4 at once."""

@@ -67,9 +67,13 @@ ALL = [
 ]
 """With those that read clips in front: at the same place in both lists, a model has one engine."""
 PLAIN_ROTATION = {"custom_ops": ["-rotary_embedding"]}
+"""Where that kernel rotates only some tokens of a language model on a CPU, or takes none."""
 OPTIONS = {
-    # on a CPU that kernel leaves out some tokens of this language model
     "lfm2_vl": {"compilation_config": PLAIN_ROTATION},
+    "kimi_k25": {
+        "compilation_config": PLAIN_ROTATION,
+        "limit_mm_per_prompt": {"vision_chunk": 4},
+    },
     # neither vLLM nor transformers has a class for its configuration
     "internvl_chat": {"trust_remote_code": True},
     # nor does that kernel take what it is handed of this one

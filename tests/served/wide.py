@@ -58,6 +58,15 @@ AS_ON_THE_HUB: dict[str, dict[str, Any]] = {
             "mrope_section": [8, 4, 4],
         },
     },
+    "kimi_k25": {
+        "head_dim": 16,
+        "qk_rope_head_dim": 16,
+        "qk_nope_head_dim": 16,
+        "qk_head_dim": 32,
+        "first_k_dense_replace": 1,
+        "topk_method": "noaux_tc",
+        "scoring_func": "sigmoid",
+    },
     "lfm2_vl": {"block_dim": 128, "conv_dim": 128},
     "llama4": {"num_experts_per_tok": 1},
 }
@@ -68,6 +77,8 @@ REPEATING = ("gemma3", "gemma4", "gemma4_both_ways", "paddleocr_vl", "paligemma"
 """Whose embeddings, tied to what reads answers off, and Gemma's scaled by the width, would make a
 tiny model repeat the last token of its prompt, whatever the image.
 """
+UNTIED = (*REPEATING, "kimi_k25")
+"""Whose embeddings do not read answers off, here or on the hub."""
 BREAKS = {"gemma3": ["\n\n", "\n\n\n", "\n\n\n\n"], "paligemma": ["\n"]}
 """Tokens that every Gemma has."""
 FLAT = ("paddleocr_vl",)
@@ -83,9 +94,40 @@ OTHERS = {
     ],
 }
 """Names of ids that no answer is to hold, besides placeholders."""
+RENAMED = {
+    "kimi_k25": {
+        "language_model.model.blocks.": "language_model.model.layers.",
+        "model.mm_projector.": "mm_projector.",
+        "vision_tower.encoder.patch_embed.": "vision_tower.patch_embed.",
+    }
+}
+"""Beginnings of weights' names that transformers writes otherwise than the hub; it reads both."""
 OF_HUB = ("internvl_chat", "qianfan_ocr", "ernie4_5_vl_moe")
 """In the hub's own format, whose images are prepared with Pillow."""
+LARGER = {"kimi_k25": {"max_patches": 24 * 24}}
+"""Options of images with which none is resized, which vLLM does itself and otherwise."""
 AS_SERVED: dict[str, dict[str, Any]] = {
+    "kimi_k25": {
+        "config.json": {
+            "use_unified_vision_chunk": True,
+            "video_placeholder": "<|kimi_k25_video_placeholder|>",
+        },
+        "preprocessor_config.json": {
+            "media_proc_cfg": {
+                "patch_size": 4,
+                "merge_kernel_size": 2,
+                "temporal_merge_kernel_size": 4,
+                "in_patch_limit": 24 * 24,
+                "in_patch_limit_each_frame": 12 * 12,
+                "in_patch_limit_video": None,
+                "patch_limit_on_one_side": 512,
+                "fixed_output_tokens": None,
+                "image_mean": [0.5, 0.5, 0.5],
+                "image_std": [0.5, 0.5, 0.5],
+            }
+        },
+        "processor_config.json": None,
+    },
     "lighton_ocr": {
         "config.json": {"model_type": "mistral3"},
         "processor_config.json": {
@@ -102,7 +144,9 @@ AS_SERVED: dict[str, dict[str, Any]] = {
         },
     },
 }
-"""What files of a checkpoint say on the hub, where transformers writes something else."""
+"""What files of a checkpoint say on the hub, where transformers writes something else. None: there
+is no such file.
+"""
 
 
 def save_wide(
@@ -120,15 +164,8 @@ def save_wide(
     found = MODELS[name]()
     config = deepcopy(found.model.config)
     _widen(name, config)
-    if name in BREAKS:
-        # vLLM joins line breaks to tokens, or ends a prompt with one
-        added = found.processor.tokenizer.add_tokens(BREAKS[name], True)
-        config.text_config.vocab_size += added
-    if config.model_type == "gemma4":
-        # the processor has added one that stands for a clip
-        config.text_config.vocab_size += 1
-    config.text_config.vocab_size += found.processor.tokenizer.add_tokens(list(words))
-    if name in REPEATING:
+    config.text_config.vocab_size += _add_words(name, found.processor.tokenizer, words)
+    if name in UNTIED:
         config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
     model = type(found.model)(config)
     if name in REPEATING:
@@ -149,7 +186,11 @@ def save_wide(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": [architecture]}))
     if name == "qwen3_vl_moe":
         _transpose_experts(folder / "model.safetensors")
+    if name in RENAMED:
+        _rename(folder / "model.safetensors", RENAMED[name])
     processor = found.processor
+    for option, value in LARGER.get(name, {}).items():
+        setattr(processor.image_processor, option, value)
     # vLLM wants the complete processor, which the zoo leaves videos out of
     if videos is None:
         videos = SmolVLMVideoProcessor() if name == "smolvlm" else Qwen2VLVideoProcessor()
@@ -159,12 +200,31 @@ def save_wide(
     return found.marker
 
 
+def _add_words(name: str, tokenizer: Any, words: Sequence[str]) -> int:
+    """Add words to a vocabulary, and return how many a model of it has to have more."""
+    # vLLM joins line breaks to tokens, or ends a prompt with one
+    added = tokenizer.add_tokens(BREAKS.get(name, []), True) + tokenizer.add_tokens(list(words))
+    # Gemma's processor has added one that stands for a clip
+    return added + 1 if name in ("gemma4", "gemma4_both_ways") else added
+
+
 def _transpose_experts(path: Path) -> None:
     """Write the weights of experts (E, D, width) as on the hub; transformers reads both ways."""
     weights = load_file(path)
     for name, weight in weights.items():
         if ".experts." in name:
             weights[name] = weight.transpose(1, 2).contiguous()
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def _rename(path: Path, beginnings: dict[str, str]) -> None:
+    """Write weights under the hub's names."""
+    weights = {}
+    for name, weight in load_file(path).items():
+        for beginning, of_hub in beginnings.items():
+            if name.startswith(beginning):
+                name = of_hub + name.removeprefix(beginning)
+        weights[name] = weight
     save_file(weights, path, metadata={"format": "pt"})
 
 
@@ -212,7 +272,11 @@ def as_served(name: str, folder: Path, marker: str) -> str:
         path.write_text(json.dumps(config.pop("text_config") | config))
     for file, words in AS_SERVED.get(name, {}).items():
         path = folder / file
-        path.write_text(json.dumps(json.loads(path.read_text()) | words))
+        if words is None:
+            path.unlink()
+            continue
+        written = json.loads(path.read_text()) if path.is_file() else {}
+        path.write_text(json.dumps(written | words))
     return marker
 
 

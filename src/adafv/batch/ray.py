@@ -112,9 +112,10 @@ class RayEngine:
         from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
         # Ray runs the engine; images and answers are ours
+        options = engine_options(self._device, self.requests.modalities[:1])
         config = vLLMEngineProcessorConfig(
             model_source=self.requests.source,
-            engine_kwargs=engine_options(self._device) | {"dtype": self._dtype} | self.options,
+            engine_kwargs=options | {"dtype": self._dtype} | self.options,
             batch_size=batch_size,
             concurrency=(self.workers, self.workers),
             placement_group_config={"bundles": [{"CPU": 1}]} if self._device == "cpu" else None,
@@ -189,9 +190,10 @@ def _with_image(source: str, row: dict[str, Any]) -> dict[str, Any]:
         image = open_image(row["image_path"])
     except ValueError as error:
         return {ERROR: failed(error)["error"]}
+    requests = _requests(source)
     return {
-        "multimodal_data": {"image": image},
-        "visual_tokens": _requests(source).count_visual_tokens(image),
+        "multimodal_data": requests.multi_modal_data(image),
+        "visual_tokens": requests.count_visual_tokens(image),
     }
 
 

@@ -49,7 +49,7 @@ class VLLMEngine:
         self.processor = self.requests.processor
         self.device = current_platform.device_type
         self.dtype = str(dtype_of(dtype, torch.device(self.device))).removeprefix("torch.")
-        self.options = engine_options(self.device, self.requests.reads_videos) | options
+        self.options = engine_options(self.device, self.requests.modalities) | options
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class VLLMEngine:
         else:
             shown = open_image(request.image)
             warn_of_photograph(shown, self.requests.name)
-            data = {"image": shown}
+            data = self.requests.multi_modal_data(shown)
         prompt = {
             "prompt_token_ids": self.requests.prompt(request.question, bool(request.video)),
             "multi_modal_data": data,

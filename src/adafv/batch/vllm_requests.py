@@ -91,6 +91,16 @@ class Requests:
         """Return whether clips are pruned in this model."""
         return self._architecture is not None and self._architecture.videos
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Return what of a prompt vLLM prunes in this model, by its own names."""
+        return ("image",) if self._architecture is None else self._architecture.modalities
+
+    def multi_modal_data(self, image: Image.Image) -> dict[str, Any]:
+        """Return a prompt's one image as vLLM takes it."""
+        architecture = self._architecture
+        return {"image": image} if architecture is None else architecture.multi_modal_data(image)
+
     def prompt(self, question: str, video: bool = False) -> list[int]:
         """Return the ids of a prompt, with one placeholder for the image, or for the video."""
         tools: Any = self.processor
@@ -178,14 +188,14 @@ class Requests:
             return 1.0
 
 
-def engine_options(device: str, videos: bool = False) -> dict[str, Any]:
-    """Return engine arguments of vLLM for a device; with `videos` it reads them, too."""
+def engine_options(device: str, modalities: Sequence[str]) -> dict[str, Any]:
+    """Return engine arguments of vLLM for a device and what is asked about."""
     return {
         # images are prepared as everywhere in this library
         # and whoever runs the engine is whoever asks it
         "mm_processor_kwargs": {"backend": "pil", "adafv_methods": ALL},
         # what memory is measured with
-        "limit_mm_per_prompt": {"image": 1} | ({"video": 1} if videos else {}),
+        "limit_mm_per_prompt": dict.fromkeys(modalities, 1),
         # on a CPU compiling takes longer than it saves
         "enforce_eager": device == "cpu",
         "disable_log_stats": True,

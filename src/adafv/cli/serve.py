@@ -17,6 +17,7 @@ from adafv import embedded
 from adafv.cli.extras import need
 from adafv.cli.options import DEFAULT_KEEP, Keep, Method, Tokens, pruner_of, share_in
 from adafv.cli.printing import quiet
+from adafv.integrations.vllm.architectures import Architecture
 from adafv.models.hub import check_available
 
 CHECKS = "adafv.integrations.vllm.middleware.Checks"
@@ -147,12 +148,13 @@ def serve(
         )
     _check_port(flags)
     # a model that the plugin does not prune would be served unpruned
-    source, videos = _checked(model, trusted=TRUST_CODE in map(_name, flags))
+    source, architecture = _checked(model, trusted=TRUST_CODE in map(_name, flags))
     for name, size in {"cache_mb": cache_mb, "image_cache_mb": image_cache_mb}.items():
         if size is not None:
             options[f"adafv_{name}"] = size
 
-    limits = {"image": MAX_IMAGES, "video": MAX_VIDEOS if videos else 0}
+    images, *_ = architecture.modalities
+    limits = {images: MAX_IMAGES, "video": MAX_VIDEOS if architecture.videos else 0}
     command = _command(source, flags, options, limits, embedded=model in (None, embedded.NAME))
 
     # the server takes over this process, and with it signals and standard output
@@ -180,7 +182,7 @@ def _command(
         source: folder or hub id of the model.
         flags: for vLLM.
         options: ours.
-        limits: how many images and videos a prompt may hold.
+        limits: how many images and videos a prompt may hold, by vLLM's names.
         embedded: the model is the embedded one.
     """
     command = [sys.executable, "-P", "-m", "adafv.integrations.vllm.server"]
@@ -333,8 +335,8 @@ def _options(requested: dict[str, Any], given: dict[str, Any], model: str | None
     return {**others, **options.to_dict()}
 
 
-def _checked(model: str | None, *, trusted: bool) -> tuple[str, bool]:
-    """Return the folder or hub id of a model that the plugin prunes, and whether its clips are.
+def _checked(model: str | None, *, trusted: bool) -> tuple[str, Architecture]:
+    """Return the folder or hub id of a model that the plugin prunes, and its architecture.
 
     Args:
         model: hub id or folder.
@@ -359,7 +361,7 @@ def _checked(model: str | None, *, trusted: bool) -> tuple[str, bool]:
                 f"vLLM reads the configuration of {first} with the code of its repository: "
                 f"pass {TRUST_CODE} if you trust it"
             )
-        return source, of_hub.videos
+        return source, of_hub
     config = from_files(source, AutoConfig.from_pretrained)
     names = config.architectures or [type(config).__name__]
     known = [ARCHITECTURES[name] for name in names if name in ARCHITECTURES]
@@ -374,4 +376,4 @@ def _checked(model: str | None, *, trusted: bool) -> tuple[str, bool]:
         raise ValueError(
             f"vLLM reads {known[0].title} in the hub's own format alone: pass such a checkpoint"
         ) from None
-    return source, known[0].videos
+    return source, known[0]

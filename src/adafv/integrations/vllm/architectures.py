@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-__all__ = ["ARCHITECTURES", "Architecture"]
+__all__ = ["ARCHITECTURES", "VISION_CHUNK", "Architecture"]
+
+VISION_CHUNK = "vision_chunk"
+"""vLLM's modality of a model that takes images and chunks of videos alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,8 @@ class Architecture:
         in_front: vLLM puts the one image of a prompt in front of it, and a line break behind it;
             nothing in the prompt stands for the image.
         routes: ids say which experts read a token, see `adafv.integrations.vllm.routing`.
+        vision_chunks: vLLM takes its images and chunks of videos as one modality, and its
+            processor is vLLM's own, without a chat template. Images are pruned, chunks are not.
         encodes_by_rank: each rank can encode images of its own
             (`--mm-encoder-tp-mode data`): nothing behind the tower is shared out among ranks.
     """
@@ -63,12 +69,21 @@ class Architecture:
     sorts: bool = False
     in_front: bool = False
     routes: bool = False
+    vision_chunks: bool = False
     encodes_by_rank: bool = True
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Return what is pruned of a prompt."""
+        """Return what is pruned of a prompt, images first, by vLLM's names."""
+        if self.vision_chunks:
+            return (VISION_CHUNK,)
         return ("image", "video") if self.videos else ("image",)
+
+    def multi_modal_data(self, image: Any) -> dict[str, Any]:
+        """Return a prompt's one image as vLLM takes it."""
+        if self.vision_chunks:
+            return {VISION_CHUNK: [{"type": "image", "image": image, "uuid": None}]}
+        return {"image": image}
 
 
 TOWER_PARTS = ("embeddings", "encoder", "pre_layrnorm", "post_layernorm")
@@ -189,6 +204,15 @@ ARCHITECTURES: dict[str, Architecture] = {
         about="one image a prompt; vLLM reads the prompt's words one way, transformers both ways",
         weights=OF_OLDER_TOWERS,
         in_front=True,
+    ),
+    "KimiK25ForConditionalGeneration": Architecture(
+        name="PrunedKimiK25",
+        title="Kimi K2.5",
+        module="kimi_k25",
+        model="KimiK25ForConditionalGeneration",
+        family="kimi_k25",
+        about="its images, not the chunks of its videos",
+        vision_chunks=True,
     ),
     "InternVLForConditionalGeneration": Architecture(
         name="PrunedInternVL",

@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig, ProcessorMixin
 
 from adafv.integrations.vllm.architectures import Architecture
 
-__all__ = ["Prompts", "as_transformers"]
+__all__ = ["Prompts", "PromptsOfLines", "as_transformers"]
 
 TOWER = (
     "hidden_size",
@@ -79,23 +79,30 @@ class Prompts(ProcessorMixin):
 
     Args:
         tokenizer: of the model.
-        architecture: of the model.
+        image_token: what stands for an image in its prompts.
+        markers: texts of several tokens that its template writes in the place of that token.
     """
 
-    def __init__(self, tokenizer: Any, architecture: Architecture) -> None:
+    def __init__(self, tokenizer: Any, image_token: str, markers: tuple[str, ...] = ()) -> None:
         self.tokenizer = tokenizer
-        self.architecture = architecture
-        self.image_token = architecture.placeholder
+        self.image_token = image_token
+        self.markers = markers
         self.chat_template = tokenizer.chat_template
 
     def apply_chat_template(self, conversation: Any, *args: Any, **options: Any) -> Any:
-        """Render a chat whose messages come in parts, as vLLM does: else with a line for each."""
-        if self.architecture.chat_in_parts:
-            chat = self.tokenizer.apply_chat_template(conversation, *args, **options)
-            # what stands for an image is no text, of however many tokens
-            for text in self.architecture.text_markers.values():
-                chat = chat.replace(text, self.image_token)
-            return chat
+        """Render a chat whose messages come in parts."""
+        chat = self.tokenizer.apply_chat_template(conversation, *args, **options)
+        # what stands for an image is no text, of however many tokens
+        for marker in self.markers:
+            chat = chat.replace(marker, self.image_token)
+        return chat
+
+
+class PromptsOfLines(Prompts):
+    """Such a tokenizer whose template takes the messages of a chat as text."""
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **options: Any) -> Any:
+        """Render a chat whose messages come in parts, with a line for each, as vLLM does."""
         messages = []
         for message in conversation:
             lines = [part.get("text", self.image_token) for part in message["content"]]

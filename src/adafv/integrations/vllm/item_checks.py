@@ -5,7 +5,7 @@ from typing import Any
 
 from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 
-from adafv.integrations.vllm.architectures import Architecture
+from adafv.integrations.vllm.architectures import VISION_CHUNK, Architecture
 from adafv.integrations.vllm.meta_model import NAMES
 
 EMBEDDINGS = (EmbeddingItems, DictEmbeddingItems)
@@ -69,9 +69,12 @@ def check_items(
     if items_of.keys().isdisjoint(NAMES):
         return
     for modality, items in items_of.items():
-        if modality not in architecture.modalities:
+        shown = modality
+        if modality == VISION_CHUNK and any(chunk["type"] != "image" for chunk in items):
+            shown = "video"
+        if shown not in architecture.modalities:
             raise ValueError(
-                f"{modality}s are not pruned on vLLM: pass adafv_keep=1 with such a request"
+                f"{shown}s are not pruned on vLLM: pass adafv_keep=1 with such a request"
             )
         if isinstance(items, EMBEDDINGS):
             raise ValueError(

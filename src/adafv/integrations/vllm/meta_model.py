@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText
 from adafv.core.inputs import PIXELS
 from adafv.families import family_of
 from adafv.families.crop_layout import Layout
+from adafv.integrations.vllm.architectures import VISION_CHUNK
 
 __all__ = ["NAMES", "SHAPES", "MetaModel", "pixels_in"]
 
@@ -19,16 +20,21 @@ GRID = "image_grid_thw"
 SHAPES = "spatial_shapes"
 COORDINATES = "image_position_ids"
 VIDEO_GRID = "video_grid_thw"
-GIVEN = {"image": (SIZES, GRID, SHAPES), "video": (VIDEO_GRID,)}
+GIVEN = {
+    "image": (SIZES, GRID, SHAPES, "pixel_position_ids"),
+    "video": (VIDEO_GRID,),
+    VISION_CHUNK: ("grid_thws",),
+}
 """Inputs whose numbers say how large an image or a video is; of pixels only the shape does."""
-RENAMED = {"pixel_position_ids": COORDINATES}
-"""Names that vLLM gives to coordinates of patches, and those of transformers."""
+RENAMED = {"pixel_position_ids": COORDINATES, "grid_thws": GRID}
+"""Names that vLLM alone gives to some of them, and those of transformers."""
 PIXEL_NAMES = {
     "image": (PIXELS["image"], "pixel_values_flat"),
     "video": (PIXELS["video"],),
+    VISION_CHUNK: (PIXELS["image"],),
 }
 """Names that vLLM has for the pixels of a modality."""
-NAMES = {"image": "an image", "video": "a video"}
+NAMES = {"image": "an image", "video": "a video", VISION_CHUNK: "an image"}
 
 Shape = tuple[int, ...]
 Key = tuple[Shape, tuple[tuple[str, Shape, Shape], ...]]
@@ -59,7 +65,7 @@ class MetaModel:
         Args:
             count: of its visual tokens, newlines included.
             item: what the processor made of it.
-            modality: "image" or "video".
+            modality: vLLM's name of it.
 
         Raises:
             ValueError: transformers makes another number of tokens of it.
@@ -68,15 +74,14 @@ class MetaModel:
         shape = () if pixels is None else tuple(pixels.shape)
         numbers = []
         for name in GIVEN[modality]:
-            if name in item:
-                given = item[name]
-                numbers.append((name, tuple(given.shape), tuple(given.flatten().tolist())))
-        for name, of_transformers in RENAMED.items():
-            if name in item:
-                # there may be thousands, of which the largest say how large the image is
-                given = item[name]  # (patches, 2)
-                numbers.append((of_transformers, tuple(given.shape), tuple(given.amax(0).tolist())))
-        lay_out = self._layout if modality == "image" else self._video_layout
+            if name not in item:
+                continue
+            given = item[name]
+            renamed = RENAMED.get(name, name)
+            # there may be thousands of (patches, 2), whose largest say how large the image is
+            values = given.amax(0) if renamed == COORDINATES else given.flatten()
+            numbers.append((renamed, tuple(given.shape), tuple(values.tolist())))
+        lay_out = self._video_layout if modality == "video" else self._layout
         layout = lay_out(count, (shape, tuple(numbers)))
         if len(layout.patches) != count:
             raise ValueError(

@@ -26,6 +26,7 @@ from adafv.integrations.vllm.request_text import (
     spell_out,
     strings_in,
     texts_in,
+    tokens_of,
 )
 
 __all__ = ["Checks", "check"]
@@ -221,8 +222,7 @@ def _placeholders(state: Any) -> list[str]:
     known = ARCHITECTURES.get(next(iter(config.architectures or ()), ""))
     if known is not None:
         config = as_transformers(config, known, tokenizer)
-    names: list[str] = tokenizer.convert_ids_to_tokens(list(placeholders(config).values()))
-    return names
+    return tokens_of(tokenizer, list(placeholders(config).values()))
 
 
 def check(request: Mapping[str, Any], path: str, server: Mapping[str, Any]) -> None:

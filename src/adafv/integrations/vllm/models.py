@@ -85,13 +85,28 @@ class PrunedModel:
         parallel = vllm_config.parallel_config
         self.engine_counts = EngineCounts(parallel.data_parallel_index, shared=parallel.rank == 0)
 
+    @classmethod
+    def get_placeholder_str(cls, modality: str, i: int) -> str | None:
+        """Return what stands for an image or a video in a chat.
+
+        Raises:
+            ValueError: a video where vLLM reads chunks of it, and has nothing that makes them.
+        """
+        if modality == "video" and cls.architecture.vision_chunks:
+            raise ValueError(
+                f"vLLM does not cut the videos of a chat into chunks for {cls.architecture.title}: "
+                "send frames as images"
+            )
+        placeholder: str | None = super().get_placeholder_str(modality, i)  # type: ignore[misc]
+        return placeholder
+
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Return the embeddings of each image for the language model: those of its kept tokens.
 
-        Or of each video: vLLM hands over images, or videos.
+        Or of each video: vLLM hands over items of one modality.
         """
         given = {name: kwargs.pop(field, ()) for name, field in FIELDS.items()}
-        modality = "video" if len(given["video"]) else "image"
+        modality = next((name for name, specs in given.items() if len(specs)), "image")
         specs = [PruneSpec.read(spec) for spec in given[modality]]
         # of sound, and of videos that are not pruned, there are none
         observed = self.prunes and bool(specs)
@@ -142,7 +157,7 @@ class PrunedModel:
         Args:
             kept: of each.
             specs, items: theirs.
-            modality: "image" or "video".
+            modality: vLLM's name of it.
         """
         return [image.features for image in kept]
 

@@ -31,12 +31,14 @@ class PreparedImageCache(BoundedCache[MultiModalKwargsItem]):
     def prepare(
         self,
         images: Sequence[str],
+        modality: str,
         process: Callable[[list[int]], Sequence[MultiModalKwargsItem]],
     ) -> "PreparedBatch":
         """Return the inputs of images; those that are not kept are processed, each once.
 
         Args:
             images: their hashes.
+            modality: vLLM's name of what they are.
             process: returns the inputs of the images at some indices, in their order.
         """
         found: dict[str, MultiModalKwargsItem] = {}
@@ -56,7 +58,7 @@ class PreparedImageCache(BoundedCache[MultiModalKwargsItem]):
                 size = MultiModalCache.get_item_size(found[image])
                 self.put(image, found[image], size + ENTRY)
         COUNTERS.count_images("prepared", len(missing), len(images) - len(missing))
-        return PreparedBatch([found[image] for image in images])
+        return PreparedBatch([found[image] for image in images], modality)
 
 
 class PreparedBatch(BatchFeature):
@@ -64,14 +66,15 @@ class PreparedBatch(BatchFeature):
 
     Args:
         items: of the images.
+        modality: vLLM's name of what they are.
 
     Attributes:
         fields: by which vLLM splits it.
     """
 
-    def __init__(self, items: Sequence[MultiModalKwargsItem]) -> None:
+    def __init__(self, items: Sequence[MultiModalKwargsItem], modality: str) -> None:
         super().__init__({name: [item[name] for item in items] for name in items[0]})
-        self.fields = dict.fromkeys(items[0], MultiModalFieldConfig(Split(), "image"))
+        self.fields = dict.fromkeys(items[0], MultiModalFieldConfig(Split(), modality))
 
 
 @dataclass(frozen=True, kw_only=True)

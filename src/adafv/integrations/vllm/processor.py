@@ -231,7 +231,8 @@ class Pruned(BaseMultiModalProcessor):
 
     def _processed(self, mm_items: Any, kwargs: Mapping[str, Any], specs: Specs) -> Any:
         """Return what the model's processor makes of images; those that are kept it made before."""
-        ones = specs.get("image", ())
+        modality = self.architecture.modalities[0]
+        ones = specs.get(modality, ())
         # images beside a video are not kept; of whole ones vLLM's own cache keeps as much
         if not ones or ones[0].dense or len(mm_items) > 1 or not self.prepared.bytes:
             return super()._apply_hf_processor_main(mm_items, kwargs)
@@ -239,13 +240,13 @@ class Pruned(BaseMultiModalProcessor):
         stock: Any = super()
 
         def process(indices: list[int]) -> Any:
-            images = {"image": [mm_items["image"][i] for i in indices]}
+            images = {modality: [mm_items[modality][i] for i in indices]}
             items = self.info.parse_mm_data(images, validate=False)
             data = stock._apply_hf_processor_main(items, kwargs)
             fields = stock._get_mm_fields_config(data, kwargs)
-            return MultiModalKwargsItems.from_hf_inputs(data, fields)["image"]
+            return MultiModalKwargsItems.from_hf_inputs(data, fields)[modality]
 
-        return self.prepared.prepare([spec.image for spec in ones], process)
+        return self.prepared.prepare([spec.image for spec in ones], modality, process)
 
     def _get_mm_fields_config(
         self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]
@@ -292,7 +293,7 @@ class Pruned(BaseMultiModalProcessor):
             update: as vLLM has it for the dense image.
             spec: of the image.
             item: what the processor made of it.
-            modality: "image" or "video".
+            modality: vLLM's name of it.
         """
         if spec.dense:
             return update

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from adafv.core.pruner import Pruner
+from adafv.integrations.vllm.architectures import VISION_CHUNK
 from adafv.integrations.vllm.options import pruner_of
 
 __all__ = ["FIELD", "FIELDS", "PruneSpec", "PruneSpecs", "Specs", "without_specs"]
 
 FIELD = "adafv"
-FIELDS = {"image": FIELD, "video": "adafv_video"}
-"""Under which a spec travels with the pixels of its image or video."""
+FIELDS = {"image": FIELD, "video": "adafv_video", VISION_CHUNK: "adafv_chunk"}
+"""Under which a spec travels with the pixels of its image or video, by vLLM's modality."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from adafv.core.chat_template import Template, template_of
 from adafv.core.inputs import placeholders, video_bounds
 from adafv.core.prompt import Prompt, Question
 from adafv.integrations.vllm.architectures import Architecture
-from adafv.integrations.vllm.hub_format import Prompts, as_transformers
+from adafv.integrations.vllm.hub_format import Prompts, PromptsOfLines, as_transformers
+from adafv.integrations.vllm.request_text import tokens_of
 from adafv.models.boilerplate import boilerplate
 
 __all__ = ["Questions"]
@@ -87,14 +88,14 @@ class Questions:
 
     @property
     def markers(self) -> dict[str, int]:
-        """Return the ids that stand for an image and for a video in a prompt."""
-        return {**placeholders(self.config), "image": self.marker}
+        """Return the ids that stand for an image and for a video, by vLLM's modality."""
+        return {**placeholders(self.config), self.architecture.modalities[0]: self.marker}
 
     @property
     def typed(self) -> list[str]:
         """Return what would stand for an image or a video if somebody typed it."""
         ids = [*placeholders(self.config).values(), self.marker]
-        names: list[str] = self.info.get_tokenizer().convert_ids_to_tokens(ids)
+        names = tokens_of(self.info.get_tokenizer(), ids)
         return [*names, *self.architecture.text_markers.values()]
 
     @cached_property
@@ -124,6 +125,11 @@ class Questions:
     @cached_property
     def _tools(self) -> Any:
         """Return the processor, with a tokenizer and the chat template."""
+        tokenizer = self.info.get_tokenizer()
         if self.architecture.config:
-            return Prompts(self.info.get_tokenizer(), self.architecture)
+            markers = tuple(self.architecture.text_markers.values())
+            kind = Prompts if self.architecture.chat_in_parts else PromptsOfLines
+            return kind(tokenizer, self.architecture.placeholder, markers)
+        if self.architecture.vision_chunks:
+            return Prompts(tokenizer, tokenizer.convert_ids_to_tokens(self.marker))
         return self.info.get_hf_processor()

@@ -3,10 +3,18 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["asks", "last_turn", "parts_in", "spell_out", "strings_in", "texts_in"]
+__all__ = ["asks", "last_turn", "parts_in", "spell_out", "strings_in", "texts_in", "tokens_of"]
 
 # Fields of a request that the model reads.
 WRITTEN = ("messages", "input", "instructions", "system", "tools", "documents")
+
+
+def tokens_of(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Return the tokens with some ids, but for those that the vocabulary lacks.
+
+    A configuration may name one for videos which are text in the model's prompts.
+    """
+    return [token for token in tokenizer.convert_ids_to_tokens(ids) if token is not None]
 
 
 def spell_out(request: dict[str, Any], tokens: Sequence[str]) -> bool:
