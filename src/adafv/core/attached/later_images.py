@@ -104,13 +104,13 @@ def new_images(
     if start is None:
         before = masks.before
         start = before.sum(1, keepdim=True) if generates else ones(before[:, :1]) * read
+    shift = known.shift
     original = _original_positions(pruner, encoding, chat["attention_mask"], read)
     if original is None:
         fewer = masks.fresh.sum(1, keepdim=True) - new.mask.sum(1, keepdim=True)  # (B, 1)
-        shift = known.shift + fewer
+        shift = shift + fewer
         positions, following = _counted_on(start, new)
     else:
-        shift = known.shift
         given = inputs.get("position_ids")
         full = original + start if given is None else _moved(given, known, part)
         positions, following = _as_in_full_chat(full, new)
