@@ -26,6 +26,8 @@ FIGURES = {
     "fig4": (figures.draw_first_hit, captions.first_hit_caption),
 }
 
+SCRIPTS = {"speed": "selection.py", "serving": "plot.py", "peers": "compare_engines.py"}
+
 
 def read(path: Path) -> dict[str, Any]:
     """Return the object of a JSON file."""
@@ -49,12 +51,16 @@ def drawings() -> dict[Path, Callable[[Path], Any]]:
         page = draw(figure["rows"], written.shows)
         found[HERE / "analysis" / figure["png"]] = partial(page.savefig, format="png")
     # scripts, each beside what it imports
-    for folder, script in (("speed", "selection.py"), ("serving", "plot.py")):
+    for folder, script in SCRIPTS.items():
         sys.path.insert(0, str(HERE / folder))
         module = runpy.run_path(str(HERE / folder / script))
         if folder == "serving":
             rows = read(HERE / folder / "results.json")["rows"]
             found[HERE / folder / "serving.png"] = partial(module["draw"], rows)
+            continue
+        if folder == "peers":
+            rows = [module["Row"](**row) for row in read(HERE / folder / "results.json")["rows"]]
+            found[HERE / folder / "peers.png"] = partial(module["draw"], rows)
             continue
         results = read(HERE / folder / "selection" / "selection.json")
         path = HERE / folder / "selection" / "selection.png"

@@ -32,6 +32,8 @@ ELSEWHERE = {
     "benchmarks/evaluation/README.md": "benchmarks/evaluation.md",
     "benchmarks/leaderboard/README.md": "benchmarks/entries.md",
     "benchmarks/low/README.md": "benchmarks/low.md",
+    "benchmarks/peers/README.md": "benchmarks/peers.md",
+    "benchmarks/peers/peers.png": "benchmarks/peers.png",
     "benchmarks/photo/accuracy.png": "benchmarks/photo.png",
     "benchmarks/serving/README.md": "benchmarks/serving.md",
     "benchmarks/serving/bursts/README.md": "benchmarks/bursts.md",
