@@ -138,6 +138,14 @@ def test_the_chosen_split_is_the_highest_point_of_the_curve(model, processor):
     assert max(mass_t.max(), mass_v.max()) <= 1 + 1e-9
 
 
+@pytest.mark.parametrize("family", ["llava_next"], indirect=True)
+def test_the_reserve_is_the_one_that_was_mixed(model, processor):
+    """0.29 · 100 is 28.999… in floating point, and 29 tokens."""
+    pruner = AdaFV(tokens=100, reserve=0.29)
+    what = viz.explanation(model, processor, picture(60, 40), QUESTION, pruner)
+    assert (what.budget, what.reserve) == (100, 29)
+
+
 @pytest.mark.parametrize("options", [{"mass": "beyond"}, {"crops": "each"}])
 def test_a_split_of_other_sums_is_not_drawn_on_this_curve(model, processor, options):
     """Its mark would lie beside the top; the numbers stay."""
