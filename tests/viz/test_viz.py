@@ -230,6 +230,26 @@ def test_a_tower_that_shows_no_attention(model, processor):
         assert ("what differs from the rest" in written) != attention
 
 
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({}, "where the vision tower looks"),
+        ({"saliency": "received"}, "where the vision tower looks"),
+        ({"saliency": "received", "heads": "max"}, "where the vision tower looks"),
+        ({"depth": 0.5}, "where the vision tower looks"),
+        ({"saliency": "distinctness"}, "what differs from the rest"),
+    ],
+)
+def test_saliency_read_elsewhere_is_a_score_as_well(model, processor, options, shown):
+    """The K highest of what is drawn are what is kept, and a word says what it is."""
+    pruner = method("fastervlm", keep=0.2, **options)
+    what = viz.explanation(model, processor, picture(60, 40), QUESTION, pruner, 3)
+    assert set(np.argsort(-what.saliency, kind="stable")[: what.budget]) == set(what.kept)
+    written = " ".join(text.get_text() for text in what.figure().texts)
+    assert shown in written
+    assert written.count("whatever the question") == 1
+
+
 def test_token_map():
     coordinates = torch.tensor([[0, 0, 1], [0, 1, 0]])
     drawn = viz.token_map(coordinates, torch.tensor([3.0, 4.0]), (2, 2))

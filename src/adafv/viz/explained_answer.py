@@ -90,7 +90,7 @@ class Explanation:
         stages: what is left after each, where the method prunes between layers.
         by_crop: the budget is divided among the crops, each of which splits its own.
         attention: saliency is where the vision tower looks; else, in families whose tower shows no
-            attention, how far a token differs from the others.
+            attention and where a method's options say so, how far a token differs from the others.
     """
 
     image: Image.Image
@@ -303,7 +303,7 @@ def explained(
         frames=frames,
         stages=between,
         by_crop=pruner.crops == "each",
-        attention=family_of(model).attention_observable,
+        attention=family_of(model).attention_observable and not evidence.distinctness,
     )
 
 
