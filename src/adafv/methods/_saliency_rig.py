@@ -63,6 +63,4 @@ class SaliencyRig(Pruner):
 
     def evidence(self, tokens: VisualTokens) -> Evidence:
         """Return the saliency that the options name, and whether it is no attention."""
-        return Evidence(
-            saliency=self.observed(tokens), distinctness=self.saliency == "distinctness"
-        )
+        return Evidence(saliency=self.observed(tokens), attention=self.saliency != "distinctness")

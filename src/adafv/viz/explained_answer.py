@@ -303,7 +303,7 @@ def explained(
         frames=frames,
         stages=between,
         by_crop=pruner.crops == "each",
-        attention=family_of(model).attention_observable and not evidence.distinctness,
+        attention=family_of(model).attention_observable and evidence.attention,
     )
 
 
