@@ -29,11 +29,10 @@ HUES = ("#882255", "#117733", "#999933")
 LOOP = (1.0, 0.5, 0.25, 0.1, 0.05)
 LOOP_MS = (1200, 900, 900, 900, 3500)
 COMPARED = ("adafv", "random")
-WRONG = "#b3261e"
 SCENE = 4
 """Number of the image that the README asks about, in the validation split."""
 PHOTOGRAPH = "astronaut.jpg"
-ASKED, RIGHT = "Is there an astronaut?", "Yes"
+ASKED, TRUTH = "Is there an astronaut?", "Yes"
 """The README's first picture: a photograph, and what is asked about it."""
 
 
@@ -130,7 +129,7 @@ def _reduced(frames: list[Image.Image]) -> list[Image.Image]:
         whole.paste(frame, (0, height * number))
     colors = whole.quantize(120).getpalette() or []
     colors = colors[: 3 * 120]
-    for hue in (style.SALIENCY, style.RELEVANCE, style.BOTH, style.PLAIN, WRONG):
+    for hue in (style.SALIENCY, style.RELEVANCE, style.BOTH, style.PLAIN, style.RIGHT, style.WRONG):
         colors += [int(hue[i : i + 2], 16) for i in (1, 3, 5)]
     palette = Image.new("P", (1, 1))
     palette.putpalette(colors)
@@ -164,8 +163,8 @@ def _compared(share: float) -> style.PixelFigure:
             draw_image(page, x, top + 30, whats[0])
         else:
             draw_kept(page, x, top + 30, whats[i - 1])
-        good = answer == RIGHT
-        mark, hue = ("✓", style.PLAIN) if good else ("✗", WRONG)
+        good = answer == TRUTH
+        mark, hue = ("✓", style.RIGHT) if good else ("✗", style.WRONG)
         page.text(x, top + 30 + style.BODY + 38, f"{mark}  {answer}", 34, hue, weight="bold")
     return page
 

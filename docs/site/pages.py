@@ -67,6 +67,9 @@ HOMES = {
 ORIGINS = {page: origin for origin, page in ELSEWHERE.items()}
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.DOTALL)
 """TeX as `pymdownx.arithmatex` marks it, in a line and in a block of its own."""
+IMAGE = re.compile(r'<img (?=[^>]*src="([^"]+)")')
+CHARTS = {page for page in ELSEWHERE.values() if page.endswith(".png")} | {"drawings/split.png"}
+"""Images of lines on white, as the site has them; all others show images, whose colours stay."""
 LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]+)?\)")
 
 
@@ -88,8 +91,9 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     return LINK.sub(lambda found: link(found[1], found[2], found[3] or "", uri), markdown)
 
 
-def on_page_content(content: str, **_: Any) -> str:
-    """Typeset formulas as MathML, which a browser needs nothing else for."""
+def on_page_content(content: str, *, page: Any, **_: Any) -> str:
+    """Typeset formulas as MathML, which a browser needs nothing else for, and mark charts."""
+    content = IMAGE.sub(lambda found: image(found[0], found[1], page.url), content)
     return FORMULA.sub(lambda found: formula(found[2], block=found[1] == "div"), content)
 
 
@@ -127,6 +131,16 @@ def formula(tex: str, *, block: bool) -> str:
     if not block:
         return convert(tex)
     return f'<div class="formula">{convert(tex, display="block")}</div>'
+
+
+def image(tag: str, source: str, url: str) -> str:
+    """Return the beginning of an image's tag, with a class where it is a chart.
+
+    Args:
+        source: of the image, from the address `url` of its page.
+    """
+    is_chart = posixpath.normpath(posixpath.join(url, source)) in CHARTS
+    return f'{tag}class="chart" ' if is_chart else tag
 
 
 def link(text: str, target: str, anchor: str, uri: str) -> str:

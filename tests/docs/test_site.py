@@ -6,6 +6,7 @@ import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tables
@@ -174,3 +175,27 @@ def test_a_greedy_method_is_seen_to_be_one():
     }
     assert operations["adafv"][0] == operations["adafv"][1]
     assert operations["scope"][0] > 3 * operations["scope"][1]
+
+
+@pytest.mark.parametrize(
+    ("source", "url", "is_chart"),
+    [
+        ("../serving.png", "benchmarks/serving/", True),
+        ("../fig2.png", "benchmarks/bursts/", True),
+        ("../benchmarks/fig2.png", "accuracy/", True),
+        ("benchmarks/accuracy.png", "", True),
+        ("../drawings/split.png", "how-it-works/", True),
+        ("../drawings/kept.png", "how-it-works/", False),
+        ("drawings/budget.gif", "", False),
+        ("../drawings/gallery-0.jpg", "gallery/", False),
+    ],
+)
+def test_charts_become_dark_on_dark_pages(source, url, is_chart):
+    """Below `benchmarks/`, too, where the address of an image does not name the folder; what
+    shows an image keeps its colours.
+    """
+    pages = pytest.importorskip("pages", reason="needs MkDocs: make docs")
+    content = f'<p><img alt="lines" src="{source}" /></p>'
+    built = pages.on_page_content(content, page=SimpleNamespace(url=url))
+    assert built == (content.replace("<img ", '<img class="chart" ') if is_chart else content)
+    assert "img.chart {" in (DOCS / "site.css").read_text(encoding="utf-8")

@@ -130,6 +130,12 @@ def test_prumerge(tokens, k, pruner, spread, neighbours):
     check(pruner.select(tokens, budget), expected)
 
 
+def test_the_strided_share_is_not_off_by_one():
+    """0.58 · 50 is 28.999… in floating point: 21 salient tokens and a stride of 29."""
+    order = PruMergePlus(tokens=50, spread=0.58)._order(-torch.arange(108.0), 50)
+    assert order[:50].sort().values.tolist() == [*range(21), *range(21, 108, 3)]
+
+
 @each_budget
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.8, 1.0])
 def test_hired(tokens, k, alpha):

@@ -91,6 +91,15 @@ def test_evs_below_a_frame(case, first):
     assert sum(frame == 0 for frame, _ in found) == max(most, k - later)
 
 
+def test_a_share_of_the_first_frame_is_not_off_by_one():
+    """0.58 · 50 is 28.999… in floating point, and 29 tokens."""
+    cells = torch.cartesian_prod(torch.arange(16), torch.arange(8))  # two frames of 8 × 8
+    coordinates = torch.cat([cells[:, :1] // 8 + 1, cells], dim=1)
+    tokens = tokens_of(torch.randn(128, DIMENSIONS), coordinates, 2)
+    (kept,) = method("evs", tokens=50, first=0.58).select(tokens, [50]).kept
+    assert int((kept < 64).sum()) == 29
+
+
 @given(clips())
 @settings(max_examples=30, deadline=None)
 def test_change(case):

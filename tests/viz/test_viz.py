@@ -138,6 +138,14 @@ def test_the_chosen_split_is_the_highest_point_of_the_curve(model, processor):
     assert max(mass_t.max(), mass_v.max()) <= 1 + 1e-9
 
 
+@pytest.mark.parametrize("family", ["llava_next"], indirect=True)
+def test_the_reserve_is_the_one_that_was_mixed(model, processor):
+    """0.29 · 100 is 28.999… in floating point, and 29 tokens."""
+    pruner = AdaFV(tokens=100, reserve=0.29)
+    what = viz.explanation(model, processor, picture(60, 40), QUESTION, pruner)
+    assert (what.budget, what.reserve) == (100, 29)
+
+
 @pytest.mark.parametrize("options", [{"mass": "beyond"}, {"crops": "each"}])
 def test_a_split_of_other_sums_is_not_drawn_on_this_curve(model, processor, options):
     """Its mark would lie beside the top; the numbers stay."""
@@ -220,6 +228,26 @@ def test_a_tower_that_shows_no_attention(model, processor):
         written = " ".join(text.get_text() for text in page.texts)
         assert ("where the vision tower looks" in written) == attention
         assert ("what differs from the rest" in written) != attention
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({}, "where the vision tower looks"),
+        ({"saliency": "received"}, "where the vision tower looks"),
+        ({"saliency": "received", "heads": "max"}, "where the vision tower looks"),
+        ({"depth": 0.5}, "where the vision tower looks"),
+        ({"saliency": "distinctness"}, "what differs from the rest"),
+    ],
+)
+def test_saliency_read_elsewhere_is_a_score_as_well(model, processor, options, shown):
+    """The K highest of what is drawn are what is kept, and a word says what it is."""
+    pruner = method("fastervlm", keep=0.2, **options)
+    what = viz.explanation(model, processor, picture(60, 40), QUESTION, pruner, 3)
+    assert set(np.argsort(-what.saliency, kind="stable")[: what.budget]) == set(what.kept)
+    written = " ".join(text.get_text() for text in what.figure().texts)
+    assert shown in written
+    assert written.count("whatever the question") == 1
 
 
 def test_token_map():

@@ -19,9 +19,11 @@ class Evidence:
         relevance: (I, N) how strongly the question points at each visual token.
         words: (I, M, N) the same for each text token of the question on its own.
         reserve: share of the budget that either list is sure of, where two are mixed.
+        attention: saliency is attention of the tower; else 1 - mean cosine of a token with others.
     """
 
     saliency: Tensor | None = None
     relevance: Tensor | None = None
     words: Tensor | None = None
     reserve: float = 0.0
+    attention: bool = True

@@ -24,7 +24,7 @@ from adafv.models.load import load
 from adafv.utils.checks import checked
 from adafv.utils.files import atomic, writable_folder
 from adafv.viz import explain
-from adafv.viz.figure import FAINT, GREY, INK, PLAIN, RELEVANCE, PixelFigure
+from adafv.viz.figure import FAINT, GREY, INK, RIGHT, WRONG, PixelFigure
 
 __all__ = ["main", "run"]
 
@@ -136,9 +136,9 @@ def _draw_answers(
         good = _correct(answer, question)
         figure.bar(x, line_y + 10, SIDE, 1, FAINT)
         figure.text(x, line_y, f"{keep:.0%}", 13, GREY)
-        figure.text(x + 56, line_y, answer.answer[:22], 13, INK if good else RELEVANCE)
+        figure.text(x + 56, line_y, answer.answer[:22], 13, INK if good else WRONG)
         mark = "✓" if good else "✗"
-        figure.text(x + SIDE, line_y, mark, 13, PLAIN if good else RELEVANCE, ha="right")
+        figure.text(x + SIDE, line_y, mark, 13, RIGHT if good else WRONG, ha="right")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ from typing import Literal
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from adafv.core.evidence import Evidence
 from adafv.core.pruner import Pruner
 from adafv.core.signals import Signal
 from adafv.core.visual_tokens import VisualTokens
@@ -59,3 +60,7 @@ class SaliencyRig(Pruner):
         for features, count in zip(tokens.features, tokens.counts, strict=True):
             distances.append(mean_cosine_distance(features[:count]))  # (N,)
         return pad_sequence(distances, batch_first=True)  # (I, N)
+
+    def evidence(self, tokens: VisualTokens) -> Evidence:
+        """Return the saliency that the options name, and whether it is no attention."""
+        return Evidence(saliency=self.observed(tokens), attention=self.saliency != "distinctness")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adafv.methods._video import VideoPruner
-from adafv.ops.budget import BudgetError
+from adafv.ops.budget import BudgetError, share_of
 
 __all__ = ["EVS"]
 
@@ -52,7 +52,7 @@ class EVS(VideoPruner):
             return turns
 
         # an even choice of the first frame: the others of it come last
-        sure = min(places, int(self.first * budget))
+        sure = min(places, share_of(budget, self.first))
         stride = [int((j + 0.5) * places / sure) for j in range(sure)]
         turns[0] = 2.0
         turns[0, stride] = -2.0

@@ -9,6 +9,7 @@ from adafv.core.pruner import Pruner
 from adafv.core.selection import Selection
 from adafv.core.signals import KEYS, SALIENCY
 from adafv.core.visual_tokens import VisualTokens
+from adafv.ops.budget import share_of
 from adafv.ops.cosine import cosines
 
 __all__ = ["PruMerge", "PruMergePlus"]
@@ -112,7 +113,7 @@ class PruMergePlus(PruMerge):
 
     def _order(self, saliency: Tensor, budget: int) -> Tensor:
         """Order all tokens: the salient ones, those at an even stride, the rest."""
-        spread = int(self.spread * budget)
+        spread = share_of(budget, self.spread)
         order = super()._order(saliency, budget)  # (N,)
         salient = order[: budget - spread]
         rest = order[budget - spread :].sort().values

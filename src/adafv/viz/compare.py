@@ -87,9 +87,9 @@ def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Fig
         INK,
         MARGIN,
         PANEL,
-        PLAIN,
-        RELEVANCE,
+        RIGHT,
         ROW,
+        WRONG,
         PixelFigure,
         wrapped,
     )
@@ -106,31 +106,34 @@ def side_by_side(whats: Sequence[Explanation], truth: str | None = None) -> "Fig
         MARGIN + BODY + ROW + rows * row_height + BOTTOM,
     )
 
-    def answer(x: float, y: float, text: str) -> None:
+    def answer(x: float, y: float, text: str, room: float) -> None:
         mark, color = "", INK
         if right is not None:
-            mark, color = ("✓  ", PLAIN) if same_answer(text, right) else ("✗  ", RELEVANCE)
-        figure.text(x, y, f"{mark}{wrapped(text, 24, 1)[0] or '(nothing)'}", 22, color)
+            mark, color = ("✓  ", RIGHT) if same_answer(text, right) else ("✗  ", WRONG)
+        shown = wrapped(text, 80, 1)[0] or "(nothing)"
+        figure.text(x, y, f"{mark}{shown}", 22, color, room)
 
     # the image, and beside it question and answers
     draw_image(figure, MARGIN, MARGIN, first)
     x = MARGIN + PANEL + GAP
-    for i, line in enumerate(wrapped(first.question, 30 * (columns - 1), 3)):
-        figure.text(x, MARGIN + 24 + 36 * i, line, 27, INK, weight="bold")
+    room = figure.width - MARGIN - x
+    for i, line in enumerate(wrapped(first.question, 25 * (columns - 1), 3)):
+        figure.text(x, MARGIN + 24 + 36 * i, line, 27, INK, room, weight="bold")
     if dense is not None:
         figure.text(x, MARGIN + 160, "from all tokens", 17, GREY)
-        answer(x, MARGIN + 192, dense)
+        answer(x, MARGIN + 192, dense, room)
     if truth is not None:
         figure.text(x, MARGIN + 250, "the truth", 17, GREY)
-        figure.text(x, MARGIN + 282, truth, 22, INK)
+        figure.text(x, MARGIN + 282, wrapped(truth, 80, 1)[0], 22, INK, room)
 
     # a panel for each method
     for i, what in enumerate(whats):
         row, column = divmod(i, COLUMNS)
         x = MARGIN + column * (PANEL + GAP)
         y = MARGIN + BODY + ROW + row * row_height
-        # behind the name, in one column where names are short
-        width = figure.text(x, y + 30, what.method, 22, INK, weight="bold")
-        answer(x + max(190, width + 20), y + 30, what.pruned.answer)
+        figure.text(x, y + 6, what.method, 22, INK, PANEL, weight="bold")
+        budget = f"{what.pruned.kept_tokens:,} of {what.pruned.visual_tokens:,}"
+        width = figure.text(x + PANEL, y + 40, budget, 17, GREY, ha="right")
+        answer(x, y + 40, what.pruned.answer, PANEL - width - 20)
         draw_kept(figure, x, y + HEAD, what)
     return figure.finished()

@@ -251,13 +251,13 @@ def _answers(figure: style.PixelFigure, x: float, y: float, what: Explanation) -
         _answer(figure, x, y, title, dense, 1.0, dense.total_ms / longest, style.GREY)
         y += 160
     title = f"{what.method}, {share:.1%} of them"
-    _answer(figure, x, y, title, pruned, share, pruned.total_ms / longest, style.PLAIN)
+    _answer(figure, x, y, title, pruned, share, pruned.total_ms / longest, style.INK)
     if dense is None:
         return
 
     same = same_answer(dense.answer, pruned.answer)
     verdict, hue = (
-        ("✓  the same answer", style.PLAIN) if same else ("✗  another answer", style.RELEVANCE)
+        ("✓  the same answer", style.RIGHT) if same else ("✗  another answer", style.WRONG)
     )
     figure.text(x + style.PANEL, y + 12, verdict, 13, hue, weight="bold", ha="right")
 

@@ -21,6 +21,7 @@ from adafv.models.ask import Answer, ask
 from adafv.models.images import to_rgb
 from adafv.models.prompting import build_inputs
 from adafv.models.videos import Video
+from adafv.ops.budget import share_of
 from adafv.utils.checks import checked
 from adafv.viz.frames import montage, on_montage
 from adafv.viz.pieces import pieces
@@ -73,8 +74,9 @@ class Explanation:
 
     Attributes:
         image, question, method, budget: what was asked, of whom; K as asked for.
-        view: left, top, right, bottom of what the model sees, in pixels of the image.
-        scales: the grids, the finest first; a thumbnail comes second. None where it is not known
+        view: left, top, right, bottom of what the model sees, in pixels of the image; beyond it
+            lies padding.
+        scales: the grids, the finest first; a thumbnail comes second. Empty where it is not known
             where tokens lie.
         kept: (K,) indices; of a method that prunes between layers, what its last stage leaves.
         merged: the kept tokens are averages.
@@ -88,7 +90,7 @@ class Explanation:
         stages: what is left after each, where the method prunes between layers.
         by_crop: the budget is divided among the crops, each of which splits its own.
         attention: saliency is where the vision tower looks; else, in families whose tower shows no
-            attention, how far a token differs from the others.
+            attention and where a method's options say so, how far a token differs from the others.
     """
 
     image: Image.Image
@@ -293,7 +295,7 @@ def explained(
         relevance=_of_first_image(evidence.relevance),
         words=question_words(processor, pruner, encoding, kept),
         split=split,
-        reserve=int(evidence.reserve * budget),
+        reserve=share_of(budget, evidence.reserve),
         # crops that share a budget split it each on their own
         curves=pruner.crops == "global" and getattr(pruner, "mass", "whole") == "whole",
         dense=dense,
@@ -301,7 +303,7 @@ def explained(
         frames=frames,
         stages=between,
         by_crop=pruner.crops == "each",
-        attention=family_of(model).attention_observable,
+        attention=family_of(model).attention_observable and evidence.attention,
     )
 
 

@@ -1,5 +1,6 @@
 """A page on a plain pixel grid, and what every panel shares: sizes, colours, type."""
 
+import math
 import unicodedata
 from typing import Any
 
@@ -13,7 +14,9 @@ from adafv.viz.fonts import drawable, families_for, warn_of
 from adafv.viz.palette import BOTH as BOTH
 from adafv.viz.palette import PLAIN as PLAIN
 from adafv.viz.palette import RELEVANCE as RELEVANCE
+from adafv.viz.palette import RIGHT as RIGHT
 from adafv.viz.palette import SALIENCY as SALIENCY
+from adafv.viz.palette import WRONG as WRONG
 
 __all__ = ["PixelFigure", "wrapped"]
 
@@ -60,8 +63,21 @@ class PixelFigure:
         axes.set_axis_off()
         return axes
 
-    def text(self, x: float, y: float, text: str, size: float, color: str, **options: Any) -> float:
-        """Write a line whose middle is at y; return its width."""
+    def text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float,
+        color: str,
+        room: float = math.inf,
+        **options: Any,
+    ) -> float:
+        """Write a line whose middle is at y; return its width.
+
+        Args:
+            room: the widest it may be; what is beyond becomes an ellipsis.
+        """
         text, missing = drawable(text)
         self._missing += missing
         style: dict[str, Any] = {
@@ -74,6 +90,9 @@ class PixelFigure:
         drawn = self.figure.text(
             x / self.width, 1 - y / self.height, text, color=color, **(style | options)
         )
+        while drawn.get_window_extent().width > room and text:
+            text = text[:-1]
+            drawn.set_text(f"{text.rstrip()} …")
         return drawn.get_window_extent().width
 
     def bar(self, x: float, y: float, width: float, height: float, color: str) -> None:

@@ -52,8 +52,11 @@ def draw_image(figure: PixelFigure, x: float, y: float, what: Explanation) -> No
     axes.imshow(_canvas(what.image, width, height), extent=(0, width, height, 0), aspect="auto")
 
     # what the model does not see is pale
-    left, top, right, bottom = _scaled(what.view, what, width, height)
-    cut = (right - left) * (bottom - top) < 0.99 * width * height
+    box = _scaled(what.view, what, width, height)
+    left, top, right, bottom = _within(box, width, height)
+    seen = _area((left, top, right, bottom))
+    cut = seen < 0.99 * width * height
+    padded = seen < 0.99 * _area(box)
     unseen: tuple[Box, ...] = (
         (0, 0, left, height),
         (right, 0, width, height),
@@ -76,9 +79,10 @@ def draw_image(figure: PixelFigure, x: float, y: float, what: Explanation) -> No
             figure.text(side, line, f"{len(scale.index):,}", 15, INK)
             figure.text(side, line + 19, name, 12, GREY)
             line += 46
-    if cut:  # a single crop: there is room where the tiles' numbers would be
+    if cut or padded:  # a single crop: there is room where the tiles' numbers would be
         figure.text(side, y + 72, "The model sees", 12, GREY)
-        figure.text(side, y + 88, "the middle only.", 12, GREY)
+        how = "the middle only." if cut else "padding, too."
+        figure.text(side, y + 88, how, 12, GREY)
 
 
 @checked
@@ -136,28 +140,33 @@ def draw_kept(figure: PixelFigure, x: float, y: float, what: Explanation) -> Non
     """
     color = token_colors(*what.chosen_by())  # (K,)
     colors = dict(zip(what.kept.tolist(), color, strict=True))
+    padding: list[int] = []  # kept tokens that show nothing of the image
 
     def paint(axes: Axes, scale: Scale, box: Box, width: float, height: float) -> None:
         _ground(axes, what, width, height)
         rows, columns = scale.shape
         across = (box[2] - box[0]) / columns
         down = (box[3] - box[1]) / rows
-        cell = (across, down)
 
-        # the corner of every kept patch
+        # what of every kept patch lies on the image
         kept = []
         for i, (row, column) in zip(scale.index.tolist(), scale.coordinates.tolist(), strict=True):
             if i in colors:
-                kept.append((box[0] + column * across, box[1] + row * down, colors[i]))
+                left, top = box[0] + column * across, box[1] + row * down
+                cell = _within((left, top, left + across, top + down), width, height)
+                if _area(cell):
+                    kept.append((cell, colors[i]))
+                else:
+                    padding.append(i)
 
         axes.imshow(
-            _lit(_canvas(what.image, width, height), kept, cell),
+            _lit(_canvas(what.image, width, height), kept),
             extent=(0, width, height, 0),
             aspect="auto",
         )
         # where everything is kept frames say nothing
         if len(colors) < what.pruned.visual_tokens:
-            axes.add_collection(_frames(kept, cell))
+            axes.add_collection(_frames(kept, min(across, down)))
 
     below = _each_scale(figure, x, y, what, paint) if what.scales else _listed(figure, x, y, what)
 
@@ -176,6 +185,8 @@ def draw_kept(figure: PixelFigure, x: float, y: float, what: Explanation) -> Non
             figure.text(side + 14, line, f"{number:,}", 17, INK, weight="bold")
             figure.text(side + 14, line + 20, name, 12, GREY)
             line += 54
+    if padding:
+        figure.text(side, line, f"{len(padding):,} show padding", 12, GREY)
 
 
 def _listed(figure: PixelFigure, x: float, y: float, what: Explanation) -> float:
@@ -186,26 +197,28 @@ def _listed(figure: PixelFigure, x: float, y: float, what: Explanation) -> float
     return y
 
 
-def _lit(
-    image: Image.Image, kept: list[tuple[float, float, str]], cell: tuple[float, float]
-) -> NDArray:
+def _lit(image: Image.Image, kept: list[tuple[Box, str]]) -> NDArray:
     """Make the image transparent but for the kept patches."""
     pixels = np.asarray(image.convert("RGBA")).copy()  # (height, width, RGBA)
     pixels[..., 3] = 0
-    for left, top, _ in kept:
-        columns = slice(round(left * SHARP), round((left + cell[0]) * SHARP))
-        rows = slice(round(top * SHARP), round((top + cell[1]) * SHARP))
-        pixels[rows, columns, 3] = 255
+    for box, _ in kept:
+        left, top, right, bottom = (round(edge * SHARP) for edge in box)
+        pixels[top:bottom, left:right, 3] = 255
     return pixels
 
 
-def _frames(kept: list[tuple[float, float, str]], cell: tuple[float, float]) -> PatchCollection:
-    """Draw a frame just inside each kept patch, so that neighbours keep their own colours."""
-    line = float(np.clip(min(cell) / 8, 0.9, 2.6))  # thin on small patches, never a hair
+def _frames(kept: list[tuple[Box, str]], side: float) -> PatchCollection:
+    """Draw a frame just inside each kept patch, so that neighbours keep their own colours.
+
+    Args:
+        side: the shorter one of a patch.
+    """
+    line = float(np.clip(side / 8, 0.9, 2.6))  # thin on small patches, never a hair
     frames = []
     colors = []
-    for x, y, color in kept:
-        frames.append(Rectangle((x + line / 2, y + line / 2), cell[0] - line, cell[1] - line))
+    for (left, top, right, bottom), color in kept:
+        width, height = right - left - line, bottom - top - line
+        frames.append(Rectangle((left + line / 2, top + line / 2), width, height))
         colors.append(color)
     return PatchCollection(frames, facecolor="none", edgecolor=colors, linewidth=line * 72 / DPI)
 
@@ -258,3 +271,15 @@ def _scaled(box: Box, what: Explanation, width: float, height: float) -> Box:
     across = width / what.image.width
     down = height / what.image.height
     return box[0] * across, box[1] * down, box[2] * across, box[3] * down
+
+
+def _within(box: Box, width: float, height: float) -> Box:
+    """Return what of a box lies on a panel's image; without area where nothing does."""
+    left, right = (min(max(edge, 0.0), width) for edge in (box[0], box[2]))
+    top, bottom = (min(max(edge, 0.0), height) for edge in (box[1], box[3]))
+    return left, top, right, bottom
+
+
+def _area(box: Box) -> float:
+    """Return the area of a box."""
+    return (box[2] - box[0]) * (box[3] - box[1])

@@ -1,4 +1,4 @@
-"""Colours that mean the same in every picture: of signals, and of methods by what they look at."""
+"""Colours that mean the same in every picture: of signals, of answers, and of methods."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,13 +8,31 @@ from numpy.typing import NDArray
 
 from adafv.utils.checks import checked
 
-__all__ = ["BOTH", "PLAIN", "RELEVANCE", "SALIENCY", "colors_of", "token_colors"]
+__all__ = [
+    "BOTH",
+    "PLAIN",
+    "RELEVANCE",
+    "RIGHT",
+    "RIGHT_ON_DARK",
+    "SALIENCY",
+    "WRONG",
+    "WRONG_ON_DARK",
+    "colors_of",
+    "token_colors",
+]
 
 # of Okabe and Ito's palette: told apart by colour-blind readers, too
 SALIENCY = "#0072b2"
 RELEVANCE = "#d55e00"
 BOTH = "#111111"
 PLAIN = "#009e73"
+
+# of answers: no hue of the signals, and read on white, and on a dark page, with WCAG's contrast;
+# a mark beside them says the same
+RIGHT = "#3d6b00"
+WRONG = "#b3261e"
+RIGHT_ON_DARK = "#a5d663"
+WRONG_ON_DARK = "#ff8a8f"
 
 # of methods that mix both, that go by one of them, and of chance
 _METHODS = {
