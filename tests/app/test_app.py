@@ -5,6 +5,7 @@ who sees what.
 import json
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 from urllib.request import urlopen
@@ -465,6 +466,20 @@ def test_fields_that_are_older_than_the_image(page, image):
     assert late.words
     again = page.look("a", image, CHOICES._replace(budget=50))
     assert again.question is again.words is None
+
+
+def test_a_page_whose_image_is_forgotten(page, image):
+    """No other image answers in its place: one sentence, and what is there stays."""
+    asked(page, "a", image, CHOICES)
+    for reply in (page.look("a", "", CHOICES), page.ask("a", "", CHOICES)):
+        assert "This page has slept" in reply.notice
+        assert replace(reply, notice="") == Reply()
+    assert "slept" in page.suggest("a", "", CHOICES).notice
+    for kind in ("link", "png", "json"):
+        notice, file = page.export("a", "", CHOICES, kind)
+        assert "slept" in notice
+        assert file == ""
+    assert asked(page, "a", image, CHOICES).cards
 
 
 def test_long_questions(page, image):

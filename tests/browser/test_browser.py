@@ -22,6 +22,7 @@ pytest.importorskip("playwright", reason="needs Playwright: make test-ui")
 pytest.importorskip("gradio", reason="needs Gradio: make test-ui")
 
 from chromium import chromium, serious
+from gradio import Blocks
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -53,11 +54,16 @@ def playground() -> Playground:
 
 
 @pytest.fixture(scope="module")
-def url(playground) -> Iterator[str]:
-    app = build(playground)
-    _, address, _ = app.launch(server_port=free(), prevent_thread_lock=True, quiet=True, **LAUNCH)
-    yield address
-    app.close(verbose=False)
+def app(playground) -> Iterator[Blocks]:
+    made = build(playground)
+    made.launch(server_port=free(), prevent_thread_lock=True, quiet=True, **LAUNCH)
+    yield made
+    made.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def url(app) -> str:
+    return app.local_url
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +260,37 @@ def finished(address: str) -> None:
         for line in events:
             if b"process_completed" in line or b"close_stream" in line:
                 return
+
+
+def test_a_tab_that_was_away_for_an_hour(page, app, drawing):
+    """Gradio has forgotten its image: no answer is about another one, and another one may be
+    chosen.
+    """
+    page.locator("input[type=file]").set_input_files(drawing)
+    expect(page.locator(".card")).to_have_count(1)
+    ask_for(page, "is there a cup?")
+    expect(page.locator(".card")).to_have_count(3)
+    before = page.locator(".cards").inner_html()
+    forget_states(app)
+    ask_for(page, "is there a club?")
+    expect(page.get_by_role("alert")).to_contain_text("This page has slept")
+    slider(page).fill("50")
+    page.wait_for_timeout(1500)
+    assert page.locator(".cards").inner_html() == before
+    for name in ("Copy a link to this", "Save as JSON"):
+        page.get_by_role("button", name=name).click()
+        expect(page.get_by_role("alert")).to_contain_text("This page has slept")
+    page.locator(".bundled button").nth(2).click()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert len(answers(page)) == 3
+
+
+def forget_states(app: Blocks) -> None:
+    """Let the hour pass after which Gradio deletes what lost pages have stored."""
+    for session in app.state_holder.session_data.values():
+        session.is_closed = True
+        session.STATE_TTL_WHEN_CLOSED = 0
+    app.state_holder.delete_all_expired_state()
 
 
 def test_ready_in_seconds(browser, url):

@@ -125,7 +125,8 @@ def build(playground: Playground) -> gr.Blocks:
         delete_cache=(CLEAN_EVERY, CLEAN_AFTER),
     ) as app:
         gr.HTML(cards.heading(playground.name, playground.model.device.type))
-        source = gr.State(str(EXPLAINED))
+        # what Gradio falls back to, an hour after a page's connection was lost
+        source = gr.State("")
         with gr.Row(elem_classes="session"):
             # to the left: what is asked; to the right: what is answered
             with gr.Column(scale=0, min_width=320, elem_classes="controls"):

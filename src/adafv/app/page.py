@@ -25,6 +25,7 @@ NOTHING = "nothing"
 FIRST = DEFAULT_METHOD
 SECOND = "random"
 BUDGET = 5
+SLEPT = "this page has slept and no longer knows its image: reload it, or choose an image"
 
 
 class Choices(NamedTuple):
@@ -107,6 +108,8 @@ class Page:
 
     def look(self, visitor: str, source: str, choices: Choices) -> Reply:
         """Draw the answers anew, with another budget or another layer.
+
+        Here and below, an empty source is that of a page whose image is forgotten.
 
         The fields may be older than the image: what they ask, they and the panels then show.
         """
@@ -207,6 +210,8 @@ class Page:
 
     def _view(self, visitor: str, source: str, choices: Choices) -> View:
         """Return the answers, or raise a `ValueError` that says what is wrong."""
+        if not source:
+            raise ValueError(SLEPT)
         if not isinstance(choices.question, str):
             raise ValueError(f"question={choices.question!r} is no text: write a question")
         # a list, for what is no text has no hash
@@ -246,8 +251,10 @@ def _link(source: str, choices: Choices) -> str:
     """Return the query that `Page.arrive` reads.
 
     Raises:
-        ValueError: the image is a visitor's own.
+        ValueError: the image is a visitor's own, or forgotten.
     """
+    if not source:
+        raise ValueError(SLEPT)
     if not source.isdigit():
         raise ValueError("an image of yours is kept nowhere, so no link leads to it")
     query = {
@@ -291,4 +298,4 @@ def _notice(error: ValueError, source: str) -> str:
     name = Path(source).name
     # the path may stand anywhere in the sentence
     text = str(error).replace(source, name)
-    return cards.notice(text if text.startswith(name) else _sentence(text))
+    return cards.notice(text if name and text.startswith(name) else _sentence(text))
