@@ -5,6 +5,7 @@ who sees what.
 import json
 import re
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -440,7 +441,9 @@ def test_every_word_has_a_map(page, image):
 def test_answers_at_other_budgets(page, image):
     """Those of `look`, held against the answer from all tokens; none for whoever has left."""
     page.take_file("a", image, CHOICES)
-    drawn = page.budgets("a", image, CHOICES)
+    assert page.budgets("a") == ""
+    page.ask("a", image, CHOICES)
+    drawn = page.budgets("a")
     dense = page.playground.look("a", image, QUESTION, [], 1.0).results[0].answer
     same = 0
     for share in sessions.SHARES:
@@ -451,11 +454,89 @@ def test_answers_at_other_budgets(page, image):
     assert drawn.count('class="mark same"') == drawn.count("the answer of all tokens</td>") == same
     assert drawn.count('class="mark other"') == drawn.count("another answer</td>") == every - same
     assert drawn.count("<circle") == drawn.count("<td>") == every
-    assert page.budgets("a", image, CHOICES._replace(question="")) == ""
-    assert page.budgets("a", image, CHOICES._replace(first=NOTHING, second=None)) == ""
+    # what cannot be asked leaves the page as it is
+    assert page.ask("a", image, CHOICES._replace(question="")).notice
+    assert page.budgets("a") == drawn
+    page.ask("a", image, CHOICES._replace(first=NOTHING, second=None))
+    assert page.budgets("a") == ""
     page.playground.forget("a")
-    assert page.budgets("a", image, CHOICES) == ""
+    assert page.budgets("a") == ""
     assert not page.playground.sessions
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"question": "how many ?"}, {"first": "fastervlm"}, {"second": NOTHING}],
+    ids=["question", "first", "second"],
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_no_curve_under_another_answer(page, image, monkeypatch, other, late):
+    """Something else is asked while budgets are tried: the page keeps what it says of that, also
+    where the time for them is over.
+    """
+    page.take_file("a", image, CHOICES)
+    page.ask("a", image, CHOICES)
+    newer = CHOICES._replace(**other)
+    with monkeypatch.context() as patch:
+
+        def ask_else() -> None:
+            page.ask("a", image, newer)
+            patch.setattr(sessions, "SECONDS", 0.0 if late else sessions.SECONDS)
+
+        meanwhile(page, patch, ask_else)
+        assert page.budgets("a") is None
+    assert "<svg" in page.budgets("a")
+
+
+@pytest.mark.parametrize("kind", ["file", "bundled"])
+def test_no_curve_under_another_image(page, image, monkeypatch, kind):
+    page.take_bundled("a", 0, CHOICES)
+
+    def take() -> None:
+        if kind == "file":
+            page.take_file("a", image, CHOICES)
+        else:
+            page.take_bundled("a", 1, CHOICES)
+
+    meanwhile(page, monkeypatch, take)
+    assert page.budgets("a") is None
+
+
+def meanwhile(page: Page, patch: pytest.MonkeyPatch, call: Callable[[], object]) -> None:
+    """Let a visitor do something after the second budget that is tried."""
+    plain = page.playground.look
+    tried = []
+
+    def look(*given):
+        view = plain(*given)
+        tried.append(view)
+        if len(tried) == 2:
+            call()
+        return view
+
+    patch.setattr(page.playground, "look", look)
+
+
+def test_another_budget_or_layer_keeps_the_curve(page, image, monkeypatch):
+    """They change the cards alone."""
+    page.take_file("a", image, CHOICES)
+    page.ask("a", image, CHOICES)
+    drawn = page.budgets("a")
+    newer = CHOICES._replace(budget=50, layer="the image alone")
+    meanwhile(page, monkeypatch, lambda: page.look("a", image, newer))
+    assert page.budgets("a") == drawn
+
+
+def test_files_hold_what_the_page_shows(page, image):
+    """A question that was written and not asked is no part of it, and is not taken for asked."""
+    page.take_file("a", image, CHOICES)
+    page.ask("a", image, CHOICES)
+    for kind in ("png", "json"):
+        notice, file = page.export("a", image, CHOICES._replace(question="how many ?"), kind)
+        assert "ask it, then save" in notice
+        assert file == ""
+    assert page.playground.last_question("a", image) == QUESTION
+    assert page.export("a", image, CHOICES._replace(question=f" {QUESTION} "), "json")[0] == ""
 
 
 def test_fields_that_are_older_than_the_image(page, image):
@@ -502,13 +583,14 @@ def test_maps_of_words_are_kept_once(playground, image):
 def test_what_was_not_asked_is_no_other_answer(page, image, monkeypatch):
     """The sentence speaks of budgets that were asked, up to the largest of them."""
     page.take_file("a", image, CHOICES)
+    page.ask("a", image, CHOICES)
     asked = page.playground.budgets
     monkeypatch.setattr(page.playground, "budgets", lambda *given: asked(*given)[:3])
     monkeypatch.setattr(curve, "same", lambda *_: True)
-    drawn = page.budgets("a", image, CHOICES)
+    drawn = page.budgets("a")
     assert f"at {sessions.SHARES[0]:.0%} and at more, up to {sessions.SHARES[2]:.0%}." in drawn
     monkeypatch.setattr(curve, "same", lambda *_: False)
-    drawn = page.budgets("a", image, CHOICES)
+    drawn = page.budgets("a")
     assert f"another answer than all tokens, still at {sessions.SHARES[2]:.0%}." in drawn
 
 
@@ -550,7 +632,8 @@ def test_slow_models_are_not_asked_at_every_budget(page, image, monkeypatch):
     """Where nothing was asked, nothing is drawn."""
     monkeypatch.setattr(sessions, "SECONDS", 0.0)
     page.take_file("a", image, CHOICES)
-    assert page.budgets("a", image, CHOICES) == ""
+    page.ask("a", image, CHOICES)
+    assert page.budgets("a") == ""
 
 
 def test_a_link_leads_to_what_is_on_the_page(page):
@@ -627,7 +710,7 @@ def test_whatever_a_program_sends_is_a_sentence(page, image, odd):
         if (field, odd) not in (("first", None), ("budget", 7)):
             assert page.ask("a", image, choices).notice
             assert page.export("a", image, choices, "json")[0]
-            assert page.budgets("a", image, choices) == "" or field in ("layer", "budget")
+            assert page.budgets("a") == ""
     assert page.take_bundled("a", odd, CHOICES).notice
 
 

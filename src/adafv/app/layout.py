@@ -265,8 +265,9 @@ def _connect(app: gr.Blocks, parts: Parts, page: Page) -> None:
         number = event.index if isinstance(event._data, dict) and "index" in event._data else None
         return _shown(page.take_bundled(_visitor(request), number, Choices(*values)))
 
-    def budgets(request: gr.Request, at: str, *values: Any) -> str:
-        return page.budgets(_visitor(request), at, Choices(*values))
+    def budgets(request: gr.Request) -> Any:
+        drawn = page.budgets(_visitor(request))
+        return gr.skip() if drawn is None else drawn
 
     def leave(request: gr.Request) -> None:
         page.playground.forget(_visitor(request))
@@ -287,7 +288,7 @@ def _connect(app: gr.Blocks, parts: Parts, page: Page) -> None:
         parts.gallery.select(take_bundled, choices, outputs, **call),
     ]
     for event in following:
-        event.then(budgets, seen, parts.budgets, **latest, **AFTERWARDS)
+        event.then(budgets, None, parts.budgets, **latest, **AFTERWARDS)
 
     for kind, button in parts.exports.items():
         saved = button.click(_exporting(page, kind), seen, [parts.notice, parts.handed], **call)

@@ -136,15 +136,18 @@ class Page:
         """Ask a question that the page proposed."""
         return replace(self.ask(visitor, source, choices), question=choices.question)
 
-    def budgets(self, visitor: str, source: str, choices: Choices) -> str:
-        """Return the answers at other budgets; empty where there is none to compare."""
-        names = _names(choices)
+    def budgets(self, visitor: str) -> str | None:
+        """Return the answers at other budgets; empty where there is none to compare.
+
+        They are about what was asked last, whatever the fields hold by now. None, if something else
+        was asked meanwhile: its own answers follow.
+        """
         try:
-            views = self.playground.budgets(visitor, source, choices.question, names)
+            views = self.playground.budgets(visitor)
         except ValueError:
-            # what is wrong has been said beside the answer
+            # a method may refuse one of the budgets
             return ""
-        return panels.budgets(SHARES, views)
+        return None if views is None else panels.budgets(SHARES, views)
 
     def take_file(self, visitor: str, path: str, choices: Choices) -> Reply:
         """Take an image from a file; the question of the one before is not asked of it."""
@@ -172,7 +175,7 @@ class Page:
         return self._take(visitor, number, choices._replace(question=question))
 
     def export(self, visitor: str, source: str, choices: Choices, kind: str) -> tuple[str, str]:
-        """Return what the choices on the page lead to, for others to see.
+        """Return what is on the page, for others to see, or a link that leads to it.
 
         Args:
             kind: "link", "png" or "json".
@@ -183,6 +186,10 @@ class Page:
         try:
             if kind == "link":
                 return "", _link(source, choices)
+            # a file holds what the page shows
+            asked = self.playground.last_question(visitor, source)
+            if asked is not None and asked != str(choices.question).strip():
+                raise ValueError("the question in its field was not asked yet: ask it, then save")
             view = self._view(visitor, source, choices)
             return "", png_file(view) if kind == "png" else json_file(view)
         except ValueError as error:

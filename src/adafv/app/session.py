@@ -82,7 +82,10 @@ class Session:
         image: as it was opened.
         encoding: of the image, with the signals that were asked for so far.
         vision_ms: what that took; of pixels that were encoded before, what it took then.
-        questions: the last ones, the latest last.
+        question: what was asked last; None: nothing yet.
+        before: the question before it, another one; None without one.
+        names: the methods that were asked last.
+        questions: encoded, those two.
         results: by question, method and share.
     """
 
@@ -90,8 +93,18 @@ class Session:
     image: Image.Image
     encoding: Encoding | None = None
     vision_ms: float = 0.0
+    question: str | None = None
+    before: str | None = None
+    names: tuple[str, ...] = ()
     questions: OrderedDict[str, EncodedQuestion] = field(default_factory=OrderedDict)
     results: OrderedDict[tuple[str, str, float], Result] = field(default_factory=OrderedDict)
+
+    def note(self, question: str, names: Sequence[str]) -> None:
+        """Note what is asked now."""
+        if question != self.question:
+            self.before = self.question
+        self.question = question
+        self.names = tuple(names)
 
 
 class Playground:
@@ -176,7 +189,7 @@ class Playground:
 
             # encode, or take what is known
             try:
-                encoded, before = self._encoded(session, question, [*pruners.values()])
+                encoded = self._encoded(session, question, [*pruners.values()])
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -185,11 +198,12 @@ class Playground:
                 ) from None
 
             # answer; compare what is kept with what the question before kept
+            session.note(question, names)
             results = []
             for name, pruner in pruners.items():
                 result = self._result(session, encoded, question, name, pruner)
-                if before is not None:
-                    earlier = self._encoding(session.questions[before], pruner)
+                if session.before is not None:
+                    earlier = self._encoding(session.questions[session.before], pruner)
                     result = _compared(result, pruner, earlier)
                 results.append(result)
             return View(
@@ -201,30 +215,38 @@ class Playground:
                 relevance=encoded.relevance,
                 words=encoded.words,
                 vision_ms=session.vision_ms,
-                before=before,
+                before=session.before,
             )
 
-    def budgets(self, visitor: str, source: str, question: str, names: Sequence[str]) -> list[View]:
-        """Ask at each of `SHARES`, as far as `SECONDS` reach and the visitor asks nothing else.
+    def budgets(self, visitor: str) -> list[View] | None:
+        """Ask what a visitor has asked last at each of `SHARES`, as far as `SECONDS` reach.
 
         Others are answered in between.
+
+        Returns:
+            A view for each share; None if the visitor has asked something else meanwhile.
         """
         start = monotonic()
-        asked = check_question(self.processor, question)
+        session = self.sessions.get(visitor)
+        if session is None or session.question is None:
+            return []
+        asked = (session.question, session.names)
         views: list[View] = []
         for share in SHARES:
             # whoever waits for the lock goes first
             sleep(0.01)
             with self._lock:
-                # whoever has left is not to be remembered again, nor an older image or question
-                session = self.sessions.get(visitor)
-                if session is None or session.source != source:
+                # whoever has left is not to be remembered again
+                if visitor not in self.sessions:
                     break
-                if next(reversed(session.questions), asked) != asked:
-                    break
+                # nor an older image, question or method
+                if self.sessions[visitor] is not session:
+                    return None
+                if (session.question, session.names) != asked:
+                    return None
                 if monotonic() - start > SECONDS:
                     break
-                views.append(self.look(visitor, source, asked, names, share))
+                views.append(self.look(visitor, session.source, *asked, share))
         return views
 
     def last_question(self, visitor: str, source: str) -> str | None:
@@ -233,7 +255,7 @@ class Playground:
             session = self.sessions.get(visitor)
             if session is None or session.source != source:
                 return None
-            return next(reversed(session.questions), None)
+            return session.question
 
     def unknown_words(self, question: str) -> list[str]:
         """Return the words of a question that the model's tokenizer does not know."""
@@ -256,10 +278,8 @@ class Playground:
         remember(self.sessions, visitor, session, VISITORS)
         return session
 
-    def _encoded(
-        self, session: Session, question: str, pruners: list[Pruner]
-    ) -> tuple[EncodedQuestion, str | None]:
-        """Return a question on the session's image, and the question before it.
+    def _encoded(self, session: Session, question: str, pruners: list[Pruner]) -> EncodedQuestion:
+        """Return a question on the session's image.
 
         The vision tower runs only if a method looks at something that was not observed yet.
         """
@@ -289,8 +309,7 @@ class Playground:
         if encoded is None:
             encoded = self._reasked(session.encoding, inputs or self._inputs(session, question))
         remember(session.questions, question, encoded, QUESTIONS)
-        before = next((q for q in session.questions if q != question), None)
-        return encoded, before
+        return encoded
 
     def _inputs(self, session: Session, question: str) -> dict[str, Any]:
         """Return the prompt of a question."""
