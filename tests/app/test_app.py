@@ -420,6 +420,22 @@ def test_the_sentence_on_top_says_what_was_measured(page, image):
     assert "headline" not in alone
 
 
+def test_times_say_that_they_leave_the_tower_out(page, model, image):
+    """On the page and in the file, whose names are not those of an answer's whole times."""
+    hook = model.model.vision_tower.register_forward_hook(lambda *_: time.sleep(2))
+    try:
+        drawn = asked(page, "a", image, CHOICES).cards or ""
+    finally:
+        hook.remove()
+    assert re.findall(r"<span>[\d,]+ ms ([a-z ]+)<", drawn) == ["after encoding"] * 3
+    assert "from encoding to the first token" in drawn.partition("</h2>")[0]
+    facts = json.loads(urlopen(page.export("a", image, CHOICES, "json")[1]).read())
+    assert facts["vision_ms"] > 2000
+    for row in facts["results"]:
+        assert {"prefill_ms", "total_ms"}.isdisjoint(row)
+        assert row["first_token_ms_after_encoding"] <= row["total_ms_after_encoding"] < 2000
+
+
 def test_the_legend_names_the_colours_that_occur(page, image):
     """Salient tokens are blue whatever method keeps them."""
     page.take_file("a", image, CHOICES)

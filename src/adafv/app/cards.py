@@ -93,9 +93,9 @@ def _headline(view: View) -> str:
         _times(
             dense.prefill_ms,
             pruned.prefill_ms,
-            "faster to the first token",
-            "as fast to the first token",
-            "slower to the first token",
+            "faster from encoding to the first token",
+            "as fast from encoding to the first token",
+            "slower from encoding to the first token",
         ),
         "same answer" if same(pruned, dense) else "another answer",
     ]
@@ -246,10 +246,11 @@ def _answer(answer: Answer, dense: Answer | None) -> str:
 
 
 def _bars(answer: Answer, longest: float) -> str:
-    """Return bars of tokens and time."""
+    """Return bars of tokens, and of time without that of the vision tower, which all share."""
     share = answer.kept_tokens / max(answer.visual_tokens, 1)
     tokens = _bar(f"{answer.kept_tokens:,} tokens", share)
-    return tokens + _bar(f"{answer.total_ms:,.0f} ms in all", answer.total_ms / longest)
+    label = f"{answer.total_ms:,.0f} ms after encoding"
+    return tokens + _bar(label, answer.total_ms / longest)
 
 
 def _bar(label: str, share: float) -> str:
