@@ -2,6 +2,7 @@
 who sees what.
 """
 
+import itertools
 import json
 import re
 import time
@@ -444,6 +445,31 @@ def test_the_legend_names_the_colours_that_occur(page, image):
     assert legend.count("<li>") == 1
     assert SALIENCY in legend
     assert f'stroke="{SALIENCY}"' in drawn
+
+
+@pytest.mark.parametrize("first", ["adafv", "fastv", "tome", "resize"])
+def test_the_legend_names_no_other_colours(page, image, first):
+    """Than those of the frames: none at 100 %, on other layers, and where all refuse."""
+    page.take_file("a", image, CHOICES)
+    for budget, layer in itertools.product((1, 20, 100), cards.LAYERS):
+        choices = CHOICES._replace(first=first, second=NOTHING, budget=budget, layer=layer)
+        drawn = page.look("a", image, choices).cards or ""
+        legend = drawn.partition('<ul class="legend')[2].partition("</ul>")[0]
+        explained = re.findall(r"background:(#\w+)", legend)
+        assert set(explained) == set(re.findall(r'stroke="(#\w+)"', drawn))
+        assert bool(explained) == bool(legend)
+
+
+def test_the_legend_of_tokens_without_a_place(page, image):
+    """Where nothing is framed, no colour is explained."""
+    view = page.playground.look("a", image, QUESTION, ["adafv"], 0.2)
+    listed = [
+        replace(result, explanation=replace(result.explanation, scales=[]))
+        for result in view.results
+    ]
+    drawn = cards.cards(replace(view, results=listed), cards.KEPT)
+    assert "where they lie is not known" in drawn
+    assert "legend" not in drawn
 
 
 def test_every_word_has_a_map(page, image):

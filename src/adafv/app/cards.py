@@ -4,7 +4,7 @@ from html import escape
 
 from PIL import Image
 
-from adafv.app.drawing import Box, figure, ground, heat, kept, tokens_by_color
+from adafv.app.drawing import Box, figure, frame_colors, ground, heat, kept
 from adafv.app.view import DENSE, Result, View
 from adafv.data.judging import same_answer
 from adafv.methods import KNOWN
@@ -79,7 +79,7 @@ def cards(view: View, layer: str) -> str:
     times = [result.answer.total_ms for result in view.results if result.answer is not None]
     longest = max(times, default=1.0)
     drawn = "".join(_card(view, result, layer, dense, longest) for result in view.results)
-    return f'{_headline(view)}{_legend(view)}<div class="cards">{drawn}</div>'
+    return f'{_headline(view)}{_legend(view, layer)}<div class="cards">{drawn}</div>'
 
 
 def _headline(view: View) -> str:
@@ -118,16 +118,17 @@ def _times(before: float, after: float, less: str, equal: str, more: str) -> str
     return f"{factor:.0f} times {name}" if factor >= 9.95 else f"{factor:.1f} times {name}"
 
 
-def _legend(view: View) -> str:
-    """Say what the colours mean that occur in the cards."""
+def _legend(view: View, layer: str) -> str:
+    """Say what the colours of the frames mean; nothing, where the layer draws none."""
+    if layer != KEPT:
+        return ""
     occurring: set[str] = set()
     names = dict(LEGEND)
-    for result in view.results[1:]:
+    for result in view.results:
         if result.explanation is not None:
             if not result.explanation.attention:
                 names[SALIENCY] = DISTINCT
-            chosen = tokens_by_color(result.explanation)
-            occurring |= {color for color, tokens in chosen.items() if tokens}
+            occurring |= frame_colors(result.explanation)
     items = [
         f'<li><i style="background:{color}"></i><b>{name}</b></li>'
         for color, name in names.items()
