@@ -193,6 +193,22 @@ def test_the_first_look(page, playground):
         assert boxes[-1]["x"] + boxes[-1]["width"] > 0.95 * (width - 32)
 
 
+@pytest.mark.parametrize("width", [DESK["width"], PHONE["width"]])
+def test_maps_of_many_words(page, width):
+    """However many words there are, the map of each covers that of all of them."""
+    page.set_viewport_size({"width": width, "height": 800})
+    ask_for(page, f"is there {', '.join(['a red cup', 'a blue crown'] * 3)}?")
+    expect(page.locator(".word")).to_have_count(20)
+    everything = page.locator(".map .view")
+    for number in (0, 19):
+        word = page.locator(".word").nth(number)
+        word.focus()
+        expect(word.locator(".view")).to_be_visible()
+        assert word.locator(".view").bounding_box() == everything.bounding_box()
+    words = page.locator(".words .list").bounding_box()
+    assert words["height"] > everything.bounding_box()["height"]
+
+
 def test_a_word_and_its_map(page):
     """Pointing at it shows its map instead of that of all words; so does the keyboard."""
     word = page.locator(".word").nth(4)
