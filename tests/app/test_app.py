@@ -679,11 +679,14 @@ def test_slow_models_are_not_asked_at_every_budget(page, image, monkeypatch):
 
 
 def test_a_link_leads_to_what_is_on_the_page(page):
-    """Image, question, methods and budget; of one's own image there is none."""
-    choices = CHOICES._replace(question="is there a cup & a key?", first="adafv:reserve=0.5")
+    """Image, question, methods, budget and layer; of one's own image there is none."""
+    choices = CHOICES._replace(
+        question="is there a cup & a key?", first="adafv:reserve=0.5", layer="what stands out"
+    )
     notice, link = page.export("a", "3", choices, "link")
     assert notice == ""
-    reply = page.arrive("b", dict(parse_qsl(link[1:])), choices.layer)
+    reply = page.arrive("b", dict(parse_qsl(link[1:])), CHOICES.layer)
+    assert (reply.layer, "heat" in (reply.cards or "")) == (choices.layer, True)
     assert (reply.source, reply.question, reply.budget) == ("3", choices.question, 20)
     assert (reply.first, reply.second) == (choices.first, choices.second)
     assert reply.cards == page.look("b", "3", choices).cards
@@ -692,14 +695,28 @@ def test_a_link_leads_to_what_is_on_the_page(page):
     assert link == ""
 
 
+@pytest.mark.parametrize("written", ["5", "5%", "5 %", "5.0"])
+def test_a_link_may_say_percent(page, written):
+    """As the field and its notices write it."""
+    reply = page.arrive("a", {"budget": written}, CHOICES.layer)
+    assert reply.notice == ""
+    assert reply.budget == 5
+    assert reply.cards == page.arrive("a", {}, CHOICES.layer).cards
+
+
 def test_fields_that_were_emptied(page):
-    """No method, which a link then doesn't name; a number that no JSON holds stays one."""
+    """No method, which a link then doesn't name; no budget, to which no link leads; a number that
+    no JSON holds stays one.
+    """
     page.take_bundled("a", 0, CHOICES)
     said, query = page.export("a", "0", CHOICES._replace(second=None), "link")
     assert said == ""
     link = dict(parse_qsl(query[1:]))
     assert link["beside"] == NOTHING
     assert page.arrive("b", link, CHOICES.layer).notice == ""
+    said, query = page.export("a", "0", CHOICES._replace(budget=None), "link")
+    assert "Nothing is no share" in said
+    assert query == ""
     far = page.arrive("b", link | {"budget": "1e300"}, CHOICES.layer)
     assert isinstance(far.budget, float)
     assert "no share" in far.notice
@@ -710,7 +727,13 @@ def test_fields_that_were_emptied(page):
     [
         ({"image": "99"}, "no bundled image"),
         ({"image": "/etc/passwd"}, "no bundled image"),
-        ({"budget": "much"}, "no share"),
+        ({"budget": "much"}, "&#x27;much&#x27; is no share"),
+        ({"budget": "105%"}, "105 % is no share"),
+        ({"budget": ""}, "&#x27;&#x27; is no share"),
+        ({"layer": "saliency"}, "saliency&#x27; is unknown: choose one of what is kept"),
+        ({"layer": ""}, "choose one of what is kept"),
+        ({"method": "adafv:tokens=5"}, "leave tokens out, for the slider"),
+        ({"beside": "adafv:keep=5%"}, "leave keep out, for the slider"),
         ({"budget": "nan"}, "no share"),
         ({"budget": "inf"}, "no share"),
         ({"method": "adafw"}, "adafw"),
@@ -723,6 +746,9 @@ def test_links_that_lead_nowhere(page, link, words):
     assert words in reply.notice
     assert reply.image
     assert reply.cards
+    # fields hold what they can
+    assert not isinstance(reply.budget, str)
+    assert reply.layer in (None, *cards.LAYERS)
     assert page.arrive("a", {}, CHOICES.layer).notice == ""
 
 

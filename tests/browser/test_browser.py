@@ -228,15 +228,19 @@ def test_share_and_save(page, browser, url, drawing):
     expect(field(page)).to_have_value(DRAWN[2].questions[0].text)
     slider(page).fill("40")
     expect(page.locator(".card").nth(1)).to_contain_text("288 of 720 tokens")
+    page.get_by_label("what stands out").check()
+    expect(page.locator(".card .heat")).to_have_count(6)
     for name, kept in (("JSON", "adafv.json"), ("PNG", "adafv.png")):
         with page.expect_download() as download:
             page.get_by_role("button", name=f"Save as {name}").click()
         assert download.value.suggested_filename == kept
     page.get_by_role("button", name="Copy a link to this").click()
-    page.wait_for_url("**/?image=2&*budget=40")
+    page.wait_for_url("**/?image=2&*budget=40&layer=what+stands+out")
     for visitor in opened(browser, url, page.url.removeprefix(url), viewport=DESK):
         expect(field(visitor)).to_have_value(DRAWN[2].questions[0].text)
         expect(slider(visitor)).to_have_value("40")
+        expect(visitor.get_by_label("what stands out")).to_be_checked()
+        expect(visitor.locator(".card .heat")).to_have_count(6)
         assert answers(visitor) == answers(page)
     page.locator("input[type=file]").set_input_files(drawing)
     expect(page.locator(".card")).to_have_count(1)

@@ -240,7 +240,7 @@ def _connect(app: gr.Blocks, parts: Parts, page: Page) -> None:
     choices = [parts.question, parts.first, parts.second, parts.budget, parts.layer]
     seen = [parts.source, *choices]
     outputs = [parts.notice, parts.drawn, parts.words, parts.budgets, parts.image, parts.source]
-    outputs += [parts.question, parts.first, parts.second, parts.budget, parts.suggested]
+    outputs += [*choices, parts.suggested]
 
     def arrive(request: gr.Request, layer: Any) -> Any:
         return _shown(page.arrive(_visitor(request), dict(request.query_params), layer))
@@ -324,7 +324,7 @@ def _shown(reply: Reply) -> list[Any]:
         reply.image,
         reply.source,
     ]
-    parts += [reply.question, reply.first, reply.second, reply.budget, suggested]
+    parts += [reply.question, reply.first, reply.second, reply.budget, reply.layer, suggested]
     return [gr.skip() if part is None else part for part in parts]
 
 

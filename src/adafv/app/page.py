@@ -35,14 +35,14 @@ class Choices(NamedTuple):
         question: as the visitor writes it.
         first, second: methods.
         budget: percent of the visual tokens, as the field holds it: any number, or None where it
-            is empty.
+            is empty; of a link, the text that is no number.
         layer: a name in `cards.LAYERS`.
     """
 
     question: str
     first: str
     second: str
-    budget: float | None
+    budget: float | str | None
     layer: str
 
 
@@ -54,7 +54,7 @@ class Reply:
         notice: what is wrong, or empty.
         cards, words, budgets, image: HTML.
         source: where the image comes from.
-        question, first, second, budget: what the fields hold.
+        question, first, second, budget, layer: what the fields hold.
         suggested: questions to try.
     """
 
@@ -68,6 +68,7 @@ class Reply:
     first: str | None = None
     second: str | None = None
     budget: float | None = None
+    layer: str | None = None
     suggested: list[str] | None = None
 
 
@@ -83,8 +84,8 @@ class Page:
         """Open the page: with what a link holds, else with the first bundled image.
 
         Args:
-            link: image, question, method, beside and budget, each of which may be missing.
-            layer: a name in `cards.LAYERS`.
+            link: image, question, method, beside, budget and layer, each of which may be missing.
+            layer: a name in `cards.LAYERS`, for a link without one.
         """
         number = self._number(link.get("image", str(EXPLAINED)))
         if number is None:
@@ -101,10 +102,16 @@ class Page:
             first=link.get("method", FIRST),
             second=link.get("beside", SECOND),
             budget=_percent(link.get("budget", str(BUDGET))),
-            layer=layer,
+            layer=link.get("layer", layer),
         )
-        reply = self._take(visitor, number, choices)
-        return replace(reply, first=choices.first, second=choices.second, budget=choices.budget)
+        return replace(
+            self._take(visitor, number, choices),
+            first=choices.first,
+            second=choices.second,
+            # what these two cannot hold leaves them as they are
+            budget=None if isinstance(choices.budget, str) else choices.budget,
+            layer=choices.layer if choices.layer in cards.LAYERS else None,
+        )
 
     def look(self, visitor: str, source: str, choices: Choices) -> Reply:
         """Draw the answers anew, with another budget or another layer.
@@ -258,12 +265,13 @@ def _link(source: str, choices: Choices) -> str:
     """Return the query that `Page.arrive` reads.
 
     Raises:
-        ValueError: the image is a visitor's own, or forgotten.
+        ValueError: the image is a visitor's own, or forgotten; the budget is no share.
     """
     if not source:
         raise ValueError(SLEPT)
     if not source.isdigit():
         raise ValueError("an image of yours is kept nowhere, so no link leads to it")
+    _share(choices.budget)
     query = {
         "image": source,
         "question": choices.question,
@@ -271,16 +279,17 @@ def _link(source: str, choices: Choices) -> str:
         "method": choices.first or NOTHING,
         "beside": choices.second or NOTHING,
         "budget": choices.budget,
+        "layer": choices.layer,
     }
     return f"?{urlencode(query)}"
 
 
-def _percent(text: str) -> float | None:
-    """Return what a link says of the budget; None if it is no number."""
+def _percent(text: str) -> float | str:
+    """Return what a link says of the budget, as in 5 or 5%; its text if that is no number."""
     try:
-        percent = float(text)
+        percent = float(text.removesuffix("%"))
     except ValueError:
-        return None
+        return text
     # no larger integers are JSON
     return int(percent) if percent.is_integer() and abs(percent) < 2**53 else percent
 
@@ -288,8 +297,10 @@ def _percent(text: str) -> float | None:
 def _share(percent: Any) -> float:
     """Return the share of the visual tokens that a field in percent holds."""
     if not isinstance(percent, int | float) or not 0 < percent <= 100:
-        # an empty field is not 0 %
+        # an empty field is not 0 %, and a link may say anything
         said = "nothing" if percent is None else f"{percent} %"
+        if isinstance(percent, str):
+            said = repr(percent)
         raise ValueError(f"{said} is no share of the visual tokens: pass a number from 1 to 100")
     return percent / 100
 

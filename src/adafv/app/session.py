@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from adafv.app.samples import bundled
 from adafv.app.view import DENSE, Result, View
 from adafv.core import chat_template
-from adafv.core.config import DEFAULT_METHOD
+from adafv.core.config import DEFAULT_METHOD, PruneConfig
 from adafv.core.encode import encode, reask
 from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY, Signal
@@ -185,6 +185,11 @@ class Playground:
             # the dense model first, then each method
             pruners = {DENSE: from_spec(DENSE)}
             for name in names:
+                if budget := PruneConfig.from_spec(name).budget:
+                    raise ValueError(
+                        f"method {name!r} has a budget of its own: leave {', '.join(budget)} out, "
+                        "for the slider sets the budget of all methods"
+                    )
                 pruners[name] = from_spec(name, self._template, keep=keep)
 
             # encode, or take what is known
