@@ -117,27 +117,12 @@ class Page:
         """Draw the answers anew, with another budget or another layer.
 
         Here and below, an empty source is that of a page whose image is forgotten.
-
-        The fields may be older than the image: what they ask, they and the panels then show.
         """
-        before = self.playground.last_question(visitor, source)
-        try:
-            view = self._view(visitor, source, choices)
-            reply = self._drawn(view, choices)
-        except ValueError as error:
-            return Reply(_notice(error, source))
-        if view.question == before:
-            return reply
-        return replace(reply, question=choices.question, words=panels.words(view), budgets="")
+        return self._answered(visitor, source, choices, redrawn=True)
 
     def ask(self, visitor: str, source: str, choices: Choices) -> Reply:
-        """Ask about the image that is there; what other budgets answer follows."""
-        try:
-            view = self._view(visitor, source, choices)
-            reply = self._drawn(view, choices)
-        except ValueError as error:
-            return Reply(_notice(error, source))
-        return replace(reply, words=panels.words(view), budgets=panels.asking())
+        """Ask about the image that is there, another question or other methods."""
+        return self._answered(visitor, source, choices, redrawn=False)
 
     def suggest(self, visitor: str, source: str, choices: Choices) -> Reply:
         """Ask a question that the page proposed."""
@@ -236,9 +221,26 @@ class Page:
         share = _share(choices.budget)
         return self.playground.look(visitor, source, choices.question, _names(choices), share)
 
-    def _drawn(self, view: View, choices: Choices) -> Reply:
-        """Return the cards of some answers."""
-        return Reply(self._beyond(view), cards.cards(view, cards.LAYERS[choices.layer]))
+    def _answered(self, visitor: str, source: str, choices: Choices, redrawn: bool) -> Reply:
+        """Answer, or say what is wrong and leave the page as it is.
+
+        Args:
+            redrawn: only the budget or the layer has changed. The panels stay, except where the
+                question in its field is another than the page has answered: then the words are its
+                own, the field holds it, and there is no curve. Else, words and cards are made anew,
+                and the curve follows.
+        """
+        before = self.playground.last_question(visitor, source)
+        try:
+            view = self._view(visitor, source, choices)
+        except ValueError as error:
+            return Reply(_notice(error, source))
+        reply = Reply(self._beyond(view), cards.cards(view, cards.LAYERS[choices.layer]))
+        if not redrawn:
+            return replace(reply, words=panels.words(view), budgets=panels.asking())
+        if view.question == before:
+            return reply
+        return replace(reply, words=panels.words(view), budgets="", question=choices.question)
 
     def _beyond(self, view: View) -> str:
         """Return a notice of what the embedded model doesn't know of a question, or nothing."""

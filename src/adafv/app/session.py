@@ -1,11 +1,11 @@
-"""Keep what each visitor looks at: an image, encoded once, its questions and the answers so far."""
+"""Ask a model for its visitors, each of whom has a session."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from threading import RLock
 from time import monotonic, sleep
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
+from adafv.app.memory import EncodedQuestion, Session, remember
 from adafv.app.samples import bundled
 from adafv.app.view import DENSE, Result, View
 from adafv.core import chat_template
@@ -32,9 +33,9 @@ from adafv.models.prompting import build_inputs, check_question
 from adafv.models.vocabulary import unknown_words
 from adafv.utils.checks import is_out_of_memory
 from adafv.utils.clock import now
-from adafv.viz import Word, check_drawable, explained, question_words
+from adafv.viz import check_drawable, explained, question_words
 
-__all__ = ["LONGEST_QUESTION", "SHARES", "VISITORS", "Playground", "Session"]
+__all__ = ["LONGEST_QUESTION", "SHARES", "VISITORS", "Playground"]
 
 VISITORS = 16
 """Visitors whose images are kept in memory; who has been quiet for longest is forgotten first."""
@@ -51,60 +52,6 @@ SECONDS = 8.0
 
 Array = NDArray[Any]
 NO_MAP: Array = np.empty(0)
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-@dataclass(frozen=True)
-class EncodedQuestion:
-    """A question on an encoded image.
-
-    Attributes:
-        inputs: the prompt, without what the encoder has used up.
-        encoding: of the image, with the question's text tokens.
-        saliency, relevance: (N,) of the image's visual tokens.
-        words: of the question.
-    """
-
-    inputs: dict[str, Any]
-    encoding: Encoding
-    saliency: Array
-    relevance: Array
-    words: list[Word]
-
-
-@dataclass
-class Session:
-    """The image that one visitor looks at, and all that is known of it.
-
-    Attributes:
-        source: where the image comes from.
-        image: as it was opened.
-        encoding: of the image, with the signals that were asked for so far.
-        vision_ms: what that took; of pixels that were encoded before, what it took then.
-        question: what was asked last; None: nothing yet.
-        before: the question before it, another one; None without one.
-        names: the methods that were asked last.
-        questions: encoded, those two.
-        results: by question, method and share.
-    """
-
-    source: str
-    image: Image.Image
-    encoding: Encoding | None = None
-    vision_ms: float = 0.0
-    question: str | None = None
-    before: str | None = None
-    names: tuple[str, ...] = ()
-    questions: OrderedDict[str, EncodedQuestion] = field(default_factory=OrderedDict)
-    results: OrderedDict[tuple[str, str, float], Result] = field(default_factory=OrderedDict)
-
-    def note(self, question: str, names: Sequence[str]) -> None:
-        """Note what is asked now."""
-        if question != self.question:
-            self.before = self.question
-        self.question = question
-        self.names = tuple(names)
 
 
 class Playground:
@@ -412,12 +359,3 @@ def _compared(result: Result, pruner: Pruner, earlier: Encoding) -> Result:
     kept_earlier = pruner.choose(earlier).kept[0].cpu().numpy()  # (K,)
     others = np.setdiff1d(result.explanation.kept, kept_earlier)
     return replace(result, others=len(others))
-
-
-def remember(memory: OrderedDict[K, V], key: K, value: V, most: int) -> None:
-    """Note something as used last, and forget what was not used for longest."""
-    memory[key] = value
-    # the most recent stand at the end
-    memory.move_to_end(key)
-    while len(memory) > most:
-        memory.popitem(last=False)
