@@ -2,9 +2,12 @@
 who sees what.
 """
 
+import itertools
 import json
 import re
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 from urllib.request import urlopen
@@ -418,6 +421,22 @@ def test_the_sentence_on_top_says_what_was_measured(page, image):
     assert "headline" not in alone
 
 
+def test_times_say_that_they_leave_the_tower_out(page, model, image):
+    """On the page and in the file, whose names are not those of an answer's whole times."""
+    hook = model.model.vision_tower.register_forward_hook(lambda *_: time.sleep(2))
+    try:
+        drawn = asked(page, "a", image, CHOICES).cards or ""
+    finally:
+        hook.remove()
+    assert re.findall(r"<span>[\d,]+ ms ([a-z ]+)<", drawn) == ["after encoding"] * 3
+    assert "from encoding to the first token" in drawn.partition("</h2>")[0]
+    facts = json.loads(urlopen(page.export("a", image, CHOICES, "json")[1]).read())
+    assert facts["vision_ms"] > 2000
+    for row in facts["results"]:
+        assert {"prefill_ms", "total_ms"}.isdisjoint(row)
+        assert row["first_token_ms_after_encoding"] <= row["total_ms_after_encoding"] < 2000
+
+
 def test_the_legend_names_the_colours_that_occur(page, image):
     """Salient tokens are blue whatever method keeps them."""
     page.take_file("a", image, CHOICES)
@@ -426,6 +445,31 @@ def test_the_legend_names_the_colours_that_occur(page, image):
     assert legend.count("<li>") == 1
     assert SALIENCY in legend
     assert f'stroke="{SALIENCY}"' in drawn
+
+
+@pytest.mark.parametrize("first", ["adafv", "fastv", "tome", "resize"])
+def test_the_legend_names_no_other_colours(page, image, first):
+    """Than those of the frames: none at 100 %, on other layers, and where all refuse."""
+    page.take_file("a", image, CHOICES)
+    for budget, layer in itertools.product((1, 20, 100), cards.LAYERS):
+        choices = CHOICES._replace(first=first, second=NOTHING, budget=budget, layer=layer)
+        drawn = page.look("a", image, choices).cards or ""
+        legend = drawn.partition('<ul class="legend')[2].partition("</ul>")[0]
+        explained = re.findall(r"background:(#\w+)", legend)
+        assert set(explained) == set(re.findall(r'stroke="(#\w+)"', drawn))
+        assert bool(explained) == bool(legend)
+
+
+def test_the_legend_of_tokens_without_a_place(page, image):
+    """Where nothing is framed, no colour is explained."""
+    view = page.playground.look("a", image, QUESTION, ["adafv"], 0.2)
+    listed = [
+        replace(result, explanation=replace(result.explanation, scales=[]))
+        for result in view.results
+    ]
+    drawn = cards.cards(replace(view, results=listed), cards.KEPT)
+    assert "where they lie is not known" in drawn
+    assert "legend" not in drawn
 
 
 def test_every_word_has_a_map(page, image):
@@ -439,7 +483,9 @@ def test_every_word_has_a_map(page, image):
 def test_answers_at_other_budgets(page, image):
     """Those of `look`, held against the answer from all tokens; none for whoever has left."""
     page.take_file("a", image, CHOICES)
-    drawn = page.budgets("a", image, CHOICES)
+    assert page.budgets("a") == ""
+    page.ask("a", image, CHOICES)
+    drawn = page.budgets("a")
     dense = page.playground.look("a", image, QUESTION, [], 1.0).results[0].answer
     same = 0
     for share in sessions.SHARES:
@@ -450,11 +496,89 @@ def test_answers_at_other_budgets(page, image):
     assert drawn.count('class="mark same"') == drawn.count("the answer of all tokens</td>") == same
     assert drawn.count('class="mark other"') == drawn.count("another answer</td>") == every - same
     assert drawn.count("<circle") == drawn.count("<td>") == every
-    assert page.budgets("a", image, CHOICES._replace(question="")) == ""
-    assert page.budgets("a", image, CHOICES._replace(first=NOTHING, second=None)) == ""
+    # what cannot be asked leaves the page as it is
+    assert page.ask("a", image, CHOICES._replace(question="")).notice
+    assert page.budgets("a") == drawn
+    page.ask("a", image, CHOICES._replace(first=NOTHING, second=None))
+    assert page.budgets("a") == ""
     page.playground.forget("a")
-    assert page.budgets("a", image, CHOICES) == ""
+    assert page.budgets("a") == ""
     assert not page.playground.sessions
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"question": "how many ?"}, {"first": "fastervlm"}, {"second": NOTHING}],
+    ids=["question", "first", "second"],
+)
+@pytest.mark.parametrize("late", [False, True])
+def test_no_curve_under_another_answer(page, image, monkeypatch, other, late):
+    """Something else is asked while budgets are tried: the page keeps what it says of that, also
+    where the time for them is over.
+    """
+    page.take_file("a", image, CHOICES)
+    page.ask("a", image, CHOICES)
+    newer = CHOICES._replace(**other)
+    with monkeypatch.context() as patch:
+
+        def ask_else() -> None:
+            page.ask("a", image, newer)
+            patch.setattr(sessions, "SECONDS", 0.0 if late else sessions.SECONDS)
+
+        meanwhile(page, patch, ask_else)
+        assert page.budgets("a") is None
+    assert "<svg" in page.budgets("a")
+
+
+@pytest.mark.parametrize("kind", ["file", "bundled"])
+def test_no_curve_under_another_image(page, image, monkeypatch, kind):
+    page.take_bundled("a", 0, CHOICES)
+
+    def take() -> None:
+        if kind == "file":
+            page.take_file("a", image, CHOICES)
+        else:
+            page.take_bundled("a", 1, CHOICES)
+
+    meanwhile(page, monkeypatch, take)
+    assert page.budgets("a") is None
+
+
+def meanwhile(page: Page, patch: pytest.MonkeyPatch, call: Callable[[], object]) -> None:
+    """Let a visitor do something after the second budget that is tried."""
+    plain = page.playground.look
+    tried = []
+
+    def look(*given):
+        view = plain(*given)
+        tried.append(view)
+        if len(tried) == 2:
+            call()
+        return view
+
+    patch.setattr(page.playground, "look", look)
+
+
+def test_another_budget_or_layer_keeps_the_curve(page, image, monkeypatch):
+    """They change the cards alone."""
+    page.take_file("a", image, CHOICES)
+    page.ask("a", image, CHOICES)
+    drawn = page.budgets("a")
+    newer = CHOICES._replace(budget=50, layer="the image alone")
+    meanwhile(page, monkeypatch, lambda: page.look("a", image, newer))
+    assert page.budgets("a") == drawn
+
+
+def test_files_hold_what_the_page_shows(page, image):
+    """A question that was written and not asked is no part of it, and is not taken for asked."""
+    page.take_file("a", image, CHOICES)
+    page.ask("a", image, CHOICES)
+    for kind in ("png", "json"):
+        notice, file = page.export("a", image, CHOICES._replace(question="how many ?"), kind)
+        assert "ask it, then save" in notice
+        assert file == ""
+    assert page.playground.last_question("a", image) == QUESTION
+    assert page.export("a", image, CHOICES._replace(question=f" {QUESTION} "), "json")[0] == ""
 
 
 def test_fields_that_are_older_than_the_image(page, image):
@@ -465,6 +589,20 @@ def test_fields_that_are_older_than_the_image(page, image):
     assert late.words
     again = page.look("a", image, CHOICES._replace(budget=50))
     assert again.question is again.words is None
+
+
+def test_a_page_whose_image_is_forgotten(page, image):
+    """No other image answers in its place: one sentence, and what is there stays."""
+    asked(page, "a", image, CHOICES)
+    for reply in (page.look("a", "", CHOICES), page.ask("a", "", CHOICES)):
+        assert "This page has slept" in reply.notice
+        assert replace(reply, notice="") == Reply()
+    assert "slept" in page.suggest("a", "", CHOICES).notice
+    for kind in ("link", "png", "json"):
+        notice, file = page.export("a", "", CHOICES, kind)
+        assert "slept" in notice
+        assert file == ""
+    assert asked(page, "a", image, CHOICES).cards
 
 
 def test_long_questions(page, image):
@@ -487,13 +625,14 @@ def test_maps_of_words_are_kept_once(playground, image):
 def test_what_was_not_asked_is_no_other_answer(page, image, monkeypatch):
     """The sentence speaks of budgets that were asked, up to the largest of them."""
     page.take_file("a", image, CHOICES)
+    page.ask("a", image, CHOICES)
     asked = page.playground.budgets
     monkeypatch.setattr(page.playground, "budgets", lambda *given: asked(*given)[:3])
     monkeypatch.setattr(curve, "same", lambda *_: True)
-    drawn = page.budgets("a", image, CHOICES)
+    drawn = page.budgets("a")
     assert f"at {sessions.SHARES[0]:.0%} and at more, up to {sessions.SHARES[2]:.0%}." in drawn
     monkeypatch.setattr(curve, "same", lambda *_: False)
-    drawn = page.budgets("a", image, CHOICES)
+    drawn = page.budgets("a")
     assert f"another answer than all tokens, still at {sessions.SHARES[2]:.0%}." in drawn
 
 
@@ -535,15 +674,19 @@ def test_slow_models_are_not_asked_at_every_budget(page, image, monkeypatch):
     """Where nothing was asked, nothing is drawn."""
     monkeypatch.setattr(sessions, "SECONDS", 0.0)
     page.take_file("a", image, CHOICES)
-    assert page.budgets("a", image, CHOICES) == ""
+    page.ask("a", image, CHOICES)
+    assert page.budgets("a") == ""
 
 
 def test_a_link_leads_to_what_is_on_the_page(page):
-    """Image, question, methods and budget; of one's own image there is none."""
-    choices = CHOICES._replace(question="is there a cup & a key?", first="adafv:reserve=0.5")
+    """Image, question, methods, budget and layer; of one's own image there is none."""
+    choices = CHOICES._replace(
+        question="is there a cup & a key?", first="adafv:reserve=0.5", layer="what stands out"
+    )
     notice, link = page.export("a", "3", choices, "link")
     assert notice == ""
-    reply = page.arrive("b", dict(parse_qsl(link[1:])), choices.layer)
+    reply = page.arrive("b", dict(parse_qsl(link[1:])), CHOICES.layer)
+    assert (reply.layer, "heat" in (reply.cards or "")) == (choices.layer, True)
     assert (reply.source, reply.question, reply.budget) == ("3", choices.question, 20)
     assert (reply.first, reply.second) == (choices.first, choices.second)
     assert reply.cards == page.look("b", "3", choices).cards
@@ -552,14 +695,28 @@ def test_a_link_leads_to_what_is_on_the_page(page):
     assert link == ""
 
 
+@pytest.mark.parametrize("written", ["5", "5%", "5 %", "5.0"])
+def test_a_link_may_say_percent(page, written):
+    """As the field and its notices write it."""
+    reply = page.arrive("a", {"budget": written}, CHOICES.layer)
+    assert reply.notice == ""
+    assert reply.budget == 5
+    assert reply.cards == page.arrive("a", {}, CHOICES.layer).cards
+
+
 def test_fields_that_were_emptied(page):
-    """No method, which a link then doesn't name; a number that no JSON holds stays one."""
+    """No method, which a link then doesn't name; no budget, to which no link leads; a number that
+    no JSON holds stays one.
+    """
     page.take_bundled("a", 0, CHOICES)
     said, query = page.export("a", "0", CHOICES._replace(second=None), "link")
     assert said == ""
     link = dict(parse_qsl(query[1:]))
     assert link["beside"] == NOTHING
     assert page.arrive("b", link, CHOICES.layer).notice == ""
+    said, query = page.export("a", "0", CHOICES._replace(budget=None), "link")
+    assert "Nothing is no share" in said
+    assert query == ""
     far = page.arrive("b", link | {"budget": "1e300"}, CHOICES.layer)
     assert isinstance(far.budget, float)
     assert "no share" in far.notice
@@ -570,7 +727,13 @@ def test_fields_that_were_emptied(page):
     [
         ({"image": "99"}, "no bundled image"),
         ({"image": "/etc/passwd"}, "no bundled image"),
-        ({"budget": "much"}, "no share"),
+        ({"budget": "much"}, "&#x27;much&#x27; is no share"),
+        ({"budget": "105%"}, "105 % is no share"),
+        ({"budget": ""}, "&#x27;&#x27; is no share"),
+        ({"layer": "saliency"}, "saliency&#x27; is unknown: choose one of what is kept"),
+        ({"layer": ""}, "choose one of what is kept"),
+        ({"method": "adafv:tokens=5"}, "leave tokens out, for the slider"),
+        ({"beside": "adafv:keep=5%"}, "leave keep out, for the slider"),
         ({"budget": "nan"}, "no share"),
         ({"budget": "inf"}, "no share"),
         ({"method": "adafw"}, "adafw"),
@@ -583,6 +746,9 @@ def test_links_that_lead_nowhere(page, link, words):
     assert words in reply.notice
     assert reply.image
     assert reply.cards
+    # fields hold what they can
+    assert not isinstance(reply.budget, str)
+    assert reply.layer in (None, *cards.LAYERS)
     assert page.arrive("a", {}, CHOICES.layer).notice == ""
 
 
@@ -612,7 +778,7 @@ def test_whatever_a_program_sends_is_a_sentence(page, image, odd):
         if (field, odd) not in (("first", None), ("budget", 7)):
             assert page.ask("a", image, choices).notice
             assert page.export("a", image, choices, "json")[0]
-            assert page.budgets("a", image, choices) == "" or field in ("layer", "budget")
+            assert page.budgets("a") == ""
     assert page.take_bundled("a", odd, CHOICES).notice
 
 

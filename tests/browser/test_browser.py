@@ -22,6 +22,7 @@ pytest.importorskip("playwright", reason="needs Playwright: make test-ui")
 pytest.importorskip("gradio", reason="needs Gradio: make test-ui")
 
 from chromium import chromium, serious
+from gradio import Blocks
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -53,11 +54,16 @@ def playground() -> Playground:
 
 
 @pytest.fixture(scope="module")
-def url(playground) -> Iterator[str]:
-    app = build(playground)
-    _, address, _ = app.launch(server_port=free(), prevent_thread_lock=True, quiet=True, **LAUNCH)
-    yield address
-    app.close(verbose=False)
+def app(playground) -> Iterator[Blocks]:
+    made = build(playground)
+    made.launch(server_port=free(), prevent_thread_lock=True, quiet=True, **LAUNCH)
+    yield made
+    made.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def url(app) -> str:
+    return app.local_url
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +193,22 @@ def test_the_first_look(page, playground):
         assert boxes[-1]["x"] + boxes[-1]["width"] > 0.95 * (width - 32)
 
 
+@pytest.mark.parametrize("width", [DESK["width"], PHONE["width"]])
+def test_maps_of_many_words(page, width):
+    """However many words there are, the map of each covers that of all of them."""
+    page.set_viewport_size({"width": width, "height": 800})
+    ask_for(page, f"is there {', '.join(['a red cup', 'a blue crown'] * 3)}?")
+    expect(page.locator(".word")).to_have_count(20)
+    everything = page.locator(".map .view")
+    for number in (0, 19):
+        word = page.locator(".word").nth(number)
+        word.focus()
+        expect(word.locator(".view")).to_be_visible()
+        assert word.locator(".view").bounding_box() == everything.bounding_box()
+    words = page.locator(".words .list").bounding_box()
+    assert words["height"] > everything.bounding_box()["height"]
+
+
 def test_a_word_and_its_map(page):
     """Pointing at it shows its map instead of that of all words; so does the keyboard."""
     word = page.locator(".word").nth(4)
@@ -206,15 +228,19 @@ def test_share_and_save(page, browser, url, drawing):
     expect(field(page)).to_have_value(DRAWN[2].questions[0].text)
     slider(page).fill("40")
     expect(page.locator(".card").nth(1)).to_contain_text("288 of 720 tokens")
+    page.get_by_label("what stands out").check()
+    expect(page.locator(".card .heat")).to_have_count(6)
     for name, kept in (("JSON", "adafv.json"), ("PNG", "adafv.png")):
         with page.expect_download() as download:
             page.get_by_role("button", name=f"Save as {name}").click()
         assert download.value.suggested_filename == kept
     page.get_by_role("button", name="Copy a link to this").click()
-    page.wait_for_url("**/?image=2&*budget=40")
+    page.wait_for_url("**/?image=2&*budget=40&layer=what+stands+out")
     for visitor in opened(browser, url, page.url.removeprefix(url), viewport=DESK):
         expect(field(visitor)).to_have_value(DRAWN[2].questions[0].text)
         expect(slider(visitor)).to_have_value("40")
+        expect(visitor.get_by_label("what stands out")).to_be_checked()
+        expect(visitor.locator(".card .heat")).to_have_count(6)
         assert answers(visitor) == answers(page)
     page.locator("input[type=file]").set_input_files(drawing)
     expect(page.locator(".card")).to_have_count(1)
@@ -254,6 +280,37 @@ def finished(address: str) -> None:
         for line in events:
             if b"process_completed" in line or b"close_stream" in line:
                 return
+
+
+def test_a_tab_that_was_away_for_an_hour(page, app, drawing):
+    """Gradio has forgotten its image: no answer is about another one, and another one may be
+    chosen.
+    """
+    page.locator("input[type=file]").set_input_files(drawing)
+    expect(page.locator(".card")).to_have_count(1)
+    ask_for(page, "is there a cup?")
+    expect(page.locator(".card")).to_have_count(3)
+    before = page.locator(".cards").inner_html()
+    forget_states(app)
+    ask_for(page, "is there a club?")
+    expect(page.get_by_role("alert")).to_contain_text("This page has slept")
+    slider(page).fill("50")
+    page.wait_for_timeout(1500)
+    assert page.locator(".cards").inner_html() == before
+    for name in ("Copy a link to this", "Save as JSON"):
+        page.get_by_role("button", name=name).click()
+        expect(page.get_by_role("alert")).to_contain_text("This page has slept")
+    page.locator(".bundled button").nth(2).click()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    assert len(answers(page)) == 3
+
+
+def forget_states(app: Blocks) -> None:
+    """Let the hour pass after which Gradio deletes what lost pages have stored."""
+    for session in app.state_holder.session_data.values():
+        session.is_closed = True
+        session.STATE_TTL_WHEN_CLOSED = 0
+    app.state_holder.delete_all_expired_state()
 
 
 def test_ready_in_seconds(browser, url):

@@ -4,7 +4,7 @@ from html import escape
 
 from PIL import Image
 
-from adafv.app.drawing import Box, figure, ground, heat, kept, tokens_by_color
+from adafv.app.drawing import Box, figure, frame_colors, ground, heat, kept
 from adafv.app.view import DENSE, Result, View
 from adafv.data.judging import same_answer
 from adafv.methods import KNOWN
@@ -79,7 +79,7 @@ def cards(view: View, layer: str) -> str:
     times = [result.answer.total_ms for result in view.results if result.answer is not None]
     longest = max(times, default=1.0)
     drawn = "".join(_card(view, result, layer, dense, longest) for result in view.results)
-    return f'{_headline(view)}{_legend(view)}<div class="cards">{drawn}</div>'
+    return f'{_headline(view)}{_legend(view, layer)}<div class="cards">{drawn}</div>'
 
 
 def _headline(view: View) -> str:
@@ -93,9 +93,9 @@ def _headline(view: View) -> str:
         _times(
             dense.prefill_ms,
             pruned.prefill_ms,
-            "faster to the first token",
-            "as fast to the first token",
-            "slower to the first token",
+            "faster from encoding to the first token",
+            "as fast from encoding to the first token",
+            "slower from encoding to the first token",
         ),
         "same answer" if same(pruned, dense) else "another answer",
     ]
@@ -118,16 +118,17 @@ def _times(before: float, after: float, less: str, equal: str, more: str) -> str
     return f"{factor:.0f} times {name}" if factor >= 9.95 else f"{factor:.1f} times {name}"
 
 
-def _legend(view: View) -> str:
-    """Say what the colours mean that occur in the cards."""
+def _legend(view: View, layer: str) -> str:
+    """Say what the colours of the frames mean; nothing, where the layer draws none."""
+    if layer != KEPT:
+        return ""
     occurring: set[str] = set()
     names = dict(LEGEND)
-    for result in view.results[1:]:
+    for result in view.results:
         if result.explanation is not None:
             if not result.explanation.attention:
                 names[SALIENCY] = DISTINCT
-            chosen = tokens_by_color(result.explanation)
-            occurring |= {color for color, tokens in chosen.items() if tokens}
+            occurring |= frame_colors(result.explanation)
     items = [
         f'<li><i style="background:{color}"></i><b>{name}</b></li>'
         for color, name in names.items()
@@ -246,10 +247,11 @@ def _answer(answer: Answer, dense: Answer | None) -> str:
 
 
 def _bars(answer: Answer, longest: float) -> str:
-    """Return bars of tokens and time."""
+    """Return bars of tokens, and of time without that of the vision tower, which all share."""
     share = answer.kept_tokens / max(answer.visual_tokens, 1)
     tokens = _bar(f"{answer.kept_tokens:,} tokens", share)
-    return tokens + _bar(f"{answer.total_ms:,.0f} ms in all", answer.total_ms / longest)
+    label = f"{answer.total_ms:,.0f} ms after encoding"
+    return tokens + _bar(label, answer.total_ms / longest)
 
 
 def _bar(label: str, share: float) -> str:

@@ -15,7 +15,7 @@ from adafv.utils.checks import checked
 from adafv.viz import Explanation, Scale, shade
 from adafv.viz.palette import BOTH, PLAIN, RELEVANCE, SALIENCY, token_colors
 
-__all__ = ["Box", "data_url", "figure", "ground", "heat", "image", "kept", "tokens_by_color"]
+__all__ = ["Box", "data_url", "figure", "frame_colors", "ground", "heat", "image", "kept"]
 
 IMAGE_ID = "adafv-image"
 FILL = f"url(#{IMAGE_ID}-fill)"
@@ -52,7 +52,7 @@ def kept(explanation: Explanation, scale: Scale, box: Box) -> list[str]:
 
     What a stage between layers leaves and a later one drops is half as pale.
     """
-    if len(explanation.kept) == explanation.pruned.visual_tokens:
+    if _whole(explanation):
         return [ground()]
 
     # size of a patch, and thickness of its frame, in pixels of the image
@@ -83,7 +83,7 @@ def kept(explanation: Explanation, scale: Scale, box: Box) -> list[str]:
     for stage in explanation.stages[:-1]:
         layers.append(f'<path class="passed" fill="{FILL}" d="{path(here(stage.kept))}"/>')
     layers.append(f'<path fill="{FILL}" d="{path(here(explanation.kept))}"/>')
-    for color, members in tokens_by_color(explanation).items():
+    for color, members in _tokens_by_color(explanation).items():
         tokens = [token for token in here(explanation.kept) if token in members]
         if tokens:
             layers.append(
@@ -94,7 +94,21 @@ def kept(explanation: Explanation, scale: Scale, box: Box) -> list[str]:
 
 
 @checked
-def tokens_by_color(explanation: Explanation) -> dict[str, set[int]]:
+def frame_colors(explanation: Explanation) -> set[str]:
+    """Return the colours of the frames that `kept` draws, over all scales of an image."""
+    if _whole(explanation):
+        return set()
+    placed: set[int] = set().union(*(scale.index.tolist() for scale in explanation.scales))
+    by_color = _tokens_by_color(explanation)
+    return {color for color, tokens in by_color.items() if tokens & placed}
+
+
+def _whole(explanation: Explanation) -> bool:
+    """Say whether every token is kept."""
+    return len(explanation.kept) == explanation.pruned.visual_tokens
+
+
+def _tokens_by_color(explanation: Explanation) -> dict[str, set[int]]:
     """Return kept tokens by the colour of the score that speaks for them."""
     colors = token_colors(*explanation.chosen_by())  # (K,)
     found: dict[str, set[int]] = {}

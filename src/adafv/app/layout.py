@@ -125,7 +125,8 @@ def build(playground: Playground) -> gr.Blocks:
         delete_cache=(CLEAN_EVERY, CLEAN_AFTER),
     ) as app:
         gr.HTML(cards.heading(playground.name, playground.model.device.type))
-        source = gr.State(str(EXPLAINED))
+        # what Gradio falls back to, an hour after a page's connection was lost
+        source = gr.State("")
         with gr.Row(elem_classes="session"):
             # to the left: what is asked; to the right: what is answered
             with gr.Column(scale=0, min_width=320, elem_classes="controls"):
@@ -239,7 +240,7 @@ def _connect(app: gr.Blocks, parts: Parts, page: Page) -> None:
     choices = [parts.question, parts.first, parts.second, parts.budget, parts.layer]
     seen = [parts.source, *choices]
     outputs = [parts.notice, parts.drawn, parts.words, parts.budgets, parts.image, parts.source]
-    outputs += [parts.question, parts.first, parts.second, parts.budget, parts.suggested]
+    outputs += [*choices, parts.suggested]
 
     def arrive(request: gr.Request, layer: Any) -> Any:
         return _shown(page.arrive(_visitor(request), dict(request.query_params), layer))
@@ -264,8 +265,9 @@ def _connect(app: gr.Blocks, parts: Parts, page: Page) -> None:
         number = event.index if isinstance(event._data, dict) and "index" in event._data else None
         return _shown(page.take_bundled(_visitor(request), number, Choices(*values)))
 
-    def budgets(request: gr.Request, at: str, *values: Any) -> str:
-        return page.budgets(_visitor(request), at, Choices(*values))
+    def budgets(request: gr.Request) -> Any:
+        drawn = page.budgets(_visitor(request))
+        return gr.skip() if drawn is None else drawn
 
     def leave(request: gr.Request) -> None:
         page.playground.forget(_visitor(request))
@@ -286,7 +288,7 @@ def _connect(app: gr.Blocks, parts: Parts, page: Page) -> None:
         parts.gallery.select(take_bundled, choices, outputs, **call),
     ]
     for event in following:
-        event.then(budgets, seen, parts.budgets, **latest, **AFTERWARDS)
+        event.then(budgets, None, parts.budgets, **latest, **AFTERWARDS)
 
     for kind, button in parts.exports.items():
         saved = button.click(_exporting(page, kind), seen, [parts.notice, parts.handed], **call)
@@ -322,7 +324,7 @@ def _shown(reply: Reply) -> list[Any]:
         reply.image,
         reply.source,
     ]
-    parts += [reply.question, reply.first, reply.second, reply.budget, suggested]
+    parts += [reply.question, reply.first, reply.second, reply.budget, reply.layer, suggested]
     return [gr.skip() if part is None else part for part in parts]
 
 

@@ -25,6 +25,7 @@ NOTHING = "nothing"
 FIRST = DEFAULT_METHOD
 SECOND = "random"
 BUDGET = 5
+SLEPT = "this page has slept and no longer knows its image: reload it, or choose an image"
 
 
 class Choices(NamedTuple):
@@ -34,14 +35,14 @@ class Choices(NamedTuple):
         question: as the visitor writes it.
         first, second: methods.
         budget: percent of the visual tokens, as the field holds it: any number, or None where it
-            is empty.
+            is empty; of a link, the text that is no number.
         layer: a name in `cards.LAYERS`.
     """
 
     question: str
     first: str
     second: str
-    budget: float | None
+    budget: float | str | None
     layer: str
 
 
@@ -53,7 +54,7 @@ class Reply:
         notice: what is wrong, or empty.
         cards, words, budgets, image: HTML.
         source: where the image comes from.
-        question, first, second, budget: what the fields hold.
+        question, first, second, budget, layer: what the fields hold.
         suggested: questions to try.
     """
 
@@ -67,6 +68,7 @@ class Reply:
     first: str | None = None
     second: str | None = None
     budget: float | None = None
+    layer: str | None = None
     suggested: list[str] | None = None
 
 
@@ -82,8 +84,8 @@ class Page:
         """Open the page: with what a link holds, else with the first bundled image.
 
         Args:
-            link: image, question, method, beside and budget, each of which may be missing.
-            layer: a name in `cards.LAYERS`.
+            link: image, question, method, beside, budget and layer, each of which may be missing.
+            layer: a name in `cards.LAYERS`, for a link without one.
         """
         number = self._number(link.get("image", str(EXPLAINED)))
         if number is None:
@@ -100,48 +102,44 @@ class Page:
             first=link.get("method", FIRST),
             second=link.get("beside", SECOND),
             budget=_percent(link.get("budget", str(BUDGET))),
-            layer=layer,
+            layer=link.get("layer", layer),
         )
-        reply = self._take(visitor, number, choices)
-        return replace(reply, first=choices.first, second=choices.second, budget=choices.budget)
+        return replace(
+            self._take(visitor, number, choices),
+            first=choices.first,
+            second=choices.second,
+            # what these two cannot hold leaves them as they are
+            budget=None if isinstance(choices.budget, str) else choices.budget,
+            layer=choices.layer if choices.layer in cards.LAYERS else None,
+        )
 
     def look(self, visitor: str, source: str, choices: Choices) -> Reply:
         """Draw the answers anew, with another budget or another layer.
 
-        The fields may be older than the image: what they ask, they and the panels then show.
+        Here and below, an empty source is that of a page whose image is forgotten.
         """
-        before = self.playground.last_question(visitor, source)
-        try:
-            view = self._view(visitor, source, choices)
-            reply = self._drawn(view, choices)
-        except ValueError as error:
-            return Reply(_notice(error, source))
-        if view.question == before:
-            return reply
-        return replace(reply, question=choices.question, words=panels.words(view), budgets="")
+        return self._answered(visitor, source, choices, redrawn=True)
 
     def ask(self, visitor: str, source: str, choices: Choices) -> Reply:
-        """Ask about the image that is there; what other budgets answer follows."""
-        try:
-            view = self._view(visitor, source, choices)
-            reply = self._drawn(view, choices)
-        except ValueError as error:
-            return Reply(_notice(error, source))
-        return replace(reply, words=panels.words(view), budgets=panels.asking())
+        """Ask about the image that is there, another question or other methods."""
+        return self._answered(visitor, source, choices, redrawn=False)
 
     def suggest(self, visitor: str, source: str, choices: Choices) -> Reply:
         """Ask a question that the page proposed."""
         return replace(self.ask(visitor, source, choices), question=choices.question)
 
-    def budgets(self, visitor: str, source: str, choices: Choices) -> str:
-        """Return the answers at other budgets; empty where there is none to compare."""
-        names = _names(choices)
+    def budgets(self, visitor: str) -> str | None:
+        """Return the answers at other budgets; empty where there is none to compare.
+
+        They are about what was asked last, whatever the fields hold by now. None, if something else
+        was asked meanwhile: its own answers follow.
+        """
         try:
-            views = self.playground.budgets(visitor, source, choices.question, names)
+            views = self.playground.budgets(visitor)
         except ValueError:
-            # what is wrong has been said beside the answer
+            # a method may refuse one of the budgets
             return ""
-        return panels.budgets(SHARES, views)
+        return None if views is None else panels.budgets(SHARES, views)
 
     def take_file(self, visitor: str, path: str, choices: Choices) -> Reply:
         """Take an image from a file; the question of the one before is not asked of it."""
@@ -169,7 +167,7 @@ class Page:
         return self._take(visitor, number, choices._replace(question=question))
 
     def export(self, visitor: str, source: str, choices: Choices, kind: str) -> tuple[str, str]:
-        """Return what the choices on the page lead to, for others to see.
+        """Return what is on the page, for others to see, or a link that leads to it.
 
         Args:
             kind: "link", "png" or "json".
@@ -180,6 +178,10 @@ class Page:
         try:
             if kind == "link":
                 return "", _link(source, choices)
+            # a file holds what the page shows
+            asked = self.playground.last_question(visitor, source)
+            if asked is not None and asked != str(choices.question).strip():
+                raise ValueError("the question in its field was not asked yet: ask it, then save")
             view = self._view(visitor, source, choices)
             return "", png_file(view) if kind == "png" else json_file(view)
         except ValueError as error:
@@ -207,6 +209,8 @@ class Page:
 
     def _view(self, visitor: str, source: str, choices: Choices) -> View:
         """Return the answers, or raise a `ValueError` that says what is wrong."""
+        if not source:
+            raise ValueError(SLEPT)
         if not isinstance(choices.question, str):
             raise ValueError(f"question={choices.question!r} is no text: write a question")
         # a list, for what is no text has no hash
@@ -217,9 +221,26 @@ class Page:
         share = _share(choices.budget)
         return self.playground.look(visitor, source, choices.question, _names(choices), share)
 
-    def _drawn(self, view: View, choices: Choices) -> Reply:
-        """Return the cards of some answers."""
-        return Reply(self._beyond(view), cards.cards(view, cards.LAYERS[choices.layer]))
+    def _answered(self, visitor: str, source: str, choices: Choices, redrawn: bool) -> Reply:
+        """Answer, or say what is wrong and leave the page as it is.
+
+        Args:
+            redrawn: only the budget or the layer has changed. The panels stay, except where the
+                question in its field is another than the page has answered: then the words are its
+                own, the field holds it, and there is no curve. Else, words and cards are made anew,
+                and the curve follows.
+        """
+        before = self.playground.last_question(visitor, source)
+        try:
+            view = self._view(visitor, source, choices)
+        except ValueError as error:
+            return Reply(_notice(error, source))
+        reply = Reply(self._beyond(view), cards.cards(view, cards.LAYERS[choices.layer]))
+        if not redrawn:
+            return replace(reply, words=panels.words(view), budgets=panels.asking())
+        if view.question == before:
+            return reply
+        return replace(reply, words=panels.words(view), budgets="", question=choices.question)
 
     def _beyond(self, view: View) -> str:
         """Return a notice of what the embedded model doesn't know of a question, or nothing."""
@@ -246,10 +267,13 @@ def _link(source: str, choices: Choices) -> str:
     """Return the query that `Page.arrive` reads.
 
     Raises:
-        ValueError: the image is a visitor's own.
+        ValueError: the image is a visitor's own, or forgotten; the budget is no share.
     """
+    if not source:
+        raise ValueError(SLEPT)
     if not source.isdigit():
         raise ValueError("an image of yours is kept nowhere, so no link leads to it")
+    _share(choices.budget)
     query = {
         "image": source,
         "question": choices.question,
@@ -257,16 +281,17 @@ def _link(source: str, choices: Choices) -> str:
         "method": choices.first or NOTHING,
         "beside": choices.second or NOTHING,
         "budget": choices.budget,
+        "layer": choices.layer,
     }
     return f"?{urlencode(query)}"
 
 
-def _percent(text: str) -> float | None:
-    """Return what a link says of the budget; None if it is no number."""
+def _percent(text: str) -> float | str:
+    """Return what a link says of the budget, as in 5 or 5%; its text if that is no number."""
     try:
-        percent = float(text)
+        percent = float(text.removesuffix("%"))
     except ValueError:
-        return None
+        return text
     # no larger integers are JSON
     return int(percent) if percent.is_integer() and abs(percent) < 2**53 else percent
 
@@ -274,8 +299,10 @@ def _percent(text: str) -> float | None:
 def _share(percent: Any) -> float:
     """Return the share of the visual tokens that a field in percent holds."""
     if not isinstance(percent, int | float) or not 0 < percent <= 100:
-        # an empty field is not 0 %
+        # an empty field is not 0 %, and a link may say anything
         said = "nothing" if percent is None else f"{percent} %"
+        if isinstance(percent, str):
+            said = repr(percent)
         raise ValueError(f"{said} is no share of the visual tokens: pass a number from 1 to 100")
     return percent / 100
 
@@ -291,4 +318,4 @@ def _notice(error: ValueError, source: str) -> str:
     name = Path(source).name
     # the path may stand anywhere in the sentence
     text = str(error).replace(source, name)
-    return cards.notice(text if text.startswith(name) else _sentence(text))
+    return cards.notice(text if name and text.startswith(name) else _sentence(text))

@@ -37,7 +37,8 @@ def words(view: View) -> str:
     return (
         '<section class="panel words"><h3>What a word resembles</h3>'
         '<p class="small">Point at a word. Each map is as strong as its own peak.</p>'
-        f'<div class="map">{whole}</div><p class="list">{" ".join(listed)}</p></section>'
+        f'<div class="maps"><div class="map">{whole}</div>'
+        f'<p class="list">{" ".join(listed)}</p></div></section>'
     )
 
 

@@ -1,11 +1,11 @@
-"""Keep what each visitor looks at: an image, encoded once, its questions and the answers so far."""
+"""Ask a model for its visitors, each of whom has a session."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from threading import RLock
 from time import monotonic, sleep
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
+from adafv.app.memory import EncodedQuestion, Session, remember
 from adafv.app.samples import bundled
 from adafv.app.view import DENSE, Result, View
 from adafv.core import chat_template
-from adafv.core.config import DEFAULT_METHOD
+from adafv.core.config import DEFAULT_METHOD, PruneConfig
 from adafv.core.encode import encode, reask
 from adafv.core.pruner import Pruner
 from adafv.core.signals import SALIENCY, Signal
@@ -32,9 +33,9 @@ from adafv.models.prompting import build_inputs, check_question
 from adafv.models.vocabulary import unknown_words
 from adafv.utils.checks import is_out_of_memory
 from adafv.utils.clock import now
-from adafv.viz import Word, check_drawable, explained, question_words
+from adafv.viz import check_drawable, explained, question_words
 
-__all__ = ["LONGEST_QUESTION", "SHARES", "VISITORS", "Playground", "Session"]
+__all__ = ["LONGEST_QUESTION", "SHARES", "VISITORS", "Playground"]
 
 VISITORS = 16
 """Visitors whose images are kept in memory; who has been quiet for longest is forgotten first."""
@@ -51,47 +52,6 @@ SECONDS = 8.0
 
 Array = NDArray[Any]
 NO_MAP: Array = np.empty(0)
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-@dataclass(frozen=True)
-class EncodedQuestion:
-    """A question on an encoded image.
-
-    Attributes:
-        inputs: the prompt, without what the encoder has used up.
-        encoding: of the image, with the question's text tokens.
-        saliency, relevance: (N,) of the image's visual tokens.
-        words: of the question.
-    """
-
-    inputs: dict[str, Any]
-    encoding: Encoding
-    saliency: Array
-    relevance: Array
-    words: list[Word]
-
-
-@dataclass
-class Session:
-    """The image that one visitor looks at, and all that is known of it.
-
-    Attributes:
-        source: where the image comes from.
-        image: as it was opened.
-        encoding: of the image, with the signals that were asked for so far.
-        vision_ms: what that took; of pixels that were encoded before, what it took then.
-        questions: the last ones, the latest last.
-        results: by question, method and share.
-    """
-
-    source: str
-    image: Image.Image
-    encoding: Encoding | None = None
-    vision_ms: float = 0.0
-    questions: OrderedDict[str, EncodedQuestion] = field(default_factory=OrderedDict)
-    results: OrderedDict[tuple[str, str, float], Result] = field(default_factory=OrderedDict)
 
 
 class Playground:
@@ -172,11 +132,16 @@ class Playground:
             # the dense model first, then each method
             pruners = {DENSE: from_spec(DENSE)}
             for name in names:
+                if budget := PruneConfig.from_spec(name).budget:
+                    raise ValueError(
+                        f"method {name!r} has a budget of its own: leave {', '.join(budget)} out, "
+                        "for the slider sets the budget of all methods"
+                    )
                 pruners[name] = from_spec(name, self._template, keep=keep)
 
             # encode, or take what is known
             try:
-                encoded, before = self._encoded(session, question, [*pruners.values()])
+                encoded = self._encoded(session, question, [*pruners.values()])
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -185,11 +150,12 @@ class Playground:
                 ) from None
 
             # answer; compare what is kept with what the question before kept
+            session.note(question, names)
             results = []
             for name, pruner in pruners.items():
                 result = self._result(session, encoded, question, name, pruner)
-                if before is not None:
-                    earlier = self._encoding(session.questions[before], pruner)
+                if session.before is not None:
+                    earlier = self._encoding(session.questions[session.before], pruner)
                     result = _compared(result, pruner, earlier)
                 results.append(result)
             return View(
@@ -201,30 +167,38 @@ class Playground:
                 relevance=encoded.relevance,
                 words=encoded.words,
                 vision_ms=session.vision_ms,
-                before=before,
+                before=session.before,
             )
 
-    def budgets(self, visitor: str, source: str, question: str, names: Sequence[str]) -> list[View]:
-        """Ask at each of `SHARES`, as far as `SECONDS` reach and the visitor asks nothing else.
+    def budgets(self, visitor: str) -> list[View] | None:
+        """Ask what a visitor has asked last at each of `SHARES`, as far as `SECONDS` reach.
 
         Others are answered in between.
+
+        Returns:
+            A view for each share; None if the visitor has asked something else meanwhile.
         """
         start = monotonic()
-        asked = check_question(self.processor, question)
+        session = self.sessions.get(visitor)
+        if session is None or session.question is None:
+            return []
+        asked = (session.question, session.names)
         views: list[View] = []
         for share in SHARES:
             # whoever waits for the lock goes first
             sleep(0.01)
             with self._lock:
-                # whoever has left is not to be remembered again, nor an older image or question
-                session = self.sessions.get(visitor)
-                if session is None or session.source != source:
+                # whoever has left is not to be remembered again
+                if visitor not in self.sessions:
                     break
-                if next(reversed(session.questions), asked) != asked:
-                    break
+                # nor an older image, question or method
+                if self.sessions[visitor] is not session:
+                    return None
+                if (session.question, session.names) != asked:
+                    return None
                 if monotonic() - start > SECONDS:
                     break
-                views.append(self.look(visitor, source, asked, names, share))
+                views.append(self.look(visitor, session.source, *asked, share))
         return views
 
     def last_question(self, visitor: str, source: str) -> str | None:
@@ -233,7 +207,7 @@ class Playground:
             session = self.sessions.get(visitor)
             if session is None or session.source != source:
                 return None
-            return next(reversed(session.questions), None)
+            return session.question
 
     def unknown_words(self, question: str) -> list[str]:
         """Return the words of a question that the model's tokenizer does not know."""
@@ -256,10 +230,8 @@ class Playground:
         remember(self.sessions, visitor, session, VISITORS)
         return session
 
-    def _encoded(
-        self, session: Session, question: str, pruners: list[Pruner]
-    ) -> tuple[EncodedQuestion, str | None]:
-        """Return a question on the session's image, and the question before it.
+    def _encoded(self, session: Session, question: str, pruners: list[Pruner]) -> EncodedQuestion:
+        """Return a question on the session's image.
 
         The vision tower runs only if a method looks at something that was not observed yet.
         """
@@ -289,8 +261,7 @@ class Playground:
         if encoded is None:
             encoded = self._reasked(session.encoding, inputs or self._inputs(session, question))
         remember(session.questions, question, encoded, QUESTIONS)
-        before = next((q for q in session.questions if q != question), None)
-        return encoded, before
+        return encoded
 
     def _inputs(self, session: Session, question: str) -> dict[str, Any]:
         """Return the prompt of a question."""
@@ -388,12 +359,3 @@ def _compared(result: Result, pruner: Pruner, earlier: Encoding) -> Result:
     kept_earlier = pruner.choose(earlier).kept[0].cpu().numpy()  # (K,)
     others = np.setdiff1d(result.explanation.kept, kept_earlier)
     return replace(result, others=len(others))
-
-
-def remember(memory: OrderedDict[K, V], key: K, value: V, most: int) -> None:
-    """Note something as used last, and forget what was not used for longest."""
-    memory[key] = value
-    # the most recent stand at the end
-    memory.move_to_end(key)
-    while len(memory) > most:
-        memory.popitem(last=False)
