@@ -161,7 +161,7 @@ class _NewColumns:
 
     @property
     def padded(self) -> bool:
-        """Whether a row is shorter than the longest."""
+        """Return whether a row is shorter than the longest."""
         return not bool(self.real.all())
 
 
