@@ -10,6 +10,7 @@ from PIL import Image
 
 from adafv.app.view import Result
 from adafv.core.visual_tokens import Encoding
+from adafv.utils.checks import checked
 from adafv.viz import Word
 
 __all__ = ["EncodedQuestion", "Session", "remember"]
@@ -71,6 +72,7 @@ class Session:
         self.names = tuple(names)
 
 
+@checked
 def remember(memory: OrderedDict[K, V], key: K, value: V, most: int) -> None:
     """Note something as used last, and forget what was not used for longest."""
     memory[key] = value
