@@ -23,7 +23,7 @@ from adafv.evaluation import prompts
 from adafv.evaluation.own import ImageFile, read_images
 from adafv.models.ask import ask
 from adafv.models.saved import FILE
-from adafv.tuning import report
+from adafv.tuning import pick, report
 from adafv.tuning.pick import (
     CHOOSING,
     COLUMNS,
@@ -668,3 +668,10 @@ def test_drawing_without_a_choice(tmp_path):
     assert (tmp_path / "tune.png").stat().st_size
     assert not any(map(is_candidate, FIXED))
     assert report.read(tmp_path / "no.json") is None
+
+
+@pytest.mark.parametrize("method", ["resize", "resize:question=chat"])
+def test_a_smaller_image_that_holds_is_named_as_one(method):
+    """Options behind the method's name change nothing about that."""
+    last = {"method": method, "keep": 0.25, "retention": 0.99, "ci_low": 0.95, "ci_high": 1.0}
+    assert "shrink the images instead" in pick._confirmed(last, "98 %", 0.98)
