@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ def sessions(monkeypatch):
 @pytest.fixture
 def report(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
+    # another folder has a script of that name
+    monkeypatch.delitem(sys.modules, "report", raising=False)
     return importlib.import_module("report")
 
 
