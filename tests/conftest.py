@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import settings
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, CLIPVisionConfig, PreTrainedTokenizerFast
@@ -31,6 +32,10 @@ INSIDE = tuple(name for name, cls in METHODS.items() if issubclass(cls, LayerPru
 BEFORE = tuple(name for name in METHODS if name not in INSIDE)
 BACKBONES = ("llama", "mistral", "qwen2")
 FAMILIES = ("llava", "llava_next")
+
+# on a machine that others use, too, any example may take long
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

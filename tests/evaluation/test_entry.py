@@ -218,5 +218,14 @@ def test_decisions_hold_what_they_say():
                 assert row["ci_low"] >= leaderboard.TARGET * dense["accuracy"]
                 smaller = [row for row in leaderboard._holding(rows, dense)]
                 assert all(other["keep"] >= row["keep"] for other in smaller)
+            elif name.startswith("any of"):
+                level = [row for row in rows if leaderboard.percent(row["keep"]) == budget]
+                best = leaderboard._best(level)["accuracy"]
+                on_top = [
+                    row for row in level if leaderboard._is_method(row) and row["accuracy"] == best
+                ]
+                assert int(name.split()[2]) == len(on_top), words
+                held = leaderboard.TARGET * dense["accuracy"]
+                assert all(row["ci_low"] >= held for row in on_top), words
             else:
                 assert budget == "100 %", words

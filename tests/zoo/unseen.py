@@ -4,6 +4,7 @@ codebook.
 
 from typing import Any
 
+from torch import nn
 from transformers import (
     AriaConfig,
     AriaForConditionalGeneration,
@@ -99,7 +100,13 @@ def aria() -> Tiny:
     del options["text_config"]["model_type"]
     options["text_config"] |= {"moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1}
     config = AriaConfig(**options, projector_patch_to_query_dict={49: 16})
-    return Tiny(AriaForConditionalGeneration(config), processor, "<image>")
+    model = AriaForConditionalGeneration(config)
+    # else all queries of its resampler see the same, and tokens differ by rounding alone
+    projector = model.model.multi_modal_projector
+    nn.init.normal_(projector.query)
+    for weights in projector.cross_attn.parameters():
+        weights.data *= 20
+    return Tiny(model, processor, "<image>")
 
 
 @family

@@ -188,6 +188,7 @@ class Requests:
             return 1.0
 
 
+@checked
 def engine_options(device: str, modalities: Sequence[str]) -> dict[str, Any]:
     """Return engine arguments of vLLM for a device and what is asked about."""
     return {
