@@ -73,9 +73,11 @@ def vidcom2(frames: Frames, there: Sequence[Sequence[bool]], k: int) -> Kept:
     to_video = [[similarity(x, of_video) for x in frame] for frame in units]
     to_frame = [[similarity(x, mean(frame)) for x in frame] for frame in units]
     p = softmax([-sum(row) / len(row) / 0.01 for row in to_video])
-    weights = [1 + one - sum(p) / len(p) for one in p]
+    # what is equal but for rounding ties
+    weights = [round(1 + one - sum(p) / len(p), 12) for one in p]
     both = [
-        [-a - b for a, b in zip(x, y, strict=True)] for x, y in zip(to_video, to_frame, strict=True)
+        [round(-a - b, 12) for a, b in zip(x, y, strict=True)]
+        for x, y in zip(to_video, to_frame, strict=True)
     ]
 
     # one token after the other: first one for each frame, the heaviest first, then always to the

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from adafv.methods._video import VideoPruner
 from adafv.ops.frames import ranks, turns_by_quotient
+from adafv.ops.precision import rounded
 
 __all__ = ["VidCom2"]
 
 BANDWIDTHS = (1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)  # of the Gaussian kernels that are added up
 TEMPERATURE = 0.01  # of the softmax over frames
+BITS = 40  # behind the point of a share and a similarity: equal ones tie
 
 
 @dataclass(kw_only=True)
@@ -47,8 +49,10 @@ class VidCom2(VideoPruner):
 
         # a share for each frame
         unique = (-to_video.mean(1) / TEMPERATURE).softmax(0)  # (F,)
-        weights = 1 + unique - unique.mean()
-        return turns_by_quotient(ranks(-(to_video + to_frame), there), weights)
+        # two frames are equally far from their mean, and would differ in the last bits
+        weights = rounded(1 + unique - unique.mean(), BITS)
+        likeness = rounded(to_video + to_frame, BITS)
+        return turns_by_quotient(ranks(-likeness, there), weights)
 
 
 def _similarity(x: Tensor, center: Tensor) -> Tensor:
