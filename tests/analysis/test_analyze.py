@@ -17,8 +17,8 @@ from fakes import save_tiny
 from PIL import Image
 
 from adafv import AdaFV, AdaFVPlus, AdaFVReleased, FasterVLM, Random, TextToImage, Uniform
+from adafv.analysis import findings, tables
 from adafv.analysis import measure as measuring
-from adafv.analysis import tables
 from adafv.analysis.figures import draw_auc, draw_scores
 from adafv.analysis.first_hit import FirstHit, first_hits
 from adafv.analysis.signals import chance, llm_attention, measured_layers, similarity
@@ -257,25 +257,25 @@ def test_related_tokens_have_their_middle_in_a_box(model, processor):
     assert found.thumbnail == (0, 0.2)
     assert [len(values) for values in found.similarity] == [6, 174]
     words = {
-        measuring.COSINE,
-        measuring.COSINE + measuring.CONTENT,
-        measuring.RELEVANCE,
-        measuring.RELEVANCE + measuring.CONTENT,
+        findings.COSINE,
+        findings.COSINE + findings.CONTENT,
+        findings.RELEVANCE,
+        findings.RELEVANCE + findings.CONTENT,
     }
     assert found.auc.keys() == {
         *words,
         "saliency",
-        *measuring.RECEIVED,
-        measuring.MUTUAL,
-        measuring.DISTINCT,
+        *findings.RECEIVED,
+        findings.MUTUAL,
+        findings.DISTINCT,
         "LLM attention, layer 2",
-        measuring.CHANCE,
+        findings.CHANCE,
     }
     assert found.position.keys() == found.auc.keys() - {
-        measuring.COSINE,
-        measuring.COSINE + measuring.CONTENT,
-        *measuring.RECEIVED,
-    } | {measuring.TRUTH}
+        findings.COSINE,
+        findings.COSINE + findings.CONTENT,
+        *findings.RECEIVED,
+    } | {findings.TRUTH}
     assert found.first_hit.keys() == {"adafv", "uniform"}
 
 
@@ -285,9 +285,9 @@ def test_related_tokens_have_their_middle_in_a_box(model, processor):
 def test_the_thumbnail_lies_where_the_model_reads_it(thumbnail, expected):
     """First or, as in InternVL, last: crop 0 wherever it comes. Not all models have one."""
     crop = join([raster(4, 4)] * 3, thumbnail).coordinates[:, 0]
-    assert measuring._thumbnail(crop.numpy()) == pytest.approx(expected)
+    assert findings._thumbnail(crop.numpy()) == pytest.approx(expected)
     alone = join([raster(4, 4)], thumbnail).coordinates[:, 0]
-    assert measuring._thumbnail(alone.numpy()) == (0, 0)
+    assert findings._thumbnail(alone.numpy()) == (0, 0)
 
 
 SHADED = [
@@ -302,8 +302,8 @@ SHADED = [
 @pytest.mark.parametrize(("shaded", "changes"), SHADED)
 def test_the_figure_shades_the_thumbnail_where_it_lies(shaded, changes):
     common = {"suite": "all", "ci_low": None, "ci_high": None, "n": 3}
-    position = {"panel": "position", "signal": measuring.TOWER, "position": 0.5, "value": 1.0}
-    auc = {"panel": "auc", "signal": measuring.TOWER, "position": None, "value": 0.7}
+    position = {"panel": "position", "signal": findings.TOWER, "position": 0.5, "value": 1.0}
+    auc = {"panel": "auc", "signal": findings.TOWER, "position": None, "value": 0.7}
     thumbnail = {"panel": "thumbnail", "signal": "", "position": 0.0, "value": 0.2, **changes}
     rows = [common | row for row in (auc, thumbnail, position)]
     axes = draw_auc(rows, "A caption.").axes[-1]

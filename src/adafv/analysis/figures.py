@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from adafv.analysis.measure import (
+from adafv.analysis.findings import (
     CHANCE,
     CONTENT,
     COSINE,

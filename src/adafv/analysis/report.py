@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from adafv.analysis import captions, figures, tables
-from adafv.analysis.measure import Findings
+from adafv.analysis.findings import Findings
 from adafv.utils.checks import checked
 from adafv.utils.files import atomic, write_text
 from adafv.utils.records import Rows, as_csv, write_json

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from adafv.analysis.measure import CHANCE, CONTENT, DISTINCT, MUTUAL, Finding
+from adafv.analysis.findings import CHANCE, CONTENT, DISTINCT, MUTUAL, Finding
 from adafv.analysis.statistics import BINS, histogram
 from adafv.data.sample import BLIND
 from adafv.evaluation.report import read
