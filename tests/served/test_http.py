@@ -59,7 +59,7 @@ ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / "build" / "clients"
 RED = data_url(blank(64, 48))
 WORDS = {"type": "text", "text": "what color is it?"}
-LOAD, WARM_UP, HOSTILE, AT_ONCE = 500, 150, 1000, 32
+LOAD, WARM_UP, HOSTILE, AT_ONCE = 500, 650, 1000, 32
 GROWTH = 192 * 2**20
 """Of the server's memory over the load, in bytes."""
 

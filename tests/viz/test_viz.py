@@ -17,8 +17,8 @@ from adafv.models.ask import ask
 from adafv.ops.relevance import text_to_image_attention
 from adafv.viz import explained_answer
 from adafv.viz.explained_answer import words
+from adafv.viz.grids import ranges
 from adafv.viz.pieces import pieces
-from adafv.viz.regions import ranges
 
 QUESTION = "what color is the anchor ?"
 

@@ -12,7 +12,7 @@ from adafv.models.ask import Answer
 from adafv.utils.checks import checked
 from adafv.viz import Explanation
 from adafv.viz.figure import BOTH, PLAIN, RELEVANCE, SALIENCY
-from adafv.viz.regions import ranges
+from adafv.viz.grids import ranges
 
 __all__ = ["LAYERS", "cards", "heading", "notice", "same", "summary", "waiting"]
 

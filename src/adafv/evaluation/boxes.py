@@ -9,7 +9,8 @@ from torch import Tensor
 
 from adafv.data.sample import Box
 from adafv.utils.checks import checked
-from adafv.viz.regions import scales, view
+from adafv.viz.grid_box import grid_box
+from adafv.viz.grids import scales
 
 __all__ = ["distances", "evidence_kept", "patches"]
 
@@ -26,7 +27,7 @@ def patches(processor: Any, size: tuple[int, int], coordinates: Tensor) -> NDArr
         (N, 4) x, y, half width and half height.
     """
     # the part of the image that the processor shows the tower
-    left, top, right, bottom = view(processor, size, coordinates)
+    left, top, right, bottom = grid_box(processor, size, coordinates)
     # in the order of the tokens, whatever their grid
     found = np.empty((len(coordinates), 4))
     # thumbnail and tiles have grids of their own over the same part

@@ -20,7 +20,8 @@ from adafv.viz.explained_answer import (
     question_words,
     split_curves,
 )
-from adafv.viz.regions import Maps, Scale, scales, shade, token_map, view
+from adafv.viz.grid_box import grid_box
+from adafv.viz.grids import Maps, Scale, scales, shade, token_map
 from adafv.viz.stages import Stage, stages
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "explained",
     "explanation",
     "explanations",
+    "grid_box",
     "question_words",
     "scales",
     "shade",
@@ -41,7 +43,6 @@ __all__ = [
     "split_curves",
     "stages",
     "token_map",
-    "view",
 ]
 
 

@@ -24,8 +24,9 @@ from adafv.models.videos import Video
 from adafv.ops.budget import share_of
 from adafv.utils.checks import checked
 from adafv.viz.frames import montage, on_montage
+from adafv.viz.grid_box import grid_box
+from adafv.viz.grids import Maps, Scale, scales
 from adafv.viz.pieces import pieces
-from adafv.viz.regions import Maps, Scale, scales, view
 from adafv.viz.stages import Stage, stages
 
 if TYPE_CHECKING:
@@ -277,7 +278,7 @@ def explained(
         box = (0.0, 0.0, float(image.width), float(image.height))
     elif family_of(model).has_grid:
         grids = scales(coordinates)
-        box = view(processor, image.size, coordinates)
+        box = grid_box(processor, image.size, coordinates)
     else:
         grids = []
         box = (0.0, 0.0, float(image.width), float(image.height))

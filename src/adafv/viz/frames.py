@@ -10,7 +10,8 @@ from torch import Tensor
 
 from adafv.models.videos import Video
 from adafv.utils.checks import checked
-from adafv.viz.regions import Scale, view
+from adafv.viz.grid_box import grid_box
+from adafv.viz.grids import Scale
 
 __all__ = ["montage", "on_montage"]
 
@@ -57,7 +58,7 @@ def montage(video: Video, processor: Any, across: int, count: int) -> Image.Imag
     frames = [Image.fromarray(frame) for frame in video.frames[::step]]
     # frames are scaled and cut as an image of one crop is
     alone = SimpleNamespace(image_processor=processor.video_processor)
-    box = view(alone, frames[0].size, np.zeros((1, 3)))
+    box = grid_box(alone, frames[0].size, np.zeros((1, 3)))
     left, top, right, bottom = (round(edge) for edge in box)
     frames = [frame.crop((left, top, right, bottom)) for frame in frames]
 

@@ -27,8 +27,8 @@ from adafv.viz.figure import (
     PixelFigure,
     wrapped,
 )
+from adafv.viz.grids import Scale, ranges, shade
 from adafv.viz.palette import token_colors
-from adafv.viz.regions import Scale, ranges, shade
 
 __all__ = ["draw_image", "draw_kept", "draw_relevance", "draw_saliency"]
 

@@ -1,6 +1,5 @@
 """Grid coordinates of visual tokens on an image: arrays in, arrays out."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from adafv.utils.checks import checked
 
-__all__ = ["Maps", "Scale", "ranges", "scales", "shade", "token_map", "view"]
+__all__ = ["Maps", "Scale", "ranges", "scales", "shade", "token_map"]
 
 Array = NDArray[Any]
 SOFT = 0.7  # power of a score: at 1 the peaks would be all there is to see
@@ -128,66 +127,3 @@ def ranges(indices: Sequence[int]) -> str:
         else:
             runs.append([index])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-
-
-@checked
-def view(
-    processor: Any, size: tuple[int, int], coordinates: Array | Tensor
-) -> tuple[float, float, float, float]:
-    """Return where the grid of an image's tokens lies: left, top, right, bottom in its pixels.
-
-    A thumbnail and its tiles show all of the image. A single crop shows less of it where the
-    processor cuts the middle out, and lies beyond its edges where the processor pads it.
-
-    Args:
-        size: width and height of the image.
-        coordinates: (N, 3) crop, row, column of its tokens.
-    """
-    width, height = size
-    images = processor.image_processor
-    if int(np.asarray(coordinates)[:, 0].max()) > 0:
-        return 0.0, 0.0, float(width), float(height)
-    if (getattr(images, "size", None) or {}).get("max_height"):
-        return 0.0, 0.0, *_padded_to_tokens(images, size)
-
-    # all else happens around the middle: the image is padded to a square, then cut or padded
-    across, down = float(width), float(height)
-    if getattr(images, "do_pad", False) and hasattr(images, "pad_to_square"):
-        across = down = float(max(size))
-    crop = getattr(images, "crop_size", None)
-    if getattr(images, "do_center_crop", False) and crop:
-        of_width, of_height = _pixel(images, across, down)
-        across = crop["width"] * of_width
-        down = crop["height"] * of_height
-    left, top = (width - across) / 2, (height - down) / 2
-    return left, top, left + across, top + down
-
-
-def _pixel(images: Any, width: float, height: float) -> tuple[float, float]:
-    """Return width and height of a pixel that a processor crops from, in pixels of the image."""
-    if not getattr(images, "do_resize", True):
-        return 1.0, 1.0
-    edge = images.size.get("shortest_edge")
-    if edge:
-        return min(width, height) / edge, min(width, height) / edge
-    return width / images.size["width"], height / images.size["height"]
-
-
-def _padded_to_tokens(images: Any, size: tuple[int, int]) -> tuple[float, float]:
-    """Return how far the grid of Kimi's tokens reaches, right and down, in pixels of the image.
-
-    Its processor makes large images smaller, small ones never larger, and pads on the right and
-    below to whole tokens.
-    """
-    edge = images.patch_size
-    token = edge * images.merge_size
-    longest = images.size["max_height"] * edge
-    width, height = size
-    patches = max(1, width // edge) * max(1, height // edge)
-    scale = min(1.0, math.sqrt(images.max_patches / patches), longest / max(size))
-
-    reach = []
-    for side in size:
-        scaled = max(1, int(side * scale))
-        reach.append(math.ceil(scaled / token) * token * side / scaled)
-    return reach[0], reach[1]

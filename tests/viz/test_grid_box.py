@@ -20,7 +20,7 @@ from adafv.evaluation.boxes import distances, patches
 from adafv.families import FAMILIES
 from adafv.families.base import pixels_of
 from adafv.families.crop_layout import Layout, join, raster
-from adafv.viz import explanation, view
+from adafv.viz import explanation, grid_box
 
 SIZES = ((60, 20), (20, 60), (52, 36))
 CLOSE = 1 / 3  # of a token: tiny images are scaled to whole pixels, and unpadded to whole patches
@@ -144,9 +144,9 @@ def test_processors_of_single_crops(images, size):
 def test_padding_lies_beyond_the_image():
     """Above and below a wide image that becomes a square, right and below in Kimi's grid."""
     coordinates = np.zeros((1, 3))
-    assert view(tiny("janus").processor, (60, 20), coordinates) == (0, -20, 60, 40)
-    assert view(tiny("deepseek_vl").processor, (20, 60), coordinates) == (-20, 0, 40, 60)
-    assert view(tiny("kimi_k25").processor, (60, 20), coordinates) == (0, 0, 64, 24)
+    assert grid_box(tiny("janus").processor, (60, 20), coordinates) == (0, -20, 60, 40)
+    assert grid_box(tiny("deepseek_vl").processor, (20, 60), coordinates) == (-20, 0, 40, 60)
+    assert grid_box(tiny("kimi_k25").processor, (60, 20), coordinates) == (0, 0, 64, 24)
 
 
 def test_tokens_of_padding_hold_no_evidence():
