@@ -19,10 +19,10 @@ from PIL import Image
 
 from adafv import METHODS, method
 from adafv.app import cards, curve, exports
-from adafv.app import session as sessions
+from adafv.app import playground as playgrounds
 from adafv.app.page import NOTHING, Choices, Page, Reply
+from adafv.app.playground import Playground
 from adafv.app.server import free_port
-from adafv.app.session import Playground
 from adafv.app.view import DENSE
 from adafv.cli import main
 from adafv.data.cases import CASES
@@ -59,7 +59,7 @@ def image(tmp_path) -> str:
 
 def asked(page: Page, visitor: str, path: str, choices: Choices) -> Reply:
     """An image of one's own, and then its question."""
-    assert page.take_file(visitor, path, choices).notice == ""
+    assert page.take_file(visitor, path).notice == ""
     return page.look(visitor, path, choices)
 
 
@@ -67,8 +67,8 @@ def asked(page: Page, visitor: str, path: str, choices: Choices) -> Reply:
 def encoded(monkeypatch) -> list[int]:
     """A number for every time that a vision tower runs."""
     runs: list[int] = []
-    plain = sessions.encode
-    monkeypatch.setattr(sessions, "encode", lambda *a, **k: runs.append(1) or plain(*a, **k))
+    plain = playgrounds.encode
+    monkeypatch.setattr(playgrounds, "encode", lambda *a, **k: runs.append(1) or plain(*a, **k))
     return runs
 
 
@@ -140,7 +140,7 @@ def test_the_tower_runs_once_for_the_same_pixels(playground, model, image, tmp_p
 def test_an_answer_is_computed_once(playground, image, monkeypatch):
     """So that another map over the image costs nothing, and its time stays the time it took."""
     first = playground.look("a", image, QUESTION, ["adafv"], 0.2)
-    monkeypatch.setattr(sessions, "ask_encoded", lambda *_: pytest.fail("asked again"))
+    monkeypatch.setattr(playgrounds, "ask_encoded", lambda *_: pytest.fail("asked again"))
     assert playground.look("a", image, QUESTION, ["adafv"], 0.2).results == first.results
 
 
@@ -152,7 +152,7 @@ def test_a_failure_is_tried_again(playground, image, monkeypatch):
 
     playground.look("a", image, QUESTION, ["random"], 0.2)
     with monkeypatch.context() as patch:
-        patch.setattr(sessions, "ask_encoded", full)
+        patch.setattr(playgrounds, "ask_encoded", full)
         failed = playground.look("a", image, QUESTION, ["adafv"], 0.2).results[1]
     assert failed.answer is None
     assert "memory" in failed.note
@@ -162,7 +162,7 @@ def test_a_failure_is_tried_again(playground, image, monkeypatch):
 def test_without_the_dense_answer(page, image, monkeypatch):
     """No other answer is shown in its place; it is asked again the next time."""
     playground = page.playground
-    plain = sessions.ask_encoded
+    plain = playgrounds.ask_encoded
 
     def too_long(model, processor, inputs, encoding, pruner, longest):
         if pruner.name == DENSE:
@@ -176,7 +176,7 @@ def test_without_the_dense_answer(page, image, monkeypatch):
     drawn: list = []
     monkeypatch.setattr(exports, "side_by_side", draw)
     with monkeypatch.context() as patch:
-        patch.setattr(sessions, "ask_encoded", too_long)
+        patch.setattr(playgrounds, "ask_encoded", too_long)
         view = playground.look("a", image, QUESTION, ["adafv", "random"], 0.2)
         dense, first, second = view.results
         assert dense.answer is None
@@ -241,15 +241,15 @@ def test_whoever_leaves_is_forgotten(playground, image):
 
 def test_memory_is_bounded(playground, image, monkeypatch):
     """Visitors, questions and answers, the oldest first."""
-    monkeypatch.setattr(sessions, "VISITORS", 2)
-    monkeypatch.setattr(sessions, "RESULTS", 5)
+    monkeypatch.setattr(playgrounds, "VISITORS", 2)
+    monkeypatch.setattr(playgrounds, "RESULTS", 5)
     for visitor in "abac":
         playground.look(visitor, image, QUESTION, ["random"], 0.1)
     assert list(playground.sessions) == ["a", "c"]
     for number in range(1, 9):
         playground.look("a", image, f"how many {'?' * number}", ["random"], number / 10)
     mine = playground.sessions["a"]
-    assert len(mine.questions) == sessions.QUESTIONS
+    assert len(mine.questions) == playgrounds.QUESTIONS
     assert len(mine.results) == 5
 
 
@@ -260,7 +260,7 @@ def test_every_layer_of_every_kind_of_method(page, image, layer, second):
     """Cards for the dense model and each method, whatever is drawn over the image; twice the same
     is one.
     """
-    taken = page.take_file("a", image, CHOICES)
+    taken = page.take_file("a", image)
     assert taken.notice == ""
     assert taken.source == image
     assert taken.suggested == []
@@ -326,11 +326,11 @@ def test_pictures_suit_the_model(model, processor):
 )
 def test_files_that_are_no_pictures(page, image, tmp_path, content, words):
     """One sentence with the visitor's name for the file, and what was there stays."""
-    page.take_file("a", image, CHOICES)
+    page.take_file("a", image)
     before = page.playground.sessions["a"]
     bad = tmp_path / "holiday.png"
     bad.write_bytes(Path(image).read_bytes()[:4000] if content == b"half" else content)
-    reply = page.take_file("a", str(bad), CHOICES)
+    reply = page.take_file("a", str(bad))
     assert words in reply.notice
     assert "holiday.png" in reply.notice
     assert str(tmp_path) not in reply.notice
@@ -342,7 +342,7 @@ def test_huge_pictures(page, tmp_path):
     """Refused by their header: a few kilobytes can hold gigabytes of pixels."""
     path = tmp_path / "huge.png"
     Image.new("1", (20_000, 20_000)).save(path)
-    assert "pixels" in page.take_file("a", str(path), CHOICES).notice
+    assert "pixels" in page.take_file("a", str(path)).notice
 
 
 @pytest.mark.parametrize("question", ["", "  ", "what <image> is", "what </s>"])
@@ -359,7 +359,7 @@ def test_bad_questions(page, image, question):
 def test_a_new_picture_clears_the_question(page, image):
     """It was about the image before; asked of the new one, its answer would be nonsense."""
     page.take_bundled("a", 0, CHOICES)
-    reply = page.take_file("a", image, CHOICES)
+    reply = page.take_file("a", image)
     assert reply.question == ""
     assert reply.suggested == []
     assert reply.source == image
@@ -373,7 +373,7 @@ def test_a_new_picture_clears_the_question(page, image):
 )
 def test_numbers_that_are_no_share(page, image, budget, said):
     """Typed into the slider's field: one sentence, and what is there stays."""
-    page.take_file("a", image, CHOICES)
+    page.take_file("a", image)
     reply = page.look("a", image, CHOICES._replace(budget=budget))
     assert f"{said} is no share" in reply.notice
     assert "1 to 100" in reply.notice
@@ -385,7 +385,7 @@ def test_methods_with_options(page, image):
     sentence.
     """
     options = "adafv:reserve=0.5:skip=template"
-    page.take_file("a", image, CHOICES)
+    page.take_file("a", image)
     reply = page.look("a", image, CHOICES._replace(second=options))
     assert reply.notice == ""
     assert f">{options}</h3>" in (reply.cards or "")
@@ -439,7 +439,7 @@ def test_times_say_that_they_leave_the_tower_out(page, model, image):
 
 def test_the_legend_names_the_colours_that_occur(page, image):
     """Salient tokens are blue whatever method keeps them."""
-    page.take_file("a", image, CHOICES)
+    page.take_file("a", image)
     drawn = page.look("a", image, CHOICES._replace(first="fastervlm", second=NOTHING)).cards or ""
     legend = drawn.partition('<ul class="legend')[2].partition("</ul>")[0]
     assert legend.count("<li>") == 1
@@ -450,7 +450,7 @@ def test_the_legend_names_the_colours_that_occur(page, image):
 @pytest.mark.parametrize("first", ["adafv", "fastv", "tome", "resize"])
 def test_the_legend_names_no_other_colours(page, image, first):
     """Than those of the frames: none at 100 %, on other layers, and where all refuse."""
-    page.take_file("a", image, CHOICES)
+    page.take_file("a", image)
     for budget, layer in itertools.product((1, 20, 100), cards.LAYERS):
         choices = CHOICES._replace(first=first, second=NOTHING, budget=budget, layer=layer)
         drawn = page.look("a", image, choices).cards or ""
@@ -474,7 +474,7 @@ def test_the_legend_of_tokens_without_a_place(page, image):
 
 def test_every_word_has_a_map(page, image):
     """Of the question, as it was asked; punctuation has none."""
-    page.take_file("a", image, CHOICES)
+    page.take_file("a", image)
     words = page.ask("a", image, CHOICES).words or ""
     assert re.findall(r'class="word">(\w+)<', words) == QUESTION.split()[:-1]
     assert words.count("data:image/png") == len(QUESTION.split())
@@ -482,17 +482,17 @@ def test_every_word_has_a_map(page, image):
 
 def test_answers_at_other_budgets(page, image):
     """Those of `look`, held against the answer from all tokens; none for whoever has left."""
-    page.take_file("a", image, CHOICES)
+    page.take_file("a", image)
     assert page.budgets("a") == ""
     page.ask("a", image, CHOICES)
     drawn = page.budgets("a")
     dense = page.playground.look("a", image, QUESTION, [], 1.0).results[0].answer
     same = 0
-    for share in sessions.SHARES:
+    for share in playgrounds.SHARES:
         view = page.playground.look("a", image, QUESTION, ["adafv", "random"], share)
         for result in view.results[1:]:
             same += same_answer(result.answer.answer, dense.answer)
-    every = 2 * len(sessions.SHARES)
+    every = 2 * len(playgrounds.SHARES)
     assert drawn.count('class="mark same"') == drawn.count("the answer of all tokens</td>") == same
     assert drawn.count('class="mark other"') == drawn.count("another answer</td>") == every - same
     assert drawn.count("<circle") == drawn.count("<td>") == every
@@ -516,14 +516,14 @@ def test_no_curve_under_another_answer(page, image, monkeypatch, other, late):
     """Something else is asked while budgets are tried: the page keeps what it says of that, also
     where the time for them is over.
     """
-    page.take_file("a", image, CHOICES)
+    page.take_file("a", image)
     page.ask("a", image, CHOICES)
     newer = CHOICES._replace(**other)
     with monkeypatch.context() as patch:
 
         def ask_else() -> None:
             page.ask("a", image, newer)
-            patch.setattr(sessions, "SECONDS", 0.0 if late else sessions.SECONDS)
+            patch.setattr(playgrounds, "SECONDS", 0.0 if late else playgrounds.SECONDS)
 
         meanwhile(page, patch, ask_else)
         assert page.budgets("a") is None
@@ -536,7 +536,7 @@ def test_no_curve_under_another_image(page, image, monkeypatch, kind):
 
     def take() -> None:
         if kind == "file":
-            page.take_file("a", image, CHOICES)
+            page.take_file("a", image)
         else:
             page.take_bundled("a", 1, CHOICES)
 
@@ -561,7 +561,7 @@ def meanwhile(page: Page, patch: pytest.MonkeyPatch, call: Callable[[], object])
 
 def test_another_budget_or_layer_keeps_the_curve(page, image, monkeypatch):
     """They change the cards alone."""
-    page.take_file("a", image, CHOICES)
+    page.take_file("a", image)
     page.ask("a", image, CHOICES)
     drawn = page.budgets("a")
     newer = CHOICES._replace(budget=50, layer="the image alone")
@@ -571,7 +571,7 @@ def test_another_budget_or_layer_keeps_the_curve(page, image, monkeypatch):
 
 def test_files_hold_what_the_page_shows(page, image):
     """A question that was written and not asked is no part of it, and is not taken for asked."""
-    page.take_file("a", image, CHOICES)
+    page.take_file("a", image)
     page.ask("a", image, CHOICES)
     for kind in ("png", "json"):
         notice, file = page.export("a", image, CHOICES._replace(question="how many ?"), kind)
@@ -583,7 +583,7 @@ def test_files_hold_what_the_page_shows(page, image):
 
 def test_fields_that_are_older_than_the_image(page, image):
     """Whoever moves the slider while another image comes sees the question that was asked."""
-    page.take_file("a", image, CHOICES)
+    page.take_file("a", image)
     late = page.look("a", image, CHOICES)
     assert late.question == QUESTION
     assert late.words
@@ -607,7 +607,7 @@ def test_a_page_whose_image_is_forgotten(page, image):
 
 def test_long_questions(page, image):
     """What each word resembles takes memory: bounded before it is taken."""
-    page.take_file("a", image, CHOICES)
+    page.take_file("a", image)
     reply = page.ask("a", image, CHOICES._replace(question="what " * 1000))
     assert "5,000 characters, more than 2,000" in reply.notice
     assert page.playground.last_question("a", image) is None
@@ -624,16 +624,18 @@ def test_maps_of_words_are_kept_once(playground, image):
 
 def test_what_was_not_asked_is_no_other_answer(page, image, monkeypatch):
     """The sentence speaks of budgets that were asked, up to the largest of them."""
-    page.take_file("a", image, CHOICES)
+    page.take_file("a", image)
     page.ask("a", image, CHOICES)
     asked = page.playground.budgets
     monkeypatch.setattr(page.playground, "budgets", lambda *given: asked(*given)[:3])
     monkeypatch.setattr(curve, "same", lambda *_: True)
     drawn = page.budgets("a")
-    assert f"at {sessions.SHARES[0]:.0%} and at more, up to {sessions.SHARES[2]:.0%}." in drawn
+    assert (
+        f"at {playgrounds.SHARES[0]:.0%} and at more, up to {playgrounds.SHARES[2]:.0%}." in drawn
+    )
     monkeypatch.setattr(curve, "same", lambda *_: False)
     drawn = page.budgets("a")
-    assert f"another answer than all tokens, still at {sessions.SHARES[2]:.0%}." in drawn
+    assert f"another answer than all tokens, still at {playgrounds.SHARES[2]:.0%}." in drawn
 
 
 def told(text: str) -> Answer:
@@ -665,15 +667,15 @@ def test_the_curve_of_an_answer():
 
 @pytest.mark.parametrize("name", ["resize", "evs", "unheard-of"])
 def test_methods_that_a_link_names_are_answered_or_refused_in_a_sentence(page, image, name):
-    page.take_file("a", image, CHOICES)
+    page.take_file("a", image)
     reply = page.ask("a", image, CHOICES._replace(first=name))
     assert reply.notice or name in (reply.cards or "")
 
 
 def test_slow_models_are_not_asked_at_every_budget(page, image, monkeypatch):
     """Where nothing was asked, nothing is drawn."""
-    monkeypatch.setattr(sessions, "SECONDS", 0.0)
-    page.take_file("a", image, CHOICES)
+    monkeypatch.setattr(playgrounds, "SECONDS", 0.0)
+    page.take_file("a", image)
     page.ask("a", image, CHOICES)
     assert page.budgets("a") == ""
 
@@ -754,7 +756,7 @@ def test_links_that_lead_nowhere(page, link, words):
 
 def test_files_to_keep(page, image):
     """JSON holds what the cards say, PNG is a picture of it; nothing is written to disk."""
-    page.take_file("a", image, CHOICES)
+    page.take_file("a", image)
     notice, url = page.export("a", image, CHOICES, "json")
     assert notice == ""
     facts = json.loads(urlopen(url).read())
@@ -771,7 +773,7 @@ def test_files_to_keep(page, image):
 @pytest.mark.parametrize("odd", [None, 7, [], {}, "<image>"])
 def test_whatever_a_program_sends_is_a_sentence(page, image, odd):
     """In any field, and for the image."""
-    page.take_file("a", image, CHOICES)
+    page.take_file("a", image)
     for field in ("question", "first", "layer", "budget"):
         choices = CHOICES._replace(**{field: odd})
         # nothing to compare, seven percent
@@ -807,7 +809,7 @@ def test_an_animation_says_so(page, tmp_path):
     path = tmp_path / "dance.gif"
     picture(48, 48).save(path, save_all=True, append_images=[picture(48, 48, seed=1)])
     with pytest.warns(FirstFrameWarning, match=r"dance\.gif is an animation"):
-        reply = page.take_file("a", str(path), CHOICES)
+        reply = page.take_file("a", str(path))
     assert "dance.gif is an animation, of which the first frame is taken" in reply.notice
     assert reply.cards
 

@@ -7,7 +7,7 @@ import sys
 from chromium import chromium
 
 from adafv.app.layout import LAUNCH, build
-from adafv.app.session import Playground
+from adafv.app.playground import Playground
 from adafv.models.load import load
 
 SIZE = {"width": 1280, "height": 800}

@@ -29,8 +29,8 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from adafv import NoPruning, method
 from adafv.app.layout import BUDGET, LAUNCH, build
 from adafv.app.page import FIRST
+from adafv.app.playground import SHARES, Playground
 from adafv.app.samples import bundled
-from adafv.app.session import SHARES, Playground
 from adafv.embedded import NAME as EMBEDDED
 from adafv.models.ask import ask
 from adafv.models.load import load

@@ -34,7 +34,7 @@ from training.photo.export import export
 from training.photo.icons import ADDED, LICENCES
 from training.photo.icons import shown as shown_by
 from training.photo.lora import add_lora, lora_parameters, without_lora
-from training.photo.names import NOUNS, may_be, noun_in, plural, sections, with_article
+from training.photo.names import NOUNS, called_alike, noun_in, plural, sections, with_article
 from training.photo.photographs import resources
 from training.photo.pictures import PICTURES, clusters, read_index, split_of
 from training.photo.questions import (
@@ -260,7 +260,7 @@ def test_a_kind_is_asked_about_where_it_is_and_where_it_is_not(kind):
 )
 def test_a_rose_is_a_flower(name, other, called):
     """Beside a rose "is there a flower?" has no clear answer, and "where is the flower?" none."""
-    assert may_be(name, other) == may_be(other, name) == called
+    assert called_alike(name, other) == called_alike(other, name) == called
     shown = (thing(name, 20, 100), thing(other, 200, 100, 80))
     assert (other in absent_names(shown[:1])) != called
     random = np.random.default_rng(1)

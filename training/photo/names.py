@@ -7,8 +7,8 @@ from pathlib import Path
 __all__ = [
     "NOUNS",
     "Noun",
+    "called_alike",
     "lines_of",
-    "may_be",
     "noun_in",
     "noun_of",
     "plural",
@@ -91,7 +91,7 @@ for _noun in NOUNS.values():
     for _word in (_noun.name.replace("-", " "), *_noun.aliases):
         _WORDS[_word] = _noun
 _GENERAL: dict[str, set[str]] = {}
-for _line in lines_of(Path(__file__).with_name("general.txt")):
+for _line in lines_of(Path(__file__).with_name("general_nouns.txt")):
     _general, _, _others = _line.partition(": ")
     _GENERAL[_general] = set(_others.split(", "))
 _LONGEST = max(len(word.split()) for word in _WORDS)
@@ -99,7 +99,7 @@ _LONGEST = max(len(word.split()) for word in _WORDS)
 _CUT = re.compile(r"\b(with|on|in|of|under|from|for|by|con|sul|di|del|without)\b")
 
 
-def may_be(name: str, other: str) -> bool:
+def called_alike(name: str, other: str) -> bool:
     """Return whether a thing may be called by either of two names: a rose is a flower."""
     for general, special in ((name, other), (other, name)):
         of_kind = general == NOUNS[special].kind

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from adafv.data.judging import same_answer
-from training.photo.names import NOUNS, may_be, plural, sections, with_article
+from training.photo.names import NOUNS, called_alike, plural, sections, with_article
 from training.photo.scenes import Thing
 
 __all__ = ["TYPES", "WORDINGS", "Question", "absent_names", "matches", "questions"]
@@ -144,7 +144,7 @@ def _unique(things: tuple[Thing, ...]) -> list[int]:
     found = []
     for index, thing in enumerate(things):
         others = things[:index] + things[index + 1 :]
-        if not any(may_be(thing.name, other.name) for other in others):
+        if not any(called_alike(thing.name, other.name) for other in others):
             found.append(index)
     return found
 
@@ -182,7 +182,7 @@ def _what(things: tuple[Thing, ...], random: np.random.Generator) -> Question | 
 def absent_names(things: tuple[Thing, ...]) -> list[str]:
     """Return the nouns by which nothing that is shown may be called."""
     shown = {thing.name for thing in things}
-    return [name for name in NOUNS if not any(may_be(name, other) for other in shown)]
+    return [name for name in NOUNS if not any(called_alike(name, other) for other in shown)]
 
 
 def _absent(things: tuple[Thing, ...], random: np.random.Generator) -> str:
@@ -236,7 +236,7 @@ def _either(things: tuple[Thing, ...], random: np.random.Generator) -> Question 
 def _count(things: tuple[Thing, ...], random: np.random.Generator) -> Question | None:
     counts = Counter(thing.name for thing in things)
     # a general name counts others, too
-    clear = [name for name in counts if sum(may_be(name, other) for other in counts) == 1]
+    clear = [name for name in counts if sum(called_alike(name, other) for other in counts) == 1]
     several = [name for name in clear if counts[name] > 1]
     if random.random() < 0.12 or not clear:
         # none of it

@@ -11,7 +11,7 @@ from gradio.themes.utils.fonts import Font
 from adafv.app import cards
 from adafv.app.blocks import REFUSALS, CarefulBlocks
 from adafv.app.page import BUDGET, FIRST, NOTHING, SECOND, Choices, Page, Reply
-from adafv.app.session import LONGEST_QUESTION, Playground
+from adafv.app.playground import LONGEST_QUESTION, Playground
 from adafv.app.view import DENSE
 from adafv.data.cases import EXPLAINED
 from adafv.data.sample import Sample
@@ -256,9 +256,9 @@ def _connect(app: gr.Blocks, parts: Parts, page: Page) -> None:
         chosen = Choices(*values)._replace(question=sample[0] if sample else "")
         return _shown(page.suggest(_visitor(request), at, chosen))
 
-    def take_file(request: gr.Request, path: str | None, *values: Any) -> Any:
+    def take_file(request: gr.Request, path: str | None) -> Any:
         # None empties the field for files, ready for another one
-        return *_shown(page.take_file(_visitor(request), path or "", Choices(*values))), None
+        return *_shown(page.take_file(_visitor(request), path or "")), None
 
     def take_bundled(request: gr.Request, event: gr.EventData, *values: Any) -> Any:
         # gr.SelectData would fail before this is called, on what no gallery sends
@@ -277,7 +277,7 @@ def _connect(app: gr.Blocks, parts: Parts, page: Page) -> None:
     # moving the slider calls often: only the last call counts
     redrawn = [parts.budget.change, parts.layer.input]
     gr.on(redrawn, look, seen, outputs, **latest, **call)
-    parts.upload.upload(take_file, [parts.upload, *choices], [*outputs, parts.upload], **call)
+    parts.upload.upload(take_file, [parts.upload], [*outputs, parts.upload], **call)
 
     # where something else is asked, other budgets follow
     asked = [parts.question.submit, parts.first.input, parts.second.input]

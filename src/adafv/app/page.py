@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from adafv import embedded
 from adafv.app import cards, drawing, panels
 from adafv.app.exports import json_file, png_file
-from adafv.app.session import SHARES, Playground
+from adafv.app.playground import SHARES, Playground
 from adafv.app.view import View
 from adafv.core.config import DEFAULT_METHOD
 from adafv.data.cases import EXPLAINED
@@ -118,11 +118,25 @@ class Page:
 
         Here and below, an empty source is that of a page whose image is forgotten.
         """
-        return self._answered(visitor, source, choices, redrawn=True)
+        before = self.playground.last_question(visitor, source)
+        try:
+            view = self._view(visitor, source, choices)
+        except ValueError as error:
+            return Reply(_notice(error, source))
+        reply = self._drawn(view, choices)
+        if view.question == before:
+            return reply
+        # the field held a question that was not asked yet: of the one before there is no curve
+        return replace(reply, words=panels.words(view), budgets="", question=choices.question)
 
     def ask(self, visitor: str, source: str, choices: Choices) -> Reply:
         """Ask about the image that is there, another question or other methods."""
-        return self._answered(visitor, source, choices, redrawn=False)
+        try:
+            view = self._view(visitor, source, choices)
+        except ValueError as error:
+            return Reply(_notice(error, source))
+        reply = self._drawn(view, choices)
+        return replace(reply, words=panels.words(view), budgets=panels.asking())
 
     def suggest(self, visitor: str, source: str, choices: Choices) -> Reply:
         """Ask a question that the page proposed."""
@@ -141,7 +155,7 @@ class Page:
             return ""
         return None if views is None else panels.budgets(SHARES, views)
 
-    def take_file(self, visitor: str, path: str, choices: Choices) -> Reply:
+    def take_file(self, visitor: str, path: str) -> Reply:
         """Take an image from a file; the question of the one before is not asked of it."""
         try:
             # opened now, so that a broken file is said now
@@ -221,26 +235,9 @@ class Page:
         share = _share(choices.budget)
         return self.playground.look(visitor, source, choices.question, _names(choices), share)
 
-    def _answered(self, visitor: str, source: str, choices: Choices, redrawn: bool) -> Reply:
-        """Answer, or say what is wrong and leave the page as it is.
-
-        Args:
-            redrawn: only the budget or the layer has changed. The panels stay, except where the
-                question in its field is another than the page has answered: then the words are its
-                own, the field holds it, and there is no curve. Else, words and cards are made anew,
-                and the curve follows.
-        """
-        before = self.playground.last_question(visitor, source)
-        try:
-            view = self._view(visitor, source, choices)
-        except ValueError as error:
-            return Reply(_notice(error, source))
-        reply = Reply(self._beyond(view), cards.cards(view, cards.LAYERS[choices.layer]))
-        if not redrawn:
-            return replace(reply, words=panels.words(view), budgets=panels.asking())
-        if view.question == before:
-            return reply
-        return replace(reply, words=panels.words(view), budgets="", question=choices.question)
+    def _drawn(self, view: View, choices: Choices) -> Reply:
+        """Return the answers as cards, with a notice of what the model doesn't know."""
+        return Reply(self._beyond(view), cards.cards(view, cards.LAYERS[choices.layer]))
 
     def _beyond(self, view: View) -> str:
         """Return a notice of what the embedded model doesn't know of a question, or nothing."""

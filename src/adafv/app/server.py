@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from threading import Event
 
-from adafv.app.session import Playground
+from adafv.app.playground import Playground
 from adafv.utils.checks import checked
 
 __all__ = ["free_port", "serve"]

@@ -45,8 +45,8 @@ def ui(
 
     check_answer_length(max_new_tokens)
     from adafv import embedded
+    from adafv.app.playground import Playground
     from adafv.app.server import serve
-    from adafv.app.session import Playground
     from adafv.models.load import load
 
     name = model or embedded.NAME
