@@ -11,7 +11,7 @@ from adafv.integrations.vllm.architectures import ARCHITECTURES
 from adafv.integrations.vllm.hub_format import ERNIE_TOWER, TOWER, as_transformers
 from adafv.integrations.vllm.meta_model import MetaModel
 
-OF_HUB = {name: one for name, one in ARCHITECTURES.items() if one.tiles}
+OF_HUB = {name: one for name, one in ARCHITECTURES.items() if one.hub and one.hub.tiles}
 ERNIE = ARCHITECTURES["Ernie4_5_VLMoeForConditionalGeneration"]
 
 

@@ -1,6 +1,7 @@
 """What the library on Hugging Face says, and what vLLM says, of the same questions."""
 
 import gc
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,10 @@ from checkpoints import MARKER, VIDEO_MARKER
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from zoo.base import show
 
-from adafv import method
+from adafv import AdaFV, method
+from adafv.batch.hf import HuggingFace
+from adafv.batch.job import Batch
+from adafv.batch.vllm import VLLMEngine
 from adafv.demo.server import ON_A_CPU
 from adafv.models.processors import processor_class
 from adafv.models.videos import Video
@@ -228,3 +232,29 @@ def check_equal(said: list[Said], library: Library, asked: list[Request]) -> Non
     for one, of in zip(said, asked, strict=True):
         expected = library.says(of)
         assert (one.ids, one.length) == (expected.ids, expected.length), of
+
+
+def check_batch(
+    lines: list[dict], folder: Path, on_vllm: VLLMEngine, made: Engine, library: Library
+) -> list[dict]:
+    """Compare what `adafv batch` writes on vLLM with transformers' lines; return them.
+
+    Args:
+        lines: questions about files in the folder.
+        on_vllm: of the library's model, not started.
+        made: the engine that it takes.
+    """
+    vars(on_vllm)["_llm"] = made.llm
+    source = folder / "in.jsonl"
+    source.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        # vLLM ends an answer with it, whatever the model's configuration says
+        ends = library.processor.tokenizer.eos_token_id
+        patch.setattr(library.model.generation_config, "eos_token_id", ends)
+        for engine_of in (HuggingFace(library.model, library.processor, "tiny"), on_vllm):
+            out = folder / f"{type(engine_of).__name__}.jsonl"
+            Batch(source=source, out=out, pruner=AdaFV(keep=0.3), max_new_tokens=6).run(engine_of)
+            found.append([json.loads(line) for line in out.read_text().splitlines()])
+    assert found[0] == found[1]
+    return found[1]

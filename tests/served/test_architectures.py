@@ -1,7 +1,6 @@
 """Every architecture in the table is proven: kept indices and greedy answers are the library's."""
 
 import importlib
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
 from checkpoints import FAMILIES, MARKER, save
-from engine import Engine, Library, Request, Said, engine, picture
+from engine import Engine, Library, Request, Said, check_batch, engine, picture
 from on_a_cpu import as_on_a_gpu
 from stock import forget, logprobs, stock
 from test_videos_served import read, write
@@ -21,9 +20,6 @@ from transformers.image_utils import SizeDict
 from wide import MODELS, OF_HUB, STATELESS, as_served, register, save_wide
 from zoo.videos import VIDEOS
 
-from adafv import AdaFV
-from adafv.batch.hf import HuggingFace
-from adafv.batch.job import Batch
 from adafv.batch.vllm import VLLMEngine
 from adafv.core.chat_template import remember
 from adafv.families import FAMILIES as KNOWN
@@ -100,7 +96,7 @@ STRETCHED = "paddleocr_vl"
 
 of_clips = pytest.mark.parametrize("both", CLIPS, indirect=True)
 of_batches = pytest.mark.parametrize(
-    "both", [one for one in CLIPS if not ARCHITECTURES[one.values[0][0]].config], indirect=True
+    "both", [one for one in CLIPS if not ARCHITECTURES[one.values[0][0]].hub], indirect=True
 )
 """A batch reads the format of transformers."""
 of_sorted = pytest.mark.parametrize(
@@ -411,12 +407,9 @@ def test_a_video_of_a_request(both, tmp_path):
 
 
 @of_batches
-def test_a_batch_of_clips(both, tmp_path, monkeypatch):
+def test_a_batch_of_clips(both, tmp_path):
     """`adafv batch` answers, and counts what was read of each, as with transformers."""
     made, library = both
-    # vLLM ends an answer with it, whatever the model's configuration says
-    ends = library.processor.tokenizer.eos_token_id
-    monkeypatch.setattr(library.model.generation_config, "eos_token_id", ends)
     write(tmp_path / "a.mp4")
     picture(0).save(tmp_path / "b.png")
     (tmp_path / "none.mp4").write_bytes(b"")
@@ -427,15 +420,6 @@ def test_a_batch_of_clips(both, tmp_path, monkeypatch):
         {"image": "b.png", "question": COLOR},
         {"video": "none.mp4", "question": COLOR},
     ]
-    source = tmp_path / "in.jsonl"
-    source.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-
     on_vllm = VLLMEngine(str(library.folder), "float32")
-    vars(on_vllm)["_llm"] = made.llm  # started already
-    found = []
-    for engine_of in (HuggingFace(library.model, library.processor, "tiny"), on_vllm):
-        out = tmp_path / f"{type(engine_of).__name__}.jsonl"
-        Batch(source=source, out=out, pruner=AdaFV(keep=0.3), max_new_tokens=6).run(engine_of)
-        found.append([json.loads(line) for line in out.read_text().splitlines()])
-    assert found[0] == found[1]
-    assert "is empty" in found[1][-1]["error"]
+    *_, empty = check_batch(lines, tmp_path, on_vllm, made, library)
+    assert "is empty" in empty["error"]

@@ -1,6 +1,5 @@
 """Kimi K2.5, whose images and clips vLLM takes alike: images are pruned, clips are refused."""
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -8,16 +7,13 @@ import pytest
 pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
 from checkpoints import MARKER
-from engine import ANSWER, Engine, Library, Request, chunk, engine, picture
+from engine import ANSWER, Engine, Library, Request, check_batch, chunk, engine, picture
 from server import data_url
 from stock import forget, logprobs, stock
 from test_architectures import OPTIONS, check
 from test_videos_served import write
 from wide import as_served, register, save_wide
 
-from adafv import AdaFV
-from adafv.batch.hf import HuggingFace
-from adafv.batch.job import Batch
 from adafv.batch.vllm import VLLMEngine
 from adafv.core.chat_template import remember, template_of
 from adafv.models.boilerplate import boilerplate
@@ -115,29 +111,17 @@ def test_a_clip_in_a_chat_is_refused(both, tmp_path):
             )
 
 
-def test_a_batch(both, tmp_path, monkeypatch):
+def test_a_batch(both, tmp_path):
     """`adafv batch` hands images over as vLLM takes them, and counts as with transformers."""
     made, library = both
-    # vLLM ends an answer with it, whatever the model's configuration says
-    ends = library.processor.tokenizer.eos_token_id
-    monkeypatch.setattr(library.model.generation_config, "eos_token_id", ends)
     picture(0).save(tmp_path / "a.png")
     lines = [{"image": "a.png", "question": COLOR, "keep": keep} for keep in (0.3, 1)]
-    source = tmp_path / "in.jsonl"
-    source.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-
     on_vllm = VLLMEngine(str(library.folder), "float32")
     assert on_vllm.options["limit_mm_per_prompt"] == {"vision_chunk": 1}
     # transformers reads the sizes of images elsewhere
     on_vllm.requests.processor = library.processor
-    vars(on_vllm)["_llm"] = made.llm  # started already
-    found = []
-    for engine_of in (HuggingFace(library.model, library.processor, "tiny"), on_vllm):
-        out = tmp_path / f"{type(engine_of).__name__}.jsonl"
-        Batch(source=source, out=out, pruner=AdaFV(keep=0.3), max_new_tokens=6).run(engine_of)
-        found.append([json.loads(line) for line in out.read_text().splitlines()])
-    assert found[0] == found[1]
-    assert found[1][0]["kept_tokens"] < found[1][1]["kept_tokens"]
+    pruned, whole = check_batch(lines, tmp_path, on_vllm, made, library)
+    assert pruned["kept_tokens"] < whole["kept_tokens"]
 
 
 def test_the_template_is_the_tokenizers(both):

@@ -355,7 +355,7 @@ def _checked(model: str | None, *, trusted: bool) -> tuple[str, Architecture]:
     first = next(iter(written.get("architectures") or ()), "")
     of_hub = ARCHITECTURES.get(first)
     # in a format of the hub's own: none of its code runs here
-    if of_hub and of_hub.config and written.get("model_type") not in CONFIG_MAPPING:
+    if of_hub and of_hub.hub and written.get("model_type") not in CONFIG_MAPPING:
         if not trusted:
             raise ValueError(
                 f"vLLM reads the configuration of {first} with the code of its repository: "

@@ -4,10 +4,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ARCHITECTURES", "VISION_CHUNK", "Architecture"]
+__all__ = ["ARCHITECTURES", "VISION_CHUNK", "Architecture", "HubFormat"]
 
 VISION_CHUNK = "vision_chunk"
 """vLLM's modality of a model that takes images and chunks of videos alike."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubFormat:
+    """A format of checkpoints that is the hub's own, see `adafv.integrations.vllm.hub_format`.
+
+    Attributes:
+        config: transformers' class of its configuration.
+        reader: one of `hub_format.READERS`, by whose names its configuration says the same.
+        placeholder: the token that vLLM repeats in the place of a marker.
+        markers: texts that stand for an image, or a video, in a prompt, by modality.
+        tiles: its images have tiles, which may lie otherwise than in transformers.
+        chat_in_parts: the chat template of its tokenizer takes messages in parts.
+    """
+
+    config: str
+    reader: str
+    placeholder: str
+    markers: Mapping[str, str]
+    tiles: bool = False
+    chat_in_parts: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +44,8 @@ class Architecture:
         mrope: kept tokens have the rows and columns of the dense image (M-RoPE).
         marker: the attribute of the processor that names the token which stands for an image in a
             prompt, before vLLM repeats placeholders. Empty: the placeholder itself stands for it.
-        config: transformers' class of its configuration, where vLLM reads a format of the hub's
-            own, see `adafv.integrations.vllm.hub_format`. Empty: vLLM has that of transformers.
-        text_markers: texts that stand for an image, or a video, in a prompt of that format.
-        placeholder: the token that vLLM repeats in their place.
-        tiles: its images have tiles, which may lie otherwise than in transformers.
-        chat_in_parts: the chat template of its tokenizer takes messages in parts.
+        hub: the format of its checkpoints, where vLLM reads one of the hub's own. None: vLLM
+            reads that of transformers.
         structure: tokens that are no visual tokens may stand between those of one image.
         weights: prefixes of weights as transformers 5 writes them, where vLLM reads other ones.
         videos: its videos are pruned, too.
@@ -55,11 +72,7 @@ class Architecture:
     about: str = ""
     mrope: bool = False
     marker: str = ""
-    config: str = ""
-    text_markers: Mapping[str, str] = field(default_factory=dict)
-    placeholder: str = ""
-    tiles: bool = False
-    chat_in_parts: bool = False
+    hub: HubFormat | None = None
     structure: bool = False
     weights: Mapping[str, str] = field(default_factory=dict)
     videos: bool = False
@@ -229,10 +242,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         model="InternVLChatModel",
         family="internvl",
         about="in the hub's own format",
-        text_markers={"image": "<image>"},
-        placeholder="<IMG_CONTEXT>",
-        tiles=True,
-        config="InternVLConfig",
+        hub=HubFormat(
+            config="InternVLConfig",
+            reader="internvl",
+            placeholder="<IMG_CONTEXT>",
+            markers={"image": "<image>"},
+            tiles=True,
+        ),
     ),
     "QianfanOCRForConditionalGeneration": Architecture(
         name="PrunedQianfanOCR",
@@ -241,10 +257,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         model="QianfanOCRForConditionalGeneration",
         family="qianfan_ocr",
         about="in the hub's own format",
-        text_markers={"image": "<image>"},
-        placeholder="<IMG_CONTEXT>",
-        tiles=True,
-        config="QianfanOCRConfig",
+        hub=HubFormat(
+            config="QianfanOCRConfig",
+            reader="internvl",
+            placeholder="<IMG_CONTEXT>",
+            markers={"image": "<image>"},
+            tiles=True,
+        ),
     ),
     "Mistral3ForConditionalGeneration": Architecture(
         name="PrunedMistral3",
@@ -356,10 +375,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         family="ernie4_5_vl_moe",
         about="in the hub's own format; visual tokens have experts of their own",
         mrope=True,
-        config="Ernie4_5_VLMoeConfig",
-        text_markers={"image": "<|image@placeholder|>", "video": "<|video@placeholder|>"},
-        placeholder="<|IMAGE_PLACEHOLDER|>",
-        chat_in_parts=True,
+        hub=HubFormat(
+            config="Ernie4_5_VLMoeConfig",
+            reader="ernie",
+            placeholder="<|IMAGE_PLACEHOLDER|>",
+            markers={"image": "<|image@placeholder|>", "video": "<|video@placeholder|>"},
+            chat_in_parts=True,
+        ),
         videos=True,
         merged_frames=2,
         routes=True,

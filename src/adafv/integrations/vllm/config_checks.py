@@ -40,7 +40,7 @@ def check_config(vllm_config: Any, architecture: Architecture) -> None:
             "--mm-encoder-tp-mode data": by_rank and several and not architecture.encodes_by_rank,
             # classes of its repository take the place of those that pruning asks
             "--trust-remote-code where transformers has classes of the model": (
-                not architecture.config and _is_remote(vllm_config.model_config.hf_config)
+                architecture.hub is None and _is_remote(vllm_config.model_config.hf_config)
             ),
             # an encoding depends on the request's adapter, which is not in the image's hash
             "--enable-tower-connector-lora": lora is not None and lora.enable_tower_connector_lora,

@@ -44,12 +44,13 @@ def as_transformers(
         architecture: of the model.
         tokenizer: which names the placeholder. None: its id is not asked for.
     """
-    if not architecture.config:
+    hub = architecture.hub
+    if hub is None:
         return config
-    cls = getattr(transformers, architecture.config)
-    options = _of_internvl(config) if architecture.tiles else _of_ernie(config)
+    cls = getattr(transformers, hub.config)
+    options = READERS[hub.reader](config)
     if tokenizer is not None:
-        options["image_token_id"] = tokenizer.convert_tokens_to_ids(architecture.placeholder)
+        options["image_token_id"] = tokenizer.convert_tokens_to_ids(hub.placeholder)
     found: PreTrainedConfig = cls(**options)
     return found
 
@@ -72,6 +73,10 @@ def _of_ernie(config: PreTrainedConfig) -> dict[str, Any]:
         "text_config": {"num_hidden_layers": 1},
         **{name: getattr(config, name) for name in ERNIE_IDS if hasattr(config, name)},
     }
+
+
+READERS = {"internvl": _of_internvl, "ernie": _of_ernie}
+"""What each format says, as options of transformers' configuration."""
 
 
 class Prompts(ProcessorMixin):

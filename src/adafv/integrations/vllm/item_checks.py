@@ -12,11 +12,11 @@ EMBEDDINGS = (EmbeddingItems, DictEmbeddingItems)
 """What comes encoded already, in either of vLLM's forms."""
 
 __all__ = [
-    "check_frames",
     "check_items",
+    "check_merged_frames",
     "check_structure",
     "check_tiles",
-    "check_video",
+    "check_video_size",
     "refuse_missing",
 ]
 
@@ -34,7 +34,7 @@ def refuse_missing(items_of: Mapping[str, Any]) -> None:
             raise ValueError(f"{NAMES[modality]} by its uuid alone is not looked up: send it")
 
 
-def check_frames(items_of: Mapping[str, Any], architecture: Architecture) -> None:
+def check_merged_frames(items_of: Mapping[str, Any], architecture: Architecture) -> None:
     """Raise a `ValueError` for a video whose frames do not merge into whole ones.
 
     vLLM's engine ends with it, whatever is kept.
@@ -127,7 +127,7 @@ def check_tiles(config: Any, images: Any) -> None:
         )
 
 
-def check_video(count: int, largest: int) -> None:
+def check_video_size(count: int, largest: int) -> None:
     """Raise a `ValueError` for a video that is larger than vLLM's measurement of memory.
 
     Args:

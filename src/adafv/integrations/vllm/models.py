@@ -338,7 +338,7 @@ def _pruned_class(architecture: Architecture) -> type:
     )
 
     factories = original._processor_factory
-    context_of = PillowContext if architecture.config else Context
+    context_of = PillowContext if architecture.hub else Context
     register = MULTIMODAL_REGISTRY.register_processor(
         processor_factory(factories.processor, architecture),
         info=lambda context: factories.info(context_of(context.model_config, context.tokenizer)),

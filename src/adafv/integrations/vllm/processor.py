@@ -15,11 +15,11 @@ from adafv.families import family_of
 from adafv.integrations.vllm.architectures import Architecture
 from adafv.integrations.vllm.counters import COUNTERS
 from adafv.integrations.vllm.item_checks import (
-    check_frames,
     check_items,
+    check_merged_frames,
     check_structure,
     check_tiles,
-    check_video,
+    check_video_size,
     refuse_missing,
 )
 from adafv.integrations.vllm.media import DECODED
@@ -94,7 +94,7 @@ class Pruned(BaseMultiModalProcessor):
             if self.server.only:
                 check_restricted(requested, self.server.config.spec)
             options = self._options(requested, rest)
-            check_frames(inputs.mm_data_items, self.architecture)
+            check_merged_frames(inputs.mm_data_items, self.architecture)
             if options is not None:
                 refuse_missing(inputs.mm_data_items)
                 if not options.config.dense:
@@ -132,7 +132,8 @@ class Pruned(BaseMultiModalProcessor):
         options = VLLMOptions.of_request(requested).request(self.server)
         if options is None or options.config.dense:
             return options
-        if self.architecture.tiles:
+        hub = self.architecture.hub
+        if hub is not None and hub.tiles:
             processor = self.info.get_hf_processor(**others)
             check_tiles(self.info.get_hf_config(), processor.image_processor)
         if self.embeds_words:
@@ -311,7 +312,7 @@ class Pruned(BaseMultiModalProcessor):
         pruner = spec.pruner
         with COUNTERS.refusals("cost"):
             if modality == "video":
-                check_video(count, self.largest)
+                check_video_size(count, self.largest)
             check_length(pruner, len(spec.text_ids), patches)
             if self.server.methods != ALL:
                 check_cost(pruner, patches)

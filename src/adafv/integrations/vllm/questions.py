@@ -67,11 +67,11 @@ class Questions:
         """
         if self.architecture.in_front:
             return self._behind_an_image(ids)
-        if not self.architecture.text_markers:
+        if not self.marker_texts:
             return ids
         replacements = []
         for modality in counts:
-            text = self.architecture.text_markers[modality]
+            text = self.marker_texts[modality]
             target = self.info.get_tokenizer().encode(text, add_special_tokens=False)
             replacements.append(PromptReplacement(modality, target, [self.markers[modality]]))
         updates = self.processor._bind_and_group_updates(replacements, counts)
@@ -96,7 +96,12 @@ class Questions:
         """Return what would stand for an image or a video if somebody typed it."""
         ids = [*placeholders(self.config).values(), self.marker]
         names = tokens_of(self.info.get_tokenizer(), ids)
-        return [*names, *self.architecture.text_markers.values()]
+        return [*names, *self.marker_texts.values()]
+
+    @property
+    def marker_texts(self) -> Mapping[str, str]:
+        """Return the texts of several tokens that stand for an image and a video, by modality."""
+        return self.architecture.hub.markers if self.architecture.hub else {}
 
     @cached_property
     def marker(self) -> int:
@@ -109,7 +114,7 @@ class Questions:
     @cached_property
     def config(self) -> PreTrainedConfig:
         """Return the model's configuration as transformers has it."""
-        tokenizer = self.info.get_tokenizer() if self.architecture.config else None
+        tokenizer = self.info.get_tokenizer() if self.architecture.hub else None
         return as_transformers(self.info.get_hf_config(), self.architecture, tokenizer)
 
     @cached_property
@@ -126,10 +131,10 @@ class Questions:
     def _tools(self) -> Any:
         """Return the processor, with a tokenizer and the chat template."""
         tokenizer = self.info.get_tokenizer()
-        if self.architecture.config:
-            markers = tuple(self.architecture.text_markers.values())
-            kind = Prompts if self.architecture.chat_in_parts else PromptsOfLines
-            return kind(tokenizer, self.architecture.placeholder, markers)
+        hub = self.architecture.hub
+        if hub is not None:
+            kind = Prompts if hub.chat_in_parts else PromptsOfLines
+            return kind(tokenizer, hub.placeholder, tuple(hub.markers.values()))
         if self.architecture.vision_chunks:
             return Prompts(tokenizer, tokenizer.convert_ids_to_tokens(self.marker))
         return self.info.get_hf_processor()
