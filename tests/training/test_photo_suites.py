@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from adafv.evaluation.own import own_images
-from training.photo import pictures, scenes, suites
+from training.photo import clips, pictures, scenes, suites
+from training.photo.clips import FRAMES
 from training.photo.names import NOUNS
 
 NAMES = sorted(NOUNS)[:40]
@@ -32,12 +33,13 @@ def drawings(monkeypatch):
 
     for module in (scenes, pictures):
         monkeypatch.setattr(module, "read_index", lambda: rows)
-    monkeypatch.setattr(scenes, "open_picture", draw)
+    for module in (scenes, clips):
+        monkeypatch.setattr(module, "open_picture", draw)
     monkeypatch.setattr(scenes, "_photographs", lambda: [Image.new("RGB", (200, 200), "gray")])
-    for cached in (scenes._by_name, scenes._weights):
+    for cached in (scenes.pictures_by_name, scenes.name_weights):
         cached.cache_clear()
     yield
-    for cached in (scenes._by_name, scenes._weights):
+    for cached in (scenes.pictures_by_name, scenes.name_weights):
         cached.cache_clear()
 
 
@@ -80,10 +82,12 @@ def test_polls_are_balanced_and_true(drawings):
 
 def test_unseen_pictures_are_in_their_suite_alone(drawings):
     for number in range(8):
-        for name in suites.SUITES:
+        for name in ("photos", "photos-unseen", "photos-dull", "photos-polling"):
             scene, _ = suites.asked(name, number)
             unseen = {thing.picture.endswith("unseen") for thing in scene.things}
             assert unseen <= {name == "photos-unseen"}
+        pictures_of_clip = {thing.picture for thing in clips.compose_clip(number).things}
+        assert not any(picture.endswith("unseen") for picture in pictures_of_clip)
 
 
 def test_what_is_written_is_a_suite(drawings, tmp_path):
@@ -97,3 +101,39 @@ def test_what_is_written_is_a_suite(drawings, tmp_path):
     }
     suites.write("photos", 9, tmp_path / "again")
     assert (tmp_path / "again" / "photos" / "questions.jsonl").read_text() == lines
+
+
+def test_a_clip_shows_what_is_asked_about_it(drawings, tmp_path):
+    """Things differ from the background in their boxes alone; ways, times and order are those of
+    their paths, and methods see four frames.
+    """
+    types = Counter()
+    for number in range(30):
+        clip = clips.compose_clip(number)
+        pixels = np.asarray(clip.image)
+        changed = (pixels != pixels[0, 0]).any(-1)
+        for boxes, path in zip(clip.boxes, clip.paths, strict=True):
+            assert len(boxes) == sum(position is not None for position in path)
+            for left, top, right, bottom in boxes:
+                assert changed[top:bottom, left:right].any()
+                changed[top:bottom, left:right] = False
+        assert not changed.any()
+        if not clip.things:
+            continue
+        for question in clips.ask(clip, np.random.default_rng(number)):
+            types[question.type] += 1
+            path = clip.paths[question.about[0]] if question.about else ()
+            if question.type == "way":
+                assert question.answer == f"To the {'right' if path[0] < path[-1] else 'left'}"
+            if question.type == "times":
+                assert int(question.answer) == FRAMES - path.count(None)
+            if question.type == "order":
+                first, second = (clip.paths[index] for index in question.about)
+                assert first.index(max(filter(None, first))) < second.index(
+                    max(filter(None, second))
+                )
+    assert {"exists", "either", "way", "times", "order"} <= types.keys()
+
+    suites.write("photos-clips", 9, tmp_path)
+    images = own_images(str(tmp_path / "photos-clips"))
+    assert {image.sample().frames for image in images} == {clips.SHEET}

@@ -12,7 +12,17 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from training.photo.pictures import open_picture, read_index
 
-__all__ = ["GRID", "PIXELS", "Scene", "Thing", "compose"]
+__all__ = [
+    "GRID",
+    "PIXELS",
+    "Scene",
+    "Thing",
+    "compose",
+    "name_weights",
+    "photograph",
+    "pictures_by_name",
+    "posed",
+]
 
 PIXELS = 336
 PATCH = 14
@@ -92,7 +102,7 @@ def compose(split: str, number: int, again: int = 0) -> Scene:
 
     for index, (row, side) in enumerate(cast):
         # pose the thing, and lay it where there is room; without room it is left out
-        cutout = _posed(open_picture(row["id"]), side, random)
+        cutout = posed(open_picture(row["id"]), side, random)
         dull = split == "dull" and index == len(cast) - 1
         if dull:
             cutout = _faded(cutout, random)
@@ -132,11 +142,11 @@ def _crowd(random: np.random.Generator, number: int) -> list[tuple[dict, int]]:
 
 def _dull(random: np.random.Generator) -> list[tuple[dict, int]]:
     """Draw two or three large things of strong colours, and a small one of another name, last."""
-    by_name = _by_name("train")
+    by_name = pictures_by_name("train")
     names = sorted(by_name)
     count = int(random.integers(3, 5))
     chosen = []
-    for name in random.choice(names, size=count, replace=False, p=_weights("train")):
+    for name in random.choice(names, size=count, replace=False, p=name_weights("train")):
         rows = by_name[name]
         side = int(random.integers(120, 160))
         chosen.append((rows[random.integers(len(rows))], side))
@@ -155,11 +165,11 @@ def _faded(cutout: Image.Image, random: np.random.Generator) -> Image.Image:
 
 def _cast(random: np.random.Generator, split: str) -> list[tuple[dict, int]]:
     """Draw the pictures of a scene and the longer side of each, larger ones first."""
-    by_name = _by_name(split)
+    by_name = pictures_by_name(split)
     names = sorted(by_name)
     count = int(random.choice([1, 2, 3, 4, 5], p=[0.2, 0.25, 0.25, 0.2, 0.1]))
     chosen = []
-    for name in random.choice(names, size=count, replace=False, p=_weights(split)):
+    for name in random.choice(names, size=count, replace=False, p=name_weights(split)):
         rows = by_name[name]
         row = rows[random.integers(len(rows))]
         # seldom several of a kind
@@ -176,7 +186,7 @@ def _cast(random: np.random.Generator, split: str) -> list[tuple[dict, int]]:
 
 
 @lru_cache
-def _by_name(split: str) -> dict[str, list[dict]]:
+def pictures_by_name(split: str) -> dict[str, list[dict]]:
     """Return the pictures of a split by what they show."""
     found: dict[str, list[dict]] = {}
     for row in read_index():
@@ -186,14 +196,14 @@ def _by_name(split: str) -> dict[str, list[dict]]:
 
 
 @lru_cache
-def _weights(split: str) -> np.ndarray:
+def name_weights(split: str) -> np.ndarray:
     """Return how often each name is drawn: by the root of how many pictures it has."""
-    by_name = _by_name(split)
+    by_name = pictures_by_name(split)
     roots = np.array([len(by_name[name]) for name in sorted(by_name)]) ** 0.5
     return roots / roots.sum()
 
 
-def _posed(cutout: Image.Image, side: int, random: np.random.Generator) -> Image.Image:
+def posed(cutout: Image.Image, side: int, random: np.random.Generator) -> Image.Image:
     """Return a picture at a size, perhaps mirrored or turned, lighter or darker."""
     if random.random() < 0.5:
         cutout = cutout.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -268,14 +278,14 @@ def _background(random: np.random.Generator) -> Image.Image:
     if style < 0.3:
         return _patchwork(random)
     if style < 0.65:
-        return _photograph(random)
+        return photograph(random)
     if style < 0.8:
         color = tuple(int(value) for value in random.integers(20, 256, 3))
         return Image.new("RGB", (PIXELS, PIXELS), color)
     return _stripes(random)
 
 
-def _photograph(random: np.random.Generator) -> Image.Image:
+def photograph(random: np.random.Generator) -> Image.Image:
     """Draw a crop of a photograph, out of focus: what it shows is no thing of the scene."""
     source = _photographs()[random.integers(len(_photographs()))]
     side = int(min(source.size) * random.uniform(0.15, 0.7))

@@ -7,6 +7,7 @@
 it never saw. In `photos-dull` the question is about what is small, faded and at the border, while
 the rest is large and colourful. `photos-polling` asks whether something is there, as often yes as
 no, and for what is absent by names that go with what is shown (POPE, arXiv 2305.10355).
+`photos-clips` shows four frames on a contact sheet, before which things stand, pass and appear.
 """
 
 import argparse
@@ -15,9 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
-from training.photo import pictures
+from adafv.data.sample import Box
+from training.photo import clips, pictures
 from training.photo.cache import CACHE
 from training.photo.names import NOUNS, with_article
 from training.photo.questions import Question, absent_names, questions
@@ -25,7 +28,8 @@ from training.photo.scenes import Scene, Thing, compose
 
 __all__ = ["SUITES", "asked", "polls", "write"]
 
-SUITES = ("photos", "photos-unseen", "photos-dull", "photos-polling")
+CLIPS = "photos-clips"
+SUITES = ("photos", "photos-unseen", "photos-dull", "photos-polling", CLIPS)
 SPLITS = {"photos-unseen": "unseen", "photos-dull": "dull"}
 FIRST = 100_000  # number of a suite's first scene: those before are for choices
 A_SCENE = 4  # questions
@@ -36,8 +40,20 @@ LEFT_OUT = ("describe", "list")
 NOT_OF_DULL = ("exists", "either", "count", "colour")
 
 
+def drawn(
+    name: str, number: int
+) -> tuple[Image.Image, tuple[tuple[Box, ...], ...], list[Question]]:
+    """Return an image of a suite, the boxes of each thing on it, and what is asked."""
+    if name == CLIPS:
+        clip = clips.compose_clip(number)
+        random = np.random.default_rng([number, SUITES.index(name)])
+        return clip.image, clip.boxes, clips.ask(clip, random) if clip.things else []
+    scene, found = asked(name, number)
+    return scene.image, tuple((thing.box,) for thing in scene.things), found
+
+
 def asked(name: str, number: int) -> tuple[Scene, list[Question]]:
-    """Return a scene of a suite with its questions."""
+    """Return a scene of a suite of images with its questions."""
     scene = compose(SPLITS.get(name, "seen"), number)
     random = np.random.default_rng([number, SUITES.index(name)])
     if not scene.things:
@@ -94,17 +110,26 @@ def _by_frequency() -> list[str]:
     return sorted(counts, key=lambda name: (-counts[name], name))
 
 
-def lines_of(image: str, scene: Scene, found: list[Question]) -> Iterator[str]:
-    """Yield the lines of a scene for `questions.jsonl`."""
+def lines_of(
+    image: str,
+    boxes: tuple[tuple[Box, ...], ...],
+    found: list[Question],
+    sheet: tuple[int, int] | None,
+) -> Iterator[str]:
+    """Yield the lines of an image for `questions.jsonl`."""
     for question in found:
-        boxes = [list(scene.things[index].box) for index in question.about]
+        about = []
+        for index in question.about:
+            about += boxes[index]
         line = {
             "image": image,
             "question": question.text,
             "answer": [question.answer, *question.accepted],
             "type": question.type,
-            "boxes": boxes,
+            "boxes": about,
         }
+        if sheet is not None:
+            line["sheet"] = sheet
         yield json.dumps(line, ensure_ascii=False)
 
 
@@ -116,13 +141,13 @@ def write(name: str, count: int, out: Path) -> int:
     number = FIRST
     with tqdm(total=count, desc=name, unit="question") as bar:
         while len(lines) < count:
-            scene, found = asked(name, number)
+            image, boxes, found = drawn(name, number)
             file = f"{number}.jpg"
             number += 1
             if not found:
                 continue
-            scene.image.save(folder / file, quality=95)
-            lines += lines_of(file, scene, found)
+            image.save(folder / file, quality=95)
+            lines += lines_of(file, boxes, found, clips.SHEET if name == CLIPS else None)
             bar.update(len(found))
     # last, so that a suite is whole or none
     (folder / "questions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -44,12 +44,14 @@ class ImageFile:
         questions: in the order of the lines, none twice; an empty answer: the dense model's is the
             truth.
         lines: their numbers.
+        frames: rows and columns of a contact sheet's frames; (1, 1): it is an image.
     """
 
     id: str
     path: str  # as it is opened
     questions: tuple[Question, ...]
     lines: tuple[int, ...]
+    frames: tuple[int, int] = (1, 1)
 
     @cached_property
     def checksum(self) -> str:
@@ -59,11 +61,13 @@ class ImageFile:
     @property
     def key(self) -> str:
         """The id with the checksum: another image of the same name is another one."""
-        return f"{self.id}@{self.checksum}"
+        key = f"{self.id}@{self.checksum}"
+        rows, columns = self.frames
+        return key if self.frames == (1, 1) else f"{key}/{rows}x{columns}"
 
     def sample(self) -> Sample:
         """Open the image."""
-        return Sample(self.key, open_image(self.path), self.questions, ())
+        return Sample(self.key, open_image(self.path), self.questions, (), self.frames)
 
 
 @checked
@@ -152,9 +156,10 @@ def read_images(path: Path) -> list[ImageFile]:
 
     Its lines are `{"image": "a.png", "question": "what is there?", "answer": "a cup"}`. "answer" is
     the truth, where there is one, or a list of what is as right; "type" groups questions; "boxes"
-    are the regions they ask about, left, top, right and bottom in pixels; a line may have the other
-    keys of `adafv batch`, too, and none that is unknown. A line that is there twice counts once.
-    All lines are checked and all images opened before this returns.
+    are the regions they ask about, left, top, right and bottom in pixels; "sheet" makes the image
+    the contact sheet of a clip, and says how many rows and columns of frames it has. A line may
+    have the other keys of `adafv batch`, too, and none that is unknown. A line that is there twice
+    counts once. All lines are checked and all images opened before this returns.
 
     Raises:
         ValueError: the file cannot be read or is empty; or, with the number of the line, what is
@@ -164,6 +169,7 @@ def read_images(path: Path) -> list[ImageFile]:
     asked: dict[str, dict[str, tuple[Question, int]]] = {}
     files: dict[str, str] = {}
     sizes: dict[str, tuple[int, int]] = {}
+    sheets: dict[str, tuple[int, int]] = {}
     for line in read_lines(path, strict=True)[0]:
         try:
             if line.error is not None:
@@ -177,6 +183,12 @@ def read_images(path: Path) -> list[ImageFile]:
                 sizes[name] = open_image(line.image).size
                 files[name] = line.image
             question = _question(line, sizes[name])
+            sheet = _sheet(line.sheet)
+            if sheets.setdefault(name, sheet) != sheet:
+                raise ValueError(
+                    f"sheet={line.sheet!r}, but an earlier line has it otherwise for this image: "
+                    "give all of them the same"
+                )
 
             # the same line twice counts once, another answer is a mistake
             own = asked.setdefault(name, {})
@@ -192,7 +204,7 @@ def read_images(path: Path) -> list[ImageFile]:
     images = []
     for name, own in asked.items():
         questions, lines = zip(*own.values(), strict=True)
-        images.append(ImageFile(name, files[name], questions, lines))
+        images.append(ImageFile(name, files[name], questions, lines, sheets[name]))
     return images
 
 
@@ -232,6 +244,18 @@ def _boxes(given: Any, size: tuple[int, int]) -> tuple[Box, ...]:
     if not isinstance(given, list | None):
         raise ValueError(f"boxes={given!r} are no regions: write {_REGIONS}")
     return tuple(_box(box, size) for box in given or ())
+
+
+def _sheet(given: Any) -> tuple[int, int]:
+    """Return rows and columns of a contact sheet's frames; (1, 1) where none are given."""
+    if given is None:
+        return 1, 1
+    whole = isinstance(given, list) and len(given) == 2 and all(type(n) is int for n in given)
+    if not whole or min(given) < 1:
+        raise ValueError(
+            f"sheet={given!r} is not two numbers: write rows and columns of frames, e.g. [2, 2]"
+        )
+    return given[0], given[1]
 
 
 def _box(box: Any, size: tuple[int, int]) -> Box:
