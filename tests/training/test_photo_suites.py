@@ -120,7 +120,8 @@ def test_a_clip_shows_what_is_asked_about_it(drawings, tmp_path):
         assert not changed.any()
         if not clip.things:
             continue
-        for question in clips.ask(clip, np.random.default_rng(number)):
+        random = np.random.default_rng(number)
+        for question in (*clips.ask(clip, random), *clips.ask_over_time(clip, random)):
             types[question.type] += 1
             path = clip.paths[question.about[0]] if question.about else ()
             if question.type == "way":

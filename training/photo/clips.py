@@ -16,7 +16,7 @@ from training.photo.pictures import open_picture
 from training.photo.questions import Question, questions
 from training.photo.scenes import PIXELS, Thing, name_weights, photograph, pictures_by_name, posed
 
-__all__ = ["FRAMES", "SHEET", "Clip", "ask", "compose_clip"]
+__all__ = ["FRAMES", "SHEET", "Clip", "ask", "ask_over_time", "compose_clip"]
 
 SHEET = (2, 2)  # rows and columns of frames
 FRAMES = SHEET[0] * SHEET[1]
@@ -25,7 +25,7 @@ SIZES = (52, 84)  # the longer side of a thing, in pixels
 PATH = 60  # pixels that a thing passes over at least
 TRIES = 40
 ROLES = ("stands", "passes", "appears")
-# Types that are asked as of an image; those below are asked of clips alone.
+# Types that are asked as of an image.
 OF_IMAGES = ("exists", "either", "kind", "colour")
 
 Position = tuple[int, int]
@@ -137,15 +137,17 @@ def _on_sheet(frame: int, position: Position, size: tuple[int, int]) -> Box:
 
 
 def ask(clip: Clip, random: np.random.Generator) -> list[Question]:
-    """Ask what is to be seen, which way it goes, how often and in which order it comes."""
+    """Ask what is to be seen in any frame, one question of a type."""
     found: dict[str, Question] = {}
     for question in questions(clip.things, random, 8, OF_IMAGES):
         found.setdefault(question.type, question)
-    for make in (_way, _times, _order):
-        made = make(clip, random)
-        if made is not None:
-            found[made.type] = made
     return list(found.values())
+
+
+def ask_over_time(clip: Clip, random: np.random.Generator) -> list[Question]:
+    """Ask which way things go, how often and in which order they come."""
+    made = (_way(clip, random), _times(clip, random), _order(clip, random))
+    return [question for question in made if question is not None]
 
 
 def _way(clip: Clip, random: np.random.Generator) -> Question | None:

@@ -7,7 +7,8 @@
 it never saw. In `photos-dull` the question is about what is small, faded and at the border, while
 the rest is large and colourful. `photos-polling` asks whether something is there, as often yes as
 no, and for what is absent by names that go with what is shown (POPE, arXiv 2305.10355).
-`photos-clips` shows four frames on a contact sheet, before which things stand, pass and appear.
+`photos-clips` shows the four frames of a clip on a contact sheet and asks what is to be seen;
+`photos-motion` asks of such clips which way, how often and in which order.
 """
 
 import argparse
@@ -28,8 +29,9 @@ from training.photo.scenes import Scene, Thing, compose
 
 __all__ = ["SUITES", "asked", "polls", "write"]
 
-CLIPS = "photos-clips"
-SUITES = ("photos", "photos-unseen", "photos-dull", "photos-polling", CLIPS)
+# What is asked of a clip.
+OF_CLIPS = {"photos-clips": clips.ask, "photos-motion": clips.ask_over_time}
+SUITES = ("photos", "photos-unseen", "photos-dull", "photos-polling", *OF_CLIPS)
 SPLITS = {"photos-unseen": "unseen", "photos-dull": "dull"}
 FIRST = 100_000  # number of a suite's first scene: those before are for choices
 A_SCENE = 4  # questions
@@ -44,10 +46,10 @@ def drawn(
     name: str, number: int
 ) -> tuple[Image.Image, tuple[tuple[Box, ...], ...], list[Question]]:
     """Return an image of a suite, the boxes of each thing on it, and what is asked."""
-    if name == CLIPS:
+    if name in OF_CLIPS:
         clip = clips.compose_clip(number)
         random = np.random.default_rng([number, SUITES.index(name)])
-        return clip.image, clip.boxes, clips.ask(clip, random) if clip.things else []
+        return clip.image, clip.boxes, OF_CLIPS[name](clip, random) if clip.things else []
     scene, found = asked(name, number)
     return scene.image, tuple((thing.box,) for thing in scene.things), found
 
@@ -147,7 +149,7 @@ def write(name: str, count: int, out: Path) -> int:
             if not found:
                 continue
             image.save(folder / file, quality=95)
-            lines += lines_of(file, boxes, found, clips.SHEET if name == CLIPS else None)
+            lines += lines_of(file, boxes, found, clips.SHEET if name in OF_CLIPS else None)
             bar.update(len(found))
     # last, so that a suite is whole or none
     (folder / "questions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
