@@ -101,16 +101,23 @@ Split = Annotated[
     typer.Option("--split", metavar="S", help="validation to make choices, test to report."),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Prompts read at once.")]
-Model = Annotated[
-    str | None,
-    typer.Option(
+
+
+def _model(default: str) -> typer.models.OptionInfo:
+    """Return the option for a model, whose help says which it is by default."""
+    return typer.Option(
         "--model",
         metavar="ID_OR_PATH",
-        help="Hub id or folder, photo or embedded; default: embedded, or photo for larger images "
-        "where it was fetched.",
+        help=f"Hub id or folder, photo or embedded; default: {default}.",
         callback=_available,
-    ),
+    )
+
+
+Model = Annotated[str | None, _model("embedded")]
+ModelForImage = Annotated[
+    str | None, _model("embedded, or photo for larger images where it was fetched")
 ]
+ModelForPage = Annotated[str | None, _model("photo where it was fetched, else embedded")]
 Device = Annotated[
     str | None,
     typer.Option("--device", metavar="D", help="cpu, cuda, …; default: cuda if present."),

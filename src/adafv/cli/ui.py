@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from adafv.cli.extras import need
-from adafv.cli.options import Device, Dtype, Json, MaxNewTokens, Model
+from adafv.cli.options import Device, Dtype, Json, MaxNewTokens, ModelForPage
 from adafv.cli.printing import print_json, quiet
 from adafv.cli.signals import stop_as_interrupted
 
@@ -25,7 +25,7 @@ def ui(
             show_default=False,
         ),
     ] = None,
-    model: Model = None,
+    model: ModelForPage = None,
     device: Device = None,
     dtype: Dtype = None,
     max_new_tokens: MaxNewTokens = 64,
@@ -47,11 +47,12 @@ def ui(
     from adafv import embedded
     from adafv.app.playground import Playground
     from adafv.app.server import serve
+    from adafv.models import photo
     from adafv.models.load import load
 
-    name = model or embedded.NAME
+    name = model or (photo.NAME if photo.fetched() else embedded.NAME)
     # one model for all visitors
-    playground = Playground(*load(model, device, dtype), name, max_new_tokens)
+    playground = Playground(*load(name, device, dtype), name, max_new_tokens)
     # the first visitor is not to wait for what a process does once
     playground.warm_up()
 

@@ -2,7 +2,8 @@
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+from transformers.utils import logging
 
 from adafv import embedded
 from adafv.core.chat_template import remember
@@ -84,14 +86,15 @@ def load(
     # Pillow's backend: torchvision resizes to slightly different pixels
     processor = from_files(source, processor_class(config).from_pretrained, backend="pil")
     # no pickled weights, no code from the hub
-    loaded, info = from_files(
-        source,
-        AutoModelForImageTextToText.from_pretrained,
-        config=config,
-        dtype=precision,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
+    with _bar(shown=source != str(embedded.MODEL_DIR)):
+        loaded, info = from_files(
+            source,
+            AutoModelForImageTextToText.from_pretrained,
+            config=config,
+            dtype=precision,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
     # transformers fills weights that a file lacks with random numbers, and only logs it
     lacking = sorted(info["missing_keys"])
     if lacking:
@@ -101,6 +104,19 @@ def load(
     # the chat template tells later which words are the question's
     remember(loaded, processor)
     return loaded.to(target).eval(), processor
+
+
+@contextmanager
+def _bar(shown: bool) -> Iterator[None]:
+    """Leave transformers' bar out where loading takes a moment, as long as the context is open."""
+    hide = not shown and logging.is_progress_bar_enabled()
+    if hide:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hide:
+            logging.enable_progress_bar()
 
 
 def source_of(model: str | Path | None) -> str:
