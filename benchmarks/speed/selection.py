@@ -195,7 +195,7 @@ def draw(
         (right, "peak_bytes", 2**20, "MiB"),
     )
     for axes, column, scale, unit in panels:
-        for name, found in fits.items():
+        for index, (name, found) in enumerate(fits.items()):
             colour = colors[name]
             own = where(rows, method=name)
             x = _column(own, "visual_tokens")
@@ -205,7 +205,8 @@ def draw(
                 y / scale,
                 "o",
                 color=colour,
-                markersize=5,
+                # of those that coincide the lower ones are seen around the upper ones
+                markersize=5 + 1.4 * (len(fits) - 1 - index),
                 label=f"{name}: N^{found[column]['exponent']:.2f}",
             )
 
@@ -218,7 +219,9 @@ def draw(
         axes.set(xscale="log", yscale="log", xlabel="visual tokens N", ylabel=unit)
         axes.grid(color="#e8e8e8", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=9)
+        # above the points
+        axes.margins(y=0.25)
+        axes.legend(frameon=False, fontsize=9, loc="upper left")
     left.set_title("selection overhead", loc="left", fontsize=11, fontweight="bold")
     right.set_title("memory beside the tokens, at most", loc="left", fontsize=11, fontweight="bold")
     figure.suptitle(title, fontsize=9)

@@ -24,6 +24,7 @@ from adafv.viz.maps import draw_image, draw_kept
 METHODS = ("fastervlm", "t2i", "adafv", "adafv+", "divprune", "uniform")
 KEEP = 0.05
 COLUMNS = 3
+HEADING = 60  # pixels that a question stands in
 HUES = ("#882255", "#117733", "#999933")
 """Of questions: no colour of saliency, relevance or both."""
 LOOP = (1.0, 0.5, 0.25, 0.1, 0.05)
@@ -64,28 +65,28 @@ def _questions() -> list[str]:
 
 def kept() -> bytes:
     """What several methods keep of one image for one question."""
-    question = _questions()[0]
+    asked = draw(0, split="test", suite="scenes").questions[0]
     rows = -(-len(METHODS) // COLUMNS)
     high = style.HEAD + style.BODY
     page = style.PixelFigure(
         2 * style.MARGIN + COLUMNS * style.PANEL + (COLUMNS - 1) * style.GAP,
-        style.MARGIN + rows * (high + style.ROW) + style.BOTTOM,
+        style.MARGIN + HEADING + rows * (high + style.ROW) + style.BOTTOM,
     )
+    page.text(style.MARGIN, style.MARGIN, f"{asked.text}  {percent(KEEP)} kept", 22, style.INK)
     for i, name in enumerate(METHODS):
-        what = explained(question, name)
-        x, y = (
-            style.MARGIN + i % COLUMNS * (style.PANEL + style.GAP),
-            style.MARGIN + i // COLUMNS * (high + style.ROW),
-        )
+        what = explained(asked.text, name)
+        x = style.MARGIN + i % COLUMNS * (style.PANEL + style.GAP)
+        y = style.MARGIN + HEADING + i // COLUMNS * (high + style.ROW)
         page.text(x, y + 12, name, 17, style.INK, weight="bold")
-        verdict = (
-            "the same answer as from all tokens"
-            if what.pruned.answer == what.dense.answer
-            else "another answer"
-        )
-        page.text(x, y + 40, f"{what.pruned.answer}: {verdict}", 13, style.GREY)
+        mark, hue = _verdict(asked.accepts(what.pruned.answer))
+        page.text(x, y + 40, f"{mark}  “{what.pruned.answer}”", 17, hue)
         draw_kept(page, x, y + style.HEAD, what)
     return _png(page.figure)
+
+
+def _verdict(right: bool) -> tuple[str, str]:
+    """Mark and colour of an answer."""
+    return ("✓", style.RIGHT) if right else ("✗", style.WRONG)
 
 
 def scene() -> bytes:
@@ -163,8 +164,7 @@ def _compared(share: float) -> style.PixelFigure:
             draw_image(page, x, top + 30, whats[0])
         else:
             draw_kept(page, x, top + 30, whats[i - 1])
-        good = answer == TRUTH
-        mark, hue = ("✓", style.RIGHT) if good else ("✗", style.WRONG)
+        mark, hue = _verdict(answer == TRUTH)
         page.text(x, top + 30 + style.BODY + 38, f"{mark}  {answer}", 34, hue, weight="bold")
     return page
 

@@ -11,11 +11,13 @@ from pathlib import Path
 import generate
 import methods
 import pytest
+from PIL import Image
 
 from adafv.data.suites import SUITES
 from adafv.evaluation.paired import Pair
 from adafv.evaluation.rows import Row
 from adafv.methods import METHODS, VIDEO_METHODS
+from adafv.viz.palette import BOTH, PLAIN, RELEVANCE, RIGHT, SALIENCY, WRONG
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -138,3 +140,22 @@ def test_links_and_pictures_resolve_in_the_repository(page):
         assert path.exists(), target
         if anchor and path.suffix == ".md":
             assert anchor[1:] in anchors(path), target + anchor
+
+
+@pytest.mark.parametrize(
+    ("name", "hues"),
+    [
+        ("drawings/kept.png", (SALIENCY, RELEVANCE, BOTH, PLAIN, RIGHT, WRONG)),
+        ("drawings/explain.png", (SALIENCY, RELEVANCE, RIGHT)),
+        ("drawings/right.png", (SALIENCY, RELEVANCE, PLAIN, RIGHT, WRONG)),
+        ("drawings/budget.gif", (SALIENCY, RELEVANCE, PLAIN, RIGHT, WRONG)),
+    ],
+)
+def test_drawings_have_the_colours_of_the_palette(name, hues):
+    """So that one which was drawn with other colours is drawn anew."""
+    with Image.open(DOCS / name) as drawing:
+        # of a loop its end, where the answers differ
+        drawing.seek(getattr(drawing, "n_frames", 1) - 1)
+        counted = drawing.convert("RGB").getcolors(drawing.width * drawing.height)
+    found = {"#{:02x}{:02x}{:02x}".format(*color) for _, color in counted}
+    assert set(hues) <= found

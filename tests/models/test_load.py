@@ -257,3 +257,10 @@ def test_no_processor(folder):
 def test_devices_and_dtypes(folders, options):
     """Named with what was asked for."""
     assert repr(next(iter(options.values()))) in refused(folders["llava"], **options)
+
+
+def test_the_embedded_model_loads_without_a_bar_and_others_with_one(folder, capfd):
+    load()
+    assert capfd.readouterr().err == ""
+    load(folder)
+    assert "Loading weights" in capfd.readouterr().err

@@ -30,15 +30,15 @@ from adafv.viz.palette import colors_of
 __all__ = ["draw_auc", "draw_first_hit", "draw_scores", "draw_similarity"]
 
 YELLOW = "#e69f00"
-GREEN = "#009e73"
+TEAL = "#00838f"
 SKY = "#56b4e9"
-BROWN = "#8c564b"
-PURPLE = "#6a3d9a"
+SLATE = "#455a64"
+MAGENTA = "#c2185b"
 SILVER = "#999999"
 ACROSS = 6
 """Panels in a row of Fig. 1."""
 
-# a signal has the color of what it is made of
+# a signal has the color of what it is made of, and none of a method
 SIGNALS = {
     COSINE: YELLOW,
     COSINE + CONTENT: YELLOW,
@@ -47,11 +47,11 @@ SIGNALS = {
     TOWER: BLUE,
     CHANCE: SILVER,
     TRUTH: SILVER,
-    MUTUAL: BROWN,
-    DISTINCT: BROWN,
+    MUTUAL: SLATE,
+    DISTINCT: SLATE,
     **dict.fromkeys(RECEIVED, SKY),
 }
-LLM = (GREEN, PURPLE)
+LLM = (TEAL, MAGENTA)
 """Of the signals of the language model, whose names depend on its depth."""
 
 OURS = ("adafv", "adafv+")
@@ -312,12 +312,10 @@ def draw_first_hit(rows: Rows, caption: str) -> Figure:
 
 def _quantiles(axes: Axes, row: dict[str, Any], y: int) -> None:
     """Draw a dot for the median, a bar for the middle half, a line for the middle 80 %."""
-    # ours stand out, the plain ones step back, and those by one signal alone have its colour
-    color = GREY
-    if row["method"] in PLAIN:
-        color = "#a3abb4"
-    elif row["method"] in (*OURS, "fastervlm", "t2i"):
-        color = colors_of([row["method"]])[row["method"]]
+    # the rivals alone are grey
+    name = row["method"]
+    own = name in (*OURS, *PLAIN, "fastervlm", "t2i")
+    color = colors_of([name])[name] if own else GREY
     axes.plot([row["p10"], row["p90"]], [y, y], color=color, linewidth=1.3)
     axes.plot(
         [row["p25"], row["p75"]],
