@@ -131,9 +131,9 @@ def test_the_oracle_answers_all_questions_or_none(write, tmp_path):
         ({"boxes": [[5, 0, 5, 9]]}, "has no area"),
         ({"boxes": [[0, 0, 99, 9]]}, "leaves the image, which is"),
         ({"boxes": [[-1, 0, 4, 3]]}, "leaves the image"),
-        ({"sheet": 4}, "sheet=4 is not two numbers"),
-        ({"sheet": [2, 0]}, "is not two numbers"),
-        ({"sheet": [2, True]}, "is not two numbers"),
+        ({"frame_grid": 4}, "frame_grid=4 is not two numbers"),
+        ({"frame_grid": [2, 0]}, "is not two numbers"),
+        ({"frame_grid": [2, True]}, "is not two numbers"),
         ({"image": "c.png"}, "c.png"),
         ({"answers": ["red"]}, "the key 'answers' is unknown: did you mean 'answer'"),
         ({"foo": 1}, "the key 'foo' is unknown: a line has id, image"),
@@ -280,16 +280,16 @@ def test_words_that_the_embedded_model_does_not_know_are_named(write, tmp_path, 
     assert "'anchor'" not in complaint
 
 
-def test_an_image_is_one_sheet(write):
-    other = FIRST | {"question": "is there a ball ?", "sheet": [2, 2]}
-    with pytest.raises(ValueError, match=r"line 2 .*an earlier line has it otherwise"):
+def test_an_image_has_one_grid_of_frames(write):
+    other = FIRST | {"question": "is there a ball ?", "frame_grid": [2, 2]}
+    with pytest.raises(ValueError, match=r"line 2 .*an earlier line has another one"):
         own_images(str(write(FIRST, other)))
 
 
 def test_a_contact_sheet_is_seen_as_frames(write):
     """As the clips of the built-in suite; its answers are not those to the image as one."""
     [image] = own_images(str(write(FIRST)))
-    [sheet] = own_images(str(write(FIRST | {"sheet": [2, 3]})))
+    [sheet] = own_images(str(write(FIRST | {"frame_grid": [2, 3]})))
     assert image.sample().frames == (1, 1)
     assert sheet.sample().frames == (2, 3)
     assert sheet.sample().id != image.sample().id

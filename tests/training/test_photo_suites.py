@@ -137,4 +137,4 @@ def test_a_clip_shows_what_is_asked_about_it(drawings, tmp_path):
 
     suites.write("photos-clips", 9, tmp_path)
     images = own_images(str(tmp_path / "photos-clips"))
-    assert {image.sample().frames for image in images} == {clips.SHEET}
+    assert {image.sample().frames for image in images} == {clips.FRAME_GRID}

@@ -16,11 +16,11 @@ from training.photo.pictures import open_picture
 from training.photo.questions import Question, questions
 from training.photo.scenes import PIXELS, Thing, name_weights, photograph, pictures_by_name, posed
 
-__all__ = ["FRAMES", "SHEET", "Clip", "ask", "ask_over_time", "compose_clip"]
+__all__ = ["FRAMES", "FRAME_GRID", "Clip", "ask", "ask_over_time", "compose_clip"]
 
-SHEET = (2, 2)  # rows and columns of frames
-FRAMES = SHEET[0] * SHEET[1]
-SIDE = PIXELS // SHEET[0]  # pixels of a frame
+FRAME_GRID = (2, 2)  # rows and columns of frames
+FRAMES = FRAME_GRID[0] * FRAME_GRID[1]
+SIDE = PIXELS // FRAME_GRID[0]  # pixels of a frame
 SIZES = (52, 84)  # the longer side of a thing, in pixels
 PATH = 60  # pixels that a thing passes over at least
 TRIES = 40
@@ -40,7 +40,7 @@ class Clip:
         image: (PIXELS, PIXELS), its frames in reading order.
         things: each where it is first seen.
         paths: of each thing the positions, a frame each; None: it isn't there.
-        boxes: of each thing those of all frames that show it, on the sheet.
+        boxes: of each thing those of all frames that show it, on the image.
     """
 
     image: Image.Image
@@ -76,15 +76,15 @@ def compose_clip(number: int) -> Clip:
             left, top = position
             frames[frame].paste(cutout, position, cutout)
             taken[frame, top : top + cutout.height, left : left + cutout.width] |= opaque
-            own.append(_on_sheet(frame, position, cutout.size))
+            own.append(_on_image(frame, position, cutout.size))
         things.append(Thing(row["name"], row["kind"], row["colour"], row["id"], own[0]))
         paths.append(path)
         boxes.append(tuple(own))
 
-    sheet = Image.new("RGB", (PIXELS, PIXELS))
-    for frame, image in enumerate(frames):
-        sheet.paste(image, (frame % SHEET[1] * SIDE, frame // SHEET[1] * SIDE))
-    return Clip(sheet, tuple(things), tuple(paths), tuple(boxes))
+    image = Image.new("RGB", (PIXELS, PIXELS))
+    for frame, picture in enumerate(frames):
+        image.paste(picture, (frame % FRAME_GRID[1] * SIDE, frame // FRAME_GRID[1] * SIDE))
+    return Clip(image, tuple(things), tuple(paths), tuple(boxes))
 
 
 def _free_path(
@@ -129,10 +129,10 @@ def _path(
     return tuple((step, top) for step in steps)
 
 
-def _on_sheet(frame: int, position: Position, size: tuple[int, int]) -> Box:
-    """Return the box of a thing of a frame, on the sheet."""
-    left = frame % SHEET[1] * SIDE + position[0]
-    top = frame // SHEET[1] * SIDE + position[1]
+def _on_image(frame: int, position: Position, size: tuple[int, int]) -> Box:
+    """Return the box of a thing of a frame, on the image."""
+    left = frame % FRAME_GRID[1] * SIDE + position[0]
+    top = frame // FRAME_GRID[1] * SIDE + position[1]
     return left, top, left + size[0], top + size[1]
 
 

@@ -116,7 +116,7 @@ def lines_of(
     image: str,
     boxes: tuple[tuple[Box, ...], ...],
     found: list[Question],
-    sheet: tuple[int, int] | None,
+    frames: tuple[int, int] | None,
 ) -> Iterator[str]:
     """Yield the lines of an image for `questions.jsonl`."""
     for question in found:
@@ -130,8 +130,8 @@ def lines_of(
             "type": question.type,
             "boxes": about,
         }
-        if sheet is not None:
-            line["sheet"] = sheet
+        if frames is not None:
+            line["frame_grid"] = frames
         yield json.dumps(line, ensure_ascii=False)
 
 
@@ -149,7 +149,7 @@ def write(name: str, count: int, out: Path) -> int:
             if not found:
                 continue
             image.save(folder / file, quality=95)
-            lines += lines_of(file, boxes, found, clips.SHEET if name in OF_CLIPS else None)
+            lines += lines_of(file, boxes, found, clips.FRAME_GRID if name in OF_CLIPS else None)
             bar.update(len(found))
     # last, so that a suite is whole or none
     (folder / "questions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

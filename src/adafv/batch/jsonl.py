@@ -15,11 +15,11 @@ from adafv.utils.files import Lines, differences, write_text
 
 __all__ = ["Line", "Results", "UnfinishedLineWarning", "checksum", "read_lines"]
 
-# What a line may have; "answer" is the truth, "type", "boxes" and "sheet" say more of it: they are
+# What a line may have; "answer" is the truth, and what stands behind it says more of it: they are
 # for `adafv tune` and `adafv eval`.
 KEYS = (
     *("id", "image", "video", "frames", "question", "keep", "tokens", "method"),
-    *("answer", "type", "boxes", "sheet"),
+    *("answer", "type", "boxes", "frame_grid"),
 )
 
 _EXAMPLE = '{"image": "a.png", "question": "what is on the table?"}'
@@ -43,9 +43,9 @@ class Line:
         question: as written.
         keep, tokens: the budget, where the line has one of its own.
         method: the method, where the line has one of its own.
-        answer, type, boxes, sheet: the truth, the group and the regions of the question, and the
-            frames on the image, as far as the line has them, unchecked; only `adafv tune` and
-            `adafv eval` look at them.
+        answer, type, boxes, frame_grid: the truth, the group and the regions of the question, and
+            rows and columns of frames on the image, as far as the line has them, unchecked; only
+            `adafv tune` and `adafv eval` look at them.
         error: why it cannot be answered; image and question are then empty.
     """
 
@@ -61,7 +61,7 @@ class Line:
     answer: Any = None
     type: Any = None
     boxes: Any = None
-    sheet: Any = None
+    frame_grid: Any = None
     error: str | None = None
 
 
@@ -207,7 +207,7 @@ def _line(raw: bytes, number: int, folder: Path, strict: bool) -> Line:
             answer=entry.get("answer"),
             type=entry.get("type"),
             boxes=entry.get("boxes"),
-            sheet=entry.get("sheet"),
+            frame_grid=entry.get("frame_grid"),
         )
     except ValueError as error:
         return Line(number, own, error=str(error))

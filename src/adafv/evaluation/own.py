@@ -156,9 +156,9 @@ def read_images(path: Path) -> list[ImageFile]:
 
     Its lines are `{"image": "a.png", "question": "what is there?", "answer": "a cup"}`. "answer" is
     the truth, where there is one, or a list of what is as right; "type" groups questions; "boxes"
-    are the regions they ask about, left, top, right and bottom in pixels; "sheet" makes the image
-    the contact sheet of a clip, and says how many rows and columns of frames it has. A line may
-    have the other keys of `adafv batch`, too, and none that is unknown. A line that is there twice
+    are the regions they ask about, left, top, right and bottom in pixels; "frame_grid" says that
+    the image is the contact sheet of a clip, of so many rows and columns of frames. A line may have
+    the other keys of `adafv batch`, too, and none that is unknown. A line that is there twice
     counts once. All lines are checked and all images opened before this returns.
 
     Raises:
@@ -169,7 +169,7 @@ def read_images(path: Path) -> list[ImageFile]:
     asked: dict[str, dict[str, tuple[Question, int]]] = {}
     files: dict[str, str] = {}
     sizes: dict[str, tuple[int, int]] = {}
-    sheets: dict[str, tuple[int, int]] = {}
+    frame_grids: dict[str, tuple[int, int]] = {}
     for line in read_lines(path, strict=True)[0]:
         try:
             if line.error is not None:
@@ -183,11 +183,11 @@ def read_images(path: Path) -> list[ImageFile]:
                 sizes[name] = open_image(line.image).size
                 files[name] = line.image
             question = _question(line, sizes[name])
-            sheet = _sheet(line.sheet)
-            if sheets.setdefault(name, sheet) != sheet:
+            frames = _frame_grid(line.frame_grid)
+            if frame_grids.setdefault(name, frames) != frames:
                 raise ValueError(
-                    f"sheet={line.sheet!r}, but an earlier line has it otherwise for this image: "
-                    "give all of them the same"
+                    f"frame_grid={line.frame_grid!r}, but an earlier line has another one for this "
+                    "image: give all of them the same"
                 )
 
             # the same line twice counts once, another answer is a mistake
@@ -204,7 +204,7 @@ def read_images(path: Path) -> list[ImageFile]:
     images = []
     for name, own in asked.items():
         questions, lines = zip(*own.values(), strict=True)
-        images.append(ImageFile(name, files[name], questions, lines, sheets[name]))
+        images.append(ImageFile(name, files[name], questions, lines, frame_grids[name]))
     return images
 
 
@@ -246,14 +246,14 @@ def _boxes(given: Any, size: tuple[int, int]) -> tuple[Box, ...]:
     return tuple(_box(box, size) for box in given or ())
 
 
-def _sheet(given: Any) -> tuple[int, int]:
+def _frame_grid(given: Any) -> tuple[int, int]:
     """Return rows and columns of a contact sheet's frames; (1, 1) where none are given."""
     if given is None:
         return 1, 1
     whole = isinstance(given, list) and len(given) == 2 and all(type(n) is int for n in given)
     if not whole or min(given) < 1:
         raise ValueError(
-            f"sheet={given!r} is not two numbers: write rows and columns of frames, e.g. [2, 2]"
+            f"frame_grid={given!r} is not two numbers: write rows and columns, e.g. [2, 2]"
         )
     return given[0], given[1]
 
