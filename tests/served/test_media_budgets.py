@@ -13,6 +13,8 @@ pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
 from server import data_url
 from test_videos_served import write
+from vllm import connections
+from vllm.exceptions import VLLMUnprocessableEntityError
 from vllm.multimodal.media import MediaConnector
 from zoo.base import show
 
@@ -27,13 +29,14 @@ CLIP = 4 * 48 * 32 * 3
 class Budget:
     """Counts bytes as vLLM's budgets do, and refuses those beyond a limit."""
 
-    def __init__(self, limit: int = 10**9) -> None:
+    def __init__(self, limit: int = 10**9, error: type[ValueError] = ValueError) -> None:
         self.limit = limit
+        self.error = error
         self.charged: list[int] = []
 
     def charge(self, count: int) -> None:
         if sum(self.charged) + count > self.limit:
-            raise ValueError(f"Request media exceed {self.limit} bytes.")
+            raise self.error(f"Request media exceed {self.limit} bytes.")
         self.charged.append(count)
 
 
@@ -123,6 +126,7 @@ def test_budgets_are_handed_on(kind, image, tmp_path):
     assert decoded.charged == [size]
     assert sum(downloaded.charged) == len(data)
 
-    budgets["download_budget"] = Budget(len(data) - 1)
-    with pytest.raises(ValueError, match="exceed"):
+    error = connections.MediaRequestDownloadSizeExceededError
+    budgets["download_budget"] = Budget(len(data) - 1, error)
+    with pytest.raises(VLLMUnprocessableEntityError, match=f"exceed {len(data) - 1} bytes"):
         read(kind, "https://example.org/a", media.Connector(options, Line(data), **budgets))
