@@ -90,7 +90,7 @@ test-vllm: $(VLLM)/ready
 NEXT := build/vllm-next
 NEXT_TESTS := overrides media_budgets videos_served image_cache item_checks requests_checked hub_format deploy_flags weight_updates
 test-vllm-next: $(NEXT)/ready
-	VLLM_TARGET_DEVICE=cpu PYTHONPATH=$(NEXT) OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest --durations 5 -m 'not engines' \
+	VLLM_TARGET_DEVICE=cpu PYTHONPATH=$(CURDIR)/$(NEXT) OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest --durations 5 -m 'not engines' \
 		tests/integrations $(NEXT_TESTS:%=tests/served/test_%.py)
 
 $(NEXT)/ready: $(VLLM)/ready

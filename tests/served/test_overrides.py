@@ -62,7 +62,7 @@ def test_every_pruned_class(architecture):
 
 
 def test_every_other_class():
-    """The reader of images and clips, the counters, …"""
+    """The reader of images and clips, and what counts tokens."""
     count = 0
     for module in pkgutil.iter_modules(plugin.__path__, f"{OURS}."):
         for kind in vars(importlib.import_module(module.name)).values():
