@@ -1,4 +1,4 @@
-"""Draw what is kept of frames of a clip, each asked about as an image: docs/drawings/clip.png.
+"""Draw what is kept of frames of a clip, each asked about as an image: docs/clip.png.
 
 python docs/site/clip.py bigbuckbunny.mp4 "Is there a rabbit?"
 """
@@ -18,7 +18,7 @@ from adafv.viz import Explanation, explanation
 from adafv.viz import figure as style
 from adafv.viz.maps import draw_image, draw_kept
 
-DRAWING = Path(__file__).parents[1] / "drawings" / "clip.png"
+DRAWING = Path(__file__).parents[1] / "clip.png"
 FRAMES = 3
 KEEP = 0.1
 ROW = 290  # pixels for a frame and its heading
