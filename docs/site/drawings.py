@@ -107,7 +107,7 @@ def budget() -> bytes:
         buffer = io.BytesIO()
         page.figure.savefig(buffer, format="png")
         frames.append(Image.open(buffer).convert("RGB"))
-    frames = _reduced(frames)
+    frames = reduced(frames)
     buffer = io.BytesIO()
     frames[0].save(
         buffer,
@@ -121,7 +121,7 @@ def budget() -> bytes:
     return buffer.getvalue()
 
 
-def _reduced(frames: list[Image.Image]) -> list[Image.Image]:
+def reduced(frames: list[Image.Image]) -> list[Image.Image]:
     """Frames in the same 128 colours, with those of the signals exactly as they are elsewhere."""
     # of all frames: what is pruned away in the last one keeps its colours there, too
     width, height = frames[0].size

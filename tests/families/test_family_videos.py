@@ -18,7 +18,7 @@ from adafv.ops.frames import frame_grid
 QUESTION = "what color is the anchor ?"
 OTHER = "is there a red knight left of the anchor ?"
 # their processors hand frames over as images, each with a budget of its own
-FRAMES_ARE_IMAGES = ("internvl",)
+FRAMES_ARE_IMAGES = ("internvl", "smolvlm")
 PRUNES = tuple(sorted(name for name, family in FAMILIES.items() if family.prunes_video))
 
 
@@ -149,12 +149,25 @@ def test_a_picture_beside_a_clip_where_one_token_stands_for_both():
         AdaFV(keep=0.3)(model, both)
 
 
-def test_frames_that_are_images_have_a_budget_each():
-    """InternVL's processor returns no videos: nothing of a clip is left unpruned."""
-    model, inputs = tiny("internvl").model, moving("internvl")
+@pytest.mark.parametrize("name", FRAMES_ARE_IMAGES)
+@torch.no_grad()
+def test_frames_that_are_images_have_a_budget_each(name):
+    """Their processors return no videos: nothing of a clip is left unpruned."""
+    if name == "smolvlm":
+        pytest.importorskip("num2words", reason="its processor writes how many frames there are")
+    model, inputs = tiny(name).model, moving(name)
+    assert "pixel_values_videos" not in inputs
+    whole = AdaFV(keep=1.0)(model, inputs)
+    assert torch.equal(model(**inputs).logits, model(**whole).logits)
+
     pruner = AdaFV(keep=0.3)
     encoding = pruner.encode(model, inputs)
     assert encoding.tokens.counts == (9, 9, 9, 9)
     short = copy.copy(pruner.prune(model, inputs, encoding))
     dropped = inputs["input_ids"].shape[1] - short["input_ids"].shape[1]
     assert dropped == 4 * (9 - pruner.budget(9))
+
+    other = moving(name, OTHER)
+    again = pruner.prune(model, other, reask(model, other, encoding))
+    anew = pruner.prune(model, other, pruner.encode(model, other))
+    assert again["input_ids"].tolist() == anew["input_ids"].tolist()

@@ -41,6 +41,17 @@ def test_a_video_is_asked_about(name, video):
     assert whole.answer == said.strip()
 
 
+@pytest.mark.parametrize("name", ["internvl", "smolvlm"])
+def test_frames_are_asked_about_as_images(name, video):
+    """Each from its own budget, where a processor makes images of a clip's frames."""
+    if name == "smolvlm":
+        pytest.importorskip("num2words", reason="its processor writes how many frames there are")
+    answer = ask(
+        tiny(name).model, with_template(name), video, QUESTION, AdaFV(keep=0.3), max_new_tokens=3
+    )
+    assert (answer.visual_tokens, answer.kept_tokens) == (4 * 9, 4 * 3)
+
+
 def test_pixels_have_the_models_dtype_and_times_keep_theirs(video):
     """Seconds in bfloat16 would move frames."""
     inputs = build_inputs(with_template("qwen2_5_vl"), video, QUESTION, "cpu", torch.bfloat16)

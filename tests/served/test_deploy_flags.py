@@ -1,5 +1,6 @@
 """Protects the flags in deploy/: vLLM and `adafv serve` know them, and they say what it says."""
 
+import inspect
 import json
 import re
 import shlex
@@ -13,7 +14,7 @@ pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
 from vllm.benchmarks.serve import add_cli_args
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.entrypoints.launchers.cli_args import FrontendArgs, make_arg_parser
+from vllm.entrypoints.cli.serve import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from adafv.cli.serve import BUDGET, DRAIN, MAX_IMAGES, VARIABLES, _command
@@ -23,6 +24,8 @@ from adafv.integrations.vllm.options import VLLMOptions
 from deploy import ray_serve
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+FrontendArgs = inspect.getmodule(make_arg_parser).FrontendArgs
+"""Beside that function, in another module from vLLM 0.33 on."""
 
 
 @pytest.fixture(scope="module")

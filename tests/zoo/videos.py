@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from PIL.Image import Resampling
 from transformers import PROCESSOR_MAPPING, Glm46VProcessor
 
 from adafv.models.videos import Video
 from zoo.base import tiny
+from zoo.crops import SPLIT
 from zoo.transforms import without_torchvision
 
 GRID = {
@@ -68,6 +70,13 @@ VIDEOS = {
     "qwen3_5_moe": Prepared("qwen3_vl", "Qwen3VLVideoProcessor", GRID, QWEN),
     "qwen3_vl": Prepared("qwen3_vl", "Qwen3VLVideoProcessor", GRID, QWEN),
     "qwen3_vl_moe": Prepared("qwen3_vl", "Qwen3VLVideoProcessor", GRID, QWEN),
+    "smolvlm": Prepared(
+        "smolvlm",
+        "SmolVLMVideoProcessor",
+        # the published ones resize by Lanczos, which torch does not have
+        SPLIT | {"resample": Resampling.BICUBIC},
+        "<video>",
+    ),
     "video_llama_3": Prepared("video_llama_3", "VideoLlama3VideoProcessor", FRAME_BY_FRAME, QWEN),
     "video_llava": Prepared("video_llava", "VideoLlavaVideoProcessor", CROPS, "<video>"),
 }
@@ -85,6 +94,10 @@ def video_processor(name: str) -> Any:
     # transformers checks a constructor's video processor against classes that want torchvision
     processor.__class__ = PROCESSOR_MAPPING.get(type(found.model.config), Glm46VProcessor)
     processor.video_processor = videos(**of_videos.options)
+    if name == "smolvlm":
+        # what its own processor has besides that of Idefics3, which stands for it
+        processor.video_token = of_videos.placeholder
+        processor.global_image_token = "<global-img>"
     return processor
 
 

@@ -179,7 +179,9 @@ def _read(
     options = {"protocol_whitelist": "file"}
     with av.open(source, "r", options=options, metadata_errors="ignore") as container:
         if not container.streams.video:
-            raise ValueError(f"{name} has no frames, perhaps it is sound: pass a clip")
+            if container.streams.audio:
+                raise ValueError(f"{name} has no frames, perhaps it is sound: pass a clip")
+            raise ValueError(f"{name} has no frames: save or download it again")
         stream = container.streams.video[0]
         _check_size(name, stream.width, stream.height)
         if container.duration is not None:

@@ -33,6 +33,7 @@ MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 PIXELS: ContextVar[list[int] | None] = ContextVar("pixels", default=None)
 """How many each image and each video of this request has, as far as they are read."""
 BYTES_PER_PIXEL = 4  # of RGB, as Pillow has it
+BYTES_PER_FRAME_PIXEL = 3  # of RGB, as NumPy has it
 DECODED: BoundedCache[Image.Image] = BoundedCache(0)
 """Images in 8-bit RGB, by the hash of their files; a processor says how much memory they have.
 
@@ -67,11 +68,10 @@ class Connector(MediaConnector):
                 request.
         """
         options = {"image_mode": image_mode} | self.media_io_kwargs.get("image", {})
-        # vLLM counts what a request decodes from 0.33 on
-        budget = getattr(self, "decoded_budget", None)
         with COUNTERS.refusals("media"):
             self._check(image_url, "image")
-            reader = RequestImage(_name(image_url, "image"), PIXELS.get(), budget, **options)
+            name = _name(image_url, "image")
+            reader = RequestImage(name, PIXELS.get(), self._budget, **options)
             return await self._fetch(image_url, reader, "image", envs.VLLM_IMAGE_FETCH_TIMEOUT)
 
     async def fetch_video_async(
@@ -104,8 +104,13 @@ class Connector(MediaConnector):
                     f"videos are read without {', '.join(options)}: leave it out of "
                     "media_io_kwargs, which may have num_frames"
                 )
-            reader = RequestVideo(_name(video_url, "video"), PIXELS.get(), frames)
+            reader = RequestVideo(_name(video_url, "video"), PIXELS.get(), frames, self._budget)
             return await self._fetch(video_url, reader, "video", envs.VLLM_VIDEO_FETCH_TIMEOUT)
+
+    @property
+    def _budget(self) -> Any:
+        """Return vLLM's budget of the bytes that a request decodes, which it has from 0.33 on."""
+        return getattr(self, "decoded_budget", None)
 
     async def _fetch(self, url: str, reader: MediaIO[Any], kind: str, timeout: int) -> Any:
         """Return what a reader makes of an address, or raise a `ValueError`."""
@@ -256,13 +261,17 @@ class RequestVideo(MediaIO[Any]):
         name: what errors call it.
         pixels: of the images and videos of the same request; those of its frames are added.
         frames: how many are read.
+        budget: vLLM's own, of the bytes that a request may decode.
     """
 
-    def __init__(self, name: str, pixels: list[int] | None, frames: int) -> None:
+    def __init__(
+        self, name: str, pixels: list[int] | None, frames: int, budget: Any = None
+    ) -> None:
         super().__init__()
         self.name = name
         self.pixels = pixels
         self.frames = frames
+        self.budget = budget
 
     def get_max_bytes(self) -> int:
         """Return the largest file that is fetched."""
@@ -284,7 +293,10 @@ class RequestVideo(MediaIO[Any]):
         return MediaWithBytes((video.frames, metadata), data)
 
     def _admit(self, count: int) -> None:
+        """Add the frames' pixels to the request's, and raise a `ValueError` if too many."""
         _add(count, self.pixels, "frames and images")
+        if self.budget is not None:
+            self.budget.charge(BYTES_PER_FRAME_PIXEL * count)
 
 
 def _add(count: int, pixels: list[int] | None, what: str) -> None:
