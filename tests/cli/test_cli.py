@@ -174,6 +174,9 @@ def test_a_photograph_is_beyond_the_built_in_model(run, tmp_path):
     assert status == 0
     assert "not photographs" in err
     assert "adafv fetch photo" in err
+    status, _, err = run("ask", photograph, QUESTION, "--model", "embedded", *SHORT, model=False)
+    assert status == 0
+    assert "not photographs" in err
 
 
 def test_a_photograph_goes_to_the_photo_model_where_it_was_fetched(run, tmp_path, monkeypatch):

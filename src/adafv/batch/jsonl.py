@@ -97,6 +97,10 @@ def read_lines(
         raise ValueError(f"{path} is not text: write a line for each question, as {_EXAMPLE}")
     if growing and not _is_finished(content):
         number = content.count(b"\n") + 1
+        if number == 1:
+            raise ValueError(
+                f"line 1 of {path} is no JSON, or not written to its end: write it as {_EXAMPLE}"
+            )
         warnings.warn(
             f"line {number} of {path} is still being written and left out: run the same command "
             "again once it is complete",

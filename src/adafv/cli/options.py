@@ -295,8 +295,8 @@ def name_of(model: str | None) -> str:
 def model_for(image: Any, model: str | None) -> str | None:
     """Return the model for an image; None: the embedded one.
 
-    What is larger than that one's own scenes goes to the photo model where it was fetched; where
-    not, a sentence says how to fetch it.
+    What is larger than that one's own scenes goes to the photo model where it was fetched and no
+    model was named; otherwise a sentence says that the embedded model guesses.
 
     Raises:
         ValueError: it was fetched by another version.
@@ -304,13 +304,13 @@ def model_for(image: Any, model: str | None) -> str | None:
     from adafv.models.photo.record import check_current
     from adafv.models.vocabulary import photograph_notice
 
-    if model is not None:
+    if model not in (None, embedded.NAME):
         return model
     beyond = photograph_notice(image)
-    if beyond and photo.fetched():
+    if beyond and model is None and photo.fetched():
         check_current()
         # by its path: a folder here may have its name
         return str(photo.folder())
     if beyond:
         complain(beyond)
-    return None
+    return model

@@ -74,7 +74,8 @@ def unknown_words_notice(processor: Any, words: Sequence[str]) -> str:
     verb = "is" if len(words) == 1 else "are"
     return (
         f"{named}{more} {verb} not among the {len(processor.tokenizer)} words that the embedded "
-        "model knows, so its answer need not mean anything: pass --model with a model of your own"
+        "model knows, so its answer need not mean anything: pass --model photo, which `adafv fetch "
+        "photo` gets, or a model of your own"
     )
 
 
