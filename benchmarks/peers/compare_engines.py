@@ -26,12 +26,14 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from rounds_of_requests import DENSE, Case
 from tqdm import tqdm
 
 from adafv.utils.files import atomic, writable_folder
 from adafv.utils.machine import machine_of
 from adafv.utils.records import RunLog, command_of, write_report
+from adafv.viz.palette import colors_of
 
 HERE = Path(__file__).parent
 ENGINES = ("transformers", "vllm", "openvino")
@@ -56,6 +58,7 @@ for name in sys.argv[1:]:
 sys.exit("not installed")
 """
 TITLES = {"transformers": "transformers", "vllm": "vLLM", "openvino": "OpenVINO GenAI"}
+LINES = {"transformers": "-", "vllm": "--", "openvino": ":"}
 
 Answer = dict[str, Any]
 """A line of the log: engine, method and keep, what one request took, attempt and version."""
@@ -239,15 +242,25 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     for row in rows:
         if row.method != DENSE:
             lines[row.engine, row.method].append(row)
+    colors = colors_of(method for _, method in lines)
     for (engine, method), of_line in lines.items():
         points = sorted([dense[engine], *of_line], key=lambda row: row.keep)
         axes.plot(
             [100 * row.keep for row in points],
             [row.median_ms / 1000 for row in points],
             marker="o",
+            markersize=4,
+            color=colors[method],
+            linestyle=LINES[engine],
             label=f"{TITLES[engine]}, {method}",
         )
-    axes.set(xlabel="visual tokens kept (%)", ylabel="time to first token (s)", ylim=(0, None))
+    # budgets are halved again and again
+    axes.set_xscale("log")
+    axes.set_xticks(
+        shares := sorted({100 * row.keep for row in rows}), [f"{x:g} %" for x in shares]
+    )
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xlabel="visual tokens kept", ylabel="median time to first token (s)", ylim=(0, None))
     axes.legend(frameon=False, fontsize=8)
     with atomic(path) as temporary:
         figure.savefig(temporary)

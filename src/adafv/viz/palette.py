@@ -1,6 +1,7 @@
 """Colours that mean the same in every picture: of signals, of answers, and of methods."""
 
 from collections.abc import Iterable
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ WRONG = "#b3261e"
 RIGHT_ON_DARK = "#a5d663"
 WRONG_ON_DARK = "#ff8a8f"
 
-# of methods that mix both, that go by one of them, and of chance
+# of methods that mix both, that go by one of them, and of chance; of the rivals that lead
 _METHODS = {
     "adafv": "#6b7178",
     "adafv+": BOTH,
@@ -44,6 +45,11 @@ _METHODS = {
     "uniform": "#8c564b",
     "pool": "#6a3d9a",
     "oracle": "#7fb800",
+    "scope": PLAIN,
+    "mmtok": "#cc79a7",
+    "sfpruner": "#882255",
+    "divprune": "#44aa99",
+    "cdpruner": "#332288",
 }
 # of all others, in their order
 _OTHERS = (PLAIN, "#cc79a7", "#882255", "#44aa99", "#999933", "#aa4499", "#332288", "#117733")
@@ -55,18 +61,19 @@ def colors_of(names: Iterable[str]) -> dict[str, str]:
 
     Args:
         names: of methods, options after a colon; those without a colour of their own share the
-            rest in the order given, which comes again after eight.
+            rest in the order given, which comes again when all were given out.
     """
     found: dict[str, str] = {}
-    others = 0
+    others: list[str] = []
     for name in names:
-        plain = name.split(":")[0]
-        if plain in _METHODS and _METHODS[plain] not in found.values():
-            found[name] = _METHODS[plain]
+        own = _METHODS.get(name.split(":")[0])
+        if own is not None and own not in found.values():
+            found[name] = own
         else:
-            found[name] = _OTHERS[others % len(_OTHERS)]
-            others += 1
-    return found
+            others.append(name)
+    # what no method here has for its own
+    rest = [color for color in _OTHERS if color not in found.values()]
+    return found | dict(zip(others, cycle(rest), strict=False))
 
 
 @checked
