@@ -14,7 +14,7 @@ pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 from checkpoints import FAMILIES, MARKER, save
 from engine import Engine, Library, Request, Said, check_batch, engine, picture
 from on_a_cpu import as_on_a_gpu
-from stock import forget, logprobs, stock
+from stock import forget, logprobs, not_compiled, stock
 from test_videos_served import read, write
 from transformers.image_utils import SizeDict
 from wide import MODELS, OF_HUB, STATELESS, as_served, register, save_wide
@@ -155,6 +155,7 @@ def both(request, tmp_path_factory) -> Iterator[tuple[Engine, Library]]:
         options = options | {"limit_mm_per_prompt": {"image": 4, "video": clips}}
     with (
         as_on_a_gpu(both_ways=family in BOTH_WAYS),
+        not_compiled(library.model.get_decoder()),
         engine(family, folder, **options) as made,
     ):
         made.clips = clips

@@ -28,13 +28,14 @@ from adafv.integrations.vllm.encoder_ranks import encode_by_rank
 from adafv.integrations.vllm.engine_counts import EngineCounts
 from adafv.integrations.vllm.failures import catches, fail_requests
 from adafv.integrations.vllm.hub_format import as_transformers
-from adafv.integrations.vllm.meta_model import SHAPES, MetaModel, pixels_in
+from adafv.integrations.vllm.meta_model import SHAPES, pixels_in
 from adafv.integrations.vllm.mrope_model import Items, MRopeModel
 from adafv.integrations.vllm.options import CACHE_MB, settings
 from adafv.integrations.vllm.processor import processor_factory
 from adafv.integrations.vllm.prune_spec import FIELDS, PruneSpec
 from adafv.integrations.vllm.routing import RoutedModel
 from adafv.integrations.vllm.select import Kept, select
+from adafv.integrations.vllm.transformers_backend import meta_model_of
 from adafv.integrations.vllm.transformers_tower import watch_transformers
 from adafv.integrations.vllm.vision_attention import last_attention, watch
 from adafv.integrations.vllm.weight_updates import forget_with_vllm
@@ -66,7 +67,7 @@ class PrunedModel:
         self.catches = catches(vllm_config)
         if self.catches:
             fail_requests(vllm_config)
-        self.meta_model = MetaModel(as_transformers(config.hf_config, self.architecture))
+        self.meta_model = meta_model_of(as_transformers(config.hf_config, self.architecture))
         self.served_config = config
         cache_mb = CACHE_MB if options.cache_mb is None else options.cache_mb
         self.encodings = Encodings(cache_mb * 2**20)
@@ -339,9 +340,15 @@ def _pruned_class(architecture: Architecture) -> type:
 
     factories = original._processor_factory
     context_of = PillowContext if architecture.hub else Context
+
+    def info(context: Any) -> Any:
+        # some processors stumble over options of ours when they are asked about sizes
+        settings(context.model_config)
+        return factories.info(context_of(context.model_config, context.tokenizer))
+
     register = MULTIMODAL_REGISTRY.register_processor(
         processor_factory(factories.processor, architecture),
-        info=lambda context: factories.info(context_of(context.model_config, context.tokenizer)),
+        info=info,
         dummy_inputs=factories.dummy_inputs,
     )
     return register(pruned)

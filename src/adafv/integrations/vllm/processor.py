@@ -47,6 +47,7 @@ from adafv.integrations.vllm.prune_spec import (
 )
 from adafv.integrations.vllm.questions import Questions
 from adafv.integrations.vllm.structure import between
+from adafv.integrations.vllm.transformers_backend import meta_model_of
 
 __all__ = ["Pruned", "processor_factory"]
 
@@ -197,7 +198,7 @@ class Pruned(BaseMultiModalProcessor):
     @cached_property
     def meta_model(self) -> MetaModel:
         """Return the model without weights, which knows the layout of an image's tokens."""
-        return MetaModel(self.questions.config)
+        return meta_model_of(self.questions.config)
 
     # What follows overrides hooks of vLLM's processor.
 
