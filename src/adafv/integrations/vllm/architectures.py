@@ -54,6 +54,7 @@ class Architecture:
             told otherwise, and this model's tower does not do it.
         tower: path of its vision tower, where that is a module of transformers. Empty: it is one
             of vLLM's own.
+        per_image: inputs with a row for each image, which vLLM would share out by patches.
         sorts: vLLM sorts images by how many patches they have before the tower sees them.
         in_front: vLLM puts the one image of a prompt in front of it, and a line break behind it;
             nothing in the prompt stands for the image.
@@ -79,6 +80,7 @@ class Architecture:
     merged_frames: int = 1
     normalizes: bool = False
     tower: str = ""
+    per_image: tuple[str, ...] = ()
     sorts: bool = False
     in_front: bool = False
     routes: bool = False
@@ -367,6 +369,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         model="TransformersMultiModalForCausalLM",
         family="video_llama_3",
         tower="model.vision_model",
+        per_image=("image_merge_sizes",),
         encodes_by_rank=False,
     ),
     "Llama4ForConditionalGeneration": Architecture(

@@ -258,6 +258,8 @@ class Pruned(BaseMultiModalProcessor):
             fields = dict(hf_inputs.fields)
         else:
             fields = dict(super()._get_mm_fields_config(hf_inputs, rest))
+            for name in self.architecture.per_image:
+                fields[name] = MultiModalFieldConfig.batched("image")
         # one spec an image; it is read on the host
         for name in self.architecture.modalities:
             fields[FIELDS[name]] = MultiModalFieldConfig.batched(name, keep_on_cpu=True)
