@@ -68,7 +68,9 @@ def llava() -> Tiny:
 def vipllava() -> Tiny:
     tokens = placeholders()
     processor = LlavaProcessor(CLIPImageProcessorPil(**SIZE), tokens, **PACKED)
-    config = VipLlavaConfig(**parts(tokens), vision_feature_layer=[-2, -3, 1])
+    # older versions of transformers have the name in the plural
+    names = ("vision_feature_layer", "vision_feature_layers")
+    config = VipLlavaConfig(**parts(tokens), **dict.fromkeys(names, [-2, -3, 1]))
     return Tiny(VipLlavaForConditionalGeneration(config), processor, "<image>")
 
 
