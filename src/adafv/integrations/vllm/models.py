@@ -37,7 +37,7 @@ from adafv.integrations.vllm.routing import RoutedModel
 from adafv.integrations.vllm.select import Kept, select
 from adafv.integrations.vllm.transformers_backend import meta_model_of
 from adafv.integrations.vllm.transformers_tower import watch_transformers
-from adafv.integrations.vllm.vision_attention import last_attention, watch
+from adafv.integrations.vllm.vision_attention import last_attention, over_all_heads, watch
 from adafv.integrations.vllm.weight_updates import forget_with_vllm
 
 __all__ = ["PrunedModel"]
@@ -269,8 +269,10 @@ class PrunedModel:
 
         # the tower's calls hold the patches of all images, one image after the other
         sizes = [self._patches(item.get_data()) for item in items]
-        saliency_of_patches = torch.cat([x.flatten() for x in seen]).split(sizes)
-        return list(zip(features, saliency_of_patches, strict=True))
+        saliency = torch.cat([x.flatten() for x in seen])
+        if not self.by_rank:
+            saliency = over_all_heads(saliency)
+        return list(zip(features, saliency.split(sizes), strict=True))
 
     @contextmanager
     def _on_this_rank(self) -> Iterator[None]:
@@ -293,7 +295,7 @@ class PrunedModel:
         if self.architecture.tower:
             tower = reduce(getattr, self.architecture.tower.split("."), model)
             return watch_transformers(tower, meta.feature_layer, meta.cls, meta.registers)
-        return watch(last_attention(model), meta.cls, whole=self.by_rank)
+        return watch(last_attention(model), meta.cls)
 
     def _embed(self, text_ids: Tensor) -> Tensor:
         """Return the input embeddings (M, D) of text tokens (M,)."""
