@@ -105,6 +105,13 @@ TOWER_PARTS = ("embeddings", "encoder", "pre_layrnorm", "post_layernorm")
 OF_OLDER_TOWERS = {f"vision_tower.{x}.": f"vision_tower.vision_model.{x}." for x in TOWER_PARTS}
 """To the names of a tower's weights in older checkpoints."""
 
+ON_TRANSFORMERS: dict[str, Any] = {
+    "module": "transformers",
+    "model": "TransformersMultiModalForCausalLM",
+    "encodes_by_rank": False,
+}
+"""What models have in common that vLLM runs on modules of transformers, heads of towers shared out."""
+
 ARCHITECTURES: dict[str, Architecture] = {
     "LlavaForConditionalGeneration": Architecture(
         name="PrunedLlava",
@@ -353,52 +360,43 @@ ARCHITECTURES: dict[str, Architecture] = {
     "AyaVisionForConditionalGeneration": Architecture(
         name="PrunedAyaVision",
         title="Aya Vision",
-        module="transformers",
-        model="TransformersMultiModalForCausalLM",
         family="aya_vision",
-        about="its layers are those of transformers",
         marker="image_token",
         structure=True,
         tower="model.vision_tower",
-        encodes_by_rank=False,
+        **ON_TRANSFORMERS,
     ),
     "VideoLlama3ForConditionalGeneration": Architecture(
         name="PrunedVideoLlama3",
         title="VideoLLaMA 3",
-        module="transformers",
-        model="TransformersMultiModalForCausalLM",
         family="video_llama_3",
         tower="model.vision_model",
         per_image=("image_merge_sizes",),
-        encodes_by_rank=False,
+        **ON_TRANSFORMERS,
     ),
     "VipLlavaForConditionalGeneration": Architecture(
         name="PrunedVipLlava",
         title="ViP-LLaVA",
-        module="transformers",
-        model="TransformersMultiModalForCausalLM",
         family="vipllava",
         tower="model.vision_tower",
-        encodes_by_rank=False,
+        **ON_TRANSFORMERS,
     ),
     "HyperCLOVAXVisionV2ForConditionalGeneration": Architecture(
         name="PrunedHyperCLOVAXVision",
         title="HyperCLOVA X SEED Vision",
-        module="transformers",
-        model="TransformersMultiModalForCausalLM",
         family="hyperclovax_vision_v2",
+        videos=True,
         tower="model.vision_model",
-        encodes_by_rank=False,
+        **ON_TRANSFORMERS,
     ),
     "Glm46VForConditionalGeneration": Architecture(
         name="PrunedGlm46V",
         title="GLM-4.6V",
-        module="transformers",
-        model="TransformersMultiModalForCausalLM",
         family="glm46v",
+        videos=True,
         mrope=True,
         tower="model.visual",
-        encodes_by_rank=False,
+        **ON_TRANSFORMERS,
     ),
     "Llama4ForConditionalGeneration": Architecture(
         name="PrunedLlama4",

@@ -335,7 +335,8 @@ def _pruned_class(architecture: Architecture) -> type:
     routed = (RoutedModel,) if architecture.routes else ()
     numbered = (MRopeModel,) if architecture.mrope else ()
     pruned = types.new_class(
-        architecture.name,
+        # vLLM knows its Transformers backend by the name of the class
+        original.__name__ if architecture.module == "transformers" else architecture.name,
         (*routed, *numbered, PrunedModel, original),
         exec_body=lambda body: body.update(attributes),
     )
