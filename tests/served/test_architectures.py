@@ -90,7 +90,7 @@ OPTIONS = {
 BOTH_WAYS = ("gemma3", "gemma4_both_ways")
 """Whose visual tokens see each other."""
 ONE_IMAGE = ("video_llama_3",)
-"""Whose engine ends in stock vLLM when a prompt has several images, for each has all of their rows."""
+"""Whose engine may end in stock vLLM when a prompt has several images."""
 TIMES = ("<0.2", "<1.2", "<2.2", "seconds>", "0", "1", "2", "3")
 """What stands between frames, in the vocabulary, so that a wrong one is noticed."""
 STRETCHED = "paddleocr_vl"

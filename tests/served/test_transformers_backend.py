@@ -1,7 +1,6 @@
 """Models of vLLM's Transformers backend: as `adafv serve` starts them, on two ranks, compiled."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -41,6 +40,7 @@ def library(request, tmp_path_factory) -> Iterator[Library]:
 def check(library: Library, **options) -> None:
     """Ask an engine with options, and the library, the same."""
     with engine(library.family, library.folder, **options) as made:
+        assert made.llm.llm_engine.model_config.using_transformers_backend()
         check_equal(made.say(*ASKED), library, ASKED)
 
 

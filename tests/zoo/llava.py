@@ -69,8 +69,9 @@ def vipllava() -> Tiny:
     tokens = placeholders()
     processor = LlavaProcessor(CLIPImageProcessorPil(**SIZE), tokens, **PACKED)
     # older versions of transformers have the name in the plural
-    names = ("vision_feature_layer", "vision_feature_layers")
-    config = VipLlavaConfig(**parts(tokens), **dict.fromkeys(names, [-2, -3, 1]))
+    layers = [-2, -3, 1]
+    named = {"vision_feature_layer": layers, "vision_feature_layers": layers}
+    config = VipLlavaConfig(**parts(tokens), **named)
     return Tiny(VipLlavaForConditionalGeneration(config), processor, "<image>")
 
 

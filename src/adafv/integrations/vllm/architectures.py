@@ -110,7 +110,7 @@ ON_TRANSFORMERS: dict[str, Any] = {
     "model": "TransformersMultiModalForCausalLM",
     "encodes_by_rank": False,
 }
-"""What models have in common that vLLM runs on modules of transformers, heads of towers shared out."""
+"""What models have in common that vLLM runs on modules of transformers."""
 
 ARCHITECTURES: dict[str, Architecture] = {
     "LlavaForConditionalGeneration": Architecture(
