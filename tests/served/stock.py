@@ -7,6 +7,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -39,14 +42,22 @@ def logprobs(made: Engine, plain: bool, asked: Sequence[Request] = ASKED) -> lis
     ]
 
 
+class Nothing:
+    """Stands where `PrunedModel` stands."""
+
+
 @contextmanager
 def stock(made: Engine) -> Iterator[None]:
     """The same engine with vLLM's own model and processor, as long as the context is open."""
     parts = (made.model, made.llm.llm_engine.renderer.mm_processor)
     ours = [type(part) for part in parts]
-    for part, pruned in zip(parts, ours, strict=True):
-        # the first that is vLLM's, in the order in which methods are looked up
-        part.__class__ = next(cls for cls in pruned.__mro__ if cls.__module__.startswith("vllm."))
+    # the first that is vLLM's, in the order in which methods are looked up
+    of_model, of_processor = (
+        next(cls for cls in pruned.__mro__ if cls.__module__.startswith("vllm.")) for pruned in ours
+    )
+    # with nothing in the place of our mixin: Python wants the same layout
+    parts[0].__class__ = type(of_model.__name__, (Nothing, of_model), {})
+    parts[1].__class__ = of_processor
     forget(made)
     try:
         yield
@@ -54,6 +65,20 @@ def stock(made: Engine) -> Iterator[None]:
         for part, pruned in zip(parts, ours, strict=True):
             part.__class__ = pruned
         forget(made)
+
+
+@contextmanager
+def not_compiled(decoder: Any) -> Iterator[None]:
+    """Let a language model of transformers run as it is, as long as the context is open.
+
+    vLLM changes the class of one that it runs itself, for good.
+    """
+    decoder.do_not_compile = True
+    cls = type(decoder)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("__init__", "__call__"):
+            patch.setattr(cls, name, getattr(cls, name))
+        yield
 
 
 def forget(made: Engine) -> None:

@@ -68,7 +68,10 @@ def llava() -> Tiny:
 def vipllava() -> Tiny:
     tokens = placeholders()
     processor = LlavaProcessor(CLIPImageProcessorPil(**SIZE), tokens, **PACKED)
-    config = VipLlavaConfig(**parts(tokens), vision_feature_layer=[-2, -3, 1])
+    # older versions of transformers have the name in the plural
+    layers = [-2, -3, 1]
+    named = {"vision_feature_layer": layers, "vision_feature_layers": layers}
+    config = VipLlavaConfig(**parts(tokens), **named)
     return Tiny(VipLlavaForConditionalGeneration(config), processor, "<image>")
 
 

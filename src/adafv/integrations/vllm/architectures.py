@@ -54,6 +54,7 @@ class Architecture:
             told otherwise, and this model's tower does not do it.
         tower: path of its vision tower, where that is a module of transformers. Empty: it is one
             of vLLM's own.
+        per_image: inputs with a row for each image, which vLLM would share out by patches.
         sorts: vLLM sorts images by how many patches they have before the tower sees them.
         in_front: vLLM puts the one image of a prompt in front of it, and a line break behind it;
             nothing in the prompt stands for the image.
@@ -79,6 +80,7 @@ class Architecture:
     merged_frames: int = 1
     normalizes: bool = False
     tower: str = ""
+    per_image: tuple[str, ...] = ()
     sorts: bool = False
     in_front: bool = False
     routes: bool = False
@@ -102,6 +104,13 @@ class Architecture:
 TOWER_PARTS = ("embeddings", "encoder", "pre_layrnorm", "post_layernorm")
 OF_OLDER_TOWERS = {f"vision_tower.{x}.": f"vision_tower.vision_model.{x}." for x in TOWER_PARTS}
 """To the names of a tower's weights in older checkpoints."""
+
+ON_TRANSFORMERS: dict[str, Any] = {
+    "module": "transformers",
+    "model": "TransformersMultiModalForCausalLM",
+    "encodes_by_rank": False,
+}
+"""What models have in common that vLLM runs on modules of transformers."""
 
 ARCHITECTURES: dict[str, Architecture] = {
     "LlavaForConditionalGeneration": Architecture(
@@ -347,6 +356,47 @@ ARCHITECTURES: dict[str, Architecture] = {
         family="cohere2_vision",
         structure=True,
         weights=OF_OLDER_TOWERS,
+    ),
+    "AyaVisionForConditionalGeneration": Architecture(
+        name="PrunedAyaVision",
+        title="Aya Vision",
+        family="aya_vision",
+        marker="image_token",
+        structure=True,
+        tower="model.vision_tower",
+        **ON_TRANSFORMERS,
+    ),
+    "VideoLlama3ForConditionalGeneration": Architecture(
+        name="PrunedVideoLlama3",
+        title="VideoLLaMA 3",
+        family="video_llama_3",
+        tower="model.vision_model",
+        per_image=("image_merge_sizes",),
+        **ON_TRANSFORMERS,
+    ),
+    "VipLlavaForConditionalGeneration": Architecture(
+        name="PrunedVipLlava",
+        title="ViP-LLaVA",
+        family="vipllava",
+        tower="model.vision_tower",
+        **ON_TRANSFORMERS,
+    ),
+    "HyperCLOVAXVisionV2ForConditionalGeneration": Architecture(
+        name="PrunedHyperCLOVAXVision",
+        title="HyperCLOVA X SEED Vision",
+        family="hyperclovax_vision_v2",
+        videos=True,
+        tower="model.vision_model",
+        **ON_TRANSFORMERS,
+    ),
+    "Glm46VForConditionalGeneration": Architecture(
+        name="PrunedGlm46V",
+        title="GLM-4.6V",
+        family="glm46v",
+        videos=True,
+        mrope=True,
+        tower="model.visual",
+        **ON_TRANSFORMERS,
     ),
     "Llama4ForConditionalGeneration": Architecture(
         name="PrunedLlama4",

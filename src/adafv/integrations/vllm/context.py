@@ -27,10 +27,14 @@ class Context(InputProcessingContext):
             typ: its class. None: as the model's configuration says.
             kwargs: options of the request.
         """
-        if "backend" in self.get_merged_mm_kwargs(kwargs):
+        given = "backend" in self.get_merged_mm_kwargs(kwargs)
+        if given:
             typ = self._with_videos(typ)
             _leave_backend_out_for_videos()
-        return super().get_hf_processor(*([] if typ is None else [typ]), **kwargs)
+        processor = super().get_hf_processor(*([] if typ is None else [typ]), **kwargs)
+        if given:
+            _leave_backend_out_of_counts(processor)
+        return processor
 
     def _with_videos(self, typ: Any) -> Any:
         """Return a class of processors, and one that can be loaded where it reads videos."""
@@ -66,3 +70,17 @@ def _leave_backend_out_for_videos() -> None:
 
     merged.is_ours = True  # type: ignore[attr-defined]
     loading._merge_mm_kwargs = merged
+
+
+def _leave_backend_out_of_counts(processor: Any) -> None:
+    """Make a processor count tokens without a backend: some keep what they are told for good."""
+    count = getattr(processor, "_get_num_multimodal_tokens", None)
+    if count is None or getattr(count, "is_ours", False):
+        return
+
+    @wraps(count)
+    def counted(*, backend: Any = None, **options: Any) -> Any:
+        return count(**options)
+
+    counted.is_ours = True  # type: ignore[attr-defined]
+    processor._get_num_multimodal_tokens = counted

@@ -28,15 +28,16 @@ from adafv.integrations.vllm.encoder_ranks import encode_by_rank
 from adafv.integrations.vllm.engine_counts import EngineCounts
 from adafv.integrations.vllm.failures import catches, fail_requests
 from adafv.integrations.vllm.hub_format import as_transformers
-from adafv.integrations.vllm.meta_model import SHAPES, MetaModel, pixels_in
+from adafv.integrations.vllm.meta_model import SHAPES, pixels_in
 from adafv.integrations.vllm.mrope_model import Items, MRopeModel
 from adafv.integrations.vllm.options import CACHE_MB, settings
 from adafv.integrations.vllm.processor import processor_factory
 from adafv.integrations.vllm.prune_spec import FIELDS, PruneSpec
 from adafv.integrations.vllm.routing import RoutedModel
 from adafv.integrations.vllm.select import Kept, select
+from adafv.integrations.vllm.transformers_backend import meta_model_of
 from adafv.integrations.vllm.transformers_tower import watch_transformers
-from adafv.integrations.vllm.vision_attention import last_attention, watch
+from adafv.integrations.vllm.vision_attention import last_attention, over_all_heads, watch
 from adafv.integrations.vllm.weight_updates import forget_with_vllm
 
 __all__ = ["PrunedModel"]
@@ -66,7 +67,7 @@ class PrunedModel:
         self.catches = catches(vllm_config)
         if self.catches:
             fail_requests(vllm_config)
-        self.meta_model = MetaModel(as_transformers(config.hf_config, self.architecture))
+        self.meta_model = meta_model_of(as_transformers(config.hf_config, self.architecture))
         self.served_config = config
         cache_mb = CACHE_MB if options.cache_mb is None else options.cache_mb
         self.encodings = Encodings(cache_mb * 2**20)
@@ -268,8 +269,10 @@ class PrunedModel:
 
         # the tower's calls hold the patches of all images, one image after the other
         sizes = [self._patches(item.get_data()) for item in items]
-        saliency_of_patches = torch.cat([x.flatten() for x in seen]).split(sizes)
-        return list(zip(features, saliency_of_patches, strict=True))
+        saliency = torch.cat([x.flatten() for x in seen])
+        if not self.by_rank:
+            saliency = over_all_heads(saliency)
+        return list(zip(features, saliency.split(sizes), strict=True))
 
     @contextmanager
     def _on_this_rank(self) -> Iterator[None]:
@@ -292,7 +295,7 @@ class PrunedModel:
         if self.architecture.tower:
             tower = reduce(getattr, self.architecture.tower.split("."), model)
             return watch_transformers(tower, meta.feature_layer, meta.cls, meta.registers)
-        return watch(last_attention(model), meta.cls, whole=self.by_rank)
+        return watch(last_attention(model), meta.cls)
 
     def _embed(self, text_ids: Tensor) -> Tensor:
         """Return the input embeddings (M, D) of text tokens (M,)."""
@@ -332,16 +335,23 @@ def _pruned_class(architecture: Architecture) -> type:
     routed = (RoutedModel,) if architecture.routes else ()
     numbered = (MRopeModel,) if architecture.mrope else ()
     pruned = types.new_class(
-        architecture.name,
+        # vLLM knows its Transformers backend by the name of the class
+        original.__name__ if architecture.module == "transformers" else architecture.name,
         (*routed, *numbered, PrunedModel, original),
         exec_body=lambda body: body.update(attributes),
     )
 
     factories = original._processor_factory
     context_of = PillowContext if architecture.hub else Context
+
+    def info(context: Any) -> Any:
+        # some processors stumble over options of ours when they are asked about sizes
+        settings(context.model_config)
+        return factories.info(context_of(context.model_config, context.tokenizer))
+
     register = MULTIMODAL_REGISTRY.register_processor(
         processor_factory(factories.processor, architecture),
-        info=lambda context: factories.info(context_of(context.model_config, context.tokenizer)),
+        info=info,
         dummy_inputs=factories.dummy_inputs,
     )
     return register(pruned)

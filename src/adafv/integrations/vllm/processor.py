@@ -47,6 +47,7 @@ from adafv.integrations.vllm.prune_spec import (
 )
 from adafv.integrations.vllm.questions import Questions
 from adafv.integrations.vllm.structure import between
+from adafv.integrations.vllm.transformers_backend import meta_model_of
 
 __all__ = ["Pruned", "processor_factory"]
 
@@ -197,7 +198,7 @@ class Pruned(BaseMultiModalProcessor):
     @cached_property
     def meta_model(self) -> MetaModel:
         """Return the model without weights, which knows the layout of an image's tokens."""
-        return MetaModel(self.questions.config)
+        return meta_model_of(self.questions.config)
 
     # What follows overrides hooks of vLLM's processor.
 
@@ -257,6 +258,8 @@ class Pruned(BaseMultiModalProcessor):
             fields = dict(hf_inputs.fields)
         else:
             fields = dict(super()._get_mm_fields_config(hf_inputs, rest))
+            for name in self.architecture.per_image:
+                fields[name] = MultiModalFieldConfig.batched("image")
         # one spec an image; it is read on the host
         for name in self.architecture.modalities:
             fields[FIELDS[name]] = MultiModalFieldConfig.batched(name, keep_on_cpu=True)

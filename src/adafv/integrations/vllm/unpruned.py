@@ -5,6 +5,8 @@ from typing import Any
 
 from vllm.multimodal.registry import MultiModalRegistry
 
+from adafv.integrations.vllm.architectures import ARCHITECTURES
+
 __all__ = ["refuse_options"]
 
 
@@ -48,8 +50,13 @@ def _refuse_requests(processor: Any, refusal: str) -> None:
 
 
 def _refusal(model_config: Any) -> str:
-    names = ", ".join(model_config.hf_config.architectures or [type(model_config).__name__])
+    names = model_config.hf_config.architectures or [type(model_config).__name__]
+    if model_config.model_impl == "transformers" and names[0] in ARCHITECTURES:
+        return (
+            f"{names[0]} is not pruned with --model-impl transformers, so adafv's options have no "
+            "effect: leave either out"
+        )
     return (
-        f"{names} is not pruned on vLLM, so adafv's options have no effect: leave them out "
-        "(of a server: or set VLLM_PLUGINS to others), or prune it with the library"
+        f"{', '.join(names)} is not pruned on vLLM, so adafv's options have no effect: leave them "
+        "out (of a server: or set VLLM_PLUGINS to others), or prune it with the library"
     )

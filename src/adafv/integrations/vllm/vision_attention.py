@@ -11,7 +11,7 @@ from vllm.model_executor.layers.attention.mm_encoder_attention import MMEncoderA
 from adafv.core.capture import sequences
 from adafv.ops.saliency import cls_attention, received_attention
 
-__all__ = ["last_attention", "watch"]
+__all__ = ["last_attention", "over_all_heads", "watch"]
 
 
 def last_attention(model: nn.Module) -> MMEncoderAttention:
@@ -29,19 +29,16 @@ def last_attention(model: nn.Module) -> MMEncoderAttention:
 
 
 @contextmanager
-def watch(
-    layer: MMEncoderAttention, cls: int | None, *, whole: bool = False
-) -> Iterator[list[Tensor]]:
+def watch(layer: MMEncoderAttention, cls: int | None) -> Iterator[list[Tensor]]:
     """Collect what each patch is worth to the tower, as long as the context is open.
 
     Args:
         layer: where to look.
         cls: which of its tokens is CLS: 0, -1, or None, for the attention received.
-        whole: the layer has all heads, on whatever rank.
 
     Yields:
         One (B, N) fp32 tensor for each call of the tower, or for each image where images of several
-        sizes are packed.
+        sizes are packed: the mean over the heads of this rank.
     """
     found: list[Tensor] = []
 
@@ -61,10 +58,9 @@ def watch(
                 k = k.roll(1, dims=2)
             # (B, H, N, d) → (B, N)
             if cls is None:
-                seen = received_attention(q, k, layer.scale)
+                found.append(received_attention(q, k, layer.scale))
             else:
-                seen = cls_attention(q, k, layer.scale)
-            found.append(seen if whole else _over_all_heads(seen))
+                found.append(cls_attention(q, k, layer.scale))
 
     handle = layer.register_forward_pre_hook(look, with_kwargs=True)
     try:
@@ -78,8 +74,12 @@ def _split_heads(x: Tensor, head_size: int) -> Tensor:
     return x if x.dim() == 4 else x.unflatten(-1, (-1, head_size))
 
 
-def _over_all_heads(mean: Tensor) -> Tensor:
-    """Return the mean (B, N) over the heads of all ranks, each of which has as many."""
+def over_all_heads(mean: Tensor) -> Tensor:
+    """Return the mean over the heads of all ranks, each of which has as many, or all of them.
+
+    Args:
+        mean: that over the heads of this rank, of any shape.
+    """
     ranks = get_tensor_model_parallel_world_size()
     if ranks == 1:
         return mean
