@@ -56,3 +56,14 @@ def test_the_playground_has_no_colours_of_signals_for_anything_else():
     """What is not a signal is of the theme, or right, or wrong."""
     for color in (palette.SALIENCY, palette.RELEVANCE, palette.PLAIN):
         assert color not in STYLE
+
+
+def test_a_method_has_its_colour_whoever_stands_beside_it():
+    """And nobody else has it."""
+    alone = palette.colors_of(["scope"])["scope"]
+    beside = palette.colors_of(["fastv", "visionzip", "scope", "dart", "adafv+", "scope"])
+    assert beside["scope"] == alone
+    assert len(set(beside.values())) == len(beside) == 5
+    # a chart of options of one method
+    options = palette.colors_of(["adafv", "adafv:top=1", "adafv:top=2"])
+    assert len(set(options.values())) == 3

@@ -65,7 +65,7 @@ def colors_of(names: Iterable[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     others: list[str] = []
-    for name in names:
+    for name in dict.fromkeys(names):
         own = _METHODS.get(name.split(":")[0])
         if own is not None and own not in found.values():
             found[name] = own
