@@ -220,6 +220,8 @@ def test_options_in_vllms_own_flag_are_merged(serve, written):
         (("--method", "fastv", "--keep", 0.6), ("between the layers",)),
         (("--method", "visionzip"), ("visionzip",)),
         (("--pin", "last"), ("pin", "last", "first")),
+        (("--pin", ""), ("--pin='' is unknown",)),
+        (("--mm-processor-kwargs", '{"adafv_only": 0}'), ("adafv_only=0", "true or false")),
         (("--methods", "adafv,scoop"), ("scoop", "no list of methods")),
         (("--methods", ""), ("no list of methods",)),
         (("--cache-mb", -1), ("--cache-mb",)),

@@ -185,6 +185,10 @@ def test_the_text_that_an_image_is_asked_about():
         assert VLLMOptions.of_request(given).question == expected
 
 
+FALSY: list[object] = ["", False, [], {}, 0]
+"""Values of a wrong type that are false, and yet given. Of numbers 0 has the right type."""
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
@@ -211,6 +215,11 @@ def test_the_text_that_an_image_is_asked_about():
         ({"adafv_keep": 0.1, "adafv_method": "random:seed=-1"}, "is not a valid seed"),
         ({"adafv_tokens": 10**400}, "adafv_tokens=1000"),
         ({"adafv_keep": 0.1, "adafv_pin": "last"}, "adafv_pin='last' is unknown"),
+        *[({"adafv_pin": nothing}, "is unknown: pass one of 'none', 'first'") for nothing in FALSY],
+        *[({"adafv_keep": nothing}, "adafv_keep=.* is not") for nothing in FALSY[:-1]],
+        *[({"adafv_tokens": nothing}, "adafv_tokens=.* is not") for nothing in FALSY[:-1]],
+        *[({"adafv_method": nothing}, "adafv_method=.* is not text") for nothing in FALSY[1:]],
+        ({"adafv_method": "", "adafv_keep": 0.1}, "'' is unknown"),
         (
             {"adafv_keep": 0.1, "adafv_pin": "first", "adafv_method": "adafv:question=chat"},
             "leave one of them out",

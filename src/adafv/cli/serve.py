@@ -305,7 +305,8 @@ def _options(requested: dict[str, Any], given: dict[str, Any], model: str | None
     from adafv.models.saved import read
     from adafv.utils.checks import one_of
 
-    one_of("--pin", requested["pin"] or "first", "none", "first")
+    if requested["pin"] is not None:
+        one_of("--pin", requested["pin"], "none", "first")
     if requested["method"] == "none":
         # refused with the same sentences as by the other commands
         keep = requested["keep"]

@@ -282,7 +282,9 @@ def _options(request: Mapping[str, Any]) -> Mapping[str, Any]:
             raise ValueError(
                 f"{name} is no field of a request: pass it in mm_processor_kwargs, e.g. {EXAMPLE}"
             )
-    options = request.get("mm_processor_kwargs") or {}
+    options = request.get("mm_processor_kwargs")
+    if options is None:
+        return {}
     if not isinstance(options, Mapping):
         raise ValueError(f"mm_processor_kwargs is no object: pass e.g. {EXAMPLE}")
     for name, value in options.items():

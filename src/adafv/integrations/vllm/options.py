@@ -104,7 +104,8 @@ class VLLMOptions:
 
         Raises:
             ValueError: text tokens that don't count (skip) as a list of ids, or a cache's size; a
-                list of methods that holds another name.
+                list of methods that holds another name; what requests may have (only) as another
+                value than true and false.
         """
         for name in SIZES:
             size = saved.get(name, 0)
@@ -115,6 +116,9 @@ class VLLMOptions:
                 )
 
         _check_methods(saved.get("methods"))
+        only = saved.get("only")
+        if not isinstance(only, bool | None):
+            raise ValueError(f"{PREFIX}only={only!r} is no truth value: pass true or false")
 
         own = {}
         config = {}
@@ -141,11 +145,10 @@ class VLLMOptions:
 
     def over(self, defaults: "VLLMOptions") -> Self:
         """Return what is given here, and of what is not the defaults."""
-        of_engine = {}
-        for name in OF_ENGINE:
-            of_engine[name] = getattr(defaults if getattr(self, name) is None else self, name)
-        config = self.config.over(defaults.config)
-        return replace(self, config=config, pin=self.pin or defaults.pin, **of_engine)
+        others = {}
+        for name in ("pin", *OF_ENGINE):
+            others[name] = getattr(defaults if getattr(self, name) is None else self, name)
+        return replace(self, config=self.config.over(defaults.config), **others)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as `--mm-processor-kwargs` and requests have them."""
