@@ -21,8 +21,6 @@ from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.options import (
     VLLMOptions,
-    check_cost,
-    check_length,
     check_restricted,
     settings,
 )
@@ -141,25 +139,6 @@ def test_the_methods_that_any_request_may_name():
     page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
     [row] = [line for line in page.splitlines() if line.startswith("| `adafv_method`")]
     assert {name for name in METHODS if f"`{name}`" in row} == linear
-
-
-def test_the_cost_of_a_choice_is_bounded():
-    """Of methods that pick token after token, or factorise a matrix; the others go through."""
-    with pytest.raises(ValueError, match=r"2592 steps .* at most adafv_tokens=86"):
-        check_cost(method("divprune", keep=0.9), 2880)
-    with pytest.raises(ValueError, match=r"a matrix of 5000 visual tokens.* at most 4096"):
-        check_cost(method("sfpruner", keep=0.1), 5000)
-    check_cost(method("divprune", tokens=86), 2880)
-    check_cost(method("sfpruner", keep=0.9), 2880)
-    check_cost(method("adafv", keep=0.9), 2880)
-
-
-def test_the_length_of_a_question_is_bounded():
-    """Of methods that compare each of its tokens with each of the image."""
-    with pytest.raises(ValueError, match=r"a question of 20,000 tokens .* at most 11,650,"):
-        check_length(method("adafv", keep=0.1), 20_000, 2880)
-    check_length(method("adafv", keep=0.1), 4000, 2880)
-    check_length(method("fastervlm", keep=0.1), 20_000, 2880)
 
 
 def test_on_some_servers_methods_have_no_options_of_requests():

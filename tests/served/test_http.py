@@ -59,6 +59,8 @@ ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / "build" / "clients"
 RED = data_url(blank(64, 48))
 WORDS = {"type": "text", "text": "what color is it?"}
+LINEAR = ("adafv", "adafv+", "fastervlm", "t2i", "dart", "random", "uniform", "pool", "none")
+"""Methods that requests may name; beside them one whose cost is bounded."""
 LOAD, WARM_UP, HOSTILE, AT_ONCE = 500, 650, 1000, 32
 GROWTH = 192 * 2**20
 """Of the server's memory over the load, in bytes."""
@@ -66,7 +68,7 @@ GROWTH = 192 * 2**20
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with serving(*FLAT) as running:
+    with serving(*FLAT, "--methods", ",".join([*LINEAR, "mmr"])) as running:
         yield running
 
 
@@ -275,12 +277,32 @@ def test_metrics_count_refusals_by_reason(server):
         "request": about(RED, ""),
         "media": about(data_url(b"no image")),
         "grammar": text("hi", structured_outputs={"choice": ["zebra"]}),
-        "cost": None,
+        "cost": BAD["five images that hold others up"][0],
         "shutdown": None,
     }
     found = grown(server, *filter(None, bodies.values()))
     for reason, body in bodies.items():
         assert found[f"adafv:requests_refused_total {reason}"] == (body is not None)
+
+
+def test_an_image_that_was_refused_among_others_is_sent_alone(server):
+    """VLLM's cache takes the engine to have what was prepared: this one it has never seen."""
+    options = {"adafv_method": "mmr", "adafv_keep": 0.9}
+    address = data_url(blank(61, 47))
+    for _ in range(2):
+        refused = ask(server, about(address, count=5, mm_processor_kwargs=options))
+        assert "may hold up others" in refused.text
+        assert ask(server, about(address, mm_processor_kwargs=options)).status == 200
+
+
+def test_none_is_the_whole_image_whatever_the_server_keeps(server):
+    picture, question = asked()[0]
+    found = headers(server, chat(picture, question, method="none"))
+    assert found["adafv-kept-tokens"] == found["adafv-visual-tokens"]
+    whole = headers(server, chat(picture, question, keep=1))
+    assert found["adafv-visual-tokens"] == whole["adafv-visual-tokens"]
+    few = int(headers(server, chat(picture, question))["adafv-kept-tokens"])
+    assert few < int(whole["adafv-kept-tokens"]) / 5
 
 
 def test_metrics_know_no_options_of_a_method(server):
@@ -436,6 +458,10 @@ def bad() -> dict:
         "a method that holds others up": (
             pruned(adafv_method="divprune", adafv_keep=0.9),
             "'divprune' is not allowed on this server",
+        ),
+        "five images that hold others up": (
+            about(RED, count=5, mm_processor_kwargs={"adafv_method": "mmr", "adafv_keep": 0.9}),
+            "as long as a request may hold up others: send at most",
         ),
         "unknown pin": (pruned(adafv_pin="last"), "adafv_pin='last'"),
         "pin list": (pruned(adafv_pin=[]), "adafv_pin=[] is unknown"),

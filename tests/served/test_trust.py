@@ -16,7 +16,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from zoo.base import words
 
-from adafv.integrations.vllm import register
+from adafv.integrations.vllm import register, request_cost
 from adafv.integrations.vllm.server import main
 from adafv.methods import AdaFV
 
@@ -55,6 +55,21 @@ def test_a_method_that_fails_ends_its_request_alone(tmp_path, monkeypatch):
         length = 0
         assert finished(Request(BAD.question, keep=0.4))[0][0] == "error"
         assert finished(BAD) == [other]
+
+
+def test_images_of_a_request_share_what_choosing_may_cost(tmp_path, monkeypatch):
+    """Those that vLLM's cache knows count, too, and what is refused leaves it as it was."""
+    monkeypatch.setattr(request_cost, "MOST_STEPS", 300)
+    both, first, second = [
+        Request(GOOD.question, images, keep=0.2, method="divprune")
+        for images in ((0, 1), (0,), (1,))
+    ]
+    options = {"adafv_methods": "divprune"}
+    with engine("llava", save("llava", tmp_path), mm_processor_kwargs=options) as made:
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"of 2 images takes .*: send at most 1 of this"):
+                made.say(both)
+            assert len(made.say(first, second)) == 2
 
 
 def test_a_name_that_a_client_gives_a_picture_does_not_say_which_it_is(tmp_path):

@@ -17,8 +17,6 @@ from adafv.utils.checks import check_size, one_of
 __all__ = [
     "ALL",
     "VLLMOptions",
-    "check_cost",
-    "check_length",
     "check_restricted",
     "pruner_of",
     "separate",
@@ -34,16 +32,6 @@ SIZES = ("cache_mb", "image_cache_mb")
 OF_REQUEST = (*OF_PRUNER, "pin")
 OF_ENGINE = ("methods", *SIZES, "only")
 OF_SERVER = (*OF_REQUEST, *OF_ENGINE)
-# K · N of an image for a method that picks token after token: a second or two on a CPU, or on a GPU
-# of launching kernels, for which every other request waits.
-MOST_STEPS = 250_000
-
-# N of an image for a method that factorises a matrix of all tokens: as long, and 128 MiB for each
-# such matrix.
-MOST_FACTORISED = 4096
-
-# M · N of an image for a method that looks at words: 128 MiB for each matrix of their cosines.
-MOST_COMPARED = 2**25
 
 
 @dataclass(frozen=True)
@@ -323,39 +311,6 @@ def _spelled(method: Any) -> Any:
     # what cannot be read equals itself alone
     except (ValueError, AttributeError, TypeError):
         return method
-
-
-def check_length(pruner: Pruner, words: int, count: int) -> None:
-    """Raise a `ValueError` if a question of so many tokens is too long for `count` visual ones.
-
-    Each token of the question is compared with each of the image, in memory that vLLM has not
-    measured.
-    """
-    if pruner.needs_text and words * count > MOST_COMPARED:
-        raise ValueError(
-            f"a question of {words:,} tokens is too long to be compared with {count:,} visual "
-            f"tokens: ask in at most {MOST_COMPARED // count:,}, or pass a method that looks at no "
-            "words, e.g. fastervlm"
-        )
-
-
-def check_cost(pruner: Pruner, count: int) -> None:
-    """Raise a `ValueError` if choosing among `count` tokens would hold up other requests.
-
-    A method that picks token after token takes K steps over N tokens; one that factorises a matrix
-    of all tokens takes N³.
-    """
-    if pruner.cubic and count > MOST_FACTORISED:
-        raise ValueError(
-            f"{pruner.name} factorises a matrix of {count} visual tokens, which would hold up "
-            f"other requests: pass an image or clip of at most {MOST_FACTORISED}, or another method"
-        )
-    kept = pruner.budget(count)
-    if pruner.stepwise and kept * count > MOST_STEPS:
-        raise ValueError(
-            f"{pruner.name} takes {kept} steps over {count} visual tokens, which would hold up "
-            f"other requests: pass at most adafv_tokens={MOST_STEPS // count}, or another method"
-        )
 
 
 @lru_cache(maxsize=1024)
