@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import psutil
 import pytest
@@ -49,7 +49,7 @@ from adafv import METHODS, method
 from adafv.core.config import DEFAULT_METHOD
 from adafv.data.suites import load_suite
 from adafv.demo import server as demo
-from adafv.demo.server import Server, chat, serving
+from adafv.demo.server import Server, chat, running, serving
 from adafv.integrations.vllm.counters import NAMES, REASONS
 from adafv.integrations.vllm.request_text import spell_out
 from adafv.models.ask import ask as ask_library
@@ -62,6 +62,8 @@ WORDS = {"type": "text", "text": "what color is it?"}
 LINEAR = ("adafv", "adafv+", "fastervlm", "t2i", "dart", "random", "uniform", "pool", "none")
 """Methods that requests may name; beside them one whose cost is bounded."""
 LOAD, WARM_UP, HOSTILE, AT_ONCE = 500, 650, 1000, 32
+LIMIT, SLACK = 2, 10
+"""Seconds to answer in once a server is told to end, and to end in on a busy machine."""
 GROWTH = 192 * 2**20
 """Of the server's memory over the load, in bytes."""
 
@@ -653,6 +655,37 @@ def status(server: Server, path: str) -> int:
     except HTTPError as refusal:
         with refusal:
             return refusal.code
+
+
+def test_a_server_ends_within_its_limit_and_logs_no_key(tmp_path):
+    """An answer that would take longer is given up. VLLM logs its flags, and where it ends."""
+    log = tmp_path / "log"
+    # in the place of the shell, so that signals go to the server
+    command = ["sh", "-c", 'exec "$@" > "$LOG" 2>&1', "sh", sys.executable, "-P", "-m", "adafv"]
+    keys = ("--api-key", "K-secret", "--hf-token", "T-secret")
+    flags = ("serve", *FLAT, *keys, "--shutdown-timeout", str(LIMIT))
+    variables = {"LOG": str(log), "VLLM_LOGGING_LEVEL": "INFO"}
+    with running([*command, *flags], **variables) as started, ThreadPoolExecutor(1) as pool:
+        body = text("what color is it?", max_tokens=1500, ignore_eos=True, n=64)
+        request = Request(started.url + CHAT, json.dumps(body).encode())
+        request.add_header("Content-Type", "application/json")
+        request.add_header("Authorization", "Bearer K-secret")
+        answer = pool.submit(urlopen, request, timeout=120)
+        while not metrics(started)["vllm:num_requests_running"]:
+            assert not answer.done()
+        process = psutil.Process(started.pid)
+        engines = process.children(recursive=True)
+        process.terminate()
+        start = time.monotonic()
+        process.wait(LIMIT + SLACK)
+        assert time.monotonic() - start >= LIMIT
+        with pytest.raises(OSError):
+            answer.result().read()
+        assert not psutil.wait_procs(engines, timeout=SLACK)[1]
+    said = log.read_text()
+    assert "'api_key': '***'" in said
+    assert "shutdown" in said
+    assert "secret" not in said
 
 
 def test_a_server_that_is_told_to_end_answers_what_runs(server):
