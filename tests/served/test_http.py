@@ -679,8 +679,9 @@ def test_a_server_ends_within_its_limit_and_logs_no_key(tmp_path):
         start = time.monotonic()
         process.wait(LIMIT + SLACK)
         assert time.monotonic() - start >= LIMIT
-        with pytest.raises(OSError):
-            answer.result().read()
+        with pytest.raises(HTTPError) as refusal:
+            answer.result()
+        assert refusal.value.code == 503
         assert not psutil.wait_procs(engines, timeout=SLACK)[1]
     said = log.read_text()
     assert "'api_key': '***'" in said

@@ -336,8 +336,8 @@ class Pruned(BaseMultiModalProcessor):
         kept = pruner.budget(patches)
         cost = cost_of(pruner, patches)
         if kept == patches:
-            whole = {"method": "none", "seen": count, "kept": count, "cost": cost}
-            return update.with_content(PrunedDetails(ids, update.content.is_embed, **whole))
+            marks = update.content.is_embed
+            return update.with_content(PrunedDetails(ids, marks, "none", count, count, cost))
 
         # what stands between the placeholders travels with the image
         start, end, structure = between(ids, is_visual)
