@@ -44,6 +44,7 @@ UNMET = (
     "response_format or structured_outputs ask for; the server's log has the reason"
 )
 LONGEST_OPTION = 200  # characters of name and value
+LAST_WORDS = 3.0  # seconds to send what the engine said before it ended
 EXAMPLE = '{"adafv_keep": 0.25}'
 # Headers of a response: of each image and each video N, and K.
 SEEN = b"adafv-visual-tokens"
@@ -165,8 +166,9 @@ class Checks:
         def noted(*args: Any, **options: Any) -> None:
             self.ending = True
             shutdown(*args, **options)
+            # what it has said last is still to be sent
             for task in tuple(self.running):
-                loop.call_soon_threadsafe(task.cancel)
+                loop.call_soon_threadsafe(loop.call_later, LAST_WORDS, task.cancel)
 
         client.shutdown = noted
 
