@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adafv.cli.serve import DRAIN, MAX_IMAGES, MAX_VIDEOS
-from adafv.integrations.vllm.options import MOST_COMPARED, MOST_FACTORISED, MOST_STEPS
+from adafv.integrations.vllm.request_cost import MOST_COMPARED, MOST_FACTORISED, MOST_STEPS
 from adafv.models.images import MAX_ASPECT
 from adafv.models.videos import FRAMES, MAX_BYTES, MAX_FRAMES, MAX_SECONDS, MOST_DECODED
 
@@ -47,9 +47,11 @@ def test_limits_are_those_of_the_code():
     assert rows["longest side of an image over its shortest"] == str(MAX_ASPECT)
     assert rows["frames read of a clip"] == f"{FRAMES}, at most {MAX_FRAMES}"
     assert (MAX_BYTES, MAX_SECONDS) == (10**9, 30 * 60)
-    assert rows["K · N of a method that picks token after token"] == f"{MOST_STEPS:,}"
-    factorised = rows["N of a method that factorises a matrix of all tokens"]
-    assert factorised == f"{MOST_FACTORISED:,}"
+    of_request = "over all images and clips of a request"
+    steps = rows[f"K · N of a method that picks token after token, {of_request}"]
+    assert steps == f"{MOST_STEPS:,}"
+    factorised = rows[f"N of a method that factorises a matrix of all tokens; N³ {of_request}"]
+    assert factorised == f"{MOST_FACTORISED:,}; {MOST_FACTORISED:,}³"
     compared = rows[
         "tokens of a question times visual tokens of an image, where a method compares them"
     ]

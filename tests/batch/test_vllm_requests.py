@@ -2,6 +2,7 @@
 
 import pytest
 from PIL import Image
+from transformers import Ernie4_5_VLMoeConfig, LlavaConfig
 from zoo.families import ZOO
 
 from adafv import AdaFV
@@ -41,3 +42,24 @@ def test_a_prompt_that_vllm_puts_the_image_in_front_of(monkeypatch):
     requests = vllm_requests.Requests(None)
     words = tiny.processor.tokenizer("what color is it", add_special_tokens=False)["input_ids"]
     assert requests.prompt("what color is it") == words
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (LlavaConfig(architectures=["VipLlavaForConditionalGeneration"]), "VipLlava"),
+        (
+            Ernie4_5_VLMoeConfig(architectures=["Ernie4_5_VLMoeForConditionalGeneration"]),
+            "in the hub's own format alone",
+        ),
+    ],
+    ids=["no class of ours", "transformers' format"],
+)
+def test_a_model_that_is_not_pruned_on_vllm(config, words, monkeypatch):
+    """Named with the engine that does prune it, and not with all that are."""
+    parts = iter([config, ZOO["llava"]().processor])
+    monkeypatch.setattr(vllm_requests, "from_files", lambda *_, **options: next(parts))
+    with pytest.raises(ValueError, match=words) as refusal:
+        vllm_requests.Requests(None).check(AdaFV(tokens=1))
+    assert "--engine hf" in str(refusal.value)
+    assert len(str(refusal.value)) < 300

@@ -21,8 +21,6 @@ from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
 from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.options import (
     VLLMOptions,
-    check_cost,
-    check_length,
     check_restricted,
     settings,
 )
@@ -143,25 +141,6 @@ def test_the_methods_that_any_request_may_name():
     assert {name for name in METHODS if f"`{name}`" in row} == linear
 
 
-def test_the_cost_of_a_choice_is_bounded():
-    """Of methods that pick token after token, or factorise a matrix; the others go through."""
-    with pytest.raises(ValueError, match=r"2592 steps .* at most adafv_tokens=86"):
-        check_cost(method("divprune", keep=0.9), 2880)
-    with pytest.raises(ValueError, match=r"a matrix of 5000 visual tokens.* at most 4096"):
-        check_cost(method("sfpruner", keep=0.1), 5000)
-    check_cost(method("divprune", tokens=86), 2880)
-    check_cost(method("sfpruner", keep=0.9), 2880)
-    check_cost(method("adafv", keep=0.9), 2880)
-
-
-def test_the_length_of_a_question_is_bounded():
-    """Of methods that compare each of its tokens with each of the image."""
-    with pytest.raises(ValueError, match=r"a question of 20,000 tokens .* at most 11,650,"):
-        check_length(method("adafv", keep=0.1), 20_000, 2880)
-    check_length(method("adafv", keep=0.1), 4000, 2880)
-    check_length(method("fastervlm", keep=0.1), 20_000, 2880)
-
-
 def test_on_some_servers_methods_have_no_options_of_requests():
     """Whoever asks names a method alone, or the server's own as it is."""
     with pytest.raises(ValueError, match="name the method alone"):
@@ -183,6 +162,10 @@ def test_the_text_that_an_image_is_asked_about():
         ({"adafv_method": "adafv:question=chat"}, "chat"),
     ):
         assert VLLMOptions.of_request(given).question == expected
+
+
+FALSY: list[object] = ["", False, [], {}, 0]
+"""Values of a wrong type that are false, and yet given. Of numbers 0 has the right type."""
 
 
 @pytest.mark.parametrize(
@@ -211,6 +194,11 @@ def test_the_text_that_an_image_is_asked_about():
         ({"adafv_keep": 0.1, "adafv_method": "random:seed=-1"}, "is not a valid seed"),
         ({"adafv_tokens": 10**400}, "adafv_tokens=1000"),
         ({"adafv_keep": 0.1, "adafv_pin": "last"}, "adafv_pin='last' is unknown"),
+        *[({"adafv_pin": nothing}, "is unknown: pass one of 'none', 'first'") for nothing in FALSY],
+        *[({"adafv_keep": nothing}, "adafv_keep=.* is not") for nothing in FALSY[:-1]],
+        *[({"adafv_tokens": nothing}, "adafv_tokens=.* is not") for nothing in FALSY[:-1]],
+        *[({"adafv_method": nothing}, "adafv_method=.* is not text") for nothing in FALSY[1:]],
+        ({"adafv_method": "", "adafv_keep": 0.1}, "'' is unknown"),
         (
             {"adafv_keep": 0.1, "adafv_pin": "first", "adafv_method": "adafv:question=chat"},
             "leave one of them out",

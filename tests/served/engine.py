@@ -148,9 +148,16 @@ class Library:
 
 
 class Engine:
-    """vLLM with the plugin, in this process."""
+    """vLLM with the plugin.
 
-    def __init__(self, family: str, folder: Path, **options: Any) -> None:
+    Args:
+        in_process: in this process; else in two of its own, of the engine and of its worker.
+        options: of vLLM.
+    """
+
+    def __init__(
+        self, family: str, folder: Path, *, in_process: bool = True, **options: Any
+    ) -> None:
         from vllm import LLM
 
         self.family = family
@@ -166,7 +173,7 @@ class Engine:
             mm_processor_kwargs={"adafv_methods": "all"},
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+            patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0" if in_process else "1")
             self.llm = LLM(str(folder), **defaults | options)
 
     def say(self, *asked: Request, **options: Any) -> list[Said]:

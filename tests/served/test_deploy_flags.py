@@ -15,10 +15,12 @@ pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 from vllm.benchmarks.serve import add_cli_args
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.cli.serve import make_arg_parser
+from vllm.entrypoints.serve.utils import api_utils
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from adafv.cli.serve import BUDGET, DRAIN, MAX_IMAGES, VARIABLES, _command
 from adafv.core.config import DEFAULT_METHOD
+from adafv.embedded import MODEL_DIR
 from adafv.integrations.vllm import FOLLOWS
 from adafv.integrations.vllm.options import VLLMOptions
 from deploy import ray_serve
@@ -47,6 +49,22 @@ def test_the_chart_starts_vllm_as_adafv_serve_does(parser):
     assert vars(given) == vars(ours)
     variables = {one["name"]: one["value"] for one in model["env"]}
     assert {**VARIABLES, **FOLLOWS}.items() <= variables.items()
+
+
+def test_what_vllm_logs_of_our_command_holds_no_key(parser, monkeypatch):
+    """Neither of its two lines: the flags that are set, and the engine's configuration."""
+    keys = ["--api-key", "K-secret", "--hf-token", "T-secret"]
+    command = _command(
+        str(MODEL_DIR), keys, {"adafv_keep": 0.1}, {"image": MAX_IMAGES}, embedded=True
+    )
+    given = parser.parse_args(command[4:])
+    said: list[str] = []
+    monkeypatch.setattr(api_utils.logger, "info", lambda line, *of: said.append(line % of))
+    api_utils.log_non_default_args(given)
+    assert "'api_key': '***'" in said[0]
+    assert "'hf_token': '***'" in said[0]
+    said.append(str(AsyncEngineArgs.from_cli_args(given).create_engine_config()))
+    assert "secret" not in " ".join(said)
 
 
 @pytest.mark.parametrize("name", ["compose", "kserve"])

@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import psutil
 import pytest
@@ -49,7 +49,7 @@ from adafv import METHODS, method
 from adafv.core.config import DEFAULT_METHOD
 from adafv.data.suites import load_suite
 from adafv.demo import server as demo
-from adafv.demo.server import Server, chat, serving
+from adafv.demo.server import Server, chat, running, serving
 from adafv.integrations.vllm.counters import NAMES, REASONS
 from adafv.integrations.vllm.request_text import spell_out
 from adafv.models.ask import ask as ask_library
@@ -59,14 +59,18 @@ ROOT = Path(__file__).parents[2]
 CLIENTS = ROOT / "build" / "clients"
 RED = data_url(blank(64, 48))
 WORDS = {"type": "text", "text": "what color is it?"}
+LINEAR = ("adafv", "adafv+", "fastervlm", "t2i", "dart", "random", "uniform", "pool", "none")
+"""Methods that requests may name; beside them one whose cost is bounded."""
 LOAD, WARM_UP, HOSTILE, AT_ONCE = 500, 650, 1000, 32
+LIMIT, SLACK = 2, 10
+"""Seconds to answer in once a server is told to end, and to end in on a busy machine."""
 GROWTH = 192 * 2**20
 """Of the server's memory over the load, in bytes."""
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with serving(*FLAT) as running:
+    with serving(*FLAT, "--methods", ",".join([*LINEAR, "mmr"])) as running:
         yield running
 
 
@@ -275,12 +279,32 @@ def test_metrics_count_refusals_by_reason(server):
         "request": about(RED, ""),
         "media": about(data_url(b"no image")),
         "grammar": text("hi", structured_outputs={"choice": ["zebra"]}),
-        "cost": None,
+        "cost": BAD["five images that hold others up"][0],
         "shutdown": None,
     }
     found = grown(server, *filter(None, bodies.values()))
     for reason, body in bodies.items():
         assert found[f"adafv:requests_refused_total {reason}"] == (body is not None)
+
+
+def test_an_image_that_was_refused_among_others_is_sent_alone(server):
+    """VLLM's cache takes the engine to have what was prepared: this one it has never seen."""
+    options = {"adafv_method": "mmr", "adafv_keep": 0.9}
+    address = data_url(blank(61, 47))
+    for _ in range(2):
+        refused = ask(server, about(address, count=5, mm_processor_kwargs=options))
+        assert "may hold up others" in refused.text
+        assert ask(server, about(address, mm_processor_kwargs=options)).status == 200
+
+
+def test_none_is_the_whole_image_whatever_the_server_keeps(server):
+    picture, question = asked()[0]
+    found = headers(server, chat(picture, question, method="none"))
+    assert found["adafv-kept-tokens"] == found["adafv-visual-tokens"]
+    whole = headers(server, chat(picture, question, keep=1))
+    assert found["adafv-visual-tokens"] == whole["adafv-visual-tokens"]
+    few = int(headers(server, chat(picture, question))["adafv-kept-tokens"])
+    assert few < int(whole["adafv-kept-tokens"]) / 5
 
 
 def test_metrics_know_no_options_of_a_method(server):
@@ -437,12 +461,20 @@ def bad() -> dict:
             pruned(adafv_method="divprune", adafv_keep=0.9),
             "'divprune' is not allowed on this server",
         ),
+        "five images that hold others up": (
+            about(RED, count=5, mm_processor_kwargs={"adafv_method": "mmr", "adafv_keep": 0.9}),
+            "as long as a request may hold up others: send at most",
+        ),
         "unknown pin": (pruned(adafv_pin="last"), "adafv_pin='last'"),
+        "pin list": (pruned(adafv_pin=[]), "adafv_pin=[] is unknown"),
+        "pin false": (pruned(adafv_pin=False), "adafv_pin=False is unknown"),
         "unknown option": (pruned(adafv_kep=0.5), "adafv_kep"),
         "option of the server": (pruned(adafv_only=False), "adafv_only"),
         "option of vLLM": (pruned(do_resize=False), "do_resize"),
         "both options": (pruned(do_resize=False, adafv_keep=0.5), "do_resize"),
         "options that are none": (pruned() | {"mm_processor_kwargs": 3}, "is no object"),
+        "options in an empty list": (pruned() | {"mm_processor_kwargs": []}, "is no object"),
+        "options that are false": (pruned() | {"mm_processor_kwargs": False}, "is no object"),
         "reading option": (
             pruned() | {"media_io_kwargs": {"image": {"image_mode": "L"}}},
             "media_io_kwargs",
@@ -623,6 +655,38 @@ def status(server: Server, path: str) -> int:
     except HTTPError as refusal:
         with refusal:
             return refusal.code
+
+
+def test_a_server_ends_within_its_limit_and_logs_no_key(tmp_path):
+    """An answer that would take longer is given up. VLLM logs its flags, and where it ends."""
+    log = tmp_path / "log"
+    # in the place of the shell, so that signals go to the server
+    command = ["sh", "-c", 'exec "$@" > "$LOG" 2>&1', "sh", sys.executable, "-P", "-m", "adafv"]
+    keys = ("--api-key", "K-secret", "--hf-token", "T-secret")
+    flags = ("serve", *FLAT, *keys, "--shutdown-timeout", str(LIMIT))
+    variables = {"LOG": str(log), "VLLM_LOGGING_LEVEL": "INFO"}
+    with running([*command, *flags], **variables) as started, ThreadPoolExecutor(1) as pool:
+        body = text("what color is it?", max_tokens=1500, ignore_eos=True, n=64)
+        request = Request(started.url + CHAT, json.dumps(body).encode())
+        request.add_header("Content-Type", "application/json")
+        request.add_header("Authorization", "Bearer K-secret")
+        answer = pool.submit(urlopen, request, timeout=120)
+        while not metrics(started)["vllm:num_requests_running"]:
+            assert not answer.done()
+        process = psutil.Process(started.pid)
+        engines = process.children(recursive=True)
+        process.terminate()
+        start = time.monotonic()
+        process.wait(LIMIT + SLACK)
+        assert time.monotonic() - start >= LIMIT
+        with pytest.raises(HTTPError) as refusal:
+            answer.result()
+        assert refusal.value.code == 503
+        assert not psutil.wait_procs(engines, timeout=SLACK)[1]
+    said = log.read_text()
+    assert "'api_key': '***'" in said
+    assert "shutdown" in said
+    assert "secret" not in said
 
 
 def test_a_server_that_is_told_to_end_answers_what_runs(server):

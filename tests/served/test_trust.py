@@ -1,5 +1,7 @@
 """What goes wrong for one request stays with it."""
 
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,10 +18,11 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from zoo.base import words
 
-from adafv.integrations.vllm import register
+from adafv.integrations.vllm import register, request_cost
 from adafv.integrations.vllm.server import main
 from adafv.methods import AdaFV
 
+ENGINES = pytest.mark.engines
 GOOD, BAD = Request("what color is the anchor ?"), Request("is there a knight")
 
 
@@ -55,6 +58,52 @@ def test_a_method_that_fails_ends_its_request_alone(tmp_path, monkeypatch):
         length = 0
         assert finished(Request(BAD.question, keep=0.4))[0][0] == "error"
         assert finished(BAD) == [other]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "at"),
+    [(1, None), pytest.param(2, None, marks=ENGINES), pytest.param(2, 1, marks=ENGINES)],
+    ids=["a worker", "two ranks", "one of two ranks"],
+)
+def test_a_method_that_fails_in_another_process(tmp_path, monkeypatch, ranks, at):
+    """The engine's core hears of it from its worker; all ranks fail where one does."""
+    greedy = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+    options = {"worker_extension_cls": "faulty.Faulty", "tensor_parallel_size": ranks}
+    # else the tests' folder is known to the first process alone
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    if ranks > 1:
+        monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    with engine("llava", save("llava", tmp_path), in_process=False, **options) as made:
+
+        def finished(*asked):
+            found = made.llm.generate(list(map(made.request, asked)), greedy, use_tqdm=False)
+            return [(o.outputs[0].finish_reason, list(o.outputs[0].token_ids)) for o in found]
+
+        assert made.llm.llm_engine.vllm_config.parallel_config.distributed_executor_backend == "mp"
+        [good] = finished(GOOD)
+        assert good[0] == "length"
+        bad = Request(BAD.question, keep=0.5)
+        made.llm.collective_rpc("fail_at", args=(18, at))
+        assert finished(GOOD, bad, GOOD) == [good, ("error", []), good]
+        made.llm.collective_rpc("fail_at", args=(0,))
+        # what the caches hold of it are zeros
+        assert finished(bad, GOOD) == [("error", []), good]
+        assert finished(BAD)[0][0] == "length"
+
+
+def test_images_of_a_request_share_what_choosing_may_cost(tmp_path, monkeypatch):
+    """Those that vLLM's cache knows count, too, and what is refused leaves it as it was."""
+    monkeypatch.setattr(request_cost, "MOST_STEPS", 300)
+    both, first, second = [
+        Request(GOOD.question, images, keep=0.2, method="divprune")
+        for images in ((0, 1), (0,), (1,))
+    ]
+    options = {"adafv_methods": "divprune"}
+    with engine("llava", save("llava", tmp_path), mm_processor_kwargs=options) as made:
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"of 2 images takes .*: send at most 1 of this"):
+                made.say(both)
+            assert len(made.say(first, second)) == 2
 
 
 def test_a_name_that_a_client_gives_a_picture_does_not_say_which_it_is(tmp_path):

@@ -305,7 +305,8 @@ def _options(requested: dict[str, Any], given: dict[str, Any], model: str | None
     from adafv.models.saved import read
     from adafv.utils.checks import one_of
 
-    one_of("--pin", requested["pin"] or "first", "none", "first")
+    if requested["pin"] is not None:
+        one_of("--pin", requested["pin"], "none", "first")
     if requested["method"] == "none":
         # refused with the same sentences as by the other commands
         keep = requested["keep"]
@@ -346,7 +347,7 @@ def _checked(model: str | None, *, trusted: bool) -> tuple[str, Architecture]:
     from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
     from adafv.integrations.vllm import ARCHITECTURES
-    from adafv.integrations.vllm.hub_format import as_transformers
+    from adafv.integrations.vllm.hub_format import check_format
     from adafv.models.load import from_files, source_of
 
     # the configuration alone, without weights
@@ -367,13 +368,8 @@ def _checked(model: str | None, *, trusted: bool) -> tuple[str, Architecture]:
     known = [ARCHITECTURES[name] for name in names if name in ARCHITECTURES]
     if not known:
         raise ValueError(
-            f"{names[0]} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: "
-            "pass such a model"
+            f"{names[0]} is not pruned on vLLM (`adafv families --engine vllm` lists what is): "
+            "answer files with `adafv batch --engine hf`, or serve it whole with `vllm serve`"
         )
-    try:
-        as_transformers(config, known[0])
-    except AttributeError:
-        raise ValueError(
-            f"vLLM reads {known[0].title} in the hub's own format alone: pass such a checkpoint"
-        ) from None
+    check_format(config, known[0])
     return source, known[0]

@@ -25,9 +25,11 @@ def register() -> None:
     from vllm import ModelRegistry
 
     from adafv.integrations.vllm.engine_counts import name_run
+    from adafv.integrations.vllm.failures import fail_requests
     from adafv.integrations.vllm.unpruned import refuse_options
 
     refuse_options()
+    fail_requests()
     # before engines start, which inherit it
     name_run()
     for name, architecture in ARCHITECTURES.items():

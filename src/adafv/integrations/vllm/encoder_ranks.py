@@ -11,7 +11,7 @@ from torch import Tensor
 from vllm.distributed import get_tp_group
 from vllm.multimodal.inputs import MultiModalKwargsItem
 
-__all__ = ["encode_by_rank", "shares"]
+__all__ = ["encode_by_rank", "on_any_rank", "shares"]
 
 Observed = tuple[Tensor, Tensor]
 """Tokens (n, D) and saliency (patches,) of an image."""
@@ -62,3 +62,13 @@ def shares(sizes: Sequence[int], ranks: int) -> list[list[int]]:
         shared[rank].append(image)
         work[rank] += sizes[image]
     return shared
+
+
+def on_any_rank(failed: bool) -> bool:
+    """Return whether a method has failed on any rank, each of which asks at the same time."""
+    group = get_tp_group()
+    if group.world_size == 1:
+        return failed
+    flag = torch.tensor(int(failed))
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group.cpu_group)
+    return bool(flag)

@@ -1,10 +1,11 @@
 """Fail the requests whose tokens a method could not choose, and no other.
 
 An exception in a model ends vLLM's engine. One in a method is noted instead, by the hash of the
-image, which says all that decides a choice; the scheduler ends what has such an image. Works where
-model and scheduler share a process; elsewhere the engine ends, as vLLM has it.
+image, which says all that decides a choice; the scheduler ends what has such an image. Where it is
+in another process than the model, hashes travel with what a worker returns of each step.
 """
 
+from functools import cache, wraps
 from types import new_class
 from typing import Any
 
@@ -15,6 +16,8 @@ FAILED: set[str] = set()
 
 They stay: vLLM's caches hold zeros in place of the tokens, which no later request may read.
 """
+FIELD = "adafv_failed"
+"""Of a worker's output: the hashes."""
 
 
 class FailsRequests:
@@ -23,6 +26,7 @@ class FailsRequests:
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         """Do as vLLM's scheduler, and end the requests of this step with a failed image."""
         known: Any = self
+        FAILED.update(vars(model_runner_output).get(FIELD, ()))
         if FAILED:
             for name in scheduler_output.num_scheduled_tokens:
                 request = known.requests.get(name)
@@ -48,18 +52,44 @@ def _drop_output(output: Any, name: str) -> None:
 
 
 def catches(vllm_config: Any) -> bool:
-    """Return whether the model runs in the scheduler's process, and hands nothing to another.
+    """Return whether what fails in a model reaches the scheduler, and nobody but it.
 
-    An engine that reads what this one has encoded would read the zeros.
+    Later stages of a pipeline say nothing of the first one, which encodes. An engine that reads
+    what this one has encoded would read the zeros.
     """
-    backend: str | None = vllm_config.parallel_config.distributed_executor_backend
+    parallel = vllm_config.parallel_config
+    reaches = parallel.distributed_executor_backend in ("uni", "mp")
     transfer = vllm_config.ec_transfer_config
-    return backend == "uni" and not (transfer is not None and transfer.is_ec_producer)
+    hands_over = transfer is not None and transfer.is_ec_producer
+    return reaches and parallel.pipeline_parallel_size == 1 and not hands_over
 
 
-def fail_requests(vllm_config: Any) -> None:
-    """Put `FailsRequests` before the scheduler that vLLM makes once the model is loaded."""
-    config = vllm_config.scheduler_config
-    scheduler = config.get_scheduler_cls()
-    if not issubclass(scheduler, FailsRequests):
-        config.scheduler_cls = new_class(f"Failing{scheduler.__name__}", (FailsRequests, scheduler))
+@cache
+def fail_requests() -> None:
+    """Have workers say which images have failed, and schedulers end what has one of them.
+
+    VLLM registers plugins in the processes of both, and pickles what goes between them.
+    """
+    # imported late: without vLLM hashes are noted, too
+    from vllm.config import SchedulerConfig
+    from vllm.v1.outputs import ModelRunnerOutput
+
+    ModelRunnerOutput.__getstate__ = _with_failed
+    plain = SchedulerConfig.get_scheduler_cls
+
+    @wraps(plain)
+    def get_scheduler_cls(config: Any) -> type:
+        return _failing(plain(config))
+
+    SchedulerConfig.get_scheduler_cls = get_scheduler_cls
+
+
+def _with_failed(output: Any) -> dict[str, Any]:
+    """Return what is pickled of a worker's output."""
+    return vars(output) | ({FIELD: tuple(FAILED)} if FAILED else {})
+
+
+def _failing(scheduler: type) -> type:
+    if issubclass(scheduler, FailsRequests):
+        return scheduler
+    return new_class(f"Failing{scheduler.__name__}", (FailsRequests, scheduler))

@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig, ProcessorMixin
 
 from adafv.integrations.vllm.architectures import Architecture
 
-__all__ = ["Prompts", "PromptsOfLines", "as_transformers"]
+__all__ = ["Prompts", "PromptsOfLines", "as_transformers", "check_format"]
 
 TOWER = (
     "hidden_size",
@@ -53,6 +53,18 @@ def as_transformers(
         options["image_token_id"] = tokenizer.convert_tokens_to_ids(hub.placeholder)
     found: PreTrainedConfig = cls(**options)
     return found
+
+
+def check_format(config: PreTrainedConfig, architecture: Architecture) -> None:
+    """Raise a `ValueError` if vLLM does not read a model in the format that it is in."""
+    try:
+        as_transformers(config, architecture)
+    # the format of transformers says the same by other names
+    except AttributeError:
+        raise ValueError(
+            f"vLLM reads {architecture.title} in the hub's own format alone: pass such a "
+            "checkpoint to `adafv serve`, or answer files with `adafv batch --engine hf`"
+        ) from None
 
 
 def _of_internvl(config: PreTrainedConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 `adafv serve` passes `--middleware adafv.integrations.vllm.middleware.Checks`.
 """
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -43,6 +44,7 @@ UNMET = (
     "response_format or structured_outputs ask for; the server's log has the reason"
 )
 LONGEST_OPTION = 200  # characters of name and value
+LAST_WORDS = 3.0  # seconds to send what the engine said before it ended
 EXAMPLE = '{"adafv_keep": 0.25}'
 # Headers of a response: of each image and each video N, and K.
 SEEN = b"adafv-visual-tokens"
@@ -59,12 +61,13 @@ class Checks:
     Headers of the response say how many visual tokens each image has, and how many were read.
 
     `/ready` says whether the server takes requests; from the signal to end on it does not, and new
-    ones get 503.
+    ones get 503. So does what the engine has not answered when it ends.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.ending = False
+        self.running: set[asyncio.Task[Any]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, its body checked."""
@@ -82,6 +85,33 @@ class Checks:
             COUNTERS.count_refusal("shutdown")
             await _unavailable("the server is shutting down: ask another")(scope, receive, send)
             return
+        await self._until_the_end(scope, receive, send)
+
+    async def _until_the_end(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or give it up once the engine has ended."""
+        started = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        task = asyncio.current_task()
+        assert task is not None
+        self.running.add(task)
+        try:
+            await self._answer(scope, receive, send_noted)
+        except asyncio.CancelledError:
+            # half an answer ends with its connection
+            if not self.ending or started:
+                raise
+            COUNTERS.count_refusal("shutdown")
+            await _unavailable("the server has shut down: ask another")(scope, receive, send)
+        finally:
+            self.running.discard(task)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, its body checked, and its response with counts."""
         # the images of this request count their pixels together
         PIXELS.set([])
         REFUSED.set([])
@@ -126,12 +156,19 @@ class Checks:
             await response(scope, receive, send)
 
     def _watch(self, client: Any) -> None:
-        """Note when the engine is told to end, which vLLM does at a signal."""
-        shutdown = client.shutdown
+        """Note when the engine is told to end, which vLLM does at a signal.
 
-        def noted(*args: Any, **options: Any) -> Any:
+        What it has not answered when it has ended is given up: vLLM's server would wait for it.
+        """
+        shutdown = client.shutdown
+        loop = asyncio.get_running_loop()
+
+        def noted(*args: Any, **options: Any) -> None:
             self.ending = True
-            return shutdown(*args, **options)
+            shutdown(*args, **options)
+            # what it has said last is still to be sent
+            for task in tuple(self.running):
+                loop.call_soon_threadsafe(loop.call_later, LAST_WORDS, task.cancel)
 
         client.shutdown = noted
 
@@ -282,7 +319,9 @@ def _options(request: Mapping[str, Any]) -> Mapping[str, Any]:
             raise ValueError(
                 f"{name} is no field of a request: pass it in mm_processor_kwargs, e.g. {EXAMPLE}"
             )
-    options = request.get("mm_processor_kwargs") or {}
+    options = request.get("mm_processor_kwargs")
+    if options is None:
+        return {}
     if not isinstance(options, Mapping):
         raise ValueError(f"mm_processor_kwargs is no object: pass e.g. {EXAMPLE}")
     for name, value in options.items():

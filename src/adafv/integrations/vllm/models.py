@@ -24,9 +24,9 @@ from adafv.integrations.vllm.architectures import ARCHITECTURES, Architecture
 from adafv.integrations.vllm.config_checks import check_config
 from adafv.integrations.vllm.context import Context, PillowContext
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings
-from adafv.integrations.vllm.encoder_ranks import encode_by_rank
+from adafv.integrations.vllm.encoder_ranks import encode_by_rank, on_any_rank
 from adafv.integrations.vllm.engine_counts import EngineCounts
-from adafv.integrations.vllm.failures import catches, fail_requests
+from adafv.integrations.vllm.failures import catches
 from adafv.integrations.vllm.hub_format import as_transformers
 from adafv.integrations.vllm.meta_model import SHAPES, pixels_in
 from adafv.integrations.vllm.mrope_model import Items, MRopeModel
@@ -64,9 +64,7 @@ class PrunedModel:
         options = settings(config)
         check_config(vllm_config, self.architecture)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
-        self.catches = catches(vllm_config)
-        if self.catches:
-            fail_requests(vllm_config)
+        self.failed = on_any_rank if catches(vllm_config) else None
         self.meta_model = meta_model_of(as_transformers(config.hf_config, self.architecture))
         self.served_config = config
         cache_mb = CACHE_MB if options.cache_mb is None else options.cache_mb
@@ -128,7 +126,7 @@ class PrunedModel:
         their_items = [items[i] for i in pruned]
         encoded = self._encoded(of_pruned, their_items, modality)
         start = time.perf_counter()
-        kept = select(of_pruned, encoded, self._embed, self.layers, self.width, catch=self.catches)
+        kept = select(of_pruned, encoded, self._embed, self.layers, self.width, failed=self.failed)
         self.engine_counts.add_selection(time.perf_counter() - start)
         found |= zip(pruned, self.embeddings(kept, of_pruned, their_items, modality), strict=True)
         return [found[i] for i in range(len(specs))]

@@ -17,8 +17,6 @@ from adafv.utils.checks import check_size, one_of
 __all__ = [
     "ALL",
     "VLLMOptions",
-    "check_cost",
-    "check_length",
     "check_restricted",
     "pruner_of",
     "separate",
@@ -34,16 +32,6 @@ SIZES = ("cache_mb", "image_cache_mb")
 OF_REQUEST = (*OF_PRUNER, "pin")
 OF_ENGINE = ("methods", *SIZES, "only")
 OF_SERVER = (*OF_REQUEST, *OF_ENGINE)
-# K · N of an image for a method that picks token after token: a second or two on a CPU, or on a GPU
-# of launching kernels, for which every other request waits.
-MOST_STEPS = 250_000
-
-# N of an image for a method that factorises a matrix of all tokens: as long, and 128 MiB for each
-# such matrix.
-MOST_FACTORISED = 4096
-
-# M · N of an image for a method that looks at words: 128 MiB for each matrix of their cosines.
-MOST_COMPARED = 2**25
 
 
 @dataclass(frozen=True)
@@ -104,7 +92,8 @@ class VLLMOptions:
 
         Raises:
             ValueError: text tokens that don't count (skip) as a list of ids, or a cache's size; a
-                list of methods that holds another name.
+                list of methods that holds another name; what requests may have (only) as another
+                value than true and false.
         """
         for name in SIZES:
             size = saved.get(name, 0)
@@ -115,6 +104,9 @@ class VLLMOptions:
                 )
 
         _check_methods(saved.get("methods"))
+        only = saved.get("only")
+        if not isinstance(only, bool | None):
+            raise ValueError(f"{PREFIX}only={only!r} is no truth value: pass true or false")
 
         own = {}
         config = {}
@@ -141,11 +133,10 @@ class VLLMOptions:
 
     def over(self, defaults: "VLLMOptions") -> Self:
         """Return what is given here, and of what is not the defaults."""
-        of_engine = {}
-        for name in OF_ENGINE:
-            of_engine[name] = getattr(defaults if getattr(self, name) is None else self, name)
-        config = self.config.over(defaults.config)
-        return replace(self, config=config, pin=self.pin or defaults.pin, **of_engine)
+        others = {}
+        for name in ("pin", *OF_ENGINE):
+            others[name] = getattr(defaults if getattr(self, name) is None else self, name)
+        return replace(self, config=self.config.over(defaults.config), **others)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as `--mm-processor-kwargs` and requests have them."""
@@ -320,39 +311,6 @@ def _spelled(method: Any) -> Any:
     # what cannot be read equals itself alone
     except (ValueError, AttributeError, TypeError):
         return method
-
-
-def check_length(pruner: Pruner, words: int, count: int) -> None:
-    """Raise a `ValueError` if a question of so many tokens is too long for `count` visual ones.
-
-    Each token of the question is compared with each of the image, in memory that vLLM has not
-    measured.
-    """
-    if pruner.needs_text and words * count > MOST_COMPARED:
-        raise ValueError(
-            f"a question of {words:,} tokens is too long to be compared with {count:,} visual "
-            f"tokens: ask in at most {MOST_COMPARED // count:,}, or pass a method that looks at no "
-            "words, e.g. fastervlm"
-        )
-
-
-def check_cost(pruner: Pruner, count: int) -> None:
-    """Raise a `ValueError` if choosing among `count` tokens would hold up other requests.
-
-    A method that picks token after token takes K steps over N tokens; one that factorises a matrix
-    of all tokens takes N³.
-    """
-    if pruner.cubic and count > MOST_FACTORISED:
-        raise ValueError(
-            f"{pruner.name} factorises a matrix of {count} visual tokens, which would hold up "
-            f"other requests: pass an image or clip of at most {MOST_FACTORISED}, or another method"
-        )
-    kept = pruner.budget(count)
-    if pruner.stepwise and kept * count > MOST_STEPS:
-        raise ValueError(
-            f"{pruner.name} takes {kept} steps over {count} visual tokens, which would hold up "
-            f"other requests: pass at most adafv_tokens={MOST_STEPS // count}, or another method"
-        )
 
 
 @lru_cache(maxsize=1024)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -28,15 +29,13 @@ from adafv.integrations.vllm.options import (
     ALL,
     IMAGE_CACHE_MB,
     VLLMOptions,
-    check_cost,
-    check_length,
     check_restricted,
     pruner_of,
     separate,
     settings,
 )
 from adafv.integrations.vllm.prepared_cache import PreparedBatch, PreparedImageCache
-from adafv.integrations.vllm.prompt_details import PrunedDetails, count_placed, is_embed
+from adafv.integrations.vllm.prompt_details import PrunedDetails, costs_in, count_placed, is_embed
 from adafv.integrations.vllm.prune_spec import (
     FIELD,
     FIELDS,
@@ -46,6 +45,7 @@ from adafv.integrations.vllm.prune_spec import (
     without_specs,
 )
 from adafv.integrations.vllm.questions import Questions
+from adafv.integrations.vllm.request_cost import check_cost, check_costs, check_length, cost_of
 from adafv.integrations.vllm.structure import between
 from adafv.integrations.vllm.transformers_backend import meta_model_of
 
@@ -280,6 +280,21 @@ class Pruned(BaseMultiModalProcessor):
             updates[name] = shorter
         return updates
 
+    def _cached_apply_hf_processor(self, inputs: Any, timing_ctx: Any) -> Any:
+        found = super()._cached_apply_hf_processor(inputs, timing_ctx)
+        if self.server.methods == ALL:
+            return found
+        try:
+            with COUNTERS.refusals("cost"):
+                check_costs(costs_in(found.prompt_updates))
+        except ValueError:
+            # vLLM takes the engine to have what is in this cache, and nothing is sent there
+            if inputs.cache is not None:
+                for image in chain.from_iterable(found.hashes.values()):
+                    inputs.cache.invalidate(image)
+            raise
+        return found
+
     def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
         ids, found = super()._maybe_apply_prompt_updates(mm_items, mm_res)
         if self.counts:
@@ -322,8 +337,10 @@ class Pruned(BaseMultiModalProcessor):
 
         # newlines are dropped from an image that is pruned, and kept in one that is not
         kept = pruner.budget(patches)
+        cost = cost_of(pruner, patches)
         if kept == patches:
-            return update
+            marks = update.content.is_embed
+            return update.with_content(PrunedDetails(ids, marks, "none", count, count, cost))
 
         # what stands between the placeholders travels with the image
         start, end, structure = between(ids, is_visual)
@@ -345,6 +362,7 @@ class Pruned(BaseMultiModalProcessor):
             method=spec.method.partition(":")[0],
             seen=patches,
             kept=kept,
+            cost=cost,
         )
         return update.with_content(details)
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from adafv.core.candidates import candidates
+from adafv.core.pruner import Pruner
+from adafv.core.selection import Selection
 from adafv.core.signals import SALIENCY
 from adafv.core.visual_tokens import VisualTokens
 from adafv.integrations.vllm.encoder_cache import Encoded
@@ -48,7 +50,7 @@ def select(
     layers: int,
     width: int | None = None,
     *,
-    catch: bool = False,
+    failed: Callable[[bool], bool] | None = None,
 ) -> list[Kept]:
     """Return what is kept of each image.
 
@@ -59,16 +61,18 @@ def select(
         layers: of the language model.
         width: D of the language model. None: that of the features, which may hold more behind
             what its first layer reads, for deeper ones (DeepStack).
-        catch: where a method fails, return zeros, and note the image's hash in `FAILED`.
+        failed: says whether a method has failed on any rank, from whether it has on this one.
+            Where it has, zeros are returned, and the image's hash is noted in `FAILED`. None: who
+            calls gets the exception.
     """
     kept: list[Kept] = []
     pairs = zip(specs, images, strict=True)
     for _, of_method in groupby(pairs, key=lambda pair: pair[0].method):
         for part in _bounded(list(of_method), width):
-            if catch:
-                kept += _caught(part, embed, layers, width)
-            else:
+            if failed is None:
                 kept += _pruned(part, embed, layers, width)
+            else:
+                kept += _caught(part, embed, layers, width, failed)
     return kept
 
 
@@ -98,10 +102,11 @@ def _caught(
     embed: Callable[[Tensor], Tensor],
     layers: int,
     width: int | None,
+    failed: Callable[[bool], bool],
 ) -> list[Kept]:
     """Return what one method keeps, and zeros for the images with which it fails."""
     try:
-        return _pruned(group, embed, layers, width)
+        return _pruned(group, embed, layers, width, failed)
     # the next time there may be memory
     except torch.OutOfMemoryError:
         raise
@@ -109,7 +114,7 @@ def _caught(
     except Exception as error:
         # an image's fault is not its neighbours'
         if len(group) > 1:
-            alone = [_caught([pair], embed, layers, width) for pair in group]
+            alone = [_caught([pair], embed, layers, width, failed) for pair in group]
             return list(chain.from_iterable(alone))
         [(spec, image)] = group
         logger.exception("%s failed, and with it a request", spec.method, exc_info=error)
@@ -128,6 +133,7 @@ def _pruned(
     embed: Callable[[Tensor], Tensor],
     layers: int,
     width: int | None,
+    failed: Callable[[bool], bool] = bool,
 ) -> list[Kept]:
     """Return what one method keeps; the images' budgets and questions may differ."""
     specs = [spec for spec, _ in group]
@@ -143,7 +149,7 @@ def _pruned(
     for spec, image, count in zip(specs, images, tokens.counts, strict=True):
         # the prompt was written before anyone knew what is repeated
         budgets.append(min(spec.pruner.budget(len(image.saliency)), count))
-    selection = pruner.select(tokens, budgets)
+    selection = _selected(pruner, tokens, budgets, failed)
 
     # collect the kept tokens of each image
     result = []
@@ -154,6 +160,25 @@ def _pruned(
             features = _merged(features, chosen, selection.features[i])
         result.append(_kept(spec, image, features, chosen, embed))
     return result
+
+
+def _selected(
+    pruner: Pruner, tokens: VisualTokens, budgets: list[int], failed: Callable[[bool], bool]
+) -> Selection:
+    """Return what a method selects, or raise what it raises: on all ranks, or on none.
+
+    What follows is done by ranks together.
+    """
+    try:
+        selection = pruner.select(tokens, budgets)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:
+        failed(True)
+        raise
+    if failed(False):
+        raise RuntimeError(f"{pruner.name} failed on another rank")
+    return selection
 
 
 def _merged(features: Tensor, chosen: Tensor, merged: Tensor) -> Tensor:
