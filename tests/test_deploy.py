@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -80,10 +81,26 @@ def test_kserve_probes_what_the_server_answers_and_keeps_the_weights():
     [weights, _] = kserve["spec"]["predictor"]["volumes"]
     assert weights["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     [container] = kserve["spec"]["predictor"]["containers"]
+    volumes = {volume["name"] for volume in kserve["spec"]["predictor"]["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == volumes
     port = container["ports"][0]["containerPort"]
     assert f"--port={port}" in container["args"]
     for probe, path in {"startup": "/ready", "readiness": "/ready", "liveness": "/health"}.items():
         assert container[f"{probe}Probe"]["httpGet"] == {"path": path, "port": port}
+
+
+def test_a_name_that_the_chart_does_not_know_is_found():
+    """Its schema takes any name, where the lint of deploy/ takes none that it does not have."""
+    lint = runpy.run_path(str(ROOT / ".github" / "lint" / "close_schema.py"))
+    probe = {"type": "object", "properties": {"path": {"type": "string"}}}
+    free = {"type": "array", "items": {"type": "object"}}
+    schema = {"type": "object", "properties": {"properties": probe, "env": free}}
+    strict = {"additionalProperties": False}
+    assert lint["closed"](schema) == {
+        **schema,
+        **strict,
+        "properties": {"properties": {**probe, **strict}, "env": free},
+    }
 
 
 def test_the_board_is_whole():
