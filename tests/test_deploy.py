@@ -4,12 +4,18 @@ import json
 import re
 import runpy
 import shlex
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import pytest
 import yaml
 
-from adafv.cli.serve import MAX_IMAGES, VARIABLES, _command, _options
+from adafv.cli.serve import DRAIN, MAX_IMAGES, VARIABLES, _command, _options
 from adafv.integrations.vllm import FOLLOWS
+from deploy import ray_serve
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -101,6 +107,51 @@ def test_a_name_that_the_chart_does_not_know_is_found():
         **strict,
         "properties": {"properties": {**probe, **strict}, "env": free},
     }
+
+
+@dataclass(frozen=True)
+class LLMConfig:
+    """Stands in for Ray Serve's, which takes these by name."""
+
+    model_loading_config: dict[str, Any]
+    deployment_config: dict[str, Any]
+    engine_kwargs: dict[str, Any]
+    runtime_env: dict[str, Any]
+
+
+@pytest.fixture
+def ray_llm(monkeypatch):
+    """A `ray.serve.llm` that gives back what an application is built of."""
+    module = ModuleType("ray.serve.llm")
+    module.LLMConfig = LLMConfig
+    module.build_openai_app = lambda arguments: arguments
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@pytest.mark.usefixtures("ray_llm")
+def test_ray_serves_what_the_command_line_says():
+    """Words become numbers; model, budget and variables arrive where Ray has them."""
+    words = {"model": "a/model", "keep": "0.25", "method": "fastervlm", "replicas": "3"}
+    application = ray_serve.build(words)
+    [config] = application.pop("llm_configs")
+    assert application == {}
+    assert config == LLMConfig(
+        model_loading_config={"model_id": "a/model", "model_source": "a/model"},
+        deployment_config={"num_replicas": 3, "graceful_shutdown_timeout_s": DRAIN},
+        engine_kwargs=ray_serve.engine_options(0.25, "fastervlm"),
+        runtime_env={"env_vars": VARIABLES},
+    )
+    assert config.engine_kwargs["mm_processor_kwargs"]["adafv_keep"] == 0.25
+
+
+@pytest.mark.usefixtures("ray_llm")
+def test_ray_serves_a_tenth_of_a_known_model_by_itself():
+    [config] = ray_serve.build({})["llm_configs"]
+    assert config.model_loading_config["model_id"] == ray_serve.MODEL
+    assert config.deployment_config["num_replicas"] == 1
+    assert config.engine_kwargs == ray_serve.engine_options(0.1)
+    with pytest.raises(ValueError, match="keep"):
+        ray_serve.build({"keep": "3"})
 
 
 def test_the_board_is_whole():
