@@ -81,6 +81,16 @@ def test_a_server_has_longer_to_end_than_its_requests():
         assert chart["servingEngineSpec"][probe]["httpGet"]["path"] == "/ready"
 
 
+def test_a_first_pod_has_an_hour_to_fetch_its_weights():
+    """Kubernetes kills a pod that has not started by then, and the next one begins anew."""
+    *_, kserve = yaml.safe_load_all((DEPLOY / "kserve.yaml").read_text())
+    chart = yaml.safe_load((DEPLOY / "production-stack.yaml").read_text())
+    [container] = kserve["spec"]["predictor"]["containers"]
+    for part in (container, chart["servingEngineSpec"]):
+        probe = part["startupProbe"]
+        assert probe["periodSeconds"] * probe["failureThreshold"] == 3600
+
+
 def test_kserve_probes_what_the_server_answers_and_keeps_the_weights():
     claim, kserve = yaml.safe_load_all((DEPLOY / "kserve.yaml").read_text())
     # weights are kept on the volume that is asked for
