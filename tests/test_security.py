@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from adafv.cli.serve import DRAIN, MAX_IMAGES, MAX_VIDEOS
+from adafv.integrations.vllm.options import CACHE_MB, IMAGE_CACHE_MB
 from adafv.integrations.vllm.request_cost import MOST_COMPARED, MOST_FACTORISED, MOST_STEPS
 from adafv.models.images import MAX_ASPECT
 from adafv.models.videos import FRAMES, MAX_BYTES, MAX_FRAMES, MAX_SECONDS, MOST_DECODED
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "SECURITY.md").read_text()
+SOURCE = ROOT / "src" / "adafv"
+UNPICKLING = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)))
 
 
@@ -32,7 +35,7 @@ def test_every_line_of_a_table_has_one():
     rows = [line for line in PAGE.splitlines() if line.startswith("| ")]
     heads = [row for row in rows if row.rstrip(" |").endswith("tests")]
     rest = [row for row in rows if row not in heads]
-    assert len(heads) == 4
+    assert len(heads) == 5
     assert len(rest) > 20
     assert all("`tests/" in row for row in rest)
 
@@ -58,7 +61,39 @@ def test_limits_are_those_of_the_code():
     assert compared == f"{MOST_COMPARED:,}"
     decoded = rows["pixels decoded for a frame that is kept of a clip"]
     assert decoded == f"{MOST_DECODED:,.0f}"
+    assert rows["memory for encoded images"] == f"{CACHE_MB} MiB"
+    halves = rows["memory for decoded and for prepared images"]
+    assert halves == f"{IMAGE_CACHE_MB // 2} MiB each"
+    # a module that needs vLLM
+    checks = (SOURCE / "integrations" / "vllm" / "middleware.py").read_text()
+    [longest] = re.findall(r"^LONGEST_OPTION = (\d+)", checks, re.MULTILINE)
+    assert rows["name and value of an option"] == f"{longest} characters"
     assert rows["time to answer what runs once it is told to end"] == f"{DRAIN} s"
+
+
+def unpickles(node: ast.AST) -> bool:
+    """Whether a node imports what unpickles, or calls a reader that can."""
+    if isinstance(node, ast.Import):
+        return any(name.name.partition(".")[0] in UNPICKLING for name in node.names)
+    if isinstance(node, ast.ImportFrom):
+        return (node.module or "").partition(".")[0] in UNPICKLING
+    if isinstance(node, ast.Call):
+        return ast.unparse(node.func) == "torch.load" or any(
+            word.arg == "allow_pickle" for word in node.keywords
+        )
+    return False
+
+
+@pytest.mark.parametrize("line", ["import pickle", "from joblib import load", "torch.load(x)"])
+def test_what_unpickles_is_known(line):
+    assert any(unpickles(node) for node in ast.walk(ast.parse(line)))
+
+
+def test_the_package_unpickles_nothing():
+    """Whatever a file or a request holds: unpickling runs code."""
+    for path in SOURCE.rglob("*.py"):
+        found = [node for node in ast.walk(ast.parse(path.read_text())) if unpickles(node)]
+        assert not found, f"{path}: {ast.unparse(found[0])}"
 
 
 def test_pillows_limit_is_what_the_page_says():

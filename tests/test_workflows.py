@@ -8,6 +8,8 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+SCANNED = ("browser", "served")
+"""Whose requirements the audit's environments are made of, in tests/."""
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -38,3 +40,20 @@ def test_a_release_is_tested_attested_and_published_without_a_password():
     assert workflow["jobs"]["publish"]["needs"] == "build"
     assert workflow["jobs"]["publish"]["permissions"]["id-token"] == "write"
     assert "password" not in str(workflow)
+
+
+def test_whatever_names_a_version_that_is_scanned_starts_the_audit():
+    """A pattern of the workflow matches every constraint, requirement and image of a container."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "audit.yml").read_text())
+    # YAML 1.1 reads `on` as true
+    for event in ("push", "pull_request"):
+        started = {path for name in workflow[True][event]["paths"] for path in ROOT.glob(name)}
+        assert started >= {ROOT / "pyproject.toml", *ROOT.glob("constraints*.txt")}
+        assert started >= {*ROOT.glob("deploy/Dockerfile*")}
+        assert started >= {ROOT / "tests" / name / "requirements.txt" for name in SCANNED}
+
+
+def test_what_names_versions_gets_newer_ones():
+    updates = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text())["updates"]
+    watched = {(update["package-ecosystem"], update["directory"]) for update in updates}
+    assert watched >= {("pip", "/"), ("github-actions", "/"), ("docker", "/deploy")}

@@ -1,12 +1,13 @@
 """Write what code makes of the documentation, so that it reads on the code host as well.
 
-    python docs/site/generate.py               # methods.md, cli.md, and the tables of other pages
+    python docs/site/generate.py               # pages of code alone, and the tables of other pages
     python docs/site/generate.py --check       # exit 1 where a page is not what code would write
     python docs/site/generate.py --drawings    # docs/drawings too
     python docs/site/generate.py --count       # count the operations of every method anew first
 
 A method that is new is counted in any case. A table stands between `<!-- table: NAME -->`, a name
-of `tables.TABLES`, and `<!-- end -->`.
+of `tables.TABLES`, and `<!-- end -->`; links to the modules of a page of the reference between
+`<!-- modules -->` and `<!-- end -->`.
 """
 
 import json
@@ -19,13 +20,20 @@ from pathlib import Path
 import methods
 from commands import commands_page
 from drawings import DRAWINGS
+from leaderboard import static_page
 from tables import TABLES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 TABLE = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOTE = "<!-- Written by docs/site/generate.py. -->\n\n"
-PAGES = {"methods.md": methods.methods_page, "cli.md": commands_page}
+MODULES = re.compile(r"(<!-- modules -->\n).*?(<!-- end -->)", re.DOTALL)
+PAGES = {
+    "methods.md": methods.methods_page,
+    "cli.md": commands_page,
+    "../benchmarks/leaderboard/board.md": static_page,
+}
+"""Pages that code writes whole, from `docs` on."""
 
 
 def pages() -> Iterator[tuple[Path, str]]:
@@ -37,6 +45,18 @@ def pages() -> Iterator[tuple[Path, str]]:
         text = path.read_text(encoding="utf-8")
         if path.name not in PAGES and TABLE.search(text):
             yield path, TABLE.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", text)
+    for path in sorted((DOCS / "reference").glob("*.md")):
+        yield path, with_modules(path.read_text(encoding="utf-8"))
+
+
+def with_modules(text: str) -> str:
+    """A page of the reference with a link to the file of each module that it is about."""
+    links = []
+    for name in re.findall(r"^::: (\S+)", text, re.MULTILINE):
+        path = f"src/{name.replace('.', '/')}"
+        file = f"{path}/__init__.py" if (ROOT / path).is_dir() else f"{path}.py"
+        links.append(f"- [`{name}`](../../{file})\n")
+    return MODULES.sub(lambda found: f"{found[1]}{''.join(links)}{found[2]}", text)
 
 
 def stale() -> list[str]:

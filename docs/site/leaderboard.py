@@ -1,4 +1,5 @@
-"""The leaderboard: a page made of the committed results, and nothing else.
+"""The leaderboard: a page made of the committed results, and nothing else. The code host has it as
+plain tables, the site with fields to filter and sort.
 
 Sources are the evaluations on test splits under `benchmarks`, and the entries that
 `adafv eval --entry` wrote into `benchmarks/leaderboard`.
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from writing import percent, table
 
@@ -54,8 +55,7 @@ COLUMNS = (
 FILTERS = ("method", "budget", "suite", "model", "results")
 HEAD = """# Leaderboard
 
-Made when this page is built, of results under `benchmarks` alone. To add a line, see
-[entries](../benchmarks/leaderboard/README.md).
+Made of results under `benchmarks` alone. To add a line, see [entries]({entries}).
 
 ## Which method, which budget
 
@@ -73,9 +73,18 @@ Accuracy with its 95 % interval. *Retention* is its share of the dense model's. 
 share, with how many questions it rests on, of what all tokens answer and an image shrunk to the
 same budget does not (VTC-Bench, arXiv 2510.07143). *Evidence kept* is the share of the tokens in
 the boxes of what is asked that stay. *Selection* is the time to choose for an image of {visual}
-tokens ({speed}). A dash: those results don't have it. Click on a head to sort; choose in the fields
-to filter.
+tokens ({speed}). A dash: those results don't have it.
 """
+
+
+class Cell(NamedTuple):
+    """A cell of the table: what it shows, and the number that it is sorted by."""
+
+    text: str
+    value: float | None = None
+
+
+NOTHING = Cell("–", -1)
 
 
 @dataclass(frozen=True)
@@ -108,17 +117,34 @@ def speed() -> dict[str, Any]:
 
 
 def leaderboard_page() -> str:
-    """The decision table, what not to prune, and all results."""
+    """The page of the site: results are sorted and filtered."""
+    script = SCRIPT.read_text(encoding="utf-8")
+    head = _head("../benchmarks/leaderboard/README.md")
+    use = "Click on a head to sort; choose in the fields to filter."
+    return f"{head}{use}\n\n{board()}\n<script>\n{script}</script>\n"
+
+
+def static_page() -> str:
+    """The page of the code host, in Markdown alone."""
+    marked = [[f"`{method.text}`", *(cell.text for cell in rest)] for method, *rest in lines()]
+    return f"{_head('README.md')}\n{table(COLUMNS, marked)}\n"
+
+
+def _head(entries: str) -> str:
+    """The decision table, what not to prune, and what stands in the table of all results.
+
+    Args:
+        entries: path to the page about entries.
+    """
     command = f"`{speed()['meta']['command']}`"
-    head = HEAD.format(
+    return HEAD.format(
+        entries=entries,
         target=percent(TARGET),
         decisions=decisions(),
         whole=whole(),
         visual=f"{speed()['rows'][0]['visual_tokens']:,}",
         speed=f"{command}, {speed()['meta']['machine']['name']}",
     )
-    script = SCRIPT.read_text(encoding="utf-8")
-    return f"{head}\n{board()}\n<script>\n{script}</script>\n"
 
 
 def decisions() -> str:
@@ -239,10 +265,7 @@ def _listed(words: list[str]) -> str:
 def board() -> str:
     """All results as a table that the script sorts and filters."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in COLUMNS)
-    lines = []
-    for source in sources():
-        lines += _lines(source)
-    body = "\n".join(lines)
+    body = "\n".join(map(_row, lines()))
     fields = " ".join(FILTERS)
     return (
         f'<div id="board" data-filters="{fields}">\n<table>\n<thead><tr>{head}</tr></thead>\n'
@@ -250,43 +273,48 @@ def board() -> str:
     )
 
 
-def _lines(source: Source) -> list[str]:
-    """A line for each method at each budget of a source."""
+def lines() -> list[list[Cell]]:
+    """A line for each method at each budget of each source."""
+    found = []
+    for source in sources():
+        found += _lines(source)
+    return found
+
+
+def _lines(source: Source) -> list[list[Cell]]:
     filtered = {}
     for row in source.rows:
         if row["question_type"] == BEYOND_RESIZE:
             filtered[row["suite"], row["method"], row["keep"]] = row
-    lines = []
+    found = []
     for row in source.rows:
         # what reads no image, or is told the answer, is no choice
         if row["question_type"] != "all" or row["method"] in ("blind", "oracle"):
             continue
         beyond = filtered.get((row["suite"], row["method"], row["keep"]))
-        lines.append(_line(source, row, beyond))
-    return lines
+        found.append(_line(source, row, beyond))
+    return found
 
 
-def _line(source: Source, row: dict[str, Any], beyond: dict[str, Any] | None) -> str:
-    """A line of the table; a cell's number is what it is sorted by."""
+def _line(source: Source, row: dict[str, Any], beyond: dict[str, Any] | None) -> list[Cell]:
+    """A cell for each of `COLUMNS`."""
     accuracy = f"{100 * row['accuracy']:.1f} ({_interval(row)})"
     retention = None if row["retention"] is None else 100 * row["retention"]
     evidence = None if row["evidence_kept"] is None else 100 * row["evidence_kept"]
-    select = _select_ms(row["method"], row["keep"])
-    cells = [
-        _cell(f"<code>{html.escape(row['method'])}</code>"),
-        _cell(percent(row["keep"]), row["keep"]),
-        _cell(html.escape(row["suite"])),
-        _cell(html.escape(source.meta["model"])),
-        _cell(str(row["n"]), row["n"]),
-        _cell(accuracy, row["accuracy"]),
+    return [
+        Cell(row["method"]),
+        Cell(percent(row["keep"]), row["keep"]),
+        Cell(row["suite"]),
+        Cell(source.meta["model"]),
+        Cell(str(row["n"]), row["n"]),
+        Cell(accuracy, row["accuracy"]),
         _number(retention),
-        _cell("–", -1) if beyond is None else _filter(beyond),
+        NOTHING if beyond is None else _filter(beyond),
         _number(evidence),
-        _number(select),
+        _number(_select_ms(row["method"], row["keep"])),
         _number(row["kept_tokens"]),
-        _cell(html.escape(source.name)),
+        Cell(source.name),
     ]
-    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _interval(row: dict[str, Any], of: float = 1.0) -> str:
@@ -295,18 +323,25 @@ def _interval(row: dict[str, Any], of: float = 1.0) -> str:
     return f"{low}–{math.ceil(100 * row['ci_high'] / of)}"
 
 
-def _filter(beyond: dict[str, Any]) -> str:
+def _filter(beyond: dict[str, Any]) -> Cell:
     share = 100 * beyond["accuracy"]
-    return _cell(f"{share:.0f} (n = {beyond['n']})", share)
+    return Cell(f"{share:.0f} (n = {beyond['n']})", share)
 
 
-def _number(value: float | None) -> str:
-    return _cell("–", -1) if value is None else _cell(f"{value:.1f}", value)
+def _number(value: float | None) -> Cell:
+    return NOTHING if value is None else Cell(f"{value:.1f}", value)
 
 
-def _cell(text: str, value: float | None = None) -> str:
-    sorted_by = "" if value is None else f' data-value="{value:.6g}"'
-    return f"<td{sorted_by}>{text}</td>"
+def _row(line: list[Cell]) -> str:
+    """A line in HTML, its method as code."""
+    method, *others = line
+    cells = "".join(map(_html, others))
+    return f"<tr><td><code>{html.escape(method.text)}</code></td>{cells}</tr>"
+
+
+def _html(cell: Cell) -> str:
+    sorted_by = "" if cell.value is None else f' data-value="{cell.value:.6g}"'
+    return f"<td{sorted_by}>{html.escape(cell.text)}</td>"
 
 
 def _select_ms(name: str, keep: float) -> float | None:

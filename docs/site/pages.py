@@ -61,6 +61,7 @@ ELSEWHERE = {
 HOMES = {
     **ELSEWHERE,
     "benchmarks/accuracy": "accuracy.md",
+    "benchmarks/leaderboard/board.md": "leaderboard.md",
     "docs/gallery.ipynb": "gallery.md",
     "README.md": "index.md",
 }

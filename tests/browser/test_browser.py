@@ -27,7 +27,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from adafv import NoPruning, method
-from adafv.app.layout import BUDGET, LAUNCH, build
+from adafv.app.layout import BUDGET, CLEAN_AFTER, CLEAN_EVERY, LAUNCH, build
 from adafv.app.page import FIRST
 from adafv.app.playground import SHARES, Playground
 from adafv.app.samples import bundled
@@ -265,6 +265,14 @@ def test_whatever_is_sent_is_no_fault_of_the_server(url, capfd):
     written = "".join(capfd.readouterr())
     assert "Traceback" not in written
     assert "Error" not in written
+
+
+def test_no_endpoints_and_no_files_of_yesterday(app, url):
+    """Programs are offered nothing; what was uploaded is deleted at the age of an hour."""
+    with urlopen(f"{url}gradio_api/info") as info:
+        assert json.load(info) == {"named_endpoints": {}, "unnamed_endpoints": {}}
+    assert app.delete_cache == (CLEAN_EVERY, CLEAN_AFTER)
+    assert CLEAN_AFTER == 3600
 
 
 def posted(address: str, sent: object) -> None:

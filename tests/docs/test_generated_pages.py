@@ -4,11 +4,13 @@ pictures lead somewhere.
 
 import json
 import re
+import subprocess
 import tomllib
 from dataclasses import fields
 from pathlib import Path
 
 import generate
+import leaderboard
 import methods
 import pytest
 from PIL import Image
@@ -21,13 +23,8 @@ from adafv.viz.palette import BOTH, PLAIN, RELEVANCE, RIGHT, SALIENCY, WRONG
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = sorted(
-    [
-        *DOCS.glob("*.md"),
-        *ROOT.glob("*.md"),
-        *(ROOT / "benchmarks").glob("*/README.md"),
-    ]
-)
+TRACKED = subprocess.check_output(("git", "ls-files", "*.md"), cwd=ROOT, text=True)
+PAGES = [ROOT / name for name in TRACKED.splitlines()]
 LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(#[^)\s]+)?\)")
 
 
@@ -47,7 +44,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_pages_are_what_code_would_write():
-    """`make pages` changes nothing: docs/methods.md, docs/cli.md and every table are fresh."""
+    """`make pages` changes nothing: whole pages, tables and links to modules are fresh."""
     assert generate.stale() == []
 
 
@@ -59,6 +56,23 @@ def test_a_page_that_was_edited_by_hand_is_found(monkeypatch, tmp_path):
     monkeypatch.setattr(generate, "ROOT", ROOT)
     monkeypatch.setattr(generate, "PAGES", {"cli.md": generate.commands_page})
     assert [Path(name).name for name in generate.stale()] == ["cli.md"]
+
+
+def test_the_code_host_has_the_leaderboard_of_the_site():
+    """As many results, the same table of decisions, and nothing that needs a script."""
+    page = (ROOT / "benchmarks" / "leaderboard" / "board.md").read_text(encoding="utf-8")
+    assert leaderboard.decisions() in page
+    results = page.split("## All results\n")[1].strip().split("\n\n")[1].splitlines()
+    assert len(results) == 2 + leaderboard.leaderboard_page().count("<tr><td>") > 100
+    assert {line.count(" | ") for line in results} == {len(leaderboard.COLUMNS) - 1}
+    assert not re.search(r"<(script|td|div)", page)
+
+
+def test_the_reference_links_to_every_module_that_it_is_about():
+    for page in (DOCS / "reference").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        named = re.findall(r"^::: (\S+)", text, re.MULTILINE)
+        assert named == re.findall(r"^- \[`(\S+)`\]\(\.\./\.\./src/", text, re.MULTILINE)
 
 
 def test_the_help_names_every_suite():

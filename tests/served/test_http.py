@@ -544,7 +544,7 @@ def test_strangers_learn_nothing(key, status):
     from adafv.integrations.vllm.middleware import Checks
 
     app = FastAPI()
-    app.state.args = Namespace(mm_processor_kwargs=None)
+    app.state.args = Namespace(mm_processor_kwargs=None, api_key=["right"])
     app.add_middleware(AuthenticationMiddleware, tokens=["right"])
     app.add_middleware(Checks)
     reads, sent = [], []

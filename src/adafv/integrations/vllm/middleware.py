@@ -18,6 +18,7 @@ from adafv.core.inputs import placeholders
 from adafv.integrations.vllm.architectures import ARCHITECTURES
 from adafv.integrations.vllm.counters import COUNTERS, PLACED, REFUSED
 from adafv.integrations.vllm.hub_format import as_transformers
+from adafv.integrations.vllm.keys import lacks_key
 from adafv.integrations.vllm.media import PIXELS
 from adafv.integrations.vllm.options import check_restricted
 from adafv.integrations.vllm.request_text import (
@@ -43,6 +44,7 @@ UNMET = (
     "the engine gave this request up: the model's vocabulary may not be able to write what "
     "response_format or structured_outputs ask for; the server's log has the reason"
 )
+UNKNOWN = "this server asks for a key: send it in a header, Authorization: Bearer KEY"
 LONGEST_OPTION = 200  # characters of name and value
 LAST_WORDS = 3.0  # seconds to send what the engine said before it ended
 EXAMPLE = '{"adafv_keep": 0.25}'
@@ -54,7 +56,8 @@ KEPT = b"adafv-kept-tokens"
 class Checks:
     """ASGI middleware that checks a request when its endpoint reads it.
 
-    That is behind the server's authentication. Options that would have no effect are refused,
+    That is behind the server's authentication, which every path has where the server has a key, but
+    for those that say whether it is well. Options that would have no effect are refused,
     whether vLLM leaves them out or has no image to apply them to; so are empty questions. What
     stands for an image in a prompt is a word where somebody types it.
 
@@ -75,8 +78,8 @@ class Checks:
             client = scope["app"].state.engine_client
             self._watch(client)
             _carry_context(client.renderer._mm_executor)
-        if scope["type"] == "http" and scope["path"] == "/ready":
-            await self._ready(scope)(scope, receive, send)
+        if scope["type"] == "http" and (answer := self._answer(scope)) is not None:
+            await answer(scope, receive, send)
             return
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
@@ -171,6 +174,12 @@ class Checks:
                 loop.call_soon_threadsafe(loop.call_later, LAST_WORDS, task.cancel)
 
         client.shutdown = noted
+
+    def _answer(self, scope: Scope) -> ASGIApp | None:
+        """Return the response to a request that vLLM is not to see; None: it is to."""
+        if lacks_key(scope):
+            return _error(401, "Unauthorized", UNKNOWN)
+        return self._ready(scope) if scope["path"] == "/ready" else None
 
     def _ready(self, scope: Scope) -> ASGIApp:
         """Return the response to who asks whether requests are taken."""
