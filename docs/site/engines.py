@@ -1,9 +1,10 @@
-"""The table of model families: what the library does with each, and what vLLM does."""
+"""Tables of model families: what the library does with each, what vLLM does, and what not."""
 
 from writing import table
 
 from adafv.families import record
 from adafv.integrations.vllm.architectures import ARCHITECTURES, Architecture
+from adafv.integrations.vllm.left_out import by_reason
 
 
 def engines() -> str:
@@ -24,6 +25,12 @@ def engines() -> str:
             ]
         )
     return table(["family", "saliency", "clips in the library", "on vLLM", "clips on vLLM"], rows)
+
+
+def left_out() -> str:
+    """A line for each reason for which architectures are not pruned on vLLM."""
+    rows = [[", ".join(f"`{x}`" for x in names), why] for why, names in by_reason().items()]
+    return table(["architecture in vLLM", "why it is not pruned"], rows)
 
 
 def _clips(pruned: bool) -> str:

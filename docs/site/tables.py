@@ -243,6 +243,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "clips": clips.clips,
     "engines": engines.engines,
     "front": front,
+    "left-out": engines.left_out,
     "low": low.low,
     "photo-bridge": photo.bridge,
     "photo-methods": photo.methods,

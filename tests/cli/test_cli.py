@@ -36,6 +36,7 @@ from adafv.evaluation.merge import merged_meta
 from adafv.evaluation.rows import COLUMNS
 from adafv.families import IMPOSSIBLE, UNPROVEN, record
 from adafv.integrations.vllm import ARCHITECTURES
+from adafv.integrations.vllm.left_out import LEFT_OUT
 from adafv.methods import VIDEO_METHODS, from_spec
 from adafv.models.generation import was_cut
 from adafv.models.load import load, source_of
@@ -476,6 +477,9 @@ def test_families_on_vllm(run):
     of_page = of_page.replace(" and ", ", ")
     titles = {one["title"] for one in served["architectures"].values() if one["clips"]}
     assert set(of_page.split(", ")) == titles
+    assert served["left_out"] == LEFT_OUT
+    assert "Served whole by vLLM 0.32:\n" in out
+    assert all(reason in out for reason in LEFT_OUT.values())
     assert "unknown: pass hf or vllm" in run("families", "--engine", "tpu", model=False)[2]
 
 

@@ -18,6 +18,7 @@ from adafv.core.inputs import placeholders
 from adafv.core.pruner import Pruner
 from adafv.integrations.vllm import ARCHITECTURES, FOLLOWS
 from adafv.integrations.vllm.architectures import Architecture
+from adafv.integrations.vllm.left_out import in_brackets
 from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.options import ALL, VLLMOptions
 from adafv.models.load import from_files, processor_fingerprint, source_of
@@ -76,10 +77,10 @@ class Requests:
     def check(self, pruner: Pruner) -> None:
         """Raise a `ValueError` if the model or the method is not pruned on vLLM."""
         if self._architecture is None:
-            names = ", ".join(self.config.architectures or [type(self.config).__name__])
+            names = self.config.architectures or [type(self.config).__name__]
             raise ValueError(
-                f"{names} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: "
-                "pass --engine hf"
+                f"{names[0]} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: "
+                f"pass --engine hf{in_brackets(names[0])}"
             )
         try:
             VLLMOptions.of_pruner(pruner).check()

@@ -13,6 +13,7 @@ import typer
 from adafv.cli.options import Json, UnusedDevice, UnusedDtype, UnusedModel
 from adafv.cli.printing import print_json, print_table, say
 from adafv.integrations.vllm.architectures import ARCHITECTURES
+from adafv.integrations.vllm.left_out import LEFT_OUT, NO_ANSWERS, SOUND, by_reason
 
 __all__ = ["families", "listed_methods", "methods"]
 
@@ -134,7 +135,8 @@ def _list_served(families: dict[str, Any], as_json: bool) -> None:
             "clips": architecture.videos,
         }
     if as_json:
-        print_json({"engine": "vllm", "architectures": served})
+        others = {"left_out": LEFT_OUT, "sound": sorted(SOUND), "no_answers": sorted(NO_ANSWERS)}
+        print_json({"engine": "vllm", "architectures": served, **others})
         return
     from rich.table import Table
 
@@ -148,6 +150,15 @@ def _list_served(families: dict[str, Any], as_json: bool) -> None:
     say(
         "\nServed and pruned with `adafv serve`; those that transformers has a class for also by "
         "`adafv batch --engine vllm`."
+    )
+    reasons = {", ".join(names): reason for reason, names in by_reason().items()}
+    _say_list("Served whole by vLLM 0.32", reasons)
+    _say_list(
+        "Nothing to prune",
+        {
+            "what takes sound, and neither images nor clips": ", ".join(sorted(SOUND)),
+            "what embeds, ranks or classifies, and writes no answer": ", ".join(sorted(NO_ANSWERS)),
+        },
     )
 
 

@@ -347,6 +347,7 @@ def _checked(model: str | None, *, trusted: bool) -> tuple[str, Architecture]:
 
     from adafv.integrations.vllm import ARCHITECTURES
     from adafv.integrations.vllm.hub_format import as_transformers
+    from adafv.integrations.vllm.left_out import in_brackets
     from adafv.models.load import from_files, source_of
 
     # the configuration alone, without weights
@@ -368,7 +369,7 @@ def _checked(model: str | None, *, trusted: bool) -> tuple[str, Architecture]:
     if not known:
         raise ValueError(
             f"{names[0]} is not pruned on vLLM, which does {', '.join(ARCHITECTURES)}: "
-            "pass such a model"
+            f"pass such a model{in_brackets(names[0])}"
         )
     try:
         as_transformers(config, known[0])

@@ -5,6 +5,8 @@ from typing import Any
 
 from vllm.multimodal.registry import MultiModalRegistry
 
+from adafv.integrations.vllm.left_out import in_brackets
+
 __all__ = ["refuse_options"]
 
 
@@ -48,8 +50,9 @@ def _refuse_requests(processor: Any, refusal: str) -> None:
 
 
 def _refusal(model_config: Any) -> str:
-    names = ", ".join(model_config.hf_config.architectures or [type(model_config).__name__])
+    names = model_config.hf_config.architectures or [type(model_config).__name__]
     return (
-        f"{names} is not pruned on vLLM, so adafv's options have no effect: leave them out "
-        "(of a server: or set VLLM_PLUGINS to others), or prune it with the library"
+        f"{names[0]} is not pruned on vLLM, so adafv's options have no effect: leave them out "
+        "(of a server: or set VLLM_PLUGINS to others), or prune it with the "
+        f"library{in_brackets(names[0])}"
     )
