@@ -1,7 +1,11 @@
 """Tables of model families: what the library does with each, what vLLM does, and what not."""
 
+import json
+from importlib.resources import files
+
 from writing import table
 
+from adafv.cli.listing import PROVEN_SERVED
 from adafv.families import record
 from adafv.integrations.vllm.architectures import ARCHITECTURES, Architecture
 from adafv.integrations.vllm.left_out import by_reason
@@ -25,6 +29,16 @@ def engines() -> str:
             ]
         )
     return table(["family", "saliency", "clips in the library", "on vLLM", "clips on vLLM"], rows)
+
+
+def served() -> str:
+    """A line for each architecture on vLLM, with what the tests proved of it."""
+    proven = json.loads(files("adafv.integrations").joinpath("vllm", "proven.json").read_text())
+    rows = []
+    for name, checks in proven["architectures"].items():
+        marks = ["yes" if check in checks else "–" for check in PROVEN_SERVED]
+        rows.append([ARCHITECTURES[name].title, f"`{name}`", *marks])
+    return table(["model", "architecture", *(word for word, _ in PROVEN_SERVED.values())], rows)
 
 
 def left_out() -> str:

@@ -250,6 +250,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "photo-orders": photo.orders,
     "choice-by-method": choice_by_method,
     "reading": reading,
+    "served": engines.served,
     "scale-bursts": scaling.bursts,
     "scale-check": scaling.check,
     "scale-hits": scaling.hits,

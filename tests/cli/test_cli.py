@@ -465,6 +465,12 @@ def test_families_on_vllm(run):
     assert served["architectures"].keys() == ARCHITECTURES.keys()
     clips = {name for name, one in served["architectures"].items() if one["clips"]}
     assert clips == {name for name, one in ARCHITECTURES.items() if one.videos}
+    # the record of the tests, in which nothing stands that has no words
+    for name, one in served["architectures"].items():
+        assert one["passed"].keys() >= {"indices", "batch", "identity"}, name
+        assert ("clips" in one["passed"]) == one["clips"], name
+        assert one["passed"].keys() <= served["meaning"].keys(), name
+        assert all(one["passed"].values()), name
     page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
     table = page.split("| served and pruned | by its saliency |")[1].split("\n\n")[0]
     for saliency in ("attention of CLS", "attention received"):
