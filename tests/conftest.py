@@ -11,7 +11,7 @@ from hypothesis import settings
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, CLIPVisionConfig, PreTrainedTokenizerFast
-from zoo import base
+from zoo import base, served
 from zoo.llava import PACKED, PINPOINTS, SIZE
 from zoo.record import enter, settle
 
@@ -146,7 +146,9 @@ FEW = ("llava_next", "qwen2_5_vl")
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--record", action="store_true", help="write what tests/families proves to proven.json"
+        "--record",
+        action="store_true",
+        help="write what tests/families and tests/served prove to proven.json of either",
     )
     parser.addoption(
         "--fast", action="store_true", help="leave out slow tests, and all but two families"
@@ -155,15 +157,20 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line(
-        "markers", "proves(check): what a test of a family proves, for adafv/families/proven.json"
+        "markers", "proves(check): what a test of a family or an architecture proves, for a record"
     )
     config.addinivalue_line("markers", "slow: left out by --fast")
     config.addinivalue_line("markers", "compiled: compiles a model, which takes a minute")
     config.addinivalue_line("markers", "engines: starts engines of its own, which takes minutes")
     config.outcomes = {}
+    config.served = {}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
+    # one test alone says nothing of its kind
+    if not any("::" in argument for argument in config.args):
+        config.served = served.collected(items)
     if not config.getoption("--fast"):
         return
     from zoo.families import ZOO
@@ -195,12 +202,21 @@ def pytest_testnodedown(node, error):
     for family, found in getattr(node, "workeroutput", {}).get("outcomes", {}).items():
         for check, results in found.items():
             node.config.outcomes.setdefault(family, {}).setdefault(check, []).extend(results)
+    # every process has collected all
+    node.config.served |= getattr(node, "workeroutput", {}).get("served", {})
 
 
 def pytest_sessionfinish(session):
     config = session.config
     if hasattr(config, "workeroutput"):
         config.workeroutput["outcomes"] = config.outcomes
-    elif complaint := settle(config.outcomes, config.getoption("--record")):
+        config.workeroutput["served"] = config.served
+        return
+    write = config.getoption("--record")
+    complaints = (
+        settle(config.outcomes, write),
+        served.settle(config.served, config.outcomes, write) if config.served else None,
+    )
+    for complaint in filter(None, complaints):
         print(f"\n{complaint}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

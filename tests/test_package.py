@@ -64,6 +64,7 @@ def sources() -> set[str]:
         "data/photographs/questions.jsonl",
         "embedded/README.md",
         "families/proven.json",
+        "integrations/vllm/proven.json",
         "models/photo/README.md",
         "models/photo/bridge.safetensors",
     )

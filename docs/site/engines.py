@@ -1,9 +1,14 @@
-"""The table of model families: what the library does with each, and what vLLM does."""
+"""Tables of model families: what the library does with each, what vLLM does, and what not."""
+
+import json
+from importlib.resources import files
 
 from writing import table
 
+from adafv.cli.listing import PROVEN_SERVED
 from adafv.families import record
 from adafv.integrations.vllm.architectures import ARCHITECTURES, Architecture
+from adafv.integrations.vllm.left_out import by_reason
 
 
 def engines() -> str:
@@ -24,6 +29,22 @@ def engines() -> str:
             ]
         )
     return table(["family", "saliency", "clips in the library", "on vLLM", "clips on vLLM"], rows)
+
+
+def served() -> str:
+    """A line for each architecture on vLLM, with what the tests proved of it."""
+    proven = json.loads(files("adafv.integrations").joinpath("vllm", "proven.json").read_text())
+    rows = []
+    for name, checks in proven["architectures"].items():
+        marks = ["yes" if check in checks else "–" for check in PROVEN_SERVED]
+        rows.append([ARCHITECTURES[name].title, f"`{name}`", *marks])
+    return table(["model", "architecture", *(word for word, _ in PROVEN_SERVED.values())], rows)
+
+
+def left_out() -> str:
+    """A line for each reason for which architectures are not pruned on vLLM."""
+    rows = [[", ".join(f"`{x}`" for x in names), why] for why, names in by_reason().items()]
+    return table(["architecture in vLLM", "why it is not pruned"], rows)
 
 
 def _clips(pruned: bool) -> str:

@@ -36,6 +36,7 @@ from adafv.evaluation.merge import merged_meta
 from adafv.evaluation.rows import COLUMNS
 from adafv.families import IMPOSSIBLE, UNPROVEN, record
 from adafv.integrations.vllm import ARCHITECTURES
+from adafv.integrations.vllm.left_out import LEFT_OUT
 from adafv.methods import VIDEO_METHODS, from_spec
 from adafv.models.generation import was_cut
 from adafv.models.load import load, source_of
@@ -467,6 +468,12 @@ def test_families_on_vllm(run):
     assert served["architectures"].keys() == ARCHITECTURES.keys()
     clips = {name for name, one in served["architectures"].items() if one["clips"]}
     assert clips == {name for name, one in ARCHITECTURES.items() if one.videos}
+    # the record of the tests, in which nothing stands that has no words
+    for name, one in served["architectures"].items():
+        assert one["passed"].keys() >= {"indices", "batch", "identity"}, name
+        assert ("clips" in one["passed"]) == one["clips"], name
+        assert one["passed"].keys() <= served["meaning"].keys(), name
+        assert all(one["passed"].values()), name
     page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
     table = page.split("| served and pruned | by its saliency |")[1].split("\n\n")[0]
     for saliency in ("attention of CLS", "attention received"):
@@ -479,6 +486,9 @@ def test_families_on_vllm(run):
     of_page = of_page.replace(" and ", ", ")
     titles = {one["title"] for one in served["architectures"].values() if one["clips"]}
     assert set(of_page.split(", ")) == titles
+    assert served["left_out"] == LEFT_OUT
+    assert "Served whole by vLLM 0.32:\n" in out
+    assert all(reason in out for reason in LEFT_OUT.values())
     assert "unknown: pass hf or vllm" in run("families", "--engine", "tpu", model=False)[2]
 
 

@@ -250,24 +250,6 @@ def test_torch_compile(family, folders, libraries):
         check_equal(made.say(*SEVERAL), libraries[family], SEVERAL)
 
 
-@pytest.mark.engines
-@pytest.mark.parametrize("family", TWO)
-def test_two_ranks(family, folders, libraries, monkeypatch):
-    """With tensor parallelism each rank sees half of the heads; both choose as one would."""
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
-    with engine(family, folders[family], tensor_parallel_size=2) as made:
-        check_equal(made.say(*SEVERAL), libraries[family], SEVERAL)
-
-
-@pytest.mark.engines
-def test_two_ranks_share_out_images(folders, libraries, monkeypatch):
-    """With `--mm-encoder-tp-mode data` each rank encodes whole images, and sends what it saw."""
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
-    options = {"tensor_parallel_size": 2, "mm_encoder_tp_mode": "data"}
-    with engine("qwen2_5_vl", folders["qwen2_5_vl"], **options) as made:
-        check_equal(made.say(*SEVERAL), libraries["qwen2_5_vl"], SEVERAL)
-
-
 def test_a_server_has_its_own_budget(folders, libraries):
     """Without options a request gets the server's; with some, its own."""
     given = {"adafv_keep": 0.2, "adafv_method": "adafv+"}

@@ -11,7 +11,7 @@ pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 import ernie
 from checkpoints import MARKER
 from engine import Engine, Library, Request, engine
-from test_architectures import OPTIONS, check, save_tiny
+from pairs import OPTIONS, check, save_tiny
 from torch import Tensor
 from vllm.config import ModelConfig
 from vllm.multimodal import MULTIMODAL_REGISTRY

@@ -10,8 +10,9 @@ pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 from checkpoints import MARKER
 from engine import Engine, Library, Request, engine
 from on_a_cpu import as_on_a_gpu
+from pairs import check
 from stock import logprobs, stock
-from test_architectures import check, kept
+from test_architectures import kept
 from wide import register, save_wide
 
 __all__ = ["kept"]
@@ -59,6 +60,7 @@ def both(tmp_path_factory) -> Iterator[tuple[Engine, Library]]:
         yield made, library
 
 
+@pytest.mark.proves("indices")
 def test_one_by_one(both, kept):
     """Exactly the library's indices, by a question that stands behind the image."""
     made, library = both
@@ -72,6 +74,7 @@ def test_one_by_one(both, kept):
     assert one != other
 
 
+@pytest.mark.proves("batch")
 def test_in_a_batch(both):
     """Mixed budgets and methods, whole ones and text; then once more, from the caches."""
     made, library = both
@@ -86,6 +89,7 @@ def test_in_a_batch(both):
     check(made.say(*asked), library, asked)
 
 
+@pytest.mark.proves("identity")
 def test_keep_1_is_stock_vllm(both):
     """Bit for bit: tokens and logprobs, with a budget of 1 and with none at all."""
     made, _ = both

@@ -8,9 +8,9 @@ pytest.importorskip("vllm", reason="needs vLLM: make test-vllm")
 
 from checkpoints import MARKER
 from engine import ANSWER, Engine, Library, Request, check_batch, chunk, engine, picture
+from pairs import OPTIONS, check
 from server import data_url
 from stock import forget, logprobs, stock
-from test_architectures import OPTIONS, check
 from test_videos_served import write
 from wide import as_served, register, save_wide
 

@@ -8,6 +8,7 @@ import pytest
 import transformers
 
 from adafv.families import FAMILIES, family_of
+from zoo.served import HOMES, architecture_of
 
 CHECKS = {
     "batch",
@@ -32,8 +33,9 @@ def enter(outcomes: Outcomes, item: pytest.Item, report: pytest.TestReport) -> N
     """One more outcome of a test that is marked with what it proves."""
     mark = item.get_closest_marker("proves")
     if mark and (report.when == "call" or report.outcome != "passed"):
-        family = item.callspec.params["name"]
-        outcomes.setdefault(family, {}).setdefault(mark.args[0], []).append(report.outcome)
+        served = item.path.name in HOMES
+        tried = architecture_of(item) if served else item.callspec.params["name"]
+        outcomes.setdefault(tried, {}).setdefault(mark.args[0], []).append(report.outcome)
 
 
 def summary(outcomes: Outcomes) -> dict[str, dict]:

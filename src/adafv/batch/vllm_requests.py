@@ -19,6 +19,7 @@ from adafv.core.pruner import Pruner
 from adafv.integrations.vllm import ARCHITECTURES, FOLLOWS
 from adafv.integrations.vllm.architectures import Architecture
 from adafv.integrations.vllm.hub_format import check_format
+from adafv.integrations.vllm.left_out import in_brackets
 from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.options import ALL, VLLMOptions
 from adafv.models.load import from_files, processor_fingerprint, source_of
@@ -80,7 +81,7 @@ class Requests:
             name = next(iter(self.config.architectures or ()), type(self.config).__name__)
             raise ValueError(
                 f"{name} is not pruned on vLLM (`adafv families --engine vllm` lists what is): "
-                "pass --engine hf"
+                f"pass --engine hf{in_brackets(name)}"
             )
         check_format(self.config, self._architecture)
         try:

@@ -13,6 +13,7 @@ import typer
 from adafv.cli.options import Json, UnusedDevice, UnusedDtype, UnusedModel
 from adafv.cli.printing import print_json, print_table, say
 from adafv.integrations.vllm.architectures import ARCHITECTURES
+from adafv.integrations.vllm.left_out import LEFT_OUT, NO_ANSWERS, SOUND, by_reason
 
 __all__ = ["families", "listed_methods", "methods"]
 
@@ -33,6 +34,28 @@ PROVEN = {
     "clips": ("clips", "a clip keeps its budget over its frames, and keep=1 changes no logit"),
     "m-rope": ("M-RoPE", "kept tokens have the rows and columns of the dense prompt"),
 }
+PROVEN_SERVED = {
+    "indices": ("indices", "what is kept of an image, and the answer, are the library's"),
+    "batch": (
+        "batches",
+        "so they are with mixed budgets and methods at once, and once more from the caches",
+    ),
+    "identity": ("identity", "keep=1 gives stock vLLM's tokens and logprobs, bit for bit"),
+    "images": ("several images", "several images in a prompt keep a budget each"),
+    "chunks": (
+        "chunks",
+        "prompts are read in steps that end within images, or between them where vLLM reads an "
+        "image whole",
+    ),
+    "prefix": ("prefix cache", "what stands in the prefix cache is read from it, images too"),
+    "clips": ("clips", "all of this holds of clips, and of an image beside one"),
+    "ranks": ("ranks", "two tensor-parallel ranks choose as one would"),
+    "by rank": (
+        "images by rank",
+        "so do ranks that share out images (--mm-encoder-tp-mode data)",
+    ),
+}
+"""The same of tests of an architecture on vLLM."""
 
 
 def methods(
@@ -95,20 +118,15 @@ def families(
     from rich.table import Table
 
     # what is proven of every family is said once, under the table
-    proven = {}
-    for name, family in found["families"].items():
-        proven[name] = [check for check in checks if family["passed"].get(check)]
-    everywhere: list[str] = []
-    besides: list[str] = []
-    for check in checks:
-        common = all(check in own for own in proven.values())
-        (everywhere if common else besides).append(check)
+    proven = {name: family["passed"] for name, family in found["families"].items()}
+    everywhere = [check for check in checks if all(check in own for own in proven.values())]
+    besides = [check for check in checks if check not in everywhere]
 
     table = Table(box=None, pad_edge=False)
     for name in ("family", "saliency", "proven besides", "model"):
         table.add_column(name, no_wrap=name != "proven besides")
     for name, family in found["families"].items():
-        own = [checks[check][0] for check in proven[name] if check in besides]
+        own = [checks[check][0] for check in besides if check in proven[name]]
         table.add_row(name, family["saliency"], ", ".join(own) or "–", family["model"])
     print_table(table, drop=("model", "saliency"))
 
@@ -124,7 +142,10 @@ def families(
 
 
 def _list_served(families: dict[str, Any], as_json: bool) -> None:
-    """Print the architectures that are pruned on vLLM, each with its family's saliency."""
+    """Print the architectures that are pruned on vLLM, with what the tests proved of each."""
+    package = files("adafv.integrations").joinpath("vllm", "proven.json")
+    found = json.loads(package.read_text(encoding="utf-8"))
+    proven = found["architectures"]
     served = {}
     for name, architecture in ARCHITECTURES.items():
         served[name] = {
@@ -132,22 +153,47 @@ def _list_served(families: dict[str, Any], as_json: bool) -> None:
             "family": architecture.family,
             "saliency": families[architecture.family]["saliency"],
             "clips": architecture.videos,
+            "passed": proven[name],
         }
     if as_json:
-        print_json({"engine": "vllm", "architectures": served})
+        others = {"left_out": LEFT_OUT, "sound": sorted(SOUND), "no_answers": sorted(NO_ANSWERS)}
+        meaning = {check: words for check, (_, words) in PROVEN_SERVED.items()}
+        versions = {name: found[name] for name in ("vllm", "transformers")}
+        print_json(
+            {"engine": "vllm", **versions, "architectures": served, "meaning": meaning, **others}
+        )
         return
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name in ("model", "saliency", "clips", "family", "architecture"):
-        table.add_column(name, no_wrap=True)
+    for name in ("model", "saliency", "proven besides", "family", "architecture"):
+        table.add_column(name, no_wrap=name != "proven besides")
+    everywhere = [check for check in PROVEN_SERVED if all(check in own for own in proven.values())]
+    besides = [check for check in PROVEN_SERVED if check not in everywhere]
     for name, entry in served.items():
-        videos = "pruned" if entry["clips"] else "–"
-        table.add_row(entry["title"], entry["saliency"], videos, entry["family"], name)
+        own = [PROVEN_SERVED[check][0] for check in besides if check in proven[name]]
+        words = ", ".join(own) or "–"
+        table.add_row(entry["title"], entry["saliency"], words, entry["family"], name)
     print_table(table, drop=("architecture", "family"))
     say(
         "\nServed and pruned with `adafv serve`; those that transformers has a class for also by "
         "`adafv batch --engine vllm`."
+    )
+    title = (
+        f"Proven of all {len(proven)}, with tiny models of the real classes (vLLM {found['vllm']}, "
+        f"transformers {found['transformers']})"
+    )
+    _say_list(title, {PROVEN_SERVED[check][0]: PROVEN_SERVED[check][1] for check in everywhere})
+    title = "Proven besides, where the table says so"
+    _say_list(title, {PROVEN_SERVED[check][0]: PROVEN_SERVED[check][1] for check in besides})
+    reasons = {", ".join(names): reason for reason, names in by_reason().items()}
+    _say_list("Served whole by vLLM 0.32", reasons)
+    _say_list(
+        "Nothing to prune",
+        {
+            "what takes sound, and neither images nor clips": ", ".join(sorted(SOUND)),
+            "what embeds, ranks or classifies, and writes no answer": ", ".join(sorted(NO_ANSWERS)),
+        },
     )
 
 

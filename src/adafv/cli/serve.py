@@ -348,6 +348,7 @@ def _checked(model: str | None, *, trusted: bool) -> tuple[str, Architecture]:
 
     from adafv.integrations.vllm import ARCHITECTURES
     from adafv.integrations.vllm.hub_format import check_format
+    from adafv.integrations.vllm.left_out import in_brackets
     from adafv.models.load import from_files, source_of
 
     # the configuration alone, without weights
@@ -370,6 +371,7 @@ def _checked(model: str | None, *, trusted: bool) -> tuple[str, Architecture]:
         raise ValueError(
             f"{names[0]} is not pruned on vLLM (`adafv families --engine vllm` lists what is): "
             "answer files with `adafv batch --engine hf`, or serve it whole with `vllm serve`"
+            f"{in_brackets(names[0])}"
         )
     check_format(config, known[0])
     return source, known[0]

@@ -6,6 +6,7 @@ from typing import Any
 from vllm.multimodal.registry import MultiModalRegistry
 
 from adafv.integrations.vllm.architectures import ARCHITECTURES
+from adafv.integrations.vllm.left_out import in_brackets
 
 __all__ = ["refuse_options"]
 
@@ -57,6 +58,7 @@ def _refusal(model_config: Any) -> str:
             "effect: leave either out"
         )
     return (
-        f"{', '.join(names)} is not pruned on vLLM, so adafv's options have no effect: leave them "
-        "out (of a server: or set VLLM_PLUGINS to others), or prune it with the library"
+        f"{names[0]} is not pruned on vLLM, so adafv's options have no effect: leave them out "
+        "(of a server: or set VLLM_PLUGINS to others), or prune it with the "
+        f"library{in_brackets(names[0])}"
     )
