@@ -14,7 +14,7 @@ BELOW = 0.05
 """A p beyond luck, once corrected."""
 NAMES = {
     "none": "dense, all tokens",
-    "blind": "blind, no image",
+    "blind": "blind: the text alone",
     "oracle": "oracle, which knows the boxes",
 }
 

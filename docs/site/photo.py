@@ -15,7 +15,7 @@ METHODS = BENCHMARKS / "photo" / "results.json"
 EMBEDDED = BENCHMARKS / "accuracy" / "results.json"
 COMPARED = 0.05
 """Share of the tokens at which the two models are compared."""
-LINES = {"none": "dense, all tokens", "blind": "blind, no image"}
+LINES = {"none": "dense, all tokens", "blind": "blind: the text alone"}
 
 
 def bridge() -> str:

@@ -96,7 +96,8 @@ def front() -> str:
         f"{', '.join(held)} (`scenes`, {asked} questions)."
     )
     of_accuracy = (
-        "A model of 4.4 M parameters on drawn scenes, trained to align words and image regions. "
+        "A model of 4.4 M parameters on drawn scenes, trained to align words and image regions, "
+        "which suits methods that compare them. "
         "**No 7B checkpoint has been run here**. Of reading `adafv+` holds "
         f"{holds('adafv+', 'scenes-text', 'all', FRONT)}, `adafv` "
         f"{holds('adafv', 'scenes-text', 'all', FRONT)}."

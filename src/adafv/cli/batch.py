@@ -142,7 +142,7 @@ def _report(out: Path, piped: bool, summary: dict[str, Any]) -> None:
     """Print what became of the job."""
     if not piped:
         typer.echo(
-            f"written: {out} ({summary['lines']} lines, {summary['resumed']} of them were there)"
+            f"written: {out} ({summary['lines']} lines, {summary['resumed']} answered before)"
         )
     if summary["failed"]:
         text = f"failed: {summary['failed']} lines, the first because: {summary['first_error']}"

@@ -78,7 +78,7 @@ class Checks:
             client = scope["app"].state.engine_client
             self._watch(client)
             _carry_context(client.renderer._mm_executor)
-        if scope["type"] == "http" and (answer := self._answer(scope)) is not None:
+        if scope["type"] == "http" and (answer := self._own_answer(scope)) is not None:
             await answer(scope, receive, send)
             return
         if scope["type"] != "http" or scope["method"] != "POST":
@@ -166,16 +166,19 @@ class Checks:
         shutdown = client.shutdown
         loop = asyncio.get_running_loop()
 
+        def give_up(task: asyncio.Task[Any]) -> None:
+            # what the engine has said last is still to be sent
+            loop.call_later(LAST_WORDS, task.cancel)
+
         def noted(*args: Any, **options: Any) -> None:
             self.ending = True
             shutdown(*args, **options)
-            # what it has said last is still to be sent
             for task in tuple(self.running):
-                loop.call_soon_threadsafe(loop.call_later, LAST_WORDS, task.cancel)
+                loop.call_soon_threadsafe(give_up, task)
 
         client.shutdown = noted
 
-    def _answer(self, scope: Scope) -> ASGIApp | None:
+    def _own_answer(self, scope: Scope) -> ASGIApp | None:
         """Return the response to a request that vLLM is not to see; None: it is to."""
         if lacks_key(scope):
             return _error(401, "Unauthorized", UNKNOWN)
