@@ -52,7 +52,11 @@ COLUMNS = (
     "results",
 )
 FILTERS = ("method", "budget", "suite", "model", "results")
-HEAD = """# Leaderboard
+HEAD = """---
+hide: [toc]
+---
+
+# Leaderboard
 
 Made when this page is built, of results under `benchmarks` alone. To add a line, see
 [entries](../benchmarks/leaderboard/README.md).
