@@ -9,7 +9,7 @@ OPENVINO := .venv-openvino
 CONSTRAINTS := constraints.txt
 SITE := build/site
 
-.PHONY: env demo docs pages simulate pictures serve-demo test test-fast test-compiled coverage test-lmms test-vllm test-vllm-next test-engines test-clients test-vllm-gpu test-ui test-kernels \
+.PHONY: env demo docs pages simulate pictures serve-demo test test-fast test-compiled coverage test-lmms test-vllm test-vllm-next test-engines test-clients test-vllm-gpu test-ui shots test-kernels \
 	bench-cpu bench-cpu-whole bench-peers bench-gpu lint lint-workflows lint-deploy lint-chart lint-values audit sbom house dist clean
 
 env: $(VENV)/ready
@@ -129,6 +129,10 @@ test-ui: $(UI)/ready
 	@command -v chromium > /dev/null || { apt-get update && apt-get install --yes chromium; } > /dev/null 2>&1 || \
 		{ echo "chromium is not installed: sudo apt-get install chromium"; exit 1; }
 	OMP_NUM_THREADS=1 $(UI)/bin/python -m pytest tests/browser
+
+# Pictures of every page of the site and of the playground, to be looked at: docs/site/looked-at.md says when they were.
+shots: $(UI)/ready $(VENV)/docs
+	OMP_NUM_THREADS=1 $(UI)/bin/python tests/browser/screenshots.py
 
 # Chromium comes from Debian: Playwright's own build would be another 170 MB from elsewhere.
 $(UI)/ready: $(VENV)/ready tests/browser/requirements.txt

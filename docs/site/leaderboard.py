@@ -53,7 +53,11 @@ COLUMNS = (
     "results",
 )
 FILTERS = ("method", "budget", "suite", "model", "results")
-HEAD = """# Leaderboard
+HEAD = """---
+hide: [toc]
+---
+
+# Leaderboard
 
 Made of results under `benchmarks` alone. To add a line, see [entries]({entries}).
 

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 ELSEWHERE = {
     "benchmarks/ablation/README.md": "benchmarks/ablation.md",
     "benchmarks/ablation/accuracy.png": "benchmarks/ablation.png",
+    "benchmarks/accuracy/README.md": "benchmarks/accuracy.md",
     "benchmarks/accuracy/accuracy.png": "benchmarks/accuracy.png",
     "benchmarks/analysis/fig1.png": "benchmarks/fig1.png",
     "benchmarks/analysis/fig2.png": "benchmarks/fig2.png",

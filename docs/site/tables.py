@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import ablation
+import accuracy
 import clips
 import engines
 import low
@@ -238,6 +239,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation-adafv": partial(ablation.ablation, "adafv"),
     "ablation-adafv+": partial(ablation.ablation, "adafv+"),
     "ablation-saliency": ablation.saliencies,
+    "accuracy": accuracy.held,
+    "accuracy-intervals": accuracy.intervals,
     "by-kind": by_kind,
     "ceilings": ceilings,
     "choice": choice,

@@ -28,16 +28,16 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-def serious(page: Page, *rules: str) -> list[str]:
+def serious(page: Page, *rules: str, within: str | None = None) -> list[str]:
     """What axe-core finds wrong, contrast below WCAG's AA among it, and the first place of each.
 
-    Of all its rules, or of some.
+    Of all its rules, or of some; on the whole page, or in the elements of a selector.
     """
     options: dict[str, list[str]] = {"resultTypes": ["violations"]}
     if rules:
         options["runOnly"] = list(rules)
     return [
         f"{found['id']}: {found['nodes'][0]['html'][:200]}"
-        for found in Axe().run(page, options=options).response["violations"]
+        for found in Axe().run(page, context=within, options=options).response["violations"]
         if found["impact"] in ("serious", "critical")
     ]

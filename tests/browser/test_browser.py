@@ -193,6 +193,39 @@ def test_the_first_look(page, playground):
         assert boxes[-1]["x"] + boxes[-1]["width"] > 0.95 * (width - 32)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "size"), [("light", DESK), ("dark", DESK), ("light", PHONE), ("dark", PHONE)]
+)
+def test_every_state_is_accessible(browser, url, drawing, scheme, size):
+    """Not only the first look: axe-core finds nothing serious whatever is shown or open."""
+    for page in opened(browser, url, viewport=size, color_scheme=scheme):
+        found = {"first look": serious(page)}
+
+        word = page.locator(".word").nth(4)
+        word.hover()
+        expect(word.locator(".view")).to_be_visible()
+        found["a word pointed at"] = serious(page)
+
+        menu = page.get_by_label("Method", exact=True)
+        menu.click()
+        expect(page.get_by_role("listbox")).to_have_count(1)
+        found["an open menu"] = serious(page)
+        menu.press("Tab")
+
+        choose(page, "Beside it", "pool")
+        expect(page.locator(".curve .other").first).to_be_attached()
+        found["a curve with misses"] = serious(page)
+
+        ask_for(page, "")
+        expect(page.get_by_role("alert")).to_be_visible()
+        found["an alert"] = serious(page)
+
+        page.locator("input[type=file]").set_input_files(drawing)
+        expect(page.locator(".card")).to_have_count(1)
+        found["an upload"] = serious(page)
+        assert not any(found.values()), found
+
+
 @pytest.mark.parametrize("width", [DESK["width"], PHONE["width"]])
 def test_maps_of_many_words(page, width):
     """However many words there are, the map of each covers that of all of them."""

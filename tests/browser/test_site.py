@@ -3,12 +3,8 @@ finds nothing serious, light or dark, and formulas are typeset.
 """
 
 import re
-import subprocess
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
@@ -16,38 +12,31 @@ pytest.importorskip("playwright", reason="needs Playwright: make test-ui")
 
 from chromium import chromium, serious
 from playwright.sync_api import Browser, Page, expect
+from site_pages import HEIGHT, PAGES, WIDTHS, address, build_site, served
 
-ROOT = Path(__file__).parents[2]
-SHOTS = ROOT / "build" / "site-shots"
-PAGES = ("index", "serving", "accuracy", "how-it-works", "methods", "cli", "limits")
-# a phone, a tablet, a desk
-WIDTHS = (390, 768, 1400)
-HEIGHT = 1200
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves files, and says nothing."""
-
-    def log_message(self, *_: object) -> None:
-        pass
+CONTENT = ".md-content"
+"""What differs from page to page."""
+LONG = "leaderboard"
+"""A page of a thousand lines of one make: some are looked at, after its script has run."""
+SCROLLED = """() => Array.from(
+    document.querySelectorAll(".md-content :is(.md-typeset__scrollwrap, pre > code, .formula)")
+).filter(box => box.scrollWidth > box.clientWidth).map(box => box.textContent.slice(0, 80))"""
+"""The beginning of every table, block of code and formula that is wider than its box."""
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """The site's files, as it is built now; another build may run meanwhile."""
+    """The site's files, as it is built now."""
     folder = tmp_path_factory.mktemp("site")
-    subprocess.run(["make", "docs", f"SITE={folder}"], cwd=ROOT, check=True, capture_output=True)
+    build_site(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def site(built) -> Iterator[str]:
     """Where the site can be opened."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(built)))
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
+    with served(built) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -67,16 +56,49 @@ def page(browser, request) -> Iterator[Page]:
     assert not wrong
 
 
+@pytest.mark.parametrize("page", ["light"], indirect=True)
 @pytest.mark.parametrize("name", PAGES)
-def test_pages(page, site, name):
-    """Wide tables scroll in their own box; what is the same at every width is looked at once."""
-    page.goto(site if name == "index" else f"{site}{name}/")
-    scheme = page.locator("body").get_attribute("data-md-color-scheme")
-    for width in WIDTHS:
+def test_every_page(page, site, name):
+    """Nothing is wider than the window, on a desk nothing scrolls sideways, and on a phone, where
+    boxes scroll, what is the page's own is accessible.
+    """
+    page.goto(address(site, name))
+    for width in reversed(WIDTHS):
         page.set_viewport_size({"width": width, "height": HEIGHT})
-        page.screenshot(path=SHOTS / f"{name}-{width}-{scheme}.png")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        if width == WIDTHS[-1]:
+            assert page.evaluate(SCROLLED) == []
+    if name != LONG:
+        assert serious(page, within=CONTENT) == []
+
+
+@pytest.mark.parametrize("page", ["dark"], indirect=True)
+@pytest.mark.parametrize("name", [name for name in PAGES if name != LONG])
+def test_every_page_in_the_dark(page, site, name):
+    """Of what the colours change, only contrast."""
+    page.goto(address(site, name))
+    assert page.locator("body").get_attribute("data-md-color-scheme") == "slate"
+    assert serious(page, "color-contrast", within=CONTENT) == []
+
+
+@pytest.mark.parametrize("width", [WIDTHS[0], WIDTHS[-1]])
+def test_what_surrounds_a_page(page, site, width):
+    """Header, navigation and footer are the same everywhere, so they are looked at once."""
+    page.set_viewport_size({"width": width, "height": HEIGHT})
+    page.goto(site)
     assert serious(page) == []
+
+
+def test_the_leaderboard(page, site):
+    """As its script leaves it: one method's lines, sorted by the keyboard."""
+    page.goto(f"{site}leaderboard/")
+    page.get_by_label("method", exact=True).select_option("adafv+")
+    head = page.locator("#board th").nth(5)
+    head.press("Enter")
+    expect(head).to_have_attribute("aria-sort", "descending")
+    shown = page.locator("#board tbody tr:not([hidden])")
+    assert set(shown.locator("td:first-child").all_inner_texts()) == {"adafv+"}
+    assert serious(page, within=CONTENT) == []
 
 
 def test_formulas_are_typeset(built):

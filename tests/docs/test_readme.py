@@ -38,16 +38,34 @@ def test_every_method_has_its_line():
         )
 
 
-def test_the_accuracy_table_is_the_measured_one(monkeypatch, capsys):
-    """The table of docs/accuracy.md is what its command prints of the committed results."""
+def test_the_accuracy_tables_are_the_measured_ones(monkeypatch, capsys):
+    """Both tables of docs/accuracy.md hold what the command prints of the committed results."""
     monkeypatch.chdir(ROOT)
-    page = (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8")
-    (command,) = re.findall(r"^    adafv (table benchmarks/.*)$", page, re.MULTILINE)
+    detailed = (ROOT / "benchmarks" / "accuracy" / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^    adafv (table benchmarks/.*)$", detailed, re.MULTILINE)
     assert main(command.split()) == 0
-    printed = [line.strip() for line in capsys.readouterr().out.strip().splitlines()]
-    shown = [line.strip() for line in page.splitlines()]
+    printed = {}
+    for line in capsys.readouterr().out.splitlines():
+        if line.startswith("│"):
+            _kept, _tokens, method, *cells = (cell.strip() for cell in line.strip("│").split("│"))
+            printed[method] = cells
     assert len(printed) > 20
-    assert all(line in shown for line in printed)
+    page = (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8")
+    held, answered = markdown_table(page), markdown_table(detailed)
+    assert held.keys() == answered.keys() == printed.keys()
+    for method, cells in printed.items():
+        assert held[method] == [share or "–" for share in cells[2::3]]
+        pairs = zip(cells[::3], cells[1::3], strict=True)
+        assert answered[method] == [f"{right} ({of})" if of else right for right, of in pairs]
+
+
+def markdown_table(page: str) -> dict[str, list[str]]:
+    """Return the cells of the accuracy table by method, a bound by its first word."""
+    text = re.search(r"<!-- table: accuracy.*? -->\n(.*?)<!-- end -->", page, re.DOTALL)
+    assert text
+    _head, _rule, *lines = text[1].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {re.split(r"[, ]", name.strip("`"))[0]: cells for name, *cells in rows}
 
 
 def test_the_families_are_those_that_the_tests_proved():
