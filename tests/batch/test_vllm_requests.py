@@ -47,7 +47,7 @@ def test_a_prompt_that_vllm_puts_the_image_in_front_of(monkeypatch):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (LlavaConfig(architectures=["VipLlavaForConditionalGeneration"]), "VipLlava"),
+        (LlavaConfig(architectures=["Idefics2ForConditionalGeneration"]), "Idefics2"),
         (
             Ernie4_5_VLMoeConfig(architectures=["Ernie4_5_VLMoeForConditionalGeneration"]),
             "in the hub's own format alone",

@@ -270,12 +270,12 @@ def test_a_model_behind_flags_is_refused(capsys):
 
 def test_models_that_are_not_pruned_are_refused(serve, tmp_path):
     """Nothing is ever silently not pruned."""
-    LlavaConfig(architectures=["VipLlavaForConditionalGeneration"]).save_pretrained(tmp_path)
+    LlavaConfig(architectures=["Idefics2ForConditionalGeneration"]).save_pretrained(tmp_path)
     status, command, err = serve(tmp_path)
     assert status == 2
     assert not command
     assert err.count("\n") == 1
-    assert "VipLlava" in err
+    assert "Idefics2" in err
     assert all(way in err for way in ("families --engine vllm", "--engine hf", "vllm serve"))
     assert len(err) < 300
 

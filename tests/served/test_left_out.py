@@ -62,7 +62,9 @@ def multimodal() -> set[str]:
 
 def test_each_is_pruned_or_has_a_reason(multimodal):
     """None is forgotten, and no reason names one that is pruned or that vLLM does not have."""
-    parts = (set(ARCHITECTURES), set(LEFT_OUT), SOUND, NO_ANSWERS)
+    # what runs on its backend for transformers' models it has no class for
+    of_vllm = {name for name, one in ARCHITECTURES.items() if one.module != "transformers"}
+    parts = (of_vllm, set(LEFT_OUT), SOUND, NO_ANSWERS)
     assert set().union(*parts) == multimodal
     assert sum(map(len, parts)) == len(multimodal)
 

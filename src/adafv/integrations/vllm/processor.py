@@ -245,7 +245,7 @@ class Pruned(BaseMultiModalProcessor):
             images = {modality: [mm_items[modality][i] for i in indices]}
             items = self.info.parse_mm_data(images, validate=False)
             data = stock._apply_hf_processor_main(items, kwargs)
-            fields = stock._get_mm_fields_config(data, kwargs)
+            fields = self._fields(data, kwargs)
             return MultiModalKwargsItems.from_hf_inputs(data, fields)[modality]
 
         return self.prepared.prepare([spec.image for spec in ones], modality, process)
@@ -257,12 +257,17 @@ class Pruned(BaseMultiModalProcessor):
         if isinstance(hf_inputs, PreparedBatch):
             fields = dict(hf_inputs.fields)
         else:
-            fields = dict(super()._get_mm_fields_config(hf_inputs, rest))
-            for name in self.architecture.per_image:
-                fields[name] = MultiModalFieldConfig.batched("image")
+            fields = self._fields(hf_inputs, rest)
         # one spec an image; it is read on the host
         for name in self.architecture.modalities:
             fields[FIELDS[name]] = MultiModalFieldConfig.batched(name, keep_on_cpu=True)
+        return fields
+
+    def _fields(self, hf_inputs: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return how vLLM splits what the model's processor returns into that of each image."""
+        fields = dict(super()._get_mm_fields_config(hf_inputs, kwargs))
+        for name in self.architecture.per_image:
+            fields[name] = MultiModalFieldConfig.batched("image")
         return fields
 
     def _get_mm_prompt_updates(
