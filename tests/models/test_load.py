@@ -11,6 +11,7 @@ import torch
 from conftest import FAMILIES, inputs_for, picture, prompt, tiny_model, tiny_processor
 from fakes import save_tiny
 from transformers import BertConfig, BlipConfig, CLIPConfig, LlamaConfig, LlavaConfig
+from transformers.utils import logging
 
 from adafv import embedded, method
 from adafv.models import hub
@@ -259,7 +260,9 @@ def test_devices_and_dtypes(folders, options):
     assert repr(next(iter(options.values()))) in refused(folders["llava"], **options)
 
 
-def test_the_embedded_model_loads_without_a_bar_and_others_with_one(folder, capfd):
+def test_the_embedded_model_loads_without_a_bar_and_others_with_one(folder, capfd, monkeypatch):
+    # a command that ran before has left it out
+    monkeypatch.setattr(logging, "_tqdm_active", True)
     load()
     assert capfd.readouterr().err == ""
     load(folder)
