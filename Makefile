@@ -128,7 +128,7 @@ $(VLLM)/ready: pyproject.toml tests/served/requirements.txt $(wildcard tests/ser
 test-ui: $(UI)/ready
 	@command -v chromium > /dev/null || { apt-get update && apt-get install --yes chromium; } > /dev/null 2>&1 || \
 		{ echo "chromium is not installed: sudo apt-get install chromium"; exit 1; }
-	OMP_NUM_THREADS=1 $(UI)/bin/python -m pytest tests/browser
+	OMP_NUM_THREADS=1 $(UI)/bin/python -m pytest --numprocesses 2 --dist loadfile --durations 8 tests/browser
 
 # Pictures of every page of the site and of the playground, to be looked at: docs/site/looked-at.md says when they were.
 shots: $(UI)/ready $(VENV)/docs

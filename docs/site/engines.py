@@ -37,8 +37,8 @@ def served() -> str:
     rows = []
     for name, checks in proven["architectures"].items():
         marks = ["yes" if check in checks else "–" for check in PROVEN_SERVED]
-        rows.append([ARCHITECTURES[name].title, f"`{name}`", *marks])
-    return table(["model", "architecture", *(word for word, _ in PROVEN_SERVED.values())], rows)
+        rows.append([f"{ARCHITECTURES[name].title}<br>`{name}`", *marks])
+    return table(["model", *(word for word, _ in PROVEN_SERVED.values())], rows)
 
 
 def left_out() -> str:
