@@ -38,7 +38,11 @@ def library(request, tmp_path_factory) -> Iterator[Library]:
 
 
 def check(library: Library, **options) -> None:
-    """Ask an engine with options, and the library, the same."""
+    """Ask an engine with options, and the library, the same.
+
+    Of images: vLLM fails to measure memory with clips of these models.
+    """
+    options["limit_mm_per_prompt"] = {"image": 4, "video": 0}
     with engine(library.family, library.folder, **options) as made:
         assert made.llm.llm_engine.model_config.using_transformers_backend()
         check_equal(made.say(*ASKED), library, ASKED)
@@ -62,6 +66,8 @@ def test_refused_where_vllm_is_told_to_run_its_own_class(library):
 @pytest.mark.engines
 def test_two_ranks(library, monkeypatch):
     """Each sees half of the heads of the tower; both choose as one would."""
+    if library.family == "video_llama_3":
+        pytest.skip("its tower counts whole heads, in transformers 5.19")
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     check(library, tensor_parallel_size=2)
 
