@@ -36,9 +36,9 @@ def served() -> str:
     proven = json.loads(files("adafv.integrations").joinpath("vllm", "proven.json").read_text())
     rows = []
     for name, checks in proven["architectures"].items():
-        marks = ["yes" if check in checks else "–" for check in PROVEN_SERVED]
-        rows.append([f"{ARCHITECTURES[name].title}<br>`{name}`", *marks])
-    return table(["model", *(word for word, _ in PROVEN_SERVED.values())], rows)
+        proven_here = [word for check, (word, _) in PROVEN_SERVED.items() if check in checks]
+        rows.append([ARCHITECTURES[name].title, f"`{name}`", ", ".join(proven_here)])
+    return table(["model", "architecture", "proven"], rows)
 
 
 def left_out() -> str:
