@@ -6,10 +6,11 @@ from typing import Any
 from writing import percent, table
 
 from adafv.evaluation import report
+from adafv.evaluation.beyond_resize import BEYOND_RESIZE
 from adafv.evaluation.paired import SIGNIFICANT
 from adafv.utils.records import Rows, distinct, where
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "clips" / "results.json"
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "clips"
 NAMES = {
     "evs:first=0.5": "`evs:first=0.5` (ours)",
     "oracle": "oracle, which knows the boxes",
@@ -18,7 +19,36 @@ NAMES = {
 
 def clips() -> str:
     """Accuracy of each method on clips, marked where it is another than that of `adafv`."""
-    found = report.read(RESULTS)
+    whole = {
+        ("none", 1): "dense, with a thumbnail of all frames",
+        ("uniform", 0.9983): "all frames, without it (`uniform`, all tokens but one)",
+        ("blind", 0): "blind",
+    }
+    return _table(report.read(FOLDER / "results.json"), whole)
+
+
+def of_photographs() -> str:
+    """The same of the photo model, on clips of photographs."""
+    whole = {("none", 1): "dense, all tokens", ("blind", 0): "blind: the text alone"}
+    return _table(report.read(FOLDER / "photographs" / "results.json"), whole)
+
+
+def of_types() -> str:
+    """What the photo model answers of each type, from all tokens and blind."""
+    lines = []
+    for name in ("photographs", "motion"):
+        rows = report.read(FOLDER / name / "results.json")["rows"]
+        for type_ in distinct(rows, "question_type"):
+            if type_ in ("all", BEYOND_RESIZE):
+                continue
+            [dense] = where(rows, method="none", question_type=type_)
+            [blind] = where(rows, method="blind", question_type=type_)
+            lines.append([f"`{type_}`", str(dense["n"]), _share(dense, []), _share(blind, [])])
+    return table(["type", "n", "all tokens", "blind"], lines)
+
+
+def _table(found: dict[str, Any], whole: dict[tuple[str, float], str]) -> str:
+    """Return a line for each method, and for what reads all tokens or none."""
     rows = where(found["rows"], question_type="all")
     keeps = sorted({row["keep"] for row in rows if 0 < row["keep"] < 0.9}, reverse=True)
     lines = []
@@ -31,11 +61,7 @@ def clips() -> str:
             pair = where(found["pairs"], method="adafv", rival=method, keep=keep)
             cells.append(_share(row[0], pair) if row else "–")
         lines.append(cells)
-    for name, method, most in (
-        ("dense, with a thumbnail of all frames", "none", 1),
-        ("all frames, without it (`uniform`, all tokens but one)", "uniform", 0.9983),
-        ("blind", "blind", 0),
-    ):
+    for (method, most), name in whole.items():
         [row] = where(rows, method=method, keep=most)
         lines.append([name, _share(row, []), *[""] * (len(keeps) - 1)])
     return table(["method", *(f"{percent(keep)} kept" for keep in keeps)], lines)

@@ -245,6 +245,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "ceilings": ceilings,
     "choice": choice,
     "clips": clips.clips,
+    "clips-photographs": clips.of_photographs,
+    "clips-types": clips.of_types,
     "engines": engines.engines,
     "front": front,
     "left-out": engines.left_out,

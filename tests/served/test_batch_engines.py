@@ -133,7 +133,7 @@ def copied(batch: Batch, results: Path) -> None:
 
 
 def command(source: Path, out: Path, engine: str, *options: object) -> subprocess.Popen:
-    """The command, with an engine in processes of its own."""
+    """The command with the method of `plan`, and an engine in processes of its own."""
     words = [
         sys.executable,
         "-m",
@@ -144,6 +144,8 @@ def command(source: Path, out: Path, engine: str, *options: object) -> subproces
         "--json",
         "--engine",
         engine,
+        "--method",
+        "adafv",
         *options,
     ]
     ray = {"RAY_memory_monitor_refresh_ms": "0", "RAY_worker_niceness": "0"}
