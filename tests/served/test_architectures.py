@@ -33,10 +33,13 @@ from adafv.batch.vllm import VLLMEngine
 from adafv.integrations.vllm import ARCHITECTURES
 from adafv.models import videos
 
+ALIKE = ("qwen3_vl_moe", "glm4v_moe", "vipllava", "hyperclovax_vision_v2")
+"""With experts, which change nothing here, or on modules of transformers as others are."""
+
 
 def tried(name: str, family: str) -> Any:
-    """A model to try; two of three with experts, which change nothing here, where engines are."""
-    marks = [pytest.mark.engines] if family in ("qwen3_vl_moe", "glm4v_moe") else []
+    """A model to try; of those that are alike some in the lane of engines alone."""
+    marks = [pytest.mark.engines] if family in ALIKE else []
     return pytest.param((name, family), id=f"{name}-{family}", marks=marks)
 
 

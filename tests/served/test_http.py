@@ -657,6 +657,7 @@ def status(server: Server, path: str) -> int:
             return refusal.code
 
 
+@pytest.mark.engines
 def test_a_server_ends_within_its_limit_and_logs_no_key(tmp_path):
     """An answer that would take longer is given up. VLLM logs its flags, and where it ends."""
     log = tmp_path / "log"

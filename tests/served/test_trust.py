@@ -22,7 +22,6 @@ from adafv.integrations.vllm import register, request_cost
 from adafv.integrations.vllm.server import main
 from adafv.methods import AdaFV
 
-ENGINES = pytest.mark.engines
 GOOD, BAD = Request("what color is the anchor ?"), Request("is there a knight")
 
 
@@ -60,9 +59,10 @@ def test_a_method_that_fails_ends_its_request_alone(tmp_path, monkeypatch):
         assert finished(BAD) == [other]
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize(
     ("ranks", "at"),
-    [(1, None), pytest.param(2, None, marks=ENGINES), pytest.param(2, 1, marks=ENGINES)],
+    [(1, None), (2, None), (2, 1)],
     ids=["a worker", "two ranks", "one of two ranks"],
 )
 def test_a_method_that_fails_in_another_process(tmp_path, monkeypatch, ranks, at):
