@@ -7,7 +7,8 @@ from writing import table
 
 from adafv.cli.listing import PROVEN_SERVED
 from adafv.families import record
-from adafv.integrations.vllm.architectures import ARCHITECTURES, Architecture
+from adafv.integrations.vllm.architecture import Architecture
+from adafv.integrations.vllm.architectures import ARCHITECTURES
 from adafv.integrations.vllm.left_out import by_reason
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from adafv.integrations.vllm import config_checks
-from adafv.integrations.vllm.architectures import ARCHITECTURES, Architecture
+from adafv.integrations.vllm.architecture import Architecture
+from adafv.integrations.vllm.architectures import ARCHITECTURES
 from adafv.integrations.vllm.config_checks import check_config, check_positions
 
 LLAMA_4 = ARCHITECTURES["Llama4ForConditionalGeneration"]

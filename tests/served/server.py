@@ -51,6 +51,14 @@ def ask(server: Server, body: Any, path: str = CHAT, timeout: float = 120) -> Sa
     )
 
 
+def check_refused(said: Said, word: str) -> None:
+    """A 4xx with one sentence that holds a word: no page of repr."""
+    assert 400 <= said.status < 500, said
+    assert word in said.text
+    assert len(said.text) < 300
+    assert not any(mark in said.text for mark in ("\n", "Traceback", "pydantic", "object at 0x"))
+
+
 def headers(server: Server, body: dict[str, Any]) -> dict[str, str]:
     """The headers of a response, in lower case."""
     data = json.dumps(body).encode()

@@ -36,6 +36,7 @@ from server import (
     about,
     ask,
     blank,
+    check_refused,
     data_url,
     headers,
     memory,
@@ -520,10 +521,7 @@ def test_bad_input(server, name):
     """A client's mistake is a 4xx with one sentence, no page of repr, and the server lives."""
     body, word = BAD[name]
     said = ask(server, body)
-    assert 400 <= said.status < 500, said
-    assert word in said.text
-    assert len(said.text) < 300
-    assert not any(mark in said.text for mark in ("\n", "Traceback", "pydantic", "object at 0x"))
+    check_refused(said, word)
     assert server.healthy()
 
 

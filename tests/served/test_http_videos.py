@@ -19,7 +19,7 @@ pytest.importorskip("av")
 
 import av
 from checkpoints import save
-from server import CHAT, Said, ask, blank, data_url, headers
+from server import CHAT, Said, ask, blank, check_refused, data_url, headers
 from zoo.base import show
 
 from adafv.demo.server import FLAGS, Server, running
@@ -176,10 +176,7 @@ def test_bad_clips(server, name):
     """A client's mistake is a 4xx with one sentence, and the server lives."""
     body, word = BAD[name]
     said = ask(server, body)
-    assert 400 <= said.status < 500, said
-    assert word in said.text
-    assert len(said.text) < 300
-    assert not any(mark in said.text for mark in ("\n", "Traceback", "pydantic", "object at 0x"))
+    check_refused(said, word)
     assert server.healthy()
 
 

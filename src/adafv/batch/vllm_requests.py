@@ -17,7 +17,7 @@ from adafv.batch.engine import Response
 from adafv.core.inputs import placeholders
 from adafv.core.pruner import Pruner
 from adafv.integrations.vllm import ARCHITECTURES, FOLLOWS
-from adafv.integrations.vllm.architectures import Architecture
+from adafv.integrations.vllm.architecture import Architecture
 from adafv.integrations.vllm.hub_format import check_format
 from adafv.integrations.vllm.left_out import in_brackets
 from adafv.integrations.vllm.meta_model import MetaModel

@@ -17,7 +17,7 @@ from adafv import embedded
 from adafv.cli.extras import need
 from adafv.cli.options import DEFAULT_KEEP, Keep, Method, Tokens, pruner_of, share_in
 from adafv.cli.printing import quiet
-from adafv.integrations.vllm.architectures import Architecture
+from adafv.integrations.vllm.architecture import Architecture
 from adafv.models.hub import check_available
 
 CHECKS = "adafv.integrations.vllm.middleware.Checks"

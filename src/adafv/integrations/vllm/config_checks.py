@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from adafv.integrations.vllm.architectures import Architecture
+from adafv.integrations.vllm.architecture import Architecture
 
 __all__ = ["check_config", "check_positions"]
 

@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from transformers import PreTrainedConfig, ProcessorMixin
 
-from adafv.integrations.vllm.architectures import Architecture
+from adafv.integrations.vllm.architecture import Architecture
 
 __all__ = ["Prompts", "PromptsOfLines", "as_transformers", "check_format"]
 

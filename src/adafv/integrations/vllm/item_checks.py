@@ -5,7 +5,7 @@ from typing import Any
 
 from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 
-from adafv.integrations.vllm.architectures import VISION_CHUNK, Architecture
+from adafv.integrations.vllm.architecture import VISION_CHUNK, Architecture
 from adafv.integrations.vllm.meta_model import NAMES
 
 EMBEDDINGS = (EmbeddingItems, DictEmbeddingItems)

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 from adafv.core.inputs import PIXELS
 from adafv.families import family_of
 from adafv.families.crop_layout import Layout
-from adafv.integrations.vllm.architectures import VISION_CHUNK
+from adafv.integrations.vllm.architecture import VISION_CHUNK
 
 __all__ = ["NAMES", "SHAPES", "MetaModel", "pixels_in"]
 

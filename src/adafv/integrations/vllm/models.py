@@ -20,7 +20,8 @@ from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalKwargsItem, MultiModalKwargsItems
 
-from adafv.integrations.vllm.architectures import ARCHITECTURES, Architecture
+from adafv.integrations.vllm.architecture import Architecture
+from adafv.integrations.vllm.architectures import ARCHITECTURES
 from adafv.integrations.vllm.config_checks import check_config
 from adafv.integrations.vllm.context import Context, PillowContext
 from adafv.integrations.vllm.encoder_cache import Encoded, Encodings

@@ -13,7 +13,7 @@ from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 from vllm.multimodal.processing import BaseMultiModalProcessor
 
 from adafv.families import family_of
-from adafv.integrations.vllm.architectures import Architecture
+from adafv.integrations.vllm.architecture import Architecture
 from adafv.integrations.vllm.counters import COUNTERS
 from adafv.integrations.vllm.item_checks import (
     check_items,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from adafv.core.pruner import Pruner
-from adafv.integrations.vllm.architectures import VISION_CHUNK
+from adafv.integrations.vllm.architecture import VISION_CHUNK
 from adafv.integrations.vllm.options import pruner_of
 
 __all__ = ["FIELD", "FIELDS", "PruneSpec", "PruneSpecs", "Specs", "without_specs"]

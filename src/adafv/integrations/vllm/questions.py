@@ -11,7 +11,7 @@ from vllm.multimodal.processing import BaseMultiModalProcessor, PromptReplacemen
 from adafv.core.chat_template import Template, template_of
 from adafv.core.inputs import placeholders, video_bounds
 from adafv.core.prompt import Prompt, Question
-from adafv.integrations.vllm.architectures import Architecture
+from adafv.integrations.vllm.architecture import Architecture
 from adafv.integrations.vllm.hub_format import Prompts, PromptsOfLines, as_transformers
 from adafv.integrations.vllm.request_text import tokens_of
 from adafv.models.boilerplate import boilerplate
