@@ -11,9 +11,9 @@ from hypothesis import settings
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, CLIPVisionConfig, PreTrainedTokenizerFast
-from zoo import base, served
+from zoo import base, served_record
+from zoo.family_record import enter, settle
 from zoo.llava import PACKED, PINPOINTS, SIZE
-from zoo.record import enter, settle
 
 from adafv import METHODS
 from adafv.core.layerwise import LayerPruner
@@ -170,7 +170,7 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     # one test alone says nothing of its kind
     if not any("::" in argument for argument in config.args):
-        config.served = served.collected(items)
+        config.served = served_record.collected(items)
     if not config.getoption("--fast"):
         return
     from zoo.families import ZOO
@@ -215,7 +215,7 @@ def pytest_sessionfinish(session):
     write = config.getoption("--record")
     complaints = (
         settle(config.outcomes, write),
-        served.settle(config.served, config.outcomes, write) if config.served else None,
+        served_record.settle(config.served, config.outcomes, write) if config.served else None,
     )
     for complaint in filter(None, complaints):
         print(f"\n{complaint}")

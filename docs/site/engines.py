@@ -9,7 +9,7 @@ from adafv.cli.listing import PROVEN_SERVED
 from adafv.families import record
 from adafv.integrations.vllm.architecture import Architecture
 from adafv.integrations.vllm.architectures import ARCHITECTURES
-from adafv.integrations.vllm.left_out import by_reason
+from adafv.integrations.vllm.left_out_architectures import by_reason
 
 
 def engines() -> str:

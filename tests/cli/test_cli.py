@@ -36,7 +36,7 @@ from adafv.evaluation.merge import merged_meta
 from adafv.evaluation.rows import COLUMNS
 from adafv.families import IMPOSSIBLE, UNPROVEN, record
 from adafv.integrations.vllm import ARCHITECTURES
-from adafv.integrations.vllm.left_out import LEFT_OUT
+from adafv.integrations.vllm.left_out_architectures import LEFT_OUT
 from adafv.methods import VIDEO_METHODS, from_spec
 from adafv.models.generation import was_cut
 from adafv.models.load import load, source_of

@@ -20,8 +20,8 @@ from server import CHAT, about, blank, data_url, metrics, pruned, text
 from adafv import embedded
 from adafv.core.config import DEFAULT_METHOD
 from adafv.demo.server import FLAGS, Server, running
+from adafv.integrations.vllm.api_keys import OPEN
 from adafv.integrations.vllm.counters import NAMES
-from adafv.integrations.vllm.keys import OPEN
 
 KEY = "right"
 VALUES = Path(__file__).parents[2] / "deploy" / "production-stack.yaml"

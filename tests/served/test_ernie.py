@@ -77,7 +77,7 @@ def test_the_question_is_what_transformers_prompt_says(processor):
     tokens = found.info.get_tokenizer()
     text = "USER : {} what color {} is the anchor ? ASSISTANT :"
     ids = tokens.encode(text.format(ernie.MARKER_ON_THE_HUB, ernie.VIDEO_MARKER_ON_THE_HUB))
-    questions = found.of(ids, {"image": 1, "video": 1}, "turn", frozenset())
+    questions = found.in_prompt(ids, {"image": 1, "video": 1}, "turn", frozenset())
 
     of_transformers = tools()
     config = ernie.ernie4_5_vl_moe().model.config
@@ -107,9 +107,9 @@ def test_what_a_person_types_stands_for_no_image(processor):
 def test_function_words_are_skipped_as_in_the_library(processor):
     """Its chat template is the tokenizer's, and takes messages in parts."""
     questions, of_transformers = processor().questions, tools()
-    assert questions.template == boilerplate(of_transformers)
-    assert questions.chat.users == template_of(of_transformers).users
-    assert questions.chat.answers == template_of(of_transformers).answers
+    assert questions.template_ids == boilerplate(of_transformers)
+    assert questions.chat_template.users == template_of(of_transformers).users
+    assert questions.chat_template.answers == template_of(of_transformers).answers
 
 
 def test_the_backend_that_a_server_asks_for(processor):

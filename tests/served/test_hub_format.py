@@ -53,7 +53,7 @@ def test_the_question_is_what_transformers_prompt_says(folder, processor, behind
     """Whether the mark of an image is a run of ids, or its end part of a longer token."""
     text = f"USER : <image>{behind}what color is the anchor ? <image>{behind}red ASSISTANT :"
     tokens = AutoTokenizer.from_pretrained(folder)
-    found = processor().questions.of(tokens.encode(text), COUNTS, "turn", frozenset())
+    found = processor().questions.in_prompt(tokens.encode(text), COUNTS, "turn", frozenset())
 
     tools = hub.internvl_chat().processor
     tools.chat_template = (
@@ -87,9 +87,9 @@ def test_function_words_are_skipped_as_in_the_library(processor):
     lines = "('<IMG_CONTEXT>\n' if m['content'][1:] else '') + m['content'][-1]['text']"
     tools.chat_template = hub.CHAT.replace("m['content']", lines)
     questions = processor().questions
-    assert questions.template == boilerplate(tools)
-    assert questions.chat.users == template_of(tools).users
-    assert questions.chat.answers == template_of(tools).answers
+    assert questions.template_ids == boilerplate(tools)
+    assert questions.chat_template.users == template_of(tools).users
+    assert questions.chat_template.answers == template_of(tools).answers
 
 
 def test_the_backend_that_a_server_asks_for(processor):

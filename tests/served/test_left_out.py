@@ -11,7 +11,13 @@ from vllm.model_executor.models import registry
 from vllm.model_executor.models.interfaces import supports_multimodal
 
 from adafv.integrations.vllm import ARCHITECTURES
-from adafv.integrations.vllm.left_out import LEFT_OUT, NO_ANSWERS, SOUND, by_reason, in_brackets
+from adafv.integrations.vllm.left_out_architectures import (
+    LEFT_OUT,
+    NO_ANSWERS,
+    SOUND,
+    by_reason,
+    in_brackets,
+)
 
 INSTALLED = Path(vllm.__file__).parents[1]
 OTHER_LISTS = (

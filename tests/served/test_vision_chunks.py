@@ -128,9 +128,9 @@ def test_the_template_is_the_tokenizers(both):
     """The processor of vLLM has none; function words and turns are the library's."""
     made, library = both
     questions = made.llm.llm_engine.renderer.mm_processor.questions
-    assert questions.template == boilerplate(library.processor)
-    assert questions.chat.users == template_of(library.processor).users
-    assert questions.chat.answers == template_of(library.processor).answers
+    assert questions.template_ids == boilerplate(library.processor)
+    assert questions.chat_template.users == template_of(library.processor).users
+    assert questions.chat_template.answers == template_of(library.processor).answers
 
 
 def test_what_a_person_types_stands_for_no_image(both, monkeypatch):

@@ -19,7 +19,7 @@ from adafv.core.pruner import Pruner
 from adafv.integrations.vllm import ARCHITECTURES, FOLLOWS
 from adafv.integrations.vllm.architecture import Architecture
 from adafv.integrations.vllm.hub_format import check_format
-from adafv.integrations.vllm.left_out import in_brackets
+from adafv.integrations.vllm.left_out_architectures import in_brackets
 from adafv.integrations.vllm.meta_model import MetaModel
 from adafv.integrations.vllm.options import ALL, VLLMOptions
 from adafv.models.load import from_files, processor_fingerprint, source_of

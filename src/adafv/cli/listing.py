@@ -13,7 +13,7 @@ import typer
 from adafv.cli.options import Json, UnusedDevice, UnusedDtype, UnusedModel
 from adafv.cli.printing import print_json, print_table, say
 from adafv.integrations.vllm.architectures import ARCHITECTURES
-from adafv.integrations.vllm.left_out import LEFT_OUT, NO_ANSWERS, SOUND, by_reason
+from adafv.integrations.vllm.left_out_architectures import LEFT_OUT, NO_ANSWERS, SOUND, by_reason
 
 __all__ = ["families", "listed_methods", "methods"]
 
@@ -117,26 +117,15 @@ def families(
         return
     from rich.table import Table
 
-    # what is proven of every family is said once, under the table
-    proven = {name: family["passed"] for name, family in found["families"].items()}
-    everywhere = [check for check in checks if all(check in own for own in proven.values())]
-    besides = [check for check in checks if check not in everywhere]
-
+    passed = {name: family["passed"] for name, family in found["families"].items()}
+    proven = _Proven(checks, passed)
     table = Table(box=None, pad_edge=False)
     for name in ("family", "saliency", "proven besides", "model"):
         table.add_column(name, no_wrap=name != "proven besides")
     for name, family in found["families"].items():
-        own = [checks[check][0] for check in besides if check in proven[name]]
-        table.add_row(name, family["saliency"], ", ".join(own) or "–", family["model"])
+        table.add_row(name, family["saliency"], proven.besides_of(name), family["model"])
     print_table(table, drop=("model", "saliency"))
-
-    title = (
-        f"Proven of all {len(proven)} families, with tiny models of the real classes "
-        f"(transformers {found['transformers']})"
-    )
-    _say_list(title, {checks[check][0]: checks[check][1] for check in everywhere})
-    title = "Proven besides, where the table says so"
-    _say_list(title, {checks[check][0]: checks[check][1] for check in besides})
+    proven.say(f"{len(passed)} families", f"transformers {found['transformers']}")
     _say_list("Not proven, with a warning", unproven)
     _say_list("Refused", impossible)
 
@@ -145,7 +134,7 @@ def _list_served(families: dict[str, Any], as_json: bool) -> None:
     """Print the architectures that are pruned on vLLM, with what the tests proved of each."""
     package = files("adafv.integrations").joinpath("vllm", "proven.json")
     found = json.loads(package.read_text(encoding="utf-8"))
-    proven = found["architectures"]
+    passed = found["architectures"]
     served = {}
     for name, architecture in ARCHITECTURES.items():
         served[name] = {
@@ -153,7 +142,7 @@ def _list_served(families: dict[str, Any], as_json: bool) -> None:
             "family": architecture.family,
             "saliency": families[architecture.family]["saliency"],
             "clips": architecture.videos,
-            "passed": proven[name],
+            "passed": passed[name],
         }
     if as_json:
         others = {"left_out": LEFT_OUT, "sound": sorted(SOUND), "no_answers": sorted(NO_ANSWERS)}
@@ -165,27 +154,19 @@ def _list_served(families: dict[str, Any], as_json: bool) -> None:
         return
     from rich.table import Table
 
+    proven = _Proven(PROVEN_SERVED, passed)
     table = Table(box=None, pad_edge=False)
     for name in ("model", "saliency", "proven besides", "family", "architecture"):
         table.add_column(name, no_wrap=name != "proven besides")
-    everywhere = [check for check in PROVEN_SERVED if all(check in own for own in proven.values())]
-    besides = [check for check in PROVEN_SERVED if check not in everywhere]
     for name, entry in served.items():
-        own = [PROVEN_SERVED[check][0] for check in besides if check in proven[name]]
-        words = ", ".join(own) or "–"
-        table.add_row(entry["title"], entry["saliency"], words, entry["family"], name)
+        besides = proven.besides_of(name)
+        table.add_row(entry["title"], entry["saliency"], besides, entry["family"], name)
     print_table(table, drop=("architecture", "family"))
     say(
         "\nServed and pruned with `adafv serve`; those that transformers has a class for also by "
         "`adafv batch --engine vllm`."
     )
-    title = (
-        f"Proven of all {len(proven)}, with tiny models of the real classes (vLLM {found['vllm']}, "
-        f"transformers {found['transformers']})"
-    )
-    _say_list(title, {PROVEN_SERVED[check][0]: PROVEN_SERVED[check][1] for check in everywhere})
-    title = "Proven besides, where the table says so"
-    _say_list(title, {PROVEN_SERVED[check][0]: PROVEN_SERVED[check][1] for check in besides})
+    proven.say(str(len(passed)), f"vLLM {found['vllm']}, transformers {found['transformers']}")
     reasons = {", ".join(names): reason for reason, names in by_reason().items()}
     _say_list("Served whole by vLLM 0.32", reasons)
     _say_list(
@@ -195,6 +176,37 @@ def _list_served(families: dict[str, Any], as_json: bool) -> None:
             "what embeds, ranks or classifies, and writes no answer": ", ".join(sorted(NO_ANSWERS)),
         },
     )
+
+
+class _Proven:
+    """What tests have proven of several models: of all of them, and of some besides.
+
+    Args:
+        checks: kinds of tests, each as a word for a table and in words.
+        passed: of each model the kinds that passed.
+    """
+
+    def __init__(
+        self, checks: dict[str, tuple[str, str]], passed: dict[str, dict[str, int]]
+    ) -> None:
+        self.checks = checks
+        self.passed = passed
+        self.everywhere = [
+            check for check in checks if all(check in own for own in passed.values())
+        ]
+        self.besides = [check for check in checks if check not in self.everywhere]
+
+    def besides_of(self, name: str) -> str:
+        """Return what is proven of a model and not of all, as words for a table."""
+        own = [self.checks[check][0] for check in self.besides if check in self.passed[name]]
+        return ", ".join(own) or "–"
+
+    def say(self, models: str, versions: str) -> None:
+        """Print what the words mean, under the table."""
+        title = f"Proven of all {models}, with tiny models of the real classes ({versions})"
+        _say_list(title, dict(self.checks[check] for check in self.everywhere))
+        title = "Proven besides, where the table says so"
+        _say_list(title, dict(self.checks[check] for check in self.besides))
 
 
 def _say_list(title: str, entries: dict[str, str]) -> None:

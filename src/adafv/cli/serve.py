@@ -348,7 +348,7 @@ def _checked(model: str | None, *, trusted: bool) -> tuple[str, Architecture]:
 
     from adafv.integrations.vllm import ARCHITECTURES
     from adafv.integrations.vllm.hub_format import check_format
-    from adafv.integrations.vllm.left_out import in_brackets
+    from adafv.integrations.vllm.left_out_architectures import in_brackets
     from adafv.models.load import from_files, source_of
 
     # the configuration alone, without weights

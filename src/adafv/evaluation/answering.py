@@ -15,10 +15,10 @@ from adafv.core.pruner import Pruner
 from adafv.core.visual_tokens import Encoding
 from adafv.data.sample import BLIND, Question, Sample
 from adafv.evaluation.answer_log import AnswerLog, Key
+from adafv.evaluation.contact_sheets import as_videos
 from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.prepared_images import PreparedImages
 from adafv.evaluation.prompts import Prompts
-from adafv.evaluation.videos import as_videos
 from adafv.methods import from_spec, method
 from adafv.models.load import fingerprint, processor_fingerprint
 from adafv.ops.budget import BudgetError

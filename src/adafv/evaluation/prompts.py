@@ -12,9 +12,9 @@ from adafv.core.pruner import Pruner
 from adafv.core.selection import Selection
 from adafv.core.visual_tokens import Encoding
 from adafv.evaluation.boxes import distances, evidence_kept, patches
+from adafv.evaluation.contact_sheets import on_contact_sheet
 from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.prepared_images import PreparedImages
-from adafv.evaluation.videos import on_contact_sheet
 from adafv.families import check_has_grid
 from adafv.models.generation import check_length, decode, generate
 from adafv.models.prompting import build_text

@@ -26,7 +26,7 @@ def register() -> None:
 
     from adafv.integrations.vllm.engine_counts import name_run
     from adafv.integrations.vllm.failures import fail_requests
-    from adafv.integrations.vllm.unpruned import refuse_options
+    from adafv.integrations.vllm.refuse_unpruned import refuse_options
 
     refuse_options()
     fail_requests()

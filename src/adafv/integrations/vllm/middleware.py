@@ -15,10 +15,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adafv.core.inputs import placeholders
+from adafv.integrations.vllm.api_keys import lacks_key
 from adafv.integrations.vllm.architectures import ARCHITECTURES
 from adafv.integrations.vllm.counters import COUNTERS, PLACED, REFUSED
 from adafv.integrations.vllm.hub_format import as_transformers
-from adafv.integrations.vllm.keys import lacks_key
 from adafv.integrations.vllm.media import PIXELS
 from adafv.integrations.vllm.options import check_restricted
 from adafv.integrations.vllm.request_text import (

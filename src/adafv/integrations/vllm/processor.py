@@ -170,14 +170,14 @@ class Pruned(BaseMultiModalProcessor):
         # the question is part of a spec only where the method looks at it, or is seeded by it:
         # other methods keep the same tokens for every question, and so share a cache entry
         config = options.config
-        template = self.questions.template if "skip" in config.options else ()
+        template = self.questions.template_ids if "skip" in config.options else ()
         pruner = pruner_of(config.spec, config.keep, config.tokens, template)
         counts = {name: len(ones) for name, ones in hashes.items()}
         questions: dict[str, list[tuple[int, ...]]]
         questions = {name: [()] * count for name, count in counts.items()}
         if pruner.needs_text or pruner.draws:
             skip = frozenset(pruner.skip)
-            questions = self.questions.of(inputs.prompt, counts, options.question, skip)
+            questions = self.questions.in_prompt(inputs.prompt, counts, options.question, skip)
 
         specs: dict[str, list[PruneSpec]] = {}
         for name, ones in hashes.items():

@@ -32,22 +32,22 @@ class Questions:
         self.info = processor.info
         self.architecture = architecture
 
-    def of(
-        self, ids: Sequence[int], counts: Mapping[str, int], of: Question, skip: frozenset[int]
+    def in_prompt(
+        self, ids: Sequence[int], counts: Mapping[str, int], which: Question, skip: frozenset[int]
     ) -> dict[str, list[tuple[int, ...]]]:
         """Return for each image the text tokens (M,) of its question, as the library finds them.
 
         Args:
             ids: of the prompt (L,), as vLLM was given it.
             counts: of images and videos.
-            of: which text counts, see `Prompt.question`.
+            which: text counts, see `Prompt.question`.
             skip: ids that don't.
         """
         tokens = {name: self.markers[name] for name in counts}
         # (1, L), with one placeholder an image: vLLM repeats them later
         inputs = {"input_ids": torch.tensor([self._with_placeholders(ids, counts)])}
         bounds = video_bounds(self.config)
-        prompt = Prompt(inputs, tokens, self.config.model_type, self.chat, bounds=bounds)
+        prompt = Prompt(inputs, tokens, self.config.model_type, self.chat_template, bounds=bounds)
 
         # what stands inside one is no text of another
         spans = {name: prompt.spans([1] * count, name) for name, count in counts.items()}
@@ -55,7 +55,7 @@ class Questions:
         for name, of_modality in spans.items():
             questions[name] = []
             for span in of_modality:
-                text_ids = prompt.ids[0, prompt.question(span, skip, of)]  # (M,)
+                text_ids = prompt.ids[0, prompt.question(span, skip, which)]  # (M,)
                 questions[name].append(tuple(text_ids.tolist()))
         return questions
 
@@ -118,12 +118,12 @@ class Questions:
         return as_transformers(self.info.get_hf_config(), self.architecture, tokenizer)
 
     @cached_property
-    def template(self) -> frozenset[int]:
+    def template_ids(self) -> frozenset[int]:
         """Return the ids that `skip=template` stands for."""
         return boilerplate(self._tools)
 
     @cached_property
-    def chat(self) -> Template:
+    def chat_template(self) -> Template:
         """Return how the chat template separates turns."""
         return template_of(self._tools).including(self.config)
 

@@ -6,7 +6,7 @@ from typing import Any
 from vllm.multimodal.registry import MultiModalRegistry
 
 from adafv.integrations.vllm.architectures import ARCHITECTURES
-from adafv.integrations.vllm.left_out import in_brackets
+from adafv.integrations.vllm.left_out_architectures import in_brackets
 
 __all__ = ["refuse_options"]
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from adafv.core.encode import encode, reask
 from adafv.data.videos import draw_video
+from adafv.evaluation.contact_sheets import as_videos, on_contact_sheet
 from adafv.evaluation.evaluate import Evaluation
-from adafv.evaluation.videos import as_videos, on_contact_sheet
 from adafv.models.load import load
 from adafv.models.prompting import build_batch
 from adafv.ops.frames import frame_grid

@@ -8,7 +8,7 @@ import pytest
 import transformers
 
 from adafv.families import FAMILIES, family_of
-from zoo.served import HOMES, architecture_of
+from zoo.served_record import HOMES, architecture_of
 
 CHECKS = {
     "batch",
