@@ -32,6 +32,7 @@ from adafv.models.photo import BRIDGE, fetch, folder, packages, record
 from adafv.models.photo.assemble import GRID, assemble, read_bridge, resampled, save
 from adafv.models.photo.packages import Package, download, unpack
 from adafv.models.saved import carried, save_pretrained
+from adafv.speed.flops import tower_stack
 
 RANK = 2
 MEASURED = Path(__file__).parents[2] / "benchmarks/photo/bridge.json"
@@ -442,7 +443,22 @@ PROJECTOR = (
 def save_tiny_photo(target: Path) -> None:
     tower, language_model, bridge = tiny_parts()
     words = tokenizer()
-    save(assemble(tower, language_model, words, bridge), words, target)
+    save(assemble(tower, language_model, words, bridge, -2), words, target)
+
+
+def test_a_projector_may_read_two_layers():
+    """Side by side, in the order of the list; FLOPs count the tower up to the deeper one."""
+    tower, language_model, bridge = tiny_parts()
+    bridge["projector.linear_1.weight"] = torch.randn(32, 2 * 16)
+    tower.bfloat16()
+    model = assemble(tower, language_model, tokenizer(), bridge, [2, 5])
+    pixels = torch.randn(1, 3, GRID * 14, GRID * 14).bfloat16()
+    with torch.no_grad():
+        states = tower(pixels, output_hidden_states=True).hidden_states
+        both = torch.cat([states[2], states[5]], dim=-1)[:, 1:]  # (1, N, 2 D)
+        features = model.get_image_features(pixels).pooler_output[0]  # (N, D')
+        assert torch.equal(features, model.model.multi_modal_projector(both)[0])
+    assert tower_stack(model.config).layers == 5
 
 
 def test_the_bridge_is_merged():
@@ -453,7 +469,7 @@ def test_the_bridge_is_merged():
         + bridge["model.layers.1.mlp.up_proj.up"] @ bridge["model.layers.1.mlp.up_proj.down"]
     )
     untouched = language_model.model.layers[0].mlp.up_proj.weight.clone()
-    parts = assemble(tower, language_model, tokenizer(), bridge).model
+    parts = assemble(tower, language_model, tokenizer(), bridge, -2).model
     assert torch.equal(parts.language_model.layers[1].mlp.up_proj.weight, merged.bfloat16())
     assert torch.equal(parts.language_model.layers[0].mlp.up_proj.weight, untouched.bfloat16())
     assert torch.equal(
@@ -527,7 +543,8 @@ def test_the_packages_themselves(tmp_path):
     model, words = read_language_model(tmp_path / "lm.gguf")
     ids = words("The capital of France is", return_tensors="pt").input_ids
     assert "Paris" in words.decode(model.generate(ids, max_new_tokens=2, do_sample=False)[0])
-    save(assemble(tower, model, words, read_bridge(BRIDGE)[0]), words, tmp_path / "made")
+    bridge, facts = read_bridge(BRIDGE)
+    save(assemble(tower, model, words, bridge, facts["feature_layers"]), words, tmp_path / "made")
     made, processor = load(tmp_path / "made")
     photograph = Image.open(FOLDER / "cat.jpg")
     # short answers as it was trained to give them, from all tokens and from a quarter
@@ -542,6 +559,6 @@ def test_the_bridge_that_ships():
     assert BRIDGE.stat().st_size < 25e6
     bridge, facts = read_bridge(BRIDGE)
     measured = json.loads(MEASURED.read_text())
-    assert facts == {"step": measured["step"], "minutes": measured["minutes"]}
+    assert (facts["step"], facts["minutes"]) == (measured["step"], measured["minutes"])
     assert len(bridge) == 4 + 30 * 7 * 2
     assert {tensor.dtype for tensor in bridge.values()} == {torch.bfloat16}

@@ -35,6 +35,7 @@ from training.photo.icons import ADDED, LICENCES
 from training.photo.icons import shown as shown_by
 from training.photo.lora import add_lora, lora_parameters, without_lora
 from training.photo.names import NOUNS, called_alike, noun_in, plural, sections, with_article
+from training.photo.parts import FEATURE_LAYERS, VISION
 from training.photo.photographs import resources
 from training.photo.pictures import PICTURES, clusters, read_index, split_of
 from training.photo.questions import (
@@ -48,8 +49,11 @@ from training.photo.questions import (
 )
 from training.photo.scenes import Thing
 from training.photo.train import Packer, add_options, drift, shown
+from training.photo.widen import widened
 
 pytestmark = pytest.mark.slow
+
+CHANNELS = VISION * len(FEATURE_LAYERS)  # that the projector reads
 
 
 def thing(name: str, left: int, top: int, side: int = 60, colour: str | None = None) -> Thing:
@@ -351,7 +355,7 @@ def test_answers_to_several_questions_are_those_to_each(monkeypatch):
     monkeypatch.setattr(measure, "LONGEST", 6)
     torch.manual_seed(1)
     student, packer = SimpleNamespace(lm=tiny_language_model(), projector=Projector()), Packer()
-    features = torch.randn(5, 384)
+    features = torch.randn(5, CHANNELS)
     texts = ["What is this?", "How many owls?"]
     said, prefix = measure.answers(student, packer, features, texts)
     assert measure.answers(student, packer, features, texts[1:], prefix)[0] == said[1:]
@@ -439,7 +443,7 @@ def test_training_resumes_where_it_stopped(monkeypatch, tmp_path):
     """
     owners = np.full((1, 24, 24), -1, dtype=np.int8)
     owners[0, 2:6, 2:6], owners[0, 2:6, 16:20] = 0, 1
-    features = np.random.default_rng(0).normal(size=(1, 576, 384)).astype(np.float16)
+    features = np.random.default_rng(0).normal(size=(1, 576, CHANNELS)).astype(np.float16)
     shard = SimpleNamespace(features=features, owners=owners, things=[SCENE[:2]])
     torch.manual_seed(0)
     torch.save({"projector": Projector().state_dict()}, tmp_path / "aligned.pt")
@@ -480,15 +484,40 @@ def test_training_resumes_where_it_stopped(monkeypatch, tmp_path):
     assert all(torch.equal(begun[name], ended[name].bfloat16().float()) for name in ended)
 
 
+def test_a_wider_bridge_computes_the_same():
+    """Another layer of the tower and a larger rank count for nothing until they are trained."""
+    x, y = torch.randn(2, 3)
+    narrow = {
+        "projector.linear_1.weight": torch.randn(4, 3),
+        "projector.linear_1.bias": torch.randn(4),
+        "q_proj.down": torch.randn(2, 3),
+        "q_proj.up": torch.randn(5, 2),
+    }
+    fresh = {
+        "projector.linear_1.weight": torch.randn(4, 6),
+        "projector.linear_1.bias": torch.randn(4),
+        "q_proj.down": torch.randn(3, 3),
+        "q_proj.up": torch.zeros(5, 3),
+    }
+    wide = widened(narrow, fresh)
+    before = narrow["projector.linear_1.weight"] @ x
+    assert torch.allclose(wide["projector.linear_1.weight"] @ torch.cat([x, y]), before)
+    assert torch.equal(wide["projector.linear_1.bias"], narrow["projector.linear_1.bias"])
+    product = narrow["q_proj.up"] @ narrow["q_proj.down"]
+    assert torch.allclose(wide["q_proj.up"] @ wide["q_proj.down"], product)
+    # it can be learned: of a product of zeros neither part would ever change
+    assert torch.equal(wide["q_proj.down"][2], fresh["q_proj.down"][2])
+
+
 def test_alignment_is_nearest_where_words_are(monkeypatch):
     """A patch that is its word's embedding, at its place, is named rightly; training goes there."""
     owners = np.full((1, 24, 24), -1, dtype=np.int8)
     owners[0, 2:6, 2:6], owners[0, 2:6, 16:20] = 0, 1
-    features = np.random.default_rng(0).normal(size=(1, 576, 384)).astype(np.float16)
+    features = np.random.default_rng(0).normal(size=(1, 576, CHANNELS)).astype(np.float16)
     shard = SimpleNamespace(features=features, owners=owners, things=[SCENE[:2]])
     monkeypatch.setattr(align, "tokenizer", Letters)
     monkeypatch.setattr(align, "language_model", tiny_language_model)
-    monkeypatch.setattr(align, "shards", lambda split: [] if split == "crowd" else ["shard"])
+    monkeypatch.setattr(align, "shards", lambda split: ["shard"] if split == "train" else [])
     monkeypatch.setattr(align, "Shard", lambda path: shard)
     alignment = align.Alignment(np.random.default_rng(0))
     on_things = alignment.labels < len(alignment.names)
@@ -528,7 +557,7 @@ def stage_1(monkeypatch, tmp_path):
     """Stage 1 on one scene, in an empty folder, saved every two passes."""
     owners = np.full((1, 24, 24), -1, dtype=np.int8)
     owners[0, 2:6, 2:6] = 0
-    features = np.random.default_rng(0).normal(size=(1, 576, 384)).astype(np.float16)
+    features = np.random.default_rng(0).normal(size=(1, 576, CHANNELS)).astype(np.float16)
     shard = SimpleNamespace(features=features, owners=owners, things=[SCENE[:1]])
     monkeypatch.setattr(align, "CACHE", tmp_path)
     monkeypatch.setattr(align, "SAVED", 2)
@@ -595,9 +624,9 @@ def test_shards_of_other_pictures_or_another_layer_are_not_trained_on(monkeypatc
     monkeypatch.setattr(features, "read_index", lambda: [{"id": "a"}, {"id": "b"}])
     folder = tmp_path / "features"
     folder.mkdir()
-    now = {"layer": features.FEATURE_LAYER, "pictures": zlib.crc32(b"ab")}
+    now = {"layers": list(features.FEATURE_LAYERS), "pictures": zlib.crc32(b"ab")}
     made_of = {"train-0000": now, "train-0001": {**now, "pictures": zlib.crc32(b"a")}}
-    made_of |= {"train-0002": {**now, "layer": 12}, "train-0003": now, "seen-0000": now}
+    made_of |= {"train-0002": {**now, "layers": [12]}, "train-0003": now, "seen-0000": now}
     for name, of in made_of.items():
         (folder / f"{name}.json").write_text(json.dumps({"made_of": of, "things": []}))
     assert [path.name for path in features.shards("train")] == ["train-0000", "train-0003"]

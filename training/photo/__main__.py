@@ -31,9 +31,10 @@ def main() -> None:
     # what both stages read
     parts.prepare()
     pictures.prepare()
-    tower = parts.tower()
+    tower = parts.tower(torch.bfloat16 if given.bfloat16 else torch.float32)
     features.prepare(tower, "train", given.scenes)
     features.prepare(tower, "crowd", given.scenes // 3)
+    features.prepare(tower, "dull", given.scenes // 2)
     features.prepare(tower, "seen", given.held)
     features.prepare(tower, "unseen", given.held)
     text.prepare()

@@ -8,8 +8,8 @@ pulled towards " background".
 This aligns visual tokens with *input embeddings* on purpose: the recipe's choice, not the tower's.
 """
 
+import argparse
 import copy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adafv.models.photo.assemble import read_bridge
 from adafv.utils.files import differences
 from training.photo.cache import CACHE
 from training.photo.features import Shard, shards
 from training.photo.names import NOUNS
-from training.photo.parts import language_model, tokenizer
+from training.photo.parts import FEATURE_LAYERS, VISION, language_model, tokenizer
 from training.photo.scenes import GRID
+from training.photo.widen import widened
 
-__all__ = ["Alignment", "Projector", "align"]
+__all__ = ["SPLITS", "Alignment", "Projector", "align"]
 
 PATCHES = 12  # of each thing, in each pass over a scene
 TEMPERATURE = 0.06
@@ -34,12 +36,13 @@ POSITION = 0.25  # weight of the words for a patch's position
 RATE = 2e-3
 SAVED = 5  # epochs
 BATCH = 1024  # patches
+SPLITS = ("train", "crowd", "dull")  # of the scenes that are trained on
 
 
 class Projector(nn.Module):
     """LLaVA's projector; `fold` moves the standardisation of its input into its first layer."""
 
-    def __init__(self, vision: int = 384, text: int = 576) -> None:
+    def __init__(self, vision: int = VISION * len(FEATURE_LAYERS), text: int = 576) -> None:
         super().__init__()
         self.linear_1 = nn.Linear(vision, text)
         self.linear_2 = nn.Linear(text, text)
@@ -47,6 +50,12 @@ class Projector(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Project features (…, vision) to (…, text)."""
         return self.linear_2(F.gelu(self.linear_1(features)))
+
+    @torch.no_grad()
+    def unfold(self, mean: Tensor, std: Tensor) -> None:
+        """Undo `fold`: the input is standardised from now on."""
+        self.linear_1.bias += self.linear_1.weight @ mean
+        self.linear_1.weight *= std
 
     @torch.no_grad()
     def fold(self, mean: Tensor, std: Tensor) -> None:
@@ -112,7 +121,7 @@ class Alignment:
         targets = word_embeddings([*words, "background"]) - self.mean_word  # (W + 1, D)
         sides = word_embeddings(["left", "right", "top", "bottom"]) - self.mean_word
         self.towards = Targets(targets, *sides)
-        paths = [*shards("train"), *shards("crowd")]
+        paths = [path for split in SPLITS for path in shards(split)]
         self.features, self.labels, self.at = _all_patches(paths, random, self.names)
 
     def losses(self, out: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,14 +161,20 @@ class Alignment:
         return (best == truth[:, None])[truth < len(self.names)].float()
 
 
-def align(epochs: int = 40, seed: int = 0) -> None:
+def align(epochs: int = 40, seed: int = 0, begin: Path | None = None, rate: float = RATE) -> None:
     """Train for some passes over the patches, and save the projector at the end: aligned.pt.
 
-    It starts from the projector of aligned.pt, if there is one. Every `SAVED` passes all of it is
-    kept in aligning.pt, from which an interrupted call goes on.
+    It starts from the projector of aligned.pt, if there is one, or else of a bridge. Every `SAVED`
+    passes all of it is kept in aligning.pt, from which an interrupted call goes on.
+
+    Args:
+        epochs: passes.
+        seed: of the patches, of their order and of a projector from nothing.
+        begin: a bridge, perhaps of fewer layers of the tower.
+        rate: of learning, at the first pass.
 
     Raises:
-        ValueError: the interrupted call had other settings.
+        ValueError: the interrupted call had other settings, or the bridge cannot be read.
     """
     torch.manual_seed(seed)
     alignment = Alignment(np.random.default_rng(seed))
@@ -168,8 +183,8 @@ def align(epochs: int = 40, seed: int = 0) -> None:
     mean = alignment.features.float().mean(0)
     std = alignment.features.float().std(0)
     projector = Projector()
-    optimiser = torch.optim.AdamW(projector.parameters(), lr=RATE, weight_decay=0.01)
-    settings = {"epochs": epochs, "seed": seed, "patches": len(alignment.labels)}
+    optimiser = torch.optim.AdamW(projector.parameters(), lr=rate, weight_decay=0.01)
+    settings = {"epochs": epochs, "seed": seed, "rate": rate, "patches": len(alignment.labels)}
     done = 0
     if (CACHE / "aligning.pt").is_file():
         before = torch.load(CACHE / "aligning.pt")
@@ -181,6 +196,10 @@ def align(epochs: int = 40, seed: int = 0) -> None:
     elif (CACHE / "aligned.pt").is_file():
         before = torch.load(CACHE / "aligned.pt")
     else:
+        if begin is not None:
+            projector.load_state_dict(_of_bridge(begin, projector))
+            projector.unfold(mean, std)
+            projector.linear_2.bias.data -= alignment.mean_word
         before = {"unfolded": projector.state_dict(), "mean": mean, "std": std}
     projector.load_state_dict(before["unfolded"])
     mean = before["mean"]
@@ -189,7 +208,7 @@ def align(epochs: int = 40, seed: int = 0) -> None:
     for epoch in range(done + 1, epochs + 1):
         # the learning rate falls linearly
         for group in optimiser.param_groups:
-            group["lr"] = RATE * (1 - (epoch - 1) / epochs)
+            group["lr"] = rate * (1 - (epoch - 1) / epochs)
         # a pass is a function of seed and number
         order = np.random.default_rng([seed, epoch]).permutation(len(alignment.labels))
         for batch in torch.from_numpy(order).split(BATCH):
@@ -215,6 +234,13 @@ def align(epochs: int = 40, seed: int = 0) -> None:
         first = hits[:, 0].mean().item()
         any_of_five = hits.sum(1).mean().item()
         print(f"{split}: patches {len(hits)}, top-1 {first:.3f}, top-5 {any_of_five:.3f}")
+
+
+def _of_bridge(path: Path, projector: Projector) -> dict[str, Tensor]:
+    """Return the projector's part of a bridge."""
+    own = {f"projector.{name}": value for name, value in projector.state_dict().items()}
+    found = widened(read_bridge(path)[0], own)
+    return {name.removeprefix("projector."): value for name, value in found.items()}
 
 
 class Targets:
@@ -270,5 +296,11 @@ def save(
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    align(int(sys.argv[1]) if len(sys.argv) > 1 else 40)
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("epochs", type=int, nargs="?", default=40)
+    options.add_argument("--begin", type=Path, help="bridge.safetensors whose projector goes on")
+    options.add_argument("--rate", type=float, default=RATE)
+    options.add_argument("--threads", type=int, default=1)
+    given = options.parse_args()
+    torch.set_num_threads(given.threads)
+    align(given.epochs, begin=given.begin, rate=given.rate)

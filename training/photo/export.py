@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from training.photo.cache import CACHE
+from training.photo.parts import FEATURE_LAYERS
 
 __all__ = ["export"]
 
@@ -22,7 +23,8 @@ def export(checkpoint: Path, target: Path) -> None:
     for name, value in saved["bridge"].items():
         tensors[name] = value.to(torch.bfloat16).contiguous()
     # how long it was trained is read back with the bridge
-    facts = {"step": saved["step"], "minutes": round(saved["seconds"] / 60, 1)}
+    minutes = round(saved["seconds"] / 60, 1)
+    facts = {"step": saved["step"], "minutes": minutes, "feature_layers": FEATURE_LAYERS}
     save_file(tensors, str(target), metadata={"format": "pt", "facts": json.dumps(facts)})
     print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
 

@@ -5,6 +5,7 @@ import math
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import Dinov2Model
 
-from adafv.models.photo.assemble import FEATURE_LAYER
 from training.photo.cache import CACHE
+from training.photo.parts import FEATURE_LAYERS
 from training.photo.pictures import read_index
 from training.photo.scenes import Thing, compose
 
@@ -43,8 +44,9 @@ def _things(scene: list[dict]) -> tuple[Thing, ...]:
 
 
 def encode(tower: Dinov2Model, images: list[Image.Image]) -> Tensor:
-    """Return the hidden states that the projector reads, without CLS: (I, N, D)."""
-    return hidden_states(tower, images)[-1]
+    """Return the hidden states that the projector reads, side by side, without CLS: (I, N, D)."""
+    states = hidden_states(tower, images)
+    return torch.cat([states[layer] for layer in FEATURE_LAYERS], dim=-1)
 
 
 def hidden_states(tower: Dinov2Model, images: list[Image.Image]) -> list[Tensor]:
@@ -54,8 +56,10 @@ def hidden_states(tower: Dinov2Model, images: list[Image.Image]) -> list[Tensor]
     pixels = torch.from_numpy((pixels - np.float32(MEAN)) / np.float32(STD)).permute(0, 3, 1, 2)
     with torch.inference_mode():
         # (I, 1 + N, D) each
-        states = tower(pixels.to(tower.device), output_hidden_states=True).hidden_states
-    return [state[:, 1:].cpu() for state in states]
+        states = tower(
+            pixels.to(tower.device, tower.dtype), output_hidden_states=True
+        ).hidden_states
+    return [state[:, 1:].float().cpu() for state in states]
 
 
 def prepare(tower: Dinov2Model, split: str, count: int) -> None:
@@ -88,13 +92,13 @@ def prepare(tower: Dinov2Model, split: str, count: int) -> None:
         path.with_suffix(".tmp").rename(path.with_suffix(".json"))
 
 
-def _made_of() -> dict[str, int]:
-    """Return what features depend on: the tower's layer, and the pictures of the scenes."""
+def _made_of() -> dict[str, Any]:
+    """Return what features depend on: the tower's layers, and the pictures of the scenes."""
     pictures = sorted(row["id"] for row in read_index())
-    return {"layer": FEATURE_LAYER, "pictures": zlib.crc32("".join(pictures).encode())}
+    return {"layers": list(FEATURE_LAYERS), "pictures": zlib.crc32("".join(pictures).encode())}
 
 
-def _is_current(path: Path, scenes: int, made_of: dict[str, int]) -> bool:
+def _is_current(path: Path, scenes: int, made_of: dict[str, Any]) -> bool:
     """Return whether a shard is there with so many scenes or more, of these pictures."""
     if not path.is_file():
         return False
@@ -103,7 +107,7 @@ def _is_current(path: Path, scenes: int, made_of: dict[str, int]) -> bool:
 
 
 def shards(split: str) -> list[Path]:
-    """Return the finished shards of a split, of today's layer and pictures.
+    """Return the finished shards of a split, of today's layers and pictures.
 
     Those beyond the number that `prepare` was last asked for may be of earlier ones.
     """

@@ -7,12 +7,14 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import AutoTokenizer, Dinov2Model, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from adafv.models.photo.assemble import FEATURE_LAYER
 from training.photo.cache import CACHE
 
-__all__ = ["language_model", "prepare", "tokenizer", "tower"]
+__all__ = ["FEATURE_LAYERS", "VISION", "language_model", "prepare", "tokenizer", "tower"]
 
 PARTS = CACHE / "parts"
+# Hidden states of the tower that the projector reads, side by side; `layers.py` says why.
+FEATURE_LAYERS = (8, 12)
+VISION = 384  # channels of a hidden state
 
 
 def prepare() -> None:
@@ -38,17 +40,18 @@ def prepare() -> None:
         whole.rename(PARTS)
 
 
-def tower() -> Dinov2Model:
-    """Return DINOv2-S for 336 pixels, up to the layer that the projector reads."""
+def tower(dtype: torch.dtype = torch.float32) -> Dinov2Model:
+    """Return DINOv2-S for 336 pixels, up to the last layer that the projector reads."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = Dinov2Model.from_pretrained(PARTS / "tower", attn_implementation="sdpa")
-    model.encoder.layer = model.encoder.layer[: len(model.encoder.layer) + 1 + FEATURE_LAYER]
-    return model.to(device).eval()
+    model.encoder.layer = model.encoder.layer[: max(FEATURE_LAYERS)]
+    return model.to(device, dtype).eval()
 
 
-def language_model() -> LlamaForCausalLM:
+def language_model(dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
     """Return SmolLM2-135M-Instruct."""
-    return LlamaForCausalLM.from_pretrained(PARTS / "lm", attn_implementation="sdpa").eval()
+    path = PARTS / "lm"
+    return LlamaForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa").eval()
 
 
 def tokenizer() -> PreTrainedTokenizerBase:

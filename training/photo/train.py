@@ -24,14 +24,15 @@ from transformers import LlamaForCausalLM
 
 from adafv.models.photo.assemble import read_bridge
 from adafv.utils.files import differences
-from training.photo.align import Alignment, Projector
+from training.photo.align import SPLITS, Alignment, Projector
 from training.photo.cache import CACHE
 from training.photo.features import Shard, shards
 from training.photo.lora import add_lora, lora_parameters, without_lora
-from training.photo.parts import language_model, tokenizer
+from training.photo.parts import FEATURE_LAYERS, VISION, language_model, tokenizer
 from training.photo.questions import TYPES, Question, questions
 from training.photo.scenes import Thing
 from training.photo.text import OWN_ANSWERS, passages
+from training.photo.widen import widened
 
 __all__ = ["Packed", "Packer", "Student", "add_options", "answers_right", "train"]
 
@@ -112,7 +113,7 @@ class Packer:
         causal = torch.ones(len(row.ids), len(row.ids)).tril().bool()
         same_question = (number[:, None] == number) | (number == 0)
         mask = (scene[:, None] == scene) & same_question & causal  # (L, L)
-        features = torch.zeros(0, 384)
+        features = torch.zeros(0, VISION * len(FEATURE_LAYERS))
         if scenes:
             features = torch.cat([features for features, _ in scenes])
         return Packed(
@@ -167,12 +168,13 @@ class _Row:
 class Student(torch.nn.Module):
     """Projector and language model with LoRA."""
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.projector = Projector()
         aligned = torch.load(CACHE / "aligned.pt", map_location="cpu")
         self.projector.load_state_dict(aligned["projector"])
-        self.lm = language_model()
+        # what is trained stays in float32
+        self.lm = language_model(dtype)
         add_lora(self.lm, rank)
 
     def logits(self, row: Packed) -> Tensor:
@@ -198,10 +200,12 @@ class Student(torch.nn.Module):
         return bridge | lora_parameters(self.lm)
 
     def load_trained(self, saved: dict[str, Tensor]) -> None:
-        """Put a saved bridge in place."""
+        """Put a saved bridge in place, which may read fewer layers or be of a smaller rank."""
+        trained = self.trained()
+        wide = widened(saved, trained)
         with torch.no_grad():
-            for name, value in self.trained().items():
-                value.copy_(saved[name])
+            for name, value in trained.items():
+                value.copy_(wide[name])
 
 
 def answers_right(row: Packed, logits: Tensor) -> list[tuple[Question, bool]]:
@@ -296,6 +300,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--run", default="first", help="name of the folder for checkpoints and the log"
     )
     parser.add_argument("--begin", type=Path, help="bridge.safetensors that a new run begins with")
+    parser.add_argument(
+        "--keep-aligned",
+        action="store_true",
+        help="begin with the bridge's LoRA alone: the projector is that of stage 1",
+    )
     parser.add_argument("--minutes", type=float, default=60, help="of this call")
     parser.add_argument(
         "--steps", type=int, default=10**9, help="stop there, if the minutes allow it"
@@ -362,7 +371,7 @@ def train(given: argparse.Namespace) -> None:
     # a CPU will do: a step is a few scenes
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bfloat16 = given.bfloat16 or device.type == "cuda"
-    student = Student(given.rank).to(device)
+    student = Student(given.rank, torch.bfloat16 if bfloat16 else torch.float32).to(device)
     # the projector is aligned already, and learns more slowly
     groups = [
         {"params": list(student.projector.parameters()), "rate": given.rate * RATES[0]},
@@ -378,7 +387,7 @@ def train(given: argparse.Namespace) -> None:
     own = json.loads(OWN_ANSWERS.read_text())
     prose = passages()
     alignment = Alignment(np.random.default_rng(given.seed)) if given.align > 0 else None
-    loaded = [Shard(path) for path in (*shards("train"), *shards("crowd"))]
+    loaded = [Shard(path) for split in SPLITS for path in shards(split)]
 
     start = time.time()
     last_saved = start
@@ -446,7 +455,10 @@ def _resumed(
     """
     if not (folder / "last.pt").is_file():
         if given.begin is not None:
-            student.load_trained(read_bridge(given.begin)[0])
+            bridge = read_bridge(given.begin)[0]
+            if given.keep_aligned:
+                bridge |= _projector(student)
+            student.load_trained(bridge)
         return 0, 0.0
     saved = torch.load(folder / "last.pt", map_location=student.lm.device)
     if was := differences(saved["settings"], _settings(given)):
@@ -457,6 +469,12 @@ def _resumed(
     for group, share in zip(optimiser.param_groups, RATES, strict=True):
         group["rate"] = given.rate * share
     return saved["step"], saved["seconds"]
+
+
+def _projector(student: Student) -> dict[str, Tensor]:
+    """Return the projector that stage 1 left."""
+    bridge = student.trained()
+    return {name: value for name, value in bridge.items() if name.startswith("projector.")}
 
 
 def _settings(given: argparse.Namespace) -> dict[str, Any]:

