@@ -178,21 +178,23 @@ def main() -> None:
     saved = torch.load(CACHE / given.checkpoint)
     # the checkpoint knows its rank
     rank = next(value.shape[0] for name, value in saved["bridge"].items() if name.endswith(".down"))
-    student = Student(rank).eval()
+    dtype = torch.bfloat16 if given.bfloat16 else torch.float32
+    student = Student(rank, dtype).eval()
     student.load_trained(saved["bridge"])
     result: dict = {
         "checkpoint": given.checkpoint,
         "step": saved["step"],
         "minutes": round(saved["seconds"] / 60, 1),
     }
-    for split in ("seen", "unseen"):
-        for blind in (False, True):
-            said = measure(student, split, given.scenes, blind)
-            result[f"{split} {'blind' if blind else 'dense'}"] = _shares(said)
-            if not blind:
-                _print_wrong(split, said, given.wrong)
-    if not given.no_text:
-        result |= _text_results(student)
+    with torch.autocast("cpu", torch.bfloat16, enabled=given.bfloat16):
+        for split in ("seen", "unseen"):
+            for blind in (False, True):
+                said = measure(student, split, given.scenes, blind)
+                result[f"{split} {'blind' if blind else 'dense'}"] = _shares(said)
+                if not blind:
+                    _print_wrong(split, said, given.wrong)
+        if not given.no_text:
+            result |= _text_results(student, dtype)
     print(json.dumps(result, indent=1))
     path = (CACHE / given.checkpoint).with_suffix(".json")
     Path(path).write_text(json.dumps(result, indent=1))
@@ -228,9 +230,9 @@ def _print_wrong(split: str, said: dict[str, list[Said]], most: int) -> None:
             print(f"{split} {type_}: {question.text} | {question.answer} | said: {answer}")
 
 
-def _text_results(student: Student) -> dict[str, dict]:
+def _text_results(student: Student, dtype: torch.dtype) -> dict[str, dict]:
     """Return what the language model knew of text before training, and what it knows now."""
-    before = language_model()
+    before = language_model(dtype)
     capital = "What is the capital of France?"
     return {
         "perplexity": {
@@ -252,6 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenes", type=int, default=50, help="of each split")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-text", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true", help="as in training")
     parser.add_argument(
         "--wrong", type=int, default=0, help="print so many wrong answers of each type"
     )
