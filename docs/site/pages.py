@@ -77,7 +77,7 @@ LONG = 24
 """Characters from which a cell of a table is prose, and a name may break where its words end."""
 NAME = re.compile(rf"(?<=<code>)[^<\s]{{{LONG},}}(?=</code>)")
 WORD_END = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[/_:=,])(?![/_:=,])")
-_NUMBER = r"[+\-−×]? ?\d[\d.,]*(?: %)?"
+_NUMBER = r"[+\-−×]? ?\d[\d.,]*(?: ?%)?"
 WHOLE = re.compile(
     r"<(pre|code|math)\b.*?</\1>|<[^>]*>"
     rf"|([\[(]{_NUMBER}(?:(?:–|, | to | \+ ){_NUMBER})*(?: ×)?[\])]"

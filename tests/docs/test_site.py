@@ -206,7 +206,14 @@ def test_charts_become_dark_on_dark_pages(source, url, is_chart):
 
 @pytest.mark.parametrize(
     "text",
-    ["94.7 [89.1, 97.5]", "0.85 (0.93–0.98)", "+2 [−2.6, +0.0]", "5.44 (1 + 7)", "(0.94 ×)"],
+    [
+        "94.7 [89.1, 97.5]",
+        "4.28 (3.55, 121%)",
+        "0.85 (0.93–0.98)",
+        "+2 [−2.6, +0.0]",
+        "5.44 (1 + 7)",
+        "(0.94 ×)",
+    ],
 )
 def test_no_line_ends_within_an_interval(text):
     """On a phone a cell is narrow, and an interval in three lines is hard to read."""

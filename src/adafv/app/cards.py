@@ -294,7 +294,7 @@ def _others(result: Result, before: str | None) -> str:
         return ""
     kept = len(result.explanation.kept)
     return (
-        f'<p class="small">{result.others:,} of {kept:,} are others than for “{escape(before)}”</p>'
+        f'<p class="small">{result.others:,} of the {kept:,} were not kept for “{escape(before)}”</p>'
     )
 
 
