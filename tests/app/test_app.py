@@ -199,9 +199,7 @@ def test_a_method_that_shrinks_images_is_refused(playground, image):
 
 
 def test_what_another_question_changes(playground, image):
-    """How many kept tokens are others than for the question before, also at a budget that it never
-    had.
-    """
+    """How many tokens were not kept for the question before, also at a budget that it never had."""
     first = playground.look("a", image, QUESTION, ["adafv"], 0.2)
     assert first.before is None
     assert first.results[1].others is None
