@@ -73,6 +73,10 @@ IMAGE = re.compile(r'<img ([^>]*src="([^"]+)"[^>]*>)')
 CHARTS = {page for page in ELSEWHERE.values() if page.endswith(".png")} | {"drawings/split.png"}
 """Images of lines on white, as the site has them; all others show images, whose colours stay."""
 CELL = re.compile(r"<td([^>]*)>(.*?)</td>", re.DOTALL)
+NAMES = re.compile(
+    r"(<td><code>(?:<[^>]*>)?\w+),((?:<[^>]*>)?</code></td>\s*<td>)(.*?)</td>", re.DOTALL
+)
+"""Attributes that a docstring tells of at once, which the reference takes for one and its type."""
 LONG = 24
 """Characters from which a cell of a table is prose, and a name may break where its words end."""
 NAME = re.compile(rf"(?<=<code>)[^<\s]{{{LONG},}}(?=</code>)")
@@ -112,6 +116,7 @@ def on_page_content(content: str, *, page: Any, **_: Any) -> str:
     """
     content = IMAGE.sub(lambda found: image(found[1], found[2], page.url), content)
     content = FORMULA.sub(lambda found: formula(found[2], block=found[1] == "div"), content)
+    content = NAMES.sub(lambda found: names(found[1], found[2], found[3]), content)
     content = CELL.sub(lambda found: cell(found[1], found[2]), content)
     return WHOLE.sub(lambda found: whole(found[0], found[2]), content)
 
@@ -166,10 +171,26 @@ def image(attributes: str, source: str, url: str) -> str:
 
 def cell(attributes: str, content: str) -> str:
     """Return a cell of a table, with a class where it is prose, whose long names may break."""
-    if len(unescape(re.sub("<[^>]*>", "", content))) < LONG:
+    if len(text_of(content)) < LONG:
         return f"<td{attributes}>{content}</td>"
     content = NAME.sub(lambda found: WORD_END.sub("<wbr>", found[0]), content)
     return f'<td{attributes} class="prose">{content}</td>'
+
+
+def names(first: str, between: str, others: str) -> str:
+    """Return the cells of a name and its type with all names in the first.
+
+    Args:
+        first: the beginning, to the end of the first name.
+        between: what ends its cell and begins the next.
+        others: that one's content.
+    """
+    return f"{first}, {text_of(others).strip('()')}{between}</td>"
+
+
+def text_of(html: str) -> str:
+    """Return what is written in HTML, without its tags."""
+    return " ".join(unescape(re.sub("<[^>]*>", "", html)).split())
 
 
 def whole(found: str, text: str | None) -> str:

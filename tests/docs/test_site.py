@@ -242,3 +242,13 @@ def test_a_long_name_in_a_table_breaks_where_its_words_end():
     built = pages.on_page_content(short + name, page=SimpleNamespace(url=""))
     parts = "tests/|test_|a.py::|test_|one_|thing".replace("|", "<wbr>")
     assert built == f'{short}<td class="prose"><code>{parts}</code></td>'
+
+
+def test_attributes_told_of_at_once_are_names():
+    """The reference took the first for the name, and the others for its type."""
+    pages = pytest.importorskip("pages", reason="needs MkDocs: make docs")
+    name = '<td><code><span title="keep,">keep,</span></code></td>\n<td>'
+    for others, written in (("<code>n</code>", "keep, n"), ("\n<code>(n, k)</code>", "keep, n, k")):
+        built = pages.on_page_content(f"{name}{others}</td>", page=SimpleNamespace(url=""))
+        cells = re.findall(r"<td.*?</td>", built, re.DOTALL)
+        assert [pages.text_of(cell) for cell in cells] == [written, ""]
