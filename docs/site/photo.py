@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from holm import holm
 from writing import percent, table
 
+from adafv.evaluation.paired import SIGNIFICANT
 from adafv.utils.records import Rows, distinct, where
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -15,6 +17,9 @@ METHODS = BENCHMARKS / "photo" / "results.json"
 EMBEDDED = BENCHMARKS / "accuracy" / "results.json"
 COMPARED = 0.05
 """Share of the tokens at which the two models are compared."""
+OURS = ("adafv", "adafv+")
+SINGLE = {"fastervlm", "t2i", "scope", "mmtok", "divprune", "cdpruner", "sfpruner", *OURS}
+"""Methods that choose single tokens, and look at them."""
 LINES = {"none": "dense, all tokens", "blind": "blind: the text alone"}
 
 
@@ -44,6 +49,26 @@ def methods() -> str:
         name = LINES.get(method, f"`{method}`")
         lines.append([name, percent(keep) if 0 < keep < 1 else "", *cells])
     return table(["method", "kept", *(f"`{suite}`" for suite in suites)], lines)
+
+
+def differences() -> str:
+    """Where `adafv` or `adafv+` differs from a method that chooses single tokens, p < 0.05."""
+    pairs = []
+    for pair in json.loads(METHODS.read_text(encoding="utf-8"))["pairs"]:
+        turned = (pair["method"], pair["rival"]) == OURS[::-1]
+        if pair["method"] in OURS and pair["rival"] in SINGLE and not turned:
+            pairs.append(pair)
+    rows = []
+    for pair, corrected in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
+        if pair["p"] >= SIGNIFICANT:
+            continue
+        more = f"{100 * pair['difference']:+.1f}"
+        ends = f"[{100 * pair['ci_low']:.1f}, {100 * pair['ci_high']:.1f}]"
+        names = [f"`{pair[name]}`" for name in ("suite", "method", "rival")]
+        chances = [f"{pair['p']:.2g}", f"{corrected:.2g}"]
+        rows.append([*names, percent(pair["keep"]), f"{more} {ends}", *chances])
+    head = ["suite", "method", "rival", "kept", "more, points", "p"]
+    return table([*head, f"corrected for all {len(pairs)}"], rows)
 
 
 def orders() -> str:
