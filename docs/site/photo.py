@@ -71,6 +71,25 @@ def differences() -> str:
     return table([*head, f"corrected for all {len(pairs)}"], rows)
 
 
+def ours() -> str:
+    """What `adafv+` has more than `adafv`, suite by suite, and what both hold on the mean."""
+    found = json.loads(METHODS.read_text(encoding="utf-8"))
+    rows = where(found["rows"], question_type="all")
+    lines = []
+    for pair in where(found["pairs"], method="adafv+", rival="adafv"):
+        cell = where(rows, suite=pair["suite"], keep=pair["keep"])
+        accuracies = {row["method"]: row["accuracy"] for row in cell}
+        more = f"{100 * pair['difference']:+.1f}"
+        ends = f"[{100 * pair['ci_low']:.1f}, {100 * pair['ci_high']:.1f}]"
+        right = [f"{100 * accuracies[name]:.1f}" for name in OURS]
+        name = f"`{pair['suite']}`"
+        lines.append([name, percent(pair["keep"]), *right, f"{more} {ends}", f"{pair['p']:.2g}"])
+    for keep in distinct(where(rows, method="adafv"), "keep"):
+        lines.append(["mean share of all tokens'", percent(keep), *_means(rows, keep), "", ""])
+    head = ["suite", "kept", *(f"`{name}`, %" for name in OURS)]
+    return table([*head, "`adafv+` more, points", "p"], lines)
+
+
 def orders() -> str:
     """What methods hold of the dense model's accuracy on this model and on the embedded one."""
     photo = where(_rows(METHODS), question_type="all", keep=COMPARED)
@@ -89,6 +108,13 @@ def orders() -> str:
         rows.append([f"`{method}`", *here, *there])
     head = ["method", "mean of the first three"]
     return table([*head, *map(_code, suites), *map(_code, _shown(embedded))], rows)
+
+
+def _means(rows: Rows, keep: float) -> Iterator[str]:
+    """Yield what each of ours holds of the dense model's accuracy, on the mean of the suites."""
+    for name in OURS:
+        held = [row["retention"] for row in where(rows, method=name, keep=keep)]
+        yield f"{100 * sum(held) / len(held):.0f}"
 
 
 def _shown(embedded: Rows) -> Iterator[str]:

@@ -260,6 +260,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "photo-differences": photo.differences,
     "photo-methods": photo.methods,
     "photo-orders": photo.orders,
+    "photo-ours": photo.ours,
     "choice-by-method": choice_by_method,
     "reading": reading,
     "served": engines.served,
