@@ -336,7 +336,7 @@ def test_a_row_lets_no_question_see_another(monkeypatch):
     ]
 
 
-def tiny_language_model() -> LlamaForCausalLM:
+def tiny_language_model(dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=256,
@@ -346,7 +346,7 @@ def tiny_language_model() -> LlamaForCausalLM:
         num_attention_heads=9,
         num_key_value_heads=3,
     )
-    return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(config).to(dtype).eval()
 
 
 def test_answers_to_several_questions_are_those_to_each(monkeypatch):
@@ -517,7 +517,9 @@ def test_alignment_is_nearest_where_words_are(monkeypatch):
     shard = SimpleNamespace(features=features, owners=owners, things=[SCENE[:2]])
     monkeypatch.setattr(align, "tokenizer", Letters)
     monkeypatch.setattr(align, "language_model", tiny_language_model)
-    monkeypatch.setattr(align, "shards", lambda split: ["shard"] if split == "train" else [])
+    monkeypatch.setattr(
+        align, "shards", lambda split: [] if split in ("crowd", "dull") else ["shard"]
+    )
     monkeypatch.setattr(align, "Shard", lambda path: shard)
     alignment = align.Alignment(np.random.default_rng(0))
     on_things = alignment.labels < len(alignment.names)
@@ -563,7 +565,9 @@ def stage_1(monkeypatch, tmp_path):
     monkeypatch.setattr(align, "SAVED", 2)
     monkeypatch.setattr(align, "tokenizer", Letters)
     monkeypatch.setattr(align, "language_model", tiny_language_model)
-    monkeypatch.setattr(align, "shards", lambda split: ["shard"] if split == "train" else [])
+    monkeypatch.setattr(
+        align, "shards", lambda split: [] if split in ("crowd", "dull") else ["shard"]
+    )
     monkeypatch.setattr(align, "Shard", lambda path: shard)
     return tmp_path / "aligned.pt"
 

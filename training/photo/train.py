@@ -405,13 +405,18 @@ def train(given: argparse.Namespace) -> None:
         if random.random() < TEXT:
             text = own[int(random.integers(len(own)))]
             texts.append((text["prompt"], text["answer"]))
-        row = packer.pack(scenes, texts)
+        # a row each: in one of all, attention would be paid between scenes that must not see it
+        rows = [packer.pack([scene]) for scene in scenes]
+        if texts:
+            rows.append(packer.pack([], texts))
 
         # learn
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            logits = student.logits(row)
-        each = F.cross_entropy(logits, row.targets[row.targets >= 0].to(device), reduction="none")
-        weights = shares(row).to(device)
+            said = [student.logits(row) for row in rows]
+        logits = torch.cat(said)  # (T, words)
+        targets = torch.cat([row.targets[row.targets >= 0] for row in rows]).to(device)
+        each = F.cross_entropy(logits, targets, reduction="none")
+        weights = torch.cat([shares(row) for row in rows]).to(device)
         loss = (each * weights).sum() / weights.sum()
         forgotten = torch.zeros(())
         if random.random() < PASSAGES:
@@ -433,8 +438,11 @@ def train(given: argparse.Namespace) -> None:
 
         # log, and save
         so_far = seconds + time.time() - start
-        right = answers_right(row, logits.detach())
-        record.add(step, so_far, loss.item(), forgotten.item(), len(row.ids), right)
+        right = []
+        for row, own_logits in zip(rows, said, strict=True):
+            right += answers_right(row, own_logits.detach())
+        tokens = sum(len(row.ids) for row in rows)
+        record.add(step, so_far, loss.item(), forgotten.item(), tokens, right)
         if time.time() - last_saved > SAVE_EVERY:
             save(folder / "last.pt", student, optimiser, step, so_far, given)
             last_saved = time.time()

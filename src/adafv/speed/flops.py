@@ -108,7 +108,9 @@ def tower_stack(config: PreTrainedConfig, all_layers: bool = False) -> Stack:
         chosen = config.vision_feature_layer
         several = chosen if isinstance(chosen, Sequence) else [chosen]
         layers = max(hidden_index(layer, layers) for layer in several)
-    return Stack(layers, width, tower.intermediate_size, 2, width, width)
+    # DINOv2 has a ratio to its width
+    inner = getattr(tower, "intermediate_size", None) or round(tower.mlp_ratio * width)
+    return Stack(layers, width, inner, 2, width, width)
 
 
 @checked
