@@ -20,7 +20,13 @@ from adafv.methods import CLASSES
 from adafv.utils.records import Rows, distinct, where
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-MEASURED = ("accuracy", "fresh", "low", "photo")
+MEASURED = {
+    "accuracy": "../accuracy/README.md",
+    "fresh": "../../docs/accuracy.md",
+    "low": "README.md",
+    "photo": "../../docs/photo.md",
+}
+"""Measurements, and where each is told of, seen from the page of these tables."""
 OURS = "adafv+"
 NO_RIVALS = {"oracle", *(cls.name for cls in CLASSES if issubclass(cls, LayerPruner))}
 SMALL = 0.05
@@ -185,7 +191,7 @@ def of_cells() -> str:
         ahead = corrected.get(_key(cell))
         rows.append(
             [
-                f"[{cell.measured}](../{cell.measured})",
+                f"[{cell.measured}]({MEASURED[cell.measured]})",
                 f"`{cell.suite}`",
                 percent(cell.keep),
                 f"{100 * cell.accuracy(OURS):.1f}",
