@@ -19,7 +19,7 @@ def crops() -> str:
     row = found[most]
     others = max(shares[:most] + shares[most + 1 :])
     return (
-        f"Encoding equal crops once would hardly help: at most {percent(others)} of them "
+        f"Encoding equal crops once would hardly help: at most {100 * others:.1f} % of them "
         f"[are copies](../benchmarks/speed/repeated_crops/README.md),\n"
         f"except where {row['processor']} enlarges {row['images']} to "
         f"{row['crops'] / row['count']:.0f} crops each, of which {percent(shares[most])} are. "
@@ -71,7 +71,7 @@ def decoded() -> str:
         missed = [keep for keep, share in shares.items() if share < OF_IDEAL]
         holds = f"missed at {', '.join(map(percent, missed))}" if missed else "holds"
         link = f"[{name}](../benchmarks/serving/{folder}README.md), {dtype}"
-        lines.append([link, *(f"{100 * share:.0f} %" for share in shares.values()), holds])
+        lines.append([link, *(f"{100 * share:.1f} %" for share in shares.values()), holds])
     head = ["of the possible speed-up", *map(percent, first), f"at least {percent(OF_IDEAL)}"]
     return table(head, lines)
 
