@@ -245,8 +245,8 @@ def page(meta: dict[str, Any], rows: list[Row]) -> str:
         f"`{meta['shape']}` in {meta['dtype']}, one request at a time, an answer of "
         f"{meta['answer']} tokens, method `{meta['method']}`; {meta['processor']}, "
         f"{meta['cores']} cores.",
-        f"{_of_what(meta, rows)} *Front* is what the client waits beyond what the engine counts: "
-        "HTTP,",
+        _of_what(meta, rows),
+        "*Front* is what the client waits beyond what the engine counts: HTTP, "
         "decoding and preparing the picture, detokenising. *Tower* is what a first question about "
         "a picture costs the engine more than a second",
         "one, the median over the pruned budgets. × is the whole request against all tokens; "

@@ -106,6 +106,8 @@ def test_a_rewritten_report_is_of_the_versions_that_were_measured(report, tmp_pa
     """Here may be other ones, or no vLLM at all: every committed file comes out as it is."""
     for name in ("results.json", "cells.jsonl"):
         shutil.copy(FOLDER / name, tmp_path)
+    # what the page sets beside its own rows
+    shutil.copytree(FOLDER / "bursts", tmp_path / "bursts")
     report.rewrite(tmp_path)
     for name in ("results.json", "results.csv", "README.md"):
         assert (tmp_path / name).read_text() == (FOLDER / name).read_text(), name
@@ -128,8 +130,9 @@ def test_a_report_that_fails_writes_nothing(report, tmp_path):
 @pytest.fixture
 def measure(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
-    # other folders have a script of that name
-    monkeypatch.delitem(sys.modules, "measure", raising=False)
+    # other folders have scripts of these names
+    for name in ("measure", "report"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     yield importlib.import_module("measure")
     del sys.modules["measure"]
 

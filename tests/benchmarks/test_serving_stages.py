@@ -122,7 +122,7 @@ def test_counters_are_read_after_every_request(stages, monkeypatch, tmp_path):
         close = wait
 
         def metrics(self):
-            self.now += 1
+            self.now += 0.1
             return dict.fromkeys(stages.COUNTED.values(), self.now)
 
     class Client:
