@@ -35,7 +35,7 @@ simulate: env
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/simulation/simulate.py --scale
 	$(BIN)/python docs/site/generate.py
 
-# Every committed picture of measurements, from the committed results.
+# Every committed picture of measurements, and the pages about them, from the committed results.
 pictures: env
 	$(BIN)/python benchmarks/redraw.py
 
@@ -178,8 +178,9 @@ bench-cpu-whole: env
 	$(SPEED) --device cpu --dtype bfloat16 --shape llava-next-7b --keep 1,0.25,0.1,0.05 --methods adafv,adafv+,eager --repeats 3 --out $(WHERE)/llava-next-7b-whole
 	$(BIN)/python $(WHERE)/pages.py
 
-# With the PyTorch that $(PYTHON) has, which must know the GPU. On a CPU, to see that it runs:
-# make bench-gpu PYTHON=.venv/bin/python GPU='--device cpu --dtype float32' SHAPE=tiny GPU_RESULTS=out/gpu
+# With the PyTorch and the vLLM that $(PYTHON) has, which must know the GPU; the server's goodput comes last, so that the rest
+# is there without vLLM. No GPU has run it: ten minutes is what it is meant to take. On a CPU, to see that it runs:
+# make bench-gpu PYTHON=.venv-vllm/bin/python GPU='--device cpu --dtype float32' SHAPE=tiny GPU_RESULTS=out/gpu
 GPU := --device cuda --dtype bfloat16
 SHAPE := llava-next-7b
 GPU_RESULTS := $(WHERE)/gpu
@@ -188,6 +189,7 @@ bench-gpu:
 	PYTHONPATH=src $(PYTHON) -m adafv speed $(GPU) --shape $(SHAPE) --batch 1,8 --keep 1,0.05 --methods adafv,adafv+,eager --repeats 10 --compile --out $(GPU_RESULTS)
 	PYTHONPATH=src $(PYTHON) $(WHERE)/selection.py $(GPU) --out $(GPU_RESULTS)/selection
 	PYTHONPATH=src $(PYTHON) $(WHERE)/kernel_times.py $(GPU) --out $(GPU_RESULTS)/kernels
+	PYTHONPATH=src $(PYTHON) benchmarks/serving/measure.py $(GPU) --shape $(SHAPE) --keep 0.05 --concurrency 1,8,32,64 --repeats 1 --out $(GPU_RESULTS)/serving
 
 lint: env
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
-"""Draw every committed picture of measurements anew from the committed results.
+"""Draw every committed picture of measurements, and write their pages, from committed results.
 
-python benchmarks/redraw.py          # all of them; measures nothing
-python benchmarks/redraw.py speed    # those whose path holds the word
+python benchmarks/redraw.py            # all of them; measures nothing
+python benchmarks/redraw.py speed      # those whose path holds the word
+python benchmarks/redraw.py --check    # exit 1 where a page is not what its results say
 """
 
 import json
@@ -16,7 +17,7 @@ from adafv.analysis import captions, figures
 from adafv.evaluation import plot as accuracy
 from adafv.speed import plot as speed
 from adafv.speed.tables import title
-from adafv.utils.files import atomic
+from adafv.utils.files import atomic, write_text
 
 HERE = Path(__file__).parent
 FIGURES = {
@@ -27,6 +28,18 @@ FIGURES = {
 }
 
 SCRIPTS = {"speed": "selection.py", "serving": "plot.py", "peers": "compare_engines.py"}
+
+PAGES = {
+    "evaluation": "evaluation/measure.py",
+    "peers": "peers/compare_engines.py",
+    "serving": "serving/report.py",
+    "serving/stages": "serving/request_stages.py",
+    "speed/choosing": "speed/choosing.py",
+    "speed/repeated_crops": "speed/repeated_crops.py",
+    "start": "start/start_times.py",
+}
+"""Folders whose README.md a script writes whole, and the script; others are written by hand, or
+where they are measured."""
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -69,9 +82,36 @@ def drawings() -> dict[Path, Callable[[Path], Any]]:
     return found
 
 
+def pages(word: str = "") -> dict[Path, str]:
+    """Return the text of each page that is written from results beside it."""
+    found = {}
+    for folder, script in PAGES.items():
+        path = HERE / folder / "README.md"
+        if word in str(path.relative_to(HERE)):
+            sys.path.insert(0, str((HERE / script).parent))
+            found[path] = runpy.run_path(str(HERE / script))["written"](HERE / folder)
+    return found
+
+
+def stale() -> list[str]:
+    """Return the pages that are not what their results say."""
+    found = []
+    for path, text in pages().items():
+        if path.read_text(encoding="utf-8") != text:
+            found.append(str(path.relative_to(HERE)))
+    return found
+
+
 def main() -> None:
-    """Draw."""
+    """Draw and write, or check."""
+    if "--check" in sys.argv:
+        if found := stale():
+            sys.exit(f"{', '.join(found)}: out of date; run python benchmarks/redraw.py")
+        return
     word = sys.argv[1] if len(sys.argv) > 1 else ""
+    for path, text in pages(word).items():
+        write_text(path, text)
+        print(path.relative_to(HERE))
     for path, draw in drawings().items():
         if word in str(path.relative_to(HERE)):
             with atomic(path) as temporary:

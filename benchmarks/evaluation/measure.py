@@ -6,6 +6,7 @@ One process, on the CPU. Another checkout is measured with PYTHONPATH=CHECKOUT/s
 """
 
 import argparse
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -45,20 +46,33 @@ STAGES = {
 }
 WARM = 8
 """Questions that are asked before any is timed."""
+PROFILE = "where.json"
+"""What where.py has written."""
+FULL_RUN = Path(__file__).parents[1] / "accuracy" / "results.json"
+"""The last full run."""
+BEFORE = {"answers": 148_000, "seconds": 65 * 60}
+"""A full run before all of this: 2,000 questions, dense, blind, 24 methods at three budgets."""
+BAR = 3
+"""How many times as fast a full run was to become."""
 
 
 class Clock:
-    """Adds up the seconds of stages, none of which runs inside another."""
+    """Adds up the seconds of stages, none of which runs inside another.
 
-    def __init__(self) -> None:
+    Args:
+        now: tells the time; `time.process_time` counts what this process computes alone.
+    """
+
+    def __init__(self, now: Callable[[], float] = perf_counter) -> None:
+        self.now = now
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Count the time for a stage, while open."""
-        start = perf_counter()
+        start = self.now()
         yield
-        self.seconds[name] += perf_counter() - start
+        self.seconds[name] += self.now() - start
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function whose calls count for a stage."""
@@ -84,9 +98,9 @@ class Clock:
 
 
 @contextmanager
-def clocked(processor: ProcessorMixin) -> Iterator[Clock]:
+def clocked(processor: ProcessorMixin, now: Callable[[], float] = perf_counter) -> Iterator[Clock]:
     """Time the stages of evaluations, while open."""
-    clock = Clock()
+    clock = Clock(now)
     tools: Any = processor
     functions = (
         ("prepare", type(tools.image_processor), "__call__"),
@@ -137,9 +151,14 @@ def summaries(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def page(results: dict[str, Any]) -> str:
-    """Return the text of README.md."""
-    meta, rounds, found = results["meta"], results["rounds"], results["summary"]
+def page(results: dict[str, Any], full: dict[str, Any], found: dict[str, Any] | None = None) -> str:
+    """Return the text of README.md.
+
+    Args:
+        full: results of the last full run of `adafv eval`.
+        found: of where.py.
+    """
+    meta, rounds, means = results["meta"], results["rounds"], results["summary"]
     machine = meta["machine"]
     budgets = ", ".join(f"{100 * keep:g} %" for keep in meta["keeps"])
     lines = [
@@ -156,18 +175,18 @@ def page(results: dict[str, Any]) -> str:
         "",
         "| | |",
         "|---|--:|",
-        f"| questions a second, under all of these | {_cell(found['questions_per_second'])} |",
-        f"| answers a second | {_cell(found['answers_per_second'])} |",
-        f"| seconds in all | {_cell(found['seconds'])} |",
+        f"| questions a second, under all of these | {_cell(means['questions_per_second'])} |",
+        f"| answers a second | {_cell(means['answers_per_second'])} |",
+        f"| seconds in all | {_cell(means['seconds'])} |",
         "",
         "| stage | % of the time |",
         "|---|--:|",
     ]
-    choosing = found["shares"]["choose"]["median"]
+    choosing = means["shares"]["choose"]["median"]
     again = (len(meta["keeps"]) - 1) * choosing
     most = 100 * again / (1 + again)
     for stage, name in STAGES.items():
-        share = {key: 100 * value for key, value in found["shares"][stage].items()}
+        share = {key: 100 * value for key, value in means["shares"][stage].items()}
         lines.append(f"| {name} | {_cell(share)} |")
     lines += [
         "",
@@ -178,8 +197,112 @@ def page(results: dict[str, Any]) -> str:
         "third of it: had none of these methods done so before, and did all of them now, it would",
         f"save {most:.0f} %.",
         "",
+        *_bar(means["answers_per_second"]["median"], full),
     ]
+    if found is not None:
+        lines += _why(found)
     return "\n".join(lines)
+
+
+def _bar(here: float, full: dict[str, Any]) -> list[str]:
+    """Return what was asked for, what was reached, and whether that is enough."""
+    meta = full["meta"]
+    answers = 0
+    methods = set()
+    for row in full["rows"]:
+        if row["question_type"] == "all":
+            answers += row["n"]
+            methods.add(row["method"])
+    reached = answers / meta["wall_seconds"]
+    before = BEFORE["answers"] / BEFORE["seconds"]
+    bar = BAR * before
+    verdict = "**The bar is missed.**" if max(reached, here) < bar else "The bar holds."
+    return [
+        "## The bar",
+        "",
+        f"A full run once gave {BEFORE['answers']:,} answers in {BEFORE['seconds'] / 60:.0f} "
+        f"minutes, {before:.0f} a second; {BAR} times that was asked for, {bar:.0f}.",
+        f"The last [full run](../accuracy/README.md), with other methods among its {len(methods)}, "
+        f"dense and blind included, gave {answers:,} in {meta['wall_seconds'] / 60:.0f} minutes,",
+        f"{reached:.0f} a second; the measurement above gives {here:.0f}. {verdict}",
+        "",
+    ]
+
+
+def _why(found: dict[str, Any]) -> list[str]:
+    """Return where the time goes, and what could be taken from it."""
+    meta = found["meta"]
+    few, many = found["batches"]
+    share = 100 * found["prefill"] / found["seconds"]
+    lines = [
+        "## Why not more",
+        "",
+        f"    {meta['command']}",
+        "",
+        f"Profile of {found['questions']} questions, {found['answers']:,} answers, in seconds of "
+        f"computing, {meta['machine']['threads']} "
+        f"thread{'s' if meta['machine']['threads'] > 1 else ''} of {meta['machine']['name']}.",
+        f"Other programs ran beside it (load {meta['load']:.1f}): waiting for them is not counted, "
+        "but they share caches and memory, so that shares",
+        "count more than seconds.",
+        "",
+        "| | s | % |",
+        "|---|--:|--:|",
+    ]
+    names = {
+        "prefill": "the language model's prefill",
+        "decode": "its decoding",
+        "around": "embedding, merging and the head around it",
+        "generate": "`generate`'s own work",
+        "choose": "choosing tokens",
+        "tower": "the vision tower",
+        "seconds": "in all",
+    }
+    for key, name in names.items():
+        seconds = found[key]
+        lines.append(f"| {name} | {seconds:.2f} | {100 * seconds / found['seconds']:.1f} |")
+    lines += [
+        "",
+        f"- {share:.0f} % is the language model's arithmetic over prompts, each of which is read "
+        f"once. `generate` itself takes {found['generate_ms_a_call']:.1f} ms a call.",
+        "- Merging the prompts of several methods into one forward: a row of "
+        f"{few['tokens']} tokens takes {few['ms_a_row']:.1f} ms among {few['rows']} rows, "
+        f"{many['ms_a_row']:.1f} ms among {many['rows']}.",
+        "- Reading what an image's questions share only once, the image and all before it, helps "
+        "dense prompts and methods that keep the same",
+        "  tokens whatever is asked, no others. What is read is then "
+        f"{'' if _all_equal(found) else 'not '}the same to the bit, and it is not done:",
+        "",
+        "| kept | questions of an image | tokens shared | others | prefill, each | shared | × |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for case in found["shared"]:
+        lines.append(
+            f"| {100 * case['keep']:g} % | {case['questions']} | {case['prefix']} | "
+            f"{case['rest']} | {case['ms']:.0f} ms | {case['ms_shared']:.0f} ms | "
+            f"{case['times']:.1f} |"
+        )
+    lines += ["", f"An image of `{SUITE}` has {meta['an_image']} questions on average.", ""]
+    return lines
+
+
+def _all_equal(found: dict[str, Any]) -> bool:
+    """Return whether a shared prefix changed no bit of what is read."""
+    return all(case["equal"] for case in found["shared"])
+
+
+def written(folder: Path) -> str:
+    """Return the text of README.md from the results in a folder."""
+    found = None
+    if (profile := folder / PROFILE).exists():
+        found = json.loads(profile.read_text(encoding="utf-8"))
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return page(results, json.loads(FULL_RUN.read_text(encoding="utf-8")), found)
+
+
+def write_page(folder: Path) -> None:
+    """Write README.md from the results in a folder."""
+    (folder / "README.md").write_text(written(folder), encoding="utf-8")
 
 
 def _cell(found: dict[str, float]) -> str:
@@ -228,7 +351,7 @@ def main(arguments: list[str] | None = None) -> None:
     meta["command"] = command_of("python", "benchmarks/evaluation/measure.py")
     results = {"meta": meta, "rounds": rounds, "summary": summaries(rounds)}
     write_json(options.out / "results.json", results)
-    (options.out / "README.md").write_text(page(results), encoding="utf-8")
+    write_page(options.out)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,20 @@ for name in sys.argv[1:]:
 sys.exit("not installed")
 """
 TITLES = {"transformers": "transformers", "vllm": "vLLM", "openvino": "OpenVINO GenAI"}
+NEAR = 1.05
+"""Medians that differ by less are not told from each other."""
+LEFT_OUT = (
+    "llama.cpp: not tried. It reads GGUF, the language model in one file and the tower in another. "
+    "llama-cpp-python brings no converter, and that of llama.cpp's repository "
+    "(`convert_hf_to_gguf.py`) refuses a checkpoint whose tokenizer it does not know by its hash, "
+    "as it would this one's of single bytes; random weights alone are no obstacle.",
+    "This library's selection in front of OpenVINO: not tried. `VLMPipeline.generate` takes pixels "
+    "and no embeddings, and the tower that it is exported with does not return the attention that "
+    "saliency is read from. The exported language model alone takes embeddings, outside of the "
+    "pipeline, so that it could be done, by a pipeline of one's own.",
+    "Throughput: not measured. One request was under way at a time.",
+)
+"""What a comparison would have besides, and why it is not here."""
 LINES = {"transformers": "-", "vllm": "--", "openvino": ":"}
 
 Answer = dict[str, Any]
@@ -230,7 +244,52 @@ def page(meta: dict[str, Any], rows: Sequence[Row]) -> str:
             f"{row.median_ms / 1000:.2f} s | {row.p95_ms / 1000:.2f} s | {row.faster:.2f} | "
             f"{row.of_best:.2f} |"
         )
-    return "\n".join([*lines, "", "![Time to first token](peers.png)"]) + "\n"
+    lines += ["", "![Time to first token](peers.png)", "", *_verdict(rows), *_left_out()]
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(rows: Sequence[Row]) -> list[str]:
+    """Return what to pick on this CPU, whoever made it, and how far the times can be trusted."""
+    lines = ["## What to pick on such a CPU", ""]
+    keeps = sorted({row.keep for row in rows}, reverse=True)
+    for keep in keeps:
+        of_keep = [row for row in rows if row.keep == keep]
+        best, *others = sorted(of_keep, key=lambda row: row.median_ms)
+        near = [row for row in others if row.median_ms < NEAR * best.median_ms]
+        words = f"- {100 * keep:.0f} % kept: {_named(best)}, {best.median_ms / 1000:.2f} s"
+        if near:
+            words += f"; not told from it, within {100 * (NEAR - 1):.0f} %: "
+            words += ", ".join(f"{_named(row)} {row.median_ms / 1000:.2f} s" for row in near)
+        lines.append(f"{words}.")
+    dense = sorted((row for row in rows if row.method == DENSE), key=lambda row: row.median_ms)
+    order = ", ".join(f"{TITLES[row.engine]} {row.median_ms / 1000:.2f} s" for row in dense)
+    widest = max(rows, key=lambda row: row.p95_ms / row.median_ms)
+    lines += [
+        "",
+        f"All tokens are read fastest by {TITLES[dense[0].engine]} ({order}).",
+        "Few rounds on a machine that is not quiet: p95 lies up to "
+        f"{100 * (widest.p95_ms / widest.median_ms - 1):.0f} % above the median "
+        f"({_named(widest)} at {100 * widest.keep:.0f} %), and where a smaller budget takes longer "
+        "than a larger one, that is noise.",
+        "",
+    ]
+    return lines
+
+
+def _named(row: Row) -> str:
+    """Return an engine with its method."""
+    return f"{TITLES[row.engine]} ({row.method})"
+
+
+def _left_out() -> list[str]:
+    """Return what is not compared, and why."""
+    return ["## What is not here", "", *(f"- {reason}" for reason in LEFT_OUT)]
+
+
+def written(folder: Path) -> str:
+    """Return the text of README.md from the results in a folder."""
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return page(found["meta"], [Row(**row) for row in found["rows"]])
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

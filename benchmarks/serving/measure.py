@@ -39,6 +39,8 @@ QUICK = {
     "answer": 4,
     "kv_gib": 1,
 }
+AT_ONCE = 32
+"""Requests that a server works on together, if no more are asked for."""
 MODEL = ("shape", "device", "dtype", "method")
 LOAD = ("keep", "concurrency", "answer", "kv_gib", "quick")
 """Options that all lines of a folder have in common."""
@@ -86,6 +88,7 @@ def measure(options: argparse.Namespace, log: Log, trials: list[list[Trial]]) ->
                 context=context,
                 kv_gib=options.kv_gib,
                 share=options.gpu_memory_utilization,
+                at_once=max(AT_ONCE, *options.concurrency),
             )
             stack.callback(servers[engine].close)
             # on a GPU the second one measures what memory the first one left

@@ -28,7 +28,9 @@ out/serving
 
 The same on LLaVA-NeXT-7B's shape, with 2,928 visual tokens for an image. Both servers share the \
 GPU, so it needs 48 GB
-or more (`--gpu-memory-utilization` is each one's share). This has not been run.
+or more (`--gpu-memory-utilization` is each one's share). `make bench-gpu` ends with one \
+repetition of it at 5 %,
+with 1, 8, 32 and 64 requests at once. None of this has been run.
 """
 
 
@@ -64,7 +66,7 @@ def write(
         "others": [median(others), max(others)],
     }
     tables = _tables(rows, caches)
-    readme = _readme(shape, meta, rows, tables)
+    readme = _readme(shape, meta, rows, tables, _bursts_in(out))
 
     # all of it is made before any of it is written
     write_json(out / "results.json", {"meta": meta, "rows": rows})
@@ -80,7 +82,13 @@ def _new(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["question"] == "new"]
 
 
-def _readme(shape: Shape, meta: dict[str, Any], rows: list[dict[str, Any]], tables: str) -> str:
+def _readme(
+    shape: Shape,
+    meta: dict[str, Any],
+    rows: list[dict[str, Any]],
+    tables: str,
+    bursts: dict[str, Any] | None,
+) -> str:
     new = _new(rows)
     answer = meta["answer"]
     machine = meta["machine"]
@@ -131,7 +139,7 @@ answer's other tokens took what they took; in brackets how much of it was reache
 ![Requests per second, TTFT and KV blocks](serving.png)
 
 {tables}
-## How far to trust this
+{_scheduled(new, bursts) if bursts else ""}## How far to trust this
 
 - Stock and adafv at 100 % do the same work. Their ratio was {low:.2f} to {high:.2f}: noise, and \
 what the plugin costs.
@@ -144,6 +152,49 @@ prompt, and few
 - Tokens of new questions found in the prefix cache: {hits}; preempted requests: {preempted}.
 - Weights are random and say nothing about answers: those are in [accuracy](../accuracy).
 {GPU if on_cpu else ""}"""
+
+
+def _bursts_in(folder: Path) -> dict[str, Any] | None:
+    """Return the results of first_tokens.py that lie in a folder's own folder `bursts`."""
+    path = folder / "bursts" / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _scheduled(rows: list[dict[str, Any]], bursts: dict[str, Any]) -> str:
+    """Return what the first token gains as `adafv serve` fills a step, beside the rows above."""
+    meta = bursts["meta"]
+    least = min(row["keep"] for row in bursts["rows"])
+    stock = {}
+    pruned = {}
+    for row in rows:
+        if _is_stock(row):
+            stock[row["concurrency"]] = row["ttft_p50_ms"]
+        elif row["keep"] == least:
+            pruned[row["concurrency"]] = row["ttft_p50_ms"]
+    lines = []
+    repeats = set()
+    for row in bursts["rows"]:
+        if row["engine"] == "all":
+            number = row["concurrency"]
+            above = f"{stock[number] / pruned[number]:.2f}"
+            lines.append((str(number), above, f"{row['ttft_speedup']:.2f}"))
+            repeats.add(row["repeats"])
+    [count] = repeats
+    page = [
+        "## Many at once, scheduled as `adafv serve` does",
+        "",
+        "All tables above are of an earlier form of scheduling, which plain `vllm serve` still "
+        "has: a step counts the tokens",
+        "that are kept, and so encodes all pictures of a burst before anyone's prefill. "
+        "`adafv serve` counts all of an",
+        f"image's tokens. What TTFT's median gains at {100 * least:g} % against stock vLLM: above, "
+        "and in [a run of bursts](bursts/README.md),",
+        f"{count} repetition{'s' if count > 1 else ''} in {meta['dtype']}, a different run, so "
+        "that only ratios compare.",
+        "",
+        *_markdown(("at once", "above, ×", "as `adafv serve`, ×"), lines),
+    ]
+    return "\n".join(page) + "\n\n"
 
 
 def _tables(rows: list[dict[str, Any]], caches: dict[str, Record]) -> str:
@@ -335,6 +386,15 @@ def _is_stock(row: dict[str, Any]) -> bool:
 
 def _time(ms: float) -> str:
     return f"{ms / 1000:.2f} s" if ms >= 1000 else f"{ms:.0f} ms"
+
+
+def written(folder: Path) -> str:
+    """Return the text of README.md from the results in a folder."""
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    meta, rows = found["meta"], found["rows"]
+    caches = {cache["engine"]: cache for cache in meta["caches"]}
+    tables = _tables(rows, caches)
+    return _readme(SHAPES[meta["shape"]], meta, rows, tables, _bursts_in(folder))
 
 
 def rewrite(folder: Path) -> str:

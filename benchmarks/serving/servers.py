@@ -35,6 +35,7 @@ class Server:
         context: the longest prompt with its answer, in tokens.
         kv_gib: for the KV cache, on a CPU.
         share: of a GPU's memory.
+        at_once: requests that it works on together, at most.
         budget: all visual tokens count of what a step encodes, as with `adafv serve`; otherwise
             those that are kept.
 
@@ -52,6 +53,7 @@ class Server:
         context: int,
         kv_gib: int,
         share: float,
+        at_once: int = 32,
         budget: bool = False,
     ) -> None:
         # a port that nobody has
@@ -68,7 +70,7 @@ class Server:
             "host": "127.0.0.1",
             "port": self.port,
             "max-model-len": context,
-            "max-num-seqs": 32,
+            "max-num-seqs": at_once,
             "limit-mm-per-prompt": '{"image": 1}',
         }
         flags = []

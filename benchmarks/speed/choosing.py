@@ -7,6 +7,7 @@ Every round visits all methods, in an order that turns.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,6 +34,15 @@ from adafv.utils.records import command_of, write_report
 BESIDES = {"none", "random", "uniform"}
 """Methods that look at no token."""
 KEY_WIDTH = 64  # of a head of a tower
+ASKED = {"tokens": 2880, "keep": 144, "width": 256, "threads": 1}
+"""Where bars were set."""
+GREEDY = ("scope", "mmtok", "cdpruner", "divprune")
+GREEDY_MS = 200
+"""What greedy methods may take."""
+OURS = {"adafv", "adafv+", "adafv_released", "t2i"}
+"""AdaFV, what became of it, its released form, and its half that reads the question."""
+AHEAD = 3
+"""How many times as fast as every rival ours were to be."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +122,15 @@ def rows_of(times: dict[str, list[float]]) -> list[Row]:
 
 def page(meta: dict[str, Any], rows: list[Row]) -> str:
     """Return the text of README.md."""
+    # as it was when it was measured
+    layout = meta.get("layout") or layout_of(meta["tokens"])
     lines = [
         "# What choosing costs with every method",
         "",
         f"    {meta['command']}",
         "",
         f"Milliseconds of `select` for one image of {meta['tokens']:,} random visual tokens "
-        f"({layout_of(meta['tokens'])}) of width {meta['width']}, {meta['keep']} kept, "
+        f"({layout}) of width {meta['width']}, {meta['keep']} kept, "
         f"{meta['dtype']}, {meta['threads']} thread{'s' if meta['threads'] > 1 else ''} of",
         f"{meta['processor']}: medians and 95th percentiles of {meta['repeats']} rounds. Methods "
         "that rank between layers, shrink the image or look at no token are left out.",
@@ -131,7 +143,62 @@ def page(meta: dict[str, Any], rows: list[Row]) -> str:
             f"| `{row.method}` | {row.median_ms:.1f} ms | {row.p95_ms:.1f} ms | "
             f"{row.times_adafv:.2f} | {row.times_adafv_plus:.2f} |"
         )
+    if all(meta[name] == value for name, value in ASKED.items()):
+        lines += ["", *_greedy_bar(rows), "", *_ahead_bar(rows)]
     return "\n".join(lines) + "\n"
+
+
+def _greedy_bar(rows: list[Row]) -> list[str]:
+    """Return which greedy methods stay within what they may take."""
+    said: dict[bool, list[str]] = {True: [], False: []}
+    for row in rows:
+        if row.method in GREEDY:
+            time = f"`{row.method}` {row.median_ms:.1f} ms (p95 {row.p95_ms:.0f})"
+            said[row.median_ms <= GREEDY_MS].append(time)
+    lines = [
+        f"**Greedy methods within {GREEDY_MS} ms.** Within: {', '.join(said[True]) or 'none'}. "
+        f"Beyond: {', '.join(said[False]) or 'none'}."
+    ]
+    if any("mmtok" in time for time in said[False]):
+        lines.append(
+            "Before it picks, `mmtok` takes an exponential of each of N² cosines in fp64, and "
+            "normalises its rows; `scope` picks from the cosines themselves."
+        )
+    return lines
+
+
+def _ahead_bar(rows: list[Row]) -> list[str]:
+    """Return which rivals ours are far ahead of, and which not."""
+    ahead = []
+    near = []
+    for row in rows:
+        if row.method in OURS:
+            continue
+        far = min(row.times_adafv, row.times_adafv_plus) >= AHEAD
+        (ahead if far else near).append(row)
+    lines = [f"**`adafv` and `adafv+` {AHEAD} × ahead of every rival**:"]
+    if ahead:
+        lines.append(
+            f"it holds from `{ahead[0].method}` on, {len(ahead)} methods, which take "
+            f"{ahead[0].times_adafv_plus:.1f} to {ahead[-1].times_adafv_plus:,.0f} times as long "
+            "as `adafv+`."
+        )
+    if near:
+        named = [
+            f"`{row.method}` ({row.times_adafv:.2f}, {row.times_adafv_plus:.2f})" for row in near
+        ]
+        lines += [
+            f"It does not hold against {', '.join(named)}: in brackets × `adafv` and × `adafv+`.",
+            "They sort a number or two for each token, merge neighbours, or compare with few "
+            "pivots.",
+        ]
+    return lines
+
+
+def written(folder: Path) -> str:
+    """Return the text of README.md from the results in a folder."""
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return page(found["meta"], [Row(**row) for row in found["rows"]])
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -165,6 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
     command = command_of("python", script, arguments=arguments, threads=threads)
     meta: dict[str, Any] = {"command": command, "dtype": str(dtype).removeprefix("torch.")}
     meta |= {name: getattr(options, name) for name in ("tokens", "keep", "width", "repeats")}
+    meta |= {"layout": layout_of(options.tokens)}
     meta |= cpu() | {"threads": threads, "versions": versions()}
     write_report(out, meta, rows, page(meta, rows))
 

@@ -7,6 +7,7 @@ models cut out of pages with text, of pictures of screens and plots, and of phot
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class Row:
     count: int
     crops: int
     copies: int
+
+    @property
+    def share(self) -> float:
+        """How much of the crops are copies."""
+        return self.copies / self.crops
 
 
 def processors() -> dict[str, BaseImageProcessor]:
@@ -107,14 +113,24 @@ def page(meta: dict[str, Any], rows: list[Row]) -> str:
         "|---|---|--:|--:|--:|",
     ]
     for row in rows:
-        share = f"{row.copies} ({row.copies / row.crops:.1%})".replace("%", " %")
-        lines.append(f"| {row.images} | {row.processor} | {row.count} | {row.crops} | {share} |")
+        copies = f"{row.copies} ({100 * row.share:.1f} %)"
+        lines.append(f"| {row.images} | {row.processor} | {row.count} | {row.crops} | {copies} |")
+    most = max(rows, key=lambda row: row.share)
+    others = max(row.share for row in rows if row is not most)
     lines += [
         "",
-        "Only where a small page is enlarged to many crops are some of them blank. The library "
-        "encodes all crops.",
+        f"{most.processor} enlarges {most.images} to {most.crops / most.count:.0f} crops each, of "
+        f"which {100 * most.share:.1f} % are copies, blank ones. Elsewhere at most "
+        f"{100 * others:.1f} % are.",
+        "The library encodes all crops.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def written(folder: Path) -> str:
+    """Return the text of README.md from the results in a folder."""
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return page(found["meta"], [Row(**row) for row in found["rows"]])
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

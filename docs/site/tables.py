@@ -12,6 +12,7 @@ from typing import Any, cast
 import ablation
 import accuracy
 import aims
+import bars
 import clips
 import engines
 import low
@@ -248,10 +249,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "aims-types": aims.of_types,
     "by-kind": by_kind,
     "ceilings": ceilings,
+    "choosing": bars.choosing,
     "choice": choice,
     "clips": clips.clips,
     "clips-photographs": clips.of_photographs,
     "clips-types": clips.of_types,
+    "crops": bars.crops,
+    "decoded": bars.decoded,
     "engines": engines.engines,
     "front": front,
     "left-out": engines.left_out,

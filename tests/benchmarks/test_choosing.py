@@ -37,3 +37,17 @@ def test_the_page_says_how_tokens_are_laid_out(choosing):
     assert "2,880 random visual tokens (a thumbnail and 2 × 2 tiles, as in LLaVA-NeXT)" in page
     page = choosing.page({**meta, "tokens": 600, "threads": 1}, [])
     assert "600 random visual tokens (one crop)" in page
+
+
+def test_the_page_says_which_bars_hold(choosing):
+    """At most 200 ms for a greedy method, and ours three times ahead of every rival."""
+    times = {"fastervlm": [1.0], "adafv": [4.0], "adafv+": [6.0], "scope": [180.0]}
+    times |= {"mmtok": [210.0, 210.0, 250.0]}
+    meta = dict.fromkeys(("command", "dtype", "processor", "repeats"), "1")
+    page = choosing.page({**meta, **choosing.ASKED}, choosing.rows_of(times))
+    assert "Within: `scope` 180.0 ms (p95 180). Beyond: `mmtok` 210.0 ms (p95 246)." in page
+    assert "it holds from `scope` on, 2 methods" in page
+    assert "It does not hold against `fastervlm` (0.25, 0.17): in brackets" in page
+    # bars were set for one size
+    page = choosing.page({**meta, **choosing.ASKED, "tokens": 600}, choosing.rows_of(times))
+    assert "Greedy methods" not in page

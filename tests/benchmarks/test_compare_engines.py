@@ -81,8 +81,26 @@ def test_the_page_shows_every_row(compare_engines, tmp_path):
     text = compare_engines.page(meta, rows)
     assert "`enforce_eager`" in text
     assert "| vLLM | adafv+ | 10 % | 30 | 0.10 s | 0.10 s | 4.00 | 4.00 |" in text
+    assert "- 10 % kept: vLLM (adafv+), 0.10 s." in text
+    assert "- llama.cpp: not tried." in text
     compare_engines.draw(rows, tmp_path / "peers.png")
     assert (tmp_path / "peers.png").stat().st_size > 0
+
+
+def test_the_pick_names_what_is_not_told_from_it(compare_engines):
+    """Whoever wins; medians within 5 % are one."""
+    answers = [answer("transformers", "dense", 1.0, 400), answer("openvino", "dense", 1.0, 500)]
+    answers += [
+        answer("transformers", "adafv+", 0.1, 104),
+        answer("openvino", "cdpruner", 0.1, 100),
+    ]
+    answers += [answer("transformers", "cdpruner", 0.1, ms) for ms in (106, 106, 206)]
+    text = "\n".join(compare_engines._verdict(compare_engines.rows_of(answers)))
+    assert "- 100 % kept: transformers (dense), 0.40 s." in text
+    best = "- 10 % kept: OpenVINO GenAI (cdpruner), 0.10 s; not told from it, within 5 %: "
+    assert best + "transformers (adafv+) 0.10 s." in text
+    assert "fastest by transformers (transformers 0.40 s, OpenVINO GenAI 0.50 s)" in text
+    assert "up to 85 % above the median (transformers (cdpruner) at 10 %)" in text
 
 
 @pytest.fixture

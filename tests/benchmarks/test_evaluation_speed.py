@@ -2,8 +2,10 @@
 and its page says what its rounds hold.
 """
 
+import importlib
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,41 @@ def measure():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def where(monkeypatch):
+    """The script, imported as when it runs."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    for name in ("measure", "where"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module("where")
+    sys.modules.pop("measure", None)
+
+
+def test_answering_is_taken_to_pieces(where, tmp_path):
+    """The pieces are less than the whole; a shared prefix reads what each prompt would."""
+    where.main(["--limit", "3", "--rounds", "1", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "where.json").read_text())
+    pieces = [found[name] for name in ("prefill", "decode", "around", "generate", "choose")]
+    assert all(seconds > 0 for seconds in pieces)
+    assert sum(pieces) + found["tower"] < found["seconds"]
+    assert [case["keep"] for case in found["shared"]] == [1.0, 1.0, 0.05, 0.05]
+    dense, few = found["shared"][0], found["shared"][2]
+    assert dense["prefix"] > few["prefix"]
+    assert dense["rest"] == few["rest"]
+
+
+def test_the_page_says_whether_the_bar_holds(measure):
+    """Three times 148,000 answers in 65 minutes are 114 a second."""
+    rows = [{"question_type": "all", "n": 900, "method": "adafv"}]
+    rows.append({"question_type": "color", "n": 100, "method": "adafv"})
+    missed = " ".join(measure._bar(35, {"meta": {"wall_seconds": 30}, "rows": rows}))
+    assert "114." in missed
+    assert "30 a second" in missed
+    assert "**The bar is missed.**" in missed
+    held = " ".join(measure._bar(35, {"meta": {"wall_seconds": 7}, "rows": rows}))
+    assert "The bar holds." in held
 
 
 def test_an_evaluation_is_measured(measure, tmp_path):

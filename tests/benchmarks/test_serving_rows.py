@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -104,6 +106,8 @@ def test_a_rewritten_report_is_of_the_versions_that_were_measured(report, tmp_pa
     """Here may be other ones, or no vLLM at all: every committed file comes out as it is."""
     for name in ("results.json", "cells.jsonl"):
         shutil.copy(FOLDER / name, tmp_path)
+    # what the page sets beside its own rows
+    shutil.copytree(FOLDER / "bursts", tmp_path / "bursts")
     report.rewrite(tmp_path)
     for name in ("results.json", "results.csv", "README.md"):
         assert (tmp_path / name).read_text() == (FOLDER / name).read_text(), name
@@ -121,3 +125,39 @@ def test_a_report_that_fails_writes_nothing(report, tmp_path):
         report.rewrite(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "cells.jsonl"}
     assert (tmp_path / "results.json").read_text() == before
+
+
+@pytest.fixture
+def measure(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    # other folders have scripts of these names
+    for name in ("measure", "report"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module("measure")
+    del sys.modules["measure"]
+
+
+def test_make_bench_gpu_ends_with_a_server_under_load(measure):
+    """With one request at a time to 64, by options that the script knows."""
+    command = ["make", "--dry-run", "bench-gpu"]
+    root = FOLDER.parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    words = shlex.split(done.stdout.splitlines()[-1])
+    options = measure.parse(words[words.index("benchmarks/serving/measure.py") + 1 :])
+    assert options.concurrency == [1, 8, 32, 64]
+    assert (options.device, options.shape, options.repeats) == ("cuda", "llava-next-7b", 1)
+
+
+def test_the_page_sets_the_present_scheduling_beside_the_earlier(report, rows):
+    """TTFT's median of each number at once, from the rows and from a run of bursts."""
+    found = []
+    for at_once, stock, ours in ((8, 6000, 2000), (32, 9000, 8000)):
+        found.append({**rows["stock"], "concurrency": at_once, "ttft_p50_ms": stock})
+        found.append({**rows["adafv"], "concurrency": at_once, "ttft_p50_ms": ours})
+    later = {"engine": "all", "keep": 0.05, "repeats": 1}
+    bursts = [later | {"concurrency": 8, "ttft_speedup": 7.44}]
+    bursts.append(later | {"concurrency": 32, "ttft_speedup": 29.8})
+    text = report._scheduled(found, {"meta": {"dtype": "float32"}, "rows": bursts})
+    assert "| 8 | 3.00 | 7.44 |" in text
+    assert "| 32 | 1.12 | 29.80 |" in text
+    assert "1 repetition in float32" in text

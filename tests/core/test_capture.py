@@ -10,7 +10,7 @@ from oracles import sacmam as oracle
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from zoo.families import NAME_A_LAYER, ZOO, ask, show, tiny
 
-from adafv import families
+from adafv import AdaFV, families
 from adafv.core.capture import capture, observe
 from adafv.core.encode import encode
 from adafv.core.encoder import without_later_layers
@@ -224,6 +224,21 @@ def test_no_layer_runs_above_the_last_one_that_is_needed(name):
         with running(layers) as ran:
             encode(model, inputs, signals=signals)
         assert ran == set(range(deepest + 1)), signals
+
+
+@pytest.mark.parametrize("name", OBSERVED)
+def test_a_pruned_answer_runs_no_layer_above_the_features(name):
+    """In any family, with shorter inputs of the caller's, and while a pruner is attached."""
+    model, inputs = tiny(name).model, ask(name, (QUESTION, [show()]))
+    layers = layers_of(family_of(model).tower(model))
+    needed = set(range(last_layer_of(model.config, len(layers)) + 1))
+    pruner = AdaFV(keep=0.5)
+    with running(layers) as ran:
+        model.generate(**pruner(model, inputs), max_new_tokens=1, do_sample=False)
+    assert ran == needed
+    with running(layers) as ran, pruner.attached(model):
+        model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    assert ran == needed
 
 
 @pytest.mark.parametrize("layer", [1, 2, -2, -1])

@@ -103,6 +103,10 @@ def settings_of(
 class Answering:
     """Answers what a log lacks.
 
+    No `TowerCache` is open meanwhile, as it would find nothing: an image is encoded once for all of
+    its questions and configurations, drawn suites share no images, and runs share no memory. Two
+    files of own questions about the same images encode them twice.
+
     Args:
         model, processor: that are asked.
         log: of the answers.
