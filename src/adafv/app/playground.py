@@ -354,9 +354,19 @@ class Playground:
 
         if pruner.name == DENSE:
             dense = answer
-        asked = (self.model, self.processor, encoded.inputs, session.image, question, pruner)
         try:
-            explanation = explained(*asked, encoding, selection, dense, answer)
+            explanation = explained(
+                self.model,
+                self.processor,
+                inputs=encoded.inputs,
+                image=session.image,
+                question=question,
+                pruner=pruner,
+                encoding=encoding,
+                selection=selection,
+                dense=dense,
+                pruned=answer,
+            )
         except ValueError as error:
             return Result(name, answer, note=str(error))
         # the maps of the words are the question's, not each answer's
