@@ -129,15 +129,7 @@ class Playground:
                     f"{LONGEST_QUESTION:,}: shorten it"
                 )
             question = check_question(self.processor, question)
-            # the dense model first, then each method
-            pruners = {DENSE: from_spec(DENSE)}
-            for name in names:
-                if budget := PruneConfig.from_spec(name).budget:
-                    raise ValueError(
-                        f"method {name!r} has a budget of its own: leave {', '.join(budget)} out, "
-                        "for the slider sets the budget of all methods"
-                    )
-                pruners[name] = from_spec(name, self._template, keep=keep)
+            pruners = self._pruners(names, keep)
 
             # encode, or take what is known
             try:
@@ -287,6 +279,18 @@ class Playground:
             relevance=relevance.score(tokens)[0].cpu().numpy(),  # (N,)
             words=question_words(self.processor, relevance, encoding, everything),
         )
+
+    def _pruners(self, names: Sequence[str], keep: float) -> dict[str, Pruner]:
+        """Return the dense model first, then each method at the share that is kept."""
+        pruners = {DENSE: from_spec(DENSE)}
+        for name in names:
+            if budget := PruneConfig.from_spec(name).budget:
+                raise ValueError(
+                    f"method {name!r} has a budget of its own: leave {', '.join(budget)} out, "
+                    "for the slider sets the budget of all methods"
+                )
+            pruners[name] = from_spec(name, self._template, keep=keep)
+        return pruners
 
     def _template(self) -> frozenset[int]:
         """Return the ids that `skip=template` stands for."""

@@ -23,11 +23,10 @@ from adafv.models.prompting import build_inputs
 from adafv.models.videos import Video
 from adafv.ops.budget import share_of
 from adafv.utils.checks import checked
-from adafv.viz.frames import montage, on_montage
-from adafv.viz.grid_box import grid_box
-from adafv.viz.grids import Maps, Scale, scales
+from adafv.viz.grids import Maps, Scale
 from adafv.viz.pieces import pieces
 from adafv.viz.stages import Stage, stages
+from adafv.viz.surface import edges, surface_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,7 +117,7 @@ class Explanation:
     @property
     def maps(self) -> list[Maps]:
         """Lay scores and choice out as images, one for each of `scales`, the finest first."""
-        boxes = (self.view, _edges(self.image))  # of the finest grid, and of a thumbnail
+        boxes = (self.view, edges(self.image))  # of the finest grid, and of a thumbnail
         chosen = np.isin(np.arange(self.pruned.visual_tokens), self.kept)  # (N,)
 
         found = []
@@ -264,7 +263,7 @@ def explained(
             f"the model reads the image in {parts} parts, of which it is not known where they "
             "lie: only `adafv ask` answers about it"
         )
-    surface = _surface(model, processor, image, encoding)
+    surface = surface_of(model, processor, image, encoding)
     evidence = pruner.evidence(encoding.tokens)
     budget = pruner.budget(encoding.tokens.counts[0])
 
@@ -302,43 +301,6 @@ def explained(
         by_crop=pruner.crops == "each",
         attention=family_of(model).attention_observable and evidence.attention,
     )
-
-
-@dataclass(frozen=True)
-class _Surface:
-    """What maps are drawn on: an image, or the frames of a video side by side.
-
-    Attributes:
-        box: left, top, right, bottom of the finest grid, in pixels of the image.
-        grids: of the tokens, the finest first; none where it is not known where they lie.
-        frames: of a video; 0 for an image.
-    """
-
-    image: Image.Image
-    box: tuple[float, float, float, float]
-    grids: list[Scale]
-    frames: int = 0
-
-
-def _surface(
-    model: PreTrainedModel, processor: Any, image: Image.Image | Video, encoding: Encoding
-) -> _Surface:
-    """Return what the maps of an image or a video are drawn on."""
-    coordinates = encoding.tokens.coordinates[0]  # (N, 3)
-    if isinstance(image, Video):
-        _, height, width, _ = image.frames.shape
-        frames = encoding.tokens.frames[0]
-        grid, across = on_montage(coordinates, width / height, frames)
-        shown = montage(image, processor, across, frames)
-        return _Surface(shown, _edges(shown), [grid], frames)
-    if family_of(model).has_grid:
-        return _Surface(image, grid_box(processor, image.size, coordinates), scales(coordinates))
-    return _Surface(image, _edges(image), [])
-
-
-def _edges(image: Image.Image) -> tuple[float, float, float, float]:
-    """Return left, top, right, bottom of a whole image, in its pixels."""
-    return 0.0, 0.0, float(image.width), float(image.height)
 
 
 @checked
