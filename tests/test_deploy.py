@@ -119,6 +119,41 @@ def test_a_name_that_the_chart_does_not_know_is_found():
     }
 
 
+@pytest.mark.parametrize("dropped", ["flags", "env", "startupProbe", None])
+def test_a_chart_that_drops_what_the_values_say_is_found(monkeypatch, dropped):
+    """A template may ignore a field that its schema has."""
+    pods = ModuleType("pods")
+    pods.ROOT, pods.VERSION = ROOT, "1.31"
+    monkeypatch.setitem(sys.modules, "pods", pods)
+    monkeypatch.setitem(sys.modules, "kubernetes_validate", ModuleType("kubernetes_validate"))
+    lint = runpy.run_path(str(ROOT / ".github" / "lint" / "rendered.py"))
+    engine = yaml.safe_load((DEPLOY / "production-stack.yaml").read_text())["servingEngineSpec"]
+    [model] = engine["modelSpec"]
+    container = {
+        "command": ["vllm", "serve", *model["vllmConfig"]["extraArgs"]],
+        "env": [{"name": "HF_HOME", "value": "/data"}, *model["env"]],
+        "startupProbe": {**engine["startupProbe"], "initialDelaySeconds": 15},
+        "readinessProbe": {**engine["readinessProbe"], "failureThreshold": 3},
+    }
+    if dropped == "flags":
+        container["command"].pop()
+    elif dropped == "env":
+        container["env"].pop()
+    elif dropped == "startupProbe":
+        container[dropped]["failureThreshold"] = 60
+    server = {
+        "kind": "Deployment",
+        "metadata": {"labels": {"model": model["name"]}},
+        "spec": {"template": {"spec": {"containers": [container]}}},
+    }
+    router = {"kind": "Deployment", "metadata": {"labels": {}}}
+    if dropped is None:
+        lint["check_server"]([router, server], engine)
+        return
+    with pytest.raises(ValueError, match="the chart"):
+        lint["check_server"]([router, server], engine)
+
+
 @dataclass(frozen=True)
 class LLMConfig:
     """Stands in for Ray Serve's, which takes these by name."""

@@ -21,7 +21,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     rows = where(rows, question="new")
     # a colour for each engine and budget, in the order of the rows
     names = list(dict.fromkeys((row["engine"], row["keep"]) for row in rows))
-    figure = Figure(figsize=(12.5, 4.2), dpi=160, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(10, 4.2), dpi=160, layout="constrained", facecolor="white")
     speed, wait, room = figure.subplots(1, 3, width_ratios=(3, 3, 2))
 
     # requests per second, against stock vLLM and the ideal

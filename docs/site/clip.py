@@ -21,7 +21,7 @@ from adafv.viz.maps import draw_image, draw_kept
 DRAWING = Path(__file__).parents[1] / "clip.png"
 FRAMES = 3
 KEEP = 0.1
-ROW = 290  # pixels for a frame and its heading
+ROW = 312  # pixels for a frame and its heading
 
 
 def main(path: str, question: str) -> None:

@@ -69,9 +69,26 @@ HOMES = {
 ORIGINS = {page: origin for origin, page in ELSEWHERE.items()}
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.DOTALL)
 """TeX as `pymdownx.arithmatex` marks it, in a line and in a block of its own."""
-IMAGE = re.compile(r'<img (?=[^>]*src="([^"]+)")')
+IMAGE = re.compile(r'<img ([^>]*src="([^"]+)"[^>]*>)')
 CHARTS = {page for page in ELSEWHERE.values() if page.endswith(".png")} | {"drawings/split.png"}
 """Images of lines on white, as the site has them; all others show images, whose colours stay."""
+CELL = re.compile(r"<td([^>]*)>(.*?)</td>", re.DOTALL)
+NAMES = re.compile(
+    r"(<td><code>(?:<[^>]*>)?\w+),((?:<[^>]*>)?</code></td>\s*<td>)(.*?)</td>", re.DOTALL
+)
+"""Attributes that a docstring tells of at once, which the reference takes for one and its type."""
+LONG = 24
+"""Characters from which a cell of a table is prose, and a name may break where its words end."""
+NAME = re.compile(rf"(?<=<code>)[^<\s]{{{LONG},}}(?=</code>)")
+WORD_END = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[/_:=,])(?![/_:=,])")
+_NUMBER = r"[+\-−×]? ?\d[\d.,]*(?: ?%)?"
+WHOLE = re.compile(
+    r"<(pre|code|math)\b.*?</\1>|<[^>]*>"
+    rf"|([\[(]{_NUMBER}(?:(?:–|, | to | \+ ){_NUMBER})*(?: ×)?[\])]"
+    r"|\d[\d.,]* (?:%|×|s|ms|[KMG]i?B)(?![\w/]))",
+    re.DOTALL,
+)
+"""Of text, and not of tags, code and formulas: an interval, and a number with its unit."""
 LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]+)?\)")
 
 
@@ -94,9 +111,14 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 
 def on_page_content(content: str, *, page: Any, **_: Any) -> str:
-    """Typeset formulas as MathML, which a browser needs nothing else for, and mark charts."""
-    content = IMAGE.sub(lambda found: image(found[0], found[1], page.url), content)
-    return FORMULA.sub(lambda found: formula(found[2], block=found[1] == "div"), content)
+    """Typeset formulas as MathML, which a browser needs nothing else for; mark charts, prose in
+    tables, and what no line ends within.
+    """
+    content = IMAGE.sub(lambda found: image(found[1], found[2], page.url), content)
+    content = FORMULA.sub(lambda found: formula(found[2], block=found[1] == "div"), content)
+    content = NAMES.sub(lambda found: names(found[1], found[2], found[3]), content)
+    content = CELL.sub(lambda found: cell(found[1], found[2]), content)
+    return WHOLE.sub(lambda found: whole(found[0], found[2]), content)
 
 
 def on_post_page(output: str, **_: Any) -> str:
@@ -135,14 +157,45 @@ def formula(tex: str, *, block: bool) -> str:
     return f'<div class="formula">{convert(tex, display="block")}</div>'
 
 
-def image(tag: str, source: str, url: str) -> str:
-    """Return the beginning of an image's tag, with a class where it is a chart.
+def image(attributes: str, source: str, url: str) -> str:
+    """Return an image that leads to itself in full size, with a class where it is a chart.
 
     Args:
+        attributes: of its tag, to the tag's end.
         source: of the image, from the address `url` of its page.
     """
     is_chart = posixpath.normpath(posixpath.join(url, source)) in CHARTS
-    return f'{tag}class="chart" ' if is_chart else tag
+    chart = 'class="chart" ' if is_chart else ""
+    return f'<a href="{source}"><img {chart}{attributes}</a>'
+
+
+def cell(attributes: str, content: str) -> str:
+    """Return a cell of a table, with a class where it is prose, whose long names may break."""
+    if len(text_of(content)) < LONG:
+        return f"<td{attributes}>{content}</td>"
+    content = NAME.sub(lambda found: WORD_END.sub("<wbr>", found[0]), content)
+    return f'<td{attributes} class="prose">{content}</td>'
+
+
+def names(first: str, between: str, others: str) -> str:
+    """Return the cells of a name and its type with all names in the first.
+
+    Args:
+        first: the beginning, to the end of the first name.
+        between: what ends its cell and begins the next.
+        others: that one's content.
+    """
+    return f"{first}, {text_of(others).strip('()')}{between}</td>"
+
+
+def text_of(html: str) -> str:
+    """Return what is written in HTML, without its tags."""
+    return " ".join(unescape(re.sub("<[^>]*>", "", html)).split())
+
+
+def whole(found: str, text: str | None) -> str:
+    """Return a text that no line ends within; what is found besides stays as it was."""
+    return f'<span class="whole">{text}</span>' if text else found
 
 
 def link(text: str, target: str, anchor: str, uri: str) -> str:

@@ -32,7 +32,7 @@ from adafv.embedded import NAME as EMBEDDED
 from adafv.methods import from_spec
 from adafv.models.ask import Answer, ask
 from adafv.models.boilerplate import boilerplate
-from adafv.models.images import FirstFrameWarning
+from adafv.models.images import FirstFrameWarning, TinyImageWarning
 from adafv.viz import side_by_side
 from adafv.viz.figure import SALIENCY
 
@@ -199,9 +199,7 @@ def test_a_method_that_shrinks_images_is_refused(playground, image):
 
 
 def test_what_another_question_changes(playground, image):
-    """How many kept tokens are others than for the question before, also at a budget that it never
-    had.
-    """
+    """How many tokens were not kept for the question before, also at a budget that it never had."""
     first = playground.look("a", image, QUESTION, ["adafv"], 0.2)
     assert first.before is None
     assert first.results[1].others is None
@@ -811,6 +809,16 @@ def test_an_animation_says_so(page, tmp_path):
     with pytest.warns(FirstFrameWarning, match=r"dance\.gif is an animation"):
         reply = page.take_file("a", str(path))
     assert "dance.gif is an animation, of which the first frame is taken" in reply.notice
+    assert reply.cards
+
+
+def test_a_dot_says_so(page, tmp_path):
+    """An answer about one pixel is worth nothing."""
+    path = tmp_path / "dot.png"
+    picture(1, 1).save(path)
+    with pytest.warns(TinyImageWarning):
+        reply = page.take_file("a", str(path))
+    assert "dot.png is 1×1 pixels, smaller than one patch" in reply.notice
     assert reply.cards
 
 

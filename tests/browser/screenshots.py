@@ -21,6 +21,8 @@ from adafv.models.load import load
 
 SHOTS = ROOT / "build" / "shots"
 SIZE = {"width": 1280, "height": 800}
+PATIENCE_MS = 120_000
+"""For a page of the reference, on a busy core."""
 LOOKS = (*((width, "light") for width in WIDTHS), (WIDTHS[-1], "dark"))
 
 
@@ -71,6 +73,7 @@ def windows(browser: Browser) -> Iterator[tuple[Page, str]]:
     for width, scheme in LOOKS:
         size = {"width": width, "height": HEIGHT}
         page = browser.new_page(viewport=size, color_scheme=scheme)
+        page.set_default_timeout(PATIENCE_MS)
         yield page, f"{width}-{scheme}"
         page.close()
 

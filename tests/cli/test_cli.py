@@ -565,7 +565,8 @@ def test_intervals_in_tables_stay_within_bounds(run, tmp_path):
         (["--keep", "much"], ["--keep", "number"]),
         (["--tokens", "0"], ["tokens=0"]),
         (["--tokens", "-3"], ["tokens=-3"]),
-        (["--tokens", "1.5"], ["--tokens", "integer"]),
+        (["--tokens", "1.5"], ["--tokens takes an integer", "a whole number. See 'adafv ask"]),
+        (["--max-new-tokens", "few"], ["--max-new-tokens takes an integer"]),
         (["--keep", "0.1", "--tokens", "5"], ["both"]),
         (["--method", "adafw"], ["'adafw'", "did you mean 'adafv'"]),
         (["--method", "none", "--keep", "0.1"], ["none"]),
@@ -612,7 +613,9 @@ def test_odd_pictures_work(run, tmp_path):
     for mode, name in (("RGB", "a.png"), ("CMYK", "a.jpg"), ("I;16", "b.png"), ("P", "c.png")):
         path = tmp_path / name
         Image.new(mode, (1, 1)).save(path)
-        assert run("ask", path, QUESTION, *SHORT)[0] == 0
+        status, _, err = run("ask", path, QUESTION, *SHORT)
+        assert status == 0
+        assert f"{path} is 1×1 pixels, smaller than one patch" in err
 
 
 def test_bad_models(run, image, tmp_path):

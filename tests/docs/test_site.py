@@ -197,5 +197,58 @@ def test_charts_become_dark_on_dark_pages(source, url, is_chart):
     pages = pytest.importorskip("pages", reason="needs MkDocs: make docs")
     content = f'<p><img alt="lines" src="{source}" /></p>'
     built = pages.on_page_content(content, page=SimpleNamespace(url=url))
-    assert built == (content.replace("<img ", '<img class="chart" ') if is_chart else content)
+    drawn = content.replace("<img ", '<img class="chart" ') if is_chart else content
+    # on a phone it is small: it leads to itself
+    linked = drawn.replace("<img", f'<a href="{source}"><img').replace("/>", "/></a>")
+    assert built == linked
     assert "img.chart {" in (DOCS / "site.css").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "94.7 [89.1, 97.5]",
+        "4.28 (3.55, 121%)",
+        "0.85 (0.93–0.98)",
+        "+2 [−2.6, +0.0]",
+        "5.44 (1 + 7)",
+        "(0.94 ×)",
+    ],
+)
+def test_no_line_ends_within_an_interval(text):
+    """On a phone a cell is narrow, and an interval in three lines is hard to read."""
+    pages = pytest.importorskip("pages", reason="needs MkDocs: make docs")
+    built = pages.on_page_content(f"<td>{text}</td>", page=SimpleNamespace(url=""))
+    interval = re.search(r"[\[(].*", text)
+    assert interval is not None
+    assert f'<span class="whole">{interval[0]}</span>' in built
+
+
+def test_no_line_ends_between_a_number_and_its_unit():
+    """In prose, too; commands and formulas stay as they are written."""
+    pages = pytest.importorskip("pages", reason="needs MkDocs: make docs")
+    kept = "<pre>5 % 3 s</pre><code>5 %</code>"
+    content = f'<p title="5 %">of 5 % after 1,200 ms or 3 steps</p>{kept}'
+    built = pages.on_page_content(content, page=SimpleNamespace(url=""))
+    assert re.findall(r'<span class="whole">(.*?)</span>', built) == ["5 %", "1,200 ms"]
+    assert built.endswith(kept)
+    assert 'title="5 %"' in built
+
+
+def test_a_long_name_in_a_table_breaks_where_its_words_end():
+    """Prose has its width on a phone; a short cell stays as it was."""
+    pages = pytest.importorskip("pages", reason="needs MkDocs: make docs")
+    short, name = "<td>5</td>", "<td><code>tests/test_a.py::test_one_thing</code></td>"
+    built = pages.on_page_content(short + name, page=SimpleNamespace(url=""))
+    parts = "tests/|test_|a.py::|test_|one_|thing".replace("|", "<wbr>")
+    assert built == f'{short}<td class="prose"><code>{parts}</code></td>'
+
+
+def test_attributes_told_of_at_once_are_names():
+    """The reference took the first for the name, and the others for its type."""
+    pages = pytest.importorskip("pages", reason="needs MkDocs: make docs")
+    name = '<td><code><span title="keep,">keep,</span></code></td>\n<td>'
+    for others, written in (("<code>n</code>", "keep, n"), ("\n<code>(n, k)</code>", "keep, n, k")):
+        built = pages.on_page_content(f"{name}{others}</td>", page=SimpleNamespace(url=""))
+        cells = re.findall(r"<td.*?</td>", built, re.DOTALL)
+        assert [pages.text_of(cell) for cell in cells] == [written, ""]

@@ -665,6 +665,20 @@ def test_the_picture_says_what_has_bands_and_cuts_no_marker(whole, tmp_path, mon
     assert not any(line.get_clip_on() for line in marked)
 
 
+def test_a_row_of_nearly_all_tokens_is_no_beginning_of_a_line(whole, tmp_path, monkeypatch):
+    """It is a measurement of something else, and all lines begin at the dense model."""
+    drawn = []
+    monkeypatch.setattr(plot, "save", lambda figure, path: drawn.append(figure))
+    rows = rows_of(whole)
+    low = next(row for row in rows if 0 < row["keep"] < 1)
+    plot.draw([*rows, low | {"keep": 0.9983, "accuracy": 0.0}], tmp_path / "accuracy.png")
+    plot.draw(rows, tmp_path / "accuracy.png")
+    with_it, without = (
+        [line.get_xydata().tolist() for line in figure.axes[0].lines] for figure in drawn
+    )
+    assert with_it == without
+
+
 def test_tokens_of_several_suites_are_a_mean_and_said_to_be(whole):
     """Images of suites differ in size, and a reader sees one number."""
     rows = rows_of(whole)

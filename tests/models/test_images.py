@@ -2,6 +2,7 @@
 is refused.
 """
 
+import re
 import struct
 import sys
 import zlib
@@ -16,10 +17,13 @@ from PIL import Image, ImageFile
 from adafv import AdaFV
 from adafv.models.images import (
     MAX_ASPECT,
+    TINY,
     FirstFrameWarning,
+    TinyImageWarning,
     check_image,
     first_frame,
     open_image,
+    tiny_image,
     to_rgb,
 )
 
@@ -242,6 +246,18 @@ def test_pages_and_frames_are_named(tmp_path):
             assert words in first_frame(open_image(tmp_path / name), name)
     one.save(tmp_path / "a.png")
     assert first_frame(open_image(tmp_path / "a.png")) == ""
+
+
+@pytest.mark.parametrize("size", [(1, 1), (TINY - 1, 2), (TINY, 1), (1, TINY)])
+def test_an_image_smaller_than_a_patch_is_read_with_a_warning(tmp_path, size):
+    """It is answered, as a batch has to be, and whoever asked is told what that is worth."""
+    path = saved(Image.new("RGB", size), tmp_path / "dot.png")
+    said = f"{path} is {size[0]}×{size[1]} pixels, smaller than one patch"
+    if max(size) < TINY:
+        with pytest.warns(TinyImageWarning, match=re.escape(said)):
+            assert tiny_image(open_image(path), str(path)).startswith(said)
+    else:
+        assert tiny_image(open_image(path)) == ""
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])

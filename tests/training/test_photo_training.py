@@ -33,7 +33,7 @@ from training.photo.align import Projector
 from training.photo.export import export
 from training.photo.icons import ADDED, LICENCES
 from training.photo.icons import shown as shown_by
-from training.photo.lora import add_lora, lora_parameters, without_lora
+from training.photo.lora import LoRA, add_lora, lora_parameters, merge_lora, without_lora
 from training.photo.names import NOUNS, called_alike, noun_in, plural, sections, with_article
 from training.photo.parts import FEATURE_LAYERS, VISION
 from training.photo.photographs import resources
@@ -394,6 +394,20 @@ def test_drift_is_how_far_predictions_are_from_those_before_training():
     with without_lora(lm):
         assert torch.equal(lm(input_ids=ids[None]).logits, before)
     assert not torch.equal(lm(input_ids=ids[None]).logits, before)
+
+
+def test_merged_products_compute_the_same():
+    """And a language model without any of them is left, which answers faster."""
+    model = tiny_language_model()
+    add_lora(model, 2)
+    with torch.no_grad():
+        for value in lora_parameters(model).values():
+            value.normal_()
+        ids = torch.arange(7)[None]
+        before = model(input_ids=ids).logits
+        merge_lora(model)
+        assert torch.allclose(model(input_ids=ids).logits, before, atol=1e-4)
+    assert not any(isinstance(module, LoRA) for module in model.modules())
 
 
 def test_passages_are_docstrings_of_one_length(monkeypatch):

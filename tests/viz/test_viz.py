@@ -309,6 +309,15 @@ def test_odd_pictures_and_questions(model, processor, tmp_path, size):
     assert summary["kept_tokens"] == 1
 
 
+@pytest.mark.parametrize(("name", "least"), [("adafv", 12), ("random", 8)])
+def test_the_type_of_a_page_is_read_where_it_is_900_pixels_wide(model, processor, name, least):
+    """On a page of the code host: six panels are two to a row, three panels stand in one."""
+    what = viz.explanation(model, processor, picture(60, 40), QUESTION, method(name, keep=0.2))
+    page = what.figure()
+    smallest = min(text.get_fontsize() for text in page.texts if text.get_text())
+    assert smallest / 72 * 900 / page.get_figwidth() >= least
+
+
 def test_maps_hold_the_scores_and_the_choice_of_every_token(model, processor, family):
     """Nothing is lost or made up on the way to the grids."""
     what = viz.explanation(model, processor, picture(60, 40), QUESTION, AdaFV(keep=0.2))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-__all__ = ["LoRA", "add_lora", "lora_parameters", "without_lora"]
+__all__ = ["LoRA", "add_lora", "lora_parameters", "merge_lora", "without_lora"]
 
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -39,6 +39,17 @@ def add_lora(model: LlamaForCausalLM, rank: int) -> None:
             for name, child in list(block.named_children()):
                 if name in LAYERS:
                     setattr(block, name, LoRA(child, rank))
+
+
+@torch.no_grad()
+def merge_lora(model: LlamaForCausalLM) -> None:
+    """Add each product to the layer that it belongs to, and leave that layer alone in its place."""
+    for layer in model.model.layers:
+        for block in (layer.self_attn, layer.mlp):
+            for name, child in list(block.named_children()):
+                if isinstance(child, LoRA):
+                    child.base.weight += child.up @ child.down  # (out, rank) @ (rank, in)
+                    setattr(block, name, child.base)
 
 
 def lora_parameters(model: LlamaForCausalLM) -> dict[str, Tensor]:

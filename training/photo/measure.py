@@ -25,6 +25,7 @@ from transformers import LlamaForCausalLM
 from adafv.utils.stats import wilson
 from training.photo.cache import CACHE
 from training.photo.features import Shard, encode, shards
+from training.photo.lora import merge_lora
 from training.photo.parts import language_model, tokenizer, tower
 from training.photo.questions import Question, matches, questions
 from training.photo.scenes import PIXELS
@@ -58,7 +59,8 @@ def answers(
     if prefix is None:
         opening = embed(torch.tensor(packer.opening))
         newline = embed(torch.tensor(packer.newline))
-        embeddings = torch.cat([opening, student.projector(features), newline])[None]  # (1, L, D)
+        visual = student.projector(features.to(embed.weight.dtype))  # (K, D)
+        embeddings = torch.cat([opening, visual, newline])[None]  # (1, L, D)
         prefix = lm(inputs_embeds=embeddings, use_cache=True, logits_to_keep=1).past_key_values
     length = prefix.get_seq_length()
 
@@ -152,7 +154,8 @@ def perplexity(lm: LlamaForCausalLM, tokens: int = 6000, window: int = 512) -> f
     losses = []
     for start in range(0, len(ids) - 1, window):
         part = torch.tensor(ids[start : start + window + 1])
-        logits = lm(input_ids=part[None, :-1], use_cache=False).logits[0]  # (window, words)
+        # (window, words)
+        logits = lm(input_ids=part[None, :-1], use_cache=False).logits[0].float()
         losses.append(F.cross_entropy(logits, part[1:], reduction="none"))
     return float(torch.cat(losses).mean().exp())
 
@@ -178,8 +181,12 @@ def main() -> None:
     saved = torch.load(CACHE / given.checkpoint)
     # the checkpoint knows its rank
     rank = next(value.shape[0] for name, value in saved["bridge"].items() if name.endswith(".down"))
-    student = Student(rank).eval()
+    dtype = torch.bfloat16 if given.bfloat16 else torch.float32
+    student = Student(rank)
     student.load_trained(saved["bridge"])
+    # as the bridge is put into a model that ships
+    merge_lora(student.lm)
+    student.to(dtype).eval()
     result: dict = {
         "checkpoint": given.checkpoint,
         "step": saved["step"],
@@ -192,7 +199,7 @@ def main() -> None:
             if not blind:
                 _print_wrong(split, said, given.wrong)
     if not given.no_text:
-        result |= _text_results(student)
+        result |= _text_results(student, dtype)
     print(json.dumps(result, indent=1))
     path = (CACHE / given.checkpoint).with_suffix(".json")
     Path(path).write_text(json.dumps(result, indent=1))
@@ -228,9 +235,9 @@ def _print_wrong(split: str, said: dict[str, list[Said]], most: int) -> None:
             print(f"{split} {type_}: {question.text} | {question.answer} | said: {answer}")
 
 
-def _text_results(student: Student) -> dict[str, dict]:
+def _text_results(student: Student, dtype: torch.dtype) -> dict[str, dict]:
     """Return what the language model knew of text before training, and what it knows now."""
-    before = language_model()
+    before = language_model(dtype)
     capital = "What is the capital of France?"
     return {
         "perplexity": {
@@ -252,6 +259,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenes", type=int, default=50, help="of each split")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-text", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true", help="as the model that ships")
     parser.add_argument(
         "--wrong", type=int, default=0, help="print so many wrong answers of each type"
     )

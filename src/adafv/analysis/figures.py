@@ -174,7 +174,7 @@ def draw_auc(rows: Rows, caption: str) -> Figure:
         axes.set_xlim(low, 1.0)
         axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.4g}"))
-        axes.set_xlabel("AUC", fontsize=8.5, color=INK)
+        axes.set_xlabel("AUC", fontsize=10, color=INK)
         style(axes, suite, "x")
     _position(panels[-1], rows, colors)
     return figure
@@ -207,7 +207,7 @@ def _position(axes: Axes, rows: Rows, colors: dict[str, str]) -> None:
         # within the axes
         x, side = (end - 0.01, "right") if end > 0.5 else (begin + 0.01, "left")
         below = axes.get_xaxis_transform()
-        axes.text(x, 0.02, "thumbnail", transform=below, ha=side, fontsize=8, color=GREY)
+        axes.text(x, 0.02, "thumbnail", transform=below, ha=side, fontsize=9.5, color=GREY)
 
     lines: dict[str, tuple[list[float], list[float]]] = {}
     for row in where(rows, panel="position"):
@@ -241,13 +241,13 @@ def _position(axes: Axes, rows: Rows, colors: dict[str, str]) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.legend(
         frameon=False,
-        fontsize=8,
+        fontsize=9.5,
         loc="upper right",
         handlelength=1.4,
         columnspacing=1.2,
     )
-    axes.set_xlabel("position among the visual tokens", fontsize=9, color=INK)
-    axes.set_ylabel("score, mean = 1", fontsize=9, color=INK)
+    axes.set_xlabel("position among the visual tokens", fontsize=10, color=INK)
+    axes.set_ylabel("score, mean = 1", fontsize=10, color=INK)
     style(axes, "position bias, all questions", "y")
 
 
@@ -276,11 +276,11 @@ def draw_similarity(rows: Rows, caption: str) -> Figure:
         style(axes, suite, None)
         axes.spines["left"].set_visible(False)
     panels[0].legend(
-        frameon=False, fontsize=9, handlelength=1.2, title="dashed: mean", title_fontsize=8
+        frameon=False, fontsize=9, handlelength=1.2, title="dashed: mean", title_fontsize=9
     )
-    panels[0].set_ylabel("density of tokens", fontsize=9, color=INK)
+    panels[0].set_ylabel("density of tokens", fontsize=10, color=INK)
     below = "cosine with the word that a token resembles most"
-    panels[0].set_xlabel(below, loc="left", fontsize=9, color=INK)
+    panels[0].set_xlabel(below, loc="left", fontsize=10, color=INK)
     return figure
 
 
@@ -306,7 +306,7 @@ def draw_first_hit(rows: Rows, caption: str) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
         axes.xaxis.set_minor_locator(NullLocator())
         style(axes, suite, "x")
-    panels[0].set_xlabel("visual tokens kept", loc="left", fontsize=9, color=INK)
+    panels[0].set_xlabel("visual tokens kept", loc="left", fontsize=10, color=INK)
     return figure
 
 

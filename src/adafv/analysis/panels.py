@@ -66,7 +66,7 @@ def style(axes: Axes, title: str, grid: Literal["x", "y"] | None) -> None:
     )
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(colors=INK, labelsize=8.5, color=FAINT)
+    axes.tick_params(colors=INK, labelsize=10, color=FAINT)
     axes.set_axisbelow(True)
     if grid:
         axes.grid(axis=grid, color="#e9ebee", linewidth=0.8)
@@ -85,8 +85,8 @@ def number(axes: Axes, y: float, text: str, heading: str) -> None:
     """Write a number at the right of a panel's line, under its heading."""
     # x in shares of the panel, y in its lines
     transform = axes.get_yaxis_transform()
-    axes.text(1.03, y, text, transform=transform, fontsize=8.5, color=INK, va="center")
+    axes.text(1.03, y, text, transform=transform, fontsize=10, color=INK, va="center")
     if heading:
         axes.annotate(
-            heading, (1.03, 1), (0, 5), "axes fraction", "offset points", fontsize=8, color=GREY
+            heading, (1.03, 1), (0, 5), "axes fraction", "offset points", fontsize=9.5, color=GREY
         )

@@ -292,10 +292,8 @@ def _others(result: Result, before: str | None) -> str:
     """Say how many kept tokens the question before did not keep."""
     if result.others is None or before is None or result.explanation is None:
         return ""
-    kept = len(result.explanation.kept)
-    return (
-        f'<p class="small">{result.others:,} of {kept:,} are others than for “{escape(before)}”</p>'
-    )
+    of = f"{result.others:,} of the {len(result.explanation.kept):,}"
+    return f'<p class="small">{of} were not kept for “{escape(before)}”</p>'
 
 
 @checked

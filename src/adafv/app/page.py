@@ -13,7 +13,7 @@ from adafv.app.playground import SHARES, Playground
 from adafv.app.view import View
 from adafv.core.config import DEFAULT_METHOD
 from adafv.data.cases import EXPLAINED
-from adafv.models.images import first_frame
+from adafv.models.images import first_frame, tiny_image
 from adafv.models.vocabulary import photograph_notice, unknown_words_notice
 from adafv.utils.checks import checked
 
@@ -162,8 +162,10 @@ class Page:
             image = self.playground.image(visitor, path)
         except ValueError as error:
             return Reply(_notice(error, path))
+        name = Path(path).name
+        notes = filter(None, (first_frame(image, name), tiny_image(image, name)))
         return Reply(
-            notice=cards.notice(first_frame(image, Path(path).name)),
+            notice=cards.notice("; ".join(notes)),
             cards=cards.waiting(image),
             words="",
             budgets="",

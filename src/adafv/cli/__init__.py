@@ -2,6 +2,7 @@
 
 import errno
 import io
+import re
 import sys
 from typing import Annotated
 
@@ -23,6 +24,9 @@ __all__ = ["main"]
 # Exit statuses, as shells know them.
 BAD_INPUT = 2
 INTERRUPTED = 130
+
+# What typer says of an option that takes a number, and got none.
+NO_NUMBER = re.compile(r"Invalid value for '(\S+)[^']*': Input should be a valid (\w+).*")
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -121,7 +125,7 @@ def _sentence(error: Exception, arguments: list[str]) -> str | None:
     # typer's usage errors, which have no public base class
     if not hasattr(error, "format_message"):
         return None
-    said = error.format_message()
+    said = NO_NUMBER.sub(r"\1 takes an \2: pass a whole number", error.format_message())
     if not said.endswith((".", "?")):
         said += "."
     # of the command whose options were wrong

@@ -146,7 +146,13 @@ def open_image(path: str, question: str) -> Any:
     """
     import warnings
 
-    from adafv.models.images import FirstFrameWarning, first_frame, open_image
+    from adafv.models.images import (
+        FirstFrameWarning,
+        TinyImageWarning,
+        first_frame,
+        open_image,
+        tiny_image,
+    )
 
     if not question.strip():
         raise ValueError("the question is empty: ask something about the image")
@@ -154,9 +160,10 @@ def open_image(path: str, question: str) -> Any:
     with warnings.catch_warnings():
         # said below, as our own sentence
         warnings.simplefilter("ignore", FirstFrameWarning)
+        warnings.simplefilter("ignore", TinyImageWarning)
         image = open_image(_standard_input() if piped else path)
-    note = first_frame(image, "the image" if piped else path)
-    if note:
+    name = "the image" if piped else path
+    for note in filter(None, (first_frame(image, name), tiny_image(image, name))):
         complain(note)
     return image
 

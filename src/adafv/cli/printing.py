@@ -23,7 +23,7 @@ def quiet() -> None:
 
     from adafv.batch.jsonl import UnfinishedLineWarning
     from adafv.families import UnprovenFamilyWarning
-    from adafv.models.images import FirstFrameWarning
+    from adafv.models.images import FirstFrameWarning, TinyImageWarning
     from adafv.models.vocabulary import PhotographWarning
     from adafv.utils.files import UnlockedWarning
     from adafv.viz.fonts import MissingGlyphWarning
@@ -34,6 +34,7 @@ def quiet() -> None:
         UnprovenFamilyWarning,
         MissingGlyphWarning,
         FirstFrameWarning,
+        TinyImageWarning,
         PhotographWarning,
         UnlockedWarning,
         UnfinishedLineWarning,

@@ -24,6 +24,8 @@ FLOOR = 50.0
 CEILING = 106.0
 """And where it ends, unless one lies above."""
 MARKERS = "oDs^vPX*"
+NEARLY_ALL = 0.99
+"""Share of the tokens beyond which a row is no budget: lines begin at the dense model."""
 _LINES = ("none", "blind")
 _OURS = ("adafv", "adafv+")
 _PLAIN = ("random", "uniform")
@@ -39,9 +41,11 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     It is relative to the dense model's. Dense and blind are horizontal lines in bands of their 95 %
     intervals. Of many methods only ours, the plain baselines and the best of the others at the
     smallest budget have a colour, and their names at their ends; the rest is grey. The axis begins
-    at `FLOOR`, or below the lowest line with a name: grey lines may leave it.
+    at `FLOOR`, or below the lowest line with a name: grey lines may leave it. Rows of more than
+    `NEARLY_ALL` of the tokens are left out.
     """
     rows = where(rows, question_type="all")
+    rows = [row for row in rows if not NEARLY_ALL < row["keep"] < 1]
     suites = distinct(rows, "suite")
     names = _colored(rows)
 

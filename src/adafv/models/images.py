@@ -18,11 +18,13 @@ from adafv.utils.checks import checked
 __all__ = [
     "MAX_ASPECT",
     "FirstFrameWarning",
+    "TinyImageWarning",
     "check_file",
     "check_image",
     "first_frame",
     "is_still",
     "open_image",
+    "tiny_image",
     "to_rgb",
 ]
 
@@ -32,6 +34,9 @@ MAX_ASPECT = 100
 Beyond it a processor that scales the shorter side to 336 pixels would make millions of columns
 (20,000 × 3: 2.2 million) and then look at a square of them.
 """
+
+TINY = 14
+"""Pixels of a side of a patch, of which CLIP's tower makes one token."""
 
 # An address instead of a path: a scheme, or a data URL.
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
@@ -54,13 +59,18 @@ class FirstFrameWarning(UserWarning):
     """An image is the first of several in its file."""
 
 
+class TinyImageWarning(UserWarning):
+    """An image is smaller than a patch of a vision tower."""
+
+
 @checked
 def open_image(path: str | Path | bytes) -> Image.Image:
     """Read an image as RGB.
 
     EXIF rotation is honoured, CMYK, palette and grayscale are converted, 16 bits are scaled to 8,
     transparency is laid on white, and of an animation the first frame is taken, with a
-    `FirstFrameWarning`. HEIC, the format of phones, is read where pillow-heif is installed.
+    `FirstFrameWarning`. One that is smaller than a patch is read with a `TinyImageWarning`.
+    HEIC, the format of phones, is read where pillow-heif is installed.
 
     Args:
         path: a local file in any format that Pillow reads, or what such a file holds. Addresses are
@@ -118,6 +128,9 @@ def open_image(path: str | Path | bytes) -> Image.Image:
     if kind is not None:
         rgb.info[_FIRST] = kind
         warnings.warn(first_frame(rgb, name), FirstFrameWarning, stacklevel=2)
+    tiny = tiny_image(rgb, name)
+    if tiny:
+        warnings.warn(tiny, TinyImageWarning, stacklevel=2)
     return rgb
 
 
@@ -149,6 +162,22 @@ def first_frame(image: Image.Image, name: str = "the image") -> str:
         return ""
     what = "is an animation" if kind == "frame" else "has several pages"
     return f"{name} {what}, of which the first {kind} is taken"
+
+
+@checked
+def tiny_image(image: Image.Image, name: str = "the image") -> str:
+    """Say in a sentence that an image is smaller than a patch; empty for any other.
+
+    Args:
+        name: of the file.
+    """
+    width, height = image.size
+    if max(width, height) >= TINY:
+        return ""
+    return (
+        f"{name} is {width}×{height} pixels, smaller than one patch of {TINY}×{TINY} that a vision "
+        "tower looks at: the answer need not mean anything; pass a larger image"
+    )
 
 
 @contextmanager

@@ -18,12 +18,13 @@ from adafv.viz.stages import Stage
 
 __all__ = ["draw"]
 
+CAPTION = 15  # of a panel, which has one line
 FACTS = 160  # height of the numbers beside an image
-LIST = 220  # and of the words beside a map
+LIST = 240  # and of the words beside a map
 # name, colour and line width of each curve over the splits of a budget
 CURVES = (
-    ("saliency captured", style.SALIENCY, 1.6),
-    ("relevance captured", style.RELEVANCE, 1.6),
+    ("saliency", style.SALIENCY, 1.6),
+    ("relevance", style.RELEVANCE, 1.6),
     ("both: geometric mean", style.INK, 2.4),
 )
 
@@ -34,9 +35,9 @@ Body = Callable[[style.PixelFigure, float, float, Explanation], None]
 @checked
 def draw(what: Explanation) -> Figure:
     """Draw the page: six panels where a method mixes two signals, fewer where less is to show."""
-    # four panels make a square, any other number goes three to a row
+    # two to a row, where none would be left over: a narrow page is read at a smaller scale
     panels = _panels(what)
-    columns = 2 if len(panels) == 4 else 3
+    columns = 3 if len(panels) % 2 else 2
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     heights = [style.HEAD + _height(row, what) for row in rows]
     figure = style.PixelFigure(
@@ -52,9 +53,9 @@ def draw(what: Explanation) -> Figure:
         for column, (title, caption, body) in enumerate(row):
             number += 1
             x = style.MARGIN + column * (style.PANEL + style.GAP)
-            figure.text(x, y + 12, str(number), 17, style.GREY)
-            figure.text(x + 22, y + 12, title, 17, style.INK, weight="bold")
-            figure.text(x, y + 40, caption, 13, style.GREY)
+            figure.text(x, y + 12, str(number), 20, style.GREY)
+            figure.text(x + 24, y + 12, title, 20, style.INK, weight="bold")
+            figure.text(x, y + 40, caption, CAPTION, style.GREY)
             body(figure, x, y + style.HEAD, what)
         y += height + style.ROW
     return figure.finished()
@@ -151,7 +152,7 @@ def _heading(figure: style.PixelFigure, what: Explanation) -> None:
     count = what.pruned.visual_tokens
     done = "read by a layer, on average" if what.stages else "kept"
     budget = f"{what.method}   ·   {kept} of {count} visual tokens {done}   ·   {kept / count:.1%}"
-    figure.text(style.MARGIN, 50, budget, 14, style.GREY)
+    figure.text(style.MARGIN, 50, budget, 17, style.GREY)
 
     # a question of two lines is written smaller
     room = int((figure.width - 2 * style.MARGIN) / 14.5)
@@ -177,7 +178,7 @@ def _legend(figure: style.PixelFigure, x: float, y: float) -> None:
     """Name the curves, one after the other."""
     for name, hue, _ in CURVES:
         figure.bar(x, y, 16, 3, hue)
-        x += 22 + figure.text(x + 22, y + 1, name, 12, style.GREY) + 20
+        x += 22 + figure.text(x + 22, y + 1, name, style.NOTE, style.GREY) + 20
 
 
 def _curves(axes: Axes, what: Explanation) -> None:
@@ -215,7 +216,7 @@ def _lay_out_axes(axes: Axes, total: int, highest: float) -> None:
     """Show every split of `total` from left to right, and shares up to `highest` from below."""
     axes.set_axis_on()
     axes.spines[:].set_visible(False)
-    axes.tick_params(colors=style.GREY, length=0, labelsize=12 * 72 / style.DPI, pad=6)
+    axes.tick_params(colors=style.GREY, length=0, labelsize=style.NOTE * 72 / style.DPI, pad=6)
     axes.set_xticks([])
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(axis="y", color=style.FAINT, linewidth=0.6)
@@ -236,15 +237,15 @@ def _split_bar(
     figure.bar(x + border + 1, y, width - border - 1, 10, style.SALIENCY)
     relevant = f"{k_t} most relevant"
     salient = f"{k_v} most salient"
-    figure.text(x, y + 26, relevant, 14, style.RELEVANCE, weight="bold")
-    figure.text(x + width, y + 26, salient, 14, style.SALIENCY, weight="bold", ha="right")
+    figure.text(x, y + 26, relevant, style.NOTE, style.RELEVANCE, weight="bold")
+    figure.text(x + width, y + 26, salient, style.NOTE, style.SALIENCY, weight="bold", ha="right")
 
     overlap = k_t + k_v - kept
     note = f"{overlap} of them on both lists" if overlap else "none on both lists"
-    figure.text(x, y + 50, f"{note}, so {kept} in all", 12, style.GREY)
+    figure.text(x, y + 50, f"{note}, so {kept} in all", style.NOTE, style.GREY)
     if what.reserve:
         reserve = f"grey: reserved for each list ({what.reserve})"
-        figure.text(x, y + 68, reserve, 12, style.GREY)
+        figure.text(x, y + 68, reserve, style.NOTE, style.GREY)
 
 
 def _answers(figure: style.PixelFigure, x: float, y: float, what: Explanation) -> None:
@@ -266,7 +267,7 @@ def _answers(figure: style.PixelFigure, x: float, y: float, what: Explanation) -
     verdict, hue = "✗  another answer", style.WRONG
     if same_answer(dense.answer, pruned.answer):
         verdict, hue = "✓  the same answer", style.RIGHT
-    figure.text(x + style.PANEL, y + 12, verdict, 13, hue, weight="bold", ha="right")
+    figure.text(x + style.PANEL, y + 12, verdict, style.NOTE, hue, weight="bold", ha="right")
 
 
 def _answer(
@@ -280,14 +281,14 @@ def _answer(
     color: str,
 ) -> None:
     """Write one answer, above bars of what it cost: `longest_ms` fills a bar."""
-    figure.text(x, y + 12, title, 13, style.GREY)
+    figure.text(x, y + 12, title, style.NOTE, style.GREY)
     text = " ".join(answer.answer.split()) or "(nothing)"
     # a short answer is written large
     if len(style.wrapped(text, 26, 2)) == 1:
-        figure.text(x, y + 44, text, 25, style.INK, weight="bold")
+        figure.text(x, y + 44, text, 27, style.INK, weight="bold")
     else:
         for i, part in enumerate(style.wrapped(text, 46, 2)):
-            figure.text(x, y + 36 + 20 * i, part, 15, style.INK, weight="bold")
+            figure.text(x, y + 36 + 20 * i, part, 17, style.INK, weight="bold")
 
     # how many tokens were read, and how long it took
     share = answer.kept_tokens / max(answer.visual_tokens, 1)
@@ -295,11 +296,11 @@ def _answer(
         (f"{answer.kept_tokens:,} tokens", share),
         (f"{answer.total_ms:,.0f} ms", answer.total_ms / longest_ms),
     )
-    room = style.PANEL - 110
+    room = style.PANEL - 130
     for i, (label, portion) in enumerate(bars):
         line = y + 80 + 24 * i
-        figure.text(x, line, label, 13, style.INK)
-        figure.bar(x + 110, line - 4, room, 8, "#eef0f2")
-        figure.bar(x + 110, line - 4, max(room * portion, 1.5), 8, color)
+        figure.text(x, line, label, style.NOTE, style.INK)
+        figure.bar(x + 130, line - 4, room, 8, "#eef0f2")
+        figure.bar(x + 130, line - 4, max(room * portion, 1.5), 8, color)
     if answer.cut:
-        figure.text(x, y + 128, "cut at the limit of tokens", 12, style.GREY)
+        figure.text(x, y + 128, "cut at the limit of tokens", style.NOTE, style.GREY)

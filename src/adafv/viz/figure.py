@@ -36,6 +36,8 @@ HEAD = 66  # height of a panel's title and caption
 TOP = 150  # height of the page's heading
 ROW = 38  # between rows of panels
 BOTTOM = 30
+NOTE = 16
+"""Height of the smallest type, which is read where a page is shown 900 pixels wide."""
 
 
 @checked

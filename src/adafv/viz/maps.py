@@ -19,6 +19,7 @@ from adafv.viz.figure import (
     FAINT,
     GREY,
     INK,
+    NOTE,
     PAPER,
     PLAIN,
     RELEVANCE,
@@ -71,18 +72,18 @@ def draw_image(figure: PixelFigure, x: float, y: float, what: Explanation) -> No
     # numbers beside it
     side = x + BODY + 20
     figure.text(side, y + 12, f"{what.pruned.visual_tokens:,}", 24, INK, weight="bold")
-    figure.text(side, y + 38, "visual tokens", 13, GREY)
+    figure.text(side, y + 40, "visual tokens", NOTE, GREY)
     if len(what.scales) > 1:  # a thumbnail and its tiles
         line = y + 76
         names = ("at full resolution", "in the thumbnail")
         for scale, name in zip(what.scales, names, strict=True):
-            figure.text(side, line, f"{len(scale.index):,}", 15, INK)
-            figure.text(side, line + 19, name, 12, GREY)
-            line += 46
+            figure.text(side, line, f"{len(scale.index):,}", 18, INK)
+            figure.text(side, line + 22, name, NOTE, GREY)
+            line += 54
     if cut or padded:  # a single crop: there is room where the tiles' numbers would be
-        figure.text(side, y + 72, "The model sees", 12, GREY)
+        figure.text(side, y + 72, "The model sees", NOTE, GREY)
         how = "the middle only." if cut else "padding, too."
-        figure.text(side, y + 88, how, 12, GREY)
+        figure.text(side, y + 94, how, NOTE, GREY)
 
 
 @checked
@@ -104,13 +105,13 @@ def draw_relevance(figure: PixelFigure, x: float, y: float, what: Explanation) -
 
     side = x + BODY + 20
     start = below + 18
-    figure.text(side, start, "relevance by word", 12, GREY)
+    figure.text(side, start, "relevance by word", NOTE, GREY)
     for i, word in enumerate(named[:WORDS]):
         line = start + 26 + i * 34
         # longer words don't fit beside the image
         name = word.text if len(word.text) <= 8 else word.text[:7] + "…"
-        figure.text(side, line, name, 14, INK)
-        figure.text(side + SIDE, line, f"{word.share:.0%}", 12, GREY, ha="right")
+        figure.text(side, line, name, NOTE, INK)
+        figure.text(side + SIDE, line, f"{word.share:.0%}", NOTE, GREY, ha="right")
         figure.bar(side, line + 11, SIDE, 4, FAINT)
         figure.bar(side, line + 11, SIDE * word.share, 4, RELEVANCE)
 
@@ -189,12 +190,12 @@ def _counts(figure: PixelFigure, x: float, y: float, color: NDArray, padding: in
     )
     for name, hue in legend:
         if number := int((color == hue).sum()):
-            figure.bar(x, y - 8, 4, 36, hue)
-            figure.text(x + 14, y, f"{number:,}", 17, INK, weight="bold")
-            figure.text(x + 14, y + 20, name, 12, GREY)
-            y += 54
+            figure.bar(x, y - 9, 4, 41, hue)
+            figure.text(x + 14, y, f"{number:,}", 19, INK, weight="bold")
+            figure.text(x + 14, y + 22, name, NOTE, GREY)
+            y += 58
     if padding:
-        figure.text(x, y, f"{padding:,} show padding", 12, GREY)
+        figure.text(x, y, f"{padding:,} show padding", NOTE, GREY)
 
 
 def _listed(figure: PixelFigure, x: float, y: float, what: Explanation) -> float:
@@ -250,8 +251,8 @@ def _each_scale(figure: PixelFigure, x: float, y: float, what: Explanation, pain
     height *= small
     side = x + BODY + 20
     paint(figure.axes(side, y, width, height), what.scales[1], (0, 0, width, height), width, height)
-    figure.text(side, y + height + 13, "thumbnail", 12, GREY)
-    return y + height + 26
+    figure.text(side, y + height + 15, "thumbnail", NOTE, GREY)
+    return y + height + 30
 
 
 def _ground(axes: Axes, what: Explanation, width: float, height: float) -> None:
