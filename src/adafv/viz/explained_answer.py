@@ -263,7 +263,8 @@ def explained(
             f"the model reads the image in {parts} parts, of which it is not known where they "
             "lie: only `adafv ask` answers about it"
         )
-    surface = surface_of(model, processor, image, encoding)
+    family = family_of(model)
+    surface = surface_of(family, processor, image, encoding)
     evidence = pruner.evidence(encoding.tokens)
     budget = pruner.budget(encoding.tokens.counts[0])
 
@@ -299,7 +300,7 @@ def explained(
         frames=surface.frames,
         stages=between,
         by_crop=pruner.crops == "each",
-        attention=family_of(model).attention_observable and evidence.attention,
+        attention=family.attention_observable and evidence.attention,
     )
 
 

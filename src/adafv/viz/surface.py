@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
-from transformers import PreTrainedModel
 
 from adafv.core.visual_tokens import Encoding
-from adafv.families import family_of
+from adafv.families.base import Family
 from adafv.models.videos import Video
 from adafv.utils.checks import checked
 from adafv.viz.frames import montage, on_montage
@@ -39,7 +38,7 @@ class Surface:
 
 @checked
 def surface_of(
-    model: PreTrainedModel, processor: Any, image: Image.Image | Video, encoding: Encoding
+    family: Family, processor: Any, image: Image.Image | Video, encoding: Encoding
 ) -> Surface:
     """Return what the maps of an encoded image or video are drawn on."""
     coordinates = encoding.tokens.coordinates[0]  # (N, 3)
@@ -49,7 +48,7 @@ def surface_of(
         grid, across = on_montage(coordinates, width / height, frames)
         shown = montage(image, processor, across, frames)
         return Surface(shown, edges(shown), [grid], frames)
-    if family_of(model).has_grid:
+    if family.has_grid:
         return Surface(image, grid_box(processor, image.size, coordinates), scales(coordinates))
     return Surface(image, edges(image), [])
 
