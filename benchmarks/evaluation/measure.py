@@ -163,6 +163,9 @@ def page(results: dict[str, Any]) -> str:
         "| stage | % of the time |",
         "|---|--:|",
     ]
+    choosing = found["shares"]["choose"]["median"]
+    again = (len(meta["keeps"]) - 1) * choosing
+    most = 100 * again / (1 + again)
     for stage, name in STAGES.items():
         share = {key: 100 * value for key, value in found["shares"][stage].items()}
         lines.append(f"| {name} | {_cell(share)} |")
@@ -170,6 +173,10 @@ def page(results: dict[str, Any]) -> str:
         "",
         "An image is prepared and encoded once, for all of its questions, methods and budgets; a",
         "method that is nested chooses once for all of its budgets. Every round: `results.json`.",
+        "",
+        f"Choosing is {100 * choosing:.1f} % of the time, so that choosing once cannot save a",
+        "third of it: had none of these methods done so before, and did all of them now, it would",
+        f"save {most:.0f} %.",
         "",
     ]
     return "\n".join(lines)
