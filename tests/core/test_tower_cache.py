@@ -140,6 +140,19 @@ def test_a_model_that_has_changed_encodes_anew(model, change):
     assert same(found, AdaFV(keep=0.3)(model, inputs))
 
 
+def test_a_complex_table_counts_whole(model):
+    """As Llama 4's rotary one: what is written to its imaginary part is seen."""
+    tower = FAMILIES["llava"].tower(model)
+    tower.register_buffer("table", torch.ones(4, dtype=torch.complex64), persistent=False)
+    inputs = ask("llava", (QUESTION, [show(80, 48)]))
+    with TowerCache() as cache:
+        AdaFV(keep=0.3)(model, inputs)
+        # past the version counter
+        tower.table.data.imag.add_(1)
+        AdaFV(keep=0.3)(model, inputs)
+    assert cache.misses == 2
+
+
 def test_two_models_share_nothing(model):
     inputs = ask("llava", (QUESTION, [show(80, 48)]))
     with TowerCache() as cache:

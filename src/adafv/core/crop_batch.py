@@ -39,8 +39,8 @@ class CropBatch:
 def split_crops(tokens: VisualTokens, budget: list[int]) -> CropBatch:
     """Split images into crops, and the budget of each among them in proportion to their tokens."""
     crops: list[_Crop] = []
-    for image, k in zip(range(len(tokens.counts)), budget, strict=True):
-        crops += _crops_of(tokens, image, k)
+    for number, k in zip(range(len(tokens.counts)), budget, strict=True):
+        crops += _crops_of(tokens, number, k)
 
     # pad the crops to the longest
     device = tokens.device

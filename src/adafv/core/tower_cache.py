@@ -213,6 +213,9 @@ def _state(model: PreTrainedModel) -> list[Any]:
         state.append((weight.data_ptr(), version))
         if weight.device.type != "meta":
             sample = weight.detach().flatten()[:: max(1, weight.numel() // SAMPLE)][:SAMPLE]
+            # rotary tables are complex in some models
+            if sample.is_complex():
+                sample = torch.view_as_real(sample)
             some.append(sample.double().cpu())
     for module in model.modules():
         # of whoever looks into the tower, or changes what it does

@@ -97,12 +97,11 @@ def new_images(
     # number it: behind what the cache holds, or by the positions of the full chat
     start = _next_position(known, masks, generates)  # (B, 1)
     original = _original_positions(pruner, encoding, chat["attention_mask"], read)  # (…, B, C + q)
+    shift = known.shift
     if original is None:
-        dropped = masks.fresh.sum(1, keepdim=True) - new.mask.sum(1, keepdim=True)  # (B, 1)
-        shift = known.shift + dropped
+        shift = shift + masks.fresh.sum(1, keepdim=True) - new.mask.sum(1, keepdim=True)  # (B, 1)
         positions, following = _counted_on(start, new)
     else:
-        shift = known.shift
         given = inputs.get("position_ids")
         full = original + start if given is None else _moved(given, known, part)
         positions, following = _as_in_full_chat(full, new)
