@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+from holm import holm
 from writing import percent, table
 
 from adafv.evaluation import report
@@ -76,10 +77,5 @@ def _beyond_luck(
     pairs: dict[tuple[str, float, str], dict[str, float]],
 ) -> set[tuple[str, float, str]]:
     """Return the comparisons that hold after Holm's correction for all of them."""
-    ranked = sorted(pairs, key=lambda key: pairs[key]["p"])
-    found = set()
-    for rank, key in enumerate(ranked):
-        if pairs[key]["p"] * (len(ranked) - rank) >= BELOW:
-            break
-        found.add(key)
-    return found
+    corrected = holm([pair["p"] for pair in pairs.values()])
+    return {key for key, p in zip(pairs, corrected, strict=True) if p < BELOW}

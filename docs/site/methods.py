@@ -64,8 +64,9 @@ NOTES = """## How to read the figures
 - For `sfpruner` and `coverpruner` neither code nor the full paper could be read. Their sections say
   what is known and which choices are ours.
 - Left out: OccamToken (2605.29657), E-AdaPrune (2603.05950) and AVTP (2608.26806), which choose K
-  themselves, where every method here keeps exactly the K that it is given; TRACE (2609.10297) and
-  LiteLVLM (2605.13178), whose summaries are too short to build from."""
+  themselves, where every method here keeps exactly the K that it is given; the budgets of the first
+  two were [measured as rules](../benchmarks/budget-rules/README.md), and are not ahead; TRACE
+  (2609.10297) and LiteLVLM (2605.13178), whose summaries are too short to build from."""
 
 
 class Operations(TorchDispatchMode):

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from holm import holm
 from writing import percent, table
 
+from adafv.evaluation.paired import SIGNIFICANT
 from adafv.utils.records import Rows, distinct, where
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -15,6 +17,9 @@ METHODS = BENCHMARKS / "photo" / "results.json"
 EMBEDDED = BENCHMARKS / "accuracy" / "results.json"
 COMPARED = 0.05
 """Share of the tokens at which the two models are compared."""
+OURS = ("adafv", "adafv+")
+SINGLE = {"fastervlm", "t2i", "scope", "mmtok", "divprune", "cdpruner", "sfpruner", *OURS}
+"""Methods that choose single tokens, and look at them."""
 LINES = {"none": "dense, all tokens", "blind": "blind: the text alone"}
 
 
@@ -46,6 +51,45 @@ def methods() -> str:
     return table(["method", "kept", *(f"`{suite}`" for suite in suites)], lines)
 
 
+def differences() -> str:
+    """Where `adafv` or `adafv+` differs from a method that chooses single tokens, p < 0.05."""
+    pairs = []
+    for pair in json.loads(METHODS.read_text(encoding="utf-8"))["pairs"]:
+        turned = (pair["method"], pair["rival"]) == OURS[::-1]
+        if pair["method"] in OURS and pair["rival"] in SINGLE and not turned:
+            pairs.append(pair)
+    rows = []
+    for pair, corrected in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
+        if pair["p"] >= SIGNIFICANT:
+            continue
+        more = f"{100 * pair['difference']:+.1f}"
+        ends = f"[{100 * pair['ci_low']:.1f}, {100 * pair['ci_high']:.1f}]"
+        names = [f"`{pair[name]}`" for name in ("suite", "method", "rival")]
+        chances = [f"{pair['p']:.2g}", f"{corrected:.2g}"]
+        rows.append([*names, percent(pair["keep"]), f"{more} {ends}", *chances])
+    head = ["suite", "method", "rival", "kept", "more, points", "p"]
+    return table([*head, f"corrected for all {len(pairs)}"], rows)
+
+
+def ours() -> str:
+    """What `adafv+` has more than `adafv`, suite by suite, and what both hold on the mean."""
+    found = json.loads(METHODS.read_text(encoding="utf-8"))
+    rows = where(found["rows"], question_type="all")
+    lines = []
+    for pair in where(found["pairs"], method="adafv+", rival="adafv"):
+        cell = where(rows, suite=pair["suite"], keep=pair["keep"])
+        accuracies = {row["method"]: row["accuracy"] for row in cell}
+        more = f"{100 * pair['difference']:+.1f}"
+        ends = f"[{100 * pair['ci_low']:.1f}, {100 * pair['ci_high']:.1f}]"
+        right = [f"{100 * accuracies[name]:.1f}" for name in OURS]
+        name = f"`{pair['suite']}`"
+        lines.append([name, percent(pair["keep"]), *right, f"{more} {ends}", f"{pair['p']:.2g}"])
+    for keep in distinct(where(rows, method="adafv"), "keep"):
+        lines.append(["mean share of all tokens'", percent(keep), *_means(rows, keep), "", ""])
+    head = ["suite", "kept", *(f"`{name}`, %" for name in OURS)]
+    return table([*head, "`adafv+` more, points", "p"], lines)
+
+
 def orders() -> str:
     """What methods hold of the dense model's accuracy on this model and on the embedded one."""
     photo = where(_rows(METHODS), question_type="all", keep=COMPARED)
@@ -64,6 +108,13 @@ def orders() -> str:
         rows.append([f"`{method}`", *here, *there])
     head = ["method", "mean of the first three"]
     return table([*head, *map(_code, suites), *map(_code, _shown(embedded))], rows)
+
+
+def _means(rows: Rows, keep: float) -> Iterator[str]:
+    """Yield what each of ours holds of the dense model's accuracy, on the mean of the suites."""
+    for name in OURS:
+        held = [row["retention"] for row in where(rows, method=name, keep=keep)]
+        yield f"{100 * sum(held) / len(held):.0f}"
 
 
 def _shown(embedded: Rows) -> Iterator[str]:

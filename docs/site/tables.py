@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import ablation
 import accuracy
+import aims
 import bars
 import clips
 import engines
@@ -242,6 +243,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation-saliency": ablation.saliencies,
     "accuracy": accuracy.held,
     "accuracy-intervals": accuracy.intervals,
+    "aims": aims.aims,
+    "aims-cells": aims.of_cells,
+    "aims-resolution": aims.resolution,
+    "aims-types": aims.of_types,
     "by-kind": by_kind,
     "ceilings": ceilings,
     "choosing": bars.choosing,
@@ -256,8 +261,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "left-out": engines.left_out,
     "low": low.low,
     "photo-bridge": photo.bridge,
+    "photo-differences": photo.differences,
     "photo-methods": photo.methods,
     "photo-orders": photo.orders,
+    "photo-ours": photo.ours,
     "choice-by-method": choice_by_method,
     "reading": reading,
     "served": engines.served,

@@ -4,6 +4,7 @@ are told to, and are compared with one budget of the same size.
 
 import importlib
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,19 @@ def test_accuracy_between_budgets(measure):
     assert measure.at(right, 9) == 0
     assert measure.at(right, 13) == 1
     assert measure.at(right, np.sqrt(9 * 13)) == pytest.approx(0.5)
+
+
+def test_what_a_rule_saves(measure):
+    """Tokens of one budget for all that is as accurate, and none where the rule is no better."""
+    fixed = {count: 0.5 + 0.1 * np.log2(count / 6) for count in measure.MEASURED}
+    row = {"tokens": 18.0, "difference": 0.1}
+    assert measure.saved(row, fixed) == pytest.approx(1 / 2)
+    assert measure.saved(row | {"difference": 0.0}, fixed) == pytest.approx(0)
+    assert measure.saved(row | {"difference": -0.1}, fixed) == pytest.approx(-1)
+
+
+def test_the_page_is_what_the_committed_results_say(measure):
+    """Nobody edited a figure of it by hand."""
+    folder = BENCHMARKS / "budget-rules"
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert (folder / "README.md").read_text(encoding="utf-8") == measure.page(results)

@@ -78,3 +78,9 @@ def test_an_evaluation_is_measured(measure, tmp_path):
     page = (out / "README.md").read_text()
     assert f"{speed['median']:.2f} ({speed['low']:.2f} to {speed['high']:.2f})" in page
     assert str(tmp_path) not in page.replace(results["meta"]["command"], "")
+
+
+def test_the_page_is_what_the_committed_results_say(measure):
+    """Nobody edited a figure of it by hand."""
+    page = measure.written(SCRIPT.parent)
+    assert SCRIPT.with_name("README.md").read_text(encoding="utf-8") == page

@@ -66,6 +66,9 @@ def test_the_code_host_has_the_leaderboard_of_the_site():
     assert len(results) == 2 + leaderboard.leaderboard_page().count("<tr><td>") > 100
     assert {line.count(" | ") for line in results} == {len(leaderboard.COLUMNS) - 1}
     assert not re.search(r"<(script|td|div)", page)
+    # the site's own settings would be shown as a heading
+    assert "hide:" not in page
+    assert leaderboard.leaderboard_page().startswith("---\nhide: [toc]\n---\n")
 
 
 def test_the_reference_links_to_every_module_that_it_is_about():

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from conftest import INSIDE
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import is_torchvision_available
 from zoo.base import WORDS
@@ -450,11 +450,17 @@ def test_every_family_that_takes_encoded_images_is_proven_or_has_a_reason():
     }
     known = {*MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES}
     takes |= {name.replace("_", "-") for name in takes}
+    # folders have other names than some models
+    for config, cls in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.items():
+        if "mm_encoder_outputs" in signature(cls.forward).parameters:
+            takes.add(config.model_type)
+    # in that list of transformers, though nothing of it takes an image
+    takes.add("mistral4")
     assert takes & known == {*FAMILIES, *IMPOSSIBLE, *UNPROVEN} & known
     assert len(record()["families"]) == len(FAMILIES) == len(ZOO)
 
 
-@pytest.mark.parametrize("kind", ["blip-2", "florence2", "instructblip"])
+@pytest.mark.parametrize("kind", ["blip-2", "florence2", "instructblip", "mistral4"])
 def test_a_family_that_cannot_be_pruned_says_why(kind):
     with pytest.raises(
         ValueError, match=rf"{kind}.*cannot be pruned: .*Load a vision-language model of one of"

@@ -6,7 +6,8 @@ That a budget out of range is an error stands in tests/core/test_invariants.py, 
 import pytest
 import torch
 
-from adafv.ops.budget import check_share, num_keep, share_of, split_budget
+from adafv import AdaFV, method
+from adafv.ops.budget import check_share, num_keep, refuse_auto, share_of, split_budget
 
 
 @pytest.mark.parametrize(
@@ -47,3 +48,18 @@ def test_a_share_of_the_budget_lies_between_0_and_1(value):
     check_share("reserve", 1.0)
     with pytest.raises(ValueError, match=r"reserve=.* is not a share of the budget"):
         check_share("reserve", value)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda: AdaFV(keep="auto"),
+        lambda: AdaFV(keep="auto", quality=0.98),
+        lambda: method("scope", keep="auto"),
+        lambda: refuse_auto("auto"),
+    ],
+)
+def test_a_budget_that_finds_itself_is_refused_with_the_page_that_says_why(made):
+    """Whether or not an option that would go with it is unknown, too."""
+    with pytest.raises(ValueError, match=r"^keep='auto' does not exist.*choosing-a-budget\.md.*"):
+        made()

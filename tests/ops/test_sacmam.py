@@ -168,3 +168,28 @@ def test_low_precision_scores(dtype):
     mixture = mix(scores, scores, torch.tensor([5000]), reserve=0.25)
     assert mixture.order[0, :5000].unique().numel() == 5000
     assert abs(int(mixture.text) - int(mixture.vision)) <= 1
+
+
+def dropped(scores: torch.Tensor, reserve: float, mass: str) -> int:
+    """Count the budgets after which the next larger one keeps less of what this one keeps."""
+    count = scores.shape[1]
+    budgets = torch.arange(1, count + 1)
+    lists = scores[:, None].expand(2, count, count)
+    order = mix(*lists, budgets, reserve=reserve, mass=mass).order  # (K, N)
+    kept = torch.zeros(count, count, dtype=torch.bool)
+    kept.scatter_(1, order, torch.arange(count) < budgets[:, None])
+    return int((kept[:-1] & ~kept[1:]).any(1).sum())
+
+
+@pytest.mark.parametrize("reserve", [0.0, 0.1, 0.25, 0.4, 0.5])
+def test_a_larger_budget_keeps_all_that_a_smaller_one_keeps(reserve):
+    """Whatever the reserve, with ties, peaks and lists without mass, but not with `beyond`."""
+    draw = torch.Generator().manual_seed(0)
+    lost = 0
+    for trial in range(400):
+        count = int(torch.randint(2, 24, (1,), generator=draw))
+        plain = torch.rand(2, count, generator=draw)
+        scores = [plain, (3 * plain).round(), plain**8, plain * (plain > 0.7)][trial % 4]
+        assert dropped(scores, reserve, "whole") == 0
+        lost += dropped(scores, reserve, "beyond")
+    assert (lost > 0) == (reserve > 0)

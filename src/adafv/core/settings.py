@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from adafv.core.config import TEMPLATE, PruneConfig, TemplateIds, check_type, sk
 from adafv.core.inputs import question_ids
 from adafv.core.prompt import Question
 from adafv.core.signals import Signal
-from adafv.ops.budget import check_budget, check_share, num_keep
+from adafv.ops.budget import check_budget, check_share, num_keep, refuse_auto
 from adafv.utils.checks import one_of
 
 __all__ = ["Settings"]
@@ -83,6 +83,11 @@ class Settings:
     stepwise: ClassVar[bool] = False
     cubic: ClassVar[bool] = False
     shares: ClassVar[tuple[str, ...]] = ()
+
+    def __new__(cls, *_: Any, **options: Any) -> Self:
+        """Refuse keep="auto" before an option that would go with it is found unknown."""
+        refuse_auto(options.get("keep"))
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         for option in fields(self):

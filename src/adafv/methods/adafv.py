@@ -39,6 +39,9 @@ class AdaFV(TextRelevance):
     Departure: words are the user's own, before the image and behind it; the authors' code takes all
     text behind the image, that of the chat template included.
 
+    A larger budget keeps all that a smaller one keeps, see `adafv.ops.sacmam.mix`, unless
+    `mass="beyond"` or `crops="each"`; there is no `order`, since every budget finds its split.
+
     Args:
         temperature, center, top: of the text-to-image attention, see `TextToImage`.
         reserve: share of the budget each list is sure of, 0 to 0.5 (authors' code: 0.25).

@@ -2,13 +2,21 @@
 
 import math
 from numbers import Real
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from adafv.utils.checks import check_size, checked
 
-__all__ = ["BudgetError", "check_budget", "check_share", "num_keep", "share_of", "split_budget"]
+__all__ = [
+    "BudgetError",
+    "check_budget",
+    "check_share",
+    "num_keep",
+    "refuse_auto",
+    "share_of",
+    "split_budget",
+]
 
 
 SLACK = 1e-9
@@ -61,6 +69,17 @@ def split_budget(budget: int, sizes: list[int]) -> list[int]:
 
 
 @checked
+def refuse_auto(keep: Any) -> None:
+    """Raise a `ValueError` for keep="auto": no rule that finds a budget was worth it."""
+    if isinstance(keep, str) and keep == "auto":
+        raise ValueError(
+            "keep='auto' does not exist, since no rule that finds each question a budget was ahead "
+            "of one budget for all (docs/choosing-a-budget.md): pass keep=0.1, or find one with "
+            "`adafv tune`"
+        )
+
+
+@checked
 def check_budget(keep: float | None, tokens: int | None) -> None:
     """Raise a `ValueError` unless one of the two is given, and in its range."""
     if (keep is None) == (tokens is None):
@@ -68,6 +87,7 @@ def check_budget(keep: float | None, tokens: int | None) -> None:
         raise ValueError(
             f"{given} given: pass either keep (a share, e.g. 0.1) or tokens (a number, e.g. 144)"
         )
+    refuse_auto(keep)
     for name, value in (("keep", keep), ("tokens", tokens)):
         # True is an int for Python, and no budget
         if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):

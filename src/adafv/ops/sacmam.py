@@ -138,6 +138,12 @@ def mix(
     arrive first are the union for the smallest sufficient K'. Ties go to the smaller k_t, then to
     the lower index.
 
+    With mass="whole" a larger K keeps all that a smaller one keeps. The reserve r changes no gain:
+    it clamps the best split of every total to r <= k_t <= K' - r, and from K to K + 1 it grows by
+    one at most. If neither list stands at r, the split goes on from where it is; if one does, it
+    takes its next token, and the other list keeps all of its own. With mass="beyond" the gains hang
+    on r, and a larger K may drop a token.
+
     Args:
         relevance: (B, N) non-negative text-to-image attention.
         saliency: (B, N) non-negative attention of the vision tower. Either list may have any scale.
