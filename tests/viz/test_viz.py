@@ -216,7 +216,16 @@ def test_an_image_in_parts_that_lie_nowhere_known(model, processor):
     encoding = SimpleNamespace(tokens=SimpleNamespace(counts=(3, 4)))
     with pytest.raises(ValueError, match="reads the image in 2 parts"):
         explained_answer.explained(
-            model, processor, {}, picture(), QUESTION, AdaFV(keep=1.0), encoding, *[None] * 3
+            model,
+            processor,
+            inputs={},
+            image=picture(),
+            question=QUESTION,
+            pruner=AdaFV(keep=1.0),
+            encoding=encoding,
+            selection=None,
+            dense=None,
+            pruned=None,
         )
 
 

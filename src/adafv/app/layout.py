@@ -139,11 +139,14 @@ def build(playground: Playground) -> gr.Blocks:
 
 def _controls(samples: Sequence[Sample]) -> dict[str, Any]:
     """Lay out the fields, and the images that the page offers."""
-    start = samples[EXPLAINED]
-    shown = [(sample.image, sample.questions[0].text) for sample in samples]
-    methods = [(f"{name} · {cards.summary(name)}", name) for name in METHODS if name != DENSE]
+    questions = [question.text for question in samples[EXPLAINED].questions]
+    return _images(samples) | _questions(questions) | _choices()
+
+
+def _images(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Lay out the bundled images, each with a question, and the field for an own one."""
     gallery = gr.Gallery(
-        shown,
+        [(sample.image, sample.questions[0].text) for sample in samples],
         label="Bundled images",
         show_label=False,
         columns=len(samples),
@@ -161,8 +164,13 @@ def _controls(samples: Sequence[Sample]) -> dict[str, Any]:
         height=56,
         elem_classes="drop",
     )
+    return {"gallery": gallery, "upload": upload}
+
+
+def _questions(questions: list[str]) -> dict[str, Any]:
+    """Lay out the field for a question, and below it those to try; the first is asked."""
     question = gr.Textbox(
-        start.questions[0].text,
+        questions[0],
         label="Question",
         max_lines=3,
         max_length=LONGEST_QUESTION,
@@ -171,10 +179,15 @@ def _controls(samples: Sequence[Sample]) -> dict[str, Any]:
     )
     suggested = gr.Dataset(
         components=[gr.Textbox(visible=False)],
-        samples=_samples([q.text for q in start.questions]),
+        samples=_samples(questions),
         label="Questions to try",
         elem_classes="suggested",
     )
+    return {"question": question, "suggested": suggested}
+
+
+def _choices() -> dict[str, Any]:
+    """Lay out budget, methods, and what is drawn over the image."""
     budget = gr.Slider(
         1,
         100,
@@ -186,6 +199,7 @@ def _controls(samples: Sequence[Sample]) -> dict[str, Any]:
     )
     # a number out of range is for the page to refuse, in a sentence
     budget.preprocess = lambda payload: payload
+    methods = [(f"{name} · {cards.summary(name)}", name) for name in METHODS if name != DENSE]
     with gr.Column(elem_classes="choices"):
         # any method with options may be typed, as in adafv:reserve=0.5
         own = {"allow_custom_value": True, "elem_classes": "method"}
@@ -196,16 +210,7 @@ def _controls(samples: Sequence[Sample]) -> dict[str, Any]:
             value=next(iter(cards.LAYERS)),
             label="Drawn over the image",
         )
-    return {
-        "gallery": gallery,
-        "upload": upload,
-        "question": question,
-        "suggested": suggested,
-        "budget": budget,
-        "first": first,
-        "second": second,
-        "layer": layer,
-    }
+    return {"budget": budget, "first": first, "second": second, "layer": layer}
 
 
 def _results() -> dict[str, Any]:
@@ -237,73 +242,80 @@ def _results() -> dict[str, Any]:
 def _connect(app: gr.Blocks, parts: Parts, page: Page) -> None:
     """Let the page answer what visitors do."""
     # what every function gets, and what each may change
+    calls = _Calls(page)
     choices = [parts.question, parts.first, parts.second, parts.budget, parts.layer]
     seen = [parts.source, *choices]
     outputs = [parts.notice, parts.drawn, parts.words, parts.budgets, parts.image, parts.source]
     outputs += [*choices, parts.suggested]
-
-    def arrive(request: gr.Request, layer: Any) -> Any:
-        return _shown(page.arrive(_visitor(request), dict(request.query_params), layer))
-
-    def look(request: gr.Request, at: str, *values: Any) -> Any:
-        return _shown(page.look(_visitor(request), at, Choices(*values)))
-
-    def ask(request: gr.Request, at: str, *values: Any) -> Any:
-        return _shown(page.ask(_visitor(request), at, Choices(*values)))
-
-    def suggest(request: gr.Request, sample: list[str] | None, at: str, *values: Any) -> Any:
-        # whoever sends no sample asks nothing
-        chosen = Choices(*values)._replace(question=sample[0] if sample else "")
-        return _shown(page.suggest(_visitor(request), at, chosen))
-
-    def take_file(request: gr.Request, path: str | None) -> Any:
-        # None empties the field for files, ready for another one
-        return *_shown(page.take_file(_visitor(request), path or "")), None
-
-    def take_bundled(request: gr.Request, event: gr.EventData, *values: Any) -> Any:
-        # gr.SelectData would fail before this is called, on what no gallery sends
-        number = event.index if isinstance(event._data, dict) and "index" in event._data else None
-        return _shown(page.take_bundled(_visitor(request), number, Choices(*values)))
-
-    def budgets(request: gr.Request) -> Any:
-        drawn = page.budgets(_visitor(request))
-        return gr.skip() if drawn is None else drawn
-
-    def leave(request: gr.Request) -> None:
-        page.playground.forget(_visitor(request))
-
     call = CALL | {"show_progress_on": parts.drawn}
     latest = {"trigger_mode": "always_last"}
+
     # moving the slider calls often: only the last call counts
     redrawn = [parts.budget.change, parts.layer.input]
-    gr.on(redrawn, look, seen, outputs, **latest, **call)
-    parts.upload.upload(take_file, [parts.upload], [*outputs, parts.upload], **call)
+    gr.on(redrawn, calls.look, seen, outputs, **latest, **call)
+    parts.upload.upload(calls.take_file, [parts.upload], [*outputs, parts.upload], **call)
 
     # where something else is asked, other budgets follow
     asked = [parts.question.submit, parts.first.input, parts.second.input]
     following = [
-        app.load(arrive, parts.layer, outputs, **call),
-        gr.on(asked, ask, seen, outputs, **latest, **call),
-        parts.suggested.click(suggest, [parts.suggested, *seen], outputs, **call),
-        parts.gallery.select(take_bundled, choices, outputs, **call),
+        app.load(calls.arrive, parts.layer, outputs, **call),
+        gr.on(asked, calls.ask, seen, outputs, **latest, **call),
+        parts.suggested.click(calls.suggest, [parts.suggested, *seen], outputs, **call),
+        parts.gallery.select(calls.take_bundled, choices, outputs, **call),
     ]
     for event in following:
-        event.then(budgets, None, parts.budgets, **latest, **AFTERWARDS)
+        event.then(calls.budgets, None, parts.budgets, **latest, **AFTERWARDS)
 
     for kind, button in parts.exports.items():
-        saved = button.click(_exporting(page, kind), seen, [parts.notice, parts.handed], **call)
+        saved = button.click(calls.exporting(kind), seen, [parts.notice, parts.handed], **call)
         saved.then(None, parts.handed, js=HAND_OVER)
     # a page that is closed frees its memory
-    app.unload(leave)
+    app.unload(calls.leave)
 
 
-def _exporting(page: Page, kind: str) -> Callable[..., tuple[str, str]]:
-    """Return what hands over a link or a file."""
+class _Calls:
+    """What a page answers, as Gradio asks it: of a visitor's request, with values of parts."""
 
-    def export(request: gr.Request, at: str, *values: Any) -> tuple[str, str]:
-        return page.export(_visitor(request), at, Choices(*values), kind)
+    def __init__(self, page: Page) -> None:
+        self.page = page
 
-    return export
+    def arrive(self, request: gr.Request, layer: Any) -> Any:
+        return _shown(self.page.arrive(_visitor(request), dict(request.query_params), layer))
+
+    def look(self, request: gr.Request, at: str, *values: Any) -> Any:
+        return _shown(self.page.look(_visitor(request), at, Choices(*values)))
+
+    def ask(self, request: gr.Request, at: str, *values: Any) -> Any:
+        return _shown(self.page.ask(_visitor(request), at, Choices(*values)))
+
+    def suggest(self, request: gr.Request, sample: list[str] | None, at: str, *values: Any) -> Any:
+        # whoever sends no sample asks nothing
+        chosen = Choices(*values)._replace(question=sample[0] if sample else "")
+        return _shown(self.page.suggest(_visitor(request), at, chosen))
+
+    def take_file(self, request: gr.Request, path: str | None) -> Any:
+        # None empties the field for files, ready for another one
+        return *_shown(self.page.take_file(_visitor(request), path or "")), None
+
+    def take_bundled(self, request: gr.Request, event: gr.EventData, *values: Any) -> Any:
+        # gr.SelectData would fail before this is called, on what no gallery sends
+        number = event.index if isinstance(event._data, dict) and "index" in event._data else None
+        return _shown(self.page.take_bundled(_visitor(request), number, Choices(*values)))
+
+    def budgets(self, request: gr.Request) -> Any:
+        drawn = self.page.budgets(_visitor(request))
+        return gr.skip() if drawn is None else drawn
+
+    def exporting(self, kind: str) -> Callable[..., tuple[str, str]]:
+        """Return what hands over a link or a file."""
+
+        def export(request: gr.Request, at: str, *values: Any) -> tuple[str, str]:
+            return self.page.export(_visitor(request), at, Choices(*values), kind)
+
+        return export
+
+    def leave(self, request: gr.Request) -> None:
+        self.page.playground.forget(_visitor(request))
 
 
 def _visitor(request: gr.Request) -> str:

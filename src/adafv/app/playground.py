@@ -129,15 +129,7 @@ class Playground:
                     f"{LONGEST_QUESTION:,}: shorten it"
                 )
             question = check_question(self.processor, question)
-            # the dense model first, then each method
-            pruners = {DENSE: from_spec(DENSE)}
-            for name in names:
-                if budget := PruneConfig.from_spec(name).budget:
-                    raise ValueError(
-                        f"method {name!r} has a budget of its own: leave {', '.join(budget)} out, "
-                        "for the slider sets the budget of all methods"
-                    )
-                pruners[name] = from_spec(name, self._template, keep=keep)
+            pruners = self._pruners(names, keep)
 
             # encode, or take what is known
             try:
@@ -288,6 +280,18 @@ class Playground:
             words=question_words(self.processor, relevance, encoding, everything),
         )
 
+    def _pruners(self, names: Sequence[str], keep: float) -> dict[str, Pruner]:
+        """Return the dense model first, then each method at the share that is kept."""
+        pruners = {DENSE: from_spec(DENSE)}
+        for name in names:
+            if budget := PruneConfig.from_spec(name).budget:
+                raise ValueError(
+                    f"method {name!r} has a budget of its own: leave {', '.join(budget)} out, "
+                    "for the slider sets the budget of all methods"
+                )
+            pruners[name] = from_spec(name, self._template, keep=keep)
+        return pruners
+
     def _template(self) -> frozenset[int]:
         """Return the ids that `skip=template` stands for."""
         return boilerplate(self.processor)
@@ -354,9 +358,19 @@ class Playground:
 
         if pruner.name == DENSE:
             dense = answer
-        asked = (self.model, self.processor, encoded.inputs, session.image, question, pruner)
         try:
-            explanation = explained(*asked, encoding, selection, dense, answer)
+            explanation = explained(
+                self.model,
+                self.processor,
+                inputs=encoded.inputs,
+                image=session.image,
+                question=question,
+                pruner=pruner,
+                encoding=encoding,
+                selection=selection,
+                dense=dense,
+                pruned=answer,
+            )
         except ValueError as error:
             return Result(name, answer, note=str(error))
         # the maps of the words are the question's, not each answer's

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from adafv.utils.checks import checked, did_you_mean
@@ -84,32 +85,7 @@ def read_lines(
         ValueError: the file cannot be read, is empty, binary or an array, or two lines have the
             same id.
     """
-    try:
-        # as bytes: a line that is not UTF-8 fails alone
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(
-            f"{path} cannot be read ({error.strerror}): check the path of the questions"
-        ) from None
-    if content.lstrip().startswith(b"["):
-        raise ValueError(f"{path} is one JSON array: write a line for each question, as {_EXAMPLE}")
-    if b"\0" in content:
-        raise ValueError(f"{path} is not text: write a line for each question, as {_EXAMPLE}")
-    if growing and not _is_finished(content):
-        number = content.count(b"\n") + 1
-        if number == 1:
-            raise ValueError(
-                f"line 1 of {path} is no JSON, or not written to its end: write it as {_EXAMPLE}"
-            )
-        warnings.warn(
-            f"line {number} of {path} is still being written and left out: run the same command "
-            "again once it is complete",
-            UnfinishedLineWarning,
-            stacklevel=2,
-        )
-        content = content[: content.rfind(b"\n") + 1]
-    if not content.strip():
-        raise ValueError(f"{path} is empty: give it one line for each question, such as {_EXAMPLE}")
+    content = _content(path, growing)
     # blank lines at the end are none; those in between are errors of their own
     written = [line.rstrip() for line in content.rstrip().split(b"\n")]
     lines = [_line(raw, number, path.parent, strict) for number, raw in enumerate(written, 1)]
@@ -133,6 +109,42 @@ def read_lines(
             line = replace(line, id=line.number)
         named.append(line)
     return named, written
+
+
+def _content(path: Path, growing: bool) -> bytes:
+    """Return what a file of lines holds; of one that grows, without a line that is unfinished."""
+    try:
+        # as bytes: a line that is not UTF-8 fails alone
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}): check the path of the questions"
+        ) from None
+    if content.lstrip().startswith(b"["):
+        raise ValueError(f"{path} is one JSON array: write a line for each question, as {_EXAMPLE}")
+    if b"\0" in content:
+        raise ValueError(f"{path} is not text: write a line for each question, as {_EXAMPLE}")
+    if growing and not _is_finished(content):
+        content = _without_last_line(path, content)
+    if not content.strip():
+        raise ValueError(f"{path} is empty: give it one line for each question, such as {_EXAMPLE}")
+    return content
+
+
+def _without_last_line(path: Path, content: bytes) -> bytes:
+    """Return what stands before a line that is still being written, and warn of that."""
+    number = content.count(b"\n") + 1
+    if number == 1:
+        raise ValueError(
+            f"line 1 of {path} is no JSON, or not written to its end: write it as {_EXAMPLE}"
+        )
+    warnings.warn(
+        f"line {number} of {path} is still being written and left out: run the same command "
+        "again once it is complete",
+        UnfinishedLineWarning,
+        stacklevel=5,  # whoever reads the lines
+    )
+    return content[: content.rfind(b"\n") + 1]
 
 
 @checked
@@ -159,62 +171,81 @@ def _line(raw: bytes, number: int, folder: Path, strict: bool) -> Line:
     try:
         entry = _entry(raw, number)
         own = _id(entry, number)
-        # what every line has; a null is a cell that a table leaves empty
-        shown = "image" if entry.get("video") is None else "video"
-        if shown == "video" and entry.get("image") is not None:
-            raise ValueError("image and video are both in the line: give each a line of its own")
-        for key, what in ((shown, "a path"), ("question", "text")):
-            if not isinstance(entry.get(key), str):
-                raise ValueError(
-                    f"{key}={entry.get(key)!r} is not {what}: write the line as {_EXAMPLE}"
-                )
+        shown = _shown(entry)
         if strict:
             _check_keys(entry)
-
-        frames = entry.get("frames")
-        if frames is not None and (isinstance(frames, bool) or not isinstance(frames, int)):
-            raise ValueError(
-                f"frames={frames!r} is not an integer: pass 1 or more, or leave it out"
-            )
-        if frames is not None and shown == "image":
-            raise ValueError(f"frames={frames} with an image, which is one: leave it out")
-
-        # a method or a budget of the line's own; JSON's true is a number to Python
-        keep = entry.get("keep")
-        tokens = entry.get("tokens")
-        method = entry.get("method")
-        if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int | float)):
-            raise ValueError(f"keep={keep!r} is not a number: pass 0 < keep <= 1, or leave it out")
-        if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int)):
-            raise ValueError(
-                f"tokens={tokens!r} is not an integer: pass 1 or more, or leave it out"
-            )
-        if method is not None and not isinstance(method, str):
-            raise ValueError(
-                f"method={method!r} is not text: pass the name of a method, or leave it out"
-            )
-
-        # paths are relative to the file of questions; an address is refused when it is opened
-        path: str = entry[shown]
-        if "://" not in path and not path.startswith("data:"):
-            path = str(folder / path)
-        return Line(
-            number,
-            own,
-            image=path if shown == "image" else "",
-            question=entry["question"],
-            video=path if shown == "video" else "",
-            frames=frames,
-            keep=keep,
-            tokens=tokens,
-            method=method,
-            answer=entry.get("answer"),
-            type=entry.get("type"),
-            boxes=entry.get("boxes"),
-            frame_grid=entry.get("frame_grid"),
-        )
+        _check_frames(entry.get("frames"), shown)
+        _check_own_method(entry)
     except ValueError as error:
         return Line(number, own, error=str(error))
+
+    # paths are relative to the file of questions; an address is refused when it is opened
+    path: str = entry[shown]
+    if "://" not in path and not path.startswith("data:"):
+        path = str(folder / path)
+    return Line(
+        number,
+        own,
+        image=path if shown == "image" else "",
+        question=entry["question"],
+        video=path if shown == "video" else "",
+        frames=entry.get("frames"),
+        keep=entry.get("keep"),
+        tokens=entry.get("tokens"),
+        method=entry.get("method"),
+        answer=entry.get("answer"),
+        type=entry.get("type"),
+        boxes=entry.get("boxes"),
+        frame_grid=entry.get("frame_grid"),
+    )
+
+
+def _shown(entry: dict[str, Any]) -> str:
+    """Return which key names what a line's question is about: "image" or "video".
+
+    Raises:
+        ValueError: the line has both, or lacks its path or its question.
+    """
+    # a null is a cell that a table leaves empty
+    shown = "image" if entry.get("video") is None else "video"
+    if shown == "video" and entry.get("image") is not None:
+        raise ValueError("image and video are both in the line: give each a line of its own")
+    for key, what in ((shown, "a path"), ("question", "text")):
+        if not isinstance(entry.get(key), str):
+            raise ValueError(
+                f"{key}={entry.get(key)!r} is not {what}: write the line as {_EXAMPLE}"
+            )
+    return shown
+
+
+def _check_frames(frames: Any, shown: str) -> None:
+    """Raise a `ValueError` if a line's number of frames is not one, or is that of an image."""
+    if frames is None:
+        return
+    if not _is_number(frames, int):
+        raise ValueError(f"frames={frames!r} is not an integer: pass 1 or more, or leave it out")
+    if shown == "image":
+        raise ValueError(f"frames={frames} with an image, which is one: leave it out")
+
+
+def _check_own_method(entry: dict[str, Any]) -> None:
+    """Raise a `ValueError` if a line's own budget or method is of a wrong type."""
+    keep = entry.get("keep")
+    tokens = entry.get("tokens")
+    method = entry.get("method")
+    if keep is not None and not _is_number(keep, int | float):
+        raise ValueError(f"keep={keep!r} is not a number: pass 0 < keep <= 1, or leave it out")
+    if tokens is not None and not _is_number(tokens, int):
+        raise ValueError(f"tokens={tokens!r} is not an integer: pass 1 or more, or leave it out")
+    if method is not None and not isinstance(method, str):
+        raise ValueError(
+            f"method={method!r} is not text: pass the name of a method, or leave it out"
+        )
+
+
+def _is_number(value: Any, kind: type | UnionType) -> bool:
+    """Return whether a value is a number of a kind; JSON's true is one to Python."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _check_keys(entry: dict[str, Any]) -> None:

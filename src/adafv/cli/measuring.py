@@ -2,12 +2,15 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adafv.cli import options, printing
 from adafv.cli.extras import need
+
+if TYPE_CHECKING:
+    from adafv.analysis.sources import Source
 
 
 def evaluate(
@@ -147,20 +150,11 @@ def analyze(
     need("sklearn")
     from adafv.analysis import report
     from adafv.analysis.measure import Analysis
-    from adafv.analysis.sources import SUITE_QUESTIONS, from_boxes, from_suite
     from adafv.analysis.tables import read_results
-    from adafv.data.scenes import SCENE_SUITES
     from adafv.evaluation.report import meta_of
-    from adafv.utils.files import check_unread, writable_folder
 
-    # the questions, each with the boxes that its answer depends on
-    names = options.names_in(suite, "--suite")
-    if not names and boxes is None:
-        names = list(SCENE_SUITES)
-    questions = SUITE_QUESTIONS if limit is None else limit
-    sources = [from_suite(name, questions, seed, split) for name in dict.fromkeys(names)]
-    if boxes is not None:
-        sources.append(from_boxes(boxes, limit))
+    # check everything that can be wrong before a model is loaded
+    sources = _sources(options.names_in(suite, "--suite"), boxes, limit, seed, split)
     # accuracy of an evaluation, for the first figure
     scores = read_results(results) if results else None
     plan = Analysis(
@@ -169,18 +163,14 @@ def analyze(
         seed=seed,
         batch_size=batch_size,
     )
-    writable_folder(out)
-    for file in report.FILES:
-        for source in sources:
-            check_unread(out / file, source.files)
-        check_unread(out / file, [results] if results else [])
+    _check_figures(out, sources, results)
     printing.quiet()
     from adafv.models.load import load
 
+    # measure, then draw
     name = model or "embedded"
     start = datetime.now(UTC)
     loaded, processor = load(model, device, dtype)
-    # measure, then draw
     findings = plan.run(loaded, processor, progress=True)
     settings = {
         "suites": [source.name for source in sources],
@@ -195,6 +185,7 @@ def analyze(
     drawings = report.drawings_of(findings, scores, seed)
     notes = report.notes_of(findings, scores)
     written = report.write(out, meta, drawings, findings, notes)
+
     if as_json:
         printing.print_json(written)
         return
@@ -202,6 +193,35 @@ def analyze(
         typer.echo(f"{out / drawing.name}.png, .csv\n  {drawing.caption}")
     for note in notes:
         printing.say(note, indent=2)
+
+
+def _sources(
+    suites: list[str], boxes: Path | None, limit: int | None, seed: int, split: str
+) -> "list[Source]":
+    """Return the questions, each with the boxes that its answer depends on."""
+    from adafv.analysis.sources import SUITE_QUESTIONS, from_boxes, from_suite
+    from adafv.data.scenes import SCENE_SUITES
+
+    if not suites and boxes is None:
+        suites = list(SCENE_SUITES)
+    questions = SUITE_QUESTIONS if limit is None else limit
+    sources = [from_suite(name, questions, seed, split) for name in dict.fromkeys(suites)]
+    if boxes is not None:
+        sources.append(from_boxes(boxes, limit))
+    return sources
+
+
+def _check_figures(out: Path, sources: "list[Source]", results: Path | None) -> None:
+    """Raise a `ValueError` if figures cannot be written, or would replace what they are made of."""
+    from adafv.analysis import report
+    from adafv.utils.files import check_unread, writable_folder
+
+    read = [results] if results else []
+    for source in sources:
+        read += source.files
+    writable_folder(out)
+    for file in report.FILES:
+        check_unread(out / file, read)
 
 
 def _complain_of_outdated(outdated: set[tuple[str, str, float]]) -> None:

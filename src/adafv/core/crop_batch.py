@@ -38,43 +38,18 @@ class CropBatch:
 @checked
 def split_crops(tokens: VisualTokens, budget: list[int]) -> CropBatch:
     """Split images into crops, and the budget of each among them in proportion to their tokens."""
-    images: list[int] = []
-    shares: list[int] = []
-    members: list[Tensor] = []
-    coordinates: list[Tensor] = []
-    seeds: list[int] = []
-    sizes: list[tuple[int, int] | None] = []
-    alone = torch.tensor([0, 1, 1])  # a crop is the first of its image: crop number 0
-    for i, (of_image, k) in enumerate(zip(tokens.coordinates, budget, strict=True)):
-        # frames are as large as the first, which lacks nothing
-        size = _frame_size(of_image) if tokens.frames[i] > 1 else None
-
-        # the tokens of each crop
-        crop = of_image[:, 0]  # (N,)
-        of_crops = [(crop == number).nonzero()[:, 0] for number in crop.unique()]
-
-        # split the budget
-        of_budget = split_budget(k, [len(indices) for indices in of_crops])
-        for number, (indices, share) in enumerate(zip(of_crops, of_budget, strict=True)):
-            if share == 0:
-                continue
-            images.append(i)
-            shares.append(share)
-            members.append(indices)  # (n,)
-            own = of_image[indices] * alone  # (n, 3)
-            if size is not None:
-                # frames lie one below the other
-                own[:, 1] -= (of_image[indices, 0] - 1) * size[0]
-            coordinates.append(own)
-            sizes.append(size)
-            seeds.append(tokens.seeds[i] + number)
+    crops: list[_Crop] = []
+    for image, k in zip(range(len(tokens.counts)), budget, strict=True):
+        crops += _crops_of(tokens, image, k)
 
     # pad the crops to the longest
     device = tokens.device
-    counts = tuple(len(indices) for indices in members)
+    counts = tuple(len(crop.index) for crop in crops)
     mask = torch.arange(max(counts)) < torch.tensor(counts)[:, None]  # (C, n)
     mask = mask.to(device, non_blocking=True)
-    index = pad_sequence(members, batch_first=True).to(device, non_blocking=True)  # (C, n)
+    index = pad_sequence([crop.index for crop in crops], batch_first=True)  # (C, n)
+    index = index.to(device, non_blocking=True)
+    images = [crop.image for crop in crops]
     image = torch.tensor(images).to(device, non_blocking=True)  # (C,)
 
     def of_crop_tokens(x: Tensor) -> Tensor:
@@ -82,7 +57,7 @@ def split_crops(tokens: VisualTokens, budget: list[int]) -> CropBatch:
         real = mask if x.dim() == 2 else mask[..., None]
         return x[image[:, None], index].masked_fill_(~real, 0)
 
-    crops = replace(
+    of_crops = replace(
         tokens,
         features=of_crop_tokens(tokens.features),
         mask=mask,
@@ -91,12 +66,59 @@ def split_crops(tokens: VisualTokens, budget: list[int]) -> CropBatch:
         # each crop is asked what its image is asked
         text=None if tokens.text is None else tokens.text[image],  # (C, M, D)
         text_mask=None if tokens.text_mask is None else tokens.text_mask[image],  # (C, M)
-        coordinates=tuple(coordinates),
-        frames=(1,) * len(counts),
-        seeds=tuple(seeds),
-        sizes=tuple(sizes),
+        coordinates=tuple(crop.coordinates for crop in crops),
+        frames=(1,) * len(crops),
+        seeds=tuple(crop.seed for crop in crops),
+        sizes=tuple(crop.size for crop in crops),
     )
-    return CropBatch(crops, shares, images, index, count=len(tokens.counts))
+    shares = [crop.share for crop in crops]
+    return CropBatch(of_crops, shares, images, index, count=len(tokens.counts))
+
+
+@dataclass(frozen=True)
+class _Crop:
+    """A crop, as an image of its own.
+
+    Attributes:
+        image: index of its image.
+        share: how many of its tokens are kept, at least 1.
+        index: (n,) the index in its image of each of its tokens.
+        coordinates: (n, 3) of its tokens, as of an image of one crop.
+        size: rows and columns of the frame of a video; None: as large as the tokens reach.
+        seed: for methods that draw.
+    """
+
+    image: int
+    share: int
+    index: Tensor
+    coordinates: Tensor
+    size: tuple[int, int] | None
+    seed: int
+
+
+def _crops_of(tokens: VisualTokens, image: int, budget: int) -> list[_Crop]:
+    """Return the crops of an image that have a share of its budget."""
+    coordinates = tokens.coordinates[image]  # (N, 3)
+    # frames are as large as the first, which lacks nothing
+    size = _frame_size(coordinates) if tokens.frames[image] > 1 else None
+
+    # the tokens of each crop, and its share
+    number = coordinates[:, 0]  # (N,)
+    members = [(number == crop).nonzero()[:, 0] for crop in number.unique()]  # (n,) each
+    shares = split_budget(budget, [len(index) for index in members])
+
+    crops = []
+    for i, (index, share) in enumerate(zip(members, shares, strict=True)):
+        if share == 0:
+            continue
+        own = coordinates[index]  # (n, 3)
+        if size is not None:
+            # frames are crops 1 to F, one below the other
+            own[:, 1] -= (own[:, 0] - 1) * size[0]
+        # the crop of an image of one crop is number 0
+        own[:, 0] = 0
+        crops.append(_Crop(image, share, index, own, size, tokens.seeds[image] + i))
+    return crops
 
 
 def _frame_size(coordinates: Tensor) -> tuple[int, int]:

@@ -27,19 +27,16 @@ from adafv.core.inputs import (
 from adafv.core.position_ids import full_positions, numbering_inputs
 from adafv.core.prompt import ImageSpan, Prompt, Question
 from adafv.core.signals import SALIENCY, Signal
+from adafv.core.token_signals import observed, substitute
 from adafv.core.visual_tokens import NUMBERS, Encoding, VisualTokens
 from adafv.families import family_of
-from adafv.families.crop_layout import Layout
 from adafv.ops.precision import full_precision
-from adafv.ops.saliency import mean_cosine_distance
 from adafv.utils.checks import checked
 
 __all__ = ["encode", "reask"]
 
 LARGE = 100_000
 """Numbers of a tensor; what is smaller describes images, and is copied to the host."""
-TINY = 1e-30
-"""What the distances of tokens that are all the same are divided by, instead of by their sum."""
 
 T = TypeVar("T")
 
@@ -93,44 +90,39 @@ def encode(
     # run the encoders: that of images, that of videos
     parts = []
     for modality in modalities:
-        parts.append(run(model, family, inputs, host, prompt, modality, signals, downsample))
+        part = run(
+            model,
+            family,
+            inputs,
+            host,
+            prompt,
+            modality=modality,
+            signals=signals,
+            downsample=downsample,
+        )
+        parts.append(part)
     features = _joined([part.features for part in parts])  # I times (n, D')
     layouts = _joined([part.layouts for part in parts])
     spans = _joined([part.spans for part in parts])
 
     # leave out newlines, and what a video repeats
     patches = [candidates(x, f) for x, f in zip(layouts, features, strict=True)]  # I times (N,)
-    # the tower, or what projects its features, may lie on another device than the ids
-    patch_indices = [_to(p, f.device) for p, f in zip(patches, features, strict=True)]
-    with torch.no_grad():
-        visual: list[Tensor] = []
-        for full, indices in zip(features, patch_indices, strict=True):
-            visual.append(family.project(model, full.detach()[indices]))  # (N, D)
+    patch_indices = _beside(features, patches)
+    structural_indices = _beside(features, [layout.structural_indices for layout in layouts])
 
     # lay out what methods see: the images padded to the longest, each with its question
-    asked = None if query is not None else [prompt.question(span, skip, of) for span in spans]
-    question = _question_ids(prompt, spans, query, asked)  # I times (M,)
+    visual = _projected(model, features, patch_indices)  # I times (N, D)
+    asked, question = _questions(prompt, spans, query, skip, of)
     with torch.no_grad(), full_precision(device):
-        if family.attention_observable:
-            found = _signals(parts, layouts, patches, features[0].device)
-        else:
-            found = {signal: _substitute(signal, visual) for signal in signals}
-        tokens = VisualTokens.of(
-            features=visual,
-            signals=found,
-            coordinates=[x.coordinates[p] for x, p in zip(layouts, patches, strict=True)],
-            frames=_frames(parts),
-            layers=model.config.get_text_config().num_hidden_layers,
-        ).asked(question, model.get_input_embeddings() if text else None)
+        tokens = _visual_tokens(model, parts, patches, visual, signals)
+        tokens = tokens.asked(question, model.get_input_embeddings() if text else None)
         _check_finite(model, tokens)
 
     return Encoding(
         tokens=tokens,
         features=features,
         patch_indices=patch_indices,
-        structural_indices=[
-            _to(x.structural_indices, f.device) for x, f in zip(layouts, features, strict=True)
-        ],
+        structural_indices=structural_indices,
         spans=spans,
         prompt=prompt,
         consumed=frozenset().union(*(part.consumed for part in parts)),
@@ -179,39 +171,23 @@ def reask(
             "them apart, or call encode once for each question"
         )
     inputs = as_tensors(inputs, model.device)
-    device = inputs["input_ids"].device
     images = range(len(encoding.features)) if images is None else images
-    index = _to(torch.tensor(list(images)), encoding.tokens.device)  # (I',)
 
     # how the images are numbered, unless the inputs say so
     grids = {name: x[torch.tensor(list(images))] for name, x in encoding.grids.items()}
     host = grids | _host(inputs)
-    lacking = f"{modalities[0]}_grid_thw"
-    if lacking in encoding.numbering and host.get(lacking) is None:
-        raise ValueError(
-            f"the inputs lack {lacking}, by which the model numbers the tokens of these "
-            f"{modalities[0]}s: pass that of the {modalities[0]}s in the prompts"
-        )
+    _check_numbered(encoding, host, modalities[0])
 
     # read the new prompts
     prompt = _prompt(model, inputs, tokenizer, modalities)
     features = _taken(encoding.features, images)
     spans = prompt.spans([len(full) for full in features], modalities[0])
-    asked = None if query is not None else [prompt.question(span, skip, of) for span in spans]
-    question = _question_ids(prompt, spans, query, asked)  # I' times (M,)
+    asked, question = _questions(prompt, spans, query, skip, of)
 
     # the same visual tokens, asked about otherwise
-    old = encoding.tokens
     with torch.no_grad():
-        tokens = replace(
-            old,
-            features=old.features[index],  # (I', N, D)
-            mask=old.mask[index],  # (I', N)
-            counts=tuple(_taken(old.counts, images)),
-            signals={signal: x[index] for signal, x in old.signals.items()},
-            coordinates=tuple(_taken(old.coordinates, images)),
-            frames=tuple(_taken(old.frames, images)),
-        ).asked(question, model.get_input_embeddings() if text else None)
+        tokens = _tokens_of(encoding.tokens, images)
+        tokens = tokens.asked(question, model.get_input_embeddings() if text else None)
     return replace(
         encoding,
         tokens=tokens,
@@ -224,9 +200,33 @@ def reask(
         asked=asked,
         deepstack_features=[_taken(level, images) for level in encoding.deepstack_features],
         returned=[replace(part, count=len(images)) for part in encoding.returned],
-        positions=full_positions(model, host, prompt, device),
+        positions=full_positions(model, host, prompt, inputs["input_ids"].device),
         grids=grids,
         number=next(NUMBERS),
+    )
+
+
+def _check_numbered(encoding: Encoding, host: Mapping[str, Any], modality: str) -> None:
+    """Raise a `ValueError` if nothing says by which grids a model numbers its tokens."""
+    lacking = f"{modality}_grid_thw"
+    if lacking in encoding.numbering and host.get(lacking) is None:
+        raise ValueError(
+            f"the inputs lack {lacking}, by which the model numbers the tokens of these "
+            f"{modality}s: pass that of the {modality}s in the prompts"
+        )
+
+
+def _tokens_of(tokens: VisualTokens, images: Sequence[int]) -> VisualTokens:
+    """Return the visual tokens of some images, in their order."""
+    index = _to(torch.tensor(list(images)), tokens.device)  # (I',)
+    return replace(
+        tokens,
+        features=tokens.features[index],  # (I', N, D)
+        mask=tokens.mask[index],  # (I', N)
+        counts=tuple(_taken(tokens.counts, images)),
+        signals={signal: x[index] for signal, x in tokens.signals.items()},  # (I', N[, d])
+        coordinates=tuple(_taken(tokens.coordinates, images)),
+        frames=tuple(_taken(tokens.frames, images)),
     )
 
 
@@ -303,61 +303,71 @@ def _frames(parts: list[Part]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _question_ids(
-    prompt: Prompt, spans: list[ImageSpan], query: Tensor | None, asked: list[Tensor] | None
-) -> list[Tensor]:
-    """Return for each image the ids (M,) of the text tokens that it is asked about.
+def _questions(
+    prompt: Prompt,
+    spans: list[ImageSpan],
+    query: Tensor | None,
+    skip: frozenset[int],
+    of: Question,
+) -> tuple[list[Tensor] | None, list[Tensor]]:
+    """Return the text tokens that each image is asked about: their positions and ids, (M,) each.
 
-    Args:
-        asked: for each image their positions (M,), unless there is a query.
+    A query has no positions in the prompt.
     """
     if query is not None:
-        return [question_ids(query)] * len(spans)
-    assert asked is not None
-    pairs = zip(spans, asked, strict=True)
-    return [prompt.ids[span.row, positions] for span, positions in pairs]
+        return None, [question_ids(query)] * len(spans)
+    asked = [prompt.question(span, skip, of) for span in spans]
+    ids = [prompt.ids[span.row, x] for span, x in zip(spans, asked, strict=True)]
+    return asked, ids
 
 
-def _signals(
-    parts: list[Part], layouts: list[Layout], patches: list[Tensor], device: torch.device
-) -> dict[Signal, list[Tensor]]:
-    """Return what the tower's patches showed, for each token (N[, d]) of each image on a device.
+def _beside(features: list[Tensor], indices: list[Tensor]) -> list[Tensor]:
+    """Return indices of each image on the device of its features.
 
-    A token is given the mean over the patches that it is made of.
+    The tower, or what projects its features, may lie on another device than the ids.
     """
-    sizes = [layout.size for layout in layouts]
-    signals: dict[Signal, list[Tensor]] = {}
-    for signal in parts[0].found:
-        seen = torch.cat([part.found[signal] for part in parts])  # (patches of all images[, d])
-        if len(seen) != sum(sizes):
-            raise ValueError(
-                f"the vision tower has shown {len(seen)} patches of images that should have "
-                f"{sum(sizes)}: this way of preparing images is not known, please report it, or "
-                "choose a method that looks at no attention"
-            )
-        tokens: list[Tensor] = []
-        for of_image, layout, indices in zip(seen.split(sizes), layouts, patches, strict=True):
-            tokens.append(_to(layout.pooled(of_image, indices), device))  # (N[, d])
-        signals[signal] = tokens
-    return signals
+    return [_to(x, f.device) for f, x in zip(features, indices, strict=True)]
 
 
-def _substitute(signal: Signal, visual: list[Tensor]) -> list[Tensor]:
-    """Return a signal (N[, d]) of each image in place of a tower that cannot be observed.
+def _projected(
+    model: PreTrainedModel, features: list[Tensor], indices: list[Tensor]
+) -> list[Tensor]:
+    """Return the features (N, D) of the candidates of each image, as wide as the LLM."""
+    family = family_of(model)
+    visual: list[Tensor] = []
+    with torch.no_grad():
+        for full, patches in zip(features, indices, strict=True):
+            visual.append(family.project(model, full.detach()[patches]))  # (n, D') -> (N, D)
+    return visual
 
-    Instead of hidden states and keys the visual tokens themselves, instead of attention how much
-    each differs from the others, as a share of the image: attention is a softmax, and methods
-    weigh features with it.
+
+def _visual_tokens(
+    model: PreTrainedModel,
+    parts: list[Part],
+    patches: list[Tensor],
+    visual: list[Tensor],
+    signals: Sequence[Signal],
+) -> VisualTokens:
+    """Lay out what methods see of the images, of which nothing is asked yet.
+
+    Args:
+        parts: what the encoders made.
+        patches: (N,) of each image, the candidates.
+        visual: (N, D) of each image, their features.
+        signals: what was asked for of the vision tower.
     """
-    if signal.kind in ("keys", "hidden"):
-        return [x.float() for x in visual]
-    shares: list[Tensor] = []
-    for x in visual:
-        distance = mean_cosine_distance(x)  # (N,)
-        # summed in fp64, so that the order of the shares does not hang on how a device sums
-        total = distance.double().sum().clamp(min=TINY)
-        shares.append(distance / total)
-    return shares
+    layouts = _joined([part.layouts for part in parts])
+    if family_of(model).attention_observable:
+        found = observed(parts, layouts, patches, visual[0].device)
+    else:
+        found = {signal: substitute(signal, visual) for signal in signals}
+    return VisualTokens.of(
+        features=visual,
+        signals=found,
+        coordinates=[x.coordinates[p] for x, p in zip(layouts, patches, strict=True)],
+        frames=_frames(parts),
+        layers=model.config.get_text_config().num_hidden_layers,
+    )
 
 
 def _check_finite(model: PreTrainedModel, tokens: VisualTokens) -> None:

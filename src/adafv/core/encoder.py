@@ -1,21 +1,19 @@
 """A model's own encoders, watched while they run: features, what they stand for, and signals."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import wraps
-from threading import RLock
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from adafv.core.capture import FULL_ATTENTION, capture
+from adafv.core.capture import capture
 from adafv.core.downsample import interpolation, smaller, spread
+from adafv.core.early_exit import without_later_layers as without_later_layers
 from adafv.core.prompt import ImageSpan, Prompt
 from adafv.core.signals import Signal
 from adafv.core.tower_cache import Encoded, open_cache
@@ -66,9 +64,10 @@ def run(
     inputs: Mapping[str, Any],
     host: Mapping[str, Any],
     prompt: Prompt,
+    *,
     modality: str,
     signals: Iterable[Signal],
-    downsample: Callable[[int], int] | None = None,
+    downsample: Callable[[int], int] | None,
 ) -> Part:
     """Run the encoder of a modality once, and lay out what comes of it.
 
@@ -78,30 +77,29 @@ def run(
         prompt: the prompts.
         modality: "image" or "video".
         signals: what to read off the tower on the way.
-        downsample: gives K of N, where images are shrunk to K tokens; see `adafv.core.downsample`.
+        downsample: gives K of N, where images are shrunk to K tokens, see `adafv.core.downsample`;
+            None: as they are.
 
     Raises:
         ValueError: inputs that the family lacks, or that its encoder refuses; videos of a family
             that has none; a layer or a strategy that does not exist.
     """
-    if modality == "video" and not family.prunes_video:
-        raise ValueError(
-            f"clips are not pruned in models of the family {model.config.model_type!r}: pass "
-            "frames as images"
-        )
-    if modality == "video":
-        family = family.of_videos
+    family = _of_modality(model, family, modality)
     consumed = _accepted(model, inputs, modality)
     # a choice that the encoder does not take is not the call's to make
     host = {name: x for name, x in host.items() if name in consumed or name not in CHOICES}
-    strategy = host.get("vision_feature_select_strategy")
-    if strategy not in (None, "default", "full"):
-        raise ValueError(
-            f"vision_feature_select_strategy={strategy!r} is unknown: pass 'default' or 'full'"
-        )
+    _check_strategy(host)
 
+    # run the encoder
     output, found = _output(
-        model, family, inputs, host, consumed, modality, frozenset(signals), downsample
+        model,
+        family,
+        inputs,
+        host,
+        consumed,
+        modality=modality,
+        signals=frozenset(signals),
+        downsample=downsample,
     )
     if family.output_field not in output:
         raise ValueError(
@@ -112,20 +110,12 @@ def run(
 
     # lay out: from pieces of the encoder's to images
     pieces = family.pieces(output)  # (tokens, D') each
-    lay_out = family.layouts if modality == "image" else family.video_layouts
-    layouts = lay_out(model, host, prompt, [len(piece) for piece in pieces])
+    layouts = _layouts(model, family, host, prompt, pieces, modality)
     lengths = [len(layout.patches) for layout in layouts]  # n of each
-    made = sum(map(len, pieces))
-    if sum(lengths) != made:
-        raise ValueError(
-            f"the encoder of this {model.config.model_type!r} model made {made} tokens of what "
-            f"should be {sum(lengths)}: this way of preparing {modality}s is not known, please "
-            "report it"
-        )
+    features = list(torch.cat(pieces).split(lengths))  # (n, D') each
     deepstack_features: list[list[Tensor]] = []
     for level in output.get("deepstack_features") or ():
         deepstack_features.append(list(torch.cat(list(level)).split(lengths)))  # (n, D') each
-    features = list(torch.cat(pieces).split(lengths))
 
     # leave out the tokens of videos that the processor has left out of the prompt
     mask = host.get(family.video_mask) if modality == "video" else None
@@ -144,12 +134,56 @@ def run(
     )
 
 
+def _of_modality(model: PreTrainedModel, family: Family, modality: str) -> Family:
+    """Return what a family does differently for images, or for videos if it prunes those."""
+    if modality == "image":
+        return family
+    if not family.prunes_video:
+        raise ValueError(
+            f"clips are not pruned in models of the family {model.config.model_type!r}: pass "
+            "frames as images"
+        )
+    return family.of_videos
+
+
+def _check_strategy(host: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` if a call asks for features by a strategy that no encoder knows."""
+    strategy = host.get("vision_feature_select_strategy")
+    if strategy not in (None, "default", "full"):
+        raise ValueError(
+            f"vision_feature_select_strategy={strategy!r} is unknown: pass 'default' or 'full'"
+        )
+
+
+def _layouts(
+    model: PreTrainedModel,
+    family: Family,
+    host: Mapping[str, Any],
+    prompt: Prompt,
+    pieces: list[Tensor],
+    modality: str,
+) -> list[Layout]:
+    """Return what the tokens (tokens, D') of an encoder's pieces stand for, image by image."""
+    lay_out = family.layouts if modality == "image" else family.video_layouts
+    layouts = lay_out(model, host, prompt, [len(piece) for piece in pieces])
+    expected = sum(len(layout.patches) for layout in layouts)
+    made = sum(map(len, pieces))
+    if made != expected:
+        raise ValueError(
+            f"the encoder of this {model.config.model_type!r} model made {made} tokens of what "
+            f"should be {expected}: this way of preparing {modality}s is not known, please "
+            "report it"
+        )
+    return layouts
+
+
 def _output(
     model: PreTrainedModel,
     family: Family,
     inputs: Mapping[str, Any],
     host: Mapping[str, Any],
     consumed: frozenset[str],
+    *,
     modality: str,
     signals: frozenset[Signal],
     downsample: Callable[[int], int] | None,
@@ -245,74 +279,6 @@ def _watch(
     found = stack.enter_context(capture(tower, layer, cls, signals, registers))
     stack.enter_context(without_later_layers(tower, layer, signals))
     return found
-
-
-_lock = RLock()  # a layer is the model's, whichever thread runs it
-_last: ContextVar[list[Any] | None] = ContextVar("adafv_last", default=None)
-
-
-@checked
-@contextmanager
-def without_later_layers(
-    tower: PreTrainedModel, layer: int, signals: Iterable[Signal]
-) -> Iterator[None]:
-    """Compute no layer of a vision tower above those that are looked at, while open.
-
-    The layers above hand on what the last one returned, in the thread that opened it; one thread at
-    a time.
-
-    Args:
-        tower: the vision tower.
-        layer: which of `hidden_states` the features are taken from (LLaVA: -2).
-        signals: what is read off the tower.
-    """
-    if layer == -1:
-        yield
-        return
-
-    # the deepest layer that anyone looks at
-    layers = layers_of(tower)
-    of_features = max(0, hidden_index(layer, len(layers)) - 1)
-    full = getattr(tower.config, FULL_ATTENTION, None)
-    last = of_features
-    for signal in signals:
-        last = max(last, signal.layer(len(layers), of_features, full))
-    later = layers[last + 1 :]
-
-    with _lock:
-        # a layer may have a forward of its own already
-        own: list[Any] = [vars(above).get("forward") for above in later]
-        handle = layers[last].register_forward_hook(_note_last)
-        token = _last.set([None])
-        try:
-            for above in later:
-                above.forward = _handing_on(above)
-            yield
-        finally:
-            _last.reset(token)
-            handle.remove()
-            for above, forward in zip(later, own, strict=True):
-                del above.forward
-                if forward is not None:
-                    above.forward = forward
-
-
-def _note_last(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-    last = _last.get()
-    if last is not None:
-        last[0] = output
-
-
-def _handing_on(layer: nn.Module) -> Callable[..., Any]:
-    """Return a forward that hands on what the last layer returned, in the thread that noted it."""
-    forward: Callable[..., Any] = layer.forward
-
-    @wraps(forward)
-    def hand_on(*args: Any, **kwargs: Any) -> Any:
-        last = _last.get()
-        return forward(*args, **kwargs) if last is None else last[0]
-
-    return hand_on
 
 
 def _accepted(model: PreTrainedModel, inputs: Mapping[str, Any], modality: str) -> frozenset[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, StaticCache, masking_utils
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -114,11 +114,7 @@ def _fast_forward(model: PreTrainedModel, decoder: Any, bucket: int) -> Any:
     def fast(*args: Any, **inputs: Any) -> Any:
         if args or torch.compiler.is_compiling() or not _known(inputs):
             return forward(*args, **inputs)
-        # wanted by the configuration, not by the call
-        if decoder.config.output_hidden_states or decoder.config.output_attentions:
-            return forward(*args, **inputs)
-        # A method that prunes between layers has hooks there, which a graph would freeze.
-        if any(layer._forward_pre_hooks for layer in layers):
+        if _observed(decoder, layers):
             return forward(*args, **inputs)
 
         cache = inputs.get("past_key_values")
@@ -184,6 +180,15 @@ def _replaced(module: ModuleType, name: str, value: Any) -> Iterator[None]:
             setattr(module, name, old)
         else:
             delattr(module, name)
+
+
+def _observed(decoder: Any, layers: nn.ModuleList) -> bool:
+    """Return whether hidden states are wanted of every call, or a layer has hooks."""
+    # wanted by the configuration, not by the call
+    if decoder.config.output_hidden_states or decoder.config.output_attentions:
+        return True
+    # A method that prunes between layers has hooks there, which a graph would freeze.
+    return any(layer._forward_pre_hooks for layer in layers)
 
 
 def _known(inputs: Mapping[str, Any]) -> bool:

@@ -206,20 +206,7 @@ class _Batch:
         ideal = (self.stock + dense_prefill).flops / both.flops
         prefill_speedup = _median(dense, "prefill") / stages["prefill"]
         prefill_ideal = dense_prefill.flops / prefill.flops
-        ratios = []
-        for trial, beside in zip(trials, dense, strict=True):
-            ratios.append(beside["ttft_ms"] / trial["ttft_ms"])
-
-        # each layer launches kernels, those of the tower too
-        layers = flops.text_stack(self.config).layers
-        all_layers = layers + flops.tower_stack(self.config).layers
-        launch = self.launch * all_layers / layers
-
-        # layers of several lengths: the method prunes between them, at no point of the prompt
-        between_layers = len(set(lengths)) > 1
-        pays = None
-        if kept is not None and not between_layers:
-            pays = self._break_even(name[1], trials, dense)
+        ratios = _speedups(trials, dense)
 
         return Row(
             method=name[0],
@@ -247,10 +234,10 @@ class _Batch:
             speedup_low=min(ratios),
             speedup_high=max(ratios),
             repeats=len(trials),
-            bound=self._bound(both, launch),
+            bound=self._bound(both, self._launch_with_tower()),
             prefill_bound=self._bound(prefill, self.launch),
             share_of_ceiling=least / median(ttft),
-            break_even=pays,
+            break_even=self._break_even(name[1], trials, dense),
             capture_ms=self.captures.get(name),
             least_ms=least,
         )
@@ -279,7 +266,19 @@ class _Batch:
         }
         return max(times, key=lambda name: times[name])
 
+    def _launch_with_tower(self) -> float:
+        """Return the milliseconds of launching kernels where the tower's layers do it, too."""
+        layers = flops.text_stack(self.config).layers
+        all_layers = layers + flops.tower_stack(self.config).layers
+        return self.launch * all_layers / layers
+
     def _break_even(self, keep: float, trials: list[Record], dense: list[Record]) -> int | None:
+        """Return the visual tokens from which on a method pays, None where that is not known."""
+        # layers of several lengths: the method prunes between them, at no point of the prompt
+        between_layers = len(set(trials[0]["lengths"])) > 1
+        if trials[0]["kept"] is None or between_layers:
+            return None
+
         # the overhead: what comes before the prefill, less the dense model's own tower
         overheads = []
         for trial, beside in zip(trials, dense, strict=True):
@@ -291,6 +290,14 @@ class _Batch:
         visual = self.facts["visual_tokens"]
         text = self.facts["prompt"] - visual
         return break_even(times, text, visual, keep, median(overheads))
+
+
+def _speedups(trials: list[Record], dense: list[Record]) -> list[float]:
+    """Return the speed-up of each repetition over the dense trial of the same turn."""
+    ratios = []
+    for trial, beside in zip(trials, dense, strict=True):
+        ratios.append(beside["ttft_ms"] / trial["ttft_ms"])
+    return ratios
 
 
 def _turn(trial: Record) -> tuple[int, int]:

@@ -26,12 +26,10 @@ def draw(rows: list[Row], min_retention: float, path: Path) -> None:
     """
     figure = Figure(figsize=(8, 4.6), dpi=160, layout="constrained", facecolor="white")
     axes = figure.subplots()
-
-    # the candidates, method by method
+    candidates = list(filter(is_candidate, rows))
     by_method: dict[str, list[Row]] = {}
-    for row in rows:
-        if is_candidate(row):
-            by_method.setdefault(row["method"], []).append(row)
+    for row in candidates:
+        by_method.setdefault(row["method"], []).append(row)
 
     # a line for each method, side by side around the budget
     colors = colors_of(by_method)
@@ -39,8 +37,21 @@ def draw(rows: list[Row], min_retention: float, path: Path) -> None:
         shift = _SPREAD ** (i - (len(by_method) - 1) / 2)
         marker = MARKERS[i % len(MARKERS)]
         _line(axes, sorted(own, key=lambda row: row["keep"]), colors[name], marker, shift)
+    _bounds(axes, rows, min_retention)
 
-    # between these two lies what pruning may lose
+    # the choice, on the half that had no say in it
+    last = rows[-1]
+    if last["half"] == REPORTING:
+        label = f"chosen: {last['method']}, on the other half"
+        _point(axes, last, len(by_method), label)
+
+    _labels(axes, candidates)
+    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    save(figure, path)
+
+
+def _bounds(axes: Axes, rows: list[Row], min_retention: float) -> None:
+    """Draw the two lines between which lies what pruning may lose."""
     blind = next(row for row in rows if row["half"] == CHOOSING and row["method"] == BLIND)
     axes.axhline(
         100 * blind["retention"],
@@ -56,29 +67,20 @@ def draw(rows: list[Row], min_retention: float, path: Path) -> None:
         label=f"asked for: {100 * min_retention:.4g} %",
     )
 
-    # the choice, on the half that had no say in it
-    last = rows[-1]
-    if last["half"] == REPORTING:
-        label = f"chosen: {last['method']}, on the other half"
-        _point(axes, last, len(by_method), label)
 
-    # ticks at every budget that was tried
-    keeps: set[float] = set()
-    for own in by_method.values():
-        keeps.update(row["keep"] for row in own)
-    budget_axis(axes, sorted(keeps))
+def _labels(axes: Axes, candidates: list[Row]) -> None:
+    """Name the axes, with ticks at every budget that was tried, and say on what it was."""
+    budget_axis(axes, sorted({row["keep"] for row in candidates}))
     axes.set_xlabel("visual tokens kept", color=INK)
     axes.set_ylabel("right answers, % of the dense model's", color=INK)
     # all rows of a half are on the same questions
-    first = next(filter(is_candidate, rows))
+    first = candidates[0]
     axes.set_title(
         f"{first['n']} questions on {first['images']} images, 95 % intervals; filled: holds",
         loc="left",
         fontsize=10,
         color=INK,
     )
-    figure.legend(loc="outside right center", frameon=False, fontsize=9)
-    save(figure, path)
 
 
 def _line(axes: Axes, rows: list[Row], colour: str, marker: str, shift: float) -> None:

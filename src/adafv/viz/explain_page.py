@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -20,6 +21,12 @@ __all__ = ["draw"]
 CAPTION = 15  # of a panel, which has one line
 FACTS = 160  # height of the numbers beside an image
 LIST = 240  # and of the words beside a map
+# name, colour and line width of each curve over the splits of a budget
+CURVES = (
+    ("saliency", style.SALIENCY, 1.6),
+    ("relevance", style.RELEVANCE, 1.6),
+    ("both: geometric mean", style.INK, 2.4),
+)
 
 # what draws a panel's body: on which figure, x and y of its upper left corner, of what
 Body = Callable[[style.PixelFigure, float, float, Explanation], None]
@@ -159,51 +166,40 @@ def _heading(figure: style.PixelFigure, what: Explanation) -> None:
 
 def _mixture(figure: style.PixelFigure, x: float, y: float, what: Explanation) -> None:
     """Draw what every split of the budget captures, and the one that was chosen."""
+    # numbers of the y-axis stand to the left of the axes
+    left = x + 46
+    width = style.PANEL - 50
+    _legend(figure, x, y + 10)
+    _curves(figure.axes(left, y + 34, width, style.BODY - 116), what)
+    _split_bar(figure, left, y + style.BODY - 76, width, what)
+
+
+def _legend(figure: style.PixelFigure, x: float, y: float) -> None:
+    """Name the curves, one after the other."""
+    for name, hue, _ in CURVES:
+        figure.bar(x, y, 16, 3, hue)
+        x += 22 + figure.text(x + 22, y + 1, name, style.NOTE, style.GREY) + 20
+
+
+def _curves(axes: Axes, what: Explanation) -> None:
+    """Draw P_v, P_t and their geometric mean over k_t, with a mark on the chosen split."""
     assert what.split is not None
     assert what.relevance is not None
     assert what.saliency is not None
-    chosen, k_v = what.split
-    total = chosen + k_v
+    chosen = what.split[0]
+    total = sum(what.split)
     k_t, mass_t, mass_v, mean = split_curves(what.relevance, what.saliency, total)
-    best = float(mean[np.searchsorted(k_t, chosen)])
-    left = x + 46
-    width = style.PANEL - 50
-
-    # the legend
-    legend = (
-        ("saliency", style.SALIENCY),
-        ("relevance", style.RELEVANCE),
-        ("both: geometric mean", style.INK),
-    )
-    start = x
-    for name, hue in legend:
-        figure.bar(start, y + 10, 16, 3, hue)
-        start += 22 + figure.text(start + 22, y + 11, name, style.NOTE, style.GREY) + 20
-
-    # the axes: every split of the total, from none to all of it by relevance
-    axes = figure.axes(left, y + 34, width, style.BODY - 116)
-    axes.set_axis_on()
-    axes.spines[:].set_visible(False)
-    axes.tick_params(colors=style.GREY, length=0, labelsize=style.NOTE * 72 / style.DPI, pad=6)
-    axes.set_xticks([])
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.grid(axis="y", color=style.FAINT, linewidth=0.6)
-    highest = max(mass_t.max(), mass_v.max(), 1e-9)
-    axes.set(xlim=(0, total), ylim=(0, 1.1 * highest), axisbelow=True)
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    _lay_out_axes(axes, total, highest=max(mass_t.max(), mass_v.max(), 1e-9))
 
     # the reserve of each list, where no split lies
     for low, high in ((0, what.reserve), (total - what.reserve, total)):
         axes.axvspan(low, high, color="#f1f2f4", linewidth=0, zorder=0)
 
-    # P_v, P_t and their geometric mean, with a mark where it is largest
-    curves = (
-        (mass_v, style.SALIENCY, 1.6),
-        (mass_t, style.RELEVANCE, 1.6),
-        (mean, style.INK, 2.4),
-    )
-    for values, hue, weight in curves:
+    for values, (_, hue, weight) in zip((mass_v, mass_t, mean), CURVES, strict=True):
         axes.plot(k_t, values, color=hue, linewidth=weight, solid_capstyle="round")
+
+    # the chosen split
+    best = float(mean[np.searchsorted(k_t, chosen)])
     axes.plot([chosen, chosen], [0, best], color=style.INK, linewidth=1, linestyle=(0, (2, 2)))
     axes.plot(
         [chosen],
@@ -215,59 +211,62 @@ def _mixture(figure: style.PixelFigure, x: float, y: float, what: Explanation) -
         markeredgewidth=1.5,
     )
 
-    # the split as a bar
-    border = width * chosen / total
-    foot = y + style.BODY - 76
-    figure.bar(left, foot, border - 1, 10, style.RELEVANCE)
-    figure.bar(left + border + 1, foot, width - border - 1, 10, style.SALIENCY)
-    figure.text(
-        left, foot + 26, f"{chosen} most relevant", style.NOTE, style.RELEVANCE, weight="bold"
-    )
-    figure.text(
-        left + width,
-        foot + 26,
-        f"{k_v} most salient",
-        style.NOTE,
-        style.SALIENCY,
-        weight="bold",
-        ha="right",
-    )
-    overlap = total - what.pruned.kept_tokens
+
+def _lay_out_axes(axes: Axes, total: int, highest: float) -> None:
+    """Show every split of `total` from left to right, and shares up to `highest` from below."""
+    axes.set_axis_on()
+    axes.spines[:].set_visible(False)
+    axes.tick_params(colors=style.GREY, length=0, labelsize=style.NOTE * 72 / style.DPI, pad=6)
+    axes.set_xticks([])
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(axis="y", color=style.FAINT, linewidth=0.6)
+    axes.set(xlim=(0, total), ylim=(0, 1.1 * highest), axisbelow=True)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+
+
+def _split_bar(
+    figure: style.PixelFigure, x: float, y: float, width: float, what: Explanation
+) -> None:
+    """Draw the chosen split as a bar of two colours, and say below it how many that makes."""
+    assert what.split is not None
+    k_t, k_v = what.split
+    kept = what.pruned.kept_tokens
+
+    border = width * k_t / (k_t + k_v)
+    figure.bar(x, y, border - 1, 10, style.RELEVANCE)
+    figure.bar(x + border + 1, y, width - border - 1, 10, style.SALIENCY)
+    relevant = f"{k_t} most relevant"
+    salient = f"{k_v} most salient"
+    figure.text(x, y + 26, relevant, style.NOTE, style.RELEVANCE, weight="bold")
+    figure.text(x + width, y + 26, salient, style.NOTE, style.SALIENCY, weight="bold", ha="right")
+
+    overlap = k_t + k_v - kept
     note = f"{overlap} of them on both lists" if overlap else "none on both lists"
-    figure.text(
-        left, foot + 50, f"{note}, so {what.pruned.kept_tokens} in all", style.NOTE, style.GREY
-    )
+    figure.text(x, y + 50, f"{note}, so {kept} in all", style.NOTE, style.GREY)
     if what.reserve:
-        figure.text(
-            left,
-            foot + 68,
-            f"grey: reserved for each list ({what.reserve})",
-            style.NOTE,
-            style.GREY,
-        )
+        reserve = f"grey: reserved for each list ({what.reserve})"
+        figure.text(x, y + 68, reserve, style.NOTE, style.GREY)
 
 
 def _answers(figure: style.PixelFigure, x: float, y: float, what: Explanation) -> None:
     """Write both answers, with tokens and time of each; the pruned one alone without the other."""
     dense = what.dense
     pruned = what.pruned
-    # bars are shares of what the dense model reads, and of the slower answer's time
-    share = pruned.kept_tokens / max(pruned.visual_tokens, 1)
     longest = max(pruned.total_ms, 1e-9)
     if dense is not None:
         longest = max(longest, dense.total_ms)
         title = "every visual token"
-        _answer(figure, x, y, title, dense, 1.0, dense.total_ms / longest, style.GREY)
+        _answer(figure, x, y, title, dense, longest_ms=longest, color=style.GREY)
         y += 160
+    share = pruned.kept_tokens / max(pruned.visual_tokens, 1)
     title = f"{what.method}, {share:.1%} of them"
-    _answer(figure, x, y, title, pruned, share, pruned.total_ms / longest, style.INK)
+    _answer(figure, x, y, title, pruned, longest_ms=longest, color=style.INK)
     if dense is None:
         return
 
-    same = same_answer(dense.answer, pruned.answer)
-    verdict, hue = (
-        ("✓  the same answer", style.RIGHT) if same else ("✗  another answer", style.WRONG)
-    )
+    verdict, hue = "✗  another answer", style.WRONG
+    if same_answer(dense.answer, pruned.answer):
+        verdict, hue = "✓  the same answer", style.RIGHT
     figure.text(x + style.PANEL, y + 12, verdict, style.NOTE, hue, weight="bold", ha="right")
 
 
@@ -277,11 +276,11 @@ def _answer(
     y: float,
     title: str,
     answer: Answer,
-    tokens: float,
-    duration: float,
+    *,
+    longest_ms: float,
     color: str,
 ) -> None:
-    """Write one answer; `tokens` and `duration` are shares of the longest bar."""
+    """Write one answer, above bars of what it cost: `longest_ms` fills a bar."""
     figure.text(x, y + 12, title, style.NOTE, style.GREY)
     text = " ".join(answer.answer.split()) or "(nothing)"
     # a short answer is written large
@@ -292,7 +291,11 @@ def _answer(
             figure.text(x, y + 36 + 20 * i, part, 17, style.INK, weight="bold")
 
     # how many tokens were read, and how long it took
-    bars = ((f"{answer.kept_tokens:,} tokens", tokens), (f"{answer.total_ms:,.0f} ms", duration))
+    share = answer.kept_tokens / max(answer.visual_tokens, 1)
+    bars = (
+        (f"{answer.kept_tokens:,} tokens", share),
+        (f"{answer.total_ms:,.0f} ms", answer.total_ms / longest_ms),
+    )
     room = style.PANEL - 130
     for i, (label, portion) in enumerate(bars):
         line = y + 80 + 24 * i

@@ -23,11 +23,10 @@ from adafv.models.prompting import build_inputs
 from adafv.models.videos import Video
 from adafv.ops.budget import share_of
 from adafv.utils.checks import checked
-from adafv.viz.frames import montage, on_montage
-from adafv.viz.grid_box import grid_box
-from adafv.viz.grids import Maps, Scale, scales
+from adafv.viz.grids import Maps, Scale
 from adafv.viz.pieces import pieces
 from adafv.viz.stages import Stage, stages
+from adafv.viz.surface import edges, surface_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,8 +117,7 @@ class Explanation:
     @property
     def maps(self) -> list[Maps]:
         """Lay scores and choice out as images, one for each of `scales`, the finest first."""
-        whole_image = (0.0, 0.0, float(self.image.width), float(self.image.height))
-        boxes = (self.view, whole_image)  # of the finest grid, and of a thumbnail
+        boxes = (self.view, edges(self.image))  # of the finest grid, and of a thumbnail
         chosen = np.isin(np.arange(self.pruned.visual_tokens), self.kept)  # (N,)
 
         found = []
@@ -206,7 +204,16 @@ def explanation(
         encoding = pruner.encode(model, inputs)
         selection = pruner.choose(encoding)
     return explained(
-        model, processor, inputs, image, question, pruner, encoding, selection, dense, pruned
+        model,
+        processor,
+        inputs=inputs,
+        image=image,
+        question=question,
+        pruner=pruner,
+        encoding=encoding,
+        selection=selection,
+        dense=dense,
+        pruned=pruned,
     )
 
 
@@ -225,6 +232,7 @@ def check_drawable(pruner: Pruner) -> None:
 def explained(
     model: PreTrainedModel,
     processor: Any,
+    *,
     inputs: Mapping[str, Any],
     image: Image.Image | Video,
     question: str,
@@ -255,9 +263,12 @@ def explained(
             f"the model reads the image in {parts} parts, of which it is not known where they "
             "lie: only `adafv ask` answers about it"
         )
+    family = family_of(model)
+    surface = surface_of(family, processor, image, encoding)
     evidence = pruner.evidence(encoding.tokens)
-    coordinates = encoding.tokens.coordinates[0]
     budget = pruner.budget(encoding.tokens.counts[0])
+
+    # what is kept in the end, be it between layers
     kept = np.unique(selection.kept[0].cpu().numpy())  # (K,)
     between = stages(model, inputs, encoding, pruner)
     if between:
@@ -268,28 +279,13 @@ def explained(
         k_t, k_v = selection.split[0].tolist()
         split = (k_t, k_v)
 
-    frames = 0
-    if isinstance(image, Video):
-        _, height, width, _ = image.frames.shape
-        frames = encoding.tokens.frames[0]
-        scale, across = on_montage(coordinates, width / height, frames)
-        image = montage(image, processor, across, frames)
-        grids = [scale]
-        box = (0.0, 0.0, float(image.width), float(image.height))
-    elif family_of(model).has_grid:
-        grids = scales(coordinates)
-        box = grid_box(processor, image.size, coordinates)
-    else:
-        grids = []
-        box = (0.0, 0.0, float(image.width), float(image.height))
-
     return Explanation(
-        image=image,
+        image=surface.image,
         question=question,
         method=pruner.spec,
         budget=budget,
-        view=box,
-        scales=grids,
+        view=surface.box,
+        scales=surface.grids,
         kept=kept,
         merged=selection.features is not None,
         saliency=_of_first_image(evidence.saliency),
@@ -301,10 +297,10 @@ def explained(
         curves=pruner.crops == "global" and getattr(pruner, "mass", "whole") == "whole",
         dense=dense,
         pruned=pruned,
-        frames=frames,
+        frames=surface.frames,
         stages=between,
         by_crop=pruner.crops == "each",
-        attention=family_of(model).attention_observable and evidence.attention,
+        attention=family.attention_observable and evidence.attention,
     )
 
 

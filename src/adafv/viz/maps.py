@@ -1,6 +1,6 @@
 """Draw the panels that lie over the image: saliency, relevance, and what is kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -145,35 +145,43 @@ def draw_kept(figure: PixelFigure, x: float, y: float, what: Explanation) -> Non
 
     def paint(axes: Axes, scale: Scale, box: Box, width: float, height: float) -> None:
         _ground(axes, what, width, height)
-        rows, columns = scale.shape
-        across = (box[2] - box[0]) / columns
-        down = (box[3] - box[1]) / rows
-
-        # what of every kept patch lies on the image
-        kept = []
-        for i, (row, column) in zip(scale.index.tolist(), scale.coordinates.tolist(), strict=True):
-            if i in colors:
-                left, top = box[0] + column * across, box[1] + row * down
-                cell = _within((left, top, left + across, top + down), width, height)
-                if _area(cell):
-                    kept.append((cell, colors[i]))
-                else:
-                    padding.append(i)
-
+        cells: list[tuple[Box, str]] = []
+        for i, cell in _cells(scale, box):
+            on_image = _within(cell, width, height)
+            if i in colors and _area(on_image):
+                cells.append((on_image, colors[i]))
+            elif i in colors:
+                padding.append(i)
         axes.imshow(
-            _lit(_canvas(what.image, width, height), kept),
+            _lit(_canvas(what.image, width, height), cells),
             extent=(0, width, height, 0),
             aspect="auto",
         )
         # where everything is kept frames say nothing
         if len(colors) < what.pruned.visual_tokens:
-            axes.add_collection(_frames(kept, min(across, down)))
+            axes.add_collection(_frames(cells, min(_cell_size(scale, box))))
 
     below = _each_scale(figure, x, y, what, paint) if what.scales else _listed(figure, x, y, what)
+    _counts(figure, x + BODY + 20, below + 20, color, len(padding))
 
-    # how many tokens each score speaks for
-    side = x + BODY + 20
-    line = below + 20
+
+def _cells(scale: Scale, box: Box) -> Iterator[tuple[int, Box]]:
+    """Yield the index of each token of a grid, and its cell in the box that the grid fills."""
+    across, down = _cell_size(scale, box)
+    for i, (row, column) in zip(scale.index.tolist(), scale.coordinates.tolist(), strict=True):
+        left = box[0] + column * across
+        top = box[1] + row * down
+        yield i, (left, top, left + across, top + down)
+
+
+def _cell_size(scale: Scale, box: Box) -> tuple[float, float]:
+    """Return width and height of a cell of a grid."""
+    rows, columns = scale.shape
+    return (box[2] - box[0]) / columns, (box[3] - box[1]) / rows
+
+
+def _counts(figure: PixelFigure, x: float, y: float, color: NDArray, padding: int) -> None:
+    """Write how many tokens each score speaks for, by their colours (K,)."""
     legend = (
         ("relevance alone", RELEVANCE),
         ("saliency alone", SALIENCY),
@@ -182,12 +190,12 @@ def draw_kept(figure: PixelFigure, x: float, y: float, what: Explanation) -> Non
     )
     for name, hue in legend:
         if number := int((color == hue).sum()):
-            figure.bar(side, line - 9, 4, 41, hue)
-            figure.text(side + 14, line, f"{number:,}", 19, INK, weight="bold")
-            figure.text(side + 14, line + 22, name, NOTE, GREY)
-            line += 58
+            figure.bar(x, y - 9, 4, 41, hue)
+            figure.text(x + 14, y, f"{number:,}", 19, INK, weight="bold")
+            figure.text(x + 14, y + 22, name, NOTE, GREY)
+            y += 58
     if padding:
-        figure.text(side, line, f"{len(padding):,} show padding", NOTE, GREY)
+        figure.text(x, y, f"{padding:,} show padding", NOTE, GREY)
 
 
 def _listed(figure: PixelFigure, x: float, y: float, what: Explanation) -> float:

@@ -149,41 +149,6 @@ def _made(model: PreTrainedModel, names: tuple[str, ...], own: dict[str, Any]) -
     """
     cls: Any = type(model)
 
-    def plain(self: Any, name: str) -> Callable[..., Any]:
-        """Return a method as it is without the pruner."""
-        found: Callable[..., Any]
-        if name in own:
-            found = own[name]
-            return found
-        method = getattr(cls, name, None)
-        if method:
-            return MethodType(method, self)
-        # adapters look up what they don't have in the model that they wrap
-        found = cls.__getattr__(self, name)
-        return found
-
-    def pruning(name: str) -> Callable[..., Any]:
-        """Return a method that prunes, with the signature of the model's own."""
-        before = getattr(model, name)
-        # not the bound method, which would hold the first model of the class for good
-        function = own.get(name) or getattr(cls, name, getattr(before, "__func__", before))
-
-        @wraps(function)
-        def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-            calls = _attached.get(self)
-            if getattr(self, "_is_replica", False):
-                raise ValueError(REPLICA)
-            # wrapped or fetched meanwhile, it outlives the context
-            if calls is None:
-                _warn_if_late(name, kwargs)
-                return plain(self, name)(*args, **kwargs)
-            return getattr(calls, name)(self, plain(self, name), args, kwargs)
-
-        named = signature(before)
-        parameters = [Parameter("self", Parameter.POSITIONAL_ONLY), *named.parameters.values()]
-        method.__signature__ = named.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return method
-
     def reduce(self: Any, protocol: Any) -> Any:
         """Pickle as the model's own class."""
         state = cls.__reduce_ex__(self, protocol)[2]
@@ -191,13 +156,52 @@ def _made(model: PreTrainedModel, names: tuple[str, ...], own: dict[str, Any]) -
 
     body: dict[str, Any] = {"__reduce_ex__": reduce}
     for name in names:
-        body[name] = pruning(name)
+        body[name] = _pruning(model, name, own)
     if hasattr(cls, MERGE):
         body[MERGE] = _merging(cls)
     for name in KEPT_OF_CLASS:
         body[name] = getattr(cls, name)
     made: type = type(cls)(cls.__name__, (cls,), body)
     return made
+
+
+def _pruning(model: PreTrainedModel, name: str, own: dict[str, Any]) -> Callable[..., Any]:
+    """Return a method that prunes, with the signature of the model's own."""
+    cls: Any = type(model)
+    before = getattr(model, name)
+    # not the bound method, which would hold the first model of the class for good
+    function = own.get(name) or getattr(cls, name, getattr(before, "__func__", before))
+
+    @wraps(function)
+    def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        calls = _attached.get(self)
+        if getattr(self, "_is_replica", False):
+            raise ValueError(REPLICA)
+        plain = _plain(self, name, cls, own)
+        # wrapped or fetched meanwhile, it outlives the context
+        if calls is None:
+            _warn_if_late(name, kwargs)
+            return plain(*args, **kwargs)
+        return getattr(calls, name)(self, plain, args, kwargs)
+
+    named = signature(before)
+    parameters = [Parameter("self", Parameter.POSITIONAL_ONLY), *named.parameters.values()]
+    method.__signature__ = named.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return method
+
+
+def _plain(model: Any, name: str, cls: Any, own: dict[str, Any]) -> Plain:
+    """Return a method of a model of a class, or of its own, as it is without the pruner."""
+    found: Plain
+    if name in own:
+        found = own[name]
+        return found
+    method = getattr(cls, name, None)
+    if method:
+        return MethodType(method, model)
+    # adapters look up what they don't have in the model that they wrap
+    found = cls.__getattr__(model, name)
+    return found
 
 
 def _warn_if_late(name: str, kwargs: Kwargs) -> None:

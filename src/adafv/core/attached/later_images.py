@@ -77,12 +77,7 @@ def new_images(
 
     What is old is read along for its text, its images are masked.
     """
-    if pruner.layerwise and pruner.budget(LARGE) < LARGE:
-        raise ValueError(
-            "a method that prunes between the layers cannot prune the image of a later turn: pass "
-            "a new cache with the full chat and its images, or choose a method that prunes before "
-            "the language model"
-        )
+    _check_not_layerwise(pruner)
     read = known.ids.shape[1]  # C
     masks = _masks(model, known, inputs.get("attention_mask"), part)
 
@@ -100,28 +95,26 @@ def new_images(
     new_ids = new_ids.where(new.real, padding_id(model))
 
     # number it: behind what the cache holds, or by the positions of the full chat
-    start = known.following  # (B, 1)
-    if start is None:
-        before = masks.before
-        start = before.sum(1, keepdim=True) if generates else ones(before[:, :1]) * read
-    shift = known.shift
-    original = _original_positions(pruner, encoding, chat["attention_mask"], read)
+    start = _next_position(known, masks, generates)  # (B, 1)
+    original = _original_positions(pruner, encoding, chat["attention_mask"], read)  # (…, B, C + q)
     if original is None:
-        fewer = masks.fresh.sum(1, keepdim=True) - new.mask.sum(1, keepdim=True)  # (B, 1)
-        shift = shift + fewer
+        dropped = masks.fresh.sum(1, keepdim=True) - new.mask.sum(1, keepdim=True)  # (B, 1)
+        shift = known.shift + dropped
         positions, following = _counted_on(start, new)
     else:
+        shift = known.shift
         given = inputs.get("position_ids")
         full = original + start if given is None else _moved(given, known, part)
         positions, following = _as_in_full_chat(full, new)
-    numbered = original is not None or new.padded or known.needs_positions(generates)
+    told = original is not None or new.padded
+    numbered = told or known.needs_positions(generates)
 
     # note what the cache holds then
     lost = known.lost or pruner.loses_tokens(encoding)
     after = replace(
         known.and_then(part.ids, new_ids, (new.columns - read).clamp(min=-1), 0),
         following=following if numbered or lost else None,
-        counted="given" if original is not None or new.padded else known.counted,
+        counted="given" if told else known.counted,
         shift=shift,
         axes=0 if encoding.positions is None else len(encoding.positions),
         lost=lost,
@@ -141,6 +134,16 @@ def new_images(
         rest=rest,
         after=after,
     )
+
+
+def _check_not_layerwise(pruner: "Pruner") -> None:
+    """Raise a `ValueError` of a method that prunes between the layers, unless it keeps all."""
+    if pruner.layerwise and pruner.budget(LARGE) < LARGE:
+        raise ValueError(
+            "a method that prunes between the layers cannot prune the image of a later turn: pass "
+            "a new cache with the full chat and its images, or choose a method that prunes before "
+            "the language model"
+        )
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,16 @@ def _new_columns(columns: Tensor, masks: "_Masks", read: int) -> _NewColumns:
     columns = columns.gather(1, order).where(real, -1)  # (B, q')
     mask = masks.new_images.gather(1, columns.clamp(min=0)).where(real, 0)  # (B, q')
     return _NewColumns(columns, order, real, mask)
+
+
+def _next_position(known: CachedPrompt, masks: "_Masks", generates: bool) -> Tensor:
+    """Return the position (B, 1) behind what the cache holds, as the model counts."""
+    if known.following is not None:
+        return known.following
+    # generate counts what is no padding, forward counts columns
+    if generates:
+        return masks.before.sum(1, keepdim=True)
+    return torch.full_like(masks.before[:, :1], masks.before.shape[1])
 
 
 def _counted_on(start: Tensor, new: _NewColumns) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from vllm.multimodal.encoder_budget import get_mm_max_toks_per_item
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 from vllm.multimodal.processing import BaseMultiModalProcessor
 
+from adafv.core.pruner import Pruner
 from adafv.families import family_of
 from adafv.integrations.vllm.architecture import Architecture
 from adafv.integrations.vllm.counters import COUNTERS
@@ -331,14 +332,8 @@ class Pruned(BaseMultiModalProcessor):
         layout = self.meta_model.layout(count, _tensors(item.get_data()), modality)
         patches = len(layout.patch_indices)
 
-        # a processor bounds images, and lets a video have as many frames as it likes
         pruner = spec.pruner
-        with COUNTERS.refusals("cost"):
-            if modality == "video":
-                check_video_size(count, self.largest)
-            check_length(pruner, len(spec.text_ids), patches)
-            if self.server.methods != ALL:
-                check_cost(pruner, patches)
+        self._check_cost(pruner, modality, count, patches, len(spec.text_ids))
 
         # newlines are dropped from an image that is pruned, and kept in one that is not
         kept = pruner.budget(patches)
@@ -370,6 +365,18 @@ class Pruned(BaseMultiModalProcessor):
             cost=cost,
         )
         return update.with_content(details)
+
+    def _check_cost(
+        self, pruner: Pruner, modality: str, count: int, patches: int, text_tokens: int
+    ) -> None:
+        """Raise a `ValueError` if a method would take too long over an image and a question."""
+        with COUNTERS.refusals("cost"):
+            # a processor bounds images, and lets a video have as many frames as it likes
+            if modality == "video":
+                check_video_size(count, self.largest)
+            check_length(pruner, text_tokens, patches)
+            if self.server.methods != ALL:
+                check_cost(pruner, patches)
 
 
 def processor_factory(original: Any, architecture: Architecture) -> Any:
