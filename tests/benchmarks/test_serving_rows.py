@@ -139,7 +139,7 @@ def measure(monkeypatch):
 
 def test_make_bench_gpu_ends_with_a_server_under_load(measure):
     """With one request at a time to 64, by options that the script knows."""
-    command = ["make", "--dry-run", "bench-gpu"]
+    command = ["make", "--dry-run", "--no-print-directory", "bench-gpu"]
     root = FOLDER.parents[1]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     words = shlex.split(done.stdout.splitlines()[-1])
