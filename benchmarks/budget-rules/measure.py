@@ -25,7 +25,7 @@ from adafv.methods import AdaFV
 from adafv.models.load import load
 from adafv.models.prompting import build_batch
 from adafv.utils.records import command_of, write_json
-from adafv.utils.stats import bootstrap
+from adafv.utils.stats import bootstrap, holm
 
 SUITES = ("scenes", "scenes-text")
 METHOD = "adafv+"
@@ -143,17 +143,6 @@ def least(found: dict[Key, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def corrected(rows: list[dict[str, Any]]) -> list[float]:
-    """Return the p of each row after Holm's correction for all of them."""
-    ranked = sorted(range(len(rows)), key=lambda index: rows[index]["p"])
-    found = [1.0] * len(rows)
-    largest = 0.0
-    for rank, index in enumerate(ranked):
-        largest = max(largest, (len(rows) - rank) * rows[index]["p"])
-        found[index] = min(1.0, largest)
-    return found
-
-
 def saved(row: dict[str, Any], fixed: dict[int, float]) -> float:
     """Return the share of tokens that a rule saves against one budget for all that is as accurate.
 
@@ -179,7 +168,8 @@ def page(results: dict[str, Any]) -> str:
     meta, rows, ceiling = results["meta"], results["rows"], results["least"]
     by_type = sorted(ceiling["by_type"].items(), key=lambda pair: -pair[1])
     named = ", ".join(f"`{name}` {count:.0f}" for name, count in by_type)
-    gains = [p for row, p in zip(rows, corrected(rows), strict=True) if row["difference"] > 0]
+    corrected = holm([row["p"] for row in rows])
+    gains = [p for row, p in zip(rows, corrected, strict=True) if row["difference"] > 0]
     smallest = min(gains, default=1.0)
     ahead = [row for row in rows if row["ci_low"] > 0]
     fixed = {int(count): share for count, share in ceiling["fixed"].items()}  # text in JSON

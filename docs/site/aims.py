@@ -10,7 +10,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from holm import holm
 from writing import percent, table
 
 from adafv.core.layerwise import LayerPruner
@@ -18,6 +17,7 @@ from adafv.evaluation import report
 from adafv.evaluation.paired import DRAWS, SIGNIFICANT
 from adafv.methods import CLASSES
 from adafv.utils.records import Rows, distinct, where
+from adafv.utils.stats import holm
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 MEASURED = {

@@ -3,11 +3,11 @@
 import csv
 from pathlib import Path
 
-from holm import holm
 from writing import percent, table
 
 from adafv.evaluation import report
 from adafv.utils.records import Rows, distinct, where
+from adafv.utils.stats import holm
 
 LOW = Path(__file__).parents[2] / "benchmarks" / "low"
 OURS = "adafv+"

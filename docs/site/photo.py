@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from holm import holm
 from writing import percent, table
 
 from adafv.evaluation.paired import SIGNIFICANT
 from adafv.utils.records import Rows, distinct, where
+from adafv.utils.stats import holm
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 BRIDGE = BENCHMARKS / "photo" / "bridge.json"

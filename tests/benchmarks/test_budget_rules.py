@@ -73,12 +73,6 @@ def test_the_same_budget_for_all_gains_nothing(measure):
     assert ceiling["accuracy"] == 1
 
 
-def test_holm(measure):
-    """The smallest p counts for all comparisons, the next for one less, and never for less."""
-    rows = [{"p": p} for p in (0.01, 0.04, 0.03, 0.005)]
-    assert measure.corrected(rows) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-
-
 def test_accuracy_between_budgets(measure):
     """Linear in the logarithm."""
     right = {count: count >= 13 for count in measure.MEASURED}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from adafv.utils.checks import checked
 
-__all__ = ["MIN_CHANGED", "Z", "bootstrap", "cluster_variance", "score_interval", "wilson"]
+__all__ = ["MIN_CHANGED", "Z", "bootstrap", "cluster_variance", "holm", "score_interval", "wilson"]
 
 Z = 1.959964
 """Of a 95 % interval."""
@@ -103,3 +103,18 @@ def bootstrap(
     means = total[drawn].sum(1) / size[drawn].sum(1)  # (RESAMPLES,)
     low, high = np.quantile(means, (0.025, 0.975))
     return mean, float(low), float(high)
+
+
+@checked
+def holm(chances: Sequence[float]) -> list[float]:
+    """Return the p-values of many comparisons, in their order, after Holm's correction for all.
+
+    Each is multiplied by how many are no smaller, is at least as large as those before it, and at
+    most 1 (Holm, Scandinavian Journal of Statistics 6, 1979).
+    """
+    corrected = [0.0] * len(chances)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(chances)), key=chances.__getitem__)):
+        largest = max(largest, min(1.0, chances[index] * (len(chances) - rank)))
+        corrected[index] = largest
+    return corrected
