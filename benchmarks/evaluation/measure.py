@@ -48,6 +48,8 @@ WARM = 8
 """Questions that are asked before any is timed."""
 PROFILE = "where.json"
 """What where.py has written."""
+THROUGHPUT = "throughput.json"
+"""What throughput.py has written."""
 FULL_RUN = Path(__file__).parents[1] / "accuracy" / "results.json"
 """The last full run."""
 BEFORE = {"answers": 148_000, "seconds": 65 * 60}
@@ -151,12 +153,18 @@ def summaries(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def page(results: dict[str, Any], full: dict[str, Any], found: dict[str, Any] | None = None) -> str:
+def page(
+    results: dict[str, Any],
+    full: dict[str, Any],
+    found: dict[str, Any] | None = None,
+    ways: dict[str, Any] | None = None,
+) -> str:
     """Return the text of README.md.
 
     Args:
         full: results of the last full run of `adafv eval`.
         found: of where.py.
+        ways: of throughput.py.
     """
     meta, rounds, means = results["meta"], results["rounds"], results["summary"]
     machine = meta["machine"]
@@ -199,6 +207,8 @@ def page(results: dict[str, Any], full: dict[str, Any], found: dict[str, Any] | 
         "",
         *_bar(means["answers_per_second"]["median"], full),
     ]
+    if ways is not None:
+        lines += _side_by_side(ways)
     if found is not None:
         lines += _why(found)
     return "\n".join(lines)
@@ -227,6 +237,46 @@ def _bar(here: float, full: dict[str, Any]) -> list[str]:
         f"{reached:.0f} a second; the measurement above gives {here:.0f}. {verdict}",
         "",
     ]
+
+
+def _side_by_side(ways: dict[str, Any]) -> list[str]:
+    """Return what processes side by side, and bfloat16, are worth, and what they change."""
+    meta, machine = ways["meta"], ways["meta"]["machine"]
+    first = ways["ways"][0]["answers_per_second"]["median"]
+    bar = BAR * BEFORE["answers"] / BEFORE["seconds"]
+    lines = [
+        "## Side by side, and in bfloat16",
+        "",
+        f"    {meta['command']}",
+        "",
+        f"The same comparison on {meta['questions']} questions on {machine['name']}, "
+        f"{machine['threads']} threads, which the processes of",
+        "`adafv eval --processes N` share. Median of "
+        f"{meta['rounds']} rounds in which the ways take turns, lowest to highest in brackets.",
+        "",
+        "| processes | precision | answers a second | × |",
+        "|--:|---|--:|--:|",
+    ]
+    for way in ways["ways"]:
+        speed = way["answers_per_second"]
+        times = speed["median"] / first
+        lines.append(f"| {way['processes']} | {way['dtype']} | {_cell(speed)} | {times:.2f} |")
+    best = max(way["answers_per_second"]["median"] for way in ways["ways"])
+    reached = "is reached" if best >= bar else "is not reached"
+    lines += [
+        "",
+        f"The {bar:.0f} answers a second of the bar {reached} on these cores by the fastest way, "
+        f"{best:.0f}. What it changes:",
+        "",
+    ]
+    for name, what in (("by_processes", "A process more"), ("by_dtype", "bfloat16")):
+        moved = ways[name]
+        before, after = moved["right"]
+        lines.append(
+            f"- {what}: {moved['differing']} of {moved['answers']:,} answers differ; "
+            f"{before:,} are right before, {after:,} after."
+        )
+    return [*lines, ""]
 
 
 def _why(found: dict[str, Any]) -> list[str]:
@@ -293,11 +343,15 @@ def _all_equal(found: dict[str, Any]) -> bool:
 
 def written(folder: Path) -> str:
     """Return the text of README.md from the results in a folder."""
-    found = None
-    if (profile := folder / PROFILE).exists():
-        found = json.loads(profile.read_text(encoding="utf-8"))
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return page(results, json.loads(FULL_RUN.read_text(encoding="utf-8")), found)
+    results, full = _read(folder / "results.json"), _read(FULL_RUN)
+    assert results is not None
+    assert full is not None
+    return page(results, full, _read(folder / PROFILE), _read(folder / THROUGHPUT))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return the JSON in a file; None: there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def write_page(folder: Path) -> None:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,25 @@ def measure():
     return module
 
 
+def imported(monkeypatch, name):
+    """A script, imported as when it runs."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    for module in ("measure", name):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    yield importlib.import_module(name)
+    sys.modules.pop("measure", None)
+
+
 @pytest.fixture
 def where(monkeypatch):
-    """The script, imported as when it runs."""
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    for name in ("measure", "where"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield importlib.import_module("where")
-    sys.modules.pop("measure", None)
+    yield from imported(monkeypatch, "where")
+
+
+@pytest.fixture
+def throughput(monkeypatch):
+    for script in imported(monkeypatch, "throughput"):
+        script.measure = sys.modules["measure"]
+        yield script
 
 
 def test_answering_is_taken_to_pieces(where, tmp_path):
@@ -45,6 +57,22 @@ def test_answering_is_taken_to_pieces(where, tmp_path):
     dense, few = found["shared"][0], found["shared"][2]
     assert dense["prefix"] > few["prefix"]
     assert dense["rest"] == few["rest"]
+
+
+def test_ways_are_compared(throughput, monkeypatch, tmp_path):
+    """A row of the page for each. Here one process answers for two: those of `Workers` have tests
+    of their own.
+    """
+    monkeypatch.setattr(throughput, "Workers", lambda *_: nullcontext())
+    throughput.main(["--limit", "2", "--rounds", "1", "--processes", "2", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "throughput.json").read_text())
+    ways = [(way["processes"], way["dtype"]) for way in found["ways"]]
+    assert ways == [(1, "float32"), (2, "float32"), (1, "bfloat16"), (2, "bfloat16")]
+    assert all(way["answers_per_second"]["median"] > 0 for way in found["ways"])
+    assert found["by_processes"]["differing"] == 0
+    assert found["by_dtype"]["answers"] == found["by_processes"]["answers"] == 2 * (2 + 3 * 3)
+    page = "\n".join(throughput.measure._side_by_side(found))
+    assert "| 2 | bfloat16 |" in page
 
 
 def test_the_page_says_whether_the_bar_holds(measure):

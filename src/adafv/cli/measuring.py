@@ -1,5 +1,6 @@
 """Measure methods on many questions: `adafv eval`, its `table`, and `analyze`."""
 
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,8 @@ from adafv.cli.extras import need
 
 if TYPE_CHECKING:
     from adafv.analysis.sources import Source
+    from adafv.evaluation.evaluate import Evaluation
+    from adafv.evaluation.workers import Workers
 
 
 def evaluate(
@@ -41,6 +44,13 @@ def evaluate(
     split: options.Split = "test",
     batch_size: options.BatchSize = 16,
     max_new_tokens: options.MaxNewTokens = 16,
+    processes: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Processes that answer side by side, each with its own model.",
+        ),
+    ] = 1,
     entry: Annotated[
         Path | None,
         typer.Option(
@@ -82,6 +92,7 @@ def evaluate(
         check_repeatable(model, plan.suites, split)
     references = options.names_in(against, "--against")
     run = EvaluationRun(plan=plan, out=out, against=references, entry=entry)
+    answering = _workers(processes, plan, model, device, dtype)
     printing.quiet()
     from adafv.models.load import load
 
@@ -90,7 +101,8 @@ def evaluate(
     loaded, processor = load(model, device, dtype)
     run.check(loaded, processor, name)
     options.complain_of_words(processor, plan.questions(), model)
-    found = run.run(loaded, processor, name=name, start=start, progress=True)
+    with answering as workers:
+        found = run.run(loaded, processor, name=name, start=start, progress=True, workers=workers)
     _complain_of_outdated(found.outdated)
     if as_json:
         printing.print_json({"meta": found.meta, "rows": found.rows, "pairs": found.pairs})
@@ -100,6 +112,17 @@ def evaluate(
         what = f"{refused['method']} at {refused['keep']} on {refused['suite']}"
         printing.say(f"left out: {what}: {refused['reason']}", indent=2)
     typer.echo(f"written: {', '.join(map(str, found.files))}")
+
+
+def _workers(
+    count: int, plan: "Evaluation", model: str | None, device: str | None, dtype: str | None
+) -> "AbstractContextManager[Workers | None]":
+    """Return processes that answer in place of this one; of a single one there is no need."""
+    from adafv.evaluation.workers import Workers
+
+    if count == 1:
+        return nullcontext()
+    return Workers(count, plan, model, device, dtype)
 
 
 def analyze(

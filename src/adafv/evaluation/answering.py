@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import transformers
@@ -14,7 +14,7 @@ from adafv.core.encode import encode
 from adafv.core.pruner import Pruner
 from adafv.core.visual_tokens import Encoding
 from adafv.data.sample import BLIND, Question, Sample
-from adafv.evaluation.answer_log import AnswerLog, Key
+from adafv.evaluation.answer_log import Key
 from adafv.evaluation.contact_sheets import as_videos
 from adafv.evaluation.oracle import Oracle
 from adafv.evaluation.prepared_images import PreparedImages
@@ -25,7 +25,7 @@ from adafv.ops.budget import BudgetError
 from adafv.utils.checks import checked
 from adafv.utils.machine import machine_of
 
-__all__ = ["BLIND", "Answering", "Configuration", "chunks", "configured", "settings_of"]
+__all__ = ["BLIND", "Answering", "Answers", "Configuration", "chunks", "configured", "settings_of"]
 
 Item = tuple[int, int]
 """Which of some images, and which of its questions."""
@@ -99,6 +99,15 @@ def settings_of(
     }
 
 
+class Answers(Protocol):
+    """Answers that are there, by what they are answers to: an `AnswerLog`, or one in memory."""
+
+    records: dict[Key, dict[str, Any]]
+
+    def append(self, records: Iterable[dict[str, Any]]) -> None:
+        """Add answers that are not there yet."""
+
+
 @dataclass(frozen=True)
 class Answering:
     """Answers what a log lacks.
@@ -120,7 +129,7 @@ class Answering:
 
     model: PreTrainedModel
     processor: ProcessorMixin
-    log: AnswerLog
+    log: Answers
     configurations: Sequence[Configuration]
     record: Callable[[Question, dict[str, Any]], dict[str, Any]]
     batch_size: int

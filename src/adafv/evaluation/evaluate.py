@@ -14,7 +14,14 @@ from adafv.data import suites
 from adafv.data.sample import Question, Sample
 from adafv.data.scenes import SPLITS
 from adafv.evaluation.answer_log import AnswerLog, Key
-from adafv.evaluation.answering import Answering, Configuration, chunks, configured, settings_of
+from adafv.evaluation.answering import (
+    Answering,
+    Answers,
+    Configuration,
+    chunks,
+    configured,
+    settings_of,
+)
 from adafv.evaluation.askable import check_questions
 from adafv.evaluation.own import (
     ImageFile,
@@ -25,6 +32,7 @@ from adafv.evaluation.own import (
     own_images,
     own_samples,
 )
+from adafv.evaluation.workers import Workers
 from adafv.models.boilerplate import boilerplate
 from adafv.models.vocabulary import warn_of_photograph
 from adafv.utils.checks import checked
@@ -214,22 +222,17 @@ class Evaluation:
         name: str,
         progress: bool = False,
         earlier: Iterable[tuple[str, str, float]] = (),
+        workers: Workers | None = None,
     ) -> Findings:
-        """Do as `run`, with a log that is open."""
-        # now there is a processor to know the chat template by
+        """Do as `run`, with a log that is open.
+
+        Args:
+            workers: processes that answer in place of this one.
+        """
         asked: list[Key] = []
-        configurations = self._configured(lambda: boilerplate(processor))
-        answering = Answering(
-            model,
-            processor,
-            log,
-            configurations,
-            _judged,
-            self.batch_size,
-            self.max_new_tokens,
-        )
+        answering = self.answering(model, processor, log)
         for suite in dict.fromkeys(self.suites):
-            asked += self._asked(answering, suite, name, progress)
+            asked += self._asked(answering, suite, name, progress, workers)
         # earlier runs in the folder count where they have answered all of these questions
         earlier = list(earlier)
         again = _answered(log, asked, earlier)
@@ -239,13 +242,40 @@ class Evaluation:
             _outdated(log, {*asked, *again}, earlier),
         )
 
-    def _asked(self, answering: Answering, suite: str, model: str, progress: bool) -> list[Key]:
+    def answering(
+        self, model: PreTrainedModel, processor: ProcessorMixin, log: Answers
+    ) -> Answering:
+        """Return what answers the questions that a log lacks."""
+        # now there is a processor to know the chat template by
+        configurations = self._configured(lambda: boilerplate(processor))
+        return Answering(
+            model,
+            processor,
+            log,
+            configurations,
+            _judged,
+            self.batch_size,
+            self.max_new_tokens,
+        )
+
+    def _asked(
+        self,
+        answering: Answering,
+        suite: str,
+        model: str,
+        progress: bool,
+        workers: Workers | None,
+    ) -> list[Key]:
         """Answer the questions of a suite; return the keys of the answers."""
         asked: list[Key] = []
         name = name_of(suite)
         boxes = self._has_boxes(suite)
+        todo: Iterable[Sequence[Sample]] = chunks(self._samples(suite), self.batch_size)
+        if workers is not None:
+            # what they have answered is in the log, and not answered again below
+            todo = workers.answered(answering, name, todo, boxes)
         with tqdm(total=self.counts[name], desc=name, unit="question", disable=not progress) as bar:
-            for chunk in chunks(self._samples(suite), self.batch_size):
+            for chunk in todo:
                 # drawn suites of larger images are beyond the embedded model, too, and known to be
                 if suite in self.own:
                     for sample in chunk:

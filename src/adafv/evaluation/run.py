@@ -13,6 +13,7 @@ from adafv.evaluation.entry import check_meta, check_rows, write_entry
 from adafv.evaluation.evaluate import Evaluation, Findings
 from adafv.evaluation.paired import compared, paired
 from adafv.evaluation.rows import rows_of
+from adafv.evaluation.workers import Workers
 from adafv.models.load import fingerprint, processor_fingerprint
 from adafv.utils.checks import checked
 from adafv.utils.files import check_unread, writable_folder
@@ -88,6 +89,7 @@ class EvaluationRun:
         name: str,
         start: datetime | None = None,
         progress: bool = False,
+        workers: Workers | None = None,
     ) -> Results:
         """Answer what has no answer in the folder yet, and write all of its results.
 
@@ -95,6 +97,7 @@ class EvaluationRun:
             name: of the model.
             start: when the run began (UTC); None: now.
             progress: a bar on stderr.
+            workers: processes that answer in place of this one.
 
         Raises:
             ValueError: see `check` and `Evaluation.opened`.
@@ -110,6 +113,7 @@ class EvaluationRun:
                 name=name,
                 progress=progress,
                 earlier=merge.configurations_in(before),
+                workers=workers,
             )
 
             # old and new results together; of what turned out impossible meanwhile none stays
