@@ -167,7 +167,7 @@ def reask(
     modalities = [part.modality for part in encoding.returned]
     if len(modalities) > 1:
         raise ValueError(
-            "images and clips that were encoded together cannot be asked about again: encode "
+            "images and videos that were encoded together cannot be asked about again: encode "
             "them apart, or call encode once for each question"
         )
     inputs = as_tensors(inputs, model.device)
@@ -281,7 +281,7 @@ def _prompt(
         known["video"] = known["image"]
         if len(modalities) > 1:
             raise ValueError(
-                "a prompt with both an image and a clip cannot be read by models of the family "
+                "a prompt with both an image and a video cannot be read by models of the family "
                 f"{model.config.model_type!r}, which know one placeholder for both: ask about one "
                 "of them"
             )

@@ -273,7 +273,7 @@ def _is_constrained(request: Mapping[str, Any]) -> bool:
 
 
 def _placeholders(state: Any) -> list[str]:
-    """Return what stands for an image, a video or a clip in the prompts of a server's model."""
+    """Return what stands for an image or a video in the prompts of a server's model."""
     processor = state.engine_client.renderer.mm_processor
     if processor is not None:
         typed: list[str] = processor.questions.typed
