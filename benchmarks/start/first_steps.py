@@ -10,6 +10,7 @@ what lay on the disk already. It needs 8 GB of disk for the time of it.
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,7 @@ class Step:
         step: what it brings.
         command: what is typed.
         seconds: until it has ended, or until the server is ready.
+        cpu_seconds: of all cores together; none where it goes on running.
         load: of the machine when it had ended, the mean of a minute: processes that want a core.
     """
 
@@ -64,14 +66,23 @@ class Step:
     step: str
     command: str
     seconds: float
+    cpu_seconds: float | None
     load: float
 
 
-def since(start: float, way: str, step: str, command: str) -> Step:
+def since(
+    start: float, way: str, step: str, command: str, cpu_seconds: float | None = None
+) -> Step:
     """Return a step that has just ended."""
     seconds = time.perf_counter() - start
     print(f"{seconds:7.1f} s  {command}", file=sys.stderr)
-    return Step(way, step, command, seconds, os.getloadavg()[0])
+    return Step(way, step, command, seconds, cpu_seconds, os.getloadavg()[0])
+
+
+def cpu_seconds() -> float:
+    """Return what the processes that have been started and have ended took of the cores."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def fresh(folder: Path) -> dict[str, str]:
@@ -98,6 +109,7 @@ def run(way: str, step: str, command: str, folder: Path, *, before: str = ":") -
         ValueError: it fails, with the end of what it said.
     """
     start = time.perf_counter()
+    before_it = cpu_seconds()
     done = subprocess.run(
         ["bash", "-c", f"{before} && {command}"],
         cwd=folder,
@@ -108,7 +120,7 @@ def run(way: str, step: str, command: str, folder: Path, *, before: str = ":") -
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines()
         raise ValueError(f"{command} fails:\n" + "\n".join(said[-20:]))
-    return since(start, way, step, command)
+    return since(start, way, step, command, cpu_seconds() - before_it)
 
 
 def cloned(way: str, folder: Path) -> Step:

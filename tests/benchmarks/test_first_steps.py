@@ -44,7 +44,7 @@ def test_a_way_that_is_not_walked_keeps_its_rows(first_steps, monkeypatch, tmp_p
     def walk(folder, *, on_disk):
         yield first_steps.run("answer", "nothing", f"echo {on_disk}", folder)
 
-    kept = {"way": "server", "step": "clone", "command": "git", "seconds": 1.0, "load": 0.5}
+    kept = {"way": "server", "step": "clone", "command": "git", "seconds": 1.0}
     before = {"meta": {}, "rows": [kept, kept | {"way": "answer"}]}
     (tmp_path / "results.json").write_text(json.dumps(before))
     monkeypatch.setitem(first_steps.WAYS, "answer", walk)
