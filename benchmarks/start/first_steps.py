@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from adafv.demo.server import chat, running
 from adafv.models.images import open_image
 from adafv.utils.files import writable_folder
@@ -58,7 +60,7 @@ class Step:
         step: what it brings.
         command: what is typed.
         seconds: until it has ended, or until the server is ready.
-        cpu_seconds: of all cores together; none where it goes on running.
+        cpu_seconds: of all cores together.
         load: of the machine when it had ended, the mean of a minute: processes that want a core.
     """
 
@@ -66,23 +68,31 @@ class Step:
     step: str
     command: str
     seconds: float
-    cpu_seconds: float | None
+    cpu_seconds: float
     load: float
 
 
-def since(
-    start: float, way: str, step: str, command: str, cpu_seconds: float | None = None
-) -> Step:
+def since(start: float, way: str, step: str, command: str, cpu_seconds: float) -> Step:
     """Return a step that has just ended."""
     seconds = time.perf_counter() - start
     print(f"{seconds:7.1f} s  {command}", file=sys.stderr)
     return Step(way, step, command, seconds, cpu_seconds, os.getloadavg()[0])
 
 
-def cpu_seconds() -> float:
+def cpu_of_ended() -> float:
     """Return what the processes that have been started and have ended took of the cores."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def cpu_of_running(pid: int) -> float:
+    """Return what a process and all that it has started have taken of the cores."""
+    first = psutil.Process(pid)
+    taken = 0.0
+    for process in (first, *first.children(recursive=True)):
+        times = process.cpu_times()
+        taken += times.user + times.system + times.children_user + times.children_system
+    return taken
 
 
 def fresh(folder: Path) -> dict[str, str]:
@@ -109,7 +119,7 @@ def run(way: str, step: str, command: str, folder: Path, *, before: str = ":") -
         ValueError: it fails, with the end of what it said.
     """
     start = time.perf_counter()
-    before_it = cpu_seconds()
+    before_it = cpu_of_ended()
     done = subprocess.run(
         ["bash", "-c", f"{before} && {command}"],
         cwd=folder,
@@ -120,7 +130,7 @@ def run(way: str, step: str, command: str, folder: Path, *, before: str = ":") -
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines()
         raise ValueError(f"{command} fails:\n" + "\n".join(said[-20:]))
-    return since(start, way, step, command, cpu_seconds() - before_it)
+    return since(start, way, step, command, cpu_of_ended() - before_it)
 
 
 def cloned(way: str, folder: Path) -> Step:
@@ -161,13 +171,15 @@ def to_a_server(folder: Path, *, on_disk: bool) -> Iterator[Step]:
     start = time.perf_counter()
     command = [str(clone / ".venv-vllm/bin" / program), *flags]
     with running(command, PYTHONPATH="", **fresh(folder)) as server:
-        yield since(start, "server", "the server is ready", SERVE)
+        ready = cpu_of_running(server.pid)
+        yield since(start, "server", "the server is ready", SERVE, ready)
         start = time.perf_counter()
         asked = chat(open_image(clone / SCENE), "what color is the umbrella?")
         status, said = server.post("/v1/chat/completions", asked)
         if status != 200:
             raise ValueError(f"the server answers {status}: {said}")
-        yield since(start, "server", "a first answer", "curl")
+        answered = cpu_of_running(server.pid) - ready
+        yield since(start, "server", "a first answer", "curl", answered)
 
 
 WAYS = {"answer": to_an_answer, "server": to_a_server}
