@@ -134,7 +134,7 @@ def run(way: str, step: str, command: str, folder: Path, *, before: str = ":") -
 
 
 def cloned(way: str, folder: Path) -> Step:
-    """Clone the repository into a folder that is not there yet."""
+    """Clone the repository from this disk into a folder that is not there yet."""
     step = run(way, "clone", f"git clone {ROOT} {folder.name}", folder.parent)
     return replace(step, command=CLONE)
 
