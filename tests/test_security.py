@@ -44,13 +44,13 @@ def test_limits_are_those_of_the_code():
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|[^|]+\|[^|]+\|$", PAGE, re.MULTILINE))
     pixels = 89_478_485
     assert rows["images in a prompt"] == str(MAX_IMAGES)
-    assert rows["clips in a prompt"].startswith(f"{MAX_VIDEOS};")
+    assert rows["videos in a prompt"].startswith(f"{MAX_VIDEOS};")
     assert rows["pixels of one image"] == f"{pixels:,}"
     assert rows["pixels of all images and frames of a request"] == f"{2 * pixels:,}"
     assert rows["longest side of an image over its shortest"] == str(MAX_ASPECT)
-    assert rows["frames read of a clip"] == f"{FRAMES}, at most {MAX_FRAMES}"
+    assert rows["frames read of a video"] == f"{FRAMES}, at most {MAX_FRAMES}"
     assert (MAX_BYTES, MAX_SECONDS) == (10**9, 30 * 60)
-    of_request = "over all images and clips of a request"
+    of_request = "over all images and videos of a request"
     steps = rows[f"K · N of a method that picks token after token, {of_request}"]
     assert steps == f"{MOST_STEPS:,}"
     factorised = rows[f"N of a method that factorises a matrix of all tokens; N³ {of_request}"]
@@ -59,7 +59,7 @@ def test_limits_are_those_of_the_code():
         "tokens of a question times visual tokens of an image, where a method compares them"
     ]
     assert compared == f"{MOST_COMPARED:,}"
-    decoded = rows["pixels decoded for a frame that is kept of a clip"]
+    decoded = rows["pixels decoded for a frame that is kept of a video"]
     assert decoded == f"{MOST_DECODED:,.0f}"
     assert rows["memory for encoded images"] == f"{CACHE_MB} MiB"
     halves = rows["memory for decoded and for prepared images"]

@@ -29,7 +29,7 @@ def engines() -> str:
                 _clips(any(one.videos for one in architectures)),
             ]
         )
-    return table(["family", "saliency", "clips in the library", "on vLLM", "clips on vLLM"], rows)
+    return table(["family", "saliency", "videos in the library", "on vLLM", "videos on vLLM"], rows)
 
 
 def served() -> str:

@@ -54,8 +54,8 @@ NOTES = """## How to read the figures
   mean over the layers, so that all methods are compared at equal compute. They run inside
   `attached`, and refuse a budget that their first layers exceed.
 - Methods that merge hand over K tokens, too.
-- `evs`, `vidcom2` and `vcast` compare the frames of a clip and refuse images; they are measured
-  [on clips](../benchmarks/clips/README.md).
+- `evs`, `vidcom2` and `vcast` compare the frames of a video and refuse images; they are measured
+  [on videos](../benchmarks/clips/README.md).
 - *Compared with* the authors' code: their released functions were run beside ours on up to {one}
   images of one crop and {five} of five, of random tokens, with 29 to 192 kept of each crop (45 to
   80 % between layers). Where their code needs a whole model of theirs, a loop written after it
@@ -224,7 +224,7 @@ def section(cls: type[Pruner]) -> str:
 
 def clips() -> str:
     """What the methods that compare frames go by."""
-    blocks = ["## Methods of clips"]
+    blocks = ["## Methods for videos"]
     for cls in VIDEO_CLASSES:
         summary = parts(inspect.getdoc(cls) or "")[0]
         blocks += [f"**`{cls.name}`**: {summary}", formulas()[cls.name]]

@@ -77,6 +77,10 @@ NAMES = re.compile(
     r"(<td><code>(?:<[^>]*>)?\w+),((?:<[^>]*>)?</code></td>\s*<td>)(.*?)</td>", re.DOTALL
 )
 """Attributes that a docstring tells of at once, which the reference takes for one and its type."""
+TOLD_AT_ONCE = re.compile(
+    r"(<td>\s*<code>\w+, [^<]*</code>\s*</td>(?:(?!</tr>).)*)<em>required</em>", re.DOTALL
+)
+"""Their row, to a word that the reference writes where it finds no default of the first."""
 LONG = 24
 """Characters from which a cell of a table is prose, and a name may break where its words end."""
 NAME = re.compile(rf"(?<=<code>)[^<\s]{{{LONG},}}(?=</code>)")
@@ -117,6 +121,7 @@ def on_page_content(content: str, *, page: Any, **_: Any) -> str:
     content = IMAGE.sub(lambda found: image(found[1], found[2], page.url), content)
     content = FORMULA.sub(lambda found: formula(found[2], block=found[1] == "div"), content)
     content = NAMES.sub(lambda found: names(found[1], found[2], found[3]), content)
+    content = TOLD_AT_ONCE.sub(r"\1", content)
     content = CELL.sub(lambda found: cell(found[1], found[2]), content)
     return WHOLE.sub(lambda found: whole(found[0], found[2]), content)
 

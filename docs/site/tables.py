@@ -15,6 +15,7 @@ import aims
 import bars
 import clips
 import engines
+import first_minutes
 import low
 import photo
 import scaling
@@ -257,6 +258,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "crops": bars.crops,
     "decoded": bars.decoded,
     "engines": engines.engines,
+    "first-answer": partial(first_minutes.of, "answer"),
+    "first-server": partial(first_minutes.of, "server"),
     "front": front,
     "left-out": engines.left_out,
     "low": low.low,

@@ -50,7 +50,7 @@ def test_videos_and_images_in_one_file(tmp_path, monkeypatch, video):
     def opened(path, frames):
         asked.append(frames)
         if "missing" in path:
-            raise ValueError(f"{path!r} does not exist: check the path of the clip")
+            raise ValueError(f"{path!r} does not exist: check the path of the video")
         return video
 
     monkeypatch.setattr(hf, "open_video", opened)
@@ -68,7 +68,7 @@ def test_videos_and_images_in_one_file(tmp_path, monkeypatch, video):
         assert results[i]["error"] is None
         assert results[i]["answer"] == alone.answer
         assert results[i]["kept_tokens"] == alone.kept_tokens
-    assert "does not exist: check the path of the clip" in results[2]["error"]
+    assert "does not exist: check the path of the video" in results[2]["error"]
     assert results[4]["answer"] == results[1]["answer"]
 
 
@@ -112,6 +112,6 @@ def test_what_answers_no_videos(tmp_path):
     engine = object.__new__(RayEngine)
     known: dict = {}
     assert not list(plan._requests(engine, [request], known, lambda line: plan.pruner))
-    assert "answers no clips: pass --engine vllm, or hf" in known[1]["error"]
-    with pytest.raises(ValueError, match="a clip is not measured yet"):
+    assert "answers no videos: pass --engine vllm, or hf" in known[1]["error"]
+    with pytest.raises(ValueError, match="a video is not measured yet"):
         read_images(source)

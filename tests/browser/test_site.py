@@ -96,12 +96,29 @@ def test_the_leaderboard(page, site):
     """As its script leaves it: one method's lines, sorted by the keyboard."""
     page.goto(f"{site}leaderboard/")
     page.get_by_label("method", exact=True).select_option("adafv+")
-    head = page.locator("#board th").nth(5)
+    head = page.locator("#board th").nth(3)
+    expect(head).to_have_text("accuracy, %")
     head.press("Enter")
     expect(head).to_have_attribute("aria-sort", "descending")
     shown = page.locator("#board tbody tr:not([hidden])")
     assert set(shown.locator("td:first-child").all_inner_texts()) == {"adafv+"}
     assert serious(page, within=CONTENT) == []
+
+
+@pytest.mark.parametrize("page", ["light"], indirect=True)
+def test_what_matters_is_in_sight_on_a_phone(page, site):
+    """What a line of the leaderboard measured, and what an argument of a function is."""
+    page.set_viewport_size({"width": WIDTHS[0], "height": HEIGHT})
+    for name, cells in (
+        ("leaderboard", "#board tbody tr:nth-child(3n) td:nth-child(4)"),
+        ("reference/methods", ".doc-md-description"),
+    ):
+        page.goto(address(site, name))
+        rights = page.locator(cells).evaluate_all(
+            "cells => cells.map(cell => cell.getBoundingClientRect().right)"
+        )
+        assert len(rights) > 50
+        assert max(rights) <= WIDTHS[0], name
 
 
 def test_formulas_are_typeset(built):

@@ -482,7 +482,7 @@ def test_families_on_vllm(run):
         own = served["architectures"].values()
         assert listed == {one["title"] for one in own if one["saliency"] == saliency}
         assert all(f"{name} " in out for name in listed)
-    of_page = page.split("Clips are pruned in ")[1].split(":")[0].replace("\n", " ")
+    of_page = page.split("Videos are pruned in ")[1].split(":")[0].replace("\n", " ")
     of_page = of_page.replace(" and ", ", ")
     titles = {one["title"] for one in served["architectures"].values() if one["clips"]}
     assert set(of_page.split(", ")) == titles

@@ -13,7 +13,7 @@ from transformers import Ernie4_5_VLMoeConfig, LlavaConfig
 
 from adafv.cli import main
 from adafv.embedded import MODEL_DIR
-from adafv.integrations.vllm.server import refuse_positionals
+from adafv.integrations.vllm.server import refuse_ignored
 
 SERVER = "adafv.integrations.vllm.server"
 
@@ -257,7 +257,7 @@ def test_a_model_behind_flags_is_refused(capsys):
     class Parser(ArgumentParser):
         pass
 
-    refuse_positionals(Parser)
+    refuse_ignored(Parser)
     parser = Parser()
     parser.add_argument("model_tag", nargs="?")
     parser.add_argument("--port")
@@ -266,6 +266,25 @@ def test_a_model_behind_flags_is_refused(capsys):
         parser.parse_args(["--port", "8001", "owner/name"])
     assert end.value.code == 2
     assert "put MODEL first, as in adafv serve owner/name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("--headless",), ("--api-server-count", "2")])
+def test_another_number_of_servers_than_one_is_refused(capsys, words):
+    """The server that this command starts would ignore the flag; vLLM's own command does not."""
+
+    class Parser(ArgumentParser):
+        pass
+
+    refuse_ignored(Parser)
+    parser = Parser()
+    parser.add_argument("--headless", action="store_true")
+    parser.add_argument("--api-server-count", type=int)
+    assert parser.parse_args([]).api_server_count is None
+    assert parser.parse_args(["--api-server-count", "1"]).api_server_count == 1
+    with pytest.raises(SystemExit) as end:
+        parser.parse_args(words)
+    assert end.value.code == 2
+    assert f"leave {words[0]} out, or start vllm serve" in capsys.readouterr().err
 
 
 def test_models_that_are_not_pruned_are_refused(serve, tmp_path):

@@ -243,7 +243,7 @@ def test_a_family_whose_clips_nobody_has_looked_at():
         inputs["input_ids"] != placeholders(tiny("kimi_k25").model.config)["image"], 5
     )
     clip = {"input_ids": ids, "pixel_values_videos": torch.zeros(1, 2, 3, 24, 24)}
-    with pytest.raises(ValueError, match=r"clips are not pruned.*pass frames as images"):
+    with pytest.raises(ValueError, match=r"videos are not pruned.*pass frames as images"):
         AdaFV(keep=0.5)(tiny("kimi_k25").model, clip)
 
 
@@ -271,7 +271,7 @@ def test_a_clip_of_a_later_turn():
             alone[key] = second[key]
             both[key] = torch.cat([first[key], second[key]])
         cache = said.past_key_values
-        with pytest.raises(ValueError, match="needs the pixels of its new clips alone"):
+        with pytest.raises(ValueError, match="needs the pixels of its new videos alone"):
             model.generate(**later, **both, **options, past_key_values=deepcopy(cache))
         out = model.generate(**later, **alone, **options, past_key_values=cache)
     assert out.shape[1] == later["input_ids"].shape[1] + 2

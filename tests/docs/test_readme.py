@@ -79,7 +79,7 @@ def test_the_families_are_those_that_the_tests_proved():
 def test_the_families_that_prune_clips_are_listed():
     """All of them, and no other."""
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-    section = page.split("## Clips")[1].split("made of.")[1].split("\n- ")[0]
+    section = page.split("## Videos")[1].split("made of.")[1].split("\n- ")[0]
     pruned = {name for name, family in FAMILIES.items() if family.prunes_video}
     assert set(re.findall(r"`(\w+)`[,.]\s", section)) == pruned
 

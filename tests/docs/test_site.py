@@ -252,3 +252,14 @@ def test_attributes_told_of_at_once_are_names():
         built = pages.on_page_content(f"{name}{others}</td>", page=SimpleNamespace(url=""))
         cells = re.findall(r"<td.*?</td>", built, re.DOTALL)
         assert [pages.text_of(cell) for cell in cells] == [written, ""]
+
+
+def test_attributes_told_of_at_once_are_not_called_required():
+    """The reference knows no default of several names; that of one name it does know."""
+    pages = pytest.importorskip("pages", reason="needs MkDocs: make docs")
+    row = "<tr><td>\n<code>{}</code>\n</td><td></td><td>\n<em>required</em>\n</td></tr>"
+    content = f"{row.format('low, high')}{row.format('keep')}"
+    built = pages.on_page_content(content, page=SimpleNamespace(url=""))
+    several, one = built.split("</tr>")[:2]
+    assert "required" not in several
+    assert "<em>required</em>" in one

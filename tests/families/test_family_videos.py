@@ -145,7 +145,7 @@ def test_a_picture_beside_a_clip_where_one_token_stands_for_both():
     """GLM-4V has one placeholder: one sentence, no wrong frame."""
     model, inputs = tiny("glm4v").model, moving("glm4v")
     both = inputs | {"pixel_values": inputs["pixel_values_videos"]}
-    with pytest.raises(ValueError, match=r"both an image and a clip.*'glm4v'"):
+    with pytest.raises(ValueError, match=r"both an image and a video.*'glm4v'"):
         AdaFV(keep=0.3)(model, both)
 
 

@@ -185,7 +185,7 @@ FALSY: list[object] = ["", False, [], {}, 0]
         ({"adafv_keep": 0.1, "adafv_method": "fastv"}, "between the layers"),
         ({"adafv_keep": 0.1, "adafv_method": "visionzip"}, "needs 'keys'"),
         ({"adafv_keep": 0.1, "adafv_method": "adafv_released"}, "doesn't keep to its budget"),
-        ({"adafv_keep": 0.1, "adafv_method": "vidcom2"}, "compares the frames of a clip"),
+        ({"adafv_keep": 0.1, "adafv_method": "vidcom2"}, "compares the frames of a video"),
         (
             {"adafv_keep": 0.1, "adafv_method": "adafv:positions=original"},
             "positions='original' is not done",

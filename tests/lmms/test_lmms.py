@@ -206,7 +206,7 @@ def test_only_greedy_answers(lm, options):
 
 def test_videos_are_refused(lm):
     """A video is not dropped from its request."""
-    with pytest.raises(ValueError, match="a clip or a sound"):
+    with pytest.raises(ValueError, match="a video or a sound"):
         answers(
             lm, [{"type": "video", "url": "clip.mp4"}, {"type": "text", "text": "what happens?"}]
         )

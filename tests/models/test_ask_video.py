@@ -84,7 +84,7 @@ def test_a_processor_that_reads_no_videos(video):
     """Torchvision is asked for where it would help, another model where it wouldn't."""
     with pytest.raises(ValueError, match=r"torchvision, which is not installed: install it"):
         ask(tiny("qwen2_vl").model, tiny("qwen2_vl").processor, video, QUESTION, AdaFV(keep=0.3))
-    with pytest.raises(ValueError, match=r"reads images, no clips: pass a model that reads them"):
+    with pytest.raises(ValueError, match=r"reads images, no videos: pass a model that reads them"):
         ask(tiny("llava").model, tiny("llava").processor, video, QUESTION, AdaFV(keep=0.3))
 
 
@@ -94,7 +94,7 @@ def test_a_family_whose_videos_are_not_pruned(monkeypatch, video):
     frames = [Image.fromarray(frame) for frame in video.frames]
     inputs = clip("qwen2_vl", frames, QUESTION)
     monkeypatch.setattr("adafv.models.ask.build_inputs", lambda *_: inputs)
-    with pytest.raises(ValueError, match=r"clips are not pruned in models of the family 'kimi"):
+    with pytest.raises(ValueError, match=r"videos are not pruned in models of the family 'kimi"):
         ask(found.model, found.processor, video, QUESTION, AdaFV(keep=0.3))
 
 
@@ -126,11 +126,14 @@ def test_the_part_for_videos_is_not_asked_for_pillow(monkeypatch, tmp_path):
     ("arguments", "said"),
     [
         (("a.mp4", QUESTION), "the built-in model reads images alone: pass --model"),
-        (("a.mp4", " "), "the question is empty: ask something about the clip"),
+        (("a.mp4", " "), "the question is empty: ask something about the video"),
         (("a.png", QUESTION, "--frames", "4"), "--frames 4 with an image, which is one"),
-        (("a.mp4", QUESTION, "--frames", "0", "--model", "."), "frames=0 of a clip"),
-        (("b.mp4", QUESTION, "--model", "."), "'b.mp4' does not exist: check the path of the clip"),
-        (("g.mp4", QUESTION, "--model", "."), "g.mp4 is a GIF, whose frames are no clip"),
+        (("a.mp4", QUESTION, "--frames", "0", "--model", "."), "frames=0 of a video"),
+        (
+            ("b.mp4", QUESTION, "--model", "."),
+            "'b.mp4' does not exist: check the path of the video",
+        ),
+        (("g.mp4", QUESTION, "--model", "."), "g.mp4 is a GIF, whose frames are no video"),
     ],
 )
 def test_bad_input_of_the_command(tmp_path, monkeypatch, capsys, arguments, said):

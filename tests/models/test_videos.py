@@ -127,7 +127,7 @@ def test_what_is_cut_off_or_damaged_is_refused(tmp_path):
         open_video(path)
     path = write(tmp_path / "b.mp4")
     path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(ValueError, match=r"b\.mp4 cannot be read as a clip .*: save it again"):
+    with pytest.raises(ValueError, match=r"b\.mp4 cannot be read as a video .*: save it again"):
         open_video(path)
 
 
@@ -176,7 +176,7 @@ def test_the_bytes_of_a_file_are_the_file(tmp_path):
     for content, said in ((b"", "the video is empty"), (b"GIF89a", "the video is a GIF")):
         with pytest.raises(ValueError, match=said):
             open_video(content)
-    with pytest.raises(ValueError, match=r"clip 1 cannot be read as a clip|clip 1 is cut off"):
+    with pytest.raises(ValueError, match=r"clip 1 cannot be read as a video|clip 1 is cut off"):
         open_video(path.read_bytes()[:-300], name="clip 1")
 
 
@@ -187,11 +187,11 @@ def _refuse(pixels):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "does not exist: check the path of the clip"),
+        (None, "does not exist: check the path of the video"),
         (b"", r"is empty \(0 bytes\)"),
-        (b"GIF89a" + bytes(100), "is a GIF, whose frames are no clip: convert it"),
-        (b"#EXTM3U\nhttp://example.org/a.ts\n", "begins as no format of clips, or is damaged"),
-        (bytes(500), "begins as no format of clips, or is damaged"),
+        (b"GIF89a" + bytes(100), "is a GIF, whose frames are no video: convert it"),
+        (b"#EXTM3U\nhttp://example.org/a.ts\n", "begins as no format of videos, or is damaged"),
+        (bytes(500), "begins as no format of videos, or is damaged"),
     ],
 )
 def test_what_is_no_video(tmp_path, content, said):

@@ -228,6 +228,18 @@ def grown(server: Server, *bodies: dict) -> dict[str, float]:
     return {name: value - before.get(name, 0) for name, value in after.items()}
 
 
+def test_a_header_warns_of_an_image_that_is_smaller_than_a_patch(server):
+    """As the command line does; decoded now or found decoded, streamed or not, and said once."""
+    tiny = about(data_url(blank(1, 1)), "is it red?")
+    for options in ({}, {"stream": True}):
+        said = headers(server, tiny | options)["adafv-warning"]
+        assert said.startswith("an image is 1x1 pixels, smaller than one patch of 14x14 ")
+    content = tiny["messages"][0]["content"]
+    content.insert(0, content[0])
+    assert headers(server, tiny)["adafv-warning"] == said
+    assert "adafv-warning" not in headers(server, about(data_url(blank(14, 14)), "is it red?"))
+
+
 def test_headers_say_how_many_tokens_each_image_has(server, library):
     """N and K, of one image and of two, streamed or not, found in the cache or not, pruned or
     whole; none of text.

@@ -143,7 +143,7 @@ def bad() -> dict[str, tuple[dict[str, Any], str]]:
         ),
         "no frames": (about(part(written(0))), "has no frames: save or download it again"),
         "a GIF": (about(part(b"GIF89a" + bytes(99))), "is a GIF"),
-        "a picture": (about(part(blank(*SIZE))), "begins as no format of clips"),
+        "a picture": (about(part(blank(*SIZE))), "begins as no format of videos"),
         "sound": (about(part(sound())), "perhaps it is sound"),
         "half an hour and more": (
             about(part(written(40, rate=Fraction(1, 60)))),

@@ -41,7 +41,7 @@ def write(path: Path, size: tuple[int, int] = (48, 32), count: int = 8) -> str:
     ("address", "said"),
     [
         (data_url(b"GIF89a" + bytes(99), "video/mp4"), "the video is a GIF"),
-        (data_url(bytes(500), "video/mp4"), "the video begins as no format of clips"),
+        (data_url(bytes(500), "video/mp4"), "the video begins as no format of videos"),
         (data_url(b"", "video/mp4"), "the video is empty"),
         ("data:video/jpeg;base64,/9j/4A==,/9j/4A==", "the video is not valid base64"),
         ("data:video/mp4,abc", "data URL is not base64: send data:video/mp4;base64"),
@@ -60,9 +60,9 @@ def test_videos_that_are_too_much(tmp_path, monkeypatch):
     """Cut off, without frames, too long, too many bytes, or pixels: refused before the engine."""
     address = write(tmp_path / "a.mp4")
     content = (tmp_path / "a.mp4").read_bytes()
-    with pytest.raises(ValueError, match=r"the video (is cut off|cannot be read as a clip)"):
+    with pytest.raises(ValueError, match=r"the video (is cut off|cannot be read as a video)"):
         read(data_url(content[:-200], "video/mp4"))
-    with pytest.raises(ValueError, match="frames=65 of a clip are not possible"):
+    with pytest.raises(ValueError, match="frames=65 of a video are not possible"):
         read(address, 65)
     for owner, name, limit, said in (
         (videos, "MAX_SECONDS", 1, "the video is 0 minutes long, more than"),

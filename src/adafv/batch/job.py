@@ -231,7 +231,7 @@ class Batch:
                 if line.error is not None:
                     raise ValueError(line.error)
                 if line.video and not engine.reads_videos:
-                    raise ValueError("Ray's engine answers no clips: pass --engine vllm, or hf")
+                    raise ValueError("Ray's engine answers no videos: pass --engine vllm, or hf")
                 question = check_question(engine.processor, line.question)
                 pruner = pruner_of(line)
             except ValueError as error:

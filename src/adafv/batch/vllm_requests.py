@@ -91,7 +91,7 @@ class Requests:
 
     @property
     def reads_videos(self) -> bool:
-        """Return whether clips are pruned in this model."""
+        """Return whether videos are pruned in this model."""
         return self._architecture is not None and self._architecture.videos
 
     @property
@@ -129,10 +129,10 @@ class Requests:
         }
 
     def check_video(self) -> None:
-        """Raise a `ValueError` if clips are not pruned in this model."""
+        """Raise a `ValueError` if videos are not pruned in this model."""
         if not self.reads_videos:
             titles = ", ".join(one.title for one in ARCHITECTURES.values() if one.videos)
-            raise ValueError(f"clips are pruned on vLLM in {titles} alone: pass --engine hf")
+            raise ValueError(f"videos are pruned on vLLM in {titles} alone: pass --engine hf")
 
     def count_visual_tokens(self, image: Image.Image | Video) -> int:
         """Count the patches of an image or a video, N: newlines are none."""

@@ -44,7 +44,7 @@ def ask(
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Answer a question about an image or a clip."""
+    """Answer a question about an image or a video."""
     # check everything that can be wrong before a model is loaded
     opened = open_image_or_video(file, question, frames, model)
     model = model_for(opened, model)

@@ -40,7 +40,7 @@ def batch(
         typer.Argument(
             metavar="IN.jsonl",
             help='Lines of {"image" or "video": FILE, "question": …}; '
-            '"id", "method", "keep" or "tokens" if wanted, "frames" of a clip.',
+            '"id", "method", "keep" or "tokens" if wanted, "frames" of a video.',
             show_default=False,
         ),
     ],

@@ -31,7 +31,7 @@ PROVEN = {
         "layers",
         "methods that prune between the layers of the language model work, or say why not",
     ),
-    "clips": ("clips", "a clip keeps its budget over its frames, and keep=1 changes no logit"),
+    "clips": ("videos", "a video keeps its budget over its frames, and keep=1 changes no logit"),
     "m-rope": ("M-RoPE", "kept tokens have the rows and columns of the dense prompt"),
 }
 PROVEN_SERVED = {
@@ -48,7 +48,7 @@ PROVEN_SERVED = {
         "image whole",
     ),
     "prefix": ("prefix cache", "what stands in the prefix cache is read from it, images too"),
-    "clips": ("clips", "all of this holds of clips, and of an image beside one"),
+    "clips": ("videos", "all of this holds of videos, and of an image beside one"),
     "ranks": ("ranks", "two tensor-parallel ranks choose as one would"),
     "by rank": (
         "images by rank",
@@ -79,7 +79,7 @@ def methods(
         table.add_row(entry["name"], entry["summary"], entry["paper"])
     print_table(table, drop=("paper",))
     names = ", ".join(entry["name"] for entry in of_videos)
-    say(f"{names}: for clips alone, whose frames they compare")
+    say(f"{names}: for videos alone, whose frames they compare")
 
 
 def families(
@@ -172,7 +172,7 @@ def _list_served(families: dict[str, Any], as_json: bool) -> None:
     _say_list(
         "Nothing to prune",
         {
-            "what takes sound, and neither images nor clips": ", ".join(sorted(SOUND)),
+            "what takes sound, and neither images nor videos": ", ".join(sorted(SOUND)),
             "what embeds, ranks or classifies, and writes no answer": ", ".join(sorted(NO_ANSWERS)),
         },
     )

@@ -39,7 +39,7 @@ ImageOrVideo = Annotated[
     str,
     typer.Argument(
         metavar="FILE",
-        help="An image or a clip (a video file); - reads an image from standard input.",
+        help="An image or a video; - reads an image from standard input.",
         show_default=False,
     ),
 ]
@@ -48,7 +48,7 @@ Frames = Annotated[
     typer.Option(
         "--frames",
         metavar="N",
-        help="Frames of a clip, evenly over its length; default: 8.",
+        help="Frames of a video, evenly over its length; default: 8.",
         show_default=False,
     ),
 ]
@@ -181,11 +181,11 @@ def open_image_or_video(path: str, question: str, frames: int | None, model: str
             raise ValueError(f"--frames {frames} with an image, which is one: leave it out")
         return open_image(path, question)
     if not question.strip():
-        raise ValueError("the question is empty: ask something about the clip")
+        raise ValueError("the question is empty: ask something about the video")
     if model in (None, embedded.NAME):
         raise ValueError(
-            f"{path} is a clip, and the built-in model reads images alone: pass --model with one "
-            "that reads clips, such as a Qwen2.5-VL, or ask about a frame as an image"
+            f"{path} is a video, and the built-in model reads images alone: pass --model with one "
+            "that reads videos, such as a Qwen2.5-VL, or ask about a frame as an image"
         )
     return open_video(path, FRAMES if frames is None else frames)
 

@@ -108,7 +108,7 @@ def serve(
     Flags that are not listed here go to vLLM, see `python -m
     vllm.entrypoints.launchers.api_server.entry --help=all`. No address is fetched for a request and
     no file read, unless --allowed-media-domains or --allowed-local-media-path allows it, and a
-    prompt may hold 64 images and, where the model's clips are pruned, 4 clips, unless
+    prompt may hold 64 images and, where the model's videos are pruned, 4 videos, unless
     --limit-mm-per-prompt allows more. Told to end, it answers what runs for up to 30 seconds
     (--shutdown-timeout); /ready says whether it takes requests.
 

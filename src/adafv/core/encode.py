@@ -27,7 +27,7 @@ from adafv.core.inputs import (
 from adafv.core.position_ids import full_positions, numbering_inputs
 from adafv.core.prompt import ImageSpan, Prompt, Question
 from adafv.core.signals import SALIENCY, Signal
-from adafv.core.token_signals import observed, substitute
+from adafv.core.token_signals import observed_signals, unobserved_signal
 from adafv.core.visual_tokens import NUMBERS, Encoding, VisualTokens
 from adafv.families import family_of
 from adafv.ops.precision import full_precision
@@ -167,7 +167,7 @@ def reask(
     modalities = [part.modality for part in encoding.returned]
     if len(modalities) > 1:
         raise ValueError(
-            "images and clips that were encoded together cannot be asked about again: encode "
+            "images and videos that were encoded together cannot be asked about again: encode "
             "them apart, or call encode once for each question"
         )
     inputs = as_tensors(inputs, model.device)
@@ -281,7 +281,7 @@ def _prompt(
         known["video"] = known["image"]
         if len(modalities) > 1:
             raise ValueError(
-                "a prompt with both an image and a clip cannot be read by models of the family "
+                "a prompt with both an image and a video cannot be read by models of the family "
                 f"{model.config.model_type!r}, which know one placeholder for both: ask about one "
                 "of them"
             )
@@ -358,9 +358,9 @@ def _visual_tokens(
     """
     layouts = _joined([part.layouts for part in parts])
     if family_of(model).attention_observable:
-        found = observed(parts, layouts, patches, visual[0].device)
+        found = observed_signals(parts, layouts, patches, visual[0].device)
     else:
-        found = {signal: substitute(signal, visual) for signal in signals}
+        found = {signal: unobserved_signal(signal, visual) for signal in signals}
     return VisualTokens.of(
         features=visual,
         signals=found,

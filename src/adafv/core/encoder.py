@@ -140,7 +140,7 @@ def _of_modality(model: PreTrainedModel, family: Family, modality: str) -> Famil
         return family
     if not family.prunes_video:
         raise ValueError(
-            f"clips are not pruned in models of the family {model.config.model_type!r}: pass "
+            f"videos are not pruned in models of the family {model.config.model_type!r}: pass "
             "frames as images"
         )
     return family.of_videos

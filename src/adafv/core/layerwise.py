@@ -49,7 +49,7 @@ class LayerPruner(Pruner):
         with pruner.between_layers(model, encoding):
             model.generate(**pruner.prune(model, inputs, encoding))
 
-    What repeats in a clip is dropped before the first layer, as by any other method. From there on
+    What repeats in a video is dropped before the first layer, as by any other method. From there on
     a token keeps its position, whatever `positions` says. Newline tokens are dropped, as `newlines`
     says, once a token of their image is. Text is always kept. A sliding
     window counts the tokens that are left. Where a forward returns hidden states or logits, those

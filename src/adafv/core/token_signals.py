@@ -9,14 +9,14 @@ from adafv.families.crop_layout import Layout
 from adafv.ops.saliency import mean_cosine_distance
 from adafv.utils.checks import checked
 
-__all__ = ["observed", "substitute"]
+__all__ = ["observed_signals", "unobserved_signal"]
 
 TINY = 1e-30
 """What the distances of tokens that are all the same are divided by, instead of by their sum."""
 
 
 @checked
-def observed(
+def observed_signals(
     parts: list[Part], layouts: list[Layout], patches: list[Tensor], device: torch.device
 ) -> dict[Signal, list[Tensor]]:
     """Return what the tower's patches showed, for each token (N[, d]) of each image on a device.
@@ -42,8 +42,8 @@ def observed(
 
 
 @checked
-def substitute(signal: Signal, visual: list[Tensor]) -> list[Tensor]:
-    """Return a signal (N[, d]) of each image in place of a tower that cannot be observed.
+def unobserved_signal(signal: Signal, visual: list[Tensor]) -> list[Tensor]:
+    """Return a signal (N[, d]) of each image whose tower cannot be observed, made of its tokens.
 
     Instead of hidden states and keys the visual tokens themselves, instead of attention how much
     each differs from the others, as a share of the image: attention is a softmax, and methods

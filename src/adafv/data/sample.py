@@ -53,7 +53,7 @@ class Sample:
 
     Attributes:
         id: unique within a suite.
-        image: as it is drawn; of a clip a contact sheet, its frames side by side.
+        image: as it is drawn; of a video a contact sheet, its frames side by side.
         questions: that are asked.
         things: on the image; empty where nobody knows them (easy-vqa).
         frames: rows and columns of a contact sheet's frames, in reading order; (1, 1): an image.

@@ -1,4 +1,4 @@
-"""The suites by name: drawn scenes, pages and clips, and the test split of the package easy-vqa."""
+"""The suites by name: drawn scenes, pages, videos, and the test split of easy-vqa."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Composed clips: frames in which drawn things stand, pass and appear, and what to ask about them.
+"""Composed videos: frames in which drawn things stand, pass and appear, and what to ask about them.
 
-A clip is a pure function of (split, seed). Its frames are shown on one image, a contact sheet in
+A video is a pure function of (split, seed). Its frames are shown on one image, a contact sheet in
 reading order, since the embedded model reads images. `benchmarks/clips` says what it can be asked
 that way, and what it can't.
 """
@@ -69,14 +69,14 @@ class Track:
 
 
 class _Director:
-    """Draws what a clip is made of.
+    """Draws what a video is made of.
 
     The order in which numbers are drawn decides what a seed shows: it must not change.
     """
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        # names, words and colours of cards come once in a clip
+        # names, words and colours of cards come once in a video
         self.names = rng.sample(list(ICONS), len(ICONS))
         self.texts = rng.sample(WORDS, len(WORDS))
         self.card_colors = rng.sample(list(COLORS), len(COLORS))
@@ -85,7 +85,7 @@ class _Director:
         self.tracks: list[Track] = []
 
     def direct(self) -> None:
-        """Compose a clip: what stands, what passes, and what is there for one frame."""
+        """Compose a video: what stands, what passes, and what is there for one frame."""
         rng = self.rng
         if rng.random() < 0.6:
             self.icon(FRAMES)
@@ -156,7 +156,7 @@ def _clear(box: Box, other: Box) -> bool:
 
 @checked
 def compose_video(rng: random.Random) -> tuple[list[Image.Image], tuple[Track, ...]]:
-    """Draw the frames of a clip, before one background; return them with all that is on them."""
+    """Draw the frames of a video, before one background; return them with all that is on them."""
     director = _Director(rng)
     director.direct()
     behind = background(rng, (SIDE, SIDE))
@@ -181,13 +181,13 @@ def compose_video(rng: random.Random) -> tuple[list[Image.Image], tuple[Track, .
 
 @checked
 def draw_video(seed: int, *, split: str) -> Sample:
-    """Draw a clip with its questions, as a contact sheet.
+    """Draw a video with its questions, as a contact sheet.
 
     Types of questions: "color" and "two" of what one frame shows, "passes", the color of what
     several show, "exists", and "beside" and "text" of one frame.
 
     Args:
-        seed: of the clip.
+        seed: of the video.
         split: one of `SPLITS`.
 
     Raises:
@@ -235,7 +235,7 @@ def _things(tracks: tuple[Track, ...]) -> tuple[Thing, ...]:
 def _questions(
     rng: random.Random, things: tuple[Thing, ...], tracks: tuple[Track, ...]
 ) -> list[Question]:
-    """Return a question of every type that a clip allows."""
+    """Return a question of every type that a video allows."""
     found = []
     for question in ask(rng, things, VIDEO_SUITE, SIZE):
         frames = {_frame_of(box) for box in question.boxes}

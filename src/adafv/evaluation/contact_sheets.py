@@ -1,4 +1,4 @@
-"""Contact sheets as clips: what a model that reads images is asked about several frames."""
+"""Contact sheets as videos: what a model that reads images is asked about several frames."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -88,7 +88,7 @@ def _by_frame(cells: Tensor, grid: tuple[int, int]) -> Tensor:
 
 @checked
 def on_contact_sheet(coordinates: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return where the tokens of a clip lie on its contact sheet, as one grid.
+    """Return where the tokens of a video lie on its contact sheet, as one grid.
 
     Args:
         coordinates: (N, 3) frame, row and column of all tokens, as `as_videos` has them.

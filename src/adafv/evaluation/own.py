@@ -157,8 +157,8 @@ def read_images(path: Path) -> list[ImageFile]:
     Its lines are `{"image": "a.png", "question": "what is there?", "answer": "a cup"}`. "answer" is
     the truth, where there is one, or a list of what is as right; "type" groups questions; "boxes"
     are the regions they ask about, left, top, right and bottom in pixels; "frame_grid" says that
-    the image is the contact sheet of a clip, of so many rows and columns of frames. A line may have
-    the other keys of `adafv batch`, too, and none that is unknown. A line that is there twice
+    the image is the contact sheet of a video, of so many rows and columns of frames. A line may
+    have the other keys of `adafv batch`, too, and none that is unknown. A line that is there twice
     counts once. All lines are checked and all images opened before this returns.
 
     Raises:
@@ -175,7 +175,7 @@ def read_images(path: Path) -> list[ImageFile]:
             if line.error is not None:
                 raise ValueError(line.error)
             if line.video:
-                raise ValueError("a clip is not measured yet: ask about frames as images")
+                raise ValueError("a video is not measured yet: ask about frames as images")
             # relative, so that a folder can move with its answers
             name = os.path.relpath(line.image, path.parent)
             # a file that is no image is an error of its first line

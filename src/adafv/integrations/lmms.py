@@ -208,7 +208,7 @@ class Pruned(lmms):
             own_images, videos, sounds = chat.extract_media()
             if videos or sounds:
                 raise ValueError(
-                    "this request has a clip or a sound, adafv prunes images: leave the task out"
+                    "this request has a video or a sound, adafv prunes images: leave the task out"
                 )
             images += [_image(image) for image in own_images]
 

@@ -59,7 +59,7 @@ class VideoPruner(Pruner):
                 continue
             if tokens.frames[i] == 1:
                 raise BudgetError(
-                    f"{self.name} compares the frames of a clip, and an image has none: choose a "
+                    f"{self.name} compares the frames of a video, and an image has none: choose a "
                     "method for images, such as adafv"
                 )
             grid = frame_grid(tokens.coordinates[i], tokens.frames[i])  # (F, P)

@@ -49,7 +49,7 @@ class AdaFV(TextRelevance):
             "beyond", what it captures beyond its reserve, as in the authors' code. One image in ten
             keeps the same tokens with both; at 10 % kept the authors' costs 2.5 points of reading
             (p = .002).
-        repeats: what tokens of a clip count for that repeat the frame before. "count": as much as
+        repeats: what tokens of a video count for that repeat the frame before. "count": as much as
             any other; frames share the budget as the mixture has it. "discount" (ours): both lists
             are multiplied by 1 - cosine to the token at the same place in the frame before, so that
             a frame gets less the less is new in it. No difference to an image.
@@ -73,7 +73,7 @@ class AdaFV(TextRelevance):
         one_of("repeats", self.repeats, "count", "discount")
         if self.repeats == "discount" and self.crops == "each":
             raise ValueError(
-                "repeats='discount' compares the frames of a clip, and crops='each' makes every "
+                "repeats='discount' compares the frames of a video, and crops='each' makes every "
                 "frame an image of its own: pass crops='global'"
             )
 

@@ -15,7 +15,7 @@ __all__ = ["EVS"]
 
 @dataclass(kw_only=True)
 class EVS(VideoPruner):
-    """Keeps the first frame of a clip, and what differs from the frame before.
+    """Keeps the first frame of a video, and what differs from the frame before.
 
     Natan Bagrov et al., "Efficient Video Sampling: Pruning Temporally Redundant Tokens for Faster
     VLM Inference", arXiv 2510.14624. All tokens of the first frame, then those of all other frames
@@ -40,7 +40,7 @@ class EVS(VideoPruner):
     def turns(self, frames: Tensor, there: Tensor, budget: int) -> Tensor:
         """Rank by the cosine to the frame before; the first frame goes before all others."""
         count, places = there.shape
-        # pair by pair: all at once would be more copies of the clip
+        # pair by pair: all at once would be more copies of the video
         cosines = [F.cosine_similarity(frame, last, dim=-1) for last, frame in pairwise(frames)]
         turns = F.pad(torch.stack(cosines), (0, 0, 1, 0), value=-2.0)  # (F, P)
         if not self.first:

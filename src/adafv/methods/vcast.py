@@ -1,4 +1,4 @@
-"""V-CAST: frames where the clip takes a turn keep more."""
+"""V-CAST: frames where the video takes a turn keep more."""
 
 from dataclasses import dataclass
 

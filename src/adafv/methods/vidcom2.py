@@ -1,4 +1,4 @@
-"""VidCom2: frames unlike the rest of the clip keep more, and in each the tokens unlike the rest."""
+"""VidCom2: frames unlike the rest of the video keep more, and tokens unlike the rest."""
 
 from dataclasses import dataclass
 
@@ -19,12 +19,12 @@ BITS = 40  # behind the point of a share and a similarity: equal ones tie
 
 @dataclass(kw_only=True)
 class VidCom2(VideoPruner):
-    """Keeps the tokens least like the clip and least like their frame, more of a unique frame.
+    """Keeps the tokens least like the video and least like their frame, more of a unique frame.
 
     Xuyang Liu et al., "Video Compression Commander: Plug-and-Play Inference Acceleration for Video
     Large Language Models", EMNLP 2025, arXiv 2505.14454, as its released code has it. Of the
     features the half of the channels with the lowest variance, scaled to length 1; g_v and g_f, the
-    Gaussian similarity (a sum of five bandwidths) of each token to the mean of the clip and of its
+    Gaussian similarity (a sum of five bandwidths) of each token to the mean of the video and of its
     frame. A frame's share is 1 + p - mean p, p = softmax over frames of -mean g_v / 0.01. In a
     frame the tokens with the lowest g_v + g_f are kept, at least one.
     Departure: the released code rounds the budget of each frame on its own, so that they don't add
@@ -43,7 +43,7 @@ class VidCom2(VideoPruner):
         few = variance.argsort(stable=True)[: frames.shape[-1] // 2]
         unit = F.normalize(frames[..., few], dim=-1)  # (F, P, D / 2)
 
-        # similarity to the mean of the clip and to that of the frame
+        # similarity to the mean of the video and to that of the frame
         to_video = _similarity(unit, unit.mean((0, 1)))  # (F, P)
         to_frame = _similarity(unit, unit.mean(1, keepdim=True))  # (F, P)
 

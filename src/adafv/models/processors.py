@@ -105,10 +105,10 @@ def check_reads_videos(processor: ProcessorMixin) -> None:
         return
     if getattr(processor, "lacks_torchvision", False):
         raise ValueError(
-            "this model's processor prepares clips with torchvision, which is not installed: "
+            "this model's processor prepares videos with torchvision, which is not installed: "
             "install it from where your PyTorch came from, e.g. pip install torchvision"
         )
     raise ValueError(
-        "this model's processor reads images, no clips: pass a model that reads them, such as a "
+        "this model's processor reads images, no videos: pass a model that reads them, such as a "
         "Qwen2.5-VL, or ask about a frame as an image"
     )

@@ -121,15 +121,15 @@ def open_video(
             frames that are larger than `MAX_PIXELS` or that `check_image` refuses.
     """
     if not 1 <= frames <= MAX_FRAMES:
-        raise ValueError(f"frames={frames} of a clip are not possible: pass 1 to {MAX_FRAMES}")
+        raise ValueError(f"frames={frames} of a video are not possible: pass 1 to {MAX_FRAMES}")
     if isinstance(path, bytes):
         if not path:
-            raise ValueError(f"{name} is empty (0 bytes): send the bytes of a clip")
+            raise ValueError(f"{name} is empty (0 bytes): send the bytes of a video")
         size = len(path)
         head = path[:_HEAD]
     else:
         name = str(path)
-        check_file(name, "clip")
+        check_file(name, "video")
         size = Path(name).stat().st_size
         with open(name, "rb") as file:
             head = file.read(_HEAD)
@@ -137,17 +137,17 @@ def open_video(
         raise ValueError(f"{name} has {size / 1e9:.1f} GB, more than {MAX_BYTES / 1e9:.0f}: {_CUT}")
     if head.startswith(b"GIF8"):
         raise ValueError(
-            f"{name} is a GIF, whose frames are no clip: convert it, e.g. ffmpeg -i IN.gif "
+            f"{name} is a GIF, whose frames are no video: convert it, e.g. ffmpeg -i IN.gif "
             "-pix_fmt yuv420p OUT.mp4, or ask about its first frame as an image"
         )
     # PyAV would try whatever it knows, lists of addresses among it
     if not _begins_as_video(head):
         raise ValueError(
-            f"{name} begins as no format of clips, or is damaged: pass an MP4, MOV, WebM, MKV, "
+            f"{name} begins as no format of videos, or is damaged: pass an MP4, MOV, WebM, MKV, "
             "AVI or MPEG file"
         )
     if importlib.util.find_spec("av") is None:
-        raise ValueError("reading a clip needs PyAV: pip install 'adafv[video]'")
+        raise ValueError("reading a video needs PyAV: pip install 'adafv[video]'")
     import av
 
     # an absolute path: FFmpeg takes what stands before a colon for a protocol
@@ -156,7 +156,7 @@ def open_video(
         return _read(source, name, frames, admit)
     except av.FFmpegError as error:
         reason = " ".join(str(error.strerror).split())
-        raise ValueError(f"{name} cannot be read as a clip ({reason}): {_CONVERT}") from None
+        raise ValueError(f"{name} cannot be read as a video ({reason}): {_CONVERT}") from None
 
 
 def _begins_as_video(head: bytes) -> bool:
@@ -180,7 +180,7 @@ def _read(
     with av.open(source, "r", options=options, metadata_errors="ignore") as container:
         if not container.streams.video:
             if container.streams.audio:
-                raise ValueError(f"{name} has no frames, perhaps it is sound: pass a clip")
+                raise ValueError(f"{name} has no frames, perhaps it is sound: pass a video")
             raise ValueError(f"{name} has no frames: save or download it again")
         stream = container.streams.video[0]
         _check_size(name, stream.width, stream.height)

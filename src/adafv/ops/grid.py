@@ -91,7 +91,7 @@ def _divide(coordinates: Tensor, count: int) -> Tensor:
     row, column = (coordinates - corner).unbind(1)  # (n,)
     height = int(row.max()) + 1
     width = int(column.max()) + 1
-    # no rectangle, as a clip is without what repeats: stretches of tokens in reading order
+    # no rectangle, as a video is without what repeats: stretches of tokens in reading order
     if height * width != len(coordinates):
         return torch.arange(len(coordinates)) * count // len(coordinates)
 

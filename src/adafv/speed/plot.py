@@ -88,7 +88,7 @@ def _panel(axes: Axes, rows: list[dict[str, Any]]) -> None:
         # three digits, from milliseconds to minutes
         text = f"{seconds:.1f} s" if seconds >= 10 else f"{seconds:.3g} s"
         if position > 0:
-            text += f", {row['speedup']:.1f} times faster (ideal: {row['ideal_speedup']:.1f})"
+            text += f", {_compared(row['speedup'])} (ideal: {row['ideal_speedup']:.1f})"
         axes.annotate(
             text,
             (max(start[position], ideal[position]), position),
@@ -104,3 +104,12 @@ def _panel(axes: Axes, rows: list[dict[str, Any]]) -> None:
     axes.set_xlim(0, 1.25 * max(start))
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=_INK, labelsize=10)
+
+
+def _compared(speedup: float) -> str:
+    """Say in words how a time compares with that of the dense row."""
+    if 0.95 < speedup < 1.05:
+        return "as fast"
+    if speedup < 1:
+        return f"{1 / speedup:.1f} times slower"
+    return f"{speedup:.1f} times faster"

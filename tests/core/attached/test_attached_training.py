@@ -132,7 +132,7 @@ def test_a_clip_and_a_picture_of_one_encoding_are_not_asked_about_again():
     both = still | inputs
     for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
         both[name] = torch.cat([still[name], inputs[name]], dim=1)
-    with pytest.raises(ValueError, match="images and clips that were encoded together"):
+    with pytest.raises(ValueError, match="images and videos that were encoded together"):
         reask(model, inputs, AdaFV(keep=0.3).encode(model, both))
 
 

@@ -306,7 +306,7 @@ def _encoded(
 
     if any(part.modality == "video" for part in encoding.returned):
         raise ValueError(
-            "a later turn with a clip needs the pixels of its new clips alone: leave out those "
+            "a later turn with a video needs the pixels of its new videos alone: leave out those "
             "of earlier turns, or start a new chat"
         )
 

@@ -21,7 +21,7 @@ _MERGES_HALFWAY = (
     "token differ from image to image"
 )
 _OMNI = (
-    "sound may stand between the frames of its clips, and the library has no family of it yet, "
+    "sound may stand between the frames of its videos, and the library has no family of it yet, "
     "which comes first; its images are a grid with M-RoPE"
 )
 _OVIS = (
@@ -60,7 +60,7 @@ LEFT_OUT: dict[str, str] = {
         "`image_grid_thw`, M-RoPE, DeepStack as in Qwen3-VL"
     ),
     "Cosmos3EdgeForConditionalGeneration": (
-        "nobody has written the entry: grid of `image_grid_thw`, M-RoPE, clips, and a tiny "
+        "nobody has written the entry: grid of `image_grid_thw`, M-RoPE, videos, and a tiny "
         "checkpoint whose layers are attention and MLP by turns; the library prunes it"
     ),
     "Cosmos3ForConditionalGeneration": (
@@ -116,7 +116,7 @@ LEFT_OUT: dict[str, str] = {
         "prepared for one prompt does not do for another"
     ),
     "HCXVisionV2ForCausalLM": (
-        "nobody has written the entry: grid of `image_grid_thw`, positions in a row, clips, and "
+        "nobody has written the entry: grid of `image_grid_thw`, positions in a row, videos, and "
         "marks of the hub's own around an image; the library prunes it"
     ),
     "HfMoondream": _PREFIX,
@@ -148,7 +148,7 @@ LEFT_OUT: dict[str, str] = {
         f"{_NO_CLASS} a family and a reader; grid of `image_grid_thw`, M-RoPE"
     ),
     "KeyeVL1_5ForConditionalGeneration": (
-        f"{_NO_CLASS} a family and a reader; grid of `image_grid_thw`, M-RoPE, and clips of slow "
+        f"{_NO_CLASS} a family and a reader; grid of `image_grid_thw`, M-RoPE, and videos of slow "
         "and fast frames with times between them"
     ),
     "KimiK3ForConditionalGeneration": _GPU,
@@ -159,7 +159,7 @@ LEFT_OUT: dict[str, str] = {
         "its tower is code of the model's repository, whose attention the plugin does not see"
     ),
     "LlavaNextVideoForConditionalGeneration": (
-        "vLLM takes clips of it and no images, and the plugin's entries begin with images; the "
+        "vLLM takes videos of it and no images, and the plugin's entries begin with images; the "
         "library prunes both"
     ),
     "LlavaOnevision2ForConditionalGeneration": (
@@ -168,7 +168,7 @@ LEFT_OUT: dict[str, str] = {
     ),
     "MiMoV2OmniForCausalLM": (
         "layers of its tower that attend in windows do so outside of the attention that the "
-        "plugin observes, and sound may stand between the frames of its clips"
+        "plugin observes, and sound may stand between the frames of its videos"
     ),
     "MiniCPMO": _QUERIES,
     "MiniCPMV": _QUERIES,
@@ -273,7 +273,7 @@ SOUND = frozenset(
         "WhisperForConditionalGeneration",
     }
 )
-"""They take sound, and neither images nor clips."""
+"""They take sound, and neither images nor videos."""
 
 NO_ANSWERS = frozenset(
     {

@@ -21,10 +21,10 @@ from vllm.multimodal.media.image import ImageMediaIO
 
 from adafv.integrations.vllm.bounded_cache import ENTRY, BoundedCache
 from adafv.integrations.vllm.counters import COUNTERS
-from adafv.models.images import check_image, to_rgb
+from adafv.models.images import check_image, tiny_image, to_rgb
 from adafv.models.videos import FRAMES, MAX_BYTES, open_video
 
-__all__ = ["DECODED", "MAX_PIXELS", "NOWHERE", "PIXELS", "Connector"]
+__all__ = ["DECODED", "MAX_PIXELS", "NOWHERE", "PIXELS", "REMARKS", "Connector"]
 
 NOWHERE = "(none)"
 """The one allowed domain of a server that fetches nothing; no host has this name."""
@@ -32,6 +32,8 @@ MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 """Of all images and frames of a request together: half a GiB once they are decoded."""
 PIXELS: ContextVar[list[int] | None] = ContextVar("pixels", default=None)
 """How many each image and each video of this request has, as far as they are read."""
+REMARKS: ContextVar[list[str] | None] = ContextVar("remarks", default=None)
+"""What is to be said of the images of this request, which is answered all the same."""
 BYTES_PER_PIXEL = 4  # of RGB, as Pillow has it
 BYTES_PER_FRAME_PIXEL = 3  # of RGB, as NumPy has it
 DECODED: BoundedCache[Image.Image] = BoundedCache(0)
@@ -71,7 +73,7 @@ class Connector(MediaConnector):
         with COUNTERS.refusals("media"):
             self._check(image_url, "image")
             name = _name(image_url, "image")
-            reader = RequestImage(name, PIXELS.get(), self._budget, **options)
+            reader = RequestImage(name, PIXELS.get(), self._budget, REMARKS.get(), **options)
             return await self._fetch(image_url, reader, "image", envs.VLLM_IMAGE_FETCH_TIMEOUT)
 
     async def fetch_video_async(
@@ -160,15 +162,22 @@ class RequestImage(ImageMediaIO):
         name: what errors call it.
         pixels: of the images of the same request; this one is added.
         budget: vLLM's own, of the bytes that a request may decode.
+        remarks: on the images of the same request; one on this is added.
     """
 
     def __init__(
-        self, name: str, pixels: list[int] | None, budget: Any = None, **options: Any
+        self,
+        name: str,
+        pixels: list[int] | None,
+        budget: Any = None,
+        remarks: list[str] | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self.name = name
         self.pixels = pixels
         self.budget = budget
+        self.remarks = remarks
         # as `open_image` reads it, unless the request wants something else
         self.plain = self.image_mode == "RGB" and not self.kwargs
 
@@ -182,6 +191,15 @@ class RequestImage(ImageMediaIO):
 
     def load_bytes(self, data: bytes) -> Any:
         """Return the image in a file's bytes, as 8-bit RGB."""
+        loaded = self._load(data)
+        # without its name, which a client chooses, since a header says it
+        tiny = tiny_image(loaded.media, "an image")
+        if tiny and self.remarks is not None and tiny not in self.remarks:
+            self.remarks.append(tiny)
+        return loaded
+
+    def _load(self, data: bytes) -> MediaWithBytes[Image.Image]:
+        """Return the image, decoded now or before."""
         if not (self.plain and DECODED.bytes):
             return MediaWithBytes(self._decode(data), data)
 

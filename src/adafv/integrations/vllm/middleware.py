@@ -19,7 +19,7 @@ from adafv.integrations.vllm.api_keys import lacks_key
 from adafv.integrations.vllm.architectures import ARCHITECTURES
 from adafv.integrations.vllm.counters import COUNTERS, PLACED, REFUSED
 from adafv.integrations.vllm.hub_format import as_transformers
-from adafv.integrations.vllm.media import PIXELS
+from adafv.integrations.vllm.media import PIXELS, REMARKS
 from adafv.integrations.vllm.options import check_restricted
 from adafv.integrations.vllm.request_text import (
     asks,
@@ -51,6 +51,7 @@ EXAMPLE = '{"adafv_keep": 0.25}'
 # Headers of a response: of each image and each video N, and K.
 SEEN = b"adafv-visual-tokens"
 KEPT = b"adafv-kept-tokens"
+WARNING = b"adafv-warning"
 
 
 class Checks:
@@ -61,7 +62,8 @@ class Checks:
     whether vLLM leaves them out or has no image to apply them to; so are empty questions. What
     stands for an image in a prompt is a word where somebody types it.
 
-    Headers of the response say how many visual tokens each image has, and how many were read.
+    Headers of the response say how many visual tokens each image has, how many were read, and what
+    the answer suffers from.
 
     `/ready` says whether the server takes requests; from the signal to end on it does not, and new
     ones get 503. So does what the engine has not answered when it ends.
@@ -120,6 +122,8 @@ class Checks:
         REFUSED.set([])
         placed: list[tuple[int, int]] = []
         PLACED.set(placed)
+        remarks: list[str] = []
+        REMARKS.set(remarks)
         read = False
         constrained = False
 
@@ -149,7 +153,7 @@ class Checks:
             given_up = message.get("status") == 500 and constrained
             if given_up and not scope["app"].state.engine_client.errored:
                 raise _GivenUpError
-            await send(_with_counts(message, placed))
+            await send(_with_headers(message, placed, remarks))
 
         try:
             await self.app(scope, receive_checked, send_checked)
@@ -193,13 +197,22 @@ class Checks:
         return JSONResponse({"ready": True})
 
 
-def _with_counts(message: Message, placed: list[tuple[int, int]]) -> Message:
-    """Return the start of a response with headers that say N and K of each image and video."""
-    if message["type"] != "http.response.start" or not placed:
+def _with_headers(message: Message, placed: list[tuple[int, int]], remarks: list[str]) -> Message:
+    """Return the start of a response with headers of ours.
+
+    Args:
+        placed: N and K of each image and video.
+        remarks: on what the request shows.
+    """
+    if message["type"] != "http.response.start":
         return message
     headers = [*message.get("headers", ())]
-    for name, counts in zip((SEEN, KEPT), zip(*placed, strict=True), strict=True):
-        headers.append((name, ", ".join(map(str, counts)).encode()))
+    if placed:
+        for name, counts in zip((SEEN, KEPT), zip(*placed, strict=True), strict=True):
+            headers.append((name, ", ".join(map(str, counts)).encode()))
+    if remarks:
+        # headers are ASCII
+        headers.append((WARNING, "; ".join(remarks).replace("×", "x").encode()))
     return {**message, "headers": headers}
 
 
@@ -260,7 +273,7 @@ def _is_constrained(request: Mapping[str, Any]) -> bool:
 
 
 def _placeholders(state: Any) -> list[str]:
-    """Return what stands for an image, a video or a clip in the prompts of a server's model."""
+    """Return what stands for an image or a video in the prompts of a server's model."""
     processor = state.engine_client.renderer.mm_processor
     if processor is not None:
         typed: list[str] = processor.questions.typed

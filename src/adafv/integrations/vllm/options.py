@@ -188,8 +188,8 @@ class VLLMOptions:
             )
         if method.partition(":")[0] in VIDEO_METHODS:
             raise ValueError(
-                f"{method} compares the frames of a clip, which is not done on vLLM: pass a method "
-                "for images, too, such as adafv"
+                f"{method} compares the frames of a video, which is not done on vLLM: pass a "
+                "method for images, too, such as adafv"
             )
         # of the vision tower only saliency is observed
         lacking = pruner.signals - {SALIENCY}

@@ -193,7 +193,7 @@ class Pruned(BaseMultiModalProcessor):
         """Return the most visual tokens of an item with which vLLM measures its memory."""
         counts = dict.fromkeys(self.architecture.modalities, 1)
         most = max(get_mm_max_toks_per_item(self, counts, cache=None).values())
-        # GLM names more for a clip than the one that is measured has, which fits into a prompt
+        # GLM names more for a video than the one that is measured has, which fits into a prompt
         return min(most, self.info.ctx.model_config.max_model_len)
 
     @cached_property

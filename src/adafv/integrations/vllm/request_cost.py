@@ -42,13 +42,15 @@ def check_cost(pruner: Pruner, count: int) -> None:
     if pruner.cubic and count > MOST_FACTORISED:
         raise ValueError(
             f"{pruner.name} factorises a matrix of {count} visual tokens, which would hold up "
-            f"other requests: pass an image or clip of at most {MOST_FACTORISED}, or another method"
+            f"other requests: pass an image or video of at most {MOST_FACTORISED}, or another "
+            "method"
         )
     kept = pruner.budget(count)
     if pruner.stepwise and kept * count > MOST_STEPS:
         raise ValueError(
             f"{pruner.name} takes {kept} steps over {count} visual tokens, which would hold up "
-            f"other requests: pass at most adafv_tokens={MOST_STEPS // count}, or another method"
+            f"other requests: pass at most adafv_tokens={MOST_STEPS // count}, or another "
+            "method"
         )
 
 
@@ -70,5 +72,6 @@ def check_costs(costs: Sequence[float]) -> None:
         raise ValueError(
             f"choosing tokens of {len(costs)} images takes {times:.3g} times as long as a request "
             f"may hold up others: send at most {int(len(costs) / times)} of this size, pass a "
-            "smaller budget, or another method"
+            "smaller budget, or another "
+            "method"
         )

@@ -6,9 +6,10 @@ from typing import Any, NoReturn
 
 from adafv.utils.checks import did_you_mean
 
-__all__ = ["main", "refusal", "refuse_positionals"]
+__all__ = ["main", "refusal", "refuse_ignored"]
 
 OURS = ("--cache-mb", "--image-cache-mb", "--keep", "--method", "--methods", "--pin", "--tokens")
+PLAIN = "vllm serve with adafv's flags (docs/serving.md, With plain vLLM)"
 UNKNOWN = "unrecognized arguments: "
 
 
@@ -18,12 +19,14 @@ def main() -> None:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     FlexibleArgumentParser.error = _error
-    refuse_positionals(FlexibleArgumentParser)
+    refuse_ignored(FlexibleArgumentParser)
     serve()
 
 
-def refuse_positionals(parser: type[ArgumentParser]) -> None:
-    """Have a class of parsers refuse a model behind flags, which vLLM's server reads and ignores.
+def refuse_ignored(parser: type[ArgumentParser]) -> None:
+    """Have a class of parsers refuse what vLLM's server, of one process, reads and ignores.
+
+    That is a model behind flags, several API servers, and none.
 
     Args:
         parser: the class, which is changed.
@@ -35,6 +38,10 @@ def refuse_positionals(parser: type[ArgumentParser]) -> None:
         word = getattr(found, "model_tag", None)
         if word is not None:
             _refuse(f"{word!r} stands behind flags: put MODEL first, as in adafv serve {word} …")
+        headless = getattr(found, "headless", False)
+        if headless or getattr(found, "api_server_count", None) not in (None, 1):
+            flag = "--headless" if headless else "--api-server-count"
+            _refuse(f"adafv serve is one API server: leave {flag} out, or start {PLAIN}")
         return found
 
     parser.parse_args = parse_args  # type: ignore[assignment,method-assign]

@@ -69,7 +69,7 @@ def _gains(
     ROWS: tl.constexpr,
 ):
     tile = tl.program_id(0)
-    image = tl.program_id(1).to(tl.int64)  # N · R of a clip goes beyond 32 bits
+    image = tl.program_id(1).to(tl.int64)  # N · R of a video goes beyond 32 bits
     token = tile * TOKENS + tl.arange(0, TOKENS)
     there = token < count
     column = columns + (image * count + token[:, None]) * rows
