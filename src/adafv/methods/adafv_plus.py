@@ -179,7 +179,7 @@ def _is_settled(left: Tensor, ranked: Tensor, end: int, budget: list[int]) -> bo
 
 
 def _scales(tokens: VisualTokens) -> Tensor:
-    """Return (I, N) true for tokens of the thumbnail, which shows the image at a scale of its own."""
+    """Return (I, N) true for the thumbnail's tokens, which show all at a scale of their own."""
     scales = [coordinates[:, 0] == 0 for coordinates in tokens.coordinates]
     return pad_sequence(scales, batch_first=True).to(tokens.device, non_blocking=True)
 
