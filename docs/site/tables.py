@@ -16,6 +16,7 @@ import bars
 import clips
 import engines
 import first_minutes
+import forms
 import low
 import photo
 import scaling
@@ -242,6 +243,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation-adafv": partial(ablation.ablation, "adafv"),
     "ablation-adafv+": partial(ablation.ablation, "adafv+"),
     "ablation-saliency": ablation.saliencies,
+    "forms-first": partial(forms.forms, "first"),
+    "forms-photo": partial(forms.forms, "photo"),
+    "forms-second": partial(forms.forms, "second"),
+    "forms-types": forms.types,
+    "forms-causes": forms.causes,
+    "forms-few": forms.few,
     "accuracy": accuracy.held,
     "accuracy-intervals": accuracy.intervals,
     "aims": aims.aims,

@@ -78,11 +78,12 @@ def test_adafv_plus_keeps_what_nothing_better_says(tokens, k, spread):
         )
         saliency = tokens.saliency[i, :n].tolist()
         scores = [a * (0.1 + b) ** 0.5 for a, b in zip(saliency, expected, strict=True)]
-        assert kept[i].tolist() == oracle.unsaid(scores, tokens.features[i, :n], k)
+        crops = tokens.coordinates[i][:, 0].tolist()
+        assert kept[i].tolist() == oracle.unsaid(scores, tokens.features[i, :n], crops, k)
 
 
 def test_adafv_plus_keeps_the_best_of_copies(tokens):
-    """Of copies, in the thumbnail or in the tiles, the best comes before whatever differs."""
+    """Of copies in the thumbnail, and of those in the tiles, the best comes before what differs."""
     copies = torch.arange(tokens.features.shape[1]) % 20 == 0
     saliency = torch.where(copies, 2.0, tokens.saliency)
     features = torch.eye(tokens.features.shape[2])[torch.arange(len(copies)) % 7 + 1]
@@ -93,8 +94,11 @@ def test_adafv_plus_keeps_the_best_of_copies(tokens):
         signals={**tokens.signals, SALIENCY: saliency},
     )
     kept = AdaFVPlus(tokens=8).select(some, [8, 8]).kept[0]
-    assert copies[kept].sum() == 1
-    assert len(features[kept].unique(dim=0)) == 8
+    thumbnail = tokens.coordinates[0][:, 0] == 0
+    for scale in (thumbnail, ~thumbnail):
+        own = kept[scale[kept]]
+        assert copies[own].sum() == scale.any()
+        assert len(features[own].unique(dim=0)) == len(own)
 
 
 def test_adafv_plus_shows_what_resembles_the_words(tokens):
@@ -120,11 +124,12 @@ def test_adafv_plus_compares_strip_by_strip(monkeypatch):
     """
     features = torch.randn(2, 50, 4, generator=torch.Generator().manual_seed(0))
     unit = features / features.norm(dim=-1, keepdim=True)
-    cosine = unit @ unit.mT
+    scale = torch.arange(50).expand(2, 50) % 3 == 0
+    cosine = (unit @ unit.mT) * (scale[:, :, None] == scale[:, None])
     monkeypatch.setattr(adafv_plus, "STRIP", 8)
     for window, least in ((1024, 50), (24, 16)):
         monkeypatch.setattr(adafv_plus, "WINDOW", window)
-        found = torch.cat(list(redundancy(features)), dim=1)
+        found = torch.cat(list(redundancy(features, scale)), dim=1)
         latest = cosine.tril(-1).amax(2).clamp(min=0)
         nearest = cosine.tril(-1).triu(-least).amax(2).clamp(min=0)
         assert (found <= latest + 1e-5).all()
@@ -140,8 +145,8 @@ def test_adafv_plus_stops_once_it_knows(monkeypatch, tokens, power):
     pruner, budget = AdaFVPlus(tokens=3), [1, 3]
     compared: list[int] = []
 
-    def counted(features: torch.Tensor):
-        for said in redundancy(features):
+    def counted(features: torch.Tensor, scale: torch.Tensor):
+        for said in redundancy(features, scale):
             compared.append(said.shape[1])
             yield said
 

@@ -116,15 +116,16 @@ def nearness(
     return [mean / max(means) for mean in means]
 
 
-def unsaid(scores: list[float], features: torch.Tensor, k: int) -> list[int]:
+def unsaid(scores: list[float], features: torch.Tensor, crops: list[int], k: int) -> list[int]:
     """AdaFV+: the K best of the 8 K highest scores, each times 1 - the largest cosine with a token
-    of a higher score.
+    of a higher score, both in the thumbnail (crop 0) or both in tiles.
     """
     unit = [feature.double() / feature.double().norm() for feature in features]
     order = descending(scores)[: 8 * k]
     left = {}
     for place, j in enumerate(order):
-        said = max([0.0, *(float(unit[j] @ unit[i]) for i in order[:place])])
+        better = [i for i in order[:place] if (crops[i] == 0) == (crops[j] == 0)]
+        said = max([0.0, *(float(unit[j] @ unit[i]) for i in better)])
         left[j] = scores[j] * (1 - said)
     return sorted(sorted(order, key=lambda j: -left[j])[:k])
 

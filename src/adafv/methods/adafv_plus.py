@@ -45,10 +45,12 @@ class AdaFVPlus(Pruner):
     2. Nearness. a_t is averaged around each token with a Gaussian of width `spread` over the image.
        The thumbnail and the tiles lie on one plane, so what either says of a place counts for both.
     3. Score. a_v · sqrt(0.1 + nearness), nearness as a share of its maximum.
-    4. Redundancy. In the order of the score a token is multiplied by 1 - max cos(v_j, v_i) over
-       *all* tokens i before it, at whatever distance and scale: the ranking-based masking of
+    4. Redundancy. In the order of the score a token is multiplied by 1 - max cos(v_j, v_i) over all
+       tokens i before it at its own scale, at whatever distance: the ranking-based masking of
        SFPruner (arXiv 2607.23046), on another score and without its leverage. The best token of
-       many that say the same keeps its score, a copy of it has none.
+       many that say the same keeps its score, a copy of it has none. The thumbnail's tokens take
+       nothing off the tiles', nor these off them: a place seen large and small says two things,
+       and reading needs both (`benchmarks/ablation`).
     5. The K highest are kept.
 
     No loop over picks; a function of (V, a_v, T) and of the tokens' grid coordinates. Only the 8 K
@@ -93,9 +95,10 @@ class AdaFVPlus(Pruner):
 
         # redundancy: what a better token says already
         image = torch.arange(len(short), device=short.device)[:, None]  # (I, 1)
+        scale = _scales(tokens)[image, short]  # (I, S)
         left = torch.full_like(ranked, -torch.inf)
         end = 0
-        for said in redundancy(tokens.features[image, short]):  # (I, strip) each
+        for said in redundancy(tokens.features[image, short], scale):  # (I, strip) each
             start, end = end, end + said.shape[1]
             some = ranked[:, start:end]
             left[:, start:end] = torch.where(some.isfinite(), some * (1 - said), -torch.inf)
@@ -175,11 +178,18 @@ def _is_settled(left: Tensor, ranked: Tensor, end: int, budget: list[int]) -> bo
     return True
 
 
-def redundancy(features: Tensor) -> Iterator[Tensor]:
-    """Find the largest cosine of each token with one that is not far before it, at least 0.
+def _scales(tokens: VisualTokens) -> Tensor:
+    """Return (I, N) true for the thumbnail's tokens, which show all at a scale of their own."""
+    scales = [coordinates[:, 0] == 0 for coordinates in tokens.coordinates]
+    return pad_sequence(scales, batch_first=True).to(tokens.device, non_blocking=True)
+
+
+def redundancy(features: Tensor, scale: Tensor) -> Iterator[Tensor]:
+    """Find the largest cosine of each token with one of its scale not far before it, at least 0.
 
     Args:
         features: (I, S, D), the best token first; each meets `WINDOW` - `STRIP` before it or more.
+        scale: (I, S) true for one scale, false for the other.
 
     Yields:
         (I, `STRIP`) of the next tokens, of all S in the end.
@@ -190,5 +200,6 @@ def redundancy(features: Tensor) -> Iterator[Tensor]:
         oldest = max(0, end - WINDOW)
         # only those before it: half of the products, and never a whole matrix
         cosine = unit[:, start:end] @ unit[:, oldest:end].mT  # (I, strip, end - oldest)
-        before = cosine.tril(start - oldest - 1)  # 0 elsewhere
+        same = scale[:, start:end, None] == scale[:, None, oldest:end]
+        before = (cosine * same).tril(start - oldest - 1)  # 0 elsewhere
         yield rounded(before.amax(2), BITS).clamp_(0, 1)
