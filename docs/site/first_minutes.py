@@ -23,13 +23,22 @@ def of(way: str) -> str:
     where = found["meta"]
     said = (
         f"Asked for: {MINUTES[way]} minutes, {holds}. "
-        f"{where['processor']}, {where['cores']} cores, "
-        f"for which {min(loads):.0f} to {max(loads):.0f} programs asked at once, these steps among "
-        "them: where a step takes several times its cores' time, it waited for a core, or for the "
-        f"network. {where['note']}."
+        f"{where['processor']}, {where['cores']} cores, {_beside(loads)}. {where['note']}."
     )
     head = ["step", "command", "until it ends", "cores' time"]
     return f"{table(head, lines)}\n\n{said}"
+
+
+def _beside(loads: list[float]) -> str:
+    """Say what ran beside the steps."""
+    # a step may well keep both cores busy itself
+    if max(loads) < 2.5:
+        return "with nothing else to do"
+    return (
+        f"for which {min(loads):.0f} to {max(loads):.0f} programs asked at once, these steps among "
+        "them: where a step takes several times its cores' time, it waited for a core, or for the "
+        "network"
+    )
 
 
 def _seconds(row: dict[str, Any]) -> str:
