@@ -265,8 +265,8 @@ def _side_by_side(ways: dict[str, Any]) -> list[str]:
     reached = "is reached" if best >= bar else "is not reached"
     lines += [
         "",
-        f"The {bar:.0f} answers a second of the bar {reached} on these cores by the fastest way, "
-        f"{best:.0f}. What it changes:",
+        f"The {bar:.0f} answers a second of the bar, whose machine was another, {reached} on these "
+        f"cores by the fastest way: {best:.0f}. What it changes:",
         "",
     ]
     for name, what in (("by_processes", "A process more"), ("by_dtype", "bfloat16")):

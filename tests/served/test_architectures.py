@@ -33,8 +33,13 @@ from adafv.batch.vllm import VLLMEngine
 from adafv.integrations.vllm import ARCHITECTURES
 from adafv.models import videos
 
-ALIKE = ("qwen3_vl_moe", "glm4v_moe", "vipllava", "hyperclovax_vision_v2")
-"""With experts, which change nothing here, or on modules of transformers as others are."""
+ALIKE = (
+    *("qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe", "glm46v", "idefics3"),
+    *("vipllava", "hyperclovax_vision_v2"),
+)
+"""With experts, which change nothing here, with vLLM's classes of another one, or on modules of
+transformers as others are.
+"""
 
 
 def tried(name: str, family: str) -> Any:
