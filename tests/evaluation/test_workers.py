@@ -3,6 +3,8 @@ sentence where a process dies.
 """
 
 import json
+import os
+import signal
 
 import pytest
 
@@ -54,7 +56,10 @@ def test_two_processes_answer_as_one_does(embedded, tmp_path):
             (tmp_path / "rest" / file).write_text("".join(half))
         answered(embedded, tmp_path / "rest", workers)
 
-        # the second process dies
+        # Ctrl-C reaches them, too, and is the first process's to heed; then the second one dies
+        for process in workers.processes:
+            os.kill(process.pid, signal.SIGINT)
+        answered(embedded, tmp_path / "again", workers)
         workers.processes[1].kill()
         workers.processes[1].join()
         with pytest.raises(ValueError, match=r"has died.* fewer --processes"):
@@ -63,6 +68,7 @@ def test_two_processes_answer_as_one_does(embedded, tmp_path):
     assert {method for _, method, _ in alone.left_out} == {"resize"}
     assert answers(tmp_path / "two") == answers(tmp_path / "one")
     assert answers(tmp_path / "rest") == answers(tmp_path / "one")
+    assert answers(tmp_path / "again") == answers(tmp_path / "one")
     some = answers(tmp_path / "dead")
     assert len(some) < len(answers(tmp_path / "one"))
     assert some == answers(tmp_path / "one")[: len(some)]

@@ -9,6 +9,7 @@ import typer
 
 from adafv.cli import options, printing
 from adafv.cli.extras import need
+from adafv.cli.signals import stop_as_interrupted
 
 if TYPE_CHECKING:
     from adafv.analysis.sources import Source
@@ -93,6 +94,7 @@ def evaluate(
     references = options.names_in(against, "--against")
     run = EvaluationRun(plan=plan, out=out, against=references, entry=entry)
     answering = _workers(processes, plan, model, device, dtype)
+    stop_as_interrupted()
     printing.quiet()
     from adafv.models.load import load
 

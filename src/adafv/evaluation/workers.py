@@ -4,7 +4,7 @@ import signal
 import warnings
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import cycle
 from multiprocessing import get_context
@@ -163,8 +163,8 @@ def _alive() -> Iterator[None]:
 
 def _work(connection: Connection, plan: "Evaluation", source: Source, threads: int) -> None:
     """Answer what comes through a pipe, until nothing can come any more."""
-    # Ctrl-C reaches all processes: only the first one speaks of it
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Ctrl-C reaches all processes: the first one heeds it, and ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # the first one has loaded the model, too, and said what is to be said
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
@@ -172,12 +172,10 @@ def _work(connection: Connection, plan: "Evaluation", source: Source, threads: i
     torch.set_num_threads(threads)
     model, processor = load(*source)
     answering = plan.answering(model, processor, _Unsaved())
-    while True:
-        try:
-            task = connection.recv()
-        except EOFError:
-            return
-        connection.send(_answered(answering, *task))
+    # without the first process there is nobody to answer
+    with suppress(EOFError, OSError):
+        while True:
+            connection.send(_answered(answering, *connection.recv()))
 
 
 def _answered(
