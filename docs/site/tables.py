@@ -80,15 +80,18 @@ def holds(method: str, suite: str, kind: str, keep: float) -> str:
 
 def smallest(method: str, suite: str, kind: str, target: float) -> str:
     """The smallest measured share that holds `target` of the dense accuracy at the lower end of its
-    interval.
+    interval; a question mark where all tokens would not show it either.
     """
-    dense = measured()["none", suite, kind, 1.0]["accuracy"]
+    dense = measured()["none", suite, kind, 1.0]
+    level = target * dense["accuracy"]
     enough = [
         keep
         for keep in budgets()
-        if (row := measured().get((method, suite, kind, keep))) and row["ci_low"] >= target * dense
+        if (row := measured().get((method, suite, kind, keep))) and row["ci_low"] >= level
     ]
-    return percent(min(enough)) if enough else "more"
+    if enough:
+        return percent(min(enough))
+    return "more" if dense["ci_low"] >= level else "?"
 
 
 def front() -> str:

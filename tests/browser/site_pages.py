@@ -26,7 +26,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 def build_site(folder: Path) -> None:
     """Build the site into a folder; another build may run meanwhile."""
-    subprocess.run(["make", "docs", f"SITE={folder}"], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(["make", "docs", f"SITE={folder}"], cwd=ROOT, check=True)
 
 
 @contextmanager

@@ -168,6 +168,7 @@ class Engine:
             max_num_batched_tokens=1024,
             enforce_eager=True,
             block_size=32,
+            num_gpu_blocks_override=1024,
             limit_mm_per_prompt={"image": 4},
             disable_log_stats=False,
             mm_processor_kwargs={"adafv_methods": "all"},
@@ -219,10 +220,15 @@ class Engine:
     def close(self) -> None:
         from vllm.distributed import cleanup_dist_env_and_memory
 
-        self.llm.llm_engine.engine_core.shutdown()
-        del self.llm
+        with pytest.MonkeyPatch.context() as patch:
+            # each step of vLLM's end would thaw what is frozen, and look at every module again
+            patch.setattr(gc, "unfreeze", lambda: None)
+            self.llm.llm_engine.engine_core.shutdown()
+            del self.llm
+            cleanup_dist_env_and_memory()
+        gc.unfreeze()
         gc.collect()
-        cleanup_dist_env_and_memory()
+        gc.freeze()
 
 
 @contextmanager
