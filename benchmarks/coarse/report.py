@@ -62,9 +62,9 @@ def readme(meta: Row, rows: Group, pairs: Group, keep: float) -> str:
 
     {meta["command"]}
 
-At {keep:.0%} kept the vision tower is {meta["tower_share"][own]:.0%} of the embedded model's \
-time to the first token,
-and {meta["tower_share"][large]:.0%} of `{large}`'s, counted in FLOPs of tower and prefill \
+At {_percent(keep)} kept the vision tower is {_percent(meta["tower_share"][own])} of the embedded \
+model's time to the first token,
+and {_percent(meta["tower_share"][large])} of `{large}`'s, counted in FLOPs of tower and prefill \
 (`adafv.speed.flops`). Models
 that read a thumbnail and tiles could encode the thumbnail first, score its tokens as ever, and \
 encode only the tiles
@@ -87,18 +87,18 @@ often misses its tile.
 {closest["tiles"]} of {TILES} tiles with `{closest["rival"]}` were the closest call. Asked again \
 about other images,
 {again[0]["n"]} questions of each suite, it won {_won(more, clocks)}.
-That is no clear lead for a saving of {saved:.0%} of `{large}`'s FLOPs, which a second call of \
-the tower eats into. The
+That is no clear lead for a saving of {_percent(saved)} of `{large}`'s FLOPs, which a second call \
+of the tower eats into. The
 embedded model's own clock, where nearly all is tower, is not that of a model one would serve.
 
 ## At equal time
 
 Points that coarse-to-fine is ahead of plain pruning, with 95 % intervals over images; bold where \
 p < {SIGNIFICANT},
-not corrected for the number of comparisons. Either plain pruning keeps {keep:.0%} and \
+not corrected for the number of comparisons. Either plain pruning keeps {_percent(keep)} and \
 coarse-to-fine reads more tokens
-for the tiles that it saves, or coarse-to-fine keeps {keep:.0%} and plain pruning reads fewer. \
-The latter isn't possible
+for the tiles that it saves, or coarse-to-fine keeps {_percent(keep)} and plain pruning reads \
+fewer. The latter isn't possible
 on the embedded model's own clock: there a tile takes longer than plain pruning's whole prefill.
 
 {equal_table}
@@ -111,16 +111,20 @@ The closest call, on other images, {again[0]["n"]} questions of each suite:
 
 Points that coarse-to-fine is ahead of plain pruning (which takes longer), of the thumbnail \
 alone, and of tiles drawn by
-chance (which take as long), all at {keep:.0%}.
+chance (which take as long), all at {_percent(keep)}.
 
 {others_table}
 
 ## Accuracy
 
-Time is of tower and prefill, against plain pruning to {keep:.0%}.
+Time is of tower and prefill, against plain pruning to {_percent(keep)}.
 
 {_accuracies(first, suites, clocks, keep)}
 """
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f} %"
 
 
 def _won(groups: Sequence[Group], clocks: Sequence[str]) -> str:
@@ -163,8 +167,8 @@ def _labelled(
 
 
 def _at_equal_time(row: Row) -> tuple[str, ...]:
-    keeps = f"{row['keep']:.1%}"
-    plain_keeps = f"{row['rival_keep']:.1%}"
+    keeps = _percent(row['keep'], digits=1)
+    plain_keeps = _percent(row['rival_keep'], digits=1)
     return row["clock"], row["rival"], str(row["tiles"]), keeps, plain_keeps
 
 
@@ -203,7 +207,7 @@ def _accuracies(rows: Group, suites: Sequence[str], clocks: Sequence[str], keep:
 
     body = []
     for (method, share), found in lines.items():
-        line = ["dense" if method == "none" else method, f"{share:.1%}"]
+        line = ["dense" if method == "none" else method, _percent(share, digits=1)]
         for clock in clocks:
             line.append(f"{_time(rows, method, share, clock, keep):.2f}")
         for suite in suites:

@@ -51,6 +51,21 @@ def methods() -> str:
     return table(["method", "kept", *(f"`{suite}`" for suite in suites)], lines)
 
 
+def budgets() -> str:
+    """Accuracy of every method on every suite, from the largest budget to the smallest."""
+    rows = where(_rows(METHODS), question_type="all")
+    suites = distinct(rows, "suite")
+    lines = []
+    for method in distinct(rows, "method"):
+        cells = []
+        for suite in suites:
+            own = where(rows, suite=suite, method=method)
+            own.sort(key=lambda row: -row["keep"])
+            cells.append(" · ".join(f"{100 * row['accuracy']:.0f}" for row in own) or "–")
+        lines.append([LINES.get(method, f"`{method}`"), *cells])
+    return table(["method", *map(_code, suites)], lines)
+
+
 def differences() -> str:
     """Where `adafv` or `adafv+` differs from a method that chooses single tokens, p < 0.05."""
     pairs = []

@@ -274,6 +274,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "left-out": engines.left_out,
     "low": low.low,
     "photo-bridge": photo.bridge,
+    "photo-budgets": photo.budgets,
     "photo-differences": photo.differences,
     "photo-methods": photo.methods,
     "photo-orders": photo.orders,
