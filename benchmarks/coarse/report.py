@@ -167,8 +167,8 @@ def _labelled(
 
 
 def _at_equal_time(row: Row) -> tuple[str, ...]:
-    keeps = _percent(row['keep'], digits=1)
-    plain_keeps = _percent(row['rival_keep'], digits=1)
+    keeps = _percent(row["keep"], digits=1)
+    plain_keeps = _percent(row["rival_keep"], digits=1)
     return row["clock"], row["rival"], str(row["tiles"]), keeps, plain_keeps
 
 
