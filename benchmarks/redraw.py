@@ -56,13 +56,13 @@ def drawings() -> dict[Path, Callable[[Path], Any]]:
     for path in sorted(HERE.glob("speed/*/speed.png")):
         results = read(path.with_name("results.json"))
         found[path] = partial(speed.draw, results["rows"], title(results["meta"]))
-    analysis = read(HERE / "analysis" / "analysis.json")
-    for name, figure in analysis["figures"].items():
-        draw, caption = FIGURES[name]
-        # captions are made of the rows, too
-        written = caption(figure["rows"])
-        page = draw(figure["rows"], written.shows)
-        found[HERE / "analysis" / figure["png"]] = partial(page.savefig, format="png")
+    for path in sorted(HERE.glob("analysis/**/analysis.json")):
+        for name, figure in read(path)["figures"].items():
+            draw, caption = FIGURES[name]
+            # captions are made of the rows, too
+            written = caption(figure["rows"])
+            page = draw(figure["rows"], written.shows)
+            found[path.with_name(figure["png"])] = partial(page.savefig, format="png")
     # scripts, each beside what it imports
     for folder, script in SCRIPTS.items():
         sys.path.insert(0, str(HERE / folder))
