@@ -35,6 +35,7 @@ ELSEWHERE = {
     "benchmarks/low/README.md": "benchmarks/low.md",
     "benchmarks/peers/README.md": "benchmarks/peers.md",
     "benchmarks/peers/peers.png": "benchmarks/peers.png",
+    "benchmarks/photo/README.md": "benchmarks/photo.md",
     "benchmarks/photo/accuracy.png": "benchmarks/photo.png",
     "benchmarks/serving/README.md": "benchmarks/serving.md",
     "benchmarks/serving/bursts/README.md": "benchmarks/bursts.md",
