@@ -495,6 +495,23 @@ def test_boxes_of_a_user(tmp_path):
     assert from_boxes(path, 2).questions == 2
 
 
+def test_own_suites_of_an_evaluation(tmp_path):
+    """A file and a folder, under the name that results have, as many questions as are asked for."""
+    path = boxes_file(tmp_path, entry(), entry(question="how many ?"))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (tmp_path / "a.png").rename(folder / "a.png")
+    moved = path.rename(folder / "questions.jsonl")
+    for suite in (folder, moved):
+        mine = from_suite(str(suite), 1)
+        assert (mine.name, mine.questions) == (suite.stem, 1)
+        [sample] = mine.samples
+        assert sample.questions[0].boxes == ((1, 2.5, 30, 20),)
+    moved.write_text(moved.read_text().replace("boxes", "bocks"))
+    with pytest.raises(ValueError, match="the key 'bocks' is unknown"):
+        from_suite(str(folder), 1)
+
+
 def test_boxes_that_are_wrong(tmp_path):
     """One sentence with the number of the line; a file without any box is of no use."""
     with pytest.raises(ValueError, match="box 1 is not four numbers") as error:

@@ -1,13 +1,20 @@
 """Questions whose boxes are known: the drawn suites, and a user's own images."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adafv.data.sample import Sample
 from adafv.data.scenes import SPLITS
 from adafv.data.suites import load_suite, suite_length
-from adafv.evaluation.own import own_samples, read_images
+from adafv.evaluation.own import (
+    check_suite,
+    file_of,
+    is_own,
+    name_of,
+    own_samples,
+    read_images,
+)
 from adafv.utils.checks import checked, has_surrogate
 
 __all__ = ["SUITE_QUESTIONS", "Source", "from_boxes", "from_suite"]
@@ -36,13 +43,19 @@ class Source:
 
 
 def from_suite(name: str, limit: int, seed: int = 0, split: str = "test") -> Source:
-    """Return `limit` questions of a suite in `adafv.data.suites.SUITES`.
+    """Return `limit` questions of a suite, built in or own as `adafv.evaluation` reads them.
+
+    Own ones are asked as they are, whatever seed and split.
 
     Raises:
-        ValueError: an unknown name or split, a limit below 1, or a negative seed.
+        ValueError: an unknown name or split, a limit below 1, a negative seed, or own questions
+            that are wrong or without a box.
     """
     if split not in SPLITS:
         raise ValueError(f"split={split!r} is unknown: pass one of {', '.join(SPLITS)}")
+    if is_own(name):
+        check_suite(name)
+        return replace(from_boxes(file_of(name), limit), name=name_of(name))
     return Source(name, load_suite(name, limit, seed, split), suite_length(name, limit))
 
 

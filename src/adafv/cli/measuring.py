@@ -139,7 +139,9 @@ def analyze(
     suite: Annotated[
         str | None,
         typer.Option(
-            metavar="S,…", help="Suites of questions; default: the scenes, or with --boxes none."
+            metavar="S,…",
+            help="Suites of questions, own ones with boxes, too: FILE.jsonl or a folder; default: "
+            "the scenes, or with --boxes none.",
         ),
     ] = None,
     boxes: Annotated[
