@@ -26,6 +26,7 @@ ELSEWHERE = {
     "benchmarks/accuracy/accuracy.png": "benchmarks/accuracy.png",
     "benchmarks/analysis/fig1.png": "benchmarks/fig1.png",
     "benchmarks/analysis/fig2.png": "benchmarks/fig2.png",
+    "benchmarks/analysis/photo/fig2.png": "benchmarks/photo-signals.png",
     "benchmarks/budget-rules/README.md": "benchmarks/budget-rules.md",
     "benchmarks/clips/accuracy.png": "benchmarks/clips.png",
     "benchmarks/clips/README.md": "benchmarks/clips.md",
