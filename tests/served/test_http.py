@@ -705,11 +705,11 @@ def test_a_server_that_is_told_to_end_answers_what_runs(server):
     assert status(server, "/ready") == 200
     # as many answers as take some seconds here: they must still run when the server has been told,
     # and end within its limit
-    words = {"max_tokens": 700, "ignore_eos": True}
+    whole = {"max_tokens": 700, "ignore_eos": True}
     start = time.monotonic()
-    server.post(CHAT, text("what color is it?", n=4, **words), 120)
+    server.post(CHAT, text("what color is it?", n=4, **whole), 120)
     count = 4 * min(8, max(1, round(3 / (time.monotonic() - start))))
-    long = text("what color is it?", n=count, stream=True, **words)
+    long = text("what color is it?", n=count, stream=True, **whole)
     request = Request(server.url + CHAT, json.dumps(long).encode())
     request.add_header("Content-Type", "application/json")
     with ThreadPoolExecutor(1) as pool, urlopen(request, timeout=120) as answer:

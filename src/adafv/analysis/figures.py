@@ -191,8 +191,8 @@ def _auc_panel(axes: Axes, rows: Rows, signals: list[str], colors: dict[str, str
         # a diamond: content words alone
         shape = "D" if row["signal"].endswith(CONTENT) else "o"
         axes.plot(row["value"], y, shape, color=color, markersize=7, markeredgecolor=PAPER)
-        # the axis says what it is, and a suite's name may be long
-        number(axes, y, f"{row['value']:.2f}", "")
+        # without a heading: the axis says what it is, and a suite's name may be long
+        number(axes, y, f"{row['value']:.2f}")
 
 
 def _position(axes: Axes, rows: Rows, colors: dict[str, str]) -> None:

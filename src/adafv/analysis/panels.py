@@ -81,7 +81,7 @@ def name_lines(axes: Axes, names: list[str]) -> None:
 
 
 @checked
-def number(axes: Axes, y: float, text: str, heading: str) -> None:
+def number(axes: Axes, y: float, text: str, heading: str = "") -> None:
     """Write a number at the right of a panel's line, under its heading."""
     # x in shares of the panel, y in its lines
     transform = axes.get_yaxis_transform()
